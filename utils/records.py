@@ -1,0 +1,118 @@
+"""What the rooms hand to each other: batches of tokens, latents, conditions, kept positions.
+
+Shapes: B texts, T tokens, L latent positions, D channels of a latent, S source tokens, C channels of a source state.
+Masks are boolean and True where there is text. Nothing here is changed in place; every method returns a new record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class _Record:
+    """Moves, slices and repeats every tensor of a dataclass along its first dimension."""
+
+    def map(self, deed) -> Self:
+        """A copy with `deed` applied to every tensor that is there."""
+        values: dict[str, Any] = {}
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            values[f.name] = deed(value) if isinstance(value, Tensor) else value
+        return type(self)(**values)
+
+    def to(self, device: torch.device | str) -> Self:
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        return self.map(lambda x: x[rows])
+
+    def repeat(self, times: int) -> Self:
+        """Each row `times` times in a row: (B, ...) -> (B * times, ...), example-major."""
+        return self.map(lambda x: x.repeat_interleave(times, dim=0))
+
+    def __len__(self) -> int:
+        return next(len(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None)  # type: ignore[arg-type]
+
+
+@dataclass
+class Batch(_Record):
+    """Token ids of texts, and of what they depend on."""
+
+    input_ids: Tensor  # (B, T) int64
+    attention_mask: Tensor  # (B, T) bool
+    source_ids: Tensor | None = None  # (B, S) int64
+    source_mask: Tensor | None = None  # (B, S) bool
+    class_id: Tensor | None = None  # (B,) int64
+
+
+@dataclass
+class Latents(_Record):
+    """Clean latents."""
+
+    x0: Tensor  # (B, L, D)
+    mask: Tensor  # (B, L) bool
+    mean: Tensor | None = None  # (B, L, D), the noise-free embedding where x0 carries noise of its own
+
+
+@dataclass
+class Condition(_Record):
+    """What the denoiser is told. keep = False stands for the learned null; the network, not this record, knows it."""
+
+    class_id: Tensor | None = None  # (B,) int64
+    keep_class: Tensor | None = None  # (B,) bool
+    source: Tensor | None = None  # (B, S, C)
+    source_mask: Tensor | None = None  # (B, S) bool
+    keep_source: Tensor | None = None  # (B,) bool
+
+    @classmethod
+    def of(cls, class_id: Tensor | None = None, source: Tensor | None = None, source_mask: Tensor | None = None) -> Condition:
+        """A condition with everything kept."""
+
+        def all_kept(rows: Tensor | None) -> Tensor | None:
+            return None if rows is None else torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+
+        return cls(class_id, all_kept(class_id), source, source_mask, all_kept(source))
+
+    def drop(self, class_uniform: Tensor | None, p_class: float, source_uniform: Tensor | None, p_source: float) -> Condition:
+        """Null each example's class with probability p_class and its source with p_source, independently.
+
+        class_uniform, source_uniform: (B,) numbers uniform in [0, 1), drawn by the caller for the global batch, so that
+        what is dropped does not depend on how the batch was split.
+        """
+        kept = replace(self)
+        if self.keep_class is not None and class_uniform is not None:
+            kept.keep_class = self.keep_class & (class_uniform >= p_class)
+        if self.keep_source is not None and source_uniform is not None:
+            kept.keep_source = self.keep_source & (source_uniform >= p_source)
+        return kept
+
+    def null(self) -> Condition:
+        """The same condition with everything dropped."""
+        return replace(
+            self,
+            keep_class=None if self.keep_class is None else torch.zeros_like(self.keep_class),
+            keep_source=None if self.keep_source is None else torch.zeros_like(self.keep_source),
+        )
+
+    @staticmethod
+    def stack(first: Condition, second: Condition) -> Condition:
+        """Both conditions in one batch, (2B, ...): for a guided step in one pass."""
+        joined: dict[str, Any] = {}
+        for f in fields(Condition):
+            a, b = getattr(first, f.name), getattr(second, f.name)
+            if (a is None) != (b is None):
+                raise ValueError(f"conditions to stack must hold the same parts; only one of them has {f.name}")
+            joined[f.name] = None if a is None else torch.cat([a, b])
+        return Condition(**joined)
+
+
+@dataclass
+class Anchor(_Record):
+    """Positions that stay clean: a source prefix, or given text around blanks. Never dropped."""
+
+    value: Tensor  # (B, L, D)
+    mask: Tensor  # (B, L) bool, True where the value is given

@@ -1,0 +1,109 @@
+"""Randomness as a pure function of (seed, step, purpose): nothing is drawn from a hidden, running state.
+
+So a resumed run draws what the uninterrupted one would have drawn, and a batch split over micro-batches or ranks draws
+what the whole batch would have drawn: every number is drawn for the global batch, and each part takes its rows.
+Knows nothing of what the numbers are for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def derive(seed: int, *names: int | str) -> int:
+    """A 63-bit seed for one purpose, e.g. derive(42, step, "noise").
+
+    The same on every machine, Python and torch version (blake2b of the type, length and text of each part, so that
+    derive(1, 23), derive(12, 3) and derive(1, "23") differ), unlike hash().
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (seed, *names):
+        # bool is an int and True == 1 to Python, but str(True) is not "1": numpy integers, though, must equal their value
+        text = part if isinstance(part, str) else str(int(part))
+        kind = "s" if isinstance(part, str) else "i"
+        digest.update(f"{kind}{len(text.encode())}:{text}".encode())
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def generator(seed: int, *names: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on `device`, freshly seeded for one purpose. Devices draw different numbers from one seed."""
+    return torch.Generator(device=device).manual_seed(derive(seed, *names))
+
+
+class Draws:
+    """The random numbers of one training step: drawn for the global batch, rows start to stop of it returned.
+
+    seed, step: what the numbers depend on, beside each purpose. total: examples of the global batch (all ranks and
+    micro-batches). start, stop: the rows of this micro-batch. Two calls with one purpose return the same numbers.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        step: int,
+        total: int,
+        start: int,
+        stop: int,
+        device: torch.device | str = "cpu",
+        *,
+        names: tuple[int | str, ...] = (),
+    ):
+        assert 0 <= start <= stop <= total, f"rows {start} to {stop} are not part of a batch of {total}"
+        self.seed, self.step, self.total, self.start, self.stop = seed, step, total, start, stop
+        self.device = torch.device(device)
+        self._names = names
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def sub(self, *names: int | str) -> Draws:
+        """Another stream for the same rows: its purposes never meet those of this one."""
+        return Draws(
+            self.seed, self.step, self.total, self.start, self.stop, self.device, names=(*self._names, "sub", *names)
+        )
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return generator(self.seed, self.step, *self._names, purpose, device=self.device)
+
+    def normal(self, purpose: str, *shape: int) -> Tensor:
+        """Standard normal, (stop - start, *shape), float32."""
+        noise = torch.randn(self.total, *shape, generator=self.generator(purpose), device=self.device)
+        return noise[self.start : self.stop]
+
+    def uniform(self, purpose: str, *shape: int) -> Tensor:
+        """Uniform in [0, 1), (stop - start, *shape), float32."""
+        numbers = torch.rand(self.total, *shape, generator=self.generator(purpose), device=self.device)
+        return numbers[self.start : self.stop]
+
+    def chosen(self, purpose: str, fraction: float) -> Tensor:
+        """(stop - start,) bool, True for exactly round(fraction * total) rows of the global batch, redrawn each step.
+
+        The choice is made within blocks of q rows, where fraction is about p / q: pairs for 0.5, tens for 0.9. So slices
+        whose bounds are multiples of q hold equal shares, and micro-batches keep static shapes. Which rows of a
+        block are chosen is uniformly random.
+        """
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"a share of examples must lie in [0, 1], but {fraction} was asked for")
+        chosen = torch.zeros(self.total, dtype=torch.bool)
+        # On the CPU whatever the device: one small tensor, copied without waiting, and the same choice everywhere.
+        order = torch.rand(self.total, generator=generator(self.seed, self.step, *self._names, purpose))
+        block = Fraction(fraction).limit_denominator(max(self.total, 1)).denominator
+        for start in range(0, self.total, block):
+            stop = min(start + block, self.total)
+            count = round(fraction * stop) - round(fraction * start)  # telescopes to round(fraction * total)
+            chosen[start + order[start:stop].argsort()[:count]] = True
+        return chosen[self.start : self.stop].to(self.device, non_blocking=True)
+
+    def rows(self, fn: Callable[[int, torch.Generator], Any], purpose: str) -> Any:
+        """This slice of fn(total, generator): a tensor (total, ...), or a tuple of such."""
+        drawn = fn(self.total, self.generator(purpose))
+        if isinstance(drawn, Tensor):
+            return drawn[self.start : self.stop].to(self.device, non_blocking=True)
+        parts = [x[self.start : self.stop].to(self.device, non_blocking=True) for x in drawn]
+        return type(drawn)(*parts) if hasattr(drawn, "_fields") else tuple(parts)
