@@ -1,0 +1,46 @@
+"""The compressed space: a language model's encoder states, squeezed by a Perceiver into a fixed set of latents.
+
+Lovelace et al. 2023, arXiv:2212.09462, section 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latent_models.language_models import LanguageModel
+from latent_models.perceiver import PerceiverAutoencoder
+from latent_models.spaces import LatentSpace
+from utils.checkpoints import fingerprint
+from utils.records import Batch, Latents
+
+
+class CompressedSpace(LatentSpace):
+    """(B, T) tokens -> states (B, T, d_lm) -> latents (B, L, D) -> states (B, L, d_lm) -> text."""
+
+    def __init__(self, language_model: LanguageModel, autoencoder: PerceiverAutoencoder) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.autoencoder = autoencoder
+        self.length, self.dim = autoencoder.num_latents, autoencoder.dim_ae
+
+    def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Latents:
+        states = self.language_model.encode(batch.input_ids, batch.attention_mask)
+        x0 = self.autoencoder.encode(states, batch.attention_mask)
+        return Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device))
+
+    def decode(self, latents: Latents, **generate: Any) -> list[str]:
+        return self.language_model.generate(self.autoencoder.decode(latents.x0), None, **generate)
+
+    def reconstruction_loss(self, batch: Batch) -> Tensor:
+        """What the autoencoder trains on: cross-entropy (B,) of the text given its latents, nats per token."""
+        states = self.autoencoder.decode(self.encode(batch).x0)
+        return self.language_model.reconstruction_loss(states, None, batch.input_ids, batch.attention_mask)
+
+    def project(self, x0: Tensor) -> Tensor:
+        return self.autoencoder.project(x0)
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.autoencoder.state_dict()) + self.language_model.fingerprint()

@@ -1,0 +1,27 @@
+"""Decoding strategies as data: arguments of transformers' generate.
+
+`beam` and `nucleus` carry the published settings of the latent diffusion systems. `greedy` is plain arg-max decoding
+without penalties: a latent already holds the whole text, so there is little left to search for, and it costs a tenth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from utils.errors import UserError
+
+DECODING: dict[str, dict[str, Any]] = {
+    "beam": dict(do_sample=False, num_beams=4, no_repeat_ngram_size=3, repetition_penalty=1.2, min_length=5),
+    "nucleus": dict(do_sample=True, top_p=0.95, num_beams=1, no_repeat_ngram_size=3, repetition_penalty=1.2, min_length=5),
+    "greedy": dict(do_sample=False, num_beams=1),
+}
+
+
+def strategies(names: str) -> dict[str, dict[str, Any]]:
+    """The strategies of a comma-separated list, in its order; an unknown one is a UserError."""
+    chosen = {}
+    for name in (part.strip() for part in names.split(",")):
+        if name not in DECODING:
+            raise UserError(f"--decoding {name!r} is not a decoding strategy: choose from {', '.join(DECODING)}")
+        chosen[name] = DECODING[name]
+    return chosen

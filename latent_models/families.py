@@ -1,0 +1,47 @@
+"""Families of encoder-decoder language models as data, chosen by `model_type` of the configuration, never by a name.
+
+What differs between families stands here in one row each; everything else in latent_models asks the row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to talk to one family of language models."""
+
+    width: str = "d_model"  # configuration key of the encoder's width
+    positions: str | None = None  # configuration key of the longest input; None: relative positions, no limit
+    stable_dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")  # dtypes in which its states stay finite
+
+    def dim(self, config: Any) -> int:
+        """Width of an encoder state."""
+        return getattr(config, self.width)
+
+    def max_length(self, config: Any) -> int | None:
+        """Longest input in tokens, or None where there is no limit."""
+        return getattr(config, self.positions) if self.positions else None
+
+
+FAMILIES = {
+    "bart": Family(positions="max_position_embeddings"),
+    "mbart": Family(positions="max_position_embeddings"),
+    "t5": Family(stable_dtypes=("float32", "bfloat16")),  # T5's feed-forward overflows float16
+    "mt5": Family(stable_dtypes=("float32", "bfloat16")),
+}
+
+
+def family_of(config: Any, name: str) -> Family:
+    """The row of a configuration; a family that is not there is refused in one line."""
+    try:
+        return FAMILIES[config.model_type]
+    except KeyError:
+        raise UserError(
+            f"{name} is a {config.model_type!r} model, which is not an encoder-decoder that is supported here: "
+            f"give --enc_dec_model a model of type {', '.join(FAMILIES)}"
+        ) from None
