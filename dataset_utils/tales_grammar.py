@@ -1,0 +1,59 @@
+"""The grammar of the tales: the words of each slot, the frames of the sentences, what must agree with what. Data only.
+
+A story has four sentences. Each sentence has two frames that say the same, so that a story has a paraphrase: the same
+words in the slots, every frame the other one. Slots are written {slot}; frames are written in lower case, a sentence
+begins with a capital. The words are few (a small model must learn them in a minute), the stories are many (see
+`tales.number_of_stories`).
+"""
+
+from __future__ import annotations
+
+# A topic decides where a story goes and what is found there; it is the class of the story.
+TOPICS: dict[str, dict[str, tuple[str, ...]]] = {
+    "garden": {"place": ("garden", "orchard", "meadow"), "thing": ("rose", "pear", "pumpkin", "basket")},
+    "sea": {"place": ("beach", "harbor", "lighthouse"), "thing": ("shell", "fish", "boat", "pearl")},
+    "forest": {"place": ("forest", "river", "cabin"), "thing": ("feather", "mushroom", "stone", "pinecone")},
+    "town": {"place": ("market", "library", "station"), "thing": ("book", "kite", "hat", "cake")},
+}
+
+HEROES = {  # name -> gender
+    "Anna": "f", "Clara": "f", "Emma": "f", "Julia": "f", "Lucy": "f", "Rosa": "f",
+    "Ben": "m", "David": "m", "Felix": "m", "Hugo": "m", "Leo": "m", "Paul": "m",
+}  # fmt: skip
+KIN = {"sister": "f", "mother": "f", "grandmother": "f", "brother": "m", "father": "m", "grandfather": "m"}
+
+# What a story is about: every word that a paraphrase keeps. "" is a slot left out. No word that follows "a" begins
+# with a vowel sound, so that the article never changes.
+CONTENT: dict[str, tuple[str, ...]] = {
+    "weather": ("", "cold", "warm", "rainy", "windy", "foggy"),
+    "time": ("morning", "afternoon", "evening", "night"),
+    "name": tuple(HEROES),
+    "went": ("went", "walked", "ran", "hurried"),
+    "place": tuple(place for topic in TOPICS.values() for place in topic["place"]),
+    "found": ("found", "spotted", "noticed"),
+    "look": ("", "red", "blue", "green", "yellow", "white", "tiny", "big", "shiny", "strange", "lovely"),
+    "thing": tuple(thing for topic in TOPICS.values() for thing in topic["thing"]),
+    "how": ("later", "gladly", "proudly", "quickly"),
+    "gave": ("gave", "showed", "brought", "sent"),
+    "kin": tuple(KIN),
+    "smiled": ("smiled", "laughed", "danced", "cheered"),
+    "thanked": ("thanked", "hugged", "kissed", "praised"),
+}
+OPTIONAL = frozenset(slot for slot, words in CONTENT.items() if "" in words)
+
+# A pronoun's slot -> whom it stands for, and its (feminine, masculine) form.
+SUBJECT, POSSESSIVE, OBJECT = ("she", "he"), ("her", "his"), ("her", "him")
+PRONOUNS: dict[str, tuple[str, tuple[str, str]]] = {
+    "finder": ("name", SUBJECT),
+    "giver": ("name", SUBJECT),
+    "own": ("name", POSSESSIVE),
+    "taker": ("kin", SUBJECT),
+    "hero": ("name", OBJECT),
+}
+
+FRAMES: tuple[tuple[str, str], ...] = (
+    ("one {weather} {time} {name} {went} to the {place}.", "{name} {went} to the {place} one {weather} {time}."),
+    ("there {finder} {found} a {look} {thing}.", "{finder} {found} a {look} {thing} there."),
+    ("{how} {giver} {gave} it to {own} {kin}.", "{giver} {how} {gave} it to {own} {kin}."),
+    ("{taker} {smiled} and {thanked} {hero}.", "{taker} {thanked} {hero} and {smiled}."),
+)
