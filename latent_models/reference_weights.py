@@ -1,0 +1,39 @@
+"""Weights of the published implementation's Perceiver autoencoder, under our names. The table is data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from latent_models.perceiver import PerceiverAutoencoder
+from model.reference_weights import Rules, bare, load_renamed, renamed
+
+PREFIX = "perceiver_ae."
+
+# (pattern of a reference name, our name), applied one after the other
+RULES: Rules = (
+    (r"^perceiver_(encoder|decoder)\.", r"\1."),
+    (r"^encoder\.latents$", "encoder.queries"),
+    (r"\.pos_emb\.emb\.", ".positions."),
+    (r"\.final_norm\.", ".norm."),
+    (r"\.layers\.(\d+)\.0\.", r".layers.\1.attention."),
+    (r"\.layers\.(\d+)\.1\.0\.", r".layers.\1.feed_forward.norm."),
+    (r"\.layers\.(\d+)\.1\.1\.", r".layers.\1.feed_forward.up."),
+    (r"\.layers\.(\d+)\.1\.4\.", r".layers.\1.feed_forward.down."),
+    (r"\.to_out\.(0\.)?", ".out."),
+    (r"\.latent_to_kv\.", ".latent_kv."),
+    (r"\.to_(q|k|v|kv)\.", r".\1."),
+)
+
+
+def load_reference(module: PerceiverAutoencoder, state: Mapping[str, Tensor]) -> None:
+    """Load the published implementation's autoencoder weights.
+
+    state: the state dict of the Perceiver alone, or of the whole model around it (prefix perceiver_ae.), whose language
+    model is passed over.
+    """
+    names = {key: bare(key, ("module.",)) for key in state}
+    whole = any(name.startswith(PREFIX) for name in names.values())
+    ours = {bare(name): state[key] for key, name in names.items() if name.startswith(PREFIX) or not whole}
+    load_renamed(module, ours, lambda name: renamed(name, RULES), "autoencoder")

@@ -1,0 +1,114 @@
+"""Multi-head attention, its masks and relative positions. Knows nothing of noise, conditions or depth.
+
+Shapes: B texts, L queries, S keys, H heads.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+HEAD_DIM = 64  # the reference's head size everywhere
+
+
+def check_heads(width: int, head_dim: int, what: str) -> int:
+    """The number of heads, or one line naming `what` ("--tx_dim") and the nearest widths that divide."""
+    if width > 0 and width % head_dim == 0:
+        return width // head_dim
+    below = max(width, 0) // head_dim * head_dim
+    nearest = f"{below} or {below + head_dim}" if below else f"{head_dim}"
+    raise UserError(f"{what} is {width}, which is not a multiple of the attention head size {head_dim}: use {nearest}")
+
+
+def attention_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that queries will have: autocast's where it is on, else that of x."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+def mask_bias(query_mask: Tensor, key_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores: 0 where query and key are both text, else a number that swallows every score.
+
+    query_mask: (B, L), key_mask: (B, S), bool. Returns (B, 1, L, S).
+    A row whose query is padding is thus constant: uniform attention over all keys, finite, as in the reference. A boolean
+    mask would give such rows 0 or nan, depending on the kernel.
+    """
+    visible = query_mask[:, None, :, None] & key_mask[:, None, None, :]
+    hidden = torch.finfo(dtype).min / 2  # half, so that score + bias cannot overflow to -inf
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, hidden)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """softmax(q k^T / sqrt(head size) + bias) v, heads merged: (B, H, L, head) x (B, H, S, head) -> (B, L, H * head).
+
+    bias: broadcastable to (B, H, L, S); boolean (True is visible) or added to the scores.
+    """
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    return out.transpose(1, 2).flatten(2)
+
+
+def split_heads(x: Tensor, head_dim: int = HEAD_DIM) -> Tensor:
+    """(B, L, H * head) -> (B, H, L, head)."""
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """A pre-norm branch: to itself, or to a memory. Vaswani et al. 2017, arXiv:1706.03762; no biases.
+
+    The memory is not normalised.
+    """
+
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(dim)
+        self.q = nn.Linear(dim, dim, bias=False)
+        self.k = nn.Linear(dim, dim, bias=False)
+        self.v = nn.Linear(dim, dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, memory: Tensor | None = None) -> Tensor:
+        """x: (B, L, D); bias: broadcastable to (B, H, L, S); memory: (B, S, D), x itself if None. Returns (B, L, D)."""
+        x = self.norm(x)
+        memory = x if memory is None else memory
+        q, k, v = (split_heads(y) for y in (self.q(x), self.k(memory), self.v(memory)))  # (B, H, L or S, 64)
+        return self.out(attend(q, k, v, bias, self.dropout if self.training else 0.0))
+
+
+def position_buckets(length: int, buckets: int, max_distance: int, device: torch.device | str | None = None) -> Tensor:
+    """Bucket of each (query, key) pair by key - query: (length, length), in 0..buckets - 1.
+
+    Half of the buckets is for keys after the query. Within a half, small distances have a bucket each, larger ones share
+    buckets that widen logarithmically up to max_distance. Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+    """
+    half = buckets // 2
+    exact = half // 2
+    place = torch.arange(length, device=device)
+    offset = place[None, :] - place[:, None]  # key - query
+    distance = offset.abs()
+    growth = torch.log(distance.clamp(min=exact).float() / exact) / math.log(max_distance / exact)
+    far = (exact + (growth * (half - exact)).long()).clamp(max=half - 1)
+    return torch.where(distance < exact, distance, far) + half * (offset > 0)
+
+
+class RelativePositions(nn.Module):
+    """A learned bias by distance, one table for all layers that share it. Scaled by sqrt(head size), as in the reference."""
+
+    BUCKETS = 32
+    MAX_DISTANCE = 128
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(self.BUCKETS, heads)
+
+    def forward(self, length: int) -> Tensor:
+        """Returns (1, H, length, length), to add to the scores."""
+        bucket = position_buckets(length, self.BUCKETS, self.MAX_DISTANCE, self.table.weight.device)
+        return (self.table(bucket) * math.sqrt(HEAD_DIM)).permute(2, 0, 1)[None]

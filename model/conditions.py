@@ -1,0 +1,84 @@
+"""What a denoiser is told beside z_t: class, source text, its previous estimate. Each has a learned null that stands in
+where it was dropped, example by example, without changing a shape.
+
+Shapes: B texts, S tokens, C channels of a source state, D width of the denoiser.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UserError
+from utils.records import Condition
+
+
+def or_null(tokens: Tensor, mask: Tensor, keep: Tensor | None, null: Tensor) -> tuple[Tensor, Tensor]:
+    """tokens where they are kept, else the null token alone, which is always visible.
+
+    tokens: (B, S, D); mask: (B, S) bool; keep: (B,) bool, None for all; null: (1, D). Returns tokens and mask, same shapes.
+    The null takes the first place of a dropped example. An example without any token counts as dropped.
+    """
+    some = mask.any(dim=1)
+    keep = some if keep is None else keep & some
+    first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+    tokens = torch.where((keep[:, None] | ~first)[..., None], tokens, null.to(tokens.dtype))
+    return tokens, torch.where(keep[:, None], mask, first)
+
+
+def null_alone(rows: int, null: Tensor) -> tuple[Tensor, Tensor]:
+    """A memory of the null token alone: (B, 1, D) and its mask, all True."""
+    return null.expand(rows, 1, -1), torch.ones(rows, 1, dtype=torch.bool, device=null.device)
+
+
+class ClassLabels(nn.Module):
+    """Condition -> one vector per text. Row num_classes of the table is the null class."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.null = num_classes
+        self.table = nn.Embedding(num_classes + 1, dim)
+
+    def forward(self, condition: Condition | None, rows: int) -> Tensor:
+        """Returns (B, D)."""
+        label = torch.full((rows,), self.null, device=self.table.weight.device)
+        if condition is not None and condition.class_id is not None:
+            keep = condition.keep_class
+            label = condition.class_id if keep is None else torch.where(keep, condition.class_id, label)
+        return self.table(label)
+
+
+class SourceTokens(nn.Module):
+    """Condition -> memory tokens of the source text: its encoder states, projected; the null token where there is none."""
+
+    def __init__(self, source_dim: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(source_dim, dim)
+        self.null = nn.Parameter(torch.randn(1, dim))
+
+    def forward(self, condition: Condition | None, rows: int) -> tuple[Tensor, Tensor]:
+        """Returns tokens (B, S, D) and their mask (B, S); S is 1 without a source."""
+        if condition is None or condition.source is None:
+            return null_alone(rows, self.null)
+        source, mask = condition.source, condition.source_mask
+        if mask is None:
+            mask = torch.ones(source.shape[:2], dtype=torch.bool, device=source.device)
+        return or_null(self.proj(source), mask, condition.keep_source, self.null)
+
+
+def check_classes(class_conditional: bool, num_classes: int) -> int:
+    """The number of classes to build: 0 for an unconditional network, or one line when the corpus has none."""
+    if class_conditional and num_classes < 1:
+        raise UserError("--class_conditional needs a corpus with class labels, and this one has none: "
+                        "choose another --dataset_name, or leave the flag out")
+    return num_classes if class_conditional else 0
+
+
+def check_condition(condition: Condition | None, labels: nn.Module | None, source: nn.Module | None) -> None:
+    """Refuse what this network would silently ignore."""
+    if condition is None:
+        return
+    if condition.class_id is not None and labels is None:
+        raise ValueError("this denoiser was built without classes: train with --class_conditional to condition on them")
+    if condition.source is not None and source is None:
+        raise ValueError("this denoiser was built without a source: train on a corpus with sources to condition on them")

@@ -1,0 +1,121 @@
+"""The denoising network of the method's second release: a pre-norm transformer on latents.
+
+    z_t, noise level, mask, condition, previous estimate  ->  prediction (eps, x0 or v: the network does not know which)
+
+Knows shapes and conditions; no schedule, no text. Lovelace et al. 2023, arXiv:2212.09462.
+Shapes: B texts, L latent positions, d channels of a latent, D width of the network (--tx_dim).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import HEAD_DIM, attention_dtype, check_heads, mask_bias
+from model.blocks import Trunk
+from model.conditions import ClassLabels, SourceTokens, check_classes, check_condition
+from model.options import DenoiserOptions
+from model.states_denoiser import StatesDenoiser
+from model.time_embedding import TimeEmbedding
+from utils.errors import UserError
+from utils.records import Condition
+
+DROPOUT = 0.1  # on attention probabilities and inside the feed-forward branches
+
+
+class Denoiser(nn.Module):
+    """Self-conditioning on the channels, class in the time vector, source by cross-attention."""
+
+    def __init__(
+        self, latent_dim: int, max_len: int, options: DenoiserOptions, *, num_classes: int = 0, source_dim: int = 0
+    ) -> None:
+        """latent_dim: d. max_len: size of the position table. num_classes: used with options.class_conditional.
+
+        source_dim: channels of the source's encoder states; 0: no source.
+        """
+        super().__init__()
+        dim = options.tx_dim
+        check_heads(dim, HEAD_DIM, "--tx_dim")
+        num_classes = check_classes(options.class_conditional, num_classes)
+        self.latent_dim, self.max_len, self.self_condition = latent_dim, max_len, options.self_condition
+
+        self.time_embedding = TimeEmbedding(dim)
+        self.time_to_token = nn.Linear(4 * dim, dim)
+        self.class_labels = ClassLabels(num_classes, dim) if num_classes else None
+        self.class_to_time = nn.Linear(dim, 4 * dim) if num_classes else None
+        self.source_tokens = SourceTokens(source_dim, dim) if source_dim else None
+        self.init_self_cond = nn.Parameter(0.02 * torch.randn(1, latent_dim)) if options.self_condition else None
+        self.input_proj = nn.Linear(latent_dim * (2 if options.self_condition else 1), dim)
+        self.positions = nn.Embedding(max_len, dim)
+        self.trunk = Trunk(
+            dim, options.tx_depth, time_dim=4 * dim if options.scale_shift else None, cross=source_dim > 0,
+            dropout=0.0 if options.disable_dropout else DROPOUT, skips=options.num_dense_connections, pairing=options.dense_pairing,
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.output_proj = nn.Linear(dim, latent_dim)
+        nn.init.zeros_(self.output_proj.weight)
+        nn.init.zeros_(self.output_proj.bias)
+
+    def forward(
+        self,
+        z: Tensor,
+        time: Tensor,
+        mask: Tensor | None = None,
+        condition: Condition | None = None,
+        x0_prev: Tensor | None = None,
+        has_prev: Tensor | None = None,
+    ) -> Tensor:
+        """Predict from z_t (B, L, d) at noise level `time` (B,), in [0, 1]: alpha_bar(t), or the step's index / 1000.
+
+        mask: (B, L) bool, True where there is text; None says that it is everywhere, and is faster.
+        condition: None is the null condition. x0_prev: (B, L, d), the previous estimate of x0; ignored by a network without
+        self-conditioning. has_prev: (B,) bool; the learned init_self_cond stands in where it is False, and for x0_prev None.
+        Returns (B, L, d). Positions outside the mask never reach those inside it.
+        """
+        check_condition(condition, self.class_labels, self.source_tokens)
+        rows, length = z.shape[:2]
+        if length > self.max_len:
+            raise UserError(f"latents of length {length} exceed the denoiser's {self.max_len} positions: raise --max_seq_len")
+
+        label = None
+        if self.class_labels is not None and self.class_to_time is not None:
+            label = self.class_to_time(self.class_labels(condition, rows))  # (B, 4 D)
+        time_vector = self.time_embedding(time, label)  # (B, 4 D)
+
+        x = self.input_proj(self.with_previous(z, x0_prev, has_prev))  # (B, L, D)
+        x = x + self.positions.weight[:length] * self.positions.embedding_dim**-0.5
+        x = x + self.time_to_token(time_vector)[:, None, :]
+
+        dtype = attention_dtype(z)
+        bias = None if mask is None else mask_bias(mask, mask, dtype)  # (B, 1, L, L)
+        memory = memory_bias = None
+        if self.source_tokens is not None:
+            memory, memory_mask = self.source_tokens(condition, rows)  # (B, S, D), (B, S)
+            queries = mask if mask is not None else memory_mask.new_ones(rows, length)
+            memory_bias = mask_bias(queries, memory_mask, dtype)  # (B, 1, L, S)
+
+        x = self.trunk(x, time_vector, bias, memory, memory_bias)  # (B, L, D)
+        return self.output_proj(self.norm(x))  # (B, L, d)
+
+    def with_previous(self, z: Tensor, x0_prev: Tensor | None, has_prev: Tensor | None) -> Tensor:
+        """z beside the previous estimate: (B, L, 2 d). Chen et al. 2022, arXiv:2208.04202; a learned start, not zeros."""
+        if self.init_self_cond is None:
+            return z
+        start = self.init_self_cond.to(z.dtype)
+        if x0_prev is None:
+            previous = start.expand_as(z)
+        elif has_prev is None:
+            previous = x0_prev
+        else:
+            previous = torch.where(has_prev[:, None, None], x0_prev, start)
+        return torch.cat([z, previous], dim=-1)
+
+
+VARIANTS: dict[str, type[Denoiser] | type[StatesDenoiser]] = {"latent": Denoiser, "states": StatesDenoiser}
+
+
+def make_denoiser(
+    latent_dim: int, max_len: int, options: DenoiserOptions, num_classes: int = 0, source_dim: int = 0
+) -> Denoiser | StatesDenoiser:
+    """The network that --denoiser_variant names."""
+    return VARIANTS[options.denoiser_variant](latent_dim, max_len, options, num_classes=num_classes, source_dim=source_dim)

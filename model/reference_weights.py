@@ -1,0 +1,103 @@
+"""Weights of the published implementation's denoisers, under our names.
+
+The tables are data: (pattern of a reference name, our name), applied one after the other. Nothing here reads files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import Tensor, nn
+
+from model.denoiser import Denoiser
+from model.states_denoiser import StatesDenoiser
+from utils.errors import UserError
+
+Rules = Iterable[tuple[str, str]]
+
+WRAPPERS = ("module.", "diffusion_model.", "perceiver_ae.")  # of data parallelism and of the models around the part
+
+# what a training checkpoint holds beside the network: normalisation, schedules of the first release, the language model
+NOT_THE_NETWORK = re.compile(
+    r"(latent_mean|latent_scale|betas|alphas_cumprod.*|sqrt_.*|log_one_minus_.*|posterior_.*|p2_loss_weight|context_encoder\..*)$"
+)
+
+LATENT_RULES: Rules = (
+    (r"^time_mlp\.1\.", "time_embedding.up."),
+    (r"^time_mlp\.3\.", "time_embedding.out."),
+    (r"^time_pos_embed_mlp\.1\.", "time_to_token."),
+    (r"^pos_emb\.emb\.", "positions."),
+    (r"^class_embedding\.0\.", "class_labels.table."),
+    (r"^class_embedding\.1\.", "class_to_time."),
+    (r"^seq2seq_proj\.", "source_tokens.proj."),
+    (r"^null_embedding_seq2seq\.weight$", "source_tokens.null"),
+    (r"^encoder\.dense_projections\.", "trunk.skips."),
+)
+STATES_RULES: Rules = (
+    (r"^class_embedding\.", "class_labels.table."),
+    (r"^context_proj\.", "previous_tokens.proj."),
+    (r"^null_embedding\.weight$", "previous_tokens.null"),
+    (r"^encoder\.rel_pos\.relative_attention_bias\.", "relative_positions.table."),
+    *(rule for rule in LATENT_RULES if "class_embedding" not in rule[0]),
+)
+# what follows `encoder.layers.{l}.`, within the branch that sub-layer l is
+ATTENTION_RULES: Rules = ((r"^0\.0\.", "norm."), (r"^1\.to_", ""))
+FEED_FORWARD_RULES: Rules = (
+    (r"^0\.0\.", "norm."),
+    (r"^0\.1\.", "post_norm."),
+    (r"^1\.ff\.0\.proj\.", "up."),
+    (r"^1\.ff\.3\.", "down."),
+    (r"^2\.scale_shift\.time_mlp\.1\.", "scale_shift.proj."),
+)
+BRANCH_RULES = {"attention": ATTENTION_RULES, "cross": ATTENTION_RULES, "feed_forward": FEED_FORWARD_RULES}
+
+
+def renamed(name: str, rules: Rules) -> str:
+    """The name after every rule."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def bare(name: str, wrappers: Iterable[str] = WRAPPERS) -> str:
+    """The name without the prefixes of what was wrapped around the part, in any order."""
+    while prefix := next((w for w in wrappers if name.startswith(w)), None):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def denoiser_name(reference: str, branches: tuple[str, ...], rules: Rules) -> str:
+    """Our name of a denoiser's parameter. branches: those of one block, in the reference's order of sub-layers."""
+    if found := re.match(r"encoder\.layers\.(\d+)\.(.+)$", reference):
+        block, branch = divmod(int(found[1]), len(branches))
+        return f"trunk.blocks.{block}.{branches[branch]}.{renamed(found[2], BRANCH_RULES[branches[branch]])}"
+    return renamed(reference, rules)
+
+
+def load_renamed(module: nn.Module, state: Mapping[str, Tensor], name: Callable[[str], str], what: str) -> None:
+    """Copy state into module, every parameter exactly once, or refuse in one line and leave the module as it was."""
+    ours = {name(key): value for key, value in state.items()}
+    own = module.state_dict()
+    faults = [f"lacks {k}" for k in own if k not in ours]
+    faults += [f"holds {k}, which is unknown here" for k in ours if k not in own]
+    faults += [
+        f"holds {k} of shape {tuple(v.shape)} instead of {tuple(own[k].shape)}"
+        for k, v in ours.items() if k in own and v.shape != own[k].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise UserError(f"these weights are of another {what}: the file {faults[0]}{more}; build it with the options it was trained with")
+    module.load_state_dict(ours)
+
+
+def load_reference(module: Denoiser | StatesDenoiser, state: Mapping[str, Tensor]) -> None:
+    """Load the published implementation's denoiser weights.
+
+    state: its state dict, bare or with the prefixes module. and diffusion_model.; buffers and the language model's encoder
+    in it are passed over. Where --num_dense_connections is above 0, its weights want --dense_pairing reference.
+    """
+    branches = ("attention", "cross", "feed_forward") if module.trunk.blocks[0].cross is not None else ("attention", "feed_forward")
+    rules = STATES_RULES if isinstance(module, StatesDenoiser) else LATENT_RULES
+    network = {key: value for full, value in state.items() if not NOT_THE_NETWORK.match(key := bare(full))}
+    load_renamed(module, network, lambda key: denoiser_name(key, branches, rules), "denoiser")
