@@ -24,7 +24,7 @@ def derive(seed: int, *names: int | str) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in (seed, *names):
-        # bool is an int and True == 1 to Python, but str(True) is not "1": numpy integers, though, must equal their value
+        # int() first: True and a numpy integer must give what the plain number gives
         text = part if isinstance(part, str) else str(int(part))
         kind = "s" if isinstance(part, str) else "i"
         digest.update(f"{kind}{len(text.encode())}:{text}".encode())
@@ -84,7 +84,7 @@ class Draws:
     def chosen(self, purpose: str, fraction: float) -> Tensor:
         """(stop - start,) bool, True for exactly round(fraction * total) rows of the global batch, redrawn each step.
 
-        The choice is made within blocks of q rows, where fraction is about p / q: pairs for 0.5, tens for 0.9. So slices
+        The choice is made within blocks of q rows, where fraction is p / q: pairs for 0.5, tens for 0.9. So slices
         whose bounds are multiples of q hold equal shares, and micro-batches keep static shapes. Which rows of a
         block are chosen is uniformly random.
         """

@@ -1,0 +1,97 @@
+"""Run folders: their names, what is found relative to them, files written whole, and where the code comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent  # of the project
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "datasets")
+
+
+def new_run_folder(save_dir: str | Path, dataset: str) -> Path:
+    """Make and return {save_dir}/{dataset}/{YYYY-mm-dd_HH-MM-SS}/. Two runs of one second get different folders.
+
+    dataset: a name, of which only letters, digits and . _ + - are kept: it must not lead out of save_dir.
+    """
+    name = "".join(c if c.isalnum() or c in "._+-" else "_" for c in dataset).strip(".") or "run"
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for suffix in ("", *(f"_{i}" for i in range(2, 1000))):
+        folder = Path(save_dir) / name / (stamp + suffix)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise UserError(f"{Path(save_dir) / name} holds a thousand runs of this second: give --output_dir")
+
+
+def resolve(path: str | Path, run_folder: str | Path | None, flag: str) -> Path:
+    """Find what a run refers to: as given, else relative to the run folder. UserError names the flag to say where."""
+    given = Path(path)
+    places = [given] if run_folder is None or given.is_absolute() else [given, Path(run_folder) / given]
+    for place in places:
+        if place.exists():
+            return place
+    tried = " or ".join(map(str, places))
+    raise UserError(f"{flag} {path}: not found as {tried}: say with {flag} where it is now")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all: beside it, fsync, rename. Makes the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        with suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """The same for JSON, which must hold no nan or infinity: other readers refuse them."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the code, with "+changes" when tracked files differ from it; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
+            return None  # the project lies inside another repository: that one's commit says nothing
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def package_versions(names: tuple[str, ...] = PACKAGES) -> Mapping[str, str]:
+    """Versions of what is installed, without importing it."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
