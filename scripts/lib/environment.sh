@@ -1,0 +1,131 @@
+# shellcheck shell=bash
+# The one place that finds or makes the Python environment. Sourced by the scripts, never run itself:
+#
+#     source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
+#     environment core eval            # levels: core, or an extra of pyproject.toml (eval, track, dev)
+#     "$PYTHON" -m latent_models.pretraining ...
+#
+# Afterwards ROOT is the top of the project, PYTHON the interpreter, and the rooms can be imported from any directory.
+# The order in which an environment is looked for:
+#   1. USE_PYTHON=/path/to/python   yours, taken as it is if it meets the lower bounds of pyproject.toml
+#   2. an active one (venv, conda)  taken if it holds exactly the pins of constraints.txt; nothing is installed into it
+#   3. .venv in the project         made and filled when needed: about a minute, 2 GB; later calls cost nothing
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+PYTHON=""
+TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
+
+# A spinning OpenMP thread beside any other busy process costs a hundredfold: let idle threads sleep.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+
+say() { printf '%s\n' "[environment] $*" >&2; }
+fail() { printf '%s\n' "error: $*" >&2; exit 2; }
+
+environment() {
+  local levels=("$@")
+  if [[ -n "${USE_PYTHON:-}" ]]; then
+    local short
+    short="$("$USE_PYTHON" "$ROOT/scripts/lib/pins.py" below "${levels[@]}")" ||
+      fail "USE_PYTHON=$USE_PYTHON lacks: $(paste -sd ' ' - <<<"$short")"
+    PYTHON="$USE_PYTHON"
+  elif _active_satisfies "${levels[@]}"; then
+    PYTHON="$(command -v python)"
+  else
+    PYTHON="$ROOT/.venv/bin/python"
+    _fill_venv "${levels[@]}"
+    # .venv is filled uncompiled; what the first import compiles must be kept, or every start would pay ten seconds again.
+    unset PYTHONDONTWRITEBYTECODE
+  fi
+  export PYTHON
+}
+
+_active_satisfies() {
+  [[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]] && command -v python >/dev/null &&
+    python "$ROOT/scripts/lib/pins.py" missing "$@" >/dev/null 2>&1
+}
+
+_fill_venv() {
+  # The stamp names the files that decided what was installed, so that a second run needs no Python at all.
+  local stamp="$ROOT/.venv/.installed" wanted base lock
+  wanted="$(cat "$ROOT/constraints.txt" "$ROOT/pyproject.toml" | cksum) $*"
+  if [[ -x "$PYTHON" ]] && grep -qxF -- "$wanted" "$stamp" 2>/dev/null; then return; fi
+
+  # Two scripts started together must not fill one .venv at once.
+  mkdir -p "$ROOT/.venv"
+  if command -v flock >/dev/null; then
+    exec {lock}>"$ROOT/.venv/.lock"
+    flock "$lock"
+  fi
+  if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+    say "making $ROOT/.venv"
+    base="$(_base_python)" || exit 2
+    "$base" -m venv "$ROOT/.venv" || fail "$base could not make a virtual environment (Debian: install python3-venv)"
+  fi
+  if ! "$PYTHON" "$ROOT/scripts/lib/pins.py" missing "$@" >/dev/null; then
+    rm -f "$stamp"  # what older pins left there is no longer so
+    _install "$@"
+  fi
+  printf '%s\n' "$wanted" >>"$stamp"
+  if [[ -n "${lock:-}" ]]; then exec {lock}>&-; fi
+}
+
+_base_python() {
+  local name
+  for name in python3 python3.11 python3.12 python3.13 python; do
+    if "$name" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  fail "Python 3.11 or newer with its venv module is needed; install it (Debian: python3-venv), or name one with USE_PYTHON"
+}
+
+_install() {
+  local start=$SECONDS missing torch
+  missing="$("$PYTHON" "$ROOT/scripts/lib/pins.py" missing "$@")" || true
+  torch="$(grep '^torch==' <<<"$missing" || true)"
+  missing="$(grep -v '^torch==' <<<"$missing" || true)"
+  say "first use: installing into .venv, about a minute when the package index is near"
+  # torch first and by itself: transformers does not ask for it, and which build is right depends on the machine.
+  if [[ -n "$torch" ]]; then _install_torch "$torch"; fi
+  if [[ -n "$missing" ]]; then
+    say "installing $(wc -l <<<"$missing" | tr -d ' ') more packages and what they need"
+    # shellcheck disable=SC2086  # one requirement per word is meant
+    _pip $missing || fail "pip could not install the packages; its message stands above. Run the same command again to go on"
+  fi
+  say "ready after $((SECONDS - start)) s"
+}
+
+_install_torch() {
+  # On Linux the package index gives a CUDA build of several GB even where no GPU is: there PyTorch's CPU index comes first.
+  if [[ "$(uname -s)" == Linux ]] && ! nvidia-smi >/dev/null 2>&1; then
+    if _answers "$TORCH_CPU_INDEX/torch/"; then
+      say "installing $1, CPU build"
+      if _pip --timeout 15 --retries 1 --extra-index-url "$TORCH_CPU_INDEX" "$1"; then return; fi
+    fi
+    say "PyTorch's CPU index does not answer: installing $1 from the package index"
+  else
+    say "installing $1"
+  fi
+  _pip "$1" || fail "pip could not install $1; its message stands above"
+}
+
+_pip() {
+  # --no-compile: modules are compiled when first imported, and most never are. -qq: errors only.
+  "$PYTHON" -m pip install -qq --disable-pip-version-check --no-compile -c "$ROOT/constraints.txt" "$@"
+}
+
+_answers() {
+  # The inner limit does not cover name resolution; the thread does.
+  "$PYTHON" - "$1" <<'PY' 2>/dev/null
+import os, sys, threading, urllib.request
+ok = []
+probe = threading.Thread(target=lambda: ok.append(urllib.request.urlopen(sys.argv[1], timeout=4).status), daemon=True)
+probe.start()
+probe.join(6)
+os._exit(0 if ok == [200] else 1)
+PY
+}

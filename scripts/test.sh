@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# All that CI needs: every test that is not marked slow.
+# How long: two to four minutes on 2 cores, and about one more on first use, when .venv is made.
+# Expect:   a summary line "N passed", exit status 0. Needs no network but the package index, no GPU.
+# Use:      bash scripts/test.sh [pytest arguments], from any directory; for example  bash scripts/test.sh -k samplers
+set -euo pipefail
+# shellcheck source=scripts/lib/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
+environment core eval track dev
+
+# Without this a look-up of a hub id waits half a minute where there is no network.
+export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
+cd "$ROOT"
+"$PYTHON" -m pytest -m "not slow" --durations=10 "$@"

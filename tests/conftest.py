@@ -1,0 +1,18 @@
+"""What every test run needs, set before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+
+# Idle OpenMP threads sleep: spinning ones slow a machine with another busy process a hundredfold.
+# No hub look-ups: each would wait half a minute where there is no network. No tracker talks to a server.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["WANDB_MODE"] = "disabled"
+
+import torch
+
+torch.set_num_threads(1)

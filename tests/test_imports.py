@@ -1,0 +1,142 @@
+"""The arrows between the rooms (docs/architecture.md), and what importing a room may cost."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Room -> the rooms that it may import beside itself. Entry scripts, benchmarks, scripts and tests may import anything.
+ARROWS: dict[str, set[str]] = {
+    "diffusion": set(),
+    "utils": set(),
+    "model": {"utils"},
+    "dataset_utils": {"utils"},
+    "evaluation": {"utils"},
+    "latent_models": {"model", "utils"},
+    "pipelines": {"diffusion", "utils", "model", "dataset_utils", "evaluation", "latent_models"},
+}
+# Seconds and hundreds of megabytes each, or absent from lean installations: imported inside the functions that need
+# them, so that training needs none of them and --help answers at once.
+HEAVY = ("datasets", "evaluate", "mauve", "spacy", "bert_score", "wandb", "matplotlib", "sklearn", "tensorboard",
+         "nltk", "faiss", "rouge_score", "lion_pytorch", "pyarrow")
+# Modules that are a thin cover of one such library and are themselves imported lazily.
+COVERS = {"evaluation.hf_metrics"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules(room: str) -> list[str]:
+    return sorted(module_name(path) for path in (ROOT / room).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import in a file, those inside functions and by import_module("...") included."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, base or alias.name) for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = ast.unparse(node.func).split(".")[-1]
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "PYTHONPATH": path})
+
+
+def test_every_room_has_its_arrows_stated() -> None:
+    rooms = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()}
+    assert rooms == set(ARROWS)
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_rooms_import_only_along_the_arrows(room: str) -> None:
+    allowed = ARROWS[room] | {room}
+    wrong = [f"{path.relative_to(ROOT)}:{line} imports {name}"
+             for path in sorted((ROOT / room).rglob("*.py"))
+             for line, name in imported(path)
+             if name.split(".")[0] in ARROWS and name.split(".")[0] not in allowed]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_rooms_import_no_entry_script_or_test() -> None:
+    tops = {path.stem for path in ROOT.glob("*.py")} | {"tests", "benchmarks", "scripts"}
+    wrong = [f"{path.relative_to(ROOT)}:{line} imports {name}"
+             for room in ARROWS for path in (ROOT / room).rglob("*.py")
+             for line, name in imported(path) if name.split(".")[0] in tops]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_diffusion_needs_torch_and_the_standard_library_only() -> None:
+    libraries = {name.split(".")[0] for path in (ROOT / "diffusion").rglob("*.py") for _, name in imported(path)}
+    assert libraries <= {"torch", "diffusion"} | sys.stdlib_module_names
+
+
+def test_rooms_can_be_imported_without_the_heavy_libraries() -> None:
+    """A None in sys.modules makes a library look absent, to `import` and to importlib.util.find_spec alike."""
+    names = [name for room in ARROWS for name in modules(room) if name not in COVERS and not name.endswith("__main__")]
+    code = f"""
+import importlib, json, sys
+for heavy in {HEAVY!r}:
+    sys.modules[heavy] = None
+failed = {{}}
+for name in json.loads(sys.argv[1]):
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        failed[name] = f"{{type(error).__name__}}: {{error}}"
+print(json.dumps(failed))
+"""
+    done = run(code, json.dumps(names))
+    assert done.returncode == 0, done.stderr
+    failed = json.loads(done.stdout.splitlines()[-1])
+    assert not failed, "\n".join(f"{name}: {error}" for name, error in failed.items())
+
+
+def test_option_modules_import_the_standard_library_only() -> None:
+    names = [name for room in ARROWS for name in modules(room) if name.split(".")[-1] == "options"]
+    assert names
+    code = """
+import importlib, json, sys
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+print(json.dumps([name for name in ("torch", "transformers", "numpy") if name in sys.modules]))
+"""
+    done = run(code, json.dumps(names))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
+def test_help_answers_without_torch(script: str) -> None:
+    code = """
+import runpy, sys
+sys.argv = [sys.argv[1], "--help"]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+print("torch" in sys.modules)
+"""
+    done = run(code, str(ROOT / script))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False", f"{script} --help imports torch"
