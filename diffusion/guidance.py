@@ -1,0 +1,27 @@
+"""Classifier-free guidance, as a wrapper around a Denoise. Never sees a condition: the caller has bound it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffusion.denoisers import Denoise
+
+
+def guided(denoise_2B: Denoise, weight: float) -> Denoise:
+    """weight * conditional + (1 - weight) * unconditional.
+
+    Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6, with weight = 1 + their w.
+    denoise_2B: bound to the conditions of B examples, followed by the null conditions of the same B. Both halves are
+    shown the same z, t and x0_prev. Mixing estimates of x0, of eps or of v gives one answer: each is affine in the
+    others with coefficients that the halves share.
+    Weight 1 is the unguided answer, to the bit; 0 ignores the condition. Two network calls per example at any weight,
+    1 included: whoever samples unguided leaves the wrapper off.
+    """
+
+    def denoise_guided(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+        twice = None if x0_prev is None else torch.cat([x0_prev, x0_prev])
+        conditional, unconditional = denoise_2B(torch.cat([z, z]), torch.cat([t, t]), twice).chunk(2)  # (B, L, D) each
+        return weight * conditional + (1 - weight) * unconditional
+
+    return denoise_guided

@@ -1,0 +1,70 @@
+"""What the network predicts, and how one prediction is turned into another.
+
+A target is two coefficients; everything else is linear algebra on
+
+    z_t        = alpha * x0 + sigma * eps
+    prediction =     a * x0 +     b * eps
+
+Knows nothing of schedules: a NoiseLevel comes in, with amplitudes that broadcast against z_t (B, L, D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from diffusion.schedules import NoiseLevel
+
+Coefficient = Tensor | float
+
+TARGETS: Mapping[str, Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]] = {  # target = a * x0 + b * eps
+    "eps": lambda alpha, sigma: (0.0, 1.0),  # Ho et al. 2020, arXiv:2006.11239
+    "x0": lambda alpha, sigma: (1.0, 0.0),  # Li et al. 2022, arXiv:2205.14217
+    "v": lambda alpha, sigma: (-sigma, alpha),  # Salimans & Ho 2022, arXiv:2202.00512
+    "flow": lambda alpha, sigma: (-1.0, 1.0),  # velocity of the linear path, Liu et al. 2022, arXiv:2209.03003
+}
+
+OBJECTIVES: Mapping[str, str] = {"pred_noise": "eps", "pred_x0": "x0", "pred_v": "v"}  # names of the command line
+
+
+def canonical(objective: str) -> str:
+    """The symbol of an objective, given by symbol or by flag name. ValueError for an unknown one."""
+    symbol = OBJECTIVES.get(objective, objective)
+    if symbol not in TARGETS:
+        raise ValueError(f"no objective is called {objective!r}: use one of {', '.join([*OBJECTIVES, *TARGETS])}")
+    return symbol
+
+
+def target(objective: str, x0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
+    """What the network should say, (B, L, D)."""
+    a, b = TARGETS[canonical(objective)](*level)
+    return a * x0 + b * eps
+
+
+def to_x0(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) -> Tensor:
+    """Solve both equations for x0, (B, L, D). Infinite for eps where alpha = 0: pure noise tells nothing of x0."""
+    objective = canonical(objective)
+    if objective == "x0":
+        return prediction  # the general formula is 0 / 0 at sigma = 0
+    a, b = TARGETS[objective](*level)
+    return (b * z_t - level.sigma * prediction) / (b * level.alpha - a * level.sigma)
+
+
+def to_eps(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) -> Tensor:
+    """Solve both equations for eps, (B, L, D). Undefined for x0 where sigma = 0: clean data tells nothing of eps."""
+    objective = canonical(objective)
+    if objective == "eps":
+        return prediction  # the general formula is 0 / 0 at alpha = 0
+    a, b = TARGETS[objective](*level)
+    return (level.alpha * prediction - a * z_t) / (b * level.alpha - a * level.sigma)
+
+
+def to_v(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) -> Tensor:
+    """v = alpha * eps - sigma * x0 of the same solution, (B, L, D)."""
+    objective = canonical(objective)
+    if objective == "v":
+        return prediction
+    alpha, sigma = level
+    a, b = TARGETS[objective](*level)
+    return ((alpha**2 + sigma**2) * prediction - (a * alpha + b * sigma) * z_t) / (b * alpha - a * sigma)

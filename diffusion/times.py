@@ -1,0 +1,93 @@
+"""Times: drawn for training, laid out for sampling.
+
+A draw is (n, generator) -> t (n,), weight (n,): the loss at t[i] is multiplied by weight[i], which is 1 here and what
+makes the mean unbiased where t is not uniform. A grid is what a sampler walks: float64, on the CPU, falling to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion.schedules import Schedule, timesteps_of
+
+
+class Draw(Protocol):
+    def __call__(
+        self, n: int, generator: torch.Generator | None = None, *, t_max: float = 1.0, timesteps: int | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def draw_uniform(
+    n: int, generator: torch.Generator | None = None, *, t_max: float = 1.0, timesteps: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """t (n,) independent and uniform, weight (n,) of ones; float32, on the device of the generator.
+
+    t_max: the upper end of the range, for an annealed one (diffusion/curricula).
+    timesteps: None for t in [0, t_max); T of a discrete chain for t = (i + 1) / T, i uniform in {0, ..., t_max T - 1}.
+    """
+    return _in_range(_uniform(n, generator), t_max, timesteps)
+
+
+def draw_stratified(
+    n: int, generator: torch.Generator | None = None, *, t_max: float = 1.0, timesteps: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """As draw_uniform, each t uniform by itself, but the n of them evenly spread: less variance in the mean loss.
+
+    Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1. In random order, so that a slice is no range of t.
+    """
+    offset = _uniform(1, generator)
+    order = torch.randperm(n, generator=generator, device=offset.device)
+    return _in_range((offset + order / n).remainder(1), t_max, timesteps)
+
+
+DRAWS: Mapping[str, Draw] = {"uniform": draw_uniform, "stratified": draw_stratified}
+
+
+def _uniform(n: int, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(n, generator=generator, device=generator.device if generator is not None else "cpu")
+
+
+def _in_range(u: Tensor, t_max: float, timesteps: int | None) -> tuple[Tensor, Tensor]:
+    """u (n,) in [0, 1) -> t (n,) up to t_max, weight (n,)."""
+    if timesteps is None:
+        t = u * t_max
+    else:
+        steps = max(1, round(t_max * timesteps))
+        t = ((u * steps).floor().clamp(max=steps - 1) + 1) / timesteps
+    return t, torch.ones_like(t)
+
+
+def grid(steps: int) -> Tensor:
+    """(steps + 1,) from 1 down to 0, evenly spaced."""
+    _check(steps)
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+
+def discrete_grid(steps: int, timesteps: int) -> Tensor:
+    """(steps + 1,) nodes of a chain of T timesteps, from 1 down to 0, as evenly spaced as integers allow.
+
+    t = (i + 1) / T for the reversed i = int(linspace(-1, T - 1, steps + 1)).
+    Source: Song et al. 2021, arXiv:2010.02502, appendix D.3, their linear sub-sequence.
+    ValueError where steps exceed T: a chain has no node between its nodes.
+    """
+    _check(steps)
+    if steps > timesteps:
+        raise ValueError(f"{steps} sampling steps do not fit into a chain of {timesteps}: ask for {timesteps} or fewer")
+    # in integers: k T / steps + (i = -1 at k = 0) needs no rounding, where linspace in float32 may miss a node by one
+    nodes = torch.tensor([k * timesteps // steps for k in range(steps, -1, -1)], dtype=torch.float64)
+    return nodes / timesteps
+
+
+def sampling_grid(schedule: Schedule, steps: int) -> Tensor:
+    """The grid that suits a schedule: nodes of a chain, evenly spaced times otherwise."""
+    timesteps = timesteps_of(schedule)
+    return grid(steps) if timesteps is None else discrete_grid(steps, timesteps)
+
+
+def _check(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"{steps} sampling steps lead nowhere: ask for 1 or more")
