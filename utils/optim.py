@@ -1,0 +1,182 @@
+"""Optimizers, learning-rate schedules and clipping, by the names of the flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UserError
+from utils.options import OptimizerOptions
+
+Named = Iterable[tuple[str, nn.Parameter]]
+
+
+# ---------------------------------------------------------------------------------------------------------- optimizers
+
+
+def decay_split(named: Named) -> list[dict[str, Any]]:
+    """Two parameter groups: tensors with two or more dimensions are decayed, the rest (gains, biases) are not.
+
+    Only what trains, and tied parameters once. Names travel with the parameters, for checkpoints.
+    """
+    seen: set[int] = set()
+    decayed: list[tuple[str, nn.Parameter]] = []
+    plain: list[tuple[str, nn.Parameter]] = []
+    for name, p in named:
+        if p.requires_grad and id(p) not in seen:
+            seen.add(id(p))
+            (decayed if p.ndim >= 2 else plain).append((name, p))
+    return [g for g in ({"params": decayed}, {"params": plain, "weight_decay": 0.0}) if g["params"]]
+
+
+def _adamw(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.optim.Optimizer:
+    devices = {p.device.type for group in groups for _, p in group["params"]}
+    return torch.optim.AdamW(
+        groups,
+        lr=options.learning_rate,
+        betas=(options.adam_beta1, options.adam_beta2),
+        eps=1e-8,
+        weight_decay=options.adam_weight_decay,
+        fused=devices <= {"cpu", "cuda", "mps"},  # not on meta, where a dry run builds large parts
+    )
+
+
+def _lion(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Lion, Chen et al. 2023, arXiv:2302.06675, Algorithm 2."""
+    try:
+        from lion_pytorch import Lion
+    except ImportError:
+        raise UserError("--optimizer lion needs a package that is not installed: pip install lion-pytorch") from None
+    return Lion(
+        groups,
+        lr=options.learning_rate,
+        betas=(options.adam_beta1, options.adam_beta2),
+        weight_decay=options.adam_weight_decay,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerOptions], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "lion": _lion,
+}
+
+
+def make_optimizer(
+    parameters: nn.Module | Iterable[nn.Module] | Named, options: OptimizerOptions
+) -> torch.optim.Optimizer:
+    """An optimizer over what trains. parameters: a module, several, or (name, parameter) pairs."""
+    groups = decay_split(_named(parameters))
+    if not groups:
+        raise UserError("nothing is left to train: every parameter is frozen")
+    return OPTIMIZERS[options.optimizer](groups, options)
+
+
+def _named(parameters: nn.Module | Iterable[nn.Module] | Named) -> Iterable[tuple[str, nn.Parameter]]:
+    if isinstance(parameters, nn.Module):
+        yield from parameters.named_parameters()
+        return
+    for i, item in enumerate(parameters):
+        if isinstance(item, nn.Module):
+            yield from ((f"{i}.{name}", p) for name, p in item.named_parameters())
+        else:
+            yield item
+
+
+# ----------------------------------------------------------------------------------------------------------- schedules
+
+# What a name needs beyond warm-up and length. n: steps of training, warm: steps of warm-up, lr: peak learning rate.
+_EXTRA: dict[str, Callable[[int, int, float], dict[str, Any]]] = {
+    "cosine_with_min_lr": lambda n, warm, lr: {"min_lr_rate": 0.1},
+    "cosine_warmup_with_min_lr": lambda n, warm, lr: {"min_lr_rate": 0.1},
+    "polynomial": lambda n, warm, lr: {"lr_end": min(1e-7, lr / 10)},  # it must lie below the peak
+    "warmup_stable_decay": lambda n, warm, lr: {"num_decay_steps": max(1, min(n // 5, n - warm))},
+    "greedy": lambda n, warm, lr: {"min_lr": lr / 100, "max_lr": 10 * lr},
+}
+_BY_LOSS = ("reduce_lr_on_plateau", "greedy")
+_OBSERVATIONS = 200  # how often in a run the schedules that follow the loss are shown it
+
+
+class LrSchedule:
+    """A learning-rate schedule of transformers, stepped once per optimizer step.
+
+    reduce_lr_on_plateau and greedy follow the training loss. They are shown it some two hundred times a run, as a mean
+    over the steps between: each step would be noise, and on a GPU a wait. They have no warm-up.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, options: OptimizerOptions, num_steps: int):
+        from transformers import get_scheduler
+
+        name, n = options.lr_schedule, max(num_steps, 1)
+        warm = options.lr_warmup_steps
+        extra = _EXTRA.get(name, lambda n, warm, lr: {})(n, warm, options.learning_rate)
+        try:
+            self.inner: Any = get_scheduler(
+                name, optimizer, num_warmup_steps=warm, num_training_steps=n, scheduler_specific_kwargs=extra
+            )
+        except ValueError as error:
+            raise UserError(f"--lr_schedule {name}: {error}") from None
+        self.optimizer = optimizer
+        self.by_loss = name in _BY_LOSS
+        self.interval = max(1, n // _OBSERVATIONS)
+        self._steps = 0
+        self._losses: Tensor | None = None
+
+    def step(self, loss: Tensor | None = None, average: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        """After an optimizer step. loss: its mean loss, a scalar tensor. average: the mean over ranks."""
+        if not self.by_loss:
+            self.inner.step()
+            return
+        assert loss is not None, "this schedule follows the loss"
+        self._steps += 1
+        self._losses = loss.detach() if self._losses is None else self._losses + loss.detach()
+        if self._steps % self.interval == 0:
+            self.inner.step(float(average(self._losses / self.interval)))
+            self._losses = None
+
+    @property
+    def lr(self) -> float:
+        """The learning rate that the next optimizer step uses."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def facts(self) -> dict[str, Any]:
+        """The place in the schedule, ready for JSON. The rates themselves are the optimizer's."""
+        plain = {k: v for k, v in self.inner.state_dict().items() if _is_plain(v)}
+        losses = None if self._losses is None else float(self._losses)
+        return {"inner": plain, "steps": self._steps, "losses": losses}
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Go to a saved place. The shape of the schedule (its length, its warm-up) stays this run's."""
+        for key, value in facts["inner"].items():
+            if key in self.inner.__dict__:
+                setattr(self.inner, key, value)
+        self._steps = facts["steps"]
+        self._losses = None if facts["losses"] is None else torch.tensor(facts["losses"])
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, float):
+        return value == value and abs(value) != float("inf")  # JSON has no infinity; a fresh schedule has it already
+    return value is None or isinstance(value, (bool, int, str))
+
+
+def make_lr_schedule(optimizer: torch.optim.Optimizer, options: OptimizerOptions, num_steps: int) -> LrSchedule:
+    """The schedule of --lr_schedule over num_steps optimizer steps."""
+    return LrSchedule(optimizer, options, num_steps)
+
+
+# ------------------------------------------------------------------------------------------------------------ clipping
+
+
+@torch.no_grad()
+def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients down to the norm max_norm (0: leave them). Returns the norm before, a scalar tensor, unread."""
+    parameters = list(parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if max_norm > 0:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
