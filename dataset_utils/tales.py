@@ -198,7 +198,7 @@ def write(folder: Path | str, train: int = 20_000, valid: int = 2_000, test: int
     """
     sizes = {"train": train, "valid": valid, "test": test}
     if min(sizes.values()) < 1:
-        raise UserError(f"a split of the tales needs at least 1 story, not {sizes}: pass --train, --valid, --test from 1 up")
+        raise UserError(f"a split needs at least 1 story, but {sizes} was asked for: pass sizes from 1 up")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, stories in splits(sizes, seed).items():

@@ -58,10 +58,20 @@ def test_random_stories_are_small_in_words_and_large_in_number() -> None:
 
 
 @pytest.mark.parametrize("wrong", [
-    "", ".", "Rosa", ROSA[:-1], ROSA + " " + ROSA, ROSA.lower(), ROSA.replace("pearl", "peril"),
-    ROSA.replace(". ", " . "), ROSA.replace("to her", "to him"), ROSA.replace("She laughed", "Her laughed"), ROSA.replace("One", "one"),
-    ROSA.replace("showed", "Showed"), ROSA.replace(". ", ".\n"), ROSA.replace("foggy evening", "evening foggy"),
-    ROSA.replace("a shiny", "shiny"), ROSA.replace("Rosa", "rosa"),
+    "", ".", "Rosa",
+    ROSA[:-1],
+    ROSA + " " + ROSA,
+    ROSA.lower(),
+    ROSA.replace("pearl", "peril"),
+    ROSA.replace(". ", " . "),
+    ROSA.replace("to her", "to him"),
+    ROSA.replace("She laughed", "Her laughed"),
+    ROSA.replace("One", "one"),
+    ROSA.replace("showed", "Showed"),
+    ROSA.replace(". ", ".\n"),
+    ROSA.replace("foggy evening", "evening foggy"),
+    ROSA.replace("a shiny", "shiny"),
+    ROSA.replace("Rosa", "rosa"),
 ])  # fmt: skip
 def test_what_is_not_of_the_grammar_does_not_parse(wrong: str) -> None:
     assert tales.parse(wrong) is None
@@ -72,8 +82,12 @@ def test_blanks_at_the_ends_are_forgiven() -> None:
 
 
 @pytest.mark.parametrize("wrong", [
-    ROSA.replace("She noticed", "He noticed"), ROSA.replace("Proudly she", "Proudly he"),
-    ROSA.replace("to her", "to his"), ROSA.replace("hugged her", "hugged him"), ROSA.replace("She laughed", "He laughed"), ROSA.replace("Rosa", "Hugo"),
+    ROSA.replace("She noticed", "He noticed"),
+    ROSA.replace("Proudly she", "Proudly he"),
+    ROSA.replace("to her", "to his"),
+    ROSA.replace("hugged her", "hugged him"),
+    ROSA.replace("She laughed", "He laughed"),
+    ROSA.replace("Rosa", "Hugo"),
 ])  # fmt: skip
 def test_a_wrong_pronoun_parses_but_does_not_agree(wrong: str) -> None:
     story = tales.parse(wrong)
