@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,11 @@ def test_no_path_of_a_particular_machine() -> None:
              for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
              if absolute.search(line)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_picture_of_the_method_is_what_its_script_draws() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs/figures/draw_method.py"))["drawing"]()
+    assert (ROOT / "docs/figures/method.svg").read_text(encoding="utf-8") == drawn
 
 
 def test_no_file_is_large() -> None:
