@@ -13,7 +13,7 @@ z: (B, L, D), drawn at timesteps[0]; its dtype and device are those of the resul
 noise: (step, like) -> standard normal like `like`; the only source of randomness, asked only where a transition has
     variance. None draws from torch's global generator.
 correct: (z, x0_hat, mean, std, t, s, step) -> z, called after every transition, whose z is mean + std * noise.
-    mean (B, L, D); std, t, s: 0-dim float64 on the CPU.
+    mean (B, L, D); std, t, s: 0-dim on the CPU.
 
 A transition to t = 0 returns x0_hat itself: t = 0 is data by definition, though the continuous schedules hold a trace
 of noise there. So N steps are N calls of denoise, from N = 1 up.
@@ -100,27 +100,33 @@ def sample_ddpm(
     *,
     variance: str = "large",
 ) -> Tensor:
-    """Ancestral sampling: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, for steps of any length.
+    """Ancestral sampling: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, for steps of any length. Variance-preserving.
 
-    variance: "large" is that of z_t given z_s, beta_t, right for x0 ~ N(0, I); "small" that of the posterior of z_s
-    given z_t and x0, right where x0 is known (their section 3.2).
+    variance: "large" is that of z_t given z_s, their beta_t, right for x0 ~ N(0, I); "small" that of the posterior of
+    z_s given z_t and x0, right where x0 is certain (their section 3.2).
     """
     if variance not in VARIANCES:
         raise ValueError(f"no posterior variance is called {variance!r}: use one of {', '.join(VARIANCES)}")
+    dtype = torch.promote_types(z.dtype, torch.float32)
     x0 = None
     for at in transitions(schedule, timesteps, z):
-        _, _, _, now, then, times = at
-        x0 = denoise(z, times, x0)
-        beta = step_variance(now, then)
-        keep = now.alpha / then.alpha * (then.sigma / now.sigma) ** 2
-        mean = keep * z + then.alpha * beta / now.sigma**2 * x0  # their eq. 7
-        z = arrive(at, x0, mean, VARIANCES[variance](beta, now, then).sqrt(), noise, correct)
+        x0 = denoise(z, at.times, x0)
+        # In the paper's own order and in the precision of z: at the first step 1 / sqrt(a) is in the hundreds and
+        # magnifies rounding, so trajectories recorded elsewhere can be met by the same operations only.
+        alpha = at.now.alpha.to(dtype)
+        alpha_bar, alpha_bar_s = alpha**2, at.then.alpha.to(dtype) ** 2
+        a = (alpha_bar / alpha_bar_s).clamp(max=1)  # their alpha_t, over the whole step
+        sigma = (1 - alpha_bar).sqrt().clamp(min=1e-8)  # alpha_bar may round to 1; then a does too, and z stays
+        eps = (z - alpha * x0) / sigma
+        mean = (z - (1 - a) / sigma * eps) / a.sqrt()
+        std = VARIANCES[variance](1 - a, alpha_bar, alpha_bar_s).sqrt()
+        z = arrive(at, x0, mean, std, noise, correct)
     return z
 
 
-VARIANCES: Mapping[str, Callable[[Tensor, NoiseLevel, NoiseLevel], Tensor]] = {
-    "large": lambda beta, now, then: beta,
-    "small": lambda beta, now, then: beta * (then.sigma / now.sigma) ** 2,
+VARIANCES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "large": lambda beta, alpha_bar, alpha_bar_s: beta,
+    "small": lambda beta, alpha_bar, alpha_bar_s: beta * (1 - alpha_bar_s) / (1 - alpha_bar).clamp(min=1e-16),
 }
 
 
