@@ -20,7 +20,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cached_property
@@ -66,16 +66,14 @@ class Program:
     description: str
     groups: Mapping[str, type]  # heading of --help -> options dataclass
     defaults: Mapping[str, Any] = field(default_factory=dict)  # this program's over those of the dataclasses
-    reference_flags: frozenset[str] = (
-        frozenset()
-    )  # only these may be abbreviated, as argparse did
+    reference_flags: frozenset[str] = frozenset()  # only these may be abbreviated, as argparse did
     ignored: Mapping[str, str] = field(default_factory=dict)  # old flags without effect -> why, said in one line
     free_at_evaluation: frozenset[str] = frozenset()  # may differ from args.json with --eval and --eval_test
     free_at_resume: frozenset[str] = frozenset()  # may differ from args.json with --resume_training
     rules: tuple[Callable[[Settings], None], ...] = ()  # flags that meet: each may fill in or refuse values
 
     def __post_init__(self) -> None:
-        unknown = (set(self.defaults) | self.free_at_evaluation | self.free_at_resume) - set(self.flags)
+        unknown: Set[str] = (set(self.defaults) | self.free_at_evaluation | self.free_at_resume) - set(self.flags)
         assert not unknown, f"{self.name} names flags that no dataclass of it has: {sorted(unknown)}"
         unknown = self.reference_flags - set(self.flags) - set(self.ignored)
         assert not unknown, f"{self.name} neither has nor ignores these flags of the reference: {sorted(unknown)}"

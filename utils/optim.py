@@ -82,7 +82,7 @@ def _named(parameters: nn.Module | Iterable[nn.Module] | Named) -> Iterable[tupl
         if isinstance(item, nn.Module):
             yield from ((f"{i}.{name}", p) for name, p in item.named_parameters())
         else:
-            yield item
+            yield item  # type: ignore[misc]
 
 
 # ----------------------------------------------------------------------------------------------------------- schedules
@@ -143,15 +143,14 @@ class LrSchedule:
 
     def facts(self) -> dict[str, Any]:
         """The place in the schedule, ready for JSON. The rates themselves are the optimizer's."""
-        plain = {k: v for k, v in self.inner.state_dict().items() if _is_plain(v)}
+        # lr_lambdas are functions, which its state_dict stands None in for: the shape is made anew from the flags
+        plain = {k: v for k, v in self.inner.state_dict().items() if k != "lr_lambdas" and _is_plain(v)}
         losses = None if self._losses is None else float(self._losses)
         return {"inner": plain, "steps": self._steps, "losses": losses}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Go to a saved place. The shape of the schedule (its length, its warm-up) stays this run's."""
-        for key, value in facts["inner"].items():
-            if key in self.inner.__dict__:
-                setattr(self.inner, key, value)
+        self.inner.__dict__.update(facts["inner"])
         self._steps = facts["steps"]
         self._losses = None if facts["losses"] is None else torch.tensor(facts["losses"])
 

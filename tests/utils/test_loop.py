@@ -1,0 +1,288 @@
+"""Training: resume to the last bit, accumulation, signals, and what happens when the loss is no number."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from utils import checkpoints
+from utils.distributed import autocast
+from utils.ema import EMA
+from utils.errors import UserError
+from utils.loop import EXIT_CODES, Every, Log, State, evaluating, load_weights, train, train_mode
+from utils.optim import make_lr_schedule, make_optimizer
+from utils.options import LR_SCHEDULES, LoopOptions, OptimizerOptions
+from utils.seeding import Draws
+from utils.trackers import read_metrics
+
+BATCH = 8
+OPTIMISER = OptimizerOptions(learning_rate=1e-2, lr_warmup_steps=3, ema_decay=0.9)
+
+
+class Net(nn.Module):
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(dropout), nn.LayerNorm(16), nn.Linear(16, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+def make_state(dropout: float = 0.1, options: OptimizerOptions = OPTIMISER, steps: int = 10, seed: int = 3) -> State:
+    torch.manual_seed(0)
+    net = Net(dropout)
+    optimizer = make_optimizer(net, options)
+    return State(net, optimizer, make_lr_schedule(optimizer, options, steps), EMA(net, options.ema_decay), seed=seed)
+
+
+def make_step(state: State, micros: int, batch: int = BATCH):
+    """Denoise: the noise and the data of a step are drawn for the whole batch."""
+
+    def step_fn(step: int, micro: int):
+        rows = batch // micros
+        draws = Draws(state.seed, step, batch, micro * rows, (micro + 1) * rows)
+        x0, eps = draws.normal("x0", 6), draws.normal("eps", 6)
+        errors = (state.modules(x0 + eps) - x0) ** 2
+        return errors.mean(1), {"absolute": errors.detach().sqrt().mean(1), "constant": torch.tensor(2.0)}
+
+    return step_fn
+
+
+def run(state: State, folder, options: LoopOptions, hooks=()) -> str:
+    log = Log(options.log_every, folder, total=options.num_train_steps)
+    step_fn = make_step(state, options.gradient_accumulation_steps)
+    return train(
+        state,
+        step_fn,
+        [log, *hooks],
+        options,
+        clip_grad_norm=0.5,
+        autocast=autocast(state.ranks.device, options.mixed_precision),
+        global_batch=BATCH,
+    )
+
+
+def logged(folder) -> list[dict]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder)]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("lr_schedule", ["cosine", "greedy"])
+def test_ten_steps_equal_five_saved_loaded_and_five_more(tmp_path, precision, lr_schedule):
+    optimiser = replace(OPTIMISER, lr_schedule=lr_schedule)
+    options = LoopOptions(num_train_steps=10, gradient_accumulation_steps=2, log_every=1, mixed_precision=precision)
+    whole = make_state(options=optimiser)
+    assert run(whole, tmp_path / "whole", options) == "done"
+
+    first = make_state(options=optimiser)
+    stop_at_7 = [Every(5, lambda s, r: s.save(tmp_path / "parts"))]
+    run(first, tmp_path / "parts", replace(options, num_train_steps=7), stop_at_7)  # steps 6 and 7 are lost
+
+    second = make_state(options=optimiser, seed=99)
+    with torch.no_grad():
+        for p in second.modules.parameters():
+            p.add_(1.0)  # whatever it started from must not matter
+    second.restore(checkpoints.load(tmp_path / "parts"))
+    assert second.step == 5
+    torch.rand(17)  # nor the state of the global generator
+    assert run(second, tmp_path / "parts", options) == "done"
+
+    assert len(logged(tmp_path / "whole")) == 10
+    assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
+    for name in ("model", "ema", "optimizer"):
+        assert checkpoints.fingerprint(second.tensors()[name]) == checkpoints.fingerprint(whole.tensors()[name])
+    assert second.facts() == whole.facts()
+
+
+def test_dropout_is_drawn_by_step_and_the_seed_counts(tmp_path):
+    options = LoopOptions(num_train_steps=3, log_every=1)
+    lines = {}
+    for name, seed in (("a", 3), ("again", 3), ("b", 4)):
+        run(make_state(seed=seed), tmp_path / name, options)
+        lines[name] = logged(tmp_path / name)
+    assert lines["a"] == lines["again"] != lines["b"]
+
+
+@pytest.mark.parametrize("micros", [2, 4, 8])
+def test_accumulation_equals_the_large_batch(tmp_path, micros):
+    states = {}
+    for n in (1, micros):
+        states[n] = make_state(dropout=0.0)
+        run(states[n], tmp_path / str(n), LoopOptions(num_train_steps=5, gradient_accumulation_steps=n, log_every=1))
+    for one, many in zip(logged(tmp_path / "1"), logged(tmp_path / str(micros)), strict=True):
+        assert many == pytest.approx(one, rel=1e-5)
+    for p, q in zip(states[1].parameters(), states[micros].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_is_a_mean_over_examples_and_the_norm_is_taken_before_clipping(tmp_path):
+    state = make_state(dropout=0.0)
+    losses, _ = make_step(state, 1)(0, 0)
+    losses.mean().backward()
+    norm = torch.cat([p.grad.flatten() for p in state.parameters()]).norm()
+    state.optimizer.zero_grad()
+    run(state, tmp_path, LoopOptions(num_train_steps=1, gradient_accumulation_steps=4, log_every=1))
+    line = logged(tmp_path)[0]
+    assert line["loss"] == pytest.approx(losses.mean().item(), rel=1e-6)
+    assert line["grad_norm"] == pytest.approx(norm.item(), rel=1e-5) and norm > 0.5
+    assert line["constant"] == pytest.approx(2.0)
+    assert line["absolute"] > 0
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_finishes_the_step_and_leaves_the_rest_to_the_caller(tmp_path, name, capsys):
+    state = make_state()
+    before = signal.getsignal(getattr(signal, name))
+    deeds, closed = [], []
+
+    class Closing:
+        def __call__(self, state, report):
+            if state.step == 3:
+                os.kill(os.getpid(), getattr(signal, name))
+
+        def close(self, state):
+            closed.append(state.step)
+
+    hooks = [Closing(), Every(1, lambda s, r: deeds.append(s.step))]
+    reason = run(state, tmp_path, LoopOptions(num_train_steps=100, log_every=1), hooks)
+    assert reason == name and EXIT_CODES[reason] == {"SIGTERM": 143, "SIGINT": 130}[name]
+    assert state.step == 4 and closed == [4]
+    assert deeds == [1, 2, 3], "long deeds are left out once a signal came"
+    assert signal.getsignal(getattr(signal, name)) is before
+    assert "finishing this step" in capsys.readouterr().err
+
+
+def test_a_stop_by_signal_resumes_to_the_same_end(tmp_path):
+    options = LoopOptions(num_train_steps=10, log_every=1, gradient_accumulation_steps=2)
+    whole, part, rest = make_state(), make_state(), make_state()
+    run(whole, tmp_path / "whole", options)
+    reason = run(part, tmp_path / "part", options, [lambda s, r: s.step == 4 and os.kill(os.getpid(), signal.SIGTERM)])
+    part.save(tmp_path / "part")
+    rest.restore(checkpoints.load(tmp_path / "part"))
+    run(rest, tmp_path / "part", options)
+    assert reason == "SIGTERM" and logged(tmp_path / "part") == logged(tmp_path / "whole")
+
+
+def test_max_seconds_stops_and_says_time(tmp_path):
+    state = make_state()
+    options = LoopOptions(num_train_steps=10**9, log_every=10**9, max_seconds=0.2)
+    began = time.monotonic()
+    assert run(state, tmp_path, options) == "time" and EXIT_CODES["time"] == 0
+    assert time.monotonic() - began < 5 and state.step >= 1
+    already = State(state.modules, state.optimizer, state.schedule, step=7)
+    assert train(already, make_step(already, 1), [], replace(options, num_train_steps=7), clip_grad_norm=1.0, global_batch=8) == "done"  # fmt: skip
+    assert already.step == 7
+
+
+def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
+    state = make_state()
+    clean = make_step(state, 1)
+
+    def step_fn(step, micro):
+        losses, values = clean(step, micro)
+        return losses * (float("nan") if step == 4 else 1.0), values
+
+    hooks = [Every(3, lambda s, r: s.save(tmp_path))]
+    with pytest.raises(UserError, match="step 6.*learning_rate") as caught:
+        train(
+            state, step_fn, hooks, LoopOptions(num_train_steps=9, log_every=100), clip_grad_norm=1.0, global_batch=BATCH
+        )
+    assert "\n" not in str(caught.value)
+    assert checkpoints.load(tmp_path).step == 3
+
+
+def test_interval_deeds_and_their_last_step():
+    state, deeds = make_state(), []
+    hook = Every(4, lambda s, r: deeds.append((s.step, r.step)), last=10)
+    train(state, make_step(state, 1), [hook], LoopOptions(num_train_steps=10), clip_grad_norm=0.0, global_batch=BATCH)
+    assert deeds == [(4, 4), (8, 8), (10, 10)]
+
+
+def test_names_and_extra_values_of_the_log(tmp_path):
+    state = make_state()
+    log = Log(
+        2, tmp_path, total=4, names={"loss": "train/loss", "learning_rate": "lr"}, extra=lambda s: {"samples": 8 * s}
+    )
+    train(state, make_step(state, 1), [log], LoopOptions(num_train_steps=4), clip_grad_norm=1.0, global_batch=BATCH)
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [2, 4] and lines[1]["samples"] == 32
+    assert {"train/loss", "lr", "grad_norm"} <= lines[0].keys() and "loss" not in lines[0]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion"])
+@pytest.mark.parametrize("lr_schedule", LR_SCHEDULES)
+def test_every_schedule_and_optimizer_survives_a_resume(tmp_path, optimizer, lr_schedule):
+    optimiser = OptimizerOptions(optimizer=optimizer, lr_schedule=lr_schedule, learning_rate=1e-3, lr_warmup_steps=2)
+    options = LoopOptions(num_train_steps=6, log_every=1)
+    whole, part, rest = (make_state(options=optimiser, steps=6) for _ in range(3))
+    run(whole, tmp_path / "whole", options)
+    run(part, tmp_path / "part", replace(options, num_train_steps=3))
+    part.save(tmp_path / "part")
+    rest.restore(checkpoints.load(tmp_path / "part"))
+    run(rest, tmp_path / "part", options)
+    assert logged(tmp_path / "part") == logged(tmp_path / "whole")
+    assert logged(tmp_path / "whole")[-1]["learning_rate"] > 0 or lr_schedule == "linear"
+
+
+def test_fp16_scaling_trains_and_its_scale_is_restored(tmp_path):
+    options = LoopOptions(num_train_steps=4, log_every=1, mixed_precision="fp16")
+    whole, part, rest = make_state(steps=4), make_state(steps=4), make_state(steps=4)
+    run(whole, tmp_path / "whole", options)
+    run(part, tmp_path / "part", replace(options, num_train_steps=2))
+    part.save(tmp_path / "part")
+    rest.restore(checkpoints.load(tmp_path / "part"))
+    run(rest, tmp_path / "part", options)
+    assert whole.scaler is not None and whole.facts()["scaler"] == rest.facts()["scaler"]
+    assert logged(tmp_path / "part") == logged(tmp_path / "whole")
+
+
+def test_frozen_parts_stay_in_evaluation_mode_and_out_of_checkpoints(tmp_path):
+    both = nn.ModuleDict({"frozen": Net(0.5), "trained": Net(0.5)})
+    both["frozen"].requires_grad_(False)
+    train_mode(both)
+    assert both["trained"].body[2].training and not both["frozen"].body[2].training
+    with evaluating(both):
+        assert not both["trained"].training and not torch.is_grad_enabled()
+    assert both["trained"].training and not both["frozen"].training
+    optimizer = make_optimizer(both, OPTIMISER)
+    state = State(both, optimizer, make_lr_schedule(optimizer, OPTIMISER, 1), EMA(both))
+    assert all(name.startswith("trained.") for file in ("model", "ema") for name in state.tensors()[file])
+
+
+def test_averaged_weights_are_loaded_under_every_name_of_a_tied_parameter(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.last.weight = self.first.weight
+
+    net = Tied()
+    optimizer = make_optimizer(net, OPTIMISER)
+    state = State(net, optimizer, make_lr_schedule(optimizer, OPTIMISER, 1), EMA(net))
+    state.ema.tensors["first.weight"].fill_(7.0)
+    state.save(tmp_path)
+    fresh = Tied()
+    load_weights(fresh, checkpoints.load(tmp_path), averaged=True)
+    assert (fresh.last.weight == 7).all()
+    load_weights(fresh, checkpoints.load(tmp_path))
+    assert (fresh.last.weight == net.first.weight).all() and not (net.first.weight == 7).any()
+
+
+def test_another_models_checkpoint_is_refused_in_one_line_and_changes_nothing(tmp_path):
+    state = make_state()
+    state.save(tmp_path)
+    wide = nn.ModuleDict({"body": nn.Sequential(nn.Linear(6, 32))})
+    before = checkpoints.fingerprint(wide)
+    with pytest.raises(UserError, match="another model") as caught:
+        load_weights(wide, checkpoints.load(tmp_path))
+    assert "\n" not in str(caught.value) and checkpoints.fingerprint(wide) == before
+    wider = Net(0.1)
+    wider.body[0], wider.body[3] = nn.Linear(6, 32), nn.LayerNorm(32)
+    with pytest.raises(UserError, match=r"shape \(16, 6\), this run wants \(32, 6\)"):
+        load_weights(wider, checkpoints.load(tmp_path))

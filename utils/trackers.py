@@ -1,0 +1,150 @@
+"""Where logged numbers go: metrics.jsonl in the run folder always, Weights & Biases where it is asked for.
+
+Nothing here prompts or waits: without a key wandb runs offline, and its folder can be synced later.
+"""
+
+from __future__ import annotations
+
+import json
+import netrc
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from utils.errors import UserError, fold
+from utils.runs import write_text
+
+
+class Tracker(Protocol):
+    def log(self, values: Mapping[str, Any], step: int) -> None: ...
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsFile:
+    """metrics.jsonl: a line {"step": ..., name: value ...} per log point.
+
+    step: where the run resumes. Lines of later steps, and one cut short when the run was killed, are dropped: the
+    resumed run writes them anew. step None keeps all, for an evaluation.
+    """
+
+    def __init__(self, folder: Path | str, step: int | None = None):
+        self.path = Path(folder) / "metrics.jsonl"
+        if step is not None and self.path.exists():
+            kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step]
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        line = json.dumps({"step": step, **{k: _plain(v) for k, v in values.items()}})
+        with self.path.open("a", encoding="utf-8") as file:  # opened anew: other programs may read or append between
+            file.write(line + "\n")
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Tables are not numbers: they are written as text beside, by whoever makes them."""
+
+    def close(self) -> None:
+        pass
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not (abs(value) < float("inf")) else value  # JSON has no nan
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, but for any that was cut short."""
+    path = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
+
+
+class Wandb:
+    """A run of Weights & Biases, offline when no key is there."""
+
+    def __init__(
+        self, project: str, name: str | None, folder: Path | str, config: Mapping[str, Any], tags: Sequence[str] = ()
+    ):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("--wandb needs a package that is not installed: pip install wandb") from None
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(init_timeout=15)
+        options: dict[str, Any] = {
+            "project": project,
+            "name": name,
+            "dir": str(folder),
+            "config": flatten(config),
+            "tags": list(tags),
+            "settings": settings,
+        }
+        try:
+            self._run = wandb.init(mode=mode, **options)
+        except Exception as error:  # a wrong key, an unreachable server: the training is worth more than its curve
+            print(f"note: wandb is offline now ({fold(error)})", file=sys.stderr)
+            self._run = wandb.init(mode="offline", **options)
+        self._wandb = wandb
+
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        # "step" travels as a value, too: wandb's own counter refuses to go back, as an evaluation after training may
+        self._run.log({**values, "step": step})
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        self._run.log({name: self._wandb.Table(columns=list(columns), data=[list(r) for r in rows]), "step": step})
+
+    def close(self) -> None:
+        self._run.finish(quiet=True)
+
+
+def has_wandb_key() -> bool:
+    """Whether wandb could log in by itself: WANDB_API_KEY, or an entry of ~/.netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    file = os.environ.get("NETRC") or os.path.expanduser("~/_netrc" if os.name == "nt" else "~/.netrc")
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    try:
+        return netrc.netrc(file).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def wants_wandb(settings: Any) -> bool:
+    """On when --wandb or --wandb_name was typed, or a key exists; --no_wandb and WANDB_MODE=disabled switch it off."""
+    if os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
+        return False
+    if "wandb" not in settings.values:
+        return False
+    if "wandb" in settings.typed:
+        return bool(settings.wandb)
+    return "wandb_name" in settings.typed or has_wandb_key()
+
+
+def make_trackers(
+    settings: Any, project: str, folder: Path | str, facts: Mapping[str, Any] | None = None
+) -> list[Tracker]:
+    """The trackers that settings ask for, beside metrics.jsonl. Only the main rank should call it."""
+    if settings.values.get("dry_run") or not wants_wandb(settings):
+        return []
+    return [Wandb(project, settings.wandb_name, folder, {**settings.as_dict(), **(facts or {})})]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; what a tracker cannot hold becomes text."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    return flat
