@@ -46,8 +46,10 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> TokenTabl
         raise UserError("there are no texts to tokenize: check the data files")
     special = tokenizer.num_special_tokens_to_add(pair=False)
     if max_length <= special:
-        raise UserError(f"a maximum length of {max_length} tokens leaves no room beside {special} special ones: "
-                        f"pass --max_seq_len {special + 1} or more")
+        raise UserError(
+            f"a maximum length of {max_length} tokens leaves no room beside {special} special ones: "
+            f"pass --max_seq_len {special + 1} or more"
+        )
     pieces, lengths, truncated = [], [], 0
     for start in range(0, len(texts), _CHUNK):
         chunk = list(texts[start : start + _CHUNK])

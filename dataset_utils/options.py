@@ -7,22 +7,31 @@ from dataclasses import dataclass, field
 
 @dataclass
 class DataOptions:
-    dataset_name: str | None = field(default=None, metadata=dict(
-        help="a corpus of the registry (docs/recipes.md lists them), or several joined by '+'"))
-    data_dir: str | None = field(default=None, metadata=dict(
-        help="with --dataset_name: the root that holds the corpus, or its folder; alone: your own "
-             "train/valid/test files"))
-    train_file: str | None = field(default=None, metadata=dict(
-        help="your own training texts: .txt, .jsonl, .csv, .tsv, .parquet"))
-    valid_file: str | None = field(default=None, metadata=dict(
-        help="validation texts; unset: cut from the training file"))
-    test_file: str | None = field(default=None, metadata=dict(
-        help="test texts; unset: cut from the training file"))
-    text_column: str | None = field(default=None, metadata=dict(
-        help="column of the text; unset: found by its name"))
-    label_column: str | None = field(default=None, metadata=dict(
-        help="column of the class label; unset: found by its name"))
-    source_column: str | None = field(default=None, metadata=dict(
-        help="column of the source text; unset: found by its name"))
-    max_train_texts: int | None = field(default=None, metadata=dict(
-        help="use only the first so many training texts", unit="texts"))
+    dataset_name: str | None = field(
+        default=None,
+        metadata=dict(help="a corpus of the registry (docs/recipes.md lists them), or several joined by '+'"),
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata=dict(
+            help="with --dataset_name: the root that holds the corpus, or its folder; alone: your own "
+            "train/valid/test files"
+        ),
+    )
+    train_file: str | None = field(
+        default=None, metadata=dict(help="your own training texts: .txt, .jsonl, .csv, .tsv, .parquet")
+    )
+    valid_file: str | None = field(
+        default=None, metadata=dict(help="validation texts; unset: cut from the training file")
+    )
+    test_file: str | None = field(default=None, metadata=dict(help="test texts; unset: cut from the training file"))
+    text_column: str | None = field(default=None, metadata=dict(help="column of the text; unset: found by its name"))
+    label_column: str | None = field(
+        default=None, metadata=dict(help="column of the class label; unset: found by its name")
+    )
+    source_column: str | None = field(
+        default=None, metadata=dict(help="column of the source text; unset: found by its name")
+    )
+    max_train_texts: int | None = field(
+        default=None, metadata=dict(help="use only the first so many training texts", unit="texts")
+    )

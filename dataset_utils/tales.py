@@ -108,7 +108,7 @@ def _pattern(frame: str) -> re.Pattern[str]:
         if slot is None:
             parts.append(options)
         else:
-            group = f"(?P<{slot[1]}>{options}){re.escape(part[slot.end():])}"
+            group = f"(?P<{slot[1]}>{options}){re.escape(part[slot.end() :])}"
             parts.append(f"(?:{group})?" if slot[1] in OPTIONAL else group)
     return re.compile("".join(parts))
 
@@ -202,10 +202,11 @@ def write(folder: Path | str, train: int = 20_000, valid: int = 2_000, test: int
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, stories in splits(sizes, seed).items():
-        _write_lines(folder / f"{name}.jsonl", (
-            {"text": s.text(), "label": CLASS_NAMES.index(s.topic), "class": s.topic} for s in stories))
-        _write_lines(folder / f"pairs_{name}.jsonl", (
-            {"src": s.text(), "trg": paraphrase(s).text()} for s in stories))
+        _write_lines(
+            folder / f"{name}.jsonl",
+            ({"text": s.text(), "label": CLASS_NAMES.index(s.topic), "class": s.topic} for s in stories),
+        )
+        _write_lines(folder / f"pairs_{name}.jsonl", ({"src": s.text(), "trg": paraphrase(s).text()} for s in stories))
     return folder
 
 
