@@ -30,8 +30,13 @@ EXTRAS = ["core", *PROJECT["project"]["optional-dependencies"]]
 def project_files() -> list[Path]:
     """Files that belong to the project: those of git, or outside a clone all but caches and environments."""
     if (ROOT / ".git").exists() and shutil.which("git"):
-        listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                                capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         files = [ROOT / name for name in listed.split("\0") if name]
     else:
         unwanted = {".venv", "runs", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "wandb"}
@@ -70,8 +75,11 @@ def test_every_dependency_is_pinned_and_every_pin_is_a_dependency() -> None:
 
 def test_pins_satisfy_the_lower_bounds() -> None:
     pinned = pins.pins()
-    wrong = {name: (pinned[name], bound) for name, bound in pins.bounds(EXTRAS).items()
-             if not pins.at_least(pinned[name], bound)}
+    wrong = {
+        name: (pinned[name], bound)
+        for name, bound in pins.bounds(EXTRAS).items()
+        if not pins.at_least(pinned[name], bound)
+    }
     assert not wrong
 
 
@@ -100,9 +108,12 @@ def test_shell_scripts_parse_and_are_strict(script: str) -> None:
 
 
 def test_shell_scripts_have_no_blank_after_a_backslash() -> None:
-    wrong = [f"{path.relative_to(ROOT)}:{number}" for path in SCRIPTS
-             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-             if re.search(r"\\[ \t]+$", line)]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in SCRIPTS
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"\\[ \t]+$", line)
+    ]
     assert not wrong, "the command would end there"
 
 
@@ -116,11 +127,19 @@ def test_shellcheck_finds_nothing() -> None:
 
 def test_environment_is_found_from_any_directory_and_costs_nothing_twice(tmp_path: Path) -> None:
     """With the interpreter of this run named, nothing is installed: the rooms are importable and ROOT is right."""
-    code = (f'source "{ROOT}/scripts/lib/environment.sh"; environment core; '
-            '"$PYTHON" -c "import utils.options; print(utils.options.__file__)"; printf "%s\\n" "$ROOT"')
+    code = (
+        f'source "{ROOT}/scripts/lib/environment.sh"; environment core; '
+        '"$PYTHON" -c "import utils.options; print(utils.options.__file__)"; printf "%s\\n" "$ROOT"'
+    )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                          env={**environment, "USE_PYTHON": sys.executable})
+    done = subprocess.run(
+        ["bash", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**environment, "USE_PYTHON": sys.executable},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(ROOT / "utils" / "options.py"), str(ROOT)]
 
@@ -129,8 +148,14 @@ def test_an_unsuitable_interpreter_is_refused_in_one_line(tmp_path: Path) -> Non
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     code = f'source "{ROOT}/scripts/lib/environment.sh"; environment core'
-    done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "USE_PYTHON": str(bare / "bin" / "python")})
+    done = subprocess.run(
+        ["bash", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "USE_PYTHON": str(bare / "bin" / "python")},
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: USE_PYTHON=") and "torch>=" in done.stderr and done.stderr.count("\n") == 1
 
@@ -143,8 +168,9 @@ def test_data_folder_does_not_shadow_the_library() -> None:
 
 
 def test_package_files_are_empty() -> None:
-    full = [str(path.relative_to(ROOT)) for path in project_files()
-            if path.name == "__init__.py" and path.stat().st_size]
+    full = [
+        str(path.relative_to(ROOT)) for path in project_files() if path.name == "__init__.py" and path.stat().st_size
+    ]
     assert not full
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
@@ -153,10 +179,13 @@ def test_no_path_of_a_particular_machine() -> None:
     # spelled in pieces, so that this file does not find itself
     roots = "|".join(("work", "root", "home/[a-z]+", "Users/[A-Za-z]+", "mnt", "scratch", "opt/[a-z]+"))
     absolute = re.compile(rf"(?<![\w.$}}\-/~:])/(?:{roots})/[\w.]")
-    wrong = [f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
-             for path in project_files() if path.suffix in TEXT and path.stat().st_size < 2**20
-             for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
-             if absolute.search(line)]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
+        for path in project_files()
+        if path.suffix in TEXT and path.stat().st_size < 2**20
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
+        if absolute.search(line)
+    ]
     assert not wrong, "\n".join(wrong)
 
 

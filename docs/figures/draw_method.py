@@ -21,17 +21,29 @@ ROWS, COLUMNS, CELL = 8, 10, 10
 GRID = (COLUMNS * CELL, ROWS * CELL)
 
 
-def text(x: float, y: float, line: str, size: int = 15, color: str = INK, weight: str = "normal",
-         anchor: str = "middle", style: str = "normal") -> str:
-    return (f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{color}" font-weight="{weight}" font-style="{style}" '
-            f'text-anchor="{anchor}">{escape(line)}</text>')
+def text(
+    x: float,
+    y: float,
+    line: str,
+    size: int = 15,
+    color: str = INK,
+    weight: str = "normal",
+    anchor: str = "middle",
+    style: str = "normal",
+) -> str:
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{color}" font-weight="{weight}" font-style="{style}" '
+        f'text-anchor="{anchor}">{escape(line)}</text>'
+    )
 
 
 def box(x: float, y: float, w: float, h: float, colors: tuple[str, str], title: str, *lines: str) -> str:
     """A rounded box, centred title, smaller lines below it."""
     fill, stroke = colors
-    rows = [f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="10" fill="{fill}" stroke="{stroke}" '
-            'stroke-width="1.6"/>']
+    rows = [
+        f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="10" fill="{fill}" stroke="{stroke}" '
+        'stroke-width="1.6"/>'
+    ]
     top = y + h / 2 - 9 * len(lines) + 5
     rows.append(text(x + w / 2, top, title, 15, weight="600"))
     rows += [text(x + w / 2, top + 19 * (i + 1), line, 13, SOFT) for i, line in enumerate(lines)]
@@ -41,22 +53,29 @@ def box(x: float, y: float, w: float, h: float, colors: tuple[str, str], title: 
 def arrow(points: list[tuple[float, float]], color: str = INK, dashed: bool = False) -> str:
     path = " ".join(f"{'M' if i == 0 else 'L'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
     dash = ' stroke-dasharray="6 5"' if dashed else ""
-    return (f'<path d="{path}" fill="none" stroke="{color}" stroke-width="1.8" stroke-linejoin="round"{dash} '
-            f'marker-end="url(#head{color[1:]})"/>')
+    return (
+        f'<path d="{path}" fill="none" stroke="{color}" stroke-width="1.8" stroke-linejoin="round"{dash} '
+        f'marker-end="url(#head{color[1:]})"/>'
+    )
 
 
 def card(x: float, y: float, w: float, h: float, lines: tuple[str, ...]) -> str:
     """A piece of text on paper."""
-    rows = [f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="4" fill="{PAPER}" stroke="#b8c4ce" '
-            'stroke-width="1.4"/>']
+    rows = [
+        f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="4" fill="{PAPER}" stroke="#b8c4ce" '
+        'stroke-width="1.4"/>'
+    ]
     rows += [text(x + 11, y + 25 + 19 * i, line, 13, anchor="start", style="italic") for i, line in enumerate(lines)]
     return "\n".join(rows)
 
 
 def clean() -> list[float]:
     """A smooth pattern in [-1, 1]: one row per latent, one column per channel."""
-    return [math.sin(0.9 * row + 0.5) * math.cos(0.75 * column - 0.35 * row)
-            for row in range(ROWS) for column in range(COLUMNS)]
+    return [
+        math.sin(0.9 * row + 0.5) * math.cos(0.75 * column - 0.35 * row)
+        for row in range(ROWS)
+        for column in range(COLUMNS)
+    ]
 
 
 def color(value: float) -> str:
@@ -73,10 +92,14 @@ def grid(x: float, y: float, t: float) -> str:
     rows = []
     for i, value in enumerate(clean()):
         z = alpha * 1.5 * value + sigma * noise.gauss(0, 1)
-        rows.append(f'<rect x="{x + CELL * (i % COLUMNS):g}" y="{y + CELL * (i // COLUMNS):g}" width="{CELL}" '
-                    f'height="{CELL}" fill="{color(z)}"/>')
-    rows.append(f'<rect x="{x:g}" y="{y:g}" width="{GRID[0]}" height="{GRID[1]}" fill="none" stroke="{INK}" '
-                'stroke-width="1.2"/>')
+        rows.append(
+            f'<rect x="{x + CELL * (i % COLUMNS):g}" y="{y + CELL * (i // COLUMNS):g}" width="{CELL}" '
+            f'height="{CELL}" fill="{color(z)}"/>'
+        )
+    rows.append(
+        f'<rect x="{x:g}" y="{y:g}" width="{GRID[0]}" height="{GRID[1]}" fill="none" stroke="{INK}" '
+        'stroke-width="1.2"/>'
+    )
     return "\n".join(rows)
 
 
@@ -126,15 +149,31 @@ def diffusion() -> list[str]:
         text(875, y - 46, "training: noise is added,  zₜ = α x₀ + σ ε", 15, NOISING, "600"),
         # sampling: noise is taken away
         arrow([(1120, y + 113), (1120, y + 146), (600, y + 146), (600, y + 116)], DENOISING),
-        text(860, y + 170, "sampling: N steps from noise to clean latents (DDPM, DDIM, DPM-Solver++)", 14, DENOISING,
-             "600"),
+        text(
+            860,
+            y + 170,
+            "sampling: N steps from noise to clean latents (DDPM, DDIM, DPM-Solver++)",
+            14,
+            DENOISING,
+            "600",
+        ),
     ]
     # the clean latents above and below are the same thing
     parts += [arrow([(566, 176), (566, y - 3)], NOISING, dashed=True), arrow([(594, y - 2), (594, 178)], DENOISING)]
     # the network
     parts += [
-        box(196, y - 32, 240, 144, STAGE2, "Denoiser", "pre-norm transformer", "sees zₜ and ᾱ(t)", "predicts ε, x₀ or v",
-            "stage 2"),
+        box(
+            196,
+            y - 32,
+            240,
+            144,
+            STAGE2,
+            "Denoiser",
+            "pre-norm transformer",
+            "sees zₜ and ᾱ(t)",
+            "predicts ε, x₀ or v",
+            "stage 2",
+        ),
         arrow([(530, middle - 22), (440, middle - 22)]),
         text(485, middle - 31, "zₜ", 15, weight="600"),
         arrow([(438, middle + 22), (528, middle + 22)]),
@@ -162,14 +201,24 @@ def key() -> list[str]:
 def drawing() -> str:
     heads = "".join(
         f'<marker id="head{ink[1:]}" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="7" markerHeight="7" '
-        f'orient="auto"><path d="M0 0 L10 5 L0 10 z" fill="{ink}"/></marker>' for ink in (INK, NOISING, DENOISING))
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        'font-family="Inter, Helvetica, Arial, DejaVu Sans, sans-serif" role="img">',
-        "<title>Latent text diffusion: text is encoded into latents, a denoiser learns to remove noise from latents, "
-        "samples are decoded into text</title>",
-        f"<defs>{heads}</defs>", f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{PAPER}"/>',
-        *key(), *autoencoder(), *diffusion(), "</svg>", ""])
+        f'orient="auto"><path d="M0 0 L10 5 L0 10 z" fill="{ink}"/></marker>'
+        for ink in (INK, NOISING, DENOISING)
+    )
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+            'font-family="Inter, Helvetica, Arial, DejaVu Sans, sans-serif" role="img">',
+            "<title>Latent text diffusion: text is encoded into latents, a denoiser learns to remove noise from them, "
+            "samples are decoded into text</title>",
+            f"<defs>{heads}</defs>",
+            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{PAPER}"/>',
+            *key(),
+            *autoencoder(),
+            *diffusion(),
+            "</svg>",
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":
