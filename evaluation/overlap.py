@@ -1,0 +1,169 @@
+"""How much of a reference a text repeats (BLEU, ROUGE, exact match, BERTScore), and texts of each other (self-BLEU).
+
+Empty predictions score nothing and never fail. Lists of references must be as long as lists of predictions.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from evaluation.packages import need
+from evaluation.words import is_empty
+from utils.errors import UserError
+
+ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+
+def bleu(predictions: Sequence[str], references: Sequence[str], *, tokenizer: str = "13a") -> float:
+    """Corpus BLEU-4 by sacreBLEU, cased, 0 to 100; nan without texts. Post 2018, arXiv:1804.08771."""
+    _same_number(predictions, references)
+    if not predictions:
+        return math.nan
+    return _bleu(tokenizer, False).corpus_score(list(predictions), [list(references)]).score
+
+
+def sentence_bleu(prediction: str, reference: str, *, tokenizer: str = "13a") -> float:
+    """BLEU of one sentence, with its effective order, 0 to 100."""
+    return _bleu(tokenizer, True).sentence_score(prediction, [reference]).score
+
+
+def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Share of predictions that are their reference, blanks at the ends apart; nan without texts."""
+    _same_number(predictions, references)
+    same = [p.strip() == r.strip() for p, r in zip(predictions, references, strict=True)]
+    return sum(same) / len(same) if same else math.nan
+
+
+def rouge_each(prediction: str, reference: str, *, stem: bool = False) -> dict[str, float]:
+    """F-measures of ROUGE-1, -2, -L and -Lsum of one pair, 0 to 1. Lin 2004."""
+    found = _rouge(stem).score(reference, prediction)
+    return {name: found[name].fmeasure for name in ROUGES}
+
+
+def rouge(predictions: Sequence[str], references: Sequence[str], *, stem: bool = False) -> dict[str, float]:
+    """Mean ROUGE F-measures, 0 to 1; nan without texts.
+
+    Differs from Hugging Face's metric, the median of bootstrapped means: here the mean itself, free of chance.
+    """
+    _same_number(predictions, references)
+    each = [rouge_each(p, r, stem=stem) for p, r in zip(predictions, references, strict=True)]
+    return {name: sum(scores[name] for scores in each) / len(each) if each else math.nan for name in ROUGES}
+
+
+def self_bleu(texts: Sequence[str], *, tokenizer: str = "13a") -> float:
+    """Mean BLEU of each text with all others as its references, 0 to 100: low where texts differ.
+
+    Zhu et al. 2018, arXiv:1802.01886. Equals sacreBLEU's sentence BLEU, in time linear in the texts: an n-gram is
+    clipped at the most that any other text has of it, for which its two largest counts suffice. Empty texts are left
+    out; nan with fewer than two texts.
+    """
+    scorer = _bleu(tokenizer, True)
+    words = [scorer.tokenizer(text.rstrip()).split() for text in texts if not is_empty(text)]
+    if len(words) < 2:
+        return math.nan
+    counts = [Counter(tuple(text[i : i + n]) for n in range(1, 5) for i in range(len(text) - n + 1)) for text in words]
+    largest: dict[tuple[str, ...], tuple[int, int, int]] = {}  # n-gram -> (most, in which text, most elsewhere)
+    for i, grams in enumerate(counts):
+        for gram, count in grams.items():
+            most, where, second = largest.get(gram, (0, -1, 0))
+            largest[gram] = (count, i, most) if count > most else (most, where, max(second, count))
+    lengths = sorted(map(len, words))
+    total = 0.0
+    for i, grams in enumerate(counts):
+        correct = [0, 0, 0, 0]
+        for gram, count in grams.items():
+            most, where, second = largest[gram]
+            correct[len(gram) - 1] += min(count, second if where == i else most)
+        size = len(words[i])
+        tried = [max(size - n, 0) for n in range(4)]
+        total += scorer.compute_bleu(
+            correct,
+            tried,
+            size,
+            _closest_other(lengths, size),
+            smooth_method=scorer.smooth_method,
+            smooth_value=scorer.smooth_value,
+            effective_order=True,
+        ).score
+    return total / len(words)
+
+
+def bertscore(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    model: str = "roberta-large",
+    *,
+    num_layers: int | None = None,
+    rescale: bool = True,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Mean BERTScore precision, recall and F1, rescaled with the baseline where the package has one for the model.
+
+    model: a hub id that bert-score knows, or any local folder, for which num_layers (default: all) says whose layer is
+    compared. An empty side scores 0. nan without texts. Zhang et al. 2020, arXiv:1904.09675.
+    """
+    _same_number(predictions, references)
+    names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
+    if not predictions:
+        return dict.fromkeys(names, math.nan)
+    scorer, known = _bertscorer(model, num_layers, device)
+    totals = [0.0, 0.0, 0.0]
+    full = [(p, r) for p, r in zip(predictions, references, strict=True) if not is_empty(p) and not is_empty(r)]
+    if full:  # an empty candidate makes the package fail
+        columns = scorer.score([p for p, _ in full], [r for _, r in full])
+        for k, column in enumerate(columns):
+            if rescale and known:
+                base = scorer.baseline_vals[k]
+                column = (column - base) / (1 - base)
+            totals[k] = float(column.sum())
+    return {name: total / len(predictions) for name, total in zip(names, totals, strict=True)}
+
+
+@cache
+def _bertscorer(model: str, num_layers: int | None, device: str) -> tuple[Any, bool]:
+    """The package's scorer, and whether it has a baseline for this model."""
+    library = need("bert_score", "bert-score", "BERTScore")
+    transformers = need("transformers", "transformers", "BERTScore")
+    try:
+        config = transformers.AutoConfig.from_pretrained(model)
+        if num_layers is None and model not in library.utils.model2layers:
+            num_layers = config.num_hidden_layers
+        scorer = library.BERTScorer(model_type=model, num_layers=num_layers, lang="en", device=device)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"BERTScore's model {model} cannot be loaded ({reason}): give a local folder") from error
+    # a tokenizer without a limit asks for 10^30 tokens, which overflows; RoBERTa's positions are offset by two
+    scorer._tokenizer.model_max_length = min(scorer._tokenizer.model_max_length, config.max_position_embeddings - 2)
+    try:
+        scorer.baseline_vals  # noqa: B018 reads the file
+    except (ValueError, OSError):
+        return scorer, False
+    return scorer, True
+
+
+@cache
+def _bleu(tokenizer: str, effective_order: bool) -> Any:
+    return need("sacrebleu.metrics", "sacrebleu", "BLEU").BLEU(tokenize=tokenizer, effective_order=effective_order)
+
+
+@cache
+def _rouge(stem: bool) -> Any:
+    scorer = need("rouge_score.rouge_scorer", "rouge-score", "ROUGE")
+    return scorer.RougeScorer(list(ROUGES), use_stemmer=stem)
+
+
+def _closest_other(lengths: Sequence[int], size: int) -> int:
+    """The length closest to size, of all but one text of that size; of two the shorter: BLEU's brevity penalty."""
+    i = bisect_left(lengths, size)
+    others = [*lengths[max(i - 1, 0) : i], *lengths[i + 1 : i + 2]]
+    return min(others, key=lambda length: (abs(length - size), length))
+
+
+def _same_number(predictions: Sequence[str], references: Sequence[str]) -> None:
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references: give one reference each")

@@ -1,0 +1,89 @@
+"""Results as files (text and JSON) and as a table for the terminal. Computes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.runs import write_json, write_text
+
+
+def write(
+    folder: Path | str, name: str, metrics: Mapping[str, Any], samples: Sequence[str] | Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write {name}.json (metrics, protocol), {name}-samples.json and {name}-samples.txt (one text a line), atomically.
+
+    samples: texts, or records with a text under "text" or "pred" beside others. Numbers that are not finite are null.
+    """
+    folder = Path(folder)
+    write_json(folder / f"{name}.json", finite(metrics))
+    if samples:
+        write_json(folder / f"{name}-samples.json", finite(list(samples)))
+        write_text(folder / f"{name}-samples.txt", "".join(one_line(_text(sample)) + "\n" for sample in samples))
+
+
+def table(metrics: Mapping[str, Any], title: str = "") -> str:
+    """Keys and numbers in two columns, with mean and deviation where there are several seeds, then what to mind."""
+    rows = [(plain(key), _number(value)) for key, value in metrics.items() if key != "protocol"]
+    width = max((len(key) for key, _ in rows), default=0)
+    lines = [plain(title)] if title else []
+    lines += [f"  {key:<{width}}  {number}" for key, number in rows]
+    return "\n".join(lines + [f"  note: {note}" for note in notes(metrics)])
+
+
+def notes(metrics: Mapping[str, Any]) -> list[str]:
+    """What a reader of the numbers must know, of all protocols below "protocol", each once."""
+    protocol = metrics.get("protocol") or {}
+    found: dict[str, None] = {}
+    for facts in protocol.get("runs", [protocol]):
+        if not facts:
+            continue
+        if "note" in facts:
+            found[facts["note"]] = None
+        if facts.get("small_n"):
+            found[f"MAUVE of {facts['mauve']['n']} texts a side is mostly noise: sample 1,000 or more"] = None
+        for package in facts.get("missing_packages", ()):
+            found[f"some metrics are left out, for want of the package {package}"] = None
+    return list(found)
+
+
+def show(samples: Sequence[str], count: int = 12) -> str:
+    """The first few texts, numbered, safe to print."""
+    return "\n".join(f"  {i:2d}  {one_line(text) or '(empty)'}" for i, text in enumerate(samples[:count], start=1))
+
+
+def plain(text: object) -> str:
+    """A text without control codes, which a terminal would obey, whoever wrote them. Line ends and tabs stay."""
+    return "".join(c for c in str(text) if c.isprintable() or c in "\n\t")
+
+
+def one_line(text: object) -> str:
+    """A text as one line without control codes."""
+    return " ".join(plain(text).split())
+
+
+def finite(value: Any) -> Any:
+    """The same data with None for every number that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):  # numbers of numpy and torch
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _text(sample: str | Mapping[str, Any]) -> str:
+    if isinstance(sample, str):
+        return sample
+    return str(next((sample[key] for key in ("text", "pred") if key in sample), sample))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, Mapping) and {"mean", "std"} <= value.keys():
+        return f"{_number(value['mean'])} +- {_number(value['std'])} ({len(value.get('values', ()))} seeds)"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+    return plain(value)

@@ -1,0 +1,45 @@
+"""A real language model of GPT-2's layout, two layers wide enough to test with, saved to disk once."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face is imported
+
+import pytest
+
+from evaluation import scorers
+from evaluation.home_scorer import train_small
+
+NAMES = ("Ann", "Tom", "Eva", "Ben")
+ANIMALS = ("dog", "cat", "fox", "hen", "owl")
+DEEDS = ("saw", "fed", "drew", "lost")
+
+
+@pytest.fixture(scope="session")
+def stories() -> list[str]:
+    """Eighty different short texts."""
+    return [
+        f"{name} {deed} a {animal}. Then {name} went home." for name in NAMES for animal in ANIMALS for deed in DEEDS
+    ]
+
+
+@pytest.fixture(scope="session")
+def home_folder(tmp_path_factory, stories):
+    return train_small(
+        stories,
+        tmp_path_factory.mktemp("scorer") / "home",
+        width=32,
+        layers=2,
+        heads=2,
+        steps=30,
+        batch=16,
+        lr=1e-2,
+        max_length=64,
+        progress=lambda line: None,
+    )
+
+
+@pytest.fixture(scope="session")
+def scorer(home_folder) -> scorers.Scorer:
+    return scorers.load(str(home_folder))

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from evaluation import metrics, protocols
+from evaluation.mauve import mauve
+from evaluation.memorisation import Memory
+from evaluation.packages import MissingPackage, need
+from evaluation.protocols import (
+    evaluate_pairs,
+    evaluate_reconstruction,
+    evaluate_texts,
+    of_seed,
+    over_seeds,
+    reference_metrics,
+)
+from utils.errors import UserError
+
+REPETITION = {f"{n}gram_repitition" for n in (2, 3, 4)}
+TEXT_KEYS = {
+    "empty",
+    "perplexity",
+    "corpus_perplexity",
+    "unique_wordcount",
+    "diversity",
+    "memorization",
+    "exact_copy",
+} | REPETITION
+
+
+def test_keys_of_samples(scorer, stories):
+    found = evaluate_texts(
+        stories[:10], {"val": stories[20:30], "train": stories[40:50]}, stories[30:], scorer, prefix="model/beam/"
+    )
+    expected = TEXT_KEYS | {"home_val_mauve", "home_train_mauve"}
+    assert set(found) == {f"model/beam/{key}" for key in expected} | {"protocol"}
+
+
+def test_keys_of_samples_of_a_class(scorer, stories):
+    found = evaluate_texts(stories[:10], {"ref0_val": stories[:10]}, stories, scorer, prefix="model/beam/", condition=1)
+    assert "model/beam/cond1_perplexity" in found
+    assert "model/beam/home_cond1_ref0_val_mauve" in found
+    assert found["model/beam/cond1_exact_copy"] == 1 and found["model/beam/cond1_memorization"] == 1
+
+
+def test_result_carries_its_protocol(scorer, stories):
+    found = evaluate_texts(stories[:40], {"val": stories[40:]}, Memory(stories), scorer)
+    facts = found["protocol"]
+    assert facts["scorer"] == "home" and facts["fingerprint"] == scorer.fingerprint and facts["comparable"] is False
+    assert facts["n"] == 40 and facts["buckets"] == 4 and facts["seed"] == 25 and facts["small_n"] is True
+    assert facts["mauve"]["max_length"] == 256 and facts["max_length"] == scorer.max_length
+    assert "torch" in facts["versions"] and "missing_packages" not in facts
+    assert found["home_val_mauve"] == mauve(stories[:40], stories[40:], scorer).score
+
+
+@pytest.mark.parametrize("samples", [[], [""], ["", " ", ""], ["", "Ann saw a dog.", "a"]])
+def test_empty_samples_are_counted(scorer, stories, samples):
+    found = evaluate_texts(samples, {"val": stories}, stories, scorer)
+    assert found["empty"] == sum(not text.strip() for text in samples)
+    assert set(found) == TEXT_KEYS | {"home_val_mauve", "protocol"}
+
+
+def test_without_a_scorer(stories):
+    found = evaluate_texts(stories[:5], {"val": stories[5:]}, stories, None)
+    assert set(found) == TEXT_KEYS - {"perplexity", "corpus_perplexity"} | {"protocol"}
+    assert found["protocol"]["scorer"] is None
+
+
+def test_a_missing_package_is_said_and_the_rest_is_measured(scorer, stories, monkeypatch):
+    def absent(texts, judges):
+        need("no_such_package_here", "no-such-package", "this metric")
+
+    monkeypatch.setitem(metrics.METRICS, "diversity", absent)
+    found = evaluate_texts(stories[:5], {}, stories, scorer)
+    assert found["protocol"]["missing_packages"] == ["no-such-package"]
+    assert "perplexity" in found and "diversity" not in found
+    with pytest.raises(MissingPackage, match="pip install") as error:
+        absent([], None)
+    assert isinstance(error.value, UserError)
+
+
+def test_keys_of_references_for_validation(scorer, stories):
+    found = reference_metrics(stories[:20], stories[20:], scorer, split="val", num_samples=16)
+    published = {
+        "train_perplexity",
+        "val_perplexity",
+        "home_train_val_mauve",
+        "home_train_train_mauve",
+        "val_memorization",
+        "train_unique_wordcount",
+        "val_unique_wordcounts",
+    }
+    published |= {f"{split}_{key}" for split in ("val", "train") for key in (*REPETITION, "diversity")}
+    assert {f"reference/{key}" for key in published} <= set(found)
+    assert "reference/train_memorization" not in found
+    assert found["protocol"]["n"] == 16
+    assert found["reference/home_train_train_mauve"] == mauve(stories[20:36], stories[36:52], scorer).score
+
+
+def test_keys_of_references_for_the_test(scorer, stories):
+    found = reference_metrics(stories[:20], stories[20:], scorer, split="test", memory=Memory(stories[:20]))
+    published = {
+        "test_perplexity",
+        "home_train_test_mauve",
+        "home_train_train_mauve",
+        "test_diversity",
+        "test_memorization",
+        "test_unique_wordcount",
+        *(f"test_{key}" for key in REPETITION),
+    }
+    assert {f"reference/{key}" for key in published} <= set(found)
+    assert found["reference/test_memorization"] == 1
+
+
+def test_references_with_too_little_training_text(scorer, stories):
+    found = reference_metrics(stories[:10], stories[10:21], scorer, split="val")
+    assert math.isnan(found["reference/home_train_train_mauve"])  # one text is left for the second half
+    assert 0 <= found["reference/home_train_val_mauve"] <= 1
+
+
+def test_reconstruction(scorer, stories):
+    found = evaluate_reconstruction(stories, stories, scorer, prefix="autoencoder/beam/")
+    assert found["autoencoder/beam/bleu"] == pytest.approx(100) and found["autoencoder/beam/exact_match"] == 1
+    assert {f"autoencoder/beam/{key}" for key in ("perplexity", "rouge1", "rouge2", "rougeL", "rougeLsum")} <= set(
+        found
+    )
+    half = evaluate_reconstruction([*stories[:40], *[""] * 40], stories)
+    assert half["exact_match"] == 0.5 and half["empty"] == 40 and "perplexity" not in half
+
+
+def test_pairs(scorer, stories):
+    references = stories[:6]
+    candidates = [["wrong words", text, text] for text in references]
+    found = evaluate_pairs(candidates, references, stories, scorer, prefix="model/seq2seq/test/")
+    got = {key.removeprefix("model/seq2seq/test/"): value for key, value in found.items()}
+    rouges = {"rouge1", "rouge2", "rougeL", "rougeLsum"}
+    for kind in ("", "oracle_", "mbr_", "stem_", "shuffled_"):
+        assert {kind + name for name in rouges} <= set(got)
+    assert got["rouge2"] == 0 and got["oracle_rouge2"] == 1 and got["mbr_rouge2"] == 1
+    assert got["mbr_sacrebleu"] == pytest.approx(100) and got["sacrebleu"] < 1
+    assert set(got) >= TEXT_KEYS and "bertscore" not in got
+    assert found["protocol"]["candidates"] == 3
+    translated = evaluate_pairs(candidates, references, stories, None, tokenizer="intl")
+    assert translated["mbr_sacrebleu"] == pytest.approx(100) and translated["protocol"]["bleu_tokenizer"] == "intl"
+
+
+def test_pairs_of_empty_candidates(stories):
+    found = evaluate_pairs([["", ""], ["", "a"]], ["a b", "a"], stories, None)
+    assert found["empty"] == 2 and found["rouge1"] == 0
+    assert math.isnan(evaluate_pairs([], [], stories, None)["rouge1"])
+    with pytest.raises(ValueError, match="1 rows of candidates for 2 references"):
+        evaluate_pairs([["a"]], ["a", "b"], stories, None)
+
+
+def test_over_seeds():
+    runs = [{"a": 1.0, "b": math.nan, "protocol": {"n": 3}}, {"a": 3.0, "b": 2.0, "protocol": {"n": 3}, "c": 1}]
+    found = over_seeds(runs)
+    assert found["a"] == {"mean": 2.0, "std": pytest.approx(math.sqrt(2)), "values": [1.0, 3.0]}
+    assert found["b"]["mean"] == 2.0 and found["b"]["std"] == 0
+    assert "c" not in found
+    assert found["protocol"] == {"runs": [{"n": 3}, {"n": 3}]}
+    assert over_seeds([]) == {}
+    assert math.isnan(over_seeds([{"a": math.nan}])["a"]["mean"])
+
+
+def test_keys_of_a_seed():
+    assert of_seed({"a": 1, "protocol": {}}, 42) == {"a_seed42": 1, "protocol": {}}
+
+
+def test_protocol_names_the_smallest_comparison(scorer, stories):
+    found = evaluate_texts(stories, {"val": stories[:20], "train": stories}, stories, scorer)
+    assert found["protocol"]["buckets"] == 2
+    assert protocols.protocol(None, 3)["comparable"] is False

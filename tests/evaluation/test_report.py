@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from evaluation import report
+from evaluation.plots import plot, plot_run, read_curves
+from utils.errors import UserError
+
+METRICS = {
+    "model/perplexity": 12.345678,
+    "model/empty": 2,
+    "lost": math.nan,
+    "protocol": {"n": 9, "small_n": True, "mauve": {"n": 9}, "note": "not comparable", "missing_packages": ["spacy"]},
+}
+
+
+def test_write_and_read_again(tmp_path):
+    report.write(tmp_path / "eval", "val", METRICS | {"numpy": np.float32(0.5)}, ["one\ntwo", "", "\x1b[31mred"])
+    data = json.loads((tmp_path / "eval/val.json").read_text())
+    assert data["lost"] is None and data["numpy"] == 0.5 and data["protocol"]["n"] == 9
+    assert json.loads((tmp_path / "eval/val-samples.json").read_text()) == ["one\ntwo", "", "\x1b[31mred"]
+    assert (tmp_path / "eval/val-samples.txt").read_text() == "one two\n\n[31mred\n"
+    assert len(list((tmp_path / "eval").iterdir())) == 3
+
+
+def test_records_are_written_by_their_text(tmp_path):
+    report.write(tmp_path, "pairs", {}, [{"source": "a", "reference": "b", "pred": "c"}])
+    assert (tmp_path / "pairs-samples.txt").read_text() == "c\n"
+
+
+def test_table_aligns_and_says_what_to_mind():
+    text = report.table(METRICS, "validation")
+    lines = text.splitlines()
+    assert lines[0] == "validation"
+    assert lines[1] == "  model/perplexity  12.35"
+    assert lines[2] == "  model/empty       2"
+    assert "note: not comparable" in text and "9 texts a side" in text and "spacy" in text
+
+
+def test_table_of_several_seeds():
+    runs = {"a": {"mean": 1.0, "std": 0.25, "values": [0.75, 1.25]}, "protocol": {"runs": [METRICS["protocol"]] * 2}}
+    text = report.table(runs)
+    assert "a  1 +- 0.25 (2 seeds)" in text
+    assert text.count("not comparable") == 1
+
+
+def test_terminal_is_given_no_control_codes():
+    assert report.plain("a\x1b]0;evil\x07b\u202ec\x00\r") == "a]0;evilbc"
+    assert report.show(["", "x\ny"]) == "   1  (empty)\n   2  x y"
+    assert "\x1b" not in report.table({"\x1b[2Jkey": "\x1b[2Jvalue"})
+
+
+def test_curves(tmp_path):
+    rows = [{"step": s, "loss": 1 / s, "val_loss": 2 / s, "model/beam/x": s, "text": "no"} for s in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 4, "lo')
+    curves = read_curves(tmp_path / "metrics.jsonl")
+    assert curves["loss"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))] and "text" not in curves
+    assert sorted(path.name for path in plot_run(tmp_path)) == ["loss.png", "model_beam_x.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "plots").iterdir())
+
+
+def test_bad_curves(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1}\nnonsense\n{"step": 2, "loss": 1}\n')
+    with pytest.raises(UserError, match="line 2"):
+        read_curves(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match="no metrics.jsonl"):
+        plot_run(tmp_path / "elsewhere")
+    assert plot({"alone": [(1, 1.0)]}, tmp_path / "p") == []
