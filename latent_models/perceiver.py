@@ -1,10 +1,11 @@
-"""The autoencoder between a language model's encoder and its decoder: a Perceiver compresses the states of a text of any
-length into a fixed number of latents, a transformer expands them into what the decoder attends to.
+"""The autoencoder between a language model's encoder and its decoder: a Perceiver compresses the states of a text of
+any length into a fixed number of latents, a transformer expands them into what the decoder attends to.
 
     states (B, T, d_lm), mask (B, T)  ->  latents (B, N, d)  ->  memory (B, N, d_lm)
 
-Knows states and latents; no tokens, no noise. Lovelace et al. 2023, arXiv:2212.09462; Jaegle et al. 2021, arXiv:2103.03206;
-the resampler of Alayrac et al. 2022, arXiv:2204.14198.
+Knows states and latents; no tokens, no noise. Lovelace et al. 2023, arXiv:2212.09462; Jaegle et al. 2021,
+arXiv:2103.03206; the resampler of Alayrac et al. 2022, arXiv:2204.14198.
+Shapes: B texts, T tokens, N latents (--num_encoder_latents) of d channels (--dim_ae).
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from utils.errors import UserError
 
 
 class HeadNorm(nn.Module):
-    """RMS norm of each head's vector, one gain for all heads: x / rms(x) * gamma. Keeps scores bounded (Henry et al. 2020)."""
+    """RMS norm of each head's vector, x / rms(x) * gamma, one gamma for all heads: bounds the scores.
+
+    Henry et al. 2020, arXiv:2010.04245, with a learned gain per channel.
+    """
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -126,8 +130,10 @@ class PerceiverEncoder(nn.Module):
     def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
         rows, length, dim_lm = states.shape
         if length > self.positions.num_embeddings:
-            raise UserError(f"a text of {length} tokens exceeds the autoencoder's {self.positions.num_embeddings}: "
-                            "train it with a larger --max_seq_len, or cut texts off there")
+            raise UserError(
+                f"a text of {length} tokens exceeds the autoencoder's {self.positions.num_embeddings}: "
+                "train it with a larger --max_seq_len, or cut texts off there"
+            )
         states = states + self.positions.weight[:length] * dim_lm**-0.5  # (B, T, d_lm)
         latents = self.queries.expand(rows, -1, -1)  # (B, N, d)
         visible = None
@@ -164,12 +170,15 @@ class PerceiverAutoencoder(nn.Module):
         """dim_lm: width of the language model. max_seq_len: longest text, in tokens."""
         super().__init__()
         n, dim, depth = options.num_encoder_latents, options.dim_ae, options.num_layers
-        for flag, value in {"num_encoder_latents": n, "dim_ae": dim, "num_layers": depth, "max_seq_len": max_seq_len}.items():
+        sizes = {"num_encoder_latents": n, "dim_ae": dim, "num_layers": depth, "max_seq_len": max_seq_len}
+        for flag, value in sizes.items():
             if value < 1:
                 raise UserError(f"--{flag} is {value}: the autoencoder needs at least 1")
         if options.num_decoder_latents not in (None, n):
-            raise UserError(f"--num_decoder_latents {options.num_decoder_latents} differs from --num_encoder_latents {n}: the "
-                            "decoder expands each latent to one state, so leave it out")
+            raise UserError(
+                f"--num_decoder_latents {options.num_decoder_latents} differs from --num_encoder_latents "
+                f"{n}: the decoder expands each latent to one state, so leave the flag out"
+            )
         check_heads(dim_lm, head_dim, "the width of the language model (--enc_dec_model, --d_model)")
         if dim > dim_lm:
             check_heads(dim, head_dim, "--dim_ae (above the width of the language model)")
@@ -187,7 +196,7 @@ class PerceiverAutoencoder(nn.Module):
         return self.decoder(latents)
 
     def project(self, latents: Tensor) -> Tensor:
-        """Onto the space's own surface: every latent to norm sqrt(d) with --l2_normalize_latents, else as it is. (..., d)."""
+        """Every latent to norm sqrt(d) with --l2_normalize_latents, else as it is. (..., d) -> (..., d)."""
         return F.normalize(latents, dim=-1) * math.sqrt(self.dim) if self.l2_normalize else latents
 
     def forward(self, states: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

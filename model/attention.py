@@ -37,8 +37,8 @@ def mask_bias(query_mask: Tensor, key_mask: Tensor, dtype: torch.dtype) -> Tenso
     """What is added to the scores: 0 where query and key are both text, else a number that swallows every score.
 
     query_mask: (B, L), key_mask: (B, S), bool. Returns (B, 1, L, S).
-    A row whose query is padding is thus constant: uniform attention over all keys, finite, as in the reference. A boolean
-    mask would give such rows 0 or nan, depending on the kernel.
+    A row whose query is padding is thus constant: uniform attention over all keys, finite, as in the reference. With a
+    boolean mask such rows would be 0 or nan, depending on the kernel.
     """
     visible = query_mask[:, None, :, None] & key_mask[:, None, None, :]
     hidden = torch.finfo(dtype).min / 2  # half, so that score + bias cannot overflow to -inf
@@ -85,8 +85,8 @@ class Attention(nn.Module):
 def position_buckets(length: int, buckets: int, max_distance: int, device: torch.device | str | None = None) -> Tensor:
     """Bucket of each (query, key) pair by key - query: (length, length), in 0..buckets - 1.
 
-    Half of the buckets is for keys after the query. Within a half, small distances have a bucket each, larger ones share
-    buckets that widen logarithmically up to max_distance. Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+    Half of the buckets is for keys after the query. Within a half, small distances have a bucket each; larger ones
+    share buckets that widen logarithmically up to max_distance. Raffel et al. 2020, arXiv:1910.10683, section 2.1.
     """
     half = buckets // 2
     exact = half // 2
@@ -99,7 +99,7 @@ def position_buckets(length: int, buckets: int, max_distance: int, device: torch
 
 
 class RelativePositions(nn.Module):
-    """A learned bias by distance, one table for all layers that share it. Scaled by sqrt(head size), as in the reference."""
+    """A learned bias by distance, one table for all layers. Scaled by sqrt(head size), as in the reference."""
 
     BUCKETS = 32
     MAX_DISTANCE = 128

@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import Attention
+from model.options import DenoiserOptions
 from utils.errors import UserError
+
+DROPOUT = 0.1  # on attention probabilities and inside the feed-forward branches
 
 
 class ScaleShift(nn.Module):
-    """(1 + scale) h + shift, both linear in the time vector; nothing at the start of training. Perez et al. 2018 (FiLM)."""
+    """(1 + scale) h + shift, from the time vector; at first the identity. Perez et al. 2018, arXiv:1709.07871."""
 
     def __init__(self, time_dim: int, dim: int) -> None:
         super().__init__()
@@ -58,7 +61,9 @@ class Block(nn.Module):
         self.cross = Attention(dim, dropout) if cross else None
         self.feed_forward = FeedForward(dim, time_dim, dropout)
 
-    def forward(self, x: Tensor, time: Tensor, bias: Tensor | None, memory: Tensor | None, memory_bias: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, time: Tensor, bias: Tensor | None, memory: Tensor | None, memory_bias: Tensor | None
+    ) -> Tensor:
         x = x + self.attention(x, bias)
         if self.cross is not None:
             x = x + self.cross(x, memory_bias, memory)
@@ -66,14 +71,16 @@ class Block(nn.Module):
 
 
 def mirror_pairing(depth: int, skips: int) -> list[int]:
-    """Which block's output each skip carries, in order of use: the last of the first n blocks goes to the first of the last n.
+    """Which block's output each skip carries, in order of use: first in, last out.
 
-    U-shaped, as in Bao et al. 2022 (U-ViT), arXiv:2209.12152. With depth = 2 skips there is no middle block, so that the
-    innermost skip carries the stream itself.
+    The last of the first n blocks goes to the first of the last n: a U, as in Bao et al. 2022, arXiv:2209.12152. Where
+    depth = 2 n there is no middle block, so that the innermost skip carries the stream itself.
     """
     if not 0 <= 2 * skips <= depth:
-        raise UserError(f"--num_dense_connections {skips} pairs the first {skips} blocks with the last {skips}, "
-                        f"but --tx_depth is {depth}: use at most {depth // 2}")
+        raise UserError(
+            f"--num_dense_connections {skips} pairs the first {skips} blocks with the last {skips}, "
+            f"but --tx_depth is {depth}: use at most {depth // 2}"
+        )
     return list(range(skips))[::-1]
 
 
@@ -83,8 +90,10 @@ def reference_pairing(depth: int, skips: int) -> list[int]:
     It stores a state after every block whenever fewer than n are stored, so each later skip finds the stream itself.
     """
     if not 0 <= skips <= max(depth - 1, 0):
-        raise UserError(f"--num_dense_connections {skips} needs more than {skips} blocks, but --tx_depth is {depth}: "
-                        f"use at most {max(depth - 1, 0)}")
+        raise UserError(
+            f"--num_dense_connections {skips} needs more than {skips} blocks, but --tx_depth is {depth}: "
+            f"use at most {max(depth - 1, 0)}"
+        )
     stored: list[int] = []
     carried = []
     for block in range(depth):
@@ -99,7 +108,7 @@ PAIRINGS = {"mirror": mirror_pairing, "reference": reference_pairing}
 
 
 class Trunk(nn.Module):
-    """depth blocks; before each of the last n, a long skip joins the stream with an earlier block's output (2 D -> D)."""
+    """Blocks; before each of the last n, a long skip joins the stream with an earlier block's output (2 D -> D)."""
 
     def __init__(
         self, dim: int, depth: int, *, time_dim: int | None, cross: bool, dropout: float, skips: int, pairing: str
@@ -113,7 +122,12 @@ class Trunk(nn.Module):
         self.carried = PAIRINGS[pairing](depth, skips)
 
     def forward(
-        self, x: Tensor, time: Tensor, bias: Tensor | None = None, memory: Tensor | None = None, memory_bias: Tensor | None = None
+        self,
+        x: Tensor,
+        time: Tensor,
+        bias: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_bias: Tensor | None = None,
     ) -> Tensor:
         """x: (B, L, D); time: (B, time_dim); bias: to (B, H, L, L); memory: (B, S, D); memory_bias: to (B, H, L, S)."""
         first_joined = len(self.blocks) - len(self.skips)
@@ -124,3 +138,16 @@ class Trunk(nn.Module):
             x = block(x, time, bias, memory, memory_bias)
             outputs.append(x)
         return x
+
+
+def make_trunk(options: DenoiserOptions, cross: bool) -> Trunk:
+    """The trunk that the flags ask for; cross: its blocks attend to a memory."""
+    return Trunk(
+        options.tx_dim,
+        options.tx_depth,
+        time_dim=4 * options.tx_dim if options.scale_shift else None,
+        cross=cross,
+        dropout=0.0 if options.disable_dropout else DROPOUT,
+        skips=options.num_dense_connections,
+        pairing=options.dense_pairing,
+    )

@@ -16,13 +16,14 @@ from utils.records import Condition
 def or_null(tokens: Tensor, mask: Tensor, keep: Tensor | None, null: Tensor) -> tuple[Tensor, Tensor]:
     """tokens where they are kept, else the null token alone, which is always visible.
 
-    tokens: (B, S, D); mask: (B, S) bool; keep: (B,) bool, None for all; null: (1, D). Returns tokens and mask, same shapes.
-    The null takes the first place of a dropped example. An example without any token counts as dropped.
+    tokens: (B, S, D); mask: (B, S) bool; keep: (B,) bool, None for all; null: (1, D). Returns tokens and mask, shaped
+    alike. The null fills the row of a dropped example, but only its first copy is visible: it counts once, and padded
+    queries, which see everything, see nothing of what was dropped. An example without any token counts as dropped.
     """
     some = mask.any(dim=1)
     keep = some if keep is None else keep & some
     first = torch.arange(tokens.shape[1], device=tokens.device) == 0
-    tokens = torch.where((keep[:, None] | ~first)[..., None], tokens, null.to(tokens.dtype))
+    tokens = torch.where(keep[:, None, None], tokens, null.to(tokens.dtype))
     return tokens, torch.where(keep[:, None], mask, first)
 
 
@@ -49,7 +50,7 @@ class ClassLabels(nn.Module):
 
 
 class SourceTokens(nn.Module):
-    """Condition -> memory tokens of the source text: its encoder states, projected; the null token where there is none."""
+    """Condition -> memory tokens of the source: its encoder states, projected; the null token where there is none."""
 
     def __init__(self, source_dim: int, dim: int) -> None:
         super().__init__()
@@ -69,9 +70,17 @@ class SourceTokens(nn.Module):
 def check_classes(class_conditional: bool, num_classes: int) -> int:
     """The number of classes to build: 0 for an unconditional network, or one line when the corpus has none."""
     if class_conditional and num_classes < 1:
-        raise UserError("--class_conditional needs a corpus with class labels, and this one has none: "
-                        "choose another --dataset_name, or leave the flag out")
+        raise UserError(
+            "--class_conditional needs a corpus with class labels, and this one has none: "
+            "choose another --dataset_name, or leave the flag out"
+        )
     return num_classes if class_conditional else 0
+
+
+def check_length(length: int, max_len: int) -> None:
+    """Refuse what the position table does not reach."""
+    if length > max_len:
+        raise UserError(f"length {length} exceeds the denoiser's {max_len} positions: raise --max_seq_len")
 
 
 def check_condition(condition: Condition | None, labels: nn.Module | None, source: nn.Module | None) -> None:
@@ -81,4 +90,4 @@ def check_condition(condition: Condition | None, labels: nn.Module | None, sourc
     if condition.class_id is not None and labels is None:
         raise ValueError("this denoiser was built without classes: train with --class_conditional to condition on them")
     if condition.source is not None and source is None:
-        raise ValueError("this denoiser was built without a source: train on a corpus with sources to condition on them")
+        raise ValueError("this denoiser was built without a source: train on a corpus that has them")

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, attention_dtype, check_heads, mask_bias
-from model.blocks import Trunk
-from model.conditions import ClassLabels, SourceTokens, check_classes, check_condition
+from model.blocks import make_trunk
+from model.conditions import ClassLabels, SourceTokens, check_classes, check_condition, check_length
 from model.options import DenoiserOptions
 from model.states_denoiser import StatesDenoiser
 from model.time_embedding import TimeEmbedding
-from utils.errors import UserError
 from utils.records import Condition
-
-DROPOUT = 0.1  # on attention probabilities and inside the feed-forward branches
 
 
 class Denoiser(nn.Module):
@@ -47,10 +44,7 @@ class Denoiser(nn.Module):
         self.init_self_cond = nn.Parameter(0.02 * torch.randn(1, latent_dim)) if options.self_condition else None
         self.input_proj = nn.Linear(latent_dim * (2 if options.self_condition else 1), dim)
         self.positions = nn.Embedding(max_len, dim)
-        self.trunk = Trunk(
-            dim, options.tx_depth, time_dim=4 * dim if options.scale_shift else None, cross=source_dim > 0,
-            dropout=0.0 if options.disable_dropout else DROPOUT, skips=options.num_dense_connections, pairing=options.dense_pairing,
-        )
+        self.trunk = make_trunk(options, cross=source_dim > 0)
         self.norm = nn.LayerNorm(dim)
         self.output_proj = nn.Linear(dim, latent_dim)
         nn.init.zeros_(self.output_proj.weight)
@@ -68,14 +62,14 @@ class Denoiser(nn.Module):
         """Predict from z_t (B, L, d) at noise level `time` (B,), in [0, 1]: alpha_bar(t), or the step's index / 1000.
 
         mask: (B, L) bool, True where there is text; None says that it is everywhere, and is faster.
-        condition: None is the null condition. x0_prev: (B, L, d), the previous estimate of x0; ignored by a network without
-        self-conditioning. has_prev: (B,) bool; the learned init_self_cond stands in where it is False, and for x0_prev None.
+        condition: None is the null condition.
+        x0_prev: (B, L, d), the previous estimate of x0; a network without self-conditioning ignores it.
+        has_prev: (B,) bool; where it is False, and for x0_prev None, the learned init_self_cond stands in.
         Returns (B, L, d). Positions outside the mask never reach those inside it.
         """
         check_condition(condition, self.class_labels, self.source_tokens)
         rows, length = z.shape[:2]
-        if length > self.max_len:
-            raise UserError(f"latents of length {length} exceed the denoiser's {self.max_len} positions: raise --max_seq_len")
+        check_length(length, self.max_len)
 
         label = None
         if self.class_labels is not None and self.class_to_time is not None:
@@ -98,7 +92,10 @@ class Denoiser(nn.Module):
         return self.output_proj(self.norm(x))  # (B, L, d)
 
     def with_previous(self, z: Tensor, x0_prev: Tensor | None, has_prev: Tensor | None) -> Tensor:
-        """z beside the previous estimate: (B, L, 2 d). Chen et al. 2022, arXiv:2208.04202; a learned start, not zeros."""
+        """z beside the previous estimate: (B, L, 2 d). Chen et al. 2022, arXiv:2208.04202.
+
+        Differs from the paper: where there is no estimate yet, a learned vector instead of zeros.
+        """
         if self.init_self_cond is None:
             return z
         start = self.init_self_cond.to(z.dtype)
@@ -118,4 +115,5 @@ def make_denoiser(
     latent_dim: int, max_len: int, options: DenoiserOptions, num_classes: int = 0, source_dim: int = 0
 ) -> Denoiser | StatesDenoiser:
     """The network that --denoiser_variant names."""
-    return VARIANTS[options.denoiser_variant](latent_dim, max_len, options, num_classes=num_classes, source_dim=source_dim)
+    variant = VARIANTS[options.denoiser_variant]
+    return variant(latent_dim, max_len, options, num_classes=num_classes, source_dim=source_dim)

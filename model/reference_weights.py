@@ -20,7 +20,8 @@ WRAPPERS = ("module.", "diffusion_model.", "perceiver_ae.")  # of data paralleli
 
 # what a training checkpoint holds beside the network: normalisation, schedules of the first release, the language model
 NOT_THE_NETWORK = re.compile(
-    r"(latent_mean|latent_scale|betas|alphas_cumprod.*|sqrt_.*|log_one_minus_.*|posterior_.*|p2_loss_weight|context_encoder\..*)$"
+    r"(latent_mean|latent_scale|betas|alphas_cumprod.*|sqrt_.*|log_one_minus_.*|posterior_.*|p2_loss_weight)$"
+    r"|context_encoder\."
 )
 
 LATENT_RULES: Rules = (
@@ -83,21 +84,26 @@ def load_renamed(module: nn.Module, state: Mapping[str, Tensor], name: Callable[
     faults += [f"holds {k}, which is unknown here" for k in ours if k not in own]
     faults += [
         f"holds {k} of shape {tuple(v.shape)} instead of {tuple(own[k].shape)}"
-        for k, v in ours.items() if k in own and v.shape != own[k].shape
+        for k, v in ours.items()
+        if k in own and v.shape != own[k].shape
     ]
     if faults:
-        more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
-        raise UserError(f"these weights are of another {what}: the file {faults[0]}{more}; build it with the options it was trained with")
+        more = f" ({len(faults) - 1} more differences)" if len(faults) > 1 else ""
+        raise UserError(
+            f"these weights are of another {what}: the file {faults[0]}{more}; "
+            "build it with the options it was trained with"
+        )
     module.load_state_dict(ours)
 
 
 def load_reference(module: Denoiser | StatesDenoiser, state: Mapping[str, Tensor]) -> None:
     """Load the published implementation's denoiser weights.
 
-    state: its state dict, bare or with the prefixes module. and diffusion_model.; buffers and the language model's encoder
-    in it are passed over. Where --num_dense_connections is above 0, its weights want --dense_pairing reference.
+    state: its state dict, bare or with the prefixes module. and diffusion_model.; buffers and the language model's
+    encoder in it are passed over. Weights with dense connections want --dense_pairing reference.
     """
-    branches = ("attention", "cross", "feed_forward") if module.trunk.blocks[0].cross is not None else ("attention", "feed_forward")
+    block = module.trunk.blocks[0]
+    branches = tuple(name for name in BRANCH_RULES if getattr(block, name) is not None)
     rules = STATES_RULES if isinstance(module, StatesDenoiser) else LATENT_RULES
     network = {key: value for full, value in state.items() if not NOT_THE_NETWORK.match(key := bare(full))}
     load_renamed(module, network, lambda key: denoiser_name(key, branches, rules), "denoiser")

@@ -1,7 +1,7 @@
 """The denoising network of the method's first release, made for uncompressed encoder states.
 
-Differs from `Denoiser`: attention is biased by relative position; the previous estimate, the class and the source are all
-tokens of one memory that each block attends to. Called alike.
+Differs from `Denoiser`: attention is biased by relative position; the previous estimate, the class and the source are
+tokens of one memory that each block attends to. Called alike. The source is our addition.
 Shapes: B texts, L positions, d channels of a state, D width of the network (--tx_dim).
 """
 
@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, RelativePositions, attention_dtype, check_heads, mask_bias
-from model.blocks import Trunk
-from model.conditions import ClassLabels, SourceTokens, check_classes, check_condition, null_alone, or_null
+from model.blocks import make_trunk
+from model.conditions import (
+    ClassLabels,
+    SourceTokens,
+    check_classes,
+    check_condition,
+    check_length,
+    null_alone,
+    or_null,
+)
 from model.options import DenoiserOptions
 from model.time_embedding import TimeEmbedding
-from utils.errors import UserError
 from utils.records import Condition
-
-DROPOUT = 0.1
 
 
 class PreviousTokens(nn.Module):
@@ -37,7 +42,7 @@ class PreviousTokens(nn.Module):
 
 
 class StatesDenoiser(nn.Module):
-    """Arguments and results as those of `model.denoiser.Denoiser`; `time` is the step's index / 1000 in the first release."""
+    """Arguments and results as those of `model.denoiser.Denoiser`; the first release gives index / 1000 as `time`."""
 
     def __init__(
         self, latent_dim: int, max_len: int, options: DenoiserOptions, *, num_classes: int = 0, source_dim: int = 0
@@ -56,11 +61,7 @@ class StatesDenoiser(nn.Module):
         self.input_proj = nn.Linear(latent_dim, dim)
         self.positions = nn.Embedding(max_len, dim)
         self.relative_positions = RelativePositions(heads)
-        self.trunk = Trunk(
-            dim, options.tx_depth, time_dim=4 * dim if options.scale_shift else None,
-            cross=bool(options.self_condition or num_classes or source_dim),
-            dropout=0.0 if options.disable_dropout else DROPOUT, skips=options.num_dense_connections, pairing=options.dense_pairing,
-        )
+        self.trunk = make_trunk(options, cross=bool(options.self_condition or num_classes or source_dim))
         self.norm = nn.LayerNorm(dim)
         self.output_proj = nn.Linear(dim, latent_dim)
         nn.init.zeros_(self.output_proj.weight)
@@ -78,8 +79,7 @@ class StatesDenoiser(nn.Module):
         """See `Denoiser.forward`."""
         check_condition(condition, self.class_labels, self.source_tokens)
         rows, length = z.shape[:2]
-        if length > self.max_len:
-            raise UserError(f"states of length {length} exceed the denoiser's {self.max_len} positions: raise --max_seq_len")
+        check_length(length, self.max_len)
         dtype = attention_dtype(z)
         visible = mask if mask is not None else torch.ones(rows, length, dtype=torch.bool, device=z.device)
 

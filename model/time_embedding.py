@@ -15,7 +15,7 @@ MAX_PERIOD = 10000.0
 def sinusoids(position: Tensor, width: int) -> Tensor:
     """Sines, then cosines, of `position` at width / 2 frequencies falling geometrically from 1 to 1 / 10000.
 
-    position: (B,), any real. Returns (B, width), in float32 at least. Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
+    position: (B,), any real. Returns (B, width), in float32 at least. Vaswani et al. 2017, arXiv:1706.03762, 3.5.
     Differs from the paper: the lowest frequency is exactly 1 / 10000 (half - 1 intervals), as in DDPM's code.
     """
     half = width // 2
@@ -27,7 +27,7 @@ def sinusoids(position: Tensor, width: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Noise level (B,) -> vector (B, 4 * dim), already through the nonlinearity that each of its readers applies first."""
+    """Noise level (B,) -> vector (B, 4 * dim), already through the nonlinearity that all its readers begin with."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,0 +1,76 @@
+"""Long skips carry what they should, and modulation starts as nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.blocks import PAIRINGS, FeedForward, Trunk
+from utils.errors import UserError
+
+
+def trunk(depth, skips, pairing="mirror"):
+    torch.manual_seed(0)
+    return Trunk(64, depth, time_dim=None, cross=False, dropout=0.0, skips=skips, pairing=pairing).eval()
+
+
+def carried_states(network, x):
+    """What each skip was given as its second half, and the output of every block."""
+    halves, outputs = [], []
+    for skip in network.skips:
+        skip.register_forward_hook(lambda _, args, __: halves.append(args[0].chunk(2, dim=-1)))
+    for block in network.blocks:
+        block.register_forward_hook(lambda _, __, out: outputs.append(out))
+    network(x, torch.zeros(len(x), 1))
+    return halves, outputs
+
+
+@pytest.mark.parametrize("depth, skips", [(5, 2), (12, 3), (7, 3), (3, 1), (6, 3)])
+def test_mirror_pops_the_first_blocks_last_in_first_out(depth, skips):
+    halves, outputs = carried_states(trunk(depth, skips), torch.randn(2, 3, 64))
+    assert len(halves) == skips
+    for j, (stream, carried) in enumerate(halves):
+        assert torch.equal(stream, outputs[depth - skips + j - 1])  # the stream first
+        assert torch.equal(carried, outputs[skips - 1 - j])  # block n - 1 first, block 0 last
+        bend = depth == 2 * skips and j == 0  # no middle block: the innermost state is the stream
+        assert torch.equal(stream, carried) == bend
+
+
+def test_reference_pairing_carries_one_early_state():
+    halves, outputs = carried_states(trunk(12, 3, "reference"), torch.randn(2, 3, 64))
+    assert torch.equal(halves[0][1], outputs[2]) and not torch.equal(*halves[0])
+    assert torch.equal(*halves[1]) and torch.equal(*halves[2])
+
+
+def test_pairings_by_number():
+    assert PAIRINGS["mirror"](12, 3) == [2, 1, 0]
+    assert PAIRINGS["reference"](12, 3) == [2, 9, 10]
+    assert PAIRINGS["reference"](6, 3) == [2, 3, 4]  # with depth = 2 n each is the stream itself
+    assert PAIRINGS["mirror"](4, 0) == PAIRINGS["reference"](4, 0) == []
+
+
+@pytest.mark.parametrize("pairing, depth, skips", [("mirror", 5, 3), ("reference", 3, 3), ("mirror", 4, -1)])
+def test_too_many_skips_are_refused(pairing, depth, skips):
+    with pytest.raises(UserError, match="--num_dense_connections.*use at most"):
+        PAIRINGS[pairing](depth, skips)
+
+
+def test_a_trunk_without_blocks_is_refused():
+    with pytest.raises(UserError, match="--tx_depth is 0"):
+        trunk(0, 0)
+
+
+def test_every_skip_gets_a_gradient_through_its_early_half():
+    network = trunk(6, 2)
+    network(torch.randn(2, 3, 64), torch.zeros(2, 1)).square().sum().backward()
+    for skip in network.skips:
+        stream, early = skip.weight.grad.chunk(2, dim=1)
+        assert stream.abs().max() > 0 and early.abs().max() > 0 and not torch.equal(stream, early)
+
+
+def test_scale_shift_ignores_time_at_the_start_of_training():
+    branch = FeedForward(64, time_dim=32)
+    x = torch.randn(2, 3, 64)
+    assert torch.equal(branch(x, torch.randn(2, 32)), branch(x, torch.randn(2, 32)))
+    torch.nn.init.normal_(branch.scale_shift.proj.weight)
+    assert not torch.equal(branch(x, torch.randn(2, 32)), branch(x, torch.randn(2, 32)))
