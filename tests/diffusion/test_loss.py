@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusion import options
+from diffusion.loss import (
+    ERRORS,
+    diffuse,
+    diffusion_loss,
+    elementwise,
+    masked_mean,
+    p2_weight,
+    prediction_loss,
+    terminal_mean_loss,
+)
+from diffusion.objectives import TARGETS, target
+from diffusion.schedules import level_at, make_continuous, make_discrete
+
+SCHEDULE = make_continuous("cosine")
+
+
+def example(rows: int = 4, length: int = 5, width: int = 3):
+    generator = torch.Generator().manual_seed(2)
+    x0, eps = (torch.randn(rows, length, width, generator=generator) for _ in range(2))
+    mask = torch.arange(length) < torch.arange(1, rows + 1)[:, None]  # 1, 2, ... valid positions
+    return x0, eps, mask, torch.linspace(0, 1, rows)
+
+
+def test_the_flags_offer_the_losses_there_are():
+    choices = options.ProcessOptions.__dataclass_fields__["loss_type"].metadata["choices"]
+    assert set(choices) == set(ERRORS)
+
+
+def test_masked_mean_counts_valid_positions_once_each():
+    x0, _, mask, _ = example()
+    wanted = torch.stack([x[m].mean() for x, m in zip(x0, mask, strict=True)])
+    torch.testing.assert_close(masked_mean(x0, mask), wanted)
+    torch.testing.assert_close(masked_mean(x0, torch.ones_like(mask)), masked_mean(x0, None))
+    assert masked_mean(x0, torch.zeros_like(mask)).tolist() == [0.0] * 4
+    assert masked_mean(x0[:, :1], mask[:, :1]).shape == (4,)
+
+
+def test_masks_need_not_be_prefixes():
+    x = torch.tensor([[[1.0], [2.0], [30.0]]])
+    assert masked_mean(x, torch.tensor([[True, False, True]])).item() == 15.5
+
+
+@pytest.mark.parametrize("objective", TARGETS)
+@pytest.mark.parametrize("loss_type", ERRORS)
+def test_padding_changes_neither_loss_nor_gradient(objective, loss_type):
+    x0, eps, mask, t = example()
+    scale = torch.tensor(0.7, requires_grad=True)
+
+    def outcome(x0, eps):
+        loss = diffusion_loss(lambda z, time, prev: scale * z, x0, mask, SCHEDULE, objective, loss_type, t, eps)
+        return loss, torch.autograd.grad(loss.sum(), scale)[0]
+
+    padding = ~mask[..., None]
+    loss, gradient = outcome(x0, eps)
+    other_loss, other_gradient = outcome(x0.masked_fill(padding, 1e3), eps.masked_fill(padding, -7))
+    torch.testing.assert_close(loss, other_loss)
+    torch.testing.assert_close(gradient, other_gradient)
+    assert loss.shape == (4,)
+
+
+def test_not_even_nan_leaks_from_padding():
+    x0, eps, mask, t = example()
+    x0 = x0.masked_fill(~mask[..., None], torch.nan)
+    assert diffusion_loss(lambda z, time, prev: z, x0, mask, SCHEDULE, "v", "l2", t, eps).isfinite().all()
+
+
+@pytest.mark.parametrize("objective", TARGETS)
+def test_the_target_matches_the_objective(objective):
+    """A network that says exactly what is asked has no loss; the loss is that of the table otherwise."""
+    x0, eps, mask, t = example()
+    level = level_at(SCHEDULE, t, x0)
+    wanted = target(objective, x0, eps, level)
+    for loss_type in ERRORS:
+        told = diffusion_loss(lambda z, time, prev: wanted, x0, mask, SCHEDULE, objective, loss_type, t, eps)
+        assert told.tolist() == [0.0] * 4
+        off_by_two = prediction_loss(wanted + 2, x0, eps, level, objective, loss_type, mask)
+        expected = {"l1": 2.0, "l2": 4.0, "smooth_l1": 1.5}[loss_type]
+        torch.testing.assert_close(off_by_two, torch.full((4,), expected))
+
+
+def test_the_network_is_shown_z_time_and_the_estimate_before():
+    x0, eps, mask, t = example()
+    seen = {}
+
+    def network(z, time, x0_prev):
+        seen.update(z=z, time=time, x0_prev=x0_prev)
+        return z
+
+    diffusion_loss(network, x0, mask, SCHEDULE, "eps", "l2", t, eps, x0_prev=x0 / 2)
+    assert torch.equal(seen["z"], diffuse(x0, eps, level_at(SCHEDULE, t, x0)))
+    torch.testing.assert_close(seen["time"], SCHEDULE(t).alpha ** 2)
+    assert torch.equal(seen["x0_prev"], x0 / 2)
+    diffusion_loss(network, x0, mask, make_discrete("linear", 4), "eps", "l2", t, eps, time_input="index")
+    torch.testing.assert_close(seen["time"], (t - 0.25).clamp(min=0))
+
+
+def test_a_lowered_prediction_is_judged_in_the_precision_of_the_data():
+    x0, eps, mask, t = example()
+    loss = diffusion_loss(lambda z, time, prev: z.bfloat16(), x0, mask, SCHEDULE, "x0", "l2", t, eps)
+    assert loss.dtype == torch.float32
+
+
+def test_losses_do_not_depend_on_who_else_is_in_the_batch():
+    x0, eps, mask, t = example()
+    whole = diffusion_loss(lambda z, time, prev: z, x0, mask, SCHEDULE, "v", "smooth_l1", t, eps)
+    parts = [
+        diffusion_loss(lambda z, time, prev: z, x0[r], mask[r], SCHEDULE, "v", "smooth_l1", t[r], eps[r])
+        for r in (slice(0, 1), slice(1, 4))
+    ]
+    torch.testing.assert_close(whole, torch.cat(parts), atol=0, rtol=1e-6)
+
+
+def test_p2_weights_are_those_of_the_paper():
+    t = torch.tensor([0.0, 0.3, 0.8], dtype=torch.float64)
+    alpha, sigma = SCHEDULE(t)
+    torch.testing.assert_close(p2_weight(SCHEDULE, t, 1.5), (1 + (alpha / sigma) ** 2) ** -1.5)
+    assert p2_weight(SCHEDULE, t, 0.0).tolist() == [1.0] * 3
+    assert p2_weight(make_discrete("linear", 10), torch.zeros(1), 1.0).tolist() == [0.0], "clean: infinite snr"
+
+
+def test_terminal_mean_is_what_is_left_of_the_data_at_the_end():
+    x0, _, mask, _ = example()
+    chain = make_discrete("linear", 100)
+    torch.testing.assert_close(
+        terminal_mean_loss(chain, x0, mask), chain(torch.tensor(1.0)).alpha ** 2 * masked_mean(x0**2, mask)
+    )
+
+
+def test_an_unknown_loss_is_refused():
+    assert elementwise("l1")(torch.zeros(2), torch.ones(2)).tolist() == [1.0, 1.0]
+    assert elementwise("l2")(torch.zeros(2), 2 * torch.ones(2)).tolist() == [4.0, 4.0]
+    with pytest.raises(ValueError, match="huber"):
+        elementwise("huber")

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusion import options
+from diffusion.objectives import OBJECTIVES, TARGETS, canonical, target, to_eps, to_v, to_x0
+from diffusion.schedules import NoiseLevel, level_at, make_continuous, make_discrete
+
+every_objective = pytest.mark.parametrize("objective", TARGETS)
+
+
+def example(dtype: torch.dtype, length: int = 4):
+    generator = torch.Generator().manual_seed(1)
+    x0, eps = (torch.randn(5, length, 3, generator=generator, dtype=dtype) for _ in range(2))
+    t = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=dtype)
+    level = level_at(make_continuous("cosine"), t, x0)
+    return x0, eps, level, level.alpha * x0 + level.sigma * eps
+
+
+def test_the_flags_offer_the_objectives_there_are():
+    choices = options.ProcessOptions.__dataclass_fields__["objective"].metadata["choices"]
+    assert set(choices) == set(OBJECTIVES) and set(OBJECTIVES.values()) <= set(TARGETS)
+
+
+@every_objective
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_objective_makes_a_round_trip(objective, length, dtype):
+    """Also at both ends of time, where one of the two parts is 1 / 1800 of z_t."""
+    x0, eps, level, z_t = example(dtype, length)
+    told = target(objective, x0, eps, level)
+    tolerance = 1e4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(to_x0(objective, told, z_t, level), x0, atol=tolerance, rtol=0)
+    torch.testing.assert_close(to_eps(objective, told, z_t, level), eps, atol=tolerance, rtol=0)
+    v = level.alpha * eps - level.sigma * x0
+    torch.testing.assert_close(to_v(objective, told, z_t, level), v, atol=tolerance, rtol=0)
+
+
+@every_objective
+def test_a_prediction_is_its_own_conversion(objective):
+    _, eps, level, z_t = example(torch.float32)
+    same = {"x0": to_x0, "eps": to_eps, "v": to_v}
+    if objective in same:
+        assert torch.equal(same[objective](objective, eps, z_t, level), eps)
+
+
+@every_objective
+def test_where_everything_is_signal_x0_is_z(objective):
+    """t = 0 of a chain: sigma = 0."""
+    z_t = torch.randn(2, 3, 4)
+    level = level_at(make_discrete("linear", 10), torch.zeros(2), z_t)
+    told = target(objective, z_t, torch.zeros_like(z_t), level)
+    torch.testing.assert_close(to_x0(objective, told, z_t, level), z_t)
+
+
+def test_targets_are_those_of_the_papers():
+    x0, eps = torch.tensor(2.0), torch.tensor(3.0)
+    level = NoiseLevel(torch.tensor(0.6), torch.tensor(0.8))
+    said = {name: float(target(name, x0, eps, level)) for name in TARGETS}
+    assert said == pytest.approx({"eps": 3.0, "x0": 2.0, "v": 0.6 * 3 - 0.8 * 2, "flow": 1.0})
+
+
+def test_flag_names_and_symbols_mean_the_same():
+    assert [canonical(name) for name in OBJECTIVES] == list(OBJECTIVES.values())
+    assert [canonical(name) for name in TARGETS] == list(TARGETS)
+    with pytest.raises(ValueError, match="pred_v_dual"):
+        canonical("pred_v_dual")

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from diffusion import options
+from diffusion.denoisers import make_denoise
+from diffusion.samplers import (
+    SAMPLERS,
+    VARIANCES,
+    make_sampler,
+    sample_ddim,
+    sample_ddpm,
+    sample_dpmpp_2m,
+    step_variance,
+)
+from diffusion.schedules import CONTINUOUS, make_continuous, make_discrete
+from diffusion.times import grid, sampling_grid
+
+COSINE = make_continuous("cosine")
+EVERY = {
+    "ddpm large": sample_ddpm,
+    "ddpm small": partial(sample_ddpm, variance="small"),
+    "ddim": sample_ddim,
+    "ddim 0.5": partial(sample_ddim, eta=0.5),
+    "ddim 1": partial(sample_ddim, eta=1.0),
+    "dpmpp": sample_dpmpp_2m,
+}
+SCHEDULES = [make_continuous(name, scale) for name in CONTINUOUS for scale in (0.5, 4.0)] + [
+    make_discrete("linear", 20),
+    make_discrete("cosine", 5000),
+]
+every_sampler = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
+
+
+def test_the_flags_offer_the_samplers_there_are():
+    fields = options.SamplingOptions.__dataclass_fields__
+    assert set(fields["sampler"].metadata["choices"]) == set(SAMPLERS)
+    assert set(fields["posterior_variance"].metadata["choices"]) == set(VARIANCES)
+
+
+@every_sampler
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("steps", [1, 2, 3, 20])
+def test_every_step_is_one_call_and_the_last_estimate_is_the_sample(sampler, schedule, steps, gaussian, noise_at_start):
+    estimates, shown = [], []
+    best = gaussian.denoise(schedule)
+
+    def denoise(z, t, x0_prev):
+        assert t.shape == (len(z),) and t.dtype == z.dtype
+        shown.append(x0_prev)
+        estimates.append(best(z, t, x0_prev))
+        return estimates[-1]
+
+    out = sampler(denoise, schedule, sampling_grid(schedule, steps), noise_at_start)
+    assert len(estimates) == steps
+    assert out.isfinite().all() and torch.equal(out, estimates[-1])
+    assert shown[0] is None and all(a is b for a, b in zip(shown[1:], estimates[:-1], strict=True))
+
+
+@every_sampler
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_thousands_of_steps_are_finite_where_levels_coincide(sampler, scale):
+    """The log-SNR clamp makes the first and last times of a fine grid equally noisy, in float32 some more."""
+    schedule = make_continuous("cosine", scale)
+    z = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0))
+    denoise = make_denoise(lambda z, time, x0_prev: 0.1 * z, "v", schedule)
+    times = grid(5000)
+    for part in (times[:30], times[-30:]):
+        assert sampler(denoise, schedule, part, z).isfinite().all()
+
+
+@every_sampler
+def test_samples_of_gaussian_data_have_its_moments(sampler, gaussian):
+    z = torch.randn(4000, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    out = sampler(gaussian.denoise(COSINE), COSINE, grid(100), z)
+    torch.testing.assert_close(out.mean((0, 1)), gaussian.mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(out.std((0, 1)), gaussian.std, atol=0.02, rtol=0.1)
+
+
+@pytest.mark.parametrize("schedule", [COSINE, make_continuous("sigmoid", 0.5), make_discrete("cosine", 50)], ids=repr)
+def test_ddim_with_eta_one_is_ddpm_with_the_small_variance(schedule, gaussian, noise_at_start, recorded_noise):
+    arguments = (gaussian.denoise(schedule), schedule, sampling_grid(schedule, 12), noise_at_start, recorded_noise)
+    torch.testing.assert_close(
+        sample_ddim(*arguments, eta=1.0), sample_ddpm(*arguments, variance="small"), atol=1e-9, rtol=1e-9
+    )
+    assert not torch.allclose(sample_ddpm(*arguments, variance="small"), sample_ddpm(*arguments, variance="large"))
+
+
+def moments(sampler, gaussian, z):
+    """(mean, std) of every transition but the last, and where it led from and to."""
+    seen = []
+
+    def correct(z, x0_hat, mean, std, t, s, step):
+        seen.append((mean, std, t, s))
+        return mean
+
+    times = grid(7)
+    sampler(gaussian.denoise(COSINE), COSINE, times, z, correct=correct)
+    assert [float(t) for _, _, t, _ in seen] == pytest.approx(times[:-1].tolist())
+    assert float(seen[-1][1]) == 0, "the transition to t = 0 has no variance"
+    return seen[:-1]
+
+
+def test_the_large_variance_is_exact_for_unit_gaussian_data(gaussian, noise_at_start):
+    """Then every marginal is N(0, 1): mean keep * z, variance 1 - keep^2, whatever the length of the step."""
+    gaussian.mean, gaussian.std = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    z = noise_at_start
+    for mean, std, t, s in moments(sample_ddpm, gaussian, z):
+        keep = COSINE(t).alpha / COSINE(s).alpha
+        torch.testing.assert_close(mean, keep * z)
+        torch.testing.assert_close(std**2, 1 - keep**2)
+        z = mean
+
+
+def test_the_small_variance_is_exact_for_a_single_point(gaussian, noise_at_start):
+    """Then z_s is N(alpha_s x0, sigma_s^2): what the mean keeps of sigma_t and the step's own variance make sigma_s."""
+    gaussian.std = torch.zeros(4, dtype=torch.float64)
+    z = noise_at_start
+    for mean, std, t, s in moments(partial(sample_ddpm, variance="small"), gaussian, z):
+        now, then = COSINE(t), COSINE(s)
+        kept = (mean - then.alpha * gaussian.mean) / (z - now.alpha * gaussian.mean)
+        torch.testing.assert_close(kept, torch.full_like(kept, float(kept.flatten()[0])))
+        torch.testing.assert_close((kept.flatten()[0] * now.sigma) ** 2 + std**2, then.sigma**2)
+        z = mean
+
+
+def test_step_variance_is_beta_of_a_chain():
+    chain = make_discrete("linear", 50)
+    t, s = torch.tensor(0.5, dtype=torch.float64), torch.tensor(0.48, dtype=torch.float64)
+    beta = torch.linspace(20 * 1e-4, 20 * 0.02, 50, dtype=torch.float64)[24]
+    torch.testing.assert_close(step_variance(chain(t), chain(s)), beta)
+
+
+def test_ddpm_is_algorithm_2_of_the_paper(noise_at_start, recorded_noise):
+    """Against the paper's own line with betas, one step of the chain at a time."""
+    chain = make_discrete("linear", 30)
+    betas = torch.linspace(1000 / 30 * 1e-4, 1000 / 30 * 0.02, 30, dtype=torch.float64)
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    eps = 0.3 * noise_at_start.flip(0)
+    x = noise_at_start
+    for step, i in enumerate(range(29, 0, -1)):
+        x = (x - betas[i] / (1 - alphas_bar[i]).sqrt() * eps) / (1 - betas[i]).sqrt()
+        x = x + betas[i].sqrt() * recorded_noise(step, x)
+    x = (x - betas[0] / (1 - alphas_bar[0]).sqrt() * eps) / (1 - betas[0]).sqrt()
+    ours = sample_ddpm(
+        make_denoise(lambda z, time, x0_prev: eps, "pred_noise", chain),
+        chain,
+        sampling_grid(chain, 30),
+        noise_at_start,
+        recorded_noise,
+    )
+    torch.testing.assert_close(ours, x)
+
+
+@every_sampler
+def test_noise_is_asked_only_where_a_transition_has_variance(sampler, gaussian, noise_at_start, recorded_noise):
+    asked = []
+
+    def noise(step, like):
+        asked.append(step)
+        return recorded_noise(step, like)
+
+    before = torch.get_rng_state()
+    sampler(gaussian.denoise(COSINE), COSINE, grid(5), noise_at_start, noise)
+    assert asked == ([] if sampler in (sample_ddim, sample_dpmpp_2m) else [0, 1, 2, 3])
+    assert torch.equal(torch.get_rng_state(), before), "nothing else is drawn"
+
+
+@every_sampler
+def test_correct_runs_after_every_transition_and_has_the_last_word(sampler, gaussian, noise_at_start):
+    called = []
+
+    def correct(z, x0_hat, mean, std, t, s, step):
+        called.append((step, float(t), float(s)))
+        assert z.shape == x0_hat.shape == mean.shape and std.dim() == 0
+        return torch.full_like(z, step)
+
+    out = sampler(gaussian.denoise(COSINE), COSINE, grid(4), noise_at_start, correct=correct)
+    assert called == [(0, 1.0, 0.75), (1, 0.75, 0.5), (2, 0.5, 0.25), (3, 0.25, 0.0)]
+    assert (out == 3).all()
+
+
+@every_sampler
+def test_a_grid_may_stop_before_zero(sampler, gaussian, noise_at_start, recorded_noise):
+    """Stopping halfway and going on is the same as not stopping, for a solver without history."""
+    denoise, times = gaussian.denoise(COSINE), grid(6)
+    half = sampler(denoise, COSINE, times[:4], noise_at_start, recorded_noise)
+    whole = sampler(denoise, COSINE, times[3:], half, lambda step, like: recorded_noise(step + 3, like))
+    assert half.isfinite().all()
+    if sampler is not sample_dpmpp_2m:
+        torch.testing.assert_close(whole, sampler(denoise, COSINE, times, noise_at_start, recorded_noise))
+
+
+@every_sampler
+def test_float32_follows_float64(sampler, gaussian, noise_at_start, recorded_noise):
+    def noise(step, like):
+        return recorded_noise(step, like.double()).to(like.dtype)
+
+    exact = sampler(gaussian.denoise(COSINE), COSINE, grid(20), noise_at_start, noise)
+    gaussian.mean, gaussian.std = gaussian.mean.float(), gaussian.std.float()
+    single = sampler(gaussian.denoise(COSINE), COSINE, grid(20), noise_at_start.float(), noise)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), exact, atol=1e-3, rtol=0)
+
+
+@every_sampler
+def test_no_gradient_is_kept(sampler, gaussian, noise_at_start):
+    z = noise_at_start.requires_grad_()
+    assert not sampler(gaussian.denoise(COSINE), COSINE, grid(2), z).requires_grad
+
+
+def test_make_sampler_gives_each_what_concerns_it(gaussian, noise_at_start, recorded_noise):
+    arguments = (gaussian.denoise(COSINE), COSINE, grid(5), noise_at_start, recorded_noise)
+    small, half = make_sampler("ddpm", eta=0.5, variance="small"), make_sampler("ddim", eta=0.5, variance="small")
+    assert torch.equal(small(*arguments), sample_ddpm(*arguments, variance="small"))
+    assert torch.equal(half(*arguments), sample_ddim(*arguments, eta=0.5))
+    assert torch.equal(make_sampler("dpmpp", eta=0.5)(*arguments), sample_dpmpp_2m(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda run: make_sampler("euler"), "euler"),
+        (lambda run: run(sample_ddpm, grid(3), variance="medium"), "medium"),
+        (lambda run: run(sample_ddim, grid(3), eta=1.5), "eta"),
+        (lambda run: run(sample_ddim, grid(3), eta=math.nan), "eta"),
+        (lambda run: run(sample_dpmpp_2m, grid(3).flip(0)), "falling"),
+        (lambda run: run(sample_ddim, grid(3)[:1]), "two or more"),
+    ],
+)
+def test_a_wrong_choice_is_one_line(wrong, words, gaussian, noise_at_start):
+    def run(sampler, times, **choice):
+        sampler(gaussian.denoise(COSINE), COSINE, times, noise_at_start, **choice)
+
+    with pytest.raises(ValueError, match=words) as caught:
+        wrong(run)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_sampler
+@pytest.mark.parametrize("schedule", [COSINE, make_discrete("linear", 100)], ids=repr)
+def test_no_step_makes_the_host_wait_for_the_gpu(sampler, schedule):
+    z = torch.randn(2, 3, 4, device="cuda")
+    denoise = make_denoise(lambda z, time, x0_prev: 0.1 * z * time[:, None, None], "v", schedule)
+    sampler(denoise, schedule, sampling_grid(schedule, 3), z)  # the chain copies its nodes once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sampler(denoise, schedule, sampling_grid(schedule, 10), z)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

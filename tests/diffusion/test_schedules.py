@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffusion import options
+from diffusion.schedules import (
+    CLAMP,
+    CONTINUOUS,
+    DISCRETE,
+    Chain,
+    from_log_snr,
+    level_at,
+    log_snr,
+    make_continuous,
+    make_discrete,
+    timesteps_of,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "schedules.safetensors"
+SCHEDULES = [make_continuous(name, scale) for name in CONTINUOUS for scale in (0.5, 1.0, 2.0)] + [
+    make_discrete(name, timesteps) for name in DISCRETE for timesteps in (1, 2, 50, 1000)
+]
+DTYPES = [torch.float32, torch.float64]
+
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def times(dtype: torch.dtype) -> torch.Tensor:
+    return torch.linspace(0, 1, 201, dtype=torch.float64).to(dtype)
+
+
+def test_the_flags_offer_the_schedules_there_are():
+    assert set(options.CONTINUOUS) == set(CONTINUOUS)
+    assert set(options.DISCRETE) == set(DISCRETE)
+
+
+@every_schedule
+@every_dtype
+def test_variance_is_preserved(schedule, dtype):
+    alpha, sigma = schedule(times(dtype))
+    assert alpha.dtype == sigma.dtype == dtype
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha), atol=4 * torch.finfo(dtype).eps, rtol=0)
+
+
+@every_schedule
+@every_dtype
+def test_noise_never_falls_with_time(schedule, dtype):
+    levels = log_snr(schedule(times(dtype)))
+    assert not levels.isnan().any()
+    assert (levels[1:] <= levels[:-1]).all()
+    assert levels[0] > levels[-1] or timesteps_of(schedule) == 1
+
+
+@every_schedule
+def test_float32_agrees_with_float64_in_log_snr(schedule):
+    t = torch.linspace(0.01, 1, 100)
+    torch.testing.assert_close(log_snr(schedule(t)).double(), log_snr(schedule(t.double())), atol=2e-5, rtol=0)
+
+
+@every_schedule
+def test_any_shape_comes_back(schedule):
+    for shape in ((), (3,), (3, 1, 1)):
+        alpha, sigma = schedule(torch.full(shape, 0.5))
+        assert alpha.shape == sigma.shape == shape
+
+
+def test_half_precision_times_are_computed_in_float32():
+    level = make_continuous("cosine")(torch.tensor([0.0, 0.5, 1.0], dtype=torch.bfloat16))
+    assert level.alpha.dtype == torch.float32
+    torch.testing.assert_close(level, make_continuous("cosine")(torch.tensor([0.0, 0.5, 1.0])))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+def test_scale_shifts_the_clamped_log_snr(scale):
+    t = torch.linspace(0, 1, 50, dtype=torch.float64)
+    for name in CONTINUOUS:
+        shift = log_snr(make_continuous(name, scale)(t)) - log_snr(make_continuous(name)(t))
+        torch.testing.assert_close(shift, torch.full_like(t, 2 * math.log(scale)), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["cosine", "simple_linear", "sigmoid"])
+def test_the_clamp_decides_both_ends(name):
+    """1 / alpha(1) is the first thing that a sampler divides by."""
+    for dtype in DTYPES:
+        ends = log_snr(make_continuous(name, 0.5)(torch.tensor([0.0, 1.0], dtype=dtype)))
+        expected = torch.tensor([CLAMP, -CLAMP], dtype=dtype) + 2 * math.log(0.5)
+        torch.testing.assert_close(ends, expected, atol=2e-5, rtol=0)
+
+
+def test_continuous_schedules_are_the_published_formulas():
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    s = torch.sigmoid
+    start, end = torch.tensor(-3.0, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
+    published = {
+        "cosine": torch.cos(math.pi / 2 * t) ** 2,
+        "simple_linear": 1 - t,
+        "beta_linear": torch.exp(-1e-4 - 10 * t**2),
+        "sigmoid": (s(end) - s(6 * t - 3)) / (s(end) - s(start)),
+    }
+    assert published.keys() == CONTINUOUS.keys()
+    for name, alpha_bar in published.items():
+        torch.testing.assert_close(make_continuous(name)(t).alpha ** 2, alpha_bar, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="tests/golden is not there")
+def test_continuous_schedules_meet_the_reference():
+    golden = load_file(GOLDEN)
+    t = golden.pop("t")
+    for key, alpha_bar in golden.items():
+        name, scale = key.split(".scale_")
+        torch.testing.assert_close(make_continuous(name, float(scale))(t).alpha ** 2, alpha_bar, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+@pytest.mark.parametrize("timesteps", [1, 2, 10, 1000, 4000])
+@every_dtype
+def test_the_nodes_of_a_chain_are_met_exactly(name, timesteps, dtype):
+    chain = make_discrete(name, timesteps)
+    assert chain.timesteps == timesteps
+    t = ((torch.arange(timesteps, dtype=torch.float64) + 1) / timesteps).to(dtype)
+    torch.testing.assert_close(log_snr(chain(t)), chain.log_snr.to(dtype), atol=2e-5, rtol=0)
+    alpha_bar = torch.cumprod(1 - DISCRETE[name](timesteps), 0)
+    torch.testing.assert_close(chain(t).alpha.double() ** 2, alpha_bar, atol=1e-6, rtol=0)
+
+
+def test_a_chain_is_exactly_clean_at_zero_and_linear_in_log_snr_between_nodes():
+    chain = make_discrete("cosine", 10)
+    assert chain(torch.tensor(0.0)) == (1.0, 0.0)
+    between = log_snr(chain(torch.tensor(0.425, dtype=torch.float64)))
+    torch.testing.assert_close(between, 0.75 * chain.log_snr[3] + 0.25 * chain.log_snr[4])
+    # below the first node sigma is nearly proportional to t
+    sigma = chain(torch.tensor([0.025, 0.05], dtype=torch.float64)).sigma
+    torch.testing.assert_close(sigma[1] / sigma[0], torch.tensor(2.0, dtype=torch.float64), atol=0.05, rtol=0)
+
+
+def test_betas_are_those_of_the_papers():
+    linear = DISCRETE["linear"](1000)
+    torch.testing.assert_close(linear[[0, -1]], torch.tensor([1e-4, 0.02], dtype=torch.float64))
+    assert (DISCRETE["linear"](10) <= 0.999).all(), "uncapped, a short chain has negative variances"
+    cosine = DISCRETE["cosine"](1000)
+    assert cosine[-1] == 0.999
+    torch.testing.assert_close(cosine[0], torch.tensor(4.128e-5, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+def test_one_chain_serves_several_dtypes():
+    chain = Chain(DISCRETE["linear"](20))
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        assert chain(torch.tensor(0.5, dtype=dtype)).alpha.dtype == dtype
+
+
+def test_log_snr_inverts_from_log_snr():
+    lam = torch.linspace(-30, 30, 61, dtype=torch.float64)
+    torch.testing.assert_close(log_snr(from_log_snr(lam)), lam)
+    assert from_log_snr(torch.tensor(math.inf)) == (1.0, 0.0)
+
+
+def test_level_at_broadcasts_in_the_dtype_of_its_reader():
+    z = torch.zeros(5, 1, 3)
+    level = level_at(make_continuous("cosine"), torch.rand(5, dtype=torch.float64), z)
+    assert level.alpha.shape == (5, 1, 1) and level.alpha.dtype == z.dtype
+
+
+@pytest.mark.parametrize(
+    ("make", "argument", "words"),
+    [
+        (make_continuous, ("cosin",), "cosin"),
+        (make_continuous, ("cosine", 0.0), "positive"),
+        (make_continuous, ("cosine", math.nan), "positive"),
+        (make_discrete, ("sigmoid", 10), "sigmoid"),
+        (make_discrete, ("linear", 0), "1 or more"),
+    ],
+)
+def test_a_wrong_schedule_is_one_line(make, argument, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        make(*argument)
+    assert "\n" not in str(caught.value)
