@@ -105,7 +105,7 @@ DATASETS: dict[str, DatasetSpec] = {
         text="sentence", label="label", class_names=("negative", "positive"), class_of=half, clean=tidy),
     # Differs from the reference's second release, which keeps the description alone: title and description.
     "ag_news": DatasetSpec(
-        origin="get https://huggingface.co/datasets/fancyzhx/ag_news, as train.jsonl and test.jsonl with text and label",
+        origin="get https://huggingface.co/datasets/fancyzhx/ag_news, as train.jsonl and test.jsonl, text and label",
         folders=("ag_news",), hub=HubSource("fancyzhx/ag_news"),
         label="label", class_names=("world", "sports", "business", "sci_tech"), clean=tidy),
     "xsum": DatasetSpec(

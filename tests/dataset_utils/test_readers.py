@@ -1,0 +1,133 @@
+"""Each format is read as it is written, and a line that is not of the format is named by file and line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dataset_utils import readers
+from dataset_utils.columns import Columns, assemble, class_name, class_number, find_classes, finish, half
+from utils.errors import UserError
+
+
+def rows_of(reader, tmp_path, content: str | bytes, name: str = "f") -> list:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list(reader(path))
+
+
+def test_plain_lines_end_at_newlines_only(tmp_path) -> None:
+    found = rows_of(readers.plain, tmp_path, "\ufeffone\r\ntwo\u2028still two\n\nfour")
+    assert found == [
+        (1, {"text": "one"}),
+        (2, {"text": "two\u2028still two"}),
+        (3, {"text": ""}),
+        (4, {"text": "four"}),
+    ]
+
+
+def test_rocstories_undoes_escapes(tmp_path) -> None:
+    story = 'She said "hi". It\u2019s a caf\u00e9.'
+    assert rows_of(readers.rocstories, tmp_path, json.dumps([story]) + "\n") == [(1, {"text": story})]
+
+
+def test_e2e_parts_meaning_and_text(tmp_path) -> None:
+    line = "name : The Eagle | Type : pub||The Eagle is a pub . \n"
+    assert rows_of(readers.e2e, tmp_path, line) == [
+        (1, {"text": "The Eagle is a pub . ", "meaning": "name : The Eagle | Type : pub"})
+    ]
+
+
+def test_csv_and_tsv_name_their_columns(tmp_path) -> None:
+    assert rows_of(readers.csv, tmp_path, 'text,label\n"a, ""b""\nc",1\n') == [(3, {"text": 'a, "b"\nc', "label": "1"})]
+    assert rows_of(readers.tsv, tmp_path, 'text\tlabel\nsay "hi\t0\n') == [(2, {"text": 'say "hi', "label": "0"})]
+
+
+def test_labelled_lines_have_no_header(tmp_path) -> None:
+    assert rows_of(readers.labelled_lines, tmp_path, "a pear.\t1\n") == [(1, {"text": "a pear.", "label": "1"})]
+
+
+def test_parquet_and_inner_columns(tmp_path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "f.parquet"
+    pq.write_table(pa.table({"translation": [{"de": "Hallo", "en": "Hello"}]}), path)
+    ((line, row),) = readers.parquet(path)
+    assert line == 1 and row["de"] == "Hallo" and row["en"] == "Hello"
+    path.write_bytes(b"not parquet")
+    with pytest.raises(UserError, match=r"f\.parquet is not a whole parquet file"):
+        list(readers.parquet(path))
+
+
+@pytest.mark.parametrize(
+    ("reader", "content", "line", "says"),
+    [
+        (readers.jsonl, '{"text": "a"}\n{"text": \n', 2, "not JSON"),
+        (readers.jsonl, '{"text": "a"}\n\n["b"]\n', 3, "found list"),
+        (readers.rocstories, '["a"]\n"b"\n', 2, "a list with one string"),
+        (readers.rocstories, '["a", "b"]\n', 1, "a list with one string"),
+        (readers.rocstories, "[a]\n", 1, "not JSON"),
+        (readers.e2e, "name : X||text\nname : Y | text\n", 2, r"no \|\|"),
+        (readers.csv, "text,label\na,1\nb\n", 3, "1 cells under 2 columns"),
+        (readers.csv, 'text,label\n"a"x,1\n', 2, "expected"),
+        (readers.tsv, "text\tlabel\na\t1\tc\n", 2, "3 cells under 2 columns"),
+        (readers.labelled_lines, "a\t1\nb 2\n", 2, "text <tab> label"),
+        (readers.plain, b"good\nbad \xff\n", 2, "not UTF-8"),
+        (readers.csv, b"text\ngood\nbad \xff\n", 3, "not UTF-8"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, reader, content, line: int, says: str) -> None:
+    with pytest.raises(UserError, match=rf"corpus\.x, line {line}: .*{says}") as caught:
+        rows_of(reader, tmp_path, content, "corpus.x")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_ending_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"'\.docx'.*\.jsonl"):
+        readers.by_suffix(tmp_path / "story.docx")
+
+
+# ------------------------------------------------------------------------------------------------ columns
+
+
+def test_columns_are_found_by_their_usual_names() -> None:
+    rows = [(1, {"id": "7", "src": "q", "trg": " a "}), (2, {"id": "8", "src": "r", "trg": " "})]
+    split = assemble(rows, Columns(guess=True), "f")
+    assert split.texts == ["a"] and split.sources == ["q"] and split.labels is None and split.empty == 1
+    assert split.columns == Columns("trg", "src")
+    assert assemble([(1, {"poem": "x"})], Columns(guess=True), "f").texts == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "says"),
+    [
+        (
+            [(1, {"text": "a"})],
+            Columns("txt"),
+            r"no column 'txt' \(did you mean 'text'\?\), only text: pass --text_column",
+        ),
+        ([(1, {"text": "a"})], Columns("text", label="mood"), "no column 'mood'.*--label_column"),
+        ([(1, {"x": "a", "y": "b"})], Columns(guess=True), r"which of its columns \(x, y\)"),
+        ([(1, {"text": "a"}), (4, {"txt": "b"})], Columns("text"), "line 4: no column 'text'"),
+        ([(1, {"text": "a"}), (2, {"text": None})], Columns("text"), "line 2: column 'text' should be text"),
+        ([(1, {"text": " "})], Columns("text"), "holds no texts"),
+        ([], Columns("text"), "holds no texts"),
+    ],
+)
+def test_wrong_columns_are_named(rows, columns: Columns, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        assemble(rows, columns, "f")
+
+
+def test_labels_become_numbers_or_are_refused_by_line() -> None:
+    def labelled(*values):
+        return assemble([(i, {"t": "x", "l": v}) for i, v in enumerate(values, 1)], Columns("t", label="l"), "f")
+
+    assert finish(labelled(0, "1", "pos"), ("neg", "pos"), class_number).labels == [0, 1, 1]
+    assert finish(labelled(0.0, 0.49, 0.5, "1"), ("neg", "pos"), half).labels == [0, 0, 1, 1]
+    assert finish(labelled("b", "a"), ("a", "b"), class_name).labels == [1, 0]
+    for bad, number in ((2, class_number), ("odd", class_number), (1.5, half), ("c", class_name), (None, half)):
+        with pytest.raises(UserError, match="f, line 2: label"):
+            finish(labelled("0" if number is not class_name else "a", bad), ("a", "b"), number)
+    assert find_classes([10, 2, "2"]) == ("2", "10") and find_classes(["b", "a", "b"]) == ("a", "b")

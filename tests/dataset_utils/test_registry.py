@@ -1,0 +1,226 @@
+"""Names and files become corpora: every row's format, the splits that are cut, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dataset_utils import tales
+from dataset_utils.corpus import SPLITS, Corpus, Split
+from dataset_utils.options import DataOptions
+from dataset_utils.registry import DATASETS, DatasetSpec, find, load, tidy
+from dataset_utils.splits import complete, divide_valid, permutation
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_lines(path: Path, lines) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, rows) -> Path:
+    return write_lines(path, map(json.dumps, rows))
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A root with a few lines of every corpus that is read from files."""
+    for split, n in (("train", 20), ("valid", 10), ("test", 5)):
+        rows = range(n)
+        if split != "test":
+            write_json(tmp_path / f"ROCstory/roc_{split}.json", ([f"{split} story {i}."] for i in rows))
+            write_json(
+                tmp_path / f"sst/{split}.jsonl", ({"sentence": f"{split} {i} .", "label": i % 4 / 3} for i in rows)
+            )
+        if split != "valid":
+            write_lines(tmp_path / f"simple/simple-{split}.txt", (f"{split} {i}." for i in rows))
+            write_lines(tmp_path / f"greetings/greetings-{split}.txt", (f"hello {split} {i}!" for i in rows))
+        write_lines(tmp_path / f"e2e_data/src1_{split}.txt", (f"name : {i}||{split} {i} , it is ." for i in rows))
+        write_json(tmp_path / f"qqp/{split}.jsonl", ({"src": f"q {split} {i}", "trg": f"p {split} {i}"} for i in rows))
+        write_json(tmp_path / f"ag_news/{split}.jsonl", ({"text": f"{split} {i}", "label": i % 4} for i in rows))
+        write_json(
+            tmp_path / f"xsum/{split}.jsonl",
+            ({"document": f"d {split} {i}", "summary": f"s {split} {i}"} for i in rows),
+        )
+        write_json(
+            tmp_path / f"wmt14/{split}.jsonl",
+            ({"translation": {"de": f"de {split} {i}", "en": f"en {split} {i}"}} for i in rows),
+        )
+    labels = [f"{split} {i}.\t{i % 2}" for split in ("train", "test") for i in range(20)]
+    write_lines(tmp_path / "simple/simple_labeled.tsv", labels)
+    tales.write(tmp_path / "tales", train=30, valid=10, test=10)
+    return tmp_path
+
+
+def corpus_of(name: str, root: Path, **flags) -> Corpus:
+    return load(DataOptions(dataset_name=name, data_dir=str(root), **flags))
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_row_loads_from_files(root: Path, name: str) -> None:
+    assert find(DataOptions(dataset_name=name, data_dir=str(root))) is None
+    corpus = corpus_of(name, root)
+    assert corpus.name == name and tuple(corpus.splits) == SPLITS and all(len(s) for s in corpus.splits.values())
+    spec = DATASETS[name]
+    for split in corpus.splits.values():
+        assert (split.sources is not None) == (spec.source is not None)
+        assert (split.labels is not None) == bool(spec.class_names)
+        assert split.labels is None or set(split.labels) <= set(range(corpus.num_classes))
+    assert not set(corpus.train.texts) & set(corpus.test.texts)
+
+
+def test_rows_mean_what_they_should(root: Path) -> None:
+    pair = corpus_of("wmt14-de-en", root).train
+    assert pair.sources is not None and pair.sources[0] == "de train 0" and pair.texts[0] == "en train 0"
+    same = corpus_of("wmt14-de-de", root).train
+    assert same.sources == same.texts
+    assert corpus_of("e2e", root).train.texts[0] == "train 0, it is."  # tidied
+    assert corpus_of("sst", root).valid.labels == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0]
+    assert corpus_of("simple", root).test.labels == [0, 1, 0, 1, 0]
+    assert corpus_of("tales", root).class_names == tales.CLASS_NAMES
+    pairs = corpus_of("tales-pairs", root).test
+    story = tales.parse(pairs.texts[0])
+    assert story is not None and pairs.sources is not None and tales.paraphrase(story).text() == pairs.sources[0]
+
+
+def test_data_dir_is_the_root_or_the_folder(root: Path) -> None:
+    assert corpus_of("roc", root).splits == corpus_of("roc", root / "ROCstory").splits
+
+
+def test_roc_validation_file_is_shuffled_and_divided(root: Path) -> None:
+    corpus = corpus_of("roc", root)
+    order = permutation(10, 42)
+    assert corpus.valid.texts == [f"valid story {i}." for i in order[:2]]
+    assert corpus.test.texts == [f"valid story {i}." for i in order[2:]]
+    assert any("2 validation and 8 test" in note for note in corpus.notes)
+    assert len(divide_valid({"train": Split(["a"]), "valid": Split(["b"] * 5000)}, 42, [])["valid"]) == 1000
+
+
+def test_the_shuffle_is_that_of_the_datasets_library() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"i": list(range(57))})
+    assert list(rows.shuffle(seed=42)["i"]) == permutation(57, 42)
+    assert list(rows.train_test_split(test_size=10, seed=42)["test"]["i"]) == permutation(57, 42)[:10]
+
+
+def test_missing_splits_are_cut_without_copies_and_said() -> None:
+    notes: list[str] = []
+    texts = [f"text {i // 2}" for i in range(100)]  # every text twice
+    made = complete({"train": Split(texts, list(range(100)))}, 42, notes)
+    assert [len(made[s]) for s in ("valid", "test")] == [10, 10]
+    assert not set(made["train"].texts) & set(made["valid"].texts + made["test"].texts)
+    assert made["train"].labels is not None
+    assert all(texts[label] == text for label, text in zip(made["train"].labels, made["train"].texts, strict=True))
+    assert "no file for valid and test: 10 rows each" in notes[0] and "copies" in notes[0]
+    assert complete({"train": Split(texts)}, 42, [])["test"].texts == made["test"].texts
+    with pytest.raises(UserError, match="too few"):
+        complete({"train": Split(["a", "b"])}, 42, [])
+    with pytest.raises(UserError, match="copies"):
+        complete({"train": Split(["a"] * 20)}, 42, [])
+
+
+def test_joined_corpora_drop_what_they_do_not_share(root: Path) -> None:
+    corpus = corpus_of("roc+ag_news", root)
+    assert corpus.name == "roc+ag_news" and len(corpus.train) == 40 and corpus.num_classes == 0
+    assert corpus.train.labels is None and any("labels dropped" in note for note in corpus.notes)
+    both = corpus_of("qqp+xsum", root)
+    assert both.train.sources is not None and len(both.train.sources) == len(both.train) == 40
+    assert len(both.train.all_texts()) == 80 and both.spec.max_source_tokens == 256
+    assert corpus_of("roc+qqp", root).train.sources is None
+
+
+def test_max_train_texts_takes_the_first(root: Path) -> None:
+    corpus = corpus_of("ag_news", root, max_train_texts=3)
+    assert corpus.train.texts == ["train 0", "train 1", "train 2"] and corpus.train.labels == [0, 1, 2]
+    assert len(corpus.valid) == 10 and any("--max_train_texts" in note for note in corpus.notes)
+
+
+def test_own_files_of_every_kind(tmp_path) -> None:
+    write_lines(tmp_path / "a.txt", [*(f"text {i}" for i in range(20)), ""])
+    plain = load(DataOptions(train_file=str(tmp_path / "a.txt")))
+    assert plain.name == "a" and [len(plain.splits[s]) for s in SPLITS] == [16, 2, 2]
+    assert any("1 blank rows" in note for note in plain.notes)
+
+    write_lines(tmp_path / "b.csv", ["mood,words", *(f"{'sad' if i % 2 else 'glad'},text {i}" for i in range(20))])
+    labelled = load(DataOptions(train_file=str(tmp_path / "b.csv"), text_column="words", label_column="mood"))
+    assert labelled.class_names == ("glad", "sad") and labelled.num_classes == 2
+
+    write_json(tmp_path / "c/train.jsonl", ({"src": f"s {i}", "trg": f"t {i}"} for i in range(20)))
+    write_json(tmp_path / "c/dev.jsonl", [{"src": "s", "trg": "t"}])
+    folder = load(DataOptions(data_dir=str(tmp_path / "c")))
+    assert folder.name == "c" and folder.valid.sources == ["s"] and folder.spec.metrics and len(folder.test) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({}, "no corpus is named.*roc"),
+        ({"dataset_name": "rocc"}, r"unknown dataset 'rocc' \(did you mean 'roc'\?\)"),
+        ({"dataset_name": "tales+nosuch"}, "unknown dataset 'nosuch'"),
+        ({"dataset_name": "roc", "train_file": "x.txt"}, "two corpora"),
+        ({"train_file": "x.txt", "data_dir": "d"}, "two corpora"),
+        ({"valid_file": "x.txt"}, "--train_file beside it"),
+        ({"train_file": "no_such.txt"}, "there is no file no_such.txt"),
+        ({"data_dir": "no_such_folder"}, "there is no file no_such_folder"),
+        ({"dataset_name": "roc", "data_dir": "no_such"}, "roc is not in no_such/ROCstory: ask for it"),
+        ({"dataset_name": "tales", "data_dir": "no_such"}, "dataset_utils.tales --output_dir no_such/tales"),
+        ({"dataset_name": "roc", "data_dir": "no_such", "max_train_texts": 0}, "--max_train_texts 0"),
+    ],
+)
+def test_wrong_flags_are_one_line(flags, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        load(DataOptions(**flags))
+    assert "\n" not in str(caught.value)
+
+
+def test_own_files_that_are_wrong(tmp_path) -> None:
+    empty = write_lines(tmp_path / "empty.txt", [])
+    with pytest.raises(UserError, match="holds no texts"):
+        load(DataOptions(train_file=str(empty)))
+    with pytest.raises(UserError, match="a folder where a file"):
+        (tmp_path / "f.txt").mkdir()
+        load(DataOptions(train_file=str(tmp_path / "f.txt")))
+    train = write_json(tmp_path / "train.jsonl", ({"text": f"{i}", "label": "ab"[i % 2]} for i in range(20)))
+    valid = write_json(tmp_path / "valid.jsonl", [{"text": "x", "label": "a"}, {"text": "y", "label": "c"}])
+    with pytest.raises(UserError, match=r"valid\.jsonl, line 2: label 'c' is not one of the classes a, b"):
+        load(DataOptions(train_file=str(train), valid_file=str(valid)))
+    bare = write_json(tmp_path / "bare.jsonl", [{"text": "x"}])
+    with pytest.raises(UserError, match=r"bare\.jsonl: there is no column 'label'"):
+        load(DataOptions(train_file=str(train), valid_file=str(bare)))
+    with pytest.raises(UserError, match="pass --dataset_name roc too"):
+        write_json(tmp_path / "r/roc_train.json", [["a"]])
+        load(DataOptions(data_dir=str(tmp_path / "r")))
+
+
+def test_find_says_where_absent_data_is(tmp_path) -> None:
+    line = find(DataOptions(dataset_name="xsum", data_dir=str(tmp_path)))
+    assert line is not None and "EdinburghNLP/xsum" in line and "\n" not in line
+    assert "there is no file" in (find(DataOptions(train_file=str(tmp_path / "x.txt"))) or "")
+
+
+def test_an_absent_hub_corpus_offline_is_one_line(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there, whatever was imported before
+    with pytest.raises(UserError, match="xsum is not in .*(the hub said|unreachable)"):
+        corpus_of("xsum", tmp_path)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    for name in ("HF_DATASETS_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="the hub is unreachable now"):
+        corpus_of("xsum", tmp_path)
+
+
+def test_every_row_has_an_origin_and_a_place() -> None:
+    for name, spec in DATASETS.items():
+        assert isinstance(spec, DatasetSpec) and spec.origin and spec.folders, name
+        assert name in (ROOT / "datasets" / "README.md").read_text() or name.startswith("wmt14-"), name
+
+
+def test_tidy_joins_punctuation() -> None:
+    assert tidy("It is n't far , is it ? No .") == "It isn't far, is it? No."
