@@ -10,37 +10,73 @@ DISCRETE = ("cosine", "linear")
 
 @dataclass
 class ProcessOptions:
-    objective: str = field(default="pred_noise", metadata=dict(
-        help="what the network predicts", choices=("pred_noise", "pred_x0", "pred_v")))
-    loss_type: str = field(default="l2", metadata=dict(help="error of the prediction", choices=("l1", "l2", "smooth_l1")))
+    objective: str = field(
+        default="pred_noise",
+        metadata=dict(help="what the network predicts", choices=("pred_noise", "pred_x0", "pred_v")),
+    )
+    loss_type: str = field(
+        default="l2", metadata=dict(help="error of the prediction", choices=("l1", "l2", "smooth_l1"))
+    )
     train_schedule: str = field(default="cosine", metadata=dict(help="continuous noise schedule", choices=CONTINUOUS))
-    scale: float = field(default=1.0, metadata=dict(
-        help="shift of the log-SNR by 2 ln(scale); below 1 adds noise at every t", unit="factor"))
-    beta_schedule: str | None = field(default=None, metadata=dict(
-        help="train on a discrete chain instead of a continuous schedule", choices=DISCRETE))
-    timesteps: int = field(default=1000, metadata=dict(help="length of the discrete chain; only with --beta_schedule", unit="steps"))
-    train_prob_self_cond: float = field(default=0.5, metadata=dict(
-        help="share of each batch that is shown its previous estimate (with --self_condition)", unit="probability"))
-    class_unconditional_prob: float = field(default=0.1, metadata=dict(
-        help="share of examples that train with the null class", unit="probability"))
-    seq2seq_unconditional_prob: float = field(default=0.1, metadata=dict(
-        help="share of examples that train with the null source", unit="probability"))
-    p2_loss_weight_gamma: float = field(default=0.0, metadata=dict(
-        help="weight the loss by (1 + snr)^-gamma; the reference parsed it without effect", unit="exponent"))
-    T_schedule: str = field(default="normal", metadata=dict(
-        help="anneal the range of noise levels over the first half of training",
-        choices=("normal", "linear", "polynomial", "cosine", "unsmooth")))
-    polynomial_T_power: float = field(default=2, metadata=dict(help="power of --T_schedule polynomial", unit="exponent"))
+    scale: float = field(
+        default=1.0,
+        metadata=dict(help="shift of the log-SNR by 2 ln(scale); below 1 adds noise at every t", unit="factor"),
+    )
+    beta_schedule: str | None = field(
+        default=None, metadata=dict(help="train on a discrete chain instead of a continuous schedule", choices=DISCRETE)
+    )
+    timesteps: int = field(
+        default=1000, metadata=dict(help="length of the discrete chain; only with --beta_schedule", unit="steps")
+    )
+    train_prob_self_cond: float = field(
+        default=0.5,
+        metadata=dict(
+            help="share of each batch that is shown its previous estimate (with --self_condition)", unit="probability"
+        ),
+    )
+    class_unconditional_prob: float = field(
+        default=0.1, metadata=dict(help="share of examples that train with the null class", unit="probability")
+    )
+    seq2seq_unconditional_prob: float = field(
+        default=0.1, metadata=dict(help="share of examples that train with the null source", unit="probability")
+    )
+    p2_loss_weight_gamma: float = field(
+        default=0.0,
+        metadata=dict(
+            help="weight the loss by (1 + snr)^-gamma; the reference parsed it without effect", unit="exponent"
+        ),
+    )
+    T_schedule: str = field(
+        default="normal",
+        metadata=dict(
+            help="anneal the range of noise levels over the first half of training",
+            choices=("normal", "linear", "polynomial", "cosine", "unsmooth"),
+        ),
+    )
+    polynomial_T_power: float = field(
+        default=2, metadata=dict(help="power of --T_schedule polynomial", unit="exponent")
+    )
 
 
 @dataclass
 class SamplingOptions:
     sampler: str = field(default="ddpm", metadata=dict(help="reverse process", choices=("ddpm", "ddim", "dpmpp")))
-    sampling_timesteps: int = field(default=250, metadata=dict(help="steps of the reverse process, 1 or more", unit="steps"))
-    sampling_schedule: str | None = field(default=None, metadata=dict(
-        help="continuous schedule to sample with; unset: the one trained with", choices=CONTINUOUS))
-    ddim_sampling_eta: float | None = field(default=None, metadata=dict(
-        help="noise of a DDIM step, 0 none, 1 ancestral; unset: 0, or 1 with --beta_schedule. Typed without --sampler, selects ddim",
-        unit="factor"))
-    posterior_variance: str = field(default="large", metadata=dict(
-        help="variance of a ddpm step: beta_t, or that of the posterior", choices=("small", "large")))
+    sampling_timesteps: int = field(
+        default=250, metadata=dict(help="steps of the reverse process, 1 or more", unit="steps")
+    )
+    sampling_schedule: str | None = field(
+        default=None,
+        metadata=dict(help="continuous schedule to sample with; unset: the one trained with", choices=CONTINUOUS),
+    )
+    ddim_sampling_eta: float | None = field(
+        default=None,
+        metadata=dict(
+            help="noise of a DDIM step, 0 none, 1 ancestral; unset: 0, or 1 with --beta_schedule. "
+            "Typed without --sampler, selects ddim",
+            unit="factor",
+        ),
+    )
+    posterior_variance: str = field(
+        default="large",
+        metadata=dict(help="variance of a ddpm step: beta_t, or that of the posterior", choices=("small", "large")),
+    )
