@@ -77,7 +77,7 @@ class Wandb:
             import wandb
         except ImportError:
             raise UserError("--wandb needs a package that is not installed: pip install wandb") from None
-        mode = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
         os.environ.setdefault("WANDB_SILENT", "true")
         Path(folder).mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(init_timeout=15)

@@ -176,7 +176,8 @@ def test_max_seconds_stops_and_says_time(tmp_path):
     assert run(state, tmp_path, options) == "time" and EXIT_CODES["time"] == 0
     assert time.monotonic() - began < 5 and state.step >= 1
     already = State(state.modules, state.optimizer, state.schedule, step=7)
-    assert train(already, make_step(already, 1), [], replace(options, num_train_steps=7), clip_grad_norm=1.0, global_batch=8) == "done"  # fmt: skip
+    finished = replace(options, num_train_steps=7)
+    assert train(already, make_step(already, 1), [], finished, clip_grad_norm=1.0, global_batch=BATCH) == "done"
     assert already.step == 7
 
 

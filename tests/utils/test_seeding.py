@@ -1,0 +1,87 @@
+"""Random numbers are functions of (seed, step, purpose), whatever the slicing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from utils.seeding import Draws, derive, generator
+
+
+def test_derived_seeds_are_stable_over_processes_and_versions():
+    # A constant, not a comparison of two calls: if it changes, no older run can be resumed to the last bit.
+    assert derive(42, "noise", 7) == 7651511418670637614
+
+
+def test_parts_of_a_name_do_not_run_together():
+    seeds = [
+        derive(1, 23),
+        derive(12, 3),
+        derive(1, "23"),
+        derive(1, 2, 3),
+        derive(1, "2", "3"),
+        derive(1, "2:3"),
+        derive(1),
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_slices_join_to_the_global_batch(parts):
+    total, rows = 16, 16 // parts
+    whole = Draws(3, 5, total, 0, total)
+    sliced = [Draws(3, 5, total, i * rows, (i + 1) * rows) for i in range(parts)]
+    for draw in (
+        lambda d: d.normal("eps", 4, 2),
+        lambda d: d.uniform("drop"),
+        lambda d: d.chosen("self", 0.3),
+        lambda d: d.rows(lambda n, g: torch.rand(n, generator=g), "t"),
+        lambda d: d.sub("validation").normal("eps", 4),
+    ):
+        joined = torch.cat([draw(d) for d in sliced])
+        assert torch.equal(joined, draw(whole)) and len(joined) == total
+
+
+def test_steps_seeds_purposes_and_streams_differ_and_calls_repeat():
+    def eps(seed=1, step=1, purpose="eps", sub=()):
+        draws = Draws(seed, step, 4, 0, 4)
+        return (draws.sub(*sub) if sub else draws).normal(purpose, 8)
+
+    assert torch.equal(eps(), eps())
+    others = [eps(seed=2), eps(step=2), eps(purpose="t"), eps(sub=("a",)), eps(sub=("a", "b")), eps(sub=("eps",))]
+    for i, a in enumerate([eps(), *others]):
+        assert not any(torch.equal(a, b) for b in others[i:])
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 5, 8, 10, 17, 64, 100])
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 1 / 3, 0.5, 0.637, 0.9, 0.999, 1.0])
+def test_exactly_the_rounded_share_is_chosen(total, fraction):
+    for step in range(3):
+        assert Draws(0, step, total, 0, total).chosen("x", fraction).sum() == round(fraction * total)
+
+
+@pytest.mark.parametrize(("fraction", "block"), [(0.5, 2), (0.9, 10), (0.25, 4), (0.1, 10)])
+def test_aligned_slices_hold_equal_counts_and_every_row_has_its_turn(fraction, block):
+    total, turns = 40, torch.zeros(40)
+    for step in range(300):
+        chosen = Draws(0, step, total, 0, total).chosen("x", fraction)
+        assert (chosen.view(-1, block).sum(1) == round(fraction * block)).all()
+        turns += chosen
+    assert (turns / 300 - fraction).abs().max() < 0.15
+
+
+def test_a_share_outside_of_zero_and_one_is_refused():
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        Draws(0, 0, 4, 0, 4).chosen("x", 1.5)
+
+
+def test_rows_slices_every_part_of_a_tuple():
+    t, weight = Draws(0, 0, 6, 2, 5).rows(lambda n, g: (torch.rand(n, generator=g), torch.ones(n)), "t")
+    whole = torch.rand(6, generator=generator(0, 0, "t"))
+    assert torch.equal(t, whole[2:5]) and weight.shape == (3,)
+
+
+def test_moments_of_the_noise():
+    x = Draws(0, 0, 100, 0, 100).normal("eps", 1000)
+    assert abs(x.mean()) < 0.01 and abs(x.std() - 1) < 0.01
