@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Room -> the rooms that it may import beside itself. Entry scripts (a __main__.py is one), benchmarks, scripts and tests
-# may import anything.
+# Room -> the rooms that it may import beside itself. Entry scripts (a __main__.py is one), benchmarks, scripts
+# and tests may import anything.
 ARROWS: dict[str, set[str]] = {
     "diffusion": set(),
     "utils": set(),
