@@ -11,6 +11,10 @@ class EvaluationOptions:
     eval_test: bool = field(
         default=False, metadata=dict(help="evaluate --resume_dir on the test split with seeds 42 to 46 and stop")
     )
+    gen_data: bool = field(
+        default=False,
+        metadata=dict(help="write a labelled synthetic data set from --resume_dir with seeds 42 to 46 and stop"),
+    )
     num_samples: int = field(default=16, metadata=dict(help="texts to sample for an evaluation", unit="texts"))
     eval_batch_size: int = field(default=32, metadata=dict(help="texts generated together", unit="texts"))
     decoding: str = field(
