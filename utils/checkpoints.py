@@ -238,7 +238,8 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
     state: dict[int, dict[str, Any]] = {}
     for place, value in {**facts["scalars"], **tensors}.items():
         key, _, name = place.partition("/")
-        state.setdefault(indices[name], {})[key] = value
+        # a copy: load_state_dict keeps what it is given, and the optimizer changes it in place
+        state.setdefault(indices[name], {})[key] = value.clone() if isinstance(value, Tensor) else value
     fresh = optimizer.state_dict()["param_groups"]
     groups = [
         {**new, **{k: tuple(v) if k == "betas" else v for k, v in old.items()}}

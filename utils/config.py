@@ -5,7 +5,7 @@ comes from, each source over the one before:
 
     1. defaults of the dataclasses, then of the program
     2. --config FILE (YAML or JSON)
-    3. args.json of --resume_dir, with --eval, --eval_test or --resume_training
+    3. args.json of --resume_dir, with --eval, --eval_test, --gen_data or --resume_training
     4. flags typed on the command line
 
 Metadata of a field: help; unit; choices (letter case is ignored, the table's is stored); aliases (another spelling -> a
@@ -33,10 +33,10 @@ SCHEMA_VERSION = 1
 
 # What belongs to one invocation and not to a trained run: never taken from args.json, always free to type.
 INVOCATION = frozenset({
-    "eval", "eval_test", "resume_training", "resume_dir", "output_dir", "save_dir", "config", "dry_run", "max_seconds",
-    "device", "wandb", "wandb_name",
+    "eval", "eval_test", "gen_data", "resume_training", "resume_dir", "output_dir", "save_dir", "config", "dry_run",
+    "max_seconds", "device", "wandb", "wandb_name",
 })  # fmt: skip
-MODES = ("eval", "eval_test", "resume_training")  # these read args.json of --resume_dir
+MODES = ("eval", "eval_test", "gen_data", "resume_training")  # these read args.json of --resume_dir
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -453,7 +453,7 @@ def _saved_flags(program: Program, saved: Mapping[str, Any], folder: Path) -> di
     return result
 
 
-_DEEDS = {"eval": "evaluating", "eval_test": "evaluating", "resume_training": "resuming"}
+_DEEDS = {"eval": "evaluating", "eval_test": "evaluating", "gen_data": "generating", "resume_training": "resuming"}
 
 
 def _refuse_changes(
@@ -486,7 +486,8 @@ def write_args(settings: Settings, folder: Path | str, **facts: Any) -> Path:
     clash = facts.keys() & settings.values.keys()
     assert not clash, f"these facts are called like flags: {sorted(clash)}"
     path = Path(folder) / "args.json"
-    if path.exists() and (settings.values.get("eval") or settings.values.get("eval_test")):
+    evaluates = any(settings.values.get(mode) for mode in MODES if mode != "resume_training")
+    if path.exists() and evaluates:
         return path
     known = {
         "schema_version": SCHEMA_VERSION,

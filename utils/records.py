@@ -69,7 +69,9 @@ class Condition(_Record):
     keep_source: Tensor | None = None  # (B,) bool
 
     @classmethod
-    def of(cls, class_id: Tensor | None = None, source: Tensor | None = None, source_mask: Tensor | None = None) -> Condition:
+    def of(
+        cls, class_id: Tensor | None = None, source: Tensor | None = None, source_mask: Tensor | None = None
+    ) -> Condition:
         """A condition with everything kept."""
 
         def all_kept(rows: Tensor | None) -> Tensor | None:
@@ -77,7 +79,9 @@ class Condition(_Record):
 
         return cls(class_id, all_kept(class_id), source, source_mask, all_kept(source))
 
-    def drop(self, class_uniform: Tensor | None, p_class: float, source_uniform: Tensor | None, p_source: float) -> Condition:
+    def drop(
+        self, class_uniform: Tensor | None, p_class: float, source_uniform: Tensor | None, p_source: float
+    ) -> Condition:
         """Null each example's class with probability p_class and its source with p_source, independently.
 
         class_uniform, source_uniform: (B,) numbers uniform in [0, 1), drawn by the caller for the global batch, so that

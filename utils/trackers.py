@@ -104,7 +104,7 @@ class Wandb:
         self._run.log({name: self._wandb.Table(columns=list(columns), data=[list(r) for r in rows]), "step": step})
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def has_wandb_key() -> bool:

@@ -1,0 +1,97 @@
+"""Devices and ranks; two real processes train like one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.distributed import Ranks, autocast, gather_objects, init, pick_device, wrap
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_one_process_needs_no_group(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    ranks = init("cpu")
+    assert ranks == Ranks() and ranks.main and ranks.any(True) and not ranks.any(False)
+    assert gather_objects(ranks, [1, 2]) == [1, 2] and ranks.sum(torch.tensor(3.0)) == 3
+    net = torch.nn.Linear(1, 1)
+    assert wrap(net, ranks) is net and not torch.distributed.is_initialized()
+
+
+def test_an_absent_device_is_refused_in_one_line():
+    for kind, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+        if not there:
+            with pytest.raises(UserError, match=f"--device {kind}.*cpu"):
+                pick_device(kind)
+    assert pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_autocast_is_a_factory_of_contexts(name, dtype):
+    factory = autocast(torch.device("cpu"), name)
+    for _ in range(2):
+        with factory():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+PROGRAM = """
+import json, sys
+import torch
+from torch import nn
+from utils.distributed import finish, gather_objects, init, wrap
+from utils.ema import EMA
+from utils.loop import Log, State, train
+from utils.optim import make_lr_schedule, make_optimizer
+from utils.options import LoopOptions, OptimizerOptions
+from utils.seeding import Draws
+
+torch.set_num_threads(1)
+ranks, total, micros = init("cpu"), 8, 2
+torch.manual_seed(0)
+net, options = nn.Linear(4, 4), OptimizerOptions(learning_rate=1e-2, lr_warmup_steps=1, lr_schedule="greedy")
+optimizer = make_optimizer(net, options)
+wrapped = wrap(net, ranks)
+state = State(net, optimizer, make_lr_schedule(optimizer, options, 6), EMA(net), ranks=ranks, wrapped=wrapped)
+rows = total // (ranks.world * micros)
+
+def step_fn(step, micro):
+    start = (micro * ranks.world + ranks.rank) * rows
+    draws = Draws(state.seed, step, total, start, start + rows)
+    x = draws.normal("x", 4)
+    return ((wrapped(x) - x.roll(1, 1)) ** 2).mean(1), {"n": torch.ones(rows), "c": torch.tensor(3.0)}
+
+loop = LoopOptions(num_train_steps=6, gradient_accumulation_steps=micros, log_every=1)
+train(state, step_fn, [Log(1, sys.argv[1], total=6)], loop, clip_grad_norm=0.1, global_batch=total)
+worlds = gather_objects(ranks, [ranks.world])
+state.save(sys.argv[1], worlds=worlds)
+finish()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, start in (("one", [sys.executable]), ("two", launch)):
+        done = subprocess.run(
+            [*start, str(script), str(tmp_path / name)], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    lines = {
+        n: [json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")
+    }
+    for a, b in zip(lines["one"], lines["two"], strict=True):
+        a.pop("seconds"), b.pop("seconds")
+        assert b == pytest.approx(a, rel=1e-5) and a["n"] == pytest.approx(1.0) and a["c"] == pytest.approx(3.0)
+    state = json.loads(next((tmp_path / "two/checkpoints").glob("*/state.json")).read_text())
+    assert state["facts"]["worlds"] == [2, 2]

@@ -1,0 +1,139 @@
+"""Averaged weights by their recurrence; the decay split, schedules and clipping by their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from utils.ema import EMA, decay_at
+from utils.errors import UserError
+from utils.optim import clip_grad_norm, make_lr_schedule, make_optimizer
+from utils.options import LR_SCHEDULES, OptimizerOptions
+
+
+def test_decay_copies_first_then_rises_to_the_cap():
+    assert [decay_at(k) for k in (1, 50, 101)] == [0.0] * 3
+    assert decay_at(102) == pytest.approx(1 - 2**-0.75)
+    assert decay_at(1101) == pytest.approx(1 - 1001**-0.75)
+    assert decay_at(10**9, 0.9999) == 0.9999 and decay_at(150, 0.5) == 0.5
+    assert all(decay_at(k) <= decay_at(k + 1) for k in range(1, 3000))
+
+
+def test_the_average_follows_its_recurrence():
+    net = nn.Linear(1, 1, bias=False)
+    ema, expected = EMA(net, decay=0.9), 0.0
+    for k in range(1, 140):
+        with torch.no_grad():
+            net.weight.fill_(math.sin(k))
+        ema.update()
+        d = decay_at(k, 0.9)
+        expected = d * expected + (1 - d) * math.sin(k)
+        assert ema.tensors["weight"].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_updating_every_other_step_counts_all_steps():
+    net, seen = nn.Linear(1, 1, bias=False), []
+    ema = EMA(net, every=3)
+    for k in range(1, 8):
+        with torch.no_grad():
+            net.weight.fill_(float(k))
+        ema.update()
+        seen.append(ema.tensors["weight"].item())
+    assert seen == [1, 1, 1, 4, 4, 4, 7] and ema.updates == 7
+
+
+def test_applied_swaps_in_and_back_even_after_an_error():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    ema = EMA(net)
+    assert "1.running_mean" in ema.tensors and "1.num_batches_tracked" not in ema.tensors
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(1)
+    own, address = net[0].weight.clone(), net[0].weight.data_ptr()
+    with pytest.raises(RuntimeError, match="inside"), ema.applied(net):
+        assert torch.equal(net[0].weight, ema.tensors["0.weight"]) and not torch.equal(net[0].weight, own)
+        with pytest.raises(AssertionError):
+            ema.update()
+        raise RuntimeError("inside")
+    assert torch.equal(net[0].weight, own) and net[0].weight.data_ptr() == address
+    ema.update()
+
+
+def test_frozen_parameters_are_no_part_of_it_and_wrong_states_are_refused():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].requires_grad_(False)
+    ema = EMA(net)
+    assert set(ema.state_dict()) == {"1.weight", "1.bias"}
+    with pytest.raises(ValueError, match="1.bias"):
+        ema.load_state_dict({"1.weight": torch.zeros(2, 2)})
+    with pytest.raises(ValueError, match="shape"):
+        ema.load_state_dict({"1.weight": torch.zeros(3, 2), "1.bias": torch.zeros(2)})
+
+
+def test_the_decay_split_takes_each_trained_parameter_once():
+    net = nn.ModuleDict(
+        {"a": nn.Linear(2, 3), "norm": nn.LayerNorm(3), "emb": nn.Embedding(4, 2), "b": nn.Linear(2, 4)}
+    )
+    net["b"].weight = net["emb"].weight
+    net["norm"].weight.requires_grad_(False)
+    decayed, plain = make_optimizer(net, OptimizerOptions(adam_weight_decay=0.1)).param_groups
+    assert decayed["param_names"] == ["a.weight", "emb.weight"] and decayed["weight_decay"] == 0.1
+    assert plain["param_names"] == ["a.bias", "norm.bias", "b.bias"] and plain["weight_decay"] == 0.0
+    assert decayed["eps"] == 1e-8 and decayed["betas"] == (0.9, 0.999)
+    with pytest.raises(UserError, match="frozen"):
+        make_optimizer(nn.Linear(1, 1).requires_grad_(False), OptimizerOptions())
+    make_optimizer(nn.Linear(1, 1, device="meta"), OptimizerOptions())
+
+
+def test_lion_is_its_published_update():
+    p = nn.Parameter(torch.tensor([[1.0, -2.0]]))
+    options = OptimizerOptions(
+        optimizer="lion", learning_rate=0.1, adam_weight_decay=0.01, adam_beta1=0.9, adam_beta2=0.99
+    )
+    optimizer = make_optimizer([("p", p)], options)
+    x, m = p.detach().clone(), torch.zeros(1, 2)
+    for g in (torch.tensor([[0.3, -0.2]]), torch.tensor([[-4.0, 0.1]])):
+        p.grad = g.clone()
+        optimizer.step()
+        x = x * (1 - 0.1 * 0.01) - 0.1 * torch.sign(0.9 * m + 0.1 * g)
+        m = 0.99 * m + 0.01 * g
+        torch.testing.assert_close(p.detach(), x)
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULES)
+def test_every_schedule_runs_and_warms_up(name):
+    options = OptimizerOptions(lr_schedule=name, learning_rate=1e-3, lr_warmup_steps=10)
+    optimizer = make_optimizer(nn.Linear(1, 1), options)
+    schedule = make_lr_schedule(optimizer, options, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(schedule.lr)
+        optimizer.step()
+        schedule.step(torch.tensor(1.0))
+    assert all(0 <= r <= 1e-2 for r in rates) and max(rates) > 0
+    if name not in ("constant", "reduce_lr_on_plateau", "greedy"):
+        assert rates[0] < rates[5] < rates[10] and rates[10] == pytest.approx(1e-3, rel=0.05)
+    if name in ("reduce_lr_on_plateau", "greedy"):
+        assert rates[-1] < rates[0], "a loss that stands still lowers the rate"
+
+
+def test_the_cosine_schedule_is_the_cosine():
+    options = OptimizerOptions(lr_schedule="cosine", learning_rate=1.0, lr_warmup_steps=0)
+    optimizer = make_optimizer(nn.Linear(1, 1), options)
+    schedule = make_lr_schedule(optimizer, options, 10)
+    for step in range(10):
+        assert schedule.lr == pytest.approx((1 + math.cos(math.pi * step / 10)) / 2)
+        optimizer.step()
+        schedule.step()
+
+
+def test_clipping_returns_the_norm_before_and_zero_leaves_gradients_alone():
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    unused = nn.Parameter(torch.zeros(3))
+    for max_norm, after in ((1.0, 1.0), (0.0, 5.0), (10.0, 5.0)):
+        a.grad, b.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+        assert clip_grad_norm([a, b, unused], max_norm).item() == pytest.approx(5)
+        assert torch.cat([a.grad, b.grad]).norm().item() == pytest.approx(after, rel=1e-5)
