@@ -33,14 +33,14 @@ START = "<|endoftext|>"  # begins and ends every text, as in GPT-2
 class HomeScorerOptions:
     """Sizes and training of the home scorer; the defaults suit some ten thousand short texts and a CPU."""
 
-    width: int = 64
+    width: int = 96
     layers: int = 2
     heads: int = 4
     vocab_size: int = 2048  # byte-level subwords at most; a small vocabulary of words needs, and gets, fewer
     max_length: int = 256  # tokens
     steps: int = 500
     batch: int = 32  # texts; small, because steps are what a small model needs
-    lr: float = 1e-2  # peak, after a tenth of the steps; falls to nothing along a cosine
+    lr: float = 6e-3  # peak, after a tenth of the steps; falls to nothing along a cosine
     weight_decay: float = 0.01
     seed: int = 0
 

@@ -38,7 +38,7 @@ def read_curves(path: Path | str) -> dict[str, list[tuple[float, float]]]:
 
 
 def plot(curves: Curves, folder: Path | str) -> list[Path]:
-    """Draw loss.png (keys that name a loss, logarithmic) and one picture of each other key; lone points are left out."""
+    """Draw loss.png (keys that name a loss, logarithmic) and one picture of each other key, lone points left out."""
     need("matplotlib", "matplotlib", "drawing curves").use("Agg")  # no window, no display
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
