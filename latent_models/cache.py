@@ -41,7 +41,9 @@ class LatentCache:
             self.x0 = np.load(folder / "x0.npy", mmap_mode="r")
             self.mask = np.load(folder / "mask.npy", mmap_mode="r") if self.facts["masked"] else None
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder} is not a whole latent cache ({error}): delete it, and it is made anew") from error
+            raise UserError(
+                f"{folder} is not a whole latent cache ({error}): delete it, and it is made anew"
+            ) from error
         self.folder = folder
 
     def __len__(self) -> int:
@@ -57,8 +59,13 @@ class LatentCache:
 
 
 def open_or_build(
-    folder: Path, key: str, rows: int, batches: Iterable[tuple[Tensor, Batch]], space: LatentSpace,
-    dtype: str = "float32", progress: Callable[[int], None] | None = None,
+    folder: Path,
+    key: str,
+    rows: int,
+    batches: Iterable[tuple[Tensor, Batch]],
+    space: LatentSpace,
+    dtype: str = "float32",
+    progress: Callable[[int], None] | None = None,
 ) -> LatentCache:
     """The cache of `key` below `folder`, encoded now unless it is there.
 

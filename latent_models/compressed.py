@@ -20,11 +20,13 @@ from utils.records import Batch, Latents
 class CompressedSpace(LatentSpace):
     """(B, T) tokens -> states (B, T, d_lm) -> latents (B, L, D) -> states (B, L, d_lm) -> text."""
 
+    masked = False
+
     def __init__(self, language_model: LanguageModel, autoencoder: PerceiverAutoencoder) -> None:
         super().__init__()
         self.language_model = language_model
         self.autoencoder = autoencoder
-        self.length, self.dim = autoencoder.num_latents, autoencoder.dim_ae
+        self.length, self.dim = autoencoder.num_latents, autoencoder.dim
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Latents:
         states = self.language_model.encode(batch.input_ids, batch.attention_mask)
@@ -34,7 +36,7 @@ class CompressedSpace(LatentSpace):
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
         return self.language_model.generate(self.autoencoder.decode(latents.x0), None, **generate)
 
-    def reconstruction_loss(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """What the autoencoder trains on: cross-entropy (B,) of the text given its latents, nats per token."""
         states = self.autoencoder.decode(self.encode(batch).x0)
         return self.language_model.reconstruction_loss(states, None, batch.input_ids, batch.attention_mask)

@@ -12,7 +12,9 @@ from utils.errors import UserError
 
 DECODING: dict[str, dict[str, Any]] = {
     "beam": dict(do_sample=False, num_beams=4, no_repeat_ngram_size=3, repetition_penalty=1.2, min_length=5),
-    "nucleus": dict(do_sample=True, top_p=0.95, num_beams=1, no_repeat_ngram_size=3, repetition_penalty=1.2, min_length=5),
+    "nucleus": dict(
+        do_sample=True, top_p=0.95, num_beams=1, no_repeat_ngram_size=3, repetition_penalty=1.2, min_length=5
+    ),
     "greedy": dict(do_sample=False, num_beams=1),
 }
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from latent_models.language_models import LanguageModel
 from latent_models.spaces import LatentSpace
@@ -21,18 +20,17 @@ from utils.records import Batch, Latents
 class EncoderStatesSpace(LatentSpace):
     """(B, T) tokens -> states (B, L, d_lm) with a mask, L the longest text allowed."""
 
-    lengths: Tensor
+    masked = True
 
-    def __init__(self, language_model: LanguageModel, max_seq_len: int, length_counts: Tensor | None = None) -> None:
-        """length_counts: (L + 1,) how many training texts have each length in tokens; None until it is known."""
+    def __init__(self, language_model: LanguageModel, max_seq_len: int) -> None:
         super().__init__()
         limit = language_model.max_length
         if limit is not None and max_seq_len > limit:
-            raise UserError(f"--max_seq_len {max_seq_len} is longer than {language_model.name} can read ({limit} tokens)")
+            raise UserError(
+                f"--max_seq_len {max_seq_len} is longer than {language_model.name} can read: give {limit} or less"
+            )
         self.language_model = language_model
         self.length, self.dim = max_seq_len, language_model.dim
-        counts = torch.zeros(max_seq_len + 1) if length_counts is None else length_counts.float()
-        self.register_buffer("lengths", counts)
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Latents:
         states = self.language_model.encode(batch.input_ids, batch.attention_mask)  # (B, T, d_lm)
@@ -44,19 +42,5 @@ class EncoderStatesSpace(LatentSpace):
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
         return self.language_model.generate(latents.x0, latents.mask, **generate)
 
-    def sample_mask(self, n: int, generator: torch.Generator) -> Tensor:
-        if not bool(self.lengths.sum() > 0):
-            raise UserError("this run holds no length prior, so no lengths can be drawn: train it again, or give its training corpus")
-        drawn = torch.multinomial(self.lengths.cpu(), n, replacement=True, generator=generator)
-        return torch.arange(self.length) < drawn[:, None]
-
     def fingerprint(self) -> str:
         return f"states-{self.length}-" + self.language_model.fingerprint()
-
-
-def count_lengths(lengths: Tensor, max_seq_len: int) -> Tensor:
-    """(n,) lengths of training texts in tokens -> (max_seq_len + 1,) counts; a text of no tokens cannot be a latent."""
-    counts = torch.bincount(lengths.clamp(max=max_seq_len), minlength=max_seq_len + 1)
-    if counts[0]:
-        raise UserError(f"{int(counts[0])} training texts hold no tokens at all: take empty lines out of the corpus")
-    return counts

@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import BatchEncoding
+from transformers.utils import logging
 
 from latent_models.families import family_of
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
+
+logging.disable_progress_bar()  # bars of loading and saving, between our own lines of progress
 
 
 class LanguageModel(nn.Module):
@@ -38,7 +41,9 @@ class LanguageModel(nn.Module):
         self.dim: int = self.family.dim(model.config)
         self.start_id = model.config.decoder_start_token_id
         if self.start_id is None:
-            raise UserError(f"{name} does not say which token decoding starts with: add decoder_start_token_id to its config.json")
+            raise UserError(
+                f"{name} does not say which token decoding starts with: add decoder_start_token_id to its config.json"
+            )
         self.pad_id: int = tokenizer.pad_token_id
         self.frozen = frozen
         if frozen:
@@ -80,7 +85,9 @@ class LanguageModel(nn.Module):
         start = labels.new_full((len(labels), 1), self.start_id)
         decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
         return self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=states_mask, decoder_input_ids=decoder_input
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=states_mask,
+            decoder_input_ids=decoder_input,
         ).logits
 
     def reconstruction_loss(self, states: Tensor, states_mask: Tensor | None, labels: Tensor, mask: Tensor) -> Tensor:
@@ -93,8 +100,14 @@ class LanguageModel(nn.Module):
         nll = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")  # (B, T)
         return (nll * mask).sum(1) / mask.sum(1).clamp(min=1)
 
+    def forward(self, seen: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Loss (B,) of writing `labels` when the encoder sees `seen`, both (B, T): denoising pretraining."""
+        return self.reconstruction_loss(self.encode(seen, mask), mask, labels, mask)
+
     @torch.no_grad()
-    def generate(self, states: Tensor, states_mask: Tensor | None = None, max_length: int = 64, **decoding: Any) -> list[str]:
+    def generate(
+        self, states: Tensor, states_mask: Tensor | None = None, max_length: int = 64, **decoding: Any
+    ) -> list[str]:
         """Texts (B,) decoded from what the decoder attends to. decoding: arguments of transformers' generate."""
         decoding["min_length"] = min(decoding.get("min_length", 0), max_length)
         if states_mask is None:
@@ -131,8 +144,10 @@ def load_language_model(name: str, frozen: bool = True, *, empty: bool = False) 
     if not source.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1 and "/" in name):
         raise UserError(f"--enc_dec_model {name}: no such folder, and it is not of the form owner/name of a hub id")
     if source.is_dir() and not (source / "config.json").is_file():
-        raise UserError(f"--enc_dec_model {name} holds no config.json: give the folder of a Hugging Face model, "
-                        "as save_pretrained or python -m latent_models.pretraining writes it")
+        raise UserError(
+            f"--enc_dec_model {name} holds no config.json: give the folder of a Hugging Face model, "
+            "as save_pretrained or python -m latent_models.pretraining writes it"
+        )
     try:
         config = AutoConfig.from_pretrained(name)
         family_of(config, name)
@@ -147,8 +162,10 @@ def load_language_model(name: str, frozen: bool = True, *, empty: bool = False) 
     except (OSError, ValueError, KeyError) as error:
         if source.is_dir():
             raise UserError(f"--enc_dec_model {name} cannot be read: {first_line(error)}") from error
-        raise UserError(f"--enc_dec_model {name} is neither a local folder nor in the local cache, and the hub cannot be reached "
-                        "or does not have it: give a local folder, for example one that python -m latent_models.pretraining made") from error
+        raise UserError(
+            f"--enc_dec_model {name} is neither a local folder nor in the local cache, and the hub cannot be reached "
+            "or does not have it: give a local folder, for example one that python -m latent_models.pretraining made"
+        ) from error
     check_tokenizer(tokenizer, config, name)
     return LanguageModel(model, tokenizer, name, frozen)
 
@@ -159,12 +176,16 @@ def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
         raise UserError(f"the tokenizer of {name} has no padding token")
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= config.vocab_size:
-        raise UserError(f"the tokenizer of {name} has token ids up to {largest}, but the model's vocabulary holds {config.vocab_size}: "
-                        "they are not of the same model")
+        raise UserError(
+            f"the tokenizer of {name} has token ids up to {largest}, but the model's vocabulary holds {config.vocab_size}: "
+            "they are not of the same model"
+        )
     for role in ("pad_token_id", "eos_token_id"):
         ours, theirs = getattr(tokenizer, role), getattr(config, role, None)
         if theirs is not None and ours != (theirs[0] if isinstance(theirs, list) else theirs):
-            raise UserError(f"the tokenizer of {name} has {role} {ours}, but its model {theirs}: they are not of the same model")
+            raise UserError(
+                f"the tokenizer of {name} has {role} {ours}, but its model {theirs}: they are not of the same model"
+            )
 
 
 def first_line(error: BaseException) -> str:

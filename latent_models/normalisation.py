@@ -1,4 +1,7 @@
-"""Centring and scaling of latents by statistics of the training set, wrapped around any space."""
+"""Statistics of the training latents, and a wrapper that normalises any space by them.
+
+The statistics are saved with the denoiser that was trained on them: centre and scale, and how long texts are.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,46 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latent_models.spaces import LatentSpace
+from utils.errors import UserError
 from utils.records import Batch, Latents
 
 
-class Normalised(LatentSpace):
-    """(x0 - mean) / scale, mean per channel (D,), scale one number, both over valid positions."""
+class LatentStatistics(nn.Module):
+    """Buffers only: mean per channel (D,), scale () and how many training texts have each length (L + 1,)."""
 
     mean: Tensor
     scale: Tensor
+    length_counts: Tensor
 
-    def __init__(self, space: LatentSpace, mean: Tensor | None = None, scale: Tensor | None = None) -> None:
+    def __init__(self, dim: int, length: int) -> None:
         super().__init__()
-        self.space = space
-        self.length, self.dim, self.trainable = space.length, space.dim, space.trainable
-        self.register_buffer("mean", torch.zeros(space.dim) if mean is None else mean)
-        self.register_buffer("scale", torch.ones(()) if scale is None else scale)
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("length_counts", torch.zeros(length + 1))
+
+
+class Normalised(LatentSpace):
+    """(x0 - mean) / scale around a space; lengths of samples follow those of the training texts."""
+
+    def __init__(self, space: LatentSpace, statistics: LatentStatistics) -> None:
+        super().__init__()
+        self.space, self.statistics = space, statistics
+        self.length, self.dim, self.masked, self.trainable = space.length, space.dim, space.masked, space.trainable
 
     def normalise(self, latents: Latents) -> Latents:
-        mean, scale = self.mean.to(latents.x0), self.scale.to(latents.x0).clamp(min=1e-5)
-        inner = None if latents.mean is None else (latents.mean - mean) / scale
-        return replace(latents, x0=(latents.x0 - mean) / scale, mean=inner)
+        centre, scale = self._numbers(latents.x0)
+        inner = None if latents.mean is None else (latents.mean - centre) / scale
+        return replace(latents, x0=(latents.x0 - centre) / scale, mean=inner)
 
     def restore(self, x0: Tensor) -> Tensor:
-        return x0 * self.scale.to(x0).clamp(min=1e-5) + self.mean.to(x0)
+        centre, scale = self._numbers(x0)
+        return x0 * scale + centre
+
+    def _numbers(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return self.statistics.mean.to(like), self.statistics.scale.to(like).clamp(min=1e-5)
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Latents:
         return self.normalise(self.space.encode(batch, generator))
@@ -41,22 +58,32 @@ class Normalised(LatentSpace):
         return self.space.decode(replace(latents, x0=self.restore(latents.x0)), **generate)
 
     def project(self, x0: Tensor) -> Tensor:
-        projected = self.space.project(restored := self.restore(x0))
+        restored = self.restore(x0)
+        projected = self.space.project(restored)
         if projected is restored:  # nothing to project: spare the round trip and its rounding
             return x0
-        return (projected - self.mean.to(x0)) / self.scale.to(x0).clamp(min=1e-5)
+        centre, scale = self._numbers(x0)
+        return (projected - centre) / scale
 
     def token_logits(self, x0: Tensor) -> Tensor | None:
         return self.space.token_logits(self.restore(x0))
 
     def sample_mask(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.space.sample_mask(n, generator)
+        if not self.masked:
+            return super().sample_mask(n, generator)
+        counts = self.statistics.length_counts.float().cpu()
+        if not bool(counts.sum() > 0):
+            raise UserError(
+                "this run holds no length prior, so no lengths can be drawn: train it again with its corpus"
+            )
+        drawn = torch.multinomial(counts, n, replacement=True, generator=generator)
+        return torch.arange(self.length) < drawn[:, None]
 
     def fingerprint(self) -> str:
-        return self.space.fingerprint()  # the cache holds latents before normalisation
+        return self.space.fingerprint()  # a cache holds latents as they are before normalisation
 
 
-def statistics(latents: Iterable[Latents]) -> tuple[Tensor, Tensor]:
+def estimate(latents: Iterable[Latents]) -> tuple[Tensor, Tensor]:
     """(mean (D,), scale ()) over the valid positions of some batches.
 
     mean: per channel. scale: population standard deviation of the centred values, all channels together.
@@ -69,5 +96,12 @@ def statistics(latents: Iterable[Latents]) -> tuple[Tensor, Tensor]:
         total = total + valid.sum(0).cpu()
         squares = squares + valid.square().sum(0).cpu()
     mean = total / count
-    scale = (squares / count - mean.square()).mean().clamp(min=0).sqrt()
-    return mean.float(), scale.float()
+    return mean.float(), (squares / count - mean.square()).mean().clamp(min=0).sqrt().float()
+
+
+def count_lengths(lengths: Tensor, max_seq_len: int) -> Tensor:
+    """(n,) lengths of training texts in tokens -> (max_seq_len + 1,) counts; a text of no tokens cannot be a latent."""
+    counts = torch.bincount(lengths.long().clamp(max=max_seq_len), minlength=max_seq_len + 1)
+    if counts[0]:
+        raise UserError(f"{int(counts[0])} training texts hold no tokens at all: take empty lines out of the corpus")
+    return counts.float()

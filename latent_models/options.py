@@ -7,47 +7,79 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LanguageModelOptions:
-    enc_dec_model: str = field(default="facebook/bart-base", metadata=dict(
-        help="encoder-decoder language model: a local folder or a hub id"))
+    enc_dec_model: str = field(
+        default="facebook/bart-base", metadata=dict(help="encoder-decoder language model: a local folder or a hub id")
+    )
     max_seq_len: int = field(default=64, metadata=dict(help="longest text; what is longer is cut off", unit="tokens"))
 
 
 @dataclass
 class AutoencoderOptions:
     num_encoder_latents: int = field(default=32, metadata=dict(help="latents per text", unit="latents"))
-    num_decoder_latents: int | None = field(default=None, metadata=dict(
-        help="must equal --num_encoder_latents, its default: the decoder expands each latent to one state", unit="latents"))
+    num_decoder_latents: int | None = field(
+        default=None,
+        metadata=dict(
+            help="must equal --num_encoder_latents, its default: the decoder expands each latent to one state",
+            unit="latents",
+        ),
+    )
     dim_ae: int = field(default=256, metadata=dict(help="width of a latent", unit="channels"))
-    num_layers: int = field(default=2, metadata=dict(help="depth of the Perceiver encoder and of the decoder", unit="layers"))
+    num_layers: int = field(
+        default=2, metadata=dict(help="depth of the Perceiver encoder and of the decoder", unit="layers")
+    )
     l2_normalize_latents: bool = field(default=False, metadata=dict(help="rescale every latent to norm sqrt(dim_ae)"))
-    lm_mode: str = field(default="freeze", metadata=dict(
-        help="freeze: train the autoencoder alone; ft: the language model too", choices=("freeze", "ft")))
+    lm_mode: str = field(
+        default="freeze",
+        metadata=dict(help="freeze: train the autoencoder alone; ft: the language model too", choices=("freeze", "ft")),
+    )
 
 
 @dataclass
 class LatentOptions:
-    latent_model_path: str | None = field(default=None, metadata=dict(
-        help="run folder of a trained autoencoder; unset: diffusion on the encoder's own states"))
-    normalize_latent: bool = field(default=False, metadata=dict(help="centre and scale latents by statistics of the training set"))
-    normalize_batches: int = field(default=50, metadata=dict(help="batches that --normalize_latent is estimated over", unit="batches"))
-    latent_cache_dir: str | None = field(default=None, metadata=dict(
-        help="where encoded corpora are kept; unset: latent_cache/ in the run folder"))
-    no_latent_cache: bool = field(default=False, metadata=dict(help="encode each batch anew instead of once per corpus"))
+    latent_model_path: str | None = field(
+        default=None,
+        metadata=dict(help="run folder of a trained autoencoder; unset: diffusion on the encoder's own states"),
+    )
+    normalize_latent: bool = field(
+        default=False, metadata=dict(help="centre and scale latents by statistics of the training set")
+    )
+    normalize_batches: int = field(
+        default=50, metadata=dict(help="batches that --normalize_latent is estimated over", unit="batches")
+    )
+    latent_cache_dir: str | None = field(
+        default=None, metadata=dict(help="where encoded corpora are kept; unset: latent_cache/ in the run folder")
+    )
+    no_latent_cache: bool = field(
+        default=False, metadata=dict(help="encode each batch anew instead of once per corpus")
+    )
 
 
 @dataclass
 class PretrainingOptions:
     """Stage 0: a small BART from scratch."""
 
-    tokenizer: str = field(default="word", metadata=dict(
-        help="trained on the corpus: word splits at blanks and punctuation; bpe is byte-level subwords", choices=("word", "bpe")))
+    tokenizer: str = field(
+        default="word",
+        metadata=dict(
+            help="trained on the corpus: word splits at blanks and punctuation; bpe is byte-level subwords",
+            choices=("word", "bpe"),
+        ),
+    )
     vocab_size: int = field(default=2000, metadata=dict(help="largest vocabulary of the tokenizer", unit="tokens"))
     d_model: int = field(default=128, metadata=dict(help="width of the model", unit="channels"))
     layers: int = field(default=2, metadata=dict(help="layers of the encoder and of the decoder", unit="layers"))
     heads: int = field(default=4, metadata=dict(help="attention heads", unit="heads"))
     lm_dropout: float = field(default=0.0, metadata=dict(help="dropout while pretraining", unit="probability"))
-    mask_prob: float = field(default=0.1, metadata=dict(help="share of tokens hidden by spans from the encoder", unit="probability"))
-    clean_prob: float = field(default=0.5, metadata=dict(help="share of texts that are shown uncorrupted (plain copying)", unit="probability"))
-    drill_prob: float = field(default=0.1, metadata=dict(
-        help="share of a batch that is random token strings, which can only be copied", unit="probability"))
+    mask_prob: float = field(
+        default=0.1, metadata=dict(help="share of tokens hidden by spans from the encoder", unit="probability")
+    )
+    clean_prob: float = field(
+        default=0.5, metadata=dict(help="share of texts that are shown uncorrupted (plain copying)", unit="probability")
+    )
+    drill_prob: float = field(
+        default=0.1,
+        metadata=dict(
+            help="share of a batch that is random token strings, which can only be copied", unit="probability"
+        ),
+    )
     max_seq_len: int = field(default=64, metadata=dict(help="longest text; what is longer is cut off", unit="tokens"))

@@ -19,6 +19,7 @@ class LatentSpace(nn.Module, ABC):
 
     length: int  # L, positions of a latent
     dim: int  # D, channels of a position
+    masked: bool = True  # whether texts of a batch can have different numbers of positions
     trainable: bool = False  # whether diffusion training changes it; then its latents must not be cached
 
     @abstractmethod

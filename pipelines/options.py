@@ -7,17 +7,26 @@ from dataclasses import dataclass, field
 
 @dataclass
 class AutoencoderIntervals:
-    eval_every: int = field(default=1000, metadata=dict(help="steps between validations, each with a checkpoint", unit="steps"))
-    eval_texts: int = field(default=1000, metadata=dict(help="held-out texts reconstructed at a validation", unit="texts"))
+    eval_every: int = field(
+        default=1000, metadata=dict(help="steps between validations, each with a checkpoint", unit="steps")
+    )
+    eval_texts: int = field(
+        default=1000, metadata=dict(help="held-out texts reconstructed at a validation", unit="texts")
+    )
 
 
 @dataclass
 class DiffusionIntervals:
-    save_and_sample_every: int = field(default=5000, metadata=dict(
-        help="steps between samplings with evaluation, each with a checkpoint", unit="steps"))
-    sample_every: int | None = field(default=None, metadata=dict(
-        help="steps between samplings; unset: --save_and_sample_every", unit="steps"))
-    init_path: str | None = field(default=None, metadata=dict(help="run folder whose weights training starts from, at step 0"))
+    save_and_sample_every: int = field(
+        default=5000,
+        metadata=dict(help="steps between samplings with evaluation, each with a checkpoint", unit="steps"),
+    )
+    sample_every: int | None = field(
+        default=None, metadata=dict(help="steps between samplings; unset: --save_and_sample_every", unit="steps")
+    )
+    init_path: str | None = field(
+        default=None, metadata=dict(help="run folder whose weights training starts from, at step 0")
+    )
 
 
 @dataclass

@@ -19,34 +19,109 @@ from utils.errors import UserError
 from utils.options import LoopOptions, OptimizerOptions, RunOptions
 
 AUTOENCODER_REFERENCE = frozenset(
-    "dataset_name max_seq_len enc_dec_model train_batch_size eval_batch_size num_encoder_latents num_decoder_latents dim_ae "
-    "num_layers l2_normalize_latents output_dir save_dir learning_rate num_train_steps lr_schedule lr_warmup_steps optimizer "
-    "adam_beta1 adam_beta2 adam_weight_decay eval_every mixed_precision wandb_name lm_mode eval resume_training resume_dir".split()
+    [
+        "dataset_name",
+        "max_seq_len",
+        "enc_dec_model",
+        "train_batch_size",
+        "eval_batch_size",
+        "num_encoder_latents",
+        "num_decoder_latents",
+        "dim_ae",
+        "num_layers",
+        "l2_normalize_latents",
+        "output_dir",
+        "save_dir",
+        "learning_rate",
+        "num_train_steps",
+        "lr_schedule",
+        "lr_warmup_steps",
+        "optimizer",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_weight_decay",
+        "eval_every",
+        "mixed_precision",
+        "wandb_name",
+        "lm_mode",
+        "eval",
+        "resume_training",
+        "resume_dir",
+    ]
 )
 DIFFUSION_REFERENCE = frozenset(
-    "dataset_name save_dir output_dir wandb_name corruption_prob random_seed optimizer T_schedule polynomial_T_power "
-    "train_batch_size eval_batch_size num_train_steps gradient_accumulation_steps learning_rate clip_grad_norm lr_schedule "
-    "lr_warmup_steps adam_beta1 adam_beta2 adam_weight_decay ema_decay ema_update_every objective loss_type train_schedule "
-    "sampling_schedule beta_schedule scale p2_loss_weight_gamma timesteps sampling_timesteps normalize_latent "
-    "save_and_sample_every num_samples seq2seq_candidates max_seq_len self_condition train_prob_self_cond sampler "
-    "ddim_sampling_eta enc_dec_model tx_dim tx_depth scale_shift num_dense_connections disable_dropout class_conditional "
-    "class_unconditional_prob seq2seq_unconditional_prob amp mixed_precision eval eval_test resume_training gen_data "
-    "resume_dir latent_model_path init_path milestone".split()
+    [
+        "dataset_name",
+        "save_dir",
+        "output_dir",
+        "wandb_name",
+        "corruption_prob",
+        "random_seed",
+        "optimizer",
+        "T_schedule",
+        "polynomial_T_power",
+        "train_batch_size",
+        "eval_batch_size",
+        "num_train_steps",
+        "gradient_accumulation_steps",
+        "learning_rate",
+        "clip_grad_norm",
+        "lr_schedule",
+        "lr_warmup_steps",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_weight_decay",
+        "ema_decay",
+        "ema_update_every",
+        "objective",
+        "loss_type",
+        "train_schedule",
+        "sampling_schedule",
+        "beta_schedule",
+        "scale",
+        "p2_loss_weight_gamma",
+        "timesteps",
+        "sampling_timesteps",
+        "normalize_latent",
+        "save_and_sample_every",
+        "num_samples",
+        "seq2seq_candidates",
+        "max_seq_len",
+        "self_condition",
+        "train_prob_self_cond",
+        "sampler",
+        "ddim_sampling_eta",
+        "enc_dec_model",
+        "tx_dim",
+        "tx_depth",
+        "scale_shift",
+        "num_dense_connections",
+        "disable_dropout",
+        "class_conditional",
+        "class_unconditional_prob",
+        "seq2seq_unconditional_prob",
+        "amp",
+        "mixed_precision",
+        "eval",
+        "eval_test",
+        "resume_training",
+        "gen_data",
+        "resume_dir",
+        "latent_model_path",
+        "init_path",
+        "milestone",
+    ]
 )
 
-# what may differ from args.json however a run folder is used again
-ANYWHERE = frozenset("output_dir resume_dir eval eval_test resume_training wandb wandb_name config dry_run device eval_batch_size "
-                     "log_every data_dir max_seconds".split())
-SAMPLING = frozenset(f.name for f in fields(SamplingOptions)) | frozenset(
-    "num_samples seq2seq_candidates scale decoding scorer enc_dec_model latent_model_path latent_cache_dir mixed_precision".split())
-
-
-def evaluation_needs_a_run(settings: Settings) -> None:
-    wanted = [flag for flag in ("eval", "eval_test", "resume_training") if settings.values.get(flag)]
-    if len(wanted) > 1:
-        raise UserError(f"--{wanted[0]} and --{wanted[1]} exclude each other: give one of them")
-    if wanted and not settings.resume_dir:
-        raise UserError(f"--{wanted[0]} needs the run folder: add --resume_dir FOLDER")
+# What may differ from args.json when a run folder is used again, beside what belongs to one invocation (utils.config).
+ANYWHERE = frozenset({"data_dir", "log_every"})
+SAMPLING = (
+    ANYWHERE
+    | frozenset(f.name for f in fields(SamplingOptions))
+    | frozenset(
+        ["num_samples", "seq2seq_candidates", "scale", "decoding", "scorer", "enc_dec_model", "latent_model_path", "eval_batch_size", "mixed_precision"]
+    )
+)
 
 
 def schedules_meet(settings: Settings) -> None:
@@ -55,24 +130,38 @@ def schedules_meet(settings: Settings) -> None:
     if settings.beta_schedule is not None:
         clash = [flag for flag in ("train_schedule", "sampling_schedule") if flag in typed]
         if clash:
-            raise UserError(f"--beta_schedule (a discrete chain) and --{clash[0]} (continuous time) exclude each other: give one")
+            raise UserError(
+                f"--beta_schedule (a discrete chain) and --{clash[0]} (continuous time) exclude each other: give one"
+            )
     elif "timesteps" in typed:
-        raise UserError("--timesteps is the length of a discrete chain and means nothing without one: add --beta_schedule cosine or linear")
+        raise UserError(
+            "--timesteps is the length of a discrete chain and means nothing without one: add --beta_schedule cosine or linear"
+        )
     if "ddim_sampling_eta" in typed and settings.ddim_sampling_eta is not None:
         if "sampler" not in typed:
             settings.set("sampler", "ddim")
         elif settings.sampler != "ddim":
-            raise UserError(f"--ddim_sampling_eta belongs to --sampler ddim, not to {settings.sampler}: drop one of them")
+            raise UserError(
+                f"--ddim_sampling_eta belongs to --sampler ddim, not to {settings.sampler}: drop one of them"
+            )
     if settings.ddim_sampling_eta is None:
         settings.set("ddim_sampling_eta", 1.0 if settings.beta_schedule else 0.0)
+
+
+def own_files_replace_default_corpus(settings: Settings) -> None:
+    """The corpus that a program takes by default steps back where the user names files."""
+    if settings.train_file and settings.dataset_name and "dataset_name" not in settings.typed:
+        settings.set("dataset_name", None)
 
 
 def decoder_latents_equal(settings: Settings) -> None:
     if settings.num_decoder_latents is None:
         settings.set("num_decoder_latents", settings.num_encoder_latents)
     if settings.num_decoder_latents != settings.num_encoder_latents:
-        raise UserError(f"--num_decoder_latents {settings.num_decoder_latents} differs from --num_encoder_latents "
-                        f"{settings.num_encoder_latents}: the decoder turns each latent into one state, so leave it out")
+        raise UserError(
+            f"--num_decoder_latents {settings.num_decoder_latents} differs from --num_encoder_latents "
+            f"{settings.num_encoder_latents}: the decoder turns each latent into one state, so leave it out"
+        )
 
 
 def numbers_in_range(settings: Settings) -> None:
@@ -91,41 +180,94 @@ MAY_BE_ZERO = {"lr_warmup_steps", "num_dense_connections", "random_seed", "seed"
 PRETRAIN = Program(
     name="python -m latent_models.pretraining",
     description="Stage 0: train a small BART by denoising, from scratch, into a Hugging Face folder for --enc_dec_model.",
-    groups={"corpus": DataOptions, "model": PretrainingOptions, "optimisation": OptimizerOptions, "training": LoopOptions,
-            "validation": PretrainingIntervals, "run": RunOptions},
-    defaults=dict(learning_rate=1e-3, lr_schedule="cosine", lr_warmup_steps=100, adam_weight_decay=0.01, adam_beta2=0.98,
-                  num_train_steps=2000, train_batch_size=64, save_dir="saved_language_models", ema_decay=0.0),
+    groups={
+        "corpus": DataOptions,
+        "model": PretrainingOptions,
+        "optimisation": OptimizerOptions,
+        "training": LoopOptions,
+        "validation": PretrainingIntervals,
+        "run": RunOptions,
+    },
+    defaults=dict(
+        learning_rate=1e-3,
+        lr_schedule="cosine",
+        lr_warmup_steps=100,
+        adam_weight_decay=0.01,
+        adam_beta2=0.98,
+        num_train_steps=2000,
+        train_batch_size=64,
+        save_dir="saved_language_models",
+        ema_decay=0.0,
+    ),
     reference_flags=frozenset(),
     free_at_resume=ANYWHERE,
-    rules=(evaluation_needs_a_run, numbers_in_range),
+    rules=(numbers_in_range,),
 )
 
 AUTOENCODER = Program(
     name="train_latent_model.py",
     description="Stage 1: train the Perceiver autoencoder around a frozen language model.",
-    groups={"corpus": DataOptions, "language model": LanguageModelOptions, "autoencoder": AutoencoderOptions,
-            "optimisation": OptimizerOptions, "training": LoopOptions, "validation": AutoencoderIntervals,
-            "evaluation": EvaluationOptions, "run": RunOptions},
-    defaults=dict(dataset_name="roc", train_batch_size=32, save_dir="saved_latent_models", learning_rate=5e-5, num_train_steps=50000,
-                  lr_schedule="linear", lr_warmup_steps=500, adam_weight_decay=1e-2, random_seed=43),
+    groups={
+        "corpus": DataOptions,
+        "language model": LanguageModelOptions,
+        "autoencoder": AutoencoderOptions,
+        "optimisation": OptimizerOptions,
+        "training": LoopOptions,
+        "validation": AutoencoderIntervals,
+        "evaluation": EvaluationOptions,
+        "run": RunOptions,
+    },
+    defaults=dict(
+        dataset_name="roc",
+        train_batch_size=32,
+        save_dir="saved_latent_models",
+        learning_rate=5e-5,
+        num_train_steps=50000,
+        lr_schedule="linear",
+        lr_warmup_steps=500,
+        adam_weight_decay=1e-2,
+        random_seed=43,
+    ),
     reference_flags=AUTOENCODER_REFERENCE,
-    free_at_evaluation=ANYWHERE | {"decoding", "scorer", "eval_texts", "mixed_precision", "enc_dec_model"},
+    free_at_evaluation=ANYWHERE
+    | {"decoding", "scorer", "eval_texts", "eval_batch_size", "mixed_precision", "enc_dec_model"},
     free_at_resume=ANYWHERE | {"enc_dec_model"},
-    rules=(evaluation_needs_a_run, decoder_latents_equal, numbers_in_range),
+    rules=(own_files_replace_default_corpus, decoder_latents_equal, numbers_in_range),
 )
 
 DIFFUSION = Program(
     name="train_text_diffusion.py",
     description="Stage 2: train a diffusion model on latents, sample from it, evaluate the samples.",
-    groups={"corpus": DataOptions, "language model": LanguageModelOptions, "latents": LatentOptions, "denoiser": DenoiserOptions,
-            "diffusion process": ProcessOptions, "sampling": SamplingOptions, "optimisation": OptimizerOptions,
-            "training": LoopOptions, "intervals": DiffusionIntervals, "evaluation": EvaluationOptions, "run": RunOptions},
+    groups={
+        "corpus": DataOptions,
+        "language model": LanguageModelOptions,
+        "latents": LatentOptions,
+        "denoiser": DenoiserOptions,
+        "diffusion process": ProcessOptions,
+        "sampling": SamplingOptions,
+        "optimisation": OptimizerOptions,
+        "training": LoopOptions,
+        "intervals": DiffusionIntervals,
+        "evaluation": EvaluationOptions,
+        "run": RunOptions,
+    },
     defaults=dict(save_dir="saved_diff_models"),
     reference_flags=DIFFUSION_REFERENCE,
-    ignored={"amp": "use --mixed_precision bf16 or fp16", "corruption_prob": "nothing is corrupted in diffusion training",
-             "milestone": "checkpoints are found by --resume_dir"},
-    free_at_evaluation=ANYWHERE | SAMPLING,
-    free_at_resume=ANYWHERE | {"num_samples", "sampling_timesteps", "ddim_sampling_eta", "save_and_sample_every", "enc_dec_model",
-                               "latent_model_path", "latent_cache_dir"},
-    rules=(evaluation_needs_a_run, schedules_meet, numbers_in_range),
+    ignored={
+        "amp": "use --mixed_precision bf16 or fp16",
+        "corruption_prob": "nothing is corrupted in diffusion training",
+        "milestone": "checkpoints are found by --resume_dir",
+    },
+    free_at_evaluation=SAMPLING,
+    free_at_resume=ANYWHERE
+    | {
+        "num_samples",
+        "sampling_timesteps",
+        "ddim_sampling_eta",
+        "save_and_sample_every",
+        "enc_dec_model",
+        "latent_model_path",
+        "latent_cache_dir",
+    },
+    rules=(schedules_meet, numbers_in_range),
 )

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 
-def hide_spans(ids: Tensor, mask: Tensor, special: int, mask_id: int, share: float, mean_span: float, uniform: Tensor) -> Tensor:
+def hide_spans(
+    ids: Tensor, mask: Tensor, special: int, mask_id: int, share: float, mean_span: float, uniform: Tensor
+) -> Tensor:
     """Hide about `share` of the tokens in spans of geometric length `mean_span`.
 
     ids, mask: (B, T). special: ids below it are never hidden. uniform: (2, B, T) in [0, 1).

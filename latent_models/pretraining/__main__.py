@@ -1,0 +1,17 @@
+"""Stage 0: pretrain a small BART. `python -m latent_models.pretraining --help`"""
+
+from pipelines.programs import PRETRAIN
+from utils.config import parse
+from utils.errors import one_line
+
+
+@one_line
+def main() -> int:
+    settings = parse(PRETRAIN)
+    from pipelines.pretrain import run  # after parsing, so that --help need not wait for torch
+
+    return run(settings)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,41 @@
+"""Which rows and which random numbers belong to a step, a rank and a micro-batch.
+
+Both are functions of (seed, step) for the global batch, of which each rank and micro-batch takes its slice: so a resumed
+run sees what an uninterrupted one would have seen, and accumulation or more ranks equal one large batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dataset_utils.batching import indices
+from utils.seeding import Draws
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    seed: int
+    batch_size: int  # texts of one process and one micro-batch
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def total(self) -> int:
+        """Texts of one optimizer step."""
+        return self.batch_size * self.accumulate * self.world
+
+    def bounds(self, micro: int) -> tuple[int, int]:
+        start = (micro * self.world + self.rank) * self.batch_size
+        return start, start + self.batch_size
+
+    def rows(self, step: int, micro: int, n: int) -> Tensor:
+        """Rows (batch_size,) of a corpus of n texts."""
+        start, stop = self.bounds(micro)
+        return indices(self.seed, step, self.total, n)[start:stop]
+
+    def draws(self, step: int, micro: int, device: torch.device | str = "cpu") -> Draws:
+        return Draws(self.seed, step, self.total, *self.bounds(micro), device=device)

@@ -1,0 +1,169 @@
+"""Parts of a run put together from flags and run folders: language models, latent spaces, denoisers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from latent_models.compressed import CompressedSpace
+from latent_models.encoder_states import EncoderStatesSpace
+from latent_models.language_models import LanguageModel, load_language_model
+from latent_models.normalisation import LatentStatistics, Normalised
+from latent_models.options import AutoencoderOptions
+from latent_models.perceiver import PerceiverAutoencoder
+from latent_models.spaces import LatentSpace
+from model.denoiser import make_denoiser
+from model.options import DenoiserOptions
+from utils import checkpoints
+from utils.checkpoints import Checkpoint
+from utils.config import Settings, read_args
+from utils.errors import UserError
+from utils.runs import resolve, write_json
+
+AUTOENCODER_COPY = "autoencoder"  # a diffusion run keeps the autoencoder that it was trained with under this name
+
+
+def relative(path: str, folder: Path) -> str | None:
+    """How a run folder reaches a local path; None for a hub id. Recorded, so that moved trees still find their parts."""
+    return os.path.relpath(path, folder) if Path(path).is_dir() else None
+
+
+def find_language_model(name: str, run: Path | None, recorded: str | None, typed: bool) -> str:
+    """Where the language model of a run is now: as given, then relative to the run folder; else it is a hub id."""
+    if typed or run is None or Path(name).is_dir():
+        return name
+    if recorded is not None:
+        return str(resolve(recorded, run, "--enc_dec_model"))
+    return name
+
+
+def new_space(language_model: LanguageModel, options: AutoencoderOptions, max_seq_len: int) -> CompressedSpace:
+    """A compressed space with a fresh autoencoder."""
+    return CompressedSpace(language_model, PerceiverAutoencoder(language_model.dim, options, max_seq_len))
+
+
+def options_of(kind: type, saved: Mapping[str, Any]) -> Any:
+    """An options dataclass from an args.json, whatever else that holds."""
+    return kind(**{f.name: saved[f.name] for f in fields(kind) if f.name in saved})
+
+
+def load_autoencoder(
+    folder: Path, device: torch.device, language_model: str | None = None
+) -> tuple[CompressedSpace, dict[str, Any]]:
+    """The frozen space of an autoencoder run and its args.json.
+
+    language_model: where the language model is now, if --enc_dec_model said so. UserError where it is not the one that
+    the autoencoder was trained with.
+    """
+    saved = read_args(folder)
+    if "num_encoder_latents" not in saved:
+        raise UserError(
+            f"--latent_model_path {folder} is not the run of an autoencoder: train one with train_latent_model.py"
+        )
+    checkpoint = best_or_newest(folder)
+    name = find_language_model(
+        language_model or saved["enc_dec_model"],
+        folder,
+        saved.get("enc_dec_model_relative"),
+        language_model is not None,
+    )
+    model = load_language_model(name)
+    tuned = any(key.startswith("language_model.") for key in checkpoint.tensors["model"])
+    expected = checkpoint.facts.get("language_model_fingerprint")
+    if expected and not tuned and model.fingerprint() != expected:
+        raise UserError(
+            f"{name} is not the language model that {folder} was trained with (other weights or vocabulary): "
+            "say where that one is with --enc_dec_model"
+        )
+    space = new_space(model, options_of(AutoencoderOptions, saved), saved["max_seq_len"])
+    fill(space, checkpoint)
+    return space.to(device).requires_grad_(False).eval(), saved
+
+
+def best_or_newest(folder: Path) -> Checkpoint:
+    return checkpoints.load_best(folder) if (folder / "best").is_dir() else checkpoints.load(folder)
+
+
+@torch.no_grad()
+def fill(module: nn.Module, checkpoint: Checkpoint, part: str = "model") -> None:
+    """Give a module what a checkpoint holds of it; what it does not hold, such as a frozen model, stays."""
+    present = module.state_dict(keep_vars=True)
+    for name, x in checkpoint.tensors[part].items():
+        if name not in present or present[name].shape != x.shape:
+            found = "no such part" if name not in present else f"shape {tuple(present[name].shape)}"
+            raise UserError(
+                f"{checkpoint.path} holds {name} of shape {tuple(x.shape)}, but this run builds {found}: "
+                "check the flags against its args.json"
+            )
+        present[name].copy_(x)
+
+
+def keep_autoencoder(source: Path, run: Path) -> None:
+    """Copy an autoencoder into a diffusion run, so that the run needs nothing but the frozen language model."""
+    checkpoint, saved = best_or_newest(source), read_args(source)
+    target = run / AUTOENCODER_COPY
+    model = find_language_model(saved["enc_dec_model"], source, saved.get("enc_dec_model_relative"), typed=False)
+    write_json(target / "args.json", {**saved, "enc_dec_model_relative": relative(model, target)})
+    files = {name: x for name, x in checkpoint.tensors.items() if name != "optimizer"}
+    checkpoints.save_best(
+        target, files, {k: v for k, v in checkpoint.facts.items() if k not in ("optimizer", "schedule")}
+    )
+
+
+def load_space(settings: Settings, run: Path, device: torch.device) -> LatentSpace:
+    """The frozen space of a diffusion run: its own copy of the autoencoder, the one of the flags, or encoder states."""
+    typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
+    if not settings.latent_model_path:
+        recorded = settings.saved.get("enc_dec_model_relative")
+        name = find_language_model(settings.enc_dec_model, run, recorded, typed is not None)
+        space = EncoderStatesSpace(load_language_model(name), settings.max_seq_len)
+        return space.to(device).requires_grad_(False).eval()
+    own = run / AUTOENCODER_COPY
+    folder = own if (own / "args.json").is_file() else resolve(settings.latent_model_path, run, "--latent_model_path")
+    space, saved = load_autoencoder(folder, device, typed)
+    if settings.max_seq_len > saved["max_seq_len"]:
+        if "max_seq_len" in settings.typed:
+            raise UserError(
+                f"--max_seq_len {settings.max_seq_len} is longer than the {saved['max_seq_len']} tokens that the autoencoder in "
+                f"{folder} reads: give {saved['max_seq_len']} or less"
+            )
+        settings.set("max_seq_len", saved["max_seq_len"])
+    return space
+
+
+def empty_space(settings: Settings) -> LatentSpace:
+    """The space of a diffusion run without weights, for a dry run."""
+    if not settings.latent_model_path:
+        return EncoderStatesSpace(
+            load_language_model(settings.enc_dec_model, empty=True), settings.max_seq_len
+        ).requires_grad_(False)
+    saved = read_args(Path(settings.latent_model_path))
+    typed = "enc_dec_model" in settings.typed
+    name = find_language_model(
+        settings.enc_dec_model if typed else saved["enc_dec_model"],
+        Path(settings.latent_model_path),
+        saved.get("enc_dec_model_relative"),
+        typed,
+    )
+    model = load_language_model(name, empty=True)
+    with torch.device("meta"):
+        return new_space(model, options_of(AutoencoderOptions, saved), saved["max_seq_len"]).requires_grad_(False)
+
+
+class DiffusionModel(nn.Module):
+    """All that diffusion training changes or measures: the denoiser, and the statistics of its latents."""
+
+    def __init__(self, space: LatentSpace, options: DenoiserOptions, max_seq_len: int, num_classes: int) -> None:
+        super().__init__()
+        length = max(space.length, max_seq_len)  # the position table of the reference counts tokens, even for latents
+        self.denoiser = make_denoiser(space.dim, length, options, num_classes)
+        self.statistics = LatentStatistics(space.dim, space.length)
+
+    def normalised(self, space: LatentSpace) -> Normalised:
+        return Normalised(space, self.statistics)

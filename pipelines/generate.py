@@ -1,0 +1,117 @@
+"""Noise to texts: draw latents with the sampler, then let the space decode them.
+
+Texts come in blocks of fixed size, and block b of a seed is drawn from (seed, b) alone: how many texts are asked for,
+and how many processes share the work, change nothing in any of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.denoisers import make_denoise, projected
+from latent_models.decoding import DECODING
+from latent_models.normalisation import Normalised
+from pipelines.process import Process
+from utils.progress import Progress
+from utils.records import Condition, Latents
+from utils.seeding import derive, generator
+
+Labels = Callable[[int, torch.Generator], Tensor]  # (n, generator) -> class ids (n,)
+
+
+@dataclass
+class Sampled:
+    """Texts by decoding strategy, and how many came out empty on the way."""
+
+    texts: dict[str, list[str]]
+    empty: dict[str, int] = field(default_factory=dict)
+
+
+class TextGenerator:
+    """A trained denoiser and its space, ready to write."""
+
+    def __init__(
+        self,
+        space: Normalised,
+        denoiser: nn.Module,
+        process: Process,
+        *,
+        steps: int,
+        block: int,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager],
+        max_length: int,
+    ) -> None:
+        """steps: of the sampler. block: texts drawn together. max_length: of a decoded text in tokens."""
+        self.space, self.denoiser, self.process = space, denoiser, process
+        self.steps, self.block, self.device, self.autocast, self.max_length = steps, block, device, autocast, max_length
+
+    @torch.no_grad()
+    def latents(self, seed: int, b: int, labels: Labels | None = None) -> Latents:
+        """Block b of a seed: clean latents (block, L, D), on the device."""
+        space, process, n = self.space, self.process, self.block
+        draws = generator(seed, "block", b)
+        mask = space.sample_mask(n, draws).to(self.device)
+        visible = mask if space.masked else None  # None says the same of an all-True mask, and is faster
+        z = torch.randn(n, space.length, space.dim, generator=draws).to(self.device)
+        condition = None if labels is None else Condition.of(class_id=labels(n, draws).to(self.device))
+
+        def network(z_t: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:
+            with self.autocast():
+                return self.denoiser(z_t, time, visible, condition, x0_prev)
+
+        def noise(step: int, like: Tensor) -> Tensor:
+            own = generator(seed, "block", b, "noise", step)
+            return torch.randn(like.shape, generator=own).to(like)
+
+        schedule = process.sampling_schedule
+        denoise = make_denoise(network, process.options.objective, schedule, process.time_input)
+        x0 = process.sampler(projected(denoise, space.project), schedule, process.grid(self.steps), z, noise)
+        return Latents(x0, mask)
+
+    @torch.no_grad()
+    def decode(self, latents: Latents, strategy: str, seed: int) -> list[str]:
+        """Texts of latents by one strategy; seed decides what a sampling strategy draws."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), self.autocast():
+            torch.manual_seed(derive(seed, "decode", strategy))
+            return self.space.decode(latents, max_length=self.max_length, **DECODING[strategy])
+
+    def sample(
+        self,
+        n: int,
+        seed: int,
+        strategies: Sequence[str] = ("beam",),
+        labels: Labels | None = None,
+        *,
+        quiet: bool = False,
+    ) -> Sampled:
+        """n texts for each strategy.
+
+        Empty texts are counted, and replaced by texts of further blocks, up to twice the blocks that n needs; what is
+        still missing then stays empty.
+        """
+        was_training = self.denoiser.training
+        self.denoiser.eval()
+        blocks = math.ceil(n / self.block)
+        found: dict[str, list[str]] = {strategy: [] for strategy in strategies}
+        empty = dict.fromkeys(strategies, 0)
+        with Progress("sample", blocks * self.block, unit="text", quiet=quiet) as bar:
+            for b in range(2 * blocks):
+                lacking = [strategy for strategy in strategies if len(found[strategy]) < n]
+                if not lacking:
+                    break
+                latents = self.latents(seed, b, labels)
+                for strategy in lacking:
+                    for text in self.decode(latents, strategy, derive(seed, "block", b)):
+                        if len(found[strategy]) < n:  # a text beyond n was never asked for, empty or not
+                            empty[strategy] += not text
+                            found[strategy] += [text] if text else []
+                bar.advance(self.block)
+        self.denoiser.train(was_training)
+        return Sampled({strategy: (texts + [""] * n)[:n] for strategy, texts in found.items()}, empty)

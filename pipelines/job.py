@@ -1,0 +1,154 @@
+"""One invocation of an entry point: its device, its run folder, its trackers; how training starts, goes on and ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset_utils import registry
+from dataset_utils.corpus import Corpus
+from dataset_utils.options import DataOptions
+from pipelines.batch_plan import BatchPlan
+from utils import checkpoints, distributed
+from utils.config import Settings, write_args
+from utils.distributed import Ranks
+from utils.errors import UserError
+from utils.loop import EXIT_CODES, Hook, Log, State, StepFn, train
+from utils.options import LoopOptions
+from utils.runs import new_run_folder
+from utils.trackers import make_trackers
+
+EVALUATIONS = ("eval", "eval_test", "gen_data")  # flags that use a trained run
+
+
+@dataclass
+class Job:
+    """What every stage needs beside its own parts."""
+
+    settings: Settings
+    ranks: Ranks
+    folder: Path
+    autocast: Callable[[], AbstractContextManager[Any]]
+    log: Log
+
+    @property
+    def device(self) -> torch.device:
+        return self.ranks.device
+
+    @property
+    def loop(self) -> LoopOptions:
+        return self.settings.build(LoopOptions)
+
+    @property
+    def evaluating(self) -> bool:
+        return any(self.settings.values.get(mode) for mode in EVALUATIONS)
+
+    @property
+    def quiet(self) -> bool:
+        """Only the main process speaks."""
+        return not self.ranks.main
+
+    def plan(self) -> BatchPlan:
+        loop = self.loop
+        return BatchPlan(
+            loop.random_seed, loop.train_batch_size, loop.gradient_accumulation_steps, self.ranks.rank, self.ranks.world
+        )
+
+    def say(self, text: str) -> None:
+        if self.ranks.main:
+            print(text, file=sys.stderr, flush=True)
+
+
+def open_job(settings: Settings, project: str, title: str, names: Mapping[str, str] | None = None) -> Job:
+    """Find or make the run folder; refuse one that already holds another run.
+
+    project: the tracker's. title: of the line of progress. names: published names of what the loop logs.
+    """
+    ranks = distributed.init(settings.device)
+    folder = _folder(settings, ranks)
+    trackers = make_trackers(settings, project, folder) if ranks.main else []
+    log = Log(settings.log_every, folder, trackers, total=settings.num_train_steps, title=title, names=names)
+    return Job(settings, ranks, folder, distributed.autocast(ranks.device, settings.mixed_precision), log)
+
+
+def _folder(settings: Settings, ranks: Ranks) -> Path:
+    given = settings.output_dir
+    if settings.values.get("resume_training"):
+        if given and Path(given).resolve() != Path(settings.resume_dir).resolve():
+            raise UserError(
+                "--resume_training goes on in --resume_dir: leave --output_dir out, or copy the folder first"
+            )
+        return Path(settings.resume_dir)
+    if any(settings.values.get(mode) for mode in EVALUATIONS):
+        return Path(given or settings.resume_dir)
+    if given:
+        if checkpoints.has_checkpoint(given):
+            raise UserError(
+                f"--output_dir {given} already holds a run: continue it with --resume_training --resume_dir {given}, "
+                "or name another folder"
+            )
+        if ranks.main:
+            Path(given).mkdir(parents=True, exist_ok=True)
+        return Path(given)
+    made = [str(new_run_folder(settings.save_dir, corpus_title(settings)))] if ranks.main else []
+    return Path(distributed.gather_objects(ranks, made)[0])
+
+
+def record_args(job: Job, **facts: Any) -> None:
+    """args.json of a run that trains, with what is known of it."""
+    if job.ranks.main:
+        write_args(job.settings, job.folder, device_name=_device_name(job.device), num_devices=job.ranks.world, **facts)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def corpus_title(settings: Settings) -> str:
+    """What the corpus is called in the names of run folders."""
+    return settings.dataset_name or Path(settings.train_file or settings.data_dir or "corpus").stem
+
+
+def load_corpus(job: Job) -> Corpus:
+    """The corpus of the flags; what was done to it is said once."""
+    settings = job.settings
+    if not (settings.dataset_name or settings.train_file or settings.data_dir):
+        raise UserError("no corpus given: add --dataset_name NAME (see docs/recipes.md) or --train_file FILE")
+    corpus = registry.load(settings.build(DataOptions))
+    for note in corpus.notes:
+        job.say(f"note: {note}")
+    return corpus
+
+
+def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: float) -> str:
+    """Train until done, late or stopped; save whatever the reason. Returns the reason of utils.loop.train."""
+    settings, loop = job.settings, job.loop
+    if state.step >= loop.num_train_steps:
+        job.say(f"{job.folder} has already trained its {state.step} steps")
+        return "done"
+    reason = train(
+        state,
+        step,
+        [job.log, *hooks],
+        loop,
+        clip_grad_norm=settings.clip_grad_norm,
+        autocast=job.autocast,
+        global_batch=job.plan().total,
+        started=started,
+    )
+    state.save(job.folder)
+    if reason != "done":
+        job.say(
+            f"{reason} at step {state.step} of {loop.num_train_steps}; saved. Continue with --resume_training --resume_dir {job.folder}"
+        )
+    return reason
+
+
+def stopped_by_signal(reason: str) -> bool:
+    return EXIT_CODES[reason] != 0

@@ -1,0 +1,66 @@
+"""Where diffusion training gets its latents: from the cache on disk, or from the language model each step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latent_models.cache import LatentCache, cache_key, open_or_build
+from latent_models.normalisation import Normalised
+from pipelines.tokens import TokenSplit
+from utils.progress import Progress
+from utils.records import Condition, Latents
+
+
+class LatentSource:
+    """rows (B,) -> normalised latents and their condition, on the device."""
+
+    def __init__(
+        self,
+        space: Normalised,
+        data: TokenSplit,
+        cache: LatentCache | None,
+        device: torch.device,
+        class_conditional: bool = False,
+    ) -> None:
+        self.space, self.data, self.cache, self.device = space, data, cache, device
+        self.class_conditional = class_conditional
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def raw(self, rows: Tensor) -> Latents:
+        """Latents before normalisation."""
+        if self.cache is not None:
+            return self.cache[rows].to(self.device)
+        with torch.no_grad():
+            return self.space.space.encode(self.data.batch(rows).to(self.device))
+
+    def __call__(self, rows: Tensor) -> tuple[Latents, Condition | None]:
+        latents = self.space.normalise(self.raw(rows))
+        if not self.class_conditional:
+            return latents, None
+        labels = self.data.split.labels
+        assert labels is not None, "a class-conditional run was built on a corpus without labels"
+        return latents, Condition.of(class_id=torch.tensor([labels[row] for row in rows.tolist()], device=self.device))
+
+
+def latent_cache(
+    space: Normalised,
+    data: TokenSplit,
+    folder: Path,
+    split: str,
+    batch_size: int,
+    device: torch.device,
+    quiet: bool = False,
+) -> LatentCache:
+    """The cache of one split below folder, encoded now unless it is there."""
+    inner = space.space
+    key = cache_key(inner, data.split.texts, split, data.table.max_length)
+    batches = ((rows, batch.to(device)) for rows, batch in data.by_length(batch_size))
+    with Progress(f"encode {split}", len(data), unit="text", quiet=quiet) as bar:
+        cache = open_or_build(folder, key, len(data), batches, inner, progress=bar.advance)
+        bar.at(len(data), f"latents in {cache.folder}")
+    return cache

@@ -1,0 +1,129 @@
+"""Stage 0, whole: corpora -> tokenizer -> a small BART, trained by denoising into an ordinary Hugging Face folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from dataset_utils.corpus import Split
+from evaluation import report
+from evaluation.protocols import evaluate_reconstruction
+from latent_models.language_models import LanguageModel
+from latent_models.options import PretrainingOptions
+from latent_models.pretraining.small_bart import small_bart
+from latent_models.pretraining.tokenizers import train_tokenizer
+from pipelines.job import Job, fit, load_corpus, open_job, record_args
+from pipelines.pretraining_step import PretrainingStep
+from pipelines.reconstruct import reconstruct, through_states
+from pipelines.tokens import TokenSplit, tokenize_split
+from utils import checkpoints
+from utils.config import Settings
+from utils.distributed import wrap
+from utils.errors import UserError
+from utils.loop import EXIT_CODES, Every, Report, State
+from utils.optim import make_lr_schedule, make_optimizer
+from utils.options import OptimizerOptions
+from utils.seeding import derive
+
+STRATEGY = "greedy"  # copying leaves nothing to search for
+
+
+def run(settings: Settings) -> int:
+    """Train, validate, save. Returns the exit code."""
+    started = time.monotonic()
+    options = settings.build(PretrainingOptions)
+    job = open_job(settings, "language_model_pretraining", "pretrain")
+    corpus = load_corpus(job)
+    train = Split(corpus.train.all_texts())  # sources are texts of the language, too
+    valid = Split(corpus.valid.all_texts())
+    torch.manual_seed(derive(settings.random_seed, "weights"))
+    model = _model(job, train, options)
+    data = tokenize_split(train, model, options.max_seq_len)
+    held_out = tokenize_split(valid, model, options.max_seq_len)
+    job.say(
+        f"{len(train):,} texts, {len(model.tokenizer):,} tokens, {sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"{100 * data.table.truncated:.1f} % of the texts cut at {options.max_seq_len} tokens"
+    )
+    if settings.dry_run:
+        return 0
+    record_args(job, vocabulary=len(model.tokenizer), trainable_params=sum(p.numel() for p in model.parameters()))
+
+    optimizer_options = settings.build(OptimizerOptions)
+    optimizer = make_optimizer(model, optimizer_options)
+    state = State(
+        model,
+        optimizer,
+        make_lr_schedule(optimizer, optimizer_options, settings.num_train_steps),
+        seed=settings.random_seed,
+        ranks=job.ranks,
+    )
+    state.wrapped = wrap(model, job.ranks)
+    if settings.resume_training:
+        state.restore(checkpoints.load(job.folder))
+    step = PretrainingStep(
+        state.wrapped, data, options, job.plan(), job.device, model.tokenizer.mask_token_id, len(model.tokenizer)
+    )
+
+    def validate(state: State, _: Report | None = None) -> None:
+        result = _copying(job, model, held_out, options)
+        job.log.record({f"lm/{STRATEGY}/{k}": v for k, v in result.items() if isinstance(v, float)}, state.step)
+        job.log.say(f"copies {100 * result['exact_match']:.1f} % of held-out texts exactly, BLEU {result['bleu']:.1f}")
+
+    hooks = [
+        Every(settings.eval_every, validate),
+        Every(settings.save_every or settings.eval_every, lambda state, _: state.save(job.folder)),
+    ]
+    reason = fit(job, state, step, hooks, started)
+    if EXIT_CODES[reason]:
+        return EXIT_CODES[reason]
+    if job.ranks.main:
+        model.save(job.folder)
+        result = _copying(job, model, held_out, options)
+        report.write(job.folder, "validation", result)
+        job.say(report.table(result, f"{job.folder}: copying held-out texts ({STRATEGY})"))
+    job.ranks.barrier()
+    return 0
+
+
+def _model(job: Job, train: Split, options: PretrainingOptions) -> LanguageModel:
+    """A fresh model with its tokenizer, or the run's own when it is resumed."""
+    if job.settings.resume_training:
+        return LanguageModel(
+            small_bart(options, _tokenizer(job.folder)), _tokenizer(job.folder), str(job.folder), False
+        ).to(job.device)
+    tokenizer = train_tokenizer(train.texts, options.tokenizer, options.vocab_size, options.max_seq_len)
+    if job.ranks.main and not job.settings.dry_run:
+        tokenizer.save_pretrained(job.folder)
+    return LanguageModel(small_bart(options, tokenizer), tokenizer, str(job.folder), frozen=False).to(job.device)
+
+
+def _tokenizer(folder: Path):
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no tokenizer: it is not a run of stage 0 that can be resumed") from error
+
+
+@torch.no_grad()
+def _copying(job: Job, model: LanguageModel, held_out: TokenSplit, options: PretrainingOptions) -> dict:
+    """How exactly the model writes out held-out texts that it sees whole."""
+    was_training = model.training
+    model.eval()
+    rows = torch.arange(min(job.settings.eval_texts, len(held_out)))
+    written = reconstruct(
+        through_states(model, options.max_seq_len),
+        held_out,
+        rows,
+        128,
+        STRATEGY,
+        job.device,
+        job.autocast,
+        "copy",
+        quiet=True,
+    )
+    model.train(was_training)
+    return evaluate_reconstruction(written, [held_out.split.texts[row] for row in rows.tolist()])

@@ -1,0 +1,60 @@
+"""The diffusion process of a run: schedules, objective, time, grid and sampler, put together from flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from diffusion import curricula, times
+from diffusion.options import ProcessOptions, SamplingOptions
+from diffusion.samplers import Sampler, make_sampler
+from diffusion.schedules import Schedule, make_continuous, make_discrete, timesteps_of
+
+# What each network is told of the noise level: the second release speaks of alpha_bar, the first counts steps.
+TIME_INPUTS = {"latent": "alpha_bar", "states": "index"}
+
+
+@dataclass(frozen=True)
+class Process:
+    """Everything about noise that training and sampling share."""
+
+    options: ProcessOptions
+    time_input: str
+    train_schedule: Schedule
+    sampling_schedule: Schedule
+    sampler: Sampler
+
+    def t_max(self, step: int, num_steps: int) -> float:
+        """T(step) / T: the upper end of the times that training draws from."""
+        o = self.options
+        return curricula.t_max(o.T_schedule, step, num_steps, timesteps_of(self.train_schedule), o.polynomial_T_power)
+
+    def draw_times(self, step: int, num_steps: int) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
+        """A function (n, generator) -> times (n,) and weights (n,) for a training step."""
+        return partial(
+            times.draw_stratified, t_max=self.t_max(step, num_steps), timesteps=timesteps_of(self.train_schedule)
+        )
+
+    def grid(self, steps: int) -> Tensor:
+        """Falling times (steps + 1,) from 1 to 0; sampling always walks the whole range."""
+        return times.sampling_grid(self.sampling_schedule, steps)
+
+
+def make_process(
+    options: ProcessOptions, sampling: SamplingOptions, variant: str, trained_scale: float | None = None
+) -> Process:
+    """variant: of the denoiser. trained_scale: --scale of training where options holds another for sampling."""
+    sampler = make_sampler(
+        sampling.sampler, eta=sampling.ddim_sampling_eta or 0.0, variance=sampling.posterior_variance
+    )
+    train: Schedule
+    if options.beta_schedule is not None:
+        train = walked = make_discrete(options.beta_schedule, options.timesteps)
+    else:
+        train = make_continuous(options.train_schedule, options.scale if trained_scale is None else trained_scale)
+        walked = make_continuous(sampling.sampling_schedule or options.train_schedule, options.scale)
+    return Process(options, TIME_INPUTS[variant], train, walked, sampler)

@@ -1,0 +1,50 @@
+"""A corpus as token tables: tokenised once, then batches by row number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dataset_utils.batching import TokenTable, collate, tokenize
+from dataset_utils.corpus import Split
+from latent_models.language_models import LanguageModel
+from utils.errors import UserError
+from utils.records import Batch
+
+
+@dataclass
+class TokenSplit:
+    """One split of a corpus in tokens."""
+
+    split: Split
+    table: TokenTable
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(n,) tokens of each text, special tokens included."""
+        return torch.from_numpy(self.table.lengths).long()
+
+    def batch(self, rows: Tensor, pad_to: int | None = None) -> Batch:
+        """Rows (B,) as a batch, padded to the longest of them or to pad_to tokens."""
+        return collate(self.table, rows, self.pad_id, pad_to, labels=self.split.labels)
+
+    def by_length(self, size: int, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Batch]]:
+        """Rows (all of them, unless given) in batches of like length: little padding where order does not matter."""
+        rows = torch.arange(len(self)) if rows is None else rows
+        for part in rows[self.lengths[rows].sort(stable=True).indices].split(size):
+            yield part, self.batch(part)
+
+
+def tokenize_split(split: Split, model: LanguageModel, max_length: int) -> TokenSplit:
+    """A split in the tokens of a model. UserError where the model cannot read so long a text."""
+    limit = model.max_length
+    if limit is not None and max_length > limit:
+        raise UserError(f"--max_seq_len {max_length} is longer than {model.name} can read: give {limit} or less")
+    return TokenSplit(split, tokenize(model.tokenizer, split.texts, max_length), model.pad_id)

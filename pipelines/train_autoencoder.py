@@ -1,0 +1,176 @@
+"""Stage 1, whole: a language model and a corpus -> the autoencoder between them, validated by writing texts out again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from evaluation import report
+from evaluation.protocols import evaluate_reconstruction
+from latent_models.compressed import CompressedSpace
+from latent_models.decoding import strategies
+from latent_models.language_models import load_language_model
+from latent_models.options import AutoencoderOptions
+from pipelines.autoencoder_step import AutoencoderStep
+from pipelines.build import fill, find_language_model, load_autoencoder, new_space, relative
+from pipelines.describe import describe_run, dry_run
+from pipelines.job import Job, fit, load_corpus, open_job, record_args
+from pipelines.reconstruct import Decode, reconstruct, through_latents, through_states
+from pipelines.tokens import TokenSplit, tokenize_split
+from utils import checkpoints
+from utils.config import Settings
+from utils.distributed import wrap
+from utils.loop import EXIT_CODES, Every, Report, State
+from utils.optim import make_lr_schedule, make_optimizer
+from utils.options import OptimizerOptions
+from utils.seeding import derive
+
+
+def run(settings: Settings) -> int:
+    """Train and validate, or only validate with --eval. Returns the exit code."""
+    started = time.monotonic()
+    if settings.dry_run:
+        return dry_run(settings, _parts)
+    job = open_job(settings, "latent_finetuning", "autoencoder", {"loss": "train/loss", "learning_rate": "lr"})
+    if job.evaluating:
+        return _evaluate(job)
+
+    name = find_language_model(
+        settings.enc_dec_model,
+        job.folder,
+        settings.saved.get("enc_dec_model_relative"),
+        "enc_dec_model" in settings.typed,
+    )
+    model = load_language_model(name, frozen=settings.lm_mode == "freeze")
+    corpus = load_corpus(job)
+    torch.manual_seed(derive(settings.random_seed, "weights"))
+    space = new_space(model, settings.build(AutoencoderOptions), settings.max_seq_len).to(job.device)
+    data = tokenize_split(corpus.train, model, settings.max_seq_len)
+    held_out = tokenize_split(corpus.valid, model, settings.max_seq_len)
+    job.say(describe_run(job, {"language model": model, "autoencoder": space.autoencoder}, corpus, data))
+
+    optimizer_options = settings.build(OptimizerOptions)
+    optimizer = make_optimizer(space, optimizer_options)
+    schedule = make_lr_schedule(optimizer, optimizer_options, settings.num_train_steps)
+    state = State(space, optimizer, schedule, seed=settings.random_seed, ranks=job.ranks)
+    state.wrapped = wrap(space, job.ranks)
+    fingerprint = model.fingerprint() if settings.lm_mode == "freeze" else None
+    facts = {"language_model_fingerprint": fingerprint}
+    if settings.resume_training:
+        state.restore(checkpoints.load(job.folder))
+    elif settings.resume_dir:
+        fill(space, checkpoints.load(settings.resume_dir))  # weights only, as in the published command line
+    record_args(
+        job,
+        enc_dec_model_relative=relative(settings.enc_dec_model, job.folder),
+        trainable_params=sum(p.numel() for p in state.parameters()),
+    )
+    validation = Validation(job, space, held_out)
+
+    def validate(state: State, _: Report | None = None) -> None:
+        result = validation.of_latents()
+        validation.record(result, state.step)
+        score = result[f"autoencoder/{validation.strategies[0]}/bleu"]
+        if score > state.best.get("bleu", -1.0):
+            state.best = {"bleu": score, "step": state.step}
+            state.save_best(job.folder, **facts)
+
+    if state.step == 0:
+        validation.record(validation.of_language_model(), 0)
+    hooks = [Every(settings.eval_every, validate)]
+    hooks.append(Every(settings.save_every or settings.eval_every, lambda state, _: state.save(job.folder, **facts)))
+    step = AutoencoderStep(state.wrapped, data, job.plan(), job.device)
+    reason = fit(job, state, step, hooks, started)
+    if EXIT_CODES[reason]:
+        return EXIT_CODES[reason]
+    if state.step % settings.eval_every:
+        validate(state)
+        state.save(job.folder, **facts)
+    validation.write(job.folder, "validation")
+    return 0
+
+
+class Validation:
+    """Reconstruction of held-out texts, by each decoding strategy, from latents and by the plain language model."""
+
+    def __init__(self, job: Job, space: CompressedSpace, held_out: TokenSplit) -> None:
+        self.job, self.space, self.held_out = job, space, held_out
+        self.strategies = list(strategies(job.settings.decoding))
+        self.rows = torch.arange(min(job.settings.eval_texts, len(held_out)))
+        self.texts = [held_out.split.texts[row] for row in self.rows.tolist()]
+        self.results: dict[str, Any] = {}
+        self.written: dict[str, list[str]] = {}
+
+    def of_latents(self) -> dict[str, Any]:
+        return self._score("autoencoder", through_latents(self.space, self.job.settings.max_seq_len))
+
+    def of_language_model(self) -> dict[str, Any]:
+        return self._score("bart", through_states(self.space.language_model, self.job.settings.max_seq_len))
+
+    @torch.no_grad()
+    def _score(self, title: str, decode: Decode) -> dict[str, Any]:
+        """title: also the first part of the keys, in the published names."""
+        job, was_training = self.job, self.space.training
+        self.space.eval()
+        found: dict[str, Any] = {}
+        for strategy in self.strategies:
+            written = reconstruct(
+                decode,
+                self.held_out,
+                self.rows,
+                job.settings.eval_batch_size,
+                strategy,
+                job.device,
+                job.autocast,
+                f"reconstruct ({title}, {strategy})",
+                job.quiet,
+            )
+            self.written[f"{title}/{strategy}"] = written
+            found |= evaluate_reconstruction(written, self.texts, prefix=f"{title}/{strategy}/")
+        self.space.train(was_training)
+        return found
+
+    def record(self, result: Mapping[str, Any], step: int) -> None:
+        self.results |= result
+        numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
+        self.job.log.record(numbers, step)
+        self.job.say(report.table(numbers, f"step {step}, {len(self.texts)} held-out texts"))
+        rows = list(zip(self.texts, *self.written.values(), strict=True))[:20]
+        self.job.log.table("Samples", ["reference", *self.written], rows, step)
+
+    def write(self, folder, name: str) -> None:
+        """Metrics and texts, side by side."""
+        if self.job.ranks.main and self.results:
+            columns = list(self.written)
+            samples = [
+                {"reference": text, **dict(zip(columns, row, strict=True)), "text": row[-1]}
+                for text, *row in zip(self.texts, *self.written.values(), strict=True)
+            ]
+            report.write(folder, name, self.results, samples)
+
+
+def _evaluate(job: Job) -> int:
+    """--eval: the best checkpoint, on the validation split (--eval_test: on the test split)."""
+    settings = job.settings
+    typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
+    from pathlib import Path
+
+    space, _ = load_autoencoder(Path(settings.resume_dir), job.device, typed)
+    split = "test" if settings.eval_test else "valid"
+    held_out = tokenize_split(load_corpus(job).splits[split], space.language_model, settings.max_seq_len)
+    validation = Validation(job, space, held_out)
+    validation.record(validation.of_language_model(), 0)
+    validation.record(validation.of_latents(), 0)
+    validation.write(job.folder, f"eval-{split}")
+    return 0
+
+
+def _parts(settings: Settings) -> dict[str, torch.nn.Module]:
+    """What a dry run builds."""
+    model = load_language_model(settings.enc_dec_model, frozen=settings.lm_mode == "freeze", empty=True)
+    with torch.device("meta"):
+        space = new_space(model, settings.build(AutoencoderOptions), settings.max_seq_len)
+    return {"language model": model, "autoencoder": space.autoencoder}

@@ -1,0 +1,231 @@
+"""Stage 2, whole: latents of a corpus -> a denoiser, sampled from and evaluated while it trains and afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dataset_utils.corpus import Corpus
+from diffusion.options import ProcessOptions, SamplingOptions
+from evaluation.options import EvaluationOptions
+from latent_models.normalisation import Normalised, count_lengths, estimate
+from latent_models.options import LatentOptions
+from model.options import DenoiserOptions
+from pipelines.build import DiffusionModel, empty_space, fill, keep_autoencoder, load_space, relative
+from pipelines.describe import describe_run, dry_run
+from pipelines.diffusion_step import DiffusionStep
+from pipelines.evaluate import Evaluator
+from pipelines.generate import TextGenerator
+from pipelines.job import Job, fit, load_corpus, open_job, record_args
+from pipelines.latents import LatentSource, latent_cache
+from pipelines.process import Process, make_process
+from pipelines.tokens import TokenSplit, tokenize_split
+from utils import checkpoints
+from utils.config import Settings
+from utils.distributed import wrap
+from utils.ema import EMA
+from utils.errors import UserError
+from utils.loop import EXIT_CODES, Every, Report, State
+from utils.optim import make_lr_schedule, make_optimizer
+from utils.options import OptimizerOptions
+from utils.seeding import derive
+
+
+@dataclass
+class Parts:
+    """What training and evaluation of a denoiser share."""
+
+    space: Normalised
+    model: DiffusionModel
+    process: Process
+    corpus: Corpus
+
+
+def run(settings: Settings) -> int:
+    """Train, sample and evaluate; or, with --eval, --eval_test or --gen_data, use a trained run. Returns the exit code."""
+    started = time.monotonic()
+    if settings.dry_run:
+        return dry_run(settings, _empty_parts)
+    job = open_job(settings, "text_denoising_diffusion", "diffusion")
+    parts = make_parts(job)
+    if job.evaluating:
+        fill_from_run(parts.model, Path(settings.resume_dir))
+        return make_evaluator(job, parts).evaluate_run()
+    return _train(job, parts, started)
+
+
+def make_parts(job: Job) -> Parts:
+    """Space, network and process of the flags, on the device."""
+    settings = job.settings
+    options = settings.build(DenoiserOptions)
+    space = load_space(settings, job.folder if not job.evaluating else Path(settings.resume_dir), job.device)
+    corpus = load_corpus(job)
+    if options.class_conditional and not corpus.num_classes:
+        raise UserError(
+            f"--class_conditional needs labels, and {corpus.name} has none: leave it out, or name another corpus"
+        )
+    torch.manual_seed(derive(settings.random_seed, "weights"))
+    model = DiffusionModel(space, options, settings.max_seq_len, corpus.num_classes if options.class_conditional else 0)
+    model.to(job.device)
+    trained_scale = settings.saved.get("scale") if job.evaluating else None
+    process = make_process(
+        settings.build(ProcessOptions), settings.build(SamplingOptions), options.denoiser_variant, trained_scale
+    )
+    return Parts(model.normalised(space), model, process, corpus)
+
+
+def fill_from_run(model: DiffusionModel, folder: Path) -> None:
+    """The averaged weights of a run's newest checkpoint."""
+    checkpoint = checkpoints.load(folder)
+    if "ema" not in checkpoint.tensors:
+        raise UserError(f"{checkpoint.path} holds no averaged weights: it is not the run of a denoiser")
+    fill(model, checkpoint, "ema")
+
+
+def make_evaluator(job: Job, parts: Parts) -> Evaluator:
+    settings = job.settings
+    generator = TextGenerator(
+        parts.space,
+        parts.model.denoiser,
+        parts.process,
+        steps=settings.sampling_timesteps,
+        block=max(settings.eval_batch_size, settings.train_batch_size),
+        device=job.device,
+        autocast=job.autocast,
+        max_length=settings.max_seq_len,
+    )
+    return Evaluator(job, generator, parts.corpus, settings.build(EvaluationOptions))
+
+
+def _train(job: Job, parts: Parts, started: float) -> int:
+    settings, model, space = job.settings, parts.model, parts.space
+    language_model = space.space.language_model
+    data = tokenize_split(parts.corpus.train, language_model, settings.max_seq_len)
+    held_out = tokenize_split(parts.corpus.valid, language_model, settings.max_seq_len)
+    job.say(describe_run(job, {"latent space": space.space, "denoiser": model}, parts.corpus, data))
+    if settings.latent_model_path and not settings.resume_training and job.ranks.main:
+        keep_autoencoder(Path(settings.latent_model_path), job.folder)
+    optimizer_options = settings.build(OptimizerOptions)
+    optimizer = make_optimizer(model, optimizer_options)
+    state = State(
+        model,
+        optimizer,
+        make_lr_schedule(optimizer, optimizer_options, settings.num_train_steps),
+        EMA(model, settings.ema_decay, settings.ema_update_every),
+        seed=settings.random_seed,
+        ranks=job.ranks,
+    )
+    record_args(
+        job,
+        enc_dec_model_relative=relative(settings.enc_dec_model, job.folder),
+        latent_dim=space.dim,
+        latent_length=space.length,
+        trainable_params=sum(p.numel() for p in state.parameters()),
+    )
+    training = make_source(job, parts, data, "train")
+    validation = make_source(job, parts, held_out, "valid")
+    if settings.resume_training:
+        state.restore(checkpoints.load(job.folder))
+    else:
+        measure_latents(job, model, training)
+        if settings.init_path:
+            fill(model, checkpoints.load(settings.init_path))
+        state.ema = EMA(
+            model, settings.ema_decay, settings.ema_update_every
+        )  # of the weights and statistics as they are now
+
+    network = wrap(model.denoiser, job.ranks)
+    state.wrapped = network
+    plan = job.plan()
+    self_condition = settings.self_condition
+    step = DiffusionStep(network, training, parts.process, plan, settings.num_train_steps, self_condition)
+    checker = DiffusionStep(model.denoiser, validation, parts.process, plan, settings.num_train_steps, self_condition)
+    evaluator = make_evaluator(job, parts)
+
+    def validate(state: State, _: Report) -> None:
+        assert state.ema is not None
+        job.log.record(validation_losses(job, model, state.ema, checker, state.step), state.step)
+
+    def sample(state: State, _: Report | None = None) -> None:
+        assert state.ema is not None
+        with state.ema.applied():
+            evaluator.evaluate_training(state.step)
+
+    job.log.extra = lambda done: {
+        "epoch": done * plan.total / len(data),
+        "samples": done * plan.total,
+        "T": parts.process.t_max(done, settings.num_train_steps),
+    }
+    sample_every = settings.sample_every or settings.save_and_sample_every
+    hooks = [
+        Every(settings.log_every, validate),
+        Every(sample_every, sample),
+        Every(settings.save_every or settings.save_and_sample_every, lambda state, _: state.save(job.folder)),
+    ]
+    reason = fit(job, state, step, hooks, started)
+    if EXIT_CODES[reason]:
+        return EXIT_CODES[reason]
+    if state.step % sample_every or reason == "time":
+        sample(state)
+    return 0
+
+
+def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentSource:
+    """Latents of a split: cached on disk unless --no_latent_cache asks for the language model at each step."""
+    options = job.settings.build(LatentOptions)
+    cache = None
+    if not options.no_latent_cache and not parts.space.trainable:
+        folder = Path(options.latent_cache_dir or job.folder / "latent_cache")
+        cache = latent_cache(parts.space, data, folder, split, 256, job.device, job.quiet)
+    return LatentSource(parts.space, data, cache, job.device, job.settings.class_conditional)
+
+
+def measure_latents(job: Job, model: DiffusionModel, training: LatentSource) -> None:
+    """Fill the statistics that a run keeps: centre and scale where asked for, and the lengths of training texts."""
+    settings, statistics = job.settings, model.statistics
+    if training.space.masked:
+        statistics.length_counts.copy_(count_lengths(training.data.lengths, training.space.length))
+    if settings.normalize_latent:
+        if getattr(getattr(training.space.space, "autoencoder", None), "l2_normalize", False):
+            raise UserError(
+                "--normalize_latent and an autoencoder with --l2_normalize_latents exclude each other: its latents "
+                "already have a norm; leave --normalize_latent out"
+            )
+        plan = job.plan()
+        batches = (training.raw(plan.rows(step, 0, len(training))) for step in range(settings.normalize_batches))
+        mean, scale = estimate(batches)
+        statistics.mean.copy_(mean)
+        statistics.scale.copy_(scale)
+
+
+@torch.no_grad()
+def validation_losses(job: Job, model: DiffusionModel, ema: EMA, step: DiffusionStep, done: int) -> dict[str, float]:
+    """Loss of one validation batch over the whole range of times, by the weights and by their average."""
+    model.eval()
+    with job.autocast():
+        losses = {"val_loss": step(step.num_steps, 0)[0].mean()}
+        with ema.applied():
+            losses["val_ema_loss"] = step(step.num_steps, 0)[0].mean()
+    model.train()
+    return {name: float(loss) for name, loss in losses.items()}
+
+
+def _empty_parts(settings: Settings) -> Mapping[str, nn.Module]:
+    """What a dry run builds, without weights."""
+    options = settings.build(DenoiserOptions)
+    space = empty_space(settings)
+    from dataset_utils import registry
+
+    name = settings.dataset_name
+    classes = len(registry.DATASETS[name].class_names) if name in registry.DATASETS else 0
+    if options.class_conditional and not classes:
+        classes = 2  # unknown until the corpus is read; two are enough to show the parts
+    with torch.device("meta"):
+        model = DiffusionModel(space, options, settings.max_seq_len, classes if options.class_conditional else 0)
+    make_process(settings.build(ProcessOptions), settings.build(SamplingOptions), options.denoiser_variant)
+    return {"latent space": space, "denoiser": model}

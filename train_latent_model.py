@@ -1,0 +1,17 @@
+"""Stage 1: train the autoencoder. `python train_latent_model.py --help`"""
+
+from pipelines.programs import AUTOENCODER
+from utils.config import parse
+from utils.errors import one_line
+
+
+@one_line
+def main() -> int:
+    settings = parse(AUTOENCODER)
+    from pipelines.train_autoencoder import run  # after parsing, so that --help need not wait for torch
+
+    return run(settings)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,17 @@
+"""Stage 2: train, sample from and evaluate a diffusion model. `python train_text_diffusion.py --help`"""
+
+from pipelines.programs import DIFFUSION
+from utils.config import parse
+from utils.errors import one_line
+
+
+@one_line
+def main() -> int:
+    settings = parse(DIFFUSION)
+    from pipelines.train_diffusion import run  # after parsing, so that --help need not wait for torch
+
+    return run(settings)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
