@@ -116,7 +116,7 @@ class LanguageModel(nn.Module):
             # a fresh output each call: generate expands it in place for beams
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=states_mask.long(),
-            max_length=max_length,
+            max_length=max_length + 1,  # the token that decoding starts from is not part of the text
             **decoding,
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]

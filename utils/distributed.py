@@ -112,3 +112,13 @@ def gather_objects(ranks: Ranks, items: list[Any]) -> list[Any]:
     parts: list[Any] = [None] * ranks.world
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def has_bf16(device: torch.device | None = None) -> bool:
+    """Whether bfloat16 is computed by instructions of its own; where it is emulated, autocast costs time."""
+    kind = (device or pick_device()).type
+    if kind == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    if kind != "cpu":
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
