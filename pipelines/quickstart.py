@@ -1,7 +1,7 @@
 """The whole way on the embedded corpus: text -> language model -> latents -> diffusion -> text again, measured.
 
 Every stage is the ordinary program with ordinary flags, printed before it runs, so that this file can be read as a
-tutorial. A stage that is done is not done again; one that was interrupted goes on where it was.
+tutorial.
 """
 
 from __future__ import annotations
@@ -9,33 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from utils.config import Program, parse
+from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
 from utils.errors import UserError, one_line
 from utils.runs import write_json
 
 SAMPLES = 1000  # texts sampled, and as many held-out ones beside them: fewer make MAUVE a matter of luck
 SHOWN = 12
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One program with its flags. done: a file, in the stage's folder, that is written last."""
-
-    name: str
-    program: Program
-    title: str
-    done: str
-    flags: str
-
-    def argv(self, root: Path) -> list[str]:
-        return [part.format(root=root) for part in self.flags.split()]
 
 
 CORPUS = "--dataset_name tales --data_dir {root}/corpus --max_seq_len 32"
@@ -60,29 +45,10 @@ STAGES = (
     ),
 )  # fmt: skip
 EVALUATION = (
-    "--eval --resume_dir {root}/diffusion --data_dir {root}/corpus --num_samples %d --eval_batch_size 250 "
-    "--scorer {root}/diffusion/scorer" % SAMPLES
+    f"--eval --resume_dir {{root}}/diffusion --data_dir {{root}}/corpus --num_samples {SAMPLES} --eval_batch_size 250 "
+    "--scorer {root}/diffusion/scorer"
 )
 REPORTED = ("mauve", "perplexity", "diversity", "memorization")
-
-
-class Clock:
-    """Seconds per stage, kept on disk, so that an interrupted and resumed quickstart still adds up."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 1)
-        write_json(self.path, self.seconds)
-
-    def time(self, name: str, deed: Callable[[], int]) -> int:
-        began = time.monotonic()
-        try:
-            return deed()
-        finally:
-            self.add(name, time.monotonic() - began)
 
 
 def run(root: Path, install_seconds: float = 0.0) -> int:
@@ -103,51 +69,21 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
     if not (root / "corpus" / "pairs_test.jsonl").is_file():
         from dataset_utils import tales
 
-        banner("corpus", "20,000 training stories, 2,000 for validation and 2,000 for the test", [])
+        banner("corpus", "20,000 training stories, 2,000 for validation and 2,000 for the test")
         clock.time("corpus", lambda: int(not tales.write(root / "corpus")))
     for stage in STAGES:
-        folder = root / stage.name
-        if (folder / stage.done).is_file():
-            print(f"{stage.name}: done already")
-            continue
-        code = clock.time(stage.name, lambda stage=stage: run_stage(stage, root, precision))
+        code = clock.time(stage.name, partial(run_stage, stage, root, precision))
         if code:
             return code
-    banner("evaluation", f"{SAMPLES} samples against as many held-out stories", EVALUATION.format(root=root).split())
-    code = clock.time("evaluation", lambda: run_program(DIFFUSION, EVALUATION.format(root=root).split() + precision))
+    evaluation = EVALUATION.format(root=root).split()
+    banner("evaluation", f"{SAMPLES} samples against as many held-out stories", DIFFUSION, evaluation)
+    code = clock.time("evaluation", lambda: run_program(DIFFUSION, evaluation))
     if code:
         return code
-    result = make_report(root, clock.seconds)
+    result = make_report(root, clock.with_total())
     write_json(report_path, result)
     show(root, result)
     return 0
-
-
-def run_stage(stage: Stage, root: Path, precision: Sequence[str]) -> int:
-    from utils.checkpoints import has_checkpoint
-
-    folder = root / stage.name
-    if has_checkpoint(folder):
-        argv = ["--resume_training", "--resume_dir", str(folder)]
-    else:
-        argv = [*stage.argv(root), "--output_dir", str(folder), *precision]
-    banner(stage.name, stage.title, argv, stage.program.name)
-    return run_program(stage.program, argv)
-
-
-def run_program(program: Program, argv: Sequence[str]) -> int:
-    """One of the three programs in this process, which has loaded torch already."""
-    settings = parse(program, list(argv))
-    from pipelines import pretrain, train_autoencoder, train_diffusion
-
-    runs = {PRETRAIN.name: pretrain.run, AUTOENCODER.name: train_autoencoder.run, DIFFUSION.name: train_diffusion.run}
-    return runs[program.name](settings)
-
-
-def banner(name: str, title: str, argv: Sequence[str], program: str = "") -> None:
-    print(f"\n== {name}: {title}", flush=True)
-    if argv:
-        print(f"   {program or DIFFUSION.name} {' '.join(argv)}", flush=True)
 
 
 def make_report(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
@@ -173,7 +109,7 @@ def make_report(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
         **{key: judged[key] for key in ("grammatical", "agreement", "coherent", "novel", "distinct")},
         **numbers,
         "n": len(texts),
-        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "seconds": seconds,
         "scorer": "a small causal LM trained on this corpus: its perplexity and MAUVE compare with nothing published",
         "protocol": metrics["protocol"],
         "cores": os.cpu_count(),

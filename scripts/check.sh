@@ -10,6 +10,9 @@ environment core eval track dev
 
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
 cd "$ROOT"
-"$PYTHON" -m ruff check --quiet . && echo "ruff: ok"
-"$PYTHON" -m mypy --no-error-summary && echo "mypy: ok"
+# each on a line of its own: set -e does not see a failure before &&
+"$PYTHON" -m ruff check --quiet .
+echo "ruff: ok"
+"$PYTHON" -m mypy --no-error-summary
+echo "mypy: ok"
 "$PYTHON" -m pytest -m "not slow" -q -x "$@"

@@ -52,6 +52,8 @@ class Progress:
         self.done = done
         if note is not None:
             self.note = note
+        if done >= self.total and not self._moving:
+            return  # close() says it, once
         now = time.monotonic()
         if now - self._shown_at >= (TERMINAL_SECONDS if self._moving else FILE_SECONDS):
             self._shown_at = now
