@@ -1,7 +1,7 @@
 """Which rows and which random numbers belong to a step, a rank and a micro-batch.
 
-Both are functions of (seed, step) for the global batch, of which each rank and micro-batch takes its slice: so a resumed
-run sees what an uninterrupted one would have seen, and accumulation or more ranks equal one large batch.
+Both are functions of (seed, step) for the global batch, of which each rank and micro-batch takes its slice: so a
+resumed run sees what an uninterrupted one would have seen, and accumulation or more ranks equal one large batch.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ AUTOENCODER_COPY = "autoencoder"  # a diffusion run keeps the autoencoder that i
 
 
 def relative(path: str, folder: Path) -> str | None:
-    """How a run folder reaches a local path; None for a hub id. Recorded, so that moved trees still find their parts."""
+    """How a run folder reaches a local path; None for a hub id. Recorded: moved trees still find their parts."""
     return os.path.relpath(path, folder) if Path(path).is_dir() else None
 
 
@@ -74,7 +74,7 @@ def load_autoencoder(
         language_model is not None,
     )
     model = load_language_model(name)
-    tuned = any(key.startswith("language_model.") for key in checkpoint.tensors["model"])
+    tuned = saved.get("lm_mode") == "ft"  # then the checkpoint holds the language model's weights, too
     expected = checkpoint.facts.get("language_model_fingerprint")
     if expected and not tuned and model.fingerprint() != expected:
         raise UserError(
@@ -104,12 +104,15 @@ def fill(module: nn.Module, checkpoint: Checkpoint, part: str = "model") -> None
         present[name].copy_(x)
 
 
-def keep_autoencoder(source: Path, run: Path) -> None:
-    """Copy an autoencoder into a diffusion run, so that the run needs nothing but the frozen language model."""
+def keep_autoencoder(source: Path, run: Path, language_model: str) -> None:
+    """Copy an autoencoder into a diffusion run, so that the run needs nothing but the frozen language model.
+
+    language_model: where that was found.
+    """
     checkpoint, saved = best_or_newest(source), read_args(source)
     target = run / AUTOENCODER_COPY
-    model = find_language_model(saved["enc_dec_model"], source, saved.get("enc_dec_model_relative"), typed=False)
-    write_json(target / "args.json", {**saved, "enc_dec_model_relative": relative(model, target)})
+    found = {"enc_dec_model": language_model, "enc_dec_model_relative": relative(language_model, target)}
+    write_json(target / "args.json", {**saved, **found})
     files = {name: x for name, x in checkpoint.tensors.items() if name != "optimizer"}
     checkpoints.save_best(
         target, files, {k: v for k, v in checkpoint.facts.items() if k not in ("optimizer", "schedule")}
@@ -122,16 +125,17 @@ def load_space(settings: Settings, run: Path, device: torch.device) -> LatentSpa
     if not settings.latent_model_path:
         recorded = settings.saved.get("enc_dec_model_relative")
         name = find_language_model(settings.enc_dec_model, run, recorded, typed is not None)
-        space = EncoderStatesSpace(load_language_model(name), settings.max_seq_len)
-        return space.to(device).requires_grad_(False).eval()
-    own = run / AUTOENCODER_COPY
-    folder = own if (own / "args.json").is_file() else resolve(settings.latent_model_path, run, "--latent_model_path")
+        states = EncoderStatesSpace(load_language_model(name), settings.max_seq_len)
+        return states.to(device).requires_grad_(False).eval()
+    own = run / AUTOENCODER_COPY  # of a trained run; a new one must not take what an aborted run left in its folder
+    kept = settings.saved and (own / "args.json").is_file()
+    folder = own if kept else resolve(settings.latent_model_path, run, "--latent_model_path")
     space, saved = load_autoencoder(folder, device, typed)
     if settings.max_seq_len > saved["max_seq_len"]:
         if "max_seq_len" in settings.typed:
             raise UserError(
-                f"--max_seq_len {settings.max_seq_len} is longer than the {saved['max_seq_len']} tokens that the autoencoder in "
-                f"{folder} reads: give {saved['max_seq_len']} or less"
+                f"--max_seq_len {settings.max_seq_len} is longer than the {saved['max_seq_len']} tokens that the "
+                f"autoencoder in {folder} reads: give {saved['max_seq_len']} or less"
             )
         settings.set("max_seq_len", saved["max_seq_len"])
     return space

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def dry_run(settings: Settings, build: Callable[[Settings], Mapping[str, nn.Module]]) -> int:
-    """Build every part without weights, print the configuration and what trains, say what data is absent. Exit code 0."""
+    """Build every part without weights, print the configuration and what trains, say what data is absent. Returns 0."""
     parts = build(settings)
     print(settings.describe())
     print()

@@ -25,6 +25,7 @@ from utils.runs import new_run_folder
 from utils.trackers import make_trackers
 
 EVALUATIONS = ("eval", "eval_test", "gen_data")  # flags that use a trained run
+EVALUATION = "evaluation"  # folder of a run that its evaluations write to
 
 
 @dataclass
@@ -70,11 +71,23 @@ def open_job(settings: Settings, project: str, title: str, names: Mapping[str, s
 
     project: the tracker's. title: of the line of progress. names: published names of what the loop logs.
     """
+    _refuse_another_programs_run(settings)
     ranks = distributed.init(settings.device)
     folder = _folder(settings, ranks)
     trackers = make_trackers(settings, project, folder) if ranks.main else []
-    log = Log(settings.log_every, folder, trackers, total=settings.num_train_steps, title=title, names=names)
+    # The curves of training stay as they are: what an evaluation finds is logged beside them.
+    logged = folder / EVALUATION if any(settings.values.get(mode) for mode in EVALUATIONS) else folder
+    log = Log(settings.log_every, logged, trackers, total=settings.num_train_steps, title=title, names=names)
     return Job(settings, ranks, folder, distributed.autocast(ranks.device, settings.mixed_precision), log)
+
+
+def _refuse_another_programs_run(settings: Settings) -> None:
+    wrote = settings.saved.get("program")
+    if wrote not in (None, settings.program.name):
+        raise UserError(
+            f"--resume_dir {settings.resume_dir} is a run of {wrote}, not of {settings.program.name}: "
+            "use that program, or name another folder"
+        )
 
 
 def _folder(settings: Settings, ranks: Ranks) -> Path:
@@ -93,6 +106,8 @@ def _folder(settings: Settings, ranks: Ranks) -> Path:
                 f"--output_dir {given} already holds a run: continue it with --resume_training --resume_dir {given}, "
                 "or name another folder"
             )
+        if (Path(given) / "config.json").exists():
+            raise UserError(f"--output_dir {given} already holds a model (config.json): name another folder")
         if ranks.main:
             Path(given).mkdir(parents=True, exist_ok=True)
         return Path(given)
@@ -145,7 +160,8 @@ def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: fl
     state.save(job.folder)
     if reason != "done":
         job.say(
-            f"{reason} at step {state.step} of {loop.num_train_steps}; saved. Continue with --resume_training --resume_dir {job.folder}"
+            f"{reason} at step {state.step} of {loop.num_train_steps}; saved. "
+            f"Continue with --resume_training --resume_dir {job.folder}"
         )
     return reason
 

@@ -14,6 +14,7 @@ from latent_models.language_models import LanguageModel
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.pretraining.tokenizers import train_tokenizer
+from pipelines.describe import dry_run
 from pipelines.job import Job, fit, load_corpus, open_job, record_args
 from pipelines.pretraining_step import PretrainingStep
 from pipelines.reconstruct import reconstruct, through_states
@@ -33,6 +34,8 @@ STRATEGY = "greedy"  # copying leaves nothing to search for
 def run(settings: Settings) -> int:
     """Train, validate, save. Returns the exit code."""
     started = time.monotonic()
+    if settings.dry_run:
+        return dry_run(settings, _parts)
     options = settings.build(PretrainingOptions)
     job = open_job(settings, "language_model_pretraining", "pretrain")
     corpus = load_corpus(job)
@@ -43,12 +46,10 @@ def run(settings: Settings) -> int:
     data = tokenize_split(train, model, options.max_seq_len)
     held_out = tokenize_split(valid, model, options.max_seq_len)
     job.say(
-        f"{len(train):,} texts, {len(model.tokenizer):,} tokens, {sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"{len(train):,} texts, {len(model.tokenizer):,} tokens, {sum(p.numel() for p in model.parameters()):,} "
+        "parameters, "
         f"{100 * data.table.truncated:.1f} % of the texts cut at {options.max_seq_len} tokens"
     )
-    if settings.dry_run:
-        return 0
-    record_args(job, vocabulary=len(model.tokenizer), trainable_params=sum(p.numel() for p in model.parameters()))
 
     optimizer_options = settings.build(OptimizerOptions)
     optimizer = make_optimizer(model, optimizer_options)
@@ -62,6 +63,9 @@ def run(settings: Settings) -> int:
     state.wrapped = wrap(model, job.ranks)
     if settings.resume_training:
         state.restore(checkpoints.load(job.folder))
+    elif job.ranks.main:
+        model.tokenizer.save_pretrained(job.folder)  # at once: resuming must not depend on training it again
+    record_args(job, vocabulary=len(model.tokenizer), trainable_params=sum(p.numel() for p in model.parameters()))
     step = PretrainingStep(
         state.wrapped, data, options, job.plan(), job.device, model.tokenizer.mask_token_id, len(model.tokenizer)
     )
@@ -94,9 +98,16 @@ def _model(job: Job, train: Split, options: PretrainingOptions) -> LanguageModel
             small_bart(options, _tokenizer(job.folder)), _tokenizer(job.folder), str(job.folder), False
         ).to(job.device)
     tokenizer = train_tokenizer(train.texts, options.tokenizer, options.vocab_size, options.max_seq_len)
-    if job.ranks.main and not job.settings.dry_run:
-        tokenizer.save_pretrained(job.folder)
     return LanguageModel(small_bart(options, tokenizer), tokenizer, str(job.folder), frozen=False).to(job.device)
+
+
+def _parts(settings: Settings) -> dict[str, torch.nn.Module]:
+    """What a dry run builds: the corpus is not read, so the vocabulary is taken to be as large as allowed."""
+    options = settings.build(PretrainingOptions)
+    words = [f"word{i}" for i in range(options.vocab_size)]
+    tokenizer = train_tokenizer(words, "word", options.vocab_size, options.max_seq_len)
+    with torch.device("meta"):
+        return {"language model": LanguageModel(small_bart(options, tokenizer), tokenizer, "the new model", False)}
 
 
 def _tokenizer(folder: Path):

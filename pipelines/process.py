@@ -52,6 +52,7 @@ def make_process(
         sampling.sampler, eta=sampling.ddim_sampling_eta or 0.0, variance=sampling.posterior_variance
     )
     train: Schedule
+    walked: Schedule
     if options.beta_schedule is not None:
         train = walked = make_discrete(options.beta_schedule, options.timesteps)
     else:

@@ -119,13 +119,23 @@ SAMPLING = (
     ANYWHERE
     | frozenset(f.name for f in fields(SamplingOptions))
     | frozenset(
-        ["num_samples", "seq2seq_candidates", "scale", "decoding", "scorer", "enc_dec_model", "latent_model_path", "eval_batch_size", "mixed_precision"]
+        [
+            "num_samples",
+            "seq2seq_candidates",
+            "scale",
+            "decoding",
+            "scorer",
+            "enc_dec_model",
+            "latent_model_path",
+            "eval_batch_size",
+            "mixed_precision",
+        ]
     )
 )
 
 
 def schedules_meet(settings: Settings) -> None:
-    """Continuous and discrete processes exclude each other; eta has a default of its own in each (DESIGN: Flags that meet)."""
+    """Continuous and discrete processes exclude each other; eta has a default of its own in each."""
     typed = settings.typed
     if settings.beta_schedule is not None:
         clash = [flag for flag in ("train_schedule", "sampling_schedule") if flag in typed]
@@ -135,7 +145,8 @@ def schedules_meet(settings: Settings) -> None:
             )
     elif "timesteps" in typed:
         raise UserError(
-            "--timesteps is the length of a discrete chain and means nothing without one: add --beta_schedule cosine or linear"
+            "--timesteps is the length of a discrete chain and means nothing without one: "
+            "add --beta_schedule cosine or linear"
         )
     if "ddim_sampling_eta" in typed and settings.ddim_sampling_eta is not None:
         if "sampler" not in typed:
@@ -179,7 +190,7 @@ MAY_BE_ZERO = {"lr_warmup_steps", "num_dense_connections", "random_seed", "seed"
 
 PRETRAIN = Program(
     name="python -m latent_models.pretraining",
-    description="Stage 0: train a small BART by denoising, from scratch, into a Hugging Face folder for --enc_dec_model.",
+    description="Stage 0: train a small BART from scratch, by denoising, into a folder for --enc_dec_model.",
     groups={
         "corpus": DataOptions,
         "model": PretrainingOptions,

@@ -1,9 +1,10 @@
-"""Stage 1, whole: a language model and a corpus -> the autoencoder between them, validated by writing texts out again."""
+"""Stage 1, whole: a language model and a corpus -> the autoencoder between them, judged by writing texts out again."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from latent_models.options import AutoencoderOptions
 from pipelines.autoencoder_step import AutoencoderStep
 from pipelines.build import fill, find_language_model, load_autoencoder, new_space, relative
 from pipelines.describe import describe_run, dry_run
-from pipelines.job import Job, fit, load_corpus, open_job, record_args
+from pipelines.job import EVALUATION, Job, fit, load_corpus, open_job, record_args
 from pipelines.reconstruct import Decode, reconstruct, through_latents, through_states
 from pipelines.tokens import TokenSplit, tokenize_split
 from utils import checkpoints
@@ -58,14 +59,14 @@ def run(settings: Settings) -> int:
     state = State(space, optimizer, schedule, seed=settings.random_seed, ranks=job.ranks)
     state.wrapped = wrap(space, job.ranks)
     fingerprint = model.fingerprint() if settings.lm_mode == "freeze" else None
-    facts = {"language_model_fingerprint": fingerprint}
+    facts: dict[str, Any] = {"language_model_fingerprint": fingerprint}
     if settings.resume_training:
         state.restore(checkpoints.load(job.folder))
     elif settings.resume_dir:
         fill(space, checkpoints.load(settings.resume_dir))  # weights only, as in the published command line
     record_args(
         job,
-        enc_dec_model_relative=relative(settings.enc_dec_model, job.folder),
+        enc_dec_model_relative=relative(name, job.folder),
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
     validation = Validation(job, space, held_out)
@@ -156,15 +157,13 @@ def _evaluate(job: Job) -> int:
     """--eval: the best checkpoint, on the validation split (--eval_test: on the test split)."""
     settings = job.settings
     typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
-    from pathlib import Path
-
     space, _ = load_autoencoder(Path(settings.resume_dir), job.device, typed)
     split = "test" if settings.eval_test else "valid"
     held_out = tokenize_split(load_corpus(job).splits[split], space.language_model, settings.max_seq_len)
     validation = Validation(job, space, held_out)
     validation.record(validation.of_language_model(), 0)
     validation.record(validation.of_latents(), 0)
-    validation.write(job.folder, f"eval-{split}")
+    validation.write(job.folder / EVALUATION, f"eval-{split}")
     return 0
 
 

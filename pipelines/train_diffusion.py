@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from evaluation.options import EvaluationOptions
 from latent_models.normalisation import Normalised, count_lengths, estimate
 from latent_models.options import LatentOptions
 from model.options import DenoiserOptions
+from pipelines.batch_plan import BatchPlan
 from pipelines.build import DiffusionModel, empty_space, fill, keep_autoencoder, load_space, relative
 from pipelines.describe import describe_run, dry_run
 from pipelines.diffusion_step import DiffusionStep
@@ -30,7 +32,7 @@ from utils.config import Settings
 from utils.distributed import wrap
 from utils.ema import EMA
 from utils.errors import UserError
-from utils.loop import EXIT_CODES, Every, Report, State
+from utils.loop import EXIT_CODES, Every, Hook, Report, State
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
 from utils.seeding import derive
@@ -47,7 +49,7 @@ class Parts:
 
 
 def run(settings: Settings) -> int:
-    """Train, sample and evaluate; or, with --eval, --eval_test or --gen_data, use a trained run. Returns the exit code."""
+    """Train, sample and evaluate; with --eval, --eval_test or --gen_data use a trained run. Returns the exit code."""
     started = time.monotonic()
     if settings.dry_run:
         return dry_run(settings, _empty_parts)
@@ -64,6 +66,11 @@ def make_parts(job: Job) -> Parts:
     settings = job.settings
     options = settings.build(DenoiserOptions)
     space = load_space(settings, job.folder if not job.evaluating else Path(settings.resume_dir), job.device)
+    if settings.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
+        raise UserError(
+            "--normalize_latent and an autoencoder with --l2_normalize_latents exclude each other: its latents "
+            "already have a norm; leave --normalize_latent out"
+        )
     corpus = load_corpus(job)
     if options.class_conditional and not corpus.num_classes:
         raise UserError(
@@ -104,12 +111,12 @@ def make_evaluator(job: Job, parts: Parts) -> Evaluator:
 
 def _train(job: Job, parts: Parts, started: float) -> int:
     settings, model, space = job.settings, parts.model, parts.space
-    language_model = space.space.language_model
+    language_model: Any = space.space.language_model
     data = tokenize_split(parts.corpus.train, language_model, settings.max_seq_len)
     held_out = tokenize_split(parts.corpus.valid, language_model, settings.max_seq_len)
     job.say(describe_run(job, {"latent space": space.space, "denoiser": model}, parts.corpus, data))
     if settings.latent_model_path and not settings.resume_training and job.ranks.main:
-        keep_autoencoder(Path(settings.latent_model_path), job.folder)
+        keep_autoencoder(Path(settings.latent_model_path), job.folder, language_model.name)
     optimizer_options = settings.build(OptimizerOptions)
     optimizer = make_optimizer(model, optimizer_options)
     state = State(
@@ -120,18 +127,18 @@ def _train(job: Job, parts: Parts, started: float) -> int:
         seed=settings.random_seed,
         ranks=job.ranks,
     )
-    record_args(
+    if settings.resume_training:
+        state.restore(checkpoints.load(job.folder))
+    record_args(  # only now: a folder that cannot be resumed is left as it is
         job,
-        enc_dec_model_relative=relative(settings.enc_dec_model, job.folder),
+        enc_dec_model_relative=relative(language_model.name, job.folder),
         latent_dim=space.dim,
         latent_length=space.length,
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
     training = make_source(job, parts, data, "train")
     validation = make_source(job, parts, held_out, "valid")
-    if settings.resume_training:
-        state.restore(checkpoints.load(job.folder))
-    else:
+    if not settings.resume_training:
         measure_latents(job, model, training)
         if settings.init_path:
             fill(model, checkpoints.load(settings.init_path))
@@ -147,9 +154,11 @@ def _train(job: Job, parts: Parts, started: float) -> int:
     checker = DiffusionStep(model.denoiser, validation, parts.process, plan, settings.num_train_steps, self_condition)
     evaluator = make_evaluator(job, parts)
 
-    def validate(state: State, _: Report) -> None:
+    def validate(state: State, report: Report) -> None:
+        """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""
         assert state.ema is not None
-        job.log.record(validation_losses(job, model, state.ema, checker, state.step), state.step)
+        if state.step % settings.log_every == 0:
+            job.log.record(validation_losses(job, model, state.ema, checker), state.step)
 
     def sample(state: State, _: Report | None = None) -> None:
         assert state.ema is not None
@@ -162,8 +171,8 @@ def _train(job: Job, parts: Parts, started: float) -> int:
         "T": parts.process.t_max(done, settings.num_train_steps),
     }
     sample_every = settings.sample_every or settings.save_and_sample_every
-    hooks = [
-        Every(settings.log_every, validate),
+    hooks: list[Hook] = [
+        validate,
         Every(sample_every, sample),
         Every(settings.save_every or settings.save_and_sample_every, lambda state, _: state.save(job.folder)),
     ]
@@ -181,7 +190,11 @@ def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentS
     cache = None
     if not options.no_latent_cache and not parts.space.trainable:
         folder = Path(options.latent_cache_dir or job.folder / "latent_cache")
+        if not job.ranks.main:
+            job.ranks.barrier()  # the main rank encodes, the others read what it wrote
         cache = latent_cache(parts.space, data, folder, split, 256, job.device, job.quiet)
+        if job.ranks.main:
+            job.ranks.barrier()
     return LatentSource(parts.space, data, cache, job.device, job.settings.class_conditional)
 
 
@@ -191,12 +204,8 @@ def measure_latents(job: Job, model: DiffusionModel, training: LatentSource) -> 
     if training.space.masked:
         statistics.length_counts.copy_(count_lengths(training.data.lengths, training.space.length))
     if settings.normalize_latent:
-        if getattr(getattr(training.space.space, "autoencoder", None), "l2_normalize", False):
-            raise UserError(
-                "--normalize_latent and an autoencoder with --l2_normalize_latents exclude each other: its latents "
-                "already have a norm; leave --normalize_latent out"
-            )
-        plan = job.plan()
+        # Of whole batches, however many ranks and micro-batches share them: every rank finds the same statistics.
+        plan = BatchPlan(settings.random_seed, job.plan().total)
         batches = (training.raw(plan.rows(step, 0, len(training))) for step in range(settings.normalize_batches))
         mean, scale = estimate(batches)
         statistics.mean.copy_(mean)
@@ -204,7 +213,7 @@ def measure_latents(job: Job, model: DiffusionModel, training: LatentSource) -> 
 
 
 @torch.no_grad()
-def validation_losses(job: Job, model: DiffusionModel, ema: EMA, step: DiffusionStep, done: int) -> dict[str, float]:
+def validation_losses(job: Job, model: DiffusionModel, ema: EMA, step: DiffusionStep) -> dict[str, float]:
     """Loss of one validation batch over the whole range of times, by the weights and by their average."""
     model.eval()
     with job.autocast():

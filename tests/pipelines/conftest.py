@@ -1,0 +1,152 @@
+"""The three programs on a few hundred tales, as small as they get: a BART 64 wide, 4 latents, a denoiser of two blocks.
+
+Programs run in this process through `run(parse(PROGRAM, argv))`, so that torch is imported once. The chain of runs
+that the tests share is made once a session.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataset_utils import tales
+from evaluation import home_scorer
+from pipelines import pretrain, train_autoencoder, train_diffusion
+from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from utils import checkpoints
+from utils.checkpoints import fingerprint
+from utils.config import parse
+from utils.trackers import read_metrics
+
+MODEL = "--vocab_size 200 --d_model 64 --layers 1 --heads 2 --max_seq_len 40"
+COMMON = "--device cpu --lr_warmup_steps 2 --no_wandb"
+
+
+class Programs:
+    """The programs with small defaults. Flags are typed as in a shell; later ones win over the defaults."""
+
+    def __init__(self, corpus: Path, scorer: Path):
+        self.corpus, self.scorer = corpus, scorer
+
+    @property
+    def data(self) -> str:
+        return " ".join(f"--{split}_file {self.corpus / split}.jsonl" for split in ("train", "valid", "test"))
+
+    def pretrain(self, out: Path, flags: str = "") -> int:
+        defaults = (
+            f"{self.data} {MODEL} {COMMON} --num_train_steps 4 --train_batch_size 16 --log_every 1 --eval_texts 8"
+        )
+        return pretrain.run(parse(PRETRAIN, f"{defaults} --output_dir {out} {flags}".split()))
+
+    def autoencoder(self, lm: Path, out: Path, flags: str = "") -> int:
+        defaults = (
+            f"{self.data} {COMMON} --enc_dec_model {lm} --max_seq_len 40 --num_encoder_latents 4 --dim_ae 64 "
+            "--num_layers 1 --num_train_steps 4 --train_batch_size 16 --log_every 1 --eval_texts 8 --decoding greedy"
+        )
+        return train_autoencoder.run(parse(AUTOENCODER, f"{defaults} --output_dir {out} {flags}".split()))
+
+    def diffusion(self, space: str, out: Path, flags: str = "") -> int:
+        """space: flags that name the latents, --latent_model_path or --enc_dec_model."""
+        defaults = (
+            f"{self.data} {COMMON} --max_seq_len 40 --tx_dim 64 --tx_depth 2 --num_train_steps 2 --train_batch_size 8 "
+            f"--eval_batch_size 8 --num_samples 4 --sampling_timesteps 2 --log_every 1 --decoding greedy "
+            f"--scorer {self.scorer} --save_and_sample_every 1000"
+        )
+        return train_diffusion.run(parse(DIFFUSION, f"{defaults} {space} --output_dir {out} {flags}".split()))
+
+    def resume(self, stage: str, folder: Path, flags: str = "") -> int:
+        return self.again(stage, folder, f"--resume_training {flags}")
+
+    def again(self, stage: str, folder: Path, flags: str) -> int:
+        """A program on a run folder that is there: everything else comes from its args.json."""
+        program, run = {
+            "pretrain": (PRETRAIN, pretrain.run),
+            "autoencoder": (AUTOENCODER, train_autoencoder.run),
+            "diffusion": (DIFFUSION, train_diffusion.run),
+        }[stage]
+        return run(parse(program, f"--resume_dir {folder} --no_wandb {flags}".split()))
+
+
+@pytest.fixture(scope="session")
+def tales_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tales")
+    tales.write(folder, train=200, valid=40, test=40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def programs(tales_folder, tmp_path_factory) -> Programs:
+    texts = [line.split('"')[3] for line in (tales_folder / "train.jsonl").read_text().splitlines()]
+    scorer = tmp_path_factory.mktemp("scorer") / "home"
+    home_scorer.train_small(texts, scorer, steps=10, width=32, layers=1, heads=2, vocab_size=300, max_length=64)
+    return Programs(tales_folder, scorer)
+
+
+@pytest.fixture(scope="session")
+def chain(programs, tmp_path_factory) -> Path:
+    """A folder with the runs lm, ae, ae_l2 (normalised latents) and diff (on ae_l2, self-conditioned)."""
+    root = tmp_path_factory.mktemp("chain")
+    assert programs.pretrain(root / "lm", "--num_train_steps 60 --learning_rate 5e-3 --log_every 20") == 0
+    assert programs.autoencoder(root / "lm", root / "ae", "--num_train_steps 20 --learning_rate 2e-3") == 0
+    assert programs.autoencoder(root / "lm", root / "ae_l2", "--l2_normalize_latents") == 0
+    assert programs.diffusion(f"--latent_model_path {root / 'ae_l2'}", root / "diff", "--self_condition") == 0
+    return root
+
+
+@pytest.fixture
+def stop_after(monkeypatch) -> Callable[[type, int], None]:
+    """stop_after(Step, k): this process gets a SIGTERM within the k-th optimizer step that it makes."""
+
+    def arrange(step_class: type, k: int) -> None:
+        original, seen = step_class.__call__, set()
+
+        def call(self: Any, step: int, micro: int) -> Any:
+            if self is call.training and micro == 0:
+                seen.add(step)
+                if len(seen) == k:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return original(self, step, micro)
+
+        def make(self: Any, *args: Any, **kwargs: Any) -> None:
+            initialise(self, *args, **kwargs)
+            if call.training is None:  # the first that a program makes trains; a second one validates
+                call.training = self
+
+        call.training, initialise = None, step_class.__init__
+        monkeypatch.setattr(step_class, "__call__", call)
+        monkeypatch.setattr(step_class, "__init__", make)
+
+    with monkeypatch.context() as monkeypatch:
+        yield arrange
+
+
+def losses(folder: Path) -> list[dict[str, Any]]:
+    """Every logged line of training and of validation losses, but for the clock."""
+    lines = [line for line in read_metrics(folder) if "learning_rate" in line or "lr" in line or "val_loss" in line]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """Hashes of the newest checkpoint: model, averaged weights, optimizer."""
+    return {name: fingerprint(tensors) for name, tensors in checkpoints.load(folder).tensors.items()}
+
+
+@pytest.fixture(scope="session")
+def fingerprints() -> Callable[[Path], tuple[Any, Any]]:
+    """What two runs of the same training must share to the last bit: (logged losses, hashes of the last checkpoint)."""
+    return lambda folder: (losses(folder), weights(folder))
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder with its content."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, Any]]:
+    return tree

@@ -1,0 +1,150 @@
+"""A run that was stopped and resumed equals one that was not, to the last bit, for each of the three programs."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.autoencoder_step import AutoencoderStep
+from pipelines.diffusion_step import DiffusionStep
+from pipelines.pretraining_step import PretrainingStep
+from utils import checkpoints
+from utils.trackers import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# 200 texts: an epoch is 12.5 steps of 16, or of 2 micro-batches of 8. Stops: inside the first epoch, and in the second.
+STEPS = 20
+STOPS = [5, 9]  # steps done by each of the first two invocations: 1 to 5, 6 to 14
+
+
+@pytest.fixture
+def stopped_run(programs, stop_after):
+    """Train in three invocations: the first two end by SIGTERM."""
+
+    def run(stage, step_class, start, folder):
+        stop_after(step_class, STOPS[0])
+        assert start() == 143
+        stop_after(step_class, STOPS[1])
+        assert programs.resume(stage, folder) == 143
+        assert checkpoints.load(folder).step == sum(STOPS)
+        assert programs.resume(stage, folder) == 0
+
+    return run
+
+
+def test_language_model_resumes_exactly(programs, stopped_run, fingerprints, tmp_path):
+    flags = f"--num_train_steps {STEPS} --lm_dropout 0.1 --train_batch_size 8 --gradient_accumulation_steps 2"
+    assert programs.pretrain(tmp_path / "whole", flags) == 0
+    stopped_run("pretrain", PretrainingStep, lambda: programs.pretrain(tmp_path / "parts", flags), tmp_path / "parts")
+    whole, parts = fingerprints(tmp_path / "whole"), fingerprints(tmp_path / "parts")
+    assert len(whole[0]) == STEPS and whole == parts
+    model = "model.safetensors"
+    assert (tmp_path / "whole" / model).read_bytes() == (tmp_path / "parts" / model).read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["freeze", "ft"])
+def test_autoencoder_resumes_exactly(programs, chain, stopped_run, fingerprints, tmp_path, mode):
+    flags = f"--num_train_steps {STEPS} --train_batch_size 8 --gradient_accumulation_steps 2 --lm_mode {mode}"
+    assert programs.autoencoder(chain / "lm", tmp_path / "whole", flags) == 0
+    stopped_run(
+        "autoencoder",
+        AutoencoderStep,
+        lambda: programs.autoencoder(chain / "lm", tmp_path / "parts", flags),
+        tmp_path / "parts",
+    )
+    whole, parts = fingerprints(tmp_path / "whole"), fingerprints(tmp_path / "parts")
+    assert len(whole[0]) == STEPS and whole == parts
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--self_condition --scale_shift --train_batch_size 8 --gradient_accumulation_steps 2 --ema_update_every 2",
+        "--self_condition --optimizer lion --normalize_latent --T_schedule linear --train_batch_size 16",
+        "--denoiser_variant states --beta_schedule cosine --self_condition --class_conditional --train_batch_size 16",
+    ],
+    ids=["accumulation", "lion-annealed", "first-release"],
+)
+def test_diffusion_resumes_exactly(programs, chain, stopped_run, fingerprints, tmp_path, flags):
+    flags += f" --num_train_steps {STEPS}"
+    space = f"--latent_model_path {chain / 'ae'}"
+    assert programs.diffusion(space, tmp_path / "whole", flags) == 0
+    stopped_run(
+        "diffusion",
+        DiffusionStep,
+        lambda: programs.diffusion(space, tmp_path / "parts", flags),
+        tmp_path / "parts",
+    )
+    whole, parts = fingerprints(tmp_path / "whole"), fingerprints(tmp_path / "parts")
+    assert len(whole[0]) == 2 * STEPS and {"model", "ema", "optimizer"} == set(whole[1])
+    assert whole == parts
+
+
+def test_time_limit_stops_evaluates_saves_and_goes_on(programs, chain, fingerprints, tmp_path):
+    space = f"--latent_model_path {chain / 'ae'}"
+    flags = "--num_train_steps 6 --self_condition"
+    assert programs.diffusion(space, tmp_path / "whole", flags) == 0
+    assert programs.diffusion(space, tmp_path / "parts", f"{flags} --max_seconds 0") == 0  # one step is always made
+    assert checkpoints.load(tmp_path / "parts").step == 1
+    assert [line["step"] for line in read_metrics(tmp_path / "parts") if "model/greedy/diversity" in line] == [1]
+    assert programs.resume("diffusion", tmp_path / "parts") == 0  # the limit belongs to one invocation
+    assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
+
+
+def test_stopping_at_an_interval_loses_no_validation_loss(programs, chain, stop_after, fingerprints, tmp_path):
+    """A signal within step 4, where losses are logged: validation losses of that step are in the log of both runs."""
+    space, flags = f"--latent_model_path {chain / 'ae'}", "--num_train_steps 8 --log_every 4"
+    assert programs.diffusion(space, tmp_path / "whole", flags) == 0
+    stop_after(DiffusionStep, 4)
+    assert programs.diffusion(space, tmp_path / "parts", flags) == 143
+    assert programs.resume("diffusion", tmp_path / "parts") == 0
+    assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
+
+
+def test_a_damaged_checkpoint_costs_a_warning_and_steps(programs, chain, stop_after, fingerprints, tmp_path, capsys):
+    flags = "--num_train_steps 8 --save_every 3"
+    assert programs.autoencoder(chain / "lm", tmp_path / "whole", flags) == 0
+    stop_after(AutoencoderStep, 5)
+    assert programs.autoencoder(chain / "lm", tmp_path / "parts", flags) == 143
+    newest = checkpoints.load(tmp_path / "parts")
+    assert newest.step == 5
+    file = newest.path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert programs.resume("autoencoder", tmp_path / "parts") == 0
+    assert "step_00000005 is damaged" in capsys.readouterr().err
+    assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
+
+
+def test_a_finished_run_says_so_and_changes_nothing(programs, chain, fingerprints, tmp_path, capsys):
+    assert programs.autoencoder(chain / "lm", tmp_path / "run") == 0
+    before = fingerprints(tmp_path / "run")
+    assert programs.resume("autoencoder", tmp_path / "run") == 0
+    assert "has already trained its 4 steps" in capsys.readouterr().err
+    assert fingerprints(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_real_signals_finish_the_step_save_and_exit(programs, chain, tmp_path, number, status):
+    out = tmp_path / "run"
+    command = [sys.executable, "train_text_diffusion.py", "--latent_model_path", chain / "ae", "--output_dir", out]
+    command += f"{programs.data} --device cpu --max_seq_len 40 --tx_dim 64 --tx_depth 1 --log_every 1".split()
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        limit = time.monotonic() + 60
+        while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 6:
+            assert process.poll() is None and time.monotonic() < limit, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == status, errors
+    step = checkpoints.load(out).step
+    assert read_metrics(out)[-1]["step"] == step >= 3
+    assert f"Continue with --resume_training --resume_dir {out}" in errors and "Traceback" not in errors

@@ -1,0 +1,131 @@
+"""Every choice of process, loss, sampler, network and optimizer trains and samples through the real program."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion.options import CONTINUOUS, DISCRETE
+from pipelines.job import open_job
+from pipelines.programs import DIFFUSION
+from pipelines.train_diffusion import fill_from_run, make_evaluator, make_parts
+from utils import checkpoints
+from utils.config import parse
+from utils.options import LR_SCHEDULES
+from utils.trackers import read_metrics
+
+OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
+LOSSES = ("l1", "l2", "smooth_l1")
+SCHEDULES = [f"--train_schedule {name}" for name in CONTINUOUS] + [
+    f"--beta_schedule {name} --timesteps 50" for name in DISCRETE
+]
+SAMPLERS = ("ddpm", "ddim", "dpmpp")
+
+
+@pytest.fixture(scope="module")
+def train(programs, chain, tmp_path_factory):
+    """Two steps and four samples with some flags; the run folder, after looking at what was logged and written."""
+
+    def run(flags: str, space: str = f"--latent_model_path {chain / 'ae'}") -> Path:
+        folder = tmp_path_factory.mktemp("variant") / "run"
+        assert programs.diffusion(space, folder, flags) == 0
+        lines = read_metrics(folder)
+        finite = [
+            line[key] for line in lines for key in ("loss", "grad_norm", "val_loss", "val_ema_loss") if key in line
+        ]
+        assert len(finite) == 8 and all(math.isfinite(x) for x in finite), lines
+        assert all(bool(x.isfinite().all()) for x in checkpoints.load(folder).tensors["ema"].values())
+        assert len((folder / "greedy-sample-0.txt").read_text().splitlines()) == 4
+        return folder
+
+    return run
+
+
+# Objective and schedule meet in every way; loss and sampler go round, so that each meets each of the others.
+@pytest.mark.parametrize("i", range(len(OBJECTIVES) * len(SCHEDULES)))
+def test_objectives_on_schedules(train, i):
+    o, s = divmod(i, len(SCHEDULES))
+    train(
+        f"--objective {OBJECTIVES[o]} {SCHEDULES[s]} --loss_type {LOSSES[(o + s) % 3]} "
+        f"--sampler {SAMPLERS[(o + s // 3 + s) % 3]} --self_condition"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "loss", "schedule", "sampler"), list(product(OBJECTIVES, LOSSES, SCHEDULES, SAMPLERS))
+)
+def test_every_combination(train, objective, loss, schedule, sampler):
+    train(f"--objective {objective} --loss_type {loss} {schedule} --sampler {sampler}")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--scale_shift --num_dense_connections 2 --tx_depth 4 --self_condition",
+        "--num_dense_connections 2 --dense_pairing reference --tx_depth 4",
+        "--denoiser_variant states --self_condition --scale_shift",
+        "--class_conditional --self_condition --scale_shift",
+        "--class_conditional --class_unconditional_prob 0",
+        "--normalize_latent --normalize_batches 3",
+        "--optimizer Lion --learning_rate 1e-5 --disable_dropout",
+        "--no_latent_cache --self_condition",
+        "--beta_schedule linear --ddim_sampling_eta 0.5",
+        "--train_schedule cosine --sampling_schedule simple_linear --scale 0.5 --posterior_variance small",
+        "--p2_loss_weight_gamma 1 --train_prob_self_cond 1.0 --self_condition",
+        "--mixed_precision bf16 --self_condition",
+        "--mixed_precision bf16 --no_latent_cache",
+        "--decoding beam,nucleus,greedy",
+    ],
+)
+def test_flags(train, flags):
+    train(flags)
+
+
+@pytest.mark.parametrize("process", ["", "--beta_schedule linear"])
+@pytest.mark.parametrize("T_schedule", ["linear", "polynomial", "cosine", "unsmooth"])
+def test_annealed_times(train, T_schedule, process):
+    folder = train(f"--T_schedule {T_schedule} --polynomial_T_power 3 {process}")
+    assert [line["T"] for line in read_metrics(folder) if "T" in line][-1] == 1
+
+
+@pytest.mark.parametrize("flags", ["", "--denoiser_variant states --beta_schedule linear --normalize_latent"])
+def test_encoder_states_with_a_length_prior(train, programs, chain, tales_folder, flags):
+    folder = train(f"--self_condition --objective pred_x0 {flags}", space=f"--enc_dec_model {chain / 'lm'}")
+    counts = checkpoints.load(folder).tensors["model"]["statistics.length_counts"]
+    assert counts.sum() == 200 and not counts[:10].any() and len(counts) == 41
+    generator = _generator(folder, "")
+    lengths = generator.latents(42, 0).mask.sum(1)
+    assert bool(counts[lengths].all()), "a length was drawn that no training text has"
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULES)
+def test_learning_rate_schedules(train, name):
+    rates = [line["learning_rate"] for line in read_metrics(train(f"--lr_schedule {name}")) if "loss" in line]
+    assert rates[-1] > 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("process", ["", "--beta_schedule cosine"])
+def test_latents_of_a_normalised_autoencoder_have_its_norm(chain, programs, tmp_path, process, sampler, steps):
+    folder = chain / "diff"
+    if process:
+        folder = tmp_path / "run"
+        assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", folder, process) == 0
+    latents = _generator(folder, f"--sampler {sampler} --sampling_timesteps {steps}").latents(42, 0).x0
+    assert latents.shape == (8, 4, 64)
+    torch.testing.assert_close(latents.norm(dim=-1), torch.full((8, 4), 8.0))
+
+
+def _generator(folder: Path, flags: str):
+    """The generator of a trained run, as --eval makes it."""
+    settings = parse(DIFFUSION, f"--eval --resume_dir {folder} --no_wandb {flags}".split())
+    job = open_job(settings, "test", "test")
+    parts = make_parts(job)
+    fill_from_run(parts.model, folder)
+    return make_evaluator(job, parts).generator
