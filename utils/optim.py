@@ -111,6 +111,7 @@ class LrSchedule:
 
         name, n = options.lr_schedule, max(num_steps, 1)
         warm = options.lr_warmup_steps
+        n += name == "polynomial" and n == warm  # it divides by their difference
         extra = _EXTRA.get(name, lambda n, warm, lr: {})(n, warm, options.learning_rate)
         try:
             self.inner: Any = get_scheduler(
