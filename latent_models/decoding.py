@@ -2,6 +2,8 @@
 
 `beam` and `nucleus` carry the published settings of the latent diffusion systems. `greedy` is plain arg-max decoding
 without penalties: a latent already holds the whole text, so there is little left to search for, and it costs a tenth.
+What a row leaves out comes from the model's own generation_config.json, as it did in the published systems; `greedy`
+says all, because BART's asks for beams and forbids repeated trigrams.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ DECODING: dict[str, dict[str, Any]] = {
     "nucleus": dict(
         do_sample=True, top_p=0.95, num_beams=1, no_repeat_ngram_size=3, repetition_penalty=1.2, min_length=5
     ),
-    "greedy": dict(do_sample=False, num_beams=1),
+    "greedy": dict(
+        do_sample=False, num_beams=1, no_repeat_ngram_size=0, repetition_penalty=1.0, min_length=0, early_stopping=False
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """The uncompressed space: the language model's own encoder states, padded to a fixed length.
 
-The first release of the method and its annealed fork diffuse here. Lengths differ, so a mask goes with every latent, and
-sampling draws lengths from those of the training set.
+The first release of the method and its annealed fork diffuse here. Lengths differ, so a mask goes with every latent,
+and sampling draws lengths from those of the training set.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class EncoderStatesSpace(LatentSpace):
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Latents:
         states = self.language_model.encode(batch.input_ids, batch.attention_mask)  # (B, T, d_lm)
         short = self.length - states.shape[1]
+        if short < 0:
+            raise UserError(
+                f"a text of {states.shape[1]} tokens exceeds the {self.length} positions of these latents: "
+                "cut texts off at --max_seq_len"
+            )
         mask = F.pad(batch.attention_mask.bool(), (0, short))
         # states at padding mean nothing and are never trained on; zero keeps them from reaching statistics
         return Latents(F.pad(states, (0, 0, 0, short)) * mask[..., None], mask)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from utils.errors import UserError
 
 
@@ -17,7 +19,7 @@ class Family:
 
     width: str = "d_model"  # configuration key of the encoder's width
     positions: str | None = None  # configuration key of the longest input; None: relative positions, no limit
-    stable_dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")  # dtypes in which its states stay finite
+    overflows: tuple[torch.dtype, ...] = ()  # dtypes of autocast in which its states would not stay finite
 
     def dim(self, config: Any) -> int:
         """Width of an encoder state."""
@@ -31,8 +33,8 @@ class Family:
 FAMILIES = {
     "bart": Family(positions="max_position_embeddings"),
     "mbart": Family(positions="max_position_embeddings"),
-    "t5": Family(stable_dtypes=("float32", "bfloat16")),  # T5's feed-forward overflows float16
-    "mt5": Family(stable_dtypes=("float32", "bfloat16")),
+    "t5": Family(overflows=(torch.float16,)),  # in its feed-forward
+    "mt5": Family(overflows=(torch.float16,)),
 }
 
 

@@ -7,11 +7,15 @@ it knows neither latents nor noise.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutput
@@ -21,6 +25,7 @@ from transformers.utils import logging
 from latent_models.families import family_of
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
+from utils.hub import lookup
 
 logging.disable_progress_bar()  # bars of loading and saving, between our own lines of progress
 
@@ -28,8 +33,8 @@ logging.disable_progress_bar()  # bars of loading and saving, between our own li
 class LanguageModel(nn.Module):
     """An encoder-decoder model with its tokenizer.
 
-    frozen: nothing trains, and the module stays in eval mode whatever its parents do: dropout in a frozen encoder would
-    only blur the targets ("Differs from" the reference, which leaves it in train mode).
+    frozen: nothing trains, and the model stays in eval mode whatever its parents do.
+    Differs from the reference, which leaves dropout on in a frozen model: it would only blur the targets.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, frozen: bool = True) -> None:
@@ -39,11 +44,12 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.name = name
         self.dim: int = self.family.dim(model.config)
-        self.start_id = model.config.decoder_start_token_id
-        if self.start_id is None:
+        start_id = getattr(model.config, "decoder_start_token_id", None)
+        if start_id is None:
             raise UserError(
                 f"{name} does not say which token decoding starts with: add decoder_start_token_id to its config.json"
             )
+        self.start_id: int = start_id
         self.pad_id: int = tokenizer.pad_token_id
         self.frozen = frozen
         if frozen:
@@ -51,6 +57,7 @@ class LanguageModel(nn.Module):
             model.eval()
 
     def train(self, mode: bool = True) -> LanguageModel:
+        """As any module, but a frozen model stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.model.eval()
@@ -58,6 +65,7 @@ class LanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.model.parameters()).device
 
     @property
@@ -72,26 +80,30 @@ class LanguageModel(nn.Module):
         return fingerprint({"vocabulary": table, **self.model.state_dict()})
 
     def tokenize(self, texts: list[str], max_length: int) -> BatchEncoding:
-        """Ids and mask of texts, padded to the longest of them and cut at max_length."""
+        """Ids and mask (B, T) of texts, padded to the longest of them and cut at max_length."""
         return self.tokenizer(texts, max_length=max_length, truncation=True, padding=True, return_tensors="pt")
 
     def encode(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """(B, T) ids -> encoder states (B, T, d_lm); no gradient where the model is frozen."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self._stable_precision():
             return self.model.get_encoder()(input_ids=input_ids, attention_mask=mask).last_hidden_state
 
     def logits(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
-        """Teacher-forced logits (B, T, V) of `labels` (B, T) given what the decoder attends to."""
+        """Teacher-forced logits (B, T, V) of `labels` (B, T) given what the decoder attends to.
+
+        states: (B, S, d_lm); states_mask: (B, S), None where all of them may be attended to.
+        """
         start = labels.new_full((len(labels), 1), self.start_id)
         decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
-        return self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=states_mask,
-            decoder_input_ids=decoder_input,
-        ).logits
+        with self._stable_precision():
+            return self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states.to(self.model.dtype)),
+                attention_mask=states_mask,
+                decoder_input_ids=decoder_input,
+            ).logits
 
     def reconstruction_loss(self, states: Tensor, states_mask: Tensor | None, labels: Tensor, mask: Tensor) -> Tensor:
-        """Cross-entropy of the decoder (B,), in nats per token of each text.
+        """Cross-entropy of the decoder (B,), in nats per token of each text; labels, mask: (B, T).
 
         Differs from the reference, which averages over the tokens of a batch: here each text counts once, so that the
         loss of a batch does not depend on how it is split.
@@ -108,18 +120,30 @@ class LanguageModel(nn.Module):
     def generate(
         self, states: Tensor, states_mask: Tensor | None = None, max_length: int = 64, **decoding: Any
     ) -> list[str]:
-        """Texts (B,) decoded from what the decoder attends to. decoding: arguments of transformers' generate."""
+        """Texts (B,) decoded from what the decoder attends to, without blanks at the ends; they may be empty.
+
+        states: (B, S, d_lm); states_mask: (B, S), None where all of them may be attended to. max_length: tokens.
+        decoding: arguments of transformers' generate, see decoding.py.
+        """
         decoding["min_length"] = min(decoding.get("min_length", 0), max_length)
         if states_mask is None:
             states_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
-        ids = self.model.generate(
-            # a fresh output each call: generate expands it in place for beams
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=states_mask.long(),
-            max_length=max_length + 1,  # the token that decoding starts from is not part of the text
-            **decoding,
-        )
+        with self._stable_precision():
+            ids = self.model.generate(
+                # a fresh output each call: generate expands it in place for beams
+                encoder_outputs=BaseModelOutput(last_hidden_state=states.to(self.model.dtype)),
+                attention_mask=states_mask.long(),
+                max_length=max_length + 1,  # the token that decoding starts from is not part of the text
+                **decoding,
+            )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def _stable_precision(self) -> AbstractContextManager[Any]:
+        """Autocast is switched off where this family's states would overflow its dtype."""
+        device = self.device.type
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) in self.family.overflows:
+            return torch.autocast(device, enabled=False)
+        return nullcontext()
 
     def save(self, folder: Path) -> None:
         """An ordinary Hugging Face folder."""
@@ -129,56 +153,109 @@ class LanguageModel(nn.Module):
 
 def hash_of(text: str) -> int:
     """A stable 63-bit number of a string; Python's own hash differs between processes."""
-    from hashlib import blake2b
-
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def load_language_model(name: str, frozen: bool = True, *, empty: bool = False) -> LanguageModel:
-    """A model from a local folder or the hub.
+    """A model from a local folder or the hub, in float32 whatever it was saved in.
 
     empty: build it on the meta device, without weights (for a dry run of a large model).
-    Raises UserError, in one line, where the folder or hub id gives no such model or its tokenizer does not match.
+    Raises UserError, in one line, where the folder or hub id gives no such model, where weights are missing, or where
+    its tokenizer does not match.
     """
-    source = Path(name)
-    if not source.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1 and "/" in name):
-        raise UserError(f"--enc_dec_model {name}: no such folder, and it is not of the form owner/name of a hub id")
-    if source.is_dir() and not (source / "config.json").is_file():
-        raise UserError(
-            f"--enc_dec_model {name} holds no config.json: give the folder of a Hugging Face model, "
-            "as save_pretrained or python -m latent_models.pretraining writes it"
-        )
+    local = _is_folder(name)
+    where: dict[str, Any] = dict(trust_remote_code=False, **({} if local else lookup()))
     try:
-        config = AutoConfig.from_pretrained(name)
-        family_of(config, name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        if empty:
-            with torch.device("meta"):
-                model = AutoModelForSeq2SeqLM.from_config(config)
-        else:
-            model = AutoModelForSeq2SeqLM.from_pretrained(name)
+        with _quiet():
+            config = AutoConfig.from_pretrained(name, **where)
+            family_of(config, name)
+            tokenizer = AutoTokenizer.from_pretrained(name, **where)
+            check_tokenizer(tokenizer, config, name)
+            model = _without_weights(config) if empty else _with_weights(name, where)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError) as error:
-        if source.is_dir():
-            raise UserError(f"--enc_dec_model {name} cannot be read: {first_line(error)}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if local or not isinstance(error, OSError):
+            raise UserError(f"--enc_dec_model {name} cannot be read: {reason(error)}") from error
         raise UserError(
             f"--enc_dec_model {name} is neither a local folder nor in the local cache, and the hub cannot be reached "
             "or does not have it: give a local folder, for example one that python -m latent_models.pretraining made"
         ) from error
-    check_tokenizer(tokenizer, config, name)
     return LanguageModel(model, tokenizer, name, frozen)
+
+
+def _is_folder(name: str) -> bool:
+    """True for a folder that holds a model, False for what may be a hub id; anything else is a UserError."""
+    folder = Path(name)
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return True
+        raise UserError(
+            f"--enc_dec_model {name} holds no config.json: give the folder of a Hugging Face model, "
+            "as save_pretrained or python -m latent_models.pretraining writes it"
+        )
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"--enc_dec_model {name}: no such folder, and it is not of the form owner/name of a hub id")
+    return False
+
+
+def _without_weights(config: Any) -> Any:
+    with torch.device("meta"):
+        return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
+
+
+def _with_weights(name: str, where: dict[str, Any]) -> Any:
+    """transformers fills weights that a file lacks with random numbers and goes on; here they are refused."""
+    model, found = AutoModelForSeq2SeqLM.from_pretrained(
+        name,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are listed in `found`, like the missing ones
+        **where,
+    )
+    # keyed by parameters: buffers that old files lack, such as BART's final_logits_bias, are constants
+    missing = sorted(set(found["missing_keys"]) & {key for key, _ in model.named_parameters()})
+    if missing:
+        raise UserError(
+            f"--enc_dec_model {name} lacks {len(missing)} weights that its config.json asks for, such as {missing[0]}: "
+            "weights and config.json are not of the same model"
+        )
+    if found["mismatched_keys"]:
+        key, saved, asked = sorted(found["mismatched_keys"])[0]
+        raise UserError(
+            f"--enc_dec_model {name} holds {key} of shape {list(saved)}, but its config.json asks for {list(asked)}: "
+            "weights and config.json are not of the same model"
+        )
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own report of what it loaded: what matters of it is said in one line."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
     """Refuse a tokenizer that does not belong to the model."""
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token")
-    largest = max(tokenizer.get_vocab().values(), default=0)
+    vocabulary = tokenizer.get_vocab()
+    largest = max(vocabulary.values(), default=0)
     if largest >= config.vocab_size:
         raise UserError(
-            f"the tokenizer of {name} has token ids up to {largest}, but the model's vocabulary holds {config.vocab_size}: "
-            "they are not of the same model"
+            f"the tokenizer of {name} has token ids up to {largest}, but the model's vocabulary holds "
+            f"{config.vocab_size}: they are not of the same model"
+        )
+    # where the files of a tokenizer are absent, transformers makes one of a few special tokens without a word
+    if len(vocabulary) < config.vocab_size / 2:
+        raise UserError(
+            f"the tokenizer of {name} knows {len(vocabulary)} tokens, but the model's vocabulary holds "
+            f"{config.vocab_size}: its files are absent or of another model"
         )
     for role in ("pad_token_id", "eos_token_id"):
         ours, theirs = getattr(tokenizer, role), getattr(config, role, None)
@@ -188,5 +265,6 @@ def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
             )
 
 
-def first_line(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -32,7 +32,10 @@ class LatentStatistics(nn.Module):
 
 
 class Normalised(LatentSpace):
-    """(x0 - mean) / scale around a space; lengths of samples follow those of the training texts."""
+    """(x0 - mean) / scale around a space; lengths of samples follow those of the training texts.
+
+    What comes out of encode, and what decode, project, token_logits and auxiliary_losses take, is in these coordinates.
+    """
 
     def __init__(self, space: LatentSpace, statistics: LatentStatistics) -> None:
         super().__init__()
@@ -40,11 +43,13 @@ class Normalised(LatentSpace):
         self.length, self.dim, self.masked, self.trainable = space.length, space.dim, space.masked, space.trainable
 
     def normalise(self, latents: Latents) -> Latents:
+        """Latents of the space inside -> the same, centred and scaled."""
         centre, scale = self._numbers(latents.x0)
         inner = None if latents.mean is None else (latents.mean - centre) / scale
         return replace(latents, x0=(latents.x0 - centre) / scale, mean=inner)
 
     def restore(self, x0: Tensor) -> Tensor:
+        """The inverse of normalise, (B, L, D)."""
         centre, scale = self._numbers(x0)
         return x0 * scale + centre
 
@@ -68,6 +73,11 @@ class Normalised(LatentSpace):
     def token_logits(self, x0: Tensor) -> Tensor | None:
         return self.space.token_logits(self.restore(x0))
 
+    def auxiliary_losses(self, batch: Batch, latents: Latents, x0_hat: Tensor) -> dict[str, Tensor]:
+        mean = None if latents.mean is None else self.restore(latents.mean)
+        inner = replace(latents, x0=self.restore(latents.x0), mean=mean)
+        return self.space.auxiliary_losses(batch, inner, self.restore(x0_hat))
+
     def sample_mask(self, n: int, generator: torch.Generator) -> Tensor:
         if not self.masked:
             return super().sample_mask(n, generator)
@@ -87,14 +97,15 @@ def estimate(latents: Iterable[Latents]) -> tuple[Tensor, Tensor]:
     """(mean (D,), scale ()) over the valid positions of some batches.
 
     mean: per channel. scale: population standard deviation of the centred values, all channels together.
-    Summed in float64, so the number of batches does not blur it.
+    Summed in float64 on the CPU, so the number of batches does not blur it.
     """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in latents:
-        valid = batch.x0[batch.mask].double()  # (n, D)
+        valid = batch.x0[batch.mask].cpu().double()  # (n, D)
         count += len(valid)
-        total = total + valid.sum(0).cpu()
-        squares = squares + valid.square().sum(0).cpu()
+        total = total + valid.sum(0)
+        squares = squares + valid.square().sum(0)
+    assert count, "statistics of no latents"
     mean = total / count
     return mean.float(), (squares / count - mean.square()).mean().clamp(min=0).sqrt().float()
 

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, BART's order
 
 
+# A word may hold apostrophes and hyphens, and a number points and commas: don't, well-known, 1,000, 3.5.
+WORD = r"\w+(?:['’\-]\w+|(?<=\d)[.,]\d+)*"
+PUNCTUATION = r"[^\w\s]+"  # in runs, as they stand
+JOINED = ((r" (?=[.,;:!?)\]}…])", ""), (r"(?<=[(\[{]) ", ""))  # blanks that decoding takes out again
+
+
 def _word(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Words and runs of punctuation. Decoding puts one blank between words, and joins punctuation as English does;
+    of quotation marks it cannot know which side they belong to."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # words and runs of punctuation
-    tokenizer.decoder = decoders.WordPiece(
-        prefix="\0", cleanup=True
-    )  # its clean-up joins punctuation to the word before
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(f"{WORD}|{PUNCTUATION}"), "removed", invert=True)
+    joins = [decoders.Replace(Regex(pattern), content) for pattern, content in JOINED]
+    blanks = decoders.WordPiece(prefix="\0", cleanup=False)  # no token continues another: a blank before each
+    tokenizer.decoder = decoders.Sequence([blanks, decoders.Fuse(), *joins])
     tokenizer.train_from_iterator(
         texts, trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False)
     )
@@ -27,6 +35,7 @@ def _word(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level subwords: any text decodes to itself."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,0 +1,73 @@
+"""Tiny language models of every family, with random weights, saved as ordinary folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+TEXTS = [
+    "The dog ran home.",
+    "A cat sat down, and it slept all day!",
+    "Yes.",
+    "Zoë said “¿qué?” to 東京 🙂; don't (ever) do that — 1,000 times.",
+]
+MAX_LENGTH = 48  # tokens
+WIDTH = 16
+
+_BARTS = dict(
+    d_model=WIDTH,
+    encoder_layers=1,
+    decoder_layers=1,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=32,
+    decoder_ffn_dim=32,
+    max_position_embeddings=MAX_LENGTH,
+    decoder_start_token_id=2,
+)
+_T5S = dict(d_model=WIDTH, d_kv=8, d_ff=32, num_layers=1, num_decoder_layers=1, num_heads=2, decoder_start_token_id=1)
+CONFIGS = {"bart": _BARTS, "mbart": _BARTS, "t5": _T5S, "mt5": _T5S}
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    return list(TEXTS)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """family -> the folder of a tiny model of it with its tokenizer; made once, to be left as it is."""
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    from latent_models.pretraining.tokenizers import train_tokenizer
+
+    root = tmp_path_factory.mktemp("language_models")
+
+    def folder(family: str) -> Path:
+        place = root / family
+        if not place.exists():
+            tokenizer = train_tokenizer(TEXTS, "bpe", 300, MAX_LENGTH)
+            config = AutoConfig.for_model(
+                family, vocab_size=len(tokenizer), bos_token_id=0, pad_token_id=1, eos_token_id=2, **CONFIGS[family]
+            )
+            torch.manual_seed(0)
+            model = AutoModelForSeq2SeqLM.from_config(config)
+            with torch.no_grad():  # as wide apart as trained weights are, so that nothing is equal by being nearly zero
+                for parameter in model.parameters():
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+            model.save_pretrained(place)
+            tokenizer.save_pretrained(place)
+        return place
+
+    return folder
+
+
+@pytest.fixture
+def language_model(tiny):
+    """family -> a fresh LanguageModel of it."""
+    from latent_models.language_models import load_language_model
+
+    return lambda family="bart", **options: load_language_model(str(tiny(family)), **options)
