@@ -1,0 +1,71 @@
+"""Whether the hub answers: any answer counts, silence is found out soon, and it is asked once."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+import time
+
+import pytest
+
+from utils import hub
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_HEAD(self) -> None:
+        type(self).asked += 1
+        self.send_error(403)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    hub.answers.cache_clear()
+    yield
+    hub.answers.cache_clear()
+
+
+@pytest.fixture
+def server():
+    Refusing.asked = 0
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+def test_any_answer_counts_and_is_asked_for_once(monkeypatch, server):
+    monkeypatch.setenv("HF_ENDPOINT", server)
+    assert hub.lookup() == {} and hub.lookup() == {}
+    assert Refusing.asked == 1
+
+
+def test_a_closed_port_is_no_hub(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        assert hub.lookup() == {"local_files_only": True}
+
+
+def test_silence_is_given_up_on(monkeypatch):
+    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        assert not hub.answers() and time.monotonic() - began < 2
+
+
+def test_offline_means_not_asking(monkeypatch, server):
+    monkeypatch.setenv("HF_ENDPOINT", server)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hub.lookup() == {"local_files_only": True} and Refusing.asked == 0
