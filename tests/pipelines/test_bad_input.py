@@ -1,0 +1,237 @@
+"""What a user can get wrong, through the real main(): one line that says what to do, exit status 2, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import train_latent_model
+import train_text_diffusion
+from latent_models.pretraining import __main__ as pretraining
+from latent_models.pretraining.tokenizers import train_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "--device cpu --num_train_steps 2 --train_batch_size 8 --lr_warmup_steps 1"
+LM = f"{TINY} --vocab_size 200 --d_model 64 --layers 1 --heads 2 --max_seq_len 40"
+AE = f"{TINY} --max_seq_len 40 --num_encoder_latents 4 --dim_ae 64 --num_layers 1 --enc_dec_model {{chain}}/lm"
+DIFF = f"{TINY} --max_seq_len 40 --tx_dim 64 --tx_depth 2 --scorer {{scorer}} --latent_model_path {{chain}}/ae"
+MODULES = {"lm": (pretraining, LM), "ae": (train_latent_model, AE), "diff": (train_text_diffusion, DIFF)}
+
+
+@pytest.fixture(scope="module")
+def broken(chain, tales_folder, tmp_path_factory) -> Path:
+    """Files and folders that are not what they should be."""
+    root = tmp_path_factory.mktemp("broken")
+    (root / "empty.jsonl").write_text("")
+    (root / "blank.txt").write_text("\n  \n\n")
+    lines = (tales_folder / "train.jsonl").read_text().splitlines()
+    (root / "bad.jsonl").write_text("\n".join([*lines[:2], '{"text": "no end', *lines[2:5]]))
+    (root / "column.jsonl").write_text('{"story": 1}\n')
+    (root / "plain.txt").write_text("".join(json.loads(line)["text"] + "\n" for line in lines))
+    (root / "nothing").mkdir()
+    for name, change in {
+        "no_checkpoint": lambda run: shutil.rmtree(run / "checkpoints"),
+        "all_damaged": lambda run: [f.write_bytes(b"") for f in run.rglob("checkpoints/*/model.safetensors")],
+        "no_json": lambda run: (run / "args.json").write_text("{"),
+        "newer": lambda run: _edit(run / "args.json", schema_version=99),
+        "wider": lambda run: _edit(run / "args.json", tx_dim=128),
+    }.items():
+        shutil.copytree(chain / "diff", root / name)
+        change(root / name)
+    shutil.copytree(chain / "ae", root / "wider_ae")
+    _edit(root / "wider_ae" / "args.json", dim_ae=128, enc_dec_model=str(chain / "lm"))
+    shutil.copytree(chain / "lm", root / "other_tokenizer")
+    larger = [f"word{i}" for i in range(500)]
+    train_tokenizer(larger, "word", 500, 40).save_pretrained(root / "other_tokenizer")
+    shutil.copytree(chain / "lm", root / "other_special")
+    file = root / "other_special" / "tokenizer_config.json"
+    _edit(file, pad_token="<mask>")
+    shutil.copytree(chain / "lm", root / "other_lm")
+    _retrain(root / "other_lm")
+    (root / "gpt").mkdir()
+    (root / "gpt" / "config.json").write_text('{"model_type": "gpt2", "n_embd": 8}')
+    return root
+
+
+def _edit(path: Path, **values) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def _retrain(folder: Path) -> None:
+    """The same shapes and vocabulary, other weights."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: x + 0.01 for name, x in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+TALES = "--train_file {tales}/train.jsonl --valid_file {tales}/valid.jsonl --test_file {tales}/test.jsonl"
+CASES = {
+    # the corpus
+    "missing file": ("lm ae diff", "--train_file {broken}/none.jsonl", "no file .*none.jsonl"),
+    "empty file": ("lm ae diff", "--train_file {broken}/empty.jsonl", "empty.jsonl.*(no|empty)"),
+    "only blank lines": ("lm ae diff", "--train_file {broken}/blank.txt", "blank.txt.*(no|empty)"),
+    "malformed line": ("lm ae diff", "--train_file {broken}/bad.jsonl", "bad.jsonl.*line 3"),
+    "no such column": ("lm", "--train_file {broken}/column.jsonl", "column.jsonl"),
+    "unknown corpus": ("lm ae diff", "--dataset_name talse", "talse.*did you mean.*tales"),
+    "absent corpus": ("lm ae diff", "--dataset_name roc --data_dir {broken}/nothing", "roc is not in"),
+    "no corpus": ("lm diff", "", "no corpus"),
+    "two corpora": ("lm diff", TALES + " --dataset_name tales", "two corpora"),
+    "classes without labels": ("diff", "--train_file {broken}/plain.txt --class_conditional", "needs labels"),
+    # sizes
+    "tx_dim": ("diff", TALES + " --tx_dim 100", "--tx_dim is 100.*use 64 or 128"),
+    "d_model": ("lm", TALES + " --d_model 65", "--d_model 65.*--heads 2"),
+    "dim_ae": ("ae", TALES + " --dim_ae 100", "--dim_ae.* is 100.*use 64 or 128"),
+    "too many skips": ("diff", TALES + " --num_dense_connections 5", "--num_dense_connections 5"),
+    "longer than the model reads": ("ae", TALES + " --max_seq_len 100", "--max_seq_len 100.*40"),
+    "longer than the autoencoder reads": ("diff", TALES + " --max_seq_len 64", "--max_seq_len 64.*40"),
+    "no room for a token": ("ae", TALES + " --max_seq_len 2", "--max_seq_len 3 or more"),
+    "no steps of sampling": ("diff", TALES + " --sampling_timesteps 0", "--sampling_timesteps 0"),
+    "more steps than the chain has": (
+        "diff",
+        TALES + " --beta_schedule linear --timesteps 20 --sampling_timesteps 30",
+        "30.*20",
+    ),
+    "no probability": ("diff", TALES + " --train_prob_self_cond 1.5", "--train_prob_self_cond 1.5"),
+    # models and runs
+    "no such model": ("ae", TALES + " --enc_dec_model ./nowhere", "--enc_dec_model ./nowhere"),
+    "folder without a model": ("ae", TALES + " --enc_dec_model {broken}/nothing", "config.json"),
+    "not an encoder-decoder": ("ae", TALES + " --enc_dec_model {broken}/gpt", "gpt2"),
+    "hub id that is not cached": ("ae", TALES + " --enc_dec_model nobody/nothing", "nobody/nothing"),
+    "tokenizer of another model": ("ae", TALES + " --enc_dec_model {broken}/other_tokenizer", "tokenizer"),
+    "other special tokens": ("ae", TALES + " --enc_dec_model {broken}/other_special", "pad_token_id"),
+    "another language model": ("diff", TALES + " --enc_dec_model {broken}/other_lm", "not the language model that"),
+    "autoencoder of another width": ("diff", TALES + " --latent_model_path {broken}/wider_ae", "wider_ae.*shape"),
+    "not an autoencoder": ("diff", TALES + " --latent_model_path {chain}/diff", "not the run of an autoencoder"),
+    "no autoencoder there": ("diff", TALES + " --latent_model_path {broken}/nothing", "nothing.*args.json"),
+    "weights of another width": ("diff", TALES + " --init_path {chain}/diff --tx_dim 128", "chain.*diff.*shape"),
+    "weights of another program": ("diff", TALES + " --init_path {chain}/lm", "chain.*lm"),
+    "no such scorer": ("diff", TALES + " --scorer ./nowhere", "scorer ./nowhere"),
+    "statistics of normalised latents": (
+        "diff",
+        TALES + " --latent_model_path {chain}/ae_l2 --normalize_latent",
+        "--normalize_latent.*--l2_normalize_latents",
+    ),
+    # flags
+    "unknown flag": ("lm ae diff", TALES + " --learning_rte 1", "did you mean --learning_rate"),
+    "no number": ("lm ae diff", TALES + " --learning_rate fast", "--learning_rate expects a finite number"),
+    "unknown decoding": ("ae diff", TALES + " --decoding beem", "--decoding 'beem'"),
+    "two kinds of schedule": ("diff", TALES + " --beta_schedule linear --train_schedule cosine", "exclude each other"),
+    "chain length without a chain": ("diff", TALES + " --timesteps 100", "--timesteps.*--beta_schedule"),
+    "eta without ddim": ("diff", TALES + " --sampler ddpm --ddim_sampling_eta 1", "--ddim_sampling_eta.*ddim"),
+    "decoder latents": ("ae", TALES + " --num_decoder_latents 8", "--num_decoder_latents 8.*leave it out"),
+    "evaluate and resume": ("diff", "--eval --resume_training --resume_dir {chain}/diff", "exclude each other"),
+    "evaluate what": ("diff ae", "--eval", "--eval needs --resume_dir"),
+    "no such configuration": ("lm ae diff", "--config {broken}/none.yaml", "none.yaml"),
+    "absent device": ("lm ae diff", TALES + " --device mps", "--device mps"),
+}  # fmt: skip
+RUNS = {
+    # flags after --resume_dir, of any program
+    "no such folder": ("diff", "{broken}/none --resume_training", "none is not a run folder"),
+    "an empty folder": ("lm", "{broken}/nothing --resume_training", "nothing is not a run folder"),
+    "no checkpoint": ("diff", "{broken}/no_checkpoint --resume_training", "holds no checkpoint"),
+    "no checkpoint to judge": ("diff", "{broken}/no_checkpoint --eval", "holds no checkpoint"),
+    "only damaged checkpoints": ("diff", "{broken}/all_damaged --resume_training", "none of its checkpoints"),
+    "args.json is no JSON": ("diff", "{broken}/no_json --eval", "args.json: not valid JSON"),
+    "of a newer release": ("diff", "{broken}/newer --eval", "newer release"),
+    "of another width": ("diff", "{broken}/wider --resume_training", "wider.*shape"),
+    "judged with another width": ("diff", "{broken}/wider --eval", "wider.*shape"),
+    "an autoencoder as a diffusion run": ("diff", "{chain}/ae --resume_training", "a run of train_latent_model.py"),
+    "an autoencoder judged as a diffusion run": ("diff", "{chain}/ae --eval", "a run of train_latent_model.py"),
+    "a language model as an autoencoder": ("ae", "{chain}/lm --resume_training", "a run of python -m latent_models"),
+    "a diffusion run as a language model": ("lm", "{chain}/diff --resume_training", "a run of train_text_diffusion.py"),
+    "flags that training fixed": ("ae", "{chain}/ae --resume_training --dim_ae 128", "--dim_ae 128 differs from 64"),
+    "into another folder": ("diff", "{chain}/diff --resume_training --output_dir {broken}/x", "leave --output_dir out"),
+    "another model to judge": ("ae", "{chain}/ae --eval --enc_dec_model {broken}/other_lm", "not the language model"),
+}
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys, tmp_path, chain, broken, programs, contents):
+    """Run main() with a mistake; the one line it says. No run, and nothing in the folder of the test, may change."""
+
+    def run(name: str, argv: str, output: bool = True) -> str:
+        module, base = MODULES[name]
+        out = f"--output_dir {tmp_path / 'out'}" if output else ""
+        places = dict(chain=chain, broken=broken, tales=programs.corpus, scorer=programs.scorer)
+        words = f"{base if output else ''} {out} {argv}".format(**places).split()
+        before = contents(chain), contents(broken)
+        monkeypatch.setattr("sys.argv", ["program", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            module.main()
+        assert stopped.value.code == 2
+        assert (contents(chain), contents(broken)) == before, "a refused command changed something"
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        return errors[0]
+
+    return run
+
+
+def _expand(cases):
+    return [
+        pytest.param(stage, argv, said, id=f"{title}-{stage}".replace(" ", "_"))
+        for title, (stages, argv, said) in cases.items()
+        for stage in stages.split()
+    ]
+
+
+@pytest.mark.parametrize(("stage", "argv", "said"), _expand(CASES))
+def test_a_mistake_is_one_line(refused, tmp_path, stage, argv, said):
+    line = refused(stage, argv)
+    assert re.search(said, line), line
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("stage", "argv", "said"), _expand(RUNS))
+def test_a_folder_that_cannot_be_used_is_one_line(refused, stage, argv, said):
+    line = refused(stage, f"--resume_dir {argv}", output=False)
+    assert re.search(said, line), line
+
+
+@pytest.mark.parametrize("stage", ["lm", "ae", "diff"])
+def test_a_folder_that_holds_a_run_is_not_written_over(refused, chain, stage):
+    line = refused(stage, f"{TALES} --output_dir {{chain}}/{stage}")
+    assert f"--output_dir {chain / stage} already holds a run" in line and "--resume_training" in line
+
+
+@pytest.mark.parametrize("stage", ["lm", "ae", "diff"])
+def test_a_folder_that_holds_a_model_is_not_written_over(refused, broken, stage):
+    shutil.rmtree(broken / "other_lm" / "checkpoints", ignore_errors=True)
+    assert "already holds a model" in refused(stage, f"{TALES} --output_dir {{broken}}/other_lm")
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_what_was_saved(programs, chain, tmp_path, capsys):
+    """A learning rate far too high, after a checkpoint that was good."""
+    from utils import checkpoints
+    from utils.errors import UserError
+
+    space = f"--latent_model_path {chain / 'ae'}"
+    flags = "--num_train_steps 400 --learning_rate 1e30 --lr_warmup_steps 0 --clip_grad_norm 0 --save_every 1"
+    with pytest.raises(UserError, match="the (loss|grad_norm) is (nan|inf) at step .*nothing was saved over"):
+        programs.diffusion(space, tmp_path / "run", flags)
+    assert all(bool(x.isfinite().all()) for x in checkpoints.load(tmp_path / "run").tensors["model"].values())
+
+
+@pytest.mark.slow
+def test_an_unreachable_hub_is_told_within_seconds(programs, tmp_path):
+    """As a user meets it: no HF_HUB_OFFLINE, no cache. Imports are part of the time."""
+    away = {"HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"}
+    environment = {k: v for k, v in os.environ.items() if k not in away} | {"HF_HOME": str(tmp_path / "cache")}
+    command = f"train_latent_model.py {programs.data} --device cpu --enc_dec_model nobody/nothing-{os.getpid()}"
+    began = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, *command.split(), "--output_dir", tmp_path / "out"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 2 and "nobody/nothing" in result.stderr.splitlines()[-1], result.stderr
+    assert time.monotonic() - began < 30

@@ -1,0 +1,97 @@
+"""--dry_run of the published ROCStories recipes, without their data: everything is built, nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import train_latent_model
+import train_text_diffusion
+from latent_models.options import PretrainingOptions
+from latent_models.pretraining import __main__ as pretraining
+from latent_models.pretraining.small_bart import small_bart
+from latent_models.pretraining.tokenizers import train_tokenizer
+
+STAGE_0 = "--dataset_name roc --tokenizer bpe --vocab_size 2000 --d_model 256 --heads 4 --layers 3 --max_seq_len 64"
+AUTOENCODER = (
+    "--dataset_name roc --learning_rate 1e-4 --lr_warmup_steps 1000 --train_batch_size 256 --num_encoder_latents 32 "
+    "--dim_ae 64 --num_decoder_latents 32 --eval_every 1000 --num_layers 3 --wandb_name roc_l2norm_32_64 "
+    "--l2_normalize_latent"  # abbreviated, as the published script has it
+)
+DIFFUSION = (
+    "--dataset_name roc --learning_rate 2e-4 --num_train_steps 250000 --train_batch_size 128 --tx_dim 768 "
+    "--tx_depth 12 --objective pred_v --loss_type l2 --num_samples 1000 --self_condition --scale_shift "
+    "--num_dense_connections 3 --train_schedule cosine --sampling_timesteps 250 --save_and_sample_every 5000 "
+    "--wandb_name roc_latent_v"
+)
+EVALUATION = "--sampling_timesteps 250 --num_samples 1000 --sampler ddpm --sampling_schedule cosine"
+FIRST_RELEASE = (
+    "--dataset_name roc --learning_rate 1e-4 --num_train_steps 500000 --train_batch_size 64 --tx_dim 768 --tx_depth 12 "
+    "--objective pred_x0 --loss_type l1 --beta_schedule linear --self_condition --normalize_latent --scale_shift "
+    "--disable_dropout --denoiser_variant states --optimizer adamw --timesteps 1000 --amp"
+)
+ANNEALED = (
+    "--dataset_name roc --num_train_steps 80000 --adam_weight_decay 0.01 --train_batch_size 64 --T_schedule polynomial "
+    "--polynomial_T_power 2 --optimizer adamW --loss_type l1 --beta_schedule linear --random_seed 41 --self_condition "
+    "--save_and_sample_every 5000 --denoiser_variant states --ddim_sampling_eta 1"
+)
+
+
+@pytest.fixture(scope="module")
+def parts(programs, tmp_path_factory) -> Path:
+    """A tiny BART that reads 64 tokens, and the run of an autoencoder around it."""
+    root = tmp_path_factory.mktemp("parts")
+    options = PretrainingOptions(vocab_size=200, d_model=64, layers=1, heads=2, max_seq_len=64)
+    tokenizer = train_tokenizer(["a tiny bart that nobody trained"], "word", 200, 64)
+    small_bart(options, tokenizer).save_pretrained(root / "lm")
+    tokenizer.save_pretrained(root / "lm")
+    assert programs.autoencoder(root / "lm", root / "ae", "--max_seq_len 64 --num_train_steps 1 --eval_texts 1") == 0
+    return root
+
+
+@pytest.fixture
+def dry_run(monkeypatch, tmp_path, capsys):
+    """Run main() of an entry point in an empty folder; (stdout, lines of stderr)."""
+
+    def run(program, argv: str) -> tuple[str, list[str]]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["program", *argv.split(), "--dry_run"])
+        assert program.main() == 0
+        assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+        out, err = capsys.readouterr()
+        return out, err.strip().splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("program", "argv", "said"),
+    [
+        (pretraining, STAGE_0, ["d_model", "256", "language model"]),
+        (train_latent_model, f"{AUTOENCODER} --enc_dec_model {{parts}}/lm", ["num_encoder_latents", "autoencoder"]),
+        (train_text_diffusion, f"{DIFFUSION} --latent_model_path {{parts}}/ae", ["tx_dim", "768", "denoiser"]),
+        (train_text_diffusion, f"{DIFFUSION} {EVALUATION} --latent_model_path {{parts}}/ae", ["ddpm"]),
+        (train_text_diffusion, f"{FIRST_RELEASE} --enc_dec_model {{parts}}/lm", ["linear", "pred_x0"]),
+        (train_text_diffusion, f"{ANNEALED} --enc_dec_model {{parts}}/lm", ["polynomial", "ddim_sampling_eta"]),
+    ],
+    ids=["pretraining", "autoencoder", "diffusion", "sampling", "first-release", "annealed"],
+)
+def test_published_recipes_without_their_data(dry_run, parts, program, argv, said):
+    out, errors = dry_run(program, argv.format(parts=parts))
+    assert all(word in out for word in said)
+    assert "trained" in out and "frozen" in out
+    notes = [line for line in errors if "--amp" not in line]
+    assert len(notes) == 1 and notes[0].startswith("note: roc is not in datasets"), errors
+
+
+def test_dry_run_with_the_data_at_hand_has_nothing_to_say(dry_run, programs, chain):
+    out, errors = dry_run(train_text_diffusion, f"{programs.data} --latent_model_path {chain / 'ae'} --max_seq_len 40")
+    assert not errors and "denoiser" in out
+
+
+def test_widths_and_counts_are_those_of_the_published_network(dry_run, parts):
+    """The second release's ROC denoiser: 768 wide, 12 deep, 3 dense connections."""
+    out, _ = dry_run(train_text_diffusion, f"{DIFFUSION} --latent_model_path {parts / 'ae'}")
+    line = next(line for line in out.splitlines() if line.startswith("denoiser "))
+    assert 150e6 < int(line.split()[1].replace(",", "")) < 250e6, line

@@ -1,0 +1,171 @@
+"""Trained runs used again: evaluation, synthetic data, moved folders; and what may not change on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def classy(programs, chain, tmp_path_factory):
+    """A class-conditional run."""
+    folder = tmp_path_factory.mktemp("classy") / "run"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", folder, "--class_conditional") == 0
+    return folder
+
+
+def added(before, after) -> set[str]:
+    """Files that an evaluation made; every other must be as it was."""
+    earlier = {name: content for name, content in before.items() if not name.startswith("evaluation/")}
+    assert [name for name, content in earlier.items() if after.get(name) != content] == []
+    return {name.split("/")[0] for name in after.keys() - earlier.keys()}
+
+
+def test_eval_judges_on_validation_texts_and_changes_nothing(programs, chain, contents):
+    before = contents(chain / "diff")
+    assert programs.again("diffusion", chain / "diff", "--eval --sampler ddim --sampling_timesteps 3") == 0
+    assert added(before, contents(chain / "diff")) == {"evaluation"}
+    folder = chain / "diff" / "evaluation"
+    result = json.loads((folder / "eval-valid.json").read_text())
+    for key in ("model/greedy/home_val_mauve", "model/greedy/home_train_mauve", "model/greedy/diversity",
+                "model/greedy/memorization", "model/greedy/perplexity", "reference/val_perplexity",
+                "model/greedy/empty_replaced"):  # fmt: skip
+        assert isinstance(result[key], int | float), key
+    protocol = result["protocol"]
+    assert protocol["sampler"] == "ddim" and protocol["sampling_timesteps"] == 3
+    assert protocol["comparable"] is False and protocol["n"] == 4 and protocol["small_n"] is True
+    assert len(json.loads((folder / "eval-valid-seed42-greedy-samples.json").read_text())) == 4
+    assert (folder / "eval-valid.txt").is_file()
+
+
+def test_eval_is_repeatable_and_goes_where_it_is_told(programs, chain, contents, tmp_path):
+    before = contents(chain)
+    for name in "ab":
+        assert programs.again("diffusion", chain / "diff", f"--eval --output_dir {tmp_path / name}") == 0
+    assert contents(chain) == before
+    one, other = (json.loads((tmp_path / name / "evaluation" / "eval-valid.json").read_text()) for name in "ab")
+    assert one == other
+
+
+def test_eval_test_uses_five_seeds(programs, chain):
+    assert programs.again("diffusion", chain / "diff", "--eval_test --num_samples 3 --decoding greedy,nucleus") == 0
+    folder = chain / "diff" / "evaluation"
+    result = json.loads((folder / "eval-test.json").read_text())
+    for strategy in ("greedy", "nucleus"):
+        summary = result[f"model/{strategy}/home_test_mauve"]
+        assert set(summary) == {"mean", "std", "values"} and len(summary["values"]) == 5
+        named = [result[f"model/{strategy}/home_test_mauve_seed{seed}"] for seed in range(42, 47)]
+        assert named == summary["values"]
+        samples = {(folder / f"eval-test-seed{s}-{strategy}-samples.json").read_text() for s in range(42, 47)}
+        assert len(samples) > 1, "each seed samples anew"
+
+
+def test_classes_are_judged_apart(programs, classy, contents):
+    before = contents(classy)
+    assert programs.again("diffusion", classy, "--eval") == 0
+    assert added(before, contents(classy)) == {"evaluation"}
+    result = json.loads((classy / "evaluation" / "eval-valid.json").read_text())
+    for c in range(4):
+        assert f"model/greedy/cond{c}_diversity" in result and f"model/greedy/home_cond{c}_ref{c}_val_mauve" in result
+
+
+def test_gen_data_writes_equally_many_texts_of_each_class(programs, classy):
+    assert programs.again("diffusion", classy, "--gen_data --num_samples 8") == 0
+    for seed in range(42, 47):
+        with (classy / f"synth_sample8_seed{seed}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["label"] for row in rows] == list("00112233") and all("text" in row for row in rows)
+
+
+def test_gen_data_needs_classes(programs, chain, classy):
+    with pytest.raises(UserError, match="--gen_data needs a class-conditional run"):
+        programs.again("diffusion", chain / "diff", "--gen_data --num_samples 8")
+    with pytest.raises(UserError, match="--num_samples 7 is not divisible by the 4 classes: give 4"):
+        programs.again("diffusion", classy, "--gen_data --num_samples 7")
+    with pytest.raises(UserError, match="--gen_data"):
+        programs.again("autoencoder", chain / "ae", "--gen_data")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--tx_dim 128", "--objective pred_v", "--max_seq_len 30", "--train_schedule sigmoid", "--no_self_condition"],
+)
+def test_what_was_trained_may_not_be_changed_at_evaluation(programs, chain, flags):
+    with pytest.raises(
+        UserError, match=f"{flags.split()[0].replace('no_', '')} .*differs from .*fixed when evaluating"
+    ):
+        programs.again("diffusion", chain / "diff", f"--eval {flags}")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--scale 0.5 --sampling_schedule sigmoid", "--ddim_sampling_eta 1", "--num_samples 2 --decoding beam",
+     "--sampler dpmpp --sampling_timesteps 1 --eval_batch_size 3", "--max_seq_len 40 --tx_dim 64"],
+)  # fmt: skip
+def test_sampling_flags_may_differ(programs, chain, flags, tmp_path):
+    assert programs.again("diffusion", chain / "diff", f"--eval --output_dir {tmp_path} {flags}") == 0
+
+
+@pytest.mark.parametrize(("flag", "split"), [("--eval", "valid"), ("--eval_test", "test")])
+def test_autoencoder_is_validated_by_its_best_checkpoint(programs, chain, contents, flag, split):
+    before = contents(chain / "ae")
+    assert programs.again("autoencoder", chain / "ae", f"{flag} --decoding greedy,beam") == 0
+    assert added(before, contents(chain / "ae")) <= {"evaluation"}
+    result = json.loads((chain / "ae" / "evaluation" / f"eval-{split}.json").read_text())
+    for key in ("bleu", "exact_match", "rouge1"):
+        for title in ("autoencoder", "bart"):
+            assert f"{title}/greedy/{key}" in result and f"{title}/beam/{key}" in result
+
+
+def test_moved_runs_still_find_their_parts(programs, chain, tmp_path):
+    """lm, ae and diff move together, twice; paths as they were typed lead nowhere then."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert programs.autoencoder(chain / "lm", tmp_path / "ae", "--num_train_steps 4 --max_seconds 0") == 0
+    shutil.copytree(chain / "lm", tmp_path / "lm")
+    # trained where the language model is, then the tree moves
+    shutil.rmtree(tmp_path / "ae")
+    assert programs.autoencoder(tmp_path / "lm", tmp_path / "ae", "--num_train_steps 4 --max_seconds 0") == 0
+    latents = f"--latent_model_path {tmp_path / 'ae'}"
+    assert programs.diffusion(latents, tmp_path / "diff", "--num_train_steps 4 --max_seconds 0") == 0
+    states = f"--enc_dec_model {tmp_path / 'lm'}"
+    assert programs.diffusion(states, tmp_path / "states", "--num_train_steps 4 --max_seconds 0") == 0
+    first.mkdir()
+    for name in ("lm", "ae", "diff", "states"):
+        (tmp_path / name).rename(first / name)
+    for where in (first, second):
+        if where is second:
+            first.rename(second)
+        for stage, name in (("autoencoder", "ae"), ("diffusion", "diff"), ("diffusion", "states")):
+            assert programs.again(stage, where / name, "--eval") == 0, name
+            assert programs.resume(stage, where / name, "--max_seconds 0") == 0, name
+
+
+def test_a_diffusion_run_does_without_the_autoencoders_folder(programs, chain, tmp_path):
+    shutil.copytree(chain / "ae", tmp_path / "ae")
+    # beside the copy, ../lm leads nowhere: the language model is named, and what was found is what the run keeps
+    space = f"--latent_model_path {tmp_path / 'ae'} --enc_dec_model {chain / 'lm'}"
+    assert programs.diffusion(space, tmp_path / "diff", "--num_train_steps 4 --max_seconds 0") == 0
+    shutil.rmtree(tmp_path / "ae")
+    assert programs.again("diffusion", tmp_path / "diff", "--eval") == 0
+    assert programs.resume("diffusion", tmp_path / "diff") == 0
+
+
+def test_training_goes_on_from_the_weights_of_another_run(programs, chain, tmp_path, fingerprints):
+    space = f"--latent_model_path {chain / 'ae_l2'} --self_condition"
+    assert programs.diffusion(space, tmp_path / "run", f"--init_path {chain / 'diff'} --learning_rate 0") == 0
+    assert fingerprints(tmp_path / "run")[1]["model"] == fingerprints(chain / "diff")[1]["model"]
+
+
+@pytest.mark.slow
+def test_a_home_scorer_is_trained_once_where_none_is_named(programs, chain, tmp_path, contents):
+    space = f"--latent_model_path {chain / 'ae'}"
+    assert programs.diffusion(space, tmp_path / "run", "--scorer none") == 0
+    assert (tmp_path / "run" / "scorer" / "home_scorer.json").is_file()
+    before = contents(tmp_path / "run" / "scorer")
+    assert programs.again("diffusion", tmp_path / "run", "--eval") == 0
+    assert contents(tmp_path / "run" / "scorer") == before

@@ -1,0 +1,115 @@
+"""What is frozen stays as it was, what is tuned travels, and what is cached is not computed again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from latent_models.language_models import LanguageModel, load_language_model
+from pipelines.autoencoder_step import AutoencoderStep
+from pipelines.build import load_autoencoder, load_space
+from pipelines.programs import DIFFUSION
+from utils import checkpoints
+from utils.config import parse
+from utils.trackers import read_metrics
+
+
+@pytest.fixture
+def encodings(monkeypatch) -> list[int]:
+    """Texts of every batch that a language model encodes."""
+    seen: list[int] = []
+    encode = LanguageModel.encode
+
+    def counted(self, input_ids, mask):
+        seen.append(len(input_ids))
+        return encode(self, input_ids, mask)
+
+    monkeypatch.setattr(LanguageModel, "encode", counted)
+    return seen
+
+
+def test_a_frozen_language_model_stays_in_eval_mode_and_gets_no_gradient(programs, chain, tmp_path, monkeypatch):
+    states = []
+    call = AutoencoderStep.__call__
+
+    def watched(self, step, micro):
+        model, own = self.space.language_model, self.space.autoencoder
+        states.append((own.training, any(part.training for part in model.model.modules())))
+        losses, values = call(self, step, micro)
+        losses.sum().backward(retain_graph=True)
+        assert all(p.grad is None for p in model.parameters())
+        assert all(p.grad is not None for p in own.parameters())
+        return losses, values
+
+    monkeypatch.setattr(AutoencoderStep, "__call__", watched)
+    assert programs.autoencoder(chain / "lm", tmp_path / "ae", "--eval_every 2") == 0  # validation comes between
+    assert states == [(True, False)] * 4
+    checkpoint = checkpoints.load(tmp_path / "ae")
+    assert checkpoint.facts["language_model_fingerprint"] == load_language_model(str(chain / "lm")).fingerprint()
+    frozen = {name for name in checkpoint.tensors["model"] if name.startswith("language_model")}
+    assert frozen <= {"language_model.model.final_logits_bias"}, "frozen weights are the language model's to keep"
+
+
+def test_a_tuned_language_model_travels_with_the_runs(programs, chain, tmp_path):
+    ae, diff = tmp_path / "ae", tmp_path / "diff"
+    assert programs.autoencoder(chain / "lm", ae, "--lm_mode ft --learning_rate 1e-2") == 0
+    base = load_language_model(str(chain / "lm")).model.state_dict()
+    tuned = load_autoencoder(ae, torch.device("cpu"))[0].language_model.model.state_dict()
+    assert any(not torch.equal(base[name], x) for name, x in tuned.items() if "encoder" in name)
+    assert any(not torch.equal(base[name], x) for name, x in tuned.items() if "decoder" in name)
+    assert programs.diffusion(f"--latent_model_path {ae}", diff) == 0
+    shutil.rmtree(ae)
+    settings = parse(DIFFUSION, f"--eval --resume_dir {diff}".split())
+    used = load_space(settings, diff, torch.device("cpu")).language_model.model.state_dict()
+    assert all(torch.equal(tuned[name], x) for name, x in used.items())
+    assert programs.again("diffusion", diff, "--eval") == 0
+
+
+def test_the_cache_is_made_once_for_each_content(programs, chain, tmp_path, encodings):
+    cache, ae = tmp_path / "cache", f"--latent_model_path {chain / 'ae'}"
+    runs = iter(range(100))
+
+    def run(space: str, flags: str = "") -> int:
+        """Texts that were encoded in a run that trains 3 steps; how texts are decoded is not looked at."""
+        encodings.clear()
+        assert programs.diffusion(space, tmp_path / str(next(runs)), f"--latent_cache_dir {cache} {flags}") == 0
+        return sum(encodings)
+
+    assert run(ae) == 240, "200 training and 40 validation texts, once each"
+    first = sorted(p.name for p in cache.iterdir())
+    assert run(ae, "--num_train_steps 5 --random_seed 1") == 0, "training must not run the language model"
+    assert sorted(p.name for p in cache.iterdir()) == first
+    assert run(f"--latent_model_path {chain / 'ae_l2'}") == 240, "other weights, other latents"
+    assert run(ae, "--max_train_texts 100") == 100, "other texts; the validation split is the same"
+    assert run(ae, "--max_seq_len 30") == 240
+    assert run(f"--enc_dec_model {chain / 'lm'}") == 240
+    assert run(ae) == 0
+
+
+def test_without_a_cache_every_batch_is_encoded_and_gives_the_same_losses(programs, chain, tmp_path, encodings):
+    ae = f"--latent_model_path {chain / 'ae'}"
+    flags = "--num_train_steps 3 --self_condition --normalize_latent --normalize_batches 2"
+    assert programs.diffusion(ae, tmp_path / "cached", flags) == 0
+    encodings.clear()
+    assert programs.diffusion(ae, tmp_path / "live", f"{flags} --no_latent_cache") == 0
+    assert len(encodings) == 2 + 3 * 3  # statistics; then a training batch and two validation losses a step
+    assert not (tmp_path / "live" / "latent_cache").exists()
+    lines = [read_metrics(tmp_path / name) for name in ("cached", "live")]
+    for one, other in zip(*lines, strict=True):
+        for key in ("loss", "val_loss", "grad_norm"):
+            assert (key in one) == (key in other)
+            assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-4)
+
+
+def test_a_folder_left_by_an_aborted_run_does_not_decide_a_new_one(programs, chain, tmp_path):
+    """No checkpoint was saved there yet, so the folder is free; the autoencoder copied into it was another."""
+    out = tmp_path / "run"
+    shutil.copytree(chain / "diff" / "autoencoder", out / "autoencoder")  # of ae_l2
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", out) == 0
+    assert json.loads((out / "autoencoder" / "args.json").read_text())["l2_normalize_latents"] is False
+    kept = checkpoints.load_best(out / "autoencoder").tensors["model"]
+    wanted = checkpoints.load_best(chain / "ae").tensors["model"]
+    assert checkpoints.fingerprint(kept) == checkpoints.fingerprint(wanted)

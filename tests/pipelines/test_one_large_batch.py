@@ -1,0 +1,125 @@
+"""Accumulation and several ranks compute what one large batch computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.batch_plan import BatchPlan
+from pipelines.diffusion_step import DiffusionStep
+from pipelines.job import open_job
+from pipelines.programs import DIFFUSION
+from pipelines.tokens import tokenize_split
+from pipelines.train_diffusion import make_parts, make_source
+from utils.config import parse
+from utils.trackers import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = ("loss", "train/loss", "grad_norm", "learning_rate", "lr", "loss_q1", "loss_q4")
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """What was logged of training."""
+    lines = [line for line in read_metrics(folder) if "grad_norm" in line]
+    return [{key: line[key] for key in KEYS if key in line} for line in lines]
+
+
+def alike(one: Path, other: Path) -> None:
+    a, b = curve(one), curve(other)
+    assert len(a) == len(b) > 2
+    for x, y in zip(a, b, strict=True):
+        assert x == pytest.approx(y, rel=1e-4, abs=1e-7)
+
+
+def test_slices_of_a_batch_cover_it_once():
+    whole = BatchPlan(1, 8)
+    parts = [BatchPlan(1, 2, accumulate=2, rank=rank, world=2) for rank in (0, 1)]
+    rows = torch.cat([plan.rows(3, micro, 20) for micro in (0, 1) for plan in parts])
+    assert torch.equal(rows, whole.rows(3, 0, 20))
+    noise = torch.cat([plan.draws(3, micro).normal("noise", 2) for micro in (0, 1) for plan in parts])
+    assert torch.equal(noise, whole.draws(3, 0).normal("noise", 2))
+
+
+@pytest.mark.parametrize("flags", ["--self_condition", "--self_condition --class_conditional --loss_type l1"])
+def test_accumulated_gradients_are_those_of_the_large_batch(programs, chain, tmp_path, flags):
+    argv = (
+        f"{programs.data} --device cpu --max_seq_len 40 --tx_dim 64 --tx_depth 2 --disable_dropout --no_wandb "
+        f"--latent_model_path {chain / 'ae'} --output_dir {tmp_path} {flags}"
+    )
+    settings = parse(DIFFUSION, argv.split())
+    job = open_job(settings, "test", "test")
+    parts = make_parts(job)
+    data = tokenize_split(parts.corpus.train, parts.space.space.language_model, 40)
+    source = make_source(job, parts, data, "train")
+    gradients, totals = [], []
+    for plan in (BatchPlan(7, 8), BatchPlan(7, 4, accumulate=2), BatchPlan(7, 2, accumulate=4)):
+        step = DiffusionStep(parts.model.denoiser, source, parts.process, plan, 100, settings.self_condition)
+        parts.model.zero_grad()
+        total = 0.0
+        for micro in range(plan.accumulate):
+            losses, _ = step(5, micro)
+            (losses.sum() / plan.total).backward()
+            total += float(losses.sum().detach()) / plan.total
+        totals.append(total)
+        gradients.append([p.grad.clone() for p in parts.model.parameters() if p.grad is not None])
+    for total, found in zip(totals[1:], gradients[1:], strict=True):
+        assert total == pytest.approx(totals[0], rel=1e-5)
+        torch.testing.assert_close(found, gradients[0], rtol=1e-3, atol=1e-6)
+
+
+def test_programs_accumulate_to_the_large_batch(programs, chain, tmp_path):
+    large, small = "--train_batch_size 8", "--train_batch_size 4 --gradient_accumulation_steps 2"
+    for name, flags in (("large", large), ("small", small)):
+        assert programs.pretrain(tmp_path / f"lm_{name}", flags) == 0
+        assert programs.autoencoder(chain / "lm", tmp_path / f"ae_{name}", f"{flags} --lm_mode ft") == 0
+        space = f"--latent_model_path {chain / 'ae'}"
+        more = "--num_train_steps 4 --disable_dropout --self_condition --normalize_latent --normalize_batches 2"
+        assert programs.diffusion(space, tmp_path / f"diff_{name}", f"{flags} {more}") == 0
+    for stage in ("lm", "ae", "diff"):
+        alike(tmp_path / f"{stage}_large", tmp_path / f"{stage}_small")
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one(programs, chain, tmp_path):
+    """torchrun with two gloo processes of batch 4, against this process with batch 8."""
+    common = f"{programs.data} --device cpu --log_every 1 --lr_warmup_steps 2 --no_wandb --max_seq_len 40"
+    lm = "--vocab_size 200 --d_model 64 --layers 1 --heads 2 --num_train_steps 4 --eval_texts 8"
+    ae = (
+        f"--enc_dec_model {chain / 'lm'} --num_encoder_latents 4 --dim_ae 64 --num_layers 1 --num_train_steps 4 "
+        "--eval_texts 8 --decoding greedy"
+    )
+    diff = (
+        f"--latent_model_path {chain / 'ae'} --tx_dim 64 --tx_depth 2 --num_train_steps 4 --eval_batch_size 8 "
+        f"--num_samples 4 --sampling_timesteps 2 --decoding greedy --scorer {programs.scorer} --disable_dropout "
+        "--self_condition --normalize_latent --normalize_batches 2 --save_and_sample_every 1000"
+    )
+    entries = {
+        "lm": ("-m latent_models.pretraining", lm),
+        "ae": ("train_latent_model.py", ae),
+        "diff": ("train_text_diffusion.py", diff),
+    }
+    for stage, (entry, flags) in entries.items():
+        two, out = tmp_path / f"{stage}_two", tmp_path / f"{stage}_one"
+        torchrun = f"-m torch.distributed.run --standalone --nproc_per_node 2 {entry}"
+        argv = f"{torchrun} {common} {flags} --train_batch_size 4 --output_dir {two}".split()
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        result = subprocess.run(
+            [sys.executable, *argv], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert json.loads((two / "args.json").read_text())["num_devices"] == 2
+        run = {
+            "lm": lambda out: programs.pretrain(out, "--train_batch_size 8"),
+            "ae": lambda out: programs.autoencoder(chain / "lm", out, "--train_batch_size 8"),
+            "diff": lambda out: programs.diffusion("", out, f"{diff} --train_batch_size 8"),
+        }[stage]
+        assert run(out) == 0
+        alike(out, two)
+        if stage == "diff":
+            assert (two / "greedy-sample-0.txt").read_text() == (out / "greedy-sample-0.txt").read_text()
