@@ -13,12 +13,14 @@ from utils.runs import write_json, write_text
 def write(
     folder: Path | str, name: str, metrics: Mapping[str, Any], samples: Sequence[str] | Sequence[Mapping[str, Any]] = ()
 ) -> None:
-    """Write {name}.json (metrics, protocol), {name}-samples.json and {name}-samples.txt (one text a line), atomically.
+    """Write {name}.json (metrics, protocol) and {name}.txt (a table of them), {name}-samples.json and
+    {name}-samples.txt (one text a line), atomically.
 
     samples: texts, or records with a text under "text" or "pred" beside others. Numbers that are not finite are null.
     """
     folder = Path(folder)
     write_json(folder / f"{name}.json", finite(metrics))
+    write_text(folder / f"{name}.txt", table(metrics) + "\n")
     if samples:
         write_json(folder / f"{name}-samples.json", finite(list(samples)))
         write_text(folder / f"{name}-samples.txt", "".join(one_line(_text(sample)) + "\n" for sample in samples))

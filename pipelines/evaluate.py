@@ -1,6 +1,6 @@
-"""Samples of a run, judged: while it trains, on validation texts, on test texts over seeds; and labelled synthetic data.
+"""Samples of a run, judged: while it trains, on validation texts, on test texts over seeds; and labelled texts made.
 
-The protocols are the published ones (Lovelace et al. 2023, section 5, and their code); the numbers come from evaluation/.
+The protocols are the published ones (Lovelace et al. 2023, section 5, and their code); evaluation/ has the numbers.
 """
 
 from __future__ import annotations

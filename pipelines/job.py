@@ -141,8 +141,11 @@ def load_corpus(job: Job) -> Corpus:
     return corpus
 
 
-def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: float) -> str:
-    """Train until done, late or stopped; save whatever the reason. Returns the reason of utils.loop.train."""
+def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: float, **facts: Any) -> str:
+    """Train until done, late or stopped; save whatever the reason. Returns the reason of utils.loop.train.
+
+    facts: of the checkpoint, beside the state's own.
+    """
     settings, loop = job.settings, job.loop
     if state.step >= loop.num_train_steps:
         job.say(f"{job.folder} has already trained its {state.step} steps")
@@ -157,7 +160,7 @@ def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: fl
         global_batch=job.plan().total,
         started=started,
     )
-    state.save(job.folder)
+    state.save(job.folder, **facts)
     if reason != "done":
         job.say(
             f"{reason} at step {state.step} of {loop.num_train_steps}; saved. "

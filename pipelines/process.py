@@ -58,4 +58,5 @@ def make_process(
     else:
         train = make_continuous(options.train_schedule, options.scale if trained_scale is None else trained_scale)
         walked = make_continuous(sampling.sampling_schedule or options.train_schedule, options.scale)
+    times.sampling_grid(walked, sampling.sampling_timesteps)  # refuses what it cannot do now, not after training
     return Process(options, TIME_INPUTS[variant], train, walked, sampler)

@@ -175,6 +175,13 @@ def decoder_latents_equal(settings: Settings) -> None:
         )
 
 
+def autoencoders_generate_nothing(settings: Settings) -> None:
+    if settings.gen_data:
+        raise UserError(
+            "--gen_data belongs to a run of train_text_diffusion.py: an autoencoder only writes texts out again"
+        )
+
+
 def numbers_in_range(settings: Settings) -> None:
     """Counts are at least one and probabilities lie between 0 and 1, whatever part they belong to."""
     for group in settings.program.groups.values():
@@ -243,7 +250,7 @@ AUTOENCODER = Program(
     free_at_evaluation=ANYWHERE
     | {"decoding", "scorer", "eval_texts", "eval_batch_size", "mixed_precision", "enc_dec_model"},
     free_at_resume=ANYWHERE | {"enc_dec_model"},
-    rules=(own_files_replace_default_corpus, decoder_latents_equal, numbers_in_range),
+    rules=(own_files_replace_default_corpus, decoder_latents_equal, autoencoders_generate_nothing, numbers_in_range),
 )
 
 DIFFUSION = Program(

@@ -84,7 +84,7 @@ def run(settings: Settings) -> int:
     hooks = [Every(settings.eval_every, validate)]
     hooks.append(Every(settings.save_every or settings.eval_every, lambda state, _: state.save(job.folder, **facts)))
     step = AutoencoderStep(state.wrapped, data, job.plan(), job.device)
-    reason = fit(job, state, step, hooks, started)
+    reason = fit(job, state, step, hooks, started, **facts)
     if EXIT_CODES[reason]:
         return EXIT_CODES[reason]
     if state.step % settings.eval_every:

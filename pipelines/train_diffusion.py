@@ -153,6 +153,8 @@ def _train(job: Job, parts: Parts, started: float) -> int:
     step = DiffusionStep(network, training, parts.process, plan, settings.num_train_steps, self_condition)
     checker = DiffusionStep(model.denoiser, validation, parts.process, plan, settings.num_train_steps, self_condition)
     evaluator = make_evaluator(job, parts)
+    if settings.scorer and job.ranks.main:
+        assert evaluator.scorer  # loaded now: one that is not there is better known before hours of training
 
     def validate(state: State, report: Report) -> None:
         """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""
@@ -173,8 +175,9 @@ def _train(job: Job, parts: Parts, started: float) -> int:
     sample_every = settings.sample_every or settings.save_and_sample_every
     hooks: list[Hook] = [
         validate,
-        Every(sample_every, sample),
+        # first to the disk: what an evaluation stumbles over must not cost the steps before it
         Every(settings.save_every or settings.save_and_sample_every, lambda state, _: state.save(job.folder)),
+        Every(sample_every, sample),
     ]
     reason = fit(job, state, step, hooks, started)
     if EXIT_CODES[reason]:

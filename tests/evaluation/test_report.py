@@ -24,7 +24,7 @@ def test_write_and_read_again(tmp_path):
     assert data["lost"] is None and data["numpy"] == 0.5 and data["protocol"]["n"] == 9
     assert json.loads((tmp_path / "eval/val-samples.json").read_text()) == ["one\ntwo", "", "\x1b[31mred"]
     assert (tmp_path / "eval/val-samples.txt").read_text() == "one two\n\n[31mred\n"
-    assert len(list((tmp_path / "eval").iterdir())) == 3
+    assert len(list((tmp_path / "eval").iterdir())) == 4
 
 
 def test_records_are_written_by_their_text(tmp_path):
