@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Stage 2, LD4LG second release: v-prediction on the latents of scripts/autoencoder/bart_base_roc.sh, on ROCStories.
+# Paper:    Lovelace et al. 2023, arXiv:2212.09462, with the published hyper-parameters.
+# Expect:   187.9 M trained parameters; on test texts, 250 steps, five seeds (eval.sh beside this, with --eval_test):
+#           MAUVE .716 +- .019, perplexity 30.6, diversity .331, memorization .441
+#           (human references: .951, 21.1, .414, .362).
+# Cost:     35 hours on one A6000 as published, without mixed precision and with the language model in every step.
+# Needs:    a run of the autoencoder: LATENT_MODEL_PATH=FOLDER, or --latent_model_path FOLDER, or the newest run below
+#           saved_latent_models/roc. The language model is that of the autoencoder.
+# Use:      bash scripts/diffusion/bart_latent_v-pred.sh [flags], for example  --mixed_precision bf16
+set -euo pipefail
+# shellcheck source=scripts/lib/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+
+if ! given --latent_model_path "$@"; then
+  autoencoder="${LATENT_MODEL_PATH:-$(newest_run saved_latent_models/roc)}"
+  if [[ -z "$autoencoder" ]]; then
+    fail "no run below saved_latent_models/roc: train scripts/autoencoder/bart_base_roc.sh, or set LATENT_MODEL_PATH"
+  fi
+  set -- --latent_model_path "$autoencoder" "$@"
+fi
+
+run train_text_diffusion.py \
+  ${OWN_MODEL[@]+"${OWN_MODEL[@]}"} \
+  --dataset_name roc \
+  --learning_rate 2e-4 \
+  --num_train_steps 250000 \
+  --train_batch_size 128 \
+  --tx_dim 768 \
+  --tx_depth 12 \
+  --objective pred_v \
+  --loss_type l2 \
+  --train_schedule cosine \
+  --self_condition \
+  --train_prob_self_cond 0.5 \
+  --scale_shift \
+  --num_dense_connections 3 \
+  --num_samples 1000 \
+  --sampling_timesteps 250 \
+  --save_and_sample_every 5000 \
+  "$@"

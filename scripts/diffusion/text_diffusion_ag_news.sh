@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# LD4LG, first release: diffusion on BART-base's own encoder states (64 x 768, no autoencoder), on AG News by topic.
+# Paper:    Lovelace et al. 2022, arXiv:2212.09462, with the hyper-parameters of the published script: discrete linear
+#           chain of 1,000 steps, x0-prediction, l1, class-conditional, no dropout, 250k steps of batch 64.
+# Expect:   214.3 M trained parameters. The second release's latents reach, MAUVE / perplexity / diversity /
+#           memorization: .866 / 100.6 / .540 / .293; MAUVE by class .842, .845, .752, .813. For this model none are at
+#           hand.
+# Cost:     no published hours; half the steps of text_diffusion_roc.sh.
+# Needs:    AG News (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
+# Use:      bash scripts/diffusion/text_diffusion_ag_news.sh [flags]; evaluate with eval_text_diffusion.sh beside it
+set -euo pipefail
+# shellcheck source=scripts/lib/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+
+run train_text_diffusion.py \
+  "${MODEL[@]}" \
+  --dataset_name ag_news \
+  --learning_rate 1e-4 \
+  --num_train_steps 250000 \
+  --train_batch_size 64 \
+  --denoiser_variant states \
+  --tx_dim 768 \
+  --tx_depth 12 \
+  --objective pred_x0 \
+  --loss_type l1 \
+  --beta_schedule linear \
+  --timesteps 1000 \
+  --self_condition \
+  --scale_shift \
+  --class_conditional \
+  --disable_dropout \
+  --normalize_latent \
+  --num_samples 1000 \
+  --sampling_timesteps 250 \
+  --ddim_sampling_eta 1 \
+  --save_and_sample_every 5000 \
+  "$@"

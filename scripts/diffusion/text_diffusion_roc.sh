@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# LD4LG, first release: diffusion on BART-base's own encoder states (64 x 768, no autoencoder), on ROCStories.
+# Paper:    Lovelace et al. 2022, arXiv:2212.09462, with the hyper-parameters of the published script: discrete linear
+#           chain of 1,000 steps, x0-prediction, l1, no dropout, 500k steps of batch 64.
+# Expect:   214.3 M trained parameters. The paper's uncompressed encoder states reach, on test texts:
+#           MAUVE .605, perplexity 46.8, diversity .424 (with latents: .716, 30.6, .331).
+# Cost:     no published hours; to the same MAUVE 3.86 times those of the latent recipe.
+# Needs:    ROCStories (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
+# Use:      bash scripts/diffusion/text_diffusion_roc.sh [flags]; evaluate with eval_text_diffusion.sh beside it
+set -euo pipefail
+# shellcheck source=scripts/lib/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+
+run train_text_diffusion.py \
+  "${MODEL[@]}" \
+  --dataset_name roc \
+  --learning_rate 1e-4 \
+  --num_train_steps 500000 \
+  --train_batch_size 64 \
+  --denoiser_variant states \
+  --tx_dim 768 \
+  --tx_depth 12 \
+  --objective pred_x0 \
+  --loss_type l1 \
+  --beta_schedule linear \
+  --timesteps 1000 \
+  --self_condition \
+  --scale_shift \
+  --disable_dropout \
+  --normalize_latent \
+  --num_samples 1000 \
+  --sampling_timesteps 250 \
+  --ddim_sampling_eta 1 \
+  --save_and_sample_every 5000 \
+  "$@"

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# LD4LG, first release: diffusion on BART-base's own encoder states (64 x 768, no autoencoder), on SST by sentiment.
+# Paper:    Lovelace et al. 2022, arXiv:2212.09462, with the hyper-parameters of the published script: discrete linear
+#           chain of 1,000 steps, x0-prediction, l1, weight decay 0.01, class-conditional, 100k steps of batch 64.
+# Expect:   214.3 M trained parameters. No published figures for this corpus are at hand; what a run
+#           reaches stands in its metrics.json.
+# Cost:     no published hours; a fifth of the steps of text_diffusion_roc.sh.
+# Needs:    SST (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
+# Use:      bash scripts/diffusion/text_diffusion_sst.sh [flags]; evaluate with eval_text_diffusion.sh beside it
+set -euo pipefail
+# shellcheck source=scripts/lib/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+
+run train_text_diffusion.py \
+  "${MODEL[@]}" \
+  --dataset_name sst \
+  --learning_rate 1e-4 \
+  --adam_weight_decay 0.01 \
+  --num_train_steps 100000 \
+  --train_batch_size 64 \
+  --denoiser_variant states \
+  --tx_dim 768 \
+  --tx_depth 12 \
+  --objective pred_x0 \
+  --loss_type l1 \
+  --beta_schedule linear \
+  --timesteps 1000 \
+  --self_condition \
+  --scale_shift \
+  --class_conditional \
+  --normalize_latent \
+  --num_samples 1000 \
+  --sampling_timesteps 250 \
+  --ddim_sampling_eta 1 \
+  --save_and_sample_every 5000 \
+  "$@"
