@@ -48,9 +48,11 @@ def test_language_model_resumes_exactly(programs, stopped_run, fingerprints, tmp
     assert (tmp_path / "whole" / model).read_bytes() == (tmp_path / "parts" / model).read_bytes()
 
 
-@pytest.mark.parametrize("mode", ["freeze", "ft"])
-def test_autoencoder_resumes_exactly(programs, chain, stopped_run, fingerprints, tmp_path, mode):
-    flags = f"--num_train_steps {STEPS} --train_batch_size 8 --gradient_accumulation_steps 2 --lm_mode {mode}"
+@pytest.mark.parametrize(
+    "flags", ["--lr_schedule greedy", "--lm_mode ft --lr_schedule reduce_lr_on_plateau --mixed_precision bf16"]
+)
+def test_autoencoder_resumes_exactly(programs, chain, stopped_run, fingerprints, tmp_path, flags):
+    flags += f" --num_train_steps {STEPS} --train_batch_size 8 --gradient_accumulation_steps 2"
     assert programs.autoencoder(chain / "lm", tmp_path / "whole", flags) == 0
     stopped_run(
         "autoencoder",
@@ -129,7 +131,9 @@ def test_a_finished_run_says_so_and_changes_nothing(programs, chain, fingerprint
     assert fingerprints(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_real_signals_finish_the_step_save_and_exit(programs, chain, tmp_path, number, status):
     out = tmp_path / "run"
     command = [sys.executable, "train_text_diffusion.py", "--latent_model_path", chain / "ae", "--output_dir", out]

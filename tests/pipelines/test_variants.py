@@ -86,7 +86,7 @@ def test_flags(train, flags):
     train(flags)
 
 
-@pytest.mark.parametrize("process", ["", "--beta_schedule linear"])
+@pytest.mark.parametrize("process", ["", pytest.param("--beta_schedule linear", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("T_schedule", ["linear", "polynomial", "cosine", "unsmooth"])
 def test_annealed_times(train, T_schedule, process):
     folder = train(f"--T_schedule {T_schedule} --polynomial_T_power 3 {process}")
@@ -103,21 +103,29 @@ def test_encoder_states_with_a_length_prior(train, programs, chain, tales_folder
     assert bool(counts[lengths].all()), "a length was drawn that no training text has"
 
 
-@pytest.mark.parametrize("name", LR_SCHEDULES)
+FAST = ("linear", "polynomial", "reduce_lr_on_plateau")  # the others differ in a function alone
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in LR_SCHEDULES]
+)
 def test_learning_rate_schedules(train, name):
     rates = [line["learning_rate"] for line in read_metrics(train(f"--lr_schedule {name}")) if "loss" in line]
     assert rates[-1] > 0
 
 
+@pytest.fixture(scope="module", params=["continuous", "discrete"])
+def normalised(request, chain, train) -> Path:
+    """A run on latents of norm sqrt(64)."""
+    if request.param == "continuous":
+        return chain / "diff"
+    return train("--beta_schedule cosine", space=f"--latent_model_path {chain / 'ae_l2'}")
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("process", ["", "--beta_schedule cosine"])
-def test_latents_of_a_normalised_autoencoder_have_its_norm(chain, programs, tmp_path, process, sampler, steps):
-    folder = chain / "diff"
-    if process:
-        folder = tmp_path / "run"
-        assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", folder, process) == 0
-    latents = _generator(folder, f"--sampler {sampler} --sampling_timesteps {steps}").latents(42, 0).x0
+def test_latents_of_a_normalised_autoencoder_have_its_norm(normalised, sampler, steps):
+    latents = _generator(normalised, f"--sampler {sampler} --sampling_timesteps {steps}").latents(42, 0).x0
     assert latents.shape == (8, 4, 64)
     torch.testing.assert_close(latents.norm(dim=-1), torch.full((8, 4), 8.0))
 
