@@ -17,7 +17,7 @@ from typing import Any
 from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
 from utils.errors import UserError, one_line
-from utils.runs import write_json
+from utils.runs import ROOT, write_json
 
 SAMPLES = 1000  # texts sampled, and as many held-out ones beside them: fewer make MAUVE a matter of luck
 SHOWN = 12
@@ -111,7 +111,7 @@ def make_report(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
         "n": len(texts),
         "seconds": seconds,
         "scorer": "a small causal LM trained on this corpus: its perplexity and MAUVE compare with nothing published",
-        "protocol": metrics["protocol"],
+        "protocol": "diffusion/evaluation/eval-valid.json",
         "cores": os.cpu_count(),
     }
 
@@ -145,7 +145,8 @@ def _number(value: float | None) -> str:
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bash scripts/quickstart.sh", description=__doc__)
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/quickstart"), help="default: %(default)s")
+    default = Path(os.path.relpath(ROOT / "runs/quickstart"))
+    parser.add_argument("--output_dir", type=Path, default=default, help="folder of all stages (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise UserError(f"--output_dir {args.output_dir} is a file: name a folder")

@@ -14,5 +14,4 @@ environment core eval
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
 export WANDB_MODE="${WANDB_MODE:-disabled}"
 export QUICKSTART_INSTALL_SECONDS="$(($(date +%s) - began))"
-cd "$ROOT"
 exec "$PYTHON" -m pipelines.quickstart "$@"

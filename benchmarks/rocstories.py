@@ -1,0 +1,178 @@
+"""The whole method on ROCStories without any pretrained model: stages 0, 1 and 2 and the evaluation, in one command.
+
+    python benchmarks/rocstories.py --data_dir FOLDER --output_dir runs/roc [--size cpu|gpu] [--max_seconds S]
+
+FOLDER holds ROCstory/roc_train.json and roc_valid.json; what else of ag_news, sst, e2e_data and qqp is there teaches
+the language model and the autoencoder to copy, which needs breadth more than stories. Run again, it goes on.
+--max_seconds is shared among the stages by their weights; a stage that ran out of time is evaluated and saved as it is.
+Writes the runs, and record.json with the figures, samples.txt and curves as PNG, for benchmarks/records/.
+How long: cpu about 90 minutes on 2 cores; gpu within 10 minutes on one H200-class GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+
+from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
+from utils.errors import UserError, one_line
+from utils.runs import write_json, write_text
+
+SAMPLES = 500  # of each seed; no more than the test split of the cut-down corpus holds; MAUVE of so few is marked
+
+
+@dataclass(frozen=True)
+class Size:
+    """Flags of each stage, and its share of --max_seconds."""
+
+    lm: str
+    broad: str  # the autoencoder on every text at hand
+    narrow: str  # and then on the stories alone
+    diffusion: str
+    shares: tuple[float, float, float, float]
+    steps: int  # of the sampler at the evaluation
+
+
+AE = (
+    " --num_encoder_latents 64 --dim_ae 32 --num_layers 2 --l2_normalize_latents --eval_batch_size 100"
+    " --decoding greedy"
+)
+SIZES = {
+    "cpu": Size(
+        lm="--vocab_size 2000 --d_model 192 --layers 2 --heads 4 --num_train_steps 1000 --train_batch_size 48"
+        " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
+        broad="--num_train_steps 700 --train_batch_size 48 --learning_rate 1.5e-3 --lr_warmup_steps 50"
+        " --lr_schedule cosine --eval_every 350 --eval_texts 100" + AE,
+        narrow="--num_train_steps 250 --train_batch_size 48 --learning_rate 5e-4 --lr_warmup_steps 20"
+        " --lr_schedule cosine --eval_every 250 --eval_texts 200" + AE,
+        diffusion="--tx_dim 192 --tx_depth 5 --num_train_steps 1400 --train_batch_size 48 --learning_rate 1e-3"
+        " --lr_warmup_steps 100 --save_and_sample_every 700 --eval_batch_size 50",
+        shares=(0.3, 0.25, 0.1, 0.35),
+        steps=30,
+    ),
+    "gpu": Size(
+        lm="--vocab_size 4000 --d_model 512 --layers 4 --heads 8 --num_train_steps 6000 --train_batch_size 128"
+        " --learning_rate 5e-4 --lr_warmup_steps 500 --eval_every 1000 --eval_texts 200 --mixed_precision bf16",
+        broad="--num_train_steps 6000 --train_batch_size 128 --learning_rate 5e-4 --lr_warmup_steps 300"
+        " --lr_schedule cosine --eval_every 2000 --eval_texts 200 --mixed_precision bf16" + AE,
+        narrow="--num_train_steps 1500 --train_batch_size 128 --learning_rate 2e-4 --lr_warmup_steps 100"
+        " --lr_schedule cosine --eval_every 500 --eval_texts 200 --mixed_precision bf16" + AE,
+        diffusion="--tx_dim 768 --tx_depth 12 --num_train_steps 12000 --train_batch_size 128 --learning_rate 2e-4"
+        " --lr_warmup_steps 1000 --save_and_sample_every 4000 --eval_batch_size 250 --mixed_precision bf16",
+        shares=(0.25, 0.2, 0.1, 0.45),
+        steps=250,
+    ),
+}
+
+
+def stages(size: Size, data: str, names: str) -> list[Stage]:
+    """The four stages; names: every corpus at hand, joined by +."""
+    every = f"--dataset_name {names} --data_dir {data} --max_seq_len 112 --log_every 50 "
+    roc = f"--dataset_name roc --data_dir {data} --max_seq_len 112 --log_every 50 "
+    model = "--enc_dec_model {root}/lm "
+    return [
+        Stage("lm", PRETRAIN, "a small BART on every text at hand", "validation.json",
+              every + "--tokenizer bpe --drill_prob 0.3 --mask_prob 0.1 --clean_prob 0.6 " + size.lm),
+        Stage("autoencoder-broad", AUTOENCODER, "the autoencoder on every text at hand", "validation.json",
+              every + model + size.broad),
+        Stage("autoencoder", AUTOENCODER, "the autoencoder on the stories", "validation.json",
+              roc + model + "--resume_dir {root}/autoencoder-broad " + size.narrow),
+        Stage("diffusion", DIFFUSION, "the denoiser on the stories' latents", "metrics.json",
+              roc + model + "--latent_model_path {root}/autoencoder --objective pred_v --self_condition --scale_shift"
+              " --num_samples 50 --sampling_timesteps 30 --decoding greedy " + size.diffusion),
+    ]  # fmt: skip
+
+
+def run(data: Path, root: Path, size: Size, max_seconds: float | None, device: str) -> int:
+    places = {"ag_news": "ag_news", "sst": "sst", "e2e": "e2e_data", "qqp": "qqp"}
+    names = "+".join(["roc", *(name for name, place in places.items() if (data / place).is_dir())])
+    root.mkdir(parents=True, exist_ok=True)
+    clock = Clock(root / "seconds.json")
+    began = time.monotonic()
+    for stage, share in zip(stages(size, str(data), names), size.shares, strict=True):
+        limit = [] if max_seconds is None else ["--max_seconds", str(round(share * max_seconds))]
+        code = clock.time(stage.name, partial(run_stage, stage, root, [*limit, "--device", device]))
+        if code:
+            return code
+    evaluation = (
+        f"--eval_test --resume_dir {root}/diffusion --data_dir {data} --num_samples {SAMPLES} --eval_batch_size 250 "
+        f"--sampling_timesteps {size.steps} --device {device}"
+    ).split()
+    banner("evaluation", f"{SAMPLES} samples of each of five seeds against test stories", DIFFUSION, evaluation)
+    code = clock.time("evaluation", lambda: run_program(DIFFUSION, evaluation))
+    if code:
+        return code
+    record(root, clock.with_total(), round(time.monotonic() - began, 1))
+    return 0
+
+
+def record(root: Path, seconds: dict[str, float], this_call: float) -> None:
+    """The figures of the whole run in one small file, beside samples and curves."""
+    from evaluation import plots
+
+    reconstruction = json.loads((root / "autoencoder/validation.json").read_text())
+    evaluation = json.loads((root / "diffusion/evaluation/eval-test.json").read_text())
+    args = json.loads((root / "diffusion/args.json").read_text())
+    metrics: dict[str, Any] = {k: v for k, v in evaluation.items() if isinstance(v, dict) and "mean" in v}
+    facts = {
+        "device": args["device_name"],
+        "git_commit": args["git_commit"],
+        "package_versions": args["package_versions"],
+        "seconds": seconds,
+        "seconds_of_last_call": this_call,
+        "reconstruction": {k: v for k, v in reconstruction.items() if k != "protocol"},
+        "evaluation": metrics,
+        "protocol": evaluation["protocol"]["runs"][0],
+    }
+    write_json(root / "record.json", facts)
+    texts = json.loads((root / "diffusion/evaluation/eval-test-seed42-greedy-samples.json").read_text())
+    write_text(root / "samples.txt", "".join(text + "\n" for text in texts[:100]))
+    for name in ("lm", "autoencoder", "diffusion"):
+        plots.plot_run(root / name)
+    print(f"figures in {root / 'record.json'}, samples in {root / 'samples.txt'}")
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--size", choices=SIZES, default=None, help="default: gpu where CUDA is, else cpu")
+    parser.add_argument("--max_seconds", type=float, default=None)
+    parser.add_argument("--steps_factor", type=float, default=1.0, help="scale the steps of every stage, to try it out")
+    args = parser.parse_args(argv)
+    if not (args.data_dir / "ROCstory").is_dir():
+        raise UserError(f"{args.data_dir} holds no ROCstory folder: see docs/recipes.md for where to get the corpus")
+    from utils.distributed import pick_device
+
+    device = pick_device()
+    size = SIZES[args.size or ("gpu" if device.type == "cuda" else "cpu")]
+    return run(args.data_dir, args.output_dir, scaled(size, args.steps_factor), args.max_seconds, device.type)
+
+
+def scaled(size: Size, factor: float) -> Size:
+    """Fewer (or more) steps in every stage; warm-up in proportion."""
+
+    def flags(text: str) -> str:
+        words = text.split()
+        for i, word in enumerate(words[:-1]):
+            if word in ("--num_train_steps", "--lr_warmup_steps", "--eval_every", "--save_and_sample_every"):
+                words[i + 1] = str(max(1, round(factor * int(words[i + 1]))))
+        return " ".join(words)
+
+    parts = {name: flags(getattr(size, name)) for name in ("lm", "broad", "narrow", "diffusion")}
+    return replace(size, **parts)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
