@@ -170,7 +170,7 @@ def scaled(size: Size, factor: float) -> Size:
                 words[i + 1] = str(max(1, round(factor * int(words[i + 1]))))
         return " ".join(words)
 
-    parts = {name: flags(getattr(size, name)) for name in ("lm", "broad", "narrow", "diffusion")}
+    parts: dict[str, Any] = {name: flags(getattr(size, name)) for name in ("lm", "broad", "narrow", "diffusion")}
     return replace(size, **parts)
 
 

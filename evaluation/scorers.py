@@ -25,6 +25,7 @@ from evaluation.home_scorer import FACTS, NAME, quiet, train_small
 from evaluation.words import is_empty
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
+from utils.hub import lookup
 
 PUBLISHED = {"model_type": "gpt2", "n_layer": 36, "n_embd": 1280, "vocab_size": 50257}  # GPT-2 large
 BATCH_TOKENS = 4096  # padding included: the logits of a 50,000-word vocabulary take 0.8 GB
@@ -153,10 +154,11 @@ def load(
         raise UserError(
             f"scorer {source}: there is no such folder; --scorer takes a folder or a hub id of a causal language model"
         )
+    where = {"trust_remote_code": False} | ({} if path.is_dir() else lookup())
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
+            model = AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.float32, **where)
+        tokenizer = AutoTokenizer.from_pretrained(str(source), **where)
     except (OSError, ValueError) as error:
         raise UserError(
             f"scorer {source} cannot be loaded ({_first_line(error)}): --scorer takes a local folder, or a hub id "

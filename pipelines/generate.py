@@ -112,6 +112,6 @@ class TextGenerator:
                         if len(found[strategy]) < n:  # a text beyond n was never asked for, empty or not
                             empty[strategy] += not text
                             found[strategy] += [text] if text else []
-                bar.advance(self.block)
+                bar.at(min(bar.total, bar.done + self.block))
         self.denoiser.train(was_training)
         return Sampled({strategy: (texts + [""] * n)[:n] for strategy, texts in found.items()}, empty)
