@@ -61,11 +61,7 @@ def load_autoencoder(
     language_model: where the language model is now, if --enc_dec_model said so. UserError where it is not the one that
     the autoencoder was trained with.
     """
-    saved = read_args(folder)
-    if "num_encoder_latents" not in saved:
-        raise UserError(
-            f"--latent_model_path {folder} is not the run of an autoencoder: train one with train_latent_model.py"
-        )
+    saved = autoencoder_args(folder)
     checkpoint = best_or_newest(folder)
     name = find_language_model(
         language_model or saved["enc_dec_model"],
@@ -76,14 +72,29 @@ def load_autoencoder(
     model = load_language_model(name)
     tuned = saved.get("lm_mode") == "ft"  # then the checkpoint holds the language model's weights, too
     expected = checkpoint.facts.get("language_model_fingerprint")
-    if expected and not tuned and model.fingerprint() != expected:
-        raise UserError(
-            f"{name} is not the language model that {folder} was trained with (other weights or vocabulary): "
-            "say where that one is with --enc_dec_model"
-        )
+    refuse_another_model(model, None if tuned else expected, folder)
     space = new_space(model, options_of(AutoencoderOptions, saved), saved["max_seq_len"])
     fill(space, checkpoint)
     return space.to(device).requires_grad_(False).eval(), saved
+
+
+def autoencoder_args(folder: Path) -> dict[str, Any]:
+    """args.json of an autoencoder run. UserError where the folder is none."""
+    saved = read_args(folder)
+    if "num_encoder_latents" not in saved:
+        raise UserError(
+            f"--latent_model_path {folder} is not the run of an autoencoder: train one with train_latent_model.py"
+        )
+    return saved
+
+
+def refuse_another_model(model: LanguageModel, expected: str | None, run: Path) -> None:
+    """UserError where a run was trained with another language model. expected: its fingerprint, if one is known."""
+    if expected and model.fingerprint() != expected:
+        raise UserError(
+            f"{model.name} is not the language model that {run} was trained with (other weights or vocabulary): "
+            "say where that one is with --enc_dec_model"
+        )
 
 
 def best_or_newest(folder: Path) -> Checkpoint:
@@ -92,9 +103,15 @@ def best_or_newest(folder: Path) -> Checkpoint:
 
 @torch.no_grad()
 def fill(module: nn.Module, checkpoint: Checkpoint, part: str = "model") -> None:
-    """Give a module what a checkpoint holds of it; what it does not hold, such as a frozen model, stays."""
-    present = module.state_dict(keep_vars=True)
-    for name, x in checkpoint.tensors[part].items():
+    """Give a module what a checkpoint holds of it. A language model that it does not hold stays as it is."""
+    present, found_there = module.state_dict(keep_vars=True), checkpoint.tensors[part]
+    trained = (name for name, p in module.named_parameters() if p.requires_grad)
+    lacking = [name for name in trained if name not in found_there and not name.startswith("language_model.")]
+    if lacking:
+        raise UserError(
+            f"{checkpoint.path} lacks {lacking[0]}, which this run builds: check the flags against its args.json"
+        )
+    for name, x in found_there.items():
         if name not in present or present[name].shape != x.shape:
             found = "no such part" if name not in present else f"shape {tuple(present[name].shape)}"
             raise UserError(
@@ -119,17 +136,24 @@ def keep_autoencoder(source: Path, run: Path, language_model: str) -> None:
     )
 
 
+def autoencoder_folder(settings: Settings, run: Path) -> Path:
+    """A trained run's own copy; for a new run, whatever an aborted one left there, the folder of the flags."""
+    own = run / AUTOENCODER_COPY
+    kept = settings.saved and (own / "args.json").is_file()
+    return own if kept else resolve(settings.latent_model_path, run, "--latent_model_path")
+
+
 def load_space(settings: Settings, run: Path, device: torch.device) -> LatentSpace:
     """The frozen space of a diffusion run: its own copy of the autoencoder, the one of the flags, or encoder states."""
     typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
     if not settings.latent_model_path:
         recorded = settings.saved.get("enc_dec_model_relative")
         name = find_language_model(settings.enc_dec_model, run, recorded, typed is not None)
-        states = EncoderStatesSpace(load_language_model(name), settings.max_seq_len)
+        model = load_language_model(name)
+        refuse_another_model(model, settings.saved.get("language_model_fingerprint"), run)
+        states = EncoderStatesSpace(model, settings.max_seq_len)
         return states.to(device).requires_grad_(False).eval()
-    own = run / AUTOENCODER_COPY  # of a trained run; a new one must not take what an aborted run left in its folder
-    kept = settings.saved and (own / "args.json").is_file()
-    folder = own if kept else resolve(settings.latent_model_path, run, "--latent_model_path")
+    folder = autoencoder_folder(settings, run)
     space, saved = load_autoencoder(folder, device, typed)
     if settings.max_seq_len > saved["max_seq_len"]:
         if "max_seq_len" in settings.typed:
@@ -147,11 +171,12 @@ def empty_space(settings: Settings) -> LatentSpace:
         return EncoderStatesSpace(
             load_language_model(settings.enc_dec_model, empty=True), settings.max_seq_len
         ).requires_grad_(False)
-    saved = read_args(Path(settings.latent_model_path))
+    folder = autoencoder_folder(settings, Path(settings.resume_dir or "."))
+    saved = autoencoder_args(folder)
     typed = "enc_dec_model" in settings.typed
     name = find_language_model(
         settings.enc_dec_model if typed else saved["enc_dec_model"],
-        Path(settings.latent_model_path),
+        folder,
         saved.get("enc_dec_model_relative"),
         typed,
     )

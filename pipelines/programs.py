@@ -14,7 +14,7 @@ from evaluation.options import EvaluationOptions
 from latent_models.options import AutoencoderOptions, LanguageModelOptions, LatentOptions, PretrainingOptions
 from model.options import DenoiserOptions
 from pipelines.options import AutoencoderIntervals, DiffusionIntervals, PretrainingIntervals
-from utils.config import Program, Settings
+from utils.config import MODES, Program, Settings
 from utils.errors import UserError
 from utils.options import LoopOptions, OptimizerOptions, RunOptions
 
@@ -114,7 +114,7 @@ DIFFUSION_REFERENCE = frozenset(
 )
 
 # What may differ from args.json when a run folder is used again, beside what belongs to one invocation (utils.config).
-ANYWHERE = frozenset({"data_dir", "log_every"})
+ANYWHERE = frozenset({"data_dir", "train_file", "valid_file", "test_file", "log_every"})
 SAMPLING = (
     ANYWHERE
     | frozenset(f.name for f in fields(SamplingOptions))
@@ -163,6 +163,12 @@ def own_files_replace_default_corpus(settings: Settings) -> None:
     """The corpus that a program takes by default steps back where the user names files."""
     if settings.train_file and settings.dataset_name and "dataset_name" not in settings.typed:
         settings.set("dataset_name", None)
+
+
+def resume_dir_says_what_for(settings: Settings) -> None:
+    if settings.resume_dir and not any(settings.values.get(mode) for mode in MODES):
+        modes = ", ".join(f"--{mode}" for mode in MODES if mode in settings.values)
+        raise UserError(f"--resume_dir {settings.resume_dir} alone does nothing: add one of {modes}")
 
 
 def decoder_latents_equal(settings: Settings) -> None:
@@ -219,7 +225,7 @@ PRETRAIN = Program(
     ),
     reference_flags=frozenset(),
     free_at_resume=ANYWHERE,
-    rules=(numbers_in_range,),
+    rules=(resume_dir_says_what_for, numbers_in_range),
 )
 
 AUTOENCODER = Program(
@@ -287,5 +293,5 @@ DIFFUSION = Program(
         "latent_model_path",
         "latent_cache_dir",
     },
-    rules=(schedules_meet, numbers_in_range),
+    rules=(resume_dir_says_what_for, schedules_meet, numbers_in_range),
 )

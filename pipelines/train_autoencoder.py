@@ -16,7 +16,7 @@ from latent_models.decoding import strategies
 from latent_models.language_models import load_language_model
 from latent_models.options import AutoencoderOptions
 from pipelines.autoencoder_step import AutoencoderStep
-from pipelines.build import fill, find_language_model, load_autoencoder, new_space, relative
+from pipelines.build import fill, find_language_model, load_autoencoder, new_space, refuse_another_model, relative
 from pipelines.describe import describe_run, dry_run
 from pipelines.job import EVALUATION, Job, fit, load_corpus, open_job, record_args
 from pipelines.reconstruct import Decode, reconstruct, through_latents, through_states
@@ -61,7 +61,9 @@ def run(settings: Settings) -> int:
     fingerprint = model.fingerprint() if settings.lm_mode == "freeze" else None
     facts: dict[str, Any] = {"language_model_fingerprint": fingerprint}
     if settings.resume_training:
-        state.restore(checkpoints.load(job.folder))
+        checkpoint = checkpoints.load(job.folder)
+        refuse_another_model(model, checkpoint.facts.get("language_model_fingerprint"), job.folder)
+        state.restore(checkpoint)
     elif settings.resume_dir:
         fill(space, checkpoints.load(settings.resume_dir))  # weights only, as in the published command line
     record_args(

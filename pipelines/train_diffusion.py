@@ -132,6 +132,7 @@ def _train(job: Job, parts: Parts, started: float) -> int:
     record_args(  # only now: a folder that cannot be resumed is left as it is
         job,
         enc_dec_model_relative=relative(language_model.name, job.folder),
+        language_model_fingerprint=language_model.fingerprint(),
         latent_dim=space.dim,
         latent_length=space.length,
         trainable_params=sum(p.numel() for p in state.parameters()),

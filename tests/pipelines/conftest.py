@@ -89,12 +89,13 @@ def programs(tales_folder, tmp_path_factory) -> Programs:
 
 @pytest.fixture(scope="session")
 def chain(programs, tmp_path_factory) -> Path:
-    """A folder with the runs lm, ae, ae_l2 (normalised latents) and diff (on ae_l2, self-conditioned)."""
+    """A folder with the runs lm, ae, ae_l2 (normalised latents), diff (on ae_l2, self-conditioned) and states."""
     root = tmp_path_factory.mktemp("chain")
     assert programs.pretrain(root / "lm", "--num_train_steps 60 --learning_rate 5e-3 --log_every 20") == 0
     assert programs.autoencoder(root / "lm", root / "ae", "--num_train_steps 20 --learning_rate 2e-3") == 0
     assert programs.autoencoder(root / "lm", root / "ae_l2", "--l2_normalize_latents") == 0
     assert programs.diffusion(f"--latent_model_path {root / 'ae_l2'}", root / "diff", "--self_condition") == 0
+    assert programs.diffusion(f"--enc_dec_model {root / 'lm'}", root / "states") == 0
     return root
 
 

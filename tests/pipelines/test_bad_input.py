@@ -113,6 +113,7 @@ CASES = {
     "not an autoencoder": ("diff", TALES + " --latent_model_path {chain}/diff", "not the run of an autoencoder"),
     "no autoencoder there": ("diff", TALES + " --latent_model_path {broken}/nothing", "nothing.*args.json"),
     "weights of another width": ("diff", TALES + " --init_path {chain}/diff --tx_dim 128", "chain.*diff.*shape"),
+    "weights of another depth": ("diff", TALES + " --init_path {chain}/diff --tx_depth 3", "lacks denoiser"),
     "weights of another program": ("diff", TALES + " --init_path {chain}/lm", "chain.*lm"),
     "no such scorer": ("diff", TALES + " --scorer ./nowhere", "scorer ./nowhere"),
     "statistics of normalised latents": (
@@ -150,6 +151,18 @@ RUNS = {
     "a diffusion run as a language model": ("lm", "{chain}/diff --resume_training", "a run of train_text_diffusion.py"),
     "flags that training fixed": ("ae", "{chain}/ae --resume_training --dim_ae 128", "--dim_ae 128 differs from 64"),
     "into another folder": ("diff", "{chain}/diff --resume_training --output_dir {broken}/x", "leave --output_dir out"),
+    "another model to resume with": (
+        "ae",
+        "{chain}/ae --resume_training --enc_dec_model {broken}/other_lm",
+        "not the language model",
+    ),
+    "another model's states": (
+        "diff",
+        "{chain}/states --eval --enc_dec_model {broken}/other_lm",
+        "not the language model",
+    ),
+    "what for": ("diff", "{chain}/diff", "--resume_dir .* alone does nothing: add one of --eval"),
+    "what for, too": ("lm", "{chain}/lm", "alone does nothing: add one of --resume_training"),
     "another model to judge": ("ae", "{chain}/ae --eval --enc_dec_model {broken}/other_lm", "not the language model"),
 }
 

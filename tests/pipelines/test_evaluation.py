@@ -161,6 +161,29 @@ def test_training_goes_on_from_the_weights_of_another_run(programs, chain, tmp_p
     assert fingerprints(tmp_path / "run")[1]["model"] == fingerprints(chain / "diff")[1]["model"]
 
 
+def test_an_autoencoder_starts_from_the_weights_of_another(programs, chain, tmp_path, fingerprints):
+    """--resume_dir without a deed, as the published command line has it: weights only, from step 0."""
+    flags = f"--resume_dir {chain / 'ae'} --learning_rate 0 --num_train_steps 2"
+    assert programs.autoencoder(chain / "lm", tmp_path / "run", flags) == 0
+    assert fingerprints(tmp_path / "run")[1]["model"] == fingerprints(chain / "ae")[1]["model"]
+
+
+def test_texts_that_moved_are_named_anew(programs, chain, tmp_path):
+    shutil.copytree(programs.corpus, tmp_path / "texts")
+    files = " ".join(f"--{split}_file {tmp_path / 'texts' / split}.jsonl" for split in ("train", "valid", "test"))
+    assert programs.again("diffusion", chain / "diff", f"--eval --output_dir {tmp_path / 'out'} {files}") == 0
+
+
+def test_a_dry_run_of_a_trained_run_needs_no_autoencoder_elsewhere(programs, chain, tmp_path, capsys):
+    shutil.copytree(chain / "ae", tmp_path / "ae")
+    space = f"--latent_model_path {tmp_path / 'ae'} --enc_dec_model {chain / 'lm'}"
+    assert programs.diffusion(space, tmp_path / "diff", "--num_train_steps 1") == 0
+    shutil.rmtree(tmp_path / "ae")
+    capsys.readouterr()
+    assert programs.again("diffusion", tmp_path / "diff", "--eval --dry_run") == 0
+    assert "latent space" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_home_scorer_is_trained_once_where_none_is_named(programs, chain, tmp_path, contents):
     space = f"--latent_model_path {chain / 'ae'}"
