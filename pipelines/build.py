@@ -104,14 +104,8 @@ def best_or_newest(folder: Path) -> Checkpoint:
 @torch.no_grad()
 def fill(module: nn.Module, checkpoint: Checkpoint, part: str = "model") -> None:
     """Give a module what a checkpoint holds of it. A language model that it does not hold stays as it is."""
-    present, found_there = module.state_dict(keep_vars=True), checkpoint.tensors[part]
-    trained = (name for name, p in module.named_parameters() if p.requires_grad)
-    lacking = [name for name in trained if name not in found_there and not name.startswith("language_model.")]
-    if lacking:
-        raise UserError(
-            f"{checkpoint.path} lacks {lacking[0]}, which this run builds: check the flags against its args.json"
-        )
-    for name, x in found_there.items():
+    present, held = module.state_dict(keep_vars=True), checkpoint.tensors[part]
+    for name, x in held.items():
         if name not in present or present[name].shape != x.shape:
             found = "no such part" if name not in present else f"shape {tuple(present[name].shape)}"
             raise UserError(
@@ -119,6 +113,11 @@ def fill(module: nn.Module, checkpoint: Checkpoint, part: str = "model") -> None
                 "check the flags against its args.json"
             )
         present[name].copy_(x)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and name not in held and not name.startswith("language_model."):
+            raise UserError(
+                f"{checkpoint.path} lacks {name}, which this run builds: check the flags against its args.json"
+            )
 
 
 def keep_autoencoder(source: Path, run: Path, language_model: str) -> None:
