@@ -113,7 +113,11 @@ CASES = {
     "not an autoencoder": ("diff", TALES + " --latent_model_path {chain}/diff", "not the run of an autoencoder"),
     "no autoencoder there": ("diff", TALES + " --latent_model_path {broken}/nothing", "nothing.*args.json"),
     "weights of another width": ("diff", TALES + " --init_path {chain}/diff --tx_dim 128", "chain.*diff.*shape"),
-    "weights of another depth": ("diff", TALES + " --init_path {chain}/diff --self_condition --tx_depth 3", "lacks denoiser"),
+    "weights of another depth": (
+        "diff",
+        TALES + " --init_path {chain}/diff --self_condition --tx_depth 3",
+        "lacks denoiser",
+    ),
     "weights of another program": ("diff", TALES + " --init_path {chain}/lm", "chain.*lm"),
     "no such scorer": ("diff", TALES + " --scorer ./nowhere", "scorer ./nowhere"),
     "statistics of normalised latents": (
