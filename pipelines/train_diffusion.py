@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,18 @@ from torch import nn
 from dataset_utils.corpus import Corpus
 from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import EvaluationOptions
-from latent_models.normalisation import Normalised, count_lengths, estimate
+from latent_models.normalisation import count_lengths, estimate
 from latent_models.options import LatentOptions
 from model.options import DenoiserOptions
 from pipelines.batch_plan import BatchPlan
-from pipelines.build import DiffusionModel, empty_space, fill, keep_autoencoder, load_space, relative
+from pipelines.build import DiffusionModel, empty_space, fill, keep_autoencoder, relative
 from pipelines.describe import describe_run, dry_run
 from pipelines.diffusion_step import DiffusionStep
 from pipelines.evaluate import Evaluator
-from pipelines.generate import TextGenerator
 from pipelines.job import Job, fit, load_corpus, open_job, record_args
 from pipelines.latents import LatentSource, latent_cache
-from pipelines.process import Process, make_process
+from pipelines.parts import Parts, fill_from_run, make_generator, make_parts
+from pipelines.process import make_process
 from pipelines.tokens import TokenSplit, tokenize_split
 from utils import checkpoints
 from utils.config import Settings
@@ -35,17 +34,6 @@ from utils.errors import UserError
 from utils.loop import EXIT_CODES, Every, Hook, Report, State
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
-from utils.seeding import derive
-
-
-@dataclass
-class Parts:
-    """What training and evaluation of a denoiser share."""
-
-    space: Normalised
-    model: DiffusionModel
-    process: Process
-    corpus: Corpus
 
 
 def run(settings: Settings) -> int:
@@ -54,67 +42,36 @@ def run(settings: Settings) -> int:
     if settings.dry_run:
         return dry_run(settings, _empty_parts)
     job = open_job(settings, "text_denoising_diffusion", "diffusion")
-    parts = make_parts(job)
+    run_folder = Path(settings.resume_dir) if job.evaluating else job.folder
+    corpus = _corpus(job)
+    parts = make_parts(settings, run_folder, job.device, corpus.num_classes)
     if job.evaluating:
-        fill_from_run(parts.model, Path(settings.resume_dir))
-        return make_evaluator(job, parts).evaluate_run()
-    return _train(job, parts, started)
+        fill_from_run(parts.model, run_folder)
+        return _evaluator(job, parts, corpus).evaluate_run()
+    return _train(job, parts, corpus, started)
 
 
-def make_parts(job: Job) -> Parts:
-    """Space, network and process of the flags, on the device."""
-    settings = job.settings
-    options = settings.build(DenoiserOptions)
-    space = load_space(settings, job.folder if not job.evaluating else Path(settings.resume_dir), job.device)
-    if settings.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
-        raise UserError(
-            "--normalize_latent and an autoencoder with --l2_normalize_latents exclude each other: its latents "
-            "already have a norm; leave --normalize_latent out"
-        )
-    corpus = load_corpus(job)
-    if options.class_conditional and not corpus.num_classes:
+def _evaluator(job: Job, parts: Parts, corpus: Corpus) -> Evaluator:
+    generator = make_generator(job.settings, parts, job.device, job.autocast)
+    return Evaluator(job, generator, corpus, job.settings.build(EvaluationOptions))
+
+
+def _corpus(job: Job) -> Corpus:
+    """The corpus of the flags, with the labels that the run needs."""
+    settings, corpus = job.settings, load_corpus(job)
+    if settings.class_conditional and not corpus.num_classes:
         raise UserError(
             f"--class_conditional needs labels, and {corpus.name} has none: leave it out, or name another corpus"
         )
-    torch.manual_seed(derive(settings.random_seed, "weights"))
-    model = DiffusionModel(space, options, settings.max_seq_len, corpus.num_classes if options.class_conditional else 0)
-    model.to(job.device)
-    trained_scale = settings.saved.get("scale") if job.evaluating else None
-    process = make_process(
-        settings.build(ProcessOptions), settings.build(SamplingOptions), options.denoiser_variant, trained_scale
-    )
-    return Parts(model.normalised(space), model, process, corpus)
+    return corpus
 
 
-def fill_from_run(model: DiffusionModel, folder: Path) -> None:
-    """The averaged weights of a run's newest checkpoint."""
-    checkpoint = checkpoints.load(folder)
-    if "ema" not in checkpoint.tensors:
-        raise UserError(f"{checkpoint.path} holds no averaged weights: it is not the run of a denoiser")
-    fill(model, checkpoint, "ema")
-
-
-def make_evaluator(job: Job, parts: Parts) -> Evaluator:
-    settings = job.settings
-    generator = TextGenerator(
-        parts.space,
-        parts.model.denoiser,
-        parts.process,
-        steps=settings.sampling_timesteps,
-        block=max(settings.eval_batch_size, settings.train_batch_size),
-        device=job.device,
-        autocast=job.autocast,
-        max_length=settings.max_seq_len,
-    )
-    return Evaluator(job, generator, parts.corpus, settings.build(EvaluationOptions))
-
-
-def _train(job: Job, parts: Parts, started: float) -> int:
+def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     settings, model, space = job.settings, parts.model, parts.space
     language_model: Any = space.space.language_model
-    data = tokenize_split(parts.corpus.train, language_model, settings.max_seq_len)
-    held_out = tokenize_split(parts.corpus.valid, language_model, settings.max_seq_len)
-    job.say(describe_run(job, {"latent space": space.space, "denoiser": model}, parts.corpus, data))
+    data = tokenize_split(corpus.train, language_model, settings.max_seq_len)
+    held_out = tokenize_split(corpus.valid, language_model, settings.max_seq_len)
+    job.say(describe_run(job, {"latent space": space.space, "denoiser": model}, corpus, data))
     if settings.latent_model_path and not settings.resume_training and job.ranks.main:
         keep_autoencoder(Path(settings.latent_model_path), job.folder, language_model.name)
     optimizer_options = settings.build(OptimizerOptions)
@@ -135,6 +92,7 @@ def _train(job: Job, parts: Parts, started: float) -> int:
         language_model_fingerprint=language_model.fingerprint(),
         latent_dim=space.dim,
         latent_length=space.length,
+        class_names=list(corpus.class_names) if settings.class_conditional else [],
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
     training = make_source(job, parts, data, "train")
@@ -153,7 +111,7 @@ def _train(job: Job, parts: Parts, started: float) -> int:
     self_condition = settings.self_condition
     step = DiffusionStep(network, training, parts.process, plan, settings.num_train_steps, self_condition)
     checker = DiffusionStep(model.denoiser, validation, parts.process, plan, settings.num_train_steps, self_condition)
-    evaluator = make_evaluator(job, parts)
+    evaluator = _evaluator(job, parts, corpus)
     if settings.scorer and job.ranks.main:
         assert evaluator.scorer  # loaded now: one that is not there is better known before hours of training
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pipelines.generate import TextGenerator
-from pipelines.job import open_job
-from pipelines.programs import DIFFUSION
-from pipelines.train_diffusion import fill_from_run, make_evaluator, make_parts
-from utils.config import parse
+from pipelines.text_diffusion import TextDiffusionPipeline
 
 
 @pytest.fixture(scope="module")
 def generator(chain) -> TextGenerator:
     """Of the trained run, in blocks of 8."""
-    settings = parse(DIFFUSION, f"--eval --resume_dir {chain / 'diff'} --no_wandb".split())
-    parts = make_parts(open_job(settings, "test", "test"))
-    fill_from_run(parts.model, chain / "diff")
-    return make_evaluator(open_job(settings, "test", "test"), parts).generator
+    return TextDiffusionPipeline.from_run(chain / "diff", device="cpu").generator
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam", "nucleus"])

@@ -13,10 +13,11 @@ import torch
 
 from pipelines.batch_plan import BatchPlan
 from pipelines.diffusion_step import DiffusionStep
-from pipelines.job import open_job
+from pipelines.job import load_corpus, open_job
+from pipelines.parts import make_parts
 from pipelines.programs import DIFFUSION
 from pipelines.tokens import tokenize_split
-from pipelines.train_diffusion import make_parts, make_source
+from pipelines.train_diffusion import make_source
 from utils.config import parse
 from utils.trackers import read_metrics
 
@@ -54,8 +55,9 @@ def test_accumulated_gradients_are_those_of_the_large_batch(programs, chain, tmp
     )
     settings = parse(DIFFUSION, argv.split())
     job = open_job(settings, "test", "test")
-    parts = make_parts(job)
-    data = tokenize_split(parts.corpus.train, parts.space.space.language_model, 40)
+    corpus = load_corpus(job)
+    parts = make_parts(settings, tmp_path, job.device, corpus.num_classes)
+    data = tokenize_split(corpus.train, parts.space.space.language_model, 40)
     source = make_source(job, parts, data, "train")
     gradients, totals = [], []
     for plan in (BatchPlan(7, 8), BatchPlan(7, 4, accumulate=2), BatchPlan(7, 2, accumulate=4)):

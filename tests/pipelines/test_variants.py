@@ -10,11 +10,8 @@ import pytest
 import torch
 
 from diffusion.options import CONTINUOUS, DISCRETE
-from pipelines.job import open_job
-from pipelines.programs import DIFFUSION
-from pipelines.train_diffusion import fill_from_run, make_evaluator, make_parts
+from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
-from utils.config import parse
 from utils.options import LR_SCHEDULES
 from utils.trackers import read_metrics
 
@@ -132,8 +129,6 @@ def test_latents_of_a_normalised_autoencoder_have_its_norm(normalised, sampler, 
 
 def _generator(folder: Path, flags: str):
     """The generator of a trained run, as --eval makes it."""
-    settings = parse(DIFFUSION, f"--eval --resume_dir {folder} --no_wandb {flags}".split())
-    job = open_job(settings, "test", "test")
-    parts = make_parts(job)
-    fill_from_run(parts.model, folder)
-    return make_evaluator(job, parts).generator
+    words = flags.split()
+    typed = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    return TextDiffusionPipeline.from_run(folder, device="cpu", **typed).generator

@@ -1,0 +1,82 @@
+"""A trained run as a Python object.
+
+from pipelines.text_diffusion import TextDiffusionPipeline
+
+pipeline = TextDiffusionPipeline.from_run("runs/quickstart/diffusion", sampling_timesteps=50)
+pipeline(8, seed=1, decoding="greedy")             # eight texts
+latents = pipeline.encode(["One text.", "Another."])  # and the way into the latent space and back
+pipeline.decode(latents)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from latent_models.decoding import strategies
+from pipelines.generate import TextGenerator
+from pipelines.parts import fill_from_run, make_generator, make_parts
+from pipelines.programs import DIFFUSION
+from utils import distributed
+from utils.config import parse
+from utils.errors import UserError
+from utils.records import Batch, Latents
+
+
+class TextDiffusionPipeline:
+    """Samples texts, and moves texts to latents and back, with the averaged weights of a run."""
+
+    def __init__(self, generator: TextGenerator, class_names: Sequence[str] = ()) -> None:
+        self.generator, self.class_names = generator, tuple(class_names)
+
+    @classmethod
+    def from_run(cls, folder: str | Path, *, device: str = "auto", **flags: Any) -> Self:
+        """Load a run folder. flags: those that an evaluation may set, such as sampler or sampling_timesteps.
+
+        The corpus is not needed. UserError where the folder is no run, or a flag is fixed by training.
+        """
+        typed = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *typed])
+        where, names = distributed.pick_device(device), settings.saved.get("class_names", ())
+        parts = make_parts(settings, Path(folder), where, len(names))
+        fill_from_run(parts.model, Path(folder))
+        autocast = distributed.autocast(where, settings.mixed_precision)
+        return cls(make_generator(settings, parts, where, autocast), names)
+
+    def __call__(
+        self, n: int = 8, *, seed: int = 42, decoding: str = "beam", class_id: int | str | None = None
+    ) -> list[str]:
+        """n texts, the same for the same seed. class_id: the class asked for, by number or name; None: no condition."""
+        (strategy,) = strategies(decoding)
+        labels = None
+        if class_id is not None:
+            c = self._class(class_id)
+            labels = lambda count, generator: torch.full((count,), c)  # noqa: E731
+        return self.generator.sample(n, seed, (strategy,), labels, quiet=True).texts[strategy]
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Latents:
+        """Clean, normalised latents (n, L, D) of texts."""
+        tokens = self._model.tokenize(list(texts), self.generator.max_length)
+        batch = Batch(tokens["input_ids"], tokens["attention_mask"].bool()).to(self.generator.device)
+        return self.generator.space.encode(batch)
+
+    def decode(self, latents: Latents, decoding: str = "greedy", seed: int = 42) -> list[str]:
+        """Texts of latents."""
+        (strategy,) = strategies(decoding)
+        return self.generator.decode(latents, strategy, seed)
+
+    @property
+    def _model(self) -> Any:
+        return self.generator.space.space.language_model
+
+    def _class(self, wanted: int | str) -> int:
+        if isinstance(wanted, str) and wanted in self.class_names:
+            return self.class_names.index(wanted)
+        if isinstance(wanted, int) and 0 <= wanted < len(self.class_names):
+            return wanted
+        known = ", ".join(f"{i} ({name})" for i, name in enumerate(self.class_names))
+        raise UserError(f"class {wanted!r} is not one of this run's: {known or 'it was trained without classes'}")
