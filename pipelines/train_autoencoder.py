@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from evaluation import report
+from evaluation import report, scorers
 from evaluation.protocols import evaluate_reconstruction
 from latent_models.compressed import CompressedSpace
 from latent_models.decoding import strategies
@@ -104,6 +104,8 @@ class Validation:
         self.strategies = list(strategies(job.settings.decoding))
         self.rows = torch.arange(min(job.settings.eval_texts, len(held_out)))
         self.texts = [held_out.split.texts[row] for row in self.rows.tolist()]
+        source = job.settings.scorer  # perplexity only by a scorer that was asked for: one is not trained for this
+        self.scorer = scorers.load(source, device=job.device) if source else None
         self.results: dict[str, Any] = {}
         self.written: dict[str, list[str]] = {}
 
@@ -132,7 +134,7 @@ class Validation:
                 job.quiet,
             )
             self.written[f"{title}/{strategy}"] = written
-            found |= evaluate_reconstruction(written, self.texts, prefix=f"{title}/{strategy}/")
+            found |= evaluate_reconstruction(written, self.texts, self.scorer, prefix=f"{title}/{strategy}/")
         self.space.train(was_training)
         return found
 
