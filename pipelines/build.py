@@ -154,6 +154,8 @@ def load_space(settings: Settings, run: Path, device: torch.device) -> LatentSpa
         return states.to(device).requires_grad_(False).eval()
     folder = autoencoder_folder(settings, run)
     space, saved = load_autoencoder(folder, device, typed)
+    if settings.sources["max_seq_len"] == "default":
+        settings.set("max_seq_len", saved["max_seq_len"])
     if settings.max_seq_len > saved["max_seq_len"]:
         if "max_seq_len" in settings.typed:
             raise UserError(

@@ -16,7 +16,7 @@ from model.options import DenoiserOptions
 from pipelines.options import AutoencoderIntervals, DiffusionIntervals, PretrainingIntervals
 from utils.config import MODES, Program, Settings
 from utils.errors import UserError
-from utils.options import LoopOptions, OptimizerOptions, RunOptions
+from utils.options import AverageOptions, LoopOptions, OptimizerOptions, RunOptions
 
 AUTOENCODER_REFERENCE = frozenset(
     [
@@ -221,7 +221,6 @@ PRETRAIN = Program(
         num_train_steps=2000,
         train_batch_size=64,
         save_dir="saved_language_models",
-        ema_decay=0.0,
     ),
     reference_flags=frozenset(),
     free_at_resume=ANYWHERE,
@@ -270,6 +269,7 @@ DIFFUSION = Program(
         "diffusion process": ProcessOptions,
         "sampling": SamplingOptions,
         "optimisation": OptimizerOptions,
+        "averaged weights": AverageOptions,
         "training": LoopOptions,
         "intervals": DiffusionIntervals,
         "evaluation": EvaluationOptions,

@@ -33,6 +33,10 @@ class OptimizerOptions:
     clip_grad_norm: float = field(
         default=1.0, metadata=dict(help="largest gradient norm; 0 switches clipping off", at_least=0)
     )
+
+
+@dataclass
+class AverageOptions:
     ema_decay: float = field(
         default=0.9999, metadata=dict(help="cap of the decay of averaged weights", at_least=0, at_most=1)
     )

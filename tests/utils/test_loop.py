@@ -22,7 +22,7 @@ from utils.seeding import Draws
 from utils.trackers import read_metrics
 
 BATCH = 8
-OPTIMISER = OptimizerOptions(learning_rate=1e-2, lr_warmup_steps=3, ema_decay=0.9)
+OPTIMISER = OptimizerOptions(learning_rate=1e-2, lr_warmup_steps=3)
 
 
 class Net(nn.Module):
@@ -38,7 +38,7 @@ def make_state(dropout: float = 0.1, options: OptimizerOptions = OPTIMISER, step
     torch.manual_seed(0)
     net = Net(dropout)
     optimizer = make_optimizer(net, options)
-    return State(net, optimizer, make_lr_schedule(optimizer, options, steps), EMA(net, options.ema_decay), seed=seed)
+    return State(net, optimizer, make_lr_schedule(optimizer, options, steps), EMA(net, 0.9), seed=seed)
 
 
 def make_step(state: State, micros: int, batch: int = BATCH):
