@@ -52,8 +52,8 @@ SIZES = {
         " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
         broad="--num_train_steps 700 --train_batch_size 48 --learning_rate 1.5e-3 --lr_warmup_steps 50"
         " --lr_schedule cosine --eval_every 350 --eval_texts 100" + AE,
-        narrow="--num_train_steps 250 --train_batch_size 48 --learning_rate 5e-4 --lr_warmup_steps 20"
-        " --lr_schedule cosine --eval_every 250 --eval_texts 200" + AE,
+        narrow="--num_train_steps 1000 --train_batch_size 24 --learning_rate 1.5e-3 --lr_warmup_steps 50"
+        " --lr_schedule cosine --eval_every 500 --eval_texts 200" + AE,
         diffusion="--tx_dim 192 --tx_depth 5 --num_train_steps 1000 --train_batch_size 32 --learning_rate 2e-3"
         " --lr_warmup_steps 100 --save_and_sample_every 500 --eval_batch_size 50",
         shares=(0.3, 0.25, 0.1, 0.35),

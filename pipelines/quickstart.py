@@ -39,9 +39,9 @@ STAGES = (
     Stage(
         "diffusion", DIFFUSION, "the denoiser on cached latents", "metrics.json",
         CORPUS + " --enc_dec_model {root}/lm --latent_model_path {root}/autoencoder --objective pred_v --self_condition"
-        " --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 1200 --train_batch_size 128"
-        " --learning_rate 1e-3 --lr_warmup_steps 100 --save_and_sample_every 600 --save_every 200 --num_samples 16"
-        " --sampling_timesteps 50 --decoding greedy --log_every 20",
+        " --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 2400 --train_batch_size 64"
+        " --learning_rate 2e-3 --lr_warmup_steps 100 --save_and_sample_every 1200 --save_every 300 --num_samples 16"
+        " --sampling_timesteps 50 --decoding greedy --log_every 50",
     ),
 )  # fmt: skip
 EVALUATION = (
