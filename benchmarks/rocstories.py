@@ -53,8 +53,8 @@ SIZES = {
         " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
         autoencoder="--num_train_steps 700 --train_batch_size 24 --learning_rate 1.5e-3 --lr_warmup_steps 50"
         " --lr_schedule cosine --eval_every 350 --eval_texts 200" + AE,
-        diffusion="--tx_dim 192 --tx_depth 5 --num_train_steps 1000 --train_batch_size 32 --learning_rate 2e-3"
-        " --lr_warmup_steps 100 --save_and_sample_every 500 --eval_batch_size 50",
+        diffusion="--tx_dim 192 --tx_depth 5 --num_train_steps 600 --train_batch_size 32 --learning_rate 2e-3"
+        " --lr_warmup_steps 100 --save_and_sample_every 300 --eval_batch_size 50",
         shares=(0.4, 0.2, 0.4),
         steps=30,
         samples=250,
