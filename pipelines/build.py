@@ -22,9 +22,10 @@ from model.denoiser import make_denoiser
 from model.options import DenoiserOptions
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
-from utils.config import Settings, read_args
 from utils.errors import UserError
+from utils.flag_files import read_args
 from utils.runs import resolve, write_json
+from utils.settings import Settings
 
 AUTOENCODER_COPY = "autoencoder"  # a diffusion run keeps the autoencoder that it was trained with under this name
 

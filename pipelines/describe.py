@@ -11,7 +11,7 @@ from torch import nn
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
-from utils.config import Settings
+from utils.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.job import Job

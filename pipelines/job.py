@@ -16,12 +16,16 @@ from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
 from pipelines.batch_plan import BatchPlan
 from utils import checkpoints, distributed
-from utils.config import Settings, write_args
 from utils.distributed import Ranks
 from utils.errors import UserError
-from utils.loop import EXIT_CODES, Hook, Log, State, StepFn, train
+from utils.flag_files import write_args
+from utils.hooks import Hook, Log
+from utils.loop import StepFn, train
 from utils.options import LoopOptions
 from utils.runs import new_run_folder
+from utils.settings import Settings
+from utils.state import State
+from utils.stop import EXIT_CODES
 from utils.trackers import make_trackers
 
 EVALUATIONS = ("eval", "eval_test", "gen_data")  # flags that use a trained run

@@ -17,9 +17,9 @@ from pipelines.build import DiffusionModel, fill, load_space
 from pipelines.generate import TextGenerator
 from pipelines.process import Process, make_process
 from utils import checkpoints
-from utils.config import Settings
 from utils.errors import UserError
 from utils.seeding import derive
+from utils.settings import Settings
 
 
 @dataclass

@@ -20,13 +20,15 @@ from pipelines.pretraining_step import PretrainingStep
 from pipelines.reconstruct import reconstruct, through_states
 from pipelines.tokens import TokenSplit, tokenize_split
 from utils import checkpoints
-from utils.config import Settings
 from utils.distributed import wrap
 from utils.errors import UserError
-from utils.loop import EXIT_CODES, Every, Report, State
+from utils.hooks import Every, Report
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
 from utils.seeding import derive
+from utils.settings import Settings
+from utils.state import State
+from utils.stop import EXIT_CODES
 
 STRATEGY = "greedy"  # copying leaves nothing to search for
 

@@ -14,9 +14,9 @@ from evaluation.options import EvaluationOptions
 from latent_models.options import AutoencoderOptions, LanguageModelOptions, LatentOptions, PretrainingOptions
 from model.options import DenoiserOptions
 from pipelines.options import AutoencoderIntervals, DiffusionIntervals, PretrainingIntervals
-from utils.config import MODES, Program, Settings
 from utils.errors import UserError
 from utils.options import AverageOptions, LoopOptions, OptimizerOptions, RunOptions
+from utils.settings import MODES, Program, Settings
 
 AUTOENCODER_REFERENCE = frozenset(
     [
@@ -113,7 +113,7 @@ DIFFUSION_REFERENCE = frozenset(
     ]
 )
 
-# What may differ from args.json when a run folder is used again, beside what belongs to one invocation (utils.config).
+# What may differ from args.json when a run folder is used again, beside INVOCATION of utils.settings.
 ANYWHERE = frozenset({"data_dir", "train_file", "valid_file", "test_file", "log_every"})
 SAMPLING = (
     ANYWHERE

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from utils.config import Program, parse
+from utils.config import parse
 from utils.runs import write_json
+from utils.settings import Program
 
 
 @dataclass(frozen=True)

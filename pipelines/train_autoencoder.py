@@ -22,12 +22,14 @@ from pipelines.job import EVALUATION, Job, fit, load_corpus, open_job, record_ar
 from pipelines.reconstruct import Decode, reconstruct, through_latents, through_states
 from pipelines.tokens import TokenSplit, tokenize_split
 from utils import checkpoints
-from utils.config import Settings
 from utils.distributed import wrap
-from utils.loop import EXIT_CODES, Every, Report, State
+from utils.hooks import Every, Report
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
 from utils.seeding import derive
+from utils.settings import Settings
+from utils.state import State
+from utils.stop import EXIT_CODES
 
 
 def run(settings: Settings) -> int:

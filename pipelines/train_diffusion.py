@@ -27,13 +27,15 @@ from pipelines.parts import Parts, fill_from_run, make_generator, make_parts
 from pipelines.process import make_process
 from pipelines.tokens import TokenSplit, tokenize_split
 from utils import checkpoints
-from utils.config import Settings
 from utils.distributed import wrap
 from utils.ema import EMA
 from utils.errors import UserError
-from utils.loop import EXIT_CODES, Every, Hook, Report, State
+from utils.hooks import Every, Hook, Report
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
+from utils.settings import Settings
+from utils.state import State
+from utils.stop import EXIT_CODES
 
 
 def run(settings: Settings) -> int:

@@ -48,7 +48,8 @@ def model(tmp_path_factory) -> Path:
 def record(program: str, argv: list[str], folder: Path) -> Path:
     """A run folder as a training leaves it, as far as a dry run looks."""
     from pipelines import programs
-    from utils.config import parse, write_args
+    from utils.config import parse
+    from utils.flag_files import write_args
 
     write_args(parse(getattr(programs, program), argv), folder)
     return folder

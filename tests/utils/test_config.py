@@ -10,9 +10,12 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from utils.config import Program, help_text, parse, write_args
+from utils.config import parse
 from utils.errors import UserError
+from utils.flag_files import write_args
+from utils.help_text import help_text
 from utils.options import LoopOptions, OptimizerOptions, RunOptions
+from utils.settings import Program
 
 
 @dataclass

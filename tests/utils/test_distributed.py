@@ -48,10 +48,12 @@ import torch
 from torch import nn
 from utils.distributed import finish, gather_objects, init, wrap
 from utils.ema import EMA
-from utils.loop import Log, State, train
+from utils.hooks import Log
+from utils.loop import train
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LoopOptions, OptimizerOptions
 from utils.seeding import Draws
+from utils.state import State
 
 torch.set_num_threads(1)
 ranks, total, micros = init("cpu"), 8, 2

@@ -15,10 +15,14 @@ from utils import checkpoints
 from utils.distributed import autocast
 from utils.ema import EMA
 from utils.errors import UserError
-from utils.loop import EXIT_CODES, Every, Log, State, evaluating, load_weights, train, train_mode
+from utils.hooks import Every, Log
+from utils.loop import train
+from utils.modes import evaluating, train_mode
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LR_SCHEDULES, LoopOptions, OptimizerOptions
 from utils.seeding import Draws
+from utils.state import State, load_weights
+from utils.stop import EXIT_CODES
 from utils.trackers import read_metrics
 
 BATCH = 8

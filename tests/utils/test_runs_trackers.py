@@ -9,11 +9,12 @@ import time
 import pytest
 
 from utils import progress
-from utils.config import Program, parse
+from utils.config import parse
 from utils.errors import UserError
 from utils.options import RunOptions
 from utils.progress import Progress, duration
 from utils.runs import git_commit, new_run_folder, package_versions, resolve, write_json, write_text
+from utils.settings import Program
 from utils.trackers import MetricsFile, flatten, has_wandb_key, make_trackers, read_metrics, wants_wandb
 
 PROGRAM = Program("p", "d", {"run": RunOptions})
