@@ -57,7 +57,7 @@ SIZES = {
         " --lr_warmup_steps 100 --save_and_sample_every 300 --eval_batch_size 50",
         shares=(0.4, 0.2, 0.4),
         steps=30,
-        samples=250,
+        samples=100,
     ),
     "gpu": Size(
         lm="--vocab_size 4000 --d_model 512 --layers 4 --heads 8 --num_train_steps 6000 --train_batch_size 128"

@@ -18,6 +18,7 @@ from diffusion.denoisers import make_denoise, projected
 from latent_models.decoding import DECODING
 from latent_models.normalisation import Normalised
 from pipelines.process import Process
+from utils.modes import evaluating
 from utils.progress import Progress
 from utils.records import Condition, Latents
 from utils.seeding import derive, generator
@@ -96,12 +97,11 @@ class TextGenerator:
         Empty texts are counted, and replaced by texts of further blocks, up to twice the blocks that n needs; what is
         still missing then stays empty.
         """
-        was_training = self.denoiser.training
-        self.denoiser.eval()
         blocks = math.ceil(n / self.block)
         found: dict[str, list[str]] = {strategy: [] for strategy in strategies}
         empty = dict.fromkeys(strategies, 0)
-        with Progress("sample", blocks * self.block, unit="text", quiet=quiet) as bar:
+        bar = Progress("sample", blocks * self.block, unit="text", quiet=quiet)
+        with bar, evaluating(self.denoiser):
             for b in range(2 * blocks):
                 lacking = [strategy for strategy in strategies if len(found[strategy]) < n]
                 if not lacking:
@@ -113,5 +113,4 @@ class TextGenerator:
                             empty[strategy] += not text
                             found[strategy] += [text] if text else []
                 bar.at(min(bar.total, bar.done + self.block))
-        self.denoiser.train(was_training)
         return Sampled({strategy: (texts + [""] * n)[:n] for strategy, texts in found.items()}, empty)

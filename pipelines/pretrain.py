@@ -23,6 +23,7 @@ from utils import checkpoints
 from utils.distributed import wrap
 from utils.errors import UserError
 from utils.hooks import Every, Report
+from utils.modes import evaluating
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
 from utils.seeding import derive
@@ -121,22 +122,10 @@ def _tokenizer(folder: Path):
         raise UserError(f"{folder} holds no tokenizer: it is not a run of stage 0 that can be resumed") from error
 
 
-@torch.no_grad()
 def _copying(job: Job, model: LanguageModel, held_out: TokenSplit, options: PretrainingOptions) -> dict:
     """How exactly the model writes out held-out texts that it sees whole."""
-    was_training = model.training
-    model.eval()
     rows = torch.arange(min(job.settings.eval_texts, len(held_out)))
-    written = reconstruct(
-        through_states(model, options.max_seq_len),
-        held_out,
-        rows,
-        128,
-        STRATEGY,
-        job.device,
-        job.autocast,
-        "copy",
-        quiet=True,
-    )
-    model.train(was_training)
+    decode = through_states(model, options.max_seq_len)
+    with evaluating(model):
+        written = reconstruct(decode, held_out, rows, 128, STRATEGY, job.device, job.autocast, "copy", quiet=True)
     return evaluate_reconstruction(written, [held_out.split.texts[row] for row in rows.tolist()])

@@ -24,6 +24,7 @@ from pipelines.tokens import TokenSplit, tokenize_split
 from utils import checkpoints
 from utils.distributed import wrap
 from utils.hooks import Every, Report
+from utils.modes import evaluating
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
 from utils.seeding import derive
@@ -117,27 +118,18 @@ class Validation:
     def of_language_model(self) -> dict[str, Any]:
         return self._score("bart", through_states(self.space.language_model, self.job.settings.max_seq_len))
 
-    @torch.no_grad()
     def _score(self, title: str, decode: Decode) -> dict[str, Any]:
         """title: also the first part of the keys, in the published names."""
-        job, was_training = self.job, self.space.training
-        self.space.eval()
+        job, size = self.job, self.job.settings.eval_batch_size
         found: dict[str, Any] = {}
         for strategy in self.strategies:
-            written = reconstruct(
-                decode,
-                self.held_out,
-                self.rows,
-                job.settings.eval_batch_size,
-                strategy,
-                job.device,
-                job.autocast,
-                f"reconstruct ({title}, {strategy})",
-                job.quiet,
-            )
+            name = f"reconstruct ({title}, {strategy})"
+            with evaluating(self.space):
+                written = reconstruct(
+                    decode, self.held_out, self.rows, size, strategy, job.device, job.autocast, name, job.quiet
+                )
             self.written[f"{title}/{strategy}"] = written
             found |= evaluate_reconstruction(written, self.texts, self.scorer, prefix=f"{title}/{strategy}/")
-        self.space.train(was_training)
         return found
 
     def record(self, result: Mapping[str, Any], step: int) -> None:

@@ -31,6 +31,7 @@ from utils.distributed import wrap
 from utils.ema import EMA
 from utils.errors import UserError
 from utils.hooks import Every, Hook, Report
+from utils.modes import evaluating
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
 from utils.settings import Settings
@@ -176,15 +177,12 @@ def measure_latents(job: Job, model: DiffusionModel, training: LatentSource) -> 
         statistics.scale.copy_(scale)
 
 
-@torch.no_grad()
 def validation_losses(job: Job, model: DiffusionModel, ema: EMA, step: DiffusionStep) -> dict[str, float]:
     """Loss of one validation batch over the whole range of times, by the weights and by their average."""
-    model.eval()
-    with job.autocast():
+    with evaluating(model), job.autocast():
         losses = {"val_loss": step(step.num_steps, 0)[0].mean()}
         with ema.applied():
             losses["val_ema_loss"] = step(step.num_steps, 0)[0].mean()
-    model.train()
     return {name: float(loss) for name, loss in losses.items()}
 
 

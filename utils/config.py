@@ -153,6 +153,6 @@ def _resolve(program: Program, spelled: str) -> tuple[str, bool]:
 
 def _near_flag(spelled: str, known: Iterable[str]) -> str:
     spelled = spelled.replace("-", "_").lower()
-    known = list(known)
+    known = sorted(known)  # a set has another order in every process
     extended = [n for n in known if spelled and n.startswith(spelled)]
     return f" (did you mean --{extended[0]}?)" if extended else near(spelled, known).replace("mean ", "mean --")
