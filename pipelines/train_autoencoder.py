@@ -27,6 +27,7 @@ from utils.hooks import Every, Report
 from utils.modes import evaluating
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
+from utils.records import Batch
 from utils.seeding import derive
 from utils.settings import Settings
 from utils.state import State
@@ -86,9 +87,16 @@ def run(settings: Settings) -> int:
 
     if state.step == 0:
         validation.record(validation.of_language_model(), 0)
-    hooks = [Every(settings.eval_every, validate)]
-    hooks.append(Every(settings.save_every or settings.eval_every, lambda state, _: state.save(job.folder, **facts)))
     step = AutoencoderStep(state.wrapped, data, job.plan(), job.device)
+    lm_loss = validation.language_model_loss() if settings.lm_mode == "freeze" else {}
+
+    def losses(state: State, _: Report) -> None:
+        job.log.record({**validation.loss(), **lm_loss}, state.step)
+
+    total = job.plan().total
+    job.log.extra = lambda done: {"epoch": done * total / len(data), "samples": done * total}
+    hooks = [Every(settings.log_every, losses), Every(settings.eval_every, validate)]
+    hooks.append(Every(settings.save_every or settings.eval_every, lambda state, _: state.save(job.folder, **facts)))
     reason = fit(job, state, step, hooks, started, **facts)
     if EXIT_CODES[reason]:
         return EXIT_CODES[reason]
@@ -111,6 +119,21 @@ class Validation:
         self.scorer = scorers.load(source, device=job.device) if source else None
         self.results: dict[str, Any] = {}
         self.written: dict[str, list[str]] = {}
+
+    def loss(self) -> dict[str, float]:
+        """Cross-entropy of one held-out batch, in nats per token."""
+        with evaluating(self.space), self.job.autocast():
+            return {"val/loss": float(self.space(self._batch()).mean())}
+
+    def language_model_loss(self) -> dict[str, float]:
+        """The same of the plain language model, which while it is frozen needs to be known only once."""
+        model, batch = self.space.language_model, self._batch()
+        with evaluating(self.space), self.job.autocast():
+            ids, mask = batch.input_ids, batch.attention_mask
+            return {"val/lm_loss": float(model(ids, ids, mask).mean())}
+
+    def _batch(self) -> Batch:
+        return self.held_out.batch(self.rows[: self.job.settings.train_batch_size]).to(self.job.device)
 
     def of_latents(self) -> dict[str, Any]:
         return self._score("autoencoder", through_latents(self.space, self.job.settings.max_seq_len))

@@ -1,0 +1,26 @@
+"""What the programs log, under the names that the published code gave it."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.trackers import read_metrics
+
+NAMES = {
+    "ae": {"train/loss", "val/loss", "val/lm_loss", "grad_norm", "lr", "epoch", "samples", "bart/greedy/bleu"},
+    "diff": {"loss", "learning_rate", "grad_norm", "epoch", "samples", "T", "val_loss", "val_ema_loss"}
+    | {"loss_q1", "loss_q2", "loss_q3", "loss_q4"},
+}
+
+
+@pytest.mark.parametrize("run", NAMES)
+def test_published_names(chain, run):
+    lines = read_metrics(chain / run)
+    assert NAMES[run] <= set().union(*lines), NAMES[run] - set().union(*lines)
+    assert all("step" in line for line in lines)
+
+
+def test_the_quarters_of_the_noise_range_make_up_the_loss(chain):
+    logged = [line for line in read_metrics(chain / "diff") if "loss_q1" in line]
+    for line in logged:
+        assert sum(line[f"loss_q{q}"] for q in (1, 2, 3, 4)) / 4 == pytest.approx(line["loss"], rel=1e-4)
