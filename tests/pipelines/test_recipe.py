@@ -1,0 +1,35 @@
+"""Stages in a row: an interrupted one goes on where it was, a finished one is not done again, seconds add up."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pipelines.pretraining_step import PretrainingStep
+from pipelines.programs import PRETRAIN
+from pipelines.recipe import Clock, Stage, run_stage
+from utils import checkpoints
+
+
+def test_a_stage_goes_on_where_it_was(programs, tmp_path, stop_after, capsys):
+    flags = (
+        f"{programs.data} --device cpu --d_model 64 --layers 1 --max_seq_len 40 --num_train_steps 12 "
+        "--train_batch_size 4 --eval_every 100 --eval_texts 4 --log_every 1"
+    )
+    stage = Stage("lm", PRETRAIN, "a tiny BART", "validation.json", flags)
+    clock = Clock(tmp_path / "seconds.json")
+    run = partial(clock.time, stage.name, partial(run_stage, stage, tmp_path))
+
+    stop_after(PretrainingStep, 5)
+    assert run() == 143
+    assert checkpoints.load(tmp_path / "lm").step == 5
+    assert not (tmp_path / "lm/validation.json").exists()
+    first = clock.seconds["lm"]
+
+    assert run() == 0
+    assert "--resume_training" in capsys.readouterr().out
+    assert checkpoints.load(tmp_path / "lm").step == 12
+    assert (tmp_path / "lm/validation.json").exists()
+    assert Clock(tmp_path / "seconds.json").seconds["lm"] >= first
+
+    assert run() == 0
+    assert "done already" in capsys.readouterr().out
