@@ -102,7 +102,7 @@ def run(data: Path, root: Path, size: Size, max_seconds: float | None, device: s
             return code
     evaluation = (
         f"--eval_test --resume_dir {root}/diffusion --data_dir {data} --num_samples {size.samples} "
-        f"--sampling_timesteps {size.steps} --eval_batch_size 250 --device {device}"
+        f"--sampling_timesteps {size.steps} --eval_batch_size {min(size.samples, 250)} --device {device}"
     ).split()
     banner("evaluation", f"{size.samples} samples of each of five seeds against test stories", DIFFUSION, evaluation)
     code = clock.time("evaluation", lambda: run_program(DIFFUSION, evaluation))
