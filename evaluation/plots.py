@@ -14,6 +14,9 @@ from utils.errors import UserError
 Curves = Mapping[str, Sequence[tuple[float, float]]]  # key -> (step, value)
 
 
+COUNTERS = ("epoch", "samples", "seconds")  # straight lines over the steps
+
+
 def read_curves(path: Path | str) -> dict[str, list[tuple[float, float]]]:
     """Every number of a metrics.jsonl over its "step". A last line cut short by a kill is passed over, no other."""
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -44,7 +47,7 @@ def plot(curves: Curves, folder: Path | str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     groups: dict[str, dict[str, Sequence[tuple[float, float]]]] = defaultdict(dict)
     for key, points in curves.items():
-        if len(points) > 1:
+        if len(points) > 1 and key not in COUNTERS:
             groups["loss" if "loss" in key else key][key] = points
     written = []
     for name, group in groups.items():
