@@ -25,7 +25,6 @@ from utils.options import LoopOptions
 from utils.runs import new_run_folder
 from utils.settings import Settings
 from utils.state import State
-from utils.stop import EXIT_CODES
 from utils.trackers import make_trackers
 
 EVALUATIONS = ("eval", "eval_test", "gen_data")  # flags that use a trained run
@@ -171,7 +170,3 @@ def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: fl
             f"Continue with --resume_training --resume_dir {job.folder}"
         )
     return reason
-
-
-def stopped_by_signal(reason: str) -> bool:
-    return EXIT_CODES[reason] != 0

@@ -104,9 +104,8 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
         measure_latents(job, model, training)
         if settings.init_path:
             fill(model, checkpoints.load(settings.init_path))
-        state.ema = EMA(
-            model, settings.ema_decay, settings.ema_update_every
-        )  # of the weights and statistics as they are now
+        # made anew, of the weights and statistics as they are now
+        state.ema = EMA(model, settings.ema_decay, settings.ema_update_every)
 
     network = wrap(model.denoiser, job.ranks)
     state.wrapped = network
