@@ -28,5 +28,9 @@ class EvaluationOptions:
         ),
     )
     seq2seq_candidates: int = field(
-        default=5, metadata=dict(help="candidates per source for minimum-Bayes-risk decoding", unit="candidates")
+        default=5,
+        metadata=dict(
+            help="no effect until source texts can condition (not built yet): candidates per source for minimum-Bayes-risk decoding",
+            unit="candidates",
+        ),
     )
