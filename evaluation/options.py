@@ -30,7 +30,7 @@ class EvaluationOptions:
     seq2seq_candidates: int = field(
         default=5,
         metadata=dict(
-            help="no effect until source texts can condition (not built yet): candidates per source for minimum-Bayes-risk decoding",
+            help="candidates per source for MBR decoding; no effect until source texts can condition",
             unit="candidates",
         ),
     )
