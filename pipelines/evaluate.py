@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from evaluation.options import EvaluationOptions
 from evaluation.protocols import evaluate_texts, of_seed, over_seeds, reference_metrics
 from evaluation.scorers import Scorer
 from latent_models.decoding import strategies
-from pipelines.generate import Labels, Sampled, TextGenerator
+from pipelines.generate import Conditions, Sampled, TextGenerator, of_labels
 from pipelines.job import Job
 from utils.errors import UserError
 from utils.runs import write_json, write_text
@@ -110,11 +110,15 @@ class Evaluator:
         return 0
 
     def judge(
-        self, seed: int, references: Mapping[str, Sequence[str]], labels: Labels | None, condition: int | None = None
+        self,
+        seed: int,
+        references: Mapping[str, Sequence[str]],
+        conditions: Conditions | None,
+        condition: int | None = None,
     ) -> tuple[dict[str, Any], Sampled]:
         """Metrics of fresh samples of one seed, by decoding strategy, and the samples."""
         n = min(self.options.num_samples, *(len(texts) for texts in references.values()))
-        sampled = self.generator.sample(n, seed, self.strategies, labels, quiet=self.job.quiet)
+        sampled = self.generator.sample(n, seed, self.strategies, conditions, quiet=self.job.quiet)
         result: dict[str, Any] = {}
         for strategy, texts in sampled.texts.items():
             like = {name: texts_[:n] for name, texts_ in references.items()}
@@ -178,13 +182,13 @@ class Evaluator:
                     )
         return found
 
-    def _prior(self) -> Labels | None:
+    def _prior(self) -> Conditions | None:
         """Without a class asked for: the null class, or, where the network never learned it, labels as in training."""
         settings = self.job.settings
         if not settings.class_conditional or settings.class_unconditional_prob > 0:
             return None
         labels = torch.tensor(self.corpus.train.labels)
-        return lambda n, generator: labels[torch.randint(len(labels), (n,), generator=generator)]
+        return of_labels(lambda n, generator: labels[torch.randint(len(labels), (n,), generator=generator)])
 
     def _write_samples(self, split: str, seed: int, cond: str, sampled: Sampled) -> None:
         folder = self.job.folder / "evaluation"
@@ -218,8 +222,8 @@ class Evaluator:
         return 0
 
 
-def _one_class(c: int) -> Callable[[int, torch.Generator], torch.Tensor]:
-    return lambda n, generator: torch.full((n,), c)
+def _one_class(c: int) -> Conditions | None:
+    return of_labels(lambda n, generator: torch.full((n,), c))
 
 
 def _lines(texts: Sequence[str]) -> str:

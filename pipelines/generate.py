@@ -24,6 +24,16 @@ from utils.records import Condition, Latents
 from utils.seeding import derive, generator
 
 Labels = Callable[[int, torch.Generator], Tensor]  # (n, generator) -> class ids (n,)
+Conditions = Callable[[int, int, torch.Generator], Condition | None]
+"""(block, n, generator) -> what its n texts are told. generator: of the block, after its mask and its noise were drawn.
+Fewer rows than n make a block that short; its texts are the same as in a whole one."""
+
+
+def of_labels(labels: Labels | None) -> Conditions | None:
+    """Conditions of class ids alone."""
+    if labels is None:
+        return None
+    return lambda block, n, generator: Condition.of(class_id=labels(n, generator))
 
 
 @dataclass
@@ -54,14 +64,17 @@ class TextGenerator:
         self.steps, self.block, self.device, self.autocast, self.max_length = steps, block, device, autocast, max_length
 
     @torch.no_grad()
-    def latents(self, seed: int, b: int, labels: Labels | None = None) -> Latents:
-        """Block b of a seed: clean latents (block, L, D), on the device."""
-        space, process, n = self.space, self.process, self.block
+    def latents(self, seed: int, b: int, conditions: Conditions | None = None, rows: int | None = None) -> Latents:
+        """Block b of a seed: clean latents (n, L, D), on the device. rows: n of a whole block; unset: self.block."""
+        space, process, n = self.space, self.process, rows or self.block
         draws = generator(seed, "block", b)
-        mask = space.sample_mask(n, draws).to(self.device)
+        mask = space.sample_mask(n, draws)
+        z = torch.randn(n, space.length, space.dim, generator=draws)
+        condition = None if conditions is None else conditions(b, n, draws)
+        some = n if condition is None else len(condition)
+        condition = None if condition is None else condition.to(self.device)
+        mask, z = mask[:some].to(self.device), z[:some].to(self.device)
         visible = mask if space.masked else None  # None says the same of an all-True mask, and is faster
-        z = torch.randn(n, space.length, space.dim, generator=draws).to(self.device)
-        condition = None if labels is None else Condition.of(class_id=labels(n, draws).to(self.device))
 
         def network(z_t: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:
             with self.autocast():
@@ -69,7 +82,7 @@ class TextGenerator:
 
         def noise(step: int, like: Tensor) -> Tensor:
             own = generator(seed, "block", b, "noise", step)
-            return torch.randn(like.shape, generator=own).to(like)
+            return torch.randn(n, *like.shape[1:], generator=own)[: len(like)].to(like)
 
         schedule = process.sampling_schedule
         denoise = make_denoise(network, process.options.objective, schedule, process.time_input)
@@ -88,7 +101,7 @@ class TextGenerator:
         n: int,
         seed: int,
         strategies: Sequence[str] = ("beam",),
-        labels: Labels | None = None,
+        conditions: Conditions | None = None,
         *,
         quiet: bool = False,
     ) -> Sampled:
@@ -106,7 +119,7 @@ class TextGenerator:
                 lacking = [strategy for strategy in strategies if len(found[strategy]) < n]
                 if not lacking:
                     break
-                latents = self.latents(seed, b, labels)
+                latents = self.latents(seed, b, conditions)
                 for strategy in lacking:
                     for text in self.decode(latents, strategy, derive(seed, "block", b)):
                         if len(found[strategy]) < n:  # a text beyond n was never asked for, empty or not

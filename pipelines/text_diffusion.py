@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 
 from latent_models.decoding import strategies
-from pipelines.generate import TextGenerator
+from pipelines.generate import TextGenerator, of_labels
 from pipelines.parts import fill_from_run, make_generator, make_parts
 from pipelines.programs import DIFFUSION
 from utils import distributed
@@ -55,7 +55,7 @@ class TextDiffusionPipeline:
         if class_id is not None:
             c = self._class(class_id)
             labels = lambda count, generator: torch.full((count,), c)  # noqa: E731
-        return self.generator.sample(n, seed, (strategy,), labels, quiet=True).texts[strategy]
+        return self.generator.sample(n, seed, (strategy,), of_labels(labels), quiet=True).texts[strategy]
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Latents:
