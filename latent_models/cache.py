@@ -6,11 +6,7 @@ and tokenizer, texts, split, length and dtype. Another key is another folder, so
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,9 +15,13 @@ import torch
 from torch import Tensor
 
 from latent_models.spaces import LatentSpace
-from utils.errors import UserError, fold
+from utils import array_cache
+from utils.array_cache import ArrayCache, Layout
+from utils.errors import UserError
 from utils.records import Batch, Latents
-from utils.runs import write_json
+
+Batches = Callable[[Tensor], Iterable[tuple[Tensor, Batch]]]
+"""rows (m,) -> pieces (rows (k,), Batch) in any order, so that texts can be grouped by length; each row once."""
 
 
 def cache_key(space: LatentSpace, texts: Sequence[str], split: str, max_seq_len: int, dtype: str = "float32") -> str:
@@ -34,131 +34,69 @@ def cache_key(space: LatentSpace, texts: Sequence[str], split: str, max_seq_len:
     return digest.hexdigest()[:24]
 
 
+def layouts_of(space: LatentSpace, dtype: str = "float32") -> dict[str, Layout]:
+    """What a cache of a space's latents holds: x0 (n, L, D) and, where lengths differ, mask (n, L)."""
+    x0 = {"x0": Layout((space.length, space.dim), dtype)}
+    return x0 | ({"mask": Layout((space.length,), "bool")} if space.masked else {})
+
+
 class LatentCache:
-    """Latents on disk: x0 (n, L, D) and, where lengths differ, mask (n, L). `cache[rows]` reads only those rows.
+    """Latents on disk. `cache[rows]` reads only those rows."""
 
-    Errors: UserError where the folder is damaged.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            self.facts = facts = json.loads((folder / "cache.json").read_text())
-            shape = (facts["rows"], facts["length"], facts["dim"])
-            self.x0 = _open(folder / "x0.npy", shape, facts["dtype"])
-            self.mask = _open(folder / "mask.npy", shape[:2], "bool") if facts["masked"] else None
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder} is not a whole latent cache ({fold(error)}): delete it, and it is made anew"
-            ) from error
-        self.folder = folder
+    def __init__(self, arrays: ArrayCache) -> None:
+        self.arrays, self.folder = arrays, arrays.folder
 
     def __len__(self) -> int:
-        return len(self.x0)
+        return len(self.arrays)
 
     def __getitem__(self, rows: Tensor) -> Latents:
         """Latents of rows (n,), float32, on the CPU."""
         index = rows.cpu().numpy()
-        x0 = torch.from_numpy(self.x0[index].astype(np.float32, copy=False))
-        if self.mask is None:
+        x0 = torch.from_numpy(self.arrays.rows("x0", index).astype(np.float32, copy=False))
+        if "mask" not in self.arrays.layouts:
             return Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool))
-        return Latents(x0, torch.from_numpy(self.mask[index]))
-
-
-def _open(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """A memory-mapped array. ValueError where it is not what cache.json says."""
-    array = np.load(path, mmap_mode="r")
-    if array.shape != shape or array.dtype != np.dtype(dtype):
-        raise ValueError(f"{path.name} holds {array.dtype} {list(array.shape)} instead of {dtype} {list(shape)}")
-    return array
+        return Latents(x0, torch.from_numpy(self.arrays.rows("mask", index)))
 
 
 def open_or_build(
     folder: Path,
     key: str,
     rows: int,
-    batches: Iterable[tuple[Tensor, Batch]],
+    batches: Batches,
     space: LatentSpace,
     dtype: str = "float32",
+    *,
+    rank: int = 0,
+    world: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> LatentCache:
     """The cache of `key` below `folder`, encoded now unless it is there.
 
-    batches: (rows (n,), Batch) in any order, so that texts can be grouped by length; each of `rows` exactly once. Not
-    touched where the cache is there.
-    progress: called with the number of texts that were just encoded.
-    Written beside its place and renamed, so that a run killed here leaves nothing half made. Processes that ask for the
-    same cache at once (ranks of one run) wait for the first of them, which builds it.
+    batches: not touched where the cache is there. rank, world, progress: as in utils/array_cache, of which this is the
+    case that a latent space encodes.
     """
-    place = folder / key
-    if not _whole(place):
-        with _alone(folder / f"{key}.partial") as partial:
-            if not _whole(place):  # another process may have built it meanwhile
-                _build(partial, key, rows, batches, space, dtype, progress)
-                shutil.rmtree(place, ignore_errors=True)
-                os.replace(partial, place)
-    return LatentCache(place)
 
-
-def _whole(place: Path) -> bool:
-    return (place / "cache.json").is_file()  # written last
-
-
-@contextmanager
-def _alone(partial: Path) -> Iterator[Path]:
-    """A folder to build in, held by one process at a time; the hold ends with the process, however that ends."""
-    partial.mkdir(parents=True, exist_ok=True)
-    handle = None
-    with suppress(ImportError, OSError):  # not every system, nor every file system, has such locks
-        import fcntl
-
-        handle = os.open(partial, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)  # who held it before has renamed it
-        yield partial
-    finally:
-        if handle is not None:
-            os.close(handle)
-        with suppress(OSError):
-            partial.rmdir()  # only where it is empty
-
-
-def _build(
-    partial: Path,
-    key: str,
-    rows: int,
-    batches: Iterable[tuple[Tensor, Batch]],
-    space: LatentSpace,
-    dtype: str,
-    progress: Callable[[int], None] | None,
-) -> None:
-    """Encode every batch into arrays in `partial`; cache.json, which makes a folder a cache, comes last."""
-    x0 = np.lib.format.open_memmap(partial / "x0.npy", mode="w+", dtype=dtype, shape=(rows, space.length, space.dim))
-    mask = np.lib.format.open_memmap(partial / "mask.npy", mode="w+", dtype=bool, shape=(rows, space.length))
-    seen = np.zeros(rows, dtype=int)
-    training = space.training
-    space.eval()
-    try:
-        with torch.no_grad():
-            for index, batch in batches:
-                latents = space.encode(batch)
-                x0[index.numpy()] = latents.x0.float().cpu().numpy()
-                mask[index.numpy()] = latents.mask.cpu().numpy()
-                seen[index.numpy()] += 1
-                if not np.isfinite(x0[index.numpy()]).all():
+    def encode(start: int, stop: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        training = space.training
+        space.eval()
+        try:
+            for index, batch in batches(torch.arange(start, stop)):
+                with torch.no_grad():
+                    latents = space.encode(batch)
+                x0 = latents.x0.float().cpu().numpy().astype(dtype)
+                if not np.isfinite(x0).all():
                     raise UserError(
                         f"encoding gives latents that {dtype} cannot hold (infinite or not a number): check the "
                         "weights of --enc_dec_model and of --latent_model_path"
                     )
-                if progress is not None:
-                    progress(len(index))
-    finally:
-        space.train(training)
-    assert (seen == 1).all(), "every row of a cache is encoded exactly once"
-    masked = not bool(mask.all())
-    x0.flush()
-    mask.flush()
-    if not masked:
-        (partial / "mask.npy").unlink()
-    facts = dict(key=key, rows=rows, length=space.length, dim=space.dim, dtype=dtype, masked=masked)
-    write_json(partial / "cache.json", facts)
+                yield index.numpy(), {"x0": x0, "mask": latents.mask.cpu().numpy()}
+        finally:
+            space.train(training)
+
+    no_room = "name a roomier place with --latent_cache_dir, or encode at every step with --no_latent_cache"
+    layouts = layouts_of(space, dtype)
+    return LatentCache(
+        array_cache.open_or_build(
+            folder, key, rows, layouts, encode, rank=rank, world=world, progress=progress, no_room=no_room
+        )
+    )

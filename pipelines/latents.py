@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from latent_models.cache import LatentCache, cache_key, open_or_build
+from latent_models.cache import LatentCache, cache_key, layouts_of, open_or_build
 from latent_models.normalisation import Normalised
 from pipelines.tokens import TokenSplit
+from utils.array_cache import in_words, size_of
+from utils.distributed import Ranks
 from utils.progress import Progress
-from utils.records import Condition, Latents
+from utils.records import Batch, Condition, Latents
 
 
 class LatentSource:
@@ -53,14 +56,23 @@ def latent_cache(
     folder: Path,
     split: str,
     batch_size: int,
-    device: torch.device,
-    quiet: bool = False,
+    ranks: Ranks,
 ) -> LatentCache:
-    """The cache of one split below folder, encoded now unless it is there."""
+    """The cache of one split below folder, encoded now unless it is there; the ranks share the work."""
     inner = space.space
     key = cache_key(inner, data.split.texts, split, data.table.max_length)
-    batches = ((rows, batch.to(device)) for rows, batch in data.by_length(batch_size))
-    with Progress(f"encode {split}", len(data), unit="text", quiet=quiet) as bar:
-        cache = open_or_build(folder, key, len(data), batches, inner, progress=bar.advance)
-        bar.at(len(data), f"latents in {cache.folder}")
+
+    def batches(rows: Tensor) -> Iterator[tuple[Tensor, Batch]]:
+        return ((part, batch.to(ranks.device)) for part, batch in data.by_length(batch_size, rows))
+
+    size = in_words(size_of(len(data), layouts_of(inner)))
+    with Progress(f"encode {split}", len(data), unit="text", quiet=not ranks.main) as bar:
+        if not (folder / key / "cache.json").is_file():
+            others = any(place.parent.name != key for place in folder.glob("*/cache.json"))
+            note = "; what else is there is of other weights, texts or lengths" if others else ""
+            bar.say(f"the latents of the {split} split are encoded once, {size} in {folder / key}{note}")
+        cache = open_or_build(
+            folder, key, len(data), batches, inner, rank=ranks.rank, world=ranks.world, progress=bar.at
+        )
+        bar.at(len(data), f"{size} of latents in {cache.folder}")
     return cache

@@ -154,11 +154,7 @@ def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentS
     cache = None
     if not options.no_latent_cache and not parts.space.trainable:
         folder = Path(options.latent_cache_dir or job.folder / "latent_cache")
-        if not job.ranks.main:
-            job.ranks.barrier()  # the main rank encodes, the others read what it wrote
-        cache = latent_cache(parts.space, data, folder, split, 256, job.device, job.quiet)
-        if job.ranks.main:
-            job.ranks.barrier()
+        cache = latent_cache(parts.space, data, folder, split, 256, job.ranks)
     return LatentSource(parts.space, data, cache, job.device, job.settings.class_conditional)
 
 

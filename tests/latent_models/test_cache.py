@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from latent_models.cache import LatentCache, cache_key, open_or_build
+from latent_models.cache import cache_key, open_or_build
 from latent_models.encoder_states import EncoderStatesSpace
 from latent_models.spaces import LatentSpace
 from utils.errors import UserError
@@ -46,18 +42,14 @@ class Numbered(LatentSpace):
         return f"numbered-{self.offset}"
 
 
-def batches(size: int = 3, order=None):
-    """Rows in any order, in batches."""
-    rows = (
-        torch.tensor(order) if order is not None else torch.randperm(ROWS, generator=torch.Generator().manual_seed(3))
-    )
-    for part in rows.split(size):
+def batches(rows: torch.Tensor):
+    """The rows in another order, in batches of three."""
+    for part in rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(3))].split(3):
         yield part, Batch(part[:, None], torch.ones(len(part), 1, dtype=torch.bool))
 
 
-def never():
+def never(rows):
     raise AssertionError("nothing is to be encoded")
-    yield
 
 
 def expected(rows) -> torch.Tensor:
@@ -66,49 +58,51 @@ def expected(rows) -> torch.Tensor:
 
 def test_it_is_built_once_and_rows_lie_where_they_belong(tmp_path):
     space, seen = Numbered().train(), []
-    cache = open_or_build(tmp_path, "key", ROWS, batches(), space, progress=seen.append)
-    assert space.calls == 4 and sum(seen) == ROWS and space.training
+    cache = open_or_build(tmp_path, "key", ROWS, batches, space, progress=seen.append)
+    assert space.calls == 4 and seen == sorted(seen) and seen[-1] == ROWS and space.training
     rows = [7, 0, 0, 9]
     latents = cache[torch.tensor(rows)]
     torch.testing.assert_close(latents.x0, expected(rows))
     assert latents.mask.sum(1).tolist() == [2, 4, 4, 2] and latents.mask.dtype == torch.bool
-    again = open_or_build(tmp_path, "key", ROWS, never(), space)
+    again = open_or_build(tmp_path, "key", ROWS, never, space)
     assert space.calls == 4 and len(again) == ROWS
     assert torch.equal(again[torch.arange(ROWS)].x0, cache[torch.arange(ROWS)].x0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key"]
 
 
 def test_it_is_read_from_disk_and_copies_can_be_changed(tmp_path):
-    cache = open_or_build(tmp_path, "key", ROWS, batches(), Numbered())
-    assert isinstance(cache.x0, np.memmap) and isinstance(cache.mask, np.memmap)
+    cache = open_or_build(tmp_path, "key", ROWS, batches, Numbered())
+    assert all(isinstance(cache.arrays.arrays[name], np.memmap) for name in ("x0", "mask"))
     latents = cache[torch.tensor([1])]
     latents.x0.zero_()
     latents.mask.zero_()
     torch.testing.assert_close(cache[torch.tensor([1])].x0, expected([1]))
 
 
-def test_without_ragged_lengths_no_mask_is_kept(tmp_path):
-    cache = open_or_build(tmp_path, "key", ROWS, batches(), Numbered(ragged=False))
-    assert cache.mask is None and not (tmp_path / "key" / "mask.npy").exists()
+def test_a_space_without_masks_keeps_none(tmp_path):
+    space = Numbered(ragged=False)
+    space.masked = False
+    cache = open_or_build(tmp_path, "key", ROWS, batches, space)
+    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["cache.json", "x0.npy"]
     assert cache[torch.arange(ROWS)].mask.all()
 
 
 def test_half_precision_on_disk_is_float32_in_a_batch(tmp_path):
-    cache = open_or_build(tmp_path, "key", ROWS, batches(), Numbered(), dtype="float16")
-    assert cache.x0.dtype == np.float16
+    cache = open_or_build(tmp_path, "key", ROWS, batches, Numbered(), dtype="float16")
+    assert cache.arrays.arrays["x0"].dtype == np.float16
     x0 = cache[torch.arange(ROWS)].x0
     assert x0.dtype == torch.float32
     torch.testing.assert_close(x0, expected(list(range(ROWS))), atol=0, rtol=1e-3)
-    wide = open_or_build(tmp_path, "wide", ROWS, batches(), Numbered())
+    wide = open_or_build(tmp_path, "wide", ROWS, batches, Numbered())
     sizes = [(tmp_path / key / "x0.npy").stat().st_size for key in ("key", "wide")]
-    assert wide.x0.nbytes == 2 * cache.x0.nbytes and sizes[0] < sizes[1]
+    assert wide.arrays.arrays["x0"].nbytes == 2 * cache.arrays.arrays["x0"].nbytes and sizes[0] < sizes[1]
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_numbers_that_the_dtype_cannot_hold_are_refused(tmp_path):
     with pytest.raises(UserError, match="float16 cannot hold"):
-        open_or_build(tmp_path, "key", ROWS, batches(), Numbered(offset=1e6), dtype="float16")
-    assert not (tmp_path / "key").exists()
+        open_or_build(tmp_path, "key", ROWS, batches, Numbered(offset=1e6), dtype="float16")
+    assert not (tmp_path / "key" / "cache.json").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- keys
@@ -132,69 +126,26 @@ def test_the_key_holds_all_that_decides_the_content():
 
 
 def test_another_key_is_another_folder(tmp_path):
-    one = open_or_build(tmp_path, "one", ROWS, batches(), Numbered())
-    two = open_or_build(tmp_path, "two", ROWS, batches(), Numbered(offset=5.0))
+    one = open_or_build(tmp_path, "one", ROWS, batches, Numbered())
+    two = open_or_build(tmp_path, "two", ROWS, batches, Numbered(offset=5.0))
     torch.testing.assert_close(two[torch.tensor([0])].x0, one[torch.tensor([5])].x0)
 
 
-# ------------------------------------------------------------------------------------------- killed, damaged, shared
+# ---------------------------------------------------------------------------------------------------- killed, damaged
 
 
 def test_what_broke_off_is_not_used_and_is_made_anew(tmp_path):
     space = Numbered().train()
 
-    def broken():
-        yield from list(batches())[:2]
+    def broken(rows):
+        yield from list(batches(rows))[:2]
         raise RuntimeError("no more power")
 
     with pytest.raises(RuntimeError):
-        open_or_build(tmp_path, "key", ROWS, broken(), space)
-    assert space.training and not (tmp_path / "key").exists()
-    with pytest.raises(UserError, match="not a whole latent cache"):
-        LatentCache(tmp_path / "key.partial")
-    cache = open_or_build(tmp_path, "key", ROWS, batches(), Numbered(ragged=False))
+        open_or_build(tmp_path, "key", ROWS, broken, space)
+    assert space.training and not (tmp_path / "key" / "cache.json").exists()
+    cache = open_or_build(tmp_path, "key", ROWS, batches, Numbered())
     torch.testing.assert_close(cache[torch.arange(ROWS)].x0, expected(list(range(ROWS))))
-    assert cache.mask is None and not (tmp_path / "key" / "mask.npy").exists()
-
-
-def _slow(folder: Path, started, pause: float) -> None:
-    def parts():
-        for part in batches():
-            started.set()
-            time.sleep(pause)
-            yield part
-
-    open_or_build(folder, "key", ROWS, parts(), Numbered())
-
-
-def _spawn(folder: Path, pause: float):
-    context = multiprocessing.get_context("fork")
-    started = context.Event()
-    process = context.Process(target=_slow, args=(folder, started, pause))
-    process.start()
-    return process, started
-
-
-def test_a_killed_builder_leaves_nothing_usable_and_holds_up_nobody(tmp_path):
-    process, started = _spawn(tmp_path, 30)
-    assert started.wait(20)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(20)
-    assert not (tmp_path / "key").exists()
-    space = Numbered()
-    cache = open_or_build(tmp_path, "key", ROWS, batches(), space)
-    assert space.calls == 4
-    torch.testing.assert_close(cache[torch.arange(ROWS)].x0, expected(list(range(ROWS))))
-
-
-def test_who_asks_while_another_builds_waits_for_it(tmp_path):
-    """Ranks of one run ask for the same cache at once."""
-    process, started = _spawn(tmp_path, 0.1)
-    assert started.wait(20)
-    cache = open_or_build(tmp_path, "key", ROWS, never(), Numbered())
-    process.join(20)
-    assert process.exitcode == 0 and len(cache) == ROWS
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["key"]
 
 
 def damage(folder: Path, kind: str) -> None:
@@ -224,13 +175,13 @@ def damage(folder: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["cut", "empty", "junk", "absent", "other rows", "other dtype", "no mask", "no json", "list", "rows", "masked"],
+    ["cut", "empty", "junk", "absent", "other rows", "other dtype", "no mask", "no json", "list", "rows", "arrays"],
 )
 def test_a_damaged_cache_is_refused_in_one_line(tmp_path, kind):
-    open_or_build(tmp_path, "key", ROWS, batches(), Numbered())
+    open_or_build(tmp_path, "key", ROWS, batches, Numbered())
     damage(tmp_path / "key", kind)
     with pytest.raises(UserError, match="delete it, and it is made anew") as refused:
-        open_or_build(tmp_path, "key", ROWS, never(), Numbered())
+        open_or_build(tmp_path, "key", ROWS, never, Numbered())
     assert "\n" not in str(refused.value) and str(tmp_path / "key") in str(refused.value)
 
 
@@ -242,7 +193,10 @@ def test_cached_encoder_states_are_those_of_the_language_model(language_model, t
     space = EncoderStatesSpace(model, 40).eval()
     tokens = model.tokenize(texts, 40)
     batch = Batch(tokens.input_ids, tokens.attention_mask.bool())
-    parts = ((rows, batch[rows]) for rows in torch.tensor([2, 0, 3, 1]).split(3))
+
+    def parts(rows):
+        return ((part, batch[part]) for part in rows.flip(0).split(3))
+
     cache = open_or_build(tmp_path, cache_key(space, texts, "train", 40), len(texts), parts, space)
     latents, direct = cache[torch.arange(4)], space.encode(batch)
     assert torch.equal(latents.mask, direct.mask)

@@ -1,0 +1,242 @@
+"""Arrays on disk: fixed and ragged rows, made in shards by any number of processes, whatever kills them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils import array_cache
+from utils.array_cache import ArrayCache, Layout, in_words, open_or_build, shards_of, size_of
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+N = 23
+LENGTHS = np.arange(N) % 5  # some rows are empty
+
+
+def layouts() -> dict[str, Layout]:
+    return {"x": Layout((2, 3)), "source": Layout((4,), "float16", LENGTHS)}
+
+
+def row(i: int) -> np.ndarray:
+    return np.full((2, 3), i, np.float32)
+
+
+def source(i: int) -> np.ndarray:
+    return (np.arange(LENGTHS[i])[:, None] + 10 * i + np.zeros(4)).astype(np.float16)
+
+
+def encode(start: int, stop: int, size: int = 3):
+    """The rows backwards, in pieces; padding of ragged rows is rubbish, which must not be kept."""
+    for index in np.split(np.arange(start, stop)[::-1], range(size, stop - start, size)):
+        sources = np.full((len(index), 5, 4), 9999, np.float16)
+        for place, i in enumerate(index):
+            sources[place, : LENGTHS[i]] = source(i)
+        yield index, {"x": np.stack([row(i) for i in index]), "source": sources}
+
+
+def never(start, stop):
+    raise AssertionError("nothing is to be encoded")
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(array_cache, "SHARD_BYTES", 200)
+
+
+def check(cache: ArrayCache) -> None:
+    index = np.array([5, 0, 22, 5, 9])
+    assert np.array_equal(cache.rows("x", index), np.stack([row(i) for i in index]))
+    for pad_to in (None, 7):
+        found, mask = cache.ragged("source", index, pad_to)
+        assert found.shape == (5, pad_to or 4, 4) and found.dtype == np.float16
+        assert mask.sum(1).tolist() == LENGTHS[index].tolist() and not found[~mask].any()
+        for place, i in enumerate(index):
+            assert np.array_equal(found[place, : LENGTHS[i]], source(i))
+
+
+def test_fixed_and_ragged_rows_lie_where_they_belong(tmp_path):
+    done: list[int] = []
+    assert len(shards_of(N, layouts())) > 3
+    check(open_or_build(tmp_path, "key", N, layouts(), encode, progress=done.append))
+    assert done == sorted(done) and done[-1] == N
+    again = open_or_build(tmp_path, "key", N, layouts(), never)
+    check(again)
+    names = ["cache.json", "source.npy", "x.npy"]
+    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == names, "nothing is left of the building"
+    assert size_of(N, layouts()) == N * 24 + LENGTHS.sum() * 8 == again.nbytes
+
+
+def test_shards_cover_the_rows_once():
+    for n in (1, 2, N, 1000):
+        spans = shards_of(n, {"x": Layout((2, 3))})
+        assert [i for start, stop in spans for i in range(start, stop)] == list(range(n))
+
+
+def test_other_contents_in_the_folder_are_refused(tmp_path):
+    open_or_build(tmp_path, "key", N, layouts(), encode)
+    shutil.copytree(tmp_path / "key", tmp_path / "other")
+    with pytest.raises(UserError, match="other.*its key is key instead of other.: delete it") as refused:
+        open_or_build(tmp_path, "other", N, layouts(), never)
+    assert "\n" not in str(refused.value)
+    shifted = {**layouts(), "source": Layout((4,), "float16", LENGTHS[::-1].copy())}
+    with pytest.raises(UserError, match="its arrays is"):
+        open_or_build(tmp_path, "key", N, shifted, never)
+    with pytest.raises(UserError, match="its rows is 23 instead of 22"):
+        open_or_build(tmp_path, "key", N - 1, layouts(), never)
+
+
+def test_a_disk_without_room_is_said_before_anything_is_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, 500))
+    with pytest.raises(UserError, match="needs 896 bytes, and its disk has 500 bytes free: give --elsewhere"):
+        open_or_build(tmp_path, "key", N, layouts(), never, no_room="give --elsewhere")
+    assert not (tmp_path / "key").exists()
+
+
+def test_a_disk_that_fills_up_is_an_error_in_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(UserError, match="No space left on device.*give --elsewhere"):
+            open_or_build(tmp_path, "key", N, layouts(), encode, no_room="give --elsewhere")
+    check(open_or_build(tmp_path, "key", N, layouts(), encode))
+
+
+@pytest.mark.parametrize(("size", "text"), [(12, "12 bytes"), (65_432, "65 kB"), (3.14e9, "3.1 GB"), (2e13, "20.0 TB")])
+def test_sizes_in_words(size, text):
+    assert in_words(size) == text
+
+
+# ----------------------------------------------------------------------------------------------------------- processes
+
+
+def _make(folder: Path, rank: int, world: int, pause: float, started, made) -> None:
+    def slow(start, stop):
+        made.put((rank, start))
+        started.set()
+        time.sleep(pause)
+        yield from encode(start, stop)
+
+    open_or_build(folder, "key", N, layouts(), slow, rank=rank, world=world)
+
+
+def _start(folder: Path, rank: int, world: int, pause: float, made):
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    process = context.Process(target=_make, args=(folder, rank, world, pause, started, made))
+    process.start()
+    return process, started
+
+
+def _collected(queue) -> list[tuple[int, int]]:
+    time.sleep(0.1)
+    found = []
+    while not queue.empty():
+        found.append(queue.get())
+    return found
+
+
+def test_ranks_share_the_shards(tmp_path):
+    made = multiprocessing.get_context("fork").Queue()
+    parts = [_start(tmp_path, rank, 3, 0.1, made)[0] for rank in range(3)]
+    for process in parts:
+        process.join(30)
+        assert process.exitcode == 0
+    found = _collected(made)
+    starts = [start for start, _ in shards_of(N, layouts())]
+    assert sorted(start for _, start in found) == starts, "each shard is made once"
+    assert {rank for rank, _ in found} == {0, 1, 2}, "and every rank makes some"
+    check(open_or_build(tmp_path, "key", N, layouts(), never))
+    assert not (tmp_path / "key" / "shards").exists()
+
+
+def test_a_killed_builder_keeps_its_finished_shards_and_holds_up_nobody(tmp_path):
+    made = multiprocessing.get_context("fork").Queue()
+    process, _ = _start(tmp_path, 0, 1, 0.15, made)
+    while sum(p.stat().st_size > 0 for p in (tmp_path / "key").glob("shards/*")) < 2:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(20)
+    finished = sum(p.stat().st_size > 0 for p in (tmp_path / "key").glob("shards/*"))
+    assert finished >= 2 and not (tmp_path / "key" / "cache.json").exists()
+    again: list[int] = []
+
+    def counted(start, stop):
+        again.append(start)
+        yield from encode(start, stop)
+
+    check(open_or_build(tmp_path, "key", N, layouts(), counted))
+    assert len(again) == len(shards_of(N, layouts())) - finished, "what was finished is not made again"
+
+
+def test_who_asks_while_another_builds_helps_and_waits(tmp_path):
+    made = multiprocessing.get_context("fork").Queue()
+    process, started = _start(tmp_path, 0, 1, 0.1, made)
+    assert started.wait(20)
+    check(open_or_build(tmp_path, "key", N, layouts(), encode))
+    process.join(20)
+    assert process.exitcode == 0
+    check(open_or_build(tmp_path, "key", N, layouts(), never))
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+MEMORY = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from utils.array_cache import Layout, open_or_build
+
+def anonymous():
+    text = Path("/proc/self/smaps_rollup").read_text()
+    return int(re.search(r"Anonymous:\\s+(\\d+) kB", text).group(1)) * 1024
+
+def encode(start, stop):
+    global peak
+    for at in range(start, stop, 4096):
+        peak = max(peak, anonymous() - before)
+        index = np.arange(at, min(at + 4096, stop))
+        yield index, {"x0": np.broadcast_to(index[:, None, None].astype(np.float32), (len(index), 8, 16))}
+
+n = int(sys.argv[1])
+before, peak = anonymous(), 0
+cache = open_or_build(Path(sys.argv[2]), "key", n, {"x0": Layout((8, 16))}, encode)
+random = np.random.default_rng(0)
+for step in range(3 * n // 128):
+    index = random.integers(n, size=128)
+    batch = cache.rows("x0", index)
+    assert (batch[:, 3, 5] == index).all()
+    if step % 500 == 0:
+        peak = max(peak, anonymous() - before)
+print(peak)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is measured by Linux' smaps_rollup")
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    """A million rows of 8 x 16, 512 MB, made and read three times over, beside a fifth of them."""
+    used = {}
+    for n in (200_000, 1_000_000):
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, str(n), str(tmp_path / str(n))],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        used[n] = int(done.stdout)
+    print(f"anonymous memory beyond the start, in bytes: {used}")
+    assert used[1_000_000] < 100e6 and used[1_000_000] < used[200_000] + 20e6
+    shutil.rmtree(tmp_path / "1000000")
