@@ -76,6 +76,14 @@ class SamplingOptions:
             unit="factor",
         ),
     )
+    cls_free_guidance: float = field(
+        default=1.0,
+        metadata=dict(
+            help="weight of classifier-free guidance by class and source: 1 leaves it off, above 1 follows the "
+            "condition more closely than the data does",
+            unit="factor",
+        ),
+    )
     posterior_variance: str = field(
         default="large",
         metadata=dict(help="variance of a ddpm step: beta_t, or that of the posterior", choices=("small", "large")),

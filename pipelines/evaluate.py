@@ -145,6 +145,7 @@ class Evaluator:
             "sampling_timesteps": s.sampling_timesteps,
             "sampling_schedule": s.beta_schedule or s.sampling_schedule or s.train_schedule,
             "max_seq_len": s.max_seq_len,
+            "cls_free_guidance": s.cls_free_guidance,
         }
 
     def _references(self, split: str, seed: int) -> dict[str, list[str]]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from diffusion.denoisers import make_denoise, projected
+from diffusion.denoisers import Denoise, make_denoise, projected
+from diffusion.guidance import guided
 from latent_models.decoding import DECODING
 from latent_models.normalisation import Normalised
 from pipelines.process import Process
@@ -58,10 +59,15 @@ class TextGenerator:
         device: torch.device,
         autocast: Callable[[], AbstractContextManager],
         max_length: int,
+        guidance: float = 1.0,
     ) -> None:
-        """steps: of the sampler. block: texts drawn together. max_length: of a decoded text in tokens."""
+        """steps: of the sampler. block: texts drawn together. max_length: of a decoded text in tokens.
+
+        guidance: weight of classifier-free guidance wherever there is a condition; 1: off.
+        """
         self.space, self.denoiser, self.process = space, denoiser, process
         self.steps, self.block, self.device, self.autocast, self.max_length = steps, block, device, autocast, max_length
+        self.guidance = guidance
 
     @torch.no_grad()
     def latents(self, seed: int, b: int, conditions: Conditions | None = None, rows: int | None = None) -> Latents:
@@ -76,18 +82,28 @@ class TextGenerator:
         mask, z = mask[:some].to(self.device), z[:some].to(self.device)
         visible = mask if space.masked else None  # None says the same of an all-True mask, and is faster
 
-        def network(z_t: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:
-            with self.autocast():
-                return self.denoiser(z_t, time, visible, condition, x0_prev)
-
         def noise(step: int, like: Tensor) -> Tensor:
             own = generator(seed, "block", b, "noise", step)
             return torch.randn(n, *like.shape[1:], generator=own)[: len(like)].to(like)
 
-        schedule = process.sampling_schedule
-        denoise = make_denoise(network, process.options.objective, schedule, process.time_input)
-        x0 = process.sampler(projected(denoise, space.project), schedule, process.grid(self.steps), z, noise)
+        denoise = self.denoise(condition, visible)
+        x0 = process.sampler(denoise, process.sampling_schedule, process.grid(self.steps), z, noise)
         return Latents(x0, mask)
+
+    def denoise(self, condition: Condition | None, mask: Tensor | None) -> Denoise:
+        """The network bound to a condition and a mask (B, L), guided, projected: all that a sampler asks for."""
+        with_null = condition is not None and self.guidance != 1
+        if condition is not None and with_null:
+            condition = Condition.stack(condition, condition.null())
+            mask = None if mask is None else torch.cat([mask, mask])
+
+        def network(z_t: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:
+            with self.autocast():
+                return self.denoiser(z_t, time, mask, condition, x0_prev)
+
+        process = self.process
+        denoise = make_denoise(network, process.options.objective, process.sampling_schedule, process.time_input)
+        return projected(guided(denoise, self.guidance) if with_null else denoise, self.space.project)
 
     @torch.no_grad()
     def decode(self, latents: Latents, strategy: str, seed: int) -> list[str]:

@@ -66,6 +66,7 @@ def fill_from_run(model: DiffusionModel, folder: Path) -> None:
 def make_generator(
     settings: Settings, parts: Parts, device: torch.device, autocast: Callable[[], AbstractContextManager[Any]]
 ) -> TextGenerator:
+    refuse_guidance_without_null(settings)
     return TextGenerator(
         parts.space,
         parts.model.denoiser,
@@ -75,4 +76,21 @@ def make_generator(
         device=device,
         autocast=autocast,
         max_length=settings.max_seq_len,
+        guidance=settings.cls_free_guidance,
     )
+
+
+def refuse_guidance_without_null(settings: Settings) -> None:
+    """Guidance mixes what a network says with and without its condition, so it must have been trained on both."""
+    weight = settings.cls_free_guidance
+    if weight == 1:
+        return
+    if not settings.class_conditional:
+        raise UserError(
+            f"--cls_free_guidance {weight:g} needs a condition to follow: add --class_conditional, or leave it out"
+        )
+    if settings.class_unconditional_prob == 0:
+        raise UserError(
+            f"--cls_free_guidance {weight:g} needs a network that knows the null condition, and this one trains with "
+            "--class_unconditional_prob 0: leave guidance out, or train with a share above 0"
+        )

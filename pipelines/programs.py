@@ -288,6 +288,7 @@ DIFFUSION = Program(
         "num_samples",
         "sampling_timesteps",
         "ddim_sampling_eta",
+        "cls_free_guidance",
         "save_and_sample_every",
         "enc_dec_model",
         "latent_model_path",
