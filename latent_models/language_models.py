@@ -23,6 +23,7 @@ from transformers.tokenization_utils_base import BatchEncoding
 from transformers.utils import logging
 
 from latent_models.families import family_of
+from latent_models.tokenizers.identity import beyond_vocabulary
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import lookup
@@ -74,9 +75,11 @@ class LanguageModel(nn.Module):
         return self.family.max_length(self.model.config)
 
     def fingerprint(self) -> str:
-        """Hash of weights and vocabulary."""
+        """Hash of weights, vocabulary, and what a tokenizer knows beside it."""
         vocabulary = self.tokenizer.get_vocab()
-        table = torch.tensor([hash_of(f"{k}\0{v}") for k, v in sorted(vocabulary.items())], dtype=torch.int64)
+        parts = [f"{k}\0{v}" for k, v in sorted(vocabulary.items())]
+        parts += [beyond_vocabulary(self.tokenizer)] * bool(beyond_vocabulary(self.tokenizer))
+        table = torch.tensor([hash_of(part) for part in parts], dtype=torch.int64)
         return fingerprint({"vocabulary": table, **self.model.state_dict()})
 
     def tokenize(self, texts: list[str], max_length: int) -> BatchEncoding:

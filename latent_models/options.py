@@ -83,3 +83,29 @@ class PretrainingOptions:
         ),
     )
     max_seq_len: int = field(default=64, metadata=dict(help="longest text; what is longer is cut off", unit="tokens"))
+
+
+@dataclass
+class TokenizerOptions:
+    """Which tokenizer a space of token embeddings has; see latent_models/tokenizers/choice."""
+
+    vocab: str = field(
+        default="word-level",
+        metadata=dict(
+            help="word-level or byte-level: trained on the corpus; a folder or hub id of a Hugging Face tokenizer; a "
+            "file with one token per line"
+        ),
+    )
+    vocab_size: int = field(default=10000, metadata=dict(help="largest vocabulary that is trained", unit="tokens"))
+    vocab_min_frequency: int = field(
+        default=1, metadata=dict(help="words that the corpus holds less often stay unknown", unit="times")
+    )
+    vocab_lowercase: bool = field(default=True, metadata=dict(help="a trained vocabulary holds lower case only"))
+    vocab_strip_accents: bool = field(default=True, metadata=dict(help="a trained vocabulary holds no accents"))
+    vocab_individual_digits: bool = field(
+        default=True, metadata=dict(help="a trained vocabulary holds the digits of a number one by one")
+    )
+    max_unknown: float = field(
+        default=0.1,
+        metadata=dict(help="refuse a vocabulary that does not know this share of the corpus", unit="probability"),
+    )

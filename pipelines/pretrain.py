@@ -13,7 +13,7 @@ from evaluation.protocols import evaluate_reconstruction
 from latent_models.language_models import LanguageModel
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
-from latent_models.pretraining.tokenizers import train_tokenizer
+from latent_models.tokenizers.training import train_tokenizer
 from pipelines.describe import dry_run
 from pipelines.job import Job, fit, load_corpus, open_job, record_args
 from pipelines.pretraining_step import PretrainingStep

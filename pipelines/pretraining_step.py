@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.corruption import drill, hide_spans
-from latent_models.pretraining.tokenizers import SPECIAL
+from latent_models.tokenizers.training import SPECIAL
 from pipelines.batch_plan import BatchPlan
 from pipelines.tokens import TokenSplit
 

@@ -37,7 +37,7 @@ def model(tmp_path_factory) -> Path:
     from latent_models.language_models import LanguageModel
     from latent_models.options import PretrainingOptions
     from latent_models.pretraining.small_bart import small_bart
-    from latent_models.pretraining.tokenizers import train_tokenizer
+    from latent_models.tokenizers.training import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny bart")  # a blank, as paths may have
     tokenizer = train_tokenizer(["The dog ran home.", "A cat sat down."], "word", 100, 64)

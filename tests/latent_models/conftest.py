@@ -42,7 +42,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """family -> the folder of a tiny model of it with its tokenizer; made once, to be left as it is."""
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-    from latent_models.pretraining.tokenizers import train_tokenizer
+    from latent_models.tokenizers.training import train_tokenizer
 
     root = tmp_path_factory.mktemp("language_models")
 

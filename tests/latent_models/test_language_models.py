@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_refused_in_one_line(copy, capsys, family, changes,
 
 
 def test_the_tokenizer_of_another_model_is_refused(copy, tmp_path):
-    from latent_models.pretraining.tokenizers import train_tokenizer
+    from latent_models.tokenizers.training import train_tokenizer
 
     folder = copy()
     train_tokenizer(["a b c d e"], "word", 100, 20).save_pretrained(folder)

@@ -16,7 +16,7 @@ import pytest
 import train_latent_model
 import train_text_diffusion
 from latent_models.pretraining import __main__ as pretraining
-from latent_models.pretraining.tokenizers import train_tokenizer
+from latent_models.tokenizers.training import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "--device cpu --num_train_steps 2 --train_batch_size 8 --lr_warmup_steps 1"

@@ -11,7 +11,7 @@ import train_text_diffusion
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining import __main__ as pretraining
 from latent_models.pretraining.small_bart import small_bart
-from latent_models.pretraining.tokenizers import train_tokenizer
+from latent_models.tokenizers.training import train_tokenizer
 
 STAGE_0 = "--dataset_name roc --tokenizer bpe --vocab_size 2000 --d_model 256 --heads 4 --layers 3 --max_seq_len 64"
 AUTOENCODER = (

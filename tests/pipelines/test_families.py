@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSeq2SeqLM, MBartConfig, MT5Config, T5Config
 
-from latent_models.pretraining.tokenizers import train_tokenizer
+from latent_models.tokenizers.training import train_tokenizer
 from utils.trackers import read_metrics
 
 IDS = dict(vocab_size=200, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2)

@@ -1,0 +1,51 @@
+"""From flags and the texts of a corpus to a tokenizer, and how much of the corpus it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from latent_models.options import TokenizerOptions
+from latent_models.tokenizers.files import load_tokenizer
+from latent_models.tokenizers.training import KINDS, Options, train_tokenizer
+from utils.errors import UserError
+
+_MEASURED = 50_000  # texts looked at, evenly spaced
+
+
+def make_tokenizer(options: TokenizerOptions, texts: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of the flags: trained on `texts`, or found. max_length: in tokens."""
+    if options.vocab not in KINDS:
+        return load_tokenizer(options.vocab, max_length)
+    how = Options(
+        options.vocab_size,
+        options.vocab_min_frequency,
+        options.vocab_lowercase,
+        options.vocab_strip_accents,
+        options.vocab_individual_digits,
+    )
+    return train_tokenizer(texts, options.vocab, how, max_length)
+
+
+def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
+    """Share of the words of some texts that a tokenizer does not know, in [0, 1]; special tokens do not count."""
+    if tokenizer.unk_token_id is None or not texts:
+        return 0.0
+    some = list(texts[:: max(1, -(-len(texts) // _MEASURED))])
+    rows = tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    total = sum(map(len, rows))
+    return sum(row.count(tokenizer.unk_token_id) for row in rows) / max(total, 1)
+
+
+def check_coverage(tokenizer: Any, texts: Sequence[str], options: TokenizerOptions) -> float:
+    """The share of words that the tokenizer does not know, for a line in the log; a UserError where it is too large."""
+    share = unknown_share(tokenizer, texts)
+    if share > options.max_unknown:
+        raise UserError(
+            f"the vocabulary of --vocab {options.vocab} ({len(tokenizer):,} tokens) does not know {100 * share:.1f} % "
+            f"of the words of the corpus, more than --max_unknown {options.max_unknown:g}: raise --vocab_size, lower "
+            "--vocab_min_frequency, or take --vocab byte-level"
+        )
+    return share

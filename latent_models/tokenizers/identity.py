@@ -1,0 +1,60 @@
+"""Which tokenizer is this: a hash of all that decides what it makes of a text, and the roles that it gives to ids."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+ROLES = ("bos", "eos", "cls", "sep", "pad", "unk", "mask")
+
+
+def description(tokenizer: Any) -> dict[str, Any]:
+    """Vocabulary, merges, normaliser, how words are split, template, special tokens; without what a call leaves behind
+    (truncation and padding are set anew by each)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    facts = {} if backend is None else json.loads(backend.to_str())
+    for passing in ("truncation", "padding", "version"):
+        facts.pop(passing, None)
+    facts["vocabulary"] = sorted(tokenizer.get_vocab().items())
+    facts["roles"] = {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
+    return facts
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """SHA-256: equal only where both make the same ids of every text."""
+    return sha256(json.dumps(description(tokenizer), sort_keys=True).encode()).hexdigest()
+
+
+def beyond_vocabulary(tokenizer: Any) -> str:
+    """What two tokenizers of one vocabulary can differ in, merges and normaliser; "" where there are neither."""
+    facts = description(tokenizer)
+    found = {"merges": (facts.get("model") or {}).get("merges"), "normalizer": facts.get("normalizer")}
+    return json.dumps(found, sort_keys=True) if any(found.values()) else ""
+
+
+def refuse_another_tokenizer(tokenizer: Any, expected: str | None, run: Path | str, flag: str = "--vocab") -> None:
+    """UserError where a run was trained with another tokenizer. expected: its fingerprint, if one is known."""
+    if expected and fingerprint(tokenizer) != expected:
+        raise UserError(
+            f"{run} was trained with another tokenizer (other vocabulary, merges or normalisation): "
+            f"leave {flag} out, or give the one that the run folder holds"
+        )
+
+
+def start_id(tokenizer: Any) -> int | None:
+    """What a text begins with, or None."""
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+
+
+def end_id(tokenizer: Any) -> int | None:
+    """What a text ends with, or None."""
+    return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+
+
+def separator_id(tokenizer: Any) -> int | None:
+    """What stands between two texts, or None."""
+    return tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id

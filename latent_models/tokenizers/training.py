@@ -1,0 +1,122 @@
+"""Tokenizers trained on a corpus, saved as ordinary Hugging Face tokenizers.
+
+`word` and `bpe` carry BART's special tokens and are what stage 0 trains. `word-level` and `byte-level` are those of the
+embedding systems: words in lower case without accents, digits one by one, between [CLS] and [SEP]; and byte-level
+subwords. A small model copies words far sooner than bytes; bytes lose nothing on any text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from latent_models.tokenizers.specials import BART, BERT, Specials, dressed
+from utils.errors import UserError
+
+SPECIAL = list(BART.tokens)
+
+# A word may hold apostrophes and hyphens, and a number points and commas: don't, well-known, 1,000, 3.5.
+WORD = r"\w+(?:['’\-]\w+|(?<=\d)[.,]\d+)*"
+PUNCTUATION = r"[^\w\s]+"  # in runs, as they stand
+JOINED = ((r" (?=[.,;:!?)\]}…])", ""), (r"(?<=[(\[{]) ", ""))  # blanks that decoding takes out again
+DIGITS_JOINED = ((r"(?<=\d) (?=\d)", ""),)  # and where digits stand alone, those between two of them
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a tokenizer is trained."""
+
+    vocab_size: int  # largest vocabulary, special tokens included
+    min_frequency: int = 0  # what is rarer in the corpus stays unknown, or in pieces
+    lowercase: bool = False
+    strip_accents: bool = False
+    individual_digits: bool = False
+
+
+def _normalizer(options: Options) -> normalizers.Normalizer | None:
+    parts = [normalizers.NFD(), normalizers.StripAccents()] if options.strip_accents else []
+    parts += [normalizers.Lowercase()] if options.lowercase else []
+    return normalizers.Sequence(parts) if parts else None
+
+
+def words(texts: Iterable[str], options: Options, specials: Specials) -> Tokenizer:
+    """Words and runs of punctuation. Decoding puts one blank between words, and joins punctuation as English does;
+    of quotation marks it cannot know which side they belong to.
+
+    Differs from the published word-level tokenizer: don't and well-known are one word each, and decoding joins.
+    """
+    tokenizer = Tokenizer(models.WordLevel(unk_token=specials.unknown))
+    if normalizer := _normalizer(options):
+        tokenizer.normalizer = normalizer
+    split = pre_tokenizers.Split(Regex(f"{WORD}|{PUNCTUATION}"), "removed", invert=True)
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if options.individual_digits else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, *digits]) if digits else split
+    rules = JOINED + DIGITS_JOINED if options.individual_digits else JOINED
+    joins = [decoders.Replace(Regex(pattern), content) for pattern, content in rules]
+    blanks = decoders.WordPiece(prefix="\0", cleanup=False)  # no token continues another: a blank before each
+    tokenizer.decoder = decoders.Sequence([blanks, decoders.Fuse(), *joins])
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        special_tokens=list(specials.tokens),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def subwords(texts: Iterable[str], options: Options, specials: Specials) -> Tokenizer:
+    """Byte-level subwords (Radford et al. 2019): any text decodes to itself, unless it was asked to be normalised."""
+    tokenizer = Tokenizer(models.BPE())
+    if normalizer := _normalizer(options):
+        tokenizer.normalizer = normalizer
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if options.individual_digits else []
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, level]) if digits else level
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        special_tokens=list(specials.tokens),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to train a tokenizer."""
+
+    train: Callable[[Iterable[str], Options, Specials], Tokenizer]
+    specials: Specials
+    smallest: int  # vocabulary that it cannot go below: special tokens, and bytes
+
+
+KINDS = {
+    "word": Kind(words, BART, len(BART.tokens) + 1),
+    "bpe": Kind(subwords, BART, len(BART.tokens) + 256),
+    "word-level": Kind(words, BERT, len(BERT.tokens) + 1),
+    "byte-level": Kind(subwords, BART, len(BART.tokens) + 256),
+}
+
+
+def train_tokenizer(
+    texts: Iterable[str], kind: str, vocab_size: int | Options, max_length: int
+) -> PreTrainedTokenizerFast:
+    """A tokenizer that puts a text between its start and its end token. max_length in tokens, both included.
+
+    vocab_size: largest vocabulary, or all options. Errors: UserError where it has no room for a token beside the
+    special ones, or for all bytes.
+    """
+    row = KINDS[kind]
+    options = vocab_size if isinstance(vocab_size, Options) else Options(vocab_size)
+    if options.vocab_size < row.smallest:
+        raise UserError(
+            f"--vocab_size {options.vocab_size} is too small for a {kind} tokenizer: give {row.smallest} or more"
+        )
+    return dressed(row.train(texts, options, row.specials), row.specials, max_length)
