@@ -36,10 +36,26 @@ class CompressedSpace(LatentSpace):
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
         return self.language_model.generate(self.autoencoder.decode(latents.x0), None, **generate)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """What the autoencoder trains on: cross-entropy (B,) of the text given its latents, nats per token."""
-        states = self.autoencoder.decode(self.encode(batch).x0)
+    def forward(self, batch: Batch, noise: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+        """What the autoencoder trains on: cross-entropy (B,) of the text given its latents, nats per token.
+
+        noise (B, L, D) and sigma (B,): disturb the latents first, see `disturbed`.
+        """
+        x0 = self.encode(batch).x0
+        if noise is not None and sigma is not None:
+            x0 = self.disturbed(x0, noise, sigma)
+        states = self.autoencoder.decode(x0)
         return self.language_model.reconstruction_loss(states, None, batch.input_ids, batch.attention_mask)
+
+    def disturbed(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """Latents (B, L, D) as diffusion might get them wrong: sqrt(1 - sigma^2) x0 + sigma noise, projected.
+
+        noise: standard normal. sigma: (B,) in [0, 1]; 0 leaves a text's latents as they are. The noise takes the size
+        of the latents themselves, so that sigma means the same with and without --l2_normalize_latents.
+        """
+        size = x0.detach().square().mean((1, 2), keepdim=True).sqrt()
+        sigma = sigma[:, None, None]
+        return self.project((1 - sigma**2).sqrt() * x0 + sigma * size * noise)
 
     def project(self, x0: Tensor) -> Tensor:
         return self.autoencoder.project(x0)

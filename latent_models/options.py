@@ -32,6 +32,17 @@ class AutoencoderOptions:
         default="freeze",
         metadata=dict(help="freeze: train the autoencoder alone; ft: the language model too", choices=("freeze", "ft")),
     )
+    latent_noise: float = field(
+        default=0.0,
+        metadata=dict(
+            help="train the decoder on latents noised up to this sigma too, so that it forgives what diffusion gets "
+            "wrong; 0: on clean latents only",
+            unit="probability",
+        ),
+    )
+    latent_noise_prob: float = field(
+        default=0.5, metadata=dict(help="share of the texts whose latents are noised", unit="probability")
+    )
 
 
 @dataclass

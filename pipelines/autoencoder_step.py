@@ -12,9 +12,32 @@ from pipelines.tokens import TokenSplit
 class AutoencoderStep:
     """(step, micro) -> losses (B,) in nats per token, and values to log."""
 
-    def __init__(self, space: nn.Module, data: TokenSplit, plan: BatchPlan, device: torch.device) -> None:
-        """space: a CompressedSpace, or the wrapper that averages its gradients over ranks."""
+    def __init__(
+        self,
+        space: nn.Module,
+        data: TokenSplit,
+        plan: BatchPlan,
+        device: torch.device,
+        *,
+        shape: tuple[int, int],
+        noise: float = 0.0,
+        noise_prob: float = 0.5,
+    ) -> None:
+        """space: a CompressedSpace, or the wrapper that averages its gradients over ranks. shape: (L, D) of latents.
+
+        noise: largest sigma of the noise that a share noise_prob of the texts get on their latents; its size is
+        uniform, so the decoder learns to trust clean latents and to make do with bad ones.
+        """
         self.space, self.data, self.plan, self.device = space, data, plan, device
+        self.shape, self.noise, self.noise_prob = shape, noise, noise_prob
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.space(self.data.batch(self.plan.rows(step, micro, len(self.data))).to(self.device)), {}
+        batch = self.data.batch(self.plan.rows(step, micro, len(self.data))).to(self.device)
+        if not self.noise:
+            return self.space(batch), {}
+        draws = self.plan.draws(step, micro, self.device)
+        chosen = draws.chosen("latent_noise", self.noise_prob)
+        sigma = self.noise * draws.uniform("latent_noise_size") * chosen
+        losses = self.space(batch, draws.normal("latent_noise", *self.shape), sigma)
+        clean = losses.detach() * ~chosen / (1 - self.noise_prob) if self.noise_prob < 1 else 0 * losses.detach()
+        return losses, {"loss_clean_latents": clean}

@@ -87,7 +87,15 @@ def run(settings: Settings) -> int:
 
     if state.step == 0:
         validation.record(validation.of_language_model(), 0)
-    step = AutoencoderStep(state.wrapped, data, job.plan(), job.device)
+    step = AutoencoderStep(
+        state.wrapped,
+        data,
+        job.plan(),
+        job.device,
+        shape=(space.length, space.dim),
+        noise=settings.latent_noise,
+        noise_prob=settings.latent_noise_prob,
+    )
     lm_loss = validation.language_model_loss() if settings.lm_mode == "freeze" else {}
 
     def losses(state: State, _: Report) -> None:

@@ -50,6 +50,25 @@ def test_any_family_is_compressed_and_written_out(compressed, batch, family):
     assert len(texts) == 4 and space.decode(space.encode(tokens), max_length=10, num_beams=2) == texts
 
 
+def test_disturbed_latents_stay_in_the_space_and_keep_their_size(compressed, batch):
+    generator = torch.Generator().manual_seed(0)
+    for options in ({"l2_normalize_latents": True}, {}):
+        space = compressed(**options)
+        x0 = 3 * space.encode(batch(space.language_model)).x0.detach()
+        noise = torch.randn(x0.shape, generator=generator)
+        sigma = torch.tensor([0.0, 0.3, 0.8, 1.0])
+        z = space.disturbed(space.project(x0), noise, sigma)
+        torch.testing.assert_close(z[0], space.project(x0)[0])  # sigma 0 changes nothing
+        kept = torch.nn.functional.cosine_similarity(z.flatten(1), x0.flatten(1))
+        assert kept[0] > kept[1] > kept[2] > kept[3]
+        if options:
+            torch.testing.assert_close(z.norm(dim=-1), torch.full(z.shape[:2], DIM**0.5))
+        else:
+            torch.testing.assert_close(
+                z.square().mean((1, 2)).sqrt(), x0.square().mean((1, 2)).sqrt(), rtol=0.3, atol=0
+            )
+
+
 def test_padding_never_reaches_compressed_latents(compressed, batch):
     space = compressed()
     tokens = batch(space.language_model)

@@ -49,7 +49,12 @@ def test_language_model_resumes_exactly(programs, stopped_run, fingerprints, tmp
 
 
 @pytest.mark.parametrize(
-    "flags", ["--lr_schedule greedy", "--lm_mode ft --lr_schedule reduce_lr_on_plateau --mixed_precision bf16"]
+    "flags",
+    [
+        "--lr_schedule greedy",
+        "--lm_mode ft --lr_schedule reduce_lr_on_plateau --mixed_precision bf16",
+        "--l2_normalize_latents --latent_noise 0.9",
+    ],
 )
 def test_autoencoder_resumes_exactly(programs, chain, stopped_run, fingerprints, tmp_path, flags):
     flags += f" --num_train_steps {STEPS} --train_batch_size 8 --gradient_accumulation_steps 2"
