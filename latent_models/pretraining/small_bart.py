@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import BartConfig, BartForConditionalGeneration
 
 from latent_models.options import PretrainingOptions
@@ -32,4 +35,27 @@ def small_bart(options: PretrainingOptions, tokenizer: Any) -> BartForConditiona
         decoder_start_token_id=tokenizer.eos_token_id,
         forced_eos_token_id=tokenizer.eos_token_id,
     )
-    return BartForConditionalGeneration(config)
+    model = BartForConditionalGeneration(config)
+    start_with_waves(model)
+    return model
+
+
+@torch.no_grad()
+def start_with_waves(model: BartForConditionalGeneration) -> None:
+    """Let the learned positions of encoder and decoder start as the same sinusoids, at the size of their random start.
+
+    Copying pairs position i of the decoder with position i + 1 of the encoder. From random positions that has to be
+    learned for each i by itself; between sinusoids it is one rotation, the same for all i (Vaswani et al. 2017,
+    arXiv:1706.03762, section 3.5).
+    """
+    for half in (model.model.encoder, model.model.decoder):
+        table = half.embed_positions
+        count, dim = len(table.weight) - table.offset, table.embedding_dim
+        table.weight[table.offset :] = math.sqrt(2) * model.config.init_std * sinusoids(count, dim)
+
+
+def sinusoids(count: int, dim: int) -> Tensor:
+    """(count, dim): sines in the even channels, cosines in the odd ones, wavelengths from 2 pi to 10,000 * 2 pi."""
+    rates = torch.exp(-math.log(10000.0) * torch.arange(0, dim, 2) / dim)
+    phase = torch.arange(count)[:, None] * rates  # (count, ceil(dim / 2))
+    return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(1)[:, :dim]

@@ -193,6 +193,20 @@ def test_a_small_bart_learns_to_copy(texts):
     assert written == [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
 
 
+def test_positions_start_as_one_rotation_for_all_places(texts):
+    tokenizer = train_tokenizer(texts, "word", 50, 20)
+    model = small_bart(OPTIONS, tokenizer).model
+    tables = [half.embed_positions.weight[half.embed_positions.offset :] for half in (model.encoder, model.decoder)]
+    torch.testing.assert_close(tables[0], tables[1], rtol=0, atol=0)
+    assert tables[0].shape == (20, 16) and tables[0].requires_grad
+    # the same step has the same inner product wherever it is taken, and the smallest step the largest
+    near = (tables[0][:-1] * tables[0][1:]).sum(1)
+    far = (tables[0][:-5] * tables[0][5:]).sum(1)
+    torch.testing.assert_close(near, near[:1].expand_as(near))
+    assert near.min() > far.max()
+    torch.testing.assert_close(tables[0].square().mean().sqrt(), torch.tensor(0.02), rtol=1e-3, atol=0)  # BART's
+
+
 def test_a_width_that_heads_cannot_share_is_refused(texts):
     tokenizer = train_tokenizer(texts, "word", 100, 20)
     with pytest.raises(UserError, match="--d_model 18 is not divisible by --heads 4"):
