@@ -68,6 +68,8 @@ class DatasetSpec:
     divide: Divide | None = None
     max_tokens: int = 64
     max_source_tokens: int = 64
+    language: str | None = "en"  # of the text, ISO 639-1; None: not known
+    source_language: str | None = "en"
     metrics: tuple[str, ...] = ()  # of seq2seq
 
 
@@ -79,7 +81,7 @@ def _wmt14(source: str, target: str) -> DatasetSpec:
     return DatasetSpec(
         origin="get it from https://www.statmt.org/wmt14, as train.jsonl, valid.jsonl and test.jsonl with de and en",
         folders=("wmt14",), hub=HubSource("wmt/wmt14", "de-en"), text=target, source=source, clean=tidy,
-        metrics=("sacrebleu", "bertscore"),
+        language=target, source_language=source, metrics=("sacrebleu", "bertscore"),
     )  # fmt: skip
 
 
@@ -157,6 +159,17 @@ def find(options: DataOptions) -> str | None:
         return f"there is no file {missing[0]}: check the path" if missing else None
     absent = [name for name in names if "train" not in _locate(DATASETS[name], options.data_dir)]
     return _absent(absent[0], options.data_dir) if absent else None
+
+
+def languages(options: DataOptions) -> tuple[str | None, str | None]:
+    """Languages of the texts and of their sources, ISO 639-1; None where they are not known. Nothing is read."""
+    specs = [DATASETS[name] for name in _names(options)]
+    return _common([spec.language for spec in specs]), _common([spec.source_language for spec in specs])
+
+
+def _common(values: Sequence[str | None]) -> str | None:
+    """What all of them are; None where they differ, or where there are none."""
+    return values[0] if len(set(values)) == 1 else None
 
 
 def _names(options: DataOptions) -> list[str]:
@@ -271,7 +284,8 @@ def _load_own(options: DataOptions, seed: int) -> Corpus:
         columns = raw[split].columns
     name = files["train"].stem if options.train_file else files["train"].parent.resolve().name
     metrics = ("bleu", "rouge", "bertscore") if columns.source else ()
-    return _corpus(name, raw, DatasetSpec(class_of=class_name, metrics=metrics), seed)
+    spec = DatasetSpec(class_of=class_name, language=None, source_language=None, metrics=metrics)
+    return _corpus(name, raw, spec, seed)
 
 
 def _join_labels(raw: Mapping[str, RawSplit], path: Path, spec: DatasetSpec) -> None:
@@ -310,6 +324,8 @@ def _join(parts: Sequence[Corpus]) -> Corpus:
     spec = DatasetSpec(
         max_tokens=max(part.spec.max_tokens for part in parts),
         max_source_tokens=max(part.spec.max_source_tokens for part in parts),
+        language=_common([part.spec.language for part in parts]),
+        source_language=_common([part.spec.source_language for part in parts]),
         metrics=parts[0].spec.metrics if splits["train"].sources else (),
     )
     return Corpus("+".join(part.name for part in parts), splits, spec, notes)

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import BatchEncoding
 from transformers.utils import logging
 
+from latent_models import languages
 from latent_models.families import family_of
 from latent_models.tokenizers.identity import beyond_vocabulary
 from utils.checkpoints import fingerprint
@@ -38,14 +39,20 @@ class LanguageModel(nn.Module):
     Differs from the reference, which leaves dropout on in a frozen model: it would only blur the targets.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, frozen: bool = True) -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str, frozen: bool = True, language: str | None = None) -> None:
+        """language: of the texts, for models that want to know; a code of its tokenizer, or the first part of one."""
         super().__init__()
         self.family = family_of(model.config, name)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.dim: int = self.family.dim(model.config)
-        start_id = getattr(model.config, "decoder_start_token_id", None)
+        self.language = languages.choose(tokenizer, language, name)  # code, None where the model knows no languages
+        marks = languages.speak(tokenizer, self.language) if self.language else languages.Marks()
+        self.forced_bos_id = marks.forced_bos_id
+        start_id = marks.start_id
+        if start_id is None:
+            start_id = getattr(model.config, "decoder_start_token_id", None)
         if start_id is None:
             raise UserError(
                 f"{name} does not say which token decoding starts with: add decoder_start_token_id to its config.json"
@@ -75,10 +82,11 @@ class LanguageModel(nn.Module):
         return self.family.max_length(self.model.config)
 
     def fingerprint(self) -> str:
-        """Hash of weights, vocabulary, and what a tokenizer knows beside it."""
+        """Hash of weights, vocabulary, what a tokenizer knows beside it, and the language where there are several."""
         vocabulary = self.tokenizer.get_vocab()
         parts = [f"{k}\0{v}" for k, v in sorted(vocabulary.items())]
         parts += [beyond_vocabulary(self.tokenizer)] * bool(beyond_vocabulary(self.tokenizer))
+        parts += [f"language {self.language}"] if self.language else []
         table = torch.tensor([hash_of(part) for part in parts], dtype=torch.int64)
         return fingerprint({"vocabulary": table, **self.model.state_dict()})
 
@@ -129,6 +137,10 @@ class LanguageModel(nn.Module):
         decoding: arguments of transformers' generate, see decoding.py.
         """
         decoding["min_length"] = min(decoding.get("min_length", 0), max_length)
+        if self.language:
+            decoding["decoder_start_token_id"] = self.start_id
+            if self.forced_bos_id is not None:
+                decoding["forced_bos_token_id"] = self.forced_bos_id
         if states_mask is None:
             states_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         with self._stable_precision():
@@ -159,10 +171,13 @@ def hash_of(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def load_language_model(name: str, frozen: bool = True, *, empty: bool = False) -> LanguageModel:
+def load_language_model(
+    name: str, frozen: bool = True, *, empty: bool = False, language: str | None = None
+) -> LanguageModel:
     """A model from a local folder or the hub, in float32 whatever it was saved in.
 
     empty: build it on the meta device, without weights (for a dry run of a large model).
+    language: see LanguageModel.
     Raises UserError, in one line, where the folder or hub id gives no such model, where weights are missing, or where
     its tokenizer does not match.
     """
@@ -184,7 +199,7 @@ def load_language_model(name: str, frozen: bool = True, *, empty: bool = False) 
             f"--enc_dec_model {name} is neither a local folder nor in the local cache, and the hub cannot be reached "
             "or does not have it: give a local folder, for example one that python -m latent_models.pretraining made"
         ) from error
-    return LanguageModel(model, tokenizer, name, frozen)
+    return LanguageModel(model, tokenizer, name, frozen, language)
 
 
 def _is_folder(name: str) -> bool:

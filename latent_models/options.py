@@ -11,6 +11,12 @@ class LanguageModelOptions:
         default="facebook/bart-base", metadata=dict(help="encoder-decoder language model: a local folder or a hub id")
     )
     max_seq_len: int = field(default=64, metadata=dict(help="longest text; what is longer is cut off", unit="tokens"))
+    target_language: str | None = field(
+        default=None,
+        metadata=dict(
+            help="of the texts, for models with language codes (mBART): de_DE or de; unset: the corpus' or tokenizer's"
+        ),
+    )
 
 
 @dataclass

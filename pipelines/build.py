@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dataset_utils import registry
+from dataset_utils.options import DataOptions
+from latent_models import languages
 from latent_models.compressed import CompressedSpace
 from latent_models.encoder_states import EncoderStatesSpace
 from latent_models.language_models import LanguageModel, load_language_model
@@ -44,6 +47,23 @@ def find_language_model(name: str, run: Path | None, recorded: str | None, typed
     return name
 
 
+def load_model_of_texts(settings: Settings, name: str, **options: Any) -> LanguageModel:
+    """A language model that knows the language of the texts: the flag's, else that of the run, else of the corpus.
+
+    options: of load_language_model.
+    """
+    wanted = settings.target_language or settings.saved.get("language")
+    if wanted is None:
+        wanted, _ = registry.languages(settings.build(DataOptions))
+    model = load_language_model(name, language=wanted, **options)
+    if settings.target_language and not model.language:
+        raise UserError(
+            f"--target_language {settings.target_language} is for models whose tokenizers have language codes, such as "
+            f"mBART's; {name} has none: leave it out"
+        )
+    return model
+
+
 def new_space(language_model: LanguageModel, options: AutoencoderOptions, max_seq_len: int) -> CompressedSpace:
     """A compressed space with a fresh autoencoder."""
     return CompressedSpace(language_model, PerceiverAutoencoder(language_model.dim, options, max_seq_len))
@@ -70,7 +90,7 @@ def load_autoencoder(
         saved.get("enc_dec_model_relative"),
         language_model is not None,
     )
-    model = load_language_model(name)
+    model = load_language_model(name, language=saved.get("language"))
     tuned = saved.get("lm_mode") == "ft"  # then the checkpoint holds the language model's weights, too
     expected = checkpoint.facts.get("language_model_fingerprint")
     refuse_another_model(model, None if tuned else expected, folder)
@@ -95,6 +115,16 @@ def refuse_another_model(model: LanguageModel, expected: str | None, run: Path) 
         raise UserError(
             f"{model.name} is not the language model that {run} was trained with (other weights or vocabulary): "
             "say where that one is with --enc_dec_model"
+        )
+
+
+def refuse_another_language(settings: Settings, model: LanguageModel, autoencoder: Path) -> None:
+    """UserError where --target_language is not the one that an autoencoder was trained in."""
+    wanted = settings.target_language
+    if wanted and languages.choose(model.tokenizer, wanted, model.name) != model.language:
+        raise UserError(
+            f"--target_language {wanted} is not the language that the autoencoder in {autoencoder} was trained in "
+            f"({model.language}): leave it out, or name another autoencoder"
         )
 
 
@@ -149,12 +179,13 @@ def load_space(settings: Settings, run: Path, device: torch.device) -> LatentSpa
     if not settings.latent_model_path:
         recorded = settings.saved.get("enc_dec_model_relative")
         name = find_language_model(settings.enc_dec_model, run, recorded, typed is not None)
-        model = load_language_model(name)
+        model = load_model_of_texts(settings, name)
         refuse_another_model(model, settings.saved.get("language_model_fingerprint"), run)
         states = EncoderStatesSpace(model, settings.max_seq_len)
         return states.to(device).requires_grad_(False).eval()
     folder = autoencoder_folder(settings, run)
     space, saved = load_autoencoder(folder, device, typed)
+    refuse_another_language(settings, space.language_model, folder)
     if settings.sources["max_seq_len"] == "default":
         settings.set("max_seq_len", saved["max_seq_len"])
     if settings.max_seq_len > saved["max_seq_len"]:
@@ -170,9 +201,8 @@ def load_space(settings: Settings, run: Path, device: torch.device) -> LatentSpa
 def empty_space(settings: Settings) -> LatentSpace:
     """The space of a diffusion run without weights, for a dry run."""
     if not settings.latent_model_path:
-        return EncoderStatesSpace(
-            load_language_model(settings.enc_dec_model, empty=True), settings.max_seq_len
-        ).requires_grad_(False)
+        model = load_model_of_texts(settings, settings.enc_dec_model, empty=True)
+        return EncoderStatesSpace(model, settings.max_seq_len).requires_grad_(False)
     folder = autoencoder_folder(settings, Path(settings.resume_dir or "."))
     saved = autoencoder_args(folder)
     typed = "enc_dec_model" in settings.typed
@@ -182,7 +212,7 @@ def empty_space(settings: Settings) -> LatentSpace:
         saved.get("enc_dec_model_relative"),
         typed,
     )
-    model = load_language_model(name, empty=True)
+    model = load_language_model(name, empty=True, language=saved.get("language"))
     with torch.device("meta"):
         return new_space(model, options_of(AutoencoderOptions, saved), saved["max_seq_len"]).requires_grad_(False)
 

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
+from latent_models.language_models import LanguageModel
 from utils.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ def dry_run(settings: Settings, build: Callable[[Settings], Mapping[str, nn.Modu
     print(parameters(parts))
     print()
     print(shapes(parts))
+    for line in precision(settings, parts):
+        print(line, file=sys.stderr)
     missing = registry.find(settings.build(DataOptions))
     if missing:
         print(f"note: {missing}", file=sys.stderr)
@@ -61,5 +65,18 @@ def describe_run(job: Job, parts: Mapping[str, nn.Module], corpus: Corpus, data:
             f"corpus {corpus.name}: {sizes} texts; {100 * data.table.truncated:.1f} % of the training texts are cut "
             f"at {data.table.max_length} tokens",
             parameters(parts),
+            *precision(job.settings, parts),
         ]
     )
+
+
+def precision(settings: Settings, parts: Mapping[str, nn.Module]) -> list[str]:
+    """Lines on language models that do not follow --mixed_precision."""
+    asked = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(settings.mixed_precision)
+    models = {m for part in parts.values() for m in part.modules() if isinstance(m, LanguageModel)}
+    return [
+        f"note: {model.name} overflows in {settings.mixed_precision}, so the language model itself runs in float32: "
+        "--mixed_precision bf16 is safe for it, and faster"
+        for model in models
+        if asked in model.family.overflows
+    ]

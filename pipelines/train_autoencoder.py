@@ -13,10 +13,17 @@ from evaluation import report, scorers
 from evaluation.protocols import evaluate_reconstruction
 from latent_models.compressed import CompressedSpace
 from latent_models.decoding import strategies
-from latent_models.language_models import load_language_model
 from latent_models.options import AutoencoderOptions
 from pipelines.autoencoder_step import AutoencoderStep
-from pipelines.build import fill, find_language_model, load_autoencoder, new_space, refuse_another_model, relative
+from pipelines.build import (
+    fill,
+    find_language_model,
+    load_autoencoder,
+    load_model_of_texts,
+    new_space,
+    refuse_another_model,
+    relative,
+)
 from pipelines.describe import describe_run, dry_run
 from pipelines.job import EVALUATION, Job, fit, load_corpus, open_job, record_args
 from pipelines.reconstruct import Decode, reconstruct, through_latents, through_states
@@ -49,7 +56,7 @@ def run(settings: Settings) -> int:
         settings.saved.get("enc_dec_model_relative"),
         "enc_dec_model" in settings.typed,
     )
-    model = load_language_model(name, frozen=settings.lm_mode == "freeze")
+    model = load_model_of_texts(settings, name, frozen=settings.lm_mode == "freeze")
     corpus = load_corpus(job)
     torch.manual_seed(derive(settings.random_seed, "weights"))
     space = new_space(model, settings.build(AutoencoderOptions), settings.max_seq_len).to(job.device)
@@ -73,6 +80,7 @@ def run(settings: Settings) -> int:
     record_args(
         job,
         enc_dec_model_relative=relative(name, job.folder),
+        language=model.language,
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
     validation = Validation(job, space, held_out)
@@ -198,7 +206,7 @@ def _evaluate(job: Job) -> int:
 
 def _parts(settings: Settings) -> dict[str, torch.nn.Module]:
     """What a dry run builds."""
-    model = load_language_model(settings.enc_dec_model, frozen=settings.lm_mode == "freeze", empty=True)
+    model = load_model_of_texts(settings, settings.enc_dec_model, frozen=settings.lm_mode == "freeze", empty=True)
     with torch.device("meta"):
         space = new_space(model, settings.build(AutoencoderOptions), settings.max_seq_len)
     return {"language model": model, "autoencoder": space.autoencoder}

@@ -93,6 +93,7 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
         job,
         enc_dec_model_relative=relative(language_model.name, job.folder),
         language_model_fingerprint=language_model.fingerprint(),
+        language=language_model.language,
         latent_dim=space.dim,
         latent_length=space.length,
         class_names=list(corpus.class_names) if settings.class_conditional else [],

@@ -90,6 +90,28 @@ def test_padding_never_changes_a_loss(language_model, batch, family):
     torch.testing.assert_close(more, losses, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["t5", "mt5"])
+def test_an_output_table_of_its_own_is_kept_and_never_scaled(tiny, tmp_path, batch, family):
+    """Flan-T5 and mT5 tie nothing. transformers makes their tie_word_embeddings True, and T5 scales what is tied."""
+    folder = tmp_path / "untied"
+    shutil.copytree(tiny(family), folder)
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+    config.pop("scale_decoder_outputs", None)  # published files are older than this key
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = head = torch.randn(config["vocab_size"], config["d_model"])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model = load_language_model(str(folder), frozen=False)
+    ids, mask = batch(model)
+    hidden = []
+    model.model.decoder.register_forward_hook(lambda *call: hidden.append(call[-1].last_hidden_state))
+    logits = model.logits(model.encode(ids, mask), mask, ids)
+    torch.testing.assert_close(logits, hidden[0] @ head.T, atol=1e-4, rtol=1e-4)
+    model.save(tmp_path / "again")
+    again = load_language_model(str(tmp_path / "again"))
+    torch.testing.assert_close(again.logits(again.encode(ids, mask), mask, ids), logits, atol=1e-4, rtol=1e-4)
+
+
 def test_a_mask_of_all_true_is_no_mask(language_model):
     model = language_model()
     states, labels = torch.randn(2, 6, 16), torch.randint(5, 300, (2, 7))
