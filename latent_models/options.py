@@ -106,11 +106,11 @@ class PretrainingOptions:
 class TokenizerOptions:
     """Which tokenizer a space of token embeddings has; see latent_models/tokenizers/choice."""
 
-    vocab: str = field(
-        default="word-level",
+    vocab: str | None = field(
+        default=None,
         metadata=dict(
             help="word-level or byte-level: trained on the corpus; a folder or hub id of a Hugging Face tokenizer; a "
-            "file with one token per line"
+            "file with one token per line. Unset: that of the model of --embedding_init, or word-level"
         ),
     )
     vocab_size: int = field(default=10000, metadata=dict(help="largest vocabulary that is trained", unit="tokens"))
@@ -125,4 +125,55 @@ class TokenizerOptions:
     max_unknown: float = field(
         default=0.1,
         metadata=dict(help="refuse a vocabulary that does not know this share of the corpus", unit="probability"),
+    )
+
+
+@dataclass
+class EmbeddingOptions:
+    """The space of token embeddings; see latent_models/embeddings."""
+
+    embedding_dim: int | None = field(
+        default=None,
+        metadata=dict(
+            help="width of a token embedding; unset: 128, or that of the pretrained ones. Another width projects these",
+            unit="channels",
+        ),
+    )
+    embedding_init: str = field(
+        default="random",
+        metadata=dict(
+            help="random, or the language model whose input embeddings to begin with: a local folder or a hub id; its "
+            "tokenizer is then the default of --vocab"
+        ),
+    )
+    embedding_std: float = field(
+        default=1.0,
+        metadata=dict(
+            help="standard deviation of embeddings at first, pretrained ones rescaled; the noise of the process has 1"
+        ),
+    )
+    freeze_embeddings: bool = field(
+        default=False,
+        metadata=dict(help="leave the table of embeddings as it is; a projection is trained all the same"),
+    )
+    normalize_embeddings: bool = field(
+        default=False,
+        metadata=dict(
+            help="keep every embedding at norm sqrt(embedding_dim), so that they cannot shrink into the noise"
+        ),
+    )
+    rounding_head: str = field(
+        default="inner",
+        metadata=dict(
+            help="scores of tokens: inner product with their embeddings, or negative squared distance to them",
+            choices=("inner", "distance"),
+        ),
+    )
+    padding: str = field(
+        default="masked",
+        metadata=dict(
+            help="masked: padding is neither seen nor learned, lengths of samples are drawn from those of the training "
+            "texts; generated: padding is a token like any other and is sampled, as published",
+            choices=("masked", "generated"),
+        ),
     )

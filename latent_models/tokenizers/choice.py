@@ -15,10 +15,13 @@ from utils.errors import UserError
 _MEASURED = 50_000  # texts looked at, evenly spaced
 
 
-def make_tokenizer(options: TokenizerOptions, texts: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of the flags: trained on `texts`, or found. max_length: in tokens."""
-    if options.vocab not in KINDS:
-        return load_tokenizer(options.vocab, max_length)
+def make_tokenizer(
+    options: TokenizerOptions, texts: Sequence[str], max_length: int, init: str = "random"
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of the flags: trained on `texts`, or found. max_length: in tokens. init: --embedding_init."""
+    vocab = options.vocab or ("word-level" if init == "random" else init)
+    if vocab not in KINDS:
+        return load_tokenizer(vocab, max_length, "--vocab" if options.vocab else "--embedding_init")
     how = Options(
         options.vocab_size,
         options.vocab_min_frequency,
@@ -26,7 +29,7 @@ def make_tokenizer(options: TokenizerOptions, texts: Sequence[str], max_length: 
         options.vocab_strip_accents,
         options.vocab_individual_digits,
     )
-    return train_tokenizer(texts, options.vocab, how, max_length)
+    return train_tokenizer(texts, vocab, how, max_length)
 
 
 def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
@@ -44,7 +47,7 @@ def check_coverage(tokenizer: Any, texts: Sequence[str], options: TokenizerOptio
     share = unknown_share(tokenizer, texts)
     if share > options.max_unknown:
         raise UserError(
-            f"the vocabulary of --vocab {options.vocab} ({len(tokenizer):,} tokens) does not know {100 * share:.1f} % "
+            f"the vocabulary of {len(tokenizer):,} tokens (--vocab) does not know {100 * share:.1f} % "
             f"of the words of the corpus, more than --max_unknown {options.max_unknown:g}: raise --vocab_size, lower "
             "--vocab_min_frequency, or take --vocab byte-level"
         )

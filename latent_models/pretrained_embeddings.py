@@ -1,0 +1,40 @@
+"""The input embeddings of a pretrained language model, and nothing else of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoModel
+
+from latent_models.tokenizers.files import ALIASES
+from utils.errors import UserError, fold
+from utils.hub import lookup
+
+
+@torch.no_grad()
+def input_embeddings(name: str, tokenizer: Any, flag: str = "--embedding_init") -> Tensor:
+    """(V, d) vectors of the tokens of `tokenizer`, float32, from the model in a local folder or on the hub.
+
+    tokenizer: that of the model. Errors: UserError where there is no such model, or its vocabulary is another one.
+    """
+    local = Path(name).is_dir()
+    where: dict[str, Any] = {} if local else lookup()
+    try:
+        model = AutoModel.from_pretrained(
+            ALIASES.get(name, name), trust_remote_code=False, dtype=torch.float32, **where
+        )
+        table = model.get_input_embeddings().weight
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        hint = "" if local else ": give a local folder, or a hub id where the hub can be reached"
+        raise UserError(f"{flag} {name} cannot be read ({fold(error)[:200]}){hint}") from error
+    known, needed = len(table), max(tokenizer.get_vocab().values()) + 1
+    if not known / 2 < needed <= known:
+        raise UserError(
+            f"{flag} {name} has {known} embeddings, but the tokenizer knows {needed} tokens: "
+            "take the tokenizer of that model"
+        )
+    return table[:needed].clone()
