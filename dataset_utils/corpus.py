@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from utils.errors import UserError
+
 if TYPE_CHECKING:
-    from dataset_utils.registry import DatasetSpec
+    from dataset_utils.catalog import DatasetSpec
 
 SPLITS = ("train", "valid", "test")
 
@@ -66,3 +68,26 @@ class Corpus:
     @property
     def test(self) -> Split:
         return self.splits["test"]
+
+    def need_classes(self, flag: str = "--class_conditional") -> None:
+        """UserError unless the training texts are of two classes or more."""
+        if not self.num_classes:
+            raise UserError(
+                f"{flag} needs labels, and {self.name} has none: leave it out, name another corpus, or say with "
+                "--label_column which column holds them"
+            )
+        there = set(self.train.labels or ())
+        if len(there) < 2:
+            only = ", ".join(self.class_names[i] for i in there)
+            raise UserError(
+                f"{flag} needs two classes or more, and the training texts of {self.name} are all of one ({only}): "
+                "leave it out, or name another --label_column"
+            )
+
+    def need_sources(self, flag: str = "--seq2seq") -> None:
+        """UserError unless every text has a source."""
+        if any(split.sources is None for split in self.splits.values()):
+            raise UserError(
+                f"{flag} needs source texts, and {self.name} has none: name a corpus of pairs, or say with "
+                "--source_column which column holds them"
+            )

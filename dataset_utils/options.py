@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 class DataOptions:
     dataset_name: str | None = field(
         default=None,
-        metadata=dict(help="a corpus of the registry (docs/recipes.md lists them), or several joined by '+'"),
+        metadata=dict(
+            help="a corpus of the registry (python -m dataset_utils.registry lists them), a hub id (org/name or "
+            "org/name:configuration), or several joined by '+'"
+        ),
     )
     data_dir: str | None = field(
         default=None,
@@ -19,7 +22,7 @@ class DataOptions:
         ),
     )
     train_file: str | None = field(
-        default=None, metadata=dict(help="your own training texts: .txt, .jsonl, .csv, .tsv, .parquet")
+        default=None, metadata=dict(help="your own training texts: .txt, .jsonl, .json, .csv, .tsv, .parquet, also .gz")
     )
     valid_file: str | None = field(
         default=None, metadata=dict(help="validation texts; unset: cut from the training file")
@@ -27,10 +30,10 @@ class DataOptions:
     test_file: str | None = field(default=None, metadata=dict(help="test texts; unset: cut from the training file"))
     text_column: str | None = field(default=None, metadata=dict(help="column of the text; unset: found by its name"))
     label_column: str | None = field(
-        default=None, metadata=dict(help="column of the class label; unset: found by its name")
+        default=None, metadata=dict(help="column of the class label; unset: found by its name; none: not used")
     )
     source_column: str | None = field(
-        default=None, metadata=dict(help="column of the source text; unset: found by its name")
+        default=None, metadata=dict(help="column of the source text; unset: found by its name; none: not used")
     )
     max_train_texts: int | None = field(
         default=None, metadata=dict(help="use only the first so many training texts", unit="texts")

@@ -6,11 +6,15 @@ not what the format says is a UserError with file and line.
 
 from __future__ import annotations
 
+import bz2
 import csv as csv_module
+import gzip
 import json
+import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from utils.errors import UserError
 
@@ -18,10 +22,16 @@ Row = tuple[int, dict[str, Any]]  # line (from 1), columns
 Reader = Callable[[Path], Iterator[Row]]
 
 
+COMPRESSED: dict[str, Callable[[Path], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
+
+
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file without their ends. Only \\n and \\r\\n end a line: texts may hold U+2028."""
+    """Numbered lines of a UTF-8 file without their ends. Only \\n and \\r\\n end a line: texts may hold U+2028.
+
+    A file whose name ends in .gz, .bz2 or .xz is unpacked on the way.
+    """
     try:
-        with path.open("rb") as file:
+        with COMPRESSED.get(path.suffix.lower(), lambda path: path.open("rb"))(path) as file:
             for number, raw in enumerate(file, start=1):
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -33,6 +43,8 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line.removesuffix("\n").removesuffix("\r")
     except IsADirectoryError:
         raise UserError(f"{path} is a folder where a file was expected: name the file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{path} is not a whole {path.suffix} file ({error}): fetch it again") from None
 
 
 def _json(path: Path, number: int, line: str, expected: str) -> Any:
@@ -64,6 +76,41 @@ def jsonl(path: Path) -> Iterator[Row]:
                 "mend or remove the line"
             )
         yield number, flat(value)
+
+
+def json_file(path: Path) -> Iterator[Row]:
+    """A .json file in one of its usual forms: an object per line; a list with one string per line; one list of objects.
+
+    The last form is read whole; the line is then the number of the object in the list.
+    """
+    first = next((line.strip() for _, line in lines(path) if line.strip()), "")
+    if first.startswith("{") and first.endswith("}"):
+        return jsonl(path)
+    if first.startswith("[") and first.endswith("]"):
+        try:
+            value = json.loads(first)
+        except json.JSONDecodeError:
+            value = None
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+            return rocstories(path)
+    return _json_list(path)
+
+
+def _json_list(path: Path) -> Iterator[Row]:
+    expected = 'a list of objects such as [{"text": "..."}]'
+    try:
+        rows = json.loads("\n".join(line for _, line in lines(path)) or "[]")
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}: expected {expected}, but it is not JSON ({error.msg} at column "
+            f"{error.colno}): mend the file"
+        ) from None
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{path}, object {number}: expected {expected}, found {type(row).__name__}: mend or remove it"
+            )
+        yield number, flat(row)
 
 
 def rocstories(path: Path) -> Iterator[Row]:
@@ -167,15 +214,32 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 BY_SUFFIX: dict[str, Reader] = {
-    ".txt": plain, ".jsonl": jsonl, ".json": jsonl, ".csv": csv, ".tsv": tsv, ".parquet": parquet,
+    ".txt": plain, ".jsonl": jsonl, ".json": json_file, ".csv": csv, ".tsv": tsv, ".parquet": parquet,
 }  # fmt: skip
+TABLES = (".csv", ".tsv")  # their first line names the columns
+
+
+def suffix(path: Path) -> str:
+    """The end of a file's name that says its format: that before .gz, where it is compressed."""
+    packed = path.suffix.lower() in COMPRESSED
+    return (Path(path.stem) if packed else path).suffix.lower()
+
+
+def first_cells(path: Path) -> list[str]:
+    """The cells of the first line of a .csv or .tsv file: names of columns, if it has them."""
+    tabs = suffix(path) == ".tsv"
+    for _, line in lines(path):
+        if line.strip():
+            cells = line.split("\t") if tabs else next(csv_module.reader([line]))
+            return [cell.strip() for cell in cells]
+    return []
 
 
 def by_suffix(path: Path) -> Reader:
     """The reader of a file by the end of its name."""
-    if path.suffix.lower() not in BY_SUFFIX:
+    if suffix(path) not in BY_SUFFIX:
         raise UserError(
-            f"{path}: no reader for files ending in {path.suffix or 'nothing'!r}: "
+            f"{path}: no reader for files ending in {suffix(path) or 'nothing'!r}: "
             f"convert it to one of {', '.join(BY_SUFFIX)}"
         )
-    return BY_SUFFIX[path.suffix.lower()]
+    return BY_SUFFIX[suffix(path)]

@@ -29,7 +29,6 @@ from pipelines.tokens import TokenSplit, tokenize_split
 from utils import checkpoints
 from utils.distributed import wrap
 from utils.ema import EMA
-from utils.errors import UserError
 from utils.hooks import Every, Hook, Report
 from utils.modes import evaluating
 from utils.optim import make_lr_schedule, make_optimizer
@@ -62,10 +61,8 @@ def _evaluator(job: Job, parts: Parts, corpus: Corpus) -> Evaluator:
 def _corpus(job: Job) -> Corpus:
     """The corpus of the flags, with the labels that the run needs."""
     settings, corpus = job.settings, load_corpus(job)
-    if settings.class_conditional and not corpus.num_classes:
-        raise UserError(
-            f"--class_conditional needs labels, and {corpus.name} has none: leave it out, or name another corpus"
-        )
+    if settings.class_conditional:
+        corpus.need_classes()
     return corpus
 
 

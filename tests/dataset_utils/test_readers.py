@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dataset_utils import readers
-from dataset_utils.columns import Columns, assemble, class_name, class_number, find_classes, finish, half
+from dataset_utils.columns import Columns, assemble, choose, class_name, class_number, find_classes, finish, half
 from utils.errors import UserError
 
 
@@ -94,7 +94,7 @@ def test_an_unknown_ending_is_refused(tmp_path) -> None:
 def test_columns_are_found_by_their_usual_names() -> None:
     rows = [(1, {"id": "7", "src": "q", "trg": " a "}), (2, {"id": "8", "src": "r", "trg": " "})]
     split = assemble(rows, Columns(guess=True), "f")
-    assert split.texts == ["a"] and split.sources == ["q"] and split.labels is None and split.empty == 1
+    assert split.texts == ["a"] and split.sources == ["q"] and split.labels is None and split.halves == [2]
     assert split.columns == Columns("trg", "src")
     assert assemble([(1, {"poem": "x"})], Columns(guess=True), "f").texts == ["x"]
 
@@ -110,7 +110,7 @@ def test_columns_are_found_by_their_usual_names() -> None:
         ([(1, {"text": "a"})], Columns("text", label="mood"), "no column 'mood'.*--label_column"),
         ([(1, {"x": "a", "y": "b"})], Columns(guess=True), r"which of its columns \(x, y\)"),
         ([(1, {"text": "a"}), (4, {"txt": "b"})], Columns("text"), "line 4: no column 'text'"),
-        ([(1, {"text": "a"}), (2, {"text": None})], Columns("text"), "line 2: column 'text' should be text"),
+        ([(1, {"text": "a"}), (2, {"text": 3})], Columns("text"), "line 2: column 'text' should be text"),
         ([(1, {"text": " "})], Columns("text"), "holds no texts"),
         ([], Columns("text"), "holds no texts"),
     ],
@@ -130,4 +130,60 @@ def test_labels_become_numbers_or_are_refused_by_line() -> None:
     for bad, number in ((2, class_number), ("odd", class_number), (1.5, half), ("c", class_name), (None, half)):
         with pytest.raises(UserError, match="f, line 2: label"):
             finish(labelled("0" if number is not class_name else "a", bad), ("a", "b"), number)
-    assert find_classes([10, 2, "2"]) == ("2", "10") and find_classes(["b", "a", "b"]) == ("a", "b")
+    assert find_classes([10, 2, "2", None, ""], "f", "l") == ("2", "10")
+    assert find_classes(["b", "a", "b"], "f", "l") == ("a", "b")
+    with pytest.raises(UserError, match=r"f: column 'l' has 500 different values in 500 rows.*--label_column none"):
+        find_classes(list(range(500)), "f", "l")
+
+
+def test_usual_pairs_and_names_are_found_whatever_their_case() -> None:
+    def found(*names: str, **typed: str) -> Columns:
+        return choose(Columns(**typed, guess=True), dict.fromkeys(names, "x"), "f")
+
+    assert found("Document", "Summary", "id") == Columns("Summary", "Document")
+    assert found("text", "summary") == Columns("summary", "text") and found("input", "output").source == "input"
+    assert found("Text", "Label") == Columns("Text", label="Label") and found("sentence", "label").text == "sentence"
+    assert found("src", "trg", text="src") == Columns("src")
+    assert found("src", "trg", source="none") == Columns("trg")
+    assert found("text", "label", label="none") == Columns("text")
+    assert found("de", "en", source="DE", text="en") == Columns("en", "de")
+
+
+def test_rows_that_are_half_there_are_left_out_and_said() -> None:
+    rows = [
+        (1, {"src": "a", "trg": "b"}),
+        (2, {"src": "a", "trg": None}),
+        (3, {"src": "", "trg": "b"}),
+        (4, {"src": "", "trg": ""}),
+    ]
+    split = assemble(rows, Columns(guess=True), "f")
+    assert split.texts == ["b"] and split.sources == ["a"] and split.empty == 1 and split.halves == [2, 3]
+    assert split.notes()[1].startswith("2 rows of f left out: a source (src) without target (trg)")
+    with pytest.raises(UserError, match="a source .* without target .*the first is line 2.*no row is whole"):
+        assemble(rows[1:], Columns(guess=True), "f")
+
+
+def test_packed_files_and_forms_of_json(tmp_path) -> None:
+    import bz2
+    import gzip
+    import lzma
+
+    for end, pack in ((".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)):
+        path = tmp_path / f"a.jsonl{end}"
+        path.write_bytes(pack(b'{"text": "a"}\n{"text": "b"}\n'))
+        assert [row["text"] for _, row in readers.by_suffix(path)(path)] == ["a", "b"]
+        path.write_bytes(pack(b'{"text": "a"}\n' * 100)[:-9])
+        with pytest.raises(UserError, match=rf"a\.jsonl\{end} is not a whole \{end} file"):
+            list(readers.by_suffix(path)(path))
+    path = tmp_path / "a.json"
+    for content in ('{"text": "a"}\n{"text": "b"}', '["a"]\n["b"]', '[{"text": "a"}, {"text": "b"}]',
+                    '[\n  {"text": "a"},\n  {"text": "b"}\n]\n'):  # fmt: skip
+        path.write_text(content)
+        assert [row["text"] for _, row in readers.by_suffix(path)(path)] == ["a", "b"]
+    for content, says in (
+        ('[\n {"text": "a"},\n {"text" "b"}\n]', "line 3: expected a list of objects"),
+        ("[1, 2]", "object 1: expected"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=says):
+            list(readers.by_suffix(path)(path))

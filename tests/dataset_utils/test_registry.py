@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 
-from dataset_utils import tales
+from dataset_utils import listing, readers, tales
+from dataset_utils.catalog import DATASETS, DatasetSpec, tidy
 from dataset_utils.corpus import SPLITS, Corpus, Split
 from dataset_utils.options import DataOptions
-from dataset_utils.registry import DATASETS, DatasetSpec, find, load, tidy
+from dataset_utils.registry import find, load
 from dataset_utils.splits import complete, divide_valid, permutation
 from utils.errors import UserError
 
@@ -41,7 +43,9 @@ def root(tmp_path) -> Path:
             write_lines(tmp_path / f"simple/simple-{split}.txt", (f"{split} {i}." for i in rows))
             write_lines(tmp_path / f"greetings/greetings-{split}.txt", (f"hello {split} {i}!" for i in rows))
         write_lines(tmp_path / f"e2e_data/src1_{split}.txt", (f"name : {i}||{split} {i} , it is ." for i in rows))
-        write_json(tmp_path / f"qqp/{split}.jsonl", ({"src": f"q {split} {i}", "trg": f"p {split} {i}"} for i in rows))
+        for folder in ("qqp", "quasar-t", "wiki-auto", "CommonsenseConversation"):
+            pairs = ({"src": f"q {split} {i}", "trg": f"p {split} {i}"} for i in rows)
+            write_json(tmp_path / folder / f"{split}.jsonl", pairs)
         write_json(tmp_path / f"ag_news/{split}.jsonl", ({"text": f"{split} {i}", "label": i % 4} for i in rows))
         write_json(
             tmp_path / f"xsum/{split}.jsonl",
@@ -80,6 +84,9 @@ def test_rows_mean_what_they_should(root: Path) -> None:
     same = corpus_of("wmt14-de-de", root).train
     assert same.sources == same.texts
     assert corpus_of("e2e", root).train.texts[0] == "train 0, it is."  # tidied
+    meaning = corpus_of("e2e-mr", root)
+    assert meaning.train.sources == [f"name: {i}" for i in range(20)] or meaning.train.sources[0] == "name : 0"
+    assert meaning.train.texts == corpus_of("e2e", root).train.texts
     assert corpus_of("sst", root).valid.labels == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0]
     assert corpus_of("simple", root).test.labels == [0, 1, 0, 1, 0]
     assert corpus_of("tales", root).class_names == tales.CLASS_NAMES
@@ -167,7 +174,10 @@ def test_own_files_of_every_kind(tmp_path) -> None:
         ({"valid_file": "x.txt"}, "--train_file beside it"),
         ({"train_file": "no_such.txt"}, "there is no file no_such.txt"),
         ({"data_dir": "no_such_folder"}, "there is no file no_such_folder"),
-        ({"dataset_name": "roc", "data_dir": "no_such"}, "roc is not in no_such/ROCstory: ask for it"),
+        (
+            {"dataset_name": "roc", "data_dir": "no_such"},
+            "roc is not in no_such/ROCstory: run scripts/data/roc.sh, or ask for it",
+        ),
         ({"dataset_name": "tales", "data_dir": "no_such"}, "dataset_utils.tales --output_dir no_such/tales"),
         ({"dataset_name": "roc", "data_dir": "no_such", "max_train_texts": 0}, "--max_train_texts 0"),
     ],
@@ -176,6 +186,124 @@ def test_wrong_flags_are_one_line(flags, says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
         load(DataOptions(**flags))
     assert "\n" not in str(caught.value)
+
+
+SEQ, LABELLED = ("src", "trg"), ("text", "label")
+
+
+def write_table(path: Path, names: tuple[str, ...], rows: list[tuple], header: bool = True) -> Path:
+    """Rows in any of the formats, packed where the name says so."""
+    kind = readers.suffix(path)
+    if kind == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        columns = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        return path
+    between = {".csv": ",", ".tsv": "\t"}.get(kind)
+    if between:
+        lines = [between.join(map(str, row)) for row in ([names, *rows] if header else rows)]
+    elif kind == ".txt":
+        lines = [row[0] for row in rows]
+    else:
+        lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+    content = "".join(f"{line}\n" for line in lines).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.mark.parametrize("end", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz"])
+@pytest.mark.parametrize(
+    "names", [LABELLED, SEQ, ("Document", "Summary"), ("text",), ("Sentence", "Class"), ("a", "b")]
+)
+def test_own_files_of_every_format_and_columns(tmp_path, end: str, names: tuple[str, ...]) -> None:
+    """By flag and by folder, in whatever format: columns are found, or typed where their names say nothing."""
+    labelled = names[-1].lower() in ("label", "class")
+    rows = [(f"one {i}", i % 2 if labelled else f"two {i}")[: len(names)] for i in range(40)]
+    for split in SPLITS:
+        write_table(tmp_path / f"{split}{end}", names, rows)
+    typed = {"source_column": "a", "text_column": "b"} if names == ("a", "b") else {}
+    flags = {f"{split}_file": str(tmp_path / f"{split}{end}") for split in SPLITS}
+    corpus = load(DataOptions(**flags, **typed))
+    assert corpus.splits == load(DataOptions(data_dir=str(tmp_path), **typed)).splits and corpus.name == "train"
+    texts = [row[0] if labelled or len(names) == 1 else row[1] for row in rows]
+    assert corpus.train.texts == corpus.test.texts == texts
+    assert corpus.train.labels == ([i % 2 for i in range(40)] if labelled else None)
+    assert corpus.train.sources == (None if labelled or len(names) == 1 else [row[0] for row in rows])
+    assert corpus.notes[0].startswith("columns: ") and names[0] in corpus.notes[0]
+
+
+def test_tables_without_header(tmp_path) -> None:
+    rows = [(f'The {c} apple, "ripe" {i}.', i % 2) for i, c in enumerate(["red", "green"] * 20)]
+    bare = write_table(tmp_path / "bare.tsv", LABELLED, rows, header=False)
+    corpus = load(DataOptions(train_file=str(bare)))
+    assert corpus.class_names == ("0", "1") and len(corpus.train) + len(corpus.valid) + len(corpus.test) <= 40
+    assert set(corpus.train.texts) <= {text for text, _ in rows}
+    for end, columns, says in ((".csv", 2, "line 1: 'The red apple.' names no column"), (".csv", 1, "names no column"),
+                               (".tsv", 3, "names no column: put a line with names such as text, label")):  # fmt: skip
+        table = write_table(
+            tmp_path / f"t{end}", ("x",) * columns, [("The red apple.", 1, 2)[:columns]] * 30, header=False
+        )
+        with pytest.raises(UserError, match=says):
+            load(DataOptions(train_file=str(table)))
+    pairs = write_table(tmp_path / "pairs.tsv", SEQ, [(f"a {i}", f"b {i}") for i in range(300)], header=False)
+    with pytest.raises(UserError, match="300 different values in 300 rows, which are no classes"):
+        load(DataOptions(train_file=str(pairs)))
+
+
+def test_any_repository_of_the_hub_by_its_id(tmp_path, monkeypatch) -> None:
+    """A folder of that name stands for a repository, as the library has it: no network is needed."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "org/poems/data").mkdir(parents=True)
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["sad", "glad"])}
+    )
+    rows = {"text": [f"verse {i}" for i in range(20)], "label": [i % 2 for i in range(20)]}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    table.to_parquet(str(tmp_path / "org/poems/data/train-00000-of-00001.parquet"))
+    table.to_parquet(str(tmp_path / "org/poems/data/validation-00000-of-00001.parquet"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    corpus = load(DataOptions(dataset_name="org/poems"))
+    assert corpus.name == "org/poems" and corpus.class_names == ("sad", "glad")  # in the order of their numbers
+    assert corpus.valid.texts[1] == "verse 1" and corpus.valid.labels is not None and corpus.valid.labels[:2] == [0, 1]
+    assert load(DataOptions(dataset_name="org/poems", label_column="none")).num_classes == 0
+    with pytest.raises(UserError, match=r"there is no column 'txt' \(did you mean 'text'\?\)"):
+        load(DataOptions(dataset_name="org/poems", text_column="txt"))
+    with pytest.raises(UserError, match="org/none cannot be had from the hub: check the name"):
+        load(DataOptions(dataset_name="org/none"))
+    assert "fetched from the hub" in (find(DataOptions(dataset_name="org/poems")) or "")
+
+
+def test_what_conditions_need_of_a_corpus(root: Path) -> None:
+    corpus_of("sst", root).need_classes()
+    corpus_of("qqp", root).need_sources()
+    with pytest.raises(UserError, match="--class_conditional needs labels, and roc has none"):
+        corpus_of("roc", root).need_classes()
+    with pytest.raises(UserError, match="needs source texts, and sst has none"):
+        corpus_of("sst", root).need_sources()
+    one = corpus_of("ag_news", root, max_train_texts=1)
+    with pytest.raises(UserError, match=r"training texts of ag_news are all of one \(world\)"):
+        one.need_classes()
+
+
+def test_columns_of_a_named_corpus_may_be_typed(root: Path) -> None:
+    assert corpus_of("ag_news", root, label_column="none").num_classes == 0
+    write_json(root / "ag_news/train.jsonl", ({"text": f"{i}", "label": 0, "mood": "ab"[i % 2]} for i in range(40)))
+    for split in ("valid", "test"):
+        write_json(root / f"ag_news/{split}.jsonl", [{"text": "x", "label": 0, "mood": "b"}])
+    moods = corpus_of("ag_news", root, label_column="mood")
+    assert moods.class_names == ("a", "b") and moods.valid.labels == [1]
+
+
+def test_the_list_of_corpora(root: Path, capsys) -> None:
+    listing.main(["--data_dir", str(root)])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in DATASETS) and "(here)" in shown and "CC BY-SA 4.0" in shown
+    listing.main(["--markdown"])
+    assert capsys.readouterr().out.strip() in (ROOT / "docs/recipes.md").read_text()
 
 
 def test_own_files_that_are_wrong(tmp_path) -> None:
@@ -218,7 +346,7 @@ def test_an_absent_hub_corpus_offline_is_one_line(tmp_path, monkeypatch) -> None
 
 def test_every_row_has_an_origin_and_a_place() -> None:
     for name, spec in DATASETS.items():
-        assert isinstance(spec, DatasetSpec) and spec.origin and spec.folders, name
+        assert isinstance(spec, DatasetSpec) and spec.origin and spec.folders and spec.licence and spec.about, name
         assert name in (ROOT / "datasets" / "README.md").read_text() or name.startswith("wmt14-"), name
 
 

@@ -1,0 +1,58 @@
+"""The registry as a table to read: what each corpus is, whose terms it stands under, where it is looked for.
+
+python -m dataset_utils.registry [--data_dir ROOT] [--markdown]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataset_utils.catalog import DATASETS
+from dataset_utils.options import DataOptions
+from dataset_utils.registry import find
+from utils.errors import one_line
+
+HEADS = ("name", "texts", "kind", "length", "licence", "where")
+
+
+def rows(data_dir: str | None = None, places: bool = True) -> list[tuple[str, ...]]:
+    """A row per corpus. length: tokens of text (and source) in published runs. places: say what is on this disk."""
+    table: list[tuple[str, ...]] = []
+    for name, spec in DATASETS.items():
+        length = f"{spec.max_source_tokens} -> {spec.max_tokens}" if spec.source else str(spec.max_tokens)
+        where = f"{spec.folders[0]}/"
+        if places:
+            here = find(DataOptions(dataset_name=name, data_dir=data_dir)) is None
+            where += " (here)" if here else " (from the hub)" if spec.hub else " (absent)"
+        table.append((name, spec.about, spec.kind, length, spec.licence, where))
+    return table
+
+
+def plain(table: Sequence[tuple[str, ...]]) -> str:
+    """Columns under each other."""
+    lines = [HEADS, *table]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(HEADS))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in lines)
+
+
+def markdown(table: Sequence[tuple[str, ...]]) -> str:
+    """The table of docs/recipes.md."""
+    lines = [HEADS, ("---",) * len(HEADS), *((f"`{row[0]}`", *row[1:]) for row in table)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m dataset_utils.registry", description="List the corpora by name.")
+    parser.add_argument("--data_dir", type=Path, help="where corpora lie (default: datasets/)")
+    parser.add_argument("--markdown", action="store_true", help="as in docs/recipes.md, without what is on this disk")
+    args = parser.parse_args(argv)
+    if args.markdown:
+        print(markdown(rows(places=False)))
+    else:
+        print(plain(rows(str(args.data_dir) if args.data_dir else None)))
+        print(
+            "\n--dataset_name takes one, or several joined by '+', or a hub id (org/name); scripts/data/*.sh fetch them"
+        )
