@@ -58,6 +58,24 @@ class LatentCache:
         return Latents(x0, torch.from_numpy(self.arrays.rows("mask", index)))
 
 
+class LatentsOnDevice:
+    """The same, whole in the memory of a device: a batch then never passes through the host."""
+
+    def __init__(self, cache: LatentCache, device: torch.device) -> None:
+        self.folder, n = cache.folder, len(cache)
+        parts = [cache[torch.arange(start, min(start + 4096, n))].to(device) for start in range(0, n, 4096)]
+        self.x0 = torch.cat([part.x0 for part in parts])
+        self.mask = torch.cat([part.mask for part in parts])
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def __getitem__(self, rows: Tensor) -> Latents:
+        """Latents of rows (n,), on the device."""
+        rows = rows.to(self.x0.device, non_blocking=True)
+        return Latents(self.x0[rows], self.mask[rows])
+
+
 def open_or_build(
     folder: Path,
     key: str,

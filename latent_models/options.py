@@ -69,6 +69,13 @@ class LatentOptions:
     no_latent_cache: bool = field(
         default=False, metadata=dict(help="encode each batch anew instead of once per corpus")
     )
+    latents_on_device: str = field(
+        default="auto",
+        metadata=dict(
+            help="keep cached latents in the device's memory; auto: on CUDA, up to a fifth of what is free",
+            choices=("auto", "on", "off"),
+        ),
+    )
 
 
 @dataclass

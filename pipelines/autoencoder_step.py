@@ -22,17 +22,19 @@ class AutoencoderStep:
         shape: tuple[int, int],
         noise: float = 0.0,
         noise_prob: float = 0.5,
+        pad_to: int | None = None,
     ) -> None:
         """space: a CompressedSpace, or the wrapper that averages its gradients over ranks. shape: (L, D) of latents.
 
         noise: largest sigma of the noise that a share noise_prob of the texts get on their latents; its size is
         uniform, so the decoder learns to trust clean latents and to make do with bad ones.
+        pad_to: tokens that every batch is padded to, for a compiled network; None: to the longest of its texts.
         """
         self.space, self.data, self.plan, self.device = space, data, plan, device
-        self.shape, self.noise, self.noise_prob = shape, noise, noise_prob
+        self.shape, self.noise, self.noise_prob, self.pad_to = shape, noise, noise_prob, pad_to
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
-        batch = self.data.batch(self.plan.rows(step, micro, len(self.data))).to(self.device)
+        batch = self.data.batch(self.plan.rows(step, micro, len(self.data)), self.pad_to).to(self.device)
         if not self.noise:
             return self.space(batch), {}
         draws = self.plan.draws(step, micro, self.device)

@@ -15,13 +15,13 @@ from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
 from pipelines.batch_plan import BatchPlan
-from utils import checkpoints, distributed
+from utils import checkpoints, distributed, speed
 from utils.distributed import Ranks
 from utils.errors import UserError
 from utils.flag_files import write_args
 from utils.hooks import Hook, Log
 from utils.loop import StepFn, train
-from utils.options import LoopOptions
+from utils.options import KernelOptions, LoopOptions
 from utils.runs import new_run_folder
 from utils.settings import Settings
 from utils.state import State
@@ -76,6 +76,7 @@ def open_job(settings: Settings, project: str, title: str, names: Mapping[str, s
     """
     _refuse_another_programs_run(settings)
     ranks = distributed.init(settings.device)
+    speed.use(settings.build(KernelOptions))
     folder = _folder(settings, ranks)
     trackers = make_trackers(settings, project, folder) if ranks.main else []
     # The curves of training stay as they are: what an evaluation finds is logged beside them.

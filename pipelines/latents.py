@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latent_models.cache import LatentCache, cache_key, layouts_of, open_or_build
+from latent_models.cache import LatentCache, LatentsOnDevice, cache_key, layouts_of, open_or_build
 from latent_models.normalisation import Normalised
 from pipelines.tokens import TokenSplit
 from utils.array_cache import in_words, size_of
@@ -24,7 +24,7 @@ class LatentSource:
         self,
         space: Normalised,
         data: TokenSplit,
-        cache: LatentCache | None,
+        cache: LatentCache | LatentsOnDevice | None,
         device: torch.device,
         class_conditional: bool = False,
     ) -> None:
@@ -48,6 +48,13 @@ class LatentSource:
         labels = self.data.split.labels
         assert labels is not None, "a class-conditional run was built on a corpus without labels"
         return latents, Condition.of(class_id=torch.tensor([labels[row] for row in rows.tolist()], device=self.device))
+
+
+def fits_on_device(flag: str, size: int, device: torch.device) -> bool:
+    """Whether --latents_on_device (flag) puts so many bytes there."""
+    if flag == "auto":
+        return device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 5
+    return flag == "on"
 
 
 def latent_cache(

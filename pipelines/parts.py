@@ -20,6 +20,7 @@ from utils import checkpoints
 from utils.errors import UserError
 from utils.seeding import derive
 from utils.settings import Settings
+from utils.speed import compile_network
 
 
 @dataclass
@@ -46,6 +47,7 @@ def make_parts(settings: Settings, run: Path, device: torch.device, num_classes:
     torch.manual_seed(derive(settings.random_seed, "weights"))
     model = DiffusionModel(space, options, settings.max_seq_len, num_classes if options.class_conditional else 0)
     model.to(device)
+    compile_network(model.denoiser, settings.compile, device)
     process = make_process(
         settings.build(ProcessOptions),
         settings.build(SamplingOptions),

@@ -15,7 +15,7 @@ from latent_models.options import AutoencoderOptions, LanguageModelOptions, Late
 from model.options import DenoiserOptions
 from pipelines.options import AutoencoderIntervals, DiffusionIntervals, PretrainingIntervals
 from utils.errors import UserError
-from utils.options import AverageOptions, LoopOptions, OptimizerOptions, RunOptions
+from utils.options import AverageOptions, CompileOptions, KernelOptions, LoopOptions, OptimizerOptions, RunOptions
 from utils.settings import MODES, Program, Settings
 
 AUTOENCODER_REFERENCE = frozenset(
@@ -114,9 +114,10 @@ DIFFUSION_REFERENCE = frozenset(
 )
 
 # What may differ from args.json when a run folder is used again, beside INVOCATION of utils.settings.
-ANYWHERE = frozenset({"data_dir", "train_file", "valid_file", "test_file", "log_every"})
+ANYWHERE = frozenset({"data_dir", "train_file", "valid_file", "test_file", "log_every", "attention", "tf32"})
+COMPILED = ANYWHERE | {"compile"}
 SAMPLING = (
-    ANYWHERE
+    COMPILED
     | frozenset(f.name for f in fields(SamplingOptions))
     | frozenset(
         [
@@ -209,6 +210,7 @@ PRETRAIN = Program(
         "model": PretrainingOptions,
         "optimisation": OptimizerOptions,
         "training": LoopOptions,
+        "kernels": KernelOptions,
         "validation": PretrainingIntervals,
         "run": RunOptions,
     },
@@ -236,6 +238,8 @@ AUTOENCODER = Program(
         "autoencoder": AutoencoderOptions,
         "optimisation": OptimizerOptions,
         "training": LoopOptions,
+        "kernels": KernelOptions,
+        "compilation": CompileOptions,
         "validation": AutoencoderIntervals,
         "evaluation": EvaluationOptions,
         "run": RunOptions,
@@ -252,9 +256,9 @@ AUTOENCODER = Program(
         random_seed=43,
     ),
     reference_flags=AUTOENCODER_REFERENCE,
-    free_at_evaluation=ANYWHERE
+    free_at_evaluation=COMPILED
     | {"decoding", "scorer", "eval_texts", "eval_batch_size", "mixed_precision", "enc_dec_model"},
-    free_at_resume=ANYWHERE | {"enc_dec_model"},
+    free_at_resume=COMPILED | {"enc_dec_model"},
     rules=(own_files_replace_default_corpus, decoder_latents_equal, autoencoders_generate_nothing, numbers_in_range),
 )
 
@@ -271,6 +275,8 @@ DIFFUSION = Program(
         "optimisation": OptimizerOptions,
         "averaged weights": AverageOptions,
         "training": LoopOptions,
+        "kernels": KernelOptions,
+        "compilation": CompileOptions,
         "intervals": DiffusionIntervals,
         "evaluation": EvaluationOptions,
         "run": RunOptions,
@@ -283,7 +289,7 @@ DIFFUSION = Program(
         "milestone": "checkpoints are found by --resume_dir",
     },
     free_at_evaluation=SAMPLING,
-    free_at_resume=ANYWHERE
+    free_at_resume=COMPILED
     | {
         "num_samples",
         "sampling_timesteps",
@@ -293,6 +299,7 @@ DIFFUSION = Program(
         "enc_dec_model",
         "latent_model_path",
         "latent_cache_dir",
+        "latents_on_device",
     },
     rules=(resume_dir_says_what_for, schedules_meet, numbers_in_range),
 )

@@ -37,6 +37,7 @@ from utils.options import OptimizerOptions
 from utils.records import Batch
 from utils.seeding import derive
 from utils.settings import Settings
+from utils.speed import compile_network, compiles
 from utils.state import State
 from utils.stop import EXIT_CODES
 
@@ -64,6 +65,8 @@ def run(settings: Settings) -> int:
     held_out = tokenize_split(corpus.valid, model, settings.max_seq_len)
     job.say(describe_run(job, {"language model": model, "autoencoder": space.autoencoder}, corpus, data))
 
+    for network in (space.autoencoder.encoder, space.autoencoder.decoder):
+        compile_network(network, settings.compile, job.device, job.say, part=True)
     optimizer_options = settings.build(OptimizerOptions)
     optimizer = make_optimizer(space, optimizer_options)
     schedule = make_lr_schedule(optimizer, optimizer_options, settings.num_train_steps)
@@ -103,6 +106,7 @@ def run(settings: Settings) -> int:
         shape=(space.length, space.dim),
         noise=settings.latent_noise,
         noise_prob=settings.latent_noise_prob,
+        pad_to=settings.max_seq_len if compiles(settings.compile, job.device) else None,  # then one shape is compiled
     )
     lm_loss = validation.language_model_loss() if settings.lm_mode == "freeze" else {}
 

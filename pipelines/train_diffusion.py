@@ -13,6 +13,7 @@ from torch import nn
 from dataset_utils.corpus import Corpus
 from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import EvaluationOptions
+from latent_models.cache import LatentCache, LatentsOnDevice
 from latent_models.normalisation import count_lengths, estimate
 from latent_models.options import LatentOptions
 from model.options import DenoiserOptions
@@ -22,7 +23,7 @@ from pipelines.describe import describe_run, dry_run
 from pipelines.diffusion_step import DiffusionStep
 from pipelines.evaluate import Evaluator
 from pipelines.job import Job, fit, load_corpus, open_job, record_args
-from pipelines.latents import LatentSource, latent_cache
+from pipelines.latents import LatentSource, fits_on_device, latent_cache
 from pipelines.parts import Parts, fill_from_run, make_generator, make_parts
 from pipelines.process import make_process
 from pipelines.tokens import TokenSplit, tokenize_split
@@ -149,10 +150,12 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
 def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentSource:
     """Latents of a split: cached on disk unless --no_latent_cache asks for the language model at each step."""
     options = job.settings.build(LatentOptions)
-    cache = None
+    cache: LatentCache | LatentsOnDevice | None = None
     if not options.no_latent_cache and not parts.space.trainable:
         folder = Path(options.latent_cache_dir or job.folder / "latent_cache")
         cache = latent_cache(parts.space, data, folder, split, 256, job.ranks)
+        if fits_on_device(options.latents_on_device, cache.arrays.nbytes, job.device):
+            cache = LatentsOnDevice(cache, job.device)
     return LatentSource(parts.space, data, cache, job.device, job.settings.class_conditional)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.muon import Muon, hidden_matrices
 from utils.options import OptimizerOptions
 
 Named = Iterable[tuple[str, nn.Parameter]]
@@ -17,30 +18,52 @@ Named = Iterable[tuple[str, nn.Parameter]]
 # ---------------------------------------------------------------------------------------------------------- optimizers
 
 
-def decay_split(named: Named) -> list[dict[str, Any]]:
-    """Two parameter groups: tensors with two or more dimensions are decayed, the rest (gains, biases) are not.
+def decay_split(named: Named, matrices: Set[int] = frozenset()) -> list[dict[str, Any]]:
+    """Parameter groups: tensors with two or more dimensions are decayed, the rest (gains, biases) are not.
 
     Only what trains, and tied parameters once. Names travel with the parameters, for checkpoints.
+    matrices: ids of parameters that get a group of their own, with `muon`.
     """
     seen: set[int] = set()
     decayed: list[tuple[str, nn.Parameter]] = []
     plain: list[tuple[str, nn.Parameter]] = []
+    hidden: list[tuple[str, nn.Parameter]] = []
     for name, p in named:
         if p.requires_grad and id(p) not in seen:
             seen.add(id(p))
-            (decayed if p.ndim >= 2 else plain).append((name, p))
-    return [g for g in ({"params": decayed}, {"params": plain, "weight_decay": 0.0}) if g["params"]]
+            (hidden if id(p) in matrices else decayed if p.ndim >= 2 else plain).append((name, p))
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    return [g for g in (*groups, {"params": hidden, "muon": True}) if g["params"]]
+
+
+def _kernels(groups: list[dict[str, Any]], options: OptimizerOptions) -> dict[str, Any]:
+    """fused and foreach of AdamW: one kernel for all parameters, or with --no_fused_optimizer a loop over them."""
+    devices = {p.device.type for group in groups for _, p in group["params"]}
+    if options.no_fused_optimizer:
+        return {"fused": False, "foreach": False}
+    # not on meta, where a dry run builds large parts
+    return {"fused": devices <= {"cpu", "cuda", "mps"}, "foreach": False}
 
 
 def _adamw(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.optim.Optimizer:
-    devices = {p.device.type for group in groups for _, p in group["params"]}
     return torch.optim.AdamW(
         groups,
         lr=options.learning_rate,
         betas=(options.adam_beta1, options.adam_beta2),
         eps=1e-8,
         weight_decay=options.adam_weight_decay,
-        fused=devices <= {"cpu", "cuda", "mps"},  # not on meta, where a dry run builds large parts
+        **_kernels(groups, options),
+    )
+
+
+def _muon(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.optim.Optimizer:
+    return Muon(
+        groups,
+        lr=options.learning_rate,
+        betas=(options.adam_beta1, options.adam_beta2),
+        momentum=options.muon_momentum,
+        weight_decay=options.adam_weight_decay,
+        **_kernels(groups, options),
     )
 
 
@@ -61,6 +84,7 @@ def _lion(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.opti
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerOptions], torch.optim.Optimizer]] = {
     "adamw": _adamw,
     "lion": _lion,
+    "muon": _muon,
 }
 
 
@@ -68,7 +92,11 @@ def make_optimizer(
     parameters: nn.Module | Iterable[nn.Module] | Named, options: OptimizerOptions
 ) -> torch.optim.Optimizer:
     """An optimizer over what trains. parameters: a module, several, or (name, parameter) pairs."""
-    groups = decay_split(_named(parameters))
+    parts: list[Any] = [parameters] if isinstance(parameters, nn.Module) else list(parameters)
+    matrices: set[int] = set()
+    if options.optimizer == "muon":
+        matrices = {i for part in parts if isinstance(part, nn.Module) for i in hidden_matrices(part)}
+    groups = decay_split(_named(parameters if isinstance(parameters, nn.Module) else parts), matrices)
     if not groups:
         raise UserError("nothing is left to train: every parameter is frozen")
     return OPTIMIZERS[options.optimizer](groups, options)

@@ -13,7 +13,7 @@ LR_SCHEDULES = (
 @dataclass
 class OptimizerOptions:
     optimizer: str = field(default="adamw", metadata=dict(
-        help="update rule; letter case is ignored", choices=("adamw", "lion"),
+        help="update rule; letter case is ignored", choices=("adamw", "lion", "muon"),
         aliases={"awamW": "adamw"}))  # the default of the annealed fork, misspelt: its args.json hold it  # fmt: skip
     learning_rate: float = field(default=1e-4, metadata=dict(help="peak learning rate", at_least=0))
     lr_schedule: str = field(
@@ -29,6 +29,12 @@ class OptimizerOptions:
     )
     adam_weight_decay: float = field(
         default=1e-6, metadata=dict(help="weight decay of tensors with two or more dimensions", at_least=0)
+    )
+    muon_momentum: float = field(
+        default=0.95, metadata=dict(help="momentum of the matrices of --optimizer muon", at_least=0, at_most=1)
+    )
+    no_fused_optimizer: bool = field(
+        default=False, metadata=dict(help="update parameters one by one instead of in one kernel")
     )
     clip_grad_norm: float = field(
         default=1.0, metadata=dict(help="largest gradient norm; 0 switches clipping off", at_least=0)
@@ -72,6 +78,30 @@ class LoopOptions:
         default="no", metadata=dict(help="autocast of forward passes", choices=("no", "fp16", "bf16"))
     )
     device: str = field(default="auto", metadata=dict(help="where to compute", choices=("auto", "cuda", "mps", "cpu")))
+
+
+@dataclass
+class KernelOptions:
+    """How fast a number is computed, and its last digits, but not which number it is."""
+
+    attention: str = field(
+        default="fused",
+        metadata=dict(help="attention in one kernel, or as plain matrix products", choices=("fused", "plain")),
+    )
+    tf32: bool = field(
+        default=False, metadata=dict(help="float32 matrix products in TF32 on CUDA: 10 bits of mantissa, much faster")
+    )
+
+
+@dataclass
+class CompileOptions:
+    compile: str = field(
+        default="auto",
+        metadata=dict(
+            help="torch.compile of the networks that train and sample, on CUDA with CUDA graphs; auto: on CUDA alone",
+            choices=("auto", "on", "off"),
+        ),
+    )
 
 
 @dataclass

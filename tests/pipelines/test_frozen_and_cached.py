@@ -104,6 +104,13 @@ def test_without_a_cache_every_batch_is_encoded_and_gives_the_same_losses(progra
             assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-4)
 
 
+def test_latents_on_the_device_give_the_same_run(programs, chain, tmp_path, fingerprints):
+    for flag in ("off", "on"):
+        flags = f"--num_train_steps 3 --normalize_latent --normalize_batches 2 --latents_on_device {flag}"
+        assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / flag, flags) == 0
+    assert fingerprints(tmp_path / "on") == fingerprints(tmp_path / "off")
+
+
 def test_a_folder_left_by_an_aborted_run_does_not_decide_a_new_one(programs, chain, tmp_path):
     """No checkpoint was saved there yet, so the folder is free; the autoencoder copied into it was another."""
     out = tmp_path / "run"

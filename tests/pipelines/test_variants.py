@@ -70,6 +70,8 @@ def test_every_combination(train, objective, loss, schedule, sampler):
         "--class_conditional --class_unconditional_prob 0",
         "--normalize_latent --normalize_batches 3",
         "--optimizer Lion --learning_rate 1e-5 --disable_dropout",
+        "--optimizer muon --learning_rate 1e-3 --self_condition",
+        "--no_fused_optimizer --attention plain",
         "--no_latent_cache --self_condition",
         "--beta_schedule linear --ddim_sampling_eta 0.5",
         "--train_schedule cosine --sampling_schedule simple_linear --scale 0.5 --posterior_variance small",

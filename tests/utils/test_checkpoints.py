@@ -154,7 +154,7 @@ def test_infinite_facts_are_refused_before_anything_is_replaced(tmp_path):
     assert load(tmp_path).tensors["model"]["w"][0, 0] == 1 and steps(tmp_path) == ["step_00000001"]
 
 
-@pytest.mark.parametrize("name", ["adamw", "lion"])
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
 def test_an_optimizer_goes_through_json_and_back(name):
     options = OptimizerOptions(optimizer=name, learning_rate=1e-2)
 

@@ -220,7 +220,7 @@ def test_names_and_extra_values_of_the_log(tmp_path):
     assert {"train/loss", "lr", "grad_norm"} <= lines[0].keys() and "loss" not in lines[0]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lion"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "muon"])
 @pytest.mark.parametrize("lr_schedule", LR_SCHEDULES)
 def test_every_schedule_and_optimizer_survives_a_resume(tmp_path, optimizer, lr_schedule):
     optimiser = OptimizerOptions(optimizer=optimizer, lr_schedule=lr_schedule, learning_rate=1e-3, lr_warmup_steps=2)

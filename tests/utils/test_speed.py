@@ -1,0 +1,81 @@
+"""Kernels chosen by flag give the same numbers; compiling falls back in one line."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from model.denoiser import make_denoiser
+from model.options import DenoiserOptions
+from utils.options import KernelOptions
+from utils.speed import compile_network, compiles, use
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def defaults_after():
+    yield
+    use(KernelOptions())
+
+
+def network():
+    torch.manual_seed(0)
+    net = make_denoiser(8, 6, DenoiserOptions(tx_dim=64, tx_depth=1, self_condition=True, disable_dropout=True))
+    torch.nn.init.normal_(net.output_proj.weight)
+    return net
+
+
+def loss(net, rows: int = 4) -> torch.Tensor:
+    z = torch.randn(rows, 6, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        x0_prev = net(z, torch.full((rows,), 0.3))
+    return (net(z, torch.full((rows,), 0.3), None, None, x0_prev, torch.arange(rows) % 2 == 0) - z).square().mean()
+
+
+def test_auto_compiles_on_cuda_alone():
+    assert [compiles(flag, CPU) for flag in ("auto", "on", "off")] == [False, True, False]
+    assert compiles("auto", torch.device("cuda")) and not compiles("off", torch.device("cuda"))
+
+
+def test_plain_attention_gives_the_same_loss_and_gradients():
+    found = []
+    for attention in ("fused", "plain"):
+        use(KernelOptions(attention=attention))
+        assert torch.backends.cuda.flash_sdp_enabled() == (attention == "fused")
+        net = network()
+        value = loss(net)
+        value.backward()
+        found.append((value.detach(), [p.grad for p in net.parameters() if p.grad is not None]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+def test_where_compiling_fails_one_line_says_so_and_all_goes_on(monkeypatch):
+    """There is no C++ compiler of this name."""
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    net, lines = network(), []
+    expected = loss(copy.deepcopy(net))
+    compile_network(net, "on", CPU, lines.append)
+    assert torch.equal(loss(net), expected) and torch.equal(loss(net), expected)
+    assert len(lines) == 1 and "\n" not in lines[0] and "--compile off" in lines[0] and len(lines[0]) < 300
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_loss_and_gradients():
+    net = network()
+    other = compile_network(copy.deepcopy(net), "on", CPU)
+    assert other.state_dict().keys() == net.state_dict().keys()
+    for rows in (4, 2):  # two shapes, as training and its estimates of x0 have
+        one, two = loss(net, rows), loss(other, rows)
+        assert two.item() == pytest.approx(one.item(), rel=1e-5)
+    one.backward()
+    two.backward()
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        if p.grad is not None:
+            torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-6)

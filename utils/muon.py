@@ -1,0 +1,110 @@
+"""Muon for hidden matrices and AdamW for everything else, as one optimizer with one state.
+
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; scaled as in Liu et al. 2025, arXiv:2502.16982, so that
+learning rate and weight decay of AdamW serve both halves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.distributed import has_bf16
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, steepest at 0: singular values end between 0.7 and 1.2
+ITERATIONS = 5
+UPDATE_RMS = 0.2  # of an update per unit of learning rate, what AdamW's usually is
+
+# Layers that read or write data rather than hidden states, by the last part of their module's name.
+ENDS = ("input_proj", "output_proj", "lm_head", "output")
+
+
+class Muon(torch.optim.Optimizer):
+    """Groups with `muon: True` hold matrices (m, n), which move along their orthogonalised momentum; the others, AdamW.
+
+    momentum: of the matrices, Nesterov's. betas, eps, fused, foreach: of AdamW.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        lr: float,
+        weight_decay: float,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+    ) -> None:
+        # AdamW's own constructor knows which defaults its groups need in this version of torch
+        probe = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr, betas, eps, weight_decay, fused=False)
+        defaults = {**probe.defaults, "fused": fused, "foreach": foreach, "momentum": momentum, "muon": False}
+        super().__init__(groups, defaults)
+        self._adamw = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr, betas, eps, weight_decay)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["muon"]:
+                self._move_matrices(group)
+        # the same dicts and the same state, which load_state_dict replaces
+        self._adamw.param_groups = [group for group in self.param_groups if not group["muon"]]
+        self._adamw.state = self.state
+        self._adamw.step()
+        return loss
+
+    def _move_matrices(self, group: dict[str, Any]) -> None:
+        moved = [p for p in group["params"] if p.grad is not None]
+        if not moved:
+            return
+        for p in moved:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        grads = [p.grad for p in moved]
+        momenta = [self.state[p]["momentum"] for p in moved]
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        looked_ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
+        torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, p in enumerate(moved):
+            alike[tuple(p.shape)].append(i)
+        for (m, n), members in alike.items():  # matrices of one shape in one batch: few large products
+            updates = orthogonalised(torch.stack([looked_ahead[i] for i in members]))
+            scale = group["lr"] * UPDATE_RMS * math.sqrt(max(m, n))
+            for i, update in zip(members, updates, strict=True):
+                moved[i].sub_(update, alpha=scale)
+
+
+def orthogonalised(x: Tensor) -> Tensor:
+    """Matrices (K, m, n) with all singular values brought near 1, by Newton-Schulz iterations.
+
+    In bfloat16 where the device computes it, which the iteration bears; else in float32.
+    """
+    dtype = torch.bfloat16 if has_bf16(x.device) else torch.float32
+    tall = x.shape[-2] > x.shape[-1]
+    y = x.to(dtype).mT if tall else x.to(dtype)
+    y = y / y.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value above 1
+    a, b, c = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = y @ y.mT
+        y = a * y + (b * gram + c * gram @ gram) @ y
+    return (y.mT if tall else y).to(x.dtype)
+
+
+def hidden_matrices(module: nn.Module) -> set[int]:
+    """ids of the weights that Muon takes: of linear layers, except the network's ends and tied embeddings."""
+    embeddings = {id(p) for part in module.modules() if isinstance(part, nn.Embedding) for p in part.parameters()}
+    return {
+        id(part.weight)
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and name.rpartition(".")[2] not in ENDS and id(part.weight) not in embeddings
+    }
