@@ -31,6 +31,7 @@ class TokenTable:
     lengths: np.ndarray  # (n,) int32, tokens, special tokens included
     truncated: float  # share of the texts that were longer than max_length
     max_length: int  # tokens
+    given: np.ndarray | None = None  # (n,) int32, tokens at the beginning of a row that are not to be written (packing)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -97,6 +98,8 @@ def collate(
     index = np.asarray(rows, dtype=np.int64)
     input_ids, mask = _padded(table, index, pad_id, pad_to)
     batch = Batch(input_ids, mask)
+    if table.given is not None:
+        batch.given = torch.from_numpy(np.arange(mask.shape[1]) < table.given[index][:, None])
     if source is not None:
         assert len(source) == len(table), f"{len(source)} sources beside {len(table)} texts"
         source_pad = pad_id if source_pad_id is None else source_pad_id

@@ -38,3 +38,24 @@ class DataOptions:
     max_train_texts: int | None = field(
         default=None, metadata=dict(help="use only the first so many training texts", unit="texts")
     )
+
+
+@dataclass
+class PackingOptions:
+    """How texts become sequences whose beginning is given (dataset_utils/packing)."""
+
+    trim_sources: bool = field(
+        default=False,
+        metadata=dict(help="shorten a source that alone fills --max_seq_len, instead of refusing it"),
+    )
+    unlabelled: bool = field(
+        default=False,
+        metadata=dict(
+            help="pre-train on running text: texts are joined and cut into blocks of --max_seq_len tokens, of which a "
+            "random beginning is given"
+        ),
+    )
+    prefix_share: float = field(
+        default=0.5,
+        metadata=dict(help="largest share of a block that --unlabelled gives", unit="probability"),
+    )

@@ -21,7 +21,7 @@ from latent_models.tokenizers.identity import end_id, start_id
 from latent_models.tokenizers.identity import fingerprint as tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
-from utils.records import Batch, Latents
+from utils.records import Anchor, Batch, Latents
 
 
 class TokenVectors(nn.Module):
@@ -118,6 +118,13 @@ class EmbeddingSpace(LatentSpace):
         """x0 drawn around its mean with standard normal noise (B, L, D) that the caller drew for the global batch."""
         assert latents.mean is not None
         return Latents(latents.mean + self.sigma_0 * noise * latents.mask[..., None], latents.mask, latents.mean)
+
+    def anchor(self, batch: Batch, latents: Latents) -> Anchor | None:
+        """What stays clean of packed texts: the embeddings, without noise, where batch.given is True."""
+        if batch.given is None:
+            return None
+        assert latents.mean is not None
+        return Anchor(latents.mean, F.pad(batch.given, (0, self.length - batch.given.shape[1])))
 
     def token_logits(self, x0: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, V); for losses and arg-max, `nll` and `tokens` need less memory."""

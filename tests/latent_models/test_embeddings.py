@@ -112,6 +112,16 @@ def test_lengths_of_samples_come_from_training_texts(space):
     assert set(mask.sum(1).tolist()) == {3, 9}
 
 
+def test_a_packed_source_is_anchored_at_its_embeddings(space, batch):
+    made = space(sigma_0=0.2)
+    latents = made.encode(batch, noise_of())
+    assert made.anchor(batch, latents) is None
+    given = torch.arange(batch.input_ids.shape[1]) < torch.tensor([3, 0, 5])[:, None]
+    anchor = made.anchor(replace(batch, given=given), latents)
+    assert anchor.mask.shape == (3, L) and anchor.mask.sum(1).tolist() == [3, 0, 5]
+    assert torch.equal(anchor.value[0, 1], made.vectors.table[batch.input_ids[0, 1]])
+
+
 # ---------------------------------------------------------------------------------------------------------- rounding
 
 
