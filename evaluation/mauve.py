@@ -46,22 +46,22 @@ def buckets_for(n: int) -> int:
 
 
 def mauve(samples: Sequence[str], references: Sequence[str], scorer: Scorer, *, seed: int = SEED) -> Mauve:
-    """MAUVE of two sets of texts, the longer one cut to the length of the shorter. Deterministic in the seed.
-
-    nan with fewer than two texts a side, where there is nothing to cluster.
-    """
+    """MAUVE of two sets of texts, the longer one cut to the length of the shorter. Deterministic in the seed."""
     n = min(len(samples), len(references))
-    if n < 2:
-        return Mauve(math.nan, n, buckets_for(n), True, seed)
     p, q = scorer.features(samples[:n], MAX_LENGTH), scorer.features(references[:n], MAX_LENGTH)
     return mauve_of_features(p, q, seed=seed)
 
 
 def mauve_of_features(p: np.ndarray, q: np.ndarray, *, seed: int = SEED) -> Mauve:
-    """MAUVE of two sets of feature vectors, (n, d) float32 each, n at least 2."""
+    """MAUVE of two sets of feature vectors, (n, d) float32 each, the longer one cut.
+
+    nan with fewer than two texts a side, where there is nothing to cluster.
+    """
     library = need("mauve", "mauve-text", "MAUVE")
     limits = need("threadpoolctl", "threadpoolctl", "MAUVE").threadpool_limits
     n = min(len(p), len(q))
+    if n < 2:
+        return Mauve(math.nan, n, buckets_for(n), True, seed)
     if np.ptp(np.concatenate([p[:n], q[:n]]), axis=0).max() == 0:
         return Mauve(
             1.0, n, buckets_for(n), n < ENOUGH, seed

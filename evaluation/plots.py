@@ -1,4 +1,6 @@
-"""Curves of a run's metrics.jsonl as pictures: one file per group of keys. Knows nothing of how they were measured."""
+"""Pictures: the curves of a run's metrics.jsonl, one file per group of keys; matrices as heat maps; one figure against
+another. Knows nothing of how they were measured.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.packages import need
@@ -15,6 +18,7 @@ Curves = Mapping[str, Sequence[tuple[float, float]]]  # key -> (step, value)
 
 
 COUNTERS = ("epoch", "samples", "seconds")  # straight lines over the steps
+WRITTEN = 20  # classes at most whose values are written into a heat map: more would not be read
 
 
 def read_curves(path: Path | str) -> dict[str, list[tuple[float, float]]]:
@@ -69,7 +73,7 @@ def plot_run(folder: Path | str) -> list[Path]:
     return plot(read_curves(folder / "metrics.jsonl"), folder / "plots")
 
 
-def _draw(group: Curves, path: Path, *, logarithmic: bool) -> None:
+def _draw(group: Curves, path: Path, *, logarithmic: bool, horizontal: str = "step", vertical: str = "") -> None:
     from matplotlib.figure import Figure  # not pyplot: it keeps every figure alive
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -77,8 +81,58 @@ def _draw(group: Curves, path: Path, *, logarithmic: bool) -> None:
     for key, points in group.items():
         steps, values = zip(*sorted(points), strict=True)
         axes.plot(steps, values, label=key, linewidth=1.2, marker="." if len(points) < 30 else "")
-    axes.set_xlabel("step")
+    axes.set_xlabel(horizontal)
+    axes.set_ylabel(vertical)
     axes.set_yscale("log" if logarithmic else "linear")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One panel: values (rows, columns) between 0 and 1, nan for none, and what its sides are called."""
+
+    title: str
+    values: Sequence[Sequence[float]]
+    rows: Sequence[str]
+    columns: Sequence[str]
+    vertical: str = ""
+    horizontal: str = ""
+
+
+def heat_maps(panels: Sequence[HeatMap], path: Path | str) -> Path:
+    """Draw panels beside each other on one scale from 0 to 1, every value written into its field."""
+    need("matplotlib", "matplotlib", "drawing matrices").use("Agg")
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    side = max(max(len(panel.rows), len(panel.columns)) for panel in panels)
+    inches = min(1.6 + 0.62 * side, 14)
+    figure = Figure(figsize=(inches * len(panels) + 0.9, inches + 0.3), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(grid, panels, strict=True):
+        image = axes.imshow(panel.values, vmin=0, vmax=1, cmap="viridis")
+        axes.set_title(panel.title, fontsize="medium")
+        axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=45, ha="right", fontsize="small")
+        axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize="small")
+        axes.set_xlabel(panel.horizontal)
+        axes.set_ylabel(panel.vertical)
+        for i, row in enumerate(panel.values if side <= WRITTEN else ()):
+            for j, value in enumerate(row):
+                if math.isfinite(value):
+                    colour = "black" if value > 0.6 else "white"
+                    axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize="x-small", color=colour)
+    figure.colorbar(image, ax=list(grid), shrink=0.8)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def against(curves: Curves, path: Path | str, *, horizontal: str, vertical: str = "") -> Path:
+    """Draw several curves (x, y) over one axis that is no step, such as a guidance weight."""
+    need("matplotlib", "matplotlib", "drawing curves").use("Agg")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _draw(curves, path, logarithmic=False, horizontal=horizontal, vertical=vertical)
+    return path

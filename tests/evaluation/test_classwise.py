@@ -1,0 +1,84 @@
+"""Matrices of classes: what stands on the diagonal, what it costs, what is left out; and their picture."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+
+from evaluation import classifiers, classwise, plots
+from evaluation.mauve import mauve
+from evaluation.scorers import Scorer
+
+ENDS = {"home": "went home.", "ran": "ran and ran and ran!", "twice": "did all of it twice, and again"}
+NAMES = tuple(ENDS)
+
+
+@pytest.fixture(scope="module")
+def by_class(stories):
+    """Eighty texts of each class, which end unlike each other: the last token is what MAUVE sees."""
+    return {c: [text.replace("went home.", end) for text in stories] for c, end in enumerate(ENDS.values())}
+
+
+@pytest.fixture(scope="module")
+def judge(by_class, tmp_path_factory):
+    texts = [text for c in by_class for text in by_class[c]]
+    labels = [c for c in by_class for _ in by_class[c]]
+    folder = tmp_path_factory.mktemp("judge") / "home"
+    return classifiers.load(None, NAMES, texts=texts, labels=labels, folder=folder)
+
+
+@pytest.fixture
+def found(by_class, scorer, judge):
+    samples = {c: by_class[c][:40] for c in by_class}
+    return classwise.compare(samples, {"val": {c: by_class[c][30:75] for c in by_class}}, scorer, judge)
+
+
+def test_samples_of_a_class_are_nearest_to_its_references(found):
+    for c, row in enumerate(found.mauve["val"]):
+        assert max(range(3), key=row.__getitem__) == c, found.mauve
+    assert found.judged == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+    assert all(score.small_n and score.n == 40 for score in found.scores) and len(found.scores) == 9
+
+
+def test_an_entry_is_the_mauve_of_its_pair(found, by_class, scorer):
+    assert found.mauve["val"][2][0] == mauve(by_class[2][:40], by_class[0][30:70], scorer).score
+
+
+def test_features_are_computed_once_per_set(by_class, scorer, monkeypatch):
+    seen: Counter[str] = Counter()
+    original = Scorer.features
+
+    def features(self, texts, *args):
+        seen[texts[0]] += 1
+        return original(self, texts, *args)
+
+    monkeypatch.setattr(Scorer, "features", features)
+    samples = {c: by_class[c][:9] for c in by_class}
+    references = {"val": {c: by_class[c][5:14] for c in by_class}, "train": {c: by_class[c][8:17] for c in by_class}}
+    found = classwise.compare(samples, references, scorer)
+    assert len(found.scores) == 18 and set(seen.values()) == {1} and len(seen) == 9
+    assert found.judged == []
+
+
+def test_an_empty_sample_is_of_no_class_and_one_text_has_no_mauve(judge, scorer):
+    found = classwise.compare({1: [""]}, {"val": {c: ["Ann saw a dog."] for c in range(3)}}, scorer, judge)
+    assert found.rows == [1] and found.judged == [[0, 0, 0, 1]]
+    assert all(math.isnan(value) for value in found.mauve["val"][0])
+
+
+def test_seeds_are_averaged(found):
+    other = classwise.Classwise([0, 1, 2], {"val": [[math.nan] * 3] * 3}, [[0, 1, 0, 0]] * 3)
+    mean = classwise.average([found, other])
+    assert mean.mauve == found.mauve
+    assert mean.judged == [[0.5, 0.5, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0]]
+
+
+def test_a_heat_map_is_drawn(found, tmp_path):
+    panels = [plots.HeatMap("against val", found.mauve["val"], NAMES, NAMES, "samples of", "references of")]
+    panels.append(plots.HeatMap("judged", [[math.nan, 0.5]], NAMES[:1], ("a", "b")))
+    path = plots.heat_maps(panels, tmp_path / "pictures" / "classes.png")
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+    curve = plots.against({"accuracy": [(0, 0.2), (1, 0.9)]}, tmp_path / "w.png", horizontal="guidance weight")
+    assert curve.read_bytes().startswith(b"\x89PNG")
