@@ -71,6 +71,16 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> TokenTabl
     return TokenTable(ids, np.concatenate(lengths), truncated / len(texts), max_length)
 
 
+def token_counts(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+    """(n,) tokens of each text, special tokens included and nothing cut; how many of all tokens are unknown ones."""
+    counts, unknown = np.zeros(len(texts), np.int32), 0
+    for start in range(0, len(texts), _CHUNK):
+        for i, row in enumerate(_ids(tokenizer, list(texts[start : start + _CHUNK]), None), start):
+            counts[i] = len(row)
+            unknown += 0 if tokenizer.unk_token_id is None else row.count(tokenizer.unk_token_id)
+    return counts, unknown
+
+
 def _ids(tokenizer: Any, texts: list[str], max_length: int | None) -> list[list[int]]:
     return tokenizer(
         texts, truncation=max_length is not None, max_length=max_length, padding=False,

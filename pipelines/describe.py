@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from dataset_utils import registry
+from dataset_utils import registry, survey
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
 from latent_models.language_models import LanguageModel
+from utils.runs import write_json
 from utils.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,8 +21,18 @@ if TYPE_CHECKING:
     from pipelines.tokens import TokenSplit
 
 
-def dry_run(settings: Settings, build: Callable[[Settings], Mapping[str, nn.Module]]) -> int:
-    """Build every part without weights, print the configuration and what trains, say what data is absent. Returns 0."""
+SURVEY = "survey.json"  # of a run folder
+
+
+def dry_run(
+    settings: Settings,
+    build: Callable[[Settings], Mapping[str, nn.Module]],
+    tokenizer_of: Callable[[Corpus], Any] | None = None,
+) -> int:
+    """Build every part without weights, print the configuration and what trains, survey the data or say what is absent.
+
+    tokenizer_of: makes the tokenizer where it depends on the corpus. Returns 0.
+    """
     parts = build(settings)
     print(settings.describe())
     print()
@@ -33,7 +44,31 @@ def dry_run(settings: Settings, build: Callable[[Settings], Mapping[str, nn.Modu
     missing = registry.find(settings.build(DataOptions))
     if missing:
         print(f"note: {missing}", file=sys.stderr)
+        return 0
+    corpus = registry.load(settings.build(DataOptions))
+    if settings.values.get("class_conditional"):
+        corpus.need_classes()
+    found = [module for part in parts.values() for module in part.modules() if hasattr(module, "tokenizer")]
+    tokenizer = tokenizer_of(corpus) if tokenizer_of else found[0].tokenizer
+    print()
+    print("".join(f"note: {note}\n" for note in corpus.notes), end="")
+    print(survey.table(survey.survey(corpus, tokenizer, settings.max_seq_len)))
     return 0
+
+
+def survey_corpus(
+    job: Job,
+    corpus: Corpus,
+    tokenizer: Any,
+    source_tokenizer: Any = None,
+    max_source_length: int | None = None,
+) -> None:
+    """Say what the corpus looks like to the tokenizers, and keep it in the run folder. Lengths in tokens."""
+    if job.ranks.main:
+        length = job.settings.max_seq_len
+        figures = survey.survey(corpus, tokenizer, length, source_tokenizer, max_source_length)
+        job.say(survey.table(figures))
+        write_json(job.folder / SURVEY, figures)
 
 
 def parameters(parts: Mapping[str, nn.Module]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from latent_models.language_models import LanguageModel
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines.describe import dry_run
+from pipelines.describe import dry_run, survey_corpus
 from pipelines.job import Job, fit, load_corpus, open_job, record_args
 from pipelines.pretraining_step import PretrainingStep
 from pipelines.reconstruct import reconstruct, through_states
@@ -38,7 +39,7 @@ def run(settings: Settings) -> int:
     """Train, validate, save. Returns the exit code."""
     started = time.monotonic()
     if settings.dry_run:
-        return dry_run(settings, _parts)
+        return dry_run(settings, _parts, lambda corpus: _new_tokenizer(corpus.train.all_texts(), settings))
     options = settings.build(PretrainingOptions)
     job = open_job(settings, "language_model_pretraining", "pretrain")
     corpus = load_corpus(job)
@@ -46,6 +47,7 @@ def run(settings: Settings) -> int:
     valid = Split(corpus.valid.all_texts())
     torch.manual_seed(derive(settings.random_seed, "weights"))
     model = _model(job, train, options)
+    survey_corpus(job, corpus, model.tokenizer, max_source_length=options.max_seq_len)
     data = tokenize_split(train, model, options.max_seq_len)
     held_out = tokenize_split(valid, model, options.max_seq_len)
     job.say(
@@ -100,8 +102,12 @@ def _model(job: Job, train: Split, options: PretrainingOptions) -> LanguageModel
         return LanguageModel(
             small_bart(options, _tokenizer(job.folder)), _tokenizer(job.folder), str(job.folder), False
         ).to(job.device)
-    tokenizer = train_tokenizer(train.texts, options.tokenizer, options.vocab_size, options.max_seq_len)
+    tokenizer = _new_tokenizer(train.texts, job.settings)
     return LanguageModel(small_bart(options, tokenizer), tokenizer, str(job.folder), frozen=False).to(job.device)
+
+
+def _new_tokenizer(texts: list[str], settings: Settings) -> Any:
+    return train_tokenizer(texts, settings.tokenizer, settings.vocab_size, settings.max_seq_len)
 
 
 def _parts(settings: Settings) -> dict[str, torch.nn.Module]:

@@ -24,7 +24,7 @@ from pipelines.build import (
     refuse_another_model,
     relative,
 )
-from pipelines.describe import describe_run, dry_run
+from pipelines.describe import describe_run, dry_run, survey_corpus
 from pipelines.job import EVALUATION, Job, fit, load_corpus, open_job, record_args
 from pipelines.reconstruct import Decode, reconstruct, through_latents, through_states
 from pipelines.tokens import TokenSplit, tokenize_split
@@ -61,6 +61,7 @@ def run(settings: Settings) -> int:
     corpus = load_corpus(job)
     torch.manual_seed(derive(settings.random_seed, "weights"))
     space = new_space(model, settings.build(AutoencoderOptions), settings.max_seq_len).to(job.device)
+    survey_corpus(job, corpus, model.tokenizer)
     data = tokenize_split(corpus.train, model, settings.max_seq_len)
     held_out = tokenize_split(corpus.valid, model, settings.max_seq_len)
     job.say(describe_run(job, {"language model": model, "autoencoder": space.autoencoder}, corpus, data))

@@ -19,7 +19,7 @@ from latent_models.options import LatentOptions
 from model.options import DenoiserOptions
 from pipelines.batch_plan import BatchPlan
 from pipelines.build import DiffusionModel, empty_space, fill, keep_autoencoder, relative
-from pipelines.describe import describe_run, dry_run
+from pipelines.describe import describe_run, dry_run, survey_corpus
 from pipelines.diffusion_step import DiffusionStep
 from pipelines.evaluate import Evaluator
 from pipelines.job import Job, fit, load_corpus, open_job, record_args
@@ -70,6 +70,7 @@ def _corpus(job: Job) -> Corpus:
 def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     settings, model, space = job.settings, parts.model, parts.space
     language_model: Any = space.space.language_model
+    survey_corpus(job, corpus, language_model.tokenizer)
     data = tokenize_split(corpus.train, language_model, settings.max_seq_len)
     held_out = tokenize_split(corpus.valid, language_model, settings.max_seq_len)
     job.say(describe_run(job, {"latent space": space.space, "denoiser": model}, corpus, data))

@@ -1,27 +1,38 @@
-"""The survey counts what a tokenizer makes of a corpus."""
+"""The survey counts what a tokenizer makes of a corpus, and warns where a number is bad."""
 
 from __future__ import annotations
 
+import json
+import re
+
+import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from dataset_utils import survey as module
+from dataset_utils.catalog import DatasetSpec
 from dataset_utils.corpus import Corpus, Split
-from dataset_utils.registry import DatasetSpec
-from dataset_utils.survey import print_survey, survey
+from dataset_utils.survey import main, survey, table
 
 
-def test_survey_of_a_corpus_counted_by_hand(capsys) -> None:
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Two words, <s> before and </s> after."""
     vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "b": 5}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
+
+
+def corpus_of(train: Split, valid: Split | None = None, test: Split | None = None, names=("no", "yes")) -> Corpus:
+    valid = valid or Split(["b b"], train.labels and [0], train.sources and ["a"])
+    return Corpus("hand", {"train": train, "valid": valid, "test": test or valid}, DatasetSpec(), ["a note"], names)
+
+
+def test_survey_of_a_corpus_counted_by_hand(tokenizer) -> None:
     train = Split(["a b", "a b", "a a a a a", "c"], [0, 0, 1, 1])
-    splits = {"train": train, "valid": Split(["a b", "b"]), "test": Split(["a"])}
-    corpus = Corpus("hand", splits, DatasetSpec(), ["a note"], ("no", "yes"))
-    found = survey(corpus, fast, max_length=6)
+    found = survey(corpus_of(train, Split(["a b", "b"]), Split(["a"])), tokenizer, max_length=6)
     figures = found["splits"]["train"]
     assert (
         figures["rows"] == figures["measured"] == 4 and figures["tokens"]["100"] == 7 and figures["tokens"]["50"] == 4
@@ -29,6 +40,64 @@ def test_survey_of_a_corpus_counted_by_hand(capsys) -> None:
     assert figures["truncated"] == 1 / 4 and figures["unknown"] == 1 / 10 and figures["duplicates"] == 1 / 4
     assert figures["labels"] == {"no": 2, "yes": 2} and "in_training" not in figures
     assert found["splits"]["valid"]["in_training"] == 1 / 2 and found["splits"]["test"]["in_training"] == 0
-    print_survey(found)
+    shown = table(found)
+    assert "25.00%" in shown and "no 2, yes 2" in shown and "every n-th" not in shown
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_sources_are_surveyed_with_their_texts(tokenizer) -> None:
+    train = Split(["a", "a", "b", "a"], None, ["a a a", "b", "c", "b"])
+    test = Split(["a", "b"], None, ["b", "b"])
+    found = survey(corpus_of(train, test=test), tokenizer, 10, max_source_length=4)["splits"]
+    assert found["train"]["source"]["truncated"] == 1 / 4 and found["train"]["source"]["unknown"] == 1 / 6
+    assert found["train"]["duplicates"] == 1 / 4  # (b, a) alone comes twice, though a comes three times
+    assert found["test"]["in_training"] == 1 / 2
+    assert survey(corpus_of(train, test=test), tokenizer, 10)["splits"]["train"]["source"]["truncated"] == 0
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "says"),
+    [
+        (
+            Split(["a a a a a a a", "b"]),
+            None,
+            "50.0% of the train texts are longer than 6 tokens .* --max_seq_len",
+        ),
+        (Split(["a c", "b"]), None, "33.3% of the tokens of train are unknown to the tokenizer"),
+        (Split(["a", "b", "a"]), None, "33.3% of the train rows are copies"),
+        (Split(["a", "b"]), Split(["a", "b b"]), "50.0% of the test rows stand in the training split"),
+        (Split(["a", "b"]), None, "only 2 training texts"),
+        (Split(["a", "b"]), Split(["a"] * 99), "only 99 test texts"),
+        (Split(["a", "b"], [0, 1]), Split(["a", "a b"], [1, 1]), "all test rows are of one class"),
+        (Split(["a"] * 50, [0] * 49 + [1]), None, r"rarest class of train has 1 of 50 rows \(yes\)"),
+        (Split(["a"], None, ["a a a a a a"]), None, "100.0% of the sources of train are longer than 6 tokens"),
+        (Split(["a"], None, ["c"]), None, "100.0% of the tokens in the sources of train are unknown"),
+    ],
+)
+def test_a_bad_number_is_a_warning_in_one_line(tokenizer, train: Split, test: Split | None, says: str) -> None:
+    found = survey(corpus_of(train, test=test), tokenizer, 6, max_source_length=6)
+    assert sum(bool(re.search(says, line)) for line in found["warnings"]) == 1, found["warnings"]
+    assert all("\n" not in line and "{" not in line for line in found["warnings"])
+    assert table(found).count("warning: ") == len(found["warnings"])
+
+
+def test_good_numbers_are_no_warning(tokenizer) -> None:
+    texts = [" ".join("ab"[int(bit)] for bit in f"{i:013b}") for i in range(5000)]
+    labels = [i % 2 for i in range(5000)]
+    parts = [Split(texts[i:j], labels[i:j]) for i, j in ((0, 4000), (4000, 4500), (4500, 5000))]
+    assert survey(corpus_of(*parts), tokenizer, 16)["warnings"] == []
+
+
+def test_large_splits_are_measured_in_part_and_that_is_said(tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr(module, "MEASURED", 10)
+    found = survey(corpus_of(Split(["a"] * 25)), tokenizer, 6)
+    assert found["splits"]["train"]["measured"] == 9 and found["splits"]["train"]["rows"] == 25
+    assert found["splits"]["train"]["duplicates"] == 24 / 25 and "every n-th text, 10 at most" in table(found)
+
+
+def test_the_survey_by_itself(tokenizer, tmp_path, capsys) -> None:
+    tokenizer.save_pretrained(tmp_path / "words")
+    (tmp_path / "train.txt").write_text("a b\nb a\n" * 20 + "a\nb\n" * 20 + "b b\n")
+    main(["--train_file", str(tmp_path / "train.txt"), "--tokenizer", str(tmp_path / "words"), "--max_seq_len", "8"])
     shown = capsys.readouterr().out
-    assert "25.00%" in shown and "note: a note" in shown and "no 2, yes 2" in shown
+    assert "columns: text = text" in shown and "in texts of at most 8 tokens" in shown and "warning: only" in shown

@@ -37,6 +37,7 @@ def broken(chain, tales_folder, tmp_path_factory) -> Path:
     (root / "column.jsonl").write_text('{"story": 1}\n')
     (root / "plain.txt").write_text("".join(json.loads(line)["text"] + "\n" for line in lines))
     (root / "nothing").mkdir()
+    write_odd_corpora(root)
     for name, change in {
         "no_checkpoint": lambda run: shutil.rmtree(run / "checkpoints"),
         "all_damaged": lambda run: [f.write_bytes(b"") for f in run.rglob("checkpoints/*/model.safetensors")],
@@ -59,6 +60,31 @@ def broken(chain, tales_folder, tmp_path_factory) -> Path:
     (root / "gpt").mkdir()
     (root / "gpt" / "config.json").write_text('{"model_type": "gpt2", "n_embd": 8}')
     return root
+
+
+def write_odd_corpora(root: Path) -> None:
+    """Corpora with a mistake each, in the forms that users have."""
+    import pyarrow
+    import pyarrow.parquet
+
+    texts = [f"Anna went to the garden {i} times." for i in range(30)]
+
+    def jsonl(name: str, rows: list) -> None:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
+    jsonl("labelled.jsonl", rows)
+    jsonl("third.jsonl", [*rows[:2], {"text": "a", "label": 2}])
+    jsonl("one_class.jsonl", [{**row, "label": "glad"} for row in rows])
+    jsonl("every_one.jsonl", [{**row, "label": i} for i, row in enumerate(rows * 10)])
+    jsonl("ag_news/train.jsonl", [*rows[:4], {"text": "a", "label": 4}, *rows])
+    jsonl("sst/train.jsonl", [{"sentence": "good", "label": 0.9}, {"sentence": "bad", "label": "bad"}])
+    jsonl("pairs.jsonl", [{"src": "a", "trg": "b"}, {"src": "c"}])
+    jsonl("halves.jsonl", [{"src": text, "trg": ""} for text in texts])
+    (root / "bare.csv").write_text("".join(f"{text}\n" for text in texts))
+    pyarrow.parquet.write_table(pyarrow.table({"title": texts, "body": texts}), root / "titles.parquet")
+    (root / "torn.parquet").write_bytes((root / "titles.parquet").read_bytes()[:300])
 
 
 def _edit(path: Path, **values) -> None:
@@ -85,6 +111,23 @@ CASES = {
     "absent corpus": ("lm ae diff", "--dataset_name roc --data_dir {broken}/nothing", "roc is not in"),
     "no corpus": ("lm diff", "", "no corpus"),
     "two corpora": ("lm diff", TALES + " --dataset_name tales", "two corpora"),
+    "a class that training lacks": (
+        "lm", "--train_file {broken}/labelled.jsonl --valid_file {broken}/third.jsonl",
+        "third.jsonl, line 3: label 2 is not one of the classes 0, 1"),
+    "a label out of range": (
+        "lm diff", "--dataset_name ag_news --data_dir {broken}", "train.jsonl, line 5: label 4 is not one of"),
+    "a label that is no number": (
+        "lm", "--dataset_name sst --data_dir {broken}", r"line 2: label 'bad' is not a number in \[0, 1\]"),
+    "labels that are no classes": ("lm", "--train_file {broken}/every_one.jsonl", "300 different values in 300 rows"),
+    "one class": (
+        "diff", "--train_file {broken}/one_class.jsonl --class_conditional", r"two classes.*all of one \(glad\)"),
+    "a row without its target": ("lm", "--train_file {broken}/pairs.jsonl", "pairs.jsonl, line 2: no column 'trg'"),
+    "sources without target": ("lm", "--train_file {broken}/halves.jsonl", "source .src. without target.*line 1"),
+    "a table without header": ("lm diff", "--train_file {broken}/bare.csv", "bare.csv, line 1: 'Anna went.*no column"),
+    "which column": ("lm", "--train_file {broken}/titles.parquet", r"which of its columns \(title, body\) is the text"),
+    "a wrong column": ("lm", "--train_file {broken}/titles.parquet --text_column bdy", "no column 'bdy'.*'body'"),
+    "half a file": ("lm", "--train_file {broken}/torn.parquet", "torn.parquet is not a whole parquet file"),
+    "a repository that is not there": ("lm diff", "--dataset_name nobody/nothing", "nobody/nothing cannot be had"),
     "classes without labels": ("diff", "--train_file {broken}/plain.txt --class_conditional", "needs labels"),
     # sizes
     "tx_dim": ("diff", TALES + " --tx_dim 100", "--tx_dim is 100.*use 64 or 128"),
@@ -192,6 +235,29 @@ def refused(monkeypatch, capsys, tmp_path, chain, broken, programs, contents):
         return errors[0]
 
     return run
+
+
+def test_a_dry_run_surveys_the_data_and_refuses_bad_data(monkeypatch, capsys, broken, chain):
+    """Nothing is trained, and what is wrong with the data is known before hours of it."""
+
+    def main(argv: str) -> str:
+        monkeypatch.setattr("sys.argv", ["program", *argv.split(), "--dry_run"])
+        assert train_text_diffusion.main() == 0
+        return capsys.readouterr().out
+
+    base = f"--latent_model_path {chain / 'ae'} --max_seq_len 40 --class_conditional"
+    shown = main(f"{base} --train_file {broken / 'labelled.jsonl'}")
+    assert "columns: text = text, label = label" in shown and "train rows by class: 0 12, 1 12" in shown
+    assert "warning: only 24 training texts" in shown
+    with pytest.raises(SystemExit):
+        main(f"{base} --train_file {broken / 'one_class.jsonl'}")
+
+
+def test_every_program_keeps_its_survey(chain):
+    for run in ("lm", "ae", "diff"):
+        survey = json.loads((chain / run / "survey.json").read_text())
+        assert survey["splits"]["train"]["rows"] == 200 and survey["max_length"] == 40
+        assert survey["splits"]["test"]["tokens"]["100"] <= 40 and survey["warnings"]
 
 
 def _expand(cases):
