@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-CONTINUOUS = ("cosine", "simple_linear", "beta_linear", "sigmoid")
-DISCRETE = ("cosine", "linear")
+CONTINUOUS = ("cosine", "simple_linear", "beta_linear", "sigmoid", "sqrt")
+DISCRETE = ("cosine", "linear", "sqrt", "trunc_cos", "trunc_lin", "pw_lin", "warmup-decay")
+SAMPLERS = ("ddpm", "ddim", "dpmpp", "dpmpp_sde", "heun")
+GRIDS = ("uniform", "shifted", "log_snr", "logit_normal", "karras")
 
 
 @dataclass
@@ -60,7 +62,9 @@ class ProcessOptions:
 
 @dataclass
 class SamplingOptions:
-    sampler: str = field(default="ddpm", metadata=dict(help="reverse process", choices=("ddpm", "ddim", "dpmpp")))
+    sampler: str = field(
+        default="ddpm", metadata=dict(help="reverse process; heun calls the network twice a step", choices=SAMPLERS)
+    )
     sampling_timesteps: int = field(
         default=250, metadata=dict(help="steps of the reverse process, 1 or more", unit="steps")
     )
@@ -87,4 +91,23 @@ class SamplingOptions:
     posterior_variance: str = field(
         default="large",
         metadata=dict(help="variance of a ddpm step: beta_t, or that of the posterior", choices=("small", "large")),
+    )
+    time_grid: str = field(default="uniform", metadata=dict(help="how the sampling steps are spaced", choices=GRIDS))
+    grid_shift: float | None = field(
+        default=None,
+        metadata=dict(
+            help="factor on the odds of t in --time_grid shifted (unset: 3) and logit_normal (unset: 1); "
+            "above 1 more steps are spent where there is noise",
+            unit="factor",
+        ),
+    )
+    grid_rho: float = field(
+        default=7.0, metadata=dict(help="how --time_grid karras favours low noise; 7 is published", unit="exponent")
+    )
+    timestep_respacing: str | None = field(
+        default=None,
+        metadata=dict(
+            help="steps of the chain to walk, in place of --sampling_timesteps: ddimN, counts by section (50, "
+            "or 10,15), or at:0,9,49; only with --beta_schedule",
+        ),
     )

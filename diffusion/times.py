@@ -1,7 +1,7 @@
-"""Times: drawn for training, laid out for sampling.
+"""Times drawn for training. Those that a sampler walks are in diffusion/grids.
 
 A draw is (n, generator) -> t (n,), weight (n,): the loss at t[i] is multiplied by weight[i], which is 1 here and what
-makes the mean unbiased where t is not uniform. A grid is what a sampler walks: float64, on the CPU, falling to 0.
+makes the mean unbiased where t is not uniform (diffusion/importance).
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from diffusion.schedules import Schedule, timesteps_of
 
 
 class Draw(Protocol):
@@ -59,35 +57,3 @@ def _in_range(u: Tensor, t_max: float, timesteps: int | None) -> tuple[Tensor, T
         steps = max(1, round(t_max * timesteps))
         t = ((u * steps).floor().clamp(max=steps - 1) + 1) / timesteps
     return t, torch.ones_like(t)
-
-
-def grid(steps: int) -> Tensor:
-    """(steps + 1,) from 1 down to 0, evenly spaced."""
-    _check(steps)
-    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-
-
-def discrete_grid(steps: int, timesteps: int) -> Tensor:
-    """(steps + 1,) nodes of a chain of T timesteps, from 1 down to 0, as evenly spaced as integers allow.
-
-    t = (i + 1) / T for the reversed i = int(linspace(-1, T - 1, steps + 1)).
-    Source: Song et al. 2021, arXiv:2010.02502, appendix D.3, their linear sub-sequence.
-    ValueError where steps exceed T: a chain has no node between its nodes.
-    """
-    _check(steps)
-    if steps > timesteps:
-        raise ValueError(f"{steps} sampling steps do not fit into a chain of {timesteps}: ask for {timesteps} or fewer")
-    # in integers: k T / steps + (i = -1 at k = 0) needs no rounding, where linspace in float32 may miss a node by one
-    nodes = torch.tensor([k * timesteps // steps for k in range(steps, -1, -1)], dtype=torch.float64)
-    return nodes / timesteps
-
-
-def sampling_grid(schedule: Schedule, steps: int) -> Tensor:
-    """The grid that suits a schedule: nodes of a chain, evenly spaced times otherwise."""
-    timesteps = timesteps_of(schedule)
-    return grid(steps) if timesteps is None else discrete_grid(steps, timesteps)
-
-
-def _check(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"{steps} sampling steps lead nowhere: ask for 1 or more")

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from diffusion import curricula, times
+from diffusion.chains import make_discrete
+from diffusion.grids import make_grid
 from diffusion.options import ProcessOptions, SamplingOptions
+from diffusion.respacing import kept_steps, respaced_grid
 from diffusion.samplers import Sampler, make_sampler
-from diffusion.schedules import Schedule, make_continuous, make_discrete, timesteps_of
+from diffusion.schedules import Schedule, make_continuous, timesteps_of
 
 # What each network is told of the noise level: the second release speaks of alpha_bar, the first counts steps.
 TIME_INPUTS = {"latent": "alpha_bar", "states": "index"}
@@ -27,6 +30,7 @@ class Process:
     train_schedule: Schedule
     sampling_schedule: Schedule
     sampler: Sampler
+    lay_out: Callable[[int], Tensor]  # steps -> times
 
     def t_max(self, step: int, num_steps: int) -> float:
         """T(step) / T: the upper end of the times that training draws from."""
@@ -41,7 +45,7 @@ class Process:
 
     def grid(self, steps: int) -> Tensor:
         """Falling times (steps + 1,) from 1 to 0; sampling always walks the whole range."""
-        return times.sampling_grid(self.sampling_schedule, steps)
+        return self.lay_out(steps)
 
 
 def make_process(
@@ -58,5 +62,17 @@ def make_process(
     else:
         train = make_continuous(options.train_schedule, options.scale if trained_scale is None else trained_scale)
         walked = make_continuous(sampling.sampling_schedule or options.train_schedule, options.scale)
-    times.sampling_grid(walked, sampling.sampling_timesteps)  # refuses what it cannot do now, not after training
-    return Process(options, TIME_INPUTS[variant], train, walked, sampler)
+    lay_out = grid_of(sampling, walked)
+    lay_out(sampling.sampling_timesteps)  # refuses what it cannot do now, not after training
+    return Process(options, TIME_INPUTS[variant], train, walked, sampler, lay_out)
+
+
+def grid_of(sampling: SamplingOptions, schedule: Schedule) -> Callable[[int], Tensor]:
+    """steps -> times of a schedule, laid out as the flags say."""
+    if sampling.timestep_respacing is None:
+        return partial(make_grid, sampling.time_grid, schedule, shift=sampling.grid_shift, rho=sampling.grid_rho)
+    timesteps = timesteps_of(schedule)
+    if timesteps is None:
+        raise ValueError("--timestep_respacing chooses steps of a discrete chain: add --beta_schedule, or drop it")
+    times = respaced_grid(timesteps, kept_steps(sampling.timestep_respacing, timesteps))
+    return lambda steps: times

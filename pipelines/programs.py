@@ -146,8 +146,7 @@ def schedules_meet(settings: Settings) -> None:
             )
     elif "timesteps" in typed:
         raise UserError(
-            "--timesteps is the length of a discrete chain and means nothing without one: "
-            "add --beta_schedule cosine or linear"
+            "--timesteps is the length of a discrete chain and means nothing without one: add --beta_schedule NAME"
         )
     if "ddim_sampling_eta" in typed and settings.ddim_sampling_eta is not None:
         if "sampler" not in typed:
@@ -158,6 +157,23 @@ def schedules_meet(settings: Settings) -> None:
             )
     if settings.ddim_sampling_eta is None:
         settings.set("ddim_sampling_eta", 1.0 if settings.beta_schedule else 0.0)
+
+
+def respacing_counts_the_steps(settings: Settings) -> None:
+    """--timestep_respacing decides how many steps there are, and --sampling_timesteps then says so."""
+    if settings.timestep_respacing is None:
+        return
+    if "timestep_respacing" not in settings.typed and "sampling_timesteps" in settings.typed:
+        settings.set("timestep_respacing", None)  # a number typed at evaluation replaces the respacing of training
+        return
+    clash = [flag for flag in ("sampling_timesteps", "time_grid") if flag in settings.typed]
+    if clash:
+        raise UserError(f"--timestep_respacing and --{clash[0]} both choose the steps of sampling: give one")
+    if settings.beta_schedule is None:
+        raise UserError("--timestep_respacing chooses steps of a discrete chain: add --beta_schedule, or drop it")
+    from diffusion.respacing import kept_steps  # torch, which --help does without
+
+    settings.set("sampling_timesteps", len(kept_steps(settings.timestep_respacing, settings.timesteps)))
 
 
 def own_files_replace_default_corpus(settings: Settings) -> None:
@@ -301,5 +317,5 @@ DIFFUSION = Program(
         "latent_cache_dir",
         "latents_on_device",
     },
-    rules=(resume_dir_says_what_for, schedules_meet, numbers_in_range),
+    rules=(resume_dir_says_what_for, schedules_meet, respacing_counts_the_steps, numbers_in_range),
 )

@@ -31,11 +31,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusion.denoisers import make_denoise, projected
+from diffusion.grids import grid
 from diffusion.guidance import guided
 from diffusion.loss import diffuse, diffusion_loss
 from diffusion.samplers import make_sampler
 from diffusion.schedules import level_at, make_continuous
-from diffusion.times import grid
 from latent_models import reference_weights as autoencoder_weights
 from latent_models.options import AutoencoderOptions
 from latent_models.perceiver import PerceiverAutoencoder

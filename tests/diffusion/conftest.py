@@ -40,6 +40,35 @@ class Gaussian:
         return mean_s + std_s / std_t * (z - mean_t)
 
 
+@dataclass
+class Prefixed:
+    """Two positions of one Gaussian text, the first given: x1 = x0 couple + rest, rest ~ N(mean, std^2).
+
+    What a network learns by partial noising, which is shown the first position clean: it reads x0 from z there, so a
+    sampler that let noise in would be found out.
+    """
+
+    rest: Gaussian
+    couple: Tensor  # (D,)
+
+    def denoise(self, schedule: Schedule) -> Denoise:
+        rest = self.rest.denoise(schedule)
+
+        def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+            given = z[:, :1]
+            offset = self.couple * given  # (B, 1, D), known
+            alpha = level_at(schedule, t, z).alpha
+            return torch.cat([torch.zeros_like(given), offset + rest(z[:, 1:] - alpha * offset, t)], 1)
+
+        return denoise
+
+    def flow(self, schedule: Schedule, value: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Where the second position (B, 1, D) is taken from t to s; value: (B, 1, D) of the first."""
+        offset = self.couple * value
+        moved = self.rest.flow(schedule, z - schedule(t).alpha * offset, t, s)
+        return moved + schedule(s).alpha * offset
+
+
 @pytest.fixture
 def gaussian() -> Gaussian:
     """Wide, narrow, centred and shifted channels."""
@@ -47,6 +76,11 @@ def gaussian() -> Gaussian:
         torch.tensor([1.5, -0.7, 0.0, 3.0], dtype=torch.float64),
         torch.tensor([0.3, 0.8, 1.7, 0.05], dtype=torch.float64),
     )
+
+
+@pytest.fixture
+def prefixed(gaussian) -> Prefixed:
+    return Prefixed(gaussian, torch.tensor([1.0, -0.5, 0.0, 2.0], dtype=torch.float64))
 
 
 @pytest.fixture

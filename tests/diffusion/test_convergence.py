@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from diffusion.samplers import sample_ddim, sample_dpmpp_2m
+from diffusion.anchoring import anchored
+from diffusion.samplers import sample_ddim, sample_dpmpp_2m, sample_dpmpp_2m_sde, sample_heun
 from diffusion.schedules import log_snr, make_continuous
 
 SCHEDULE = make_continuous("cosine")
@@ -33,17 +35,31 @@ def restarted_dpmpp_2m(denoise, schedule, timesteps: Tensor, z: Tensor) -> Tenso
     return z
 
 
-def order(sampler: Callable[..., Tensor], gaussian, z: Tensor) -> float:
-    """Least-squares slope of -log(error) over log(steps)."""
-    log_error = []
-    for steps in STEPS:
-        times = uniform_in_log_snr(steps)
-        reached = sampler(gaussian.denoise(SCHEDULE), SCHEDULE, times, z)
-        exact = gaussian.flow(SCHEDULE, z, times[0], times[-1])
-        log_error.append(math.log((reached - exact).abs().max()))
+def slope(error: Callable[[Tensor], float]) -> float:
+    """Least-squares slope of -log(error(times)) over log(steps)."""
+    y = torch.tensor([math.log(error(uniform_in_log_snr(steps))) for steps in STEPS], dtype=torch.float64)
     x = torch.tensor([math.log(steps) for steps in STEPS], dtype=torch.float64)
-    y = torch.tensor(log_error, dtype=torch.float64)
     return -float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+
+
+def order(sampler: Callable[..., Tensor], gaussian, z: Tensor) -> float:
+    def error(times: Tensor) -> float:
+        reached = sampler(gaussian.denoise(SCHEDULE), SCHEDULE, times, z)
+        return float((reached - gaussian.flow(SCHEDULE, z, times[0], times[-1])).abs().max())
+
+    return slope(error)
+
+
+def anchored_order(sampler: Callable[..., Tensor], prefixed, z: Tensor) -> float:
+    """Of the second position, the first being given."""
+    value = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64).expand(len(z), 2, 4)
+    denoise = anchored(prefixed.denoise(SCHEDULE), value, torch.tensor([[True, False]]).expand(len(z), 2))
+
+    def error(times: Tensor) -> float:
+        reached = sampler(denoise, SCHEDULE, times, z)[:, 1:]
+        return float((reached - prefixed.flow(SCHEDULE, value[:, :1], z[:, 1:], times[0], times[-1])).abs().max())
+
+    return slope(error)
 
 
 def test_the_grid_is_uniform_in_log_snr():
@@ -59,12 +75,20 @@ def test_the_exact_solution_solves_the_ode(gaussian, noise_at_start):
     torch.testing.assert_close(reached, exact, atol=1e-2, rtol=0)
 
 
-def test_ddim_is_of_first_order(gaussian, noise_at_start):
-    assert 0.9 <= order(sample_ddim, gaussian, noise_at_start) <= 1.2
+ORDERS = {sample_ddim: (0.9, 1.2), sample_dpmpp_2m: (1.8, 3.0), sample_heun: (1.8, 3.0)}
+every_solver = pytest.mark.parametrize("solver", ORDERS, ids=lambda solver: solver.__name__)
 
 
-def test_dpmpp_2m_is_of_second_order(gaussian, noise_at_start):
-    assert order(sample_dpmpp_2m, gaussian, noise_at_start) >= 1.8
+@every_solver
+def test_solvers_are_of_their_order(solver, gaussian, noise_at_start):
+    least, most = ORDERS[solver]
+    assert least <= order(solver, gaussian, noise_at_start) <= most
+
+
+@every_solver
+def test_solvers_keep_their_order_with_given_positions(solver, prefixed, noise_at_start):
+    least, most = ORDERS[solver]
+    assert least <= anchored_order(solver, prefixed, noise_at_start[:, :2]) <= most
 
 
 def test_dpmpp_2m_without_its_history_would_be_found_out(gaussian, noise_at_start):
@@ -79,3 +103,43 @@ def test_dpmpp_2m_without_its_history_is_ddim(gaussian, noise_at_start, steps):
         restarted_dpmpp_2m(denoise, SCHEDULE, times, noise_at_start),
         sample_ddim(denoise, SCHEDULE, times, noise_at_start),
     )
+
+
+def moments(sampler: Callable[..., Tensor], gaussian, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact mean and variance (D,) of what a sampler makes of Gaussian data: each step is affine in z and in noise.
+
+    So the responses to a unit of z at the start, and to a unit of noise at each step, say all: rows 1, 2, ... of a
+    batch beside row 0, which gets nothing.
+    """
+    steps = len(times) - 1
+
+    def noise(step: int, like: Tensor) -> Tensor:
+        unit = torch.zeros_like(like)
+        unit[2 + step] = 1
+        return unit
+
+    z = torch.zeros(2 + steps, 1, 4, dtype=torch.float64)
+    z[1] = 1
+    out = sampler(gaussian.denoise(SCHEDULE), SCHEDULE, times, z, noise)[:, 0]
+    response = out[1:] - out[0]  # (1 + steps, D)
+    alpha, sigma = SCHEDULE(times[0])
+    mean = out[0] + response[0] * alpha * gaussian.mean
+    variance = response[0] ** 2 * (alpha**2 * gaussian.std**2 + sigma**2) + (response[1:] ** 2).sum(0)
+    return mean, variance
+
+
+def weak_error(sampler: Callable[..., Tensor], gaussian) -> Callable[[Tensor], float]:
+    def error(times: Tensor) -> float:
+        alpha, sigma = SCHEDULE(times[-1])
+        mean, variance = moments(sampler, gaussian, times)
+        wrong = (mean - alpha * gaussian.mean).abs(), (variance - alpha**2 * gaussian.std**2 - sigma**2).abs()
+        return float(torch.stack(wrong).max())
+
+    return error
+
+
+def test_the_stochastic_solver_has_the_right_moments(gaussian):
+    error, plain = weak_error(sample_dpmpp_2m_sde, gaussian), weak_error(partial(sample_ddim, eta=1.0), gaussian)
+    assert slope(error) >= 1.7 and slope(plain) < 1.2
+    assert all(error(times) < 0.3 * plain(times) for times in map(uniform_in_log_snr, STEPS))
+    assert error(uniform_in_log_snr(128)) < 2e-3

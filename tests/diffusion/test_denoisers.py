@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 from diffusion.anchoring import anchored
+from diffusion.chains import make_discrete
 from diffusion.denoisers import make_denoise, projected, time_value
+from diffusion.grids import grid
 from diffusion.guidance import guided
 from diffusion.objectives import TARGETS, target
 from diffusion.samplers import sample_ddim, sample_ddpm
-from diffusion.schedules import level_at, make_continuous, make_discrete
-from diffusion.times import grid
+from diffusion.schedules import level_at, make_continuous
 
 SCHEDULE = make_continuous("cosine")
 T = torch.tensor([0.05, 0.5, 1.0])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffusion import options
+from diffusion.chains import make_discrete
 from diffusion.loss import (
     ERRORS,
     diffuse,
@@ -15,7 +16,7 @@ from diffusion.loss import (
     terminal_mean_loss,
 )
 from diffusion.objectives import TARGETS, target
-from diffusion.schedules import level_at, make_continuous, make_discrete
+from diffusion.schedules import level_at, make_continuous
 
 SCHEDULE = make_continuous("cosine")
 

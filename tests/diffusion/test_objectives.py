@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from diffusion import options
+from diffusion.chains import make_discrete
 from diffusion.objectives import OBJECTIVES, TARGETS, canonical, target, to_eps, to_v, to_x0
-from diffusion.schedules import NoiseLevel, level_at, make_continuous, make_discrete
+from diffusion.schedules import NoiseLevel, level_at, make_continuous
 
 every_objective = pytest.mark.parametrize("objective", TARGETS)
 

@@ -7,18 +7,22 @@ import pytest
 import torch
 
 from diffusion import options
+from diffusion.chains import make_discrete
 from diffusion.denoisers import make_denoise
+from diffusion.grids import grid, uniform
 from diffusion.samplers import (
     SAMPLERS,
     VARIANCES,
     make_sampler,
+    network_calls,
     sample_ddim,
     sample_ddpm,
     sample_dpmpp_2m,
-    step_variance,
+    sample_dpmpp_2m_sde,
+    sample_heun,
 )
-from diffusion.schedules import CONTINUOUS, make_continuous, make_discrete
-from diffusion.times import grid, sampling_grid
+from diffusion.schedules import CONTINUOUS, make_continuous
+from diffusion.transitions import step_variance
 
 COSINE = make_continuous("cosine")
 EVERY = {
@@ -28,10 +32,15 @@ EVERY = {
     "ddim 0.5": partial(sample_ddim, eta=0.5),
     "ddim 1": partial(sample_ddim, eta=1.0),
     "dpmpp": sample_dpmpp_2m,
+    "dpmpp_sde": sample_dpmpp_2m_sde,
+    "heun": sample_heun,
 }
+DETERMINISTIC = (sample_ddim, sample_dpmpp_2m, sample_heun)
+MULTISTEP = (sample_dpmpp_2m, sample_dpmpp_2m_sde)
 SCHEDULES = [make_continuous(name, scale) for name in CONTINUOUS for scale in (0.5, 4.0)] + [
     make_discrete("linear", 20),
     make_discrete("cosine", 5000),
+    make_discrete("warmup-decay", 20),
 ]
 every_sampler = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 
@@ -45,7 +54,9 @@ def test_the_flags_offer_the_samplers_there_are():
 @every_sampler
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("steps", [1, 2, 3, 20])
-def test_every_step_is_one_call_and_the_last_estimate_is_the_sample(sampler, schedule, steps, gaussian, noise_at_start):
+def test_calls_are_as_many_as_said_and_the_last_estimate_is_the_sample(
+    sampler, schedule, steps, gaussian, noise_at_start
+):
     estimates, shown = [], []
     best = gaussian.denoise(schedule)
 
@@ -55,8 +66,8 @@ def test_every_step_is_one_call_and_the_last_estimate_is_the_sample(sampler, sch
         estimates.append(best(z, t, x0_prev))
         return estimates[-1]
 
-    out = sampler(denoise, schedule, sampling_grid(schedule, steps), noise_at_start)
-    assert len(estimates) == steps
+    out = sampler(denoise, schedule, uniform(schedule, steps), noise_at_start)
+    assert len(estimates) == network_calls("heun" if sampler is sample_heun else "dpmpp", steps)
     assert out.isfinite().all() and torch.equal(out, estimates[-1])
     assert shown[0] is None and all(a is b for a, b in zip(shown[1:], estimates[:-1], strict=True))
 
@@ -84,7 +95,7 @@ def test_samples_of_gaussian_data_have_its_moments(sampler, gaussian):
 
 @pytest.mark.parametrize("schedule", [COSINE, make_continuous("sigmoid", 0.5), make_discrete("cosine", 50)], ids=repr)
 def test_ddim_with_eta_one_is_ddpm_with_the_small_variance(schedule, gaussian, noise_at_start, recorded_noise):
-    arguments = (gaussian.denoise(schedule), schedule, sampling_grid(schedule, 12), noise_at_start, recorded_noise)
+    arguments = (gaussian.denoise(schedule), schedule, uniform(schedule, 12), noise_at_start, recorded_noise)
     torch.testing.assert_close(
         sample_ddim(*arguments, eta=1.0), sample_ddpm(*arguments, variance="small"), atol=1e-9, rtol=1e-9
     )
@@ -150,7 +161,7 @@ def test_ddpm_is_algorithm_2_of_the_paper(noise_at_start, recorded_noise):
     ours = sample_ddpm(
         make_denoise(lambda z, time, x0_prev: eps, "pred_noise", chain),
         chain,
-        sampling_grid(chain, 30),
+        uniform(chain, 30),
         noise_at_start,
         recorded_noise,
     )
@@ -167,7 +178,7 @@ def test_noise_is_asked_only_where_a_transition_has_variance(sampler, gaussian, 
 
     before = torch.get_rng_state()
     sampler(gaussian.denoise(COSINE), COSINE, grid(5), noise_at_start, noise)
-    assert asked == ([] if sampler in (sample_ddim, sample_dpmpp_2m) else [0, 1, 2, 3])
+    assert asked == ([] if sampler in DETERMINISTIC else [0, 1, 2, 3])
     assert torch.equal(torch.get_rng_state(), before), "nothing else is drawn"
 
 
@@ -192,7 +203,7 @@ def test_a_grid_may_stop_before_zero(sampler, gaussian, noise_at_start, recorded
     half = sampler(denoise, COSINE, times[:4], noise_at_start, recorded_noise)
     whole = sampler(denoise, COSINE, times[3:], half, lambda step, like: recorded_noise(step + 3, like))
     assert half.isfinite().all()
-    if sampler is not sample_dpmpp_2m:
+    if sampler not in MULTISTEP:
         torch.testing.assert_close(whole, sampler(denoise, COSINE, times, noise_at_start, recorded_noise))
 
 
@@ -212,6 +223,18 @@ def test_float32_follows_float64(sampler, gaussian, noise_at_start, recorded_noi
 def test_no_gradient_is_kept(sampler, gaussian, noise_at_start):
     z = noise_at_start.requires_grad_()
     assert not sampler(gaussian.denoise(COSINE), COSINE, grid(2), z).requires_grad
+
+
+@pytest.mark.parametrize("schedule", [COSINE, make_discrete("sqrt", 50)], ids=repr)
+def test_the_stochastic_solver_without_history_is_ancestral_sampling(
+    schedule, gaussian, noise_at_start, recorded_noise
+):
+    denoise, times = gaussian.denoise(schedule), uniform(schedule, 10)
+    for pair in (times[:2], times[4:6]):
+        arguments = (denoise, schedule, pair, noise_at_start, recorded_noise)
+        torch.testing.assert_close(
+            sample_dpmpp_2m_sde(*arguments), sample_ddpm(*arguments, variance="small"), atol=1e-9, rtol=1e-9
+        )
 
 
 def test_make_sampler_gives_each_what_concerns_it(gaussian, noise_at_start, recorded_noise):
@@ -248,9 +271,9 @@ def test_a_wrong_choice_is_one_line(wrong, words, gaussian, noise_at_start):
 def test_no_step_makes_the_host_wait_for_the_gpu(sampler, schedule):
     z = torch.randn(2, 3, 4, device="cuda")
     denoise = make_denoise(lambda z, time, x0_prev: 0.1 * z * time[:, None, None], "v", schedule)
-    sampler(denoise, schedule, sampling_grid(schedule, 3), z)  # the chain copies its nodes once
+    sampler(denoise, schedule, uniform(schedule, 3), z)  # the chain copies its nodes once
     torch.cuda.set_sync_debug_mode("error")
     try:
-        sampler(denoise, schedule, sampling_grid(schedule, 10), z)
+        sampler(denoise, schedule, uniform(schedule, 10), z)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -8,16 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from diffusion import options
+from diffusion.chains import DISCRETE, make_discrete
 from diffusion.schedules import (
     CLAMP,
     CONTINUOUS,
-    DISCRETE,
-    Chain,
     from_log_snr,
     level_at,
     log_snr,
     make_continuous,
-    make_discrete,
     timesteps_of,
 )
 
@@ -102,10 +100,18 @@ def test_continuous_schedules_are_the_published_formulas():
         "simple_linear": 1 - t,
         "beta_linear": torch.exp(-1e-4 - 10 * t**2),
         "sigmoid": (s(end) - s(6 * t - 3)) / (s(end) - s(start)),
+        "sqrt": 1 - (t + 1e-4).sqrt(),
     }
     assert published.keys() == CONTINUOUS.keys()
     for name, alpha_bar in published.items():
         torch.testing.assert_close(make_continuous(name)(t).alpha ** 2, alpha_bar, atol=1e-12, rtol=1e-9)
+
+
+def test_sqrt_is_noisy_at_zero_and_clamped_at_one():
+    for dtype in DTYPES:
+        level = make_continuous("sqrt")(torch.tensor([0.0, 1.0], dtype=dtype))
+        assert float(level.sigma[0]) == pytest.approx(0.1, abs=1e-6)
+        assert float(log_snr(level)[1]) == pytest.approx(-CLAMP, abs=1e-4)
 
 
 @pytest.mark.skipif(not GOLDEN.exists(), reason="tests/golden is not there")
@@ -115,43 +121,6 @@ def test_continuous_schedules_meet_the_reference():
     for key, alpha_bar in golden.items():
         name, scale = key.split(".scale_")
         torch.testing.assert_close(make_continuous(name, float(scale))(t).alpha ** 2, alpha_bar, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("name", DISCRETE)
-@pytest.mark.parametrize("timesteps", [1, 2, 10, 1000, 4000])
-@every_dtype
-def test_the_nodes_of_a_chain_are_met_exactly(name, timesteps, dtype):
-    chain = make_discrete(name, timesteps)
-    assert chain.timesteps == timesteps
-    t = ((torch.arange(timesteps, dtype=torch.float64) + 1) / timesteps).to(dtype)
-    torch.testing.assert_close(log_snr(chain(t)), chain.log_snr.to(dtype), atol=2e-5, rtol=0)
-    alpha_bar = torch.cumprod(1 - DISCRETE[name](timesteps), 0)
-    torch.testing.assert_close(chain(t).alpha.double() ** 2, alpha_bar, atol=1e-6, rtol=0)
-
-
-def test_a_chain_is_exactly_clean_at_zero_and_linear_in_log_snr_between_nodes():
-    chain = make_discrete("cosine", 10)
-    assert chain(torch.tensor(0.0)) == (1.0, 0.0)
-    between = log_snr(chain(torch.tensor(0.425, dtype=torch.float64)))
-    torch.testing.assert_close(between, 0.75 * chain.log_snr[3] + 0.25 * chain.log_snr[4])
-    # below the first node sigma is nearly proportional to t
-    sigma = chain(torch.tensor([0.025, 0.05], dtype=torch.float64)).sigma
-    torch.testing.assert_close(sigma[1] / sigma[0], torch.tensor(2.0, dtype=torch.float64), atol=0.05, rtol=0)
-
-
-def test_betas_are_those_of_the_papers():
-    linear = DISCRETE["linear"](1000)
-    torch.testing.assert_close(linear[[0, -1]], torch.tensor([1e-4, 0.02], dtype=torch.float64))
-    assert (DISCRETE["linear"](10) <= 0.999).all(), "uncapped, a short chain has negative variances"
-    cosine = DISCRETE["cosine"](1000)
-    assert cosine[-1] == 0.999
-    torch.testing.assert_close(cosine[0], torch.tensor(4.128e-5, dtype=torch.float64), atol=1e-8, rtol=0)
-
-
-def test_one_chain_serves_several_dtypes():
-    chain = Chain(DISCRETE["linear"](20))
-    for dtype in (torch.float32, torch.float64, torch.float32):
-        assert chain(torch.tensor(0.5, dtype=dtype)).alpha.dtype == dtype
 
 
 def test_log_snr_inverts_from_log_snr():

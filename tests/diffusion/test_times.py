@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion.schedules import make_continuous, make_discrete
-from diffusion.times import DRAWS, discrete_grid, draw_stratified, grid, sampling_grid
+from diffusion.times import DRAWS, draw_stratified
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -40,33 +39,3 @@ def test_stratified_times_fill_every_stratum_in_random_order():
     t, _ = draw_stratified(64, seeded())
     assert sorted((t * 64).floor().int().tolist()) == list(range(64))
     assert not torch.equal(t, t.sort().values)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 10, 999])
-def test_grid_falls_evenly_from_one_to_zero(steps):
-    times = grid(steps)
-    assert times.dtype == torch.float64 and len(times) == steps + 1
-    assert times[0] == 1 and times[-1] == 0
-    torch.testing.assert_close(times.diff(), torch.full((steps,), -1 / steps, dtype=torch.float64))
-
-
-@pytest.mark.parametrize(("steps", "timesteps"), [(1, 1), (1, 1000), (250, 1000), (7, 10), (10, 10), (60, 1000)])
-def test_discrete_grid_is_the_published_sub_sequence(steps, timesteps):
-    times = discrete_grid(steps, timesteps)
-    index = (times * timesteps).round().int() - 1
-    published = torch.linspace(-1, timesteps - 1, steps + 1, dtype=torch.float64)
-    wanted = published.add(1e-9).floor().int().flip(0)  # int(), but for -1 + rounding
-    assert torch.equal(index, wanted)
-    assert times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
-
-
-def test_a_schedule_gets_the_grid_that_suits_it():
-    assert torch.equal(sampling_grid(make_continuous("cosine"), 5), grid(5))
-    assert torch.equal(sampling_grid(make_discrete("cosine", 12), 5), discrete_grid(5, 12))
-
-
-def test_a_grid_without_steps_or_with_too_many_is_refused_in_one_line():
-    for wrong in (lambda: grid(0), lambda: discrete_grid(0, 10), lambda: discrete_grid(11, 10)):
-        with pytest.raises(ValueError) as caught:
-            wrong()
-        assert "\n" not in str(caught.value)
