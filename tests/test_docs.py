@@ -34,6 +34,7 @@ def test_flags_exist(name: str) -> None:
     programs = (PRETRAIN, AUTOENCODER, DIFFUSION)
     known = {field.name for program in programs for group in program.groups.values() for field in fields(group)}
     known |= {flag for program in programs for flag in (*program.ignored, *program.reference_flags)} | FOREIGN
+    known |= {f"no_{flag}" for flag in known}  # which switches a flag off
     text = (ROOT / name).read_text(encoding="utf-8")
     named = set(re.findall(r"(?<![\w-])--([A-Za-z][A-Za-z0-9_]+)(?![\w-])", text))
     assert named <= known | {"help", "l2_normalize_latent"}, sorted(named - known)

@@ -1,4 +1,5 @@
-"""The recipes below scripts/ and the commands of docs/migrating.md: each is parsed and dry-run as its program would be.
+"""The recipes below scripts/, the commands of docs/migrating.md and docs/reproduce.md: each is parsed and dry-run as its
+program would be.
 
 A stand-in for the interpreter writes down what a script starts; the program then runs here, with --dry_run and a tiny
 language model, so that one import of torch serves all.
@@ -20,12 +21,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(
     str(path.relative_to(ROOT))
-    for room in ("autoencoder", "diffusion")
+    for room in ("autoencoder", "diffusion", "eval")
     for path in (ROOT / "scripts" / room).glob("*.sh")
 )
 EVALUATIONS = [name for name in RECIPES if "eval" in name]
 TRAININGS = [name for name in RECIPES if "eval" not in name]
 LATENT = "scripts/diffusion/bart_latent_v-pred.sh"
+ON_LATENTS = [name for name in TRAININGS if "_latent_" in name]
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 
 # --------------------------------------------------------------------------------------------------------- fixtures
@@ -57,13 +59,15 @@ def record(program: str, argv: list[str], folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(model, tmp_path_factory) -> dict[str, Path]:
-    """AUTOENCODER, a run on its latents, and one of the first release."""
+    """AUTOENCODER, a run on its latents, one of the first release, and one of a corpus of pairs."""
     root = tmp_path_factory.mktemp("runs")
     base = ["--dataset_name", "roc", "--enc_dec_model", str(model)]
     autoencoder = record("AUTOENCODER", [*base, "--dim_ae", "8"], root / "autoencoder")
-    run = record("DIFFUSION", [*base, "--latent_model_path", str(autoencoder)], root / "diffusion")
+    run_flags = ["--latent_model_path", str(autoencoder)]
+    run = record("DIFFUSION", [*base, *run_flags], root / "diffusion")
     states = record("DIFFUSION", [*base, "--beta_schedule", "linear", "--denoiser_variant", "states"], root / "states")
-    return {"AUTOENCODER": autoencoder, "RUN": run, "STATES": states}
+    pairs = record("DIFFUSION", ["--dataset_name", "qqp", *base[2:], *run_flags], root / "pairs")
+    return {"AUTOENCODER": autoencoder, "RUN": run, "STATES": states, "PAIRS": pairs}
 
 
 @pytest.fixture
@@ -115,11 +119,18 @@ def split(words: list[str]) -> tuple[str, list[str]]:
 
 
 def arguments(script: str, folders: dict[str, Path]) -> list[str]:
-    if script == LATENT:
+    if script in ON_LATENTS:
         return ["--latent_model_path", str(folders["AUTOENCODER"])]
     if script in EVALUATIONS:
-        return [str(folders["STATES" if "text_diffusion" in script else "RUN"])]
+        return [str(folders[kind_of_run(script)])]
     return []
+
+
+def kind_of_run(script: str) -> str:
+    """Which of the run folders a script evaluates."""
+    if "eval_text_diffusion" in script:
+        return "STATES"
+    return "PAIRS" if re.search("scripts/eval/(xsum|qqp|wmt14)", script) else "RUN"
 
 
 # ---------------------------------------------------------------------------------------------------------- recipes
@@ -218,6 +229,34 @@ PUBLISHED = {
         eval=False, eval_test=True, num_samples=1000, sampling_timesteps=250, sampler="ddim", ddim_sampling_eta=1.0
     ),
 }
+TEST = dict(eval_test=True, sampling_timesteps=250, sampler="ddpm", sampling_schedule="cosine")
+PUBLISHED |= {f"scripts/eval/{name}.sh": dict(TEST, num_samples=1000) for name in ("roc", "ag_news")}
+PUBLISHED |= {
+    f"scripts/eval/{name}.sh": dict(TEST, cls_free_guidance=2.0, seq2seq_candidates=5)
+    for name in ("xsum", "qqp", "wmt14_en_de", "wmt14_de_en")
+}
+
+# what nobody published: the recipe of ROCStories, and what differs from it
+AUTOENCODER = PUBLISHED["scripts/autoencoder/bart_base_roc.sh"]
+OF_CLASSES = dict(class_conditional=True, class_unconditional_prob=0.1)
+OF_SOURCES = dict(seq2seq_unconditional_prob=0.1, seq2seq_candidates=5)
+OURS = {f"scripts/autoencoder/{name}.sh": dict(AUTOENCODER, **changes) for name, changes in {
+    "bart_base_ag_news": dict(dataset_name="ag_news"),
+    "bart_base_e2e": dict(dataset_name="e2e", num_train_steps=20000),
+    "bart_base_sst": dict(dataset_name="sst", num_train_steps=10000),
+    "flan_t5_base_xsum": dict(dataset_name="xsum", enc_dec_model="google/flan-t5-base"),
+    "flan_t5_base_qqp": dict(dataset_name="qqp", enc_dec_model="google/flan-t5-base"),
+    "mt5_base_wmt14_de": dict(dataset_name="wmt14-de-de", enc_dec_model="google/mt5-base"),
+    "mt5_base_wmt14_en": dict(dataset_name="wmt14-en-en", enc_dec_model="google/mt5-base"),
+}.items()} | {f"scripts/diffusion/{name}.sh": dict(PUBLISHED[LATENT], **changes) for name, changes in {
+    "bart_latent_ag_news": dict(OF_CLASSES, dataset_name="ag_news"),
+    "bart_latent_sst": dict(OF_CLASSES, dataset_name="sst", num_train_steps=100000),
+    "bart_latent_e2e": dict(dataset_name="e2e", num_train_steps=100000),
+    "flan_t5_latent_xsum": dict(OF_SOURCES, dataset_name="xsum"),
+    "flan_t5_latent_qqp": dict(OF_SOURCES, dataset_name="qqp"),
+    "mt5_latent_wmt14_de_en": dict(OF_SOURCES, dataset_name="wmt14-de-en"),
+    "mt5_latent_wmt14_en_de": dict(OF_SOURCES, dataset_name="wmt14-en-de"),
+}.items()} | {f"scripts/eval/{name}.sh": dict(TEST, num_samples=1000) for name in ("e2e", "sst")}  # fmt: skip
 
 
 @pytest.mark.parametrize("script", RECIPES)
@@ -228,9 +267,10 @@ def test_every_recipe_has_the_published_hyper_parameters(started, folders, scrip
     words, _ = started(["bash", str(ROOT / script), *arguments(script, folders)])
     program, argv = split(words)
     settings = parse({"train_latent_model.py": programs.AUTOENCODER}.get(program, programs.DIFFUSION), argv)
-    assert {name: settings.values[name] for name in PUBLISHED[script]} == PUBLISHED[script]
-    if script in TRAININGS and script != LATENT:
-        assert settings.enc_dec_model == "facebook/bart-base" and settings.scorer is None
+    wanted = (PUBLISHED | OURS)[script]
+    assert {name: settings.values[name] for name in wanted} == wanted
+    if script in TRAININGS and script not in ON_LATENTS:
+        assert settings.enc_dec_model == wanted.get("enc_dec_model", "facebook/bart-base") and settings.scorer is None
     if script in EVALUATIONS:
         assert settings.scorer == "openai-community/gpt2-large" and "enc_dec_model" not in settings.typed
 
@@ -292,16 +332,17 @@ def test_a_recipe_opens_with_what_one_wants_to_know(script):
     for title in ("Expect:", "Cost:", "Needs:", "Use:"):
         assert f"# {title}" in header
     assert "# Paper:" in header or "# Source:" in header
+    assert ("ours:" in header) == (script in OURS), "what nobody published is called ours, and nothing else is"
     assert f"bash {script}" in header
     assert all(len(line) <= 120 for line in (ROOT / script).read_text().splitlines())
 
 
-# ---------------------------------------------------------------------------------------------- docs/migrating.md
+# ------------------------------------------------------------------------ docs/migrating.md and docs/reproduce.md
 
 
-def commands() -> list[str]:
+def commands(document: str) -> list[str]:
     """Right-hand cells of the tables, and blocks of shell: what can be typed here."""
-    text = (ROOT / "docs/migrating.md").read_text(encoding="utf-8")
+    text = (ROOT / document).read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
     prose = re.sub(r"```.*?```", "", text, flags=re.S)
     cells = []
@@ -313,18 +354,23 @@ def commands() -> list[str]:
     return [block.replace("\\\n", " ") for block in blocks] + [span for span in spans if start.match(span)]
 
 
-COMMANDS = commands()
+MIGRATING, REPRODUCE = (commands(f"docs/{name}.md") for name in ("migrating", "reproduce"))
+COMMANDS = sorted({*MIGRATING, *REPRODUCE})
 
 
-def test_the_document_holds_every_recipe():
-    named = {word for command in COMMANDS for word in command.split() if word.startswith("scripts/")}
-    assert named == set(RECIPES) and len(COMMANDS) > 20
+def scripts_of(found: list[str]) -> set[str]:
+    return {word for command in found for word in command.split() if word.startswith("scripts/")}
+
+
+def test_the_documents_hold_every_recipe():
+    assert scripts_of(REPRODUCE) == set(RECIPES)
+    assert scripts_of(MIGRATING) < set(RECIPES) and len(MIGRATING) > 20
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_document_dry_runs(started, dry_run, folders, model, command):
-    states = "eval_text_diffusion" in command or "--gen_data" in command
-    places = {**folders, "RUN": folders["STATES"]} if states else folders
+def test_every_command_of_the_documents_dry_runs(started, dry_run, folders, model, command):
+    kind = "STATES" if "--gen_data" in command else kind_of_run(command)
+    places = {**folders, "RUN": folders[kind]}
     words = [re.sub(r"^(LATENT_MODEL_PATH=)?(AUTOENCODER|RUN)$",
                     lambda found: (found[1] or "") + str(places[found[2]]), word)
              for word in shlex.split(command)]  # fmt: skip
@@ -333,8 +379,8 @@ def test_every_command_of_the_document_dry_runs(started, dry_run, folders, model
         name, value = words.pop(0).split("=", 1)
         environment[name] = value
     if words[0] == "bash":
-        if words[1] == LATENT and "LATENT_MODEL_PATH" not in environment:
-            words += arguments(LATENT, folders)
+        if words[1] in ON_LATENTS and "LATENT_MODEL_PATH" not in environment:
+            words += arguments(words[1], folders)
         words, done = started(["bash", str(ROOT / words[1]), *words[2:]], **environment)
         assert done.returncode == 0, done.stderr
     dry_run(*split(words))

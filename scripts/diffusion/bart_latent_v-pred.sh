@@ -12,15 +12,10 @@ set -euo pipefail
 # shellcheck source=scripts/lib/recipe.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
 
-if ! given --latent_model_path "$@"; then
-  autoencoder="${LATENT_MODEL_PATH:-$(newest_run saved_latent_models/roc)}"
-  if [[ -z "$autoencoder" ]]; then
-    fail "no run below saved_latent_models/roc: train scripts/autoencoder/bart_base_roc.sh, or set LATENT_MODEL_PATH"
-  fi
-  set -- --latent_model_path "$autoencoder" "$@"
-fi
+latents_of roc bart_base_roc.sh "$@"
 
 run train_text_diffusion.py \
+  ${LATENTS[@]+"${LATENTS[@]}"} \
   ${OWN_MODEL[@]+"${OWN_MODEL[@]}"} \
   --dataset_name roc \
   --learning_rate 2e-4 \

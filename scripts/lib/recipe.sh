@@ -6,6 +6,7 @@
 #
 # From the environment of the caller:
 #   ENC_DEC_MODEL    encoder-decoder language model, a local folder or a hub id (default facebook/bart-base)
+#   LATENT_MODEL_PATH  run folder of an autoencoder, for diffusion on its latents (default: the newest of the corpus)
 #   DATA_DIR         where the corpus lies (default: datasets/ here or in the project; some corpora come from the hub)
 #   SCORER           causal language model of the evaluation scripts, a local folder or a hub id
 #   NUM_PROCESSES    processes, one GPU each (default 1); a batch size counts per process
@@ -22,6 +23,27 @@ OWN_MODEL=()  # for runs that know their own language model: only what the calle
 if [[ -n "${ENC_DEC_MODEL:-}" ]]; then OWN_MODEL=("${MODEL[@]}"); fi
 # shellcheck disable=SC2034
 PUBLISHED_SCORER=(--scorer "${SCORER:-openai-community/gpt2-large}")
+
+# language_model HUB_ID: the language model of a recipe that is not BART's, unless ENC_DEC_MODEL says otherwise
+language_model() {
+  # shellcheck disable=SC2034
+  MODEL=(--enc_dec_model "${ENC_DEC_MODEL:-$1}")
+}
+
+# latents_of DATASET SCRIPT ARGUMENTS...: LATENTS, the flag of a trained autoencoder, unless it is among the arguments:
+# the one of LATENT_MODEL_PATH, else the newest run below saved_latent_models/DATASET, which SCRIPT makes
+latents_of() {
+  local dataset="$1" script="$2" found
+  shift 2
+  LATENTS=()
+  if given --latent_model_path "$@"; then return; fi
+  found="${LATENT_MODEL_PATH:-$(newest_run "saved_latent_models/$dataset")}"
+  if [[ -z "$found" ]]; then
+    fail "no run below saved_latent_models/$dataset: train scripts/autoencoder/$script, or set LATENT_MODEL_PATH"
+  fi
+  # shellcheck disable=SC2034
+  LATENTS=(--latent_model_path "$found")
+}
 
 # run PROGRAM FLAGS...: one of the entry scripts, in place of this shell
 run() {
@@ -55,7 +77,7 @@ newest_run() {
 
 # run_folder ARGUMENTS...: the first argument, which must be a run folder
 run_folder() {
-  if [[ $# -eq 0 || "$1" == --* ]]; then fail "usage: bash scripts/diffusion/$(basename "$0") RUN_FOLDER [flags]"; fi
+  if [[ $# -eq 0 || "$1" == --* ]]; then fail "usage: bash scripts/$(basename "$(dirname "$0")")/$(basename "$0") RUN_FOLDER [flags]"; fi
   if [[ ! -f "$1/args.json" ]]; then fail "$1 is not a run folder: it holds no args.json"; fi
   printf '%s' "$1"
 }

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Stage 1: a Perceiver autoencoder of 32 x 64 latents around a frozen BART-base, on SST's film reviews.
+# Paper:    Lovelace et al. 2023, arXiv:2212.09462, section 3.1; hyper-parameters are ours: those of the published
+#           ROCStories script (bart_base_roc.sh), with fewer steps for a smaller corpus.
+# Expect:   25.6 M trained parameters; no reconstruction figure was published for this corpus (on ROCStories BLEU 97.6).
+# Cost:     no published hours; a fifth of the steps of bart_base_roc.sh, which took 12.6 hours on one A6000.
+# Needs:    SST (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
+# Use:      bash scripts/autoencoder/bart_base_sst.sh [flags], for example  --mixed_precision bf16 --save_dir FOLDER
+set -euo pipefail
+# shellcheck source=scripts/lib/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+
+run train_latent_model.py \
+  "${MODEL[@]}" \
+  --dataset_name sst \
+  --learning_rate 1e-4 \
+  --lr_warmup_steps 1000 \
+  --train_batch_size 256 \
+  --num_train_steps 10000 \
+  --num_encoder_latents 32 \
+  --dim_ae 64 \
+  --num_layers 3 \
+  --l2_normalize_latents \
+  --lm_mode freeze \
+  --eval_every 1000 \
+  "$@"

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Stage 1: a Perceiver autoencoder of 32 x 64 latents around a frozen mT5-base, on the English side of WMT14.
+# Paper:    Lovelace et al. 2023, arXiv:2212.09462, section 3.1; hyper-parameters are ours: those of the published
+#           ROCStories script (bart_base_roc.sh), around a model of many languages.
+# Expect:   25.6 M trained parameters; no reconstruction figure was published for this corpus (on ROCStories BLEU 97.6).
+# Cost:     no published hours; those of bart_base_roc.sh, 12.6 on one A6000, have the same steps and sizes.
+# Needs:    WMT14 (datasets/README.md says from where), google/mt5-base or ENC_DEC_MODEL=FOLDER.
+#           It overflows in float16: --mixed_precision bf16 is what makes it faster.
+# Use:      bash scripts/autoencoder/mt5_base_wmt14_en.sh [flags], for example  --mixed_precision bf16 --save_dir FOLDER
+set -euo pipefail
+# shellcheck source=scripts/lib/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+
+language_model google/mt5-base
+run train_latent_model.py \
+  "${MODEL[@]}" \
+  --dataset_name wmt14-en-en \
+  --learning_rate 1e-4 \
+  --lr_warmup_steps 1000 \
+  --train_batch_size 256 \
+  --num_train_steps 50000 \
+  --num_encoder_latents 32 \
+  --dim_ae 64 \
+  --num_layers 3 \
+  --l2_normalize_latents \
+  --lm_mode freeze \
+  --eval_every 1000 \
+  "$@"

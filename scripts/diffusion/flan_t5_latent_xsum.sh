@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Stage 2: v-prediction on the latents of scripts/autoencoder/flan_t5_base_xsum.sh,
+# a summary given its article: XSum.
+# Paper:    Lovelace et al. 2023, arXiv:2212.09462; hyper-parameters are ours: those of the published ROCStories script
+#           (bart_latent_v-pred.sh) with source texts.
+# Expect:   216.9 M trained parameters; published, test set, ROUGE-1/2/L: one sample
+#           38.1 / 15.9 / 31.2, MBR-5 38.7 / 16.6 / 31.9, oracle-5 43.0 / 20.0 / 37.2.
+# Cost:     no published hours; bart_latent_v-pred.sh, with the same steps and sizes, took 35 on one A6000.
+# Needs:    a run of the autoencoder: LATENT_MODEL_PATH=FOLDER, or --latent_model_path FOLDER, or the newest run below
+#           saved_latent_models/xsum. Sources are read by the same language model;
+#           --context_encoder FOLDER names another.
+# Use:      bash scripts/diffusion/flan_t5_latent_xsum.sh [flags]; evaluate with scripts/eval/xsum.sh
+set -euo pipefail
+# shellcheck source=scripts/lib/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+
+latents_of xsum flan_t5_base_xsum.sh "$@"
+
+run train_text_diffusion.py \
+  ${LATENTS[@]+"${LATENTS[@]}"} \
+  ${OWN_MODEL[@]+"${OWN_MODEL[@]}"} \
+  --dataset_name xsum \
+  --learning_rate 2e-4 \
+  --num_train_steps 250000 \
+  --train_batch_size 128 \
+  --tx_dim 768 \
+  --tx_depth 12 \
+  --objective pred_v \
+  --loss_type l2 \
+  --train_schedule cosine \
+  --self_condition \
+  --train_prob_self_cond 0.5 \
+  --scale_shift \
+  --num_dense_connections 3 \
+  --seq2seq_unconditional_prob 0.1 \
+  --seq2seq_candidates 5 \
+  --num_samples 1000 \
+  --sampling_timesteps 250 \
+  --save_and_sample_every 5000 \
+  "$@"

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Evaluate a run on XSum: five summaries of each test article, guided by a weight of 2.
+# Paper:    Lovelace et al. 2023, arXiv:2212.09462, section 5.
+# Expect:   ROUGE-1/2/L: one sample 38.1 / 15.9 / 31.2, MBR-5 38.7 / 16.6 / 31.9, oracle-5 43.0 / 20.0 / 37.2.
+# Cost:     no published hours; each text costs two network calls a step and five candidates.
+# Needs:    openai-community/gpt2-large, or SCORER=FOLDER; SCORER=none trains a small one, not comparable.
+# Use:      bash scripts/eval/xsum.sh RUN_FOLDER [flags], a run of scripts/diffusion/flan_t5_latent_xsum.sh
+set -euo pipefail
+# shellcheck source=scripts/lib/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+
+folder="$(run_folder "$@")"
+shift
+
+run train_text_diffusion.py \
+  ${OWN_MODEL[@]+"${OWN_MODEL[@]}"} \
+  "${PUBLISHED_SCORER[@]}" \
+  --eval_test \
+  --resume_dir "$folder" \
+  --cls_free_guidance 2.0 \
+  --seq2seq_candidates 5 \
+  --sampling_timesteps 250 \
+  --sampler ddpm \
+  --sampling_schedule cosine \
+  "$@"
