@@ -1,5 +1,5 @@
-"""The recipes below scripts/, the commands of docs/migrating.md and docs/reproduce.md: each is parsed and dry-run as its
-program would be.
+"""The recipes below scripts/, and the commands of docs/migrating.md and docs/reproduce.md: each is parsed and dry-run
+as its program would be.
 
 A stand-in for the interpreter writes down what a script starts; the program then runs here, with --dry_run and a tiny
 language model, so that one import of torch serves all.
