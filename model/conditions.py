@@ -32,6 +32,22 @@ def null_alone(rows: int, null: Tensor) -> tuple[Tensor, Tensor]:
     return null.expand(rows, 1, -1), torch.ones(rows, 1, dtype=torch.bool, device=null.device)
 
 
+def beside_previous(z: Tensor, x0_prev: Tensor | None, has_prev: Tensor | None, start: Tensor) -> Tensor:
+    """z beside the previous estimate: (B, L, 2 d). Chen et al. 2022, arXiv:2208.04202.
+
+    start: (1, d), what stands in where there is no estimate yet.
+    Differs from the paper: a learned vector instead of zeros.
+    """
+    start = start.to(z.dtype)
+    if x0_prev is None:
+        previous = start.expand_as(z)
+    elif has_prev is None:
+        previous = x0_prev
+    else:
+        previous = torch.where(has_prev[:, None, None], x0_prev, start)
+    return torch.cat([z, previous], dim=-1)
+
+
 class ClassLabels(nn.Module):
     """Condition -> one vector per text. Row num_classes of the table is the null class."""
 

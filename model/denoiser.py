@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, attention_dtype, check_heads, mask_bias
 from model.blocks import make_trunk
-from model.conditions import ClassLabels, SourceTokens, check_classes, check_condition, check_length
-from model.options import DenoiserOptions
+from model.conditions import (
+    ClassLabels,
+    SourceTokens,
+    beside_previous,
+    check_classes,
+    check_condition,
+    check_length,
+)
+from model.encoder_denoiser import EncoderDenoiser
+from model.options import DenoiserOptions, EncoderDenoiserOptions
 from model.states_denoiser import StatesDenoiser
 from model.time_embedding import TimeEmbedding
 from utils.records import Condition
@@ -92,28 +100,28 @@ class Denoiser(nn.Module):
         return self.output_proj(self.norm(x))  # (B, L, d)
 
     def with_previous(self, z: Tensor, x0_prev: Tensor | None, has_prev: Tensor | None) -> Tensor:
-        """z beside the previous estimate: (B, L, 2 d). Chen et al. 2022, arXiv:2208.04202.
-
-        Differs from the paper: where there is no estimate yet, a learned vector instead of zeros.
-        """
+        """What the stream begins with: z, beside the previous estimate where the network conditions on it."""
         if self.init_self_cond is None:
             return z
-        start = self.init_self_cond.to(z.dtype)
-        if x0_prev is None:
-            previous = start.expand_as(z)
-        elif has_prev is None:
-            previous = x0_prev
-        else:
-            previous = torch.where(has_prev[:, None, None], x0_prev, start)
-        return torch.cat([z, previous], dim=-1)
+        return beside_previous(z, x0_prev, has_prev, self.init_self_cond)
 
 
-VARIANTS: dict[str, type[Denoiser] | type[StatesDenoiser]] = {"latent": Denoiser, "states": StatesDenoiser}
+VARIANTS: dict[str, type[Denoiser] | type[StatesDenoiser] | type[EncoderDenoiser]] = {
+    "latent": Denoiser,
+    "states": StatesDenoiser,
+    "encoder": EncoderDenoiser,
+}
 
 
 def make_denoiser(
-    latent_dim: int, max_len: int, options: DenoiserOptions, num_classes: int = 0, source_dim: int = 0
-) -> Denoiser | StatesDenoiser:
-    """The network that --denoiser_variant names."""
+    latent_dim: int,
+    max_len: int,
+    options: DenoiserOptions,
+    num_classes: int = 0,
+    source_dim: int = 0,
+    encoder: EncoderDenoiserOptions | None = None,
+) -> Denoiser | StatesDenoiser | EncoderDenoiser:
+    """The network that --denoiser_variant names. encoder: options of the variant of that name; None: its defaults."""
     variant = VARIANTS[options.denoiser_variant]
-    return variant(latent_dim, max_len, options, num_classes=num_classes, source_dim=source_dim)
+    own = {"encoder": encoder} if issubclass(variant, EncoderDenoiser) else {}
+    return variant(latent_dim, max_len, options, num_classes=num_classes, source_dim=source_dim, **own)

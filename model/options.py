@@ -26,9 +26,52 @@ class DenoiserOptions:
         default="latent",
         metadata=dict(
             help="latent: second release of the method; states: the first release's network (relative positions, "
-            "self-conditioning by cross-attention)",
-            choices=("latent", "states"),
+            "self-conditioning by cross-attention); encoder: a Hugging Face encoder, see --encoder_config",
+            choices=("latent", "states", "encoder"),
         ),
     )
     disable_dropout: bool = field(default=False, metadata=dict(help="dropout 0 instead of 0.1"))
     class_conditional: bool = field(default=False, metadata=dict(help="condition on the class label of the corpus"))
+
+
+@dataclass
+class EncoderDenoiserOptions:
+    """The denoiser of --denoiser_variant encoder; see model/encoder_denoiser."""
+
+    encoder_config: str | None = field(
+        default=None,
+        metadata=dict(
+            help="layout of the encoder: a folder or config.json of a Hugging Face encoder (BERT, RoBERTa, ...) or its "
+            "hub id; unset: BERT-base, 12 layers of 768 channels"
+        ),
+    )
+    encoder_init: str = field(
+        default="random",
+        metadata=dict(
+            help="random weights, or pretrained: those that --encoder_config holds, positions and norms included",
+            choices=("random", "pretrained"),
+            aliases={"no": "random", "bert": "pretrained"},
+        ),
+    )
+    encoder_dropout: float | None = field(
+        default=None, metadata=dict(help="dropout of the encoder; unset: what its configuration says")
+    )
+    encoder_time_dim: int = field(
+        default=128, metadata=dict(help="width of the sinusoids that tell the encoder the noise level", unit="channels")
+    )
+
+
+@dataclass
+class ClassifierOptions:
+    """A classifier of noised latents; see model/classifier."""
+
+    classifier_dim: int = field(default=128, metadata=dict(help="width, divisible by 64", unit="channels"))
+    classifier_depth: int = field(default=2, metadata=dict(help="blocks of attention and feed-forward", unit="blocks"))
+    classifier_pooling: str = field(
+        default="mean",
+        metadata=dict(
+            help="what the label is read from: the mean over the text, or its first position",
+            choices=("mean", "first"),
+        ),
+    )
+    classifier_dropout: float = field(default=0.1, metadata=dict(help="dropout while training", unit="probability"))

@@ -47,9 +47,7 @@ class Batch(_Record):
     source_ids: Tensor | None = None  # (B, S) int64
     source_mask: Tensor | None = None  # (B, S) bool
     class_id: Tensor | None = None  # (B,) int64
-    given: Tensor | None = (
-        None  # (B, T) bool, True where a text is given rather than written: a source packed before it
-    )
+    given: Tensor | None = None  # (B, T) bool, True at what is given rather than written: a source packed before it
 
 
 @dataclass

@@ -1,0 +1,193 @@
+"""A denoising network around a Hugging Face encoder: BERT's layout, with random or pretrained weights.
+
+    z_t (B, L, d) -> Linear Tanh Linear -> + time vector -> encoder (positions, norm, layers) -> Linear Tanh Linear
+
+Li et al. 2022 (Diffusion-LM), arXiv:2205.14217; Gong et al. 2023 (DiffuSeq), arXiv:2210.08933. Called like `Denoiser`.
+Differs from the published code: padding is masked out of attention, and with self_condition the previous estimate
+stands beside z_t; a class, where there is one, is added to the time vector.
+Shapes: B texts, L positions, d channels of a latent, E width of the encoder's input, H of its output.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.conditions import ClassLabels, beside_previous, check_classes, check_condition, check_length
+from model.options import DenoiserOptions, EncoderDenoiserOptions
+from model.time_embedding import TIME_SCALE, sinusoids
+from utils.errors import UserError, fold
+from utils.hub import lookup
+from utils.records import Condition
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# Encoders that read vectors instead of ids, by model_type: rows of the position table that no text can use.
+UNUSED_POSITIONS = {
+    "bert": 0, "electra": 0, "distilbert": 0, "albert": 0, "deberta-v2": 0,
+    "roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2,
+}  # fmt: skip
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+
+
+class TimeVector(nn.Module):
+    """Noise level (B,) -> (B, E): sinusoids, Linear, SiLU, Linear, as in DDPM."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.width = width
+        self.up = nn.Linear(width, 4 * width)
+        self.out = nn.Linear(4 * width, dim)
+
+    def forward(self, time: Tensor) -> Tensor:
+        wave = sinusoids(TIME_SCALE * time, self.width).to(self.up.weight.dtype)
+        return self.out(F.silu(self.up(wave)))
+
+
+def bridge(inside: int, outside: int) -> nn.Module:
+    """From one width to another, with a nonlinearity between; nothing where they are the same."""
+    if inside == outside:
+        return nn.Identity()
+    hidden = max(inside, outside)
+    return nn.Sequential(nn.Linear(inside, hidden), nn.Tanh(), nn.Linear(hidden, outside))
+
+
+class EncoderDenoiser(nn.Module):
+    """Self-conditioning on the channels, class in the time vector; a source is text kept clean, not a memory."""
+
+    def __init__(
+        self,
+        latent_dim: int,
+        max_len: int,
+        options: DenoiserOptions,
+        *,
+        encoder: EncoderDenoiserOptions | None = None,
+        num_classes: int = 0,
+        source_dim: int = 0,
+    ) -> None:
+        """latent_dim: d. max_len: longest latent. options: self_condition, class_conditional, disable_dropout count."""
+        super().__init__()
+        own = encoder or EncoderDenoiserOptions()
+        if source_dim:
+            raise UserError(
+                "--denoiser_variant encoder attends to no source states: take latent or states, or pack the source "
+                "with its target"
+            )
+        config = encoder_config(own.encoder_config)
+        positions = config.max_position_embeddings - UNUSED_POSITIONS[config.model_type]
+        if max_len > positions:
+            raise UserError(
+                f"--max_seq_len {max_len} is longer than the {positions} positions of the encoder: lower it"
+            )
+        dropout = 0.0 if options.disable_dropout else own.encoder_dropout
+        self.encoder, width = make_encoder(config, own, dropout)
+        num_classes = check_classes(options.class_conditional, num_classes)
+        self.latent_dim, self.max_len, self.self_condition = latent_dim, max_len, options.self_condition
+        self.init_self_cond = nn.Parameter(0.02 * torch.randn(1, latent_dim)) if options.self_condition else None
+        self.input_proj = bridge(latent_dim * (2 if options.self_condition else 1), width)
+        self.time_vector = TimeVector(own.encoder_time_dim, width)
+        self.class_labels = ClassLabels(num_classes, width) if num_classes else None
+        self.output_proj = bridge(config.hidden_size, latent_dim)
+
+    def forward(
+        self,
+        z: Tensor,
+        time: Tensor,
+        mask: Tensor | None = None,
+        condition: Condition | None = None,
+        x0_prev: Tensor | None = None,
+        has_prev: Tensor | None = None,
+    ) -> Tensor:
+        """See `model.denoiser.Denoiser.forward`."""
+        check_condition(condition, self.class_labels, None)
+        rows, length = z.shape[:2]
+        check_length(length, self.max_len)
+        x = z if self.init_self_cond is None else beside_previous(z, x0_prev, has_prev, self.init_self_cond)
+        vector = self.time_vector(time)  # (B, E)
+        if self.class_labels is not None:
+            vector = vector + self.class_labels(condition, rows)
+        x = self.input_proj(x) + vector[:, None, :]  # (B, L, E)
+        hidden = self.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state  # (B, L, H)
+        return self.output_proj(hidden)
+
+    def save_config(self, folder: Path) -> None:
+        """Write config.json of the encoder, so that a run needs neither hub nor the folder it began with."""
+        self.encoder.config.save_pretrained(folder)
+
+
+def encoder_config(name: str | None) -> PretrainedConfig:
+    """The configuration of a folder, a config.json or a hub id; BERT-base's for None. Errors: UserError, one line."""
+    from transformers import AutoConfig, BertConfig
+
+    if name is None:
+        return BertConfig()
+    local = Path(name).exists()
+    where: dict[str, Any] = {} if local else lookup()
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
+    except (OSError, ValueError, KeyError) as error:
+        hint = "it holds no configuration" if local else "no such folder, and the hub cannot be reached or lacks it"
+        raise UserError(f"--encoder_config {name} cannot be read ({hint}): {fold(error)[:200]}") from error
+    if config.model_type not in UNUSED_POSITIONS:
+        raise UserError(
+            f"--encoder_config {name} is a {config.model_type!r} model, which is no encoder that is supported here: "
+            f"give one of type {', '.join(UNUSED_POSITIONS)}"
+        )
+    return config
+
+
+def make_encoder(config: PretrainedConfig, options: EncoderDenoiserOptions, dropout: float | None) -> tuple[Any, int]:
+    """The encoder and its input width, without word embeddings and pooler: nothing here would use or train them.
+
+    dropout: None leaves what the configuration says.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    if dropout is not None:
+        for name in DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, dropout)
+    if options.encoder_init == "random":
+        model = AutoModel.from_config(config, dtype=torch.float32)
+    elif options.encoder_config is None or Path(options.encoder_config).is_file():
+        raise UserError("--encoder_init pretrained takes its weights from --encoder_config: give a folder or a hub id")
+    else:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            model = _pretrained(options.encoder_config, config)
+        finally:
+            logging.set_verbosity(verbosity)
+    words = model.get_input_embeddings()
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child is words or name == "pooler":
+                setattr(parent, name, None)
+    return model, words.embedding_dim
+
+
+def _pretrained(name: str, config: PretrainedConfig) -> Any:
+    """transformers fills weights that a file lacks with random numbers and goes on; here they are refused."""
+    from safetensors import SafetensorError
+    from transformers import AutoModel
+
+    where: dict[str, Any] = {} if Path(name).exists() else lookup()
+    try:
+        model, found = AutoModel.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, **where
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"--encoder_config {name} holds no weights that can be read: {fold(error)[:200]}") from error
+    missing = sorted(key for key in found["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise UserError(
+            f"--encoder_config {name} lacks {len(missing)} weights that its config.json asks for, such as "
+            f"{missing[0]}: take another folder, or --encoder_init random"
+        )
+    return model
