@@ -1,6 +1,7 @@
 """Several candidates per example: which agrees best with the others (minimum Bayes risk), which with the reference.
 
-Candidates come as rows, one per example: candidates[example][k].
+Candidates come as rows, one per example: candidates[example][k]. To add a utility: its function of two lists of texts,
+and its row in UTILITIES.
 """
 
 from __future__ import annotations
@@ -8,32 +9,59 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from functools import partial
 
-from evaluation.overlap import ROUGES, rouge_each, sentence_bleu
+from evaluation.overlap import ROUGES, bertscore_each, chrf, exact_match, rouge_each, sentence_bleu
 
-Utility = Callable[[str, str], float]  # (candidate, the other, taken for the truth) -> agreement
-
-
-def utility_of(name: str, tokenizer: str = "13a") -> Utility:
-    """A utility by name: one of ROUGES, or sacrebleu (of a sentence, with its effective order)."""
-    if name == "sacrebleu":
-        return partial(sentence_bleu, tokenizer=tokenizer)
-    if name in ROUGES:
-        return lambda candidate, other: rouge_each(candidate, other)[name]
-    raise ValueError(f"{name} is no utility for minimum-Bayes-risk decoding: one of {', '.join(ROUGES)}, sacrebleu")
+Utility = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # candidates, the others taken for the truth
 
 
-def choose(candidates: Sequence[Sequence[str]], utility: str = "rouge2", *, tokenizer: str = "13a") -> list[str]:
+def _each(agreement: Callable[[str, str], float]) -> Utility:
+    return lambda candidates, others: [agreement(*pair) for pair in zip(candidates, others, strict=True)]
+
+
+def _rouge(name: str) -> Utility:
+    return _each(lambda candidate, other: rouge_each(candidate, other, names=(name,))[name])
+
+
+# name -> (tokenizer of sacreBLEU, model of BERTScore, device) -> utility
+UTILITIES: dict[str, Callable[[str, str, str], Utility]] = {
+    **{name: lambda tokenizer, model, device, name=name: _rouge(name) for name in ROUGES},  # type: ignore[misc]
+    "sacrebleu": lambda tokenizer, model, device: _each(lambda c, o: sentence_bleu(c, o, tokenizer=tokenizer)),
+    "chrf": lambda tokenizer, model, device: _each(chrf),
+    "exact_match": lambda tokenizer, model, device: _each(lambda c, o: exact_match([c], [o])),
+    "bertscore": lambda tokenizer, model, device: lambda c, o: bertscore_each(c, o, model, device=device)[2],
+}
+
+
+def choose(
+    candidates: Sequence[Sequence[str]],
+    utility: str = "rouge2",
+    *,
+    tokenizer: str = "13a",
+    bertscore_model: str = "roberta-large",
+    device: str = "cpu",
+) -> list[str]:
     """Of each example the candidate whose summed utility against its other candidates is largest, the first of equals.
 
-    Kumar & Byrne 2004; K (K - 1) comparisons for K candidates. An example needs at least one candidate.
+    Kumar & Byrne 2004. utility: one of UTILITIES; K (K - 1) comparisons for K candidates, each pair of texts once. An
+    example needs at least one candidate.
     """
-    agreement = utility_of(utility, tokenizer)
-    return [
-        row[_best([sum(agreement(one, other) for j, other in enumerate(row) if j != i) for i, one in enumerate(row)])]
-        for row in candidates
+    if utility not in UTILITIES:
+        raise ValueError(f"{utility} is no utility for minimum-Bayes-risk decoding: one of {', '.join(UTILITIES)}")
+    against = [[row[:i] + row[i + 1 :] for i in range(len(row))] for row in map(list, candidates)]
+    pairs = dict.fromkeys(
+        (one, other)
+        for row, others in zip(candidates, against, strict=True)
+        for one, rest in zip(row, others, strict=True)
+        for other in rest
+    )
+    found = UTILITIES[utility](tokenizer, bertscore_model, device)([a for a, _ in pairs], [b for _, b in pairs])
+    agreement = dict(zip(pairs, found, strict=True))
+    sums = [
+        [sum(agreement[one, other] for other in rest) for one, rest in zip(row, others, strict=True)]
+        for row, others in zip(candidates, against, strict=True)
     ]
+    return [row[_best(scores)] for row, scores in zip(candidates, sums, strict=True)]
 
 
 def oracle(candidates: Sequence[Sequence[str]], references: Sequence[str]) -> dict[str, float]:
@@ -47,10 +75,21 @@ def oracle(candidates: Sequence[Sequence[str]], references: Sequence[str]) -> di
     }
 
 
+def oracle_bleu(candidates: Sequence[Sequence[str]], references: Sequence[str], *, tokenizer: str = "13a") -> list[str]:
+    """Of each example the candidate with the largest sentence BLEU against its reference, the first of equals."""
+    return [
+        row[_best([sentence_bleu(one, reference, tokenizer=tokenizer) for one in row])]
+        for row, reference in zip(candidates, references, strict=True)
+    ]
+
+
 def shuffled(predictions: Sequence[str], seed: int) -> list[str]:
-    """The predictions in random order: against the references they show what chance alone scores."""
+    """Every prediction moved to another example: against the references they show what chance alone scores."""
+    order = list(range(len(predictions)))
+    random.Random(seed).shuffle(order)
     mixed = list(predictions)
-    random.Random(seed).shuffle(mixed)
+    for here, there in zip(order, order[1:] + order[:1], strict=True):  # one cycle: none stays where it was
+        mixed[there] = predictions[here]
     return mixed
 
 

@@ -27,10 +27,48 @@ class EvaluationOptions:
             "openai-community/gpt2-large); unset: a small one is trained on the corpus, comparable to nothing published"
         ),
     )
+
+
+BLEU_TOKENIZERS = {"de": "intl", "zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by language; of others 13a
+OVERLAPS = ("rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "bertscore")
+UTILITIES = ("rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "chrf", "exact_match", "bertscore")
+
+
+@dataclass
+class PairOptions:
+    """Texts that belong to a source: how many are drawn, how one is chosen, by what they are judged."""
+
     seq2seq_candidates: int = field(
         default=5,
+        metadata=dict(help="candidates per source, drawn in one batch; MBR decoding chooses", unit="candidates"),
+    )
+    mbr_utility: str | None = field(
+        default=None,
         metadata=dict(
-            help="candidates per source for MBR decoding; no effect until source texts can condition",
-            unit="candidates",
+            help="what candidates agree by in MBR decoding; unset: sacrebleu (of a sentence) for a translation corpus, "
+            "else rouge2",
+            choices=UTILITIES,
         ),
+    )
+    bleu_tokenizer: str | None = field(
+        default=None,
+        metadata=dict(
+            help="sacreBLEU's tokenizer; unset: that of the corpus's language, 13a where it names none",
+            choices=("13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab", "flores101", "flores200"),
+        ),
+    )
+    bertscore_model: str | None = field(
+        default=None,
+        metadata=dict(help="encoder for BERTScore, a local folder or a hub id; unset: BERTScore is left out"),
+    )
+    best_metric: str | None = field(
+        default=None,
+        metadata=dict(
+            help="validation metric of the pairs by which best/ is kept; unset: sacrebleu for a translation corpus, "
+            "else rougeL; mbr_ before it judges the chosen candidates instead of one sample",
+            choices=OVERLAPS + tuple(f"mbr_{name}" for name in OVERLAPS),
+        ),
+    )
+    newest_checkpoint: bool = field(
+        default=False, metadata=dict(help="evaluate the newest checkpoint of a run of pairs instead of its best")
     )

@@ -39,10 +39,17 @@ def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
     return sum(same) / len(same) if same else math.nan
 
 
-def rouge_each(prediction: str, reference: str, *, stem: bool = False) -> dict[str, float]:
-    """F-measures of ROUGE-1, -2, -L and -Lsum of one pair, 0 to 1. Lin 2004."""
-    found = _rouge(stem).score(reference, prediction)
-    return {name: found[name].fmeasure for name in ROUGES}
+def chrf(prediction: str, reference: str) -> float:
+    """chrF2 of one sentence by sacreBLEU, 0 to 100. Popovic 2015."""
+    return need("sacrebleu", "sacrebleu", "chrF").sentence_chrf(prediction, [reference]).score
+
+
+def rouge_each(
+    prediction: str, reference: str, *, stem: bool = False, names: tuple[str, ...] = ROUGES
+) -> dict[str, float]:
+    """F-measures of ROUGE-1, -2, -L and -Lsum of one pair, 0 to 1, or of those named. Lin 2004."""
+    found = _rouge(stem, names).score(reference, prediction)
+    return {name: found[name].fmeasure for name in names}
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str], *, stem: bool = False) -> dict[str, float]:
@@ -107,21 +114,38 @@ def bertscore(
     model: a hub id that bert-score knows, or any local folder, for which num_layers (default: all) says whose layer is
     compared. An empty side scores 0. nan without texts. Zhang et al. 2020, arXiv:1904.09675.
     """
-    _same_number(predictions, references)
+    each = bertscore_each(predictions, references, model, num_layers=num_layers, rescale=rescale, device=device)
     names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
-    if not predictions:
-        return dict.fromkeys(names, math.nan)
+    n = len(predictions)
+    return {name: sum(column) / n if n else math.nan for name, column in zip(names, each, strict=True)}
+
+
+def bertscore_each(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    model: str = "roberta-large",
+    *,
+    num_layers: int | None = None,
+    rescale: bool = True,
+    device: str = "cpu",
+) -> tuple[list[float], list[float], list[float]]:
+    """Precision, recall and F1 of every pair; see bertscore."""
+    _same_number(predictions, references)
+    n = len(predictions)
+    found = ([0.0] * n, [0.0] * n, [0.0] * n)
+    if not n:
+        return found
     scorer, known = _bertscorer(model, num_layers, device)
-    totals = [0.0, 0.0, 0.0]
-    full = [(p, r) for p, r in zip(predictions, references, strict=True) if not is_empty(p) and not is_empty(r)]
+    full = [i for i in range(n) if not is_empty(predictions[i]) and not is_empty(references[i])]
     if full:  # an empty candidate makes the package fail
-        columns = scorer.score([p for p, _ in full], [r for _, r in full])
+        columns = scorer.score([predictions[i] for i in full], [references[i] for i in full])
         for k, column in enumerate(columns):
             if rescale and known:
                 base = scorer.baseline_vals[k]
                 column = (column - base) / (1 - base)
-            totals[k] = float(column.sum())
-    return {name: total / len(predictions) for name, total in zip(names, totals, strict=True)}
+            for i, value in zip(full, column.tolist(), strict=True):
+                found[k][i] = value
+    return found
 
 
 @cache
@@ -152,9 +176,9 @@ def _bleu(tokenizer: str, effective_order: bool) -> Any:
 
 
 @cache
-def _rouge(stem: bool) -> Any:
+def _rouge(stem: bool, names: tuple[str, ...]) -> Any:
     scorer = need("rouge_score.rouge_scorer", "rouge-score", "ROUGE")
-    return scorer.RougeScorer(list(ROUGES), use_stemmer=stem)
+    return scorer.RougeScorer(list(names), use_stemmer=stem)
 
 
 def _closest_other(lengths: Sequence[int], size: int) -> int:

@@ -101,45 +101,66 @@ def evaluate_pairs(
     *,
     prefix: str = "",
     tokenizer: str | None = None,
+    utility: str | None = None,
+    chosen: Sequence[str] | None = None,
     bertscore_model: str | None = None,
+    device: str = "cpu",
     seed: int = 42,
 ) -> Result:
     """Every metric of sequence-to-sequence samples, keys beginning with {prefix}.
 
-    candidates: (examples, K), the independent samples of each source. Plain metrics are of each first one, `oracle_` of
-    the best by ROUGE, `mbr_` of the one that agrees best with the others, `shuffled_` of predictions of other
-    examples (what chance gives), `stem_` with stemmed words. training: target texts. tokenizer: sacreBLEU's, for
-    translation (`intl` into German, `13a` otherwise): then candidates are ranked by sentence BLEU, else by ROUGE-2.
-    bertscore_model: a hub id or a folder; without it BERTScore is left out.
+    candidates: (examples, K), the independent samples of each source. Plain metrics are of each first one, one sample;
+    `oracle_` of the best against the reference, by each metric; `mbr_` of the one that agrees best with the others;
+    `shuffled_` of predictions of other examples (what chance gives); `stem_` with stemmed words. training: target
+    texts. tokenizer: sacreBLEU's, for translation (`intl` into German, `13a` otherwise).
+    utility: what candidates agree by, one of mbr.UTILITIES; None: sentence BLEU where a tokenizer is given, else
+    ROUGE-2. chosen: by mbr.choose, where it is known already.
+    bertscore_model: a hub id or a folder; without it BERTScore is left out. device: of that model.
     """
     if len(candidates) != len(references):
         raise ValueError(
             f"{len(candidates)} rows of candidates for {len(references)} references: give one row for each"
         )
+    utility = utility or ("rouge2" if tokenizer is None else "sacrebleu")
+    words = tokenizer or "13a"
+    if chosen is None:
+        model = {} if bertscore_model is None else {"bertscore_model": bertscore_model}
+        chosen = mbr.choose(candidates, utility, tokenizer=words, device=device, **model)
     first = [row[0] for row in candidates]
-    chosen = mbr.choose(candidates, "rouge2" if tokenizer is None else "sacrebleu", tokenizer=tokenizer or "13a")
+    chance = mbr.shuffled(first, seed)
     memory, missing = _memory(training)
     numbers, lacking = measure(first, Judges(scorer, memory))
     numbers |= rouge(first, references)
     numbers |= {f"stem_{key}": value for key, value in rouge(first, references, stem=True).items()}
-    numbers |= {f"shuffled_{key}": value for key, value in rouge(mbr.shuffled(first, seed), references).items()}
+    numbers |= {f"shuffled_{key}": value for key, value in rouge(chance, references).items()}
     numbers |= {f"oracle_{key}": value for key, value in mbr.oracle(candidates, references).items()}
     numbers |= {f"mbr_{key}": value for key, value in rouge(chosen, references).items()}
-    numbers["sacrebleu"] = bleu(first, references, tokenizer=tokenizer or "13a")
-    numbers["mbr_sacrebleu"] = bleu(chosen, references, tokenizer=tokenizer or "13a")
+    best = mbr.oracle_bleu(candidates, references, tokenizer=words)
+    for kind, texts in {"": first, "mbr_": chosen, "oracle_": best, "shuffled_": chance}.items():
+        numbers[f"{kind}sacrebleu"] = bleu(texts, references, tokenizer=words)
+    numbers["distinct_candidates"] = _mean([len(set(row)) / len(row) for row in candidates])
     if bertscore_model is not None:
         try:
-            numbers["bertscore"] = bertscore(first, references, bertscore_model)["bertscore_f1"]
-            numbers["mbr_bertscore"] = bertscore(chosen, references, bertscore_model)["bertscore_f1"]
+            for kind, texts in {"": first, "mbr_": chosen}.items():
+                found = bertscore(texts, references, bertscore_model, device=device)
+                numbers[f"{kind}bertscore"] = found["bertscore_f1"]
         except MissingPackage as error:
             lacking.append(error.package)
     result: Result = {f"{prefix}{key}": value for key, value in numbers.items()}
     result["protocol"] = protocol(scorer, len(first), (), {*missing, *lacking}) | {
         "candidates": len(candidates[0]) if candidates else 0,
-        "bleu_tokenizer": tokenizer or "13a",
+        "mbr_utility": utility,
+        "bleu_tokenizer": words,
+        "bertscore_model": bertscore_model,
         "shuffle_seed": seed,
     }
+    if bertscore_model is None:
+        result["protocol"]["left_out"] = ["BERTScore is left out: no model was named for it"]
     return result
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
 
 
 def over_seeds(results: Sequence[Result]) -> dict[str, dict[str, Any]]:

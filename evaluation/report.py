@@ -46,6 +46,7 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
             found[facts["note"]] = None
         if facts.get("small_n"):
             found[f"MAUVE of {facts['mauve']['n']} texts a side is mostly noise: sample 1,000 or more"] = None
+        found |= dict.fromkeys(facts.get("left_out", ()))
         for package in facts.get("missing_packages", ()):
             found[f"some metrics are left out, for want of the package {package}"] = None
     return list(found)

@@ -79,6 +79,35 @@ class LatentOptions:
 
 
 @dataclass
+class ContextOptions:
+    """Sources of a corpus of pairs, and what reads them."""
+
+    context_encoder: str | None = field(
+        default=None,
+        metadata=dict(
+            help="language model whose encoder reads the source texts, a local folder or a hub id; unset: "
+            "--enc_dec_model typed beside --latent_model_path, else the language model of the latents"
+        ),
+    )
+    train_context_encoder: bool = field(
+        default=False, metadata=dict(help="train the context encoder along with the denoiser, without a cache")
+    )
+    max_source_len: int | None = field(
+        default=None,
+        metadata=dict(help="longest source, what is longer is cut off; unset: as the corpus says", unit="tokens"),
+    )
+    source_language: str | None = field(
+        default=None,
+        metadata=dict(
+            help="of the sources, for a context encoder with language codes (mBART): de_DE or de; unset: the corpus's"
+        ),
+    )
+    ignore_sources: bool = field(
+        default=False, metadata=dict(help="leave the sources of the corpus aside: learn its texts unconditionally")
+    )
+
+
+@dataclass
 class PretrainingOptions:
     """Stage 0: a small BART from scratch."""
 

@@ -38,12 +38,14 @@ def relative(path: str, folder: Path) -> str | None:
     return os.path.relpath(path, folder) if Path(path).is_dir() else None
 
 
-def find_language_model(name: str, run: Path | None, recorded: str | None, typed: bool) -> str:
+def find_language_model(
+    name: str, run: Path | None, recorded: str | None, typed: bool, flag: str = "--enc_dec_model"
+) -> str:
     """Where the language model of a run is now: as given, then relative to the run folder; else it is a hub id."""
     if typed or run is None or Path(name).is_dir():
         return name
     if recorded is not None:
-        return str(resolve(recorded, run, "--enc_dec_model"))
+        return str(resolve(recorded, run, flag))
     return name
 
 
@@ -75,28 +77,47 @@ def options_of(kind: type, saved: Mapping[str, Any]) -> Any:
 
 
 def load_autoencoder(
-    folder: Path, device: torch.device, language_model: str | None = None
+    folder: Path, device: torch.device, language_model: str | None = None, otherwise: str | None = None
 ) -> tuple[CompressedSpace, dict[str, Any]]:
     """The frozen space of an autoencoder run and its args.json.
 
-    language_model: where the language model is now, if --enc_dec_model said so. UserError where it is not the one that
-    the autoencoder was trained with.
+    language_model: where the language model is now, if --enc_dec_model said so; otherwise: a place to look at where
+    args.json leads nowhere. UserError where it is not the one that the autoencoder was trained with.
     """
     saved = autoencoder_args(folder)
     checkpoint = best_or_newest(folder)
-    name = find_language_model(
-        language_model or saved["enc_dec_model"],
-        folder,
-        saved.get("enc_dec_model_relative"),
-        language_model is not None,
-    )
-    model = load_language_model(name, language=saved.get("language"))
+    model = _language_model_of(folder, saved, language_model, otherwise)
     tuned = saved.get("lm_mode") == "ft"  # then the checkpoint holds the language model's weights, too
     expected = checkpoint.facts.get("language_model_fingerprint")
     refuse_another_model(model, None if tuned else expected, folder)
     space = new_space(model, options_of(AutoencoderOptions, saved), saved["max_seq_len"])
     fill(space, checkpoint)
     return space.to(device).requires_grad_(False).eval(), saved
+
+
+def _language_model_of(
+    folder: Path, saved: Mapping[str, Any], language_model: str | None, otherwise: str | None, *, empty: bool = False
+) -> LanguageModel:
+    typed = language_model is not None
+    try:
+        name = find_language_model(
+            language_model or saved["enc_dec_model"], folder, saved.get("enc_dec_model_relative"), typed
+        )
+        return load_language_model(name, empty=empty, language=saved.get("language"))
+    except UserError:
+        if otherwise is None:
+            raise
+        return load_language_model(otherwise, empty=empty, language=saved.get("language"))
+
+
+def context_by_enc_dec_model(settings: Settings) -> bool:
+    """Whether --enc_dec_model names what reads the sources, of a run that has some.
+
+    As in the published commands, where it stands beside --latent_model_path: the autoencoder's args.json names the
+    autoencoder's own. Beside --context_encoder it keeps its usual meaning.
+    """
+    named = bool(settings.latent_model_path) and "enc_dec_model" in settings.typed
+    return named and settings.context_encoder is None
 
 
 def autoencoder_args(folder: Path) -> dict[str, Any]:
@@ -173,8 +194,11 @@ def autoencoder_folder(settings: Settings, run: Path) -> Path:
     return own if kept else resolve(settings.latent_model_path, run, "--latent_model_path")
 
 
-def load_space(settings: Settings, run: Path, device: torch.device) -> LatentSpace:
-    """The frozen space of a diffusion run: its own copy of the autoencoder, the one of the flags, or encoder states."""
+def load_space(settings: Settings, run: Path, device: torch.device, sources: bool = False) -> LatentSpace:
+    """The frozen space of a diffusion run: its own copy of the autoencoder, the one of the flags, or encoder states.
+
+    sources: whether the run has source texts, for then --enc_dec_model may mean what reads them.
+    """
     typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
     if not settings.latent_model_path:
         recorded = settings.saved.get("enc_dec_model_relative")
@@ -184,7 +208,8 @@ def load_space(settings: Settings, run: Path, device: torch.device) -> LatentSpa
         states = EncoderStatesSpace(model, settings.max_seq_len)
         return states.to(device).requires_grad_(False).eval()
     folder = autoencoder_folder(settings, run)
-    space, saved = load_autoencoder(folder, device, typed)
+    of_context = sources and context_by_enc_dec_model(settings)
+    space, saved = load_autoencoder(folder, device, *((None, typed) if of_context else (typed, None)))
     refuse_another_language(settings, space.language_model, folder)
     if settings.sources["max_seq_len"] == "default":
         settings.set("max_seq_len", saved["max_seq_len"])
@@ -198,33 +223,39 @@ def load_space(settings: Settings, run: Path, device: torch.device) -> LatentSpa
     return space
 
 
-def empty_space(settings: Settings) -> LatentSpace:
-    """The space of a diffusion run without weights, for a dry run."""
+def empty_space(settings: Settings, sources: bool = False) -> LatentSpace:
+    """The space of a diffusion run without weights, for a dry run. sources: see load_space."""
     if not settings.latent_model_path:
         model = load_model_of_texts(settings, settings.enc_dec_model, empty=True)
         return EncoderStatesSpace(model, settings.max_seq_len).requires_grad_(False)
     folder = autoencoder_folder(settings, Path(settings.resume_dir or "."))
     saved = autoencoder_args(folder)
-    typed = "enc_dec_model" in settings.typed
-    name = find_language_model(
-        settings.enc_dec_model if typed else saved["enc_dec_model"],
-        folder,
-        saved.get("enc_dec_model_relative"),
-        typed,
-    )
-    model = load_language_model(name, empty=True, language=saved.get("language"))
+    typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
+    of_context = sources and context_by_enc_dec_model(settings)
+    model = _language_model_of(folder, saved, *((None, typed) if of_context else (typed, None)), empty=True)
     with torch.device("meta"):
         return new_space(model, options_of(AutoencoderOptions, saved), saved["max_seq_len"]).requires_grad_(False)
 
 
 class DiffusionModel(nn.Module):
-    """All that diffusion training changes or measures: the denoiser, and the statistics of its latents."""
+    """All that diffusion training changes or measures: the denoiser, the statistics of its latents, and the context
+    encoder where that trains along."""
 
-    def __init__(self, space: LatentSpace, options: DenoiserOptions, max_seq_len: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        space: LatentSpace,
+        options: DenoiserOptions,
+        max_seq_len: int,
+        num_classes: int,
+        source_dim: int = 0,
+        context: nn.Module | None = None,
+    ) -> None:
+        """source_dim: channels of a source state, 0 without sources. context: what reads them, if it trains along."""
         super().__init__()
         length = max(space.length, max_seq_len)  # the position table of the reference counts tokens, even for latents
-        self.denoiser = make_denoiser(space.dim, length, options, num_classes)
+        self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim)
         self.statistics = LatentStatistics(space.dim, space.length)
+        self.context = context
 
     def normalised(self, space: LatentSpace) -> Normalised:
         return Normalised(space, self.statistics)

@@ -59,8 +59,11 @@ class Evaluator:
 
     # ---- while training ------------------------------------------------------------------------------------------
 
-    def evaluate_training(self, step: int) -> None:
-        """Sample, write the texts, log the metrics. Called with the averaged weights in place."""
+    def evaluate_training(self, step: int) -> tuple[str, float] | None:
+        """Sample, write the texts, log the metrics. Called with the averaged weights in place.
+
+        Returns the metric that best/ is kept by and its value, on the main rank; None for none.
+        """
         job = self.job
         if job.ranks.main:
             result, sampled = self.judge(42, self._references("valid", 42), self._prior())
@@ -73,6 +76,7 @@ class Evaluator:
             write_json(job.folder / "metrics.json", report.finite({"step": step, **result}))
             job.say(report.table(result, f"step {step}, {self.count('valid')} samples"))
         job.ranks.barrier()
+        return None
 
     # ---- of a trained run ----------------------------------------------------------------------------------------
 

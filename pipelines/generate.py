@@ -112,6 +112,38 @@ class TextGenerator:
             torch.manual_seed(derive(seed, "decode", strategy))
             return self.space.decode(latents, max_length=self.max_length, **DECODING[strategy])
 
+    def candidates(
+        self,
+        n: int,
+        k: int,
+        seed: int,
+        strategies: Sequence[str],
+        told: Callable[[int, int], Condition],
+        *,
+        quiet: bool = False,
+    ) -> dict[str, list[list[str]]]:
+        """k independent texts of each of n examples, drawn together: strategy -> rows of candidates.
+
+        told: (first, last) -> the condition of these examples, asked for once each. Empty texts stay: they are what was
+        said of that example.
+        """
+        together = max(1, self.block // k)
+        found: dict[str, list[list[str]]] = {strategy: [] for strategy in strategies}
+        bar = Progress("sample", n * k, unit="text", quiet=quiet)
+        with bar, evaluating(self.denoiser):
+            for b in range(math.ceil(n / together)):
+                first, last = b * together, min((b + 1) * together, n)
+
+                def condition(b: int, rows: int, _: torch.Generator, first: int = first, last: int = last) -> Condition:
+                    return told(first, last).repeat(k)
+
+                latents = self.latents(seed, b, condition, together * k)
+                for strategy in strategies:
+                    texts = self.decode(latents, strategy, derive(seed, "block", b))
+                    found[strategy] += [texts[i : i + k] for i in range(0, len(texts), k)]
+                bar.at(last * k)
+        return found
+
     def sample(
         self,
         n: int,

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.normalisation import Normalised
+from latent_models.spaces import LatentSpace
 from model.options import DenoiserOptions
-from pipelines.build import DiffusionModel, fill, load_space
+from pipelines.build import DiffusionModel, best_or_newest, fill, load_space
+from pipelines.context import Context, load_context
 from pipelines.generate import TextGenerator
 from pipelines.process import Process, make_process
 from utils import checkpoints
@@ -30,22 +33,29 @@ class Parts:
     space: Normalised
     model: DiffusionModel
     process: Process
+    context: Context | None = None  # of a run with sources
 
 
-def make_parts(settings: Settings, run: Path, device: torch.device, num_classes: int = 0) -> Parts:
+def make_parts(
+    settings: Settings, run: Path, device: torch.device, num_classes: int = 0, source_tokens: int = 0
+) -> Parts:
     """Space, network with fresh weights, and process of the flags, on the device.
 
     run: folder of the run, where it keeps its autoencoder. num_classes: of the corpus, for --class_conditional.
+    source_tokens: longest source where --max_source_len does not say; 0: the run has no sources.
     """
     options = settings.build(DenoiserOptions)
-    space = load_space(settings, run, device)
+    space = load_space(settings, run, device, source_tokens > 0)
+    context = load_context(settings, run, space, device, source_tokens) if source_tokens else None
+    refuse_guidance_without_null(settings, source_tokens > 0)
     if settings.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
         raise UserError(
             "--normalize_latent and an autoencoder with --l2_normalize_latents exclude each other: its latents "
             "already have a norm; leave --normalize_latent out"
         )
     torch.manual_seed(derive(settings.random_seed, "weights"))
-    model = DiffusionModel(space, options, settings.max_seq_len, num_classes if options.class_conditional else 0)
+    classes = num_classes if options.class_conditional else 0
+    model = new_model(space, options, settings.max_seq_len, classes, context)
     model.to(device)
     compile_network(model.denoiser, settings.compile, device)
     process = make_process(
@@ -54,12 +64,34 @@ def make_parts(settings: Settings, run: Path, device: torch.device, num_classes:
         options.denoiser_variant,
         settings.saved.get("scale"),
     )
-    return Parts(model.normalised(space), model, process)
+    return Parts(model.normalised(space), model, process, context)
 
 
-def fill_from_run(model: DiffusionModel, folder: Path) -> None:
-    """The averaged weights of a run's newest checkpoint."""
-    checkpoint = checkpoints.load(folder)
+def new_model(
+    space: LatentSpace, options: DenoiserOptions, max_seq_len: int, num_classes: int, context: Context | None
+) -> DiffusionModel:
+    """The network and what trains beside it. num_classes: 0 for none. context: what reads sources, if there are any."""
+    if context is None:
+        return DiffusionModel(space, options, max_seq_len, num_classes)
+    trained = context.states if context.trained else None
+    return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained)
+
+
+def named_parts(parts: Parts) -> dict[str, nn.Module]:
+    """What a run is made of, to show. An encoder of the sources stands by itself where it is not the latents' own."""
+    context = parts.context
+    shown: dict[str, nn.Module] = {"latent space": parts.space.space}
+    if context is not None:
+        name = "context encoder" + (" (shared)" if context.shared else "")
+        shown[name] = context.model.model.get_encoder()
+    if context is not None and context.trained:
+        return shown | {"denoiser": parts.model.denoiser}
+    return shown | {"denoiser": parts.model}
+
+
+def fill_from_run(model: DiffusionModel, folder: Path, *, best: bool = False) -> None:
+    """The averaged weights of a run's newest checkpoint; best: of its best one, where one was kept."""
+    checkpoint = best_or_newest(folder) if best else checkpoints.load(folder)
     if "ema" not in checkpoint.tensors:
         raise UserError(f"{checkpoint.path} holds no averaged weights: it is not the run of a denoiser")
     fill(model, checkpoint, "ema")
@@ -68,7 +100,6 @@ def fill_from_run(model: DiffusionModel, folder: Path) -> None:
 def make_generator(
     settings: Settings, parts: Parts, device: torch.device, autocast: Callable[[], AbstractContextManager[Any]]
 ) -> TextGenerator:
-    refuse_guidance_without_null(settings)
     return TextGenerator(
         parts.space,
         parts.model.denoiser,
@@ -82,17 +113,20 @@ def make_generator(
     )
 
 
-def refuse_guidance_without_null(settings: Settings) -> None:
+def refuse_guidance_without_null(settings: Settings, sources: bool) -> None:
     """Guidance mixes what a network says with and without its condition, so it must have been trained on both."""
     weight = settings.cls_free_guidance
     if weight == 1:
         return
-    if not settings.class_conditional:
+    shares = {"class_unconditional_prob": settings.class_conditional, "seq2seq_unconditional_prob": sources}
+    if not any(shares.values()):
         raise UserError(
-            f"--cls_free_guidance {weight:g} needs a condition to follow: add --class_conditional, or leave it out"
+            f"--cls_free_guidance {weight:g} needs a condition to follow: add --class_conditional, name a corpus with "
+            "sources, or leave it out"
         )
-    if settings.class_unconditional_prob == 0:
+    never = next((flag for flag, there in shares.items() if there and getattr(settings, flag) == 0), None)
+    if never:
         raise UserError(
             f"--cls_free_guidance {weight:g} needs a network that knows the null condition, and this one trains with "
-            "--class_unconditional_prob 0: leave guidance out, or train with a share above 0"
+            f"--{never} 0: leave guidance out, or train with a share above 0"
         )

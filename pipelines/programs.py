@@ -10,8 +10,14 @@ from dataclasses import fields
 
 from dataset_utils.options import DataOptions
 from diffusion.options import ProcessOptions, SamplingOptions
-from evaluation.options import EvaluationOptions
-from latent_models.options import AutoencoderOptions, LanguageModelOptions, LatentOptions, PretrainingOptions
+from evaluation.options import EvaluationOptions, PairOptions
+from latent_models.options import (
+    AutoencoderOptions,
+    ContextOptions,
+    LanguageModelOptions,
+    LatentOptions,
+    PretrainingOptions,
+)
 from model.options import DenoiserOptions
 from pipelines.options import AutoencoderIntervals, DiffusionIntervals, PretrainingIntervals
 from utils.errors import UserError
@@ -119,14 +125,15 @@ COMPILED = ANYWHERE | {"compile"}
 SAMPLING = (
     COMPILED
     | frozenset(f.name for f in fields(SamplingOptions))
+    | frozenset(f.name for f in fields(PairOptions))
     | frozenset(
         [
             "num_samples",
-            "seq2seq_candidates",
             "scale",
             "decoding",
             "scorer",
             "enc_dec_model",
+            "context_encoder",
             "latent_model_path",
             "eval_batch_size",
             "mixed_precision",
@@ -285,6 +292,7 @@ DIFFUSION = Program(
         "corpus": DataOptions,
         "language model": LanguageModelOptions,
         "latents": LatentOptions,
+        "source texts": ContextOptions,
         "denoiser": DenoiserOptions,
         "diffusion process": ProcessOptions,
         "sampling": SamplingOptions,
@@ -295,6 +303,7 @@ DIFFUSION = Program(
         "compilation": CompileOptions,
         "intervals": DiffusionIntervals,
         "evaluation": EvaluationOptions,
+        "evaluation of pairs": PairOptions,
         "run": RunOptions,
     },
     defaults=dict(save_dir="saved_diff_models"),
@@ -312,7 +321,10 @@ DIFFUSION = Program(
         "ddim_sampling_eta",
         "cls_free_guidance",
         "save_and_sample_every",
+        "seq2seq_candidates",
+        "bertscore_model",
         "enc_dec_model",
+        "context_encoder",
         "latent_model_path",
         "latent_cache_dir",
         "latents_on_device",

@@ -4,6 +4,7 @@ from pipelines.text_diffusion import TextDiffusionPipeline
 
 pipeline = TextDiffusionPipeline.from_run("runs/quickstart/diffusion", sampling_timesteps=50)
 pipeline(8, seed=1, decoding="greedy")             # eight texts
+pipeline.of_sources(["Where is the station?"], candidates=5)  # of a run on pairs: a text for each source
 latents = pipeline.encode(["One text.", "Another."])  # and the way into the latent space and back
 pipeline.decode(latents)
 """
@@ -16,21 +17,26 @@ from typing import Any, Self
 
 import torch
 
+from evaluation import mbr
 from latent_models.decoding import strategies
+from pipelines.context import Context
 from pipelines.generate import TextGenerator, of_labels
 from pipelines.parts import fill_from_run, make_generator, make_parts
 from pipelines.programs import DIFFUSION
 from utils import distributed
 from utils.config import parse
 from utils.errors import UserError
-from utils.records import Batch, Latents
+from utils.records import Batch, Condition, Latents
 
 
 class TextDiffusionPipeline:
     """Samples texts, and moves texts to latents and back, with the averaged weights of a run."""
 
-    def __init__(self, generator: TextGenerator, class_names: Sequence[str] = ()) -> None:
-        self.generator, self.class_names = generator, tuple(class_names)
+    def __init__(
+        self, generator: TextGenerator, class_names: Sequence[str] = (), context: Context | None = None
+    ) -> None:
+        """context: what reads the sources, of a run on pairs."""
+        self.generator, self.class_names, self.context = generator, tuple(class_names), context
 
     @classmethod
     def from_run(cls, folder: str | Path, *, device: str = "auto", **flags: Any) -> Self:
@@ -38,13 +44,14 @@ class TextDiffusionPipeline:
 
         The corpus is not needed. UserError where the folder is no run, or a flag is fixed by training.
         """
-        typed = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        typed = [f"--{name}={value}" for name, value in flags.items()]
         settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *typed])
         where, names = distributed.pick_device(device), settings.saved.get("class_names", ())
-        parts = make_parts(settings, Path(folder), where, len(names))
-        fill_from_run(parts.model, Path(folder))
+        sources = settings.max_source_len if settings.saved.get("seq2seq") else 0
+        parts = make_parts(settings, Path(folder), where, len(names), sources)
+        fill_from_run(parts.model, Path(folder), best=sources > 0 and not settings.newest_checkpoint)
         autocast = distributed.autocast(where, settings.mixed_precision)
-        return cls(make_generator(settings, parts, where, autocast), names)
+        return cls(make_generator(settings, parts, where, autocast), names, parts.context)
 
     def __call__(
         self, n: int = 8, *, seed: int = 42, decoding: str = "beam", class_id: int | str | None = None
@@ -56,6 +63,43 @@ class TextDiffusionPipeline:
             c = self._class(class_id)
             labels = lambda count, generator: torch.full((count,), c)  # noqa: E731
         return self.generator.sample(n, seed, (strategy,), of_labels(labels), quiet=True).texts[strategy]
+
+    def of_sources(
+        self,
+        sources: Sequence[str],
+        *,
+        candidates: int = 1,
+        utility: str = "rouge2",
+        seed: int = 42,
+        decoding: str = "beam",
+        class_id: int | str | None = None,
+    ) -> list[str]:
+        """A text for each source: of several candidates the one that agrees best with the others by `utility`."""
+        rows = self.candidates(sources, candidates, seed=seed, decoding=decoding, class_id=class_id)
+        return mbr.choose(rows, utility, device=str(self.generator.device))
+
+    def candidates(
+        self,
+        sources: Sequence[str],
+        k: int = 5,
+        *,
+        seed: int = 42,
+        decoding: str = "beam",
+        class_id: int | str | None = None,
+    ) -> list[list[str]]:
+        """k texts for each source, which is read once."""
+        (strategy,) = strategies(decoding)
+        generator, context = self.generator, self.context
+        if context is None:
+            raise UserError("this run was trained without sources: train one on a corpus of pairs")
+        c = None if class_id is None else self._class(class_id)
+
+        def told(first: int, last: int) -> Condition:
+            states, mask = context.encode(sources[first:last], generator.device, generator.autocast)
+            classes = None if c is None else torch.full((last - first,), c, device=generator.device)
+            return Condition.of(classes, states, mask)
+
+        return generator.candidates(len(sources), k, seed, (strategy,), told, quiet=True)[strategy]
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Latents:

@@ -42,9 +42,9 @@ class TokenSplit:
             yield part, self.batch(part)
 
 
-def tokenize_split(split: Split, model: LanguageModel, max_length: int) -> TokenSplit:
-    """A split in the tokens of a model. UserError where the model cannot read so long a text."""
+def tokenize_split(split: Split, model: LanguageModel, max_length: int, flag: str = "--max_seq_len") -> TokenSplit:
+    """A split in the tokens of a model. UserError, naming the flag, where the model cannot read so long a text."""
     limit = model.max_length
     if limit is not None and max_length > limit:
-        raise UserError(f"--max_seq_len {max_length} is longer than {model.name} can read: give {limit} or less")
+        raise UserError(f"{flag} {max_length} is longer than {model.name} can read: give {limit} or less")
     return TokenSplit(split, tokenize(model.tokenizer, split.texts, max_length), model.pad_id)

@@ -11,20 +11,24 @@ import torch
 from torch import nn
 
 from dataset_utils.corpus import Corpus
+from dataset_utils.registry import DATASETS, DatasetSpec
 from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import EvaluationOptions
-from latent_models.cache import LatentCache, LatentsOnDevice
 from latent_models.normalisation import count_lengths, estimate
 from latent_models.options import LatentOptions
+from latent_models.spaces import LatentSpace
 from model.options import DenoiserOptions
 from pipelines.batch_plan import BatchPlan
+from pipelines.best import keep_if_best, remembered_best
 from pipelines.build import DiffusionModel, empty_space, fill, keep_autoencoder, relative
+from pipelines.context import WithContext, context_facts, load_context, source_tokens
 from pipelines.describe import describe_run, dry_run, survey_corpus
 from pipelines.diffusion_step import DiffusionStep
 from pipelines.evaluate import Evaluator
+from pipelines.evaluate_pairs import PairEvaluator
 from pipelines.job import Job, fit, load_corpus, open_job, record_args
-from pipelines.latents import LatentSource, fits_on_device, latent_cache
-from pipelines.parts import Parts, fill_from_run, make_generator, make_parts
+from pipelines.latents import Encoded, LatentSource, encoded_split, read_sources
+from pipelines.parts import Parts, fill_from_run, make_generator, make_parts, named_parts, new_model
 from pipelines.process import make_process
 from pipelines.tokens import TokenSplit, tokenize_split
 from utils import checkpoints
@@ -47,16 +51,19 @@ def run(settings: Settings) -> int:
     job = open_job(settings, "text_denoising_diffusion", "diffusion")
     run_folder = Path(settings.resume_dir) if job.evaluating else job.folder
     corpus = _corpus(job)
-    parts = make_parts(settings, run_folder, job.device, corpus.num_classes)
+    parts = make_parts(settings, run_folder, job.device, corpus.num_classes, source_tokens(settings, corpus))
     if job.evaluating:
-        fill_from_run(parts.model, run_folder)
+        fill_from_run(parts.model, run_folder, best=parts.context is not None and not settings.newest_checkpoint)
         return _evaluator(job, parts, corpus).evaluate_run()
     return _train(job, parts, corpus, started)
 
 
 def _evaluator(job: Job, parts: Parts, corpus: Corpus) -> Evaluator:
     generator = make_generator(job.settings, parts, job.device, job.autocast)
-    return Evaluator(job, generator, corpus, job.settings.build(EvaluationOptions))
+    options = job.settings.build(EvaluationOptions)
+    if parts.context is None:
+        return Evaluator(job, generator, corpus, options)
+    return PairEvaluator(job, generator, corpus, options, parts.context)
 
 
 def _corpus(job: Job) -> Corpus:
@@ -73,7 +80,7 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     survey_corpus(job, corpus, language_model.tokenizer)
     data = tokenize_split(corpus.train, language_model, settings.max_seq_len)
     held_out = tokenize_split(corpus.valid, language_model, settings.max_seq_len)
-    job.say(describe_run(job, {"latent space": space.space, "denoiser": model}, corpus, data))
+    job.say(describe_run(job, named_parts(parts), corpus, data))
     if settings.latent_model_path and not settings.resume_training and job.ranks.main:
         keep_autoencoder(Path(settings.latent_model_path), job.folder, language_model.name)
     optimizer_options = settings.build(OptimizerOptions)
@@ -88,6 +95,8 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     )
     if settings.resume_training:
         state.restore(checkpoints.load(job.folder))
+        state.best = remembered_best(job.folder, state.best)
+    context = parts.context
     record_args(  # only now: a folder that cannot be resumed is left as it is
         job,
         enc_dec_model_relative=relative(language_model.name, job.folder),
@@ -96,6 +105,8 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
         latent_dim=space.dim,
         latent_length=space.length,
         class_names=list(corpus.class_names) if settings.class_conditional else [],
+        seq2seq=context is not None,
+        **({} if context is None else context_facts(context, job.folder)),
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
     training = make_source(job, parts, data, "train")
@@ -107,12 +118,13 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
         # made anew, of the weights and statistics as they are now
         state.ema = EMA(model, settings.ema_decay, settings.ema_update_every)
 
-    network = wrap(model.denoiser, job.ranks)
+    inner = WithContext(model.denoiser, context.states) if context and context.trained else model.denoiser
+    network = wrap(inner, job.ranks)
     state.wrapped = network
     plan = job.plan()
     self_condition = settings.self_condition
     step = DiffusionStep(network, training, parts.process, plan, settings.num_train_steps, self_condition)
-    checker = DiffusionStep(model.denoiser, validation, parts.process, plan, settings.num_train_steps, self_condition)
+    checker = DiffusionStep(inner, validation, parts.process, plan, settings.num_train_steps, self_condition)
     evaluator = _evaluator(job, parts, corpus)
     if settings.scorer and job.ranks.main:
         assert evaluator.scorer  # loaded now: one that is not there is better known before hours of training
@@ -126,7 +138,8 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     def sample(state: State, _: Report | None = None) -> None:
         assert state.ema is not None
         with state.ema.applied():
-            evaluator.evaluate_training(state.step)
+            score = evaluator.evaluate_training(state.step)
+        keep_if_best(job, state, score)
 
     job.log.extra = lambda done: {
         "epoch": done * plan.total / len(data),
@@ -149,15 +162,23 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
 
 
 def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentSource:
-    """Latents of a split: cached on disk unless --no_latent_cache asks for the language model at each step."""
+    """Latents and conditions of a split: cached on disk unless --no_latent_cache asks for the models at each step."""
     options = job.settings.build(LatentOptions)
-    cache: LatentCache | LatentsOnDevice | None = None
-    if not options.no_latent_cache and not parts.space.trainable:
-        folder = Path(options.latent_cache_dir or job.folder / "latent_cache")
-        cache = latent_cache(parts.space, data, folder, split, 256, job.ranks)
-        if fits_on_device(options.latents_on_device, cache.arrays.nbytes, job.device):
-            cache = LatentsOnDevice(cache, job.device)
-    return LatentSource(parts.space, data, cache, job.device, job.settings.class_conditional)
+    folder = None if options.no_latent_cache else Path(options.latent_cache_dir or job.folder / "latent_cache")
+    context, sources = parts.context, None
+
+    def encoded(space: LatentSpace, tokens: TokenSplit, kept: bool, title: str, what: str) -> Encoded:
+        where = folder if kept else None
+        return encoded_split(space, tokens, where, title, f"{what} of the {split} split", job.ranks, on_device)
+
+    on_device = options.latents_on_device
+    texts = encoded(parts.space.space, data, not parts.space.trainable, split, "latents")
+    if context is not None:
+        assert data.split.sources is not None, "a run with sources was built on a corpus without them"
+        tokens = context.tokens(data.split.sources)
+        states = encoded(context.states, tokens, not context.trained, f"{split} sources", "source states")
+        sources = read_sources(context, tokens, states)
+    return LatentSource(parts.space, texts, job.settings.class_conditional, sources)
 
 
 def measure_latents(job: Job, model: DiffusionModel, training: LatentSource) -> None:
@@ -186,14 +207,17 @@ def validation_losses(job: Job, model: DiffusionModel, ema: EMA, step: Diffusion
 def _empty_parts(settings: Settings) -> Mapping[str, nn.Module]:
     """What a dry run builds, without weights."""
     options = settings.build(DenoiserOptions)
-    space = empty_space(settings)
-    from dataset_utils import registry
-
-    name = settings.dataset_name
-    classes = len(registry.DATASETS[name].class_names) if name in registry.DATASETS else 0
+    row = DATASETS.get(settings.dataset_name or "")
+    classes = len(row.class_names) if row else 0
     if options.class_conditional and not classes:
         classes = 2  # unknown until the corpus is read; two are enough to show the parts
+    sources = row.max_source_tokens if row and row.source and not settings.ignore_sources else 0
+    if row is None and any(settings.values[flag] for flag in ("source_column", "context_encoder")):
+        sources = DatasetSpec().max_source_tokens
+    space = empty_space(settings, sources > 0)
+    run = Path(settings.resume_dir or ".")
+    context = load_context(settings, run, space, torch.device("cpu"), sources, empty=True) if sources else None
     with torch.device("meta"):
-        model = DiffusionModel(space, options, settings.max_seq_len, classes if options.class_conditional else 0)
-    make_process(settings.build(ProcessOptions), settings.build(SamplingOptions), options.denoiser_variant)
-    return {"latent space": space, "denoiser": model}
+        model = new_model(space, options, settings.max_seq_len, classes if options.class_conditional else 0, context)
+    process = make_process(settings.build(ProcessOptions), settings.build(SamplingOptions), options.denoiser_variant)
+    return named_parts(Parts(model.normalised(space), model, process, context))

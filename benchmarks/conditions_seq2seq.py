@@ -1,0 +1,182 @@
+"""Sequence to sequence on the embedded corpus: does a paraphrase keep what its source says?
+
+    python benchmarks/conditions_seq2seq.py --output_dir runs/tales_seq2seq [--steps_factor F]
+
+A story of the grammar has 13 content slots (who, where, what, ...), and its paraphrase keeps them all, so "kept" is
+exact: the sample parses, and its slots are those of its source. Reported are the share kept by one sample, by the
+candidate that agrees best with the others (MBR), by the best of all (oracle) and by chance, with a paired bootstrap of
+MBR minus one sample. Trains a language model, an autoencoder and a denoiser whose source is read by the same frozen
+language model; run again, it goes on. Writes the runs, and record.json, samples.txt and curves for benchmarks/records/.
+How long: about 12 minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+
+from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
+from utils.errors import one_line
+from utils.runs import write_json, write_text
+
+SOURCES, CANDIDATES, STEPS = 400, 5, 50  # of the evaluation; steps of the sampler
+RESAMPLES = 10_000  # of the bootstrap
+BOTH = "--dataset_name tales+tales-pairs --data_dir {root}/corpus --max_seq_len 32 --log_every 20"
+STAGES = (
+    Stage(
+        "lm", PRETRAIN, "a small BART, pretrained by denoising", "validation.json",
+        BOTH + " --tokenizer word --d_model 128 --layers 2 --heads 4 --num_train_steps 400 --train_batch_size 64"
+        " --learning_rate 2e-3 --lr_warmup_steps 50 --eval_every 200 --save_every 100",
+    ),
+    Stage(
+        "autoencoder", AUTOENCODER, "the Perceiver autoencoder around the frozen BART", "validation.json",
+        BOTH + " --enc_dec_model {root}/lm --num_encoder_latents 8 --dim_ae 64 --num_layers 2 --l2_normalize_latents"
+        " --num_train_steps 450 --train_batch_size 64 --learning_rate 1.5e-3 --lr_schedule cosine --lr_warmup_steps 30"
+        " --eval_every 450 --save_every 100 --eval_texts 1000 --eval_batch_size 250 --decoding greedy",
+    ),
+    Stage(
+        "diffusion", DIFFUSION, "the denoiser, told the source", "metrics.json",
+        "--dataset_name tales-pairs --data_dir {root}/corpus --max_seq_len 32 --log_every 50"
+        " --context_encoder {root}/lm --latent_model_path {root}/autoencoder --objective pred_v --self_condition"
+        " --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 1500 --train_batch_size 64"
+        " --learning_rate 2e-3 --lr_warmup_steps 100 --save_and_sample_every 750 --save_every 250 --num_samples 50"
+        " --sampling_timesteps 25 --seq2seq_candidates 2 --decoding greedy",
+    ),
+)  # fmt: skip
+EVALUATION = (
+    f"--eval_test --resume_dir {{root}}/diffusion --data_dir {{root}}/corpus --num_samples {SOURCES} "
+    f"--seq2seq_candidates {CANDIDATES} --sampling_timesteps {STEPS} --eval_batch_size 500 "
+    "--scorer {root}/diffusion/scorer"
+)
+
+
+def run(root: Path, factor: float) -> int:
+    """All stages into root, the evaluation, the record. Returns the exit code of the stage that stopped, or 0."""
+    from dataset_utils import tales
+
+    root.mkdir(parents=True, exist_ok=True)
+    clock = Clock(root / "seconds.json")
+    if not (root / "corpus" / "pairs_test.jsonl").is_file():
+        clock.time("corpus", lambda: int(not tales.write(root / "corpus")))
+    for stage in STAGES:
+        extra = shorter(stage, factor) if factor != 1 else []
+        code = clock.time(stage.name, partial(run_stage, stage, root, extra))
+        if code:
+            return code
+    argv = EVALUATION.format(root=root).split()
+    banner("evaluation", f"{CANDIDATES} candidates of {SOURCES} test sources, five seeds", DIFFUSION, argv)
+    code = clock.time("evaluation", lambda: run_program(DIFFUSION, argv))
+    if code:
+        return code
+    record(root, clock.with_total())
+    return 0
+
+
+def shorter(stage: Stage, factor: float) -> list[str]:
+    """Flags for another number of steps, to try the benchmark out."""
+    words = stage.flags.split()
+    steps = int(words[words.index("--num_train_steps") + 1])
+    return ["--num_train_steps", str(max(1, round(factor * steps)))]
+
+
+def keeps(source: str, text: str) -> bool:
+    """Whether a text is of the grammar and says, slot by slot, what its source says."""
+    from dataset_utils import tales
+
+    story, other = tales.parse(source), tales.parse(text)
+    return story is not None and other is not None and tales.slots(story) == tales.slots(other)
+
+
+def judge(records: Sequence[dict[str, Any]]) -> dict[str, list[bool]]:
+    """Of each source whether its content was kept: by one sample, the chosen one, any candidate, another's sample."""
+    from evaluation import mbr
+
+    chance = mbr.shuffled([record["sample"] for record in records], 42)
+    return {
+        "one sample": [keeps(r["source"], r["sample"]) for r in records],
+        "MBR": [keeps(r["source"], r["chosen"]) for r in records],
+        "oracle": [any(keeps(r["source"], text) for text in r["candidates"]) for r in records],
+        "chance": [keeps(r["source"], text) for r, text in zip(records, chance, strict=True)],
+        "grammatical": [grammatical(r["sample"]) for r in records],
+    }
+
+
+def grammatical(text: str) -> bool:
+    from dataset_utils import tales
+
+    return tales.parse(text) is not None
+
+
+def bootstrap(first: Sequence[bool], second: Sequence[bool], seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of mean(second) - mean(first) over sources drawn again with replacement, in pairs."""
+    rng, n = random.Random(seed), len(first)
+    differences = [int(b) - int(a) for a, b in zip(first, second, strict=True)]
+    means = sorted(sum(rng.choices(differences, k=n)) / n for _ in range(RESAMPLES))
+    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
+
+
+def record(root: Path, seconds: dict[str, float]) -> None:
+    """The figures of the whole run in one small file, beside samples and curves."""
+    from evaluation import plots
+
+    folder = root / "diffusion/evaluation"
+    evaluation = json.loads((folder / "eval-test.json").read_text())
+    args = json.loads((root / "diffusion/args.json").read_text())
+    seeds = range(42, 47)
+    runs = [json.loads((folder / f"eval-test-seed{seed}-greedy-pairs.json").read_text()) for seed in seeds]
+    judged = [judge(records) for records in runs]
+    shares = {kind: [sum(found[kind]) / len(found[kind]) for found in judged] for kind in judged[0]}
+    together = {kind: [kept for found in judged for kept in found[kind]] for kind in judged[0]}
+    low, high = bootstrap(together["one sample"], together["MBR"])
+    facts = {
+        "kept_all_slots": {kind: {"mean": sum(v) / len(v), "by_seed": v} for kind, v in shares.items()},
+        "mbr_minus_one_sample": {"mean": shares_mean(together), "interval_95": [low, high], "resamples": RESAMPLES},
+        "metrics": {key: value["mean"] for key, value in evaluation.items()
+                    if isinstance(value, dict) and "mean" in value and "reference" not in key},
+        "protocol": evaluation["protocol"]["runs"][0],
+        "setting": {"sources_per_seed": SOURCES, "seeds": list(seeds), "num_train_steps": args["num_train_steps"],
+                    "train_batch_size": args["train_batch_size"], "best": json_best(root)},
+        "seconds": seconds,
+        "package_versions": args["package_versions"],
+        "git_commit": args["git_commit"],
+    }  # fmt: skip
+    write_json(root / "record.json", facts)
+    lines = [f"{name:<10}{r[name]}\n" for r in runs[0][:20] for name in ("source", "reference", "sample", "chosen")]
+    write_text(root / "samples.txt", "".join(lines))
+    plots.plot_run(root / "diffusion")
+    print(f"\nshare of {SOURCES} x {len(seeds)} test sources whose {CANDIDATES} candidates keep every content slot")
+    for kind, values in shares.items():
+        print(f"  {kind:<14}{sum(values) / len(values):.4f}   by seed " + ", ".join(f"{v:.3f}" for v in values))
+    print(f"  MBR minus one sample {shares_mean(together):+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]")
+    print(f"figures in {root / 'record.json'}")
+
+
+def shares_mean(together: dict[str, list[bool]]) -> float:
+    return (sum(together["MBR"]) - sum(together["one sample"])) / len(together["MBR"])
+
+
+def json_best(root: Path) -> dict[str, Any]:
+    """Which checkpoint was judged."""
+    return json.loads((root / "diffusion/best/state.json").read_text())["facts"]["best"]
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--steps_factor", type=float, default=1.0, help="scale the steps of every stage, to try it out")
+    args = parser.parse_args(argv)
+    return run(args.output_dir, args.steps_factor)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,191 @@
+"""Texts that belong to a source, judged: while training, on validation pairs, on test pairs over seeds.
+
+Of each source several candidates are drawn. One sample, the candidate that agrees best with the others (MBR), the best
+against the reference (oracle) and predictions of other sources (chance) are reported apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from dataset_utils.corpus import Corpus
+from evaluation import mbr, report
+from evaluation.metrics import Judges, measure
+from evaluation.options import BLEU_TOKENIZERS, EvaluationOptions, PairOptions
+from evaluation.protocols import evaluate_pairs, of_seed, over_seeds
+from pipelines.context import Context
+from pipelines.evaluate import SHORT, TEST_SEEDS, Evaluator
+from pipelines.generate import TextGenerator
+from pipelines.job import Job
+from utils.errors import UserError
+from utils.records import Condition
+from utils.runs import write_json
+from utils.seeding import generator as seeded
+
+SHOWN = 4  # sources in the log
+PREFIX = "model/seq2seq/"
+KINDS = {"one sample": "", "MBR-{k} ({utility})": "mbr_", "oracle-{k}": "oracle_", "chance": "shuffled_"}
+COLUMNS = ("rouge1", "rouge2", "rougeL", "sacrebleu", "bertscore")
+
+
+class PairEvaluator(Evaluator):
+    """Draws candidates for the sources of a split and judges them against its texts."""
+
+    def __init__(
+        self, job: Job, generator: TextGenerator, corpus: Corpus, options: EvaluationOptions, context: Context
+    ) -> None:
+        super().__init__(job, generator, corpus, options)
+        self.context = context
+        self.pairs: PairOptions = job.settings.build(PairOptions)
+        translation = "sacrebleu" in corpus.spec.metrics
+        self.utility = self.pairs.mbr_utility or ("sacrebleu" if translation else "rouge2")
+        self.best_metric = self.pairs.best_metric or ("sacrebleu" if translation else "rougeL")
+        self.tokenizer = self.pairs.bleu_tokenizer or BLEU_TOKENIZERS.get(corpus.spec.language or "", "13a")
+        for flag, name in (("mbr_utility", self.utility), ("best_metric", self.best_metric)):
+            if name.endswith("bertscore") and self.pairs.bertscore_model is None:
+                raise UserError(f"--{flag} {name} needs a model: name one with --bertscore_model")
+
+    def evaluate_training(self, step: int) -> tuple[str, float] | None:
+        """As of Evaluator, on validation pairs."""
+        job, score = self.job, None
+        if job.ranks.main:
+            result, samples = self.judge_pairs("valid", 42)
+            milestone = step // job.settings.save_and_sample_every
+            for strategy, records in samples.items():
+                write_json(job.folder / f"{strategy}-pairs-{milestone}.json", records)
+                rows = [[r["source"], r["reference"], r["sample"], r["chosen"]] for r in records[:50]]
+                job.log.table(
+                    f"seq2seq/{strategy}/samples", ["source", "reference", "one sample", "chosen"], rows, step
+                )
+                job.say(f"step {step}, {strategy}:\n{show(records)}")
+            job.log.record(_numbers(result), step)
+            write_json(job.folder / "metrics.json", report.finite({"step": step, **result}))
+            job.say(self.table(result, f"step {step}"))
+            value = result[PREFIX + self._guide() + self.best_metric]
+            score = None if math.isnan(value) else (self.best_metric, value)
+        job.ranks.barrier()
+        return score
+
+    def evaluate_run(self) -> int:
+        """--eval or --eval_test; --gen_data as of Evaluator."""
+        if not self.job.ranks.main:
+            return 0
+        if self.options.gen_data:
+            return self._synthetic_data()
+        split, seeds = ("test", TEST_SEEDS) if self.options.eval_test else ("valid", (42,))
+        folder, results = self.job.folder / "evaluation", []
+        for seed in seeds:
+            result, samples = self.judge_pairs(split, seed)
+            for strategy, records in samples.items():
+                write_json(folder / f"eval-{split}-seed{seed}-{strategy}-pairs.json", records)
+                self.job.say(f"seed {seed}, {strategy}:\n{show(records)}")
+            self.job.say(self.table(result, f"seed {seed}, {split} split", split))
+            results.append(result)
+        summary = over_seeds(results)
+        named = {k: v for s, r in zip(seeds, results, strict=True) for k, v in of_seed(r, s).items()}
+        final = results[0] if len(seeds) == 1 else {**named, **summary}
+        report.write(folder, f"eval-{split}", final)
+        self.job.log.record(_numbers(results[0] if len(seeds) == 1 else named), 0)
+        if len(seeds) > 1:
+            self.job.say(report.table(summary, f"mean and standard deviation over seeds {seeds[0]} to {seeds[-1]}"))
+        self.job.say(f"written to {folder}")
+        return 0
+
+    def judge_pairs(self, split: str, seed: int) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+        """Metrics of fresh candidates of one seed, and by decoding strategy a record of each source."""
+        part = self.corpus.splits[split].take(self._rows(split, seed))
+        sources, k, device = part.sources or [], self.pairs.seq2seq_candidates, str(self.job.device)
+        drawn = self.generator.candidates(
+            len(part), k, seed, self.strategies, self._told(sources, part.labels), quiet=self.job.quiet
+        )
+        result: dict[str, Any] = {}
+        samples: dict[str, list[dict[str, Any]]] = {}
+        model = self.pairs.bertscore_model
+        for strategy, rows in drawn.items():
+            chosen = mbr.choose(
+                rows, self.utility, tokenizer=self.tokenizer, bertscore_model=model or "", device=device
+            )
+            result |= evaluate_pairs(
+                rows, part.texts, self.memory, self.scorer, prefix=self._prefix(split, strategy), seed=seed,
+                tokenizer=self.tokenizer, utility=self.utility, chosen=chosen, bertscore_model=model, device=device,
+            )  # fmt: skip
+            samples[strategy] = [
+                {"source": s, "reference": t, "sample": row[0], "chosen": best, "candidates": row}
+                for s, t, row, best in zip(sources, part.texts, rows, chosen, strict=True)
+            ]
+        numbers, _ = measure(part.texts, Judges(self.scorer, self.memory))
+        result |= {f"reference/{SHORT[split]}_{key}": value for key, value in numbers.items()}
+        result["protocol"] |= {"seed": seed, "split": split, **self._sampling_facts()}
+        return result, samples
+
+    def table(self, result: Mapping[str, Any], title: str, split: str = "valid") -> str:
+        """How candidates compare, kind by kind, for each strategy; then every other number."""
+        protocol = result["protocol"]
+        shown: set[str] = set()
+        lines = [f"{title}, {protocol['n']} sources, {protocol['candidates']} candidates each"]
+        for strategy in self.strategies:
+            prefix = self._prefix(split, strategy)
+            columns = [name for name in COLUMNS if prefix + name in result]
+            lines.append(f"  {strategy:<24}" + "".join(f"{name:>12}" for name in columns))
+            for kind, begin in KINDS.items():
+                keys = [prefix + begin + name for name in columns]
+                shown |= set(keys)
+                name = kind.format(k=protocol["candidates"], utility=protocol["mbr_utility"])
+                cells = [f"{result[key]:>12.4g}" if key in result else f"{'':>12}" for key in keys]
+                lines.append(f"  {name:<24}" + "".join(cells))
+        rest = {key: value for key, value in result.items() if key not in shown}
+        return "\n".join([*lines, report.table(rest)])
+
+    # ---- pieces --------------------------------------------------------------------------------------------------
+
+    def _rows(self, split: str, seed: int) -> list[int]:
+        """--num_samples rows of a split, in an order that the seed decides."""
+        size = len(self.corpus.splits[split])
+        order = torch.randperm(size, generator=seeded(seed, "references", split))
+        return order[: self.options.num_samples].tolist()
+
+    def _told(self, sources: Sequence[str], labels: Sequence[int] | None):
+        classes = None
+        if self.job.settings.class_conditional and labels is not None:
+            classes = torch.tensor(labels, device=self.job.device)
+
+        def told(first: int, last: int) -> Condition:
+            states, mask = self.context.encode(sources[first:last], self.job.device, self.job.autocast)
+            return Condition.of(None if classes is None else classes[first:last], states, mask)
+
+        return told
+
+    def _guide(self) -> str:
+        """Part of the keys, as published: the weight of guidance, where there is any."""
+        weight = self.job.settings.cls_free_guidance
+        return "" if weight == 1 else f"guide{weight:g}/"
+
+    def _prefix(self, split: str, strategy: str) -> str:
+        """Keys begin as published for the first decoding strategy; others name themselves."""
+        of_split = "" if split == "valid" else f"{SHORT[split]}/"
+        other = "" if strategy == self.strategies[0] else f"{strategy}/"
+        return PREFIX + of_split + self._guide() + other
+
+    def _sampling_facts(self) -> dict[str, Any]:
+        return {
+            **super()._sampling_facts(),
+            "context_encoder": self.context.model.name,
+            "max_source_len": self.job.settings.max_source_len,
+        }
+
+
+def show(records: Sequence[Mapping[str, Any]]) -> str:
+    """The first few sources with what was made of them, safe to print."""
+    lines = []
+    for record in records[:SHOWN]:
+        lines += [f"  {name:<10}{report.one_line(record[name]) or '(empty)'}" for name in
+                  ("source", "reference", "sample", "chosen")] + [""]  # fmt: skip
+    return "\n".join(lines[:-1])
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in result.items() if isinstance(value, int | float)}

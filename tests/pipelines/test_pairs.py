@@ -1,0 +1,299 @@
+"""Source texts end to end: trained on, cached, sampled from, judged; with other encoders, classes, uncompressed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from latent_models.language_models import LanguageModel
+from pipelines.diffusion_step import DiffusionStep
+from pipelines.text_diffusion import TextDiffusionPipeline
+from utils import checkpoints
+from utils.checkpoints import fingerprint
+from utils.errors import UserError
+from utils.records import Condition
+from utils.trackers import read_metrics
+
+SPLITS = ("train", "valid", "test")
+
+
+@pytest.fixture(scope="module")
+def pairs(tales_folder) -> str:
+    """Flags that name the pairs instead of the single texts."""
+    return " ".join(f"--{split}_file {tales_folder / f'pairs_{split}.jsonl'}" for split in SPLITS)
+
+
+@pytest.fixture(scope="module")
+def other_lm(programs, tmp_path_factory) -> Path:
+    """A language model of another width and vocabulary than the autoencoder's."""
+    folder = tmp_path_factory.mktemp("other") / "lm"
+    assert programs.pretrain(folder, "--d_model 32 --vocab_size 150 --num_train_steps 2") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(programs, chain, pairs, tmp_path_factory) -> Path:
+    """A run on pairs, whose sources are read by the autoencoder's own language model."""
+    folder = tmp_path_factory.mktemp("told") / "run"
+    flags = f"{pairs} --self_condition --num_train_steps 4 --save_and_sample_every 2 --seq2seq_candidates 3"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", folder, flags) == 0
+    return folder
+
+
+@pytest.fixture
+def encodings(monkeypatch) -> list[int]:
+    """Texts of every batch that a language model encodes."""
+    seen: list[int] = []
+    encode = LanguageModel.encode
+
+    def counted(self, input_ids, mask):
+        seen.append(len(input_ids))
+        return encode(self, input_ids, mask)
+
+    monkeypatch.setattr(LanguageModel, "encode", counted)
+    return seen
+
+
+def test_a_run_on_pairs_is_judged_by_kind_and_keeps_its_best(told, tales_folder):
+    result = json.loads((told / "metrics.json").read_text())
+    for kind in ("", "mbr_", "oracle_", "shuffled_"):
+        for name in ("rouge1", "rougeL", "sacrebleu"):
+            assert isinstance(result[f"model/seq2seq/{kind}{name}"], float)
+    for name in ("diversity", "memorization", "perplexity", "distinct_candidates"):
+        assert f"model/seq2seq/{name}" in result
+    assert result["model/seq2seq/rougeL"] <= result["model/seq2seq/oracle_rougeL"]
+    assert result["protocol"]["candidates"] == 3 and result["protocol"]["mbr_utility"] == "rouge2"
+    assert any("BERTScore is left out" in note for note in result["protocol"]["left_out"])
+    records = json.loads((told / "greedy-pairs-2.json").read_text())
+    assert len(records) == 4 and all(len(r["candidates"]) == 3 for r in records)
+    assert all(r["sample"] == r["candidates"][0] and r["chosen"] in r["candidates"] for r in records)
+    known = [json.loads(line) for line in (tales_folder / "pairs_valid.jsonl").open()]
+    assert all({"src": r["source"], "trg": r["reference"]} in known for r in records)
+    best = checkpoints.load_best(told).facts["best"]
+    scores = {
+        line["step"]: line["model/seq2seq/rougeL"] for line in read_metrics(told) if "model/seq2seq/rougeL" in line
+    }
+    assert best["metric"] == "rougeL" and best["value"] == max(scores.values()) == scores[best["step"]]
+
+
+def test_evaluation_reads_the_best_and_changes_nothing(programs, told, contents, tmp_path):
+    before = contents(told)
+    for name, flags in (("best", ""), ("newest", "--newest_checkpoint"), ("guided", "--cls_free_guidance 3")):
+        flags += f" --eval --seq2seq_candidates 2 --mbr_utility sacrebleu --output_dir {tmp_path / name}"
+        assert programs.again("diffusion", told, flags) == 0
+    assert contents(told) == before
+    results = {p.name: json.loads((p / "evaluation/eval-valid.json").read_text()) for p in tmp_path.iterdir()}
+    assert results["best"]["protocol"]["mbr_utility"] == "sacrebleu"
+    assert "model/seq2seq/guide3/mbr_rougeL" in results["guided"]
+    assert results["guided"]["protocol"]["cls_free_guidance"] == 3
+    assert "reference/val_perplexity" in results["best"]
+
+
+def test_the_test_split_over_five_seeds(programs, told, tmp_path):
+    flags = f"--eval_test --seq2seq_candidates 2 --num_samples 3 --decoding greedy,beam --output_dir {tmp_path}"
+    assert programs.again("diffusion", told, flags) == 0
+    result = json.loads((tmp_path / "evaluation/eval-test.json").read_text())
+    for prefix in ("model/seq2seq/test/", "model/seq2seq/test/beam/"):
+        assert len(result[f"{prefix}mbr_rougeL"]["values"]) == 5 and f"{prefix}rougeL_seed44" in result
+    assert len(list((tmp_path / "evaluation").glob("eval-test-seed4?-greedy-pairs.json"))) == 5
+
+
+def test_a_source_is_read_once_whatever_is_drawn_of_it(told, encodings):
+    pipeline = TextDiffusionPipeline.from_run(told, device="cpu", sampling_timesteps=3, eval_batch_size=8)
+    sources = [f"One night Leo ran to the {place}." for place in ("market", "river", "beach", "forest", "garden")]
+    rows = pipeline.candidates(sources, 4, decoding="greedy")
+    assert [len(row) for row in rows] == [4] * 5
+    assert sum(encodings) == 5, "once per text, not per candidate or step"
+    assert pipeline.candidates(sources[:3], 4, decoding="greedy") == rows[:3], "fewer sources are a prefix"
+    chosen = pipeline.of_sources(sources, candidates=4, decoding="greedy")
+    assert all(text in row for text, row in zip(chosen, rows, strict=True))
+    assert len(pipeline(2, decoding="greedy")) == 2, "without a source: the null"
+
+
+def test_sources_are_cached_with_the_latents_and_give_the_same_losses_without(
+    programs, chain, pairs, other_lm, tmp_path, encodings
+):
+    space = f"--latent_model_path {chain / 'ae'} --context_encoder {other_lm}"
+    cache = f"{pairs} --latent_cache_dir {tmp_path / 'cache'} --num_samples 1 --seq2seq_candidates 1"
+    assert programs.diffusion(space, tmp_path / "one", cache) == 0
+    assert sum(encodings) == 2 * 240 + 1, "texts and sources of both splits, once each; and one source sampled from"
+    encodings.clear()
+    assert programs.diffusion(space, tmp_path / "two", cache) == 0
+    assert sum(encodings) == 1
+    assert programs.diffusion(space, tmp_path / "live", f"{pairs} --no_latent_cache") == 0
+    lines = [read_metrics(tmp_path / name) for name in ("one", "live")]
+    for one, other in zip(*lines, strict=True):
+        for key in ("loss", "val_loss", "grad_norm"):
+            assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-4)
+
+
+@pytest.mark.parametrize("flag", ["--context_encoder", "--enc_dec_model"])
+def test_the_sources_may_have_a_model_of_their_own(programs, chain, pairs, other_lm, tmp_path, flag):
+    """--enc_dec_model beside --latent_model_path is what the published commands type."""
+    space = f"--latent_model_path {chain / 'ae'} {flag} {other_lm}"
+    assert programs.diffusion(space, tmp_path / "run", f"{pairs} --max_source_len 20") == 0
+    args = json.loads((tmp_path / "run/args.json").read_text())
+    assert args["source_dim"] == 32 and args["context_model"] == str(other_lm) and args["max_source_len"] == 20
+    assert programs.again("diffusion", tmp_path / "run", "--eval") == 0
+    with pytest.raises(UserError, match="not the context encoder that .*--context_encoder"):
+        programs.resume("diffusion", tmp_path / "run", f"--context_encoder {chain / 'lm'}")
+
+
+def test_moved_runs_find_their_context_encoder(programs, chain, pairs, other_lm, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(other_lm, first / "context")
+    space = f"--latent_model_path {chain / 'ae'} --context_encoder {first / 'context'}"
+    assert programs.diffusion(space, first / "run", f"{pairs} --num_train_steps 4 --max_seconds 0") == 0
+    first.rename(second)
+    assert programs.again("diffusion", second / "run", "--eval") == 0
+    assert programs.resume("diffusion", second / "run") == 0
+
+
+def test_a_trained_context_encoder_travels_with_the_run(programs, chain, pairs, other_lm, tmp_path, encodings):
+    space = f"--latent_model_path {chain / 'ae'} --context_encoder {other_lm} --train_context_encoder"
+    flags = f"{pairs} --learning_rate 1e-2 --lr_warmup_steps 0 --num_train_steps 4 --self_condition --ema_decay 0"
+    assert programs.diffusion(space, tmp_path / "run", flags) == 0
+    checkpoint = checkpoints.load(tmp_path / "run")
+    for part in ("model", "ema"):
+        assert any(name.startswith("context.") for name in checkpoint.tensors[part]), part
+    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", newest_checkpoint=True)
+    trained = pipeline.context.model.model.get_encoder().state_dict()
+    fresh = LanguageModel.fingerprint(pipeline.context.model)
+    from latent_models.language_models import load_language_model
+
+    base = load_language_model(str(other_lm))
+    moved = [name for name, x in base.model.get_encoder().state_dict().items() if not torch.equal(x, trained[name])]
+    assert moved and fresh != base.fingerprint()
+    assert programs.resume("diffusion", tmp_path / "run", "--num_samples 2") == 0  # has trained its steps
+    encodings.clear()
+    assert len(pipeline.candidates(["Leo ran to the market."] * 2, 3, decoding="greedy")) == 2
+    assert encodings == [2]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--self_condition --train_batch_size 8 --gradient_accumulation_steps 2 --save_and_sample_every 4",
+        "--denoiser_variant states --self_condition --train_context_encoder --train_batch_size 16",
+    ],
+    ids=["cached", "trained-encoder"],
+)
+def test_a_run_on_pairs_resumes_exactly(programs, chain, pairs, stop_after, fingerprints, tmp_path, flags):
+    flags += f" {pairs} --num_train_steps 8 --num_samples 2 --seq2seq_candidates 2"
+    space = f"--latent_model_path {chain / 'ae'}"
+    assert programs.diffusion(space, tmp_path / "whole", flags) == 0
+    stop_after(DiffusionStep, 5)
+    assert programs.diffusion(space, tmp_path / "parts", flags) == 143
+    assert programs.resume("diffusion", tmp_path / "parts") == 0
+    assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
+    best = [checkpoints.load_best(tmp_path / name) for name in ("whole", "parts")]
+    assert best[0].facts["best"] == best[1].facts["best"]
+    assert fingerprint(best[0].tensors["ema"]) == fingerprint(best[1].tensors["ema"])
+
+
+@pytest.mark.parametrize("variant", ["latent", "states"])
+def test_classes_and_sources_together_on_uncompressed_states(programs, chain, tales_folder, tmp_path, variant):
+    """Both conditions, both networks, masked latents, guided."""
+    files = []
+    for split in SPLITS:
+        texts, both = (
+            [json.loads(line) for line in (tales_folder / f"{name}{split}.jsonl").open()] for name in ("", "pairs_")
+        )
+        rows = [{"src": p["src"], "trg": p["trg"], "label": t["label"]} for t, p in zip(texts, both, strict=True)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.append(f"--{split}_file {tmp_path / split}.jsonl")
+    flags = f"{' '.join(files)} --class_conditional --self_condition --denoiser_variant {variant} --cls_free_guidance 2"
+    assert programs.diffusion(f"--enc_dec_model {chain / 'lm'} --normalize_latent", tmp_path / "run", flags) == 0
+    result = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert "model/seq2seq/guide2/mbr_rougeL" in result
+    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    seen, forward = [], pipeline.generator.denoiser.forward
+
+    def watched(z, time, mask=None, condition=None, x0_prev=None, has_prev=None):
+        seen.append(condition)
+        return forward(z, time, mask, condition, x0_prev, has_prev)
+
+    pipeline.generator.denoiser.forward = watched
+    pipeline.candidates(["Leo ran to the market."], 2, decoding="greedy", class_id=1)
+    assert seen[0].class_id.tolist() == [1] * 4 and seen[0].source.shape[0] == 4
+    assert seen[0].keep_class.tolist() == seen[0].keep_source.tolist() == [True, True, False, False]
+
+
+def test_sources_may_be_left_aside(programs, chain, pairs, tmp_path):
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", f"{pairs} --ignore_sources") == 0
+    args = json.loads((tmp_path / "run/args.json").read_text())
+    assert args["seq2seq"] is False and "source_dim" not in args
+    assert "model/greedy/home_val_mauve" in json.loads((tmp_path / "run/metrics.json").read_text())
+    assert programs.again("diffusion", tmp_path / "run", "--eval") == 0
+
+
+def test_the_source_decides_the_estimate_and_the_null_does_not(told):
+    """A network whose output layer says something hears its source; two nulls of different sources are one."""
+    pipeline = TextDiffusionPipeline.from_run(told, device="cpu")
+    generator, context = pipeline.generator, pipeline.context
+    torch.manual_seed(0)
+    generator.denoiser.eval()
+    torch.nn.init.normal_(generator.denoiser.output_proj.weight)
+    states, mask = context.encode(["Leo ran to the market.", "Anna went to the sea one night."], torch.device("cpu"),
+                                  generator.autocast)  # fmt: skip
+    condition = Condition.of(source=states, source_mask=mask)
+    z = torch.randn(1, generator.space.length, generator.space.dim).expand(2, -1, -1)
+    with torch.no_grad():
+        one, other = generator.denoise(condition, None)(z, torch.tensor([0.5, 0.5]), None)
+        null, same = generator.denoise(condition.null(), None)(z, torch.tensor([0.5, 0.5]), None)
+    assert (one - other).abs().max() > 1e-3
+    torch.testing.assert_close(null, same, atol=1e-5, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--max_source_len 20", "--max_source_len is about source texts, and .* has none"),
+        ("--context_encoder {chain}/lm", "--context_encoder is about source texts"),
+        ("--seq2seq_candidates 3", "--seq2seq_candidates is about source texts"),
+        ("--ignore_sources", "--ignore_sources is about source texts"),
+        ("{pairs} --max_source_len 100", "--max_source_len 100 is longer than .*40"),
+        ("{pairs} --context_encoder ./nowhere", "--context_encoder ./nowhere: no such folder"),
+        ("{pairs} --context_encoder {tales}", "--context_encoder .* holds no config.json"),
+        ("{pairs} --mbr_utility bertscore", "--mbr_utility bertscore needs a model"),
+        ("{pairs} --best_metric mbr_bertscore", "--best_metric mbr_bertscore needs a model"),
+        ("{pairs} --seq2seq_unconditional_prob 0 --cls_free_guidance 2", "--seq2seq_unconditional_prob 0"),
+    ],
+)
+def test_mistakes_with_sources_are_one_line(programs, chain, pairs, tales_folder, tmp_path, flags, said):
+    flags = flags.format(chain=chain, pairs=pairs, tales=tales_folder)
+    with pytest.raises(UserError, match=said) as refused:
+        programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flags)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_on_pairs_needs_a_corpus_of_pairs(programs, told, chain):
+    with pytest.raises(UserError, match="was trained on sources, and .* has none"):
+        programs.again("diffusion", told, f"--eval {programs.data}")
+    with pytest.raises(UserError, match="--mbr_utility is about source texts, and .* was trained without"):
+        programs.again("diffusion", chain / "diff", "--eval --mbr_utility rouge1")
+    with pytest.raises(UserError, match="trained without sources"):
+        TextDiffusionPipeline.from_run(chain / "diff", device="cpu").candidates(["a"])
+
+
+def test_a_dry_run_shows_the_context_encoder(programs, chain, pairs, other_lm, tmp_path, capsys):
+    space = f"--latent_model_path {chain / 'ae'} --dry_run"
+    named = "--dataset_name tales-pairs --train_file none --valid_file none --test_file none"
+    for flags, said in (
+        (named, "context encoder (shared)"),
+        (f"{named} --context_encoder {other_lm}", "context encoder "),
+        (f"{pairs} --source_column src", "context encoder (shared)"),
+        (f"{named} --context_encoder {other_lm} --train_context_encoder", "context encoder "),
+    ):
+        capsys.readouterr()
+        assert programs.diffusion(space, tmp_path / "run", flags) == 0
+        out = capsys.readouterr().out
+        assert said in out and "source_tokens.proj" in out
