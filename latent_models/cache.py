@@ -20,6 +20,7 @@ from utils.array_cache import ArrayCache, Layout
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
+NO_ROOM = "name a roomier place with --latent_cache_dir, or encode at every step with --no_latent_cache"
 Batches = Callable[[Tensor], Iterable[tuple[Tensor, Batch]]]
 """rows (m,) -> pieces (rows (k,), Batch) in any order, so that texts can be grouped by length; each row once."""
 
@@ -34,8 +35,13 @@ def cache_key(space: LatentSpace, texts: Sequence[str], split: str, max_seq_len:
     return digest.hexdigest()[:24]
 
 
-def layouts_of(space: LatentSpace, dtype: str = "float32") -> dict[str, Layout]:
-    """What a cache of a space's latents holds: x0 (n, L, D) and, where lengths differ, mask (n, L)."""
+def layouts_of(space: LatentSpace, lengths: np.ndarray, dtype: str = "float32") -> dict[str, Layout]:
+    """What a cache of a space's latents holds: x0 (n, L, D) and, where lengths differ, mask (n, L).
+
+    lengths: (n,) tokens of each text; a space that gives each token a position of its own keeps only those, (k, D).
+    """
+    if space.by_token:
+        return {"x0": Layout((space.dim,), dtype, lengths)}
     x0 = {"x0": Layout((space.length, space.dim), dtype)}
     return x0 | ({"mask": Layout((space.length,), "bool")} if space.masked else {})
 
@@ -43,8 +49,9 @@ def layouts_of(space: LatentSpace, dtype: str = "float32") -> dict[str, Layout]:
 class LatentCache:
     """Latents on disk. `cache[rows]` reads only those rows."""
 
-    def __init__(self, arrays: ArrayCache) -> None:
-        self.arrays, self.folder = arrays, arrays.folder
+    def __init__(self, arrays: ArrayCache, length: int) -> None:
+        """length: L, positions of a latent."""
+        self.arrays, self.length, self.folder = arrays, length, arrays.folder
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -52,6 +59,9 @@ class LatentCache:
     def __getitem__(self, rows: Tensor) -> Latents:
         """Latents of rows (n,), float32, on the CPU."""
         index = rows.cpu().numpy()
+        if self.arrays.layouts["x0"].lengths is not None:
+            padded, mask = self.arrays.ragged("x0", index, self.length)
+            return Latents(torch.from_numpy(padded.astype(np.float32, copy=False)), torch.from_numpy(mask))
         x0 = torch.from_numpy(self.arrays.rows("x0", index).astype(np.float32, copy=False))
         if "mask" not in self.arrays.layouts:
             return Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool))
@@ -79,7 +89,7 @@ class LatentsOnDevice:
 def open_or_build(
     folder: Path,
     key: str,
-    rows: int,
+    lengths: np.ndarray,
     batches: Batches,
     space: LatentSpace,
     dtype: str = "float32",
@@ -87,11 +97,12 @@ def open_or_build(
     rank: int = 0,
     world: int = 1,
     progress: Callable[[int], None] | None = None,
+    no_room: str = NO_ROOM,
 ) -> LatentCache:
     """The cache of `key` below `folder`, encoded now unless it is there.
 
-    batches: not touched where the cache is there. rank, world, progress: as in utils/array_cache, of which this is the
-    case that a latent space encodes.
+    lengths: (n,) tokens of each text. batches: not touched where the cache is there. rank, world, progress, no_room: as
+    in utils/array_cache, of which this is the case that a latent space encodes.
     """
 
     def encode(start: int, stop: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
@@ -111,10 +122,15 @@ def open_or_build(
         finally:
             space.train(training)
 
-    no_room = "name a roomier place with --latent_cache_dir, or encode at every step with --no_latent_cache"
-    layouts = layouts_of(space, dtype)
-    return LatentCache(
-        array_cache.open_or_build(
-            folder, key, rows, layouts, encode, rank=rank, world=world, progress=progress, no_room=no_room
-        )
+    arrays = array_cache.open_or_build(
+        folder,
+        key,
+        len(lengths),
+        layouts_of(space, lengths, dtype),
+        encode,
+        rank=rank,
+        world=world,
+        progress=progress,
+        no_room=no_room,
     )
+    return LatentCache(arrays, space.length)

@@ -29,23 +29,33 @@ class CompressedSpace(LatentSpace):
         self.length, self.dim = autoencoder.num_latents, autoencoder.dim
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Latents:
-        states = self.language_model.encode(batch.input_ids, batch.attention_mask)
+        return self.compress(self.language_model.encode(batch.input_ids, batch.attention_mask), batch)
+
+    def compress(self, states: Tensor, batch: Batch) -> Latents:
+        """Latents of the encoder's states (B, T, d_lm) of a batch."""
         x0 = self.autoencoder.encode(states, batch.attention_mask)
         return Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device))
 
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
         return self.language_model.generate(self.autoencoder.decode(latents.x0), None, **generate)
 
-    def forward(self, batch: Batch, noise: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        batch: Batch,
+        noise: Tensor | None = None,
+        sigma: Tensor | None = None,
+        states: Tensor | None = None,
+    ) -> Tensor:
         """What the autoencoder trains on: cross-entropy (B,) of the text given its latents, nats per token.
 
         noise (B, L, D) and sigma (B,): disturb the latents first, see `disturbed`.
+        states: (B, T, d_lm) of the encoder where they are known already.
         """
-        x0 = self.encode(batch).x0
+        x0 = (self.encode(batch) if states is None else self.compress(states, batch)).x0
         if noise is not None and sigma is not None:
             x0 = self.disturbed(x0, noise, sigma)
-        states = self.autoencoder.decode(x0)
-        return self.language_model.reconstruction_loss(states, None, batch.input_ids, batch.attention_mask)
+        memory = self.autoencoder.decode(x0)
+        return self.language_model.reconstruction_loss(memory, None, batch.input_ids, batch.attention_mask)
 
     def disturbed(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Latents (B, L, D) as diffusion might get them wrong: sqrt(1 - sigma^2) x0 + sigma noise, projected.

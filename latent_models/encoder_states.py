@@ -21,6 +21,7 @@ class EncoderStatesSpace(LatentSpace):
     """(B, T) tokens -> states (B, L, d_lm) with a mask, L the longest text allowed."""
 
     masked = True
+    by_token = True
 
     def __init__(self, language_model: LanguageModel, max_seq_len: int) -> None:
         super().__init__()

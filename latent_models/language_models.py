@@ -23,6 +23,7 @@ from transformers.tokenization_utils_base import BatchEncoding
 from transformers.utils import logging
 
 from latent_models import languages
+from latent_models.cross_entropy import token_nll
 from latent_models.families import family_of
 from latent_models.tokenizers.identity import beyond_vocabulary
 from utils.checkpoints import fingerprint
@@ -59,6 +60,7 @@ class LanguageModel(nn.Module):
             )
         self.start_id: int = start_id
         self.pad_id: int = tokenizer.pad_token_id
+        self.chunked_loss = True  # or logits of a whole batch at once (--whole_logits)
         self.frozen = frozen
         if frozen:
             model.requires_grad_(False)
@@ -119,9 +121,34 @@ class LanguageModel(nn.Module):
         Differs from the reference, which averages over the tokens of a batch: here each text counts once, so that the
         loss of a batch does not depend on how it is split.
         """
-        logits = self.logits(states, states_mask, labels)
-        nll = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")  # (B, T)
+        if self.chunked_loss:
+            nll = self._token_nll(states, states_mask, labels)
+        else:
+            logits = self.logits(states, states_mask, labels)
+            nll = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")  # (B, T)
         return (nll * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+    def _token_nll(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
+        """Cross-entropy (B, T) of labels, some tokens at a time: logits (B, T, V) never exist whole."""
+        start = labels.new_full((len(labels), 1), self.start_id)
+        decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
+        model = self.model
+        with self._stable_precision():
+            hidden = model.get_decoder()(
+                input_ids=decoder_input,
+                encoder_hidden_states=states.to(model.dtype),
+                encoder_attention_mask=states_mask,
+                use_cache=False,
+            ).last_hidden_state  # (B, T, d_lm)
+            if getattr(model.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+                hidden = hidden * model.model_dim**-0.5
+            weight, bias = model.get_output_embeddings().weight, getattr(model, "final_logits_bias", None)
+            kind = labels.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+            bias = None if bias is None else bias[0]
+            with torch.autocast(kind, enabled=False):
+                nll = token_nll(hidden.flatten(0, 1).to(dtype), weight.to(dtype), bias, labels.flatten())
+        return nll.view(labels.shape)
 
     def forward(self, seen: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Loss (B,) of writing `labels` when the encoder sees `seen`, both (B, T): denoising pretraining."""

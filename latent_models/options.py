@@ -52,6 +52,29 @@ class AutoencoderOptions:
 
 
 @dataclass
+class ReconstructionOptions:
+    whole_logits: bool = field(
+        default=False,
+        metadata=dict(help="hold the logits of a whole batch in memory instead of some tokens at a time"),
+    )
+
+
+@dataclass
+class EncoderCacheOptions:
+    cache_encoder_states: str = field(
+        default="no",
+        metadata=dict(
+            help="keep the frozen encoder's states of every training text on disk, in this precision, instead of "
+            "encoding each batch; the size is said first",
+            choices=("no", "float16", "float32"),
+        ),
+    )
+    latent_cache_dir: str | None = field(
+        default=None, metadata=dict(help="where encoded corpora are kept; unset: latent_cache/ in the run folder")
+    )
+
+
+@dataclass
 class LatentOptions:
     latent_model_path: str | None = field(
         default=None,

@@ -20,6 +20,7 @@ class LatentSpace(nn.Module, ABC):
     length: int  # L, positions of a latent
     dim: int  # D, channels of a position
     masked: bool = True  # whether texts of a batch can have different numbers of positions
+    by_token: bool = False  # whether a text of k tokens fills the first k positions; then a cache holds no padding
     trainable: bool = False  # whether diffusion training changes it; then its latents must not be cached
 
     @abstractmethod

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from latent_models.cache import LatentCache, LatentsOnDevice, cache_key, layouts_of, open_or_build
+from latent_models.cache import NO_ROOM, LatentCache, LatentsOnDevice, cache_key, layouts_of, open_or_build
 from latent_models.normalisation import Normalised
 from latent_models.spaces import LatentSpace
 from pipelines.context import Context, Reader, cut
@@ -95,27 +96,36 @@ def read_sources(context: Context, data: TokenSplit, encoded: Encoded) -> Reader
 
 
 def encoded_split(
-    space: LatentSpace, data: TokenSplit, folder: Path | None, title: str, what: str, ranks: Ranks, on_device: str
+    space: LatentSpace,
+    data: TokenSplit,
+    folder: Path | None,
+    title: str,
+    what: str,
+    ranks: Ranks,
+    on_device: str,
+    dtype: str = "float32",
+    no_room: str = NO_ROOM,
 ) -> Encoded:
     """A column of a split from its cache below folder, encoded now unless it is there; the ranks share the work.
 
     folder: None for none, every batch is encoded anew. title: part of the key. what: it is, in words. on_device:
-    --latents_on_device.
+    --latents_on_device. dtype: on disk. no_room: what a user can do whose disk is too small.
     """
     if folder is None:
         return Encoded(space, data, None, ranks.device)
-    key = cache_key(space, data.split.texts, title, data.table.max_length)
+    key = cache_key(space, data.split.texts, title, data.table.max_length, dtype)
 
     def batches(rows: Tensor) -> Iterator[tuple[Tensor, Batch]]:
         return ((part, batch.to(ranks.device)) for part, batch in data.by_length(ENCODED_TOGETHER, rows))
 
-    size = in_words(size_of(len(data), layouts_of(space)))
+    size = in_words(size_of(len(data), layouts_of(space, data.table.lengths, dtype)))
     with Progress(f"encode {title}", len(data), unit="text", quiet=not ranks.main) as bar:
         if not (folder / key / "cache.json").is_file():
-            bar.say(f"the {what} are encoded once, {size} in {folder / key}")
-        cache = open_or_build(
-            folder, key, len(data), batches, space, rank=ranks.rank, world=ranks.world, progress=bar.at
-        )
+            others = any(place.parent.name != key for place in folder.glob("*/cache.json"))
+            note = "; what else is there is of other weights, texts or lengths" if others else ""
+            bar.say(f"the {what} are encoded once, {size} in {folder / key}{note}")
+        how: dict[str, Any] = {"rank": ranks.rank, "world": ranks.world, "progress": bar.at, "no_room": no_room}
+        cache = open_or_build(folder, key, data.table.lengths, batches, space, dtype, **how)
         bar.at(len(data), f"{size} of {what} in {cache.folder}")
     if fits_on_device(on_device, cache.arrays.nbytes, ranks.device):
         return Encoded(space, data, LatentsOnDevice(cache, ranks.device), ranks.device)

@@ -48,6 +48,7 @@ def run(settings: Settings) -> int:
     torch.manual_seed(derive(settings.random_seed, "weights"))
     model = _model(job, train, options)
     survey_corpus(job, corpus, model.tokenizer, max_source_length=options.max_seq_len)
+    model.chunked_loss = not settings.whole_logits
     data = tokenize_split(train, model, options.max_seq_len)
     held_out = tokenize_split(valid, model, options.max_seq_len)
     job.say(

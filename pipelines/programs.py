@@ -14,9 +14,11 @@ from evaluation.options import EvaluationOptions, PairOptions
 from latent_models.options import (
     AutoencoderOptions,
     ContextOptions,
+    EncoderCacheOptions,
     LanguageModelOptions,
     LatentOptions,
     PretrainingOptions,
+    ReconstructionOptions,
 )
 from model.options import DenoiserOptions
 from pipelines.options import AutoencoderIntervals, DiffusionIntervals, PretrainingIntervals
@@ -212,6 +214,14 @@ def autoencoders_generate_nothing(settings: Settings) -> None:
         )
 
 
+def only_frozen_states_are_cached(settings: Settings) -> None:
+    if settings.cache_encoder_states != "no" and settings.lm_mode == "ft":
+        raise UserError(
+            f"--cache_encoder_states {settings.cache_encoder_states} keeps what a frozen encoder says, and "
+            "--lm_mode ft trains it: drop one of them"
+        )
+
+
 def numbers_in_range(settings: Settings) -> None:
     """Counts are at least one and probabilities lie between 0 and 1, whatever part they belong to."""
     for group in settings.program.groups.values():
@@ -234,6 +244,7 @@ PRETRAIN = Program(
         "optimisation": OptimizerOptions,
         "training": LoopOptions,
         "kernels": KernelOptions,
+        "loss": ReconstructionOptions,
         "validation": PretrainingIntervals,
         "run": RunOptions,
     },
@@ -248,7 +259,7 @@ PRETRAIN = Program(
         save_dir="saved_language_models",
     ),
     reference_flags=frozenset(),
-    free_at_resume=ANYWHERE,
+    free_at_resume=ANYWHERE | {"whole_logits"},
     rules=(resume_dir_says_what_for, numbers_in_range),
 )
 
@@ -263,6 +274,8 @@ AUTOENCODER = Program(
         "training": LoopOptions,
         "kernels": KernelOptions,
         "compilation": CompileOptions,
+        "loss": ReconstructionOptions,
+        "encoder states": EncoderCacheOptions,
         "validation": AutoencoderIntervals,
         "evaluation": EvaluationOptions,
         "run": RunOptions,
@@ -280,9 +293,16 @@ AUTOENCODER = Program(
     ),
     reference_flags=AUTOENCODER_REFERENCE,
     free_at_evaluation=COMPILED
+    | {"whole_logits", "cache_encoder_states", "latent_cache_dir"}
     | {"decoding", "scorer", "eval_texts", "eval_batch_size", "mixed_precision", "enc_dec_model"},
-    free_at_resume=COMPILED | {"enc_dec_model"},
-    rules=(own_files_replace_default_corpus, decoder_latents_equal, autoencoders_generate_nothing, numbers_in_range),
+    free_at_resume=COMPILED | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "enc_dec_model"},
+    rules=(
+        own_files_replace_default_corpus,
+        decoder_latents_equal,
+        autoencoders_generate_nothing,
+        only_frozen_states_are_cached,
+        numbers_in_range,
+    ),
 )
 
 DIFFUSION = Program(

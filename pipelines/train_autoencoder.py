@@ -13,7 +13,9 @@ from evaluation import report, scorers
 from evaluation.protocols import evaluate_reconstruction
 from latent_models.compressed import CompressedSpace
 from latent_models.decoding import strategies
-from latent_models.options import AutoencoderOptions
+from latent_models.encoder_states import EncoderStatesSpace
+from latent_models.language_models import LanguageModel
+from latent_models.options import AutoencoderOptions, EncoderCacheOptions
 from pipelines.autoencoder_step import AutoencoderStep
 from pipelines.build import (
     fill,
@@ -26,6 +28,7 @@ from pipelines.build import (
 )
 from pipelines.describe import describe_run, dry_run, survey_corpus
 from pipelines.job import EVALUATION, Job, fit, load_corpus, open_job, record_args
+from pipelines.latents import Encoded, encoded_split
 from pipelines.reconstruct import Decode, reconstruct, through_latents, through_states
 from pipelines.tokens import TokenSplit, tokenize_split
 from utils import checkpoints
@@ -62,6 +65,7 @@ def run(settings: Settings) -> int:
     torch.manual_seed(derive(settings.random_seed, "weights"))
     space = new_space(model, settings.build(AutoencoderOptions), settings.max_seq_len).to(job.device)
     survey_corpus(job, corpus, model.tokenizer)
+    model.chunked_loss = not settings.whole_logits
     data = tokenize_split(corpus.train, model, settings.max_seq_len)
     held_out = tokenize_split(corpus.valid, model, settings.max_seq_len)
     job.say(describe_run(job, {"language model": model, "autoencoder": space.autoencoder}, corpus, data))
@@ -108,6 +112,7 @@ def run(settings: Settings) -> int:
         noise=settings.latent_noise,
         noise_prob=settings.latent_noise_prob,
         pad_to=settings.max_seq_len if compiles(settings.compile, job.device) else None,  # then one shape is compiled
+        states=_cached_states(job, model, data),
     )
     lm_loss = validation.language_model_loss() if settings.lm_mode == "freeze" else {}
 
@@ -126,6 +131,18 @@ def run(settings: Settings) -> int:
         state.save(job.folder, **facts)
     validation.write(job.folder, "validation")
     return 0
+
+
+def _cached_states(job: Job, model: LanguageModel, data: TokenSplit) -> Encoded | None:
+    """The frozen encoder's states of the training texts, with --cache_encoder_states."""
+    options = job.settings.build(EncoderCacheOptions)
+    if options.cache_encoder_states == "no":
+        return None
+    space = EncoderStatesSpace(model, data.table.max_length)
+    folder = Path(options.latent_cache_dir or job.folder / "latent_cache")
+    no_room = "name a roomier place with --latent_cache_dir, or leave --cache_encoder_states out"
+    what, dtype = "encoder states of the training texts", options.cache_encoder_states
+    return encoded_split(space, data, folder, "train", what, job.ranks, "off", dtype, no_room)
 
 
 class Validation:

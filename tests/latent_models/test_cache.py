@@ -16,6 +16,7 @@ from utils.errors import UserError
 from utils.records import Batch, Latents
 
 ROWS, L, D = 10, 4, 3
+LENGTHS = np.full(ROWS, 9)  # tokens; they matter where each has a position of its own
 
 
 class Numbered(LatentSpace):
@@ -58,20 +59,20 @@ def expected(rows) -> torch.Tensor:
 
 def test_it_is_built_once_and_rows_lie_where_they_belong(tmp_path):
     space, seen = Numbered().train(), []
-    cache = open_or_build(tmp_path, "key", ROWS, batches, space, progress=seen.append)
+    cache = open_or_build(tmp_path, "key", LENGTHS, batches, space, progress=seen.append)
     assert space.calls == 4 and seen == sorted(seen) and seen[-1] == ROWS and space.training
     rows = [7, 0, 0, 9]
     latents = cache[torch.tensor(rows)]
     torch.testing.assert_close(latents.x0, expected(rows))
     assert latents.mask.sum(1).tolist() == [2, 4, 4, 2] and latents.mask.dtype == torch.bool
-    again = open_or_build(tmp_path, "key", ROWS, never, space)
+    again = open_or_build(tmp_path, "key", LENGTHS, never, space)
     assert space.calls == 4 and len(again) == ROWS
     assert torch.equal(again[torch.arange(ROWS)].x0, cache[torch.arange(ROWS)].x0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key"]
 
 
 def test_it_is_read_from_disk_and_copies_can_be_changed(tmp_path):
-    cache = open_or_build(tmp_path, "key", ROWS, batches, Numbered())
+    cache = open_or_build(tmp_path, "key", LENGTHS, batches, Numbered())
     assert all(isinstance(cache.arrays.arrays[name], np.memmap) for name in ("x0", "mask"))
     latents = cache[torch.tensor([1])]
     latents.x0.zero_()
@@ -82,18 +83,18 @@ def test_it_is_read_from_disk_and_copies_can_be_changed(tmp_path):
 def test_a_space_without_masks_keeps_none(tmp_path):
     space = Numbered(ragged=False)
     space.masked = False
-    cache = open_or_build(tmp_path, "key", ROWS, batches, space)
+    cache = open_or_build(tmp_path, "key", LENGTHS, batches, space)
     assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["cache.json", "x0.npy"]
     assert cache[torch.arange(ROWS)].mask.all()
 
 
 def test_half_precision_on_disk_is_float32_in_a_batch(tmp_path):
-    cache = open_or_build(tmp_path, "key", ROWS, batches, Numbered(), dtype="float16")
+    cache = open_or_build(tmp_path, "key", LENGTHS, batches, Numbered(), dtype="float16")
     assert cache.arrays.arrays["x0"].dtype == np.float16
     x0 = cache[torch.arange(ROWS)].x0
     assert x0.dtype == torch.float32
     torch.testing.assert_close(x0, expected(list(range(ROWS))), atol=0, rtol=1e-3)
-    wide = open_or_build(tmp_path, "wide", ROWS, batches, Numbered())
+    wide = open_or_build(tmp_path, "wide", LENGTHS, batches, Numbered())
     sizes = [(tmp_path / key / "x0.npy").stat().st_size for key in ("key", "wide")]
     assert wide.arrays.arrays["x0"].nbytes == 2 * cache.arrays.arrays["x0"].nbytes and sizes[0] < sizes[1]
 
@@ -101,7 +102,7 @@ def test_half_precision_on_disk_is_float32_in_a_batch(tmp_path):
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_numbers_that_the_dtype_cannot_hold_are_refused(tmp_path):
     with pytest.raises(UserError, match="float16 cannot hold"):
-        open_or_build(tmp_path, "key", ROWS, batches, Numbered(offset=1e6), dtype="float16")
+        open_or_build(tmp_path, "key", LENGTHS, batches, Numbered(offset=1e6), dtype="float16")
     assert not (tmp_path / "key" / "cache.json").exists()
 
 
@@ -126,8 +127,8 @@ def test_the_key_holds_all_that_decides_the_content():
 
 
 def test_another_key_is_another_folder(tmp_path):
-    one = open_or_build(tmp_path, "one", ROWS, batches, Numbered())
-    two = open_or_build(tmp_path, "two", ROWS, batches, Numbered(offset=5.0))
+    one = open_or_build(tmp_path, "one", LENGTHS, batches, Numbered())
+    two = open_or_build(tmp_path, "two", LENGTHS, batches, Numbered(offset=5.0))
     torch.testing.assert_close(two[torch.tensor([0])].x0, one[torch.tensor([5])].x0)
 
 
@@ -142,9 +143,9 @@ def test_what_broke_off_is_not_used_and_is_made_anew(tmp_path):
         raise RuntimeError("no more power")
 
     with pytest.raises(RuntimeError):
-        open_or_build(tmp_path, "key", ROWS, broken, space)
+        open_or_build(tmp_path, "key", LENGTHS, broken, space)
     assert space.training and not (tmp_path / "key" / "cache.json").exists()
-    cache = open_or_build(tmp_path, "key", ROWS, batches, Numbered())
+    cache = open_or_build(tmp_path, "key", LENGTHS, batches, Numbered())
     torch.testing.assert_close(cache[torch.arange(ROWS)].x0, expected(list(range(ROWS))))
 
 
@@ -178,10 +179,10 @@ def damage(folder: Path, kind: str) -> None:
     ["cut", "empty", "junk", "absent", "other rows", "other dtype", "no mask", "no json", "list", "rows", "arrays"],
 )
 def test_a_damaged_cache_is_refused_in_one_line(tmp_path, kind):
-    open_or_build(tmp_path, "key", ROWS, batches, Numbered())
+    open_or_build(tmp_path, "key", LENGTHS, batches, Numbered())
     damage(tmp_path / "key", kind)
     with pytest.raises(UserError, match="delete it, and it is made anew") as refused:
-        open_or_build(tmp_path, "key", ROWS, never, Numbered())
+        open_or_build(tmp_path, "key", LENGTHS, never, Numbered())
     assert "\n" not in str(refused.value) and str(tmp_path / "key") in str(refused.value)
 
 
@@ -197,7 +198,9 @@ def test_cached_encoder_states_are_those_of_the_language_model(language_model, t
     def parts(rows):
         return ((part, batch[part]) for part in rows.flip(0).split(3))
 
-    cache = open_or_build(tmp_path, cache_key(space, texts, "train", 40), len(texts), parts, space)
+    lengths = tokens.attention_mask.sum(1).numpy()
+    cache = open_or_build(tmp_path, cache_key(space, texts, "train", 40), lengths, parts, space)
+    assert cache.arrays.nbytes == lengths.sum() * model.dim * 4, "no padding is kept"
     latents, direct = cache[torch.arange(4)], space.encode(batch)
     assert torch.equal(latents.mask, direct.mask)
     torch.testing.assert_close(latents.x0, direct.x0, atol=1e-5, rtol=1e-4)

@@ -14,6 +14,7 @@ from pipelines.build import load_autoencoder, load_space
 from pipelines.programs import DIFFUSION
 from utils import checkpoints
 from utils.config import parse
+from utils.errors import UserError
 from utils.trackers import read_metrics
 
 
@@ -109,6 +110,26 @@ def test_latents_on_the_device_give_the_same_run(programs, chain, tmp_path, fing
         flags = f"--num_train_steps 3 --normalize_latent --normalize_batches 2 --latents_on_device {flag}"
         assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / flag, flags) == 0
     assert fingerprints(tmp_path / "on") == fingerprints(tmp_path / "off")
+
+
+@pytest.mark.parametrize("flags", ["", "--latent_noise 0.3"])
+def test_cached_encoder_states_train_the_same_autoencoder(programs, chain, tmp_path, encodings, flags):
+    flags = f"{flags} --eval_every 4 --latent_cache_dir {tmp_path / 'cache'}"
+    assert programs.autoencoder(chain / "lm", tmp_path / "live", flags) == 0
+    live = len(encodings)
+    for dtype, again in (("float32", False), ("float16", False), ("float32", True)):
+        encodings.clear()
+        out = tmp_path / f"{dtype}{again}"
+        assert programs.autoencoder(chain / "lm", out, f"{flags} --cache_encoder_states {dtype}") == 0
+        assert len(encodings) == live - 4 + (0 if again else 1), "each text once instead of at each of the four steps"
+        for one, other in zip(read_metrics(tmp_path / "live"), read_metrics(out), strict=True):
+            for key in ("train/loss", "val/loss", "grad_norm"):
+                assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-3 if dtype == "float16" else 1e-5)
+
+
+def test_states_of_an_encoder_that_trains_are_not_cached(programs, chain, tmp_path):
+    with pytest.raises(UserError, match="--cache_encoder_states float16.*--lm_mode ft"):
+        programs.autoencoder(chain / "lm", tmp_path, "--lm_mode ft --cache_encoder_states float16")
 
 
 def test_a_folder_left_by_an_aborted_run_does_not_decide_a_new_one(programs, chain, tmp_path):

@@ -78,4 +78,4 @@ def test_a_compiled_network_gives_the_same_loss_and_gradients():
     two.backward()
     for p, q in zip(net.parameters(), other.parameters(), strict=True):
         if p.grad is not None:
-            torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-6)
+            assert (q.grad - p.grad).abs().max() <= 1e-4 * p.grad.abs().max()
