@@ -54,7 +54,8 @@ class EncoderDenoiserOptions:
         ),
     )
     encoder_dropout: float | None = field(
-        default=None, metadata=dict(help="dropout of the encoder; unset: what its configuration says")
+        default=None,
+        metadata=dict(help="dropout of the encoder; unset: what its configuration says", at_least=0, at_most=1),
     )
     encoder_time_dim: int = field(
         default=128, metadata=dict(help="width of the sinusoids that tell the encoder the noise level", unit="channels")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from latent_models.options import AutoencoderOptions
 from latent_models.perceiver import PerceiverAutoencoder
 from latent_models.spaces import LatentSpace
 from model.denoiser import make_denoiser
-from model.options import DenoiserOptions
+from model.encoder_denoiser import EncoderDenoiser
+from model.options import DenoiserOptions, EncoderDenoiserOptions
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
 from utils.errors import UserError
@@ -31,6 +32,7 @@ from utils.runs import resolve, write_json
 from utils.settings import Settings
 
 AUTOENCODER_COPY = "autoencoder"  # a diffusion run keeps the autoencoder that it was trained with under this name
+ENCODER_COPY = "encoder"  # the configuration of a denoiser that is a Hugging Face encoder
 
 
 def relative(path: str, folder: Path) -> str | None:
@@ -237,6 +239,23 @@ def empty_space(settings: Settings, sources: bool = False) -> LatentSpace:
         return new_space(model, options_of(AutoencoderOptions, saved), saved["max_seq_len"]).requires_grad_(False)
 
 
+def encoder_options(settings: Settings, run: Path | None) -> EncoderDenoiserOptions:
+    """The flags of an encoder; for a trained run, and for a dry run (None), its layout alone, without weights."""
+    options = settings.build(EncoderDenoiserOptions)
+    if run is None:
+        return replace(options, encoder_init="random")
+    own = run / ENCODER_COPY / "config.json"
+    if not (settings.saved and own.is_file()):
+        return options
+    return replace(options, encoder_config=str(own), encoder_init="random")
+
+
+def keep_encoder(network: nn.Module, run: Path) -> None:
+    """Write the layout of a denoiser's encoder into the run, which then needs neither hub nor any other folder."""
+    if isinstance(network, EncoderDenoiser):
+        network.save_config(run / ENCODER_COPY)
+
+
 class DiffusionModel(nn.Module):
     """All that diffusion training changes or measures: the denoiser, the statistics of its latents, and the context
     encoder where that trains along."""
@@ -249,11 +268,15 @@ class DiffusionModel(nn.Module):
         num_classes: int,
         source_dim: int = 0,
         context: nn.Module | None = None,
+        encoder: EncoderDenoiserOptions | None = None,
     ) -> None:
-        """source_dim: channels of a source state, 0 without sources. context: what reads them, if it trains along."""
+        """source_dim: channels of a source state, 0 without sources. context: what reads them, if it trains along.
+
+        encoder: for --denoiser_variant encoder.
+        """
         super().__init__()
         length = max(space.length, max_seq_len)  # the position table of the reference counts tokens, even for latents
-        self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim)
+        self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim, encoder)
         self.statistics = LatentStatistics(space.dim, space.length)
         self.context = context
 

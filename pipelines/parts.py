@@ -14,8 +14,8 @@ from torch import nn
 from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.normalisation import Normalised
 from latent_models.spaces import LatentSpace
-from model.options import DenoiserOptions
-from pipelines.build import DiffusionModel, best_or_newest, fill, load_space
+from model.options import DenoiserOptions, EncoderDenoiserOptions
+from pipelines.build import DiffusionModel, best_or_newest, encoder_options, fill, load_space
 from pipelines.context import Context, load_context
 from pipelines.generate import TextGenerator
 from pipelines.process import Process, make_process
@@ -55,7 +55,7 @@ def make_parts(
         )
     torch.manual_seed(derive(settings.random_seed, "weights"))
     classes = num_classes if options.class_conditional else 0
-    model = new_model(space, options, settings.max_seq_len, classes, context)
+    model = new_model(space, options, settings.max_seq_len, classes, context, encoder_options(settings, run))
     model.to(device)
     compile_network(model.denoiser, settings.compile, device)
     process = make_process(
@@ -68,13 +68,18 @@ def make_parts(
 
 
 def new_model(
-    space: LatentSpace, options: DenoiserOptions, max_seq_len: int, num_classes: int, context: Context | None
+    space: LatentSpace,
+    options: DenoiserOptions,
+    max_seq_len: int,
+    num_classes: int,
+    context: Context | None,
+    encoder: EncoderDenoiserOptions,
 ) -> DiffusionModel:
     """The network and what trains beside it. num_classes: 0 for none. context: what reads sources, if there are any."""
     if context is None:
-        return DiffusionModel(space, options, max_seq_len, num_classes)
+        return DiffusionModel(space, options, max_seq_len, num_classes, encoder=encoder)
     trained = context.states if context.trained else None
-    return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained)
+    return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained, encoder)
 
 
 def named_parts(parts: Parts) -> dict[str, nn.Module]:

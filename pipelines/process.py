@@ -17,8 +17,8 @@ from diffusion.respacing import kept_steps, respaced_grid
 from diffusion.samplers import Sampler, make_sampler
 from diffusion.schedules import Schedule, make_continuous, timesteps_of
 
-# What each network is told of the noise level: the second release speaks of alpha_bar, the first counts steps.
-TIME_INPUTS = {"latent": "alpha_bar", "states": "index"}
+# What each network is told of the noise level: the second release speaks of alpha_bar, the others count steps.
+TIME_INPUTS = {"latent": "alpha_bar", "states": "index", "encoder": "index"}
 
 
 @dataclass(frozen=True)

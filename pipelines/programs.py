@@ -20,7 +20,7 @@ from latent_models.options import (
     PretrainingOptions,
     ReconstructionOptions,
 )
-from model.options import DenoiserOptions
+from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.options import AutoencoderIntervals, DiffusionIntervals, PretrainingIntervals
 from utils.errors import UserError
 from utils.options import AverageOptions, CompileOptions, KernelOptions, LoopOptions, OptimizerOptions, RunOptions
@@ -314,6 +314,7 @@ DIFFUSION = Program(
         "latents": LatentOptions,
         "source texts": ContextOptions,
         "denoiser": DenoiserOptions,
+        "a Hugging Face encoder as denoiser": EncoderDenoiserOptions,
         "diffusion process": ProcessOptions,
         "sampling": SamplingOptions,
         "optimisation": OptimizerOptions,

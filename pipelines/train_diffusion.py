@@ -20,7 +20,7 @@ from latent_models.spaces import LatentSpace
 from model.options import DenoiserOptions
 from pipelines.batch_plan import BatchPlan
 from pipelines.best import keep_if_best, remembered_best
-from pipelines.build import DiffusionModel, empty_space, fill, keep_autoencoder, relative
+from pipelines.build import DiffusionModel, empty_space, encoder_options, fill, keep_autoencoder, keep_encoder, relative
 from pipelines.context import WithContext, context_facts, load_context, source_tokens
 from pipelines.describe import describe_run, dry_run, survey_corpus
 from pipelines.diffusion_step import DiffusionStep
@@ -83,6 +83,8 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     job.say(describe_run(job, named_parts(parts), corpus, data))
     if settings.latent_model_path and not settings.resume_training and job.ranks.main:
         keep_autoencoder(Path(settings.latent_model_path), job.folder, language_model.name)
+    if not settings.resume_training and job.ranks.main:
+        keep_encoder(model.denoiser, job.folder)
     optimizer_options = settings.build(OptimizerOptions)
     optimizer = make_optimizer(model, optimizer_options)
     state = State(
@@ -218,6 +220,8 @@ def _empty_parts(settings: Settings) -> Mapping[str, nn.Module]:
     run = Path(settings.resume_dir or ".")
     context = load_context(settings, run, space, torch.device("cpu"), sources, empty=True) if sources else None
     with torch.device("meta"):
-        model = new_model(space, options, settings.max_seq_len, classes if options.class_conditional else 0, context)
+        classes = classes if options.class_conditional else 0
+        encoder = encoder_options(settings, None)
+        model = new_model(space, options, settings.max_seq_len, classes, context, encoder)
     process = make_process(settings.build(ProcessOptions), settings.build(SamplingOptions), options.denoiser_variant)
     return named_parts(Parts(model.normalised(space), model, process, context))

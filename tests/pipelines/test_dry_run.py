@@ -72,10 +72,15 @@ def dry_run(monkeypatch, tmp_path, capsys):
         (train_latent_model, f"{AUTOENCODER} --enc_dec_model {{parts}}/lm", ["num_encoder_latents", "autoencoder"]),
         (train_text_diffusion, f"{DIFFUSION} --latent_model_path {{parts}}/ae", ["tx_dim", "768", "denoiser"]),
         (train_text_diffusion, f"{DIFFUSION} {EVALUATION} --latent_model_path {{parts}}/ae", ["ddpm"]),
+        (
+            train_text_diffusion,
+            f"{DIFFUSION} --denoiser_variant encoder --latent_model_path {{parts}}/ae",
+            ["denoiser"],
+        ),
         (train_text_diffusion, f"{FIRST_RELEASE} --enc_dec_model {{parts}}/lm", ["linear", "pred_x0"]),
         (train_text_diffusion, f"{ANNEALED} --enc_dec_model {{parts}}/lm", ["polynomial", "ddim_sampling_eta"]),
     ],
-    ids=["pretraining", "autoencoder", "diffusion", "sampling", "first-release", "annealed"],
+    ids=["pretraining", "autoencoder", "diffusion", "sampling", "encoder", "first-release", "annealed"],
 )
 def test_published_recipes_without_their_data(dry_run, parts, program, argv, said):
     out, errors = dry_run(program, argv.format(parts=parts))

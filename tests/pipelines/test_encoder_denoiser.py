@@ -1,0 +1,43 @@
+"""A denoiser around a Hugging Face encoder through the real program: its run holds all that it needs."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from pipelines.text_diffusion import TextDiffusionPipeline
+from utils.errors import UserError
+
+ENCODER = "--denoiser_variant encoder --self_condition --beta_schedule sqrt --timesteps 20 --objective pred_x0"
+
+
+@pytest.fixture
+def bert(tmp_path):
+    torch.manual_seed(0)
+    small = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=20)
+    BertModel(BertConfig(**small, max_position_embeddings=48)).save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def test_a_pretrained_encoder_trains_samples_and_resumes_by_itself(programs, chain, bert, tmp_path):
+    run = tmp_path / "run"
+    flags = f"{ENCODER} --encoder_config {bert} --encoder_init pretrained --save_and_sample_every 2"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", run, flags) == 0
+    shutil.rmtree(bert)  # the run holds all that it needs
+    pipeline = TextDiffusionPipeline.from_run(run, device="cpu", sampling_timesteps=2)
+    texts = pipeline(3, seed=1, decoding="greedy")
+    assert texts == TextDiffusionPipeline.from_run(run, device="cpu", sampling_timesteps=2)(
+        3, seed=1, decoding="greedy"
+    )
+    assert programs.resume("diffusion", run) == 0
+
+
+def test_an_encoder_with_too_few_positions_is_one_line(programs, chain, bert, tmp_path):
+    with pytest.raises(UserError, match="--max_seq_len 40 is longer than the 16 positions"):
+        config = BertConfig.from_pretrained(bert)
+        config.max_position_embeddings = 16
+        config.save_pretrained(bert)
+        programs.diffusion(f"--enc_dec_model {chain / 'lm'}", tmp_path / "run", f"{ENCODER} --encoder_config {bert}")
