@@ -4,14 +4,22 @@
     Denoise: (z (B, L, D), t (B,),    x0_prev (B, L, D) or None) -> x0_hat (B, L, D)
 
 Mask and condition are bound inside the network.
-Wrappers turn one Denoise into another, in this order, inside out: make_denoise, guided, projected, anchored. So what
-one sampler can do, all can. x0_prev is the last estimate that the outermost wrapper returned.
+Wrappers turn one Denoise into another, in this order, inside out:
+
+    make_denoise        network and to_x0
+    guided              classifier-free guidance (diffusion/guidance)
+    steered             by the gradient of a classifier (diffusion/gradient_guidance)
+    projected, clamped  back to where data lies, always or at some times
+    anchored            given positions (diffusion/anchoring)
+
+So what one sampler can do, all can. x0_prev is the last estimate that the outermost wrapper returned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from diffusion.objectives import canonical, to_x0
@@ -60,3 +68,24 @@ def projected(denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise:
         return project(denoise(z, t, x0_prev))
 
     return denoise_projected
+
+
+def clamped(
+    denoise: Denoise, project: Callable[[Tensor], Tensor], *, from_t: float = 1.0, until_t: float = 0.0
+) -> Denoise:
+    """Estimates brought back at the times until_t <= t <= from_t: the clamping trick of token embeddings.
+
+    from_t: 1 projects from the first step on, 0.3 only the last third, when there is something to round. until_t: below
+    it estimates are left as they are. The chain's step i is t = (i + 1) / T.
+    Source: Li et al. 2022, arXiv:2205.14217, section 4.2; a chosen range, Gong et al. 2023, their code.
+    """
+    if until_t <= 0 and from_t >= 1:
+        return projected(denoise, project)
+
+    def denoise_clamped(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+        x0 = denoise(z, t, x0_prev)
+        # half a millionth: t = 0.3 of float32 is not 0.3. Chosen by the device, which the host need not wait for
+        chosen = ((t <= from_t + 5e-7) & (t >= until_t - 5e-7)).view(-1, *(1,) * (x0.dim() - 1))
+        return torch.where(chosen, project(x0), x0)
+
+    return denoise_clamped

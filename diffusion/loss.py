@@ -5,7 +5,10 @@
     prediction = network(z_t, time, x0_prev)
     loss = masked_mean(error(prediction, target(objective, x0, eps, level)), mask)
 
-Knows nothing of optimizers, of text, or of how t and eps were drawn.
+    masked_mean, diffuse, prediction_loss, diffusion_loss      training loss
+    terminal_mean_loss, aimed_at_mean                          where x0 itself is learned: token embeddings
+
+Knows nothing of optimizers, of text, or of how t and eps were drawn. Weights by noise level: diffusion/weighting.
 """
 
 from __future__ import annotations
@@ -88,15 +91,6 @@ def diffusion_loss(
     return prediction_loss(prediction, x0, eps, level, objective, loss_type, mask)
 
 
-def p2_weight(schedule: Schedule, t: Tensor, gamma: float, k: float = 1.0) -> Tensor:
-    """(k + snr)^-gamma, (B,): less weight where there is little noise; 1 at gamma = 0.
-
-    Source: Choi et al. 2022, arXiv:2204.00227, eq. 7.
-    """
-    alpha, sigma = schedule(t)
-    return (sigma**2 / (k * sigma**2 + alpha**2)) ** gamma  # finite at sigma = 0
-
-
 def terminal_mean_loss(schedule: Schedule, x0: Tensor, mask: Tensor | None) -> Tensor:
     """Mean square of alpha(1) x0, (B,): what of the data is left at t = 1, where sampling assumes nothing is.
 
@@ -104,3 +98,17 @@ def terminal_mean_loss(schedule: Schedule, x0: Tensor, mask: Tensor | None) -> T
     """
     last = level_at(schedule, torch.ones(1, dtype=x0.dtype, device=x0.device), x0)
     return masked_mean((last.alpha * x0) ** 2, mask)
+
+
+def aimed_at_mean(
+    x0: Tensor, eps: Tensor, mean: Tensor, level: NoiseLevel, t: Tensor, timesteps: int
+) -> tuple[Tensor, Tensor]:
+    """x0 and eps to train towards where x0 ~ N(mean, sigma_0^2): at a chain's first step the mean stands in for x0.
+
+    Both pairs make the same z_t, so only the target changes, whatever the objective: at t = 1 / T the network should
+    say the embedding itself. x0, eps, mean: (B, L, D). t: (B,). timesteps: T.
+    Source: Li et al. 2022, arXiv:2205.14217, eq. 2, its term |mu_theta(x_1, 1) - Emb(w)|^2.
+    """
+    first = (t * timesteps < 1.5).view(-1, *(1,) * (x0.dim() - 1))  # (B, 1, 1)
+    remaining = eps + level.alpha / level.sigma * (x0 - mean)  # z_t = alpha mean + sigma remaining
+    return torch.where(first, mean, x0), torch.where(first, remaining, eps)

@@ -48,6 +48,16 @@ class ProcessOptions:
             help="weight the loss by (1 + snr)^-gamma; the reference parsed it without effect", unit="exponent"
         ),
     )
+    loss_weighting: str = field(
+        default="none",
+        metadata=dict(
+            help="weight of a noise level in the loss; min_snr: min(snr, gamma) on the error of x0",
+            choices=("none", "min_snr"),
+        ),
+    )
+    min_snr_gamma: float = field(
+        default=5.0, metadata=dict(help="bound of --loss_weighting min_snr; 5 is published", unit="snr")
+    )
     T_schedule: str = field(
         default="normal",
         metadata=dict(
@@ -109,5 +119,13 @@ class SamplingOptions:
         metadata=dict(
             help="steps of the chain to walk, in place of --sampling_timesteps: ddimN, counts by section (50, "
             "or 10,15), or at:0,9,49; only with --beta_schedule",
+        ),
+    )
+    noise_bound: float | None = field(
+        default=None,
+        metadata=dict(
+            help="noise of a sampling step stays within this bound, being drawn again beyond it; unset or 0: no bound",
+            unit="standard deviations",
+            at_least=0,
         ),
     )

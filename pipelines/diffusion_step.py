@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.denoisers import make_denoise, projected, time_value
-from diffusion.loss import diffuse, p2_weight, prediction_loss
+from diffusion.loss import diffuse, prediction_loss
 from diffusion.schedules import level_at
 from pipelines.batch_plan import BatchPlan
 from pipelines.latents import LatentSource
@@ -75,8 +75,7 @@ class DiffusionStep:
             has_prev = shown.to(z_t.device)
         prediction = self.denoiser(z_t, time, mask, condition, x0_prev, has_prev)
         losses = prediction_loss(prediction, x0, eps, level, options.objective, options.loss_type, mask)
-        gamma = options.p2_loss_weight_gamma
-        return losses * p2_weight(schedule, t, gamma) if gamma else losses
+        return losses * self.process.loss_weight(t)
 
     @torch.no_grad()
     def estimate(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from diffusion.denoisers import Denoise, make_denoise, projected
 from diffusion.guidance import guided
+from diffusion.noise import make_noise
 from latent_models.decoding import DECODING
 from latent_models.normalisation import Normalised
 from pipelines.process import Process
@@ -82,10 +83,10 @@ class TextGenerator:
         mask, z = mask[:some].to(self.device), z[:some].to(self.device)
         visible = mask if space.masked else None  # None says the same of an all-True mask, and is faster
 
-        def noise(step: int, like: Tensor) -> Tensor:
-            own = generator(seed, "block", b, "noise", step)
-            return torch.randn(n, *like.shape[1:], generator=own)[: len(like)].to(like)
+        def own(step: int) -> torch.Generator:
+            return generator(seed, "block", b, "noise", step)
 
+        noise = make_noise(own, process.noise_bound, rows=n)
         denoise = self.denoise(condition, visible)
         x0 = process.sampler(denoise, process.sampling_schedule, process.grid(self.steps), z, noise)
         return Latents(x0, mask)

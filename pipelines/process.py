@@ -16,6 +16,7 @@ from diffusion.options import ProcessOptions, SamplingOptions
 from diffusion.respacing import kept_steps, respaced_grid
 from diffusion.samplers import Sampler, make_sampler
 from diffusion.schedules import Schedule, make_continuous, timesteps_of
+from diffusion.weighting import make_weighting, p2_weight
 
 # What each network is told of the noise level: the second release speaks of alpha_bar, the others count steps.
 TIME_INPUTS = {"latent": "alpha_bar", "states": "index", "encoder": "index"}
@@ -31,6 +32,7 @@ class Process:
     sampling_schedule: Schedule
     sampler: Sampler
     lay_out: Callable[[int], Tensor]  # steps -> times
+    noise_bound: float | None = None  # of a sampling step, in standard deviations
 
     def t_max(self, step: int, num_steps: int) -> float:
         """T(step) / T: the upper end of the times that training draws from."""
@@ -42,6 +44,13 @@ class Process:
         return partial(
             times.draw_stratified, t_max=self.t_max(step, num_steps), timesteps=timesteps_of(self.train_schedule)
         )
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """Weight (B,) of a text's loss by its noise level."""
+        o, schedule = self.options, self.train_schedule
+        weight = make_weighting(o.loss_weighting, o.objective, o.min_snr_gamma)(schedule, t)
+        gamma = o.p2_loss_weight_gamma
+        return weight * p2_weight(schedule, t, gamma) if gamma else weight
 
     def grid(self, steps: int) -> Tensor:
         """Falling times (steps + 1,) from 1 to 0; sampling always walks the whole range."""
@@ -63,8 +72,10 @@ def make_process(
         train = make_continuous(options.train_schedule, options.scale if trained_scale is None else trained_scale)
         walked = make_continuous(sampling.sampling_schedule or options.train_schedule, options.scale)
     lay_out = grid_of(sampling, walked)
-    lay_out(sampling.sampling_timesteps)  # refuses what it cannot do now, not after training
-    return Process(options, TIME_INPUTS[variant], train, walked, sampler, lay_out)
+    # what cannot be done is refused now, not after training
+    lay_out(sampling.sampling_timesteps)
+    make_weighting(options.loss_weighting, options.objective, options.min_snr_gamma)
+    return Process(options, TIME_INPUTS[variant], train, walked, sampler, lay_out, sampling.noise_bound)
 
 
 def grid_of(sampling: SamplingOptions, schedule: Schedule) -> Callable[[int], Tensor]:

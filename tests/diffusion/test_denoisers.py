@@ -6,7 +6,7 @@ from torch import nn
 
 from diffusion.anchoring import anchored
 from diffusion.chains import make_discrete
-from diffusion.denoisers import make_denoise, projected, time_value
+from diffusion.denoisers import clamped, make_denoise, projected, time_value
 from diffusion.grids import grid
 from diffusion.guidance import guided
 from diffusion.objectives import TARGETS, target
@@ -111,6 +111,37 @@ def test_a_projection_holds_for_every_estimate_and_for_the_sample():
         assert shown[0] is None
         for x in (*shown[1:], out):
             torch.testing.assert_close(x.norm(dim=-1), torch.full((3, 4), 6**0.5))
+
+
+def test_clamping_acts_from_its_time_on_for_each_example():
+    z, t = rows(3, count=4), torch.tensor([1.0, 0.3, 0.29, 0.0])
+    denoise = clamped(lambda z, t, x0_prev: z, torch.sign, from_t=0.3)
+    out = denoise(z, t, None)
+    assert torch.equal(out[0], z[0]) and torch.equal(out[1:], z[1:].sign())
+    early = clamped(lambda z, t, x0_prev: z, torch.sign, until_t=0.3)(z, t, None)
+    assert torch.equal(early[:2], z[:2].sign()) and torch.equal(early[2:], z[2:])
+    assert torch.equal(clamped(lambda z, t, x0_prev: z, torch.sign)(z, t, None), z.sign())
+
+
+def test_clamping_meets_guidance_inside_and_anchors_outside():
+    """network -> to_x0 -> guidance -> projection -> anchor, as every composing program builds it."""
+    f, value = small_network(), rows(7)
+    mask = torch.tensor([[True, False, False, False]] * 3)
+    seen = []
+
+    def sign(x):
+        seen.append(x)
+        return x.sign()
+
+    inner = guided(lambda z, t, x0_prev: torch.cat([f(z[:3]), f(z[3:] + 1)]), 2.0)
+    denoise = anchored(clamped(inner, sign, from_t=0.5), value, mask)
+    z = rows(8)
+    shown = torch.where(mask[..., None], value, z)
+    mixed = 2 * f(shown) - f(shown + 1)
+    torch.testing.assert_close(denoise(z, torch.full((3,), 0.4), None)[~mask], mixed.sign()[~mask])
+    torch.testing.assert_close(seen[-1], mixed)
+    torch.testing.assert_close(denoise(z, torch.full((3,), 0.6), None)[~mask], mixed[~mask])
+    assert torch.equal(denoise(z, torch.full((3,), 0.4), None)[mask], value[mask])
 
 
 def test_anchored_positions_stay_clean_and_the_network_sees_them_so():

@@ -7,15 +7,15 @@ from diffusion import options
 from diffusion.chains import make_discrete
 from diffusion.loss import (
     ERRORS,
+    aimed_at_mean,
     diffuse,
     diffusion_loss,
     elementwise,
     masked_mean,
-    p2_weight,
     prediction_loss,
     terminal_mean_loss,
 )
-from diffusion.objectives import TARGETS, target
+from diffusion.objectives import TARGETS, target, to_x0
 from diffusion.schedules import level_at, make_continuous
 
 SCHEDULE = make_continuous("cosine")
@@ -117,14 +117,6 @@ def test_losses_do_not_depend_on_who_else_is_in_the_batch():
     torch.testing.assert_close(whole, torch.cat(parts), atol=0, rtol=1e-6)
 
 
-def test_p2_weights_are_those_of_the_paper():
-    t = torch.tensor([0.0, 0.3, 0.8], dtype=torch.float64)
-    alpha, sigma = SCHEDULE(t)
-    torch.testing.assert_close(p2_weight(SCHEDULE, t, 1.5), (1 + (alpha / sigma) ** 2) ** -1.5)
-    assert p2_weight(SCHEDULE, t, 0.0).tolist() == [1.0] * 3
-    assert p2_weight(make_discrete("linear", 10), torch.zeros(1), 1.0).tolist() == [0.0], "clean: infinite snr"
-
-
 def test_terminal_mean_is_what_is_left_of_the_data_at_the_end():
     x0, _, mask, _ = example()
     chain = make_discrete("linear", 100)
@@ -138,3 +130,22 @@ def test_an_unknown_loss_is_refused():
     assert elementwise("l2")(torch.zeros(2), 2 * torch.ones(2)).tolist() == [4.0, 4.0]
     with pytest.raises(ValueError, match="huber"):
         elementwise("huber")
+
+
+@pytest.mark.parametrize("objective", ["eps", "x0", "v"])
+def test_the_first_step_aims_at_the_mean_of_x0_whatever_the_objective(objective):
+    chain = make_discrete("sqrt", 20)
+    x0, eps, mask, _ = example()
+    mean, t = x0 + 0.3 * eps.flip(0), torch.tensor([1, 2, 1, 20]) / 20
+    level = level_at(chain, t, x0)
+    x0_aim, eps_aim = aimed_at_mean(x0, eps, mean, level, t, 20)
+    z_t = diffuse(x0, eps, level)
+    torch.testing.assert_close(diffuse(x0_aim, eps_aim, level), z_t)
+    assert torch.equal(x0_aim[[0, 2]], mean[[0, 2]]) and torch.equal(x0_aim[[1, 3]], x0[[1, 3]])
+    assert torch.equal(eps_aim[[1, 3]], eps[[1, 3]])
+    said = target(objective, x0_aim, eps_aim, level)
+    torch.testing.assert_close(to_x0(objective, said, z_t, level), x0_aim, atol=1e-4, rtol=1e-4)
+    padded = mean.masked_fill(~mask[..., None], 1e3)
+    for wanted in (mean, padded):
+        pair = aimed_at_mean(x0, eps, wanted, level, t, 20)
+        assert prediction_loss(said, *pair, level, objective, "l2", mask).max() < 1e-6

@@ -1,0 +1,65 @@
+"""The noise of a sampler: (step, like) -> standard normal like `like`, a function of the step alone.
+
+    make_noise(generator_at, bound=None, rows=None)     one of the two:
+    seeded(generator_at, rows)                          the whole normal distribution
+    truncated(generator_at, bound, rows)                |eps| <= bound
+
+generator_at: step -> a torch.Generator seeded for that step, on the CPU or on the device, so that what is drawn does
+not depend on how many steps asked before.
+rows: draw for so many rows, of which `like` has the first: a block cut short then gets the noise of the whole one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffusion.transitions import Noise
+
+GeneratorAt = Callable[[int], torch.Generator]
+
+
+def seeded(generator_at: GeneratorAt, rows: int | None = None) -> Noise:
+    """Standard normal noise."""
+
+    def noise(step: int, like: Tensor) -> Tensor:
+        generator = generator_at(step)
+        eps = torch.randn(_shape(like, rows), generator=generator, device=generator.device)
+        return eps[: len(like)].to(like)
+
+    return noise
+
+
+def truncated(generator_at: GeneratorAt, bound: float, rows: int | None = None) -> Noise:
+    """Normal noise of which what is beyond bound standard deviations was drawn again: no outliers, less diversity.
+
+    bound: positive; inf is no bound.
+    Source: Li et al. 2022, arXiv:2205.14217, their code. Differs from it: by the inverse of the distribution function,
+    one uniform number for each, which is the same distribution without a loop until all are inside.
+    """
+    if not bound > 0:
+        raise ValueError(f"noise cannot be bounded by {bound}: give a positive number of standard deviations")
+    if math.isinf(bound):
+        return seeded(generator_at, rows)
+    inside = math.erf(bound / math.sqrt(2))  # probability of |eps| <= bound
+
+    def noise(step: int, like: Tensor) -> Tensor:
+        generator = generator_at(step)
+        exact = torch.float32 if generator.device.type == "mps" else torch.float64  # float32 knows no tail beyond 5
+        u = torch.rand(_shape(like, rows), generator=generator, device=generator.device, dtype=exact)
+        eps = math.sqrt(2) * torch.erfinv(inside * (2 * u - 1))
+        return eps[: len(like)].clamp(-bound, bound).to(like)
+
+    return noise
+
+
+def make_noise(generator_at: GeneratorAt, bound: float | None = None, rows: int | None = None) -> Noise:
+    """Bounded noise, or all of it where bound is None or 0."""
+    return truncated(generator_at, bound, rows) if bound else seeded(generator_at, rows)
+
+
+def _shape(like: Tensor, rows: int | None) -> tuple[int, ...]:
+    return (rows or len(like), *like.shape[1:])

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion import options
+from diffusion.chains import make_discrete
+from diffusion.objectives import TARGETS, target, to_x0
+from diffusion.schedules import log_snr, make_continuous
+from diffusion.weighting import MIN_SNR, WEIGHTINGS, make_weighting, min_snr_weight, p2_weight
+
+SCHEDULE = make_continuous("cosine")
+
+
+def test_the_flags_offer_the_weightings_there_are():
+    assert set(options.ProcessOptions.__dataclass_fields__["loss_weighting"].metadata["choices"]) == set(WEIGHTINGS)
+
+
+def test_p2_weights_are_those_of_the_paper():
+    t = torch.tensor([0.0, 0.3, 0.8], dtype=torch.float64)
+    alpha, sigma = SCHEDULE(t)
+    torch.testing.assert_close(p2_weight(SCHEDULE, t, 1.5), (1 + (alpha / sigma) ** 2) ** -1.5)
+    assert p2_weight(SCHEDULE, t, 0.0).tolist() == [1.0] * 3
+    assert p2_weight(make_discrete("linear", 10), torch.zeros(1), 1.0).tolist() == [0.0], "clean: infinite snr"
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weights_are_those_of_the_paper(gamma):
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    snr = log_snr(SCHEDULE(t)).exp()
+    least = snr.clamp(max=gamma)
+    for objective, weight in {"x0": least, "eps": least / snr, "v": least / (snr + 1)}.items():
+        torch.testing.assert_close(min_snr_weight(SCHEDULE, t, objective, gamma), weight)
+    torch.testing.assert_close(min_snr_weight(SCHEDULE, t, "pred_v", gamma), least / (snr + 1))
+
+
+@given(t=st.floats(0.001, 0.999), gamma=st.floats(0.1, 20))
+def test_min_snr_is_one_weight_on_the_error_of_x0_for_all_objectives(t, gamma):
+    """An error in x0 of one costs min(snr, gamma), in whatever terms it was predicted."""
+    time = torch.tensor([t], dtype=torch.float64)
+    level = SCHEDULE(time)
+    x0, eps = torch.tensor([0.4], dtype=torch.float64), torch.tensor([-1.3], dtype=torch.float64)
+    z_t = level.alpha * x0 + level.sigma * eps
+    for objective in MIN_SNR:
+        said = target(objective, x0, eps, level) + 1e-3
+        error = (to_x0(objective, said, z_t, level) - x0) ** 2
+        weighted = min_snr_weight(SCHEDULE, time, objective, gamma) * 1e-6
+        torch.testing.assert_close(weighted, log_snr(level).exp().clamp(max=gamma) * error, atol=0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("objective", MIN_SNR)
+def test_both_ends_are_finite(objective, dtype):
+    ends = torch.tensor([0.0, 1.0], dtype=dtype)
+    for schedule in (make_discrete("sqrt", 10), make_continuous("cosine", 1e-6), make_continuous("cosine", 1e6)):
+        weight = min_snr_weight(schedule, ends, objective)
+        assert weight.dtype == dtype and weight.isfinite().all() and (weight >= 0).all()
+    clean, noisy = min_snr_weight(make_discrete("sqrt", 10), ends, objective).tolist()
+    assert clean == {"eps": 0.0, "x0": 5.0, "v": 0.0}[objective]
+    assert noisy == pytest.approx({"eps": 1.0, "x0": 0.0, "v": 0.0}[objective], abs=1e-3)
+
+
+def test_weightings_by_name():
+    t = torch.rand(5)
+    assert make_weighting("none", "pred_v")(SCHEDULE, t).tolist() == [1.0] * 5
+    assert torch.equal(make_weighting("min_snr", "pred_v", 3.0)(SCHEDULE, t), min_snr_weight(SCHEDULE, t, "v", 3.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("snr", "v"), "snr"), (("min_snr", "v", 0.0), "gamma"), (("none", "score"), "score")],
+)
+def test_a_wrong_weighting_is_one_line(arguments, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        make_weighting(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_flow_has_no_min_snr_weight():
+    assert set(TARGETS) - set(MIN_SNR) == {"flow"}
+    with pytest.raises(ValueError, match="flow"):
+        min_snr_weight(SCHEDULE, torch.rand(2), "flow")
