@@ -27,6 +27,13 @@ RULES: Rules = (
 )
 
 
+def cut_positions(state: Mapping[str, Tensor], max_seq_len: int) -> dict[str, Tensor]:
+    """The weights with a table of max_seq_len token positions; the reference's has 64, or 192, whatever is read."""
+    return {
+        key: x[:max_seq_len] if key.endswith("perceiver_encoder.pos_emb.emb.weight") else x for key, x in state.items()
+    }
+
+
 def load_reference(module: PerceiverAutoencoder, state: Mapping[str, Tensor]) -> None:
     """Load the published implementation's autoencoder weights.
 

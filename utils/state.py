@@ -80,6 +80,11 @@ class State:
         facts = checkpoint.facts
         if self.ema and "ema" not in checkpoint.tensors:
             raise UserError(f"{checkpoint.path} holds no averaged weights: it cannot be resumed, only evaluated")
+        if "optimizer" not in checkpoint.tensors:
+            raise UserError(
+                f"{checkpoint.path} holds no state of the optimizer (a converted run): evaluate it, or start another "
+                "run from its weights with --init_path"
+            )
         self.load_weights(checkpoint)
         checkpoints.unpack_optimizer(self.optimizer, checkpoint.tensors["optimizer"], facts["optimizer"])
         self.schedule.restore(facts["schedule"])
