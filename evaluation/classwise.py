@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from evaluation.classifiers import NO_CLASS, Classifier
 from evaluation.home_classifier import agreement
 from evaluation.mauve import MAX_LENGTH, Mauve, mauve_of_features
@@ -35,21 +37,38 @@ class Classwise:
         return {"rows": self.rows, "mauve": self.mauve, "judged": self.judged}
 
 
+class Features:
+    """Features of sets of texts for MAUVE, computed once per set, however many pairs it stands in.
+
+    A set is known by being the same object; all are kept as long as this object is.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self._known: dict[int, tuple[Sequence[str], np.ndarray]] = {}  # the texts, too: an id may not come again
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, d) float32."""
+        if id(texts) not in self._known:
+            self._known[id(texts)] = texts, self.scorer.features(texts, MAX_LENGTH)
+        return self._known[id(texts)][1]
+
+
 def compare(
     samples: Texts,
     references: Mapping[str, Texts],
-    scorer: Scorer | None = None,
+    features: Features | None = None,
     classifier: Classifier | None = None,
 ) -> Classwise:
     """MAUVE of every class's samples against every class's references of each split; what the classifier reads.
 
-    Features are computed once per set of texts, however many pairs it stands in. Sets are cut to one length, that of
-    the smallest: scores of a matrix compare, as the number of texts and of buckets decides them.
+    Sets are cut to one length, that of the smallest: the number of texts decides a score, and scores of one matrix
+    should compare.
     """
     found = Classwise(sorted(samples))
-    if scorer is not None:
+    if features is not None:
         try:
-            _fill_mauve(found, samples, references, scorer)
+            _fill_mauve(found, samples, references, features)
         except MissingPackage as error:
             found.missing.append(error.package)
     if classifier is not None:
@@ -71,13 +90,12 @@ def average(found: Sequence[Classwise]) -> Classwise:
     return mean
 
 
-def _fill_mauve(found: Classwise, samples: Texts, references: Mapping[str, Texts], scorer: Scorer) -> None:
+def _fill_mauve(found: Classwise, samples: Texts, references: Mapping[str, Texts], features: Features) -> None:
     sets = [*samples.values(), *(texts for classes in references.values() for texts in classes.values())]
     n = min(map(len, sets))
-    rows = {c: scorer.features(texts[:n], MAX_LENGTH) for c, texts in samples.items()}
     for split, classes in references.items():
-        columns = {c: scorer.features(texts[:n], MAX_LENGTH) for c, texts in classes.items()}
-        scores = [[mauve_of_features(rows[c], columns[d]) for d in sorted(columns)] for c in found.rows]
+        columns = [features(classes[d])[:n] for d in sorted(classes)]
+        scores = [[mauve_of_features(features(samples[c])[:n], column) for column in columns] for c in found.rows]
         found.mauve[split] = [[score.score for score in row] for row in scores]
         found.scores += [score for row in scores for score in row]
 

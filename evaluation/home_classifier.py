@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evaluation.report import finite
 from utils.errors import UserError
 from utils.runs import write_json
 
@@ -109,7 +110,7 @@ def train_small(
     partial.mkdir(parents=True)
     save_file({"idf": model.idf, "table": model.table, "bias": model.bias}, partial / WEIGHTS)
     write_json(partial / "words.json", list(model.words))
-    write_json(partial / FACTS, facts)
+    write_json(partial / FACTS, finite(facts))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder

@@ -72,3 +72,23 @@ class PairOptions:
     newest_checkpoint: bool = field(
         default=False, metadata=dict(help="evaluate the newest checkpoint of a run of pairs instead of its best")
     )
+
+
+@dataclass
+class ClassOptions:
+    """Which classes a class-conditional run is asked for, and who says what came out."""
+
+    class_id: str | None = field(
+        default=None,
+        metadata=dict(
+            help="sample this class, by number or name; all: each by itself; prior: as frequent as in training; "
+            "unconditional: told none. Unset: prior, and at --eval and --eval_test each by itself as well"
+        ),
+    )
+    classifier: str | None = field(
+        default=None,
+        metadata=dict(
+            help="sequence classifier that judges whether samples are of their class, a local folder or a hub id; "
+            "unset: a small one is trained on the corpus"
+        ),
+    )

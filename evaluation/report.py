@@ -44,9 +44,12 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
             continue
         if "note" in facts:
             found[facts["note"]] = None
-        if facts.get("small_n"):
-            found[f"MAUVE of {facts['mauve']['n']} texts a side is mostly noise: sample 1,000 or more"] = None
+        for part in (facts, facts.get("classes", {})):
+            if part.get("small_n"):
+                found[f"MAUVE of {part['mauve']['n']} texts a side is mostly noise: sample 1,000 or more"] = None
         found |= dict.fromkeys(facts.get("left_out", ()))
+        if "note" in facts.get("classifier", {}):
+            found[f"classifier {facts['classifier']['note']}"] = None
         for package in facts.get("missing_packages", ()):
             found[f"some metrics are left out, for want of the package {package}"] = None
     return list(found)

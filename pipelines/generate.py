@@ -31,10 +31,8 @@ Conditions = Callable[[int, int, torch.Generator], Condition | None]
 Fewer rows than n make a block that short; its texts are the same as in a whole one."""
 
 
-def of_labels(labels: Labels | None) -> Conditions | None:
+def of_labels(labels: Labels) -> Conditions:
     """Conditions of class ids alone."""
-    if labels is None:
-        return None
     return lambda block, n, generator: Condition.of(class_id=labels(n, generator))
 
 
@@ -44,6 +42,9 @@ class Sampled:
 
     texts: dict[str, list[str]]
     empty: dict[str, int] = field(default_factory=dict)
+    places: dict[str, list[tuple[int, int] | None]] = field(
+        default_factory=dict
+    )  # block and row that a text comes from
 
 
 class TextGenerator:
@@ -161,6 +162,7 @@ class TextGenerator:
         """
         blocks = math.ceil(n / self.block)
         found: dict[str, list[str]] = {strategy: [] for strategy in strategies}
+        places: dict[str, list[tuple[int, int] | None]] = {strategy: [] for strategy in strategies}
         empty = dict.fromkeys(strategies, 0)
         bar = Progress("sample", blocks * self.block, unit="text", quiet=quiet)
         with bar, evaluating(self.denoiser):
@@ -170,9 +172,14 @@ class TextGenerator:
                     break
                 latents = self.latents(seed, b, conditions)
                 for strategy in lacking:
-                    for text in self.decode(latents, strategy, derive(seed, "block", b)):
+                    for row, text in enumerate(self.decode(latents, strategy, derive(seed, "block", b))):
                         if len(found[strategy]) < n:  # a text beyond n was never asked for, empty or not
                             empty[strategy] += not text
                             found[strategy] += [text] if text else []
+                            places[strategy] += [(b, row)] if text else []
                 bar.at(min(bar.total, bar.done + self.block))
-        return Sampled({strategy: (texts + [""] * n)[:n] for strategy, texts in found.items()}, empty)
+        return Sampled(
+            {strategy: (texts + [""] * n)[:n] for strategy, texts in found.items()},
+            empty,
+            {strategy: (where + [None] * n)[:n] for strategy, where in places.items()},
+        )

@@ -10,7 +10,7 @@ from dataclasses import fields
 
 from dataset_utils.options import DataOptions
 from diffusion.options import ProcessOptions, SamplingOptions
-from evaluation.options import EvaluationOptions, PairOptions
+from evaluation.options import ClassOptions, EvaluationOptions, PairOptions
 from latent_models.options import (
     AutoencoderOptions,
     ContextOptions,
@@ -127,6 +127,7 @@ COMPILED = ANYWHERE | {"compile"}
 SAMPLING = (
     COMPILED
     | frozenset(f.name for f in fields(SamplingOptions))
+    | frozenset(f.name for f in fields(ClassOptions))
     | frozenset(f.name for f in fields(PairOptions))
     | frozenset(
         [
@@ -220,6 +221,15 @@ def only_frozen_states_are_cached(settings: Settings) -> None:
             f"--cache_encoder_states {settings.cache_encoder_states} keeps what a frozen encoder says, and "
             "--lm_mode ft trains it: drop one of them"
         )
+
+
+def classes_are_conditions(settings: Settings) -> None:
+    for flag in ("class_id", "classifier"):
+        if settings.values[flag] is not None and not settings.class_conditional:
+            raise UserError(
+                f"--{flag} {settings.values[flag]} belongs to a run with --class_conditional, and this one has no "
+                "classes: leave it out"
+            )
 
 
 def numbers_in_range(settings: Settings) -> None:
@@ -324,6 +334,7 @@ DIFFUSION = Program(
         "compilation": CompileOptions,
         "intervals": DiffusionIntervals,
         "evaluation": EvaluationOptions,
+        "evaluation of classes": ClassOptions,
         "evaluation of pairs": PairOptions,
         "run": RunOptions,
     },
@@ -350,5 +361,11 @@ DIFFUSION = Program(
         "latent_cache_dir",
         "latents_on_device",
     },
-    rules=(resume_dir_says_what_for, schedules_meet, respacing_counts_the_steps, numbers_in_range),
+    rules=(
+        resume_dir_says_what_for,
+        schedules_meet,
+        respacing_counts_the_steps,
+        classes_are_conditions,
+        numbers_in_range,
+    ),
 )

@@ -5,6 +5,7 @@ from pipelines.text_diffusion import TextDiffusionPipeline
 pipeline = TextDiffusionPipeline.from_run("runs/quickstart/diffusion", sampling_timesteps=50)
 pipeline(8, seed=1, decoding="greedy")             # eight texts
 pipeline.of_sources(["Where is the station?"], candidates=5)  # of a run on pairs: a text for each source
+pipeline(8, class_id="sports", guidance=2.0)       # of a class-conditional run: eight of one class
 latents = pipeline.encode(["One text.", "Another."])  # and the way into the latent space and back
 pipeline.decode(latents)
 """
@@ -12,6 +13,7 @@ pipeline.decode(latents)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,8 +21,9 @@ import torch
 
 from evaluation import mbr
 from latent_models.decoding import strategies
+from pipelines.classes import class_number, listed, one_class
 from pipelines.context import Context
-from pipelines.generate import TextGenerator, of_labels
+from pipelines.generate import Conditions, TextGenerator
 from pipelines.parts import fill_from_run, make_generator, make_parts
 from pipelines.programs import DIFFUSION
 from utils import distributed
@@ -33,10 +36,15 @@ class TextDiffusionPipeline:
     """Samples texts, and moves texts to latents and back, with the averaged weights of a run."""
 
     def __init__(
-        self, generator: TextGenerator, class_names: Sequence[str] = (), context: Context | None = None
+        self,
+        generator: TextGenerator,
+        class_names: Sequence[str] = (),
+        context: Context | None = None,
+        knows_null: bool = True,
     ) -> None:
-        """context: what reads the sources, of a run on pairs."""
+        """context: what reads the sources, of a run on pairs. knows_null: whether it learned to do without a class."""
         self.generator, self.class_names, self.context = generator, tuple(class_names), context
+        self.knows_null = knows_null
 
     @classmethod
     def from_run(cls, folder: str | Path, *, device: str = "auto", **flags: Any) -> Self:
@@ -51,18 +59,27 @@ class TextDiffusionPipeline:
         parts = make_parts(settings, Path(folder), where, len(names), sources)
         fill_from_run(parts.model, Path(folder), best=sources > 0 and not settings.newest_checkpoint)
         autocast = distributed.autocast(where, settings.mixed_precision)
-        return cls(make_generator(settings, parts, where, autocast), names, parts.context)
+        knows_null = not names or settings.class_unconditional_prob > 0
+        return cls(make_generator(settings, parts, where, autocast), names, parts.context, knows_null)
 
     def __call__(
-        self, n: int = 8, *, seed: int = 42, decoding: str = "beam", class_id: int | str | None = None
+        self,
+        n: int = 8,
+        *,
+        seed: int = 42,
+        decoding: str = "beam",
+        class_id: int | str | Sequence[int | str] | None = None,
+        guidance: float | None = None,
     ) -> list[str]:
-        """n texts, the same for the same seed. class_id: the class asked for, by number or name; None: no condition."""
+        """n texts, the same for the same seed.
+
+        class_id: the class asked for, by number or name, or one for each text; None: no condition. guidance: weight of
+        classifier-free guidance; None: that of from_run, 1 unless cls_free_guidance was given there.
+        """
         (strategy,) = strategies(decoding)
-        labels = None
-        if class_id is not None:
-            c = self._class(class_id)
-            labels = lambda count, generator: torch.full((count,), c)  # noqa: E731
-        return self.generator.sample(n, seed, (strategy,), of_labels(labels), quiet=True).texts[strategy]
+        conditions = self._told(class_id, n)
+        generator = self._guided(guidance, conditions is not None)
+        return generator.sample(n, seed, (strategy,), conditions, quiet=True).texts[strategy]
 
     def of_sources(
         self,
@@ -117,10 +134,27 @@ class TextDiffusionPipeline:
     def _model(self) -> Any:
         return self.generator.space.space.language_model
 
+    def _told(self, class_id: int | str | Sequence[int | str] | None, n: int) -> Conditions | None:
+        if class_id is None:
+            if not self.knows_null:
+                raise UserError("this run never learned to do without a class: give class_id")
+            return None
+        if isinstance(class_id, int | str):
+            return one_class(self._class(class_id))
+        if len(class_id) != n:
+            raise UserError(f"{len(class_id)} classes for {n} texts: give one class, or one for each text")
+        return listed([self._class(c) for c in class_id])
+
+    def _guided(self, weight: float | None, conditional: bool) -> TextGenerator:
+        if weight is None:
+            return self.generator
+        if weight != 1 and not conditional:
+            raise UserError(f"guidance {weight:g} needs a condition to follow: give class_id too, or leave it out")
+        if weight != 1 and not self.knows_null:
+            raise UserError(f"guidance {weight:g} needs a network that learned to do without a class: leave it out")
+        guided = copy(self.generator)
+        guided.guidance = weight
+        return guided
+
     def _class(self, wanted: int | str) -> int:
-        if isinstance(wanted, str) and wanted in self.class_names:
-            return self.class_names.index(wanted)
-        if isinstance(wanted, int) and 0 <= wanted < len(self.class_names):
-            return wanted
-        known = ", ".join(f"{i} ({name})" for i, name in enumerate(self.class_names))
-        raise UserError(f"class {wanted!r} is not one of this run's: {known or 'it was trained without classes'}")
+        return class_number(wanted, self.class_names)

@@ -25,6 +25,7 @@ from pipelines.context import WithContext, context_facts, load_context, source_t
 from pipelines.describe import describe_run, dry_run, survey_corpus
 from pipelines.diffusion_step import DiffusionStep
 from pipelines.evaluate import Evaluator
+from pipelines.evaluate_classes import ClassEvaluator
 from pipelines.evaluate_pairs import PairEvaluator
 from pipelines.job import Job, fit, load_corpus, open_job, record_args
 from pipelines.latents import Encoded, LatentSource, encoded_split, read_sources
@@ -61,9 +62,10 @@ def run(settings: Settings) -> int:
 def _evaluator(job: Job, parts: Parts, corpus: Corpus) -> Evaluator:
     generator = make_generator(job.settings, parts, job.device, job.autocast)
     options = job.settings.build(EvaluationOptions)
-    if parts.context is None:
-        return Evaluator(job, generator, corpus, options)
-    return PairEvaluator(job, generator, corpus, options, parts.context)
+    if parts.context is not None:
+        return PairEvaluator(job, generator, corpus, options, parts.context)
+    kind = ClassEvaluator if job.settings.class_conditional else Evaluator
+    return kind(job, generator, corpus, options)
 
 
 def _corpus(job: Job) -> Corpus:
@@ -128,8 +130,8 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     step = DiffusionStep(network, training, parts.process, plan, settings.num_train_steps, self_condition)
     checker = DiffusionStep(inner, validation, parts.process, plan, settings.num_train_steps, self_condition)
     evaluator = _evaluator(job, parts, corpus)
-    if settings.scorer and job.ranks.main:
-        assert evaluator.scorer  # loaded now: one that is not there is better known before hours of training
+    if job.ranks.main:
+        evaluator.load_judges()
 
     def validate(state: State, report: Report) -> None:
         """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from evaluation import classifiers, classwise, plots
+from evaluation.classwise import Features
 from evaluation.mauve import mauve
 from evaluation.scorers import Scorer
 
@@ -32,7 +33,7 @@ def judge(by_class, tmp_path_factory):
 @pytest.fixture
 def found(by_class, scorer, judge):
     samples = {c: by_class[c][:40] for c in by_class}
-    return classwise.compare(samples, {"val": {c: by_class[c][30:75] for c in by_class}}, scorer, judge)
+    return classwise.compare(samples, {"val": {c: by_class[c][30:75] for c in by_class}}, Features(scorer), judge)
 
 
 def test_samples_of_a_class_are_nearest_to_its_references(found):
@@ -57,13 +58,16 @@ def test_features_are_computed_once_per_set(by_class, scorer, monkeypatch):
     monkeypatch.setattr(Scorer, "features", features)
     samples = {c: by_class[c][:9] for c in by_class}
     references = {"val": {c: by_class[c][5:14] for c in by_class}, "train": {c: by_class[c][8:17] for c in by_class}}
-    found = classwise.compare(samples, references, scorer)
-    assert len(found.scores) == 18 and set(seen.values()) == {1} and len(seen) == 9
+    features = Features(scorer)
+    found = classwise.compare(samples, references, features)
+    held_out = classwise.compare(references["val"], {"train": references["train"]}, features)
+    assert len(found.scores) == 18 and len(held_out.scores) == 9
+    assert set(seen.values()) == {1} and len(seen) == 9
     assert found.judged == []
 
 
 def test_an_empty_sample_is_of_no_class_and_one_text_has_no_mauve(judge, scorer):
-    found = classwise.compare({1: [""]}, {"val": {c: ["Ann saw a dog."] for c in range(3)}}, scorer, judge)
+    found = classwise.compare({1: [""]}, {"val": {c: ["Ann saw a dog."] for c in range(3)}}, Features(scorer), judge)
     assert found.rows == [1] and found.judged == [[0, 0, 0, 1]]
     assert all(math.isnan(value) for value in found.mauve["val"][0])
 
