@@ -46,6 +46,11 @@ class TokenVectors(nn.Module):
             else:
                 self.table.mul_(scale)
 
+    @property
+    def width(self) -> int:
+        """Channels of the table before it is projected."""
+        return self.table.shape[1]
+
     def raw(self) -> Tensor:
         return self.table if self.projection is None else self.projection(self.table)
 
@@ -76,7 +81,7 @@ class EmbeddingSpace(LatentSpace):
     ) -> None:
         """tokenizer: a fast Hugging Face one. sigma_0: standard deviation of x0 around its embedding.
 
-        pretrained: (V, d) input embeddings of a language model that has this tokenizer, see pretrained_embeddings.py.
+        pretrained: (V, d) input embeddings of a language model that has this tokenizer, see embedding_init.py.
         """
         super().__init__()
         if tokenizer.pad_token_id is None or end_id(tokenizer) is None:

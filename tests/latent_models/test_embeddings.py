@@ -13,7 +13,7 @@ from latent_models import rounding
 from latent_models.embeddings import EmbeddingSpace
 from latent_models.normalisation import LatentStatistics, Normalised, count_lengths
 from latent_models.options import EmbeddingOptions
-from latent_models.pretrained_embeddings import input_embeddings
+from latent_models.embedding_init import input_embeddings, make_embedding_space
 from latent_models.tokenizers.training import Options, train_tokenizer
 from utils.errors import UserError
 from utils.records import Batch, Latents
@@ -271,6 +271,11 @@ def test_the_input_embeddings_of_a_language_model(tiny, tmp_path):
     assert torch.equal(table, expected[: len(table)]) and len(table) == len(tokenizer)
     made = EmbeddingSpace(tokenizer, EmbeddingOptions(rounding_head="distance"), 40, pretrained=table)
     assert made.decode(made.encode(batch_of(tokenizer, TEXTS))) == TEXTS
+    options = EmbeddingOptions(embedding_init=folder, embedding_dim=D)
+    made = make_embedding_space(tokenizer, options, 40)
+    refilled = make_embedding_space(tokenizer, replace(options, embedding_init="gone"), 40, trained_width=16)
+    refilled.load_state_dict(made.state_dict())
+    assert made.vectors.width == 16 and refilled.fingerprint() == made.fingerprint()
     other = train_tokenizer(TEXTS, "word", 30, 20)
     with pytest.raises(UserError, match="take the tokenizer of that model"):
         input_embeddings(folder, other)

@@ -1,4 +1,4 @@
-"""The input embeddings of a pretrained language model, and nothing else of it."""
+"""A space of token embeddings from flags: random vectors, or the input embeddings of a pretrained language model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel
 
+from latent_models.embeddings import EmbeddingSpace
+from latent_models.options import EmbeddingOptions
 from latent_models.tokenizers.files import ALIASES
 from utils.errors import UserError, fold
 from utils.hub import lookup
@@ -38,3 +40,25 @@ def input_embeddings(name: str, tokenizer: Any, flag: str = "--embedding_init") 
             "take the tokenizer of that model"
         )
     return table[:needed].clone()
+
+
+def make_embedding_space(
+    tokenizer: Any,
+    options: EmbeddingOptions,
+    max_seq_len: int,
+    sigma_0: float = 0.0,
+    *,
+    trained_width: int | None = None,
+) -> EmbeddingSpace:
+    """The space of the flags, with weights of the moment.
+
+    trained_width: `space.vectors.width` of a trained run whose weights are going to be filled in: then no language
+    model is looked for, even where --embedding_init names one.
+    """
+    pretrained = None
+    if options.embedding_init != "random":
+        if trained_width is None:
+            pretrained = input_embeddings(options.embedding_init, tokenizer)
+        else:
+            pretrained = torch.randn(max(tokenizer.get_vocab().values()) + 1, trained_width)
+    return EmbeddingSpace(tokenizer, options, max_seq_len, sigma_0, pretrained)
