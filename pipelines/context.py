@@ -153,27 +153,8 @@ def load_context(
 
     corpus_limit: longest source where that is not typed. empty: without weights, for a dry run.
     """
-    name, flag = _find(settings, run)
-    own: LanguageModel = space.language_model  # type: ignore[assignment]
-    language, trained = _source_language(settings), settings.train_context_encoder
-    # of a model with languages another copy is needed: a tokenizer marks its texts with one of them
-    shared = name is None and not trained and (own.language is None or _is(own, language))
-    if shared:
-        model = own
-    else:
-        try:
-            model = load_language_model(name or own.name, frozen=not trained, empty=empty, language=language)
-        except UserError as error:
-            line = str(error).replace("--enc_dec_model", flag).replace(languages.FLAG, "--source_language")
-            raise UserError(line) from error
-    if settings.source_language and not model.language:
-        raise UserError(
-            f"--source_language {settings.source_language} is for context encoders whose tokenizers have language "
-            f"codes, such as mBART's; {model.name} has none: leave it out"
-        )
-        if trained:  # of the decoder nothing is used
-            model.model.requires_grad_(False)
-            model.model.get_encoder().requires_grad_(True)
+    model, shared = _load_model(settings, run, space.language_model, empty)  # type: ignore[arg-type]
+    trained = settings.train_context_encoder
     limit = model.max_length
     if settings.max_source_len is None:
         settings.set("max_source_len", min(corpus_limit, limit or corpus_limit))
@@ -196,6 +177,31 @@ def load_context(
             "say where that one is with --context_encoder"
         )
     return context
+
+
+def _load_model(settings: Settings, run: Path, own: LanguageModel, empty: bool) -> tuple[LanguageModel, bool]:
+    """The model that reads sources, and whether it is `own`, that of the latents."""
+    name, flag = _find(settings, run)
+    language, trained = _source_language(settings), settings.train_context_encoder
+    # of a model with languages another copy is needed: a tokenizer marks its texts with one of them
+    if name is None and not trained and (own.language is None or _is(own, language)):
+        model, shared = own, True
+    else:
+        try:
+            model = load_language_model(name or own.name, frozen=not trained, empty=empty, language=language)
+        except UserError as error:
+            line = str(error).replace("--enc_dec_model", flag).replace(languages.FLAG, "--source_language")
+            raise UserError(line) from error
+        shared = False
+    if trained:  # of the decoder nothing is used
+        model.model.requires_grad_(False)
+        model.model.get_encoder().requires_grad_(True)
+    if settings.source_language and not model.language:
+        raise UserError(
+            f"--source_language {settings.source_language} is for context encoders whose tokenizers have language "
+            f"codes, such as mBART's; {model.name} has none: leave it out"
+        )
+    return model, shared
 
 
 def _source_language(settings: Settings) -> str | None:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dataset_utils import registry
 from dataset_utils.corpus import Corpus
-from dataset_utils.registry import DATASETS, DatasetSpec
+from dataset_utils.options import DataOptions
 from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import EvaluationOptions
 from latent_models.normalisation import count_lengths, estimate
@@ -29,7 +30,15 @@ from pipelines.evaluate_classes import ClassEvaluator
 from pipelines.evaluate_pairs import PairEvaluator
 from pipelines.job import Job, fit, load_corpus, open_job, record_args
 from pipelines.latents import Encoded, LatentSource, encoded_split, read_sources
-from pipelines.parts import Parts, fill_from_run, make_generator, make_parts, named_parts, new_model
+from pipelines.parts import (
+    Parts,
+    fill_from_run,
+    make_generator,
+    make_parts,
+    named_parts,
+    new_model,
+    refuse_guidance_without_null,
+)
 from pipelines.process import make_process
 from pipelines.tokens import TokenSplit, tokenize_split
 from utils import checkpoints
@@ -211,13 +220,7 @@ def validation_losses(job: Job, model: DiffusionModel, ema: EMA, step: Diffusion
 def _empty_parts(settings: Settings) -> Mapping[str, nn.Module]:
     """What a dry run builds, without weights."""
     options = settings.build(DenoiserOptions)
-    row = DATASETS.get(settings.dataset_name or "")
-    classes = len(row.class_names) if row else 0
-    if options.class_conditional and not classes:
-        classes = 2  # unknown until the corpus is read; two are enough to show the parts
-    sources = row.max_source_tokens if row and row.source and not settings.ignore_sources else 0
-    if row is None and any(settings.values[flag] for flag in ("source_column", "context_encoder")):
-        sources = DatasetSpec().max_source_tokens
+    classes, sources = _expected_conditions(settings)
     space = empty_space(settings, sources > 0)
     run = Path(settings.resume_dir or ".")
     context = load_context(settings, run, space, torch.device("cpu"), sources, empty=True) if sources else None
@@ -225,5 +228,24 @@ def _empty_parts(settings: Settings) -> Mapping[str, nn.Module]:
         classes = classes if options.class_conditional else 0
         encoder = encoder_options(settings, None)
         model = new_model(space, options, settings.max_seq_len, classes, context, encoder)
+    refuse_guidance_without_null(settings, sources > 0)
     process = make_process(settings.build(ProcessOptions), settings.build(SamplingOptions), options.denoiser_variant)
     return named_parts(Parts(model.normalised(space), model, process, context))
+
+
+def _expected_conditions(settings: Settings) -> tuple[int, int]:
+    """Classes, and the longest source in tokens (0 without sources), of a corpus that may not be at hand."""
+    row = registry.DATASETS.get(settings.dataset_name or "")
+    if settings.saved:
+        classes, longest = len(settings.saved.get("class_names", ())), settings.saved.get("max_source_len")
+        sources = longest if settings.saved.get("seq2seq") else 0
+    elif row is not None:
+        classes, sources = len(row.class_names), row.max_source_tokens if row.source else 0
+    elif registry.find(settings.build(DataOptions)) is None:
+        corpus = registry.load(settings.build(DataOptions))
+        classes, sources = corpus.num_classes, corpus.spec.max_source_tokens if corpus.train.sources else 0
+    else:
+        classes = sources = 0
+    if settings.class_conditional and not classes:
+        classes = 2  # unknown until the corpus is read; two are enough to show the parts
+    return classes, 0 if settings.ignore_sources else sources

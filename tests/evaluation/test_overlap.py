@@ -7,6 +7,7 @@ import pytest
 import sacrebleu
 
 from evaluation import mbr
+from evaluation.options import UTILITIES
 from evaluation.overlap import bertscore, bleu, exact_match, rouge, rouge_each, self_bleu, sentence_bleu
 
 TEXTS = [
@@ -69,10 +70,33 @@ def test_self_bleu_ends():
 
 def test_mbr_chooses_the_one_that_agrees():
     row = ["a dog ran to the river", "the cat sat on the mat", "the cat sat on a mat", "the cat sat on the rug"]
-    for utility in ("rouge1", "rouge2", "rougeL", "sacrebleu"):
+    for utility in ("rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "chrf"):
         assert mbr.choose([row, row[:1], ["", ""]], utility) == [row[1], row[0], ""]
     with pytest.raises(ValueError, match="utility"):
         mbr.choose([row], "taste")
+
+
+def test_mbr_by_exact_match_counts_votes_and_by_bertscore_needs_its_model(bert_folder):
+    assert mbr.choose([["a", "b", "c", "b"], ["x", "y"]], "exact_match") == ["b", "x"]
+    row = ["the cat sat", "a dog ran far away", "the cat sat"]
+    assert mbr.choose([row, ["alone"]], "bertscore", bertscore_model=bert_folder) == ["the cat sat", "alone"]
+    assert set(mbr.UTILITIES) == set(UTILITIES)
+
+
+def test_every_pair_of_texts_is_compared_once(monkeypatch):
+    seen = []
+
+    def count(tokenizer, model, device):
+        return lambda ones, others: seen.extend(zip(ones, others, strict=True)) or [0.0] * len(ones)
+
+    monkeypatch.setitem(mbr.UTILITIES, "rouge1", count)
+    assert mbr.choose([["a", "a", "b"], ["a", "b"]], "rouge1") == ["a", "a"]
+    assert sorted(seen) == [("a", "a"), ("a", "b"), ("b", "a")]
+
+
+def test_oracle_by_bleu_takes_the_best_sentence():
+    rows = [["a x c d e", "a b c d e"], ["one two", "three"]]
+    assert mbr.oracle_bleu(rows, ["a b c d e", "three"]) == ["a b c d e", "three"]
 
 
 def test_oracle_takes_the_best_of_each_row():
@@ -89,6 +113,9 @@ def test_rows_and_shuffling():
     texts = list("abcdefgh")
     assert mbr.shuffled(texts, 1) == mbr.shuffled(texts, 1) != texts
     assert sorted(mbr.shuffled(texts, 1)) == texts == list("abcdefgh")
+    for seed in range(20):  # chance must not contain a right answer
+        assert all(a != b for a, b in zip(mbr.shuffled(texts, seed), texts, strict=True))
+    assert mbr.shuffled(["alone"], 1) == ["alone"] and mbr.shuffled([], 1) == []
 
 
 @pytest.fixture(scope="module")

@@ -125,3 +125,27 @@ def test_two_ranks_equal_one(programs, chain, tmp_path):
         alike(out, two)
         if stage == "diff":
             assert (two / "greedy-sample-0.txt").read_text() == (out / "greedy-sample-0.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", ["", "--train_context_encoder"])
+def test_two_ranks_equal_one_with_sources(programs, chain, tales_folder, tmp_path, flags):
+    files = " ".join(f"--{split}_file {tales_folder / f'pairs_{split}.jsonl'}" for split in ("train", "valid", "test"))
+    common = (
+        f"{files} --device cpu --log_every 1 --lr_warmup_steps 2 --no_wandb --max_seq_len 40 --tx_dim 64 --tx_depth 2 "
+        f"--latent_model_path {chain / 'ae'} --num_train_steps 4 --eval_batch_size 8 --num_samples 4 "
+        f"--sampling_timesteps 2 --decoding greedy --scorer {programs.scorer} --disable_dropout --self_condition "
+        f"--seq2seq_candidates 2 --save_and_sample_every 2 {flags}"
+    )
+    two, one = tmp_path / "two", tmp_path / "one"
+    torchrun = "-m torch.distributed.run --standalone --nproc_per_node 2 train_text_diffusion.py"
+    argv = f"{torchrun} {common} --train_batch_size 4 --output_dir {two}".split()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, *argv], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert programs.diffusion("", one, f"{common} --train_batch_size 8") == 0
+    alike(one, two)
+    best = [json.loads((folder / "best/state.json").read_text())["facts"]["best"] for folder in (one, two)]
+    assert best[0]["step"] == best[1]["step"]
