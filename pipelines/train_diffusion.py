@@ -237,8 +237,8 @@ def _expected_conditions(settings: Settings) -> tuple[int, int]:
     """Classes, and the longest source in tokens (0 without sources), of a corpus that may not be at hand."""
     row = registry.DATASETS.get(settings.dataset_name or "")
     if settings.saved:
-        classes, longest = len(settings.saved.get("class_names", ())), settings.saved.get("max_source_len")
-        sources = longest if settings.saved.get("seq2seq") else 0
+        classes = len(settings.saved.get("class_names", ()))
+        sources = settings.max_source_len or 0 if settings.saved.get("seq2seq") else 0
     elif row is not None:
         classes, sources = len(row.class_names), row.max_source_tokens if row.source else 0
     elif registry.find(settings.build(DataOptions)) is None:
