@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from latent_models import rounding
+from latent_models.embedding_init import input_embeddings, make_embedding_space
 from latent_models.embeddings import EmbeddingSpace
 from latent_models.normalisation import LatentStatistics, Normalised, count_lengths
 from latent_models.options import EmbeddingOptions
-from latent_models.embedding_init import input_embeddings, make_embedding_space
 from latent_models.tokenizers.training import Options, train_tokenizer
 from utils.errors import UserError
 from utils.records import Batch, Latents
