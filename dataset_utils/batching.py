@@ -7,27 +7,32 @@ Knows a tokenizer by its call only, and nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.progress import Progress
 from utils.records import Batch
 from utils.seeding import generator
 
 _CHUNK = 10_000  # texts tokenized at a time: lists of Python integers take ten times the memory of the table
+_MANY = 50_000  # texts: from here on progress is shown
 
 
 @dataclass(frozen=True)
 class TokenTable:
     """Token ids of n texts, one row each."""
 
-    ids: np.ndarray  # (n, longest) int32; 0 beyond a row's length
+    ids: np.ndarray  # (n, longest) uint16 or int32, whichever the vocabulary needs; 0 beyond a row's length
     lengths: np.ndarray  # (n,) int32, tokens, special tokens included
     truncated: float  # share of the texts that were longer than max_length
     max_length: int  # tokens
@@ -51,33 +56,56 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> TokenTabl
             f"a maximum length of {max_length} tokens leaves no room beside {special} special ones: "
             f"pass --max_seq_len {special + 1} or more"
         )
-    pieces, lengths, truncated = [], [], 0
-    for start in range(0, len(texts), _CHUNK):
-        chunk = list(texts[start : start + _CHUNK])
-        rows = _ids(tokenizer, chunk, max_length)
+    narrow = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32  # of WMT14's 4.5 million pairs this halves gigabytes
+    ids, lengths, truncated = np.zeros((len(texts), max_length), narrow), np.zeros(len(texts), np.int32), 0
+    for start, rows in _batches(tokenizer, texts, max_length):
+        full = []
+        for i, row in enumerate(rows, start):
+            ids[i, : len(row)] = row
+            lengths[i] = len(row)
+            if len(row) == max_length:
+                full.append(texts[i])
         # a full row may have fitted exactly: only those are counted again in full
-        full = [text for text, row in zip(chunk, rows, strict=True) if len(row) == max_length]
         truncated += sum(len(row) > max_length for row in _ids(tokenizer, full, None)) if full else 0
-        lengths.append(np.array([len(row) for row in rows], np.int32))
-        piece = np.zeros((len(rows), int(lengths[-1].max())), np.int32)
-        for i, row in enumerate(rows):
-            piece[i, : len(row)] = row
-        pieces.append(piece)
-    ids = np.zeros((len(texts), max(piece.shape[1] for piece in pieces)), np.int32)
-    start = 0
-    for piece in pieces:
-        ids[start : start + len(piece), : piece.shape[1]] = piece
-        start += len(piece)
-    return TokenTable(ids, np.concatenate(lengths), truncated / len(texts), max_length)
+    longest = int(lengths.max())
+    if longest <= max_length // 2:
+        ids = ids[:, :longest].copy()  # else a view: a copy would need both at once
+    return TokenTable(ids[:, :longest], lengths, truncated / len(texts), max_length)
+
+
+def _batches(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> Iterator[tuple[int, list[list[int]]]]:
+    """Token ids of one chunk of texts after another, and the row that it begins at. Of many texts progress is shown."""
+    quiet = len(texts) < _MANY or (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
+    with _on_all_cores(len(texts)), Progress("tokenize", len(texts), unit="text", quiet=quiet) as bar:
+        for start in range(0, len(texts), _CHUNK):
+            rows = _ids(tokenizer, list(texts[start : start + _CHUNK]), max_length)
+            yield start, rows
+            bar.advance(len(rows))
+
+
+@contextmanager
+def _on_all_cores(n: int) -> Iterator[None]:
+    """Let a fast tokenizer use threads where there are many texts, whatever the environment says of the rest."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    if n >= _MANY:
+        os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 def token_counts(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, int]:
     """(n,) tokens of each text, special tokens included and nothing cut; how many of all tokens are unknown ones."""
     counts, unknown = np.zeros(len(texts), np.int32), 0
-    for start in range(0, len(texts), _CHUNK):
-        for i, row in enumerate(_ids(tokenizer, list(texts[start : start + _CHUNK]), None), start):
-            counts[i] = len(row)
-            unknown += 0 if tokenizer.unk_token_id is None else row.count(tokenizer.unk_token_id)
+    for start, rows in _batches(tokenizer, texts, None):
+        counts[start : start + len(rows)] = [len(row) for row in rows]
+        if tokenizer.unk_token_id is not None:
+            unknown += sum(row.count(tokenizer.unk_token_id) for row in rows)
     return counts, unknown
 
 

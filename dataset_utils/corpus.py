@@ -83,11 +83,3 @@ class Corpus:
                 f"{flag} needs two classes or more, and the training texts of {self.name} are all of one ({only}): "
                 "leave it out, or name another --label_column"
             )
-
-    def need_sources(self, flag: str = "--seq2seq") -> None:
-        """UserError unless every text has a source."""
-        if any(split.sources is None for split in self.splits.values()):
-            raise UserError(
-                f"{flag} needs source texts, and {self.name} has none: name a corpus of pairs, or say with "
-                "--source_column which column holds them"
-            )

@@ -109,7 +109,8 @@ RULES = (
          "{value:.1%} of the tokens of {split} are unknown to the tokenizer and can never be written: take a language "
          "model whose vocabulary knows them"),
     Rule(_of_source("truncated"), lambda x: x > 0.05,
-         "{value:.1%} of the sources of {split} are longer than {max_source_length} tokens and are cut there"),
+         "{value:.1%} of the sources of {split} are longer than {max_source_length} tokens and are cut there (in a "
+         "diffusion run raise --max_source_len)"),
     Rule(_of_source("unknown"), lambda x: x > 0.01,
          "{value:.1%} of the tokens in the sources of {split} are unknown to the tokenizer"),
     Rule(lambda s: s["duplicates"], lambda x: x > 0.10,

@@ -52,7 +52,10 @@ def dry_run(
     tokenizer = tokenizer_of(corpus) if tokenizer_of else found[0].tokenizer
     print()
     print("".join(f"note: {note}\n" for note in corpus.notes), end="")
-    print(survey.table(survey.survey(corpus, tokenizer, settings.max_seq_len)))
+    # an encoder of its own for the sources has other tokens: only the run itself knows how many are cut
+    shared = "context encoder (shared)" in parts
+    limit = settings.values.get("max_source_len") if shared else None
+    print(survey.table(survey.survey(corpus, tokenizer, settings.max_seq_len, max_source_length=limit)))
     return 0
 
 

@@ -88,7 +88,8 @@ def _corpus(job: Job) -> Corpus:
 def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     settings, model, space = job.settings, parts.model, parts.space
     language_model: Any = space.space.language_model
-    survey_corpus(job, corpus, language_model.tokenizer)
+    reader = (parts.context.model.tokenizer, parts.context.states.length) if parts.context else ()
+    survey_corpus(job, corpus, language_model.tokenizer, *reader)
     data = tokenize_split(corpus.train, language_model, settings.max_seq_len)
     held_out = tokenize_split(corpus.valid, language_model, settings.max_seq_len)
     job.say(describe_run(job, named_parts(parts), corpus, data))

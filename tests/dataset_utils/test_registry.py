@@ -279,11 +279,8 @@ def test_any_repository_of_the_hub_by_its_id(tmp_path, monkeypatch) -> None:
 
 def test_what_conditions_need_of_a_corpus(root: Path) -> None:
     corpus_of("sst", root).need_classes()
-    corpus_of("qqp", root).need_sources()
     with pytest.raises(UserError, match="--class_conditional needs labels, and roc has none"):
         corpus_of("roc", root).need_classes()
-    with pytest.raises(UserError, match="needs source texts, and sst has none"):
-        corpus_of("sst", root).need_sources()
     one = corpus_of("ag_news", root, max_train_texts=1)
     with pytest.raises(UserError, match=r"training texts of ag_news are all of one \(world\)"):
         one.need_classes()
