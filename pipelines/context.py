@@ -141,7 +141,7 @@ def source_tokens(settings: Settings, corpus: Corpus) -> int:
 
 
 def _refuse_source_flags(settings: Settings, why: str) -> None:
-    typed = next((flag for flag in SOURCE_FLAGS if flag in settings.typed), None)
+    typed = next((flag for flag in SOURCE_FLAGS if settings.sources[flag] == "flag"), None)  # --config may hold all
     if typed:
         raise UserError(f"--{typed} is about source texts, and {why}: leave it out, or name a corpus of pairs")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from latent_models.tokenizers.training import train_tokenizer
 
 from latent_models.language_models import LanguageModel, load_language_model
+from latent_models.tokenizers.training import train_tokenizer
 from pipelines.diffusion_step import DiffusionStep
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
@@ -270,6 +270,25 @@ def test_the_source_decides_the_estimate_and_the_null_does_not(told):
         null, same = generator.denoise(condition.null(), None)(z, torch.tensor([0.5, 0.5]), None)
     assert (one - other).abs().max() > 1e-3
     torch.testing.assert_close(null, same, atol=1e-5, rtol=1e-5)
+
+
+def test_a_translation_corpus_is_judged_by_bleu_in_its_language(programs, chain, tmp_path):
+    """The row of the registry decides tokenizer, utility and best metric."""
+    words = ["dog", "cat", "house", "river", "night"]
+    for split in SPLITS:
+        rows = [{"en": f"the {w} number {i} {split}", "de": f"{w} Nummer {i} {split}"} for i, w in enumerate(words)]
+        file = tmp_path / "wmt14" / f"{split}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for pair, tokenizer in (("en-de", "intl"), ("de-en", "13a")):
+        named = (
+            f"--dataset_name wmt14-{pair} --data_dir {tmp_path} --train_file none --valid_file none --test_file none"
+        )
+        space = f"--latent_model_path {chain / 'ae'}"
+        assert programs.diffusion(space, tmp_path / pair, f"{named} --seq2seq_candidates 2") == 0
+        protocol = json.loads((tmp_path / pair / "metrics.json").read_text())["protocol"]
+        assert protocol["bleu_tokenizer"] == tokenizer and protocol["mbr_utility"] == "sacrebleu"
+        assert checkpoints.load_best(tmp_path / pair).facts["best"]["metric"] == "sacrebleu"
 
 
 # ------------------------------------------------------------------------------------------------ mistakes
