@@ -36,9 +36,8 @@ class TokenVectors(nn.Module):
         start = torch.randn(vocabulary, width) if pretrained is None else pretrained.float()
         self.table = nn.Parameter(start.clone(), requires_grad=not options.freeze_embeddings)
         self.projection = None if start.shape[1] == width else nn.Linear(start.shape[1], width, bias=False)
-        with (
-            torch.no_grad()
-        ):  # pretrained vectors are a tenth as long as the noise of the process, which would drown them
+        # pretrained vectors are a tenth as long as the noise of the process, which would drown them
+        with torch.no_grad():
             if self.projection is not None:
                 self.projection.weight.mul_(scale / self.raw().std())
             elif pretrained is not None:
