@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latent_models.cross_entropy import token_nll
 from latent_models.options import EmbeddingOptions
-from latent_models.rounding import LOGITS, likeliest, nearest, token_nll
+from latent_models.rounding import HEADS, likeliest, nearest
 from latent_models.spaces import LatentSpace
 from latent_models.tokenizers.identity import end_id, start_id
 from latent_models.tokenizers.identity import fingerprint as tokenizer_fingerprint
@@ -95,7 +96,7 @@ class EmbeddingSpace(LatentSpace):
         self.vectors = TokenVectors(vocabulary, options, pretrained)
         self.dim = self.vectors.dim
         self.bias = nn.Parameter(torch.zeros(vocabulary))  # of the rounding head
-        self.logits = LOGITS[options.rounding_head]
+        self.head = HEADS[options.rounding_head]
 
     def positions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids and mask (B, L) of a batch (B, T), padded to the length of the space; no mask where padding is text."""
@@ -131,14 +132,15 @@ class EmbeddingSpace(LatentSpace):
         return Anchor(latents.mean, F.pad(batch.given, (0, self.length - batch.given.shape[1])))
 
     def token_logits(self, x0: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, V); for losses and arg-max, `nll` and `tokens` need less memory."""
-        return self.logits(x0, self.vectors(), self.bias)
+        """(B, L, D) -> (B, L, V), up to a number per position; `nll` and `tokens` do not hold them all at once."""
+        return F.linear(x0, *self.head(self.vectors(), self.bias))
 
     def nll(self, batch: Batch, x0: Tensor) -> Tensor:
         """Cross-entropy of the tokens given x0 (B, L, D): (B,), nats per valid position. Padding counts only where it
         is generated."""
         ids, mask = self.positions(batch)
-        nll = token_nll(x0, ids, self.vectors(), self.bias, self.logits)
+        weight, bias = self.head(self.vectors(), self.bias)
+        nll = token_nll(x0.flatten(0, 1), weight, bias, ids.flatten()).view(ids.shape)
         # where, not a product: what stands at padding may be anything, infinite too
         return torch.where(mask, nll, 0).sum(1) / mask.sum(1).clamp(min=1)
 
@@ -153,7 +155,7 @@ class EmbeddingSpace(LatentSpace):
 
     def tokens(self, x0: Tensor) -> Tensor:
         """The likeliest ids (B, L)."""
-        return likeliest(x0, self.vectors(), self.bias, self.logits)
+        return likeliest(x0, *self.head(self.vectors(), self.bias))
 
     def decode(self, latents: Latents, *, skip: Tensor | None = None, **generate: Any) -> list[str]:
         """Texts of the likeliest tokens, cut at the end token, without special tokens.

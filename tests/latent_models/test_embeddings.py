@@ -127,33 +127,37 @@ def test_a_packed_source_is_anchored_at_its_embeddings(space, batch):
 
 def test_scores_are_inner_products_or_squared_distances():
     x, table, bias = torch.randn(2, 3, 4), torch.randn(7, 4), torch.randn(7)
-    torch.testing.assert_close(rounding.inner_product(x, table, bias), (x[..., None, :] * table).sum(-1) + bias)
+    inner = F.linear(x, *rounding.inner_product(table, bias))
+    torch.testing.assert_close(inner, (x[..., None, :] * table).sum(-1) + bias)
     far = ((x[..., None, :] - table) ** 2).sum(-1)
-    torch.testing.assert_close(rounding.negative_distance(x, table, bias), bias - far)
+    distance = F.linear(x, *rounding.negative_distance(table, bias))
+    torch.testing.assert_close(distance.softmax(-1), (bias - far).softmax(-1))
 
 
 def test_the_nearest_embedding_is_found_block_by_block(monkeypatch):
     x, table = torch.randn(5, 7, 6), torch.randn(101, 6)
     expected = torch.cdist(x.view(-1, 6), table).argmin(-1).view(5, 7)
     assert torch.equal(rounding.nearest(x, table), expected)
-    monkeypatch.setattr(rounding, "CHUNK", 101 * 4)  # four points at a time
+    monkeypatch.setattr(rounding, "LOGITS_AT_ONCE", 101 * 4)  # four points at a time
     assert torch.equal(rounding.nearest(x, table), expected)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(rounding.nearest(x, table), expected)
     assert torch.equal(rounding.nearest(table, table), torch.arange(101))
 
 
-def test_cross_entropy_block_by_block_has_the_same_gradient(monkeypatch):
-    x, ids = torch.randn(3, 5, 6, requires_grad=True), torch.randint(0, 50, (3, 5))
-    table, bias = torch.randn(50, 6, requires_grad=True), torch.randn(50, requires_grad=True)
-    for head in rounding.LOGITS.values():
-        expected = F.cross_entropy(head(x, table, bias).flatten(0, 1), ids.flatten(), reduction="none").view(3, 5)
-        gradients = torch.autograd.grad(expected.sum(), (x, table, bias))
-        monkeypatch.setattr(rounding, "CHUNK", 50 * 4)
-        found = rounding.token_nll(x, ids, table, bias, head)
-        torch.testing.assert_close(found, expected)
-        for a, b in zip(torch.autograd.grad(found.sum(), (x, table, bias)), gradients, strict=True):
-            torch.testing.assert_close(a, b)
+@pytest.mark.parametrize("head", ["inner", "distance"])
+def test_a_large_vocabulary_has_the_same_gradient_some_tokens_at_a_time(space, batch, head, monkeypatch):
+    made = space(rounding_head=head, sigma_0=0.1)
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        latents = made.encode(batch, noise_of())
+        loss = made.auxiliary_losses(batch, latents, latents.x0)["decoder_nll"]
+        return loss, *torch.autograd.grad(loss.sum(), (made.vectors.table, made.bias))
+
+    expected = gradients()
+    monkeypatch.setattr("latent_models.cross_entropy.LOGITS_AT_ONCE", 4 * len(made.tokenizer))
+    for a, b in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("head", ["inner", "distance"])
