@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latent_models.language_models import LanguageModel
 from latent_models.perceiver import PerceiverAutoencoder
@@ -21,6 +21,7 @@ class CompressedSpace(LatentSpace):
     """(B, T) tokens -> states (B, T, d_lm) -> latents (B, L, D) -> states (B, L, d_lm) -> text."""
 
     masked = False
+    keeps_frozen = False  # whether a checkpoint holds what does not train, too
 
     def __init__(self, language_model: LanguageModel, autoencoder: PerceiverAutoencoder) -> None:
         super().__init__()
@@ -56,6 +57,34 @@ class CompressedSpace(LatentSpace):
             x0 = self.disturbed(x0, noise, sigma)
         memory = self.autoencoder.decode(x0)
         return self.language_model.reconstruction_loss(memory, None, batch.input_ids, batch.attention_mask)
+
+    def train_decoder_alone(self) -> None:
+        """From now on only what writes texts trains; what encodes them stays, in eval mode, and so do all latents.
+
+        Embeddings that encoder and decoder share belong to the encoder. A checkpoint holds both halves.
+        """
+        model, keeps = self.language_model.model, self._encoding()
+        self.requires_grad_(False)
+        encoders = {id(p) for part in keeps for p in part.parameters()}
+        writers = [self.autoencoder.decoder, model.get_decoder(), model.get_output_embeddings()]
+        for p in (p for part in writers for p in part.parameters()):
+            p.requires_grad_(id(p) not in encoders)
+        self.keeps_frozen = True
+
+    def train(self, mode: bool = True) -> CompressedSpace:
+        super().train(mode)
+        if self.keeps_frozen:
+            for part in self._encoding():
+                part.eval()
+        return self
+
+    def _encoding(self) -> tuple[nn.Module, nn.Module]:
+        return self.language_model.model.get_encoder(), self.autoencoder.encoder
+
+    def encoding_fingerprint(self) -> str:
+        """Hash of all that decides latents: two spaces that agree in it differ at most in how they write texts."""
+        states, latents = self._encoding()
+        return fingerprint({**states.state_dict(), **{f"latents.{k}": x for k, x in latents.state_dict().items()}})
 
     def disturbed(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Latents (B, L, D) as diffusion might get them wrong: sqrt(1 - sigma^2) x0 + sigma noise, projected.

@@ -36,7 +36,11 @@ class AutoencoderOptions:
     l2_normalize_latents: bool = field(default=False, metadata=dict(help="rescale every latent to norm sqrt(dim_ae)"))
     lm_mode: str = field(
         default="freeze",
-        metadata=dict(help="freeze: train the autoencoder alone; ft: the language model too", choices=("freeze", "ft")),
+        metadata=dict(
+            help="freeze: train the autoencoder alone; ft: the language model too; decoder: of --resume_dir only what "
+            "writes texts, so that latents stay what they were and a denoiser of them stays good",
+            choices=("freeze", "ft", "decoder"),
+        ),
     )
     latent_noise: float = field(
         default=0.0,

@@ -89,7 +89,7 @@ def load_autoencoder(
     saved = autoencoder_args(folder)
     checkpoint = best_or_newest(folder)
     model = _language_model_of(folder, saved, language_model, otherwise)
-    tuned = saved.get("lm_mode") == "ft"  # then the checkpoint holds the language model's weights, too
+    tuned = saved.get("lm_mode") in ("ft", "decoder")  # then the checkpoint holds the language model's weights, too
     expected = checkpoint.facts.get("language_model_fingerprint")
     refuse_another_model(model, None if tuned else expected, folder)
     space = new_space(model, options_of(AutoencoderOptions, saved), saved["max_seq_len"])
@@ -190,9 +190,9 @@ def keep_autoencoder(source: Path, run: Path, language_model: str) -> None:
 
 
 def autoencoder_folder(settings: Settings, run: Path) -> Path:
-    """A trained run's own copy; for a new run, whatever an aborted one left there, the folder of the flags."""
+    """A trained run's own copy, unless another is named; for a new run the folder of the flags, whatever was left."""
     own = run / AUTOENCODER_COPY
-    kept = settings.saved and (own / "args.json").is_file()
+    kept = settings.saved and (own / "args.json").is_file() and "latent_model_path" not in settings.typed
     return own if kept else resolve(settings.latent_model_path, run, "--latent_model_path")
 
 
@@ -213,6 +213,9 @@ def load_space(settings: Settings, run: Path, device: torch.device, sources: boo
     of_context = sources and context_by_enc_dec_model(settings)
     space, saved = load_autoencoder(folder, device, *((None, typed) if of_context else (typed, None)))
     refuse_another_language(settings, space.language_model, folder)
+    own = run / AUTOENCODER_COPY
+    if settings.saved and folder != own and (own / "args.json").is_file():
+        refuse_other_latents(space, load_autoencoder(own, device, space.language_model.name)[0], folder)
     if settings.sources["max_seq_len"] == "default":
         settings.set("max_seq_len", saved["max_seq_len"])
     if settings.max_seq_len > saved["max_seq_len"]:
@@ -223,6 +226,15 @@ def load_space(settings: Settings, run: Path, device: torch.device, sources: boo
             )
         settings.set("max_seq_len", saved["max_seq_len"])
     return space
+
+
+def refuse_other_latents(space: CompressedSpace, known: CompressedSpace, folder: Path) -> None:
+    """A trained denoiser bears another decoder (--lm_mode decoder), but no other latents."""
+    if space.encoding_fingerprint() != known.encoding_fingerprint():
+        raise UserError(
+            f"--latent_model_path {folder} gives other latents than the autoencoder that this run was trained with: "
+            "leave it out, or name a run that trained on from that one with --lm_mode decoder"
+        )
 
 
 def empty_space(settings: Settings, sources: bool = False) -> LatentSpace:

@@ -216,10 +216,17 @@ def autoencoders_generate_nothing(settings: Settings) -> None:
 
 
 def only_frozen_states_are_cached(settings: Settings) -> None:
-    if settings.cache_encoder_states != "no" and settings.lm_mode == "ft":
+    if settings.cache_encoder_states != "no" and settings.lm_mode != "freeze":
         raise UserError(
-            f"--cache_encoder_states {settings.cache_encoder_states} keeps what a frozen encoder says, and "
-            "--lm_mode ft trains it: drop one of them"
+            f"--cache_encoder_states {settings.cache_encoder_states} keeps what the language model's own encoder says, "
+            f"and with --lm_mode {settings.lm_mode} another one speaks: drop one of them"
+        )
+
+
+def decoders_are_trained_of_a_run(settings: Settings) -> None:
+    if settings.lm_mode == "decoder" and not settings.resume_dir:
+        raise UserError(
+            "--lm_mode decoder trains the decoder of an autoencoder that is there: name its run with --resume_dir"
         )
 
 
@@ -308,6 +315,7 @@ AUTOENCODER = Program(
     free_at_resume=COMPILED | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "enc_dec_model"},
     rules=(
         own_files_replace_default_corpus,
+        decoders_are_trained_of_a_run,
         decoder_latents_equal,
         autoencoders_generate_nothing,
         only_frozen_states_are_cached,

@@ -70,6 +70,8 @@ def run(settings: Settings) -> int:
     held_out = tokenize_split(corpus.valid, model, settings.max_seq_len)
     job.say(describe_run(job, {"language model": model, "autoencoder": space.autoencoder}, corpus, data))
 
+    if settings.lm_mode == "decoder":
+        space.train_decoder_alone()
     for network in (space.autoencoder.encoder, space.autoencoder.decoder):
         compile_network(network, settings.compile, job.device, job.say, part=True)
     optimizer_options = settings.build(OptimizerOptions)

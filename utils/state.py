@@ -95,7 +95,9 @@ class State:
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """Trainable parameters and saved buffers by name. What is frozen is someone else's to keep."""
+    """Trainable parameters and saved buffers by name. What is frozen is someone else's to keep, unless module.keeps."""
+    if getattr(module, "keeps_frozen", False):
+        return module.state_dict()
     frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
     return {name: x for name, x in module.state_dict().items() if name not in frozen}
 

@@ -141,3 +141,28 @@ def test_a_folder_left_by_an_aborted_run_does_not_decide_a_new_one(programs, cha
     kept = checkpoints.load_best(out / "autoencoder").tensors["model"]
     wanted = checkpoints.load_best(chain / "ae").tensors["model"]
     assert checkpoints.fingerprint(kept) == checkpoints.fingerprint(wanted)
+
+
+def test_a_decoder_trains_alone_and_a_denoiser_takes_it_over(programs, chain, tmp_path):
+    """--lm_mode decoder: the latents stay to the bit, the texts change; and only such a run may replace the own copy."""
+    tuned, adapted, diff = tmp_path / "tuned", tmp_path / "adapted", tmp_path / "diff"
+    assert programs.autoencoder(chain / "lm", tuned, "--lm_mode ft") == 0
+    assert programs.diffusion(f"--latent_model_path {tuned}", diff) == 0
+    alone = f"--lm_mode decoder --resume_dir {tuned} --learning_rate 1e-2 --latent_noise 1 --latent_noise_prob 1"
+    assert programs.autoencoder(chain / "lm", adapted, alone) == 0
+
+    before, _ = load_autoencoder(tuned, torch.device("cpu"))
+    after, _ = load_autoencoder(adapted, torch.device("cpu"))
+    assert after.encoding_fingerprint() == before.encoding_fingerprint()
+    assert after.fingerprint() != before.fingerprint()
+    own, other = before.state_dict(), after.state_dict()
+    moved = {name for name in own if not torch.equal(own[name], other[name])}
+    assert any(name.startswith("autoencoder.decoder") for name in moved)
+    assert any(name.startswith("language_model.model.model.decoder") for name in moved)
+    assert not any("encoder.layers" in name or "shared" in name or "lm_head" in name for name in moved)
+
+    assert programs.again("diffusion", diff, f"--eval --latent_model_path {adapted}") == 0
+    with pytest.raises(UserError, match="gives other latents than the autoencoder that this run was trained with"):
+        programs.again("diffusion", diff, f"--eval --latent_model_path {chain / 'ae'}")
+    with pytest.raises(UserError, match="--lm_mode decoder trains the decoder of an autoencoder that is there"):
+        programs.autoencoder(chain / "lm", tmp_path / "none", "--lm_mode decoder")
