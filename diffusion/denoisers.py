@@ -48,15 +48,27 @@ def time_value(schedule: Schedule, t: Tensor, kind: str = "alpha_bar", timesteps
 
 
 def make_denoise(
-    network: Network, objective: str, schedule: Schedule, time_input: str = "alpha_bar", timesteps: int | None = None
+    network: Network,
+    objective: str,
+    schedule: Schedule,
+    time_input: str = "alpha_bar",
+    timesteps: int | None = None,
+    *,
+    shift: Tensor | None = None,
 ) -> Denoise:
-    """The network as an estimate of x0, whatever it was trained to predict."""
+    """The network as an estimate of x0, whatever it was trained to predict.
+
+    shift: (B, L, D), where noise drifts to an absorbing state (diffusion/absorbing) instead of zero.
+    """
     objective = canonical(objective)
 
     def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
         time = time_value(schedule, t, time_input, timesteps).to(z.dtype)  # (B,)
         prediction = network(z, time, x0_prev).to(z.dtype)  # autocast may have lowered it
-        return to_x0(objective, prediction, z, level_at(schedule, t, z))
+        level = level_at(schedule, t, z)
+        if shift is not None:
+            z = z - (1 - level.alpha) * shift.to(z)  # what is left is alpha x0 + sigma eps
+        return to_x0(objective, prediction, z, level)
 
     return denoise
 

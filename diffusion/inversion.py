@@ -1,0 +1,49 @@
+"""From data to the noise that DDIM would make it of: for editing, interpolation, and to see what a model holds likely.
+
+invert_ddim(denoise, schedule, timesteps, x0, iterations=5) -> z at timesteps[0]
+sample_ddim(denoise, schedule, timesteps, z)                 -> x0 again
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffusion.denoisers import Denoise
+from diffusion.schedules import Schedule
+from diffusion.transitions import transitions
+
+
+@torch.no_grad()
+def invert_ddim(denoise: Denoise, schedule: Schedule, timesteps: Tensor, x0: Tensor, iterations: int = 5) -> Tensor:
+    """The z (B, L, D) at timesteps[0] that deterministic DDIM takes to x0 along the same grid.
+
+    Each step F of DDIM, from z_t to z_s, is solved for z_t by
+
+        z_t <- z_t + (z_s - F(z_t)) / slope,    slope = alpha_s alpha_t + sigma_s sigma_t
+
+    which is F's own slope where the data is N(0, I), and near it for normalised latents: there each iteration gains a
+    digit or more. The first guess goes on in the direction of the step before, which alone is the usual inversion.
+    Source: Song et al. 2021, arXiv:2010.02502, section 5.4; solved exactly, as in Pan et al. 2023, arXiv:2309.04907.
+
+    timesteps: (N + 1,), falling, as for the sampler. x0: (B, L, D), data at timesteps[-1]. N * iterations calls of
+    denoise. A network with self-conditioning is shown the estimate of the less noisy step, since that of the noisier
+    one is not yet known: its round trip is close, not exact. Where the data is much narrower than the noise of the
+    last step, or projected, many z lead to one x0, and iteration comes near it slowly or not at all: leave the
+    projection out and end the grid with short steps.
+    """
+    if iterations < 1:
+        raise ValueError(f"{iterations} iterations invert nothing: ask for 1 or more")
+    z, eps, x0_prev = x0, None, None
+    for at in reversed(list(transitions(schedule, timesteps, x0))):
+        now, then = at.now, at.then
+        # t = 0 is data itself: the sampler's last step returns x0_hat
+        alpha, sigma = (torch.ones(()), torch.zeros(())) if at.s == 0 else (then.alpha, then.sigma)
+        slope = alpha * now.alpha + sigma * now.sigma
+        wanted = z
+        z = now.alpha * x0_prev + now.sigma * eps if eps is not None else wanted / slope
+        for _ in range(iterations):
+            x0_prev = denoise(z, at.times, x0_prev)
+            eps = (z - now.alpha * x0_prev) / now.sigma
+            z = z + (wanted - alpha * x0_prev - sigma * eps) / slope
+    return z

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusion.absorbing import absorbing_shift, diffused, discrete_rate, remasked, remasking, with_shift
+from diffusion.anchoring import anchored
+from diffusion.corrections import in_turn
+from diffusion.denoisers import make_denoise
+from diffusion.grids import grid
+from diffusion.objectives import TARGETS, target
+from diffusion.rejection import TokenStability
+from diffusion.samplers import SAMPLERS, sample_ddim, sample_ddpm, sample_dpmpp_2m
+from diffusion.schedules import level_at, make_continuous
+
+COSINE = make_continuous("cosine")
+STATE = torch.tensor([2.0, -1.0, 0.5, 4.0], dtype=torch.float64)
+every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+
+
+def rows(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def at(step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(50 + step)
+
+
+def test_noise_drifts_to_the_state_where_text_is_generated_and_nowhere_else():
+    mask = torch.tensor([[False, True, True], [False, False, True]])
+    shift = absorbing_shift(STATE, mask)
+    assert torch.equal(shift[mask], STATE.expand(3, 4)) and not shift[~mask].any()
+    assert absorbing_shift(STATE).shape == (1, 1, 4)
+    x0, eps = rows(0, 2, 3, 4), rows(1, 2, 3, 4)
+    for t in (0.0, 0.4, 1.0):
+        level = level_at(COSINE, torch.full((2,), t, dtype=torch.float64), x0)
+        published = level.alpha * (x0 - shift) + level.sigma * eps + shift
+        torch.testing.assert_close(diffused(x0, eps, level, shift), published)
+    torch.testing.assert_close(diffused(x0, eps, level, shift), eps + shift, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("objective", TARGETS)
+def test_a_perfect_network_finds_x0_under_a_shift(objective):
+    x0, eps, t = rows(0, 3, 2, 4), rows(1, 3, 2, 4), torch.tensor([0.05, 0.5, 0.99], dtype=torch.float64)
+    level, shift = level_at(COSINE, t, x0), absorbing_shift(STATE)
+    said = target(objective, x0, eps, level)
+    denoise = make_denoise(lambda z, time, x0_prev: said, objective, COSINE, shift=shift)
+    torch.testing.assert_close(denoise(diffused(x0, eps, level, shift), t, None), x0)
+
+
+@every_sampler
+def test_the_start_and_every_state_are_those_of_training(sampler):
+    """With x0 known, what the network is shown at t is alpha (x0 - m) + sigma eps + m, from t = 1 on."""
+    x0 = torch.tensor([0.7, 0.0, -1.0, 2.0], dtype=torch.float64).expand(4000, 1, 4)
+    shown = []
+
+    def denoise(z, t, x0_prev):
+        shown.append((float(t[0]), z.mean((0, 1)), z.std((0, 1))))
+        return x0
+
+    def noise(step, like):
+        return torch.randn(like.shape, dtype=like.dtype, generator=at(step))
+
+    shift = absorbing_shift(STATE)
+    out = with_shift(sampler, shift)(denoise, COSINE, grid(6), rows(0, 4000, 1, 4), noise)
+    torch.testing.assert_close(out, x0)
+    for t, mean, std in shown:
+        alpha, sigma = COSINE(torch.tensor(t, dtype=torch.float64))
+        torch.testing.assert_close(mean, alpha * (x0[0, 0] - STATE) + STATE, atol=0.1, rtol=0)
+        if sampler is not sample_ddpm:  # its large variance is that of unit Gaussian data
+            torch.testing.assert_close(std, sigma.expand(4), atol=0.05, rtol=0.05)
+
+
+def test_the_solver_under_a_shift_is_the_solver_of_shifted_data(gaussian, noise_at_start):
+    """E[x0 | z] of data x0 is m + E[y0 | z - m] of data y0 = x0 - m."""
+    moved = type(gaussian)(gaussian.mean - STATE, gaussian.std)
+    inner = moved.denoise(COSINE)
+
+    def denoise(z, t, x0_prev):
+        return STATE + inner(z - STATE, t)
+
+    times = grid(12)
+    for sampler in (sample_ddim, sample_dpmpp_2m):
+        ours = with_shift(sampler, absorbing_shift(STATE))(denoise, COSINE, times, noise_at_start)
+        torch.testing.assert_close(ours, STATE + sampler(inner, COSINE, times, noise_at_start))
+
+
+@every_sampler
+def test_given_positions_meet_the_state_neither_at_the_start_nor_later(sampler):
+    value, given = rows(3, 2, 3, 4), torch.tensor([[True, True, False]] * 2)
+    shown, x0_prevs = [], []
+
+    def network(z, t, x0_prev):
+        shown.append(z)
+        x0_prevs.append(x0_prev)
+        return torch.tanh(z)
+
+    z, corrected = rows(4, 2, 3, 4), []
+
+    def correct(z, x0, mean, std, t, s, step):
+        corrected.append((z, x0, mean))
+        return z
+
+    sampler = with_shift(sampler, absorbing_shift(STATE, ~given))
+    out = sampler(anchored(network, value, given), COSINE, grid(4), z, lambda step, like: 0 * like, correct)
+    assert all(torch.equal(x[given], value[given]) for x in (*shown, out))
+    torch.testing.assert_close(shown[0][~given], z[~given] + STATE)
+    assert x0_prevs[0] is None and all(torch.equal(x[given], value[given]) for x in x0_prevs[1:])
+    assert all(torch.equal(x0[given], value[given]) for _, x0, _ in corrected)
+    torch.testing.assert_close(corrected[-1][0], out)
+
+
+def test_discrete_noise_replaces_whole_positions_with_its_probability():
+    z_t, uniform = rows(0, 2, 20_000, 4), torch.rand(2, 20_000, generator=at(0))
+    level = level_at(COSINE, torch.tensor([0.2, 0.9], dtype=torch.float64), z_t)
+    probability = discrete_rate(level, 0.5)
+    torch.testing.assert_close(probability, 0.5 * (1 - level.alpha.flatten() ** 2).sqrt())
+    mask = torch.arange(20_000).remainder(2).bool().expand(2, -1)
+    out = remasked(z_t, STATE, probability, uniform, mask)
+    gone = (out != z_t).any(-1)
+    assert torch.equal(out[gone], STATE.expand(int(gone.sum()), 4)) and torch.equal(out[~gone], z_t[~gone])
+    assert not gone[~mask].any()
+    torch.testing.assert_close(2 * gone.double().mean(1), probability, atol=0.015, rtol=0)
+    assert torch.equal(remasked(z_t, STATE, 0 * probability, uniform), z_t)
+
+
+def test_remasking_follows_the_noise_of_a_step():
+    z = rows(1, 2, 20_000, 4)
+    correct = remasking(STATE, 0.5, at, mask=torch.tensor([[True], [False]]).expand(2, 20_000))
+
+    def step(std: float, s: float = 0.5):
+        return correct(z, z, z, torch.tensor(std), torch.tensor(0.6), torch.tensor(s), 3)
+
+    gone = (step(0.4) == STATE).all(-1)
+    assert float(gone[0].double().mean()) == pytest.approx(0.2, abs=0.01) and not gone[1].any()
+    assert torch.equal(step(0.4), step(0.4)), "a function of the step"
+    assert torch.equal(step(0.0), z) and torch.equal(step(0.4, s=0.0), z)
+
+
+def grid_points(x):
+    return x.round()
+
+
+def test_rejection_leaves_settled_tokens_unrounded_and_without_noise():
+    raw = torch.tensor([[[0.2], [1.3], [2.4]]])
+    stability = TokenStability(1.0, at)
+    denoise = stability.clamped(lambda z, t, x0_prev: raw, grid_points)
+    t, z, mean = torch.ones(1), torch.full((1, 3, 1), 9.0), torch.full((1, 3, 1), 5.0)
+    arguments = (None, mean, torch.tensor(1.0), torch.tensor(1.0), torch.tensor(0.5), 0)
+    first = denoise(z, t, None)
+    assert torch.equal(first, raw.round()) and torch.equal(stability.correct(z, *arguments), z)
+    raw = torch.tensor([[[0.3], [1.9], [2.2]]])  # the middle token changes
+    second = denoise(z, t, first)
+    assert torch.equal(second, torch.tensor([[[0.3], [2.0], [2.2]]]))
+    assert torch.equal(stability.correct(z, *arguments), torch.tensor([[[5.0], [9.0], [5.0]]]))
+    again = denoise(z, t, None)
+    assert torch.equal(again, raw.round()), "a new walk remembers nothing"
+
+
+def test_the_chance_of_rejection_falls_with_time():
+    stability = TokenStability(0.8, at)
+    x = torch.full((2, 20_000, 1), 0.3)
+    denoise = stability.clamped(lambda z, t, x0_prev: x, grid_points)
+    t = torch.tensor([1.0, 0.25])
+    out = denoise(x, t, denoise(x, t, None))
+    share = (out == x).double().mean((1, 2))
+    torch.testing.assert_close(share, torch.tensor([0.8, 0.2]).double(), atol=0.01, rtol=0)
+
+
+@every_sampler
+def test_all_of_it_together(sampler):
+    """State, discrete noise, rejection, rounding, given positions, with any sampler; rates of 0 are plain rounding."""
+    value, given = rows(3, 2, 3, 4), torch.tensor([[True, False, False]] * 2)
+    shift, z = absorbing_shift(STATE, ~given), rows(4, 2, 3, 4)
+
+    def run(rate: float):
+        stability = TokenStability(rate, at)
+        inner = make_denoise(lambda z, time, x0_prev: torch.tanh(z), "v", COSINE, shift=shift)
+        denoise = anchored(stability.clamped(inner, grid_points), value, given)
+        correct = in_turn(stability.correct, remasking(STATE, rate, at, ~given), None)
+        return with_shift(sampler, shift)(denoise, COSINE, grid(6), z, lambda step, like: 0.5 + 0 * like, correct)
+
+    inner = make_denoise(lambda z, time, x0_prev: torch.tanh(z), "v", COSINE, shift=shift)
+    plain = anchored(lambda z, t, x0_prev: inner(z, t, x0_prev).round(), value, given)
+    wanted = with_shift(sampler, shift)(plain, COSINE, grid(6), z, lambda step, like: 0.5 + 0 * like)
+    assert torch.equal(run(0.0), wanted)
+    out = run(0.9)
+    assert out.isfinite().all() and torch.equal(out[given], value[given])
+    assert in_turn() is None and in_turn(None) is None
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1])
+def test_a_wrong_rejection_rate_is_refused(rate):
+    with pytest.raises(ValueError, match="probability"):
+        TokenStability(rate, at)
