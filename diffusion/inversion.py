@@ -34,14 +34,16 @@ def invert_ddim(denoise: Denoise, schedule: Schedule, timesteps: Tensor, x0: Ten
     """
     if iterations < 1:
         raise ValueError(f"{iterations} iterations invert nothing: ask for 1 or more")
-    z, eps, x0_prev = x0, None, None
+    z = x0
+    eps: Tensor | None = None
+    x0_prev: Tensor | None = None
     for at in reversed(list(transitions(schedule, timesteps, x0))):
         now, then = at.now, at.then
         # t = 0 is data itself: the sampler's last step returns x0_hat
         alpha, sigma = (torch.ones(()), torch.zeros(())) if at.s == 0 else (then.alpha, then.sigma)
         slope = alpha * now.alpha + sigma * now.sigma
         wanted = z
-        z = now.alpha * x0_prev + now.sigma * eps if eps is not None else wanted / slope
+        z = wanted / slope if x0_prev is None or eps is None else now.alpha * x0_prev + now.sigma * eps
         for _ in range(iterations):
             x0_prev = denoise(z, at.times, x0_prev)
             eps = (z - now.alpha * x0_prev) / now.sigma

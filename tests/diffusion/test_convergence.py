@@ -14,12 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion.absorbing import absorbing_shift, with_shift
 from diffusion.anchoring import anchored
 from diffusion.samplers import sample_ddim, sample_dpmpp_2m, sample_dpmpp_2m_sde, sample_heun
 from diffusion.schedules import log_snr, make_continuous
 
 SCHEDULE = make_continuous("cosine")
 STEPS = (8, 16, 32, 64, 128)
+VALUE = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64).expand(2, 2, 4)  # the first position is given
+GIVEN = torch.tensor([[True, False]]).expand(2, 2)
 
 
 def uniform_in_log_snr(steps: int) -> Tensor:
@@ -52,12 +55,11 @@ def order(sampler: Callable[..., Tensor], gaussian, z: Tensor) -> float:
 
 def anchored_order(sampler: Callable[..., Tensor], prefixed, z: Tensor) -> float:
     """Of the second position, the first being given."""
-    value = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64).expand(len(z), 2, 4)
-    denoise = anchored(prefixed.denoise(SCHEDULE), value, torch.tensor([[True, False]]).expand(len(z), 2))
+    denoise = anchored(prefixed.denoise(SCHEDULE), VALUE, GIVEN)
 
     def error(times: Tensor) -> float:
         reached = sampler(denoise, SCHEDULE, times, z)[:, 1:]
-        return float((reached - prefixed.flow(SCHEDULE, value[:, :1], z[:, 1:], times[0], times[-1])).abs().max())
+        return float((reached - prefixed.flow(SCHEDULE, VALUE[:, :1], z[:, 1:], times[0], times[-1])).abs().max())
 
     return slope(error)
 
@@ -83,6 +85,22 @@ every_solver = pytest.mark.parametrize("solver", ORDERS, ids=lambda solver: solv
 def test_solvers_are_of_their_order(solver, gaussian, noise_at_start):
     least, most = ORDERS[solver]
     assert least <= order(solver, gaussian, noise_at_start) <= most
+
+
+@every_solver
+def test_solvers_keep_their_order_towards_an_absorbing_state_with_given_positions(solver, prefixed, noise_at_start):
+    """In coordinates moved by m at the second position, the rest of its text has the mean less m."""
+    state = torch.tensor([0.5, 2.0, -1.0, 1.0], dtype=torch.float64)
+    shift = absorbing_shift(state, torch.tensor([[False, True]]))
+    prefixed.rest.mean = prefixed.rest.mean - state
+    inner = prefixed.denoise(SCHEDULE)
+
+    def sampler(denoise, schedule, times, z):
+        anchored_inner = anchored(lambda z, t, x0_prev: inner(z - shift, t) + shift, VALUE, GIVEN)
+        return with_shift(solver, shift)(anchored_inner, schedule, times, z) - shift
+
+    least, most = ORDERS[solver]
+    assert least <= anchored_order(sampler, prefixed, noise_at_start[:, :2]) <= most
 
 
 @every_solver

@@ -143,6 +143,14 @@ CASES = {
         TALES + " --beta_schedule linear --timesteps 20 --sampling_timesteps 30",
         "30.*20",
     ),
+    "respacing without a chain": ("diff", TALES + " --timestep_respacing ddim5", "--timestep_respacing.*add --beta_"),
+    "steps chosen twice": (
+        "diff", TALES + " --beta_schedule sqrt --timestep_respacing 5 --time_grid karras", "--time_grid both choose"),
+    "no such respacing": ("diff", TALES + " --beta_schedule sqrt --timestep_respacing fast", "the respacing 'fast'"),
+    "a shift of what cannot be shifted": ("diff", TALES + " --grid_shift 2", "grid shift.*uniform"),
+    "a shift below zero": ("diff", TALES + " --time_grid shifted --grid_shift -2", "positive factor"),
+    "no bound of the weight": ("diff", TALES + " --loss_weighting min_snr --min_snr_gamma 0", "gamma"),
+    "a bound below zero": ("diff", TALES + " --noise_bound -1", "--noise_bound"),
     "no probability": ("diff", TALES + " --train_prob_self_cond 1.5", "--train_prob_self_cond 1.5"),
     # models and runs
     "no such model": ("ae", TALES + " --enc_dec_model ./nowhere", "--enc_dec_model ./nowhere"),
