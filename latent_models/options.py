@@ -80,6 +80,14 @@ class EncoderCacheOptions:
 
 @dataclass
 class LatentOptions:
+    latent_space: str | None = field(
+        default=None,
+        metadata=dict(
+            help="where diffusion happens: compressed latents of --latent_model_path (its default), states of the "
+            "encoder of --enc_dec_model (the default without), or embeddings of tokens, learned along",
+            choices=("compressed", "states", "embeddings"),
+        ),
+    )
     latent_model_path: str | None = field(
         default=None,
         metadata=dict(help="run folder of a trained autoencoder; unset: diffusion on the encoder's own states"),

@@ -269,8 +269,8 @@ def keep_encoder(network: nn.Module, run: Path) -> None:
 
 
 class DiffusionModel(nn.Module):
-    """All that diffusion training changes or measures: the denoiser, the statistics of its latents, and the context
-    encoder where that trains along."""
+    """All that diffusion training changes or measures: the denoiser, the statistics of its latents, and what trains
+    along: a context encoder, a space of embeddings."""
 
     def __init__(
         self,
@@ -291,6 +291,7 @@ class DiffusionModel(nn.Module):
         self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim, encoder)
         self.statistics = LatentStatistics(space.dim, space.length)
         self.context = context
+        self.space = space if space.trainable else None
 
     def normalised(self, space: LatentSpace) -> Normalised:
         return Normalised(space, self.statistics)

@@ -70,6 +70,8 @@ class TextGenerator:
         self.space, self.denoiser, self.process = space, denoiser, process
         self.steps, self.block, self.device, self.autocast, self.max_length = steps, block, device, autocast, max_length
         self.guidance = guidance
+        # a space of embeddings is everywhere: rounding estimates to tokens is a choice, --clamp
+        self.project: Callable[[Tensor], Tensor] = (lambda x0: x0) if space.trainable else space.project
 
     @torch.no_grad()
     def latents(self, seed: int, b: int, conditions: Conditions | None = None, rows: int | None = None) -> Latents:
@@ -105,7 +107,7 @@ class TextGenerator:
 
         process = self.process
         denoise = make_denoise(network, process.options.objective, process.sampling_schedule, process.time_input)
-        return projected(guided(denoise, self.guidance) if with_null else denoise, self.space.project)
+        return projected(guided(denoise, self.guidance) if with_null else denoise, self.project)
 
     @torch.no_grad()
     def decode(self, latents: Latents, strategy: str, seed: int) -> list[str]:

@@ -33,3 +33,16 @@ class DiffusionIntervals:
 class PretrainingIntervals:
     eval_every: int = field(default=500, metadata=dict(help="steps between validations", unit="steps"))
     eval_texts: int = field(default=500, metadata=dict(help="held-out texts copied at a validation", unit="texts"))
+
+
+@dataclass
+class EmbeddingLossOptions:
+    """What is learned beside the estimate of x0 in a space of token embeddings."""
+
+    decoder_nll_weight: float = field(
+        default=1.0, metadata=dict(help="weight of -log p(w | x0), which keeps embeddings apart", unit="factor")
+    )
+    terminal_weight: float = field(
+        default=1.0,
+        metadata=dict(help="weight of what the noisiest step leaves of x0, which keeps them small", unit="factor"),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from latent_models.spaces import LatentSpace
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.build import DiffusionModel, best_or_newest, encoder_options, fill, load_space
 from pipelines.context import Context, load_context
+from pipelines.embedding_parts import load_embeddings
 from pipelines.generate import TextGenerator
 from pipelines.process import Process, make_process
 from utils import checkpoints
@@ -33,20 +34,37 @@ class Parts:
     space: Normalised
     model: DiffusionModel
     process: Process
-    context: Context | None = None  # of a run with sources
+    context: Context | None = None  # of a run with sources, but for embeddings, which hold the source itself
+    seq2seq: bool = False
 
 
 def make_parts(
-    settings: Settings, run: Path, device: torch.device, num_classes: int = 0, source_tokens: int = 0
+    settings: Settings,
+    run: Path,
+    device: torch.device,
+    num_classes: int = 0,
+    source_tokens: int = 0,
+    texts: Sequence[str] = (),
 ) -> Parts:
     """Space, network with fresh weights, and process of the flags, on the device.
 
     run: folder of the run, where it keeps its autoencoder. num_classes: of the corpus, for --class_conditional.
-    source_tokens: longest source where --max_source_len does not say; 0: the run has no sources.
+    source_tokens: longest source where --max_source_len does not say; 0: the run has no sources. texts: of a new run's
+    corpus, for a tokenizer that is trained on them.
     """
     options = settings.build(DenoiserOptions)
-    space = load_space(settings, run, device, source_tokens > 0)
-    context = load_context(settings, run, space, device, source_tokens) if source_tokens else None
+    process = make_process(
+        settings.build(ProcessOptions),
+        settings.build(SamplingOptions),
+        options.denoiser_variant,
+        settings.saved.get("scale"),
+    )
+    context = None
+    if settings.latent_space == "embeddings":
+        space: LatentSpace = load_embeddings(settings, run, process.train_schedule, texts, device)
+    else:
+        space = load_space(settings, run, device, source_tokens > 0)
+        context = load_context(settings, run, space, device, source_tokens) if source_tokens else None
     refuse_guidance_without_null(settings, source_tokens > 0)
     if settings.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
         raise UserError(
@@ -58,13 +76,7 @@ def make_parts(
     model = new_model(space, options, settings.max_seq_len, classes, context, encoder_options(settings, run))
     model.to(device)
     compile_network(model.denoiser, settings.compile, device)
-    process = make_process(
-        settings.build(ProcessOptions),
-        settings.build(SamplingOptions),
-        options.denoiser_variant,
-        settings.saved.get("scale"),
-    )
-    return Parts(model.normalised(space), model, process, context)
+    return Parts(model.normalised(space), model, process, context, source_tokens > 0)
 
 
 def new_model(
@@ -89,7 +101,7 @@ def named_parts(parts: Parts) -> dict[str, nn.Module]:
     if context is not None:
         name = "context encoder" + (" (shared)" if context.shared else "")
         shown[name] = context.model.model.get_encoder()
-    if context is not None and context.trained:
+    if parts.space.trainable or (context is not None and context.trained):
         return shown | {"denoiser": parts.model.denoiser}
     return shown | {"denoiser": parts.model}
 

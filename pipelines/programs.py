@@ -14,14 +14,17 @@ from evaluation.options import ClassOptions, EvaluationOptions, PairOptions
 from latent_models.options import (
     AutoencoderOptions,
     ContextOptions,
+    EmbeddingOptions,
     EncoderCacheOptions,
     LanguageModelOptions,
     LatentOptions,
     PretrainingOptions,
     ReconstructionOptions,
+    TokenizerOptions,
 )
 from model.options import DenoiserOptions, EncoderDenoiserOptions
-from pipelines.options import AutoencoderIntervals, DiffusionIntervals, PretrainingIntervals
+from pipelines.embedding_rules import embeddings_meet
+from pipelines.options import AutoencoderIntervals, DiffusionIntervals, EmbeddingLossOptions, PretrainingIntervals
 from utils.errors import UserError
 from utils.options import AverageOptions, CompileOptions, KernelOptions, LoopOptions, OptimizerOptions, RunOptions
 from utils.settings import MODES, Program, Settings
@@ -331,6 +334,9 @@ DIFFUSION = Program(
         "language model": LanguageModelOptions,
         "latents": LatentOptions,
         "source texts": ContextOptions,
+        "tokenizer of embeddings": TokenizerOptions,
+        "embeddings": EmbeddingOptions,
+        "losses of embeddings": EmbeddingLossOptions,
         "denoiser": DenoiserOptions,
         "a Hugging Face encoder as denoiser": EncoderDenoiserOptions,
         "diffusion process": ProcessOptions,
@@ -371,6 +377,7 @@ DIFFUSION = Program(
     },
     rules=(
         resume_dir_says_what_for,
+        embeddings_meet,
         schedules_meet,
         respacing_counts_the_steps,
         classes_are_conditions,

@@ -26,10 +26,11 @@ from pipelines.context import Context
 from pipelines.generate import Conditions, TextGenerator
 from pipelines.parts import fill_from_run, make_generator, make_parts
 from pipelines.programs import DIFFUSION
+from pipelines.tokens import batch_of
 from utils import distributed
 from utils.config import parse
 from utils.errors import UserError
-from utils.records import Batch, Condition, Latents
+from utils.records import Condition, Latents
 
 
 class TextDiffusionPipeline:
@@ -121,18 +122,13 @@ class TextDiffusionPipeline:
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Latents:
         """Clean, normalised latents (n, L, D) of texts."""
-        tokens = self._model.tokenize(list(texts), self.generator.max_length)
-        batch = Batch(tokens["input_ids"], tokens["attention_mask"].bool()).to(self.generator.device)
+        batch = batch_of(self.generator.space.space, texts, self.generator.max_length).to(self.generator.device)
         return self.generator.space.encode(batch)
 
     def decode(self, latents: Latents, decoding: str = "greedy", seed: int = 42) -> list[str]:
         """Texts of latents."""
         (strategy,) = strategies(decoding)
         return self.generator.decode(latents, strategy, seed)
-
-    @property
-    def _model(self) -> Any:
-        return self.generator.space.space.language_model
 
     def _told(self, class_id: int | str | Sequence[int | str] | None, n: int) -> Conditions | None:
         if class_id is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from dataset_utils.batching import TokenTable, collate, tokenize
 from dataset_utils.corpus import Split
 from latent_models.language_models import LanguageModel
+from latent_models.spaces import LatentSpace
 from utils.errors import UserError
 from utils.records import Batch
 
@@ -48,3 +50,10 @@ def tokenize_split(split: Split, model: LanguageModel, max_length: int, flag: st
     if limit is not None and max_length > limit:
         raise UserError(f"{flag} {max_length} is longer than {model.name} can read: give {limit} or less")
     return TokenSplit(split, tokenize(model.tokenizer, split.texts, max_length), model.pad_id)
+
+
+def batch_of(space: LatentSpace, texts: Sequence[str], max_length: int) -> Batch:
+    """Texts as a batch in the tokens of a space, cut at max_length."""
+    model: Any = getattr(space, "language_model", space)  # a space of embeddings has a tokenizer itself
+    table = tokenize(model.tokenizer, texts, max_length)
+    return collate(table, range(len(texts)), model.pad_id)

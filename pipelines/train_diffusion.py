@@ -15,21 +15,18 @@ from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
 from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import EvaluationOptions
-from latent_models.normalisation import count_lengths, estimate
-from latent_models.options import LatentOptions
-from latent_models.spaces import LatentSpace
 from model.options import DenoiserOptions
-from pipelines.batch_plan import BatchPlan
 from pipelines.best import keep_if_best, remembered_best
-from pipelines.build import DiffusionModel, empty_space, encoder_options, fill, keep_autoencoder, keep_encoder, relative
-from pipelines.context import WithContext, context_facts, load_context, source_tokens
+from pipelines.build import DiffusionModel, empty_space, encoder_options, fill, keep_encoder
+from pipelines.context import load_context, source_tokens
 from pipelines.describe import describe_run, dry_run, survey_corpus
-from pipelines.diffusion_step import DiffusionStep
+from pipelines.embedding_parts import EmptyEmbeddings
+from pipelines.embedding_supply import EmbeddingSupply
 from pipelines.evaluate import Evaluator
 from pipelines.evaluate_classes import ClassEvaluator
 from pipelines.evaluate_pairs import PairEvaluator
 from pipelines.job import Job, fit, load_corpus, open_job, record_args
-from pipelines.latents import Encoded, LatentSource, encoded_split, read_sources
+from pipelines.latent_supply import LatentSupply
 from pipelines.parts import (
     Parts,
     fill_from_run,
@@ -40,7 +37,7 @@ from pipelines.parts import (
     refuse_guidance_without_null,
 )
 from pipelines.process import make_process
-from pipelines.tokens import TokenSplit, tokenize_split
+from pipelines.supply import Step, Supply
 from utils import checkpoints
 from utils.distributed import wrap
 from utils.ema import EMA
@@ -61,7 +58,9 @@ def run(settings: Settings) -> int:
     job = open_job(settings, "text_denoising_diffusion", "diffusion")
     run_folder = Path(settings.resume_dir) if job.evaluating else job.folder
     corpus = _corpus(job)
-    parts = make_parts(settings, run_folder, job.device, corpus.num_classes, source_tokens(settings, corpus))
+    parts = make_parts(
+        settings, run_folder, job.device, corpus.num_classes, source_tokens(settings, corpus), corpus.train.texts
+    )
     if job.evaluating:
         fill_from_run(parts.model, run_folder, best=parts.context is not None and not settings.newest_checkpoint)
         return _evaluator(job, parts, corpus).evaluate_run()
@@ -87,15 +86,13 @@ def _corpus(job: Job) -> Corpus:
 
 def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     settings, model, space = job.settings, parts.model, parts.space
-    language_model: Any = space.space.language_model
+    supply = make_supply(job, parts, corpus)
+    data = supply.data
     reader = (parts.context.model.tokenizer, parts.context.states.length) if parts.context else ()
-    survey_corpus(job, corpus, language_model.tokenizer, *reader)
-    data = tokenize_split(corpus.train, language_model, settings.max_seq_len)
-    held_out = tokenize_split(corpus.valid, language_model, settings.max_seq_len)
+    survey_corpus(job, corpus, supply.tokenizer, *reader)
     job.say(describe_run(job, named_parts(parts), corpus, data))
-    if settings.latent_model_path and not settings.resume_training and job.ranks.main:
-        keep_autoencoder(Path(settings.latent_model_path), job.folder, language_model.name)
     if not settings.resume_training and job.ranks.main:
+        supply.keep(job.folder)
         keep_encoder(model.denoiser, job.folder)
     optimizer_options = settings.build(OptimizerOptions)
     optimizer = make_optimizer(model, optimizer_options)
@@ -110,35 +107,25 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     if settings.resume_training:
         state.restore(checkpoints.load(job.folder))
         state.best = remembered_best(job.folder, state.best)
-    context = parts.context
     record_args(  # only now: a folder that cannot be resumed is left as it is
         job,
-        enc_dec_model_relative=relative(language_model.name, job.folder),
-        language_model_fingerprint=language_model.fingerprint(),
-        language=language_model.language,
+        **supply.facts(job.folder),
         latent_dim=space.dim,
         latent_length=space.length,
         class_names=list(corpus.class_names) if settings.class_conditional else [],
-        seq2seq=context is not None,
-        **({} if context is None else context_facts(context, job.folder)),
+        seq2seq=parts.seq2seq,
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
-    training = make_source(job, parts, data, "train")
-    validation = make_source(job, parts, held_out, "valid")
+    supply.open(measure=not settings.resume_training)
     if not settings.resume_training:
-        measure_latents(job, model, training)
         if settings.init_path:
             fill(model, checkpoints.load(settings.init_path))
         # made anew, of the weights and statistics as they are now
         state.ema = EMA(model, settings.ema_decay, settings.ema_update_every)
 
-    inner = WithContext(model.denoiser, context.states) if context and context.trained else model.denoiser
-    network = wrap(inner, job.ranks)
-    state.wrapped = network
+    state.wrapped = network = wrap(supply.network(), job.ranks)
     plan = job.plan()
-    self_condition = settings.self_condition
-    step = DiffusionStep(network, training, parts.process, plan, settings.num_train_steps, self_condition)
-    checker = DiffusionStep(inner, validation, parts.process, plan, settings.num_train_steps, self_condition)
+    step, checker = supply.step(network, "train"), supply.step(supply.network(), "valid")
     evaluator = _evaluator(job, parts, corpus)
     if job.ranks.main:
         evaluator.load_judges()
@@ -162,6 +149,7 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     }
     sample_every = settings.sample_every or settings.save_and_sample_every
     hooks: list[Hook] = [
+        *supply.hooks(),
         validate,
         # first to the disk: what an evaluation stumbles over must not cost the steps before it
         Every(settings.save_every or settings.save_and_sample_every, lambda state, _: state.save(job.folder)),
@@ -175,41 +163,12 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     return 0
 
 
-def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentSource:
-    """Latents and conditions of a split: cached on disk unless --no_latent_cache asks for the models at each step."""
-    options = job.settings.build(LatentOptions)
-    folder = None if options.no_latent_cache else Path(options.latent_cache_dir or job.folder / "latent_cache")
-    context, sources = parts.context, None
-
-    def encoded(space: LatentSpace, tokens: TokenSplit, kept: bool, title: str, what: str) -> Encoded:
-        where = folder if kept else None
-        return encoded_split(space, tokens, where, title, f"{what} of the {split} split", job.ranks, on_device)
-
-    on_device = options.latents_on_device
-    texts = encoded(parts.space.space, data, not parts.space.trainable, split, "latents")
-    if context is not None:
-        assert data.split.sources is not None, "a run with sources was built on a corpus without them"
-        tokens = context.tokens(data.split.sources)
-        states = encoded(context.states, tokens, not context.trained, f"{split} sources", "source states")
-        sources = read_sources(context, tokens, states)
-    return LatentSource(parts.space, texts, job.settings.class_conditional, sources)
+def make_supply(job: Job, parts: Parts, corpus: Corpus) -> Supply:
+    kind = EmbeddingSupply if parts.space.trainable else LatentSupply
+    return kind(job, parts, corpus)
 
 
-def measure_latents(job: Job, model: DiffusionModel, training: LatentSource) -> None:
-    """Fill the statistics that a run keeps: centre and scale where asked for, and the lengths of training texts."""
-    settings, statistics = job.settings, model.statistics
-    if training.space.masked:
-        statistics.length_counts.copy_(count_lengths(training.data.lengths, training.space.length))
-    if settings.normalize_latent:
-        # Of whole batches, however many ranks and micro-batches share them: every rank finds the same statistics.
-        plan = BatchPlan(settings.random_seed, job.plan().total)
-        batches = (training.raw(plan.rows(step, 0, len(training))) for step in range(settings.normalize_batches))
-        mean, scale = estimate(batches)
-        statistics.mean.copy_(mean)
-        statistics.scale.copy_(scale)
-
-
-def validation_losses(job: Job, model: DiffusionModel, ema: EMA, step: DiffusionStep) -> dict[str, float]:
+def validation_losses(job: Job, model: DiffusionModel, ema: EMA, step: Step) -> dict[str, float]:
     """Loss of one validation batch over the whole range of times, by the weights and by their average."""
     with evaluating(model), job.autocast():
         losses = {"val_loss": step(step.num_steps, 0)[0].mean()}
@@ -222,9 +181,11 @@ def _empty_parts(settings: Settings) -> Mapping[str, nn.Module]:
     """What a dry run builds, without weights."""
     options = settings.build(DenoiserOptions)
     classes, sources = _expected_conditions(settings)
-    space = empty_space(settings, sources > 0)
-    run = Path(settings.resume_dir or ".")
-    context = load_context(settings, run, space, torch.device("cpu"), sources, empty=True) if sources else None
+    embeddings, context = settings.latent_space == "embeddings", None
+    space: Any = EmptyEmbeddings(settings) if embeddings else empty_space(settings, sources > 0)
+    if sources and not embeddings:
+        run = Path(settings.resume_dir or ".")
+        context = load_context(settings, run, space, torch.device("cpu"), sources, empty=True)
     with torch.device("meta"):
         classes = classes if options.class_conditional else 0
         encoder = encoder_options(settings, None)

@@ -14,10 +14,10 @@ import torch
 from pipelines.batch_plan import BatchPlan
 from pipelines.diffusion_step import DiffusionStep
 from pipelines.job import load_corpus, open_job
+from pipelines.latent_supply import make_source
 from pipelines.parts import make_parts
 from pipelines.programs import DIFFUSION
 from pipelines.tokens import tokenize_split
-from pipelines.train_diffusion import make_source
 from utils.config import parse
 from utils.trackers import read_metrics
 

@@ -1,0 +1,59 @@
+"""How the flags of a space of token embeddings meet the others. Imports no torch, since every --help comes by here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from latent_models.options import EmbeddingOptions, TokenizerOptions
+from pipelines.options import EmbeddingLossOptions
+from utils.errors import UserError
+from utils.settings import Settings
+
+# Defaults that differ in this space: those of Li et al. 2022. Its decoding is arg-max, and nothing but that.
+DEFAULTS = {"objective": "pred_x0", "decoding": "greedy"}
+CHAIN = {"beta_schedule": "sqrt", "timesteps": 2000}
+OWN = tuple(f.name for group in (TokenizerOptions, EmbeddingOptions, EmbeddingLossOptions) for f in fields(group))
+OTHERS = {  # flags of the other spaces -> what is wrong with them here
+    "latent_model_path": "names an autoencoder, and embeddings have none",
+    "enc_dec_model": "names a language model, and embeddings have none; --embedding_init may begin with one's vectors",
+    "normalize_latent": "would move embeddings that are learned; --normalize_embeddings keeps their norm",
+    "latent_cache_dir": "is about frozen encoders, and embeddings change at every step",
+}
+
+
+def embeddings_meet(settings: Settings) -> None:
+    """Defaults of the space of embeddings; flags of other spaces are refused there, and its own elsewhere."""
+    if settings.latent_space is None:
+        settings.set("latent_space", "compressed" if settings.latent_model_path else "states", source="default")
+    if settings.latent_space != "embeddings":
+        _elsewhere(settings)
+        return
+    for flag, why in OTHERS.items():
+        if flag in settings.typed and settings.values[flag]:
+            raise UserError(f"--{flag} {why}: leave it out, or --latent_space embeddings")
+    _default(settings, DEFAULTS)
+    if not {"train_schedule", "sampling_schedule"} & settings.typed:
+        _default(settings, CHAIN)
+    if settings.decoding != "greedy":
+        raise UserError(
+            f"--decoding {settings.decoding} is for language models: embeddings are decoded to the likeliest tokens, "
+            "which is greedy; leave it out"
+        )
+
+
+def _default(settings: Settings, values: Mapping[str, object]) -> None:
+    for name, value in values.items():
+        if settings.sources[name] == "default":
+            settings.set(name, value)
+
+
+def _elsewhere(settings: Settings) -> None:
+    compressed = bool(settings.latent_model_path)
+    if settings.latent_space == "compressed" and not compressed:
+        raise UserError("--latent_space compressed needs an autoencoder: name its run with --latent_model_path")
+    if settings.latent_space == "states" and compressed:
+        raise UserError("--latent_space states and --latent_model_path exclude each other: give one")
+    typed = next((flag for flag in OWN if flag in settings.typed), None)
+    if typed:
+        raise UserError(f"--{typed} is about token embeddings: add --latent_space embeddings, or leave it out")

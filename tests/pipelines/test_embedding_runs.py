@@ -1,0 +1,139 @@
+"""Diffusion in a space of token embeddings, whole programs: the space trains along, is kept, resumed and reloaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from pipelines.embedding_loss import Drawn, EmbeddingLoss
+from pipelines.embedding_parts import load_embeddings
+from pipelines.embedding_step import EmbeddingStep
+from pipelines.programs import DIFFUSION
+from pipelines.text_diffusion import TextDiffusionPipeline
+from utils import checkpoints
+from utils.config import parse
+from utils.errors import UserError
+from utils.records import Batch
+from utils.trackers import read_metrics
+
+SPACE = "--latent_space embeddings --embedding_dim 8 --timesteps 20"
+
+
+@pytest.fixture(scope="module")
+def trained(programs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("embeddings") / "run"
+    flags = "--num_train_steps 8 --self_condition --class_conditional --learning_rate 1e-2"
+    assert programs.diffusion(SPACE, folder, flags) == 0
+    return folder
+
+
+def test_a_run_holds_space_tokenizer_and_losses_apart(trained):
+    checkpoint, saved = checkpoints.load(trained), json.loads((trained / "args.json").read_text())
+    for part in ("model", "ema"):
+        assert {"space.vectors.table", "space.bias"} <= checkpoint.tensors[part].keys()
+    assert saved["objective"] == "pred_x0" and saved["beta_schedule"] == "sqrt" and saved["decoding"] == "greedy"
+    assert (trained / "tokenizer" / "tokenizer.json").is_file()
+    assert not (trained / "latent_cache").exists()
+    line = next(line for line in read_metrics(trained) if "decoder_nll" in line)
+    assert line["loss"] == pytest.approx(line["diffusion"] + line["decoder_nll"] + line["terminal"], rel=1e-4)
+
+
+def test_embeddings_train(trained, programs, tmp_path):
+    assert programs.diffusion(SPACE, tmp_path / "less", "--num_train_steps 1 --learning_rate 1e-9") == 0
+    before, after = (
+        checkpoints.load(run).tensors["model"]["space.vectors.table"] for run in (tmp_path / "less", trained)
+    )
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--self_condition --train_batch_size 8 --gradient_accumulation_steps 2",
+        "--normalize_embeddings --padding generated --rounding_head distance --train_batch_size 16",
+    ],
+    ids=["masked", "published"],
+)
+def test_resumes_exactly(programs, stop_after, fingerprints, tmp_path, flags):
+    flags += " --num_train_steps 12"
+    assert programs.diffusion(SPACE, tmp_path / "whole", flags) == 0
+    stop_after(EmbeddingStep, 5)
+    assert programs.diffusion(SPACE, tmp_path / "parts", flags) == 143
+    assert programs.resume("diffusion", tmp_path / "parts") == 0
+    assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
+
+
+def test_reloaded_run_samples_what_the_training_sampled(trained):
+    pipeline = TextDiffusionPipeline.from_run(trained, device="cpu")
+    again = TextDiffusionPipeline.from_run(trained, device="cpu")
+    texts = pipeline(4, seed=3, decoding="greedy")
+    assert texts == again(4, seed=3, decoding="greedy") and len(texts) == 4
+    latents, same = pipeline.encode(["Anna saw a red bird ."]), again.encode(["Anna saw a red bird ."])
+    assert torch.equal(latents.x0, same.x0) and len(pipeline.decode(latents)) == 1
+    torch.testing.assert_close(pipeline.generator.space.project(latents.x0)[latents.mask], latents.x0[latents.mask])
+
+
+def test_evaluates_like_the_other_spaces(trained, programs, tmp_path):
+    assert programs.again("diffusion", trained, f"--eval --output_dir {tmp_path} --sampler ddim") == 0
+    result = json.loads((tmp_path / "evaluation" / "eval-valid.json").read_text())
+    assert "model/greedy/perplexity" in json.dumps(result)
+
+
+def test_padding_never_changes_a_loss(trained):
+    """The same texts in a space of more positions: every loss is the same."""
+    settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(trained)])
+    pipeline = TextDiffusionPipeline.from_run(trained, device="cpu")
+    process, denoiser = pipeline.generator.process, pipeline.generator.denoiser
+    torch.manual_seed(0)
+    losses = []
+    for length in (12, 40):
+        settings.set("max_seq_len", length)
+        space = load_embeddings(settings, trained, process.train_schedule, [], torch.device("cpu"))
+        space.load_state_dict(pipeline.generator.space.space.state_dict())
+        generator = torch.Generator().manual_seed(1)
+        noise = torch.randn(2, 2, 40, 8, generator=generator)[:, :, :length]
+        noise[:, :, 7:] = torch.randn(2, 2, length - 7, 8)  # at padding anything
+        batch = Batch(torch.randint(5, 20, (2, 7), generator=generator), torch.ones(2, 7, dtype=torch.bool))
+        t = torch.tensor([0.05, 0.7])
+        with torch.no_grad():
+            denoiser.eval()
+            loss = EmbeddingLoss(denoiser, space, process)
+            losses.append(loss(batch, Drawn(t, noise[0], noise[1], torch.tensor([True, False])), None))
+    for name, value in losses[0].items():
+        torch.testing.assert_close(value, losses[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--latent_space embeddings --normalize_latent", "--normalize_latent would move embeddings"),
+        ("--latent_space embeddings --latent_model_path x", "names an autoencoder"),
+        ("--latent_space embeddings --decoding beam", "likeliest tokens"),
+        ("--latent_space compressed", "needs an autoencoder"),
+        ("--embedding_dim 8", "--latent_space embeddings"),
+    ],
+)
+def test_flags_that_do_not_meet(flags, message):
+    with pytest.raises(UserError, match=message) as error:
+        parse(DIFFUSION, flags.split())
+    assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_that_knows_too_little_is_refused_with_its_share(programs, tmp_path):
+    with pytest.raises(UserError, match=r"does not know \d+\.\d % of the words"):
+        programs.diffusion(SPACE, tmp_path / "run", "--vocab_size 12")
+
+
+def test_another_tokenizer_is_refused(trained, programs, tmp_path):
+    saved = json.loads((trained / "args.json").read_text())
+    assert saved["tokenizer_fingerprint"]
+    file = trained / "tokenizer" / "tokenizer.json"
+    original = file.read_text()
+    try:
+        file.write_text(original.replace('"lowercase": true', '"lowercase": false').replace("Lowercase", "NFC"))
+        with pytest.raises(UserError, match="another tokenizer"):
+            programs.again("diffusion", trained, f"--eval --output_dir {tmp_path}")
+    finally:
+        file.write_text(original)
