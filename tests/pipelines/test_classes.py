@@ -233,6 +233,26 @@ def test_the_pipelines_mistakes(classy):
         pipeline(3, guidance=2.0)
 
 
+@pytest.mark.parametrize("network", ["", "--denoiser_variant states --beta_schedule linear --normalize_latent"])
+def test_classes_of_uncompressed_states(programs, chain, tmp_path, network):
+    flags = (
+        f"--class_conditional --label_column class --self_condition --num_train_steps 8 --learning_rate 1e-2 {network}"
+    )
+    assert programs.diffusion(f"--enc_dec_model {chain / 'lm'}", tmp_path / "run", flags) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert 0 <= metrics["model/greedy/label_accuracy"] <= 1
+    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", sampling_timesteps=2)
+    with evaluating(pipeline.generator.denoiser):
+        found = [pipeline.generator.latents(1, 0, pipeline._told(c, 8)) for c in ("sea", "town", None)]
+    assert all(torch.equal(latents.mask, found[0].mask) for latents in found), "lengths are drawn apart from the class"
+    assert not torch.equal(found[0].x0, found[1].x0) and not torch.equal(found[0].x0, found[2].x0)
+    assert len(pipeline(3, class_id="sea", guidance=2.0, decoding="greedy")) == 3
+    flags = f"--eval --class_id sea --cls_free_guidance 1.5 --sampling_timesteps 2 --output_dir {tmp_path / 'out'}"
+    assert programs.again("diffusion", tmp_path / "run", flags) == 0
+    result = json.loads((tmp_path / "out" / "evaluation" / "eval-valid.json").read_text())
+    assert "model/greedy/home_cond2_ref2_val_mauve" in result
+
+
 # ------------------------------------------------------------------------------------------------ mistakes
 
 

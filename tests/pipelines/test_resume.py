@@ -75,12 +75,15 @@ def test_autoencoder_resumes_exactly(programs, chain, stopped_run, fingerprints,
         "--self_condition --scale_shift --train_batch_size 8 --gradient_accumulation_steps 2 --ema_update_every 2",
         "--self_condition --optimizer lion --normalize_latent --T_schedule linear --train_batch_size 16",
         "--denoiser_variant states --beta_schedule cosine --self_condition --class_conditional --train_batch_size 16",
+        "uncompressed --self_condition --class_conditional --train_batch_size 16",
+        "uncompressed --denoiser_variant states --beta_schedule linear --normalize_latent --class_conditional",
     ],
-    ids=["accumulation", "lion-annealed", "first-release"],
+    ids=["accumulation", "lion-annealed", "first-release", "classes-of-states", "classes-of-states-first-release"],
 )
 def test_diffusion_resumes_exactly(programs, chain, stopped_run, fingerprints, tmp_path, flags):
-    flags += f" --num_train_steps {STEPS}"
-    space = f"--latent_model_path {chain / 'ae'}"
+    """uncompressed: on the encoder's own states."""
+    space = f"--enc_dec_model {chain / 'lm'}" if "uncompressed" in flags else f"--latent_model_path {chain / 'ae'}"
+    flags = f"{flags.removeprefix('uncompressed')} --num_train_steps {STEPS}"
     assert programs.diffusion(space, tmp_path / "whole", flags) == 0
     stopped_run(
         "diffusion",
