@@ -29,6 +29,19 @@ Numbers = dict[str, Any]
 HELD_OUT = "held-out texts"  # the row of real texts that a row of samples is read beside
 
 
+def load_classifier(job: Job, corpus: Corpus, source: str | None) -> Classifier:
+    """The classifier of the flags, or a small one trained on the corpus beside the run."""
+    return classifiers.load(
+        source,
+        corpus.class_names,
+        texts=corpus.train.texts,
+        labels=corpus.train.labels,
+        held_out=(corpus.valid.texts, corpus.valid.labels or []),
+        folder=job.folder / "classifier",
+        device=job.device,
+    )
+
+
 class ClassEvaluator(Evaluator):
     """Samples what --class_id asks for and judges it by class."""
 
@@ -49,18 +62,8 @@ class ClassEvaluator(Evaluator):
 
     @property
     def classifier(self) -> Classifier:
-        """The classifier of the flags, or a small one trained on the corpus beside the run."""
         if self._classifier is None:
-            train, valid = self.corpus.train, self.corpus.valid
-            self._classifier = classifiers.load(
-                self.classes.classifier,
-                self.corpus.class_names,
-                texts=train.texts,
-                labels=train.labels,
-                held_out=(valid.texts, valid.labels or []),
-                folder=self.job.folder / "classifier",
-                device=self.job.device,
-            )
+            self._classifier = load_classifier(self.job, self.corpus, self.classes.classifier)
         return self._classifier
 
     def load_judges(self) -> None:

@@ -14,11 +14,15 @@ import torch
 
 from dataset_utils.corpus import Corpus
 from evaluation import mbr, report
+from evaluation.classifiers import Classifier
+from evaluation.classwise import label_accuracy
 from evaluation.metrics import Judges, measure
-from evaluation.options import BLEU_TOKENIZERS, EvaluationOptions, PairOptions
+from evaluation.options import BLEU_TOKENIZERS, ClassOptions, EvaluationOptions, PairOptions
 from evaluation.protocols import evaluate_pairs, of_seed, over_seeds
+from pipelines.classes import PRIOR, choose
 from pipelines.context import Context
 from pipelines.evaluate import SHORT, TEST_SEEDS, Evaluator
+from pipelines.evaluate_classes import load_classifier
 from pipelines.generate import TextGenerator
 from pipelines.job import Job
 from utils.errors import UserError
@@ -45,6 +49,9 @@ class PairEvaluator(Evaluator):
         self.utility = self.pairs.mbr_utility or ("sacrebleu" if translation else "rouge2")
         self.best_metric = self.pairs.best_metric or ("sacrebleu" if translation else "rougeL")
         self.tokenizer = self.pairs.bleu_tokenizer or BLEU_TOKENIZERS.get(corpus.spec.language or "", "13a")
+        self.classes: ClassOptions = job.settings.build(ClassOptions)
+        self._classifier: Classifier | None = None
+        self.classes_of([])  # a class that is not there is better known now
         for flag, name in (("mbr_utility", self.utility), ("best_metric", self.best_metric)):
             if name.endswith("bertscore") and self.pairs.bertscore_model is None:
                 raise UserError(f"--{flag} {name} needs a model: name one with --bertscore_model")
@@ -99,8 +106,9 @@ class PairEvaluator(Evaluator):
         """Metrics of fresh candidates of one seed, and by decoding strategy a record of each source."""
         part = self.corpus.splits[split].take(self._rows(split, seed))
         sources, k, device = part.sources or [], self.pairs.seq2seq_candidates, str(self.job.device)
+        asked = self.classes_of(part.labels)
         drawn = self.generator.candidates(
-            len(part), k, seed, self.strategies, self._told(sources, part.labels), quiet=self.job.quiet
+            len(part), k, seed, self.strategies, self._told(sources, asked), quiet=self.job.quiet
         )
         result: dict[str, Any] = {}
         samples: dict[str, list[dict[str, Any]]] = {}
@@ -113,6 +121,9 @@ class PairEvaluator(Evaluator):
                 rows, part.texts, self.memory, self.scorer, prefix=self._prefix(split, strategy), seed=seed,
                 tokenizer=self.tokenizer, utility=self.utility, chosen=chosen, bertscore_model=model, device=device,
             )  # fmt: skip
+            if asked is not None:
+                right = label_accuracy(self.classifier, [row[0] for row in rows], asked)
+                result[f"{self._prefix(split, strategy)}label_accuracy"] = right["accuracy"]
             samples[strategy] = [
                 {"source": s, "reference": t, "sample": row[0], "chosen": best, "candidates": row}
                 for s, t, row, best in zip(sources, part.texts, rows, chosen, strict=True)
@@ -120,6 +131,10 @@ class PairEvaluator(Evaluator):
         numbers, _ = measure(part.texts, Judges(self.scorer, self.memory))
         result |= {f"reference/{SHORT[split]}_{key}": value for key, value in numbers.items()}
         result["protocol"] |= {"seed": seed, "split": split, **self._sampling_facts()}
+        if asked is not None:
+            own = self.classifier.accuracy(part.texts, part.labels or [])
+            result[f"reference/{SHORT[split]}_label_accuracy"] = own["accuracy"]
+            result["protocol"] |= {"classifier": self.classifier.protocol(), "class_id": self.classes.class_id}
         return result, samples
 
     def table(self, result: Mapping[str, Any], title: str, split: str = "valid") -> str:
@@ -148,10 +163,27 @@ class PairEvaluator(Evaluator):
         order = torch.randperm(size, generator=seeded(seed, "references", split))
         return order[: self.options.num_samples].tolist()
 
-    def _told(self, sources: Sequence[str], labels: Sequence[int] | None):
-        classes = None
-        if self.job.settings.class_conditional and labels is not None:
-            classes = torch.tensor(labels, device=self.job.device)
+    @property
+    def classifier(self) -> Classifier:
+        if self._classifier is None:
+            self._classifier = load_classifier(self.job, self.corpus, self.classes.classifier)
+        return self._classifier
+
+    def classes_of(self, labels: Sequence[int] | None) -> list[int] | None:
+        """The class that each text is asked for: its own, or the one of --class_id; None where none is told."""
+        settings = self.job.settings
+        if not settings.class_conditional or labels is None:
+            return None
+        names, null_prob = self.corpus.class_names, settings.class_unconditional_prob
+        choice = choose(self.classes.class_id or PRIOR, names, null_prob, training=True)
+        if choice.together is None and len(choice.apart) > 1:
+            raise UserError("--class_id all: texts of a run on pairs have classes of their own: leave it out")
+        if choice.together is None:
+            return [choice.apart[0]] * len(labels)
+        return list(labels) if choice.together == PRIOR else None
+
+    def _told(self, sources: Sequence[str], asked: Sequence[int] | None):
+        classes = None if asked is None else torch.tensor(asked, device=self.job.device)
 
         def told(first: int, last: int) -> Condition:
             states, mask = self.context.encode(sources[first:last], self.job.device, self.job.autocast)

@@ -232,7 +232,18 @@ def test_classes_and_sources_together_on_uncompressed_states(programs, chain, ta
     flags = f"{' '.join(files)} --class_conditional --self_condition --denoiser_variant {variant} --cls_free_guidance 2"
     assert programs.diffusion(f"--enc_dec_model {chain / 'lm'} --normalize_latent", tmp_path / "run", flags) == 0
     result = json.loads((tmp_path / "run/metrics.json").read_text())
-    assert "model/seq2seq/guide2/mbr_rougeL" in result
+    assert "model/seq2seq/guide2/mbr_rougeL" in result and result["reference/val_label_accuracy"] >= 0
+    assert 0 <= result["model/seq2seq/guide2/label_accuracy"] <= 1
+    if variant == "latent":
+        for wanted in ("2", "unconditional"):
+            where = tmp_path / wanted
+            flags = f"--eval --class_id {wanted} --num_samples 3 --output_dir {where}"
+            assert programs.again("diffusion", tmp_path / "run", flags) == 0
+            found = json.loads((where / "evaluation/eval-valid.json").read_text())
+            assert ("model/seq2seq/guide2/label_accuracy" in found) == (wanted == "2")
+        for wanted, said in (("7", "--class_id 7 is not a class"), ("all", "have classes of their own")):
+            with pytest.raises(UserError, match=said):
+                programs.again("diffusion", tmp_path / "run", f"--eval --class_id {wanted}")
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
     seen, forward = [], pipeline.generator.denoiser.forward
 
