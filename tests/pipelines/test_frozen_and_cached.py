@@ -144,7 +144,7 @@ def test_a_folder_left_by_an_aborted_run_does_not_decide_a_new_one(programs, cha
 
 
 def test_a_decoder_trains_alone_and_a_denoiser_takes_it_over(programs, chain, tmp_path):
-    """--lm_mode decoder: the latents stay to the bit, the texts change; and only such a run may replace the own copy."""
+    """--lm_mode decoder: latents stay to the bit, texts change; only such a run may replace the own copy."""
     tuned, adapted, diff = tmp_path / "tuned", tmp_path / "adapted", tmp_path / "diff"
     assert programs.autoencoder(chain / "lm", tuned, "--lm_mode ft") == 0
     assert programs.diffusion(f"--latent_model_path {tuned}", diff) == 0
