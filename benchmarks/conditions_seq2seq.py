@@ -35,7 +35,7 @@ BOTH = "--dataset_name tales+tales-pairs --data_dir {root}/corpus --max_seq_len 
 STAGES = (
     Stage(
         "lm", PRETRAIN, "a small BART, pretrained by denoising", "validation.json",
-        BOTH + " --tokenizer word --d_model 128 --layers 2 --heads 4 --num_train_steps 300 --train_batch_size 64"
+        BOTH + " --tokenizer word --d_model 128 --layers 2 --heads 4 --num_train_steps 400 --train_batch_size 64"
         " --learning_rate 2e-3 --lr_warmup_steps 50 --eval_every 200 --save_every 100",
     ),
     Stage(
@@ -48,8 +48,8 @@ STAGES = (
         "diffusion", DIFFUSION, "the denoiser, told the source", "metrics.json",
         "--dataset_name tales-pairs --data_dir {root}/corpus --max_seq_len 32 --log_every 50"
         " --context_encoder {root}/lm --latent_model_path {root}/autoencoder --objective pred_v --self_condition"
-        " --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 300 --train_batch_size 64"
-        " --learning_rate 2e-3 --lr_warmup_steps 100 --save_and_sample_every 150 --save_every 150 --num_samples 50"
+        " --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 400 --train_batch_size 64"
+        " --learning_rate 2e-3 --lr_warmup_steps 100 --save_and_sample_every 200 --save_every 200 --num_samples 50"
         " --sampling_timesteps 25 --seq2seq_candidates 2 --decoding greedy",
     ),
 )  # fmt: skip
