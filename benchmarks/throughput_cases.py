@@ -1,0 +1,353 @@
+"""What benchmarks/throughput.py times: the real training loops and generators at two sizes, with random weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dataset_utils.batching import TokenTable
+from dataset_utils.corpus import Split
+from dataset_utils.tales import splits
+from diffusion.options import ProcessOptions, SamplingOptions
+from latent_models.compressed import CompressedSpace
+from latent_models.encoder_states import EncoderStatesSpace
+from latent_models.language_models import LanguageModel
+from latent_models.options import AutoencoderOptions, PretrainingOptions
+from latent_models.perceiver import PerceiverAutoencoder
+from latent_models.pretraining.small_bart import small_bart
+from latent_models.tokenizers.training import train_tokenizer
+from model.options import DenoiserOptions
+from pipelines.autoencoder_step import AutoencoderStep
+from pipelines.batch_plan import BatchPlan
+from pipelines.build import DiffusionModel
+from pipelines.diffusion_step import DiffusionStep
+from pipelines.generate import TextGenerator, of_labels
+from pipelines.latents import Encoded, LatentSource, encoded_split
+from pipelines.process import make_process
+from pipelines.tokens import TokenSplit
+from utils.distributed import Ranks, autocast, has_bf16
+from utils.ema import EMA
+from utils.hooks import Report
+from utils.loop import train
+from utils.optim import make_lr_schedule, make_optimizer
+from utils.options import KernelOptions, LoopOptions, OptimizerOptions
+from utils.speed import compile_network, compiles, use
+from utils.state import State
+
+
+@dataclass(frozen=True)
+class Size:
+    """Layout of the three networks and batches."""
+
+    vocabulary: int
+    width: int  # of the language model
+    layers: int
+    heads: int
+    tokens: int  # longest text
+    latents: int
+    dim: int
+    tx_dim: int
+    tx_depth: int
+    skips: int
+    batch: int  # of the denoiser
+    ae_batch: int
+    texts: int  # of the corpus
+    sampled: int  # texts drawn together
+    steps: tuple[int, int]  # of the sampler: few, many
+
+
+SIZES = {
+    "small": Size(1000, 128, 2, 4, 40, 8, 64, 128, 4, 1, 32, 32, 1024, 32, (10, 50)),
+    # BART-base with random weights, 32 latents of 64 channels, a denoiser of 12 blocks 768 wide
+    "paper": Size(50265, 768, 6, 12, 64, 32, 64, 768, 12, 3, 128, 256, 8192, 250, (25, 250)),
+}
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Each way of being fast."""
+
+    cache: bool = True  # latents, or the encoder's states, computed once
+    bf16: bool = True
+    attention: bool = True
+    fused: bool = True  # the optimizer
+    chunked: bool = True  # cross-entropy
+    compile: bool = True
+    optimizer: str = "adamw"
+
+
+OFF = Switches(*[False] * 6)
+
+
+@dataclass
+class Case:
+    """Something to run k times in a row, again and again."""
+
+    part: str  # denoiser, autoencoder, sampling, guidance
+    name: str
+    run: Callable[[int], float | None]  # k -> seconds, where the case knows better than the clock outside
+    texts: int  # of one step
+    tokens: float = 0.0  # of one step
+    switches: Switches = field(default_factory=Switches)
+    losses: list[float] = field(default_factory=list)  # of the first steps
+    parameters: int = 0  # trained ones
+
+
+class Bench:
+    """Networks and corpus of one size, on one device."""
+
+    def __init__(self, size: Size, device: torch.device, cache: Path) -> None:
+        self.size, self.device, self.ranks, self.folder = size, device, Ranks(device=device), cache
+        self.bf16, self.compiles = has_bf16(device), compiles("auto", device)
+        torch.manual_seed(0)
+        stories = [story.text() for story in splits({"train": 500})["train"]]
+        tokenizer = train_tokenizer(stories, "word", size.vocabulary, size.tokens)
+        options = PretrainingOptions(d_model=size.width, layers=size.layers, heads=size.heads, max_seq_len=size.tokens)
+        bart = small_bart(options, tokenizer)
+        bart.resize_token_embeddings(size.vocabulary, mean_resizing=False)
+        bart.final_logits_bias[0, tokenizer.eos_token_id] = -1e4  # every text as long as can be: decoders compare
+        self.model = LanguageModel(bart, tokenizer, "random weights").to(device)
+        ae = AutoencoderOptions(num_encoder_latents=size.latents, dim_ae=size.dim, num_layers=2)
+        self.new_autoencoder = lambda: PerceiverAutoencoder(size.width, ae, size.tokens).to(device)
+        self.space = CompressedSpace(self.model, self.new_autoencoder()).requires_grad_(False).eval()
+        random = np.random.default_rng(0)
+        lengths = random.integers(3 * size.tokens // 4, size.tokens + 1, size.texts).astype(np.int32)
+        ids = random.integers(5, size.vocabulary, (size.texts, size.tokens)).astype(np.int32)
+        table = TokenTable(ids, lengths, 0.0, size.tokens)
+        split = Split([str(row) for row in range(size.texts)], labels=(ids[:, 0] % 4).tolist())
+        self.data = TokenSplit(split, table, self.model.pad_id)
+        self.mean_tokens = float(lengths.mean())
+        # of the network of the paper; dropout 0, so that losses compare
+        self.denoiser = DenoiserOptions(
+            tx_dim=size.tx_dim, tx_depth=size.tx_depth, self_condition=True, scale_shift=True,
+            num_dense_connections=size.skips, disable_dropout=True,
+        )  # fmt: skip
+
+    def available(self, switches: Switches) -> Switches:
+        """The same without what this machine has not."""
+        return replace(switches, bf16=switches.bf16 and self.bf16, compile=switches.compile and self.compiles)
+
+    def cases(self, parts: list[str]) -> list[Case]:
+        on = Switches()
+        dropped = {f"without {name}": replace(on, **{key: False}) for key, name in LABELS.items()}
+        denoiser = {"all on": on, **dropped, "muon": replace(on, optimizer="muon"), "everything off": OFF}
+        denoiser.pop("without chunked loss")
+        found: list[Case] = []
+        for part, make, table in (
+            ("denoiser", self.denoiser_training, denoiser),
+            ("autoencoder", self.autoencoder_training, {"all on": on, **dropped, "everything off": OFF}),
+        ):
+            seen: set[Switches] = set()
+            for name, switches in table.items() if part in parts else ():
+                switches = self.available(switches)
+                if switches not in seen:  # what this machine has not cannot be switched off
+                    seen.add(switches)
+                    found.append(make(name, switches))
+        if "sampling" in parts:
+            found += self.sampling()
+        if "guidance" in parts:
+            found += self.guidance()
+        return found
+
+    # ---- training ------------------------------------------------------------------------------------------------
+
+    def _training(self, case: Case, modules: nn.Module, step: Any, batch: int, ema: bool) -> Case:
+        options = OptimizerOptions(
+            optimizer=case.switches.optimizer, no_fused_optimizer=not case.switches.fused, lr_warmup_steps=10
+        )
+        optimizer = make_optimizer(modules, options)
+        schedule = make_lr_schedule(optimizer, options, 10**6)
+        state = State(modules, optimizer, schedule, EMA(modules) if ema else None, ranks=self.ranks)
+        case.parameters = sum(p.numel() for p in state.parameters())
+        precision = autocast(self.device, "bf16" if case.switches.bf16 else "no")
+
+        def note(state: State, report: Report) -> None:
+            if len(case.losses) < LOSSES:
+                case.losses.append(float(report.loss))
+
+        def run(k: int) -> None:
+            self.use(case.switches)
+            loop = LoopOptions(num_train_steps=state.step + k, log_every=10**9, train_batch_size=batch)
+            train(state, step, [note], loop, clip_grad_norm=1.0, autocast=precision, global_batch=batch)
+
+        case.run = run
+        return case
+
+    def use(self, switches: Switches) -> None:
+        use(KernelOptions(attention="fused" if switches.attention else "plain"))
+        self.model.chunked_loss = switches.chunked
+
+    def denoiser_training(self, name: str, switches: Switches) -> Case:
+        size = self.size
+        torch.manual_seed(1)
+        model = DiffusionModel(self.space, self.denoiser, size.tokens, 0).to(self.device)
+        if switches.compile:
+            compile_network(model.denoiser, "on", self.device)
+        where = self.folder if switches.cache else None
+        texts = encoded_split(self.space, self.data, where, "train", "latents", replace(self.ranks, rank=1), "auto")
+        source = LatentSource(model.normalised(self.space), texts)
+        process = make_process(ProcessOptions(objective="pred_v"), SamplingOptions(), "latent")
+        step = DiffusionStep(model.denoiser, source, process, BatchPlan(0, size.batch), 10**6, True)
+        case = Case("denoiser", name, lambda k: None, size.batch, size.batch * self.mean_tokens, switches)
+        return self._training(case, model, step, size.batch, True)
+
+    def autoencoder_training(self, name: str, switches: Switches) -> Case:
+        size = self.size
+        torch.manual_seed(1)
+        space = CompressedSpace(self.model, self.new_autoencoder())
+        if switches.compile:
+            for network in (space.autoencoder.encoder, space.autoencoder.decoder):
+                compile_network(network, "on", self.device, part=True)
+        states: Encoded | None = None
+        if switches.cache:
+            inner, ranks = EncoderStatesSpace(self.model, size.tokens), replace(self.ranks, rank=1)
+            states = encoded_split(inner, self.data, self.folder, "train", "states", ranks, "off", "float16")
+        shape, pad_to = (size.latents, size.dim), size.tokens if switches.compile else None
+        plan = BatchPlan(0, size.ae_batch)
+        step = AutoencoderStep(space, self.data, plan, self.device, shape=shape, pad_to=pad_to, states=states)
+        case = Case("autoencoder", name, lambda k: None, size.ae_batch, size.ae_batch * self.mean_tokens, switches)
+        return self._training(case, space, step, size.ae_batch, False)
+
+    # ---- sampling ------------------------------------------------------------------------------------------------
+
+    def generator(self, switches: Switches, steps: int, classes: int = 0, guidance: float = 1.0) -> TextGenerator:
+        torch.manual_seed(1)
+        options = replace(self.denoiser, class_conditional=classes > 0)
+        model = DiffusionModel(self.space, options, self.size.tokens, classes).to(self.device).eval()
+        if switches.compile:
+            compile_network(model.denoiser, "on", self.device)
+        process = make_process(
+            ProcessOptions(objective="pred_v"), SamplingOptions(sampler="dpmpp", sampling_timesteps=steps), "latent"
+        )
+        precision = autocast(self.device, "bf16" if switches.bf16 else "no")
+        return TextGenerator(
+            model.normalised(self.space), model.denoiser, process, steps=steps, block=self.size.sampled,
+            device=self.device, autocast=precision, max_length=self.size.tokens, guidance=guidance,
+        )  # fmt: skip
+
+    def sampling(self) -> list[Case]:
+        few, many = self.size.steps
+        table = {
+            f"{few} steps": (Switches(), few),
+            f"{many} steps": (Switches(), many),
+            f"{few} steps without bf16": (replace(Switches(), bf16=False), few),
+            f"{few} steps without compile": (replace(Switches(), compile=False), few),
+            f"{few} steps, everything off": (OFF, few),
+        }
+        found: list[Case] = []
+        seen: set[tuple[bool | int, ...]] = set()
+        for name, (switches, steps) in table.items():
+            switches = self.available(switches)
+            if (switches.bf16, switches.compile, switches.attention, steps) in seen:
+                continue
+            seen.add((switches.bf16, switches.compile, switches.attention, steps))
+            generator = self.generator(switches, steps)
+
+            def denoise(k: int, generator: TextGenerator = generator, switches: Switches = switches) -> None:
+                self.use(switches)
+                for b in range(k):
+                    generator.latents(0, b)
+
+            found.append(Case("sampling", f"denoise, {name}", denoise, self.size.sampled, switches=switches))
+        for strategy in ("greedy", "beam", "nucleus"):
+            for switches in {self.available(Switches()), self.available(OFF)}:
+                generator = self.generator(replace(switches, compile=False), few)
+                clean = generator.latents(0, 0)
+
+                def decode(k: int, generator=generator, clean=clean, strategy=strategy, switches=switches) -> None:
+                    self.use(switches)
+                    for b in range(k):
+                        generator.decode(clean, strategy, b)
+
+                name = f"decode, {strategy}" + ("" if switches != OFF else ", everything off")
+                found.append(Case("sampling", name, decode, self.size.sampled, switches=switches))
+        return found
+
+    def guidance(self) -> list[Case]:
+        """Network calls of one sampling step: guided, unguided, and conditional and null called apart."""
+        switches, found = self.available(Switches()), []
+        for batch in (1, 128):
+            labels = torch.arange(batch) % 4
+            told = of_labels(lambda n, _, labels=labels: labels)
+            assert told is not None
+            condition = told(0, batch, torch.Generator())
+            assert condition is not None
+            condition = condition.to(self.device)
+            z = torch.randn(batch, self.size.latents, self.size.dim, device=self.device)
+            t = torch.full((batch,), 0.5, device=self.device)
+            plain = self.generator(switches, 1, 4)
+            guided = self.generator(switches, 1, 4, guidance=2.0)
+            calls = {
+                "guided": [guided.denoise(condition, None)],
+                "two calls": [plain.denoise(condition, None), plain.denoise(condition.null(), None)],
+                "unguided": [plain.denoise(condition, None)],
+            }
+            for name, denoisers in calls.items():
+
+                def run(k: int, denoisers=denoisers, z=z, t=t) -> None:
+                    self.use(switches)
+                    with torch.no_grad():
+                        for _ in range(k):
+                            for denoise in denoisers:
+                                denoise(z, t, z)
+
+                found.append(Case("guidance", f"{name}, batch {batch}", run, batch, switches=switches))
+        return found
+
+
+LOSSES = 20  # first steps whose losses are compared
+LABELS = {
+    "cache": "cache",
+    "bf16": "bf16",
+    "attention": "fused attention",
+    "fused": "fused optimizer",
+    "chunked": "chunked loss",
+    "compile": "compile",
+}
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def products_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """Floating-point operations per second of a large matrix product: what arithmetic allows here."""
+    n = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(n, n, device=device).to(dtype)
+    return 2 * n**3 * _rate(lambda: a @ a, device, seconds)
+
+
+def bytes_per_second(device: torch.device, seconds: float = 0.5) -> float:
+    """What a copy of a large tensor reads and writes."""
+    a = torch.empty(2**28 if device.type == "cuda" else 2**25, device=device)
+    b = torch.zeros_like(a)
+    return 8 * a.numel() * _rate(lambda: a.copy_(b), device, seconds)
+
+
+def _rate(deed: Callable[[], Any], device: torch.device, seconds: float) -> float:
+    for _ in range(3):
+        deed()
+    wait(device)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        deed()
+        wait(device)
+        count += 1
+    return count / (time.perf_counter() - began)
+
+
+def operations(case: Case) -> float:
+    """Floating-point operations of the matrix products of one step, forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        case.run(1)
+    return float(counter.get_total_flops())
