@@ -72,6 +72,13 @@ class ProcessOptions:
 
 @dataclass
 class SamplingOptions:
+    preset: str | None = field(
+        default=None,
+        metadata=dict(
+            help="sampler, time grid, steps and decoding in one word; what is typed beside it goes before it",
+            choices=("fast", "balanced", "best"),
+        ),
+    )
     sampler: str = field(
         default="ddpm", metadata=dict(help="reverse process; heun calls the network twice a step", choices=SAMPLERS)
     )

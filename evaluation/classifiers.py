@@ -22,6 +22,7 @@ from evaluation.words import is_empty
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import lookup
+from utils.locks import alone
 
 NAME = "home"
 NO_CLASS = -1  # of a text without a word
@@ -86,7 +87,8 @@ def load(
     if source is None:
         if texts is None or labels is None or folder is None:
             raise UserError("no classifier: pass --classifier with a folder or a hub id of a sequence classifier")
-        source = train_small(texts, labels, class_names, folder, held_out=held_out, **training)
+        with alone(folder):  # ranks of one run ask for it at once: the first trains it
+            source = train_small(texts, labels, class_names, folder, held_out=held_out, **training)
     path = Path(source)
     if (path / FACTS).is_file():
         facts, model = facts_of(path), load_small(path)

@@ -26,6 +26,7 @@ from evaluation.words import is_empty
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import lookup
+from utils.locks import alone
 
 PUBLISHED = {"model_type": "gpt2", "n_layer": 36, "n_embd": 1280, "vocab_size": 50257}  # GPT-2 large
 BATCH_TOKENS = 4096  # padding included: the logits of a 50,000-word vocabulary take 0.8 GB
@@ -148,7 +149,8 @@ def load(
     if source is None:
         if texts is None or folder is None:
             raise UserError("no scorer: pass --scorer with a folder or a hub id of a causal language model")
-        source = train_small(texts, folder, device=device, progress=progress, **training)
+        with alone(folder):  # ranks of one run ask for it at once: the first trains it
+            source = train_small(texts, folder, device=device, progress=progress, **training)
     path = Path(source)
     if not path.is_dir() and (path.is_absolute() or str(source).startswith((".", "~"))):
         raise UserError(

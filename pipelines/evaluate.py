@@ -69,8 +69,8 @@ class Evaluator:
         Returns the metric that best/ is kept by and its value, on the main rank; None for none.
         """
         job = self.job
+        result, samples = self.measured("valid", 42, training=True)  # by every rank: they share the sampling
         if job.ranks.main:
-            result, samples = self.measured("valid", 42, training=True)
             milestone = step // job.settings.save_and_sample_every
             for of, sampled in samples.items():
                 for strategy, texts in sampled.texts.items():
@@ -87,8 +87,6 @@ class Evaluator:
 
     def evaluate_run(self) -> int:
         """--eval, --eval_test or --gen_data. Returns the exit code."""
-        if not self.job.ranks.main:
-            return 0
         if self.options.gen_data:
             return self._synthetic_data()
         split, seeds = ("test", TEST_SEEDS) if self.options.eval_test else ("valid", (42,))
@@ -108,8 +106,9 @@ class Evaluator:
             else {k: v for s, r in zip(seeds, results, strict=True) for k, v in of_seed(r, s).items()}
         )
         final: dict[str, Any] = {**(results[0] if len(seeds) == 1 else {**named, **summary})}
-        report.write(self.job.folder / "evaluation", f"eval-{split}", final)
-        self.finish(split)
+        if self.job.ranks.main:
+            report.write(self.job.folder / "evaluation", f"eval-{split}", final)
+            self.finish(split)
         self.job.log.record(_numbers(results[0] if len(seeds) == 1 else named), 0)
         if len(seeds) > 1:
             self.job.say(report.table(summary, f"mean and standard deviation over seeds {seeds[0]} to {seeds[-1]}"))
@@ -154,6 +153,7 @@ class Evaluator:
             result |= evaluate_texts(texts, like, self.memory, self.scorer, prefix=f"model/{strategy}/")
             result[f"model/{strategy}/empty_replaced"] = sampled.empty[strategy]
         result["protocol"] = {**result.get("protocol", {}), "seed": seed, **self._sampling_facts()}
+        result |= {f"speed/{part}_texts_per_second": rate for part, rate in sampled.speed.rates().items()}
         return result, sampled
 
     def count(self, split: str) -> int:
@@ -185,7 +185,7 @@ class Evaluator:
 
     def _write_samples(self, split: str, seed: int, cond: str, sampled: Sampled) -> None:
         folder = self.job.folder / "evaluation"
-        for strategy, texts in sampled.texts.items():
+        for strategy, texts in sampled.texts.items() if self.job.ranks.main else ():
             name = f"eval-{split}-seed{seed}-{cond}{strategy}"
             write_json(folder / f"{name}-samples.json", texts)
             write_text(folder / f"{name}-samples.txt", _lines(texts))

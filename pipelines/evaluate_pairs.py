@@ -59,8 +59,8 @@ class PairEvaluator(Evaluator):
     def evaluate_training(self, step: int) -> tuple[str, float] | None:
         """As of Evaluator, on validation pairs."""
         job, score = self.job, None
+        result, samples = self.judge_pairs("valid", 42)  # by every rank: they share the sampling
         if job.ranks.main:
-            result, samples = self.judge_pairs("valid", 42)
             milestone = step // job.settings.save_and_sample_every
             for strategy, records in samples.items():
                 write_json(job.folder / f"{strategy}-pairs-{milestone}.json", records)
@@ -79,15 +79,13 @@ class PairEvaluator(Evaluator):
 
     def evaluate_run(self) -> int:
         """--eval or --eval_test; --gen_data as of Evaluator."""
-        if not self.job.ranks.main:
-            return 0
         if self.options.gen_data:
             return self._synthetic_data()
         split, seeds = ("test", TEST_SEEDS) if self.options.eval_test else ("valid", (42,))
         folder, results = self.job.folder / "evaluation", []
         for seed in seeds:
             result, samples = self.judge_pairs(split, seed)
-            for strategy, records in samples.items():
+            for strategy, records in samples.items() if self.job.ranks.main else ():
                 write_json(folder / f"eval-{split}-seed{seed}-{strategy}-pairs.json", records)
                 self.job.say(f"seed {seed}, {strategy}:\n{show(records)}")
             self.job.say(self.table(result, f"seed {seed}, {split} split", split))
@@ -95,7 +93,8 @@ class PairEvaluator(Evaluator):
         summary = over_seeds(results)
         named = {k: v for s, r in zip(seeds, results, strict=True) for k, v in of_seed(r, s).items()}
         final = results[0] if len(seeds) == 1 else {**named, **summary}
-        report.write(folder, f"eval-{split}", final)
+        if self.job.ranks.main:
+            report.write(folder, f"eval-{split}", final)
         self.job.log.record(_numbers(results[0] if len(seeds) == 1 else named), 0)
         if len(seeds) > 1:
             self.job.say(report.table(summary, f"mean and standard deviation over seeds {seeds[0]} to {seeds[-1]}"))
@@ -130,6 +129,8 @@ class PairEvaluator(Evaluator):
             ]
         numbers, _ = measure(part.texts, Judges(self.scorer, self.memory))
         result |= {f"reference/{SHORT[split]}_{key}": value for key, value in numbers.items()}
+        rates = self.generator.watch.rates()
+        result |= {f"speed/{name}_texts_per_second": rate for name, rate in rates.items()}
         result["protocol"] |= {"seed": seed, "split": split, **self._sampling_facts()}
         if asked is not None:
             own = self.classifier.accuracy(part.texts, part.labels or [])

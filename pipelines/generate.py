@@ -20,10 +20,12 @@ from diffusion.noise import make_noise
 from latent_models.decoding import DECODING
 from latent_models.normalisation import Normalised
 from pipelines.process import Process
+from utils.distributed import Ranks, gather_objects
 from utils.modes import evaluating
 from utils.progress import Progress
 from utils.records import Condition, Latents
 from utils.seeding import derive, generator
+from utils.stopwatch import Stopwatch
 
 Labels = Callable[[int, torch.Generator], Tensor]  # (n, generator) -> class ids (n,)
 Conditions = Callable[[int, int, torch.Generator], Condition | None]
@@ -45,6 +47,7 @@ class Sampled:
     places: dict[str, list[tuple[int, int] | None]] = field(
         default_factory=dict
     )  # block and row that a text comes from
+    speed: Stopwatch = field(default_factory=Stopwatch)
 
 
 class TextGenerator:
@@ -62,25 +65,26 @@ class TextGenerator:
         autocast: Callable[[], AbstractContextManager],
         max_length: int,
         guidance: float = 1.0,
+        ranks: Ranks | None = None,
     ) -> None:
         """steps: of the sampler. block: texts drawn together. max_length: of a decoded text in tokens.
 
-        guidance: weight of classifier-free guidance wherever there is a condition; 1: off.
+        guidance: weight of classifier-free guidance wherever there is a condition; 1: off. ranks: processes that share
+        the blocks; every one of them must then ask for the same texts, and all get them.
         """
         self.space, self.denoiser, self.process = space, denoiser, process
         self.steps, self.block, self.device, self.autocast, self.max_length = steps, block, device, autocast, max_length
         self.guidance = guidance
         # a space of embeddings is everywhere: rounding estimates to tokens is a choice, --clamp
         self.project: Callable[[Tensor], Tensor] = (lambda x0: x0) if space.trainable else space.project
+        self.ranks = ranks or Ranks(device=device)
+        self.watch = Stopwatch(device)  # of the last call of sample or candidates
 
     @torch.no_grad()
     def latents(self, seed: int, b: int, conditions: Conditions | None = None, rows: int | None = None) -> Latents:
         """Block b of a seed: clean latents (n, L, D), on the device. rows: n of a whole block; unset: self.block."""
         space, process, n = self.space, self.process, rows or self.block
-        draws = generator(seed, "block", b)
-        mask = space.sample_mask(n, draws)
-        z = torch.randn(n, space.length, space.dim, generator=draws)
-        condition = None if conditions is None else conditions(b, n, draws)
+        mask, z, condition = self._drawn(seed, b, conditions, n)
         some = n if condition is None else len(condition)
         condition = None if condition is None else condition.to(self.device)
         mask, z = mask[:some].to(self.device), z[:some].to(self.device)
@@ -93,6 +97,15 @@ class TextGenerator:
         denoise = self.denoise(condition, visible)
         x0 = process.sampler(denoise, process.sampling_schedule, process.grid(self.steps), z, noise)
         return Latents(x0, mask)
+
+    def _drawn(
+        self, seed: int, b: int, conditions: Conditions | None, n: int
+    ) -> tuple[Tensor, Tensor, Condition | None]:
+        """What block b starts from, on the CPU: mask (n, L), noise (n, L, D), and what its texts are told."""
+        draws = generator(seed, "block", b)
+        mask = self.space.sample_mask(n, draws)
+        z = torch.randn(n, self.space.length, self.space.dim, generator=draws)
+        return mask, z, None if conditions is None else conditions(b, n, draws)
 
     def denoise(self, condition: Condition | None, mask: Tensor | None) -> Denoise:
         """The network bound to a condition and a mask (B, L), guided, projected: all that a sampler asks for."""
@@ -132,20 +145,27 @@ class TextGenerator:
         said of that example.
         """
         together = max(1, self.block // k)
-        found: dict[str, list[list[str]]] = {strategy: [] for strategy in strategies}
+        mine: list[tuple[int, str, list[list[str]]]] = []
         bar = Progress("sample", n * k, unit="text", quiet=quiet)
+        watch, ranks, blocks = Stopwatch(self.device), self.ranks, math.ceil(n / together)
         with bar, evaluating(self.denoiser):
-            for b in range(math.ceil(n / together)):
+            for b in range(ranks.rank, blocks, ranks.world):
                 first, last = b * together, min((b + 1) * together, n)
 
                 def condition(b: int, rows: int, _: torch.Generator, first: int = first, last: int = last) -> Condition:
                     return told(first, last).repeat(k)
 
-                latents = self.latents(seed, b, condition, together * k)
+                with watch.measure("denoise", (last - first) * k):
+                    latents = self.latents(seed, b, condition, together * k)
                 for strategy in strategies:
-                    texts = self.decode(latents, strategy, derive(seed, "block", b))
-                    found[strategy] += [texts[i : i + k] for i in range(0, len(texts), k)]
-                bar.at(last * k)
+                    with watch.measure("decode", (last - first) * k):
+                        texts = self.decode(latents, strategy, derive(seed, "block", b))
+                    mine.append((b, strategy, [texts[i : i + k] for i in range(0, len(texts), k)]))
+                bar.at(min(n, (b // ranks.world + 1) * ranks.world * together) * k, watch.note())
+            found: dict[str, list[list[str]]] = {strategy: [] for strategy in strategies}
+            for _, strategy, rows in sorted(gather_objects(ranks, mine), key=lambda part: part[0]):
+                found[strategy] += rows
+        self.watch = watch
         return found
 
     def sample(
@@ -162,26 +182,48 @@ class TextGenerator:
         Empty texts are counted, and replaced by texts of further blocks, up to twice the blocks that n needs; what is
         still missing then stays empty.
         """
-        blocks = math.ceil(n / self.block)
+        blocks, ranks = math.ceil(n / self.block), self.ranks
         found: dict[str, list[str]] = {strategy: [] for strategy in strategies}
         places: dict[str, list[tuple[int, int] | None]] = {strategy: [] for strategy in strategies}
         empty = dict.fromkeys(strategies, 0)
         bar = Progress("sample", blocks * self.block, unit="text", quiet=quiet)
+        watch = Stopwatch(self.device)
         with bar, evaluating(self.denoiser):
-            for b in range(2 * blocks):
-                lacking = [strategy for strategy in strategies if len(found[strategy]) < n]
-                if not lacking:
-                    break
-                latents = self.latents(seed, b, conditions)
-                for strategy in lacking:
-                    for row, text in enumerate(self.decode(latents, strategy, derive(seed, "block", b))):
-                        if len(found[strategy]) < n:  # a text beyond n was never asked for, empty or not
-                            empty[strategy] += not text
-                            found[strategy] += [text] if text else []
-                            places[strategy] += [(b, row)] if text else []
-                bar.at(min(bar.total, bar.done + self.block))
+            done = 0
+            while done < 2 * blocks and (lacking := [s for s in strategies if len(found[s]) < n]):
+                # a block for each rank; those beyond what n needs only where texts came out empty
+                turn = range(done, min(done + ranks.world, blocks if done < blocks else 2 * blocks))
+                mine = []
+                for place, b in enumerate(turn):
+                    if place == ranks.rank:
+                        mine.append(self._block(seed, b, lacking, conditions, watch))
+                    elif conditions is not None:  # which may remember what every block was told
+                        self._drawn(seed, b, conditions, self.block)
+                for b, texts in zip(turn, gather_objects(ranks, mine), strict=True):
+                    for strategy in lacking:
+                        for row, text in enumerate(texts[strategy]):
+                            if len(found[strategy]) < n:  # a text beyond n was never asked for, empty or not
+                                empty[strategy] += not text
+                                found[strategy] += [text] if text else []
+                                places[strategy] += [(b, row)] if text else []
+                done = turn.stop
+                bar.at(min(bar.total, done * self.block), watch.note())
+        self.watch = watch
         return Sampled(
             {strategy: (texts + [""] * n)[:n] for strategy, texts in found.items()},
             empty,
             {strategy: (where + [None] * n)[:n] for strategy, where in places.items()},
+            watch,
         )
+
+    def _block(
+        self, seed: int, b: int, strategies: Sequence[str], conditions: Conditions | None, watch: Stopwatch
+    ) -> dict[str, list[str]]:
+        """The texts of block b by each strategy."""
+        with watch.measure("denoise", self.block):
+            latents = self.latents(seed, b, conditions)
+        texts = {}
+        for strategy in strategies:
+            with watch.measure("decode", self.block):
+                texts[strategy] = self.decode(latents, strategy, derive(seed, "block", b))
+        return texts

@@ -21,6 +21,7 @@ from pipelines.embedding_parts import load_embeddings
 from pipelines.generate import TextGenerator
 from pipelines.process import Process, make_process
 from utils import checkpoints
+from utils.distributed import Ranks
 from utils.errors import UserError
 from utils.seeding import derive
 from utils.settings import Settings
@@ -115,8 +116,13 @@ def fill_from_run(model: DiffusionModel, folder: Path, *, best: bool = False) ->
 
 
 def make_generator(
-    settings: Settings, parts: Parts, device: torch.device, autocast: Callable[[], AbstractContextManager[Any]]
+    settings: Settings,
+    parts: Parts,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    ranks: Ranks | None = None,
 ) -> TextGenerator:
+    """What writes texts with these parts. ranks: processes that share the work."""
     return TextGenerator(
         parts.space,
         parts.model.denoiser,
@@ -127,6 +133,7 @@ def make_generator(
         autocast=autocast,
         max_length=settings.max_seq_len,
         guidance=settings.cls_free_guidance,
+        ranks=ranks,
     )
 
 

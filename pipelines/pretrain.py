@@ -88,9 +88,9 @@ def run(settings: Settings) -> int:
     reason = fit(job, state, step, hooks, started)
     if EXIT_CODES[reason]:
         return EXIT_CODES[reason]
+    result = _copying(job, model, held_out, options)
     if job.ranks.main:
         model.save(job.folder)
-        result = _copying(job, model, held_out, options)
         report.write(job.folder, "validation", result)
         job.say(report.table(result, f"{job.folder}: copying held-out texts ({STRATEGY})"))
     job.ranks.barrier()
@@ -134,5 +134,5 @@ def _copying(job: Job, model: LanguageModel, held_out: TokenSplit, options: Pret
     rows = torch.arange(min(job.settings.eval_texts, len(held_out)))
     decode = through_states(model, options.max_seq_len)
     with evaluating(model):
-        written = reconstruct(decode, held_out, rows, 128, STRATEGY, job.device, job.autocast, "copy", quiet=True)
+        written = reconstruct(decode, held_out, rows, 128, STRATEGY, job.device, job.autocast, "copy", True, job.ranks)
     return evaluate_reconstruction(written, [held_out.split.texts[row] for row in rows.tolist()])

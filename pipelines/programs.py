@@ -25,6 +25,7 @@ from latent_models.options import (
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.embedding_rules import embeddings_meet
 from pipelines.options import AutoencoderIntervals, DiffusionIntervals, EmbeddingLossOptions, PretrainingIntervals
+from pipelines.presets import PRESETS
 from utils.errors import UserError
 from utils.options import AverageOptions, CompileOptions, KernelOptions, LoopOptions, OptimizerOptions, RunOptions
 from utils.settings import MODES, Program, Settings
@@ -193,6 +194,14 @@ def own_files_replace_default_corpus(settings: Settings) -> None:
     """The corpus that a program takes by default steps back where the user names files."""
     if settings.train_file and settings.dataset_name and "dataset_name" not in settings.typed:
         settings.set("dataset_name", None)
+
+
+def preset_fills_in(settings: Settings) -> None:
+    """A preset that was asked for now gives every flag of its row that was not."""
+    if "preset" in settings.typed and settings.preset is not None:
+        for name, value in PRESETS[settings.preset].items():
+            if name not in settings.typed:
+                settings.set(name, value)
 
 
 def resume_dir_says_what_for(settings: Settings) -> None:
@@ -378,6 +387,7 @@ DIFFUSION = Program(
     rules=(
         resume_dir_says_what_for,
         embeddings_meet,
+        preset_fills_in,
         schedules_meet,
         respacing_counts_the_steps,
         classes_are_conditions,

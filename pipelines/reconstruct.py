@@ -11,8 +11,10 @@ from latent_models.decoding import DECODING
 from latent_models.language_models import LanguageModel
 from latent_models.spaces import LatentSpace
 from pipelines.tokens import TokenSplit
+from utils.distributed import Ranks, gather_objects
 from utils.progress import Progress
 from utils.records import Batch
+from utils.seeding import derive
 
 Decode = Callable[[Batch, str], list[str]]  # (batch, strategy) -> texts
 
@@ -28,13 +30,22 @@ def reconstruct(
     autocast: Callable[[], AbstractContextManager],
     title: str,
     quiet: bool = False,
+    ranks: Ranks | None = None,
 ) -> list[str]:
-    """Texts of rows as `decode` writes them, in the order of rows."""
+    """Texts of rows as `decode` writes them, in the order of rows. ranks: processes that share the batches."""
+    ranks = ranks or Ranks(device=device)
     written: dict[int, str] = {}
     with Progress(title, len(rows), unit="text", quiet=quiet) as bar, autocast():
-        for part, batch in data.by_length(batch_size, rows):
-            written.update(zip(part.tolist(), decode(batch.to(device), strategy), strict=True))
+        for i, (part, batch) in enumerate(data.by_length(batch_size, rows)):
+            if i % ranks.world == ranks.rank:
+                # what a sampling strategy draws depends on the batch alone, not on the process
+                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                    torch.manual_seed(derive(0, "reconstruct", strategy, i))
+                    texts = decode(batch.to(device), strategy)
+                written.update(zip(part.tolist(), texts, strict=True))
             bar.advance(len(part))
+        for others in gather_objects(ranks, [written]):
+            written = {**written, **others}
     return [written[row] for row in rows.tolist()]
 
 

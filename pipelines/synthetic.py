@@ -39,5 +39,6 @@ def write_synthetic(
             sampled = generator.sample(n // classes, seed, (strategy,), one_class(c), quiet=job.quiet)
             writer.writerows([text, c] for text in sampled.texts[strategy])
         path = job.folder / f"synth_sample{n}_seed{seed}.csv"
-        write_text(path, file.getvalue())
+        if job.ranks.main:
+            write_text(path, file.getvalue())
         job.say(f"wrote {path}")

@@ -189,7 +189,16 @@ class Validation:
             name = f"reconstruct ({title}, {strategy})"
             with evaluating(self.space):
                 written = reconstruct(
-                    decode, self.held_out, self.rows, size, strategy, job.device, job.autocast, name, job.quiet
+                    decode,
+                    self.held_out,
+                    self.rows,
+                    size,
+                    strategy,
+                    job.device,
+                    job.autocast,
+                    name,
+                    job.quiet,
+                    job.ranks,
                 )
             self.written[f"{title}/{strategy}"] = written
             found |= evaluate_reconstruction(written, self.texts, self.scorer, prefix=f"{title}/{strategy}/")

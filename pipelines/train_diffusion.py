@@ -68,7 +68,7 @@ def run(settings: Settings) -> int:
 
 
 def _evaluator(job: Job, parts: Parts, corpus: Corpus) -> Evaluator:
-    generator = make_generator(job.settings, parts, job.device, job.autocast)
+    generator = make_generator(job.settings, parts, job.device, job.autocast, job.ranks)
     options = job.settings.build(EvaluationOptions)
     if parts.context is not None:
         return PairEvaluator(job, generator, corpus, options, parts.context)
@@ -127,8 +127,7 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     plan = job.plan()
     step, checker = supply.step(network, "train"), supply.step(supply.network(), "valid")
     evaluator = _evaluator(job, parts, corpus)
-    if job.ranks.main:
-        evaluator.load_judges()
+    evaluator.load_judges()
 
     def validate(state: State, report: Report) -> None:
         """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""

@@ -49,6 +49,8 @@ def test_eval_is_repeatable_and_goes_where_it_is_told(programs, chain, contents,
         assert programs.again("diffusion", chain / "diff", f"--eval --output_dir {tmp_path / name}") == 0
     assert contents(chain) == before
     one, other = (json.loads((tmp_path / name / "evaluation" / "eval-valid.json").read_text()) for name in "ab")
+    for result in (one, other):
+        assert all(result.pop(f"speed/{part}_texts_per_second") > 0 for part in ("denoise", "decode"))
     assert one == other
 
 

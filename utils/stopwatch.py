@@ -1,0 +1,36 @@
+"""How long the parts of a job take, and how much comes out of them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Stopwatch:
+    """Seconds of this process by what they went into, and texts that came out of each."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        self.seconds: Counter[str] = Counter()
+        self.texts: Counter[str] = Counter()
+
+    @contextmanager
+    def measure(self, what: str, texts: int) -> Iterator[None]:
+        """Within, time counts for `what`. Waits for the device at the end: not for anything that is called often."""
+        began = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[what] += time.perf_counter() - began  # type: ignore[assignment]
+        self.texts[what] += texts
+
+    def rates(self) -> dict[str, float]:
+        """Texts per second of each part."""
+        return {what: self.texts[what] / seconds for what, seconds in self.seconds.items() if seconds > 0}
+
+    def note(self) -> str:
+        return ", ".join(f"{what} {rate:.3g} texts/s" for what, rate in self.rates().items())
