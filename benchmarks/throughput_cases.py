@@ -28,7 +28,7 @@ from pipelines.autoencoder_step import AutoencoderStep
 from pipelines.batch_plan import BatchPlan
 from pipelines.build import DiffusionModel
 from pipelines.diffusion_step import DiffusionStep
-from pipelines.generate import TextGenerator, of_labels
+from pipelines.generate import TextGenerator
 from pipelines.latents import Encoded, LatentSource, encoded_split
 from pipelines.process import make_process
 from pipelines.tokens import TokenSplit
@@ -38,6 +38,7 @@ from utils.hooks import Report
 from utils.loop import train
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import KernelOptions, LoopOptions, OptimizerOptions
+from utils.records import Condition
 from utils.speed import compile_network, compiles, use
 from utils.state import State
 
@@ -83,7 +84,7 @@ class Switches:
     optimizer: str = "adamw"
 
 
-OFF = Switches(*[False] * 6)
+OFF = Switches(cache=False, bf16=False, attention=False, fused=False, chunked=False, compile=False)
 
 
 @dataclass
@@ -136,7 +137,7 @@ class Bench:
 
     def cases(self, parts: list[str]) -> list[Case]:
         on = Switches()
-        dropped = {f"without {name}": replace(on, **{key: False}) for key, name in LABELS.items()}
+        dropped = {f"without {name}": Switches(**{**vars(on), key: False}) for key, name in LABELS.items()}
         denoiser = {"all on": on, **dropped, "muon": replace(on, optimizer="muon"), "everything off": OFF}
         denoiser.pop("without chunked loss")
         found: list[Case] = []
@@ -274,12 +275,7 @@ class Bench:
         """Network calls of one sampling step: guided, unguided, and conditional and null called apart."""
         switches, found = self.available(Switches()), []
         for batch in (1, 128):
-            labels = torch.arange(batch) % 4
-            told = of_labels(lambda n, _, labels=labels: labels)
-            assert told is not None
-            condition = told(0, batch, torch.Generator())
-            assert condition is not None
-            condition = condition.to(self.device)
+            condition = Condition.of(class_id=torch.arange(batch) % 4).to(self.device)
             z = torch.randn(batch, self.size.latents, self.size.dim, device=self.device)
             t = torch.full((batch,), 0.5, device=self.device)
             plain = self.generator(switches, 1, 4)
