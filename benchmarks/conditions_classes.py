@@ -12,7 +12,7 @@ Without --data_dir the embedded corpus is made and everything trained on it. Wit
 the autoencoder learn from every corpus found in FOLDER, the denoiser from the one named; --max_seconds is shared among
 the stages. --lm and --autoencoder take what was trained before. Run again, it goes on. Writes the runs and, to keep,
 record.json, table.md, samples.txt, guidance.png and classes.png.
-How long: tales about 25 minutes on one core, 10 of them for sampling; a real corpus --max_seconds and the sampling.
+How long: tales about 25 minutes on one core, 9 of them for sampling; a real corpus --max_seconds and the sampling.
 """
 
 from __future__ import annotations
@@ -275,8 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--autoencoder", type=Path, help="an autoencoder trained before, around --lm")
     parser.add_argument("--max_seconds", type=float, help="of training, shared among the stages")
     parser.add_argument("--weights", default="0,0.5,1,1.5,2,3,5", help="guidance weights (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=250, help="texts of each class and weight, at most")
-    parser.add_argument("--steps", type=int, default=30, help="of the sampler (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=200, help="texts of each class and weight, at most")
+    parser.add_argument("--steps", type=int, default=25, help="of the sampler (default: %(default)s)")
     args = parser.parse_args(argv)
     try:
         weights = [float(word) for word in args.weights.split(",")]
