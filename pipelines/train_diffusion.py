@@ -41,6 +41,7 @@ from pipelines.supply import Step, Supply
 from utils import checkpoints
 from utils.distributed import wrap
 from utils.ema import EMA
+from utils.errors import UserError
 from utils.hooks import Every, Hook, Report
 from utils.modes import evaluating
 from utils.optim import make_lr_schedule, make_optimizer
@@ -81,6 +82,12 @@ def _corpus(job: Job) -> Corpus:
     settings, corpus = job.settings, load_corpus(job)
     if settings.class_conditional:
         corpus.need_classes()
+    trained = settings.saved.get("class_names")
+    if trained and list(corpus.class_names) != trained:
+        raise UserError(
+            f"{settings.resume_dir} learned the classes {', '.join(trained)}, and {corpus.name} has "
+            f"{', '.join(corpus.class_names) or 'none'}: name texts with the same classes"
+        )
     return corpus
 
 

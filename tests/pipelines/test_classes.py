@@ -293,6 +293,16 @@ def test_a_split_without_a_class_cannot_judge_it(programs, classy, tales_folder,
     assert programs.again("diffusion", classy, f"{flags} --class_id prior {FEW}") == 0
 
 
+def test_other_classes_than_those_learned(programs, classy, tales_folder, tmp_path):
+    """The same number of them under other names: what is asked for would be something else."""
+    for split in ("train", "valid", "test"):
+        text = (tales_folder / f"{split}.jsonl").read_text().replace('"class": "sea"', '"class": "ocean"')
+        (tmp_path / f"{split}.jsonl").write_text(text)
+    files = " ".join(f"--{split}_file {tmp_path / split}.jsonl" for split in ("train", "valid", "test"))
+    with pytest.raises(UserError, match="learned the classes forest, garden, sea, town, and .* has forest, garden, oc"):
+        programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {files}")
+
+
 def test_one_class_is_no_condition(programs, chain, tales_folder, tmp_path):
     rows = [line for line in (tales_folder / "train.jsonl").read_text().splitlines() if '"class": "sea"' in line]
     (tmp_path / "train.jsonl").write_text("\n".join(rows) + "\n")
