@@ -232,8 +232,8 @@ PUBLISHED = {
 TEST = dict(eval_test=True, sampling_timesteps=250, sampler="ddpm", sampling_schedule="cosine")
 PUBLISHED |= {f"scripts/eval/{name}.sh": dict(TEST, num_samples=1000) for name in ("roc", "ag_news")}
 PUBLISHED |= {
-    f"scripts/eval/{name}.sh": dict(TEST, cls_free_guidance=2.0, seq2seq_candidates=5)
-    for name in ("xsum", "qqp", "wmt14_en_de", "wmt14_de_en")
+    f"scripts/eval/{name}.sh": dict(TEST, cls_free_guidance=2.0, seq2seq_candidates=5, num_samples=whole_test_set)
+    for name, whole_test_set in {"xsum": 11334, "qqp": 2500, "wmt14_en_de": 3003, "wmt14_de_en": 3003}.items()
 }
 
 # what nobody published: the recipe of ROCStories, and what differs from it
