@@ -130,7 +130,7 @@ def kind_of_run(script: str) -> str:
     """Which of the run folders a script evaluates."""
     if "eval_text_diffusion" in script:
         return "STATES"
-    return "PAIRS" if re.search("scripts/eval/(xsum|qqp|wmt14)", script) else "RUN"
+    return "PAIRS" if re.search("scripts/eval/(e2e_mr|xsum|qqp|wmt14)", script) else "RUN"
 
 
 # ---------------------------------------------------------------------------------------------------------- recipes
@@ -252,11 +252,13 @@ OURS = {f"scripts/autoencoder/{name}.sh": dict(AUTOENCODER, **changes) for name,
     "bart_latent_ag_news": dict(OF_CLASSES, dataset_name="ag_news"),
     "bart_latent_sst": dict(OF_CLASSES, dataset_name="sst", num_train_steps=100000),
     "bart_latent_e2e": dict(dataset_name="e2e", num_train_steps=100000),
+    "bart_latent_e2e_mr": dict(OF_SOURCES, dataset_name="e2e-mr", num_train_steps=100000),
     "flan_t5_latent_xsum": dict(OF_SOURCES, dataset_name="xsum"),
     "flan_t5_latent_qqp": dict(OF_SOURCES, dataset_name="qqp"),
     "mt5_latent_wmt14_de_en": dict(OF_SOURCES, dataset_name="wmt14-de-en"),
     "mt5_latent_wmt14_en_de": dict(OF_SOURCES, dataset_name="wmt14-en-de"),
 }.items()} | {f"scripts/eval/{name}.sh": dict(TEST, num_samples=1000) for name in ("e2e", "sst")}  # fmt: skip
+OURS["scripts/eval/e2e_mr.sh"] = dict(PUBLISHED["scripts/eval/qqp.sh"], num_samples=4693)
 
 
 @pytest.mark.parametrize("script", RECIPES)
