@@ -29,6 +29,7 @@ EVALUATIONS = [name for name in RECIPES if "eval" in name]
 TRAININGS = [name for name in RECIPES if "eval" not in name]
 LATENT = "scripts/diffusion/bart_latent_v-pred.sh"
 ON_LATENTS = [name for name in TRAININGS if "_latent_" in name]
+CLASS_NAMES = ["world", "sports", "business", "sci_tech"]
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 
 # --------------------------------------------------------------------------------------------------------- fixtures
@@ -60,7 +61,7 @@ def record(program: str, argv: list[str], folder: Path, **facts: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(model, tmp_path_factory) -> dict[str, Path]:
-    """AUTOENCODER, a run on its latents, one of a corpus of pairs, two of the first release, one of them by class."""
+    """AUTOENCODER, runs on its latents and of the first release, by class and not, and one of a corpus of pairs."""
     root = tmp_path_factory.mktemp("runs")
     base = ["--dataset_name", "roc", "--enc_dec_model", str(model)]
     autoencoder = record("AUTOENCODER", [*base, "--dim_ae", "8"], root / "autoencoder")
@@ -69,9 +70,12 @@ def folders(model, tmp_path_factory) -> dict[str, Path]:
     states = record("DIFFUSION", [*base, "--beta_schedule", "linear", "--denoiser_variant", "states"], root / "states")
     of_pairs = ["--dataset_name", "qqp", *base[2:], *run_flags, "--max_source_len", "64"]
     pairs = record("DIFFUSION", of_pairs, root / "pairs", seq2seq=True)
-    chain = ["--beta_schedule", "linear", "--denoiser_variant", "states", "--class_conditional"]
-    classes = record("DIFFUSION", ["--dataset_name", "ag_news", *base[2:], *chain], root / "classes")
-    return {"AUTOENCODER": autoencoder, "RUN": run, "STATES": states, "PAIRS": pairs, "CLASSES": classes}
+    by_class = ["--dataset_name", "ag_news", *base[2:], "--class_conditional"]
+    first = [*by_class, "--beta_schedule", "linear", "--denoiser_variant", "states"]
+    runs = {"AUTOENCODER": autoencoder, "RUN": run, "STATES": states, "PAIRS": pairs}
+    runs["STATES BY CLASS"] = record("DIFFUSION", first, root / "states by class", class_names=CLASS_NAMES)
+    runs["RUN BY CLASS"] = record("DIFFUSION", [*by_class, *run_flags], root / "by class", class_names=CLASS_NAMES)
+    return runs
 
 
 @pytest.fixture
@@ -132,11 +136,10 @@ def arguments(script: str, folders: dict[str, Path]) -> list[str]:
 
 def kind_of_run(script: str) -> str:
     """Which of the run folders a script, or a command, evaluates."""
-    if "--class_id" in script or "--gen_data" in script:
-        return "CLASSES"
-    if "eval_text_diffusion" in script:
-        return "STATES"
-    return "PAIRS" if re.search("scripts/eval/(e2e_mr|xsum|qqp|wmt14)", script) else "RUN"
+    if re.search("scripts/eval/(e2e_mr|xsum|qqp|wmt14)", script):
+        return "PAIRS"
+    by_class = " BY CLASS" if "--class_id" in script or "--gen_data" in script else ""
+    return ("STATES" if "eval_text_diffusion" in script else "RUN") + by_class
 
 
 # ---------------------------------------------------------------------------------------------------------- recipes
