@@ -167,6 +167,8 @@ def convert_diffusion(
     states = {file: {bare(key): x for key, x in held["model"].items()} for file, held in files.items()}
     some = next(iter(states.values()))
     changes: dict[str, Any] = {"data_dir": data_dir, "dense_pairing": "reference"}
+    if "seq2seq_proj.weight" in some:  # an article may be four times as long as its summary
+        changes["max_source_len"] = saved["max_seq_len"] * (4 if saved["dataset_name"] == "xsum" else 1)
     if FIRST_RELEASE in some:
         changes |= {"denoiser_variant": "states", "sampler": "ddim", "dense_pairing": "mirror"}
     if saved.get("latent_model_path"):

@@ -16,9 +16,9 @@ from utils.errors import UserError
 OPTIONS = DenoiserOptions(tx_dim=64, tx_depth=2, self_condition=True, scale_shift=True)
 
 
-def first_release_names(depth=2):
-    """Names and shapes of the first release: width 64, latents of 8, 3 classes, positions 16."""
-    d, latent = 64, 8
+def first_release_names(depth=2, latent=8, positions=16):
+    """Names and shapes of the first release: width 64, 3 classes."""
+    d = 64
     shapes = {
         "time_mlp.1": (4 * d, d),
         "time_mlp.3": (4 * d, 4 * d),
@@ -29,7 +29,7 @@ def first_release_names(depth=2):
     }
     names = {f"{k}.weight": v for k, v in shapes.items()} | {f"{k}.bias": v[:1] for k, v in shapes.items()}
     names |= {
-        "pos_emb.emb.weight": (16, d),
+        "pos_emb.emb.weight": (positions, d),
         "class_embedding.weight": (4, d),
         "null_embedding.weight": (1, d),
         "norm.weight": (d,),

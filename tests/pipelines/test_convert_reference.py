@@ -17,8 +17,10 @@ from latent_models.tokenizers.training import train_tokenizer
 from pipelines.build import load_autoencoder
 from pipelines.convert_reference import main
 from pipelines.text_diffusion import TextDiffusionPipeline
+from tests.model.test_reference_weights import first_release_names
 from utils import checkpoints
 from utils.errors import UserError
+from utils.records import Condition
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 META = json.loads((GOLDEN / "meta.json").read_text())
@@ -152,6 +154,75 @@ def test_a_denoiser_on_encoder_states_predicts_as_recorded_and_draws_lengths(lan
     out = network(data["in.z_t"], data["in.alpha"], data["in.mask"].bool(), x0_prev=data["in.self_cond"])
     torch.testing.assert_close(out, data["out.with_self_cond"], atol=5e-5, rtol=0)
     assert space.statistics.length_counts.sum() == 200 and space.statistics.scale == 2
+    assert len(pipeline(2, decoding="greedy")) == 2
+
+
+def test_a_tuned_language_model_comes_with_its_autoencoder(autoencoder, tmp_path):
+    source, lm = autoencoder
+    state = torch.load(source / "model.pt", weights_only=True)["model"]
+    tuned = {key: x if key.startswith("perceiver_ae.") else x + 1 for key, x in state.items()}
+    args = {**AUTOENCODER, "enc_dec_model": str(lm), "lm_mode": "ft"}
+    assert main([str(write_run(tmp_path / "reference", args, tuned)), str(tmp_path / "ae")]) == 0
+    space, _ = load_autoencoder(tmp_path / "ae", torch.device("cpu"))
+    found = space.language_model.model.state_dict()
+    assert torch.equal(found["model.decoder.layers.0.fc1.weight"], state["model.decoder.layers.0.fc1.weight"] + 1)
+
+
+def test_a_denoiser_of_classes_keeps_their_names_and_its_best(language_model, programs, tmp_path):
+    """tales has four classes: the recorded network of three gets one more."""
+    weights, _ = golden("denoiser_class_conditional")
+    table = weights["class_embedding.0.weight"]
+    weights["class_embedding.0.weight"] = torch.cat([table, table[:1]])
+    args = {**DIFFUSION, "tx_depth": 2, "self_condition": True, "scale_shift": True, "num_dense_connections": 1}
+    args |= dict(enc_dec_model=str(language_model(16)), class_conditional=True, class_unconditional_prob=0.1)
+    state = diffusion_state(weights, 16)
+    source = write_run(tmp_path / "reference", args, state, state)
+    write_run(source, args, state, state, "best_model.pt", step=3)
+    assert main([str(source), str(tmp_path / "run"), "--data_dir", str(programs.corpus)]) == 0
+    assert checkpoints.load(tmp_path / "run").step == 7 and checkpoints.load_best(tmp_path / "run").step == 3
+    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    assert len(pipeline(2, decoding="greedy", class_id=pipeline.class_names[2])) == 2
+
+
+def test_a_denoiser_of_sources_finds_what_reads_them(language_model, programs, tmp_path):
+    weights, data = golden("denoiser_seq2seq")
+    lm, reader = language_model(16), language_model(48)
+    args = {**DIFFUSION, "tx_depth": 2, "self_condition": True, "scale_shift": True, "num_dense_connections": 1}
+    args |= dict(dataset_name="tales-pairs", enc_dec_model=str(lm), seq2seq_unconditional_prob=0.1)
+    encoder = load_language_model(str(reader)).model.get_encoder().state_dict()
+    held = {f"context_encoder.{key}": x for key, x in encoder.items()}
+    state = diffusion_state(weights, 16, **held)
+    source = write_run(tmp_path / "reference", args, state, state)
+    flags = ["--data_dir", str(programs.corpus), "--context_encoder"]
+    with pytest.raises(SystemExit):  # another model than the one that it was trained with
+        main([str(source), str(tmp_path / "run"), *flags, str(lm)])
+    assert main([str(source), str(tmp_path / "run"), *flags, str(reader)]) == 0
+    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    network = pipeline.generator.denoiser.eval()
+    told = Condition.of(source=data["in.context"], source_mask=data["in.context_mask"].bool())
+    out = network(data["in.z_t"], data["in.alpha"], data["in.mask"].bool(), told, data["in.self_cond"])
+    torch.testing.assert_close(out, data["out.with_self_cond"], atol=5e-5, rtol=0)
+    assert len(pipeline.of_sources(["One night Leo ran."], candidates=2, decoding="greedy")) == 1
+
+
+def test_a_run_of_the_first_release_keeps_its_chain_and_its_network(language_model, programs, tmp_path):
+    names = first_release_names(latent=16, positions=64)
+    torch.manual_seed(0)
+    weights = {key: 0.1 * torch.randn(shape) for key, shape in names.items() if "class_embedding" not in key}
+    state = diffusion_state(weights, 16, betas=torch.zeros(4), latent_scale=torch.tensor(2.0))
+    args = dict(
+        COMMON, dataset_name="tales", optimizer="awamW", tx_dim=64, tx_depth=2, objective="pred_x0", loss_type="l1",
+        beta_schedule="linear", timesteps=1000, sampling_timesteps=3, ddim_sampling_eta=1.0, self_condition=True,
+        scale_shift=True, normalize_latent=True, num_samples=4, corruption_prob=0.0, milestone=12, T_schedule="cosine",
+        enc_dec_model=str(language_model(16)), random_seed=41, gen_data=False, class_conditional=False,
+    )  # fmt: skip
+    source = write_run(tmp_path / "reference", args, state, state)
+    assert main([str(source), str(tmp_path / "run"), "--data_dir", str(programs.corpus)]) == 0
+    saved = json.loads((tmp_path / "run/args.json").read_text())
+    wanted = dict(denoiser_variant="states", beta_schedule="linear", sampler="ddim", ddim_sampling_eta=1.0)
+    assert {name: saved[name] for name in wanted} == wanted and saved["optimizer"] == "adamw"
+    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    assert torch.isclose(pipeline.generator.space.statistics.scale, torch.tensor(2.00001))
     assert len(pipeline(2, decoding="greedy")) == 2
 
 
