@@ -190,10 +190,10 @@ def _load_hub(name: str, options: DataOptions, seed: int) -> Corpus:
 
 def _load_own(options: DataOptions, seed: int) -> Corpus:
     files = _own_files(options)
-    columns = Columns(options.text_column, options.source_column, options.label_column, guess=True)
+    columns = asked = Columns(options.text_column, options.source_column, options.label_column, guess=True)
     raw: dict[str, RawSplit] = {}
     for split, path in files.items():  # train first: the others must have the columns that were found there
-        raw[split] = assemble(own_files.rows(path, columns), columns, str(path))
+        raw[split] = assemble(own_files.rows(path, asked), columns, str(path))
         columns = raw[split].columns
     name = own_files.stem(files["train"]) if options.train_file else files["train"].parent.resolve().name
     return _own_corpus(name, raw, columns, UNKNOWN, seed)

@@ -281,10 +281,11 @@ class DiffusionModel(nn.Module):
         source_dim: int = 0,
         context: nn.Module | None = None,
         encoder: EncoderDenoiserOptions | None = None,
+        absorbing: bool = False,
     ) -> None:
         """source_dim: channels of a source state, 0 without sources. context: what reads them, if it trains along.
 
-        encoder: for --denoiser_variant encoder.
+        encoder: for --denoiser_variant encoder. absorbing: learn a state that noise drifts to.
         """
         super().__init__()
         length = max(space.length, max_seq_len)  # the position table of the reference counts tokens, even for latents
@@ -292,6 +293,8 @@ class DiffusionModel(nn.Module):
         self.statistics = LatentStatistics(space.dim, space.length)
         self.context = context
         self.space = space if space.trainable else None
+        state = torch.randn(space.dim) * space.dim**-0.5 if absorbing else None
+        self.absorbing = None if state is None else nn.Parameter(state)
 
     def normalised(self, space: LatentSpace) -> Normalised:
         return Normalised(space, self.statistics)

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from latent_models.options import EmbeddingOptions, TokenizerOptions
-from pipelines.options import EmbeddingLossOptions
+from pipelines.options import AbsorbingOptions, EmbeddingLossOptions, RoundingOptions
 from utils.errors import UserError
 from utils.settings import Settings
 
 # Defaults that differ in this space: those of Li et al. 2022. Its decoding is arg-max, and nothing but that.
 DEFAULTS = {"objective": "pred_x0", "decoding": "greedy"}
 CHAIN = {"beta_schedule": "sqrt", "timesteps": 2000}
-OWN = tuple(f.name for group in (TokenizerOptions, EmbeddingOptions, EmbeddingLossOptions) for f in fields(group))
+OWN = tuple(
+    f.name
+    for group in (TokenizerOptions, EmbeddingOptions, EmbeddingLossOptions, AbsorbingOptions, RoundingOptions)
+    for f in fields(group)
+)
 OTHERS = {  # flags of the other spaces -> what is wrong with them here
     "latent_model_path": "names an autoencoder, and embeddings have none",
     "enc_dec_model": "names a language model, and embeddings have none; --embedding_init may begin with one's vectors",
@@ -35,6 +39,8 @@ def embeddings_meet(settings: Settings) -> None:
     _default(settings, DEFAULTS)
     if not {"train_schedule", "sampling_schedule"} & settings.typed:
         _default(settings, CHAIN)
+    if settings.denoise and not settings.learned_mean_embed:
+        raise UserError("--denoise replaces tokens by the absorbing state, which --learned_mean_embed learns: add that")
     if settings.decoding != "greedy":
         raise UserError(
             f"--decoding {settings.decoding} is for language models: embeddings are decoded to the likeliest tokens, "

@@ -27,10 +27,14 @@ class EmbeddingStep:
         device: torch.device,
         self_condition: bool,
         class_conditional: bool,
+        reg_rate: float = 0.0,
     ) -> None:
-        """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: of the whole run."""
+        """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
+
+        reg_rate: weight of the norm of an absorbing state.
+        """
         self.network, self.loss, self.data, self.plan, self.num_steps = network, loss, data, plan, num_steps
-        self.options, self.device = options, device
+        self.options, self.device, self.reg_rate = options, device, reg_rate
         self.self_condition, self.class_conditional = self_condition, class_conditional
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -42,7 +46,11 @@ class EmbeddingStep:
         shown = self.plan.draws(step, micro).chosen("self_condition", process.options.train_prob_self_cond)
         shape = (space.length, space.dim)
         drawn = Drawn(
-            t, draws.normal("noise", *shape), draws.normal("spread", *shape), shown if self.self_condition else None
+            t,
+            draws.normal("noise", *shape),
+            draws.normal("spread", *shape),
+            shown if self.self_condition else None,
+            draws.uniform("discrete noise", space.length) if self.loss.denoise_rate else None,
         )
         losses = self.network(batch, drawn, self.condition(batch, step, micro))
         o = self.options
@@ -51,6 +59,7 @@ class EmbeddingStep:
             losses["diffusion"] * weight
             + o.decoder_nll_weight * losses["decoder_nll"]
             + o.terminal_weight * losses["terminal"]
+            + self.reg_rate * losses.get("absorbing_norm", 0.0)
         )
         quarter = (4 * t / process.t_max(step, self.num_steps)).ceil().clamp(1, 4)
         by_quarter = {f"loss_q{q}": 4 * losses["diffusion"].detach() * (quarter == q) for q in (1, 2, 3, 4)}

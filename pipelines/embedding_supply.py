@@ -30,7 +30,13 @@ class EmbeddingSupply:
         self.tokenizer = self.space.tokenizer
         self.splits = {"train": self.tokens(corpus.train), "valid": self.tokens(corpus.valid)}
         self.data = self.splits["train"]
-        self.loss = EmbeddingLoss(parts.model.denoiser, self.space, parts.process)
+        self.loss = EmbeddingLoss(
+            parts.model.denoiser,
+            self.space,
+            parts.process,
+            parts.model.absorbing,
+            job.settings.denoise_rate if job.settings.denoise else 0.0,
+        )
 
     def tokens(self, split: Split) -> TokenSplit:
         return TokenSplit(split, tokenize(self.space.tokenizer, split.texts, self.space.length), self.space.pad_id)
@@ -61,6 +67,7 @@ class EmbeddingSupply:
             device=self.job.device,
             self_condition=settings.self_condition,
             class_conditional=settings.class_conditional,
+            reg_rate=settings.reg_rate,
         )
 
     def hooks(self) -> list[Hook]:

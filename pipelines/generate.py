@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from diffusion.absorbing import absorbing_shift
 from diffusion.denoisers import Denoise, make_denoise, projected
 from diffusion.guidance import guided
 from diffusion.noise import make_noise
 from latent_models.decoding import DECODING
 from latent_models.normalisation import Normalised
 from pipelines.process import Process
+from pipelines.told import Told
+from pipelines.walk import Extra, Walk
 from utils.distributed import Ranks, gather_objects
 from utils.modes import evaluating
 from utils.progress import Progress
@@ -28,7 +31,7 @@ from utils.seeding import derive, generator
 from utils.stopwatch import Stopwatch
 
 Labels = Callable[[int, torch.Generator], Tensor]  # (n, generator) -> class ids (n,)
-Conditions = Callable[[int, int, torch.Generator], Condition | None]
+Conditions = Callable[[int, int, torch.Generator], Condition | Told | None]
 """(block, n, generator) -> what its n texts are told. generator: of the block, after its mask and its noise were drawn.
 Fewer rows than n make a block that short; its texts are the same as in a whole one."""
 
@@ -66,61 +69,87 @@ class TextGenerator:
         max_length: int,
         guidance: float = 1.0,
         ranks: Ranks | None = None,
+        absorbing: Tensor | None = None,
+        extras: Sequence[Extra] = (),
     ) -> None:
         """steps: of the sampler. block: texts drawn together. max_length: of a decoded text in tokens.
 
         guidance: weight of classifier-free guidance wherever there is a condition; 1: off. ranks: processes that share
-        the blocks; every one of them must then ask for the same texts, and all get them.
+        the blocks; every one of them must then ask for the same texts, and all get them. absorbing: (D,), the state
+        that noise drifts to, where there is one. extras: what is added to each walk, the innermost first.
         """
         self.space, self.denoiser, self.process = space, denoiser, process
         self.steps, self.block, self.device, self.autocast, self.max_length = steps, block, device, autocast, max_length
         self.guidance = guidance
-        # a space of embeddings is everywhere: rounding estimates to tokens is a choice, --clamp
-        self.project: Callable[[Tensor], Tensor] = (lambda x0: x0) if space.trainable else space.project
+        self.absorbing, self.extras = absorbing, tuple(extras)
         self.ranks = ranks or Ranks(device=device)
         self.watch = Stopwatch(device)  # of the last call of sample or candidates
 
     @torch.no_grad()
     def latents(self, seed: int, b: int, conditions: Conditions | None = None, rows: int | None = None) -> Latents:
         """Block b of a seed: clean latents (n, L, D), on the device. rows: n of a whole block; unset: self.block."""
+        walk = self.walk(seed, b, conditions, rows)
+        for extra in self.extras:
+            extra(walk)
+        return walk.go()
+
+    def walk(self, seed: int, b: int, conditions: Conditions | None, rows: int | None) -> Walk:
+        """Block b of a seed as it is about to be sampled, without extras."""
         space, process, n = self.space, self.process, rows or self.block
-        mask, z, condition = self._drawn(seed, b, conditions, n)
-        some = n if condition is None else len(condition)
-        condition = None if condition is None else condition.to(self.device)
+        mask, z, told = self._drawn(seed, b, conditions, n)
+        told = told.to(self.device)
+        some = n if told.empty else len(told)
         mask, z = mask[:some].to(self.device), z[:some].to(self.device)
+        mask = mask if told.mask is None else told.mask
         visible = mask if space.masked else None  # None says the same of an all-True mask, and is faster
+        shift = None
+        if self.absorbing is not None:
+            shift = absorbing_shift(self.absorbing, None if told.anchor is None else ~told.anchor.mask)
 
         def own(step: int) -> torch.Generator:
             return generator(seed, "block", b, "noise", step)
 
-        noise = make_noise(own, process.noise_bound, rows=n)
-        denoise = self.denoise(condition, visible)
-        x0 = process.sampler(denoise, process.sampling_schedule, process.grid(self.steps), z, noise)
-        return Latents(x0, mask)
+        return Walk(
+            seed,
+            b,
+            self.denoise(told.condition, visible, shift),
+            process.sampler,
+            process.sampling_schedule,
+            process.grid(self.steps),
+            z,
+            make_noise(own, process.noise_bound, rows=n),
+            mask,
+            visible,
+            mask if told.read is None else told.read,
+            told.anchor,
+            shift,
+        )
 
-    def _drawn(
-        self, seed: int, b: int, conditions: Conditions | None, n: int
-    ) -> tuple[Tensor, Tensor, Condition | None]:
+    def _drawn(self, seed: int, b: int, conditions: Conditions | None, n: int) -> tuple[Tensor, Tensor, Told]:
         """What block b starts from, on the CPU: mask (n, L), noise (n, L, D), and what its texts are told."""
         draws = generator(seed, "block", b)
         mask = self.space.sample_mask(n, draws)
         z = torch.randn(n, self.space.length, self.space.dim, generator=draws)
-        return mask, z, None if conditions is None else conditions(b, n, draws)
+        return mask, z, Told.of(None if conditions is None else conditions(b, n, draws))
 
-    def denoise(self, condition: Condition | None, mask: Tensor | None) -> Denoise:
+    def denoise(self, condition: Condition | None, mask: Tensor | None, shift: Tensor | None = None) -> Denoise:
         """The network bound to a condition and a mask (B, L), guided, projected: all that a sampler asks for."""
         with_null = condition is not None and self.guidance != 1
         if condition is not None and with_null:
             condition = Condition.stack(condition, condition.null())
             mask = None if mask is None else torch.cat([mask, mask])
+            shift = None if shift is None or len(shift) == 1 else torch.cat([shift, shift])
 
         def network(z_t: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:
             with self.autocast():
                 return self.denoiser(z_t, time, mask, condition, x0_prev)
 
         process = self.process
-        denoise = make_denoise(network, process.options.objective, process.sampling_schedule, process.time_input)
-        return projected(guided(denoise, self.guidance) if with_null else denoise, self.project)
+        schedule, objective = process.sampling_schedule, process.options.objective
+        denoise = make_denoise(network, objective, schedule, process.time_input, shift=shift)
+        denoise = guided(denoise, self.guidance) if with_null else denoise
+        # a space of embeddings is everywhere: rounding its estimates to tokens is a choice (pipelines/rounding)
+        return denoise if self.space.trainable else projected(denoise, self.space.project)
 
     @torch.no_grad()
     def decode(self, latents: Latents, strategy: str, seed: int) -> list[str]:
@@ -135,7 +164,7 @@ class TextGenerator:
         k: int,
         seed: int,
         strategies: Sequence[str],
-        told: Callable[[int, int], Condition],
+        told: Callable[[int, int], Condition | Told],
         *,
         quiet: bool = False,
     ) -> dict[str, list[list[str]]]:
@@ -152,11 +181,11 @@ class TextGenerator:
             for b in range(ranks.rank, blocks, ranks.world):
                 first, last = b * together, min((b + 1) * together, n)
 
-                def condition(b: int, rows: int, _: torch.Generator, first: int = first, last: int = last) -> Condition:
-                    return told(first, last).repeat(k)
+                def of_block(b: int, rows: int, _: torch.Generator, first: int = first, last: int = last) -> Told:
+                    return Told.of(told(first, last)).repeat(k)
 
                 with watch.measure("denoise", (last - first) * k):
-                    latents = self.latents(seed, b, condition, together * k)
+                    latents = self.latents(seed, b, of_block, together * k)
                 for strategy in strategies:
                     with watch.measure("decode", (last - first) * k):
                         texts = self.decode(latents, strategy, derive(seed, "block", b))

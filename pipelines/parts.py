@@ -17,9 +17,13 @@ from latent_models.spaces import LatentSpace
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.build import DiffusionModel, best_or_newest, encoder_options, fill, load_space
 from pipelines.context import Context, load_context
+from pipelines.control import load_control
 from pipelines.embedding_parts import load_embeddings
 from pipelines.generate import TextGenerator
+from pipelines.options import ControlOptions, RoundingOptions
 from pipelines.process import Process, make_process
+from pipelines.rounding import Remasking, Rounding
+from pipelines.walk import Extra
 from utils import checkpoints
 from utils.distributed import Ranks
 from utils.errors import UserError
@@ -74,7 +78,8 @@ def make_parts(
         )
     torch.manual_seed(derive(settings.random_seed, "weights"))
     classes = num_classes if options.class_conditional else 0
-    model = new_model(space, options, settings.max_seq_len, classes, context, encoder_options(settings, run))
+    encoder, absorbing = encoder_options(settings, run), settings.learned_mean_embed
+    model = new_model(space, options, settings.max_seq_len, classes, context, encoder, absorbing)
     model.to(device)
     compile_network(model.denoiser, settings.compile, device)
     return Parts(model.normalised(space), model, process, context, source_tokens > 0)
@@ -87,12 +92,13 @@ def new_model(
     num_classes: int,
     context: Context | None,
     encoder: EncoderDenoiserOptions,
+    absorbing: bool = False,
 ) -> DiffusionModel:
     """The network and what trains beside it. num_classes: 0 for none. context: what reads sources, if there are any."""
     if context is None:
-        return DiffusionModel(space, options, max_seq_len, num_classes, encoder=encoder)
+        return DiffusionModel(space, options, max_seq_len, num_classes, encoder=encoder, absorbing=absorbing)
     trained = context.states if context.trained else None
-    return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained, encoder)
+    return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained, encoder, absorbing)
 
 
 def named_parts(parts: Parts) -> dict[str, nn.Module]:
@@ -134,7 +140,22 @@ def make_generator(
         max_length=settings.max_seq_len,
         guidance=settings.cls_free_guidance,
         ranks=ranks,
+        absorbing=parts.model.absorbing,
+        extras=make_extras(settings, parts, device),
     )
+
+
+def make_extras(settings: Settings, parts: Parts, device: torch.device) -> list[Extra]:
+    """What the flags add to each walk, the innermost first."""
+    extras: list[Extra] = []
+    control, rounding = settings.build(ControlOptions), settings.build(RoundingOptions)
+    if control.latent_classifier is not None or control.target_label is not None:
+        extras.append(load_control(control, parts.space, parts.process, device))
+    if rounding.clamp or rounding.rejection_rate:
+        extras.append(Rounding(rounding, parts.space))
+    if parts.model.absorbing is not None and settings.denoise:
+        extras.append(Remasking(parts.model.absorbing, settings.denoise_rate))
+    return extras
 
 
 def refuse_guidance_without_null(settings: Settings, sources: bool) -> None:

@@ -22,9 +22,18 @@ from latent_models.options import (
     ReconstructionOptions,
     TokenizerOptions,
 )
-from model.options import DenoiserOptions, EncoderDenoiserOptions
+from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
 from pipelines.embedding_rules import embeddings_meet
-from pipelines.options import AutoencoderIntervals, DiffusionIntervals, EmbeddingLossOptions, PretrainingIntervals
+from pipelines.options import (
+    AbsorbingOptions,
+    AutoencoderIntervals,
+    ClassifierRunOptions,
+    ControlOptions,
+    DiffusionIntervals,
+    EmbeddingLossOptions,
+    PretrainingIntervals,
+    RoundingOptions,
+)
 from pipelines.presets import PRESETS
 from utils.errors import UserError
 from utils.options import AverageOptions, CompileOptions, KernelOptions, LoopOptions, OptimizerOptions, RunOptions
@@ -133,10 +142,14 @@ SAMPLING = (
     | frozenset(f.name for f in fields(SamplingOptions))
     | frozenset(f.name for f in fields(ClassOptions))
     | frozenset(f.name for f in fields(PairOptions))
+    | frozenset(f.name for f in fields(RoundingOptions))
+    | frozenset(f.name for f in fields(ControlOptions))
     | frozenset(
         [
             "num_samples",
             "scale",
+            "denoise",
+            "denoise_rate",
             "decoding",
             "scorer",
             "enc_dec_model",
@@ -346,10 +359,13 @@ DIFFUSION = Program(
         "tokenizer of embeddings": TokenizerOptions,
         "embeddings": EmbeddingOptions,
         "losses of embeddings": EmbeddingLossOptions,
+        "absorbing state": AbsorbingOptions,
         "denoiser": DenoiserOptions,
         "a Hugging Face encoder as denoiser": EncoderDenoiserOptions,
         "diffusion process": ProcessOptions,
         "sampling": SamplingOptions,
+        "rounding while sampling": RoundingOptions,
+        "control by a classifier": ControlOptions,
         "optimisation": OptimizerOptions,
         "averaged weights": AverageOptions,
         "training": LoopOptions,
@@ -393,4 +409,23 @@ DIFFUSION = Program(
         classes_are_conditions,
         numbers_in_range,
     ),
+)
+
+CLASSIFIER = Program(
+    name="python -m pipelines.train_classifier",
+    description="Train a classifier on the noised latents of a diffusion run, for --latent_classifier.",
+    groups={
+        "what to judge": ClassifierRunOptions,
+        "corpus": DataOptions,
+        "classifier": ClassifierOptions,
+        "optimisation": OptimizerOptions,
+        "training": LoopOptions,
+        "kernels": KernelOptions,
+        "run": RunOptions,
+    },
+    defaults=dict(
+        save_dir="saved_classifiers", num_train_steps=2000, train_batch_size=64, learning_rate=1e-3, lr_warmup_steps=50
+    ),
+    free_at_resume=ANYWHERE | {"diffusion_run"},
+    rules=(resume_dir_says_what_for, numbers_in_range),
 )

@@ -57,3 +57,12 @@ def batch_of(space: LatentSpace, texts: Sequence[str], max_length: int) -> Batch
     model: Any = getattr(space, "language_model", space)  # a space of embeddings has a tokenizer itself
     table = tokenize(model.tokenizer, texts, max_length)
     return collate(table, range(len(texts)), model.pad_id)
+
+
+def tokens_in(space: LatentSpace, split: Split, max_length: int) -> TokenSplit:
+    """A split in the tokens of a space, each text by itself."""
+    model = getattr(space, "language_model", None)
+    if model is not None:
+        return tokenize_split(split, model, max_length)
+    embeddings: Any = space
+    return TokenSplit(split, tokenize(embeddings.tokenizer, split.texts, max_length), embeddings.pad_id)

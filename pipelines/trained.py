@@ -1,0 +1,37 @@
+"""A trained diffusion run, loaded: its settings, and its parts filled with the averaged weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.parts import Parts, fill_from_run, make_parts
+from pipelines.programs import DIFFUSION
+from utils import distributed
+from utils.config import parse
+from utils.settings import Settings
+
+
+@dataclass
+class Trained:
+    settings: Settings
+    parts: Parts
+    device: torch.device
+    class_names: list[str]
+
+
+def load_run(folder: str | Path, *, device: str = "auto", **flags: Any) -> Trained:
+    """flags: those that an evaluation may set. The corpus is not needed.
+
+    UserError where the folder is no run, or a flag is fixed by training.
+    """
+    typed = [f"--{name}={value}" for name, value in flags.items()]
+    settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *typed])
+    where, names = distributed.pick_device(device), list(settings.saved.get("class_names", ()))
+    sources = settings.max_source_len if settings.saved.get("seq2seq") else 0
+    parts = make_parts(settings, Path(folder), where, len(names), sources)
+    fill_from_run(parts.model, Path(folder), best=sources > 0 and not settings.newest_checkpoint)
+    return Trained(settings, parts, where, names)

@@ -1,0 +1,101 @@
+"""Control by a classifier of noised latents, in embeddings and in compressed latents."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipelines import train_classifier
+from pipelines.control import load_control
+from pipelines.options import ControlOptions
+from pipelines.programs import CLASSIFIER
+from pipelines.text_diffusion import TextDiffusionPipeline
+from pipelines.trained import load_run
+from utils.config import parse
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def label_file(tmp_path_factory):
+    """Texts whose label is their first word."""
+    file = tmp_path_factory.mktemp("labels") / "labelled.tsv"
+    lines = [f"{word} saw a {thing} .\t{int(word == 'Anna')}" for word in ("Anna", "Tom") for thing in "abcdefghij"]
+    file.write_text("\n".join(lines * 4) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def embedded(programs, label_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("control") / "run"
+    flags = f"--train_file {label_file} --valid_file {label_file} --test_file {label_file} --num_train_steps 2"
+    space = "--latent_space embeddings --embedding_dim 16 --timesteps 20"
+    assert programs.diffusion(space, folder, flags) == 0
+    return folder
+
+
+def train(run, label_file, out, flags=""):
+    words = f"--diffusion_run {run} --train_file {label_file} --valid_file {label_file} --output_dir {out} --device cpu"
+    words += (
+        " --classifier_dim 64 --classifier_depth 1 --classifier_dropout 0 --num_train_steps 30 --train_batch_size 16"
+    )
+    return train_classifier.run(parse(CLASSIFIER, f"{words} --log_every 10 --lr_warmup_steps 2 {flags}".split()))
+
+
+@pytest.fixture(scope="module", params=["embeddings", "compressed"])
+def controlled(request, embedded, chain, label_file, tmp_path_factory):
+    run = embedded if request.param == "embeddings" else chain / "diff"
+    classifier = tmp_path_factory.mktemp("classifier") / "run"
+    assert train(run, label_file, classifier) == 0
+    return run, classifier
+
+
+@pytest.mark.parametrize("kind", ["steps", "estimate"])
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp"])
+def test_guidance_raises_the_probability_of_the_label(controlled, kind, sampler):
+    run, classifier = controlled
+    flags = {"sampling_timesteps": 10, "sampler": sampler}
+    told = {"latent_classifier": classifier, "guidance_kind": kind, "guidance_strength": 10, "guidance_rate": 0.1}
+    free = TextDiffusionPipeline.from_run(run, device="cpu", **flags)
+    space, process = free.generator.space, free.generator.process
+    for label in ("0", "1"):
+        guided = TextDiffusionPipeline.from_run(run, device="cpu", **flags, **told, target_label=label)
+        judge = load_control(ControlOptions(str(classifier), label), space, process, torch.device("cpu"))
+        found = []
+        for pipeline in (free, guided):
+            walk = pipeline.generator.walk(1, 0, None, None)
+            x0 = pipeline.generator.latents(1, 0).x0
+            with torch.no_grad():
+                found.append(judge.log_prob(walk)(x0, torch.full((len(x0),), 0.05)).exp().mean())
+        assert found[1] > found[0]
+
+
+def test_a_classifier_resumes(embedded, label_file, tmp_path):
+    assert train(embedded, label_file, tmp_path / "run", "--num_train_steps 2") == 0
+    words = f"--resume_training --resume_dir {tmp_path / 'run'}"
+    assert train_classifier.run(parse(CLASSIFIER, words.split())) == 0
+
+
+def test_what_does_not_belong_is_refused(embedded, chain, controlled, label_file, tmp_path):
+    run, classifier = controlled
+    other = embedded if run != embedded else chain / "diff"
+    for folder, flags, message in (
+        (run, {"latent_classifier": classifier}, "add --target_label"),
+        (run, {"target_label": "1"}, "add --latent_classifier"),
+        (run, {"latent_classifier": classifier, "target_label": "blue"}, "--target_label blue is not a class"),
+        (run, {"latent_classifier": run, "target_label": "1"}, "is not a run of python -m pipelines.train_classifier"),
+        (other, {"latent_classifier": classifier, "target_label": "1"}, "latents of another run"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            TextDiffusionPipeline.from_run(folder, device="cpu", **flags)
+        assert "\n" not in str(error.value)
+
+
+def test_a_file_without_labels_is_refused(embedded, tmp_path):
+    file = tmp_path / "plain.txt"
+    file.write_text("".join(f"text number {i}\n" for i in range(40)))
+    with pytest.raises(UserError, match="label"):
+        train(embedded, file, tmp_path / "run")
+
+
+def test_the_space_is_what_was_trained(controlled):
+    assert load_run(controlled[0], device="cpu").parts.space.fingerprint()
