@@ -48,7 +48,7 @@ def buckets_for(n: int) -> int:
 def mauve(samples: Sequence[str], references: Sequence[str], scorer: Scorer, *, seed: int = SEED) -> Mauve:
     """MAUVE of two sets of texts, the longer one cut to the length of the shorter. Deterministic in the seed."""
     n = min(len(samples), len(references))
-    p, q = scorer.features(samples[:n], MAX_LENGTH), scorer.features(references[:n], MAX_LENGTH)
+    p, q = scorer.features(samples[:n], MAX_LENGTH), scorer.features(references[:n], MAX_LENGTH, keep=True)
     return mauve_of_features(p, q, seed=seed)
 
 

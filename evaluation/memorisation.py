@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from evaluation.kept import kept
 from evaluation.words import is_empty, tokens
 
 N = 4  # words in a run that counts as remembered
@@ -21,15 +23,20 @@ class Memory:
     tuples. With that many, a 4-gram that was never seen is taken for a seen one with a chance of 2e-13.
     """
 
-    def __init__(self, texts: Iterable[str]):
+    def __init__(self, texts: Iterable[str], folder: Path | None = None):
+        """folder: where the hashes are kept, under a fingerprint of the texts; None: nowhere."""
         self._words: dict[str, int] = {}
-        grams, whole = [], []
-        for text in texts:
-            grams.append(self._grams(text))
-            whole.append(_hash(_plain(text)))
-        self.size = len(whole)  # training texts
-        self._seen = np.unique(np.concatenate(grams)) if grams else np.empty(0, np.uint64)
-        self._texts = frozenset(whole)
+        texts = list(texts)
+        self.size = len(texts)  # training texts
+        found = kept(folder, f"ngrams-{N}-{_digest(texts)}" if folder else "", lambda: self._hashes(texts))
+        self._seen, self._texts = found["grams"], frozenset(found["texts"].tolist())
+
+    def _hashes(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        grams = [self._grams(text) for text in texts]
+        return {
+            "grams": np.unique(np.concatenate(grams)) if grams else np.empty(0, np.uint64),
+            "texts": np.array([_hash(_plain(text)) for text in texts], np.uint64),
+        }
 
     @classmethod
     def of(cls, texts: Iterable[str] | Self) -> Self:
@@ -76,6 +83,13 @@ def memorization(texts: Sequence[str], training: Iterable[str] | Memory) -> dict
         "memorization": float(known.mean()) if len(known) else math.nan,
         "exact_copy": copies / len(texts) if len(texts) else math.nan,
     }
+
+
+def _digest(texts: Sequence[str]) -> str:
+    digest = sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()[:24]
 
 
 def _plain(text: str) -> str:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluation.home_scorer import FACTS, NAME, quiet, train_small
+from evaluation.kept import kept
 from evaluation.words import is_empty
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
@@ -59,6 +60,7 @@ class Scorer:
         config: Any = model.config
         limit = getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None) or 1024
         self.max_length = min(max_length or limit, limit)  # tokens, the start token among them
+        self.folder: Path | None = None  # where features of references are kept
         self._features: OrderedDict[str, np.ndarray] = OrderedDict()
 
     @property
@@ -88,16 +90,25 @@ class Scorer:
         return Likelihood(nll, tokens)
 
     @torch.inference_mode()
-    def features(self, texts: Sequence[str], max_length: int = 256) -> np.ndarray:
+    def features(self, texts: Sequence[str], max_length: int = 256, *, keep: bool = False) -> np.ndarray:
         """Last layer's hidden state at each text's last token, as mauve-text takes it: (n, d) float32.
 
         Differs from mauve-text, which leaves empty texts out: here each is the state at the start token alone, so that
-        a model pays for what it failed to write.
+        a model pays for what it failed to write. keep: on disk, too, below self.folder; for texts that come again.
         """
         key = _digest(texts, max_length)
         if key in self._features:
             self._features.move_to_end(key)
             return self._features[key]
+        folder = self.folder if keep else None
+        name = f"features-{self.fingerprint[:16]}-{key[:24]}" if folder else ""
+        found = kept(folder, name, lambda: {"features": self._computed(texts, max_length)})["features"]
+        self._features[key] = found
+        while len(self._features) > REMEMBERED:
+            self._features.popitem(last=False)
+        return found
+
+    def _computed(self, texts: Sequence[str], max_length: int) -> np.ndarray:
         encoded = [ids or [self.start] for ids in self._encode(texts, min(max_length, self.max_length))]
         width = getattr(self.model.config, "hidden_size", None) or self.model.config.n_embd
         found = np.zeros((len(texts), width), np.float32)
@@ -106,9 +117,6 @@ class Scorer:
             states = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, d)
             last = states[torch.arange(len(rows), device=ids.device), mask.sum(1) - 1]
             found[rows] = last.float().cpu().numpy()
-        self._features[key] = found
-        while len(self._features) > REMEMBERED:
-            self._features.popitem(last=False)
         return found
 
     def _encode(self, texts: Sequence[str], max_length: int, **how: Any) -> list[list[int]]:

@@ -6,6 +6,7 @@ The protocols are the published ones (Lovelace et al. 2023, section 5, and their
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,12 +49,18 @@ class Evaluator:
             self._scorer = scorers.load(
                 self.options.scorer, texts=texts, folder=self.job.folder / "scorer", device=self.job.device
             )
+            self._scorer.folder = self.kept
         return self._scorer
+
+    @property
+    def kept(self) -> Path:
+        """What earlier evaluations into this folder, those of training too, computed of references."""
+        return self.job.folder / "evaluation" / "references"
 
     @property
     def memory(self) -> Memory:
         if self._memory is None:
-            self._memory = Memory(self.corpus.train.texts)
+            self._memory = Memory(self.corpus.train.texts, self.kept)
         return self._memory
 
     def load_judges(self) -> None:

@@ -136,6 +136,12 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     evaluator = _evaluator(job, parts, corpus)
     evaluator.load_judges()
 
+    if settings.T_schedule != "normal":
+        job.say(
+            f"note: --T_schedule {settings.T_schedule} anneals the noise levels of training (logged as T); validation "
+            "losses and samples are over the whole range throughout"
+        )
+
     def validate(state: State, report: Report) -> None:
         """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""
         assert state.ema is not None

@@ -1,0 +1,61 @@
+"""What is known of references is kept on disk under a fingerprint, and made anew where that fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation.kept import kept
+from evaluation.mauve import mauve
+from evaluation.memorisation import Memory
+
+TEXTS = ["the dog ran home on a sunny day", "a cat sat on the warm red mat", "we all went to the old sea"]
+
+
+def forbidden():
+    raise AssertionError("nothing is to be made")
+
+
+def test_arrays_are_made_once_and_read_again(tmp_path):
+    first = kept(tmp_path, "a", lambda: {"x": np.arange(3)})
+    again = kept(tmp_path, "a", forbidden)
+    assert np.array_equal(first["x"], again["x"]) and [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+    assert kept(None, "", lambda: {"x": np.ones(1)})["x"] == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a file of arrays", None])
+def test_a_damaged_file_is_made_anew(tmp_path, damage):
+    kept(tmp_path, "a", lambda: {"x": np.arange(3)})
+    path = tmp_path / "a.npz"
+    path.write_bytes(path.read_bytes()[:40] if damage is None else damage)
+    assert kept(tmp_path, "a", lambda: {"x": np.arange(4)})["x"].tolist() == [0, 1, 2, 3]
+    assert kept(tmp_path, "a", forbidden)["x"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert kept(tmp_path / "file" / "below", "a", lambda: {"x": np.ones(1)})["x"] == 1
+
+
+def test_ngrams_of_training_texts_are_counted_once(tmp_path, monkeypatch):
+    one = Memory(TEXTS, tmp_path)
+    monkeypatch.setattr(Memory, "_hashes", lambda self, texts: forbidden())
+    again = Memory(TEXTS, tmp_path)
+    for text in (*TEXTS, "the dog ran home to the sea"):
+        assert one.knows(text).tolist() == again.knows(text).tolist() and one.holds(text) == again.holds(text)
+    assert again.size == 3
+    with pytest.raises(AssertionError, match="nothing is to be made"):
+        Memory([*TEXTS, "another"], tmp_path)
+
+
+def test_features_of_references_are_computed_once(scorer, tmp_path, monkeypatch):
+    monkeypatch.setattr(scorer, "folder", tmp_path)
+    score = mauve(TEXTS[:2], TEXTS[1:], scorer).score
+    assert len(list(tmp_path.glob("features-*.npz"))) == 1, "samples never come again"
+    scorer._features.clear()
+    asked, computed = [], type(scorer)._computed
+    monkeypatch.setattr(
+        type(scorer), "_computed", lambda self, texts, n: asked.append(texts) or computed(self, texts, n)
+    )
+    assert mauve(TEXTS[:2], TEXTS[1:], scorer).score == score
+    assert asked == [TEXTS[:2]]

@@ -1,0 +1,96 @@
+"""The benchmarks of speed run on tiny runs, go on where they were, and judge by their own rule."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import annealing, quality_speed, throughput
+from benchmarks.quality_speed import BASELINE, differs, summarise, sweep, title
+from pipelines.presets import PRESETS
+
+
+def rows(setting: str, values: list[float]) -> list[dict]:
+    return [
+        {"setting": setting, "calls": 10, "seed": i, "mauve": value, "diversity": 0.4, "seconds": 1.0}
+        for i, value in enumerate(values)
+    ]
+
+
+def test_the_sweep_holds_the_baseline_the_presets_and_everything_else_once():
+    names = [title(setting) for setting in sweep([10, 25])]
+    assert names[0] == title(BASELINE) and len(names) == len(set(names))
+    assert title({k: v for k, v in PRESETS["fast"].items() if k != "decoding"}) in names
+    assert {"ddim karras 10", "heun log_snr 25"} <= set(names)
+
+
+def test_a_difference_counts_beyond_the_larger_of_two_deviations_and_a_point():
+    base = rows("base", [0.70, 0.70, 0.70])
+    assert not differs(rows("a", [0.689] * 3), base, "mauve", 0.02) and differs(
+        rows("a", [0.67] * 3), base, "mauve", 0.02
+    )
+    wide = rows("base", [0.60, 0.70, 0.80])
+    assert not differs(rows("a", [0.57] * 3), wide, "mauve", 0.02) and differs(
+        rows("a", [0.5] * 3), wide, "mauve", 0.02
+    )
+    found = summarise([*rows(title(BASELINE), [0.7, 0.7]), *rows("other", [0.6, 0.6])])
+    assert [entry["misses"] for entry in found] == [[], ["mauve"]]
+
+
+def test_a_schedule_has_reached_the_plain_run_where_it_is_as_good_as_its_end():
+    points = [(100, 1.0, 0.5), (200, 2.0, 0.3), (300, 3.0, 0.2)]
+    assert annealing.reached(points, 0.3, falls=True) == (200, 2.0)
+    assert annealing.reached(points, 0.1, falls=True) is None and annealing.reached(points, 0.4, falls=False) == (
+        100,
+        1.0,
+    )
+
+
+@pytest.mark.slow
+def test_quality_against_speed_of_a_tiny_run(programs, chain, tmp_path):
+    argv = [str(chain / "diff"), "--output_dir", str(tmp_path), "--seeds", "2", "--num_samples", "8", "--device", "cpu"]
+    argv += ["--scorer", str(programs.scorer), "--settings", "sampler=dpmpp,time_grid=karras,sampling_timesteps=3"]
+    monkey = BASELINE["sampling_timesteps"]
+    BASELINE["sampling_timesteps"] = 4
+    try:
+        assert quality_speed.main(argv) == 0
+        lines = (tmp_path / "rows.jsonl").read_text()
+        assert quality_speed.main(argv) == 0
+    finally:
+        BASELINE["sampling_timesteps"] = monkey
+    assert (tmp_path / "rows.jsonl").read_text() == lines and len(lines.splitlines()) == 4, "it goes on where it was"
+    settings = json.loads((tmp_path / "result.json").read_text())["settings"]
+    assert [(entry["setting"], entry["calls"], entry["seeds"]) for entry in settings] == [
+        ("ddpm uniform 4", 4, 2),
+        ("dpmpp karras 3", 3, 2),
+    ]
+    assert "grammatical" in settings[0] and (tmp_path / "quality_speed.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_annealing_is_compared_on_a_tiny_run(programs, chain, tmp_path):
+    flags = (
+        f"{programs.data} --latent_model_path {chain / 'ae'} --max_seq_len 40 --tx_dim 64 --tx_depth 2 --device cpu "
+        f"--num_train_steps 6 --train_batch_size 8 --eval_batch_size 8 --num_samples 4 --sampling_timesteps 2 "
+        f"--log_every 1 --decoding greedy --scorer {programs.scorer} --save_and_sample_every 3 --lr_warmup_steps 2"
+    )
+    assert annealing.main(["--output_dir", str(tmp_path), "--schedules", "linear", "--", *flags.split()]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [row["schedule"] for row in result["rows"]] == ["normal", "linear"]
+    plain = result["rows"][0]
+    assert plain["reached_loss"] == "1 of 1" and plain["steps_to_loss"] <= 6, "the plain run is where it ends"
+    for runs in result["curves"].values():
+        assert [step for step, _, _ in runs[0]["loss"]] == [1, 2, 3, 4, 5, 6] and len(runs[0]["mauve"]) == 2
+
+
+@pytest.mark.slow
+def test_throughput_writes_its_table(tmp_path):
+    argv = f"--output_dir {tmp_path} --size small --device cpu --rounds 1 --seconds 0.01 --parts denoiser,guidance"
+    assert throughput.main(argv.split()) == 0
+    result = json.loads((tmp_path / "throughput.json").read_text())
+    cases = {row["case"] for row in result["rows"]}
+    assert {"all on", "everything off", "guided, batch 128"} <= cases
+    assert all(value < 1e-4 for value in result["loss_differences"].values())
+    assert all(row["steps_per_second"]["median"] > 0 for row in result["rows"])
+    assert "everything off" in (tmp_path / "table.txt").read_text()
