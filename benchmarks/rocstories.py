@@ -80,7 +80,7 @@ def stages(size: Size, data: str, names: str) -> list[Stage]:
     model = "--enc_dec_model {root}/lm "
     return [
         Stage("lm", PRETRAIN, "a small BART on every text at hand", "validation.json",
-              every + "--tokenizer bpe --drill_prob 0.3 --mask_prob 0.1 --clean_prob 0.6 " + size.lm),
+              every + "--tokenizer bpe --positions waves --drill_prob 0.3 --mask_prob 0.1 --clean_prob 0.6 " + size.lm),
         Stage("autoencoder", AUTOENCODER, "the autoencoder on the stories", "validation.json",
               roc + model + size.autoencoder),
         Stage("diffusion", DIFFUSION, "the denoiser on the stories' latents", "metrics.json",

@@ -157,6 +157,14 @@ class PretrainingOptions:
     d_model: int = field(default=128, metadata=dict(help="width of the model", unit="channels"))
     layers: int = field(default=2, metadata=dict(help="layers of the encoder and of the decoder", unit="layers"))
     heads: int = field(default=4, metadata=dict(help="attention heads", unit="heads"))
+    positions: str = field(
+        default="random",
+        metadata=dict(
+            help="how learned positions start: random, or waves, the same sinusoids in encoder and decoder, from which "
+            "long texts (a hundred tokens) are copied sooner and short ones (thirty) later",
+            choices=("random", "waves"),
+        ),
+    )
     lm_dropout: float = field(default=0.0, metadata=dict(help="dropout while pretraining", unit="probability"))
     mask_prob: float = field(
         default=0.1, metadata=dict(help="share of tokens hidden by spans from the encoder", unit="probability")

@@ -36,7 +36,8 @@ def small_bart(options: PretrainingOptions, tokenizer: Any) -> BartForConditiona
         forced_eos_token_id=tokenizer.eos_token_id,
     )
     model = BartForConditionalGeneration(config)
-    start_with_waves(model)
+    if options.positions == "waves":
+        start_with_waves(model)
     return model
 
 
@@ -46,7 +47,7 @@ def start_with_waves(model: BartForConditionalGeneration) -> None:
 
     Copying pairs position i of the decoder with position i + 1 of the encoder. From random positions that has to be
     learned for each i by itself; between sinusoids it is one rotation, the same for all i (Vaswani et al. 2017,
-    arXiv:1706.03762, section 3.5).
+    arXiv:1706.03762, section 3.5). That pays where texts are long; on short ones neighbours are too alike at first.
     """
     for half in (model.model.encoder, model.model.decoder):
         table = half.embed_positions
