@@ -35,6 +35,7 @@ from utils.runs import write_json, write_text
 
 PLACES = {"roc": "ROCstory", "ag_news": "ag_news", "sst": "sst", "e2e": "e2e_data", "qqp": "qqp"}
 SHARES = {"lm": 0.35, "autoencoder": 0.3, "diffusion": 0.35}  # of --max_seconds
+DRAWN = ("right", "right_by_grammar", "agreement", "mauve", "class_mauve")
 SHOWN = 8  # samples of each class and weight in samples.txt
 COLUMNS = ("right", "right_by_grammar", "grammatical", "agreement", "diversity", "class_diversity", "distinct", "mauve",
            "class_mauve", "perplexity", "memorization")  # fmt: skip
@@ -244,9 +245,10 @@ def record(where: Paths, dataset: str, measure: Measure, weights: Sequence[float
         "scorer": {"name": measure.scorer.name, "fingerprint": measure.scorer.fingerprint, "comparable": False},
         "guidance": {w: {k: v for k, v in numbers.items() if k != "texts"} for w, numbers in found.items()},
     })  # fmt: skip
-    curves = {key: [(float(w), numbers[key]) for w, numbers in found.items() if key in numbers]
-              for key in COLUMNS if key not in ("perplexity", "memorization")}  # fmt: skip
-    plots.against({k: v for k, v in curves.items() if v}, where.root / "guidance.png", horizontal="guidance weight")
+    curves = {key: [(float(w), numbers[key]) for w, numbers in found.items()] for key in DRAWN if key in real}
+    for key in ("diversity", "class_diversity"):
+        curves[f"{key}, held-out = 1"] = [(float(w), numbers[key] / real[key]) for w, numbers in found.items()]
+    plots.against(curves, where.root / "guidance.png", horizontal="guidance weight")
     middle = found.get("1", next(iter(found.values())))
     plots.heat_maps(
         [plots.HeatMap("MAUVE, guidance 1", middle["mauve_matrix"], names, names, "samples of", "held-out texts of"),
