@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
+from evaluation.diffuseq import sentence_bleu4
 from evaluation.overlap import ROUGES, bertscore_each, chrf, exact_match, rouge_each, sentence_bleu
 
 Utility = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # candidates, the others taken for the truth
@@ -27,6 +28,7 @@ def _rouge(name: str) -> Utility:
 UTILITIES: dict[str, Callable[[str, str, str], Utility]] = {
     **{name: lambda tokenizer, model, device, name=name: _rouge(name) for name in ROUGES},  # type: ignore[misc]
     "sacrebleu": lambda tokenizer, model, device: _each(lambda c, o: sentence_bleu(c, o, tokenizer=tokenizer)),
+    "diffuseq_bleu": lambda tokenizer, model, device: _each(sentence_bleu4),
     "chrf": lambda tokenizer, model, device: _each(chrf),
     "exact_match": lambda tokenizer, model, device: _each(lambda c, o: exact_match([c], [o])),
     "bertscore": lambda tokenizer, model, device: lambda c, o: bertscore_each(c, o, model, device=device)[2],

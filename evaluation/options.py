@@ -31,7 +31,17 @@ class EvaluationOptions:
 
 BLEU_TOKENIZERS = {"de": "intl", "zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by language; of others 13a
 OVERLAPS = ("rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "bertscore")
-UTILITIES = ("rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "chrf", "exact_match", "bertscore")
+UTILITIES = (
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "rougeLsum",
+    "sacrebleu",
+    "diffuseq_bleu",
+    "chrf",
+    "exact_match",
+    "bertscore",
+)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evaluation import mbr
+from evaluation.diffuseq import against_references, among_candidates
 from evaluation.mauve import Mauve, mauve
 from evaluation.memorisation import Memory
 from evaluation.metrics import Judges, measure
@@ -138,6 +139,8 @@ def evaluate_pairs(
     best = mbr.oracle_bleu(candidates, references, tokenizer=words)
     for kind, texts in {"": first, "mbr_": chosen, "oracle_": best, "shuffled_": chance}.items():
         numbers[f"{kind}sacrebleu"] = bleu(texts, references, tokenizer=words)
+        numbers |= {f"{kind}{key}": value for key, value in against_references(texts, references).items()}
+    numbers |= among_candidates(candidates)
     numbers["distinct_candidates"] = _mean([len(set(row)) / len(row) for row in candidates])
     if bertscore_model is not None:
         try:

@@ -18,6 +18,7 @@ from latent_models.tokenizers.choice import check_coverage, make_tokenizer
 from latent_models.tokenizers.files import load_tokenizer
 from latent_models.tokenizers.identity import fingerprint, refuse_another_tokenizer
 from utils.errors import UserError
+from utils.flag_files import read_args
 from utils.seeding import derive
 from utils.settings import Settings
 
@@ -62,7 +63,19 @@ def find_tokenizer(settings: Settings, run: Path, texts: Sequence[str]) -> Any:
         return _of_run(settings, run)
     tokenizer = make_tokenizer(options, texts, settings.max_seq_len, settings.embedding_init)
     check_coverage(tokenizer, texts, options)
+    if settings.init_path:
+        _refuse_foreign(tokenizer, Path(settings.init_path))
     return tokenizer
+
+
+def _refuse_foreign(tokenizer: Any, begun: Path) -> None:
+    """UserError where --init_path holds embeddings of other tokens."""
+    expected = read_args(begun).get("tokenizer_fingerprint")
+    if fingerprint(tokenizer) != expected:
+        raise UserError(
+            f"--init_path {begun} was trained with another tokenizer, so its embeddings are of other tokens: "
+            f"pass --vocab {begun / TOKENIZER}"
+        )
 
 
 def _of_run(settings: Settings, run: Path) -> Any:

@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
+from dataset_utils.options import PackingOptions
 from latent_models.options import EmbeddingOptions, TokenizerOptions
 from pipelines.options import AbsorbingOptions, EmbeddingLossOptions, RoundingOptions
 from utils.errors import UserError
 from utils.settings import Settings
 
 # Defaults that differ in this space: those of Li et al. 2022. Its decoding is arg-max, and nothing but that.
-DEFAULTS = {"objective": "pred_x0", "decoding": "greedy"}
+DEFAULTS = {"objective": "pred_x0"}
 CHAIN = {"beta_schedule": "sqrt", "timesteps": 2000}
-OWN = tuple(
-    f.name
-    for group in (TokenizerOptions, EmbeddingOptions, EmbeddingLossOptions, AbsorbingOptions, RoundingOptions)
-    for f in fields(group)
+GROUPS = (
+    TokenizerOptions,
+    EmbeddingOptions,
+    EmbeddingLossOptions,
+    AbsorbingOptions,
+    RoundingOptions,
+    PackingOptions,
 )
+OWN = tuple(f.name for group in GROUPS for f in fields(group))
 OTHERS = {  # flags of the other spaces -> what is wrong with them here
     "latent_model_path": "names an autoencoder, and embeddings have none",
     "enc_dec_model": "names a language model, and embeddings have none; --embedding_init may begin with one's vectors",
     "normalize_latent": "would move embeddings that are learned; --normalize_embeddings keeps their norm",
+    "context_encoder": "reads sources for other spaces; here a source stands before its target",
+    "train_context_encoder": "is about other spaces; here a source stands before its target",
+    "max_source_len": "is about other spaces; here source and target share --max_seq_len",
     "latent_cache_dir": "is about frozen encoders, and embeddings change at every step",
 }
 
@@ -41,6 +49,8 @@ def embeddings_meet(settings: Settings) -> None:
         _default(settings, CHAIN)
     if settings.denoise and not settings.learned_mean_embed:
         raise UserError("--denoise replaces tokens by the absorbing state, which --learned_mean_embed learns: add that")
+    if "decoding" not in settings.typed:
+        settings.set("decoding", "greedy")  # whatever a preset says
     if settings.decoding != "greedy":
         raise UserError(
             f"--decoding {settings.decoding} is for language models: embeddings are decoded to the likeliest tokens, "

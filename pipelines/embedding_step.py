@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dataset_utils.packing import with_prefix
 from pipelines.batch_plan import BatchPlan
 from pipelines.embedding_loss import Drawn, EmbeddingLoss
 from pipelines.options import EmbeddingLossOptions
@@ -28,19 +29,23 @@ class EmbeddingStep:
         self_condition: bool,
         class_conditional: bool,
         reg_rate: float = 0.0,
+        prefix_share: float | None = None,
     ) -> None:
         """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
 
-        reg_rate: weight of the norm of an absorbing state.
+        reg_rate: weight of the norm of an absorbing state. prefix_share: of blocks of running text, the largest share
+        that is given; None: texts or pairs.
         """
         self.network, self.loss, self.data, self.plan, self.num_steps = network, loss, data, plan, num_steps
-        self.options, self.device, self.reg_rate = options, device, reg_rate
+        self.options, self.device, self.reg_rate, self.prefix_share = options, device, reg_rate, prefix_share
         self.self_condition, self.class_conditional = self_condition, class_conditional
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         process, space = self.loss.process, self.loss.space
         batch = self.data.batch(self.plan.rows(step, micro, len(self.data)), space.length).to(self.device)
         draws = self.plan.draws(step, micro, self.device)
+        if self.prefix_share is not None:
+            batch = with_prefix(batch, draws.uniform("prefix"), self.prefix_share)
         t, weight = draws.rows(process.draw_times(step, self.num_steps), "time")
         # on the CPU: its number decides the shape of a forward pass, and reading it must not wait for the device
         shown = self.plan.draws(step, micro).chosen("self_condition", process.options.train_prob_self_cond)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from dataset_utils.batching import tokenize
 from dataset_utils.corpus import Corpus, Split
+from dataset_utils.packing import pack_blocks, pack_pairs
 from latent_models.embeddings import EmbeddingSpace
 from latent_models.normalisation import count_lengths
+from latent_models.tokenizers.identity import end_id, separator_id
 from pipelines.embedding_loss import EmbeddingLoss
 from pipelines.embedding_parts import embedding_facts, keep_embeddings
 from pipelines.embedding_step import EmbeddingStep
@@ -39,7 +42,27 @@ class EmbeddingSupply:
         )
 
     def tokens(self, split: Split) -> TokenSplit:
-        return TokenSplit(split, tokenize(self.space.tokenizer, split.texts, self.space.length), self.space.pad_id)
+        """Texts by themselves, pairs as one sequence, or with --unlabelled running text in blocks."""
+        settings, tokenizer, length = self.job.settings, self.space.tokenizer, self.space.length
+        if settings.unlabelled:
+            table = pack_blocks(tokenizer, split.all_texts(), length)
+            split = Split([""] * len(table))  # a block is no text of the corpus
+        elif self.parts.seq2seq:
+            assert split.sources is not None, "a run of pairs was built on a corpus without sources"
+            end, separator = end_id(tokenizer), separator_id(tokenizer)
+            assert end is not None and separator is not None, "the space refuses a tokenizer without an end"
+            table = pack_pairs(
+                tokenizer,
+                split.sources,
+                split.texts,
+                length,
+                end_id=end,
+                separator_id=separator,
+                trim=settings.trim_sources,
+            )
+        else:
+            table = tokenize(tokenizer, split.texts, length)
+        return TokenSplit(split, table, self.space.pad_id)
 
     def keep(self, folder: Path) -> None:
         keep_embeddings(self.space, folder)
@@ -49,7 +72,9 @@ class EmbeddingSupply:
 
     def open(self, *, measure: bool) -> None:
         if measure and self.space.masked:
-            counts = count_lengths(self.data.lengths, self.space.length)
+            table = self.data.table
+            given = 0 if table.given is None else torch.from_numpy(table.given).long()
+            counts = count_lengths(self.data.lengths - given, self.space.length)
             self.parts.model.statistics.length_counts.copy_(counts)
 
     def network(self) -> nn.Module:
@@ -68,6 +93,7 @@ class EmbeddingSupply:
             self_condition=settings.self_condition,
             class_conditional=settings.class_conditional,
             reg_rate=settings.reg_rate,
+            prefix_share=settings.prefix_share if settings.unlabelled else None,
         )
 
     def hooks(self) -> list[Hook]:

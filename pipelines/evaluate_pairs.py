@@ -20,30 +20,29 @@ from evaluation.metrics import Judges, measure
 from evaluation.options import BLEU_TOKENIZERS, ClassOptions, EvaluationOptions, PairOptions
 from evaluation.protocols import evaluate_pairs, of_seed, over_seeds
 from pipelines.classes import PRIOR, choose
-from pipelines.context import Context
 from pipelines.evaluate import SHORT, TEST_SEEDS, Evaluator
 from pipelines.evaluate_classes import load_classifier
 from pipelines.generate import TextGenerator
 from pipelines.job import Job
+from pipelines.sources import Sources, Tell
 from utils.errors import UserError
-from utils.records import Condition
 from utils.runs import write_json
 from utils.seeding import generator as seeded
 
 SHOWN = 4  # sources in the log
 PREFIX = "model/seq2seq/"
 KINDS = {"one sample": "", "MBR-{k} ({utility})": "mbr_", "oracle-{k}": "oracle_", "chance": "shuffled_"}
-COLUMNS = ("rouge1", "rouge2", "rougeL", "sacrebleu", "bertscore")
+COLUMNS = ("rouge1", "rouge2", "rougeL", "sacrebleu", "diffuseq_bleu", "dist1", "bertscore")
 
 
 class PairEvaluator(Evaluator):
     """Draws candidates for the sources of a split and judges them against its texts."""
 
     def __init__(
-        self, job: Job, generator: TextGenerator, corpus: Corpus, options: EvaluationOptions, context: Context
+        self, job: Job, generator: TextGenerator, corpus: Corpus, options: EvaluationOptions, sources: Sources
     ) -> None:
         super().__init__(job, generator, corpus, options)
-        self.context = context
+        self.sources = sources
         self.pairs: PairOptions = job.settings.build(PairOptions)
         translation = "sacrebleu" in corpus.spec.metrics
         self.utility = self.pairs.mbr_utility or ("sacrebleu" if translation else "rouge2")
@@ -183,14 +182,9 @@ class PairEvaluator(Evaluator):
             return [choice.apart[0]] * len(labels)
         return list(labels) if choice.together == PRIOR else None
 
-    def _told(self, sources: Sequence[str], asked: Sequence[int] | None):
+    def _told(self, sources: Sequence[str], asked: Sequence[int] | None) -> Tell:
         classes = None if asked is None else torch.tensor(asked, device=self.job.device)
-
-        def told(first: int, last: int) -> Condition:
-            states, mask = self.context.encode(sources[first:last], self.job.device, self.job.autocast)
-            return Condition.of(None if classes is None else classes[first:last], states, mask)
-
-        return told
+        return self.sources.tell(sources, classes)
 
     def _guide(self) -> str:
         """Part of the keys, as published: the weight of guidance, where there is any."""
@@ -204,11 +198,7 @@ class PairEvaluator(Evaluator):
         return PREFIX + of_split + self._guide() + other
 
     def _sampling_facts(self) -> dict[str, Any]:
-        return {
-            **super()._sampling_facts(),
-            "context_encoder": self.context.model.name,
-            "max_source_len": self.job.settings.max_source_len,
-        }
+        return {**super()._sampling_facts(), **self.sources.facts()}
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from latent_models.decoding import DECODING
 from latent_models.normalisation import Normalised
 from pipelines.process import Process
 from pipelines.told import Told
+from pipelines.trajectory import Trajectory
 from pipelines.walk import Extra, Walk
 from utils.distributed import Ranks, gather_objects
 from utils.modes import evaluating
@@ -92,6 +94,12 @@ class TextGenerator:
         for extra in self.extras:
             extra(walk)
         return walk.go()
+
+    def watched(self, **how: Any) -> Trajectory:
+        """Look at the texts of every call's first block on their way; how: of Trajectory. Returns what looks."""
+        trajectory = Trajectory(lambda latents: self.decode(latents, "greedy", 0), **how)
+        self.extras = (*self.extras, trajectory)
+        return trajectory
 
     def walk(self, seed: int, b: int, conditions: Conditions | None, rows: int | None) -> Walk:
         """Block b of a seed as it is about to be sampled, without extras."""

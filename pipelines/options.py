@@ -108,6 +108,22 @@ class ControlOptions:
 
 
 @dataclass
+class TrajectoryOptions:
+    """Seeing texts come out of noise; see pipelines/trajectory."""
+
+    trajectory: bool = field(
+        default=False,
+        metadata=dict(
+            help="show texts on their way from noise, and write them to trajectory.json of the output folder"
+        ),
+    )
+    trajectory_texts: int = field(default=3, metadata=dict(help="texts of --trajectory", unit="texts", at_least=1))
+    trajectory_views: int = field(
+        default=20, metadata=dict(help="how often --trajectory looks on the way", unit="views", at_least=1)
+    )
+
+
+@dataclass
 class ClassifierRunOptions:
     """What a classifier of noised latents is trained for."""
 

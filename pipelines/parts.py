@@ -23,6 +23,7 @@ from pipelines.generate import TextGenerator
 from pipelines.options import ControlOptions, RoundingOptions
 from pipelines.process import Process, make_process
 from pipelines.rounding import Remasking, Rounding
+from pipelines.sources import ContextSources, PackedSources, Sources
 from pipelines.walk import Extra
 from utils import checkpoints
 from utils.distributed import Ranks
@@ -66,11 +67,13 @@ def make_parts(
     )
     context = None
     if settings.latent_space == "embeddings":
+        if source_tokens and settings.sources["padding"] == "default":
+            settings.set("padding", "generated")  # as published: nobody knows how long a target is
         space: LatentSpace = load_embeddings(settings, run, process.train_schedule, texts, device)
     else:
         space = load_space(settings, run, device, source_tokens > 0)
         context = load_context(settings, run, space, device, source_tokens) if source_tokens else None
-    refuse_guidance_without_null(settings, source_tokens > 0)
+    refuse_guidance_without_null(settings, context is not None)
     if settings.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
         raise UserError(
             "--normalize_latent and an autoencoder with --l2_normalize_latents exclude each other: its latents "
@@ -143,6 +146,17 @@ def make_generator(
         absorbing=parts.model.absorbing,
         extras=make_extras(settings, parts, device),
     )
+
+
+def make_sources(
+    settings: Settings, parts: Parts, device: torch.device, autocast: Callable[[], AbstractContextManager[Any]]
+) -> Sources | None:
+    """How sources reach the sampler; None for a run without."""
+    if not parts.seq2seq:
+        return None
+    if parts.context is None:
+        return PackedSources(parts.space, device, settings.trim_sources)
+    return ContextSources(parts.context, device, autocast)
 
 
 def make_extras(settings: Settings, parts: Parts, device: torch.device) -> list[Extra]:

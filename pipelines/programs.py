@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from dataset_utils.options import DataOptions
+from dataset_utils.options import DataOptions, PackingOptions
 from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import ClassOptions, EvaluationOptions, PairOptions
 from latent_models.options import (
@@ -33,6 +33,7 @@ from pipelines.options import (
     EmbeddingLossOptions,
     PretrainingIntervals,
     RoundingOptions,
+    TrajectoryOptions,
 )
 from pipelines.presets import PRESETS
 from utils.errors import UserError
@@ -144,6 +145,7 @@ SAMPLING = (
     | frozenset(f.name for f in fields(PairOptions))
     | frozenset(f.name for f in fields(RoundingOptions))
     | frozenset(f.name for f in fields(ControlOptions))
+    | frozenset(f.name for f in fields(TrajectoryOptions))
     | frozenset(
         [
             "num_samples",
@@ -360,12 +362,14 @@ DIFFUSION = Program(
         "embeddings": EmbeddingOptions,
         "losses of embeddings": EmbeddingLossOptions,
         "absorbing state": AbsorbingOptions,
+        "pairs and blocks of embeddings": PackingOptions,
         "denoiser": DenoiserOptions,
         "a Hugging Face encoder as denoiser": EncoderDenoiserOptions,
         "diffusion process": ProcessOptions,
         "sampling": SamplingOptions,
         "rounding while sampling": RoundingOptions,
         "control by a classifier": ControlOptions,
+        "seeing it happen": TrajectoryOptions,
         "optimisation": OptimizerOptions,
         "averaged weights": AverageOptions,
         "training": LoopOptions,

@@ -6,6 +6,8 @@ pipeline = TextDiffusionPipeline.from_run("runs/quickstart/diffusion", sampling_
 pipeline(8, seed=1, decoding="greedy")             # eight texts
 pipeline.of_sources(["Where is the station?"], candidates=5)  # of a run on pairs: a text for each source
 pipeline(8, class_id="sports", guidance=2.0)       # of a class-conditional run: eight of one class
+pipeline.infill(["The ___ apple is ___."], 5)     # of a run of embeddings: five ways to fill the blanks
+pipeline.trajectory(3)                             # three texts on their way from noise
 latents = pipeline.encode(["One text.", "Another."])  # and the way into the latent space and back
 pipeline.decode(latents)
 """
@@ -22,15 +24,16 @@ import torch
 from evaluation import mbr
 from latent_models.decoding import strategies
 from pipelines.classes import class_number, listed, one_class
-from pipelines.context import Context
 from pipelines.generate import Conditions, TextGenerator
-from pipelines.parts import fill_from_run, make_generator, make_parts
-from pipelines.programs import DIFFUSION
+from pipelines.infilling import tell_blanks
+from pipelines.parts import make_generator, make_sources
+from pipelines.sources import Sources
 from pipelines.tokens import batch_of
+from pipelines.trained import load_run
+from pipelines.trajectory import View
 from utils import distributed
-from utils.config import parse
 from utils.errors import UserError
-from utils.records import Condition, Latents
+from utils.records import Latents
 
 
 class TextDiffusionPipeline:
@@ -40,28 +43,26 @@ class TextDiffusionPipeline:
         self,
         generator: TextGenerator,
         class_names: Sequence[str] = (),
-        context: Context | None = None,
+        sources: Sources | None = None,
         knows_null: bool = True,
     ) -> None:
-        """context: what reads the sources, of a run on pairs. knows_null: whether it learned to do without a class."""
-        self.generator, self.class_names, self.context = generator, tuple(class_names), context
+        """sources: how they reach the sampler, of a run on pairs. knows_null: whether it can do without a class."""
+        self.generator, self.class_names, self.sources = generator, tuple(class_names), sources
         self.knows_null = knows_null
 
     @classmethod
-    def from_run(cls, folder: str | Path, *, device: str = "auto", **flags: Any) -> Self:
-        """Load a run folder. flags: those that an evaluation may set, such as sampler or sampling_timesteps.
+    def from_run(cls, folder: str | Path, *, device: str = "auto", flags: Sequence[str] = (), **named: Any) -> Self:
+        """Load a run folder. named: flags that an evaluation may set, such as sampler or sampling_timesteps.
 
-        The corpus is not needed. UserError where the folder is no run, or a flag is fixed by training.
+        flags: the same as they are typed. The corpus is not needed. UserError where the folder is no run, or a flag is
+        fixed by training.
         """
-        typed = [f"--{name}={value}" for name, value in flags.items()]
-        settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *typed])
-        where, names = distributed.pick_device(device), settings.saved.get("class_names", ())
-        sources = settings.max_source_len if settings.saved.get("seq2seq") else 0
-        parts = make_parts(settings, Path(folder), where, len(names), sources)
-        fill_from_run(parts.model, Path(folder), best=sources > 0 and not settings.newest_checkpoint)
-        autocast = distributed.autocast(where, settings.mixed_precision)
+        run = load_run(folder, device=device, flags=flags, **named)
+        settings, parts, names = run.settings, run.parts, run.class_names
+        autocast = distributed.autocast(run.device, settings.mixed_precision)
         knows_null = not names or settings.class_unconditional_prob > 0
-        return cls(make_generator(settings, parts, where, autocast), names, parts.context, knows_null)
+        sources = make_sources(settings, parts, run.device, autocast)
+        return cls(make_generator(settings, parts, run.device, autocast), names, sources, knows_null)
 
     def __call__(
         self,
@@ -107,17 +108,28 @@ class TextDiffusionPipeline:
     ) -> list[list[str]]:
         """k texts for each source, which is read once."""
         (strategy,) = strategies(decoding)
-        generator, context = self.generator, self.context
-        if context is None:
+        if self.sources is None:
             raise UserError("this run was trained without sources: train one on a corpus of pairs")
-        c = None if class_id is None else self._class(class_id)
+        n, generator = len(sources), self.generator
+        classes = None if class_id is None else torch.full((n,), self._class(class_id), device=generator.device)
+        return generator.candidates(n, k, seed, (strategy,), self.sources.tell(sources, classes), quiet=True)[strategy]
 
-        def told(first: int, last: int) -> Condition:
-            states, mask = context.encode(sources[first:last], generator.device, generator.autocast)
-            classes = None if c is None else torch.full((last - first,), c, device=generator.device)
-            return Condition.of(classes, states, mask)
+    def infill(self, texts: Sequence[str], k: int = 1, *, seed: int = 42) -> list[list[str]]:
+        """k fillings of each text, of which only the blanks are written: ___ is one token, [blank:3] are three.
 
-        return generator.candidates(len(sources), k, seed, (strategy,), told, quiet=True)[strategy]
+        For runs of --latent_space embeddings.
+        """
+        generator = self.generator
+        told = tell_blanks(generator.space, texts, generator.device)
+        return generator.candidates(len(texts), k, seed, ("greedy",), told, quiet=True)["greedy"]
+
+    def trajectory(self, n: int = 3, *, views: int = 20, seed: int = 42, **told: Any) -> list[View]:
+        """n texts on their way from noise, views times; the last are what the call gives. told: as of the call."""
+        watched = copy(self)
+        watched.generator = copy(self.generator)
+        looking = watched.generator.watched(texts=n, views=views)
+        watched(n, seed=seed, **{"decoding": "greedy", **told})
+        return looking.views
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Latents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ from pipelines.parts import (
     fill_from_run,
     make_generator,
     make_parts,
+    make_sources,
     named_parts,
     new_model,
     refuse_guidance_without_null,
@@ -63,7 +65,7 @@ def run(settings: Settings) -> int:
         settings, run_folder, job.device, corpus.num_classes, source_tokens(settings, corpus), corpus.train.texts
     )
     if job.evaluating:
-        fill_from_run(parts.model, run_folder, best=parts.context is not None and not settings.newest_checkpoint)
+        fill_from_run(parts.model, run_folder, best=parts.seq2seq and not settings.newest_checkpoint)
         return _evaluator(job, parts, corpus).evaluate_run()
     return _train(job, parts, corpus, started)
 
@@ -71,8 +73,14 @@ def run(settings: Settings) -> int:
 def _evaluator(job: Job, parts: Parts, corpus: Corpus) -> Evaluator:
     generator = make_generator(job.settings, parts, job.device, job.autocast, job.ranks)
     options = job.settings.build(EvaluationOptions)
-    if parts.context is not None:
-        return PairEvaluator(job, generator, corpus, options, parts.context)
+    if job.settings.trajectory and job.ranks.main:
+        s = job.settings
+        generator.watched(
+            texts=s.trajectory_texts, views=s.trajectory_views, file=sys.stderr, path=job.folder / "trajectory.json"
+        )
+    sources = make_sources(job.settings, parts, job.device, job.autocast)
+    if sources is not None:
+        return PairEvaluator(job, generator, corpus, options, sources)
     kind = ClassEvaluator if job.settings.class_conditional else Evaluator
     return kind(job, generator, corpus, options)
 

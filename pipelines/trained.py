@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,15 @@ class Trained:
     class_names: list[str]
 
 
-def load_run(folder: str | Path, *, device: str = "auto", **flags: Any) -> Trained:
-    """flags: those that an evaluation may set. The corpus is not needed.
+def load_run(folder: str | Path, *, device: str = "auto", flags: Sequence[str] = (), **named: Any) -> Trained:
+    """named: flags that an evaluation may set; flags: the same as they are typed. The corpus is not needed.
 
     UserError where the folder is no run, or a flag is fixed by training.
     """
-    typed = [f"--{name}={value}" for name, value in flags.items()]
+    typed = [*flags, *(f"--{name}={value}" for name, value in named.items())]
     settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *typed])
     where, names = distributed.pick_device(device), list(settings.saved.get("class_names", ()))
-    sources = settings.max_source_len if settings.saved.get("seq2seq") else 0
+    sources = (settings.max_source_len or 1) if settings.saved.get("seq2seq") else 0
     parts = make_parts(settings, Path(folder), where, len(names), sources)
     fill_from_run(parts.model, Path(folder), best=sources > 0 and not settings.newest_checkpoint)
     return Trained(settings, parts, where, names)

@@ -1,0 +1,58 @@
+"""Fill the blanks of texts with a trained run of token embeddings.
+
+    python -m pipelines.infill --run runs/simple --text "The ___ apple is ___." --num_samples 5
+    python -m pipelines.infill --run runs/simple --text_file blanks.txt --sampler dpmpp --sampling_timesteps 20
+
+A blank is ___ or [blank], one token, or [blank:3], three. One line a sample goes to standard output; with several texts
+each line begins with its text and a tab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils.errors import UserError, one_line
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m pipelines.infill",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Any other --flag that an evaluation of train_text_diffusion.py accepts may follow.",
+    )
+    made.add_argument("--run", required=True, metavar="FOLDER", help="run folder of train_text_diffusion.py")
+    made.add_argument("--text", action="append", default=[], help="text with blanks; may be repeated")
+    made.add_argument("--text_file", type=Path, help="texts with blanks, one per line")
+    made.add_argument("--num_samples", type=int, default=5, help="fillings of each text (default %(default)s)")
+    made.add_argument("--seed", type=int, default=42, help="default %(default)s")
+    made.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default %(default)s)")
+    return made
+
+
+@one_line
+def main(arguments: list[str] | None = None) -> int:
+    given, others = parser().parse_known_args(arguments)
+    texts = list(given.text)
+    if given.text_file is not None:
+        if not given.text_file.is_file():
+            raise UserError(f"--text_file {given.text_file}: no such file")
+        texts += [line for line in given.text_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not texts:
+        raise UserError("there is nothing to fill: give --text or --text_file")
+    from evaluation.report import one_line as plain
+    from pipelines.text_diffusion import TextDiffusionPipeline
+
+    pipeline = TextDiffusionPipeline.from_run(given.run, device=given.device, flags=others)
+    for text, fillings in zip(texts, pipeline.infill(texts, given.num_samples, seed=given.seed), strict=True):
+        for filling in fillings:
+            begin = f"{plain(text)}\t" if len(texts) > 1 else ""
+            sys.stdout.write(begin + plain(filling) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

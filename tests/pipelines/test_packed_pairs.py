@@ -1,0 +1,170 @@
+"""Pairs as one sequence, of which the source stays as it is: DiffuSeq, its second version, and filling blanks."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+
+from pipelines.infill import main as infill
+from pipelines.sources import PackedSources
+from pipelines.text_diffusion import TextDiffusionPipeline
+from pipelines.trajectory import View, show
+from utils import checkpoints
+from utils.errors import UserError
+from utils.trackers import read_metrics
+
+SPACE = "--latent_space embeddings --embedding_dim 8 --timesteps 20 --max_seq_len 16 --seq2seq_candidates 3"
+V2 = "--learned_mean_embed --denoise --denoise_rate 0.5 --self_condition"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A folder with train, valid and test pairs, as DiffuSeq reads them: a colour and a fruit, said the other way."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = [(c, f) for c in ("red", "green", "blue", "white") for f in ("plum", "kiwi", "bean", "nut", "fig")]
+    for name in ("train", "valid", "test"):
+        lines = [json.dumps({"src": f"a {c} {f}", "trg": f"the {f} is {c}"}) + "\n" for c, f in rows]
+        (folder / f"{name}.jsonl").write_text("".join(lines * (10 if name == "train" else 1)))
+    return folder
+
+
+def train(programs, pairs, out, flags=""):
+    data = " ".join(f"--{split}_file {pairs / split}.jsonl" for split in ("train", "valid", "test"))
+    return programs.diffusion(f"{SPACE} {data}", out, f"--num_train_steps 4 {flags}")
+
+
+@pytest.fixture(scope="module", params=["first", "second", "masked"])
+def trained(request, programs, pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed") / "run"
+    flags = {"first": "", "second": V2, "masked": "--padding masked"}
+    assert train(programs, pairs, folder, flags[request.param]) == 0
+    return folder
+
+
+def test_trains_and_judges_candidates(trained):
+    saved, lines = json.loads((trained / "args.json").read_text()), read_metrics(trained)
+    assert saved["seq2seq"] and saved["padding"] in ("generated", "masked")
+    found = {key for line in lines for key in line}
+    names = ("rougeL", "diffuseq_bleu", "dist1", "mean_length", "mbr_diffuseq_bleu", "diffuseq_self_bleu", "div4")
+    assert {f"model/seq2seq/{name}" for name in names} <= found
+    if saved["learned_mean_embed"]:
+        assert "absorbing" in checkpoints.load(trained).tensors["ema"]
+        line = next(line for line in lines if "absorbing_norm" in line)
+        terms = line["diffusion"] + line["decoder_nll"] + line["terminal"] + 0.01 * line["absorbing_norm"]
+        assert line["loss"] == pytest.approx(terms, rel=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])
+def test_the_source_is_anchored_at_every_step(trained, sampler):
+    pipeline = TextDiffusionPipeline.from_run(trained, device="cpu", sampler=sampler, sampling_timesteps=3)
+    generator = pipeline.generator
+    assert isinstance(pipeline.sources, PackedSources)
+    told = pipeline.sources.tell(["a red plum", "a blue nut"])
+    walk = generator.walk(1, 0, lambda b, n, g: told(0, 2), 2)
+    seen = []
+    denoiser = generator.denoiser
+    hook = denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    x0 = walk.go().x0
+    hook.remove()
+    fixed = walk.anchor.mask
+    assert len(seen) == 3 and fixed.any() and not fixed.all()
+    for z in [*seen, x0]:
+        assert torch.equal(z[fixed], walk.anchor.value[fixed])
+    text = pipeline.candidates(["a red plum"], 2)
+    assert len(text[0]) == 2 and all("plum" not in t or "red plum" not in t for t in text[0])
+
+
+def test_an_absorbing_state_is_where_noise_drifts_to(programs, pairs, tmp_path):
+    assert train(programs, pairs, tmp_path / "run", V2) == 0
+    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", rejection_rate=0.5)
+    generator = pipeline.generator
+    walk = generator.walk(1, 0, lambda b, n, g: pipeline.sources.tell(["a red plum"])(0, 1), 1)
+    shift, fixed = walk.shift[0], walk.anchor.mask[0]
+    assert torch.equal(shift[fixed], torch.zeros_like(shift[fixed]))
+    torch.testing.assert_close(shift[~fixed][0], generator.absorbing.detach())
+    assert len(generator.extras) == 2  # rejection, and discrete noise
+    assert len(pipeline.of_sources(["a red plum", "a blue nut"], candidates=2)) == 2
+
+
+def test_unlabelled_text_pretrains_in_blocks(programs, tmp_path):
+    file = tmp_path / "plain.txt"
+    file.write_text("".join(f"the plum number {i} is red and green\n" for i in range(100)))
+    flags = f"--latent_space embeddings --embedding_dim 8 --timesteps 20 --unlabelled {V2} --max_seq_len 8"
+    assert programs.diffusion(f"{flags} --train_file {file}", tmp_path / "run") == 0
+    more = f"{flags} --train_file {file} --init_path {tmp_path / 'run'}"
+    assert programs.diffusion(f"{more} --vocab {tmp_path / 'run' / 'tokenizer'}", tmp_path / "tuned") == 0
+    with pytest.raises(UserError, match=r"another tokenizer.*--vocab .*run/tokenizer"):
+        programs.diffusion(f"{more} --vocab byte-level", tmp_path / "other")
+
+
+def test_a_source_alone_longer_than_the_budget_is_refused(programs, pairs, tmp_path):
+    with pytest.raises(UserError, match="the source of row") as error:
+        train(programs, pairs, tmp_path / "run", "--max_seq_len 6")
+    assert "--trim_sources" in str(error.value) and "\n" not in str(error.value)
+    assert train(programs, pairs, tmp_path / "trimmed", "--max_seq_len 6 --trim_sources") == 0
+
+
+@pytest.fixture(scope="module")
+def plain(programs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    assert programs.diffusion("--latent_space embeddings --embedding_dim 16 --timesteps 20", folder) == 0
+    return folder
+
+
+def test_blanks_are_filled_and_nothing_else(plain, capsys):
+    pipeline = TextDiffusionPipeline.from_run(plain, device="cpu")
+    space = pipeline.generator.space
+    space.space.vectors.table.data.copy_(torch.randn_like(space.space.vectors.table) * 3)  # untrained: kept apart
+    words = [w for w in pipeline.generator.space.space.tokenizer.get_vocab() if w.isalpha()][:3]
+    text = f"{words[0]} ___ {words[1]} [blank:2] {words[2]}"
+    told_words = [rows[0].split() for rows in pipeline.infill([text], 1)]
+    assert told_words[0][0] == words[0] and told_words[0][-1] == words[2] and words[1] in told_words[0]
+    capsys.readouterr()
+    flags = ["--num_samples", "2", "--device", "cpu", "--sampler", "ddim"]
+    assert infill(["--run", str(plain), "--text", text, *flags]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("text", "message"), [("no gap", "has no blank"), ("___ " * 60, "has 62 tokens")])
+def test_blanks_that_cannot_be_filled(plain, text, message):
+    with pytest.raises(UserError, match=message):
+        TextDiffusionPipeline.from_run(plain, device="cpu").infill([text])
+
+
+def test_compressed_latents_have_no_blanks(chain):
+    with pytest.raises(UserError, match="--latent_space embeddings"):
+        TextDiffusionPipeline.from_run(chain / "diff", device="cpu").infill(["one ___ more"])
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp", "heun"])
+@pytest.mark.parametrize("kind", ["plain", "compressed", "states"])
+def test_texts_are_seen_on_their_way(plain, chain, kind, sampler):
+    run = {"plain": plain, "compressed": chain / "diff", "states": chain / "states"}[kind]
+    pipeline = TextDiffusionPipeline.from_run(run, device="cpu", sampler=sampler, sampling_timesteps=4)
+    views = pipeline.trajectory(2, views=2, seed=5)
+    assert [view.step for view in views] == [2, 4] and views[-1].t == 0
+    assert not pipeline.generator.extras  # nobody looks afterwards
+    final = pipeline(2, seed=5, decoding="greedy")
+    if all(views[-1].texts):
+        assert views[-1].texts == final
+
+
+def test_a_trajectory_is_written_and_shown(plain, programs, tmp_path, capsys):
+    assert programs.again("diffusion", plain, f"--eval --output_dir {tmp_path} --trajectory --trajectory_views 3") == 0
+    found = json.loads((tmp_path / "trajectory.json").read_text())
+    assert found["steps"] == 2 and len(found["views"]) == 2 and len(found["views"][0]["texts"]) == 3
+    assert "[1/2] " in capsys.readouterr().err
+
+
+def test_control_codes_never_reach_the_terminal():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    show(View(1, 0.5, ["a \033[31mred\a plum"]), 2, terminal)
+    inside = terminal.getvalue().split("m", 1)[1].rsplit("\033[0m", 1)[0]
+    assert "\033" not in inside and "\a" not in inside and terminal.getvalue().startswith("\033[38;5;")
