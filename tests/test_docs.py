@@ -29,9 +29,9 @@ def test_links_lead_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_flags_exist(name: str) -> None:
-    from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+    from pipelines.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, PRETRAIN
 
-    programs = (PRETRAIN, AUTOENCODER, DIFFUSION)
+    programs = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER)
     known = {field.name for program in programs for group in program.groups.values() for field in fields(group)}
     known |= {flag for program in programs for flag in (*program.ignored, *program.reference_flags)} | FOREIGN
     known |= {f"no_{flag}" for flag in known}  # which switches a flag off

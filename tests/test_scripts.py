@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,7 @@ EVALUATIONS = [name for name in RECIPES if "eval" in name]
 TRAININGS = [name for name in RECIPES if "eval" not in name]
 LATENT = "scripts/diffusion/bart_latent_v-pred.sh"
 ON_LATENTS = [name for name in TRAININGS if "_latent_" in name]
+CLASS_NAMES = ["world", "sports", "business", "sci_tech"]
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 
 # --------------------------------------------------------------------------------------------------------- fixtures
@@ -47,27 +49,33 @@ def model(tmp_path_factory) -> Path:
     return folder
 
 
-def record(program: str, argv: list[str], folder: Path) -> Path:
+def record(program: str, argv: list[str], folder: Path, **facts: Any) -> Path:
     """A run folder as a training leaves it, as far as a dry run looks."""
     from pipelines import programs
     from utils.config import parse
     from utils.flag_files import write_args
 
-    write_args(parse(getattr(programs, program), argv), folder)
+    write_args(parse(getattr(programs, program), argv), folder, **facts)
     return folder
 
 
 @pytest.fixture(scope="module")
 def folders(model, tmp_path_factory) -> dict[str, Path]:
-    """AUTOENCODER, a run on its latents, one of the first release, and one of a corpus of pairs."""
+    """AUTOENCODER, runs on its latents and of the first release, by class and not, and one of a corpus of pairs."""
     root = tmp_path_factory.mktemp("runs")
     base = ["--dataset_name", "roc", "--enc_dec_model", str(model)]
     autoencoder = record("AUTOENCODER", [*base, "--dim_ae", "8"], root / "autoencoder")
     run_flags = ["--latent_model_path", str(autoencoder)]
     run = record("DIFFUSION", [*base, *run_flags], root / "diffusion")
     states = record("DIFFUSION", [*base, "--beta_schedule", "linear", "--denoiser_variant", "states"], root / "states")
-    pairs = record("DIFFUSION", ["--dataset_name", "qqp", *base[2:], *run_flags], root / "pairs")
-    return {"AUTOENCODER": autoencoder, "RUN": run, "STATES": states, "PAIRS": pairs}
+    of_pairs = ["--dataset_name", "qqp", *base[2:], *run_flags, "--max_source_len", "64"]
+    pairs = record("DIFFUSION", of_pairs, root / "pairs", seq2seq=True)
+    by_class = ["--dataset_name", "ag_news", *base[2:], "--class_conditional"]
+    first = [*by_class, "--beta_schedule", "linear", "--denoiser_variant", "states"]
+    runs = {"AUTOENCODER": autoencoder, "RUN": run, "STATES": states, "PAIRS": pairs}
+    runs["STATES BY CLASS"] = record("DIFFUSION", first, root / "states by class", class_names=CLASS_NAMES)
+    runs["RUN BY CLASS"] = record("DIFFUSION", [*by_class, *run_flags], root / "by class", class_names=CLASS_NAMES)
+    return runs
 
 
 @pytest.fixture
@@ -127,10 +135,11 @@ def arguments(script: str, folders: dict[str, Path]) -> list[str]:
 
 
 def kind_of_run(script: str) -> str:
-    """Which of the run folders a script evaluates."""
-    if "eval_text_diffusion" in script:
-        return "STATES"
-    return "PAIRS" if re.search("scripts/eval/(xsum|qqp|wmt14)", script) else "RUN"
+    """Which of the run folders a script, or a command, evaluates."""
+    if re.search("scripts/eval/(e2e_mr|xsum|qqp|wmt14)", script):
+        return "PAIRS"
+    by_class = " BY CLASS" if "--class_id" in script or "--gen_data" in script else ""
+    return ("STATES" if "eval_text_diffusion" in script else "RUN") + by_class
 
 
 # ---------------------------------------------------------------------------------------------------------- recipes
@@ -232,8 +241,8 @@ PUBLISHED = {
 TEST = dict(eval_test=True, sampling_timesteps=250, sampler="ddpm", sampling_schedule="cosine")
 PUBLISHED |= {f"scripts/eval/{name}.sh": dict(TEST, num_samples=1000) for name in ("roc", "ag_news")}
 PUBLISHED |= {
-    f"scripts/eval/{name}.sh": dict(TEST, cls_free_guidance=2.0, seq2seq_candidates=5)
-    for name in ("xsum", "qqp", "wmt14_en_de", "wmt14_de_en")
+    f"scripts/eval/{name}.sh": dict(TEST, cls_free_guidance=2.0, seq2seq_candidates=5, num_samples=whole_test_set)
+    for name, whole_test_set in {"xsum": 11334, "qqp": 2500, "wmt14_en_de": 3003, "wmt14_de_en": 3003}.items()
 }
 
 # what nobody published: the recipe of ROCStories, and what differs from it
@@ -252,11 +261,13 @@ OURS = {f"scripts/autoencoder/{name}.sh": dict(AUTOENCODER, **changes) for name,
     "bart_latent_ag_news": dict(OF_CLASSES, dataset_name="ag_news"),
     "bart_latent_sst": dict(OF_CLASSES, dataset_name="sst", num_train_steps=100000),
     "bart_latent_e2e": dict(dataset_name="e2e", num_train_steps=100000),
+    "bart_latent_e2e_mr": dict(OF_SOURCES, dataset_name="e2e-mr", num_train_steps=100000),
     "flan_t5_latent_xsum": dict(OF_SOURCES, dataset_name="xsum"),
     "flan_t5_latent_qqp": dict(OF_SOURCES, dataset_name="qqp"),
     "mt5_latent_wmt14_de_en": dict(OF_SOURCES, dataset_name="wmt14-de-en"),
     "mt5_latent_wmt14_en_de": dict(OF_SOURCES, dataset_name="wmt14-en-de"),
 }.items()} | {f"scripts/eval/{name}.sh": dict(TEST, num_samples=1000) for name in ("e2e", "sst")}  # fmt: skip
+OURS["scripts/eval/e2e_mr.sh"] = dict(PUBLISHED["scripts/eval/qqp.sh"], num_samples=4693)
 
 
 @pytest.mark.parametrize("script", RECIPES)
@@ -369,8 +380,7 @@ def test_the_documents_hold_every_recipe():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_documents_dry_runs(started, dry_run, folders, model, command):
-    kind = "STATES" if "--gen_data" in command else kind_of_run(command)
-    places = {**folders, "RUN": folders[kind]}
+    places = {**folders, "RUN": folders[kind_of_run(command)]}
     words = [re.sub(r"^(LATENT_MODEL_PATH=)?(AUTOENCODER|RUN)$",
                     lambda found: (found[1] or "") + str(places[found[2]]), word)
              for word in shlex.split(command)]  # fmt: skip
@@ -384,6 +394,33 @@ def test_every_command_of_the_documents_dry_runs(started, dry_run, folders, mode
         words, done = started(["bash", str(ROOT / words[1]), *words[2:]], **environment)
         assert done.returncode == 0, done.stderr
     dry_run(*split(words))
+
+
+# ------------------------------------------------------------------------------- the published documents themselves
+
+# Commands of the three READMEs, without the blanks after their backslashes; RUN: a path that a reader puts in. "runs":
+# as it stands; "row": docs/migrating.md says what takes its place. also: what those documents offer beside it.
+PUBLISHED_COMMANDS = json.loads((ROOT / "tests/published_commands.json").read_text(encoding="utf-8"))
+THERE = " ".join(
+    line.split(" | ")[0] for line in (ROOT / "docs/migrating.md").read_text().splitlines() if line.startswith("| ")
+)
+
+
+@pytest.mark.parametrize("entry", PUBLISHED_COMMANDS, ids=lambda entry: f"{entry['document']}: {entry['command'][:60]}")
+def test_a_published_command_runs_or_has_its_row(started, dry_run, folders, model, entry):
+    if entry["here"] == "row":
+        assert entry["command"] in THERE
+        return
+    words = shlex.split(entry["command"])
+    words = [str(folders[kind_of_run(entry["command"])]) if word == "RUN" else word for word in words]
+    if words[0] != "python":
+        at = ROOT / words[0]
+        assert os.access(at, os.X_OK)
+        autoencoder = {"LATENT_MODEL_PATH": str(folders["AUTOENCODER"])}
+        words, done = started([str(at), *words[1:]], ENC_DEC_MODEL=str(model), **autoencoder)
+        assert done.returncode == 0, done.stderr
+    for also in ("", *entry.get("also", [])):
+        dry_run(*split([*words, *also.split()]))
 
 
 def test_a_dry_run_of_an_evaluation_leaves_the_run_alone(dry_run, folders):

@@ -9,6 +9,7 @@
 #   LATENT_MODEL_PATH  run folder of an autoencoder, for diffusion on its latents (default: the newest of the corpus)
 #   DATA_DIR         where the corpus lies (default: datasets/ here or in the project; some corpora come from the hub)
 #   SCORER           causal language model of the evaluation scripts, a local folder or a hub id
+#   BERTSCORE_MODEL  encoder of BERTScore in the evaluations of pairs, a local folder or a hub id; none leaves it out
 #   NUM_PROCESSES    processes, one GPU each (default 1); a batch size counts per process
 # and, by environment.sh, USE_PYTHON. Flags at the end of the command line override those of a recipe.
 set -euo pipefail
@@ -16,13 +17,16 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 environment core eval track
 
-# shellcheck disable=SC2034  # the three arrays are for the scripts that source this
+# shellcheck disable=SC2034  # the arrays are for the scripts that source this
 MODEL=(--enc_dec_model "${ENC_DEC_MODEL:-facebook/bart-base}")
 OWN_MODEL=()  # for runs that know their own language model: only what the caller says
 # shellcheck disable=SC2034
 if [[ -n "${ENC_DEC_MODEL:-}" ]]; then OWN_MODEL=("${MODEL[@]}"); fi
 # shellcheck disable=SC2034
 PUBLISHED_SCORER=(--scorer "${SCORER:-openai-community/gpt2-large}")
+
+# shellcheck disable=SC2034
+BERTSCORE=(--bertscore_model "${BERTSCORE_MODEL:-FacebookAI/roberta-large}")
 
 # language_model HUB_ID: the language model of a recipe that is not BART's, unless ENC_DEC_MODEL says otherwise
 language_model() {
@@ -77,7 +81,9 @@ newest_run() {
 
 # run_folder ARGUMENTS...: the first argument, which must be a run folder
 run_folder() {
-  if [[ $# -eq 0 || "$1" == --* ]]; then fail "usage: bash scripts/$(basename "$(dirname "$0")")/$(basename "$0") RUN_FOLDER [flags]"; fi
+  if [[ $# -eq 0 || "$1" == --* ]]; then
+    fail "usage: bash scripts/$(basename "$(dirname "$0")")/$(basename "$0") RUN_FOLDER [flags]"
+  fi
   if [[ ! -f "$1/args.json" ]]; then fail "$1 is not a run folder: it holds no args.json"; fi
   printf '%s' "$1"
 }

@@ -15,6 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, MBart50Tokenizer, MBartConfig, M
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.autoencoder_step import AutoencoderStep
 from pipelines.diffusion_step import DiffusionStep
+from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.errors import UserError
 from utils.stop import EXIT_CODES
@@ -94,6 +95,23 @@ def test_a_family_goes_the_whole_way(programs, language_model, stop_after, tmp_p
     if tuned:  # an output table of its own trains apart from the input's, and comes back
         held = checkpoints.load(ae).tensors["model"]
         assert not torch.equal(held["language_model.model.lm_head.weight"], held["language_model.model.shared.weight"])
+
+
+@pytest.mark.parametrize("family", ["t5", "mbart"])
+def test_sources_are_read_by_a_model_of_another_family(programs, chain, tales_folder, language_model, tmp_path, family):
+    """A BART around the latents, another encoder and tokenizer for the sources: trained, cached, evaluated, sampled."""
+    pairs = " ".join(f"--{split}_file {tales_folder / f'pairs_{split}.jsonl'}" for split in ("train", "valid", "test"))
+    spoken = "--source_language en" if family == "mbart" else ""
+    reader, run = language_model(family), tmp_path / "run"
+    space = f"--latent_model_path {chain / 'ae'} --context_encoder {reader} {spoken} {pairs}"
+    assert programs.diffusion(space, run, "--seq2seq_candidates 2") == 0
+    assert len(steps(run, "loss")) == 2
+    assert programs.again("diffusion", run, "--eval --num_samples 2 --seq2seq_candidates 2") == 0
+    saved = json.loads((run / "args.json").read_text())
+    assert saved["seq2seq"] and saved["context_model"] == str(reader) and saved["language"] is None
+    assert saved["context_language"] == ("en_XX" if spoken else None)
+    pipeline = TextDiffusionPipeline.from_run(run, device="cpu")
+    assert len(pipeline.of_sources(["One night Leo ran to the market."], candidates=2, decoding="greedy")) == 1
 
 
 def test_a_model_of_many_languages_is_told_which_in_one_line(programs, chain, language_model, tmp_path):
