@@ -1,5 +1,7 @@
 """The whole method on ROCStories without any pretrained model: stages 0, 1 and 2 and the evaluation, in one command.
 
+After stage 1 the decoder trains on by itself, on disturbed latents of the stories; the latents stay what they are.
+
     python benchmarks/rocstories.py --data_dir FOLDER --output_dir runs/roc [--size cpu|gpu] [--max_seconds S]
 
 FOLDER holds ROCstory/roc_train.json and roc_valid.json. What else of ag_news, sst, e2e_data and qqp is there joins the
@@ -38,8 +40,9 @@ class Size:
 
     lm: str
     autoencoder: str
+    decoder: str
     diffusion: str
-    shares: tuple[float, float, float]
+    shares: tuple[float, float, float, float]
     steps: int  # of the sampler at the evaluation
     samples: int  # of each seed at the evaluation; fewer than 1,000 are marked in the result
 
@@ -56,9 +59,11 @@ SIZES = {
         " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
         autoencoder="--num_train_steps 1200 --train_batch_size 24 --learning_rate 1e-3 --lr_warmup_steps 50"
         " --lr_schedule cosine --eval_every 300 --eval_texts 200" + AE,
+        decoder="--num_train_steps 900 --train_batch_size 32 --learning_rate 1e-3 --lr_warmup_steps 50"
+        " --lr_schedule cosine --eval_every 300 --eval_texts 200",
         diffusion="--tx_dim 192 --tx_depth 5 --num_train_steps 600 --train_batch_size 32 --learning_rate 2e-3"
         " --lr_warmup_steps 100 --save_and_sample_every 300 --eval_batch_size 50",
-        shares=(0.4, 0.2, 0.4),
+        shares=(0.2, 0.3, 0.2, 0.3),
         steps=30,
         samples=100,
     ),
@@ -67,9 +72,11 @@ SIZES = {
         " --learning_rate 5e-4 --lr_warmup_steps 500 --eval_every 1000 --eval_texts 200 --mixed_precision bf16",
         autoencoder="--num_train_steps 6000 --train_batch_size 128 --learning_rate 5e-4 --lr_warmup_steps 300"
         " --lr_schedule cosine --eval_every 2000 --eval_texts 200 --mixed_precision bf16" + AE,
+        decoder="--num_train_steps 3000 --train_batch_size 128 --learning_rate 5e-4 --lr_warmup_steps 100"
+        " --lr_schedule cosine --eval_every 1500 --eval_texts 200 --mixed_precision bf16",
         diffusion="--tx_dim 768 --tx_depth 12 --num_train_steps 12000 --train_batch_size 128 --learning_rate 2e-4"
         " --lr_warmup_steps 1000 --save_and_sample_every 4000 --eval_batch_size 250 --mixed_precision bf16",
-        shares=(0.25, 0.3, 0.45),
+        shares=(0.2, 0.25, 0.1, 0.45),
         steps=250,
         samples=1000,
     ),
@@ -86,6 +93,10 @@ def stages(size: Size, data: str) -> list[Stage]:
               every + "--tokenizer bpe --positions waves --drill_prob 0.3 --mask_prob 0.1 --clean_prob 0.6 " + size.lm),
         Stage("autoencoder", AUTOENCODER, "the autoencoder on every text at hand", "validation.json",
               every + model + size.autoencoder),
+        Stage("decoder", AUTOENCODER, "what writes texts, on disturbed latents", "validation.json",
+              every.replace("texts/train", "texts/stories") + model + size.autoencoder
+              + " --lm_mode decoder --resume_dir {root}/autoencoder --latent_noise 1.0 --latent_noise_prob 0.8 "
+              + size.decoder),
         Stage("diffusion", DIFFUSION, "the denoiser on the stories' latents", "metrics.json",
               f"--dataset_name roc --data_dir {data} --max_seq_len 112 --log_every 50 "
               "--latent_model_path {root}/autoencoder --objective pred_v --self_condition --scale_shift"
@@ -94,13 +105,14 @@ def stages(size: Size, data: str) -> list[Stage]:
 
 
 def write_texts(data: str, names: str, folder: Path) -> None:
-    """train.jsonl with the training texts of every corpus, valid.jsonl and test.jsonl with the stories alone."""
+    """train.jsonl with the training texts of every corpus; stories, valid and test.jsonl with stories alone."""
     if (folder / "test.jsonl").is_file():
         return
     joined = registry.load(DataOptions(dataset_name=names, data_dir=data))
     stories = registry.load(DataOptions(dataset_name="roc", data_dir=data))
     for split, texts in (
         ("train", joined.train.texts),
+        ("stories", stories.train.texts),
         ("valid", stories.valid.texts),
         ("test", stories.splits["test"].texts),
     ):
@@ -121,7 +133,8 @@ def run(data: Path, root: Path, size: Size, max_seconds: float | None, device: s
         if code:
             return code
     evaluation = (
-        f"--eval_test --resume_dir {root}/diffusion --data_dir {data} --num_samples {size.samples} "
+        f"--eval_test --resume_dir {root}/diffusion --latent_model_path {root}/decoder --data_dir {data} "
+        f"--num_samples {size.samples} "
         f"--sampling_timesteps {size.steps} --eval_batch_size {min(size.samples, 250)} --device {device}"
     ).split()
     banner("evaluation", f"{size.samples} samples of each of five seeds against test stories", DIFFUSION, evaluation)
@@ -136,7 +149,7 @@ def record(root: Path, seconds: dict[str, float], this_call: float) -> None:
     """The figures of the whole run in one small file, beside samples and curves."""
     from evaluation import plots
 
-    reconstruction = json.loads((root / "autoencoder/validation.json").read_text())
+    reconstruction = json.loads((root / "decoder/validation.json").read_text())
     evaluation = json.loads((root / "diffusion/evaluation/eval-test.json").read_text())
     args = json.loads((root / "diffusion/args.json").read_text())
     metrics: dict[str, Any] = {k: v for k, v in evaluation.items() if isinstance(v, dict) and "mean" in v}
@@ -153,7 +166,7 @@ def record(root: Path, seconds: dict[str, float], this_call: float) -> None:
     write_json(root / "record.json", facts)
     texts = json.loads((root / "diffusion/evaluation/eval-test-seed42-greedy-samples.json").read_text())
     write_text(root / "samples.txt", "".join(text + "\n" for text in texts[:100]))
-    for name in ("lm", "autoencoder", "diffusion"):
+    for name in ("lm", "autoencoder", "decoder", "diffusion"):
         plots.plot_run(root / name)
     print(f"figures in {root / 'record.json'}, samples in {root / 'samples.txt'}")
 
@@ -186,7 +199,7 @@ def scaled(size: Size, factor: float) -> Size:
                 words[i + 1] = str(max(1, round(factor * int(words[i + 1]))))
         return " ".join(words)
 
-    parts: dict[str, Any] = {name: flags(getattr(size, name)) for name in ("lm", "autoencoder", "diffusion")}
+    parts: dict[str, Any] = {name: flags(getattr(size, name)) for name in ("lm", "autoencoder", "decoder", "diffusion")}
     return replace(size, **parts)
 
 
