@@ -391,6 +391,8 @@ DIFFUSION = Program(
     free_at_evaluation=SAMPLING,
     free_at_resume=COMPILED
     | {
+        "class_id",
+        "classifier",
         "num_samples",
         "sampling_timesteps",
         "ddim_sampling_eta",

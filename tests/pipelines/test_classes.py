@@ -185,6 +185,14 @@ def test_training_judges_classes_as_frequent_as_they_are_unless_told(programs, c
         TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")(1)
 
 
+def test_other_classes_may_be_judged_when_a_run_goes_on(programs, chain, tmp_path):
+    space, flags = f"--latent_model_path {chain / 'ae'}", "--class_conditional --num_train_steps 4 --save_every 1"
+    assert programs.diffusion(space, tmp_path / "run", f"{flags} --max_seconds 0") == 0
+    assert programs.resume("diffusion", tmp_path / "run", "--class_id 1") == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["step"] == 4 and metrics["protocol"]["class_id"] == "1"
+
+
 # ------------------------------------------------------------------------------------------------ synthetic data
 
 
