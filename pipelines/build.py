@@ -30,6 +30,7 @@ from utils.errors import UserError
 from utils.flag_files import read_args
 from utils.runs import resolve, write_json
 from utils.settings import Settings
+from utils.sharding import spread
 
 AUTOENCODER_COPY = "autoencoder"  # a diffusion run keeps the autoencoder that it was trained with under this name
 ENCODER_COPY = "encoder"  # the configuration of a denoiser that is a Hugging Face encoder
@@ -166,7 +167,7 @@ def fill(module: nn.Module, checkpoint: Checkpoint, part: str = "model") -> None
                 f"{checkpoint.path} holds {name} of shape {tuple(x.shape)}, but this run builds {found}: "
                 "check the flags against its args.json"
             )
-        present[name].copy_(x)
+        present[name].copy_(spread(x, present[name]))
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and name not in held and not name.startswith("language_model."):
             raise UserError(

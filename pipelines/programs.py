@@ -37,7 +37,15 @@ from pipelines.options import (
 )
 from pipelines.presets import PRESETS
 from utils.errors import UserError
-from utils.options import AverageOptions, CompileOptions, KernelOptions, LoopOptions, OptimizerOptions, RunOptions
+from utils.options import (
+    AverageOptions,
+    CompileOptions,
+    KernelOptions,
+    LoopOptions,
+    OptimizerOptions,
+    RunOptions,
+    ShardingOptions,
+)
 from utils.settings import MODES, Program, Settings
 
 AUTOENCODER_REFERENCE = frozenset(
@@ -266,6 +274,18 @@ def classes_are_conditions(settings: Settings) -> None:
             )
 
 
+def only_what_trains_is_sharded(settings: Settings) -> None:
+    if not settings.fsdp or any(settings.values.get(mode) for mode in ("eval", "eval_test")):
+        return
+    if settings.lm_mode == "freeze":
+        raise UserError(
+            "--fsdp spreads a language model that trains, and --lm_mode freeze trains none: add --lm_mode ft, or "
+            "leave --fsdp out (the autoencoder alone is small)"
+        )
+    if settings.optimizer == "muon":
+        raise UserError("--fsdp cuts matrices into pieces, and --optimizer muon needs them whole: use adamw or lion")
+
+
 def numbers_in_range(settings: Settings) -> None:
     """Counts are at least one and probabilities lie between 0 and 1, whatever part they belong to."""
     for group in settings.program.groups.values():
@@ -317,6 +337,7 @@ AUTOENCODER = Program(
         "optimisation": OptimizerOptions,
         "training": LoopOptions,
         "kernels": KernelOptions,
+        "sharding": ShardingOptions,
         "compilation": CompileOptions,
         "loss": ReconstructionOptions,
         "encoder states": EncoderCacheOptions,
@@ -337,15 +358,16 @@ AUTOENCODER = Program(
     ),
     reference_flags=AUTOENCODER_REFERENCE,
     free_at_evaluation=COMPILED
-    | {"whole_logits", "cache_encoder_states", "latent_cache_dir"}
+    | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "fsdp"}
     | {"decoding", "scorer", "eval_texts", "eval_batch_size", "mixed_precision", "enc_dec_model"},
-    free_at_resume=COMPILED | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "enc_dec_model"},
+    free_at_resume=COMPILED | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "fsdp", "enc_dec_model"},
     rules=(
         own_files_replace_default_corpus,
         decoders_are_trained_of_a_run,
         decoder_latents_equal,
         autoencoders_generate_nothing,
         only_frozen_states_are_cached,
+        only_what_trains_is_sharded,
         numbers_in_range,
     ),
 )

@@ -40,6 +40,7 @@ from utils.options import OptimizerOptions
 from utils.records import Batch
 from utils.seeding import derive
 from utils.settings import Settings
+from utils.sharding import gathered, is_sharded, layers_of, shard
 from utils.speed import compile_network, compiles
 from utils.state import State
 from utils.stop import EXIT_CODES
@@ -74,11 +75,16 @@ def run(settings: Settings) -> int:
         space.train_decoder_alone()
     for network in (space.autoencoder.encoder, space.autoencoder.decoder):
         compile_network(network, settings.compile, job.device, job.say, part=True)
+    sharded = settings.fsdp and job.ranks.world > 1  # before the optimizer, which must see the pieces
+    if sharded:
+        shard(space, job.ranks, layers_of(model))
+    elif settings.fsdp:
+        job.say("note: --fsdp spreads the weights over several processes, and this is one")
     optimizer_options = settings.build(OptimizerOptions)
     optimizer = make_optimizer(space, optimizer_options)
     schedule = make_lr_schedule(optimizer, optimizer_options, settings.num_train_steps)
     state = State(space, optimizer, schedule, seed=settings.random_seed, ranks=job.ranks)
-    state.wrapped = wrap(space, job.ranks)
+    state.wrapped = space if sharded else wrap(space, job.ranks)
     fingerprint = model.fingerprint() if settings.lm_mode == "freeze" else None
     facts: dict[str, Any] = {"language_model_fingerprint": fingerprint}
     if settings.resume_training:
@@ -183,11 +189,11 @@ class Validation:
 
     def _score(self, title: str, decode: Decode) -> dict[str, Any]:
         """title: also the first part of the keys, in the published names."""
-        job, size = self.job, self.job.settings.eval_batch_size
+        job, size, sharded = self.job, self.job.settings.eval_batch_size, is_sharded(self.space)
         found: dict[str, Any] = {}
         for strategy in self.strategies:
             name = f"reconstruct ({title}, {strategy})"
-            with evaluating(self.space):
+            with evaluating(self.space), gathered(self.space):
                 written = reconstruct(
                     decode,
                     self.held_out,
@@ -198,7 +204,7 @@ class Validation:
                     job.autocast,
                     name,
                     job.quiet,
-                    job.ranks,
+                    None if sharded else job.ranks,  # sharded, every rank must do the same
                 )
             self.written[f"{title}/{strategy}"] = written
             found |= evaluate_reconstruction(written, self.texts, self.scorer, prefix=f"{title}/{strategy}/")

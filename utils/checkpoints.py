@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from utils.errors import UserError, fold
 from utils.runs import write_json
+from utils.sharding import spread, whole
 
 FORMAT = 1
 _NAME = re.compile(r"step_(\d+)(\.replaced)?")
@@ -218,7 +219,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
         for key, value in values.items():
             place = f"{key}/{names[index]}"
             if isinstance(value, Tensor):
-                tensors[place] = value
+                tensors[place] = whole(value)
             else:
                 scalars[place] = value
     groups = [{k: v for k, v in g.items() if k not in ("params", "param_names")} for g in state["param_groups"]]
@@ -235,11 +236,13 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
             f"resume with the flags that it was trained with"
         )
     indices = {name: i for i, name in enumerate(names)}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for place, value in {**facts["scalars"], **tensors}.items():
         key, _, name = place.partition("/")
         # a copy: load_state_dict keeps what it is given, and the optimizer changes it in place
-        state.setdefault(indices[name], {})[key] = value.clone() if isinstance(value, Tensor) else value
+        i = indices[name]
+        state.setdefault(i, {})[key] = spread(value.clone(), parameters[i]) if isinstance(value, Tensor) else value
     fresh = optimizer.state_dict()["param_groups"]
     groups = [
         {**new, **{k: tuple(v) if k == "betas" else v for k, v in old.items()}}

@@ -20,6 +20,7 @@ from utils.modes import train_mode
 from utils.optim import clip_grad_norm as clip_gradients
 from utils.options import LoopOptions
 from utils.seeding import derive
+from utils.sharding import gathers, gradients_averaged
 from utils.state import State
 from utils.stop import StopSignals, reason_to_stop
 
@@ -130,6 +131,8 @@ def _update(
 
 def _no_sync(wrapped: nn.Module | None, *, last: bool) -> AbstractContextManager[Any]:
     """Gradients are averaged over ranks once, with the last micro-batch."""
+    if wrapped is not None and gathers(wrapped):
+        return gradients_averaged(wrapped, last)
     no_sync = getattr(wrapped, "no_sync", None)
     return nullcontext() if last or no_sync is None else no_sync()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from utils.errors import UserError
 from utils.muon import Muon, hidden_matrices
 from utils.options import OptimizerOptions
+from utils.sharding import norm_of
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -204,7 +205,7 @@ def make_lr_schedule(optimizer: torch.optim.Optimizer, options: OptimizerOptions
 def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale gradients down to the norm max_norm (0: leave them). Returns the norm before, a scalar tensor, unread."""
     parameters = list(parameters)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = norm_of([p.grad for p in parameters if p.grad is not None])
     if max_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm

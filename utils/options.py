@@ -105,6 +105,17 @@ class CompileOptions:
 
 
 @dataclass
+class ShardingOptions:
+    fsdp: bool = field(
+        default=False,
+        metadata=dict(
+            help="spread weights, gradients and the optimizer's state over the processes, for a large language model "
+            "that trains (--lm_mode ft)"
+        ),
+    )
+
+
+@dataclass
 class RunOptions:
     output_dir: str | None = field(
         default=None, metadata=dict(help="run folder; unset: {save_dir}/{dataset}/{date_time}")

@@ -14,6 +14,7 @@ from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.errors import UserError
 from utils.optim import LrSchedule
+from utils.sharding import is_sharded, spread, whole
 
 
 @dataclass
@@ -38,7 +39,7 @@ class State:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Files of a checkpoint: model, ema (if there is one) and optimizer."""
         packed, _ = checkpoints.pack_optimizer(self.optimizer)
-        files = {"model": weights(self.modules), "optimizer": packed}
+        files = {"model": {name: whole(x) for name, x in weights(self.modules).items()}, "optimizer": packed}
         return files | ({"ema": self.ema.state_dict()} if self.ema else {})
 
     def facts(self) -> dict[str, Any]:
@@ -55,15 +56,18 @@ class State:
 
     def save(self, folder: Path | str, *, keep: int = 2, **facts: Any) -> None:
         """A checkpoint by the main rank; facts of the caller join the state's own."""
-        if self.ranks.main:
-            checkpoints.save(folder, self.tensors(), {**self.facts(), **facts}, keep)
+        if self.ranks.main or is_sharded(self.modules):  # then every rank gives its part
+            files, held = self.tensors(), {**self.facts(), **facts}
+            if self.ranks.main:
+                checkpoints.save(folder, files, held, keep)
         self.ranks.barrier()
 
     def save_best(self, folder: Path | str, **facts: Any) -> None:
         """The weights and their average as the best so far; without the optimizer, nothing trains on from there."""
-        if self.ranks.main:
+        if self.ranks.main or is_sharded(self.modules):
             files = {name: x for name, x in self.tensors().items() if name != "optimizer"}
-            checkpoints.save_best(folder, files, {"step": self.step, "best": self.best, **facts})
+            if self.ranks.main:
+                checkpoints.save_best(folder, files, {"step": self.step, "best": self.best, **facts})
         self.ranks.barrier()
 
     def load_weights(self, checkpoint: checkpoints.Checkpoint) -> None:
@@ -124,4 +128,4 @@ def load_weights(module: nn.Module, checkpoint: checkpoints.Checkpoint, *, avera
                 f"check the flags against its args.json"
             )
     for name, x in own.items():  # only now, so that a refused checkpoint changes nothing
-        x.copy_(found[name])
+        x.copy_(spread(found[name], x))

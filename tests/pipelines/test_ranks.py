@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipelines.text_diffusion import TextDiffusionPipeline
+from utils import checkpoints
+from utils.checkpoints import fingerprint
+from utils.errors import UserError
+from utils.trackers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,3 +75,36 @@ def test_an_evaluation_by_two_processes_finds_what_one_finds(programs, chain, tm
     for result in (one, two):
         assert all(result.pop(f"speed/{part}_texts_per_second") > 0 for part in ("denoise", "decode"))
     assert one == two
+
+
+@pytest.mark.slow
+def test_a_language_model_spread_over_two_processes_trains_as_in_one(programs, chain, tmp_path):
+    flags = "--lm_mode ft --num_train_steps 4 --eval_every 4 --save_every 2 --decoding greedy,nucleus"
+    assert programs.autoencoder(chain / "lm", tmp_path / "one", f"{flags} --train_batch_size 8") == 0
+    argv = (
+        f"{programs.data} --device cpu --lr_warmup_steps 2 --no_wandb --enc_dec_model {chain / 'lm'} --max_seq_len 40 "
+        f"--num_encoder_latents 4 --dim_ae 64 --num_layers 1 --log_every 1 --eval_texts 8 {flags} --fsdp "
+        f"--train_batch_size 2 --gradient_accumulation_steps 2 --output_dir {tmp_path / 'two'}"
+    )
+    start(2, "train_latent_model.py", *argv.split())
+    assert json.loads((tmp_path / "two" / "args.json").read_text())["num_devices"] == 2
+    one, two = ([line for line in read_metrics(tmp_path / run) if "train/loss" in line] for run in ("one", "two"))
+    assert len(one) == len(two) == 4
+    for a, b in zip(one, two, strict=True):
+        for key in ("train/loss", "grad_norm"):
+            assert a[key] == pytest.approx(b[key], rel=1e-4)
+    held = {run: checkpoints.load(tmp_path / run).tensors for run in ("one", "two")}
+    for file in ("model", "optimizer"):
+        assert held["one"][file].keys() == held["two"][file].keys()
+        for name, x in held["one"][file].items():
+            torch.testing.assert_close(held["two"][file][name], x, atol=1e-4, rtol=1e-2)
+    # killed after the second step, it goes on to the last bit
+    shutil.rmtree(tmp_path / "two" / "checkpoints" / "step_00000004")
+    start(2, "train_latent_model.py", *f"--resume_training --resume_dir {tmp_path / 'two'} --no_wandb".split())
+    again = checkpoints.load(tmp_path / "two").tensors
+    assert all(fingerprint(again[file]) == fingerprint(held["two"][file]) for file in again)
+
+
+def test_only_a_model_that_trains_is_spread(programs, chain, tmp_path):
+    with pytest.raises(UserError, match="--fsdp.*--lm_mode ft"):
+        programs.autoencoder(chain / "lm", tmp_path, "--fsdp")
