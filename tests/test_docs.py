@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 # flags of other programs that the documents speak of
-FOREIGN = {"nproc_per_node", "standalone", "output_dir", "markdown", "from", "dry_run", "tokenizer"}
+FOREIGN = {"nproc_per_node", "standalone", "output_dir", "markdown", "from", "dry_run", "tokenizer", "run", "text"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -186,8 +186,8 @@ def test_a_trained_context_encoder_travels_with_the_run(programs, chain, pairs, 
         assert any(name.startswith("context.") for name in checkpoint.tensors[part]), part
         assert not any("decoder.layers" in name for name in checkpoint.tensors[part]), part
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", newest_checkpoint=True)
-    trained = pipeline.context.model.model.get_encoder().state_dict()
-    fresh = LanguageModel.fingerprint(pipeline.context.model)
+    trained = pipeline.sources.context.model.model.get_encoder().state_dict()
+    fresh = LanguageModel.fingerprint(pipeline.sources.context.model)
     base = load_language_model(str(other_lm))
     moved = [name for name, x in base.model.get_encoder().state_dict().items() if not torch.equal(x, trained[name])]
     assert moved and fresh != base.fingerprint()
@@ -268,7 +268,7 @@ def test_sources_may_be_left_aside(programs, chain, pairs, tmp_path):
 def test_the_source_decides_the_estimate_and_the_null_does_not(told):
     """A network whose output layer says something hears its source; two nulls of different sources are one."""
     pipeline = TextDiffusionPipeline.from_run(told, device="cpu")
-    generator, context = pipeline.generator, pipeline.context
+    generator, context = pipeline.generator, pipeline.sources.context
     torch.manual_seed(0)
     generator.denoiser.eval()
     torch.nn.init.normal_(generator.denoiser.output_proj.weight)
