@@ -58,6 +58,24 @@ class ProcessOptions:
     min_snr_gamma: float = field(
         default=5.0, metadata=dict(help="bound of --loss_weighting min_snr; 5 is published", unit="snr")
     )
+    schedule_sampler: str = field(
+        default="stratified",
+        metadata=dict(
+            help="times of training: stratified (evenly spread over each batch), uniform, lossaware (where the loss "
+            "was large, weighted), or fixstep (half as often in the noisy half)",
+            choices=("stratified", "uniform", "lossaware", "fixstep"),
+            aliases={"loss-second-moment": "lossaware"},
+        ),
+    )
+    time_bins: int | None = field(
+        default=100,
+        metadata=dict(
+            help="neighbouring times that --schedule_sampler lossaware remembers together; none: each step of the "
+            "chain by itself, as published, which needs ten losses of every one",
+            unit="bins",
+            at_least=1,
+        ),
+    )
     T_schedule: str = field(
         default="normal",
         metadata=dict(

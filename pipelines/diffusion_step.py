@@ -11,6 +11,7 @@ from diffusion.schedules import level_at
 from pipelines.batch_plan import BatchPlan
 from pipelines.latents import LatentSource
 from pipelines.process import Process
+from pipelines.training_times import TrainingTimes
 from utils.records import Condition
 
 
@@ -25,10 +26,14 @@ class DiffusionStep:
         plan: BatchPlan,
         num_steps: int,
         self_condition: bool,
+        times: TrainingTimes | None = None,
     ) -> None:
-        """denoiser: the network, or the wrapper that averages its gradients over ranks. num_steps: of the whole run."""
+        """denoiser: the network, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
+
+        times: which times it looks at; None: evenly spread ones.
+        """
         self.denoiser, self.latents, self.process, self.plan = denoiser, latents, process, plan
-        self.num_steps, self.self_condition = num_steps, self_condition
+        self.num_steps, self.self_condition, self.times = num_steps, self_condition, times
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         options, space = self.process.options, self.latents.space
@@ -41,15 +46,17 @@ class DiffusionStep:
                 draws.uniform("source"),
                 options.seq2seq_unconditional_prob,
             )
-        t, weight = draws.rows(self.process.draw_times(step, self.num_steps), "time")
+        t, weight = draws.rows((self.times or self.process.draw_times)(step, self.num_steps), "time")
         eps = draws.normal("noise", *clean.x0.shape[1:])
         # on the CPU: its number decides the shape of a forward pass, and reading it must not wait for the device
         shown = self.plan.draws(step, micro).chosen("self_condition", options.train_prob_self_cond)
         mask = clean.mask if space.masked else None
         losses = self.losses(clean.x0, mask, t, eps, condition, shown if self.self_condition else None)
-        # times are stratified: a quarter of the batch lies in each quarter of the range, hence the factor 4
+        if self.times is not None:
+            self.times.saw(t, losses)
+        # of weighted losses a quarter lies in each quarter of the range, hence the factor 4
         quarter = (4 * t / self.process.t_max(step, self.num_steps)).ceil().clamp(1, 4)
-        return losses * weight, {f"loss_q{q}": 4 * losses.detach() * (quarter == q) for q in (1, 2, 3, 4)}
+        return losses * weight, {f"loss_q{q}": 4 * losses.detach() * weight * (quarter == q) for q in (1, 2, 3, 4)}
 
     def losses(
         self,

@@ -10,6 +10,7 @@ from pipelines.batch_plan import BatchPlan
 from pipelines.embedding_loss import Drawn, EmbeddingLoss
 from pipelines.options import EmbeddingLossOptions
 from pipelines.tokens import TokenSplit
+from pipelines.training_times import TrainingTimes
 from utils.records import Batch, Condition
 
 
@@ -30,13 +31,15 @@ class EmbeddingStep:
         class_conditional: bool,
         reg_rate: float = 0.0,
         prefix_share: float | None = None,
+        times: TrainingTimes | None = None,
     ) -> None:
         """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
 
         reg_rate: weight of the norm of an absorbing state. prefix_share: of blocks of running text, the largest share
-        that is given; None: texts or pairs.
+        that is given; None: texts or pairs. times: which times it looks at; None: evenly spread ones.
         """
         self.network, self.loss, self.data, self.plan, self.num_steps = network, loss, data, plan, num_steps
+        self.times = times
         self.options, self.device, self.reg_rate, self.prefix_share = options, device, reg_rate, prefix_share
         self.self_condition, self.class_conditional = self_condition, class_conditional
 
@@ -46,7 +49,7 @@ class EmbeddingStep:
         draws = self.plan.draws(step, micro, self.device)
         if self.prefix_share is not None:
             batch = with_prefix(batch, draws.uniform("prefix"), self.prefix_share)
-        t, weight = draws.rows(process.draw_times(step, self.num_steps), "time")
+        t, weight = draws.rows((self.times or process.draw_times)(step, self.num_steps), "time")
         # on the CPU: its number decides the shape of a forward pass, and reading it must not wait for the device
         shown = self.plan.draws(step, micro).chosen("self_condition", process.options.train_prob_self_cond)
         shape = (space.length, space.dim)
@@ -58,6 +61,8 @@ class EmbeddingStep:
             draws.uniform("discrete noise", space.length) if self.loss.denoise_rate else None,
         )
         losses = self.network(batch, drawn, self.condition(batch, step, micro))
+        if self.times is not None:
+            self.times.saw(t, losses["diffusion"])
         o = self.options
         # Differs from the published code: times are weighted where they matter, and not in terms that have none.
         total = (
@@ -67,7 +72,7 @@ class EmbeddingStep:
             + self.reg_rate * losses.get("absorbing_norm", 0.0)
         )
         quarter = (4 * t / process.t_max(step, self.num_steps)).ceil().clamp(1, 4)
-        by_quarter = {f"loss_q{q}": 4 * losses["diffusion"].detach() * (quarter == q) for q in (1, 2, 3, 4)}
+        by_quarter = {f"loss_q{q}": 4 * losses["diffusion"].detach() * weight * (quarter == q) for q in (1, 2, 3, 4)}
         return total, {name: loss.detach() for name, loss in losses.items()} | by_quarter
 
     def condition(self, batch: Batch, step: int, micro: int) -> Condition | None:

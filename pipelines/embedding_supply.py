@@ -21,14 +21,14 @@ from pipelines.job import Job
 from pipelines.options import EmbeddingLossOptions
 from pipelines.parts import Parts
 from pipelines.tokens import TokenSplit
-from utils.hooks import Hook
+from pipelines.training_times import TrainingTimes
 
 
 class EmbeddingSupply:
     """See Supply."""
 
     def __init__(self, job: Job, parts: Parts, corpus: Corpus) -> None:
-        self.job, self.parts = job, parts
+        self.job, self.parts, self.times = job, parts, TrainingTimes(parts.process, job.ranks)
         self.space = cast(EmbeddingSpace, parts.space.space)
         self.tokenizer = self.space.tokenizer
         self.splits = {"train": self.tokens(corpus.train), "valid": self.tokens(corpus.valid)}
@@ -93,8 +93,6 @@ class EmbeddingSupply:
             self_condition=settings.self_condition,
             class_conditional=settings.class_conditional,
             reg_rate=settings.reg_rate,
+            times=self.times if split == "train" else None,
             prefix_share=settings.prefix_share if settings.unlabelled else None,
         )
-
-    def hooks(self) -> list[Hook]:
-        return []

@@ -20,14 +20,14 @@ from pipelines.job import Job
 from pipelines.latents import Encoded, LatentSource, encoded_split, read_sources
 from pipelines.parts import Parts
 from pipelines.tokens import TokenSplit, tokenize_split
-from utils.hooks import Hook
+from pipelines.training_times import TrainingTimes
 
 
 class LatentSupply:
     """See Supply."""
 
     def __init__(self, job: Job, parts: Parts, corpus: Corpus) -> None:
-        self.job, self.parts = job, parts
+        self.job, self.parts, self.times = job, parts, TrainingTimes(parts.process, job.ranks)
         self.language_model = cast(LanguageModel, parts.space.space.language_model)
         self.tokenizer = self.language_model.tokenizer
         limit = job.settings.max_seq_len
@@ -69,10 +69,8 @@ class LatentSupply:
             self.job.plan(),
             settings.num_train_steps,
             settings.self_condition,
+            self.times if split == "train" else None,
         )
-
-    def hooks(self) -> list[Hook]:
-        return []
 
 
 def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentSource:

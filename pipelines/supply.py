@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from pipelines.tokens import TokenSplit
-from utils.hooks import Hook
+from pipelines.training_times import TrainingTimes
 
 
 class Step(Protocol):
@@ -24,6 +24,7 @@ class Supply(Protocol):
 
     tokenizer: Any
     data: TokenSplit  # of the training split
+    times: TrainingTimes  # which training looks at
 
     def keep(self, folder: Path) -> None:
         """Save what a run folder needs beside its checkpoints. Called once, by the main rank, before training."""
@@ -39,6 +40,3 @@ class Supply(Protocol):
 
     def step(self, network: nn.Module, split: str) -> Step:
         """The step function on "train" or "valid". network: that of network(), perhaps wrapped."""
-
-    def hooks(self) -> list[Hook]:
-        """What follows every step, before anything is saved."""

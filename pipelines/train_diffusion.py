@@ -118,6 +118,7 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
         EMA(model, settings.ema_decay, settings.ema_update_every),
         seed=settings.random_seed,
         ranks=job.ranks,
+        more=dict(supply.times.memory()),
     )
     if settings.resume_training:
         state.restore(checkpoints.load(job.folder))
@@ -169,7 +170,7 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     }
     sample_every = settings.sample_every or settings.save_and_sample_every
     hooks: list[Hook] = [
-        *supply.hooks(),
+        supply.times.remember,
         validate,
         # first to the disk: what an evaluation stumbles over must not cost the steps before it
         Every(settings.save_every or settings.save_and_sample_every, lambda state, _: state.save(job.folder)),

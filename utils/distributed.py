@@ -39,6 +39,14 @@ class Ranks:
         torch.distributed.all_reduce(total)
         return total
 
+    def gather(self, x: Tensor) -> Tensor:
+        """The x of all ranks, which have one shape, in order of rank: (world, *x.shape). Every rank must call it."""
+        if self.world == 1:
+            return x[None]
+        parts = [torch.empty_like(x) for _ in range(self.world)]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
     def mean(self, x: Tensor) -> Tensor:
         return self.sum(x) / self.world
 

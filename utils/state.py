@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,12 @@ from utils.ema import EMA
 from utils.errors import UserError
 from utils.optim import LrSchedule
 from utils.sharding import is_sharded, spread, whole
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 @dataclass
@@ -32,6 +39,7 @@ class State:
     wrapped: nn.Module | None = None  # what the step function calls under several ranks (distributed.wrap); for no_sync
     scaler: torch.amp.GradScaler | None = None  # of fp16; made by train()
     scaler_state: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Stateful] = field(default_factory=dict)  # what else training changes, by file of a checkpoint
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.modules.parameters() if p.requires_grad]
@@ -40,7 +48,8 @@ class State:
         """Files of a checkpoint: model, ema (if there is one) and optimizer."""
         packed, _ = checkpoints.pack_optimizer(self.optimizer)
         files = {"model": {name: whole(x) for name, x in weights(self.modules).items()}, "optimizer": packed}
-        return files | ({"ema": self.ema.state_dict()} if self.ema else {})
+        files |= {"ema": self.ema.state_dict()} if self.ema else {}
+        return files | {name: part.state_dict() for name, part in self.more.items()}
 
     def facts(self) -> dict[str, Any]:
         _, optimizer = checkpoints.pack_optimizer(self.optimizer)
@@ -65,7 +74,7 @@ class State:
     def save_best(self, folder: Path | str, **facts: Any) -> None:
         """The weights and their average as the best so far; without the optimizer, nothing trains on from there."""
         if self.ranks.main or is_sharded(self.modules):
-            files = {name: x for name, x in self.tensors().items() if name != "optimizer"}
+            files = {name: x for name, x in self.tensors().items() if name in ("model", "ema")}
             if self.ranks.main:
                 checkpoints.save_best(folder, files, {"step": self.step, "best": self.best, **facts})
         self.ranks.barrier()
@@ -96,6 +105,10 @@ class State:
         self.scaler_state = dict(facts["scaler"])
         if self.scaler and self.scaler_state:
             self.scaler.load_state_dict(self.scaler_state)
+        for name, part in self.more.items():
+            if name not in checkpoint.tensors:
+                raise UserError(f"{checkpoint.path} lacks {name}.safetensors: it is of a run with other flags")
+            part.load_state_dict(checkpoint.tensors[name])
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

@@ -53,8 +53,9 @@ def test_embeddings_train(trained, programs, tmp_path):
     [
         "--self_condition --train_batch_size 8 --gradient_accumulation_steps 2",
         "--normalize_embeddings --padding generated --rounding_head distance --train_batch_size 16",
+        "--schedule_sampler lossaware --time_bins 3 --train_batch_size 8 --gradient_accumulation_steps 2",
     ],
-    ids=["masked", "published"],
+    ids=["masked", "published", "importance"],
 )
 def test_resumes_exactly(programs, stop_after, fingerprints, tmp_path, flags):
     flags += " --num_train_steps 12"
@@ -63,6 +64,9 @@ def test_resumes_exactly(programs, stop_after, fingerprints, tmp_path, flags):
     assert programs.diffusion(SPACE, tmp_path / "parts", flags) == 143
     assert programs.resume("diffusion", tmp_path / "parts") == 0
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
+    if "lossaware" in flags:
+        remembered = checkpoints.load(tmp_path / "parts").tensors["times"]
+        assert remembered["counts"].sum() == 12 * 16 and remembered["counts"].min() >= 10  # no longer uniform
 
 
 def test_reloaded_run_samples_what_the_training_sampled(trained):
