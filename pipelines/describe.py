@@ -31,7 +31,7 @@ def dry_run(
 ) -> int:
     """Build every part without weights, print the configuration and what trains, survey the data or say what is absent.
 
-    tokenizer_of: makes the tokenizer where it depends on the corpus. Returns 0.
+    tokenizer_of: makes the tokenizer where it depends on the corpus; None where it cannot be had now. Returns 0.
     """
     parts = build(settings)
     print(settings.describe())
@@ -50,6 +50,8 @@ def dry_run(
         corpus.need_classes()
     found = [module for part in parts.values() for module in part.modules() if hasattr(module, "tokenizer")]
     tokenizer = tokenizer_of(corpus) if tokenizer_of else found[0].tokenizer
+    if tokenizer is None:
+        return 0
     print()
     print("".join(f"note: {note}\n" for note in corpus.notes), end="")
     # an encoder of its own for the sources has other tokens: only the run itself knows how many are cut

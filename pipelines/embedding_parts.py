@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dataset_utils.corpus import Corpus
 from diffusion.schedules import Schedule, timesteps_of
 from latent_models.embedding_init import make_embedding_space
 from latent_models.embeddings import EmbeddingSpace, TokenVectors
@@ -98,6 +100,21 @@ def embedding_facts(space: EmbeddingSpace) -> dict[str, Any]:
         "embedding_width": space.vectors.width,
         "sigma_0": space.sigma_0,
     }
+
+
+def tokenizer_of(settings: Settings) -> Callable[[Corpus], Any] | None:
+    """For a dry run: what makes the tokenizer of a corpus, or says why it cannot be had. None in other spaces."""
+    if settings.latent_space != "embeddings":
+        return None
+
+    def of(corpus: Corpus) -> Any:
+        try:
+            return find_tokenizer(settings, Path(settings.resume_dir or "."), corpus.train.all_texts())
+        except UserError as error:
+            print(f"note: {error}", file=sys.stderr)
+            return None
+
+    return of
 
 
 class EmptyEmbeddings(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 
@@ -25,7 +26,6 @@ GROUPS = (
 OWN = tuple(f.name for group in GROUPS for f in fields(group))
 OTHERS = {  # flags of the other spaces -> what is wrong with them here
     "latent_model_path": "names an autoencoder, and embeddings have none",
-    "enc_dec_model": "names a language model, and embeddings have none; --embedding_init may begin with one's vectors",
     "normalize_latent": "would move embeddings that are learned; --normalize_embeddings keeps their norm",
     "context_encoder": "reads sources for other spaces; here a source stands before its target",
     "train_context_encoder": "is about other spaces; here a source stands before its target",
@@ -44,6 +44,10 @@ def embeddings_meet(settings: Settings) -> None:
     for flag, why in OTHERS.items():
         if flag in settings.typed and settings.values[flag]:
             raise UserError(f"--{flag} {why}: leave it out, or --latent_space embeddings")
+    if "enc_dec_model" in settings.typed:
+        print(
+            "note: --enc_dec_model has no effect on embeddings; --embedding_init begins with vectors", file=sys.stderr
+        )
     _default(settings, DEFAULTS)
     if not {"train_schedule", "sampling_schedule"} & settings.typed:
         _default(settings, CHAIN)

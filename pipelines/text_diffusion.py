@@ -49,6 +49,7 @@ class TextDiffusionPipeline:
         """sources: how they reach the sampler, of a run on pairs. knows_null: whether it can do without a class."""
         self.generator, self.class_names, self.sources = generator, tuple(class_names), sources
         self.knows_null = knows_null
+        self.sampler = "custom"  # its name
 
     @classmethod
     def from_run(cls, folder: str | Path, *, device: str = "auto", flags: Sequence[str] = (), **named: Any) -> Self:
@@ -62,7 +63,9 @@ class TextDiffusionPipeline:
         autocast = distributed.autocast(run.device, settings.mixed_precision)
         knows_null = not names or settings.class_unconditional_prob > 0
         sources = make_sources(settings, parts, run.device, autocast)
-        return cls(make_generator(settings, parts, run.device, autocast), names, sources, knows_null)
+        made = cls(make_generator(settings, parts, run.device, autocast), names, sources, knows_null)
+        made.sampler = settings.sampler
+        return made
 
     def __call__(
         self,

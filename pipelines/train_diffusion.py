@@ -21,7 +21,7 @@ from pipelines.best import keep_if_best, remembered_best
 from pipelines.build import DiffusionModel, empty_space, encoder_options, fill, keep_encoder
 from pipelines.context import load_context, source_tokens
 from pipelines.describe import describe_run, dry_run, survey_corpus
-from pipelines.embedding_parts import EmptyEmbeddings
+from pipelines.embedding_parts import EmptyEmbeddings, tokenizer_of
 from pipelines.embedding_supply import EmbeddingSupply
 from pipelines.evaluate import Evaluator
 from pipelines.evaluate_classes import ClassEvaluator
@@ -57,7 +57,7 @@ def run(settings: Settings) -> int:
     """Train, sample and evaluate; with --eval, --eval_test or --gen_data use a trained run. Returns the exit code."""
     started = time.monotonic()
     if settings.dry_run:
-        return dry_run(settings, _empty_parts)
+        return dry_run(settings, _empty_parts, tokenizer_of(settings))
     job = open_job(settings, "text_denoising_diffusion", "diffusion")
     run_folder = Path(settings.resume_dir) if job.evaluating else job.folder
     corpus = _corpus(job)

@@ -1,0 +1,197 @@
+"""Diffusion on token embeddings, learned from nothing on two CPU cores: the simple corpus, greetings, and control.
+
+    python benchmarks/embedding_simple.py --data_dir FOLDER --output_dir runs/embedding_simple
+
+FOLDER holds simple/ and greetings/ (scripts/data fetches them). The sentences of `simple` follow a grammar, "The
+COLOUR FOOD is ADJECTIVE.", so quality can be counted: the share of samples that parse, with every step of the chain and
+with 20 solver steps; how much of the vocabulary they use; how many are new, beside the same share of held-out lines. A
+classifier of noised latents then steers samples to either label, which in this corpus goes with the colour. Greetings
+are judged by the perplexity of a small scorer trained on them. Run again, it goes on. Writes record.json, table.md and
+samples.txt. How long: --max_seconds of training (below 20 minutes), 3 minutes for the classifier, 15 for the samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+
+from pipelines.programs import CLASSIFIER, DIFFUSION
+from pipelines.recipe import Stage, run_stage
+from utils.config import parse
+from utils.errors import one_line
+from utils.runs import write_json, write_text
+
+SENTENCE = re.compile(r"The (\S+) (\S+(?: \S+)?) is (\S+)\.")
+SOLVER: dict[str, Any] = {"sampler": "dpmpp", "sampling_timesteps": 20}
+NETWORK = (
+    "--latent_space embeddings --no_vocab_lowercase --embedding_dim 32 --tx_dim 128 --tx_depth 3 --self_condition "
+    "--scale_shift --disable_dropout --learning_rate 1e-3 --lr_schedule cosine --lr_warmup_steps 100 "
+    "--train_batch_size 64 --eval_batch_size 100 --num_samples 100 --save_and_sample_every 100000 --save_every 500 "
+    "--sampler dpmpp --sampling_timesteps 20 --log_every 100 --device cpu "
+)
+SIMPLE = NETWORK + "--dataset_name simple --max_seq_len 10 --num_train_steps {steps} --data_dir {data}"
+GREETINGS = NETWORK + "--dataset_name greetings --max_seq_len 24 --num_train_steps {greeting_steps} --data_dir {data}"
+LABELS = (
+    "--diffusion_run {root}/simple --dataset_name simple --data_dir {data} --classifier_dim 64 --classifier_depth 2 "
+    "--num_train_steps 400 --train_batch_size 64 --learning_rate 1e-3 --eval_every 200 --log_every 100 --device cpu"
+)
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Words by place, as the training lines have them, and those lines themselves."""
+
+    words: tuple[frozenset[str], frozenset[str], frozenset[str]]
+    seen: frozenset[str]
+    label_of: dict[str, str]  # colour -> label
+
+    @classmethod
+    def of(cls, texts: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> Grammar:
+        parsed = [match.groups() for text in texts if (match := SENTENCE.fullmatch(text))]
+        places = tuple(frozenset(row[i] for row in parsed) for i in range(3))
+        pairs = zip(texts, labels, strict=True)
+        found = {match[1]: names[label] for text, label in pairs if (match := SENTENCE.fullmatch(text))}
+        return cls(places, frozenset(texts), found)  # type: ignore[arg-type]
+
+    def parse(self, text: str) -> tuple[str, ...] | None:
+        """(colour, food, adjective), or None for what is no sentence of it."""
+        match = SENTENCE.fullmatch(text)
+        good = match and all(word in place for word, place in zip(match.groups(), self.words, strict=True))
+        return match.groups() if match and good else None
+
+    def judge(self, texts: Sequence[str]) -> dict[str, float]:
+        parsed = [row for text in texts if (row := self.parse(text))]
+        used = [len({row[i] for row in parsed}) / len(self.words[i]) for i in range(3)]
+        return {
+            "texts": len(texts),
+            "grammatical": len(parsed) / len(texts),
+            "colours_used": used[0],
+            "foods_used": used[1],
+            "adjectives_used": used[2],
+            "new": sum(text not in self.seen for text in texts) / len(texts),
+            "different": len(set(texts)) / len(texts),
+        }
+
+    def with_label(self, texts: Sequence[str], label: str) -> float:
+        """Share of texts whose colour goes with the label."""
+        rows = [self.parse(text) for text in texts]
+        return sum(row is not None and self.label_of[row[0]] == label for row in rows) / len(texts)
+
+
+def main() -> int:
+    return run(parser().parse_args())
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data_dir", required=True, help="folder that holds simple/ and greetings/")
+    made.add_argument("--output_dir", type=Path, default=Path("runs/embedding_simple"))
+    made.add_argument("--max_seconds", type=int, default=1150, help="of training (default %(default)s)")
+    made.add_argument("--steps", type=int, default=2500, help="training steps at most (default %(default)s)")
+    made.add_argument("--greeting_steps", type=int, default=1500, help="of greetings; 0: leave them out")
+    made.add_argument("--samples", type=int, default=500, help="by the solver (default %(default)s)")
+    made.add_argument("--full_samples", type=int, default=200, help="by every step of the chain (default %(default)s)")
+    return made
+
+
+@one_line
+def run(given: argparse.Namespace) -> int:
+    from dataset_utils import registry
+    from dataset_utils.options import DataOptions
+    from pipelines import train_classifier
+    from pipelines.text_diffusion import TextDiffusionPipeline
+
+    root, began = given.output_dir, time.monotonic()
+    root.mkdir(parents=True, exist_ok=True)
+    numbers = {"data": given.data_dir, "steps": given.steps, "greeting_steps": given.greeting_steps, "root": root}
+    training = Stage("simple", DIFFUSION, "embeddings on the simple corpus", "metrics.json", SIMPLE.format(**numbers))
+    seconds = {"simple": timed(lambda: run_stage(training, root, ["--max_seconds", str(given.max_seconds)]))}
+    if not (root / "labels" / "checkpoints").is_dir():
+        settings = parse(CLASSIFIER, [*LABELS.format(**numbers).split(), "--output_dir", str(root / "labels")])
+        seconds["classifier"] = timed(lambda: train_classifier.run(settings))
+
+    corpus = registry.load(DataOptions(dataset_name="simple", data_dir=given.data_dir))
+    grammar = Grammar.of(corpus.train.texts, corpus.train.labels or [], corpus.class_names)
+    run_of = root / "simple"
+    record: dict[str, Any] = {"held_out": grammar.judge(corpus.test.texts)}
+    samples: dict[str, list[str]] = {}
+
+    def sample(name: str, n: int, **flags: Any) -> list[str]:
+        started = time.monotonic()
+        pipeline = TextDiffusionPipeline.from_run(run_of, device="cpu", eval_batch_size=100, **flags)
+        samples[name] = pipeline(n, seed=1, decoding="greedy")
+        record[name] = grammar.judge(samples[name]) | {"seconds": round(time.monotonic() - started, 1)}
+        print(name, {key: round(value, 4) for key, value in record[name].items()}, flush=True)
+        return samples[name]
+
+    free = sample("solver, 20 steps", given.samples, **SOLVER)
+    control = {"latent_classifier": root / "labels", "guidance_strength": 20, "guidance_rate": 0.2}
+    for label in corpus.class_names:
+        guided = sample(f"solver, 20 steps, label {label}", given.samples, **SOLVER, **control, target_label=label)
+        shares = {"wanted": grammar.with_label(guided, label), "wanted_unguided": grammar.with_label(free, label)}
+        record[f"solver, 20 steps, label {label}"] |= shares
+        print(f"label {label}", shares, flush=True)
+    sample("every step (2000)", given.full_samples, sampler="ddpm", sampling_timesteps=2000)
+    if given.greeting_steps:
+        stage = Stage("greetings", DIFFUSION, "embeddings on greetings", "metrics.json", GREETINGS.format(**numbers))
+        seconds["greetings"] = timed(lambda: run_stage(stage, root))
+        record["greetings"] = greetings(root / "greetings", given.data_dir, samples)
+    write_json(root / "record.json", {"seconds": seconds | {"all": round(time.monotonic() - began)}, **record})
+    write_text(root / "table.md", table(record))
+    write_text(root / "samples.txt", "".join(f"## {k}\n" + "\n".join(v[:20]) + "\n\n" for k, v in samples.items()))
+    print(table(record))
+    return 0
+
+
+def greetings(folder: Path, data: str, samples: dict[str, list[str]]) -> dict[str, float]:
+    """Perplexity of samples by a small scorer trained on greetings, beside that of held-out ones; how many are new."""
+    from dataset_utils import registry
+    from dataset_utils.options import DataOptions
+    from evaluation import scorers
+    from evaluation.fluency import perplexity
+    from pipelines.text_diffusion import TextDiffusionPipeline
+
+    corpus = registry.load(DataOptions(dataset_name="greetings", data_dir=data))
+    texts = TextDiffusionPipeline.from_run(folder, device="cpu", **SOLVER)(100, seed=1, decoding="greedy")
+    samples["greetings, solver, 20 steps"] = texts
+    judge = scorers.load(None, texts=corpus.train.texts, folder=folder / "scorer", device="cpu")
+    seen = set(corpus.train.texts)
+    return {
+        "perplexity": perplexity(texts, judge)["perplexity"],
+        "perplexity_held_out": perplexity(corpus.test.texts, judge)["perplexity"],
+        "new": sum(text not in seen for text in texts) / len(texts),
+        "different": len(set(texts)) / len(texts),
+    }
+
+
+def timed(deed: Any) -> float:
+    began = time.monotonic()
+    if deed():
+        raise SystemExit("a stage did not end well: see above")
+    return round(time.monotonic() - began, 1)
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record as a Markdown table."""
+    names = ("grammatical", "wanted", "wanted_unguided", "colours_used", "foods_used", "adjectives_used", "new",
+             "different", "texts", "seconds")  # fmt: skip
+    lines = ["| samples | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for kind, row in record.items():
+        if "grammatical" in row:
+            cells = ["" if name not in row else f"{row[name]:.4g}" for name in names]
+            lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    if "greetings" in record:
+        lines += ["", "greetings: " + ", ".join(f"{k} {v:.4g}" for k, v in record["greetings"].items())]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

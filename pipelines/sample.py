@@ -1,0 +1,89 @@
+"""Write texts with a trained run, of any latent space, without its corpus.
+
+    python -m pipelines.sample --run runs/simple --num_samples 10 --sampling_timesteps 200 --trajectory
+
+One text a line goes to standard output and, with the number of texts and of steps in its name, to a file in the run
+folder, which is never overwritten. With --trajectory texts are shown on their way from noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils.errors import UserError, one_line
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m pipelines.sample",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Any other --flag that an evaluation of train_text_diffusion.py accepts may follow.",
+    )
+    made.add_argument("--run", required=True, metavar="FOLDER", help="run folder, or a checkpoint in one: its run")
+    made.add_argument("--num_samples", type=int, default=10, help="texts (default %(default)s)")
+    made.add_argument("--seed", type=int, default=42, help="default %(default)s")
+    made.add_argument("--decoding", default="greedy", help="beam, nucleus or greedy (default %(default)s)")
+    made.add_argument("--class_id", help="class by name or number, of a class-conditional run")
+    made.add_argument("--source", action="append", default=[], help="of a run of pairs: a source; may be repeated")
+    made.add_argument("--output_dir", type=Path, help="where the file goes (default: samples/ of the run folder)")
+    made.add_argument("--trajectory", action="store_true", help="show the texts on their way from noise")
+    made.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default %(default)s)")
+    return made
+
+
+def run_folder(path: Path) -> Path:
+    """The run that a folder, or a checkpoint below it, belongs to."""
+    for folder in (path, *path.parents[:2]):
+        if (folder / "args.json").is_file():
+            return folder
+    raise UserError(f"--run {path} is not a run folder: it holds no args.json")
+
+
+@one_line
+def main(arguments: list[str] | None = None) -> int:
+    given, others = parser().parse_known_args(arguments)
+    folder = run_folder(Path(given.run))
+    if given.num_samples < 1:
+        raise UserError(f"--num_samples {given.num_samples} is too small: give 1 or more")
+    from evaluation.report import one_line as plain
+    from pipelines.text_diffusion import TextDiffusionPipeline
+
+    pipeline = TextDiffusionPipeline.from_run(folder, device=given.device, flags=others)
+    generator = pipeline.generator
+    steps = len(generator.process.grid(generator.steps)) - 1
+    place = given.output_dir or folder / "samples"
+    name = f"{pipeline.sampler}.steps-{steps}.samples-{given.num_samples}.seed-{given.seed}"
+    if given.trajectory:
+        generator.watched(texts=min(3, given.num_samples), file=sys.stderr, path=place / f"{name}.trajectory.json")
+    told = {"seed": given.seed, "decoding": given.decoding, "class_id": given.class_id}
+    if given.source:
+        rows = pipeline.candidates(given.source, given.num_samples, **told)
+        pairs = [(source, text) for source, row in zip(given.source, rows, strict=True) for text in row]
+        lines = [f"{plain(source)}\t{plain(text)}" for source, text in pairs]
+    else:
+        lines = [plain(text) for text in pipeline(given.num_samples, **told)]
+    written = "".join(line + "\n" for line in lines)
+    sys.stdout.write(written)
+    sys.stdout.flush()
+    print(f"written to {keep(place, name, written)}", file=sys.stderr)
+    return 0
+
+
+def keep(place: Path, name: str, text: str) -> Path:
+    """Write a file that is not there yet: of equal names the later ones count up."""
+    path, count = place / f"{name}.txt", 1
+    while path.exists():
+        count += 1
+        path = place / f"{name}.{count}.txt"
+    from utils.runs import write_text
+
+    write_text(path, text)
+    return path
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
