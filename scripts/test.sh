@@ -10,5 +10,6 @@ environment core eval track dev
 
 # Without this a look-up of a hub id waits half a minute where there is no network.
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
+export SAME_EXAMPLES=1 # property tests draw the same examples every time; scripts/check.sh and test_slow.sh draw new ones
 cd "$ROOT"
 "$PYTHON" -m pytest -m "not slow" --durations=10 "$@"

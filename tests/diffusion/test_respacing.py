@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from diffusion.chains import DISCRETE, Chain, make_discrete
@@ -99,12 +99,15 @@ def test_respacing_is_the_chain_of_the_betas_between_kept_steps(name, timesteps,
     alpha_bar = torch.cumprod(1 - DISCRETE[name](timesteps), 0)[kept]
     before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
     betas = 1 - alpha_bar / before
+    assume(betas.max() < 1 - 1e-12)  # a step that destroys more has the beta 1 in float64, and its chain no end
+    rounding = (torch.finfo(torch.float64).eps / (1 - betas)).cumsum(0)  # what 1 - beta loses, as log alpha_bar sees it
     rebuilt = Chain(betas)
     z = torch.zeros(1, 1, 1, dtype=torch.float64)
     steps = list(transitions(chain, respaced_grid(timesteps, kept), z))
     whole = list(transitions(rebuilt, discrete_grid(len(kept), len(kept)), z))
     for at, new, old in zip(steps, whole, reversed(range(len(kept))), strict=True):
-        torch.testing.assert_close(log_snr(at.now), log_snr(new.now), atol=1e-6, rtol=1e-6)
+        atol = 1e-9 + 4 * float(rounding[old])
+        torch.testing.assert_close(log_snr(at.now), log_snr(new.now), atol=atol, rtol=1e-9)
         told = time_value(chain, at.times, "index") * timesteps
         torch.testing.assert_close(told, torch.tensor([float(kept[old])], dtype=torch.float64), atol=1e-9, rtol=0)
         one, bar, bar_s = 1 - (at.now.alpha / at.then.alpha) ** 2, at.now.alpha**2, at.then.alpha**2
