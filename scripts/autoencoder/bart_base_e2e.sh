@@ -7,20 +7,12 @@
 # Needs:    E2E (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/autoencoder/bart_base_e2e.sh [flags], for example  --mixed_precision bf16 --save_dir FOLDER
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+# shellcheck source=scripts/lib/autoencoder.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/autoencoder.sh"
 
 run train_latent_model.py \
   "${MODEL[@]}" \
+  "${AUTOENCODER[@]}" \
   --dataset_name e2e \
-  --learning_rate 1e-4 \
-  --lr_warmup_steps 1000 \
-  --train_batch_size 256 \
   --num_train_steps 20000 \
-  --num_encoder_latents 32 \
-  --dim_ae 64 \
-  --num_layers 3 \
-  --l2_normalize_latents \
-  --lm_mode freeze \
-  --eval_every 1000 \
   "$@"

@@ -8,21 +8,13 @@
 #           It overflows in float16: --mixed_precision bf16 is what makes it faster.
 # Use:      bash scripts/autoencoder/flan_t5_base_xsum.sh [flags], for example  --mixed_precision bf16 --save_dir FOLDER
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
-
+# shellcheck source=scripts/lib/autoencoder.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/autoencoder.sh"
 language_model google/flan-t5-base
+
 run train_latent_model.py \
   "${MODEL[@]}" \
+  "${AUTOENCODER[@]}" \
   --dataset_name xsum \
-  --learning_rate 1e-4 \
-  --lr_warmup_steps 1000 \
-  --train_batch_size 256 \
   --num_train_steps 50000 \
-  --num_encoder_latents 32 \
-  --dim_ae 64 \
-  --num_layers 3 \
-  --l2_normalize_latents \
-  --lm_mode freeze \
-  --eval_every 1000 \
   "$@"

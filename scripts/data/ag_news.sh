@@ -5,7 +5,6 @@
 # Cost:     seconds; a download that broke off goes on, what is there is never written over
 # Use:      bash scripts/data/ag_news.sh [--dry_run | --from FOLDER]; --dry_run says what is fetched from where
 set -euo pipefail
-# shellcheck source=scripts/lib/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/environment.sh"
-environment core
-exec "$PYTHON" -m dataset_utils.fetch ag_news --data_dir "${DATA_DIR:-$ROOT/datasets}" "$@"
+# shellcheck source=scripts/lib/fetch.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/fetch.sh"
+fetch ag_news "$@"

@@ -6,7 +6,6 @@
 # Cost:     tens of minutes; a download that broke off goes on, what is there is never written over
 # Use:      bash scripts/data/commonsense.sh [--dry_run | --from FOLDER]; --dry_run says what is fetched from where
 set -euo pipefail
-# shellcheck source=scripts/lib/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/environment.sh"
-environment core
-exec "$PYTHON" -m dataset_utils.fetch commonsense --data_dir "${DATA_DIR:-$ROOT/datasets}" "$@"
+# shellcheck source=scripts/lib/fetch.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/fetch.sh"
+fetch commonsense "$@"

@@ -11,30 +11,13 @@
 #           saved_latent_models/ag_news. The language model is that of the autoencoder.
 # Use:      bash scripts/diffusion/bart_latent_ag_news.sh [flags]; evaluate with scripts/eval/ag_news.sh
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
-
+# shellcheck source=scripts/lib/latent_diffusion.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/latent_diffusion.sh"
 latents_of ag_news bart_base_ag_news.sh "$@"
 
 run train_text_diffusion.py \
-  ${LATENTS[@]+"${LATENTS[@]}"} \
-  ${OWN_MODEL[@]+"${OWN_MODEL[@]}"} \
+  "${LATENT_DIFFUSION[@]}" \
+  "${BY_CLASS[@]}" \
   --dataset_name ag_news \
-  --learning_rate 2e-4 \
   --num_train_steps 250000 \
-  --train_batch_size 128 \
-  --tx_dim 768 \
-  --tx_depth 12 \
-  --objective pred_v \
-  --loss_type l2 \
-  --train_schedule cosine \
-  --self_condition \
-  --train_prob_self_cond 0.5 \
-  --scale_shift \
-  --num_dense_connections 3 \
-  --class_conditional \
-  --class_unconditional_prob 0.1 \
-  --num_samples 1000 \
-  --sampling_timesteps 250 \
-  --save_and_sample_every 5000 \
   "$@"

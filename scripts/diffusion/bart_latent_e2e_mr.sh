@@ -10,30 +10,13 @@
 #           --context_encoder FOLDER names another language model.
 # Use:      bash scripts/diffusion/bart_latent_e2e_mr.sh [flags]; evaluate with scripts/eval/e2e_mr.sh
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
-
+# shellcheck source=scripts/lib/latent_diffusion.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/latent_diffusion.sh"
 latents_of e2e bart_base_e2e.sh "$@"
 
 run train_text_diffusion.py \
-  ${LATENTS[@]+"${LATENTS[@]}"} \
-  ${OWN_MODEL[@]+"${OWN_MODEL[@]}"} \
+  "${LATENT_DIFFUSION[@]}" \
+  "${OF_SOURCES[@]}" \
   --dataset_name e2e-mr \
-  --learning_rate 2e-4 \
   --num_train_steps 100000 \
-  --train_batch_size 128 \
-  --tx_dim 768 \
-  --tx_depth 12 \
-  --objective pred_v \
-  --loss_type l2 \
-  --train_schedule cosine \
-  --self_condition \
-  --train_prob_self_cond 0.5 \
-  --scale_shift \
-  --num_dense_connections 3 \
-  --seq2seq_unconditional_prob 0.1 \
-  --seq2seq_candidates 5 \
-  --num_samples 1000 \
-  --sampling_timesteps 250 \
-  --save_and_sample_every 5000 \
   "$@"

@@ -8,19 +8,8 @@
 # Needs:    openai-community/gpt2-large, or SCORER=FOLDER; SCORER=none trains a small one, not comparable.
 # Use:      bash scripts/diffusion/eval.sh RUN_FOLDER [flags], for example  --eval_test, --sampler dpmpp
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
-
-folder="$(run_folder "$@")"
-shift
-if ! given --eval_test "$@"; then set -- --eval "$@"; fi
-
-run train_text_diffusion.py \
-  ${OWN_MODEL[@]+"${OWN_MODEL[@]}"} \
-  "${PUBLISHED_SCORER[@]}" \
-  --resume_dir "$folder" \
-  --num_samples 1000 \
-  --sampling_timesteps 250 \
-  --sampler ddpm \
-  --sampling_schedule cosine \
-  "$@"
+# shellcheck source=scripts/lib/evaluation.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/evaluation.sh"
+split=--eval
+if given --eval_test "$@"; then split=--eval_test; fi
+evaluate "$split" "${EVALUATION[@]}" -- "$@"

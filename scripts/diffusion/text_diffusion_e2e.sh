@@ -8,28 +8,12 @@
 # Needs:    E2E (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/diffusion/text_diffusion_e2e.sh [flags]; evaluate with eval_text_diffusion.sh beside it
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+# shellcheck source=scripts/lib/states_diffusion.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/states_diffusion.sh"
 
 run train_text_diffusion.py \
-  "${MODEL[@]}" \
+  "${STATES_DIFFUSION[@]}" \
   --dataset_name e2e \
-  --learning_rate 1e-4 \
   --adam_weight_decay 0.01 \
   --num_train_steps 100000 \
-  --train_batch_size 64 \
-  --denoiser_variant states \
-  --tx_dim 768 \
-  --tx_depth 12 \
-  --objective pred_x0 \
-  --loss_type l1 \
-  --beta_schedule linear \
-  --timesteps 1000 \
-  --self_condition \
-  --scale_shift \
-  --normalize_latent \
-  --num_samples 1000 \
-  --sampling_timesteps 250 \
-  --ddim_sampling_eta 1 \
-  --save_and_sample_every 5000 \
   "$@"

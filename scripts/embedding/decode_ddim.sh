@@ -7,19 +7,6 @@
 # Needs:    the run folder and its corpus; BERTSCORE_MODEL=microsoft/deberta-xlarge-mnli is the published one.
 # Use:      bash scripts/embedding/decode_ddim.sh RUN [flags]
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
-folder="$(run_folder "$@")"
-shift
-
-run train_text_diffusion.py \
-  --eval_test \
-  --resume_dir "$folder" \
-  --sampler ddim \
-  --ddim_sampling_eta 0 \
-  --sampling_timesteps 200 \
-  --seq2seq_candidates 10 \
-  --mbr_utility diffuseq_bleu \
-  --num_samples 2500 \
-  --eval_batch_size 100 \
-  "$@"
+# shellcheck source=scripts/lib/embedding_diffusion.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/embedding_diffusion.sh"
+evaluate --eval_test "${DECODING[@]}" --sampler ddim --ddim_sampling_eta 0 --sampling_timesteps 200 -- "$@"

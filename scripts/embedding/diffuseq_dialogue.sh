@@ -8,37 +8,11 @@
 #           with NUM_PROCESSES=4 pass --gradient_accumulation_steps 8.
 # Use:      bash scripts/embedding/diffuseq_dialogue.sh [flags]; then decode_*.sh beside it
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+# shellcheck source=scripts/lib/embedding_diffusion.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/embedding_diffusion.sh"
 
 run train_text_diffusion.py \
+  "${DIFFUSEQ[@]}" \
   --dataset_name commonsense \
-  --vocab "${VOCAB:-bert}" \
-  --latent_space embeddings \
-  --denoiser_variant encoder \
-  --objective pred_x0 \
-  --beta_schedule sqrt \
-  --timesteps 2000 \
-  --adam_weight_decay 0 \
-  --lr_schedule linear \
-  --lr_warmup_steps 0 \
-  --clip_grad_norm 0 \
-  --posterior_variance large \
-  --max_seq_len 128 \
-  --trim_sources \
-  --embedding_dim 128 \
-  --padding generated \
-  --schedule_sampler lossaware \
-  --time_bins none \
-  --learning_rate 1e-4 \
   --num_train_steps 140000 \
-  --train_batch_size 64 \
-  --gradient_accumulation_steps 32 \
-  --save_and_sample_every 10000 \
-  --sampling_timesteps 2000 \
-  --clamp \
-  --num_samples 100 \
-  --seq2seq_candidates 1 \
-  --eval_batch_size 50 \
-  --random_seed 102 \
   "$@"

@@ -6,40 +6,11 @@
 # Needs:    quasar-t (scripts/data), bert-base-uncased's tokenizer or VOCAB=FOLDER.
 # Use:      NUM_PROCESSES=2 bash scripts/embedding/diffuseq_v2_quasar_t.sh [flags]; then decode_solver.sh
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+# shellcheck source=scripts/lib/embedding_diffusion.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/embedding_diffusion.sh"
 
 run train_text_diffusion.py \
+  "${DIFFUSEQ_V2[@]}" \
   --dataset_name quasar-t \
-  --vocab "${VOCAB:-bert}" \
-  --latent_space embeddings \
-  --denoiser_variant encoder \
-  --objective pred_x0 \
-  --beta_schedule sqrt \
-  --timesteps 2000 \
-  --adam_weight_decay 0 \
-  --lr_schedule linear \
-  --lr_warmup_steps 0 \
-  --clip_grad_norm 0 \
-  --posterior_variance large \
-  --max_seq_len 128 \
-  --trim_sources \
-  --embedding_dim 128 \
-  --padding generated \
-  --learned_mean_embed \
-  --denoise \
-  --denoise_rate 0.5 \
-  --schedule_sampler lossaware \
-  --time_bins none \
-  --mixed_precision fp16 \
-  --learning_rate 1e-4 \
   --num_train_steps 40000 \
-  --train_batch_size 425 \
-  --save_and_sample_every 10000 \
-  --sampler dpmpp \
-  --sampling_timesteps 10 \
-  --num_samples 100 \
-  --seq2seq_candidates 1 \
-  --eval_batch_size 100 \
-  --random_seed 102 \
   "$@"

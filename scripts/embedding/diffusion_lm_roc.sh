@@ -6,32 +6,12 @@
 # Needs:    roc (scripts/data or datasets/README.md).
 # Use:      bash scripts/embedding/diffusion_lm_roc.sh [flags]
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
+# shellcheck source=scripts/lib/embedding_diffusion.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/embedding_diffusion.sh"
 
 run train_text_diffusion.py \
+  "${DIFFUSION_LM[@]}" \
   --dataset_name roc \
-  --latent_space embeddings \
-  --denoiser_variant encoder \
-  --objective pred_x0 \
-  --beta_schedule sqrt \
-  --timesteps 2000 \
-  --adam_weight_decay 0 \
-  --lr_schedule linear \
-  --lr_warmup_steps 0 \
-  --clip_grad_norm 0 \
-  --posterior_variance large \
-  --vocab word-level \
-  --vocab_min_frequency 10 \
-  --max_seq_len 64 \
   --embedding_dim 128 \
-  --padding generated \
-  --learning_rate 1e-4 \
   --num_train_steps 800000 \
-  --train_batch_size 64 \
-  --save_and_sample_every 50000 \
-  --sampling_timesteps 200 \
-  --num_samples 1000 \
-  --eval_batch_size 100 \
-  --random_seed 102 \
   "$@"

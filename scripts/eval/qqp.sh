@@ -8,22 +8,6 @@
 #           For BERTScore FacebookAI/roberta-large, or BERTSCORE_MODEL=FOLDER; BERTSCORE_MODEL=none leaves it out.
 # Use:      bash scripts/eval/qqp.sh RUN_FOLDER [flags], a run of scripts/diffusion/flan_t5_latent_qqp.sh
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
-
-folder="$(run_folder "$@")"
-shift
-
-run train_text_diffusion.py \
-  ${OWN_MODEL[@]+"${OWN_MODEL[@]}"} \
-  "${PUBLISHED_SCORER[@]}" \
-  --eval_test \
-  --resume_dir "$folder" \
-  --num_samples 2500 \
-  --cls_free_guidance 2.0 \
-  --seq2seq_candidates 5 \
-  "${BERTSCORE[@]}" \
-  --sampling_timesteps 250 \
-  --sampler ddpm \
-  --sampling_schedule cosine \
-  "$@"
+# shellcheck source=scripts/lib/evaluation.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/evaluation.sh"
+evaluate --eval_test "${EVALUATION[@]}" "${OF_SOURCES[@]}" --num_samples 2500 "${BERTSCORE[@]}" -- "$@"

@@ -6,19 +6,6 @@
 # Needs:    openai-community/gpt2-large, or SCORER=FOLDER; SCORER=none trains a small one, not comparable.
 # Use:      bash scripts/eval/sst.sh RUN_FOLDER [flags], a run of scripts/diffusion/bart_latent_sst.sh
 set -euo pipefail
-# shellcheck source=scripts/lib/recipe.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
-
-folder="$(run_folder "$@")"
-shift
-
-run train_text_diffusion.py \
-  ${OWN_MODEL[@]+"${OWN_MODEL[@]}"} \
-  "${PUBLISHED_SCORER[@]}" \
-  --eval_test \
-  --resume_dir "$folder" \
-  --num_samples 1000 \
-  --sampling_timesteps 250 \
-  --sampler ddpm \
-  --sampling_schedule cosine \
-  "$@"
+# shellcheck source=scripts/lib/evaluation.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib/evaluation.sh"
+evaluate --eval_test "${EVALUATION[@]}" -- "$@"

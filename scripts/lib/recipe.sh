@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# What the recipes below scripts/ share. Sourced by them, never run itself:
+# How the recipes below scripts/ start a program. Never run itself: sourced by the files of hyper-parameters beside this
+# (autoencoder, latent_diffusion, states_diffusion, embedding_diffusion, evaluation), and those by the recipes:
 #
-#     source "$(dirname "${BASH_SOURCE[0]}")/../lib/recipe.sh"
-#     run train_text_diffusion.py "${MODEL[@]}" --flag value "$@"
+#     source "$(dirname "${BASH_SOURCE[0]}")/../lib/autoencoder.sh"
+#     run train_latent_model.py "${MODEL[@]}" "${AUTOENCODER[@]}" --flag value "$@"
 #
 # From the environment of the caller:
 #   ENC_DEC_MODEL    encoder-decoder language model, a local folder or a hub id (default facebook/bart-base)
@@ -10,6 +11,7 @@
 #   DATA_DIR         where the corpus lies (default: datasets/ here or in the project; some corpora come from the hub)
 #   SCORER           causal language model of the evaluation scripts, a local folder or a hub id
 #   BERTSCORE_MODEL  encoder of BERTScore in the evaluations of pairs, a local folder or a hub id; none leaves it out
+#   VOCAB            BERT-style tokenizer of DiffuSeq's recipes, a local folder or a hub id (default bert)
 #   NUM_PROCESSES    processes, one GPU each (default 1); a batch size counts per process
 # and, by environment.sh, USE_PYTHON. Flags at the end of the command line override those of a recipe.
 set -euo pipefail
@@ -17,36 +19,16 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 environment core eval track
 
-# shellcheck disable=SC2034  # the arrays are for the scripts that source this
+# shellcheck disable=SC2034  # for the scripts that source this
 MODEL=(--enc_dec_model "${ENC_DEC_MODEL:-facebook/bart-base}")
 OWN_MODEL=()  # for runs that know their own language model: only what the caller says
 # shellcheck disable=SC2034
 if [[ -n "${ENC_DEC_MODEL:-}" ]]; then OWN_MODEL=("${MODEL[@]}"); fi
-# shellcheck disable=SC2034
-PUBLISHED_SCORER=(--scorer "${SCORER:-openai-community/gpt2-large}")
-
-# shellcheck disable=SC2034
-BERTSCORE=(--bertscore_model "${BERTSCORE_MODEL:-FacebookAI/roberta-large}")
 
 # language_model HUB_ID: the language model of a recipe that is not BART's, unless ENC_DEC_MODEL says otherwise
 language_model() {
   # shellcheck disable=SC2034
   MODEL=(--enc_dec_model "${ENC_DEC_MODEL:-$1}")
-}
-
-# latents_of DATASET SCRIPT ARGUMENTS...: LATENTS, the flag of a trained autoencoder, unless it is among the arguments:
-# the one of LATENT_MODEL_PATH, else the newest run below saved_latent_models/DATASET, which SCRIPT makes
-latents_of() {
-  local dataset="$1" script="$2" found
-  shift 2
-  LATENTS=()
-  if given --latent_model_path "$@"; then return; fi
-  found="${LATENT_MODEL_PATH:-$(newest_run "saved_latent_models/$dataset")}"
-  if [[ -z "$found" ]]; then
-    fail "no run below saved_latent_models/$dataset: train scripts/autoencoder/$script, or set LATENT_MODEL_PATH"
-  fi
-  # shellcheck disable=SC2034
-  LATENTS=(--latent_model_path "$found")
 }
 
 # run PROGRAM FLAGS...: one of the entry scripts, in place of this shell
@@ -86,4 +68,17 @@ run_folder() {
   fi
   if [[ ! -f "$1/args.json" ]]; then fail "$1 is not a run folder: it holds no args.json"; fi
   printf '%s' "$1"
+}
+
+# evaluate FLAGS... -- RUN_FOLDER MORE_FLAGS...: the diffusion program on a run; what the caller typed comes last
+evaluate() {
+  local flags=() folder
+  while [[ "$1" != -- ]]; do
+    flags+=("$1")
+    shift
+  done
+  shift
+  folder="$(run_folder "$@")"
+  shift
+  run train_text_diffusion.py --resume_dir "$folder" "${flags[@]}" "$@"
 }

@@ -1,0 +1,20 @@
+# shellcheck shell=bash
+# What the recipes below scripts/autoencoder share: hyper-parameters of LD4LG's published ROCStories script.
+# A recipe adds its corpus, its number of steps and its language model.
+set -euo pipefail
+# shellcheck source=scripts/lib/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
+
+# Lovelace et al. 2023, arXiv:2212.09462, section 3.1, and the second release's bart_base_roc.sh
+# shellcheck disable=SC2034  # for the scripts that source this
+AUTOENCODER=(
+  --learning_rate 1e-4
+  --lr_warmup_steps 1000
+  --train_batch_size 256
+  --num_encoder_latents 32
+  --dim_ae 64
+  --num_layers 3
+  --l2_normalize_latents
+  --lm_mode freeze
+  --eval_every 1000
+)

@@ -1,0 +1,44 @@
+# shellcheck shell=bash
+# What the recipes of diffusion on an autoencoder's latents share: hyper-parameters of LD4LG's published ROCStories
+# script. A recipe adds its corpus, its number of steps and its conditions.
+set -euo pipefail
+# shellcheck source=scripts/lib/recipe.sh
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
+
+# Lovelace et al. 2023, arXiv:2212.09462, and the second release's bart_latent_v-pred.sh
+LATENT_DIFFUSION=(
+  --learning_rate 2e-4
+  --train_batch_size 128
+  --tx_dim 768
+  --tx_depth 12
+  --objective pred_v
+  --loss_type l2
+  --train_schedule cosine
+  --self_condition
+  --train_prob_self_cond 0.5
+  --scale_shift
+  --num_dense_connections 3
+  --num_samples 1000
+  --sampling_timesteps 250
+  --save_and_sample_every 5000
+)
+
+# conditions, section 4: one text in ten is told none, so that guidance has something to compare with
+# shellcheck disable=SC2034
+BY_CLASS=(--class_conditional --class_unconditional_prob 0.1)
+# shellcheck disable=SC2034
+OF_SOURCES=(--seq2seq_unconditional_prob 0.1 --seq2seq_candidates 5)
+
+# latents_of DATASET SCRIPT ARGUMENTS...: put the trained autoencoder before LATENT_DIFFUSION, unless it is among the
+# arguments: the one of LATENT_MODEL_PATH, else the newest run below saved_latent_models/DATASET, which SCRIPT makes
+latents_of() {
+  local dataset="$1" script="$2" found
+  shift 2
+  LATENT_DIFFUSION=(${OWN_MODEL[@]+"${OWN_MODEL[@]}"} "${LATENT_DIFFUSION[@]}")
+  if given --latent_model_path "$@"; then return; fi
+  found="${LATENT_MODEL_PATH:-$(newest_run "saved_latent_models/$dataset")}"
+  if [[ -z "$found" ]]; then
+    fail "no run below saved_latent_models/$dataset: train scripts/autoencoder/$script, or set LATENT_MODEL_PATH"
+  fi
+  LATENT_DIFFUSION=(--latent_model_path "$found" "${LATENT_DIFFUSION[@]}")
+}
