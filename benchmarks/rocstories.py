@@ -1,6 +1,6 @@
 """The whole method on ROCStories without any pretrained model: stages 0, 1 and 2 and the evaluation, in one command.
 
-After stage 1 the decoder trains on by itself, on disturbed latents of the stories; the latents stay what they are.
+Last, the decoder trains on by itself, on what the denoiser makes of the stories' latents, which stay what they are.
 
     python benchmarks/rocstories.py --data_dir FOLDER --output_dir runs/roc [--size cpu|gpu] [--max_seconds S]
 
@@ -40,8 +40,8 @@ class Size:
 
     lm: str
     autoencoder: str
-    decoder: str
     diffusion: str
+    decoder: str
     shares: tuple[float, float, float, float]
     steps: int  # of the sampler at the evaluation
     samples: int  # of each seed at the evaluation; fewer than 1,000 are marked in the result
@@ -59,11 +59,11 @@ SIZES = {
         " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
         autoencoder="--num_train_steps 1200 --train_batch_size 24 --learning_rate 1e-3 --lr_warmup_steps 50"
         " --lr_schedule cosine --eval_every 300 --eval_texts 200" + AE,
-        decoder="--num_train_steps 900 --train_batch_size 32 --learning_rate 1e-3 --lr_warmup_steps 50"
-        " --lr_schedule cosine --eval_every 300 --eval_texts 200",
         diffusion="--tx_dim 192 --tx_depth 5 --num_train_steps 600 --train_batch_size 32 --learning_rate 2e-3"
         " --lr_warmup_steps 100 --save_and_sample_every 300 --eval_batch_size 50",
-        shares=(0.2, 0.3, 0.2, 0.3),
+        decoder="--num_train_steps 900 --train_batch_size 32 --learning_rate 1e-3 --lr_warmup_steps 50"
+        " --lr_schedule cosine --eval_every 300 --eval_texts 200",
+        shares=(0.15, 0.3, 0.35, 0.2),
         steps=30,
         samples=100,
     ),
@@ -72,11 +72,11 @@ SIZES = {
         " --learning_rate 5e-4 --lr_warmup_steps 500 --eval_every 1000 --eval_texts 200 --mixed_precision bf16",
         autoencoder="--num_train_steps 6000 --train_batch_size 128 --learning_rate 5e-4 --lr_warmup_steps 300"
         " --lr_schedule cosine --eval_every 2000 --eval_texts 200 --mixed_precision bf16" + AE,
-        decoder="--num_train_steps 3000 --train_batch_size 128 --learning_rate 5e-4 --lr_warmup_steps 100"
-        " --lr_schedule cosine --eval_every 1500 --eval_texts 200 --mixed_precision bf16",
         diffusion="--tx_dim 768 --tx_depth 12 --num_train_steps 12000 --train_batch_size 128 --learning_rate 2e-4"
         " --lr_warmup_steps 1000 --save_and_sample_every 4000 --eval_batch_size 250 --mixed_precision bf16",
-        shares=(0.2, 0.25, 0.1, 0.45),
+        decoder="--num_train_steps 3000 --train_batch_size 128 --learning_rate 5e-4 --lr_warmup_steps 100"
+        " --lr_schedule cosine --eval_every 1500 --eval_texts 200 --mixed_precision bf16",
+        shares=(0.15, 0.25, 0.45, 0.15),
         steps=250,
         samples=1000,
     ),
@@ -93,14 +93,14 @@ def stages(size: Size, data: str) -> list[Stage]:
               every + "--tokenizer bpe --positions waves --drill_prob 0.3 --mask_prob 0.1 --clean_prob 0.6 " + size.lm),
         Stage("autoencoder", AUTOENCODER, "the autoencoder on every text at hand", "validation.json",
               every + model + size.autoencoder),
-        Stage("decoder", AUTOENCODER, "what writes texts, on disturbed latents", "validation.json",
-              every.replace("texts/train", "texts/stories") + model + size.autoencoder
-              + " --lm_mode decoder --resume_dir {root}/autoencoder --latent_noise 1.0 --latent_noise_prob 0.8 "
-              + size.decoder),
         Stage("diffusion", DIFFUSION, "the denoiser on the stories' latents", "metrics.json",
               f"--dataset_name roc --data_dir {data} --max_seq_len 112 --log_every 50 "
               "--latent_model_path {root}/autoencoder --objective pred_v --self_condition --scale_shift"
               " --num_samples 50 --sampling_timesteps 30 --decoding greedy " + size.diffusion),
+        Stage("decoder", AUTOENCODER, "what writes texts, for what the denoiser makes", "validation.json",
+              every.replace("texts/train", "texts/stories") + model + size.autoencoder
+              + " --lm_mode decoder --resume_dir {root}/autoencoder --prior_run {root}/diffusion --latent_noise 0 "
+              + size.decoder),
     ]  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def record(root: Path, seconds: dict[str, float], this_call: float) -> None:
     write_json(root / "record.json", facts)
     texts = json.loads((root / "diffusion/evaluation/eval-test-seed42-greedy-samples.json").read_text())
     write_text(root / "samples.txt", "".join(text + "\n" for text in texts[:100]))
-    for name in ("lm", "autoencoder", "decoder", "diffusion"):
+    for name in ("lm", "autoencoder", "diffusion", "decoder"):
         plots.plot_run(root / name)
     print(f"figures in {root / 'record.json'}, samples in {root / 'samples.txt'}")
 
@@ -199,7 +199,7 @@ def scaled(size: Size, factor: float) -> Size:
                 words[i + 1] = str(max(1, round(factor * int(words[i + 1]))))
         return " ".join(words)
 
-    parts: dict[str, Any] = {name: flags(getattr(size, name)) for name in ("lm", "autoencoder", "decoder", "diffusion")}
+    parts: dict[str, Any] = {name: flags(getattr(size, name)) for name in ("lm", "autoencoder", "diffusion", "decoder")}
     return replace(size, **parts)
 
 

@@ -210,9 +210,9 @@ class Bench:
         if switches.cache:
             inner, ranks = EncoderStatesSpace(self.model, size.tokens), replace(self.ranks, rank=1)
             states = encoded_split(inner, self.data, self.folder, "train", "states", ranks, "off", "float16")
-        shape, pad_to = (size.latents, size.dim), size.tokens if switches.compile else None
+        pad_to = size.tokens if switches.compile else None
         plan = BatchPlan(0, size.ae_batch)
-        step = AutoencoderStep(space, self.data, plan, self.device, shape=shape, pad_to=pad_to, states=states)
+        step = AutoencoderStep(space, self.data, plan, self.device, pad_to=pad_to, states=states)
         case = Case("autoencoder", name, lambda k: None, size.ae_batch, size.ae_batch * self.mean_tokens, switches)
         return self._training(case, space, step, size.ae_batch, False)
 

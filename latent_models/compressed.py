@@ -5,6 +5,7 @@ Lovelace et al. 2023, arXiv:2212.09462, section 3.1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,18 +44,17 @@ class CompressedSpace(LatentSpace):
     def forward(
         self,
         batch: Batch,
-        noise: Tensor | None = None,
-        sigma: Tensor | None = None,
+        disturb: Callable[[Tensor], Tensor] | None = None,
         states: Tensor | None = None,
     ) -> Tensor:
         """What the autoencoder trains on: cross-entropy (B,) of the text given its latents, nats per token.
 
-        noise (B, L, D) and sigma (B,): disturb the latents first, see `disturbed`.
+        disturb: what is done to the latents (B, L, D) before they are decoded, for example `disturbed`.
         states: (B, T, d_lm) of the encoder where they are known already.
         """
         x0 = (self.encode(batch) if states is None else self.compress(states, batch)).x0
-        if noise is not None and sigma is not None:
-            x0 = self.disturbed(x0, noise, sigma)
+        if disturb is not None:
+            x0 = disturb(x0)
         memory = self.autoencoder.decode(x0)
         return self.language_model.reconstruction_loss(memory, None, batch.input_ids, batch.attention_mask)
 

@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from latent_models.compressed import CompressedSpace
 from pipelines.batch_plan import BatchPlan
+from pipelines.imagined import Imagined
 from pipelines.latents import Encoded
 from pipelines.tokens import TokenSplit
+from utils.seeding import Draws
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What a decoder's latents go through before it reads them, so that it forgives what diffusion gets wrong."""
+
+    noise: float = 0.0
+    """Largest sigma of the noise that a share noise_prob of the texts get on their latents; its size is uniform."""
+    noise_prob: float = 0.5
+    imagined: Imagined | None = None
+    """A share imagined_prob of the texts get the latents that a denoiser makes of theirs."""
+    imagined_prob: float = 0.8
+
+    def __bool__(self) -> bool:
+        return bool(self.noise) or self.imagined is not None
+
+    def of(self, space: CompressedSpace, draws: Draws, device: torch.device) -> Disturbed:
+        return Disturbed(self, space, draws, device)
+
+
+class Disturbed:
+    """One batch of latents, disturbed. untouched: (B,) bool, the texts whose latents stay what they are."""
+
+    def __init__(self, how: Disturbance, space: CompressedSpace, draws: Draws, device: torch.device) -> None:
+        self.how, self.space, self.draws = how, space, draws
+        none = torch.zeros(len(draws), dtype=torch.bool, device=device)
+        self.imagined = none if how.imagined is None else draws.chosen("imagined_rows", how.imagined_prob)
+        self.noised = draws.chosen("latent_noise", how.noise_prob) if how.noise else none
+        self.untouched = ~(self.imagined | self.noised)
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        how, draws = self.how, self.draws
+        if how.imagined is not None:
+            x0 = torch.where(self.imagined[:, None, None], how.imagined(x0, draws), x0)
+        if how.noise:
+            sigma = how.noise * draws.uniform("latent_noise_size") * self.noised
+            x0 = self.space.disturbed(x0, draws.normal("latent_noise", *x0.shape[1:]), sigma)
+        return x0
 
 
 class AutoencoderStep:
@@ -15,27 +58,25 @@ class AutoencoderStep:
 
     def __init__(
         self,
-        space: nn.Module,
+        space: CompressedSpace,
         data: TokenSplit,
         plan: BatchPlan,
         device: torch.device,
         *,
-        shape: tuple[int, int],
-        noise: float = 0.0,
-        noise_prob: float = 0.5,
+        wrapped: nn.Module | None = None,
+        disturbance: Disturbance | None = None,
         pad_to: int | None = None,
         states: Encoded | None = None,
     ) -> None:
-        """space: a CompressedSpace, or the wrapper that averages its gradients over ranks. shape: (L, D) of latents.
+        """wrapped: the space in the wrapper that averages its gradients over ranks; None: the space itself.
 
-        noise: largest sigma of the noise that a share noise_prob of the texts get on their latents; its size is
-        uniform, so the decoder learns to trust clean latents and to make do with bad ones.
+        disturbance: of the latents, before they are decoded.
         pad_to: tokens that every batch is padded to, for a compiled network; None: to the longest of its texts.
         states: the frozen encoder's states of every text, where they are cached.
         """
         self.space, self.data, self.plan, self.device = space, data, plan, device
-        self.shape, self.noise, self.noise_prob, self.pad_to = shape, noise, noise_prob, pad_to
-        self.states = states
+        self.wrapped, self.disturbance = space if wrapped is None else wrapped, disturbance or Disturbance()
+        self.pad_to, self.states = pad_to, states
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = self.plan.rows(step, micro, len(self.data))
@@ -43,11 +84,9 @@ class AutoencoderStep:
         if self.states is not None:
             states = self.states(rows).x0[:, : batch.input_ids.shape[1]]
         batch = batch.to(self.device)
-        if not self.noise:
-            return self.space(batch, states=states), {}
-        draws = self.plan.draws(step, micro, self.device)
-        chosen = draws.chosen("latent_noise", self.noise_prob)
-        sigma = self.noise * draws.uniform("latent_noise_size") * chosen
-        losses = self.space(batch, draws.normal("latent_noise", *self.shape), sigma, states)
-        clean = losses.detach() * ~chosen / (1 - self.noise_prob) if self.noise_prob < 1 else 0 * losses.detach()
-        return losses, {"loss_clean_latents": clean}
+        if not self.disturbance:
+            return self.wrapped(batch, states=states), {}
+        disturbed = self.disturbance.of(self.space, self.plan.draws(step, micro, self.device), self.device)
+        losses = self.wrapped(batch, disturbed, states)
+        untouched = disturbed.untouched
+        return losses, {"loss_clean_latents": losses.detach() * untouched / untouched.float().mean().clamp(min=1e-9)}

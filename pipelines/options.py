@@ -16,6 +16,25 @@ class AutoencoderIntervals:
 
 
 @dataclass
+class PriorOptions:
+    """A decoder trained on for the latents that a denoiser comes up with; see pipelines/imagined."""
+
+    prior_run: str | None = field(
+        default=None,
+        metadata=dict(
+            help="with --lm_mode decoder: train it on latents as the denoiser of this diffusion run would have them"
+        ),
+    )
+    prior_prob: float = field(
+        default=0.8, metadata=dict(help="share of the texts whose latents come from --prior_run", unit="probability")
+    )
+    prior_steps: int = field(
+        default=8,
+        metadata=dict(help="steps of its sampler from noise to data; a batch walks a random rest", unit="steps"),
+    )
+
+
+@dataclass
 class DiffusionIntervals:
     save_and_sample_every: int = field(
         default=5000,

@@ -32,6 +32,7 @@ from pipelines.options import (
     DiffusionIntervals,
     EmbeddingLossOptions,
     PretrainingIntervals,
+    PriorOptions,
     RoundingOptions,
     TrajectoryOptions,
 )
@@ -117,6 +118,7 @@ AUTOENCODER = Program(
         "compilation": CompileOptions,
         "loss": ReconstructionOptions,
         "encoder states": EncoderCacheOptions,
+        "a decoder for a denoiser": PriorOptions,
         "validation": AutoencoderIntervals,
         "evaluation": EvaluationOptions,
         "run": RunOptions,
@@ -140,6 +142,7 @@ AUTOENCODER = Program(
     rules=(
         rules.own_files_replace_default_corpus,
         rules.decoders_are_trained_of_a_run,
+        rules.priors_are_for_decoders,
         rules.decoder_latents_equal,
         rules.autoencoders_generate_nothing,
         rules.only_frozen_states_are_cached,

@@ -107,6 +107,14 @@ def decoders_are_trained_of_a_run(settings: Settings) -> None:
         )
 
 
+def priors_are_for_decoders(settings: Settings) -> None:
+    if settings.prior_run is not None and settings.lm_mode != "decoder":
+        raise UserError(
+            f"--prior_run {settings.prior_run} is a denoiser of latents that must stay what they are: add --lm_mode "
+            "decoder, or leave it out"
+        )
+
+
 def classes_are_conditions(settings: Settings) -> None:
     for flag in ("class_id", "classifier"):
         if settings.values[flag] is not None and not settings.class_conditional:

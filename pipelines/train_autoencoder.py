@@ -16,7 +16,7 @@ from latent_models.decoding import strategies
 from latent_models.encoder_states import EncoderStatesSpace
 from latent_models.language_models import LanguageModel
 from latent_models.options import AutoencoderOptions, EncoderCacheOptions
-from pipelines.autoencoder_step import AutoencoderStep
+from pipelines.autoencoder_step import AutoencoderStep, Disturbance
 from pipelines.build import (
     fill,
     find_language_model,
@@ -27,6 +27,7 @@ from pipelines.build import (
     relative,
 )
 from pipelines.describe import describe_run, dry_run, survey_corpus
+from pipelines.imagined import load_prior
 from pipelines.job import EVALUATION, Job, fit, load_corpus, open_job, record_args
 from pipelines.latents import Encoded, encoded_split
 from pipelines.reconstruct import Decode, reconstruct, through_latents, through_states
@@ -112,13 +113,12 @@ def run(settings: Settings) -> int:
     if state.step == 0:
         validation.record(validation.of_language_model(), 0)
     step = AutoencoderStep(
-        state.wrapped,
+        space,
         data,
         job.plan(),
         job.device,
-        shape=(space.length, space.dim),
-        noise=settings.latent_noise,
-        noise_prob=settings.latent_noise_prob,
+        wrapped=state.wrapped,
+        disturbance=_disturbance(job, space),
         pad_to=settings.max_seq_len if compiles(settings.compile, job.device) else None,  # then one shape is compiled
         states=_cached_states(job, model, data),
     )
@@ -139,6 +139,13 @@ def run(settings: Settings) -> int:
         state.save(job.folder, **facts)
     validation.write(job.folder, "validation")
     return 0
+
+
+def _disturbance(job: Job, space: CompressedSpace) -> Disturbance:
+    settings = job.settings
+    run, steps = settings.prior_run, settings.prior_steps
+    prior = None if run is None else load_prior(run, space, steps, job.device)
+    return Disturbance(settings.latent_noise, settings.latent_noise_prob, prior, settings.prior_prob)
 
 
 def _cached_states(job: Job, model: LanguageModel, data: TokenSplit) -> Encoded | None:

@@ -24,6 +24,7 @@ from utils.config import parse
 from utils.trackers import read_metrics
 
 MODEL = "--vocab_size 200 --d_model 64 --layers 1 --heads 2 --max_seq_len 40"
+STOPS = [5, 9]  # steps done by each of the first two invocations: 1 to 5, 6 to 14
 COMMON = "--device cpu --lr_warmup_steps 2 --no_wandb"
 
 
@@ -151,3 +152,18 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, Any]]:
     return tree
+
+
+@pytest.fixture
+def stopped_run(programs, stop_after):
+    """Train in three invocations: the first two end by SIGTERM."""
+
+    def run(stage, step_class, start, folder):
+        stop_after(step_class, STOPS[0])
+        assert start() == 143
+        stop_after(step_class, STOPS[1])
+        assert programs.resume(stage, folder) == 143
+        assert checkpoints.load(folder).step == sum(STOPS)
+        assert programs.resume(stage, folder) == 0
+
+    return run

@@ -20,22 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # 200 texts: an epoch is 12.5 steps of 16, or of 2 micro-batches of 8. Stops: inside the first epoch, and in the second.
 STEPS = 20
-STOPS = [5, 9]  # steps done by each of the first two invocations: 1 to 5, 6 to 14
-
-
-@pytest.fixture
-def stopped_run(programs, stop_after):
-    """Train in three invocations: the first two end by SIGTERM."""
-
-    def run(stage, step_class, start, folder):
-        stop_after(step_class, STOPS[0])
-        assert start() == 143
-        stop_after(step_class, STOPS[1])
-        assert programs.resume(stage, folder) == 143
-        assert checkpoints.load(folder).step == sum(STOPS)
-        assert programs.resume(stage, folder) == 0
-
-    return run
 
 
 def test_language_model_resumes_exactly(programs, stopped_run, fingerprints, tmp_path):

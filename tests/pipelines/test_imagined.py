@@ -1,0 +1,138 @@
+"""A decoder that trains on for a denoiser: what it is given to read, and what may be given as --prior_run."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion.options import ProcessOptions, SamplingOptions
+from latent_models.normalisation import LatentStatistics, Normalised
+from pipelines.autoencoder_step import AutoencoderStep, Disturbance
+from pipelines.build import load_autoencoder
+from pipelines.generate import TextGenerator
+from pipelines.imagined import Imagined, load_prior
+from pipelines.process import make_process
+from utils import checkpoints
+from utils.errors import UserError
+from utils.seeding import Draws
+
+
+class Knows(nn.Module):
+    """A denoiser that predicts one x0 whatever it sees, and counts how often it was asked."""
+
+    def __init__(self, x0):
+        super().__init__()
+        self.x0, self.calls = x0, 0
+
+    def forward(self, z, time, mask, condition, x0_prev):
+        self.calls += 1
+        return self.x0.expand_as(z)
+
+
+@pytest.fixture(scope="module")
+def tuned(programs, chain, tmp_path_factory):
+    """An autoencoder around a language model of its own, and two denoisers of its latents: plain, and of classes."""
+    root = tmp_path_factory.mktemp("tuned")
+    assert programs.autoencoder(chain / "lm", root / "ae", "--lm_mode ft") == 0
+    assert programs.diffusion(f"--latent_model_path {root / 'ae'}", root / "diff", "--num_train_steps 4") == 0
+    return root
+
+
+def imagined(space, denoiser, sampler="ddpm", steps=6, **process):
+    made = make_process(
+        ProcessOptions(objective="pred_x0", **process), SamplingOptions(sampler=sampler, sampling_timesteps=9), "latent"
+    )
+    statistics = LatentStatistics(space.dim, space.length)
+    statistics.mean += torch.linspace(-1, 1, space.dim)
+    statistics.scale *= 3
+    generator = TextGenerator(
+        Normalised(space, statistics),
+        denoiser,
+        made,
+        steps=9,
+        block=4,
+        device=torch.device("cpu"),
+        autocast=nullcontext,
+        max_length=10,
+    )
+    return Imagined(generator, steps)
+
+
+@pytest.mark.parametrize("process", [{}, {"beta_schedule": "cosine", "timesteps": 50}], ids=["continuous", "chain"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])
+def test_a_perfect_denoiser_imagines_the_text_itself(programs, tuned, sampler, process):
+    """From wherever the way is entered, in the coordinates of the space, and with fewer steps the later it is."""
+    space, _ = load_autoencoder(tuned / "ae", torch.device("cpu"))
+    x0 = torch.randn(1, space.length, space.dim, generator=torch.Generator().manual_seed(0))
+    statistics = torch.linspace(-1, 1, space.dim)
+    denoiser = Knows((x0 - statistics) / 3)
+    imagine = imagined(space, denoiser, sampler, **process)
+    asked = set()
+    for step in range(30):
+        denoiser.calls = 0
+        made = imagine(x0.expand(5, -1, -1), Draws(0, step, 5, 0, 5))
+        torch.testing.assert_close(made, x0.expand(5, -1, -1), atol=1e-4, rtol=1e-4)
+        asked.add(denoiser.calls)
+    assert asked == {1, 2, 3, 4, 5, 6}
+
+
+def test_only_the_chosen_texts_are_imagined(programs, tuned):
+    space, _ = load_autoencoder(tuned / "ae", torch.device("cpu"))
+    draws = Draws(3, 7, 10, 0, 10)
+    x0 = torch.randn(10, space.length, space.dim, generator=torch.Generator().manual_seed(2))
+    how = Disturbance(imagined=imagined(space, Knows(torch.zeros(1, 1, 1))), imagined_prob=0.7)
+    disturbed = how.of(space, draws, torch.device("cpu"))
+    same = (disturbed(x0) == x0).all((1, 2))
+    assert torch.equal(same, disturbed.untouched) and int(same.sum()) == 3
+    noisy = Disturbance(0.5, 0.5, how.imagined, 0.7).of(space, draws, torch.device("cpu"))
+    assert torch.equal((noisy(x0) == x0).all((1, 2)), noisy.untouched)
+    assert not Disturbance() and Disturbance(noise=0.1) and how
+
+
+def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stopped_run, fingerprints, tmp_path):
+    flags = (
+        f"--lm_mode decoder --resume_dir {tuned / 'ae'} --prior_run {tuned / 'diff'} --prior_steps 3 --prior_prob 0.5 "
+        "--num_train_steps 16 --train_batch_size 8 --gradient_accumulation_steps 2 --latent_noise 0.3"
+    )
+    assert programs.autoencoder(chain / "lm", tmp_path / "whole", flags) == 0
+    stopped_run(
+        "autoencoder",
+        AutoencoderStep,
+        lambda: programs.autoencoder(chain / "lm", tmp_path / "parts", flags),
+        tmp_path / "parts",
+    )
+    assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
+    before, _ = load_autoencoder(tuned / "ae", torch.device("cpu"))
+    after, _ = load_autoencoder(tmp_path / "whole", torch.device("cpu"))
+    assert before.encoding_fingerprint() == after.encoding_fingerprint() and before.fingerprint() != after.fingerprint()
+    assert programs.again("diffusion", tuned / "diff", f"--eval --latent_model_path {tmp_path / 'whole'}") == 0
+    flags = flags.replace("--prior_prob 0.5", "--prior_prob 0")
+    assert programs.autoencoder(chain / "lm", tmp_path / "without", flags) == 0
+    whole = checkpoints.load(tmp_path / "whole").tensors["model"]
+    plain = checkpoints.load(tmp_path / "without").tensors["model"]
+    assert checkpoints.fingerprint(whole) != checkpoints.fingerprint(plain)
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ("diff", "latents of another autoencoder"),
+        ("plain", "no latents of an autoencoder"),
+        ("nowhere", "nowhere"),
+    ],
+)
+def test_a_prior_of_other_latents_is_refused(programs, chain, tuned, tmp_path, run, says):
+    if run == "plain":
+        assert programs.diffusion(f"--enc_dec_model {chain / 'lm'}", tmp_path / "plain") == 0
+    folder = {"diff": chain / "diff"}.get(run, tmp_path / run)
+    space, _ = load_autoencoder(tuned / "ae", torch.device("cpu"))
+    with pytest.raises(UserError, match=says):
+        load_prior(str(folder), space, 4, torch.device("cpu"))
+
+
+def test_a_prior_is_for_a_decoder_alone(programs, chain, tuned, tmp_path):
+    with pytest.raises(UserError, match="--prior_run.*add --lm_mode decoder"):
+        programs.autoencoder(chain / "lm", tmp_path / "out", f"--prior_run {tuned / 'diff'}")
