@@ -29,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
 from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.quickstart import DENOISER, stages_before_diffusion
 from pipelines.recipe import Clock, Stage, banner, run_stage
 from utils.errors import UserError, one_line
 from utils.runs import write_json, write_text
@@ -54,22 +55,13 @@ class Paths:
 def tales_stages(where: Paths) -> list[Stage]:
     """The quickstart's stages, the denoiser told the class."""
     corpus = f"--dataset_name tales --data_dir {where.data} --max_seq_len 32 --log_every 50 "
-    return [
-        Stage("lm", PRETRAIN, "a small BART, pretrained by denoising", "validation.json",
-              corpus + "--tokenizer word --d_model 128 --layers 2 --heads 4 --num_train_steps 400 --train_batch_size 64"
-              " --learning_rate 2e-3 --lr_warmup_steps 50 --eval_every 200 --save_every 100"),
-        Stage("autoencoder", AUTOENCODER, "the Perceiver autoencoder around the frozen BART", "validation.json",
-              corpus + f"--enc_dec_model {where.lm} --num_encoder_latents 8 --dim_ae 64 --num_layers 2"
-              " --l2_normalize_latents --num_train_steps 450 --train_batch_size 64 --learning_rate 1.5e-3"
-              " --lr_schedule cosine --lr_warmup_steps 30 --eval_every 450 --save_every 100 --eval_texts 1000"
-              " --eval_batch_size 250 --decoding greedy"),
-        Stage("diffusion", DIFFUSION, "the denoiser, told the class", "metrics.json",
-              corpus + f"--enc_dec_model {where.lm} --latent_model_path {where.autoencoder} --class_conditional"
-              " --objective pred_v --self_condition --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4"
-              " --num_train_steps 1800 --train_batch_size 64 --learning_rate 2e-3 --lr_warmup_steps 100"
-              " --save_and_sample_every 100000 --save_every 300 --num_samples 16 --sampling_timesteps 50"
-              " --decoding greedy"),
-    ]  # fmt: skip
+    diffusion = Stage(
+        "diffusion", DIFFUSION, "the denoiser, told the class", "metrics.json",
+        corpus + f"--enc_dec_model {where.lm} --latent_model_path {where.autoencoder} --class_conditional"
+        " --num_train_steps 1800 --save_and_sample_every 100000 --save_every 300 --num_samples 16"
+        " --sampling_timesteps 50" + DENOISER,
+    )  # fmt: skip
+    return [*stages_before_diffusion(corpus, where.lm), diffusion]
 
 
 def real_stages(where: Paths, dataset: str) -> list[Stage]:

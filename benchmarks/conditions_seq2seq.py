@@ -24,7 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.programs import DIFFUSION
+from pipelines.quickstart import DENOISER, stages_before_diffusion
 from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
 from utils.errors import one_line
 from utils.runs import write_json, write_text
@@ -33,24 +34,13 @@ SOURCES, CANDIDATES, STEPS = 200, 5, 25  # of each seed of the evaluation; steps
 RESAMPLES = 10_000  # of the bootstrap
 BOTH = "--dataset_name tales+tales-pairs --data_dir {root}/corpus --max_seq_len 32 --log_every 20"
 STAGES = (
-    Stage(
-        "lm", PRETRAIN, "a small BART, pretrained by denoising", "validation.json",
-        BOTH + " --tokenizer word --d_model 128 --layers 2 --heads 4 --num_train_steps 400 --train_batch_size 64"
-        " --learning_rate 2e-3 --lr_warmup_steps 50 --eval_every 200 --save_every 100",
-    ),
-    Stage(
-        "autoencoder", AUTOENCODER, "the Perceiver autoencoder around the frozen BART", "validation.json",
-        BOTH + " --enc_dec_model {root}/lm --num_encoder_latents 8 --dim_ae 64 --num_layers 2 --l2_normalize_latents"
-        " --num_train_steps 450 --train_batch_size 64 --learning_rate 1.5e-3 --lr_schedule cosine --lr_warmup_steps 30"
-        " --eval_every 450 --save_every 100 --eval_texts 1000 --eval_batch_size 250 --decoding greedy",
-    ),
+    *stages_before_diffusion(BOTH),
     Stage(
         "diffusion", DIFFUSION, "the denoiser, told the source", "metrics.json",
         "--dataset_name tales-pairs --data_dir {root}/corpus --max_seq_len 32 --log_every 50"
-        " --context_encoder {root}/lm --latent_model_path {root}/autoencoder --objective pred_v --self_condition"
-        " --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 400 --train_batch_size 64"
-        " --learning_rate 2e-3 --lr_warmup_steps 100 --save_and_sample_every 200 --save_every 200 --num_samples 50"
-        " --sampling_timesteps 25 --seq2seq_candidates 2 --decoding greedy",
+        " --context_encoder {root}/lm --latent_model_path {root}/autoencoder --num_train_steps 400"
+        " --save_and_sample_every 200 --save_every 200 --num_samples 50 --sampling_timesteps 25 --seq2seq_candidates 2"
+        + DENOISER,
     ),
 )  # fmt: skip
 EVALUATION = (

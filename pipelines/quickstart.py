@@ -24,24 +24,37 @@ SHOWN = 12
 
 
 CORPUS = "--dataset_name tales --data_dir {root}/corpus --max_seq_len 32"
+DENOISER = (
+    " --objective pred_v --self_condition --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4"
+    " --train_batch_size 64 --learning_rate 2e-3 --lr_warmup_steps 100 --decoding greedy"
+)
+
+
+def stages_before_diffusion(corpus: str, lm: str = "{root}/lm") -> tuple[Stage, Stage]:
+    """Stages 0 and 1 on tales. corpus: its flags. lm: folder of the language model that stage 1 is built around."""
+    return (
+        Stage(
+            "lm", PRETRAIN, "a small BART, pretrained by denoising", "validation.json",
+            corpus + " --tokenizer word --d_model 128 --layers 2 --heads 4 --num_train_steps 400 --train_batch_size 64"
+            " --learning_rate 2e-3 --lr_warmup_steps 50 --eval_every 200 --save_every 100",
+        ),
+        Stage(
+            "autoencoder", AUTOENCODER, "the Perceiver autoencoder around the frozen BART", "validation.json",
+            corpus + f" --enc_dec_model {lm} --num_encoder_latents 8 --dim_ae 64 --num_layers 2 --l2_normalize_latents"
+            " --num_train_steps 450 --train_batch_size 64 --learning_rate 1.5e-3 --lr_schedule cosine"
+            " --lr_warmup_steps 30 --eval_every 450 --save_every 100 --eval_texts 1000 --eval_batch_size 250"
+            " --decoding greedy",
+        ),
+    )  # fmt: skip
+
+
 STAGES = (
-    Stage(
-        "lm", PRETRAIN, "a small BART, pretrained by denoising", "validation.json",
-        CORPUS + " --tokenizer word --d_model 128 --layers 2 --heads 4 --num_train_steps 400 --train_batch_size 64"
-        " --learning_rate 2e-3 --lr_warmup_steps 50 --eval_every 200 --save_every 100 --log_every 20",
-    ),
-    Stage(
-        "autoencoder", AUTOENCODER, "the Perceiver autoencoder around the frozen BART", "validation.json",
-        CORPUS + " --enc_dec_model {root}/lm --num_encoder_latents 8 --dim_ae 64 --num_layers 2 --l2_normalize_latents"
-        " --num_train_steps 450 --train_batch_size 64 --learning_rate 1.5e-3 --lr_schedule cosine --lr_warmup_steps 30"
-        " --eval_every 450 --save_every 100 --eval_texts 1000 --eval_batch_size 250 --decoding greedy --log_every 20",
-    ),
+    *stages_before_diffusion(CORPUS + " --log_every 20"),
     Stage(
         "diffusion", DIFFUSION, "the denoiser on cached latents", "metrics.json",
-        CORPUS + " --enc_dec_model {root}/lm --latent_model_path {root}/autoencoder --objective pred_v --self_condition"
-        " --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 2400 --train_batch_size 64"
-        " --learning_rate 2e-3 --lr_warmup_steps 100 --save_and_sample_every 1200 --save_every 300 --num_samples 16"
-        " --sampling_timesteps 50 --decoding greedy --log_every 50",
+        CORPUS + " --enc_dec_model {root}/lm --latent_model_path {root}/autoencoder --num_train_steps 2400"
+        " --save_and_sample_every 1200 --save_every 300 --num_samples 16 --sampling_timesteps 50 --log_every 50"
+        + DENOISER,
     ),
 )  # fmt: skip
 EVALUATION = (

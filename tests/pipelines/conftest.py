@@ -16,6 +16,7 @@ import pytest
 
 from dataset_utils import tales
 from evaluation import home_scorer
+from latent_models.language_models import LanguageModel
 from pipelines import pretrain, train_autoencoder, train_diffusion
 from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from utils import checkpoints
@@ -167,3 +168,17 @@ def stopped_run(programs, stop_after):
         assert programs.resume(stage, folder) == 0
 
     return run
+
+
+@pytest.fixture
+def encodings(monkeypatch) -> list[int]:
+    """Texts of every batch that a language model encodes."""
+    seen: list[int] = []
+    encode = LanguageModel.encode
+
+    def counted(self, input_ids, mask):
+        seen.append(len(input_ids))
+        return encode(self, input_ids, mask)
+
+    monkeypatch.setattr(LanguageModel, "encode", counted)
+    return seen

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from latent_models.language_models import LanguageModel, load_language_model
+from latent_models.language_models import load_language_model
 from pipelines.autoencoder_step import AutoencoderStep
 from pipelines.build import load_autoencoder, load_space
 from pipelines.programs import DIFFUSION
@@ -16,20 +16,6 @@ from utils import checkpoints
 from utils.config import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
-
-
-@pytest.fixture
-def encodings(monkeypatch) -> list[int]:
-    """Texts of every batch that a language model encodes."""
-    seen: list[int] = []
-    encode = LanguageModel.encode
-
-    def counted(self, input_ids, mask):
-        seen.append(len(input_ids))
-        return encode(self, input_ids, mask)
-
-    monkeypatch.setattr(LanguageModel, "encode", counted)
-    return seen
 
 
 def test_a_frozen_language_model_stays_in_eval_mode_and_gets_no_gradient(programs, chain, tmp_path, monkeypatch):

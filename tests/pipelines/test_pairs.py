@@ -59,20 +59,6 @@ def told(programs, chain, pairs, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def encodings(monkeypatch) -> list[int]:
-    """Texts of every batch that a language model encodes."""
-    seen: list[int] = []
-    encode = LanguageModel.encode
-
-    def counted(self, input_ids, mask):
-        seen.append(len(input_ids))
-        return encode(self, input_ids, mask)
-
-    monkeypatch.setattr(LanguageModel, "encode", counted)
-    return seen
-
-
 def test_a_run_on_pairs_is_judged_by_kind_and_keeps_its_best(told, tales_folder):
     result = json.loads((told / "metrics.json").read_text())
     for kind in ("", "mbr_", "oracle_", "shuffled_"):
