@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dataset_utils.batching import TokenTable
-from dataset_utils.corpus import Split
+from dataset_utils.splits import Split
 from dataset_utils.tales import splits
 from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.compressed import CompressedSpace

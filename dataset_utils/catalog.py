@@ -12,9 +12,8 @@ from typing import Any
 
 from dataset_utils import readers
 from dataset_utils.columns import class_number, half
-from dataset_utils.corpus import SPLITS, Split
 from dataset_utils.hub import HubSource
-from dataset_utils.splits import divide_valid
+from dataset_utils.splits import SPLITS, Split, divide_valid
 from dataset_utils.tales_grammar import TOPICS
 
 Divide = Callable[[dict[str, Split], int, list[str]], dict[str, Split]]

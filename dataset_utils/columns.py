@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dataset_utils.corpus import Split
 from dataset_utils.readers import Row
+from dataset_utils.splits import Split
 from utils.errors import UserError
 
 # Where the user names no column: the first of these pairs (source, text) that is there as a whole ...

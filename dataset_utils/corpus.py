@@ -1,45 +1,12 @@
-"""What a loaded corpus is: splits of texts, with labels or sources where it has them. Knows no file, no tokenizer."""
+"""What a loaded corpus is: its splits, and the row of the registry that it came from. Knows no file, no tokenizer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from dataset_utils.catalog import DatasetSpec
+from dataset_utils.splits import Split
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from dataset_utils.catalog import DatasetSpec
-
-SPLITS = ("train", "valid", "test")
-
-
-@dataclass
-class Split:
-    """Texts of one split; labels and sources, where there are any, stand beside them row by row."""
-
-    texts: list[str]
-    labels: list[int] | None = None  # 0 .. num_classes - 1
-    sources: list[str] | None = None  # what a text depends on: a document, a question, a sentence to translate
-
-    def __post_init__(self) -> None:
-        for name, column in (("labels", self.labels), ("sources", self.sources)):
-            assert column is None or len(column) == len(self.texts), f"{len(column)} {name}, {len(self.texts)} texts"
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, rows: Sequence[int]) -> Split:
-        """The split of these rows, in this order."""
-        return Split(
-            [self.texts[i] for i in rows],
-            None if self.labels is None else [self.labels[i] for i in rows],
-            None if self.sources is None else [self.sources[i] for i in rows],
-        )
-
-    def all_texts(self) -> list[str]:
-        """Texts and sources: what a language model or a tokenizer of this corpus should have seen."""
-        return self.texts + (self.sources or [])
 
 
 @dataclass

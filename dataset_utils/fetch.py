@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from dataset_utils.catalog import DATASETS, DatasetSpec
 from dataset_utils.columns import nearest
 from dataset_utils.convert import Rows
-from dataset_utils.corpus import SPLITS
+from dataset_utils.splits import SPLITS
 from dataset_utils.upstream import UPSTREAM, HubParquet, Remote, Upstream
 from utils.errors import UserError, one_line
 from utils.progress import Progress

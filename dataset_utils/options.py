@@ -10,7 +10,7 @@ class DataOptions:
     dataset_name: str | None = field(
         default=None,
         metadata=dict(
-            help="a corpus of the registry (python -m dataset_utils.registry lists them), a hub id (org/name or "
+            help="a corpus of the registry (python -m dataset_utils lists them), a hub id (org/name or "
             "org/name:configuration), or several joined by '+'"
         ),
     )

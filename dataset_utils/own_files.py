@@ -13,7 +13,7 @@ from pathlib import Path
 from dataset_utils import readers
 from dataset_utils.catalog import FILE_STEMS
 from dataset_utils.columns import KNOWN_NAMES, Columns
-from dataset_utils.corpus import SPLITS
+from dataset_utils.splits import SPLITS
 from utils.errors import UserError
 
 _NAME = re.compile(r"[\w.-]{1,40}")  # what a column may be called; a text has blanks and points

@@ -1,7 +1,5 @@
 """Corpora by name: `load` turns a row of the catalog, a hub id or the user's own files into a corpus.
 
-    python -m dataset_utils.registry          the list of corpora
-
 Knows files and the hub; not tokenizers, not models. The rows themselves stand in `catalog`.
 """
 
@@ -24,11 +22,11 @@ from dataset_utils.columns import (
     finish,
     nearest,
 )
-from dataset_utils.corpus import SPLITS, Corpus
+from dataset_utils.corpus import Corpus
 from dataset_utils.hub import parse_id
 from dataset_utils.options import DataOptions
 from dataset_utils.own_files import find_file
-from dataset_utils.splits import complete, concatenate
+from dataset_utils.splits import SPLITS, complete, concatenate
 from utils.errors import UserError
 
 UNKNOWN = DatasetSpec(class_of=class_name, language=None, source_language=None)  # of a corpus without a row
@@ -248,9 +246,3 @@ def _join(parts: Sequence[Corpus]) -> Corpus:
         metrics=parts[0].spec.metrics if splits["train"].sources else (),
     )
     return Corpus("+".join(part.name for part in parts), splits, spec, notes)
-
-
-if __name__ == "__main__":
-    from dataset_utils.listing import main
-
-    main()

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from dataset_utils.batching import token_counts
-from dataset_utils.corpus import Corpus, Split
+from dataset_utils.corpus import Corpus
+from dataset_utils.splits import Split
 
 PERCENTILES = (50, 90, 95, 99, 100)
 MEASURED = 20_000  # texts of a split that are tokenized, evenly spaced; the rest is counted without a tokenizer

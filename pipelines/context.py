@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from dataset_utils import registry
-from dataset_utils.corpus import Corpus, Split
+from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
+from dataset_utils.splits import Split
 from latent_models import languages
 from latent_models.encoder_states import EncoderStatesSpace
 from latent_models.language_models import LanguageModel, load_language_model

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dataset_utils.batching import tokenize
-from dataset_utils.corpus import Corpus, Split
+from dataset_utils.corpus import Corpus
 from dataset_utils.packing import pack_blocks, pack_pairs
+from dataset_utils.splits import Split
 from latent_models.embeddings import EmbeddingSpace
 from latent_models.normalisation import count_lengths
 from latent_models.tokenizers.identity import end_id, separator_id

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dataset_utils.corpus import Split
+from dataset_utils.splits import Split
 from evaluation import report
 from evaluation.protocols import evaluate_reconstruction
 from latent_models.language_models import LanguageModel

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dataset_utils.batching import TokenTable, collate, tokenize
-from dataset_utils.corpus import Split
+from dataset_utils.splits import Split
 from latent_models.language_models import LanguageModel
 from latent_models.spaces import LatentSpace
 from utils.errors import UserError

@@ -22,9 +22,10 @@ import pytest
 
 from dataset_utils import fetch
 from dataset_utils.catalog import DATASETS
-from dataset_utils.corpus import SPLITS, Corpus
+from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
 from dataset_utils.registry import load
+from dataset_utils.splits import SPLITS
 from dataset_utils.upstream import UPSTREAM, HubParquet, Remote
 from utils.errors import UserError
 
@@ -333,7 +334,7 @@ def test_every_corpus_has_a_script_that_says_what_it_would_do(tmp_path, capsys) 
         spec = DATASETS[row.corpus or name]
         assert f"scripts/data/{name}.sh" in spec.origin
         text = (ROOT / f"scripts/data/{name}.sh").read_text()
-        assert f"dataset_utils.fetch {name} " in text and "# Terms:" in text and spec.folders[0] in text
+        assert f"\nfetch {name} " in text and "# Terms:" in text and spec.folders[0] in text
         fetch.main([name, "--dry_run", "--data_dir", str(tmp_path)])
         shown = capsys.readouterr().out
         assert shown.count("https://") >= 1 and spec.licence in shown and str(tmp_path / spec.folders[0]) in shown

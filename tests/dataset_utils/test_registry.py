@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dataset_utils import listing, readers, tales
+from dataset_utils import __main__ as listing
+from dataset_utils import readers, tales
 from dataset_utils.catalog import DATASETS, DatasetSpec, tidy
-from dataset_utils.corpus import SPLITS, Corpus, Split
+from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
 from dataset_utils.registry import find, load
-from dataset_utils.splits import complete, divide_valid, permutation
+from dataset_utils.splits import SPLITS, Split, complete, divide_valid, permutation
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from dataset_utils import survey as module
 from dataset_utils.catalog import DatasetSpec
-from dataset_utils.corpus import Corpus, Split
+from dataset_utils.corpus import Corpus
+from dataset_utils.splits import Split
 from dataset_utils.survey import main, survey, table
 
 

@@ -1,6 +1,6 @@
 """The registry as a table to read: what each corpus is, whose terms it stands under, where it is looked for.
 
-python -m dataset_utils.registry [--data_dir ROOT] [--markdown]
+python -m dataset_utils [--data_dir ROOT] [--markdown]
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def markdown(table: Sequence[tuple[str, ...]]) -> str:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset_utils.registry", description="List the corpora by name.")
+    parser = argparse.ArgumentParser(prog="python -m dataset_utils", description="List the corpora by name.")
     parser.add_argument("--data_dir", type=Path, help="where corpora lie (default: datasets/)")
     parser.add_argument("--markdown", action="store_true", help="as in docs/recipes.md, without what is on this disk")
     args = parser.parse_args(argv)
@@ -56,3 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(
             "\n--dataset_name takes one, or several joined by '+', or a hub id (org/name); scripts/data/*.sh fetch them"
         )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
