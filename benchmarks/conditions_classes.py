@@ -8,10 +8,10 @@ Of every class equally many texts are sampled, all from different noise, for eac
 right answers on held-out texts stands beside it; on the embedded corpus by the grammar, too; diversity, MAUVE against
 held-out texts, perplexity, memorisation. Held-out texts are the last row, their MAUVE is that of training texts.
 
-Without --data_dir the embedded corpus is made and everything trained on it. With a real corpus the language model and
-the autoencoder learn from every corpus found in FOLDER, the denoiser from the one named; --max_seconds is shared among
-the stages. --lm and --autoencoder take what was trained before. Run again, it goes on. Writes the runs and, to keep,
-record.json, table.md, samples.txt, guidance.png and classes.png.
+Without --data_dir the embedded corpus is made and everything trained on it. With a real corpus the language model
+learns from every corpus found in FOLDER, the rest from the one named, and the decoder is trained on for the denoiser at
+the end; --max_seconds is shared among the stages. --lm and --autoencoder take what was trained before. Run again, it
+goes on. Writes the runs and, to keep, record.json, table.md, samples.txt, guidance.png and classes.png.
 How long: tales about 25 minutes on one core, 9 of them for sampling; a real corpus --max_seconds and the sampling.
 """
 
@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 
 from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.quickstart import DENOISER, stages_before_diffusion
-from pipelines.recipe import Clock, Stage, banner, run_stage
+from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_stage
 from utils.errors import UserError, one_line
 from utils.runs import write_json, write_text
 
 PLACES = {"roc": "ROCstory", "ag_news": "ag_news", "sst": "sst", "e2e": "e2e_data", "qqp": "qqp"}
-SHARES = {"lm": 0.35, "autoencoder": 0.3, "diffusion": 0.35}  # of --max_seconds
+SHARES = {"lm": 0.25, "autoencoder": 0.3, "diffusion": 0.15, "decoder": 0.3}  # of --max_seconds
 DRAWN = ("right", "right_by_grammar", "agreement", "mauve", "class_mauve")
 SHOWN = 8  # samples of each class and weight in samples.txt
 COLUMNS = ("right", "right_by_grammar", "grammatical", "agreement", "diversity", "class_diversity", "distinct", "mauve",
@@ -65,25 +65,27 @@ def tales_stages(where: Paths) -> list[Stage]:
 
 
 def real_stages(where: Paths, dataset: str) -> list[Stage]:
-    """Small enough for a few minutes on a CPU; the decoder is trained to forgive what a short diffusion gets wrong."""
+    """Small enough for some minutes on a CPU; the decoder is trained to forgive what a short diffusion gets wrong."""
     every = "+".join(name for name, place in PLACES.items() if (Path(where.data) / place).is_dir())
     several = f"--dataset_name {every} --data_dir {where.data} --max_seq_len 64 --log_every 50 "
     one = f"--dataset_name {dataset} --data_dir {where.data} --max_seq_len 64 --log_every 50 "
+    autoencoder = (
+        f"--enc_dec_model {where.lm} --num_train_steps 1200 --train_batch_size 32 --learning_rate 1e-3"
+        " --lr_schedule cosine --lr_warmup_steps 50 --eval_every 400 --eval_texts 100 --eval_batch_size 100"
+        " --decoding greedy" + FORGIVING
+    )
     return [
         Stage("lm", PRETRAIN, "a small BART on every text at hand", "validation.json",
               several + "--tokenizer bpe --vocab_size 2000 --d_model 192 --layers 2 --heads 4 --drill_prob 0.3"
               " --mask_prob 0.1 --clean_prob 0.6 --num_train_steps 700 --train_batch_size 48 --learning_rate 2e-3"
               " --lr_warmup_steps 100 --eval_every 350 --eval_texts 200"),
-        Stage("autoencoder", AUTOENCODER, "the autoencoder on every text at hand", "validation.json",
-              several + f"--enc_dec_model {where.lm} --num_encoder_latents 48 --dim_ae 32 --num_layers 2"
-              " --l2_normalize_latents --latent_noise 0.5 --num_train_steps 600 --train_batch_size 24"
-              " --learning_rate 1.5e-3 --lr_schedule cosine --lr_warmup_steps 50 --eval_every 300 --eval_texts 200"
-              " --eval_batch_size 100 --decoding greedy"),
+        Stage("autoencoder", AUTOENCODER, f"the autoencoder on {dataset}", "validation.json", one + autoencoder),
         Stage("diffusion", DIFFUSION, f"the denoiser on {dataset}, told the class", "metrics.json",
-              one + f"--enc_dec_model {where.lm} --latent_model_path {where.autoencoder} --class_conditional"
-              " --objective pred_v --self_condition --scale_shift --tx_dim 192 --tx_depth 4 --num_train_steps 900"
-              " --train_batch_size 32 --learning_rate 2e-3 --lr_warmup_steps 100 --save_and_sample_every 100000"
+              one + f"--latent_model_path {where.autoencoder} --class_conditional --objective pred_v --self_condition"
+              " --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 1200 --train_batch_size 64"
+              " --learning_rate 2e-3 --lr_warmup_steps 50 --ema_decay 0.995 --save_and_sample_every 100000"
               " --save_every 300 --num_samples 16 --sampling_timesteps 30 --decoding greedy"),
+        decoder_for_denoiser(one + autoencoder, "--num_train_steps 1500", where.autoencoder),
     ]  # fmt: skip
 
 
@@ -187,7 +189,10 @@ def sample(where: Paths, steps: int) -> Callable[[Sequence[int], float], list[st
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     run = where.root / "diffusion"
-    pipeline = TextDiffusionPipeline.from_run(run, sampling_timesteps=steps, eval_batch_size=250)
+    flags: dict[str, Any] = {"sampling_timesteps": steps, "eval_batch_size": 250}
+    if (where.root / "decoder").is_dir():
+        flags["latent_model_path"] = where.root / "decoder"
+    pipeline = TextDiffusionPipeline.from_run(run, **flags)
     return lambda asked, weight: pipeline(len(asked), decoding="greedy", class_id=asked, guidance=weight)
 
 
