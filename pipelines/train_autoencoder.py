@@ -106,7 +106,8 @@ def run(settings: Settings) -> int:
         result = validation.of_latents()
         validation.record(result, state.step)
         score = result[f"autoencoder/{validation.strategies[0]}/bleu"]
-        if score > state.best.get("bleu", -1.0):
+        # how well a decoder serves a denoiser shows in no reconstruction: the newest is the best
+        if settings.prior_run is not None or score > state.best.get("bleu", -1.0):
             state.best = {"bleu": score, "step": state.step}
             state.save_best(job.folder, **facts)
 

@@ -95,7 +95,7 @@ def test_only_the_chosen_texts_are_imagined(programs, tuned):
 def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stopped_run, fingerprints, tmp_path):
     flags = (
         f"--lm_mode decoder --resume_dir {tuned / 'ae'} --prior_run {tuned / 'diff'} --prior_steps 3 --prior_prob 0.5 "
-        "--num_train_steps 16 --train_batch_size 8 --gradient_accumulation_steps 2 --latent_noise 0.3"
+        "--num_train_steps 16 --eval_every 4 --train_batch_size 8 --gradient_accumulation_steps 2 --latent_noise 0.3"
     )
     assert programs.autoencoder(chain / "lm", tmp_path / "whole", flags) == 0
     stopped_run(
@@ -107,6 +107,7 @@ def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stoppe
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
     before, _ = load_autoencoder(tuned / "ae", torch.device("cpu"))
     after, _ = load_autoencoder(tmp_path / "whole", torch.device("cpu"))
+    assert checkpoints.load_best(tmp_path / "whole").step == 16, "the newest, whatever its reconstructions"
     assert before.encoding_fingerprint() == after.encoding_fingerprint() and before.fingerprint() != after.fingerprint()
     assert programs.again("diffusion", tuned / "diff", f"--eval --latent_model_path {tmp_path / 'whole'}") == 0
     flags = flags.replace("--prior_prob 0.5", "--prior_prob 0")
