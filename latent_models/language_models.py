@@ -26,6 +26,7 @@ from latent_models import languages
 from latent_models.cross_entropy import token_nll
 from latent_models.families import family_of
 from latent_models.tokenizers.identity import beyond_vocabulary
+from latent_models.writing import Writer
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import lookup
@@ -61,6 +62,7 @@ class LanguageModel(nn.Module):
         self.start_id: int = start_id
         self.pad_id: int = tokenizer.pad_token_id
         self.chunked_loss = True  # or logits of a whole batch at once (--whole_logits)
+        self.writer = Writer()  # or one with other options
         self.frozen = frozen
         if frozen:
             model.requires_grad_(False)
@@ -168,16 +170,10 @@ class LanguageModel(nn.Module):
             decoding["decoder_start_token_id"] = self.start_id
             if self.forced_bos_id is not None:
                 decoding["forced_bos_token_id"] = self.forced_bos_id
-        if states_mask is None:
-            states_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        # the token that decoding starts from is not part of the text
+        decoding["max_length"] = max_length + 1
         with self._stable_precision():
-            ids = self.model.generate(
-                # a fresh output each call: generate expands it in place for beams
-                encoder_outputs=BaseModelOutput(last_hidden_state=states.to(self.model.dtype)),
-                attention_mask=states_mask.long(),
-                max_length=max_length + 1,  # the token that decoding starts from is not part of the text
-                **decoding,
-            )
+            ids = self.writer.write(self.model, states, states_mask, decoding)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def _stable_precision(self) -> AbstractContextManager[Any]:

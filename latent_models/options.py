@@ -64,6 +64,34 @@ class ReconstructionOptions:
 
 
 @dataclass
+class WritingOptions:
+    """How a language model writes; see latent_models/writing."""
+
+    whole_batches: bool = field(
+        default=False,
+        metadata=dict(
+            help="decode every batch to the end of its longest text; without, texts that have ended leave it, and "
+            "beams are searched in batches of like lengths"
+        ),
+    )
+    decoding_cache: str = field(
+        default="dynamic",
+        metadata=dict(
+            help="keys and values of tokens already written: dynamic grows with them; static is allocated once, so "
+            "that transformers compiles the decoder on CUDA, and implies --whole_batches",
+            choices=("dynamic", "static"),
+        ),
+    )
+    decoding_precision: str = field(
+        default="run",
+        metadata=dict(
+            help="run: bf16 where --mixed_precision says so; bf16 holds a copy of the language model in bfloat16",
+            choices=("run", "fp32", "bf16"),
+        ),
+    )
+
+
+@dataclass
 class EncoderCacheOptions:
     cache_encoder_states: str = field(
         default="no",

@@ -18,9 +18,10 @@ from latent_models.compressed import CompressedSpace
 from latent_models.encoder_states import EncoderStatesSpace
 from latent_models.language_models import LanguageModel, load_language_model
 from latent_models.normalisation import LatentStatistics, Normalised
-from latent_models.options import AutoencoderOptions
+from latent_models.options import AutoencoderOptions, WritingOptions
 from latent_models.perceiver import PerceiverAutoencoder
 from latent_models.spaces import LatentSpace
+from latent_models.writing import writer
 from model.denoiser import make_denoiser
 from model.encoder_denoiser import EncoderDenoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
@@ -67,6 +68,11 @@ def load_model_of_texts(settings: Settings, name: str, **options: Any) -> Langua
             f"mBART's; {name} has none: leave it out"
         )
     return model
+
+
+def let_write(settings: Settings, model: LanguageModel) -> None:
+    """Give a language model the way of decoding that the flags say."""
+    model.writer = writer(settings.build(WritingOptions), model.model, model.name)
 
 
 def new_space(language_model: LanguageModel, options: AutoencoderOptions, max_seq_len: int) -> CompressedSpace:
@@ -208,12 +214,14 @@ def load_space(settings: Settings, run: Path, device: torch.device, sources: boo
         name = find_language_model(settings.enc_dec_model, run, recorded, typed is not None)
         model = load_model_of_texts(settings, name)
         refuse_another_model(model, settings.saved.get("language_model_fingerprint"), run)
+        let_write(settings, model)
         states = EncoderStatesSpace(model, settings.max_seq_len)
         return states.to(device).requires_grad_(False).eval()
     folder = autoencoder_folder(settings, run)
     of_context = sources and context_by_enc_dec_model(settings)
     space, saved = load_autoencoder(folder, device, *((None, typed) if of_context else (typed, None)))
     refuse_another_language(settings, space.language_model, folder)
+    let_write(settings, space.language_model)
     own = run / AUTOENCODER_COPY
     if settings.saved and folder != own and (own / "args.json").is_file():
         refuse_other_latents(space, load_autoencoder(own, device, space.language_model.name)[0], folder)

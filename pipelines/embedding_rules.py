@@ -30,6 +30,9 @@ OTHERS = {  # flags of the other spaces -> what is wrong with them here
     "context_encoder": "reads sources for other spaces; here a source stands before its target",
     "train_context_encoder": "is about other spaces; here a source stands before its target",
     "max_source_len": "is about other spaces; here source and target share --max_seq_len",
+    "whole_batches": "is about language models, and embeddings are decoded at once",
+    "decoding_cache": "is about language models, and embeddings are decoded at once",
+    "decoding_precision": "is about language models, and embeddings are decoded at once",
     "latent_cache_dir": "is about frozen encoders, and embeddings change at every step",
 }
 

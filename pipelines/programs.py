@@ -20,6 +20,7 @@ from latent_models.options import (
     PretrainingOptions,
     ReconstructionOptions,
     TokenizerOptions,
+    WritingOptions,
 )
 from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
 from pipelines import published_flags, rules
@@ -49,7 +50,7 @@ from utils.settings import Program
 
 # What may differ from args.json when a run folder is used again, beside INVOCATION of utils.settings.
 ANYWHERE = frozenset({"data_dir", "train_file", "valid_file", "test_file", "log_every", "attention", "tf32"})
-COMPILED = ANYWHERE | {"compile"}
+COMPILED = ANYWHERE | {"compile"} | {f.name for f in fields(WritingOptions)}
 SAMPLING = (
     COMPILED
     | frozenset(f.name for f in fields(SamplingOptions))
@@ -119,6 +120,7 @@ AUTOENCODER = Program(
         "loss": ReconstructionOptions,
         "encoder states": EncoderCacheOptions,
         "a decoder for a denoiser": PriorOptions,
+        "writing texts": WritingOptions,
         "validation": AutoencoderIntervals,
         "evaluation": EvaluationOptions,
         "run": RunOptions,
@@ -171,6 +173,7 @@ DIFFUSION = Program(
         "rounding while sampling": RoundingOptions,
         "control by a classifier": ControlOptions,
         "seeing it happen": TrajectoryOptions,
+        "writing texts": WritingOptions,
         "optimisation": OptimizerOptions,
         "averaged weights": AverageOptions,
         "training": LoopOptions,

@@ -20,6 +20,7 @@ from pipelines.autoencoder_step import AutoencoderStep, Disturbance
 from pipelines.build import (
     fill,
     find_language_model,
+    let_write,
     load_autoencoder,
     load_model_of_texts,
     new_space,
@@ -68,6 +69,7 @@ def run(settings: Settings) -> int:
     space = new_space(model, settings.build(AutoencoderOptions), settings.max_seq_len).to(job.device)
     survey_corpus(job, corpus, model.tokenizer)
     model.chunked_loss = not settings.whole_logits
+    let_write(settings, model)
     data = tokenize_split(corpus.train, model, settings.max_seq_len)
     held_out = tokenize_split(corpus.valid, model, settings.max_seq_len)
     job.say(describe_run(job, {"language model": model, "autoencoder": space.autoencoder}, corpus, data))
@@ -242,6 +244,7 @@ def _evaluate(job: Job) -> int:
     settings = job.settings
     typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
     space, _ = load_autoencoder(Path(settings.resume_dir), job.device, typed)
+    let_write(settings, space.language_model)
     split = "test" if settings.eval_test else "valid"
     held_out = tokenize_split(load_corpus(job).splits[split], space.language_model, settings.max_seq_len)
     validation = Validation(job, space, held_out)

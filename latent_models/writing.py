@@ -1,0 +1,187 @@
+"""How a language model writes ids: what makes it fast and changes no text. What it writes is decoding.py's.
+
+Texts end at different lengths, and transformers computes a batch to the end of its longest. So a row that has ended
+leaves the batch, with its place in the cache; beams cannot leave one by one, so texts of like lengths are searched
+together; and a model that writes in bfloat16 holds its weights so, since autocast would convert frozen ones anew for
+every token. Each has its flag (WritingOptions).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.generation import LogitsProcessorList, StoppingCriteriaList
+from transformers.modeling_outputs import BaseModelOutput
+
+from latent_models.decoding import DECODING
+from latent_models.options import WritingOptions
+from utils.errors import UserError
+from utils.sharding import is_sharded
+
+STEP_ROWS = {"cpu": 32}  # one step of decoding costs as much as so many rows in it, however few there are
+STEP_ROWS_ELSEWHERE = 256
+LOOK_EVERY = {"cpu": 1}  # tokens between looks at which rows have ended; a look waits for the device
+LOOK_EVERY_ELSEWHERE = 8
+LEAVE_BELOW = 0.8  # share of rows still writing at which those that have ended leave: moving the cache costs, too
+
+
+class Writer:
+    """Writes ids from encoder states, with any of the strategies."""
+
+    def __init__(self, options: WritingOptions | None = None) -> None:
+        self.options = options or WritingOptions()
+        self._copy: tuple[Any, Any] | None = None  # what it was made of, and the model in bfloat16
+
+    def write(self, model: Any, states: Tensor, mask: Tensor | None, decoding: dict[str, Any]) -> list[Tensor]:
+        """Ids of each text, with special tokens and perhaps padding.
+
+        states: (B, S, d_lm); mask: (B, S), None where all of them may be attended to. decoding: of transformers'
+        generate. A strategy that samples is written in one batch, so that its texts stay those of its seed.
+        """
+        device, autocast = states.device, torch.is_autocast_enabled(states.device.type)
+        precision = self.options.decoding_precision
+        if precision == "run" and autocast and torch.get_autocast_dtype(device.type) == torch.bfloat16:
+            precision = "bf16"
+        dtype, copied = None, precision == "bf16" and not is_sharded(model)
+        if precision == "bf16" and not copied:  # pieces of weights cannot be copied
+            dtype, autocast = torch.bfloat16, True
+        with torch.autocast(device.type, dtype, enabled=autocast and precision != "fp32" and not copied):
+            model = self._in_bfloat16(model) if copied else model
+            states = states.to(model.dtype)
+            ragged = self.options.decoding_cache == "dynamic" and not self.options.whole_batches
+            written: list[Tensor | None] = [None] * len(states)
+            for rows in self._buckets(model, states, mask, decoding) if ragged else [torch.arange(len(states))]:
+                some, seen = states[rows.to(device)], None if mask is None else mask[rows.to(device)]
+                if seen is not None and ragged:
+                    longest = int(seen.any(0).nonzero().max()) + 1
+                    some, seen = some[:, :longest], seen[:, :longest]
+                for row, ids in zip(rows.tolist(), self._generate(model, some, seen, decoding, ragged), strict=True):
+                    written[row] = ids
+        return [ids for ids in written if ids is not None]
+
+    def _generate(self, model: Any, states: Tensor, mask: Tensor | None, decoding: dict[str, Any], leave: bool) -> Any:
+        """Ids (B, T) of one batch."""
+        if mask is None:
+            mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        how: dict[str, Any] = {}
+        if leave and decoding.get("num_beams", 1) == 1:
+            how["custom_generate"] = rows_that_leave
+        elif self.options.decoding_cache == "static":
+            how["cache_implementation"] = "static"
+        return model.generate(
+            # a fresh output each call: generate expands it in place for beams
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask.long(),
+            **how,
+            **decoding,
+        )
+
+    def _buckets(self, model: Any, states: Tensor, mask: Tensor | None, decoding: dict[str, Any]) -> list[Tensor]:
+        """Rows that are written together: all, but for beams, which cannot leave one by one."""
+        beams = decoding.get("num_beams", 1)
+        if beams == 1 or len(states) == 1 or decoding.get("do_sample"):
+            return [torch.arange(len(states))]
+        if mask is not None:
+            lengths = mask.sum(1)
+        else:  # nobody knows lengths of compressed texts; a greedy pass says, at a beam's part of the cost
+            plain = {**decoding, **DECODING["greedy"]}
+            lengths = (self._generate(model, states, None, plain, True) != model.generation_config.pad_token_id).sum(1)
+        return buckets(lengths.cpu(), STEP_ROWS.get(states.device.type, STEP_ROWS_ELSEWHERE) / beams)
+
+    def _in_bfloat16(self, model: Any) -> Any:
+        """A copy in bfloat16, made anew whenever the weights have changed."""
+        version = (model, [(id(p), p._version) for p in model.parameters()])
+        if self._copy is None or self._copy[0] != version:
+            self._copy = version, deepcopy(model).requires_grad_(False).to(torch.bfloat16).eval()
+        return self._copy[1]
+
+
+def writer(options: WritingOptions, model: Any, name: str) -> Writer:
+    """A writer for a model; UserError where transformers has no static cache for its family."""
+    if options.decoding_cache == "static" and not getattr(model, "_can_compile_fullgraph", False):
+        raise UserError(
+            f"--decoding_cache static: transformers has no static cache for {name} ({model.config.model_type}): "
+            "leave it out"
+        )
+    return Writer(options)
+
+
+def buckets(lengths: Tensor, step_rows: float) -> list[Tensor]:
+    """Rows (n,) in parts of like length, such that writing all parts costs least.
+
+    lengths: (n,), in tokens. A part costs its longest length times (its rows + step_rows): the exact optimum over all
+    cuts of the sorted rows.
+    """
+    order = lengths.argsort(stable=True)
+    length, n = lengths[order].double(), len(lengths)
+    best, cut = (
+        torch.zeros(n + 1, dtype=torch.float64),
+        [0] * (n + 1),
+    )  # of the first i rows; where their last part begins
+    places = torch.arange(n + 1)
+    for i in range(1, n + 1):
+        cost = best[:i] + length[i - 1] * (i - places[:i] + step_rows)
+        cut[i] = int(cost.argmin())
+        best[i] = cost[cut[i]]
+    parts, end = [], n
+    while end:
+        parts.append(order[cut[end] : end])
+        end = cut[end]
+    return parts[::-1]
+
+
+@torch.no_grad()
+def rows_that_leave(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    **kwargs: Any,
+) -> Tensor:
+    """Greedy or sampled ids (B, T), as transformers writes them, but rows that have ended leave the batch.
+
+    A decoding loop for `generate(custom_generate=...)`, which prepares its arguments. What sampling draws is drawn for
+    the whole batch, so that a row that leaves changes no other.
+    """
+    count, device = len(input_ids), input_ids.device
+    pad, limit = generation_config.pad_token_id, stopping_criteria.max_length
+    look = LOOK_EVERY.get(device.type, LOOK_EVERY_ELSEWHERE)
+    written = input_ids.new_full((count, limit), pad)
+    rows = torch.arange(count, device=device)  # of `written` that are still in the batch
+    ids, ended, first = input_ids, torch.zeros(count, dtype=torch.bool, device=device), True
+    while True:
+        inputs = model.prepare_inputs_for_generation(
+            ids, next_sequence_length=None if first else 1, is_first_iteration=first, **kwargs
+        )
+        outputs, first = model(**inputs, return_dict=True), False
+        kwargs = model._update_model_kwargs_for_generation(outputs, kwargs, is_encoder_decoder=True)
+        scores = logits_processor(ids, outputs.logits[:, -1].to(torch.float32, copy=True))
+        if generation_config.do_sample:
+            drawn = scores.new_zeros(count, scores.shape[1])
+            drawn[:, pad] = 1  # of rows that have left
+            drawn[rows] = scores.softmax(-1)
+            token = torch.multinomial(drawn, 1)[rows, 0]
+        else:
+            token = scores.argmax(-1)
+        ids = torch.cat([ids, token.masked_fill(ended, pad)[:, None]], 1)
+        ended = ended | stopping_criteria(ids, None)
+        length = ids.shape[1]
+        if length < limit and length % look:
+            continue
+        staying = count if length == limit else int((~ended).sum())
+        if length == limit or not staying:
+            written[rows, :length] = ids
+            return written
+        if staying <= LEAVE_BELOW * len(ids):
+            stay = (~ended).nonzero()[:, 0]
+            written[rows, :length] = ids
+            rows, ids, ended = rows[stay], ids[stay], ended[stay]
+            kwargs["past_key_values"].batch_select_indices(stay)
+            kwargs["attention_mask"] = kwargs["attention_mask"][stay]
+            states = kwargs["encoder_outputs"].last_hidden_state[stay]
+            kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)

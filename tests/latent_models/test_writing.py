@@ -1,0 +1,117 @@
+"""Writing ids fast changes no text: rows that leave, buckets of like lengths, static caches, bfloat16."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from latent_models.decoding import DECODING
+from latent_models.families import FAMILIES
+from latent_models.options import WritingOptions
+from latent_models.writing import Writer, buckets, writer
+from utils.errors import UserError
+
+N, S, LENGTH = 24, 9, 14
+WHOLE = WritingOptions(whole_batches=True)
+
+
+@pytest.fixture
+def ragged(language_model):
+    """family -> a model whose texts end at many lengths, states (N, S, d_lm) and a mask (N, S)."""
+
+    def of(family):
+        model, generator = language_model(family), torch.Generator().manual_seed(0)
+        head = model.model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)  # no longer the embeddings
+        end = torch.randn(model.dim, generator=generator)
+        head.weight[model.tokenizer.eos_token_id] = 4 * head.weight.std() * end  # now the likeliest, now the least so
+        states = 4 * torch.randn(N, S, model.dim, generator=generator)
+        lengths = torch.randint(1, S + 1, (N,), generator=generator)
+        return model, states, torch.arange(S) < lengths[:, None]
+
+    return of
+
+
+def written(model, options, strategy, states, mask):
+    model.writer = Writer(options)
+    torch.manual_seed(0)
+    return model.generate(states, mask, max_length=LENGTH, **DECODING[strategy])
+
+
+@pytest.fixture
+def rows_computed(monkeypatch):
+    """What the decoder of a model computes: rows of each call."""
+
+    def of(model):
+        seen = []
+        model.model.get_decoder().register_forward_hook(lambda *call: seen.append(len(call[-1].last_hidden_state)))
+        return seen
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [*((family, "greedy") for family in sorted(FAMILIES)), ("bart", "nucleus"), ("t5", "nucleus"), ("bart", "beam")],
+)
+def test_every_way_of_writing_writes_the_same_texts(ragged, rows_computed, family, strategy):
+    model, states, mask = ragged(family)
+    computed = rows_computed(model)
+    for seen in (None, mask):
+        plain = written(model, WHOLE, strategy, states, seen)
+        whole = sum(computed)
+        assert len(set(plain)) > N / 3 and len({len(text) for text in plain}) > 4, plain
+        computed.clear()
+        assert written(model, WritingOptions(), strategy, states, seen) == plain
+        if strategy != "beam" and seen is None:
+            assert sum(computed) < whole
+        assert written(model, WritingOptions(decoding_cache="static"), strategy, states, seen) == plain
+        computed.clear()
+
+
+def test_bfloat16_is_a_copy_that_follows_the_weights(ragged):
+    model, states, _ = ragged("bart")
+    exact = written(model, WHOLE, "greedy", states, None)
+    half = written(model, WritingOptions(decoding_precision="bf16"), "greedy", states, None)
+    assert sum(a == b for a, b in zip(half, exact, strict=True)) > N / 2, "8 bits decide few arg-max"
+    writes = model.writer
+    (_, copy) = writes._copy
+    model.generate(states, None, max_length=4, **DECODING["greedy"])
+    assert writes._copy[1] is copy and {p.dtype for p in copy.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        model.model.get_output_embeddings().weight.neg_()
+    other = model.generate(states, None, max_length=LENGTH, **DECODING["greedy"])
+    exact = written(model, WHOLE, "greedy", states, None)
+    assert writes._copy[1] is not copy and other != half
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for precision, same in (("run", other), ("fp32", exact)):
+            assert written(model, WritingOptions(decoding_precision=precision), "greedy", states, None) == same
+
+
+@pytest.mark.parametrize("step_rows", [0.5, 3.0, 100.0])
+def test_buckets_are_the_cheapest_of_all_cuts(step_rows):
+    lengths = torch.tensor([5, 1, 9, 9, 2, 30, 7])
+    parts = buckets(lengths, step_rows)
+    assert sorted(torch.cat(parts).tolist()) == list(range(len(lengths)))
+    found = sum(int(lengths[part].max()) * (len(part) + step_rows) for part in parts)
+    order, n = lengths.sort().values, len(lengths)
+
+    def cost(cuts):
+        bounds = [0, *cuts, n]
+        return sum(int(order[b - 1]) * (b - a + step_rows) for a, b in itertools.pairwise(bounds))
+
+    every = (cuts for k in range(n) for cuts in itertools.combinations(range(1, n), k))
+    assert found == min(cost(cuts) for cuts in every)
+    assert (len(parts) == 1) == (step_rows == 100.0)
+
+
+def test_a_static_cache_is_refused_where_there_is_none(language_model):
+    model = language_model("bart").model
+    assert writer(WritingOptions(decoding_cache="static"), model, "a model").options.decoding_cache == "static"
+    model._can_compile_fullgraph = False
+    with pytest.raises(UserError, match="no static cache for a model"):
+        writer(WritingOptions(decoding_cache="static"), model, "a model")
+    writer(WritingOptions(), model, "a model")
