@@ -5,7 +5,8 @@
 
 One run for each schedule and seed, the same flags otherwise, so the same data, noise and first weights. The validation
 loss is always over the whole range of noise levels, and samples always walk it: both schedules are judged by the same
-task. The range that training used at a step is logged beside it as T.
+task. The range that training used at a step is logged beside it as T. Seconds are of the whole run, validation and
+sampling included, which cost every schedule the same.
 A schedule has reached the loss or the MAUVE of the plain run at the first evaluation where it is as good as the plain
 run at its end. Run again, it goes on. Writes result.json, table.txt and annealing.png.
 How long: as many trainings as schedules times seeds.
@@ -167,7 +168,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for schedule in schedules:
             curves[schedule].append(curve(train(args.output_dir, schedule, seed, flags)))
     rows = compare(curves)
-    write_json(args.output_dir / "result.json", {"flags": flags, "rows": rows, "curves": curves})
+    write_json(
+        args.output_dir / "result.json", {"flags": flags, "evaluated_range": "whole", "rows": rows, "curves": curves}
+    )
     write_text(args.output_dir / "table.txt", table(rows))
     plot(curves, args.output_dir / "annealing.png")
     print(table(rows))

@@ -160,7 +160,7 @@ def differs(own: list[dict[str, Any]], base: list[dict[str, Any]], key: str, poi
     """Whether means are apart by the larger of two pooled standard deviations and `point` or more."""
     a, b = ([row[key] for row in rows if row.get(key) is not None] for rows in (own, base))
     if not a or not b:
-        return False
+        return bool(b)  # a metric that only the baseline has: nobody can say that it is as good
     spread = [statistics.variance(values) if values[1:] else 0.0 for values in (a, b)]
     return abs(statistics.fmean(a) - statistics.fmean(b)) >= max(2 * math.sqrt(sum(spread) / 2), point)
 

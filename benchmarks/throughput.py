@@ -113,6 +113,15 @@ def bounds(rows: list[dict[str, Any]], cases: list[Any], facts: dict[str, Any]) 
     """What arithmetic and memory would allow beside what was measured; counts operations with everything off."""
     from benchmarks.throughput_cases import operations
 
+    for row, case in zip(rows, cases, strict=True):
+        if case.part == "sampling" and not case.switches.compile:
+            peak = facts["matmul_flops_per_second"]["bfloat16" if case.switches.bf16 else "float32"]
+            flops = operations(case)
+            row |= {
+                "model_flops_per_step": flops,
+                "flop_utilisation": row["steps_per_second"]["median"] * flops / peak,
+                "steps_per_second_allowed": 1 / max(flops / peak, case.bytes_read / facts["copy_bytes_per_second"]),
+            }
     for part in PROJECTED:
         own = [(row, case) for row, case in zip(rows, cases, strict=True) if row["part"] == part]
         for row, case in own:
@@ -142,6 +151,9 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
             for (other, case), value in rate.items():
                 if other == part and case != "all on":
                     found[f"{part}: all on / {case}"] = rate[part, "all on"] / value
+        without, nothing = (rate.get((part, name)) for name in ("without bf16", "everything off"))
+        if without and nothing:
+            found[f"{part}: without bf16 / everything off"] = without / nothing
     for batch, against in ((128, "two calls"), (1, "unguided")):
         if ("guidance", f"guided, batch {batch}") in rate:
             guided, other = (rate["guidance", f"{name}, batch {batch}"] for name in ("guided", against))

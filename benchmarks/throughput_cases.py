@@ -99,6 +99,7 @@ class Case:
     switches: Switches = field(default_factory=Switches)
     losses: list[float] = field(default_factory=list)  # of the first steps
     parameters: int = 0  # trained ones
+    bytes_read: float = 0.0  # of weights in one step, of sampling: read once for each network call or token
 
 
 class Bench:
@@ -256,7 +257,9 @@ class Bench:
                 for b in range(k):
                     generator.latents(0, b)
 
-            found.append(Case("sampling", f"denoise, {name}", denoise, self.size.sampled, switches=switches))
+            read = self._weights(generator.denoiser, switches) * steps
+            case = Case("sampling", f"denoise, {name}", denoise, self.size.sampled, switches=switches, bytes_read=read)
+            found.append(case)
         for strategy in ("greedy", "beam", "nucleus"):
             for switches in {self.available(Switches()), self.available(OFF)}:
                 generator = self.generator(replace(switches, compile=False), few)
@@ -268,8 +271,26 @@ class Bench:
                         generator.decode(clean, strategy, b)
 
                 name = f"decode, {strategy}" + ("" if switches != OFF else ", everything off")
-                found.append(Case("sampling", name, decode, self.size.sampled, switches=switches))
+                read = self._weights(self.model.model.get_decoder(), switches) * self.size.tokens
+                case = Case("sampling", name, decode, self.size.sampled, switches=switches, bytes_read=read)
+                found.append(case)
+        for switches in (self.available(Switches()), OFF):
+            generator = self.generator(switches, few)
+
+            def whole(k: int, generator: TextGenerator = generator, switches: Switches = switches) -> None:
+                self.use(switches)
+                generator.sample(k * self.size.sampled, 0, ("greedy",), quiet=True)
+
+            name = f"end to end, {few} steps, greedy" + ("" if switches != OFF else ", everything off")
+            read = self._weights(generator.denoiser, switches) * few
+            read += self._weights(self.model.model.get_decoder(), switches) * self.size.tokens
+            found.append(Case("sampling", name, whole, self.size.sampled, switches=switches, bytes_read=read))
         return found
+
+    @staticmethod
+    def _weights(network: nn.Module, switches: Switches) -> float:
+        """Bytes of a network's weights."""
+        return (2.0 if switches.bf16 else 4.0) * sum(p.numel() for p in network.parameters())
 
     def guidance(self) -> list[Case]:
         """Network calls of one sampling step: guided, unguided, and conditional and null called apart."""

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import annealing, quality_speed, throughput
+from benchmarks import annealing, decoding, loss_tables, quality_speed, throughput
 from benchmarks.quality_speed import BASELINE, differs, summarise, sweep, title
 from pipelines.presets import PRESETS
 
@@ -36,6 +36,9 @@ def test_a_difference_counts_beyond_the_larger_of_two_deviations_and_a_point():
     )
     found = summarise([*rows(title(BASELINE), [0.7, 0.7]), *rows("other", [0.6, 0.6])])
     assert [entry["misses"] for entry in found] == [[], ["mauve"]]
+    judged = [{**row, "grammatical": 0.9} for row in rows(title(BASELINE), [0.7, 0.7])]
+    found = summarise([*judged, *rows("other", [0.7, 0.7])])
+    assert [entry["misses"] for entry in found] == [[], ["grammatical"]], "what is not known is not as good"
 
 
 def test_a_schedule_has_reached_the_plain_run_where_it_is_as_good_as_its_end():
@@ -82,6 +85,30 @@ def test_annealing_is_compared_on_a_tiny_run(programs, chain, tmp_path):
     assert plain["reached_loss"] == "1 of 1" and plain["steps_to_loss"] <= 6, "the plain run is where it ends"
     for runs in result["curves"].values():
         assert [step for step, _, _ in runs[0]["loss"]] == [1, 2, 3, 4, 5, 6] and len(runs[0]["mauve"]) == 2
+
+
+@pytest.mark.slow
+def test_losses_side_by_side_agree(tmp_path):
+    argv = f"--output_dir {tmp_path} --steps 3 --batch 12"
+    columns = ["plain", "cached", "bf16", "accumulated", "two processes"]
+    assert loss_tables.main([*argv.split(), "--columns", ",".join(columns)]) == 0
+    result = json.loads((tmp_path / "losses.json").read_text())
+    for stage, found in result["largest_differences"].items():
+        assert all(len(result["losses"][stage][name]) == 3 for name in columns)
+        assert 1e-6 < found.pop("bf16") < 2e-2
+        assert found.keys() == {"cached", "accumulated", "two processes"} and all(x < 1e-5 for x in found.values())
+    assert (tmp_path / "table.txt").read_text().count("largest difference") == 2
+
+
+@pytest.mark.slow
+def test_ways_of_decoding_are_compared(chain, tales_folder, tmp_path):
+    lines = (tales_folder / "valid.jsonl").read_text().splitlines()
+    (tmp_path / "texts.txt").write_text("\n".join(json.loads(line)["text"] for line in lines))
+    argv = f"--enc_dec_model {chain / 'lm'} --texts {tmp_path / 'texts.txt'} --output_dir {tmp_path} --batch 6"
+    assert decoding.main([*argv.split(), "--max_seq_len", "40", "--rounds", "1", "--device", "cpu"]) == 0
+    rows = json.loads((tmp_path / "decoding.json").read_text())["rows"]
+    assert len(rows) == 2 * 3 * len(decoding.WAYS)
+    assert all(row["same_texts"] == row["texts"] == 6 for row in rows if "bf16" not in row["way"])
 
 
 @pytest.mark.slow
