@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from evaluation.home_scorer import FACTS, NAME, quiet, train_small
 from evaluation.kept import kept
 from evaluation.words import is_empty
 from utils.checkpoints import fingerprint
+from utils.distributed import Ranks, broadcast_object, gather_objects
 from utils.errors import UserError
 from utils.hub import lookup
 from utils.locks import alone
@@ -61,6 +63,7 @@ class Scorer:
         limit = getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None) or 1024
         self.max_length = min(max_length or limit, limit)  # tokens, the start token among them
         self.folder: Path | None = None  # where features of references are kept
+        self.ranks: Ranks | None = None  # processes that help, while they do (evaluation.together)
         self._features: OrderedDict[str, np.ndarray] = OrderedDict()
 
     @property
@@ -72,24 +75,26 @@ class Scorer:
         """SHA-256 of weights and tokenizer: two figures compare only where this agrees."""
         return _digest([fingerprint(self.model)], sorted(self.tokenizer.get_vocab().items()))
 
-    @torch.inference_mode()
     def nll(self, texts: Sequence[str]) -> Likelihood:
         """Negative log-likelihood of each text given the start token, in the texts' order."""
         nll, tokens = [math.nan] * len(texts), [0] * len(texts)
+        for rows, totals, counts in self._parts("nll", texts):
+            for i, total, count in zip(rows, totals, counts, strict=True):
+                nll[i], tokens[i] = total, count
+        return Likelihood(nll, tokens)
+
+    def _nll(self, texts: Sequence[str], _: int, turn: int, turns: int) -> Iterator[tuple[Any, ...]]:
+        """Rows, their totals and their numbers of tokens, of every turns-th batch."""
         encoded = self._encode(texts, self.max_length - 1, add_special_tokens=False)
-        for rows in _batches([len(ids) + 1 for ids in encoded]):
+        for rows in islice(_batches([len(ids) + 1 for ids in encoded]), turn, None, turns):
             rows = [i for i in rows if encoded[i]]
             if not rows:
                 continue
             ids, mask = self._pad([[self.start, *encoded[i]] for i in rows])  # (B, T)
             logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1]  # (B, T - 1, V)
             losses = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T - 1)
-            totals = (losses.double() * mask[:, 1:]).sum(1).tolist()
-            for i, total in zip(rows, totals, strict=True):
-                nll[i], tokens[i] = total, len(encoded[i])
-        return Likelihood(nll, tokens)
+            yield rows, (losses.double() * mask[:, 1:]).sum(1).tolist(), [len(encoded[i]) for i in rows]
 
-    @torch.inference_mode()
     def features(self, texts: Sequence[str], max_length: int = 256, *, keep: bool = False) -> np.ndarray:
         """Last layer's hidden state at each text's last token, as mauve-text takes it: (n, d) float32.
 
@@ -109,15 +114,34 @@ class Scorer:
         return found
 
     def _computed(self, texts: Sequence[str], max_length: int) -> np.ndarray:
-        encoded = [ids or [self.start] for ids in self._encode(texts, min(max_length, self.max_length))]
         width = getattr(self.model.config, "hidden_size", None) or self.model.config.n_embd
         found = np.zeros((len(texts), width), np.float32)
-        for rows in _batches([len(ids) for ids in encoded]):
+        for rows, states in self._parts("features", texts, max_length):
+            found[rows] = states
+        return found
+
+    def _states(self, texts: Sequence[str], max_length: int, turn: int, turns: int) -> Iterator[tuple[Any, ...]]:
+        """Rows and their features, of every turns-th batch."""
+        encoded = [ids or [self.start] for ids in self._encode(texts, min(max_length, self.max_length))]
+        for rows in islice(_batches([len(ids) for ids in encoded]), turn, None, turns):
             ids, mask = self._pad([encoded[i] for i in rows])
             states = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, d)
             last = states[torch.arange(len(rows), device=ids.device), mask.sum(1) - 1]
-            found[rows] = last.float().cpu().numpy()
-        return found
+            yield rows, last.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def part(self, what: str, texts: Sequence[str], max_length: int, turn: int, turns: int) -> list[tuple[Any, ...]]:
+        """One process' share of `nll` or `features`: every turns-th batch."""
+        deed = {"nll": self._nll, "features": self._states}[what]
+        return list(deed(texts, max_length, turn, turns))
+
+    def _parts(self, what: str, texts: Sequence[str], max_length: int = 0) -> list[tuple[Any, ...]]:
+        """The shares of all processes that help; without any, everything."""
+        if self.ranks is None:
+            return self.part(what, texts, max_length, 0, 1)
+        broadcast_object(self.ranks, (what, list(texts), max_length))
+        shares = gather_objects(self.ranks, [self.part(what, texts, max_length, self.ranks.rank, self.ranks.world)])
+        return [part for share in shares for part in share]
 
     def _encode(self, texts: Sequence[str], max_length: int, **how: Any) -> list[list[int]]:
         """Token ids of each text, cut to max_length; none for an empty text."""

@@ -5,9 +5,9 @@ The protocols are the published ones (Lovelace et al. 2023, section 5, and their
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +17,7 @@ from evaluation.memorisation import Memory
 from evaluation.options import EvaluationOptions
 from evaluation.protocols import evaluate_texts, of_seed, over_seeds, reference_metrics
 from evaluation.scorers import Scorer
+from evaluation.together import by_main
 from latent_models.decoding import strategies
 from pipelines.generate import Conditions, Sampled, TextGenerator
 from pipelines.job import Job
@@ -24,6 +25,7 @@ from pipelines.synthetic import write_synthetic
 from utils.runs import write_json, write_text
 from utils.seeding import generator as seeded
 
+T = TypeVar("T")
 TEST_SEEDS = (42, 43, 44, 45, 46)
 SHOWN = 5  # samples in the log
 Result = tuple[dict[str, Any], dict[str, Sampled]]  # numbers and protocol; samples by how their files begin
@@ -131,14 +133,18 @@ class Evaluator:
 
     def references_judged(self, split: str, seed: int) -> dict[str, Any]:
         """The same numbers of real texts."""
-        return reference_metrics(
-            self._shuffled(split, seed),
-            self._shuffled("train", seed),
-            self.scorer,
-            split=SHORT[split],
-            num_samples=self.count(split),
-            memory=self.memory,
-        )
+
+        def deed() -> dict[str, Any]:
+            return reference_metrics(
+                self._shuffled(split, seed),
+                self._shuffled("train", seed),
+                self.scorer,
+                split=SHORT[split],
+                num_samples=self.count(split),
+                memory=self.memory,
+            )
+
+        return self.by_main(deed)
 
     def finish(self, split: str) -> None:
         """Files beside eval-{split}.json, after the last seed."""
@@ -154,14 +160,23 @@ class Evaluator:
         """Metrics of fresh samples of one seed, by decoding strategy, and the samples."""
         n = min(self.options.num_samples, *(len(texts) for texts in references.values()))
         sampled = self.generator.sample(n, seed, self.strategies, conditions, quiet=self.job.quiet)
-        result: dict[str, Any] = {}
-        for strategy, texts in sampled.texts.items():
-            like = {name: texts_[:n] for name, texts_ in references.items()}
-            result |= evaluate_texts(texts, like, self.memory, self.scorer, prefix=f"model/{strategy}/")
-            result[f"model/{strategy}/empty_replaced"] = sampled.empty[strategy]
+        like = {name: texts[:n] for name, texts in references.items()}
+
+        def deed() -> dict[str, Any]:
+            result: dict[str, Any] = {}
+            for strategy, texts in sampled.texts.items():
+                result |= evaluate_texts(texts, like, self.memory, self.scorer, prefix=f"model/{strategy}/")
+                result[f"model/{strategy}/empty_replaced"] = sampled.empty[strategy]
+            return result
+
+        result = self.by_main(deed)
         result["protocol"] = {**result.get("protocol", {}), "seed": seed, **self._sampling_facts()}
         result |= {f"speed/{part}_texts_per_second": rate for part, rate in sampled.speed.rates().items()}
         return result, sampled
+
+    def by_main(self, deed: Callable[[], T]) -> T:
+        """What the main process computes, with the others helping its scorer; on every process."""
+        return by_main(self.job.ranks, self.scorer, deed)
 
     def count(self, split: str) -> int:
         """How many texts are sampled: --num_samples, or fewer where a split is smaller."""

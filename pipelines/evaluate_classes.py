@@ -6,7 +6,7 @@ MAUVE of every class's samples against every class's references, as a matrix and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -137,8 +137,23 @@ class ClassEvaluator(Evaluator):
         references = {SHORT[name]: self._class_references(name, seed) for name in (split, "train")}
         n = min(self.options.num_samples, *(len(texts) for part in references.values() for texts in part.values()))
         references = {name: {c: texts[:n] for c, texts in part.items()} for name, part in references.items()}
-        features, quiet = Features(self.scorer), self.job.quiet
+        quiet = self.job.quiet
         samples = {c: self.generator.sample(n, seed, self.strategies, one_class(c), quiet=quiet) for c in classes}
+        assert self.classifier  # by every process: the first trains it where there is none
+        found = self.by_main(lambda: self._compared(split, n, samples, references, with_real))
+        found["protocol"] |= {"seed": seed}
+        return found, {f"cond{c}_": sampled for c, sampled in samples.items()}
+
+    def _compared(
+        self,
+        split: str,
+        n: int,
+        samples: Mapping[int, Sampled],
+        references: dict[str, dict[int, list[str]]],
+        with_real: bool,
+    ) -> Numbers:
+        """Figures of n samples of each class against n references of each."""
+        features = Features(self.scorer)
         result: Numbers = {}
         scores = []
         for strategy in self.strategies:
@@ -160,8 +175,8 @@ class ClassEvaluator(Evaluator):
         facts = protocol(self.scorer, n, scores) | {"classifier": self.classifier.protocol()}
         self._seen = {"protocol": {**facts, **self._sampling_facts()}}
         of_classes = {key: facts[key] for key in ("n", "mauve", "buckets", "small_n") if key in facts}
-        shared = {**facts, "seed": seed, **self._sampling_facts(), "classes": of_classes}
-        return {**result, "protocol": shared}, {f"cond{c}_": sampled for c, sampled in samples.items()}
+        shared = {**facts, **self._sampling_facts(), "classes": of_classes}
+        return {**result, "protocol": shared}
 
     def _mauve_of(self, found: Classwise, prefix: str) -> Numbers:
         """Matrices as flat keys, as published: {scorer}_cond{c}_ref{d}_{split}_mauve."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dataset_utils.corpus import Corpus
+from dataset_utils.corpus import Corpus, Split
 from evaluation import mbr, report
 from evaluation.classifiers import Classifier
 from evaluation.classwise import label_accuracy
@@ -103,14 +103,31 @@ class PairEvaluator(Evaluator):
     def judge_pairs(self, split: str, seed: int) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
         """Metrics of fresh candidates of one seed, and by decoding strategy a record of each source."""
         part = self.corpus.splits[split].take(self._rows(split, seed))
-        sources, k, device = part.sources or [], self.pairs.seq2seq_candidates, str(self.job.device)
+        sources, k = part.sources or [], self.pairs.seq2seq_candidates
         asked = self.classes_of(part.labels)
         drawn = self.generator.candidates(
             len(part), k, seed, self.strategies, self._told(sources, asked), quiet=self.job.quiet
         )
+        result, samples = self.by_main(lambda: self._judged(drawn, part, split, seed))
+        rates = self.generator.watch.rates()
+        result |= {f"speed/{name}_texts_per_second": rate for name, rate in rates.items()}
+        result["protocol"] |= {"seed": seed, "split": split, **self._sampling_facts()}
+        if asked is not None:
+            for strategy, rows in drawn.items():
+                right = label_accuracy(self.classifier, [row[0] for row in rows], asked)
+                result[f"{self._prefix(split, strategy)}label_accuracy"] = right["accuracy"]
+            own = self.classifier.accuracy(part.texts, part.labels or [])
+            result[f"reference/{SHORT[split]}_label_accuracy"] = own["accuracy"]
+            result["protocol"] |= {"classifier": self.classifier.protocol(), "class_id": self.classes.class_id}
+        return result, samples
+
+    def _judged(
+        self, drawn: Mapping[str, list[list[str]]], part: Split, split: str, seed: int
+    ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+        """Metrics of candidates by decoding strategy and of the references, and a record of each source."""
+        sources, model, device = part.sources or [], self.pairs.bertscore_model, str(self.job.device)
         result: dict[str, Any] = {}
         samples: dict[str, list[dict[str, Any]]] = {}
-        model = self.pairs.bertscore_model
         for strategy, rows in drawn.items():
             chosen = mbr.choose(
                 rows, self.utility, tokenizer=self.tokenizer, bertscore_model=model or "", device=device
@@ -119,22 +136,12 @@ class PairEvaluator(Evaluator):
                 rows, part.texts, self.memory, self.scorer, prefix=self._prefix(split, strategy), seed=seed,
                 tokenizer=self.tokenizer, utility=self.utility, chosen=chosen, bertscore_model=model, device=device,
             )  # fmt: skip
-            if asked is not None:
-                right = label_accuracy(self.classifier, [row[0] for row in rows], asked)
-                result[f"{self._prefix(split, strategy)}label_accuracy"] = right["accuracy"]
             samples[strategy] = [
                 {"source": s, "reference": t, "sample": row[0], "chosen": best, "candidates": row}
                 for s, t, row, best in zip(sources, part.texts, rows, chosen, strict=True)
             ]
         numbers, _ = measure(part.texts, Judges(self.scorer, self.memory))
         result |= {f"reference/{SHORT[split]}_{key}": value for key, value in numbers.items()}
-        rates = self.generator.watch.rates()
-        result |= {f"speed/{name}_texts_per_second": rate for name, rate in rates.items()}
-        result["protocol"] |= {"seed": seed, "split": split, **self._sampling_facts()}
-        if asked is not None:
-            own = self.classifier.accuracy(part.texts, part.labels or [])
-            result[f"reference/{SHORT[split]}_label_accuracy"] = own["accuracy"]
-            result["protocol"] |= {"classifier": self.classifier.protocol(), "class_id": self.classes.class_id}
         return result, samples
 
     def table(self, result: Mapping[str, Any], title: str, split: str = "valid") -> str:

@@ -101,6 +101,7 @@ PRETRAIN = Program(
         save_dir="saved_language_models",
     ),
     reference_flags=frozenset(),
+    refused={"fsdp": "is for train_latent_model.py --lm_mode ft: what is trained here is small; leave it out"},
     free_at_resume=ANYWHERE | {"whole_logits"},
     rules=(rules.resume_dir_says_what_for, rules.numbers_in_range),
 )
@@ -191,6 +192,10 @@ DIFFUSION = Program(
         "amp": "use --mixed_precision bf16 or fp16",
         "corruption_prob": "nothing is corrupted in diffusion training",
         "milestone": "checkpoints are found by --resume_dir",
+    },
+    refused={
+        "fsdp": "is for train_latent_model.py --lm_mode ft: here every process keeps whole averages of what trains, "
+        "a context encoder too; leave it out"
     },
     free_at_evaluation=SAMPLING,
     free_at_resume=COMPILED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from evaluation import report, scorers
 from evaluation.protocols import evaluate_reconstruction
+from evaluation.together import by_main
 from latent_models.compressed import CompressedSpace
 from latent_models.decoding import strategies
 from latent_models.encoder_states import EncoderStatesSpace
@@ -217,7 +219,11 @@ class Validation:
                     None if sharded else job.ranks,  # sharded, every rank must do the same
                 )
             self.written[f"{title}/{strategy}"] = written
-            found |= evaluate_reconstruction(written, self.texts, self.scorer, prefix=f"{title}/{strategy}/")
+            found |= by_main(
+                job.ranks,
+                self.scorer,
+                partial(evaluate_reconstruction, written, self.texts, self.scorer, prefix=f"{title}/{strategy}/"),
+            )
         return found
 
     def record(self, result: Mapping[str, Any], step: int) -> None:

@@ -111,6 +111,8 @@ def _read_command_line(program: Program, argv: list[str]) -> dict[str, Any]:
             )
         spelled, equals, attached = token[2:].partition("=")
         name, negated = _resolve(program, spelled)
+        if name in program.refused:
+            raise UserError(f"--{name} {program.refused[name]}")
         if name in program.ignored and name not in program.flags:
             if not equals and tokens and not tokens[-1].startswith("--"):
                 tokens.pop()  # its value
@@ -137,7 +139,7 @@ def _read_command_line(program: Program, argv: list[str]) -> dict[str, Any]:
 
 def _resolve(program: Program, spelled: str) -> tuple[str, bool]:
     """The flag that a spelling means, and whether --no_ switched it off. Prefixes reach reference flags only."""
-    known = program.flags.keys() | program.ignored.keys()
+    known = program.flags.keys() | program.ignored.keys() | program.refused.keys()
     if spelled in known:
         return spelled, False
     positive = spelled.removeprefix("no_")

@@ -25,6 +25,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    hosts: Any = None  # group of the same processes that speaks without their devices; None: the default one does
 
     @property
     def main(self) -> bool:
@@ -50,11 +51,17 @@ class Ranks:
     def mean(self, x: Tensor) -> Tensor:
         return self.sum(x) / self.world
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank. Every rank must call it; a wait for the device."""
+    def largest(self, number: int) -> int:
+        """The largest number of all ranks. Every rank must call it; hosts wait for each other, not for a device."""
         if self.world == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+            return number
+        found = torch.tensor(number)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self.hosts)
+        return int(found)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank. Every rank must call it."""
+        return bool(self.largest(int(flag)))
 
     def barrier(self) -> None:
         if self.world > 1:
@@ -85,7 +92,8 @@ def init(device_flag: str = "auto") -> Ranks:
         # Half a day: the other ranks wait while the first one samples and evaluates.
         backend = "nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, timeout=timedelta(hours=12))
-    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+    hosts = None if torch.distributed.get_backend() == "gloo" else torch.distributed.new_group(backend="gloo")
+    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device, hosts)
 
 
 def finish() -> None:
@@ -120,6 +128,15 @@ def gather_objects(ranks: Ranks, items: list[Any]) -> list[Any]:
     parts: list[Any] = [None] * ranks.world
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def broadcast_object(ranks: Ranks, item: Any) -> Any:
+    """The main process' item on every process; pickled, between our own processes only."""
+    if ranks.world == 1:
+        return item
+    held = [item]
+    torch.distributed.broadcast_object_list(held, src=0, device=ranks.device)
+    return held[0]
 
 
 def has_bf16(device: torch.device | None = None) -> bool:

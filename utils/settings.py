@@ -33,6 +33,7 @@ class Program:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # this program's over those of the dataclasses
     reference_flags: frozenset[str] = frozenset()  # only these may be abbreviated, as argparse did
     ignored: Mapping[str, str] = field(default_factory=dict)  # old flags without effect -> why, said in one line
+    refused: Mapping[str, str] = field(default_factory=dict)  # flags of other programs -> why not of this one
     free_at_evaluation: frozenset[str] = frozenset()  # may differ from args.json with --eval and --eval_test
     free_at_resume: frozenset[str] = frozenset()  # may differ from args.json with --resume_training
     rules: tuple[Callable[[Settings], None], ...] = ()  # flags that meet: each may fill in or refuse values

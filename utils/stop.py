@@ -13,7 +13,7 @@ from utils.options import LoopOptions
 from utils.state import State
 
 EXIT_CODES = {"done": 0, "time": 0, "SIGTERM": 143, "SIGINT": 130}
-_AGREE_EVERY = 10  # steps between the ranks' agreements on stopping: each costs a wait
+_AGREE_EVERY = 10  # steps between the ranks' agreements on stopping: their hosts wait for each other
 
 
 class StopSignals:
@@ -52,6 +52,5 @@ def reason_to_stop(state: State, stop: StopSignals, started: float, options: Loo
         return mine
     if state.step % _AGREE_EVERY and state.step < options.num_train_steps:
         return None
-    order = ("time", "SIGINT", "SIGTERM")
-    agreed = [name for name in order if state.ranks.any(mine == name)]
-    return agreed[-1] if agreed else None
+    order = (None, "time", "SIGINT", "SIGTERM")
+    return order[state.ranks.largest(order.index(mine))]

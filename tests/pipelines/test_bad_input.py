@@ -187,6 +187,8 @@ CASES = {
     "evaluate and resume": ("diff", "--eval --resume_training --resume_dir {chain}/diff", "exclude each other"),
     "evaluate what": ("diff ae", "--eval", "--eval needs --resume_dir"),
     "no such configuration": ("lm ae diff", "--config {broken}/none.yaml", "none.yaml"),
+    "pieces of a denoiser": ("diff", TALES + " --train_context_encoder --fsdp", "--fsdp.*--lm_mode ft.*averages"),
+    "pieces of a small model": ("lm", TALES + " --fsdp", "--fsdp.*--lm_mode ft.*small"),
     "absent device": ("lm ae diff", TALES + " --device mps", "--device mps"),
 }  # fmt: skip
 RUNS = {

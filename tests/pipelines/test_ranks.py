@@ -61,11 +61,12 @@ def test_texts_do_not_depend_on_the_number_of_processes(chain, tmp_path, process
 
 
 @pytest.mark.slow
-def test_an_evaluation_by_two_processes_finds_what_one_finds(programs, chain, tmp_path):
+@pytest.mark.parametrize("processes", [2, 3])
+def test_an_evaluation_by_several_processes_finds_what_one_finds(programs, chain, tmp_path, processes):
     flags = f"--eval --num_samples 20 --eval_batch_size 4 --decoding greedy,nucleus --scorer {programs.scorer}"
     assert programs.again("diffusion", chain / "diff", f"{flags} --output_dir {tmp_path / 'one'}") == 0
     argv = f"--resume_dir {chain / 'diff'} --no_wandb {flags} --output_dir {tmp_path / 'two'}"
-    start(2, "train_text_diffusion.py", *argv.split())
+    start(processes, "train_text_diffusion.py", *argv.split())
     names = sorted(path.name for path in (tmp_path / "one" / "evaluation").glob("*samples*"))
     assert len(names) == 4
     for name in names:
