@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
     def encode(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """(B, T) ids -> encoder states (B, T, d_lm); no gradient where the model is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self._stable_precision():
-            return self.model.get_encoder()(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            return self.model.get_encoder()(input_ids=input_ids, attention_mask=self._visible(mask)).last_hidden_state
 
     def logits(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
         """Teacher-forced logits (B, T, V) of `labels` (B, T) given what the decoder attends to.
@@ -132,6 +132,7 @@ class LanguageModel(nn.Module):
 
     def _token_nll(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
         """Cross-entropy (B, T) of labels, some tokens at a time: logits (B, T, V) never exist whole."""
+        length = labels.shape[1]
         start = labels.new_full((len(labels), 1), self.start_id)
         decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
         model = self.model
@@ -139,7 +140,8 @@ class LanguageModel(nn.Module):
             hidden = model.get_decoder()(
                 input_ids=decoder_input,
                 encoder_hidden_states=states.to(model.dtype),
-                encoder_attention_mask=states_mask,
+                attention_mask=self._visible(torch.ones(1, length, length, device=labels.device).tril()),
+                encoder_attention_mask=None if states_mask is None else self._visible(states_mask),
                 use_cache=False,
             ).last_hidden_state  # (B, T, d_lm)
             if getattr(model.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
@@ -151,6 +153,17 @@ class LanguageModel(nn.Module):
             with torch.autocast(kind, enabled=False):
                 nll = token_nll(hidden.flatten(0, 1).to(dtype), weight.to(dtype), bias, labels.flatten())
         return nll.view(labels.shape)
+
+    def _visible(self, mask: Tensor) -> Tensor:
+        """A mask (B, S) or (B, T, S) in the form that attention adds or reads: transformers then makes none of its own.
+
+        It would look whether any position is hidden at all, which at every step waits for the device.
+        """
+        visible = mask.bool()[:, None, None] if mask.ndim == 2 else mask.bool()[:, None]  # (B, 1, 1 or T, S)
+        if self.model.config._attn_implementation == "sdpa":
+            return visible
+        dtype = self.model.dtype
+        return torch.zeros(visible.shape, dtype=dtype, device=mask.device).masked_fill(~visible, torch.finfo(dtype).min)
 
     def forward(self, seen: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Loss (B,) of writing `labels` when the encoder sees `seen`, both (B, T): denoising pretraining."""

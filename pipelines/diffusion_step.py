@@ -78,8 +78,8 @@ class DiffusionStep:
         time = time_value(schedule, t, self.process.time_input)
         x0_prev = has_prev = None
         if shown is not None:
-            x0_prev = self.estimate(z_t, t, mask, condition, shown.nonzero()[:, 0].to(z_t.device))
-            has_prev = shown.to(z_t.device)
+            rows, has_prev = (x.to(z_t.device, non_blocking=True) for x in (shown.nonzero()[:, 0], shown))
+            x0_prev = self.estimate(z_t, t, mask, condition, rows)
         prediction = self.denoiser(z_t, time, mask, condition, x0_prev, has_prev)
         losses = prediction_loss(prediction, x0, eps, level, options.objective, options.loss_type, mask)
         return losses * self.process.loss_weight(t)

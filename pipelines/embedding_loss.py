@@ -92,9 +92,8 @@ class EmbeddingLoss(nn.Module):
 
         x0_prev = has_prev = None
         if drawn.shown is not None:
-            rows = drawn.shown.nonzero()[:, 0].to(z_t.device)
+            rows, has_prev = (x.to(z_t.device, non_blocking=True) for x in (drawn.shown.nonzero()[:, 0], drawn.shown))
             x0_prev = self.estimate(z_t, t, mask, anchor, shift, condition, rows)
-            has_prev = drawn.shown.to(z_t.device)
         time = time_value(process.train_schedule, t, process.time_input)
         prediction = network(z_t, time, x0_prev, has_prev).to(x0.dtype)
         centred = z_t if shift is None else z_t - (1 - level.alpha) * shift

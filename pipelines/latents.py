@@ -70,7 +70,7 @@ class LatentSource:
         if self.class_conditional:
             labels = self.data.split.labels
             assert labels is not None, "a class-conditional run was built on a corpus without labels"
-            classes = torch.tensor([labels[row] for row in rows.tolist()], device=self.device)
+            classes = torch.tensor([labels[row] for row in rows.tolist()]).to(self.device, non_blocking=True)
         if self.sources is not None:
             source, mask = self.sources(rows)
         return None if classes is None and source is None else Condition.of(classes, source, mask)
