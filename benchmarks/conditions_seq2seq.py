@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -31,7 +30,6 @@ from utils.errors import one_line
 from utils.runs import write_json, write_text
 
 SOURCES, CANDIDATES, STEPS = 200, 5, 25  # of each seed of the evaluation; steps of the sampler
-RESAMPLES = 10_000  # of the bootstrap
 BOTH = "--dataset_name tales+tales-pairs --data_dir {root}/corpus --max_seq_len 32 --log_every 20"
 STAGES = (
     *stages_before_diffusion(BOTH),
@@ -100,17 +98,9 @@ def grammatical(text: str) -> bool:
     return tales.parse(text) is not None
 
 
-def bootstrap(first: Sequence[bool], second: Sequence[bool], seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of mean(second) - mean(first) over sources drawn again with replacement, in pairs."""
-    rng, n = random.Random(seed), len(first)
-    differences = [int(b) - int(a) for a, b in zip(first, second, strict=True)]
-    means = sorted(sum(rng.choices(differences, k=n)) / n for _ in range(RESAMPLES))
-    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
-
-
 def record(root: Path, seconds: dict[str, float]) -> None:
     """The figures of the whole run in one small file, beside samples and curves."""
-    from evaluation import plots
+    from evaluation import bootstrap, plots
 
     folder = root / "diffusion/evaluation"
     evaluation = json.loads((folder / "eval-test.json").read_text())
@@ -120,10 +110,11 @@ def record(root: Path, seconds: dict[str, float]) -> None:
     judged = [judge(records) for records in runs]
     shares = {kind: [sum(found[kind]) / len(found[kind]) for found in judged] for kind in judged[0]}
     together = {kind: [kept for found in judged for kept in found[kind]] for kind in judged[0]}
-    low, high = bootstrap(together["one sample"], together["MBR"])
+    low, high = bootstrap.paired(together["one sample"], together["MBR"])
     facts = {
         "kept_all_slots": {kind: {"mean": sum(v) / len(v), "by_seed": v} for kind, v in shares.items()},
-        "mbr_minus_one_sample": {"mean": shares_mean(together), "interval_95": [low, high], "resamples": RESAMPLES},
+        "mbr_minus_one_sample": {"mean": shares_mean(together), "interval_95": [low, high],
+                                 "resamples": bootstrap.RESAMPLES},
         "metrics": {key: value["mean"] for key, value in evaluation.items()
                     if isinstance(value, dict) and "mean" in value and "reference" not in key},
         "protocol": evaluation["protocol"]["runs"][0],

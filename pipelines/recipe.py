@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
@@ -72,6 +72,18 @@ class Clock:
 
     def with_total(self) -> dict[str, float]:
         return {**self.seconds, "total": round(sum(self.seconds.values()), 1)}
+
+
+STEP_FLAGS = ("--num_train_steps", "--lr_warmup_steps", "--eval_every", "--save_and_sample_every")
+
+
+def scaled(stage: Stage, factor: float) -> Stage:
+    """The stage with fewer (or more) steps, at least one; warm-up and intervals in proportion."""
+    words = stage.flags.split()
+    for i, word in enumerate(words[:-1]):
+        if word in STEP_FLAGS:
+            words[i + 1] = str(max(1, round(factor * int(words[i + 1]))))
+    return replace(stage, flags=" ".join(words))
 
 
 def run_stage(stage: Stage, root: Path, extra: Sequence[str] = ()) -> int:

@@ -1,0 +1,158 @@
+"""Draws candidates for the test sources with every system, at every number of steps, and judges them alike."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.pairs_systems import Size, System
+from dataset_utils.corpus import Corpus, Split
+from evaluation import bootstrap, mbr, report, scorers
+from evaluation.diffuseq import against_references, sentence_bleu4
+from evaluation.fluency import perplexity
+from evaluation.memorisation import Memory
+from evaluation.overlap import bleu, rouge
+from evaluation.protocols import evaluate_pairs
+from pipelines.text_diffusion import TextDiffusionPipeline
+from utils.runs import write_json
+from utils.seeding import generator
+
+UTILITY = "diffuseq_bleu"
+FIRST_SEED = 42
+
+
+@dataclass
+class Row:
+    """One way to sample one system at one number of steps: of each seed the numbers and the texts."""
+
+    name: str
+    steps: int
+    seeds: list[dict[str, Any]] = field(default_factory=list)
+
+    def mean(self, key: str) -> float:
+        return statistics.fmean(self._values(key))
+
+    def facts(self) -> dict[str, Any]:
+        numbers = [key for key, value in self.seeds[0]["metrics"].items() if isinstance(value, int | float)]
+        spread = {key: statistics.stdev(self._values(key)) for key in numbers} if len(self.seeds) > 1 else {}
+        seconds = sum(seed["seconds"] for seed in self.seeds) / sum(len(seed["records"]) for seed in self.seeds)
+        means = {key: self.mean(key) for key in numbers}
+        return {"name": self.name, "steps": self.steps, "metrics": means, "std": spread, "seconds_per_source": seconds}
+
+    def gain(self) -> dict[str, Any]:
+        """What MBR adds to the BLEU of one sample, with its 95 % interval over sources."""
+        records = [record for seed in self.seeds for record in seed["records"]]
+        one, chosen = ([sentence_bleu4(r[kind], r["reference"]) for r in records] for kind in ("sample", "chosen"))
+        low, high = bootstrap.paired(one, chosen)
+        return {"mean": statistics.fmean(chosen) - statistics.fmean(one), "interval_95": [low, high]}
+
+    def _values(self, key: str) -> list[float]:
+        return [float(seed["metrics"][key]) for seed in self.seeds]
+
+
+class Judge:
+    """Samples runs below root, and keeps what it found in root/evaluation, a file for each row and seed."""
+
+    def __init__(
+        self, corpus: Corpus, root: Path, scorer: Path, size: Size, device: str, bertscore_model: str | None
+    ) -> None:
+        self.corpus, self.root, self.size, self.device = corpus, root, size, device
+        self.bertscore_model = bertscore_model
+        self.steps, self.candidates = size.steps, size.candidates
+        self.scorer = scorers.load(scorer, device=device)
+        self.rows: list[Row] = []
+
+    @cached_property
+    def memory(self) -> Memory:
+        return Memory(self.corpus.train.texts, self.root / "evaluation/references")
+
+    def pairs(self, seed: int) -> Split:
+        """The test pairs of a seed, the same for every system."""
+        test = self.corpus.splits["test"]
+        order = torch.randperm(len(test), generator=generator(seed, "references", "test"))
+        return test.take(order[: self.size.sources].tolist())
+
+    @property
+    def seeds(self) -> range:
+        return range(FIRST_SEED, FIRST_SEED + self.size.seeds)
+
+    def system(self, system: System) -> None:
+        """Every way and number of steps of one system, those that are there already read from their files."""
+        for name, flags in system.ways.items():
+            for steps in self.steps:
+                row = Row(name, steps)
+                row.seeds = [self.row(self.root / system.run, name, flags, steps, seed) for seed in self.seeds]
+                self.rows.append(row)
+                numbers = {key: round(row.mean(key), 4) for key in ("diffuseq_bleu", "mbr_diffuseq_bleu", "rougeL")}
+                print(f"{name}, {steps} steps: {numbers}", flush=True)
+
+    def row(self, run: Path, name: str, flags: str, steps: int, seed: int) -> dict[str, Any]:
+        slug = "".join(c if c.isalnum() else "_" for c in f"{name} {steps} {seed}")
+        path = self.root / "evaluation" / f"{slug}.json"
+        asked = {"flags": flags, "sources": self.size.sources, "candidates": self.candidates}
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["asked"] == asked:
+                return kept
+        typed = [*flags.split(), "--sampling_timesteps", str(steps), "--newest_checkpoint"]
+        batch = {"eval_batch_size": self.size.batch}
+        pipeline = TextDiffusionPipeline.from_run(run, device=self.device, flags=typed, **batch)
+        part, began = self.pairs(seed), time.monotonic()
+        drawn = pipeline.candidates(part.sources or [], self.candidates, seed=seed, decoding="greedy")
+        seconds = time.monotonic() - began
+        found = {"asked": asked, "seconds": round(seconds, 2), **self.judge(part, drawn, seed)}
+        write_json(path, report.finite(found))
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def judge(self, part: Split, drawn: Sequence[Sequence[str]], seed: int) -> dict[str, Any]:
+        """Metrics of the candidates of each source, and a record of each."""
+        model = self.bertscore_model
+        chosen = mbr.choose(drawn, UTILITY)
+        metrics = evaluate_pairs(
+            drawn, part.texts, self.memory, self.scorer, utility=UTILITY, chosen=chosen, bertscore_model=model,
+            device=self.device, seed=seed,
+        )  # fmt: skip
+        metrics["mbr_perplexity"] = perplexity(chosen, self.scorer)["perplexity"]
+        columns = zip(part.sources or [], part.texts, drawn, chosen, strict=True)
+        records = [
+            {"source": s, "reference": t, "sample": row[0], "chosen": best, "candidates": list(row)}
+            for s, t, row, best in columns
+        ]
+        return {"metrics": metrics, "records": records}
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """What needs no system: the source itself, a reference of another source, and the reference (its style alone).
+
+        Of the first seed's pairs.
+        """
+        part = self.pairs(self.seeds[0])
+        texts = {
+            "the source itself": part.sources or [],
+            "a reference of another source": mbr.shuffled(part.texts, self.seeds[0]),
+            "the reference": part.texts,
+        }
+        return {name: self.plain(found, part.texts) for name, found in texts.items()}
+
+    def plain(self, texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        found = against_references(texts, references) | rouge(texts, references)
+        found["sacrebleu"] = bleu(texts, references)
+        return found | {"perplexity": perplexity(texts, self.scorer)["perplexity"]}
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "sources": self.size.sources,
+            "seeds": list(self.seeds),
+            "candidates": self.candidates,
+            "mbr_utility": UTILITY,
+            "bertscore_model": self.bertscore_model,
+            "decoding": "greedy",
+            "of_a_row": self.rows[0].seeds[0]["metrics"]["protocol"],
+        }

@@ -1,0 +1,166 @@
+"""What benchmarks/pairs.py compares: three systems as rows of flags, in two sizes.
+
+All three have the same transformer, so that what differs is the space, the process and how the source is told; the
+published layouts and sizes stand in scripts/embedding and scripts/diffusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.recipe import Stage
+
+
+@dataclass(frozen=True)
+class Size:
+    """Flags by machine. {target}, {source} and {packed} in them are tokens, as the corpus needs."""
+
+    network: str  # of every denoiser
+    embeddings: str  # training of the two systems that diffuse embeddings
+    lm: str
+    autoencoder: str
+    latent: str
+    steps: tuple[int, ...]  # of the samplers; the largest is that of the first table
+    candidates: int
+    sources: int  # test pairs of each seed
+    seeds: int
+    batch: int  # texts drawn together
+
+    def with_sources(self, sources: int | None) -> Size:
+        return self if sources is None else replace(self, sources=sources)
+
+
+SIZES = {
+    "cpu": Size(
+        network="--tx_dim 128 --tx_depth 4 --scale_shift --disable_dropout --lr_schedule cosine --lr_warmup_steps 50",
+        embeddings="--num_train_steps 800 --train_batch_size 32 --learning_rate 1e-3",
+        lm="--vocab_size 2000 --d_model 192 --layers 2 --heads 4 --num_train_steps 500 --train_batch_size 48"
+        " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
+        autoencoder="--num_encoder_latents 24 --dim_ae 64 --num_layers 2 --l2_normalize_latents --lm_mode ft"
+        " --latent_noise 0.7 --latent_noise_prob 0.5 --num_train_steps 400 --train_batch_size 32 --learning_rate 1e-3"
+        " --lr_warmup_steps 50 --lr_schedule cosine --eval_every 400 --eval_texts 100 --eval_batch_size 100",
+        latent="--num_train_steps 1000 --train_batch_size 48 --learning_rate 1.5e-3",
+        steps=(2, 5, 10, 25),
+        candidates=5,
+        sources=100,
+        seeds=1,
+        batch=250,
+    ),
+    "gpu": Size(
+        network="--tx_dim 768 --tx_depth 12 --scale_shift --lr_schedule cosine --lr_warmup_steps 1000"
+        " --mixed_precision bf16",
+        embeddings="--num_train_steps 20000 --train_batch_size 256 --learning_rate 2e-4",
+        lm="--vocab_size 4000 --d_model 512 --layers 4 --heads 8 --num_train_steps 6000 --train_batch_size 128"
+        " --learning_rate 5e-4 --lr_warmup_steps 500 --eval_every 1000 --eval_texts 200 --mixed_precision bf16",
+        autoencoder="--num_encoder_latents 32 --dim_ae 64 --num_layers 3 --l2_normalize_latents --num_train_steps 10000"
+        " --train_batch_size 128 --learning_rate 2e-4 --lr_warmup_steps 500 --lr_schedule cosine --eval_every 5000"
+        " --eval_texts 1000 --eval_batch_size 250 --mixed_precision bf16",
+        latent="--num_train_steps 20000 --train_batch_size 256 --learning_rate 2e-4",
+        steps=(2, 5, 10, 25, 100, 500),
+        candidates=10,
+        sources=500,
+        seeds=3,
+        batch=1000,
+    ),
+}
+
+# Tokens of a text, of its source and of both: more than 90 % of the pairs fit whole.
+LENGTHS = {"qqp": (40, 40, 64), "e2e-mr": (48, 56, 96), "tales-pairs": (32, 32, 64)}
+OTHER_LENGTHS = (64, 64, 128)
+
+EVERY = "--dataset_name {dataset} --data_dir {data} --device {device} --log_every 50 "
+DENOISER = (  # evaluated by pairs.py alone: as little as a run allows while it trains
+    EVERY + "--objective {objective} --num_samples 16 --seq2seq_candidates 1 --sampling_timesteps 5 --sampler dpmpp"
+    " --save_and_sample_every 1000000 --save_every 100 --eval_batch_size 16 --decoding greedy --scorer {scorer} "
+)
+EMBEDDINGS = (
+    DENOISER + "--latent_space embeddings --vocab {vocab} --embedding_dim 128 --beta_schedule sqrt --timesteps 2000"
+    " --schedule_sampler lossaware --padding generated --trim_sources --max_seq_len {packed} "
+)
+
+
+@dataclass(frozen=True)
+class System:
+    """Stages and their shares of the time for training; ways to sample the last of them, as flags."""
+
+    about: str
+    parts: tuple[tuple[Stage, float], ...]
+    ways: Mapping[str, str]
+    size_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # stage -> fields of Size
+
+    def stages(self, size: Size, lm_is_given: bool, words: Mapping[str, str]) -> list[tuple[Stage, float]]:
+        """The stages with their flags filled in but for {root}, and the share of each of this system's time."""
+        parts = [part for part in self.parts if not (lm_is_given and part[0].name == "lm")]
+        total = sum(share for _, share in parts)
+        filled = []
+        for stage, share in parts:
+            text = " ".join([stage.flags, *(getattr(size, name) for name in self.size_flags[stage.name])])
+            flags = text.format_map({**words, "root": "{root}"})
+            filled.append((Stage(stage.name, stage.program, stage.title, stage.done, flags), share / total))
+        return filled
+
+    @property
+    def run(self) -> str:
+        """The stage that is sampled."""
+        return self.parts[-1][0].name
+
+
+TEXTS = "".join(f"--{split}_file {{root}}/texts/{split}.jsonl " for split in ("train", "valid", "test"))
+TEXTS += "--device {device} --log_every 50 --max_seq_len {longest} "
+SYSTEMS = {
+    "diffuseq": System(
+        "DiffuSeq: token embeddings, source clean (partial noising), sqrt chain, ancestral steps with rounding",
+        ((Stage("diffuseq", DIFFUSION, "DiffuSeq", "metrics.json", EMBEDDINGS), 1.0),),
+        {"DiffuSeq": "--sampler ddpm --posterior_variance large --clamp"},
+        {"diffuseq": ("network", "embeddings")},
+    ),
+    "diffuseq_v2": System(
+        "DiffuSeq-v2: the same with a learned absorbing state, discrete noise and a second-order solver",
+        (
+            (
+                Stage(
+                    "diffuseq_v2", DIFFUSION, "DiffuSeq-v2", "metrics.json",
+                    EMBEDDINGS + "--learned_mean_embed --denoise --denoise_rate 0.5 ",
+                ),
+                1.0,
+            ),
+        ),
+        {"DiffuSeq-v2": "--sampler dpmpp"},
+        {"diffuseq_v2": ("network", "embeddings")},
+    ),
+    "latent": System(
+        "latent diffusion: latents of an autoencoder around a language model, source by cross-attention",
+        (
+            (
+                Stage(
+                    "lm", PRETRAIN, "a small BART on sources and targets", "validation.json",
+                    TEXTS + "--tokenizer bpe --positions waves --drill_prob 0.3 --mask_prob 0.1 --clean_prob 0.6",
+                ),
+                0.35,
+            ),
+            (
+                Stage(
+                    "autoencoder", AUTOENCODER, "the autoencoder on sources and targets", "validation.json",
+                    TEXTS + "--enc_dec_model {lm} --decoding greedy",
+                ),
+                0.45,
+            ),
+            (
+                Stage(
+                    "latent", DIFFUSION, "the denoiser, told the source", "metrics.json",
+                    DENOISER + "--latent_model_path {root}/autoencoder --self_condition --max_seq_len {longest}"
+                    " --max_source_len {source}",
+                ),
+                0.55,
+            ),
+        ),
+        {
+            "latent": "--sampler dpmpp",
+            "latent, guided by 2": "--sampler dpmpp --cls_free_guidance 2",
+        },
+        {"lm": ("lm",), "autoencoder": ("autoencoder",), "latent": ("network", "latent")},
+    ),
+}  # fmt: skip
+OBJECTIVES = {"latent": "pred_v"}  # the others predict x0

@@ -1,0 +1,79 @@
+"""The record of benchmarks/pairs.py as Markdown tables and as samples to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evaluation.report import one_line
+
+if TYPE_CHECKING:
+    from benchmarks.pairs_judge import Judge
+
+SHOWN = 25  # sources in samples.txt
+KINDS = {"one sample": "", "MBR-{k}": "mbr_", "oracle-{k}": "oracle_", "chance": "shuffled_"}
+COLUMNS = {
+    "BLEU": "diffuseq_bleu",
+    "sacreBLEU": "sacrebleu",
+    "ROUGE-L": "rougeL",
+    "BERTScore": "bertscore",
+    "dist-1": "dist1",
+    "length": "mean_length",
+    "perplexity": "perplexity",
+}
+AMONG = {"self-BLEU": "diffuseq_self_bleu", "div-4": "div4"}  # of the candidates of a source
+
+
+def tables(facts: Mapping[str, Any]) -> str:
+    """Every kind of every system at the most steps; then quality by steps."""
+    k, results = facts["protocol"]["candidates"], facts["results"]
+    columns = {
+        name: key
+        for name, key in COLUMNS.items()
+        if any(key in row["metrics"] for row in results)  # BERTScore may be left out
+    }
+    head = ["", *columns, *AMONG]
+    best = max(row["steps"] for row in results)
+    lines = []
+    for row in (row for row in results if row["steps"] == best):
+        for kind, prefix in KINDS.items():
+            cells = [_cell(row["metrics"].get(prefix + key)) for key in columns.values()]
+            among = [_cell(row["metrics"].get(key)) if not prefix else "" for key in AMONG.values()]
+            lines.append([f"{row['name']}, {kind.format(k=k)}", *cells, *among])
+    for name, found in facts["baselines"].items():
+        lines.append([name, *(_cell(found.get(key)) for key in columns.values()), *("" for _ in AMONG)])
+    by_steps = [
+        [
+            row["name"],
+            str(row["steps"]),
+            *(_cell(row["metrics"].get(p + key)) for key in ("diffuseq_bleu", "rougeL") for p in ("", "mbr_")),
+            *(_cell(row["metrics"].get(key)) for key in ("dist1", "perplexity")),
+            f"{row['seconds_per_source']:.3f}",
+        ]
+        for row in results
+    ]
+    names = ["BLEU", f"BLEU, MBR-{k}", "ROUGE-L", f"ROUGE-L, MBR-{k}", "dist-1", "perplexity", "seconds a source"]
+    first = f"{facts['dataset']}: {facts['protocol']['sources']} test sources, {best} sampling steps"
+    return "\n".join([first, "", *_table(head, lines), "", *_table(["", "steps", *names], by_steps), ""])
+
+
+def samples(judge: Judge) -> str:
+    """For the same sources what each system wrote at the most steps."""
+    rows = [row for row in judge.rows if row.steps == max(judge.steps)]
+    parts = []
+    for i, record in enumerate(rows[0].seeds[0]["records"][:SHOWN]):
+        part = {"source": record["source"], "reference": record["reference"]}
+        for row in rows:
+            mine = row.seeds[0]["records"][i]
+            part |= {f"{row.name}, one sample": mine["sample"], f"{row.name}, MBR": mine["chosen"]}
+        width = max(map(len, part)) + 2
+        parts.append("".join(f"{name:<{width}}{one_line(text) or '(empty)'}\n" for name, text in part.items()))
+    return "\n".join(parts)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
