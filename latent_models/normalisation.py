@@ -12,27 +12,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latent_models.pair_lengths import draw, given_sources
 from latent_models.spaces import LatentSpace
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
 
 class LatentStatistics(nn.Module):
-    """Buffers only: mean per channel (D,), scale () and how many training texts have each length (L + 1,)."""
+    """Buffers only: mean per channel (D,), scale () and how many training texts have each length (L + 1,).
+
+    With sources also how many pairs have each length of source and text (S + 1, L + 1), pair_counts.
+    """
 
     mean: Tensor
     scale: Tensor
     length_counts: Tensor
+    pair_counts: Tensor | None
 
-    def __init__(self, dim: int, length: int) -> None:
+    def __init__(self, dim: int, length: int, source_length: int = 0) -> None:
+        """source_length: of the longest source in tokens; 0: lengths of texts depend on none."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("length_counts", torch.zeros(length + 1))
+        self.register_buffer("pair_counts", torch.zeros(source_length + 1, length + 1) if source_length else None)
 
 
 class Normalised(LatentSpace):
-    """(x0 - mean) / scale around a space; lengths of samples follow those of the training texts.
+    """(x0 - mean) / scale around a space; lengths of samples follow those of the training texts, or, told a source,
+    of the texts of such sources.
 
     What comes out of encode, and what decode, project, token_logits and auxiliary_losses take, is in these coordinates.
     """
@@ -78,16 +86,34 @@ class Normalised(LatentSpace):
         inner = replace(latents, x0=self.restore(latents.x0), mean=mean)
         return self.space.auxiliary_losses(batch, inner, self.restore(x0_hat))
 
-    def sample_mask(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample_mask(self, n: int, generator: torch.Generator, sources: Tensor | None = None) -> Tensor:
+        """See LatentSpace. sources: as of sample_lengths."""
         if not self.masked:
             return super().sample_mask(n, generator)
+        return torch.arange(self.length) < self.sample_lengths(n, generator, sources)[:, None]
+
+    def sample_lengths(self, n: int, generator: torch.Generator, sources: Tensor | None = None) -> Tensor:
+        """(n,) lengths in tokens on the CPU, drawn from those of the training texts.
+
+        sources: (m,) tokens of m <= n sources; then (m,), from the training pairs with sources about as long. A run
+        that was trained before these were counted draws from all texts.
+        """
+        if sources is not None and self.knows_pairs:
+            assert self.statistics.pair_counts is not None
+            uniform = torch.rand(n, generator=generator)[: len(sources)]  # fewer sources change no other's
+            return draw(given_sources(self.statistics.pair_counts.cpu(), sources.cpu()), uniform)
         counts = self.statistics.length_counts.float().cpu()
         if not bool(counts.sum() > 0):
             raise UserError(
                 "this run holds no length prior, so no lengths can be drawn: train it again with its corpus"
             )
-        drawn = torch.multinomial(counts, n, replacement=True, generator=generator)
-        return torch.arange(self.length) < drawn[:, None]
+        return torch.multinomial(counts, n, replacement=True, generator=generator)
+
+    @property
+    def knows_pairs(self) -> bool:
+        """Whether lengths of samples follow those of their sources."""
+        counts = self.statistics.pair_counts
+        return self.masked and counts is not None and bool(counts.any())
 
     def fingerprint(self) -> str:
         return self.space.fingerprint()  # a cache holds latents as they are before normalisation

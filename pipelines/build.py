@@ -291,15 +291,17 @@ class DiffusionModel(nn.Module):
         context: nn.Module | None = None,
         encoder: EncoderDenoiserOptions | None = None,
         absorbing: bool = False,
+        source_length: int = 0,
     ) -> None:
         """source_dim: channels of a source state, 0 without sources. context: what reads them, if it trains along.
 
-        encoder: for --denoiser_variant encoder. absorbing: learn a state that noise drifts to.
+        encoder: for --denoiser_variant encoder. absorbing: learn a state that noise drifts to. source_length: of the
+        longest source in tokens, 0 without; lengths of samples depend on it where latents have lengths.
         """
         super().__init__()
         length = max(space.length, max_seq_len)  # the position table of the reference counts tokens, even for latents
         self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim, encoder)
-        self.statistics = LatentStatistics(space.dim, space.length)
+        self.statistics = LatentStatistics(space.dim, space.length, source_length if space.masked else 0)
         self.context = context
         self.space = space if space.trainable else None
         state = torch.randn(space.dim) * space.dim**-0.5 if absorbing else None

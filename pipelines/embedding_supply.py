@@ -14,6 +14,7 @@ from dataset_utils.packing import pack_blocks, pack_pairs
 from dataset_utils.splits import Split
 from latent_models.embeddings import EmbeddingSpace
 from latent_models.normalisation import count_lengths
+from latent_models.pair_lengths import count_pairs
 from latent_models.tokenizers.identity import end_id, separator_id
 from pipelines.embedding_loss import EmbeddingLoss
 from pipelines.embedding_parts import embedding_facts, keep_embeddings
@@ -74,9 +75,11 @@ class EmbeddingSupply:
     def open(self, *, measure: bool) -> None:
         if measure and self.space.masked:
             table = self.data.table
-            given = 0 if table.given is None else torch.from_numpy(table.given).long()
-            counts = count_lengths(self.data.lengths - given, self.space.length)
-            self.parts.model.statistics.length_counts.copy_(counts)
+            given = torch.zeros(len(table)) if table.given is None else torch.from_numpy(table.given)
+            statistics, written = self.parts.model.statistics, self.data.lengths - given.long()
+            statistics.length_counts.copy_(count_lengths(written, self.space.length))
+            if statistics.pair_counts is not None:
+                statistics.pair_counts.copy_(count_pairs(given, written, statistics.pair_counts.shape))
 
     def network(self) -> nn.Module:
         return self.loss

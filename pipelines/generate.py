@@ -138,7 +138,11 @@ class TextGenerator:
         draws = generator(seed, "block", b)
         mask = self.space.sample_mask(n, draws)
         z = torch.randn(n, self.space.length, self.space.dim, generator=draws)
-        return mask, z, Told.of(None if conditions is None else conditions(b, n, draws))
+        told = Told.of(None if conditions is None else conditions(b, n, draws))
+        read = None if told.condition is None else told.condition.source_mask
+        if read is not None and self.space.knows_pairs:
+            mask = self.space.sample_mask(n, draws, read.sum(1))
+        return mask, z, told
 
     def denoise(self, condition: Condition | None, mask: Tensor | None, shift: Tensor | None = None) -> Denoise:
         """The network bound to a condition and a mask (B, L), guided, projected: all that a sampler asks for."""

@@ -11,6 +11,7 @@ from dataset_utils.corpus import Corpus
 from latent_models.language_models import LanguageModel
 from latent_models.normalisation import count_lengths, estimate
 from latent_models.options import LatentOptions
+from latent_models.pair_lengths import count_pairs
 from latent_models.spaces import LatentSpace
 from pipelines.batch_plan import BatchPlan
 from pipelines.build import DiffusionModel, keep_autoencoder, relative
@@ -21,6 +22,8 @@ from pipelines.latents import Encoded, LatentSource, encoded_split, read_sources
 from pipelines.parts import Parts
 from pipelines.tokens import TokenSplit, tokenize_split
 from pipelines.training_times import TrainingTimes
+
+MEASURED_PAIRS = 100_000
 
 
 class LatentSupply:
@@ -55,6 +58,16 @@ class LatentSupply:
         }
         if measure:
             measure_latents(self.job, self.parts.model, self.sources["train"])
+            self._measure_pairs()
+
+    def _measure_pairs(self) -> None:
+        """How long the texts of sources of each length are; of a large corpus every n-th pair says it."""
+        counts, context = self.parts.model.statistics.pair_counts, self.parts.context
+        if counts is not None and context is not None:
+            assert self.data.split.sources is not None, "a run with sources was built on a corpus without them"
+            every = max(1, len(self.data) // MEASURED_PAIRS)
+            read = context.tokens(self.data.split.sources[::every]).lengths
+            counts.copy_(count_pairs(read, self.data.lengths[::every], counts.shape))
 
     def network(self) -> nn.Module:
         model, context = self.parts.model, self.parts.context

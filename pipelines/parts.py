@@ -82,7 +82,8 @@ def make_parts(
     torch.manual_seed(derive(settings.random_seed, "weights"))
     classes = num_classes if options.class_conditional else 0
     encoder, absorbing = encoder_options(settings, run), settings.learned_mean_embed
-    model = new_model(space, options, settings.max_seq_len, classes, context, encoder, absorbing)
+    packed = space.length if source_tokens and context is None else 0
+    model = new_model(space, options, settings.max_seq_len, classes, context, encoder, absorbing, packed)
     model.to(device)
     compile_network(model.denoiser, settings.compile, device)
     return Parts(model.normalised(space), model, process, context, source_tokens > 0)
@@ -96,12 +97,18 @@ def new_model(
     context: Context | None,
     encoder: EncoderDenoiserOptions,
     absorbing: bool = False,
+    packed: int = 0,
 ) -> DiffusionModel:
-    """The network and what trains beside it. num_classes: 0 for none. context: what reads sources, if there are any."""
+    """The network and what trains beside it. num_classes: 0 for none. context: what reads sources, if there are any.
+
+    packed: longest source in tokens, where sources stand before their texts instead.
+    """
     if context is None:
-        return DiffusionModel(space, options, max_seq_len, num_classes, encoder=encoder, absorbing=absorbing)
-    trained = context.states if context.trained else None
-    return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained, encoder, absorbing)
+        return DiffusionModel(
+            space, options, max_seq_len, num_classes, encoder=encoder, absorbing=absorbing, source_length=packed
+        )
+    trained, length = context.states if context.trained else None, context.states.length
+    return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained, encoder, absorbing, length)
 
 
 def named_parts(parts: Parts) -> dict[str, nn.Module]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +55,7 @@ class PackedSources:
     """Sources stand before their targets and stay as they are: partial noising (dataset_utils/packing).
 
     With padding "generated" the target may take all that the source leaves. With "masked" its length is drawn from
-    those of the training targets, one for each source.
+    those of training targets whose sources are about as long, one for each source.
     """
 
     def __init__(self, space: Normalised, device: torch.device, trim: bool) -> None:
@@ -62,11 +64,6 @@ class PackedSources:
 
     def tell(self, sources: Sequence[str], classes: Tensor | None = None) -> Tell:
         space, tokenizer = self.embeddings, self.embeddings.tokenizer
-        lengths = None
-        if space.masked:
-            counts = self.space.statistics.length_counts.float().cpu()
-            drawn = generator(42, "target lengths")
-            lengths = torch.multinomial(counts, len(sources), replacement=True, generator=drawn).numpy()
         end, separator = end_id(tokenizer), separator_id(tokenizer)
         assert end is not None and separator is not None, "the space refuses a tokenizer without an end"
         table = pack_sources(
@@ -75,9 +72,13 @@ class PackedSources:
             space.length,
             end_id=end,
             separator_id=separator,
-            target_lengths=lengths,
             trim=self.trim,
         )
+        if space.masked:
+            assert table.given is not None
+            given = torch.from_numpy(table.given)
+            drawn = self.space.sample_lengths(len(sources), generator(42, "target lengths"), given)
+            table = replace(table, lengths=np.minimum(table.given + drawn.numpy(), space.length).astype(np.int32))
 
         def told(first: int, last: int) -> Told:
             batch = collate(table, range(first, last), space.pad_id, space.length).to(self.device)

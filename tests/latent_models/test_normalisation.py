@@ -175,6 +175,26 @@ def test_lengths_of_samples_follow_those_of_the_training_texts():
     assert torch.equal(mask, again)
 
 
+def test_masks_follow_the_sources_and_fewer_sources_change_no_other():
+    statistics = LatentStatistics(D, L, 6)
+    space = Normalised(Table(), statistics)
+    statistics.length_counts[1] = 1
+    assert not space.knows_pairs
+
+    def lengths(sources: list[int]) -> list[int]:
+        generator = torch.Generator().manual_seed(3)
+        return space.sample_mask(4, generator, torch.tensor(sources)).sum(1).tolist()
+
+    assert lengths([2, 5, 2, 5]) == [1, 1, 1, 1], "without pairs, as of any text"
+    counts = torch.zeros(7, L + 1)
+    counts[2, 3], counts[5, 4], counts[5, 5] = 60, 30, 30
+    statistics.pair_counts.copy_(counts)
+    assert space.knows_pairs
+    found = lengths([2, 5, 2, 5])
+    assert found[0] == found[2] == 3 and {found[1], found[3]} <= {4, 5}
+    assert lengths([2, 5]) == found[:2]
+
+
 def test_latents_of_fixed_length_need_no_prior():
     space = Normalised(Table(masked=False), LatentStatistics(D, L))
     assert space.sample_mask(3, torch.Generator()).all()

@@ -336,3 +336,31 @@ def test_a_dry_run_shows_the_context_encoder(programs, chain, pairs, other_lm, t
         assert programs.diffusion(space, tmp_path / "run", flags) == 0
         out = capsys.readouterr().out
         assert said in out and "source_tokens.proj" in out
+
+
+def test_uncompressed_samples_are_as_long_as_texts_of_such_sources(programs, chain, tmp_path):
+    """Short sources have short texts here, long ones long texts; candidates of a source have lengths of their own."""
+    rows = [{"src": "the dog", "trg": "a cat"}] * 60
+    rows += [{"src": "the dog ran home and the cat sat down", "trg": "one " * n + "end"} for n in (9, 12)] * 30
+    for split in SPLITS:
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = " ".join(f"--{split}_file {tmp_path / split}.jsonl" for split in SPLITS)
+    assert programs.diffusion(f"--enc_dec_model {chain / 'lm'}", tmp_path / "run", files) == 0
+    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    generator, tokens = pipeline.generator, LanguageModelTokens(chain / "lm")
+    sources = [rows[0]["src"], rows[-1]["src"]]
+    told = pipeline.sources.tell(sources)
+    mask = generator.latents(1, 0, lambda b, n, g: told(0, 2).repeat(8), 16).mask.sum(1).view(2, 8)
+    short, long = tokens.count(rows[0]["trg"]), {tokens.count(rows[-2]["trg"]), tokens.count(rows[-1]["trg"])}
+    assert set(mask[0].tolist()) == {short}
+    assert set(mask[1].tolist()) == long, "both lengths appear among the candidates"
+    fewer = generator.latents(1, 0, lambda b, n, g: told(0, 1).repeat(8), 16).mask.sum(1)
+    assert torch.equal(fewer, mask[0])
+
+
+class LanguageModelTokens:
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = load_language_model(str(folder)).tokenizer
+
+    def count(self, text: str) -> int:
+        return len(self.tokenizer(text)["input_ids"])
