@@ -62,7 +62,7 @@ def run(settings: Settings) -> int:
     run_folder = Path(settings.resume_dir) if job.evaluating else job.folder
     corpus = _corpus(job)
     parts = make_parts(
-        settings, run_folder, job.device, corpus.num_classes, source_tokens(settings, corpus), corpus.train.texts
+        settings, run_folder, job.device, corpus.num_classes, source_tokens(settings, corpus), corpus.train.all_texts()
     )
     if job.evaluating:
         fill_from_run(parts.model, run_folder, best=parts.seq2seq and not settings.newest_checkpoint)

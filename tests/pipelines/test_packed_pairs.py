@@ -57,6 +57,11 @@ def test_trains_and_judges_candidates(trained):
         assert line["loss"] == pytest.approx(terms, rel=1e-4)
 
 
+def test_the_vocabulary_knows_the_words_that_only_sources_have(trained):
+    survey = json.loads((trained / "survey.json").read_text())["splits"]["train"]
+    assert survey["source"]["unknown"] == survey["unknown"] == 0
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])
 def test_the_source_is_anchored_at_every_step(trained, sampler):
     pipeline = TextDiffusionPipeline.from_run(trained, device="cpu", sampler=sampler, sampling_timesteps=3)
