@@ -36,6 +36,8 @@ def test_flags_exist(name: str) -> None:
     known |= {flag for program in programs for flag in (*program.ignored, *program.reference_flags)} | FOREIGN
     known |= {f"no_{flag}" for flag in known}  # which switches a flag off
     text = (ROOT / name).read_text(encoding="utf-8")
+    if name == "docs/migrating.md":
+        text = re.sub(r"^\| .*? \|", "|", text, flags=re.M)  # what is typed there
     named = set(re.findall(r"(?<![\w-])--([A-Za-z][A-Za-z0-9_]+)(?![\w-])", text))
     assert named <= known | {"help", "l2_normalize_latent"}, sorted(named - known)
 

@@ -2,16 +2,18 @@
 as its program would be.
 
 A stand-in for the interpreter writes down what a script starts; the program then runs here, with --dry_run and a tiny
-language model, so that one import of torch serves all.
+language model, so that one import of torch serves all. Programs without --dry_run run whole, on a tiny trained run.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,15 +24,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(
     str(path.relative_to(ROOT))
-    for room in ("autoencoder", "diffusion", "eval")
+    for room in ("autoencoder", "diffusion", "embedding", "eval")
     for path in (ROOT / "scripts" / room).glob("*.sh")
 )
-EVALUATIONS = [name for name in RECIPES if "eval" in name]
-TRAININGS = [name for name in RECIPES if "eval" not in name]
+EVALUATIONS = [name for name in RECIPES if re.search("eval|decode", name)]
+TRAININGS = [name for name in RECIPES if name not in EVALUATIONS]
+EMBEDDED = [name for name in RECIPES if name.startswith("scripts/embedding/")]
+DIFFUSEQ = [name for name in TRAININGS if "diffuseq" in name]
 LATENT = "scripts/diffusion/bart_latent_v-pred.sh"
 ON_LATENTS = [name for name in TRAININGS if "_latent_" in name]
 CLASS_NAMES = ["world", "sports", "business", "sci_tech"]
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
+# every word more than ten times, for rarer ones stay unknown to Diffusion-LM
+COLOURS, FOODS = ("red", "blue", "pink", "grey"), ("pear", "fig", "plum", "kiwi")
+TEXTS = [f"The {colour} {food} is {taste}." for colour in COLOURS for food in FOODS for taste in "abcdefgh"]
 
 # --------------------------------------------------------------------------------------------------------- fixtures
 
@@ -49,6 +56,34 @@ def model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory) -> Path:
+    """A BERT-style tokenizer."""
+    from latent_models.tokenizers.training import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny vocabulary")
+    train_tokenizer(TEXTS, "word-level", 100, 64).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Each corpus of the recipes of embeddings, in its own form."""
+    root = tmp_path_factory.mktemp("some corpora")
+    files = {f"{name}/{name}-train.txt": TEXTS for name in ("simple", "greetings")}
+    files["simple/simple_labeled.tsv"] = [f"{text}\t{int('red' in text)}" for text in TEXTS]
+    for split in ("train", "valid", "test"):
+        files[f"e2e_data/src1_{split}.txt"] = [f"name : Blue Fig | area : riverside || {text}" for text in TEXTS]
+        for name in ("qqp", "quasar-t", "wiki-auto", "commonsense"):
+            files[f"{name}/{split}.jsonl"] = [json.dumps({"src": f"{text} {text}", "trg": text}) for text in TEXTS]
+    for split in ("train", "valid"):
+        files[f"ROCstory/roc_{split}.json"] = [json.dumps([text]) for text in TEXTS]
+    for name, lines in files.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("".join(f"{line}\n" for line in lines))
+    return root
+
+
 def record(program: str, argv: list[str], folder: Path, **facts: Any) -> Path:
     """A run folder as a training leaves it, as far as a dry run looks."""
     from pipelines import programs
@@ -60,8 +95,9 @@ def record(program: str, argv: list[str], folder: Path, **facts: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folders(model, tmp_path_factory) -> dict[str, Path]:
-    """AUTOENCODER, runs on its latents and of the first release, by class and not, and one of a corpus of pairs."""
+def folders(model, data, vocabulary, tmp_path_factory) -> dict[str, Path]:
+    """AUTOENCODER, runs on its latents and of the first release, by class and not, of a corpus of pairs, of embeddings;
+    and what a reader puts in the place of FILE, FOLDER and TEXT FILE."""
     root = tmp_path_factory.mktemp("runs")
     base = ["--dataset_name", "roc", "--enc_dec_model", str(model)]
     autoencoder = record("AUTOENCODER", [*base, "--dim_ae", "8"], root / "autoencoder")
@@ -73,9 +109,41 @@ def folders(model, tmp_path_factory) -> dict[str, Path]:
     by_class = ["--dataset_name", "ag_news", *base[2:], "--class_conditional"]
     first = [*by_class, "--beta_schedule", "linear", "--denoiser_variant", "states"]
     runs = {"AUTOENCODER": autoencoder, "RUN": run, "STATES": states, "PAIRS": pairs}
+    runs |= {"FILE": data / "simple/simple-train.txt", "FOLDER": data / "qqp"}
     runs["STATES BY CLASS"] = record("DIFFUSION", first, root / "states by class", class_names=CLASS_NAMES)
     runs["RUN BY CLASS"] = record("DIFFUSION", [*by_class, *run_flags], root / "by class", class_names=CLASS_NAMES)
+    for name, corpus in (("EMBEDDINGS", "simple"), ("EMBEDDED PAIRS", "qqp")):
+        runs[name] = embeddings_run(root / name.lower(), corpus, data, vocabulary)
     return runs
+
+
+def embeddings_run(folder: Path, corpus: str, data: Path, vocabulary: Path) -> Path:
+    from latent_models.tokenizers.files import load_tokenizer
+    from latent_models.tokenizers.identity import fingerprint
+
+    argv = ["--latent_space", "embeddings", "--dataset_name", corpus, "--data_dir", str(data)]
+    facts = {"tokenizer_fingerprint": fingerprint(load_tokenizer(str(vocabulary), 64))}
+    shutil.copytree(vocabulary, folder / "tokenizer")
+    return record("DIFFUSION", argv, folder, seq2seq=corpus == "qqp", embedding_width=128, **facts)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    """A run of embeddings with a checkpoint, small and hardly trained, on a chain of 2,000 steps."""
+    import train_text_diffusion
+    from evaluation import home_scorer
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    network = "--max_seq_len 10 --embedding_dim 8 --tx_dim 64 --tx_depth 1 --device cpu"
+    short = "--num_train_steps 2 --train_batch_size 4 --num_samples 4 --sampling_timesteps 2 --no_wandb"
+    argv = f"--latent_space embeddings --dataset_name simple {network} {short}".split()
+    scorer = folder.parent / "scorer"
+    home_scorer.train_small(TEXTS, scorer, steps=2, width=32, layers=1, heads=2, vocab_size=100, max_length=32)
+    argv += ["--scorer", str(scorer)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["program", *argv, "--data_dir", str(data), "--output_dir", str(folder)])
+        assert train_text_diffusion.main() == 0
+    return folder
 
 
 @pytest.fixture
@@ -87,7 +155,7 @@ def started(tmp_path):
         '#!/usr/bin/env bash\nif [[ "$1" == */pins.py ]]; then exit 0; fi\nprintf "%s\\0" "$@" >"$WORDS"\n'
     )
     python.chmod(0o755)
-    names = ("ENC_DEC_MODEL", "DATA_DIR", "SCORER", "NUM_PROCESSES", "LATENT_MODEL_PATH")
+    names = ("ENC_DEC_MODEL", "DATA_DIR", "SCORER", "NUM_PROCESSES", "LATENT_MODEL_PATH", "VOCAB", "BERTSCORE_MODEL")
     clean = {name: value for name, value in os.environ.items() if name not in names}
 
     def of(command: list[str], **environment: str) -> tuple[list[str], subprocess.CompletedProcess]:
@@ -120,6 +188,44 @@ def dry_run(model, tmp_path, monkeypatch, capsys):
     return of
 
 
+SMALL = {
+    "pipelines.train_classifier": "--device cpu --num_train_steps 2 --classifier_dim 64 --classifier_depth 1",
+    "pipelines.sample": "--device cpu --sampling_timesteps 3",
+    "pipelines.infill": "--device cpu --sampling_timesteps 3",
+}
+
+
+@pytest.fixture
+def run_module(tmp_path, monkeypatch, capsys):
+    """(module, its arguments) -> the lines that python -m MODULE prints, once it has run whole, if in fewer steps, and
+    exited with 0."""
+
+    def of(module: str, argv: list[str]) -> list[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [module, *argv, *SMALL.get(module, "").split()])
+        spec = importlib.util.find_spec(module)
+        main = f"{module}.__main__" if spec and spec.submodule_search_locations else module
+        capsys.readouterr()
+        assert importlib.import_module(main).main() == 0
+        return capsys.readouterr().out.splitlines()
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def classifier(trained, data, tmp_path_factory) -> Path:
+    """Of the latents of the trained run."""
+    from pipelines import train_classifier
+    from pipelines.programs import CLASSIFIER
+    from utils.config import parse
+
+    folder = tmp_path_factory.mktemp("classifier") / "run"
+    argv = ["--diffusion_run", str(trained), "--train_file", str(data / "simple/simple_labeled.tsv")]
+    argv += SMALL["pipelines.train_classifier"].split()
+    assert train_classifier.run(parse(CLASSIFIER, [*argv, "--output_dir", str(folder)])) == 0
+    return folder
+
+
 def split(words: list[str]) -> tuple[str, list[str]]:
     """What stands before the entry script is the launcher's; the script's name, and its arguments."""
     at = next(i for i, word in enumerate(words) if re.search(r"(^|/)train_\w+\.py$", word))
@@ -138,6 +244,8 @@ def kind_of_run(script: str) -> str:
     """Which of the run folders a script, or a command, evaluates."""
     if re.search("scripts/eval/(e2e_mr|xsum|qqp|wmt14)", script):
         return "PAIRS"
+    if script.startswith("bash scripts/embedding/") or script in EMBEDDED:
+        return "EMBEDDED PAIRS" if "decode" in script else "EMBEDDINGS"
     by_class = " BY CLASS" if "--class_id" in script or "--gen_data" in script else ""
     return ("STATES" if "eval_text_diffusion" in script else "RUN") + by_class
 
@@ -146,13 +254,18 @@ def kind_of_run(script: str) -> str:
 
 
 @pytest.mark.parametrize("script", RECIPES)
-def test_every_recipe_dry_runs(started, dry_run, folders, model, script):
-    words, done = started(["bash", str(ROOT / script), *arguments(script, folders)], ENC_DEC_MODEL=str(model))
+def test_every_recipe_dry_runs(started, dry_run, folders, model, data, vocabulary, script):
+    places = {"ENC_DEC_MODEL": str(model)}
+    if script in EMBEDDED:  # with their corpora, which are small enough to be made here
+        places = {"VOCAB": str(vocabulary), "DATA_DIR": str(data)}
+    words, done = started(["bash", str(ROOT / script), *arguments(script, folders)], **places)
     assert done.returncode == 0, done.stderr
     program, argv = split(words)
     assert (ROOT / program).is_file()
     printed = dry_run(program, argv)
     assert "trained" in printed and "frozen" in printed
+    if script in EMBEDDED:
+        assert "split   " in printed, "the survey of its corpus, by its tokenizer"
 
 
 # from the published scripts: latent-space recipe, then those of the first release and of its annealed fork
@@ -269,6 +382,78 @@ OURS = {f"scripts/autoencoder/{name}.sh": dict(AUTOENCODER, **changes) for name,
 }.items()} | {f"scripts/eval/{name}.sh": dict(TEST, num_samples=1000) for name in ("e2e", "sst")}  # fmt: skip
 OURS["scripts/eval/e2e_mr.sh"] = dict(PUBLISHED["scripts/eval/qqp.sh"], num_samples=4693)
 
+# systems that diffuse token embeddings
+EMBEDDINGS = dict(
+    latent_space="embeddings",
+    denoiser_variant="encoder",
+    encoder_config=None,
+    encoder_init="random",
+    encoder_dropout=None,
+    objective="pred_x0",
+    beta_schedule="sqrt",
+    timesteps=2000,
+    learning_rate=1e-4,
+    lr_schedule="linear",
+    lr_warmup_steps=0,
+    adam_weight_decay=0.0,
+    ema_decay=0.9999,
+    padding="generated",
+)
+MINIMAL = dict(
+    EMBEDDINGS,
+    max_seq_len=50,
+    embedding_dim=128,
+    train_batch_size=64,
+    random_seed=10708,
+    vocab="word-level",
+    sampling_timesteps=2000,
+    posterior_variance="small",
+    noise_bound=0.9,
+)
+FIRST_DIFFUSEQ = dict(
+    EMBEDDINGS,
+    max_seq_len=128,
+    embedding_dim=128,
+    encoder_time_dim=128,
+    schedule_sampler="lossaware",
+    time_bins=None,
+    random_seed=102,
+    train_batch_size=64,
+    gradient_accumulation_steps=32,
+    sampling_timesteps=2000,
+    posterior_variance="large",
+    clamp=True,
+)
+SECOND_DIFFUSEQ = dict(
+    FIRST_DIFFUSEQ,
+    train_batch_size=425,
+    gradient_accumulation_steps=1,
+    learned_mean_embed=True,
+    denoise=True,
+    denoise_rate=0.5,
+    mixed_precision="fp16",
+    sampler="dpmpp",
+    sampling_timesteps=10,
+    clamp=False,
+)
+STEPS = {"qqp": 50_000, "quasar-t": 40_000, "commonsense": 140_000, "wiki-auto": 80_000}
+NAMES = {"qqp": "qqp", "quasar-t": "quasar_t", "commonsense": "dialogue", "wiki-auto": "wiki_auto"}
+PUBLISHED |= {f"scripts/embedding/{name}.sh": dict(MINIMAL, dataset_name=name, num_train_steps=steps)
+              for name, steps in (("simple", 25_001), ("greetings", 5_000))}  # fmt: skip
+for corpus, steps in STEPS.items():
+    own = dict(dataset_name=corpus, num_train_steps=steps)
+    PUBLISHED[f"scripts/embedding/diffuseq_{NAMES[corpus]}.sh"] = FIRST_DIFFUSEQ | own
+    group = PUBLISHED if corpus == "qqp" else OURS
+    group[f"scripts/embedding/diffuseq_v2_{NAMES[corpus]}.sh"] = SECOND_DIFFUSEQ | own
+OURS |= {f"scripts/embedding/diffusion_lm_{corpus}.sh":
+         dict(EMBEDDINGS, dataset_name=corpus, train_batch_size=64, embedding_dim=dim, sampling_timesteps=200)
+         for corpus, dim in (("e2e", 16), ("roc", 128))}  # fmt: skip
+DECODING = dict(eval_test=True, seq2seq_candidates=10, mbr_utility="diffuseq_bleu", eval_batch_size=100)
+PUBLISHED |= {f"scripts/embedding/decode_{name}.sh": dict(DECODING, sampler=sampler, sampling_timesteps=steps)
+              for name, sampler, steps in (("ancestral", "ddpm", 2000), ("ddim", "ddim", 200),
+                                           ("solver", "dpmpp", 10))}  # fmt: skip
+PUBLISHED["scripts/embedding/eval.sh"] = dict(eval_test=True, num_samples=1000, sampler="ddpm", sampling_timesteps=200)
+
 
 @pytest.mark.parametrize("script", RECIPES)
 def test_every_recipe_has_the_published_hyper_parameters(started, folders, script):
@@ -280,10 +465,13 @@ def test_every_recipe_has_the_published_hyper_parameters(started, folders, scrip
     settings = parse({"train_latent_model.py": programs.AUTOENCODER}.get(program, programs.DIFFUSION), argv)
     wanted = (PUBLISHED | OURS)[script]
     assert {name: settings.values[name] for name in wanted} == wanted
-    if script in TRAININGS and script not in ON_LATENTS:
+    if script in TRAININGS and script not in ON_LATENTS + EMBEDDED:
         assert settings.enc_dec_model == wanted.get("enc_dec_model", "facebook/bart-base") and settings.scorer is None
     if script in EVALUATIONS:
-        assert settings.scorer == "openai-community/gpt2-large" and "enc_dec_model" not in settings.typed
+        scorer = None if "decode" in script else "openai-community/gpt2-large"
+        assert settings.scorer == scorer and "enc_dec_model" not in settings.typed
+    if script in DIFFUSEQ:
+        assert settings.vocab == "bert"
 
 
 @pytest.mark.parametrize("script", RECIPES)
@@ -294,14 +482,17 @@ def test_flags_of_the_caller_come_last_and_the_environment_names_the_parts(start
         ENC_DEC_MODEL="some model",
         DATA_DIR="some data",
         SCORER="some scorer",
+        VOCAB="some vocabulary",
         NUM_PROCESSES="3",
     )
     assert done.returncode == 0, done.stderr
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
     assert words[: len(launcher)] == launcher and words[-len(typed) :] == typed
     pairs = list(zip(words, words[1:], strict=False))
-    assert ("--enc_dec_model", "some model") in pairs and ("--data_dir", "some data") in pairs
-    assert (("--scorer", "some scorer") in pairs) == (script in EVALUATIONS)
+    assert ("--data_dir", "some data") in pairs
+    assert (("--enc_dec_model", "some model") in pairs) == (script not in EMBEDDED or script.endswith("/eval.sh"))
+    assert (("--scorer", "some scorer") in pairs) == (script in EVALUATIONS and "decode" not in script)
+    assert (("--vocab", "some vocabulary") in pairs) == (script in DIFFUSEQ)
 
 
 def test_the_latent_recipe_finds_its_autoencoder(started, tmp_path):
@@ -361,7 +552,7 @@ def commands(document: str) -> list[str]:
         if line.startswith("|"):
             cells += re.split(r"(?<!\\)\|", line)[2:-1]
     spans = [span for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
-    start = re.compile(r"([A-Z_]+=\S+ )*(bash scripts/|python train_|accelerate launch |torchrun )")
+    start = re.compile(r"([A-Z_]+=\S+ )*(bash scripts/|python (train_|-m )|accelerate launch |torchrun )")
     return [block.replace("\\\n", " ") for block in blocks] + [span for span in spans if start.match(span)]
 
 
@@ -373,21 +564,54 @@ def scripts_of(found: list[str]) -> set[str]:
     return {word for command in found for word in command.split() if word.startswith("scripts/")}
 
 
+TEXT_SAMPLE = "scripts/text_sample.sh"
+WHOLE = re.compile(rf"({TEXT_SAMPLE}|python -m )")  # no dry run: on the trained run
+
+
 def test_the_documents_hold_every_recipe():
-    assert scripts_of(REPRODUCE) == set(RECIPES)
-    assert scripts_of(MIGRATING) < set(RECIPES) and len(MIGRATING) > 20
+    assert scripts_of(REPRODUCE) == {*RECIPES, TEXT_SAMPLE}
+    assert scripts_of(MIGRATING) < {*RECIPES, TEXT_SAMPLE} and len(MIGRATING) > 20
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_documents_dry_runs(started, dry_run, folders, model, command):
-    places = {**folders, "RUN": folders[kind_of_run(command)]}
-    words = [re.sub(r"^(LATENT_MODEL_PATH=)?(AUTOENCODER|RUN)$",
-                    lambda found: (found[1] or "") + str(places[found[2]]), word)
-             for word in shlex.split(command)]  # fmt: skip
-    environment = {"ENC_DEC_MODEL": str(model)}
+def environment_of(words: list[str]) -> dict[str, str]:
+    """NAME=value before a command, taken off its words."""
+    found = {}
     while ASSIGNMENT.match(words[0]):
         name, value = words.pop(0).split("=", 1)
-        environment[name] = value
+        found[name] = value
+    return found
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if WHOLE.search(command)])
+def test_every_command_without_a_dry_run_runs(started, run_module, trained, classifier, data, tmp_path, command):
+    places = {"RUN": trained, "CLASSIFIER": classifier, "FOLDER": tmp_path / "a folder"}
+    places |= {"FILE": data / "simple/simple-train.txt", "LABELLED": data / "simple/simple_labeled.tsv"}
+    words = [str(places.get(word, word)) for word in shlex.split(command)]
+    environment = environment_of(words)
+    if words[0] == "python":
+        run_module(words[2], words[3:])
+        return
+    _, script, run, steps, count, *_ = words
+    words, done = started(["bash", str(ROOT / script), *words[2:]], **environment)
+    assert done.returncode == 0, done.stderr
+    asked = ["--run", run, "--sampling_timesteps", steps, "--num_samples", count]
+    assert words[:8] == ["-m", "pipelines.sample", *asked]
+    assert len(run_module(words[1], words[2:])) == int(count)
+
+
+def test_text_sample_says_in_one_line_how_it_is_used(started, tmp_path):
+    for words, said in (([], "usage:"), ([str(tmp_path)], "usage:"), (["run.pt", "20", "3"], "run.pt is no folder")):
+        begun, done = started(["bash", str(ROOT / TEXT_SAMPLE), *words])
+        assert done.returncode == 2 and not begun and done.stderr.count("\n") == 1 and said in done.stderr
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not WHOLE.search(command)])
+def test_every_command_of_the_documents_dry_runs(started, dry_run, folders, model, command):
+    places = {**folders, "RUN": folders[kind_of_run(command)]}
+    words = [re.sub(r"^(LATENT_MODEL_PATH=)?(AUTOENCODER|RUN|FILE|FOLDER)$",
+                    lambda found: (found[1] or "") + str(places[found[2]]), word)
+             for word in shlex.split(command)]  # fmt: skip
+    environment = {"ENC_DEC_MODEL": str(model), **environment_of(words)}
     if words[0] == "bash":
         if words[1] in ON_LATENTS and "LATENT_MODEL_PATH" not in environment:
             words += arguments(words[1], folders)
@@ -398,18 +622,23 @@ def test_every_command_of_the_documents_dry_runs(started, dry_run, folders, mode
 
 # ------------------------------------------------------------------------------- the published documents themselves
 
-# Commands of the three READMEs, without the blanks after their backslashes; RUN: a path that a reader puts in. "runs":
-# as it stands; "row": docs/migrating.md says what takes its place. also: what those documents offer beside it.
+# Commands and flags of the published READMEs, without the blanks after their backslashes; RUN: a path that a reader
+# puts in. "runs": as it stands; "row": docs/migrating.md says what takes its place. also: what they offer beside it.
 PUBLISHED_COMMANDS = json.loads((ROOT / "tests/published_commands.json").read_text(encoding="utf-8"))
-THERE = " ".join(
-    line.split(" | ")[0] for line in (ROOT / "docs/migrating.md").read_text().splitlines() if line.startswith("| ")
-)
+ROWS = [
+    line.strip("| ").split(" | ", 1)  # what was typed there, what is typed here
+    for line in (ROOT / "docs/migrating.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("| `") or " | " in line
+]
 
 
 @pytest.mark.parametrize("entry", PUBLISHED_COMMANDS, ids=lambda entry: f"{entry['document']}: {entry['command'][:60]}")
 def test_a_published_command_runs_or_has_its_row(started, dry_run, folders, model, entry):
     if entry["here"] == "row":
-        assert entry["command"] in THERE
+        assert any(entry["command"] in row[0] and row[1].strip() for row in ROWS)
+        return
+    if WHOLE.search(entry["command"]):
+        assert entry["command"] in MIGRATING, "it runs above"
         return
     words = shlex.split(entry["command"])
     words = [str(folders[kind_of_run(entry["command"])]) if word == "RUN" else word for word in words]

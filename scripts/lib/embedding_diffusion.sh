@@ -98,6 +98,7 @@ DIFFUSEQ_V2=(
 # what decoding the test sources of either has in common: 10 candidates of each, chosen by their mutual BLEU
 # shellcheck disable=SC2034
 DECODING=(
+  --bertscore_model "${BERTSCORE_MODEL:-microsoft/deberta-xlarge-mnli}"
   --seq2seq_candidates 10
   --mbr_utility diffuseq_bleu
   --num_samples 2500
