@@ -69,6 +69,22 @@ def test_resumes_exactly(programs, stop_after, fingerprints, tmp_path, flags):
         assert remembered["counts"].sum() == 12 * 16 and remembered["counts"].min() >= 10  # no longer uniform
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_like_the_whole(programs, tmp_path, precision):
+    """DiffuSeq-v2's --use_fp16, also where there is no GPU: losses of the same size, weights kept in float32."""
+    flags = "--learned_mean_embed --denoise --denoise_rate 0.5 --self_condition --num_train_steps 6 --disable_dropout"
+    for name, cast in (("whole", "no"), ("half", precision)):
+        assert programs.diffusion(SPACE, tmp_path / name, f"{flags} --mixed_precision {cast}") == 0
+    whole, half = (
+        [line["loss"] for line in read_metrics(tmp_path / name) if "learning_rate" in line]
+        for name in ("whole", "half")
+    )
+    assert len(whole) == 6 and half == pytest.approx(whole, rel=0.05) and half != whole
+    assert all(x.dtype == torch.float32 for x in checkpoints.load(tmp_path / "half").tensors["model"].values())
+    texts = TextDiffusionPipeline.from_run(tmp_path / "half", device="cpu", mixed_precision=precision)(2, seed=3)
+    assert len(texts) == 2
+
+
 def test_reloaded_run_samples_what_the_training_sampled(trained):
     pipeline = TextDiffusionPipeline.from_run(trained, device="cpu")
     again = TextDiffusionPipeline.from_run(trained, device="cpu")

@@ -38,6 +38,40 @@ finish()
 """
 
 
+WATCHED = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from pipelines import train_diffusion
+from pipelines.embedding_step import EmbeddingStep
+from pipelines.programs import DIFFUSION
+from pipelines.training_times import TrainingTimes
+from utils.config import parse
+
+seen = {"rows": [], "losses": [], "counts": []}
+rank = 0
+call, remember = EmbeddingStep.__call__, TrainingTimes.remember
+
+def stepped(self, step, micro):
+    global rank
+    if self.times is not None:  # training, not validation
+        rank = self.plan.rank
+        seen["rows"].append([step, self.plan.rows(step, micro, len(self.data)).tolist()])
+    return call(self, step, micro)
+
+def remembered(self, state, report):
+    remember(self, state, report)
+    seen["losses"].append(self.importance.losses.tolist())
+    seen["counts"].append(self.importance.counts.tolist())
+
+EmbeddingStep.__call__, TrainingTimes.remember = stepped, remembered
+out, *argv = sys.argv[1:]
+code = train_diffusion.run(parse(DIFFUSION, argv))
+json.dump(seen, open(f"{out}-{rank}.json", "w"))
+sys.exit(code)
+"""
+
+
 def start(processes: int, *argv: str) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -104,6 +138,41 @@ def test_a_language_model_spread_over_two_processes_trains_as_in_one(programs, c
     start(2, "train_latent_model.py", *f"--resume_training --resume_dir {tmp_path / 'two'} --no_wandb".split())
     again = checkpoints.load(tmp_path / "two").tensors
     assert all(fingerprint(again[file]) == fingerprint(held["two"][file]) for file in again)
+
+
+@pytest.mark.slow
+def test_importance_sampling_remembers_the_same_on_two_ranks(programs, tmp_path):
+    """Each rank sees texts of its own, both remember the losses of all, as one process with the whole batch would, and
+    a resumed run goes on to the last bit."""
+    script = tmp_path / "watched.py"
+    script.write_text(WATCHED)
+    flags = (
+        f"{programs.data} --latent_space embeddings --embedding_dim 8 --timesteps 20 --max_seq_len 40 --tx_dim 64 "
+        f"--tx_depth 1 --disable_dropout --schedule_sampler lossaware --time_bins 3 --device cpu --no_wandb "
+        f"--lr_warmup_steps 2 --num_train_steps 12 --save_every 5 --save_and_sample_every 1000 --num_samples 4 "
+        f"--eval_batch_size 4 --sampling_timesteps 2 --log_every 1 --scorer {programs.scorer}"
+    )
+    for processes, batch in ((2, "--train_batch_size 4"), (1, "--train_batch_size 8")):
+        out = f"{flags} {batch} --gradient_accumulation_steps 2 --output_dir {tmp_path / str(processes)}"
+        start(processes, str(script), str(tmp_path / f"seen{processes}"), *out.split())
+    first, second, alone = (json.loads((tmp_path / f"seen{name}.json").read_text()) for name in ("2-0", "2-1", "1-0"))
+    for key in ("losses", "counts"):
+        assert first[key] == second[key] and len(first[key]) == 12
+    assert first["counts"] == alone["counts"] and sum(first["counts"][-1]) == 12 * 16
+    assert min(first["counts"][7]) >= 10, "from then on times are no longer uniform"
+    torch.testing.assert_close(torch.tensor(first["losses"]), torch.tensor(alone["losses"]), rtol=1e-3, atol=1e-5)
+    mine, theirs = ([row for _, rows in seen["rows"] for row in rows] for seen in (first, second))
+    assert len(mine) == len(theirs) == 12 * 8 and len({*mine, *theirs}) == 12 * 16, "one epoch: no text twice"
+    assert {*mine, *theirs} == {row for _, rows in alone["rows"] for row in rows}
+    held = checkpoints.load(tmp_path / "2").tensors
+    assert held["times"]["counts"].tolist() == first["counts"][-1]
+    shutil.rmtree(tmp_path / "2" / "checkpoints" / "step_00000012")
+    again = f"--resume_training --resume_dir {tmp_path / '2'} --no_wandb"
+    start(2, str(script), str(tmp_path / "again"), *again.split())
+    resumed = [json.loads((tmp_path / f"again-{rank}.json").read_text()) for rank in (0, 1)]
+    assert resumed[0]["losses"] == resumed[1]["losses"] == first["losses"][10:]
+    found = checkpoints.load(tmp_path / "2").tensors
+    assert {name: fingerprint(x) for name, x in found.items()} == {name: fingerprint(x) for name, x in held.items()}
 
 
 def test_only_a_model_that_trains_is_spread(programs, chain, tmp_path):
