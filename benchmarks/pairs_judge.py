@@ -22,6 +22,8 @@ from evaluation.memorisation import Memory
 from evaluation.overlap import bleu, rouge
 from evaluation.protocols import evaluate_pairs
 from pipelines.text_diffusion import TextDiffusionPipeline
+from utils import checkpoints
+from utils.checkpoints import fingerprint
 from utils.runs import write_json
 from utils.seeding import generator
 
@@ -97,7 +99,8 @@ class Judge:
     def row(self, run: Path, name: str, flags: str, steps: int, seed: int) -> dict[str, Any]:
         slug = "".join(c if c.isalnum() else "_" for c in f"{name} {steps} {seed}")
         path = self.root / "evaluation" / f"{slug}.json"
-        asked = {"flags": flags, "sources": self.size.sources, "candidates": self.candidates}
+        weights = fingerprint(checkpoints.load(run).tensors["ema"])  # trained on, a run is judged anew
+        asked = {"flags": flags, "sources": self.size.sources, "candidates": self.candidates, "weights": weights}
         if path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["asked"] == asked:
