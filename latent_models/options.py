@@ -71,7 +71,7 @@ class WritingOptions:
         default=False,
         metadata=dict(
             help="decode every batch to the end of its longest text; without, texts that have ended leave it, and "
-            "beams are searched in batches of like lengths"
+            "beams of uncompressed latents are searched in batches of like lengths"
         ),
     )
     decoding_cache: str = field(

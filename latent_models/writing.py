@@ -1,9 +1,9 @@
 """How a language model writes ids: what makes it fast and changes no text. What it writes is decoding.py's.
 
 Texts end at different lengths, and transformers computes a batch to the end of its longest. So a row that has ended
-leaves the batch, with its place in the cache; beams cannot leave one by one, so texts of like lengths are searched
-together; and a model that writes in bfloat16 holds its weights so, since autocast would convert frozen ones anew for
-every token. Each has its flag (WritingOptions).
+leaves the batch, with its place in the cache; beams cannot leave one by one, so texts of like lengths, where those are
+known, are searched together; and a model that writes in bfloat16 holds its weights so, since autocast would convert
+frozen ones anew for every token. Each has its flag (WritingOptions).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
-from latent_models.decoding import DECODING
 from latent_models.options import WritingOptions
 from utils.errors import UserError
 from utils.sharding import is_sharded
@@ -54,10 +53,11 @@ class Writer:
             states = states.to(model.dtype)
             ragged = self.options.decoding_cache == "dynamic" and not self.options.whole_batches
             written: list[Tensor | None] = [None] * len(states)
-            for rows in self._buckets(model, states, mask, decoding) if ragged else [torch.arange(len(states))]:
+            for rows in self._buckets(states, mask, decoding) if ragged else [torch.arange(len(states))]:
                 some, seen = states[rows.to(device)], None if mask is None else mask[rows.to(device)]
                 if seen is not None and ragged:
-                    longest = int(seen.any(0).nonzero().max()) + 1
+                    positions = torch.arange(1, seen.shape[1] + 1, device=device)
+                    longest = max(1, int((seen.any(0) * positions).max()))
                     some, seen = some[:, :longest], seen[:, :longest]
                 for row, ids in zip(rows.tolist(), self._generate(model, some, seen, decoding, ragged), strict=True):
                     written[row] = ids
@@ -80,17 +80,15 @@ class Writer:
             **decoding,
         )
 
-    def _buckets(self, model: Any, states: Tensor, mask: Tensor | None, decoding: dict[str, Any]) -> list[Tensor]:
-        """Rows that are written together: all, but for beams, which cannot leave one by one."""
+    def _buckets(self, states: Tensor, mask: Tensor | None, decoding: dict[str, Any]) -> list[Tensor]:
+        """Rows that are written together: all, but for beams of known lengths, which cannot leave one by one.
+
+        Lengths of compressed texts are unknown: a greedy pass that asks for them costs what they save.
+        """
         beams = decoding.get("num_beams", 1)
-        if beams == 1 or len(states) == 1 or decoding.get("do_sample"):
+        if beams == 1 or mask is None or decoding.get("do_sample"):
             return [torch.arange(len(states))]
-        if mask is not None:
-            lengths = mask.sum(1)
-        else:  # nobody knows lengths of compressed texts; a greedy pass says, at a beam's part of the cost
-            plain = {**decoding, **DECODING["greedy"]}
-            lengths = (self._generate(model, states, None, plain, True) != model.generation_config.pad_token_id).sum(1)
-        return buckets(lengths.cpu(), STEP_ROWS.get(states.device.type, STEP_ROWS_ELSEWHERE) / beams)
+        return buckets(mask.sum(1).cpu(), STEP_ROWS.get(states.device.type, STEP_ROWS_ELSEWHERE) / beams)
 
     def _in_bfloat16(self, model: Any) -> Any:
         """A copy in bfloat16, made anew whenever the weights have changed."""
