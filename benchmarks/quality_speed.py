@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 
 from evaluation.report import finite
 from utils.errors import UserError, one_line
+from utils.progress import Progress
 from utils.runs import write_json, write_text
 
 BASELINE = {"sampler": "ddpm", "time_grid": "uniform", "sampling_timesteps": 250}
@@ -179,33 +180,51 @@ def table(summary: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def network_calls_of(settings: Sequence[dict[str, Any]]) -> int:
+    """Of one text by each of the settings."""
+    from diffusion.samplers import network_calls
+
+    return sum(network_calls(setting["sampler"], setting["sampling_timesteps"]) for setting in settings)
+
+
 def plot(summary: list[dict[str, Any]], path: Path) -> None:
-    """Each metric against network calls and against seconds, a line for each sampler and grid."""
+    """Each metric against network calls and against seconds: mean and deviation over seeds of every sampler and grid,
+    beside a band around the baseline within which a difference never counts."""
     from evaluation.packages import need
 
     need("matplotlib", "matplotlib", "the plot").use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
-    keys = [key for key in ("mauve", "diversity", "perplexity", "grammatical") if key in summary[0]]
-    figure, axes = pyplot.subplots(2, len(keys), figsize=(4 * len(keys), 7), squeeze=False)
+    keys = [key for key in ("mauve", "grammatical", "agreement", "perplexity", "diversity") if key in summary[0]]
+    figure, axes = pyplot.subplots(2, len(keys), figsize=(3.6 * len(keys), 6.5), squeeze=False)
     lines: dict[str, list[dict[str, Any]]] = {}
     for entry in summary:
         lines.setdefault(" ".join(entry["setting"].split()[:2]), []).append(entry)
-    for row, (against, unit) in enumerate((("calls", "network calls"), ("seconds", "seconds"))):
+    base = next((entry for entry in summary if entry["setting"] == title(BASELINE)), None)
+    for row, unit in enumerate(("network calls", "seconds")):
         for column, key in enumerate(keys):
             axis = axes[row][column]
-            for name, own in sorted(lines.items()):
-                points = sorted(
-                    (e["calls"] if against == "calls" else e["seconds"]["mean"], e[key]["mean"]) for e in own
-                )
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=name)
+            if base and key in METRICS:
+                middle, point = base[key]["mean"], METRICS[key]
+                axis.axhspan(middle - point, middle + point, color="0.9", zorder=0)
+            for i, (name, own) in enumerate(sorted(lines.items())):
+                own = sorted(own, key=lambda e: e["calls"])
+                # lines of equal calls stand side by side
+                across = [e["seconds"]["mean"] if row else e["calls"] * 1.03 ** (i - len(lines) / 2) for e in own]
+                means, spreads = [e[key]["mean"] for e in own], [e[key]["std"] for e in own]
+                axis.errorbar(across, means, spreads, marker="o", markersize=3, linewidth=1, capsize=2, label=name)
             axis.set_xscale("log")
+            marks = sorted({e["calls"] for e in summary}) if row == 0 else [10, 20, 50, 100, 200, 500, 1000, 2000]
+            low, high = axis.get_xlim()
+            axis.xaxis.set_major_locator(ticker.FixedLocator([mark for mark in marks if low <= mark <= high]))
+            axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+            axis.xaxis.set_minor_locator(ticker.NullLocator())
             axis.set_xlabel(unit)
-            axis.set_ylabel(key)
-    axes[0][-1].legend(fontsize=5, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.tight_layout()
+            axis.set_title(key, fontsize=9)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncols=min(7, len(lines)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
@@ -229,15 +248,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     done = {(row["setting"], row["seed"], row["texts"]) for row in rows}
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    for seed in range(42, 42 + args.seeds):  # a whole round of settings for each seed: a first answer early
-        for setting in settings:
-            if (title(setting), seed, judge.n) in done:
-                continue
+    # a whole round of settings for each seed: a first answer early
+    todo = [(seed, setting) for seed in range(42, 42 + args.seeds) for setting in settings]
+    todo = [(seed, setting) for seed, setting in todo if (title(setting), seed, judge.n) not in done]
+    texts = judge.n * network_calls_of([setting for _, setting in todo])
+    with Progress("quality against speed", texts, unit="call of a text") as bar:
+        for seed, setting in todo:
             row = finite(judge.judge(setting, seed))
             rows.append(row)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            print(f"{row['setting']}, seed {seed}: MAUVE {row['mauve']}, {row['seconds']:.1f} s", flush=True)
+            bar.say(f"{row['setting']}, seed {seed}: MAUVE {row['mauve']:.4f}, {row['seconds']:.1f} s")
+            bar.advance(judge.n * row["calls"])
     summary = summarise(rows)
     write_json(args.output_dir / "result.json", {"run": str(args.run), "texts": judge.n, "settings": summary})
     text = table(summary)
