@@ -113,6 +113,23 @@ def test_an_evaluation_by_several_processes_finds_what_one_finds(programs, chain
 
 
 @pytest.mark.slow
+def test_classes_judged_by_three_processes_are_judged_as_by_one(programs, chain, tmp_path):
+    """Every class against every class, and how many texts read like theirs."""
+    flags = "--class_conditional --label_column class --class_id all --num_samples 6"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", tmp_path / "run", flags) == 0
+    flags = f"--eval --class_id all --num_samples 6 --eval_batch_size 2 --scorer {programs.scorer}"
+    assert programs.again("diffusion", tmp_path / "run", f"{flags} --output_dir {tmp_path / 'one'}") == 0
+    argv = f"--resume_dir {tmp_path / 'run'} --no_wandb {flags} --output_dir {tmp_path / 'three'}"
+    start(3, "train_text_diffusion.py", *argv.split())
+    for name in ("eval-valid.json", "eval-valid-classes.json"):
+        one, three = (json.loads((tmp_path / run / "evaluation" / name).read_text()) for run in ("one", "three"))
+        for result in (one, three):
+            for key in [key for key in result if key.startswith("speed/")]:
+                result.pop(key)
+        assert one == three
+
+
+@pytest.mark.slow
 def test_a_language_model_spread_over_two_processes_trains_as_in_one(programs, chain, tmp_path):
     flags = "--lm_mode ft --num_train_steps 4 --eval_every 4 --save_every 2 --decoding greedy,nucleus"
     assert programs.autoencoder(chain / "lm", tmp_path / "one", f"{flags} --train_batch_size 8") == 0
