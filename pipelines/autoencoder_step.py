@@ -29,6 +29,12 @@ class Disturbance:
     def __bool__(self) -> bool:
         return bool(self.noise) or self.imagined is not None
 
+    @property
+    def share_untouched(self) -> float:
+        """Of the texts, as they are drawn; the same for every micro-batch, so that their means add up."""
+        noised, imagined = bool(self.noise), self.imagined is not None
+        return (1 - noised * self.noise_prob) * (1 - imagined * self.imagined_prob)
+
     def of(self, space: CompressedSpace, draws: Draws, device: torch.device) -> Disturbed:
         return Disturbed(self, space, draws, device)
 
@@ -88,5 +94,5 @@ class AutoencoderStep:
             return self.wrapped(batch, states=states), {}
         disturbed = self.disturbance.of(self.space, self.plan.draws(step, micro, self.device), self.device)
         losses = self.wrapped(batch, disturbed, states)
-        untouched = disturbed.untouched
-        return losses, {"loss_clean_latents": losses.detach() * untouched / untouched.float().mean().clamp(min=1e-9)}
+        clean = losses.detach() * disturbed.untouched / max(self.disturbance.share_untouched, 1e-9)
+        return losses, {"loss_clean_latents": clean}

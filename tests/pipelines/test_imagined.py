@@ -90,6 +90,8 @@ def test_only_the_chosen_texts_are_imagined(programs, tuned):
     noisy = Disturbance(0.5, 0.5, how.imagined, 0.7).of(space, draws, torch.device("cpu"))
     assert torch.equal((noisy(x0) == x0).all((1, 2)), noisy.untouched)
     assert not Disturbance() and Disturbance(noise=0.1) and how
+    assert Disturbance().share_untouched == 1 and Disturbance(0.5, 0.25).share_untouched == 0.75
+    assert how.share_untouched == pytest.approx(0.3)
 
 
 def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stopped_run, fingerprints, tmp_path):
