@@ -19,7 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 from dataset_utils import registry
 from dataset_utils.options import DataOptions
 from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_program, run_stage
+from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_program, run_stage, scaled
 from utils.errors import UserError, one_line
 from utils.runs import write_json, write_text
 
@@ -113,7 +113,7 @@ def write_texts(data: str, names: str, folder: Path) -> None:
         write_text(folder / f"{split}.jsonl", lines)
 
 
-def run(data: Path, root: Path, size: Size, max_seconds: float | None, device: str) -> int:
+def run(data: Path, root: Path, size: Size, factor: float, max_seconds: float | None, device: str) -> int:
     places = {"ag_news": "ag_news", "sst": "sst", "e2e": "e2e_data", "qqp": "qqp"}
     names = "+".join(["roc", *(name for name, place in places.items() if (data / place).is_dir())])
     root.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def run(data: Path, root: Path, size: Size, max_seconds: float | None, device: s
     began = time.monotonic()
     for stage, share in zip(stages(size, str(data)), size.shares, strict=True):
         limit = [] if max_seconds is None else ["--max_seconds", str(round(share * max_seconds))]
-        code = clock.time(stage.name, partial(run_stage, stage, root, [*limit, "--device", device]))
+        code = clock.time(stage.name, partial(run_stage, scaled(stage, factor), root, [*limit, "--device", device]))
         if code:
             return code
     evaluation = (
@@ -179,21 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     device = pick_device()
     size = SIZES[args.size or ("gpu" if device.type == "cuda" else "cpu")]
-    return run(args.data_dir, args.output_dir, scaled(size, args.steps_factor), args.max_seconds, device.type)
-
-
-def scaled(size: Size, factor: float) -> Size:
-    """Fewer (or more) steps in every stage; warm-up in proportion."""
-
-    def flags(text: str) -> str:
-        words = text.split()
-        for i, word in enumerate(words[:-1]):
-            if word in ("--num_train_steps", "--lr_warmup_steps", "--eval_every", "--save_and_sample_every"):
-                words[i + 1] = str(max(1, round(factor * int(words[i + 1]))))
-        return " ".join(words)
-
-    parts: dict[str, Any] = {name: flags(getattr(size, name)) for name in ("lm", "autoencoder", "diffusion", "decoder")}
-    return replace(size, **parts)
+    return run(args.data_dir, args.output_dir, size, args.steps_factor, args.max_seconds, device.type)
 
 
 if __name__ == "__main__":
