@@ -9,7 +9,8 @@ stories in stage 0, which learns to copy and needs breadth more than stories. Ev
 Run again, it goes on.
 --max_seconds is shared among the stages by their weights; a stage that ran out of time is evaluated and saved as it is.
 Writes the runs, and record.json with the figures, samples.txt and curves as PNG, for benchmarks/records/.
-How long: cpu about 100 minutes on 2 cores; gpu within 10 minutes on one H200-class GPU.
+How long: on the CPU its stages, run one by one, took about two and a half hours of one busy core. Neither size has been
+run from end to end as this one command.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pipelines.generate import TextGenerator
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
 from utils.records import Latents
-from utils.seeding import Draws
+from utils.seeding import Draws, generator
 
 
 class Imagined:
@@ -34,7 +34,7 @@ class Imagined:
         space, process = self.generator.space, self.generator.process
         steps = len(self.times) - 1
         # drawn on the CPU, where the number of steps that follow is decided; one start for the whole batch
-        drawn = torch.Generator().manual_seed(draws.generator("imagined_start").initial_seed())
+        drawn = generator(draws.seed, draws.step, "imagined_start")
         times = self.times[int(torch.randint(steps, (), generator=drawn)) :]
 
         def noise(step: int, like: Tensor) -> Tensor:
