@@ -17,11 +17,13 @@ from dataset_utils.options import DataOptions
 from pipelines.batch_plan import BatchPlan
 from utils import checkpoints, distributed, speed
 from utils.distributed import Ranks
+from utils.ema import EMA
 from utils.errors import UserError
 from utils.flag_files import write_args
 from utils.hooks import Hook, Log
 from utils.loop import StepFn, train
-from utils.options import KernelOptions, LoopOptions
+from utils.optim import make_lr_schedule, make_optimizer
+from utils.options import KernelOptions, LoopOptions, OptimizerOptions
 from utils.runs import new_run_folder
 from utils.settings import Settings
 from utils.state import State
@@ -143,6 +145,17 @@ def load_corpus(job: Job) -> Corpus:
     for note in corpus.notes:
         job.say(f"note: {note}")
     return corpus
+
+
+def new_state(job: Job, network: torch.nn.Module, ema: EMA | None = None, **more: Any) -> State:
+    """What training changes, at step 0: a network with the optimizer and the schedule of the flags.
+
+    Sharded weights must be in pieces already. more: of State.
+    """
+    settings, options = job.settings, job.settings.build(OptimizerOptions)
+    optimizer = make_optimizer(network, options)
+    schedule = make_lr_schedule(optimizer, options, settings.num_train_steps)
+    return State(network, optimizer, schedule, ema, seed=settings.random_seed, ranks=job.ranks, **more)
 
 
 def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: float, **facts: Any) -> str:

@@ -16,7 +16,7 @@ from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.describe import dry_run, survey_corpus
-from pipelines.job import Job, fit, load_corpus, open_job, record_args
+from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
 from pipelines.pretraining_step import PretrainingStep
 from pipelines.reconstruct import reconstruct, through_states
 from pipelines.tokens import TokenSplit, tokenize_split
@@ -25,8 +25,6 @@ from utils.distributed import wrap
 from utils.errors import UserError
 from utils.hooks import Every, Report
 from utils.modes import evaluating
-from utils.optim import make_lr_schedule, make_optimizer
-from utils.options import OptimizerOptions
 from utils.seeding import derive
 from utils.settings import Settings
 from utils.state import State
@@ -57,15 +55,7 @@ def run(settings: Settings) -> int:
         f"{100 * data.table.truncated:.1f} % of the texts cut at {options.max_seq_len} tokens"
     )
 
-    optimizer_options = settings.build(OptimizerOptions)
-    optimizer = make_optimizer(model, optimizer_options)
-    state = State(
-        model,
-        optimizer,
-        make_lr_schedule(optimizer, optimizer_options, settings.num_train_steps),
-        seed=settings.random_seed,
-        ranks=job.ranks,
-    )
+    state = new_state(job, model)
     state.wrapped = wrap(model, job.ranks)
     if settings.resume_training:
         state.restore(checkpoints.load(job.folder))

@@ -31,7 +31,7 @@ from pipelines.build import (
 )
 from pipelines.describe import describe_run, dry_run, survey_corpus
 from pipelines.imagined import load_prior
-from pipelines.job import EVALUATION, Job, fit, load_corpus, open_job, record_args
+from pipelines.job import EVALUATION, Job, fit, load_corpus, new_state, open_job, record_args
 from pipelines.latents import Encoded, encoded_split
 from pipelines.reconstruct import Decode, reconstruct, through_latents, through_states
 from pipelines.tokens import TokenSplit, tokenize_split
@@ -39,8 +39,6 @@ from utils import checkpoints
 from utils.distributed import wrap
 from utils.hooks import Every, Report
 from utils.modes import evaluating
-from utils.optim import make_lr_schedule, make_optimizer
-from utils.options import OptimizerOptions
 from utils.records import Batch
 from utils.seeding import derive
 from utils.settings import Settings
@@ -85,10 +83,7 @@ def run(settings: Settings) -> int:
         shard(space, job.ranks, layers_of(model))
     elif settings.fsdp:
         job.say("note: --fsdp spreads the weights over several processes, and this is one")
-    optimizer_options = settings.build(OptimizerOptions)
-    optimizer = make_optimizer(space, optimizer_options)
-    schedule = make_lr_schedule(optimizer, optimizer_options, settings.num_train_steps)
-    state = State(space, optimizer, schedule, seed=settings.random_seed, ranks=job.ranks)
+    state = new_state(job, space)
     state.wrapped = space if sharded else wrap(space, job.ranks)
     fingerprint = model.fingerprint() if settings.lm_mode == "freeze" else None
     facts: dict[str, Any] = {"language_model_fingerprint": fingerprint}

@@ -14,7 +14,7 @@ from pathlib import Path
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions
 from pipelines.classifier_step import ClassifierStep
-from pipelines.job import Job, fit, load_corpus, open_job, record_args
+from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
 from pipelines.latents import Encoded, encoded_split
 from pipelines.parts import Parts
 from pipelines.programs import CLASSIFIER
@@ -27,8 +27,6 @@ from utils.errors import UserError, one_line
 from utils.flag_files import read_args
 from utils.hooks import Every, Report
 from utils.modes import evaluating
-from utils.optim import make_lr_schedule, make_optimizer
-from utils.options import OptimizerOptions
 from utils.seeding import derive
 from utils.settings import Settings
 from utils.state import State
@@ -53,15 +51,7 @@ def run(settings: Settings) -> int:
     classifier = LatentClassifier(
         parts.space.dim, parts.space.length, corpus.num_classes, settings.build(ClassifierOptions)
     ).to(job.device)
-    options = settings.build(OptimizerOptions)
-    optimizer = make_optimizer(classifier, options)
-    state = State(
-        classifier,
-        optimizer,
-        make_lr_schedule(optimizer, options, settings.num_train_steps),
-        seed=settings.random_seed,
-        ranks=job.ranks,
-    )
+    state = new_state(job, classifier)
     if settings.resume_training:
         state.restore(checkpoints.load(job.folder))
     length = trained.settings.max_seq_len

@@ -26,7 +26,7 @@ from pipelines.embedding_supply import EmbeddingSupply
 from pipelines.evaluate import Evaluator
 from pipelines.evaluate_classes import ClassEvaluator
 from pipelines.evaluate_pairs import PairEvaluator
-from pipelines.job import Job, fit, load_corpus, open_job, record_args
+from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
 from pipelines.latent_supply import LatentSupply
 from pipelines.parts import (
     Parts,
@@ -46,8 +46,6 @@ from utils.ema import EMA
 from utils.errors import UserError
 from utils.hooks import Every, Hook, Report
 from utils.modes import evaluating
-from utils.optim import make_lr_schedule, make_optimizer
-from utils.options import OptimizerOptions
 from utils.settings import Settings
 from utils.state import State
 from utils.stop import EXIT_CODES
@@ -109,17 +107,8 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     if not settings.resume_training and job.ranks.main:
         supply.keep(job.folder)
         keep_encoder(model.denoiser, job.folder)
-    optimizer_options = settings.build(OptimizerOptions)
-    optimizer = make_optimizer(model, optimizer_options)
-    state = State(
-        model,
-        optimizer,
-        make_lr_schedule(optimizer, optimizer_options, settings.num_train_steps),
-        EMA(model, settings.ema_decay, settings.ema_update_every),
-        seed=settings.random_seed,
-        ranks=job.ranks,
-        more=dict(supply.times.memory()),
-    )
+    ema = EMA(model, settings.ema_decay, settings.ema_update_every)
+    state = new_state(job, model, ema, more=dict(supply.times.memory()))
     if settings.resume_training:
         state.restore(checkpoints.load(job.folder))
         state.best = remembered_best(job.folder, state.best)

@@ -17,7 +17,7 @@ def test_a_stage_goes_on_where_it_was(programs, tmp_path, stop_after, capsys):
     )
     stage = Stage("lm", PRETRAIN, "a tiny BART", "validation.json", flags)
     clock = Clock(tmp_path / "seconds.json")
-    run = partial(clock.time, stage.name, partial(run_stage, stage, tmp_path))
+    run = partial(clock.time, stage.name, partial(run_stage, stage, tmp_path, ["--max_seconds", "600"]))
 
     stop_after(PretrainingStep, 5)
     assert run() == 143
@@ -26,7 +26,8 @@ def test_a_stage_goes_on_where_it_was(programs, tmp_path, stop_after, capsys):
     first = clock.seconds["lm"]
 
     assert run() == 0
-    assert "--resume_training" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--resume_training" in said and said.count("--max_seconds 600") == 2, "a limit holds for what goes on, too"
     assert checkpoints.load(tmp_path / "lm").step == 12
     assert (tmp_path / "lm/validation.json").exists()
     assert Clock(tmp_path / "seconds.json").seconds["lm"] >= first
