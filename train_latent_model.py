@@ -1,6 +1,6 @@
 """Stage 1: train the autoencoder. `python train_latent_model.py --help`"""
 
-from pipelines.programs import AUTOENCODER
+from pipelines.flags.programs import AUTOENCODER
 from utils.config import parse
 from utils.errors import one_line
 

@@ -1,6 +1,6 @@
 """Stage 2: train, sample from and evaluate a diffusion model. `python train_text_diffusion.py --help`"""
 
-from pipelines.programs import DIFFUSION
+from pipelines.flags.programs import DIFFUSION
 from utils.config import parse
 from utils.errors import one_line
 

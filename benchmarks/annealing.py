@@ -32,7 +32,7 @@ LOSS = "val_ema_loss"
 
 def train(root: Path, schedule: str, seed: int, flags: list[str]) -> Path:
     """The run folder, trained now or as far as it is lacking."""
-    from pipelines.programs import DIFFUSION
+    from pipelines.flags.programs import DIFFUSION
     from pipelines.recipe import run_program
     from utils import checkpoints
 

@@ -28,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.quickstart import DENOISER, stages_before_diffusion
 from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_stage
 from utils.errors import UserError, one_line

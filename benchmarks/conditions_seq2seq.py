@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from pipelines.programs import DIFFUSION
+from pipelines.flags.programs import DIFFUSION
 from pipelines.quickstart import DENOISER, stages_before_diffusion
 from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
 from utils.errors import one_line

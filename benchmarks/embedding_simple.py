@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from pipelines.programs import CLASSIFIER, DIFFUSION
+from pipelines.flags.programs import CLASSIFIER, DIFFUSION
 from pipelines.recipe import Stage, run_stage
 from utils.config import parse
 from utils.errors import one_line

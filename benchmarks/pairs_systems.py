@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.recipe import Stage
 
 

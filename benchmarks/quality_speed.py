@@ -42,7 +42,7 @@ SHOWN = (*METRICS, "perplexity", "memorization")
 def sweep(steps: Sequence[int]) -> list[dict[str, Any]]:
     """The baseline, the presets, then every sampler on every grid."""
     from diffusion.options import GRIDS, SAMPLERS
-    from pipelines.presets import PRESETS
+    from pipelines.flags.presets import PRESETS
 
     presets = [{name: row[name] for name in SAMPLING if name in row} for row in PRESETS.values()]
     every = [
@@ -81,7 +81,7 @@ class Judge:
         from dataset_utils.options import DataOptions
         from evaluation import scorers
         from evaluation.memorisation import Memory
-        from pipelines.programs import DIFFUSION
+        from pipelines.flags.programs import DIFFUSION
         from pipelines.text_diffusion import TextDiffusionPipeline
         from utils.config import parse
 
@@ -105,8 +105,8 @@ class Judge:
         from diffusion.options import ProcessOptions, SamplingOptions
         from diffusion.samplers import network_calls
         from evaluation.protocols import evaluate_texts
-        from pipelines.process import make_process
-        from pipelines.programs import DIFFUSION
+        from pipelines.building.process import make_process
+        from pipelines.flags.programs import DIFFUSION
         from utils.config import parse
 
         typed = [word for name, value in setting.items() for word in (f"--{name}", str(value))]

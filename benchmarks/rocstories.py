@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 
 from dataset_utils import registry
 from dataset_utils.options import DataOptions
-from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_program, run_stage, scaled
 from utils.errors import UserError, one_line
 from utils.runs import write_json, write_text

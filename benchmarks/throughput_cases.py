@@ -24,14 +24,14 @@ from latent_models.perceiver import PerceiverAutoencoder
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
 from model.options import DenoiserOptions
-from pipelines.autoencoder_step import AutoencoderStep
-from pipelines.batch_plan import BatchPlan
-from pipelines.build import DiffusionModel
-from pipelines.diffusion_step import DiffusionStep
-from pipelines.generate import TextGenerator
-from pipelines.latents import Encoded, LatentSource, encoded_split
-from pipelines.process import make_process
-from pipelines.tokens import TokenSplit
+from pipelines.building.models import DiffusionModel
+from pipelines.building.process import make_process
+from pipelines.inputs.batch_plan import BatchPlan
+from pipelines.inputs.latents import Encoded, LatentSource, encoded_split
+from pipelines.inputs.tokens import TokenSplit
+from pipelines.sampling.generate import TextGenerator
+from pipelines.training.autoencoder_step import AutoencoderStep
+from pipelines.training.diffusion_step import DiffusionStep
 from utils.distributed import Ranks, autocast, has_bf16
 from utils.ema import EMA
 from utils.hooks import Report

@@ -35,10 +35,16 @@ from model.denoiser import Denoiser, make_denoiser
 from model.options import DenoiserOptions
 from model.reference_weights import bare
 from model.states_denoiser import StatesDenoiser
-from pipelines.build import AUTOENCODER_COPY, keep_autoencoder, load_autoencoder, load_model_of_texts, new_space
-from pipelines.build import relative as relative_path
-from pipelines.programs import AUTOENCODER, DIFFUSION
-from pipelines.tokens import tokenize_split
+from pipelines.building.models import (
+    AUTOENCODER_COPY,
+    keep_autoencoder,
+    load_autoencoder,
+    load_model_of_texts,
+    new_space,
+)
+from pipelines.building.models import relative as relative_path
+from pipelines.flags.programs import AUTOENCODER, DIFFUSION
+from pipelines.inputs.tokens import tokenize_split
 from utils import checkpoints
 from utils.ema import averaged
 from utils.errors import UserError, fold, one_line

@@ -17,8 +17,8 @@ from utils.runs import write_json
 from utils.settings import Settings
 
 if TYPE_CHECKING:
+    from pipelines.inputs.tokens import TokenSplit
     from pipelines.job import Job
-    from pipelines.tokens import TokenSplit
 
 
 SURVEY = "survey.json"  # of a run folder

@@ -14,7 +14,7 @@ import torch
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
-from pipelines.batch_plan import BatchPlan
+from pipelines.inputs.batch_plan import BatchPlan
 from utils import checkpoints, distributed, speed
 from utils.distributed import Ranks
 from utils.ema import EMA

@@ -15,16 +15,16 @@ from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.normalisation import Normalised
 from latent_models.spaces import LatentSpace
 from model.options import DenoiserOptions, EncoderDenoiserOptions
-from pipelines.build import DiffusionModel, best_or_newest, encoder_options, fill, load_space
-from pipelines.context import Context, load_context
-from pipelines.control import load_control
-from pipelines.embedding_parts import load_embeddings
-from pipelines.generate import TextGenerator
-from pipelines.options import ControlOptions, RoundingOptions
-from pipelines.process import Process, make_process
-from pipelines.rounding import Remasking, Rounding
-from pipelines.sources import ContextSources, PackedSources, Sources
-from pipelines.walk import Extra
+from pipelines.building.embeddings import load_embeddings
+from pipelines.building.models import DiffusionModel, best_or_newest, encoder_options, fill, load_space
+from pipelines.building.process import Process, make_process
+from pipelines.flags.options import ControlOptions, RoundingOptions
+from pipelines.inputs.context import Context, load_context
+from pipelines.sampling.control import load_control
+from pipelines.sampling.generate import TextGenerator
+from pipelines.sampling.rounding import Remasking, Rounding
+from pipelines.sampling.sources import ContextSources, PackedSources, Sources
+from pipelines.sampling.walk import Extra
 from utils import checkpoints
 from utils.distributed import Ranks
 from utils.errors import UserError

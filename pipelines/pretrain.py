@@ -16,10 +16,10 @@ from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.describe import dry_run, survey_corpus
+from pipelines.inputs.tokens import TokenSplit, tokenize_split
 from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
-from pipelines.pretraining_step import PretrainingStep
-from pipelines.reconstruct import reconstruct, through_states
-from pipelines.tokens import TokenSplit, tokenize_split
+from pipelines.judging.reconstruct import reconstruct, through_states
+from pipelines.training.pretraining_step import PretrainingStep
 from utils import checkpoints
 from utils.distributed import wrap
 from utils.errors import UserError

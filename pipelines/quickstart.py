@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
 from utils.errors import UserError, one_line
 from utils.runs import ROOT, write_json

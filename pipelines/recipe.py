@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from utils.config import parse
 from utils.runs import write_json
 from utils.settings import Program

@@ -23,14 +23,14 @@ import torch
 
 from evaluation import mbr
 from latent_models.decoding import strategies
-from pipelines.classes import class_number, listed, one_class
-from pipelines.generate import Conditions, TextGenerator
-from pipelines.infilling import tell_blanks
+from pipelines.inputs.tokens import batch_of
 from pipelines.parts import make_generator, make_sources
-from pipelines.sources import Sources
-from pipelines.tokens import batch_of
+from pipelines.sampling.classes import class_number, listed, one_class
+from pipelines.sampling.generate import Conditions, TextGenerator
+from pipelines.sampling.infilling import tell_blanks
+from pipelines.sampling.sources import Sources
+from pipelines.sampling.trajectory import View
 from pipelines.trained import load_run
-from pipelines.trajectory import View
 from utils import distributed
 from utils.errors import UserError
 from utils.records import Latents

@@ -18,8 +18,7 @@ from latent_models.decoding import strategies
 from latent_models.encoder_states import EncoderStatesSpace
 from latent_models.language_models import LanguageModel
 from latent_models.options import AutoencoderOptions, EncoderCacheOptions
-from pipelines.autoencoder_step import AutoencoderStep, Disturbance
-from pipelines.build import (
+from pipelines.building.models import (
     fill,
     find_language_model,
     let_write,
@@ -30,11 +29,12 @@ from pipelines.build import (
     relative,
 )
 from pipelines.describe import describe_run, dry_run, survey_corpus
-from pipelines.imagined import load_prior
+from pipelines.inputs.latents import Encoded, encoded_split
+from pipelines.inputs.tokens import TokenSplit, tokenize_split
 from pipelines.job import EVALUATION, Job, fit, load_corpus, new_state, open_job, record_args
-from pipelines.latents import Encoded, encoded_split
-from pipelines.reconstruct import Decode, reconstruct, through_latents, through_states
-from pipelines.tokens import TokenSplit, tokenize_split
+from pipelines.judging.reconstruct import Decode, reconstruct, through_latents, through_states
+from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
+from pipelines.training.imagined import load_prior
 from utils import checkpoints
 from utils.distributed import wrap
 from utils.hooks import Every, Report

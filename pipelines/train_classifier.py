@@ -13,13 +13,13 @@ from pathlib import Path
 
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions
-from pipelines.classifier_step import ClassifierStep
+from pipelines.flags.programs import CLASSIFIER
+from pipelines.inputs.latents import Encoded, encoded_split
+from pipelines.inputs.tokens import TokenSplit, tokens_in
 from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
-from pipelines.latents import Encoded, encoded_split
 from pipelines.parts import Parts
-from pipelines.programs import CLASSIFIER
-from pipelines.tokens import TokenSplit, tokens_in
 from pipelines.trained import load_run
+from pipelines.training.classifier_step import ClassifierStep
 from utils import checkpoints
 from utils.config import parse
 from utils.distributed import wrap

@@ -17,17 +17,15 @@ from dataset_utils.options import DataOptions
 from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import EvaluationOptions
 from model.options import DenoiserOptions
-from pipelines.best import keep_if_best, remembered_best
-from pipelines.build import DiffusionModel, empty_space, encoder_options, fill, keep_encoder
-from pipelines.context import load_context, source_tokens
+from pipelines.building.embeddings import EmptyEmbeddings, tokenizer_of
+from pipelines.building.models import DiffusionModel, empty_space, encoder_options, fill, keep_encoder
+from pipelines.building.process import make_process
 from pipelines.describe import describe_run, dry_run, survey_corpus
-from pipelines.embedding_parts import EmptyEmbeddings, tokenizer_of
-from pipelines.embedding_supply import EmbeddingSupply
-from pipelines.evaluate import Evaluator
-from pipelines.evaluate_classes import ClassEvaluator
-from pipelines.evaluate_pairs import PairEvaluator
+from pipelines.inputs.context import load_context, source_tokens
 from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
-from pipelines.latent_supply import LatentSupply
+from pipelines.judging.evaluate import Evaluator
+from pipelines.judging.evaluate_classes import ClassEvaluator
+from pipelines.judging.evaluate_pairs import PairEvaluator
 from pipelines.parts import (
     Parts,
     fill_from_run,
@@ -38,8 +36,10 @@ from pipelines.parts import (
     new_model,
     refuse_guidance_without_null,
 )
-from pipelines.process import make_process
-from pipelines.supply import Step, Supply
+from pipelines.training.best import keep_if_best, remembered_best
+from pipelines.training.embedding_supply import EmbeddingSupply
+from pipelines.training.latent_supply import LatentSupply
+from pipelines.training.supply import Step, Supply
 from utils import checkpoints
 from utils.distributed import wrap
 from utils.ema import EMA

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from pipelines.flags.programs import DIFFUSION
 from pipelines.parts import Parts, fill_from_run, make_parts
-from pipelines.programs import DIFFUSION
 from utils import distributed
 from utils.config import parse
 from utils.settings import Settings

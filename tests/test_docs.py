@@ -29,7 +29,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_flags_exist(name: str) -> None:
-    from pipelines.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, PRETRAIN
+    from pipelines.flags.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, PRETRAIN
 
     programs = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER)
     known = {field.name for program in programs for group in program.groups.values() for field in fields(group)}

@@ -25,6 +25,17 @@ ARROWS: dict[str, set[str]] = {
     "latent_models": {"model", "utils"},
     "pipelines": {"diffusion", "utils", "model", "dataset_utils", "evaluation", "latent_models"},
 }
+# Modules beside the folders of pipelines that are no programs: folders may build on them.
+SHARED = {"job", "parts", "trained", "text_diffusion"}
+# Folder of pipelines -> the folders of pipelines that it may import beside itself.
+FLOORS: dict[str, set[str]] = {
+    "flags": set(),
+    "building": {"flags"},
+    "inputs": {"flags", "building"},
+    "sampling": {"flags", "building", "inputs"},
+    "training": {"flags", "building", "inputs", "sampling", *SHARED},
+    "judging": {"flags", "building", "inputs", "sampling", *SHARED},
+}
 # Seconds and hundreds of megabytes each, or absent from lean installations: imported inside the functions that need
 # them, so that training needs none of them and --help answers at once.
 HEAVY = (
@@ -97,6 +108,19 @@ def test_rooms_import_only_along_the_arrows(room: str) -> None:
         if path.name != "__main__.py"
         for line, name in imported(path)
         if name.split(".")[0] in ARROWS and name.split(".")[0] not in allowed
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_pipelines_import_only_downwards() -> None:
+    folders = {path.name for path in (ROOT / "pipelines").iterdir() if (path / "__init__.py").is_file()}
+    assert folders == set(FLOORS)
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for folder, allowed in FLOORS.items()
+        for path in sorted((ROOT / "pipelines" / folder).glob("*.py"))
+        for line, name in imported(path)
+        if name.startswith("pipelines.") and name.split(".")[1] not in allowed | {folder}
     ]
     assert not wrong, "\n".join(wrong)
 

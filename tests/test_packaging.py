@@ -90,7 +90,14 @@ def test_bounds_compare_by_number() -> None:
 
 def test_rooms_are_the_installed_packages() -> None:
     rooms = sorted(folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file())
-    assert PROJECT["tool"]["setuptools"]["packages"] == rooms
+    patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert patterns == [f"{room}*" for room in rooms]  # with the star: the folders inside a room, too
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    rooms = [pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
+    folders = {path.parent for room in rooms for path in (ROOT / room).rglob("*.py")}
+    assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
 
 
 # -- shell scripts -------------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def data(tmp_path_factory) -> Path:
 
 def record(program: str, argv: list[str], folder: Path, **facts: Any) -> Path:
     """A run folder as a training leaves it, as far as a dry run looks."""
-    from pipelines import programs
+    from pipelines.flags import programs
     from utils.config import parse
     from utils.flag_files import write_args
 
@@ -216,7 +216,7 @@ def run_module(tmp_path, monkeypatch, capsys):
 def classifier(trained, data, tmp_path_factory) -> Path:
     """Of the latents of the trained run."""
     from pipelines import train_classifier
-    from pipelines.programs import CLASSIFIER
+    from pipelines.flags.programs import CLASSIFIER
     from utils.config import parse
 
     folder = tmp_path_factory.mktemp("classifier") / "run"
@@ -457,7 +457,7 @@ PUBLISHED["scripts/embedding/eval.sh"] = dict(eval_test=True, num_samples=1000, 
 
 @pytest.mark.parametrize("script", RECIPES)
 def test_every_recipe_has_the_published_hyper_parameters(started, folders, script):
-    from pipelines import programs
+    from pipelines.flags import programs
     from utils.config import parse
 
     words, _ = started(["bash", str(ROOT / script), *arguments(script, folders)])

@@ -1,6 +1,6 @@
 """Stage 0: pretrain a small BART. `python -m latent_models.pretraining --help`"""
 
-from pipelines.programs import PRETRAIN
+from pipelines.flags.programs import PRETRAIN
 from utils.config import parse
 from utils.errors import one_line
 

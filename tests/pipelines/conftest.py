@@ -18,7 +18,7 @@ from dataset_utils import tales
 from evaluation import home_scorer
 from latent_models.language_models import LanguageModel
 from pipelines import pretrain, train_autoencoder, train_diffusion
-from pipelines.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from utils import checkpoints
 from utils.checkpoints import fingerprint
 from utils.config import parse

@@ -10,7 +10,7 @@ import torch
 
 from dataset_utils import readers
 from dataset_utils.columns import Columns, assemble
-from pipelines.classes import ALL, NOWHERE, NULL, PRIOR, Choice, Drawn, choose, class_number
+from pipelines.sampling.classes import ALL, NOWHERE, NULL, PRIOR, Choice, Drawn, choose, class_number
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
 from utils.modes import evaluating

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pipelines import train_classifier
-from pipelines.control import load_control
-from pipelines.options import ControlOptions
-from pipelines.programs import CLASSIFIER
+from pipelines.flags.options import ControlOptions
+from pipelines.flags.programs import CLASSIFIER
+from pipelines.sampling.control import load_control
 from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.trained import load_run
 from utils.config import parse

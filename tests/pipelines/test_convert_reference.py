@@ -14,7 +14,7 @@ from latent_models.language_models import load_language_model
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines.build import load_autoencoder
+from pipelines.building.models import load_autoencoder
 from pipelines.convert_reference import main
 from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.model.test_reference_weights import first_release_names

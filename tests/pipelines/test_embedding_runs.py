@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
-from pipelines.embedding_loss import Drawn, EmbeddingLoss
-from pipelines.embedding_parts import load_embeddings
-from pipelines.embedding_step import EmbeddingStep
-from pipelines.programs import DIFFUSION
+from pipelines.building.embeddings import load_embeddings
+from pipelines.flags.programs import DIFFUSION
 from pipelines.text_diffusion import TextDiffusionPipeline
+from pipelines.training.embedding_loss import Drawn, EmbeddingLoss
+from pipelines.training.embedding_step import EmbeddingStep
 from utils import checkpoints
 from utils.config import parse
 from utils.errors import UserError

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, MBart50Tokenizer, MBartConfig, MT5Config, T5Config
 
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines.autoencoder_step import AutoencoderStep
-from pipelines.diffusion_step import DiffusionStep
 from pipelines.text_diffusion import TextDiffusionPipeline
+from pipelines.training.autoencoder_step import AutoencoderStep
+from pipelines.training.diffusion_step import DiffusionStep
 from utils import checkpoints
 from utils.errors import UserError
 from utils.stop import EXIT_CODES

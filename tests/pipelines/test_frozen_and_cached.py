@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from latent_models.language_models import load_language_model
-from pipelines.autoencoder_step import AutoencoderStep
-from pipelines.build import load_autoencoder, load_space
-from pipelines.programs import DIFFUSION
+from pipelines.building.models import load_autoencoder, load_space
+from pipelines.flags.programs import DIFFUSION
+from pipelines.training.autoencoder_step import AutoencoderStep
 from utils import checkpoints
 from utils.config import parse
 from utils.errors import UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.generate import TextGenerator
+from pipelines.sampling.generate import TextGenerator
 from pipelines.text_diffusion import TextDiffusionPipeline
 
 

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 import torch
 
-from pipelines.generate import of_labels
+from pipelines.sampling.generate import of_labels
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
 from utils.records import Condition

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipelines.programs import AUTOENCODER, DIFFUSION
+from pipelines.flags.programs import AUTOENCODER, DIFFUSION
 from pipelines.train_autoencoder import run as train_autoencoder
 from pipelines.train_diffusion import run as train_diffusion
 from utils import loop

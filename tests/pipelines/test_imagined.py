@@ -10,11 +10,11 @@ from torch import nn
 
 from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.normalisation import LatentStatistics, Normalised
-from pipelines.autoencoder_step import AutoencoderStep, Disturbance
-from pipelines.build import load_autoencoder
-from pipelines.generate import TextGenerator
-from pipelines.imagined import Imagined, load_prior
-from pipelines.process import make_process
+from pipelines.building.models import load_autoencoder
+from pipelines.building.process import make_process
+from pipelines.sampling.generate import TextGenerator
+from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
+from pipelines.training.imagined import Imagined, load_prior
 from utils import checkpoints
 from utils.errors import UserError
 from utils.seeding import Draws

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipelines.infill import main as infill
-from pipelines.sources import PackedSources
+from pipelines.sampling.sources import PackedSources
+from pipelines.sampling.trajectory import View, show
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.trajectory import View, show
 from utils import checkpoints
 from utils.errors import UserError
 from utils.trackers import read_metrics

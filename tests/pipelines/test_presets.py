@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from diffusion.options import SamplingOptions
-from pipelines.presets import PRESETS
-from pipelines.programs import DIFFUSION
+from pipelines.flags.presets import PRESETS
+from pipelines.flags.programs import DIFFUSION
 from utils.config import parse
 
 BASE = "--train_file t --valid_file v --test_file t"

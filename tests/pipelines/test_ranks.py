@@ -43,9 +43,9 @@ import json, sys
 import torch
 torch.set_num_threads(1)
 from pipelines import train_diffusion
-from pipelines.embedding_step import EmbeddingStep
-from pipelines.programs import DIFFUSION
-from pipelines.training_times import TrainingTimes
+from pipelines.training.embedding_step import EmbeddingStep
+from pipelines.flags.programs import DIFFUSION
+from pipelines.training.training_times import TrainingTimes
 from utils.config import parse
 
 seen = {"rows": [], "losses": [], "counts": []}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from pipelines.pretraining_step import PretrainingStep
-from pipelines.programs import PRETRAIN
+from pipelines.flags.programs import PRETRAIN
 from pipelines.recipe import Clock, Stage, run_stage
+from pipelines.training.pretraining_step import PretrainingStep
 from utils import checkpoints
 
 

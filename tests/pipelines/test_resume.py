@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.autoencoder_step import AutoencoderStep
-from pipelines.diffusion_step import DiffusionStep
-from pipelines.pretraining_step import PretrainingStep
+from pipelines.training.autoencoder_step import AutoencoderStep
+from pipelines.training.diffusion_step import DiffusionStep
+from pipelines.training.pretraining_step import PretrainingStep
 from utils import checkpoints
 from utils.trackers import read_metrics
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import annealing, decoding, loss_tables, quality_speed, throughput
 from benchmarks.quality_speed import BASELINE, differs, summarise, sweep, title
-from pipelines.presets import PRESETS
+from pipelines.flags.presets import PRESETS
 
 
 def rows(setting: str, values: list[float]) -> list[dict]:

@@ -1,0 +1,226 @@
+"""Samples of a run, judged: while it trains, on validation texts, on test texts over seeds.
+
+The protocols are the published ones (Lovelace et al. 2023, section 5, and their code); evaluation/ has the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from dataset_utils.corpus import Corpus
+from evaluation import report, scorers
+from evaluation.memorisation import Memory
+from evaluation.options import EvaluationOptions
+from evaluation.protocols import evaluate_texts, of_seed, over_seeds, reference_metrics
+from evaluation.scorers import Scorer
+from evaluation.together import by_main
+from latent_models.decoding import strategies
+from pipelines.job import Job
+from pipelines.judging.synthetic import write_synthetic
+from pipelines.sampling.generate import Conditions, Sampled, TextGenerator
+from utils.runs import write_json, write_text
+from utils.seeding import generator as seeded
+
+T = TypeVar("T")
+TEST_SEEDS = (42, 43, 44, 45, 46)
+SHOWN = 5  # samples in the log
+Result = tuple[dict[str, Any], dict[str, Sampled]]  # numbers and protocol; samples by how their files begin
+SHORT = {"train": "train", "valid": "val", "test": "test"}  # splits as the published keys call them
+
+
+class Evaluator:
+    """Samples texts with a generator and judges them against a corpus."""
+
+    def __init__(self, job: Job, generator: TextGenerator, corpus: Corpus, options: EvaluationOptions) -> None:
+        self.job, self.generator, self.corpus, self.options = job, generator, corpus, options
+        self.strategies = list(strategies(options.decoding))
+        self._scorer: Scorer | None = None
+        self._memory: Memory | None = None
+
+    # ---- parts made once -----------------------------------------------------------------------------------------
+
+    @property
+    def scorer(self) -> Scorer:
+        """The scorer of the flags, or a small one trained on the corpus beside the run."""
+        if self._scorer is None:
+            texts = None if self.options.scorer else self.corpus.train.texts
+            self._scorer = scorers.load(
+                self.options.scorer, texts=texts, folder=self.job.folder / "scorer", device=self.job.device
+            )
+            self._scorer.folder = self.kept
+        return self._scorer
+
+    @property
+    def kept(self) -> Path:
+        """What earlier evaluations into this folder, those of training too, computed of references."""
+        return self.job.folder / "evaluation" / "references"
+
+    @property
+    def memory(self) -> Memory:
+        if self._memory is None:
+            self._memory = Memory(self.corpus.train.texts, self.kept)
+        return self._memory
+
+    def load_judges(self) -> None:
+        """Load what the flags name now: what is not there is better known before hours of training."""
+        if self.options.scorer:
+            assert self.scorer
+
+    # ---- while training ------------------------------------------------------------------------------------------
+
+    def evaluate_training(self, step: int) -> tuple[str, float] | None:
+        """Sample, write the texts, log the metrics. Called with the averaged weights in place.
+
+        Returns the metric that best/ is kept by and its value, on the main rank; None for none.
+        """
+        job = self.job
+        result, samples = self.measured("valid", 42, training=True)  # by every rank: they share the sampling
+        if job.ranks.main:
+            milestone = step // job.settings.save_and_sample_every
+            for of, sampled in samples.items():
+                for strategy, texts in sampled.texts.items():
+                    write_text(job.folder / f"{of}{strategy}-sample-{milestone}.txt", _lines(texts))
+                    job.log.table(f"model/{strategy}/{of}samples", ["text"], [[text] for text in texts[:50]], step)
+                    job.say(f"step {step}, {of}{strategy}:\n{report.show(texts, SHOWN)}")
+            job.log.record(_numbers(result), step)
+            write_json(job.folder / "metrics.json", report.finite({"step": step, **result}))
+            job.say(report.table(result, f"step {step}, {self.count('valid')} samples"))
+        job.ranks.barrier()
+        return None
+
+    # ---- of a trained run ----------------------------------------------------------------------------------------
+
+    def evaluate_run(self) -> int:
+        """--eval, --eval_test or --gen_data. Returns the exit code."""
+        if self.options.gen_data:
+            return self._synthetic_data()
+        split, seeds = ("test", TEST_SEEDS) if self.options.eval_test else ("valid", (42,))
+        results = []
+        for seed in seeds:
+            result = self.references_judged(split, seed)
+            found, samples = self.measured(split, seed, training=False)
+            result |= found
+            for of, sampled in samples.items():
+                self._write_samples(split, seed, of, sampled)
+            results.append(result)
+            self.job.say(report.table(result, f"seed {seed}, {self.count(split)} samples against the {split} split"))
+        summary = over_seeds(results)
+        named = (
+            {}
+            if len(seeds) == 1
+            else {k: v for s, r in zip(seeds, results, strict=True) for k, v in of_seed(r, s).items()}
+        )
+        final: dict[str, Any] = {**(results[0] if len(seeds) == 1 else {**named, **summary})}
+        if self.job.ranks.main:
+            report.write(self.job.folder / "evaluation", f"eval-{split}", final)
+            self.finish(split)
+        self.job.log.record(_numbers(results[0] if len(seeds) == 1 else named), 0)
+        if len(seeds) > 1:
+            self.job.say(report.table(summary, f"mean and standard deviation over seeds {seeds[0]} to {seeds[-1]}"))
+        self.job.say(f"written to {self.job.folder / 'evaluation'}")
+        return 0
+
+    # ---- what an evaluator of another kind of run does otherwise -------------------------------------------------
+
+    def measured(self, split: str, seed: int, *, training: bool) -> Result:
+        """Numbers of fresh samples of one seed, and the samples. training: whether the run is still being trained."""
+        found, sampled = self.judge(seed, self.references(split, seed), None)
+        return found, {"": sampled}
+
+    def references_judged(self, split: str, seed: int) -> dict[str, Any]:
+        """The same numbers of real texts."""
+
+        def deed() -> dict[str, Any]:
+            return reference_metrics(
+                self._shuffled(split, seed),
+                self._shuffled("train", seed),
+                self.scorer,
+                split=SHORT[split],
+                num_samples=self.count(split),
+                memory=self.memory,
+            )
+
+        return self.by_main(deed)
+
+    def finish(self, split: str) -> None:
+        """Files beside eval-{split}.json, after the last seed."""
+
+    # ---- pieces --------------------------------------------------------------------------------------------------
+
+    def judge(
+        self,
+        seed: int,
+        references: Mapping[str, Sequence[str]],
+        conditions: Conditions | None,
+    ) -> tuple[dict[str, Any], Sampled]:
+        """Metrics of fresh samples of one seed, by decoding strategy, and the samples."""
+        n = min(self.options.num_samples, *(len(texts) for texts in references.values()))
+        sampled = self.generator.sample(n, seed, self.strategies, conditions, quiet=self.job.quiet)
+        like = {name: texts[:n] for name, texts in references.items()}
+
+        def deed() -> dict[str, Any]:
+            result: dict[str, Any] = {}
+            for strategy, texts in sampled.texts.items():
+                result |= evaluate_texts(texts, like, self.memory, self.scorer, prefix=f"model/{strategy}/")
+                result[f"model/{strategy}/empty_replaced"] = sampled.empty[strategy]
+            return result
+
+        result = self.by_main(deed)
+        result["protocol"] = {**result.get("protocol", {}), "seed": seed, **self._sampling_facts()}
+        result |= {f"speed/{part}_texts_per_second": rate for part, rate in sampled.speed.rates().items()}
+        return result, sampled
+
+    def by_main(self, deed: Callable[[], T]) -> T:
+        """What the main process computes, with the others helping its scorer; on every process."""
+        return by_main(self.job.ranks, self.scorer, deed)
+
+    def count(self, split: str) -> int:
+        """How many texts are sampled: --num_samples, or fewer where a split is smaller."""
+        return min(self.options.num_samples, len(self.corpus.splits[split]), len(self.corpus.train))
+
+    def _sampling_facts(self) -> dict[str, Any]:
+        s = self.job.settings
+        return {
+            "sampler": s.sampler,
+            "sampling_timesteps": s.sampling_timesteps,
+            "sampling_schedule": s.beta_schedule or s.sampling_schedule or s.train_schedule,
+            "max_seq_len": s.max_seq_len,
+            "cls_free_guidance": s.cls_free_guidance,
+        }
+
+    def references(self, split: str, seed: int) -> dict[str, list[str]]:
+        """num_samples texts of the split and of the training set, in an order that the seed decides."""
+        n = self.count(split)
+        return {SHORT[split]: self._shuffled(split, seed)[:n], "train": self._shuffled("train", seed)[:n]}
+
+    def shuffled_rows(self, split: str, seed: int) -> list[int]:
+        """The rows of a split in an order that the seed decides."""
+        return torch.randperm(len(self.corpus.splits[split]), generator=seeded(seed, "references", split)).tolist()
+
+    def _shuffled(self, split: str, seed: int) -> list[str]:
+        texts = self.corpus.splits[split].texts
+        return [texts[i] for i in self.shuffled_rows(split, seed)]
+
+    def _write_samples(self, split: str, seed: int, cond: str, sampled: Sampled) -> None:
+        folder = self.job.folder / "evaluation"
+        for strategy, texts in sampled.texts.items() if self.job.ranks.main else ():
+            name = f"eval-{split}-seed{seed}-{cond}{strategy}"
+            write_json(folder / f"{name}-samples.json", texts)
+            write_text(folder / f"{name}-samples.txt", _lines(texts))
+            self.job.say(f"{name}:\n{report.show(texts, SHOWN)}")
+
+    def _synthetic_data(self) -> int:
+        write_synthetic(self.job, self.generator, self.corpus, self.options, TEST_SEEDS)
+        return 0
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "".join(report.one_line(text) + "\n" for text in texts)
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in result.items() if isinstance(value, int | float)}

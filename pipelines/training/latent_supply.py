@@ -1,0 +1,120 @@
+"""The spaces around a frozen language model in diffusion training: texts are encoded once, then read from a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from dataset_utils.corpus import Corpus
+from latent_models.language_models import LanguageModel
+from latent_models.normalisation import count_lengths, estimate
+from latent_models.options import LatentOptions
+from latent_models.pair_lengths import count_pairs
+from latent_models.spaces import LatentSpace
+from pipelines.building.models import DiffusionModel, keep_autoencoder, relative
+from pipelines.inputs.batch_plan import BatchPlan
+from pipelines.inputs.context import WithContext, context_facts
+from pipelines.inputs.latents import Encoded, LatentSource, encoded_split, read_sources
+from pipelines.inputs.tokens import TokenSplit, tokenize_split
+from pipelines.job import Job
+from pipelines.parts import Parts
+from pipelines.training.diffusion_step import DiffusionStep
+from pipelines.training.training_times import TrainingTimes
+
+MEASURED_PAIRS = 100_000
+
+
+class LatentSupply:
+    """See Supply."""
+
+    def __init__(self, job: Job, parts: Parts, corpus: Corpus) -> None:
+        self.job, self.parts, self.times = job, parts, TrainingTimes(parts.process, job.ranks)
+        self.language_model = cast(LanguageModel, parts.space.space.language_model)
+        self.tokenizer = self.language_model.tokenizer
+        limit = job.settings.max_seq_len
+        self.data = tokenize_split(corpus.train, self.language_model, limit)
+        self.held_out = tokenize_split(corpus.valid, self.language_model, limit)
+        self.sources: dict[str, LatentSource] = {}
+
+    def keep(self, folder: Path) -> None:
+        if self.job.settings.latent_model_path:
+            keep_autoencoder(Path(self.job.settings.latent_model_path), folder, self.language_model.name)
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        model = self.language_model
+        return {
+            "enc_dec_model_relative": relative(model.name, folder),
+            "language_model_fingerprint": model.fingerprint(),
+            "language": model.language,
+            **({} if self.parts.context is None else context_facts(self.parts.context, folder)),
+        }
+
+    def open(self, *, measure: bool) -> None:
+        self.sources = {
+            "train": make_source(self.job, self.parts, self.data, "train"),
+            "valid": make_source(self.job, self.parts, self.held_out, "valid"),
+        }
+        if measure:
+            measure_latents(self.job, self.parts.model, self.sources["train"])
+            self._measure_pairs()
+
+    def _measure_pairs(self) -> None:
+        """How long the texts of sources of each length are; of a large corpus every n-th pair says it."""
+        counts, context = self.parts.model.statistics.pair_counts, self.parts.context
+        if counts is not None and context is not None:
+            assert self.data.split.sources is not None, "a run with sources was built on a corpus without them"
+            every = max(1, len(self.data) // MEASURED_PAIRS)
+            read = context.tokens(self.data.split.sources[::every]).lengths
+            counts.copy_(count_pairs(read, self.data.lengths[::every], counts.shape))
+
+    def network(self) -> nn.Module:
+        model, context = self.parts.model, self.parts.context
+        return WithContext(model.denoiser, context.states) if context and context.trained else model.denoiser
+
+    def step(self, network: nn.Module, split: str) -> DiffusionStep:
+        settings = self.job.settings
+        return DiffusionStep(
+            network,
+            self.sources[split],
+            self.parts.process,
+            self.job.plan(),
+            settings.num_train_steps,
+            settings.self_condition,
+            self.times if split == "train" else None,
+        )
+
+
+def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentSource:
+    """Latents and conditions of a split: cached on disk unless --no_latent_cache asks for the models at each step."""
+    options = job.settings.build(LatentOptions)
+    folder = None if options.no_latent_cache else Path(options.latent_cache_dir or job.folder / "latent_cache")
+    context, sources = parts.context, None
+
+    def encoded(space: LatentSpace, tokens: TokenSplit, kept: bool, title: str, what: str) -> Encoded:
+        where = folder if kept else None
+        return encoded_split(space, tokens, where, title, f"{what} of the {split} split", job.ranks, on_device)
+
+    on_device = options.latents_on_device
+    texts = encoded(parts.space.space, data, not parts.space.trainable, split, "latents")
+    if context is not None:
+        assert data.split.sources is not None, "a run with sources was built on a corpus without them"
+        tokens = context.tokens(data.split.sources)
+        states = encoded(context.states, tokens, not context.trained, f"{split} sources", "source states")
+        sources = read_sources(context, tokens, states)
+    return LatentSource(parts.space, texts, job.settings.class_conditional, sources)
+
+
+def measure_latents(job: Job, model: DiffusionModel, training: LatentSource) -> None:
+    """Fill the statistics that a run keeps: centre and scale where asked for, and the lengths of training texts."""
+    settings, statistics = job.settings, model.statistics
+    if training.space.masked:
+        statistics.length_counts.copy_(count_lengths(training.data.lengths, training.space.length))
+    if settings.normalize_latent:
+        # Of whole batches, however many ranks and micro-batches share them: every rank finds the same statistics.
+        plan = BatchPlan(settings.random_seed, job.plan().total)
+        batches = (training.raw(plan.rows(step, 0, len(training))) for step in range(settings.normalize_batches))
+        mean, scale = estimate(batches)
+        statistics.mean.copy_(mean)
+        statistics.scale.copy_(scale)
