@@ -135,10 +135,11 @@ class EmbeddingSpace(LatentSpace):
         """(B, L, D) -> (B, L, V), up to a number per position; `nll` and `tokens` do not hold them all at once."""
         return F.linear(x0, *self.head(self.vectors(), self.bias))
 
-    def nll(self, batch: Batch, x0: Tensor) -> Tensor:
+    def nll(self, batch: Batch, x0: Tensor, where: Tensor | None = None) -> Tensor:
         """Cross-entropy of the tokens given x0 (B, L, D): (B,), nats per valid position. Padding counts only where it
-        is generated."""
+        is generated. where: (B, L) bool, the positions that count; None: all of them."""
         ids, mask = self.positions(batch)
+        mask = mask if where is None else mask & where
         weight, bias = self.head(self.vectors(), self.bias)
         nll = token_nll(x0.flatten(0, 1), weight, bias, ids.flatten()).view(ids.shape)
         # where, not a product: what stands at padding may be anything, infinite too

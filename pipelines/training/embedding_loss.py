@@ -62,7 +62,7 @@ class EmbeddingLoss(nn.Module):
             "diffusion": diffusion,
             **space.auxiliary_losses(batch, latents, x0_hat),
             "terminal": terminal_mean_loss(schedule, latents.x0, self.written(latents, anchor)),
-            "rounding_nll": self.rounding(batch, x0_hat),
+            "rounding_nll": self.rounding(batch, x0_hat, self.written(latents, anchor)),
         }
         if self.absorbing is not None:
             losses["absorbing_norm"] = self.absorbing.norm().expand(len(diffusion))
@@ -135,9 +135,9 @@ class EmbeddingLoss(nn.Module):
         return torch.zeros_like(z_t).index_copy(0, rows, denoise(z_t[rows], t[rows], None))
 
     @torch.no_grad()
-    def rounding(self, batch: Batch, x0_hat: Tensor) -> Tensor:
-        """-log p(w | x0_hat), (B,), nats per token: how far the estimates are from the texts."""
-        return self.space.nll(batch, x0_hat)
+    def rounding(self, batch: Batch, x0_hat: Tensor, written: Tensor | None) -> Tensor:
+        """-log p(w | x0_hat), (B,), nats per token to be written: how far the estimates are from the texts."""
+        return self.space.nll(batch, x0_hat, written)
 
 
 def given(x: Tensor, anchor: Anchor | None) -> Tensor:

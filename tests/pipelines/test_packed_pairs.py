@@ -7,13 +7,16 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipelines.infill import main as infill
 from pipelines.sampling.sources import PackedSources
 from pipelines.sampling.trajectory import View, show
 from pipelines.text_diffusion import TextDiffusionPipeline
+from pipelines.training.embedding_loss import Drawn, EmbeddingLoss
 from utils import checkpoints
 from utils.errors import UserError
+from utils.records import Batch
 from utils.trackers import read_metrics
 
 SPACE = "--latent_space embeddings --embedding_dim 8 --timesteps 20 --max_seq_len 16 --seq2seq_candidates 3"
@@ -60,6 +63,24 @@ def test_trains_and_judges_candidates(trained):
 def test_the_vocabulary_knows_the_words_that_only_sources_have(trained):
     survey = json.loads((trained / "survey.json").read_text())["splits"]["train"]
     assert survey["source"]["unknown"] == survey["unknown"] == 0
+
+
+def test_how_far_estimates_are_is_told_of_what_is_to_be_written(trained):
+    """The source is given, so counting it would only dilute rounding_nll."""
+    generator = TextDiffusionPipeline.from_run(trained, device="cpu").generator
+    space, denoiser = generator.space.space, generator.denoiser
+    absorbing = torch.nn.Parameter(torch.zeros(space.dim))
+    loss = EmbeddingLoss(denoiser, space, generator.process, absorbing)
+    torch.manual_seed(0)
+    ids, given = torch.randint(5, 14, (2, space.length)), torch.arange(space.length) < 7
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), given=given.expand(2, -1))
+    drawn = Drawn(torch.tensor([0.3, 0.9]), *torch.randn(2, 2, space.length, space.dim), None)
+    with torch.no_grad():
+        found = loss(batch, drawn, None)["rounding_nll"]
+        latents = space.noised(space.encode(batch), drawn.spread)
+        _, x0_hat = loss.diffusion(latents, space.anchor(batch, latents), drawn, None)
+        nll = F.cross_entropy(space.token_logits(x0_hat).flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
+    torch.testing.assert_close(found, nll[:, 7:].mean(1), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])
