@@ -1,13 +1,15 @@
 """DiffuSeq, DiffuSeq-v2 and latent diffusion on the same pairs, under one protocol, in one table.
 
-    python benchmarks/pairs.py --dataset qqp --data_dir FOLDER --output_dir runs/qqp [--systems diffuseq latent]
-        [--size cpu|gpu] [--max_seconds S] [--lm DIR] [--bertscore_model DIR] [--steps_factor F]
+    python benchmarks/pairs.py --output_dir runs/pairs [--dataset qqp --data_dir FOLDER] [--systems diffuseq latent]
+        [--size cpu|gpu|tales] [--max_seconds S] [--lm DIR] [--bertscore_model DIR] [--steps_factor F]
 
 Trains what --systems names (pairs_systems.py says with which flags), then draws K candidates for the same test
 sources at several numbers of sampling steps, down to 2. One sample, MBR of K by sentence BLEU, the best of K (oracle)
 and chance (predictions of other sources) are judged alike: BLEU, ROUGE-L, BERTScore where a model is named, dist-1,
 self-BLEU, div-4, mean length, and perplexity by a small scorer trained on the targets. Beside them stand the source
 itself, since a paraphrase repeats much of it, and references of other sources. Any corpus of pairs will do, by name.
+The embedded corpus, tales-pairs, is made where no --data_dir is given. A paraphrase of it keeps 13 content slots, so
+there the share of samples that keep every one is exact, and a further column.
 --lm: a BART of ours or another. Its tokenizer then makes the tokens of the embeddings, too; without it a small BART is
 trained on the texts of the pairs. Run again, it goes on: stages and evaluations that are done are not done again.
 --max_seconds is shared among the systems alike, for training alone. Writes the runs, and record.json, table.md,
@@ -28,8 +30,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from benchmarks.pairs_judge import Judge
-from benchmarks.pairs_systems import LENGTHS, OBJECTIVES, OTHER_LENGTHS, SIZES, SYSTEMS, Size
+from benchmarks.pairs_judge import KEEPS, Judge
+from benchmarks.pairs_systems import CORPORA, OBJECTIVES, OTHER, SIZES, SYSTEMS, Size
 from benchmarks.pairs_table import samples, tables
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
@@ -38,12 +40,15 @@ from pipelines.recipe import Clock, banner, run_stage, scaled
 from utils.errors import UserError, one_line
 from utils.runs import git_commit, package_versions, write_json, write_text
 
-BLEU, ROUGE = "diffuseq_bleu", "rougeL"
+EMBEDDED = "tales-pairs"
+CURVES = {"diffuseq_bleu": "BLEU of sentences", "rougeL": "ROUGE-L", "kept": "share that keeps every content slot"}
 
 
 def run(args: argparse.Namespace, size: Size, device: str) -> int:
     """Every stage of every system, the evaluations, the record. Returns the exit code of a stage that stopped, or 0."""
     root: Path = args.output_dir
+    if args.data_dir is None:
+        args.data_dir = make_corpus(args.dataset, root / "corpus")
     corpus = registry.load(DataOptions(dataset_name=args.dataset, data_dir=str(args.data_dir)))
     if any(split.sources is None for split in corpus.splits.values()):
         raise UserError(f"--dataset {args.dataset} has no sources: name a corpus of pairs, such as qqp or e2e-mr")
@@ -52,11 +57,12 @@ def run(args: argparse.Namespace, size: Size, device: str) -> int:
     clock = Clock(root / "seconds.json")
     scorer = root / "scorer"
     clock.time("scorer", lambda: train_scorer(corpus, scorer, device))
-    target, source, packed = LENGTHS.get(args.dataset, OTHER_LENGTHS)
+    asks = CORPORA.get(args.dataset, OTHER)
     words = {
         "dataset": args.dataset, "data": str(args.data_dir), "device": device, "scorer": str(scorer),
-        "target": str(target), "source": str(source), "packed": str(packed), "longest": str(max(target, source)),
-        "lm": args.lm or "{root}/lm", "vocab": args.lm or "byte-level --vocab_size 2000 --no_vocab_lowercase",
+        "target": str(asks.target), "source": str(asks.source), "packed": str(asks.packed),
+        "longest": str(max(asks.target, asks.source)), "tokens": asks.lm,
+        "lm": args.lm or "{root}/lm", "vocab": args.lm or asks.vocab,
     }  # fmt: skip
     for name in args.systems:
         system = SYSTEMS[name]
@@ -67,7 +73,7 @@ def run(args: argparse.Namespace, size: Size, device: str) -> int:
             code = clock.time(stage.name, partial(run_stage, scaled(stage, args.steps_factor), root, extra))
             if code:
                 return code
-    judge = Judge(corpus, root, scorer, size, device, args.bertscore_model)
+    judge = Judge(corpus, root, scorer, size, device, args.bertscore_model, KEEPS.get(args.dataset))
     for name in args.systems:
         banner("evaluation", f"{SYSTEMS[name].about}, at {', '.join(map(str, size.steps))} steps")
         began = time.monotonic()
@@ -75,6 +81,15 @@ def run(args: argparse.Namespace, size: Size, device: str) -> int:
         clock.add(f"evaluation of {name}", time.monotonic() - began)
     write(root, judge, args, clock.with_total())
     return 0
+
+
+def make_corpus(name: str, folder: Path) -> Path:
+    """The embedded corpus where none is named. Returns its folder; UserError for the others, which cannot be made."""
+    from dataset_utils import tales
+
+    if name != EMBEDDED:
+        raise UserError(f"--dataset {name} is not made here: pass --data_dir, or take --dataset {EMBEDDED}")
+    return folder if (folder / "pairs_test.jsonl").is_file() else tales.write(folder)
 
 
 def write_texts(corpus: Corpus, folder: Path) -> None:
@@ -109,7 +124,7 @@ def write(root: Path, judge: Judge, args: argparse.Namespace, seconds: dict[str,
         "protocol": judge.protocol(),
         "baselines": judge.baselines(),
         "results": [row.facts() for row in judge.rows],
-        "mbr_minus_one_sample": {row.name: row.gain() for row in judge.rows if row.steps == max(judge.steps)},
+        "mbr_minus_one_sample": {row.name: row.gains() for row in judge.rows if row.steps == max(judge.steps)},
         "seconds": seconds,
         "git_commit": git_commit(),
         "package_versions": dict(package_versions()),
@@ -117,7 +132,8 @@ def write(root: Path, judge: Judge, args: argparse.Namespace, seconds: dict[str,
     write_json(root / "record.json", facts)
     write_text(root / "table.md", tables(facts))
     write_text(root / "samples.txt", samples(judge))
-    for key, label in ((BLEU, "BLEU of sentences"), (ROUGE, "ROUGE-L")):
+    there = judge.rows[0].facts()["metrics"]
+    for key, label in ((key, label) for key, label in CURVES.items() if key in there):
         curves = {
             f"{name}, {kind}": [(row.steps, row.mean(prefix + key)) for row in judge.rows if row.name == name]
             for name in dict.fromkeys(row.name for row in judge.rows)
@@ -146,11 +162,11 @@ def trained(root: Path, name: str, saved: dict[str, Any]) -> dict[str, Any]:
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="qqp", help="a corpus of pairs, by name: qqp, e2e-mr, wiki-auto, ...")
-    parser.add_argument("--data_dir", type=Path, required=True, help="the root that holds the corpus")
+    parser.add_argument("--dataset", default=EMBEDDED, help="a corpus of pairs: qqp, e2e-mr, ... (default %(default)s)")
+    parser.add_argument("--data_dir", type=Path, default=None, help="the root that holds it; the default is made")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--size", choices=SIZES, default=None, help="default: gpu where CUDA is, else cpu")
+    parser.add_argument("--size", choices=SIZES, default=None, help="default: gpu where CUDA is, else cpu or tales")
     parser.add_argument("--max_seconds", type=float, default=None, help="of training, of all systems together")
     parser.add_argument("--lm", default=None, help="a small BART trained before: a local folder, or a hub id")
     parser.add_argument("--bertscore_model", default=None, help="encoder of BERTScore; unset: left out")
@@ -167,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.distributed import pick_device
 
     device = pick_device().type
-    size = SIZES[args.size or ("gpu" if device == "cuda" else "cpu")]
+    size = SIZES[args.size or ("gpu" if device == "cuda" else CORPORA.get(args.dataset, OTHER).cpu)]
     return run(args, size.with_sources(args.sources), device)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.conditions_seq2seq import keeps
 from benchmarks.pairs_systems import Size, System
 from dataset_utils.corpus import Corpus, Split
 from evaluation import bootstrap, mbr, report, scorers
@@ -29,6 +30,8 @@ from utils.seeding import generator
 
 UTILITY = "diffuseq_bleu"
 FIRST_SEED = 42
+Keeps = Callable[[str, str], bool]  # (source, text) -> whether all is said
+KEEPS: Mapping[str, Keeps] = {"tales-pairs": keeps}  # by corpus, where that can be told exactly
 
 
 @dataclass
@@ -49,25 +52,40 @@ class Row:
         means = {key: self.mean(key) for key in numbers}
         return {"name": self.name, "steps": self.steps, "metrics": means, "std": spread, "seconds_per_source": seconds}
 
-    def gain(self) -> dict[str, Any]:
-        """What MBR adds to the BLEU of one sample, with its 95 % interval over sources."""
+    def gains(self) -> dict[str, dict[str, Any]]:
+        """What MBR adds to one sample, in BLEU and where it can be told in what is kept, with 95 % intervals over
+        sources."""
         records = [record for seed in self.seeds for record in seed["records"]]
-        one, chosen = ([sentence_bleu4(r[kind], r["reference"]) for r in records] for kind in ("sample", "chosen"))
-        low, high = bootstrap.paired(one, chosen)
-        return {"mean": statistics.fmean(chosen) - statistics.fmean(one), "interval_95": [low, high]}
+        kinds = ("sample", "chosen")
+        found = {"diffuseq_bleu": [[sentence_bleu4(r[kind], r["reference"]) for r in records] for kind in kinds]}
+        if "kept" in records[0]:
+            found["kept"] = [[float(r["kept"][kind]) for r in records] for kind in kinds]
+        return {key: difference(one, chosen) for key, (one, chosen) in found.items()}
 
     def _values(self, key: str) -> list[float]:
         return [float(seed["metrics"][key]) for seed in self.seeds]
+
+
+def difference(one: Sequence[float], chosen: Sequence[float]) -> dict[str, Any]:
+    low, high = bootstrap.paired(one, chosen)
+    return {"mean": statistics.fmean(chosen) - statistics.fmean(one), "interval_95": [low, high]}
 
 
 class Judge:
     """Samples runs below root, and keeps what it found in root/evaluation, a file for each row and seed."""
 
     def __init__(
-        self, corpus: Corpus, root: Path, scorer: Path, size: Size, device: str, bertscore_model: str | None
+        self,
+        corpus: Corpus,
+        root: Path,
+        scorer: Path,
+        size: Size,
+        device: str,
+        bertscore_model: str | None,
+        keeps: Keeps | None = None,
     ) -> None:
         self.corpus, self.root, self.size, self.device = corpus, root, size, device
-        self.bertscore_model = bertscore_model
+        self.bertscore_model, self.keeps = bertscore_model, keeps
         self.steps, self.candidates = size.steps, size.candidates
         self.scorer = scorers.load(scorer, device=device)
         self.rows: list[Row] = []
@@ -88,13 +106,13 @@ class Judge:
 
     def system(self, system: System) -> None:
         """Every way and number of steps of one system, those that are there already read from their files."""
+        shown = ("diffuseq_bleu", "mbr_diffuseq_bleu", "rougeL", *(("kept",) if self.keeps else ()))
         for name, flags in system.ways.items():
-            for steps in self.steps:
+            for steps in (*self.steps, *self.size.more_steps.get(name, ())):
                 row = Row(name, steps)
                 row.seeds = [self.row(self.root / system.run, name, flags, steps, seed) for seed in self.seeds]
                 self.rows.append(row)
-                numbers = {key: round(row.mean(key), 4) for key in ("diffuseq_bleu", "mbr_diffuseq_bleu", "rougeL")}
-                print(f"{name}, {steps} steps: {numbers}", flush=True)
+                print(f"{name}, {steps} steps: { {key: round(row.mean(key), 4) for key in shown} }", flush=True)
 
     def row(self, run: Path, name: str, flags: str, steps: int, seed: int) -> dict[str, Any]:
         slug = "".join(c if c.isalnum() else "_" for c in f"{name} {steps} {seed}")
@@ -129,7 +147,21 @@ class Judge:
             {"source": s, "reference": t, "sample": row[0], "chosen": best, "candidates": list(row)}
             for s, t, row, best in columns
         ]
+        if self.keeps:
+            metrics |= self.kept(records, seed)
         return {"metrics": metrics, "records": records}
+
+    def kept(self, records: list[dict[str, Any]], seed: int) -> dict[str, float]:
+        """Shares of the sources of which all is said; notes in each record by which of its texts."""
+        assert self.keeps is not None
+        others = mbr.shuffled([record["sample"] for record in records], seed)
+        for record, other in zip(records, others, strict=True):
+            source = record["source"]
+            texts = {"sample": record["sample"], "chosen": record["chosen"], "chance": other}
+            record["kept"] = {kind: self.keeps(source, text) for kind, text in texts.items()}
+            record["kept"]["oracle"] = any(self.keeps(source, text) for text in record["candidates"])
+        kinds = {"kept": "sample", "mbr_kept": "chosen", "oracle_kept": "oracle", "shuffled_kept": "chance"}
+        return {key: statistics.fmean(record["kept"][kind] for record in records) for key, kind in kinds.items()}
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """What needs no system: the source itself, a reference of another source, and the reference (its style alone).
@@ -142,16 +174,20 @@ class Judge:
             "a reference of another source": mbr.shuffled(part.texts, self.seeds[0]),
             "the reference": part.texts,
         }
-        return {name: self.plain(found, part.texts) for name, found in texts.items()}
+        return {name: self.plain(found, part) for name, found in texts.items()}
 
-    def plain(self, texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    def plain(self, texts: Sequence[str], part: Split) -> dict[str, float]:
+        references = part.texts
         found = against_references(texts, references) | rouge(texts, references)
+        if self.keeps:
+            found["kept"] = statistics.fmean(map(self.keeps, part.sources or [], texts))
         found["sacrebleu"] = bleu(texts, references)
         return found | {"perplexity": perplexity(texts, self.scorer)["perplexity"]}
 
     def protocol(self) -> dict[str, Any]:
         return {
             "sources": self.size.sources,
+            "steps": list(self.steps),
             "seeds": list(self.seeds),
             "candidates": self.candidates,
             "mbr_utility": UTILITY,

@@ -1,4 +1,4 @@
-"""What benchmarks/pairs.py compares: three systems as rows of flags, in two sizes.
+"""What benchmarks/pairs.py compares: three systems as rows of flags, in sizes by machine and by corpus.
 
 All three have the same transformer, so that what differs is the space, the process and how the source is told; the
 published layouts and sizes stand in scripts/embedding and scripts/diffusion.
@@ -27,6 +27,7 @@ class Size:
     sources: int  # test pairs of each seed
     seeds: int
     batch: int  # texts drawn together
+    more_steps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # by way to sample, for its own curve
 
     def with_sources(self, sources: int | None) -> Size:
         return self if sources is None else replace(self, sources=sources)
@@ -35,7 +36,7 @@ class Size:
 SIZES = {
     "cpu": Size(
         network="--tx_dim 128 --tx_depth 4 --scale_shift --disable_dropout --lr_schedule cosine --lr_warmup_steps 50",
-        embeddings="--num_train_steps 800 --train_batch_size 32 --learning_rate 1e-3",
+        embeddings="--embedding_dim 128 --num_train_steps 800 --train_batch_size 32 --learning_rate 1e-3",
         lm="--vocab_size 2000 --d_model 192 --layers 2 --heads 4 --num_train_steps 500 --train_batch_size 48"
         " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
         autoencoder="--num_encoder_latents 24 --dim_ae 64 --num_layers 2 --l2_normalize_latents --lm_mode ft"
@@ -51,7 +52,7 @@ SIZES = {
     "gpu": Size(
         network="--tx_dim 768 --tx_depth 12 --scale_shift --lr_schedule cosine --lr_warmup_steps 1000"
         " --mixed_precision bf16",
-        embeddings="--num_train_steps 20000 --train_batch_size 256 --learning_rate 2e-4",
+        embeddings="--embedding_dim 128 --num_train_steps 20000 --train_batch_size 256 --learning_rate 2e-4",
         lm="--vocab_size 4000 --d_model 512 --layers 4 --heads 8 --num_train_steps 6000 --train_batch_size 128"
         " --learning_rate 5e-4 --lr_warmup_steps 500 --eval_every 1000 --eval_texts 200 --mixed_precision bf16",
         autoencoder="--num_encoder_latents 32 --dim_ae 64 --num_layers 3 --l2_normalize_latents --num_train_steps 10000"
@@ -64,11 +65,44 @@ SIZES = {
         seeds=3,
         batch=1000,
     ),
+    # The embedded corpus: a vocabulary of some hundred words, so that minutes are enough to learn it.
+    "tales": Size(
+        network="--tx_dim 128 --tx_depth 3 --scale_shift --disable_dropout --lr_schedule cosine --lr_warmup_steps 50",
+        embeddings="--embedding_dim 32 --num_train_steps 1500 --train_batch_size 32 --learning_rate 2e-3",
+        lm="--d_model 128 --layers 2 --heads 4 --num_train_steps 400 --train_batch_size 64 --learning_rate 2e-3"
+        " --lr_warmup_steps 50 --eval_every 200",
+        autoencoder="--num_encoder_latents 8 --dim_ae 64 --num_layers 2 --l2_normalize_latents --num_train_steps 450"
+        " --train_batch_size 64 --learning_rate 1.5e-3 --lr_schedule cosine --lr_warmup_steps 30 --eval_every 450"
+        " --eval_texts 1000 --eval_batch_size 250",
+        latent="--num_train_steps 1000 --train_batch_size 64 --learning_rate 2e-3",
+        steps=(2, 5, 10, 25),
+        candidates=5,
+        sources=100,
+        seeds=1,
+        batch=250,
+        more_steps={"DiffuSeq": (100,)},
+    ),
 }
 
-# Tokens of a text, of its source and of both: more than 90 % of the pairs fit whole.
-LENGTHS = {"qqp": (40, 40, 64), "e2e-mr": (48, 56, 96), "tales-pairs": (32, 32, 64)}
-OTHER_LENGTHS = (64, 64, 128)
+
+@dataclass(frozen=True)
+class Pairs:
+    """What a corpus of pairs asks for."""
+
+    target: int  # tokens of a text, of its source, and of both packed: more than 90 % of the pairs fit whole
+    source: int
+    packed: int
+    vocab: str = "byte-level --vocab_size 2000 --no_vocab_lowercase"  # of the embeddings
+    lm: str = "--tokenizer bpe --positions waves --drill_prob 0.3 --mask_prob 0.1 --clean_prob 0.6"
+    cpu: str = "cpu"  # which size a CPU is up to
+
+
+CORPORA = {
+    "qqp": Pairs(40, 40, 64),
+    "e2e-mr": Pairs(48, 56, 96),
+    "tales-pairs": Pairs(32, 32, 66, "word-level --no_vocab_lowercase", "--tokenizer word", "tales"),
+}
+OTHER = Pairs(64, 64, 128)
 
 EVERY = "--dataset_name {dataset} --data_dir {data} --device {device} --log_every 50 "
 DENOISER = (  # evaluated by pairs.py alone: as little as a run allows while it trains
@@ -76,7 +110,7 @@ DENOISER = (  # evaluated by pairs.py alone: as little as a run allows while it 
     " --save_and_sample_every 1000000 --save_every 100 --eval_batch_size 16 --decoding greedy --scorer {scorer} "
 )
 EMBEDDINGS = (
-    DENOISER + "--latent_space embeddings --vocab {vocab} --embedding_dim 128 --beta_schedule sqrt --timesteps 2000"
+    DENOISER + "--latent_space embeddings --vocab {vocab} --beta_schedule sqrt --timesteps 2000"
     " --schedule_sampler lossaware --padding generated --trim_sources --max_seq_len {packed} "
 )
 
@@ -113,7 +147,10 @@ SYSTEMS = {
     "diffuseq": System(
         "DiffuSeq: token embeddings, source clean (partial noising), sqrt chain, ancestral steps with rounding",
         ((Stage("diffuseq", DIFFUSION, "DiffuSeq", "metrics.json", EMBEDDINGS), 1.0),),
-        {"DiffuSeq": "--sampler ddpm --posterior_variance large --clamp"},
+        {
+            "DiffuSeq": "--sampler ddpm --posterior_variance large --clamp",
+            "DiffuSeq, by the solver": "--sampler dpmpp",
+        },
         {"diffuseq": ("network", "embeddings")},
     ),
     "diffuseq_v2": System(
@@ -136,7 +173,7 @@ SYSTEMS = {
             (
                 Stage(
                     "lm", PRETRAIN, "a small BART on sources and targets", "validation.json",
-                    TEXTS + "--tokenizer bpe --positions waves --drill_prob 0.3 --mask_prob 0.1 --clean_prob 0.6",
+                    TEXTS + "{tokens}",
                 ),
                 0.35,
             ),

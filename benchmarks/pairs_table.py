@@ -10,9 +10,10 @@ from evaluation.report import one_line
 if TYPE_CHECKING:
     from benchmarks.pairs_judge import Judge
 
-SHOWN = 25  # sources in samples.txt
+SHOWN = 40  # sources in samples.txt
 KINDS = {"one sample": "", "MBR-{k}": "mbr_", "oracle-{k}": "oracle_", "chance": "shuffled_"}
 COLUMNS = {
+    "slots kept": "kept",
     "BLEU": "diffuseq_bleu",
     "sacreBLEU": "sacrebleu",
     "ROUGE-L": "rougeL",
@@ -30,10 +31,12 @@ def tables(facts: Mapping[str, Any]) -> str:
     columns = {
         name: key
         for name, key in COLUMNS.items()
-        if any(key in row["metrics"] for row in results)  # BERTScore may be left out
+        if any(key in row["metrics"] for row in results)  # BERTScore may be left out, and few corpora have slots
     }
     head = ["", *columns, *AMONG]
-    best = max(row["steps"] for row in results)
+    best = max(facts["protocol"]["steps"])
+    by = [key for key in ("kept", "diffuseq_bleu", "rougeL") if key in columns.values()]
+    title = {key: name for name, key in columns.items()}
     lines = []
     for row in (row for row in results if row["steps"] == best):
         for kind, prefix in KINDS.items():
@@ -46,13 +49,14 @@ def tables(facts: Mapping[str, Any]) -> str:
         [
             row["name"],
             str(row["steps"]),
-            *(_cell(row["metrics"].get(p + key)) for key in ("diffuseq_bleu", "rougeL") for p in ("", "mbr_")),
+            *(_cell(row["metrics"].get(p + key)) for key in by for p in ("", "mbr_")),
             *(_cell(row["metrics"].get(key)) for key in ("dist1", "perplexity")),
             f"{row['seconds_per_source']:.3f}",
         ]
         for row in results
     ]
-    names = ["BLEU", f"BLEU, MBR-{k}", "ROUGE-L", f"ROUGE-L, MBR-{k}", "dist-1", "perplexity", "seconds a source"]
+    names = [title[key] + kind for key in by for kind in ("", f", MBR-{k}")]
+    names += ["dist-1", "perplexity", "seconds a source"]
     first = f"{facts['dataset']}: {facts['protocol']['sources']} test sources, {best} sampling steps"
     return "\n".join([first, "", *_table(head, lines), "", *_table(["", "steps", *names], by_steps), ""])
 

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
 from benchmarks import pairs
-from benchmarks.pairs_judge import Row
-from benchmarks.pairs_systems import LENGTHS, OBJECTIVES, SIZES, SYSTEMS
+from benchmarks.pairs_judge import KEEPS, Judge, Row
+from benchmarks.pairs_systems import CORPORA, OBJECTIVES, SIZES, SYSTEMS
 from benchmarks.pairs_table import tables
+from dataset_utils import tales
+from dataset_utils.packing import pack_pairs
+from latent_models.tokenizers.identity import end_id, separator_id
+from latent_models.tokenizers.training import Options, train_tokenizer
 from pipelines.recipe import Stage, scaled
 from utils.config import parse
 from utils.errors import UserError
 
+CORPUS = {"cpu": "qqp", "gpu": "qqp", "tales": "tales-pairs"}  # that a size is meant for
 
-def words(lm: str) -> dict[str, str]:
-    target, source, packed = (str(n) for n in LENGTHS["qqp"])
-    numbers = {"target": target, "source": source, "packed": packed, "longest": target}
-    return {"dataset": "qqp", "data": "d", "device": "cpu", "scorer": "s", "lm": lm, "vocab": lm, **numbers}
+
+def words(corpus: str, lm: str) -> dict[str, str]:
+    asks = CORPORA[corpus]
+    numbers = {"target": str(asks.target), "source": str(asks.source), "packed": str(asks.packed), "longest": "40"}
+    names = {"dataset": corpus, "data": "d", "device": "cpu", "scorer": "s", "tokens": asks.lm, "vocab": asks.vocab}
+    return {**names, **numbers, "lm": lm}
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_stage_is_a_command(name, size, tmp_path):
-    given = {**words("{root}/lm"), "objective": OBJECTIVES.get(name, "pred_x0")}
+    given = {**words(CORPUS[size], "{root}/lm"), "objective": OBJECTIVES.get(name, "pred_x0")}
     own = SYSTEMS[name].stages(SIZES[size], False, given)
     assert sum(share for _, share in own) == pytest.approx(1)
     for stage, _ in own:
@@ -50,19 +58,21 @@ def row(name: str, steps: int, bleu: float) -> Row:
 
 
 def test_tables_show_each_kind_at_the_most_steps_and_every_number_of_steps():
-    rows = [row("one", 2, 0.1), row("one", 9, 0.2), row("other", 9, 0.3)]
+    rows = [row("one", 2, 0.1), row("one", 9, 0.2), row("other", 9, 0.3), row("other", 99, 0.4)]
     facts = {
         "dataset": "qqp",
-        "protocol": {"candidates": 3, "sources": 4},
+        "protocol": {"candidates": 3, "sources": 4, "steps": [2, 9]},
         "results": [r.facts() for r in rows],
         "baselines": {"the source itself": {"diffuseq_bleu": 0.15}},
     }
     text = tables(facts)
     assert "BERTScore" not in text, "it was left out"
+    assert "slots kept" not in text, "nobody counts them here"
+    assert "| other, one sample | 0.3 |" in text, "all systems at the number of steps that all of them have"
     assert "| one, one sample | 0.2 |" in text and "| one, MBR-3 | 0.3 |" in text
     assert "| the source itself | 0.15 |" in text
-    assert "| one | 2 | 0.1 | 0.2 |" in text and "| other | 9 | 0.3 |" in text and text.count("0.500 |") == 3
-    gain = rows[0].gain()
+    assert "| one | 2 | 0.1 | 0.2 |" in text and "| other | 9 | 0.3 |" in text and text.count("0.500 |") == 4
+    gain = rows[0].gains()["diffuseq_bleu"]
     assert gain["mean"] > 0 and gain["interval_95"] == [pytest.approx(gain["mean"])] * 2
 
 
@@ -74,17 +84,56 @@ def test_a_corpus_without_sources_is_one_line(tales_folder, tmp_path):
     assert "\n" not in str(error.value) and root.is_dir()
 
 
+def test_what_is_kept_is_counted_by_kind():
+    rng = random.Random(1)
+    stories = [tales.invent(rng) for _ in range(4)]
+    right = [tales.paraphrase(story).text() for story in stories]
+    judge = object.__new__(Judge)
+    judge.keeps = KEEPS["tales-pairs"]
+    records = [
+        {"source": story.text(), "sample": one, "chosen": chosen, "candidates": [one, chosen]}
+        for story, one, chosen in zip(
+            stories, [*right[:2], "no story", right[0]], [*right[:3], "no story"], strict=True
+        )
+    ]
+    found = judge.kept(records, 42)
+    assert found == {"kept": 0.5, "mbr_kept": 0.75, "oracle_kept": 0.75, "shuffled_kept": found["shuffled_kept"]}
+    assert found["shuffled_kept"] <= 0.25, "of one source alone another's sample says all"
+    row = Row("one", 2, [{"records": [{"reference": "a", **r} for r in records]}])
+    assert row.gains()["kept"]["mean"] == 0.25
+
+
+def test_only_the_embedded_corpus_is_made(tmp_path):
+    assert pairs.arguments(["--output_dir", "x"]).dataset == "tales-pairs"
+    with pytest.raises(UserError, match="--data_dir") as error:
+        pairs.make_corpus("qqp", tmp_path / "corpus")
+    assert "\n" not in str(error.value) and not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize("corpus", ["tales-pairs"])
+def test_packed_pairs_of_the_embedded_corpus_fit_whole(corpus):
+    """A token less, and the last full stop of every second text would be cut off."""
+    rng = random.Random(0)
+    stories = [tales.invent(rng) for _ in range(300)]
+    sources, targets = [story.text() for story in stories], [tales.paraphrase(story).text() for story in stories]
+    tokenizer = train_tokenizer(sources + targets, "word-level", Options(2000), 99)
+    end, separator = end_id(tokenizer), separator_id(tokenizer)
+    table = pack_pairs(tokenizer, sources, targets, CORPORA[corpus].packed, end_id=end, separator_id=separator)
+    assert table.truncated == 0
+
+
 @pytest.mark.slow
 def test_a_tiny_comparison(tales_folder, chain, tmp_path):
-    argv = ["--dataset", "tales-pairs", "--data_dir", str(tales_folder), "--output_dir", str(tmp_path), "--size", "cpu"]
+    argv = ["--data_dir", str(tales_folder), "--output_dir", str(tmp_path), "--size", "tales"]
     argv += ["--steps_factor", "0.005", "--sources", "4", "--lm", str(chain / "lm")]
     assert pairs.main(argv) == 0
     before = (tmp_path / "table.md").read_text()
     record = json.loads((tmp_path / "record.json").read_text())
     assert {r["name"] for r in record["results"]} == {way for s in SYSTEMS.values() for way in s.ways}
-    assert {r["steps"] for r in record["results"]} == set(SIZES["cpu"].steps)
+    assert {r["steps"] for r in record["results"]} == {*SIZES["tales"].steps, *SIZES["tales"].more_steps["DiffuSeq"]}
+    assert all("kept" in r["metrics"] for r in record["results"])
     assert set(record["systems"]) == set(SYSTEMS) and "autoencoder" in record["systems"]["latent"]
-    for name in ("samples.txt", "steps_diffuseq_bleu.png", "steps_rougeL.png"):
+    for name in ("samples.txt", "steps_diffuseq_bleu.png", "steps_rougeL.png", "steps_kept.png"):
         assert (tmp_path / name).stat().st_size > 500
     assert pairs.main(argv) == 0, "run again, everything is found done"
     assert (tmp_path / "table.md").read_text() == before
