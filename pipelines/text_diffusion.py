@@ -7,6 +7,8 @@ pipeline(8, seed=1, decoding="greedy")             # eight texts
 pipeline.of_sources(["Where is the station?"], candidates=5)  # of a run on pairs: a text for each source
 pipeline(8, class_id="sports", guidance=2.0)       # of a class-conditional run: eight of one class
 pipeline.infill(["The ___ apple is ___."], 5)     # of a run of embeddings: five ways to fill the blanks
+pipeline.vary(["One text."], 3, strength=0.7)      # three texts like it; with class_id, of that class
+pipeline.interpolate("One text.", "Another.", 5)   # five texts from one to the other
 pipeline.trajectory(3)                             # three texts on their way from noise
 latents = pipeline.encode(["One text.", "Another."])  # and the way into the latent space and back
 pipeline.decode(latents)
@@ -28,12 +30,13 @@ from pipelines.parts import make_generator, make_sources
 from pipelines.sampling.classes import class_number, listed, one_class
 from pipelines.sampling.generate import Conditions, TextGenerator
 from pipelines.sampling.infilling import tell_blanks
+from pipelines.sampling.rewriting import between, rewritten
 from pipelines.sampling.sources import Sources
 from pipelines.sampling.trajectory import View
 from pipelines.trained import load_run
 from utils import distributed
 from utils.errors import UserError
-from utils.records import Latents
+from utils.records import Condition, Latents
 
 
 class TextDiffusionPipeline:
@@ -126,6 +129,49 @@ class TextDiffusionPipeline:
         told = tell_blanks(generator.space, texts, generator.device)
         return generator.candidates(len(texts), k, seed, ("greedy",), told, quiet=True)["greedy"]
 
+    def vary(
+        self,
+        texts: Sequence[str],
+        k: int = 1,
+        *,
+        strength: float = 0.7,
+        seed: int = 42,
+        decoding: str = "greedy",
+        class_id: int | str | None = None,
+        guidance: float | None = None,
+    ) -> list[list[str]]:
+        """k texts like each of `texts`: noised to time `strength` and denoised again. class_id: towards that class.
+
+        strength: in (0, 1]; the larger, the less is kept. For runs that need no source.
+        """
+        self._needs_no_source("vary")
+        self._told(class_id, len(texts))  # whether this run knows that class, or none
+        clean = self.encode(texts).repeat(k)
+        classes = None if class_id is None else torch.full((len(clean),), self._class(class_id))
+        condition = None if classes is None else Condition.of(class_id=classes)
+        latents = rewritten(self._guided(guidance, condition is not None), clean, strength, seed, condition)
+        written = self.decode(latents, decoding, seed)
+        return [written[i : i + k] for i in range(0, len(written), k)]
+
+    def interpolate(
+        self, first: str, second: str, n: int = 5, *, strength: float = 0.5, seed: int = 42, decoding: str = "greedy"
+    ) -> list[str]:
+        """n texts from one to another: latents on the arc between them, noised alike to time `strength` and denoised.
+
+        strength: in (0, 1]; noise enough that each becomes a text of its own, and so little that the ends stay near.
+        Source: Ho et al. 2020, arXiv:2006.11239, section 4.3. Needs a space in which all texts are equally long.
+        """
+        self._needs_no_source("interpolate")
+        self._told(None, n)
+        if n < 2:
+            raise UserError(f"{n} texts from one to another: ask for 2 or more, the ends included")
+        if self.generator.space.masked:
+            raise UserError("texts of this run's space differ in length, and nothing lies between them: use vary")
+        ends = self.encode([first, second])
+        arc = between(ends[:1], ends[1:], n)
+        arc = Latents(self.generator.space.project(arc.x0), arc.mask)
+        return self.decode(rewritten(self.generator, arc, strength, seed, alike=True), decoding, seed)
+
     def trajectory(self, n: int = 3, *, views: int = 20, seed: int = 42, **told: Any) -> list[View]:
         """n texts on their way from noise, views times; the last are what the call gives. told: as of the call."""
         watched = copy(self)
@@ -144,6 +190,10 @@ class TextDiffusionPipeline:
         """Texts of latents."""
         (strategy,) = strategies(decoding)
         return self.generator.decode(latents, strategy, seed)
+
+    def _needs_no_source(self, what: str) -> None:
+        if self.sources is not None:
+            raise UserError(f"this run writes from sources, and {what} has none to give it: use candidates")
 
     def _told(self, class_id: int | str | Sequence[int | str] | None, n: int) -> Conditions | None:
         if class_id is None:

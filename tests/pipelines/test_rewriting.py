@@ -1,0 +1,100 @@
+"""Variations of texts and what lies between two: what strength means, which conditions reach it, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipelines.sampling.rewriting import between, rewritten
+from pipelines.text_diffusion import TextDiffusionPipeline
+from utils.errors import UserError
+from utils.records import Latents
+
+TEXTS = ["Ben ran to the garden one warm night.", "Later she gave it to her mother."]
+SPACE = "--latent_space embeddings --embedding_dim 16 --max_seq_len 24 --num_train_steps 2 --class_conditional"
+
+
+@pytest.fixture(scope="module")
+def pipeline(chain) -> TextDiffusionPipeline:
+    return TextDiffusionPipeline.from_run(chain / "diff", device="cpu", sampling_timesteps=10)
+
+
+@pytest.fixture(scope="module")
+def of_words(programs, tmp_path_factory) -> TextDiffusionPipeline:
+    """A run of token embeddings whose texts differ in length, with classes."""
+    folder = tmp_path_factory.mktemp("words") / "run"
+    assert programs.diffusion(SPACE + " --padding masked", folder) == 0
+    return TextDiffusionPipeline.from_run(folder, device="cpu", sampling_timesteps=10)
+
+
+def test_at_strength_1_nothing_is_kept_of_a_text(pipeline):
+    clean, generator = pipeline.encode(TEXTS), pipeline.generator
+    noise_alone = generator.latents(3, 0).x0[:2]
+    # cosine at t = 1 leaves alpha at a few thousandths, or none
+    torch.testing.assert_close(rewritten(generator, clean, 1.0, 3).x0, noise_alone, atol=2e-2, rtol=0)
+
+
+def test_more_is_kept_the_smaller_the_strength(pipeline):
+    clean = pipeline.encode(TEXTS)
+    away = [(rewritten(pipeline.generator, clean, s, 3).x0 - clean.x0).norm() for s in (0.1, 0.4, 1.0)]
+    assert away[0] < away[1] < away[2]
+
+
+def test_a_text_has_as_many_variations_as_asked_for_and_the_seed_decides_them(pipeline):
+    found = pipeline.vary(TEXTS, 3, strength=0.8, seed=1)
+    assert [len(row) for row in found] == [3, 3]
+    assert found == pipeline.vary(TEXTS, 3, strength=0.8, seed=1)
+    clean = pipeline.encode(TEXTS).repeat(2)
+    latents = rewritten(pipeline.generator, clean, 0.8, 1).x0
+    assert not torch.equal(latents[0], latents[1]), "variations of one text have noise of their own"
+
+
+def test_more_texts_than_a_block_come_in_several(pipeline):
+    clean = pipeline.encode(TEXTS[:1]).repeat(pipeline.generator.block + 1)
+    assert rewritten(pipeline.generator, clean, 0.5, 1).x0.shape == clean.x0.shape
+
+
+def test_the_arc_keeps_lengths_and_ends():
+    a, b = torch.randn(2, 1, 4, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    b = b * a.norm() / b.norm()
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    arc = between(Latents(a, mask), Latents(b, mask), 7).x0
+    torch.testing.assert_close(arc[:1], a)
+    torch.testing.assert_close(arc[-1:], b)
+    torch.testing.assert_close(arc.flatten(1).norm(dim=1), a.norm().expand(7))
+    turn = torch.nn.functional.cosine_similarity(arc[1:].flatten(1), arc[:-1].flatten(1)).acos()
+    torch.testing.assert_close(turn, turn[:1].expand(6), atol=1e-4, rtol=1e-4)  # in equal turns
+    same = between(Latents(a, mask), Latents(a, mask), 3).x0
+    torch.testing.assert_close(same, a.expand(3, -1, -1))
+
+
+def test_texts_between_two(pipeline):
+    found = pipeline.interpolate(*TEXTS, 4, strength=0.2)
+    assert len(found) == 4
+    assert found == pipeline.interpolate(*TEXTS, 4, strength=0.2)
+    # the ends are near the texts, since little noise was added: as far as an untrained network lets them be
+    clean = pipeline.encode(TEXTS)
+    near = rewritten(pipeline.generator, clean, 0.2, 42, alike=True).x0
+    assert (near - clean.x0).norm() < (near - clean.x0.flip(0)).norm()
+
+
+def test_a_class_reaches_the_network_and_lengths_stay(of_words):
+    clean = of_words.encode(TEXTS)
+    of_class = [of_words.vary(TEXTS, 1, strength=0.9, class_id=c) for c in (0, 1)]
+    assert all(len(rows) == 2 for rows in of_class)
+    made = rewritten(of_words.generator, clean, 0.9, 1)
+    assert torch.equal(made.mask, clean.mask) and not bool(clean.mask.all())
+
+
+def test_what_cannot_be_is_said_in_one_line(pipeline, of_words):
+    for strength in (0, -0.5, 1.5):
+        with pytest.raises(UserError, match="strength is"):
+            pipeline.vary(TEXTS, strength=strength)
+    with pytest.raises(UserError, match="last step of the grid"):
+        pipeline.vary(TEXTS, strength=0.01)
+    with pytest.raises(UserError, match="differ in length"):
+        of_words.interpolate(*TEXTS)
+    with pytest.raises(UserError, match="without classes"):
+        pipeline.vary(TEXTS, class_id="sports")
+    with pytest.raises(UserError, match="2 or more"):
+        pipeline.interpolate(*TEXTS, 1)
