@@ -118,7 +118,8 @@ class TextDiffusionPipeline:
             raise UserError("this run was trained without sources: train one on a corpus of pairs")
         n, generator = len(sources), self.generator
         classes = None if class_id is None else torch.full((n,), self._class(class_id), device=generator.device)
-        return generator.candidates(n, k, seed, (strategy,), self.sources.tell(sources, classes), quiet=True)[strategy]
+        told = self.sources.tell(sources, seed, classes)
+        return generator.candidates(n, k, seed, (strategy,), told, quiet=True)[strategy]
 
     def infill(self, texts: Sequence[str], k: int = 1, *, seed: int = 42) -> list[list[str]]:
         """k fillings of each text, of which only the blanks are written: ___ is one token, [blank:3] are three.

@@ -106,7 +106,7 @@ class PairEvaluator(Evaluator):
         sources, k = part.sources or [], self.pairs.seq2seq_candidates
         asked = self.classes_of(part.labels)
         drawn = self.generator.candidates(
-            len(part), k, seed, self.strategies, self._told(sources, asked), quiet=self.job.quiet
+            len(part), k, seed, self.strategies, self._told(sources, seed, asked), quiet=self.job.quiet
         )
         result, samples = self.by_main(lambda: self._judged(drawn, part, split, seed))
         rates = self.generator.watch.rates()
@@ -189,9 +189,9 @@ class PairEvaluator(Evaluator):
             return [choice.apart[0]] * len(labels)
         return list(labels) if choice.together == PRIOR else None
 
-    def _told(self, sources: Sequence[str], asked: Sequence[int] | None) -> Tell:
+    def _told(self, sources: Sequence[str], seed: int, asked: Sequence[int] | None) -> Tell:
         classes = None if asked is None else torch.tensor(asked, device=self.job.device)
-        return self.sources.tell(sources, classes)
+        return self.sources.tell(sources, seed, classes)
 
     def _guide(self) -> str:
         """Part of the keys, as published: the weight of guidance, where there is any."""

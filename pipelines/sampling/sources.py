@@ -25,8 +25,8 @@ Tell = Callable[[int, int], Told]  # (first, last) -> what these examples are to
 
 
 class Sources(Protocol):
-    def tell(self, sources: Sequence[str], classes: Tensor | None = None) -> Tell:
-        """classes: (n,) ids on the device, where the run has classes."""
+    def tell(self, sources: Sequence[str], seed: int, classes: Tensor | None = None) -> Tell:
+        """seed: of the sampling. classes: (n,) ids on the device, where the run has classes."""
 
     def facts(self) -> dict[str, Any]:
         """For the protocol of an evaluation."""
@@ -40,7 +40,7 @@ class ContextSources:
     ) -> None:
         self.context, self.device, self.autocast = context, device, autocast
 
-    def tell(self, sources: Sequence[str], classes: Tensor | None = None) -> Tell:
+    def tell(self, sources: Sequence[str], seed: int, classes: Tensor | None = None) -> Tell:
         def told(first: int, last: int) -> Told:
             states, mask = self.context.encode(sources[first:last], self.device, self.autocast)
             return Told(Condition.of(None if classes is None else classes[first:last], states, mask))
@@ -62,7 +62,7 @@ class PackedSources:
         self.space, self.device, self.trim = space, device, trim
         self.embeddings = cast(EmbeddingSpace, space.space)
 
-    def tell(self, sources: Sequence[str], classes: Tensor | None = None) -> Tell:
+    def tell(self, sources: Sequence[str], seed: int, classes: Tensor | None = None) -> Tell:
         space, tokenizer = self.embeddings, self.embeddings.tokenizer
         end, separator = end_id(tokenizer), separator_id(tokenizer)
         assert end is not None and separator is not None, "the space refuses a tokenizer without an end"
@@ -77,7 +77,7 @@ class PackedSources:
         if space.masked:
             assert table.given is not None
             given = torch.from_numpy(table.given)
-            drawn = self.space.sample_lengths(len(sources), generator(42, "target lengths"), given)
+            drawn = self.space.sample_lengths(len(sources), generator(seed, "target lengths"), given)
             table = replace(table, lengths=np.minimum(table.given + drawn.numpy(), space.length).astype(np.int32))
 
         def told(first: int, last: int) -> Told:

@@ -88,7 +88,7 @@ def test_the_source_is_anchored_at_every_step(trained, sampler):
     pipeline = TextDiffusionPipeline.from_run(trained, device="cpu", sampler=sampler, sampling_timesteps=3)
     generator = pipeline.generator
     assert isinstance(pipeline.sources, PackedSources)
-    told = pipeline.sources.tell(["a red plum", "a blue nut"])
+    told = pipeline.sources.tell(["a red plum", "a blue nut"], 1)
     walk = generator.walk(1, 0, lambda b, n, g: told(0, 2), 2)
     seen = []
     denoiser = generator.denoiser
@@ -103,11 +103,24 @@ def test_the_source_is_anchored_at_every_step(trained, sampler):
     assert len(text[0]) == 2 and all("a red plum" not in t for t in text[0]), "the source is not written out again"
 
 
+def test_lengths_of_targets_are_drawn_by_the_seed_of_the_sampling(programs, pairs, tmp_path):
+    assert train(programs, pairs, tmp_path / "run", "--padding masked --num_train_steps 1") == 0
+    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    pipeline.generator.space.statistics.pair_counts[:, 2:9] = 5  # as if targets were of any length
+
+    def lengths(seed, n=12):
+        return pipeline.sources.tell(["a red plum"] * n, seed)(0, n).read.sum(1).tolist()
+
+    assert lengths(1) == lengths(1) != lengths(2)
+    assert lengths(1, 5) == lengths(1)[:5], "fewer sources are a prefix"
+    assert len(set(lengths(1))) > 2
+
+
 def test_an_absorbing_state_is_where_noise_drifts_to(programs, pairs, tmp_path):
     assert train(programs, pairs, tmp_path / "run", V2) == 0
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", rejection_rate=0.5)
     generator = pipeline.generator
-    walk = generator.walk(1, 0, lambda b, n, g: pipeline.sources.tell(["a red plum"])(0, 1), 1)
+    walk = generator.walk(1, 0, lambda b, n, g: pipeline.sources.tell(["a red plum"], 1)(0, 1), 1)
     shift, fixed = walk.shift[0], walk.anchor.mask[0]
     assert torch.equal(shift[fixed], torch.zeros_like(shift[fixed]))
     torch.testing.assert_close(shift[~fixed][0], generator.absorbing.detach())

@@ -349,7 +349,7 @@ def test_uncompressed_samples_are_as_long_as_texts_of_such_sources(programs, cha
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
     generator, tokens = pipeline.generator, LanguageModelTokens(chain / "lm")
     sources = [rows[0]["src"], rows[-1]["src"]]
-    told = pipeline.sources.tell(sources)
+    told = pipeline.sources.tell(sources, 42)
     mask = generator.latents(1, 0, lambda b, n, g: told(0, 2).repeat(8), 16).mask.sum(1).view(2, 8)
     short, long = tokens.count(rows[0]["trg"]), {tokens.count(rows[-2]["trg"]), tokens.count(rows[-1]["trg"])}
     assert set(mask[0].tolist()) == {short}
