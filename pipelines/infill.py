@@ -13,29 +13,20 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipelines.flags.run_commands import parse_known, run_parser
 from utils.errors import UserError, one_line
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m pipelines.infill",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="Any other --flag that an evaluation of train_text_diffusion.py accepts may follow.",
-    )
-    made.add_argument("--run", required=True, metavar="FOLDER", help="run folder of train_text_diffusion.py")
+    made = run_parser("pipelines.infill", __doc__, samples=5, of="fillings of each text")
     made.add_argument("--text", action="append", default=[], help="text with blanks; may be repeated")
     made.add_argument("--text_file", type=Path, help="texts with blanks, one per line")
-    made.add_argument("--num_samples", type=int, default=5, help="fillings of each text (default %(default)s)")
-    made.add_argument("--seed", type=int, default=42, help="default %(default)s")
-    made.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default %(default)s)")
     return made
 
 
 @one_line
 def main(arguments: list[str] | None = None) -> int:
-    given, others = parser().parse_known_args(arguments)
+    given, others = parse_known(parser(), arguments)
     texts = list(given.text)
     if given.text_file is not None:
         if not given.text_file.is_file():

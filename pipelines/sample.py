@@ -12,50 +12,30 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.errors import UserError, one_line
+from pipelines.flags.run_commands import parse_known, run_parser
+from utils.errors import one_line
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m pipelines.sample",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="Any other --flag that an evaluation of train_text_diffusion.py accepts may follow.",
-    )
-    made.add_argument("--run", required=True, metavar="FOLDER", help="run folder, or a checkpoint in one: its run")
-    made.add_argument("--num_samples", type=int, default=10, help="texts (default %(default)s)")
-    made.add_argument("--seed", type=int, default=42, help="default %(default)s")
+    made = run_parser("pipelines.sample", __doc__, samples=10, of="texts; with --source, of each")
     made.add_argument("--decoding", default="greedy", help="beam, nucleus or greedy (default %(default)s)")
     made.add_argument("--class_id", help="class by name or number, of a class-conditional run")
     made.add_argument("--source", action="append", default=[], help="of a run of pairs: a source; may be repeated")
     made.add_argument("--output_dir", type=Path, help="where the file goes (default: samples/ of the run folder)")
     made.add_argument("--trajectory", action="store_true", help="show the texts on their way from noise")
-    made.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default %(default)s)")
     return made
-
-
-def run_folder(path: Path) -> Path:
-    """The run that a folder, or a checkpoint below it, belongs to."""
-    for folder in (path, *path.parents[:2]):
-        if (folder / "args.json").is_file():
-            return folder
-    raise UserError(f"--run {path} is not a run folder: it holds no args.json")
 
 
 @one_line
 def main(arguments: list[str] | None = None) -> int:
-    given, others = parser().parse_known_args(arguments)
-    folder = run_folder(Path(given.run))
-    if given.num_samples < 1:
-        raise UserError(f"--num_samples {given.num_samples} is too small: give 1 or more")
+    given, others = parse_known(parser(), arguments)
     from evaluation.report import one_line as plain
     from pipelines.text_diffusion import TextDiffusionPipeline
 
-    pipeline = TextDiffusionPipeline.from_run(folder, device=given.device, flags=others)
+    pipeline = TextDiffusionPipeline.from_run(given.run, device=given.device, flags=others)
     generator = pipeline.generator
     steps = len(generator.process.grid(generator.steps)) - 1
-    place = given.output_dir or folder / "samples"
+    place = given.output_dir or given.run / "samples"
     name = f"{pipeline.sampler}.steps-{steps}.samples-{given.num_samples}.seed-{given.seed}"
     if given.trajectory:
         generator.watched(texts=min(3, given.num_samples), file=sys.stderr, path=place / f"{name}.trajectory.json")

@@ -1,0 +1,52 @@
+"""What the command lines of programs that use a trained run share: its folder, how many texts, seed, device.
+
+Any other flag is passed on to the run, as an evaluation of train_text_diffusion.py would take it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from utils.errors import UserError
+
+
+class OneLine(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def run_parser(program: str, description: str | None, *, samples: int, of: str) -> argparse.ArgumentParser:
+    """program: its module. samples: the default of --num_samples. of: what is counted, for --help."""
+    made = OneLine(
+        prog=f"python -m {program}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Any other --flag that an evaluation of train_text_diffusion.py accepts may follow.",
+    )
+    made.add_argument("--run", required=True, metavar="FOLDER", help="run folder, or a checkpoint in one: its run")
+    made.add_argument("--num_samples", type=int, default=samples, help=f"{of} (default %(default)s)")
+    made.add_argument("--seed", type=int, default=42, help="default %(default)s")
+    made.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default %(default)s)")
+    return made
+
+
+def run_folder(path: Path) -> Path:
+    """The run that a folder, or a checkpoint below it, belongs to."""
+    for folder in (path, *path.parents[:2]):
+        if (folder / "args.json").is_file():
+            return folder
+    raise UserError(f"--run {path} is not a run folder: it holds no args.json")
+
+
+def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Its own flags, with the run's folder found, and those that the run is to be loaded with."""
+    given, others = parser.parse_known_args(arguments)
+    given.run = run_folder(Path(given.run))
+    if given.num_samples < 1:
+        raise UserError(f"--num_samples {given.num_samples} is too small: give 1 or more")
+    return given, others
