@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from utils.errors import UserError
 from utils.runs import write_json
+from utils.stop import give_way
 
 NAME = "home"  # stands in metric keys where gpt2-large would
 FACTS = "home_scorer.json"
@@ -122,6 +123,7 @@ def _train(
     model.train()
     began = said = time.monotonic()
     for step, rows in enumerate(order, start=1):
+        give_way()
         batch, target = _pad([ids[i] for i in rows], tokenizer.eos_token_id)
         logits = model(input_ids=batch.to(device)).logits[:, :-1]
         loss = F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten().to(device), ignore_index=-100)

@@ -14,7 +14,7 @@ import torch
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
-from pipelines.inputs.batch_plan import BatchPlan
+from pipelines.inputs.batch_plan import BatchPlan, HeldOutPlan
 from utils import checkpoints, distributed, speed
 from utils.distributed import Ranks
 from utils.ema import EMA
@@ -65,6 +65,10 @@ class Job:
         return BatchPlan(
             loop.random_seed, loop.train_batch_size, loop.gradient_accumulation_steps, self.ranks.rank, self.ranks.world
         )
+
+    def held_out_plan(self, n: int) -> HeldOutPlan:
+        """Of the validation losses. n: texts of the split."""
+        return HeldOutPlan.of(self.plan(), self.settings.val_loss_texts, n)
 
     def say(self, text: str) -> None:
         if self.ranks.main:

@@ -23,7 +23,7 @@ from pipelines.training.pretraining_step import PretrainingStep
 from utils import checkpoints
 from utils.distributed import wrap
 from utils.errors import UserError
-from utils.hooks import Every, Report
+from utils.hooks import Every
 from utils.modes import evaluating
 from utils.seeding import derive
 from utils.settings import Settings
@@ -66,14 +66,14 @@ def run(settings: Settings) -> int:
         state.wrapped, data, options, job.plan(), job.device, model.tokenizer.mask_token_id, len(model.tokenizer)
     )
 
-    def validate(state: State, _: Report | None = None) -> None:
+    def validate(state: State) -> None:
         result = _copying(job, model, held_out, options)
         job.log.record({f"lm/{STRATEGY}/{k}": v for k, v in result.items() if isinstance(v, float)}, state.step)
         job.log.say(f"copies {100 * result['exact_match']:.1f} % of held-out texts exactly, BLEU {result['bleu']:.1f}")
 
     hooks = [
-        Every(settings.eval_every, validate),
-        Every(settings.save_every or settings.eval_every, lambda state, _: state.save(job.folder)),
+        Every(settings.eval_every, validate, name="validate"),
+        Every(settings.save_every or settings.eval_every, lambda state: state.save(job.folder)),
     ]
     reason = fit(job, state, step, hooks, started)
     if EXIT_CODES[reason]:

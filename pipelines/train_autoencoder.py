@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,11 @@ from pipelines.inputs.tokens import TokenSplit, tokenize_split
 from pipelines.job import EVALUATION, Job, fit, load_corpus, new_state, open_job, record_args
 from pipelines.judging.reconstruct import Decode, reconstruct, through_latents, through_states
 from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
+from pipelines.training.held_out import held_out_means
 from pipelines.training.imagined import load_prior
 from utils import checkpoints
-from utils.distributed import wrap
-from utils.hooks import Every, Report
+from utils.distributed import Ranks, wrap
+from utils.hooks import Every, Hook, Report
 from utils.modes import evaluating
 from utils.records import Batch
 from utils.seeding import derive
@@ -101,7 +103,7 @@ def run(settings: Settings) -> int:
     )
     validation = Validation(job, space, held_out)
 
-    def validate(state: State, _: Report | None = None) -> None:
+    def validate(state: State) -> None:
         result = validation.of_latents()
         validation.record(result, state.step)
         score = result[f"autoencoder/{validation.strategies[0]}/bleu"]
@@ -125,17 +127,20 @@ def run(settings: Settings) -> int:
     lm_loss = validation.language_model_loss() if settings.lm_mode == "freeze" else {}
 
     def losses(state: State, _: Report) -> None:
-        job.log.record({**validation.loss(), **lm_loss}, state.step)
+        """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""
+        if state.step % settings.log_every == 0:
+            job.log.record({**validation.loss(), **lm_loss}, state.step)
 
     total = job.plan().total
     job.log.extra = lambda done: {"epoch": done * total / len(data), "samples": done * total}
-    hooks = [Every(settings.log_every, losses), Every(settings.eval_every, validate)]
-    hooks.append(Every(settings.save_every or settings.eval_every, lambda state, _: state.save(job.folder, **facts)))
+    validating = Every(settings.eval_every, validate, name="validate")
+    saving = Every(settings.save_every or settings.eval_every, lambda state: state.save(job.folder, **facts))
+    hooks: list[Hook] = [losses, validating, saving]
     reason = fit(job, state, step, hooks, started, **facts)
     if EXIT_CODES[reason]:
         return EXIT_CODES[reason]
-    if state.step % settings.eval_every:
-        validate(state)
+    if state.step % settings.eval_every or state.owed:
+        validating.at_end(state)
         state.save(job.folder, **facts)
     validation.write(job.folder, "validation")
     return 0
@@ -174,19 +179,25 @@ class Validation:
         self.written: dict[str, list[str]] = {}
 
     def loss(self) -> dict[str, float]:
-        """Cross-entropy of one held-out batch, in nats per token."""
-        with evaluating(self.space), self.job.autocast():
-            return {"val/loss": float(self.space(self._batch()).mean())}
+        """Cross-entropy of --val_loss_texts held-out texts, in nats per token."""
+        return self._mean("val/loss", self.space)
 
     def language_model_loss(self) -> dict[str, float]:
         """The same of the plain language model, which while it is frozen needs to be known only once."""
-        model, batch = self.space.language_model, self._batch()
-        with evaluating(self.space), self.job.autocast():
-            ids, mask = batch.input_ids, batch.attention_mask
-            return {"val/lm_loss": float(model(ids, ids, mask).mean())}
+        model = self.space.language_model
+        return self._mean("val/lm_loss", lambda batch: model(batch.input_ids, batch.input_ids, batch.attention_mask))
 
-    def _batch(self) -> Batch:
-        return self.held_out.batch(self.rows[: self.job.settings.train_batch_size]).to(self.job.device)
+    def _mean(self, name: str, losses: Callable[[Batch], torch.Tensor]) -> dict[str, float]:
+        job, n = self.job, len(self.held_out)
+        # sharded, every rank must do the same, so each does it all
+        ranks = Ranks(device=job.device) if is_sharded(self.space) else job.ranks
+        plan = replace(job.held_out_plan(n), rank=ranks.rank, world=ranks.world)
+
+        def values(micro: int) -> dict[str, torch.Tensor]:
+            return {name: losses(self.held_out.batch(plan.rows(0, micro, n)).to(job.device))}
+
+        with evaluating(self.space), job.autocast():
+            return held_out_means(ranks, plan, [name], values)
 
     def of_latents(self) -> dict[str, Any]:
         return self._score("autoencoder", through_latents(self.space, self.job.settings.max_seq_len))

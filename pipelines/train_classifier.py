@@ -19,13 +19,14 @@ from pipelines.inputs.tokens import TokenSplit, tokens_in
 from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
 from pipelines.parts import Parts
 from pipelines.trained import load_run
-from pipelines.training.classifier_step import ClassifierStep
+from pipelines.training.classifier_step import LOGGED, ClassifierStep
+from pipelines.training.held_out import held_out_means
 from utils import checkpoints
 from utils.config import parse
 from utils.distributed import wrap
 from utils.errors import UserError, one_line
 from utils.flag_files import read_args
-from utils.hooks import Every, Report
+from utils.hooks import Every
 from utils.modes import evaluating
 from utils.seeding import derive
 from utils.settings import Settings
@@ -69,27 +70,33 @@ def run(settings: Settings) -> int:
     )
     state.wrapped = wrap(classifier, job.ranks)
     step = ClassifierStep(state.wrapped, texts["train"], parts, job.plan())
-    checker = ClassifierStep(classifier, texts["valid"], parts, job.plan())
+    checker = ClassifierStep(classifier, texts["valid"], parts, job.held_out_plan(len(corpus.valid)))
 
-    def validate(state: State, _: Report | None = None) -> None:
+    def validate(state: State) -> None:
+        def judged(micro: int) -> dict[str, torch.Tensor]:
+            losses, values = checker(0, micro)
+            return {"loss": losses, **values}
+
         with evaluating(classifier), job.autocast():
-            losses, values = checker(0, 0)
-        found = {"val_loss": losses.mean(), **{f"val_{name}": value.mean() for name, value in values.items()}}
-        job.log.record({name: float(value) for name, value in found.items()}, state.step)
+            found = held_out_means(job.ranks, checker.plan, ("loss", *LOGGED), judged)
+        job.log.record({f"val_{name}": value for name, value in found.items()}, state.step)
         job.log.say(
-            f"names {100 * float(found['val_accuracy']):.1f} % of held-out labels at all noise levels, "
-            f"{100 * float(found['val_accuracy_q1']):.1f} % in the cleanest quarter"
+            f"names {100 * found['accuracy']:.1f} % of held-out labels at all noise levels, "
+            f"{100 * found['accuracy_q1']:.1f} % in the cleanest quarter"
         )
 
+    validation = Every(settings.eval_every, validate, name="validate")
     hooks = [
-        Every(settings.eval_every, validate),
-        Every(settings.save_every or settings.eval_every, lambda state, _: state.save(job.folder)),
+        validation,
+        Every(settings.save_every or settings.eval_every, lambda state: state.save(job.folder)),
     ]
     reason = fit(job, state, step, hooks, started)
     if EXIT_CODES[reason]:
         return EXIT_CODES[reason]
-    if state.step % settings.eval_every or reason == "time":
-        validate(state)
+    made_up = bool(state.owed)
+    validation.at_end(state)
+    if made_up:
+        state.save(job.folder)
     return 0
 
 

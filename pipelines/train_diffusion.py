@@ -38,6 +38,7 @@ from pipelines.parts import (
 )
 from pipelines.training.best import keep_if_best, remembered_best
 from pipelines.training.embedding_supply import EmbeddingSupply
+from pipelines.training.held_out import held_out_means
 from pipelines.training.latent_supply import LatentSupply
 from pipelines.training.supply import Step, Supply
 from utils import checkpoints
@@ -146,7 +147,7 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
         if state.step % settings.log_every == 0:
             job.log.record(validation_losses(job, model, state.ema, checker), state.step)
 
-    def sample(state: State, _: Report | None = None) -> None:
+    def sample(state: State) -> None:
         assert state.ema is not None
         with state.ema.applied():
             score = evaluator.evaluate_training(state.step)
@@ -157,19 +158,21 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
         "samples": done * plan.total,
         "T": parts.process.t_max(done, settings.num_train_steps),
     }
-    sample_every = settings.sample_every or settings.save_and_sample_every
+    sampling = Every(settings.sample_every or settings.save_and_sample_every, sample, name="sample")
     hooks: list[Hook] = [
         supply.times.remember,
         validate,
         # first to the disk: what an evaluation stumbles over must not cost the steps before it
-        Every(settings.save_every or settings.save_and_sample_every, lambda state, _: state.save(job.folder)),
-        Every(sample_every, sample),
+        Every(settings.save_every or settings.save_and_sample_every, lambda state: state.save(job.folder)),
+        sampling,
     ]
     reason = fit(job, state, step, hooks, started)
     if EXIT_CODES[reason]:
         return EXIT_CODES[reason]
-    if state.step % sample_every or reason == "time":
-        sample(state)
+    made_up = bool(state.owed)
+    sampling.at_end(state)
+    if made_up:
+        state.save(job.folder)  # that it need not be made up for again
     return 0
 
 
@@ -179,12 +182,18 @@ def make_supply(job: Job, parts: Parts, corpus: Corpus) -> Supply:
 
 
 def validation_losses(job: Job, model: DiffusionModel, ema: EMA, step: Step) -> dict[str, float]:
-    """Loss of one validation batch over the whole range of times, by the weights and by their average."""
+    """Over --val_loss_texts validation texts and the whole range of times, by the weights and by their average.
+
+    Every rank must ask: each does its share.
+    """
+
+    def mean(name: str) -> dict[str, float]:
+        return held_out_means(job.ranks, step.plan, [name], lambda micro: {name: step(step.num_steps, micro)[0]})
+
     with evaluating(model), job.autocast():
-        losses = {"val_loss": step(step.num_steps, 0)[0].mean()}
+        found = mean("val_loss")
         with ema.applied():
-            losses["val_ema_loss"] = step(step.num_steps, 0)[0].mean()
-    return {name: float(loss) for name, loss in losses.items()}
+            return found | mean("val_ema_loss")
 
 
 def _empty_parts(settings: Settings) -> Mapping[str, nn.Module]:

@@ -19,6 +19,7 @@ from utils.distributed import Ranks
 from utils.errors import UserError
 from utils.progress import Progress
 from utils.state import State
+from utils.stop import GaveWay
 from utils.trackers import MetricsFile, Tracker
 
 
@@ -75,17 +76,41 @@ class Hook(Protocol):
 class Every:
     """Does a deed at each multiple of an interval, after checking that the loss is a number: it may save.
 
-    After a signal it does nothing, since clusters give seconds: the caller saves. last: one more step to do it at.
+    After a signal it does nothing, since clusters give seconds: the caller saves. name: of a deed that a resumed run is
+    to make up for then, before its first step. last: one more step to do it at.
     """
 
-    def __init__(self, interval: int, deed: Callable[[State, Report], None], *, last: int | None = None):
+    def __init__(
+        self, interval: int, deed: Callable[[State], None], *, name: str | None = None, last: int | None = None
+    ):
         assert interval >= 1
-        self.interval, self.deed, self.last = interval, deed, last
+        self.interval, self.deed, self.name, self.last = interval, deed, name, last
+
+    def open(self, state: State) -> None:
+        if self.name in state.owed:
+            self._do(state)
 
     def __call__(self, state: State, report: Report) -> None:
-        if (state.step % self.interval == 0 or state.step == self.last) and not report.stopping:
-            report.check()
-            self.deed(state, report)
+        if state.step % self.interval and state.step != self.last:
+            return
+        report.check()
+        if not report.stopping:
+            self._do(state)
+        elif self.name is not None:
+            state.owed = [*state.owed, self.name]
+
+    def at_end(self, state: State) -> None:
+        """Once training is over: at the last step, too, and what is still owed."""
+        if state.step % self.interval or self.name in state.owed:
+            self._do(state)
+
+    def _do(self, state: State) -> None:
+        others = [name for name in state.owed if name != self.name]
+        try:
+            self.deed(state)
+            state.owed = others
+        except GaveWay:
+            state.owed = [*others, *([self.name] if self.name is not None else [])]
 
 
 class Log:

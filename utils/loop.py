@@ -22,7 +22,7 @@ from utils.options import LoopOptions
 from utils.seeding import derive
 from utils.sharding import gathers, gradients_averaged
 from utils.state import State
-from utils.stop import StopSignals, reason_to_stop
+from utils.stop import EXIT_CODES, StopSignals, reason_to_stop
 
 StepFn = Callable[[int, int], tuple[Tensor, dict[str, Tensor]]]
 """(step, micro) -> losses (b,) of the micro-batch's examples, and values to log: (b,) per example, or scalars; all on
@@ -58,6 +58,8 @@ def train(
         try:
             for hook in hooks:
                 _call(hook, "open", state)
+            if stop.received and state.ranks.world == 1:
+                reason = stop.received
             while state.step < options.num_train_steps and reason == "done":
                 micros = options.gradient_accumulation_steps
                 loss, values = _gradients(state, step_fn, micros, autocast, global_batch)
@@ -68,10 +70,11 @@ def train(
                     report.check()
                 for hook in hooks:
                     hook(state, report)
-                if report.stopping or (stopping and state.step < options.num_train_steps):
-                    reason = stopping or reason
-            if reason == "done" and stop.received and state.ranks.world == 1:
-                reason = stop.received  # during the hooks of the last step
+                if state.ranks.world == 1:  # hooks may take hours; several ranks agree on it after a later step
+                    stopping = reason_to_stop(state, stop, started, options)
+                if stopping and (EXIT_CODES[stopping] or state.step < options.num_train_steps):
+                    report.check()  # the caller saves
+                    reason = stopping
         finally:
             for hook in hooks:
                 _call(hook, "close", state)

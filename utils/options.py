@@ -68,7 +68,8 @@ class LoopOptions:
     max_seconds: float | None = field(
         default=None,
         metadata=dict(
-            help="stop training after so long, evaluate, save and exit 0; a resumed run goes on",
+            help="stop training after so long, save, evaluate and exit 0 (leave time for the evaluation); a resumed run "
+            "goes on",
             unit="seconds",
             at_least=0,
         ),
@@ -78,6 +79,18 @@ class LoopOptions:
         default="no", metadata=dict(help="autocast of forward passes", choices=("no", "fp16", "bf16"))
     )
     device: str = field(default="auto", metadata=dict(help="where to compute", choices=("auto", "cuda", "mps", "cpu")))
+
+
+@dataclass
+class HeldOutOptions:
+    val_loss_texts: int = field(
+        default=128,
+        metadata=dict(
+            help="held-out texts that validation losses are the mean of, the same ones with the same noise each time",
+            unit="texts",
+            at_least=1,
+        ),
+    )
 
 
 @dataclass

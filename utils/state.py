@@ -34,6 +34,7 @@ class State:
     ema: EMA | None = None
     step: int = 0  # optimizer steps done
     best: dict[str, Any] = field(default_factory=dict)  # of the hooks: best metrics so far, for JSON
+    owed: list[str] = field(default_factory=list)  # deeds of this step that a signal kept the run from (hooks.Every)
     seed: int = 42
     ranks: Ranks = field(default_factory=Ranks)
     wrapped: nn.Module | None = None  # what the step function calls under several ranks (distributed.wrap); for no_sync
@@ -56,6 +57,7 @@ class State:
         return {
             "step": self.step,
             "best": self.best,
+            "owed": self.owed,
             "seed": self.seed,
             "optimizer": optimizer,
             "schedule": self.schedule.facts(),
@@ -102,6 +104,7 @@ class State:
         checkpoints.unpack_optimizer(self.optimizer, checkpoint.tensors["optimizer"], facts["optimizer"])
         self.schedule.restore(facts["schedule"])
         self.step, self.best, self.seed = facts["step"], dict(facts["best"]), facts["seed"]
+        self.owed = list(facts.get("owed", ()))  # older checkpoints owe nothing
         self.scaler_state = dict(facts["scaler"])
         if self.scaler and self.scaler_state:
             self.scaler.load_state_dict(self.scaler_state)

@@ -7,7 +7,9 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
+
+import torch
 
 from utils.options import LoopOptions
 from utils.state import State
@@ -16,11 +18,17 @@ EXIT_CODES = {"done": 0, "time": 0, "SIGTERM": 143, "SIGINT": 130}
 _AGREE_EVERY = 10  # steps between the ranks' agreements on stopping: their hosts wait for each other
 
 
+class GaveWay(Exception):
+    """A long deed was left, since a signal came."""
+
+
 class StopSignals:
     """Notes SIGTERM and SIGINT instead of dying of them: `with StopSignals() as stop: ... stop.received`.
 
     A second Ctrl-C interrupts at once. Outside the main thread, where Python allows no handlers, it notes nothing.
     """
+
+    listening: ClassVar[StopSignals | None] = None  # the one that notes signals now
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -28,6 +36,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
+            StopSignals.listening = self
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -40,8 +49,19 @@ class StopSignals:
         print(f"\n{self.received}: finishing this step, then stopping{hint}", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
+        StopSignals.listening = None
         for number, before in self._before.items():
             signal.signal(number, before)
+
+
+def give_way() -> None:
+    """GaveWay if a signal came: long deeds of a training ask again and again, since clusters give seconds.
+
+    Several processes would have to agree on it, so there each deed is done to its end.
+    """
+    stop = StopSignals.listening
+    if stop is not None and stop.received and not torch.distributed.is_initialized():
+        raise GaveWay
 
 
 def reason_to_stop(state: State, stop: StopSignals, started: float, options: LoopOptions) -> str | None:

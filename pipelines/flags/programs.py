@@ -40,6 +40,7 @@ from pipelines.flags.options import (
 from utils.options import (
     AverageOptions,
     CompileOptions,
+    HeldOutOptions,
     KernelOptions,
     LoopOptions,
     OptimizerOptions,
@@ -50,7 +51,7 @@ from utils.settings import Program
 
 # What may differ from args.json when a run folder is used again, beside INVOCATION of utils.settings.
 ANYWHERE = frozenset({"data_dir", "train_file", "valid_file", "test_file", "log_every", "attention", "tf32"})
-COMPILED = ANYWHERE | {"compile"} | {f.name for f in fields(WritingOptions)}
+COMPILED = ANYWHERE | {"compile", "val_loss_texts"} | {f.name for f in fields(WritingOptions)}
 SAMPLING = (
     COMPILED
     | frozenset(f.name for f in fields(SamplingOptions))
@@ -115,6 +116,7 @@ AUTOENCODER = Program(
         "autoencoder": AutoencoderOptions,
         "optimisation": OptimizerOptions,
         "training": LoopOptions,
+        "validation losses": HeldOutOptions,
         "kernels": KernelOptions,
         "sharding": ShardingOptions,
         "compilation": CompileOptions,
@@ -178,6 +180,7 @@ DIFFUSION = Program(
         "optimisation": OptimizerOptions,
         "averaged weights": AverageOptions,
         "training": LoopOptions,
+        "validation losses": HeldOutOptions,
         "kernels": KernelOptions,
         "compilation": CompileOptions,
         "intervals": DiffusionIntervals,
@@ -235,12 +238,18 @@ CLASSIFIER = Program(
         "classifier": ClassifierOptions,
         "optimisation": OptimizerOptions,
         "training": LoopOptions,
+        "validation losses": HeldOutOptions,
         "kernels": KernelOptions,
         "run": RunOptions,
     },
     defaults=dict(
-        save_dir="saved_classifiers", num_train_steps=2000, train_batch_size=64, learning_rate=1e-3, lr_warmup_steps=50
+        save_dir="saved_classifiers",
+        num_train_steps=2000,
+        train_batch_size=64,
+        learning_rate=1e-3,
+        lr_warmup_steps=50,
+        val_loss_texts=1024,
     ),
-    free_at_resume=ANYWHERE | {"diffusion_run"},
+    free_at_resume=ANYWHERE | {"diffusion_run", "val_loss_texts"},
     rules=(rules.resume_dir_says_what_for, rules.numbers_in_range),
 )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dataset_utils.batching import indices
-from utils.seeding import Draws
+from utils.seeding import Draws, derive
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class BatchPlan:
         """Texts of one optimizer step."""
         return self.batch_size * self.accumulate * self.world
 
+    @property
+    def pieces(self) -> range:
+        """Numbers of this rank's micro-batches."""
+        return range(self.accumulate)
+
     def bounds(self, micro: int) -> tuple[int, int]:
         start = (micro * self.world + self.rank) * self.batch_size
         return start, start + self.batch_size
@@ -39,3 +44,37 @@ class BatchPlan:
 
     def draws(self, step: int, micro: int, device: torch.device | str = "cpu") -> Draws:
         return Draws(self.seed, step, self.total, *self.bounds(micro), device=device)
+
+
+@dataclass(frozen=True)
+class HeldOutPlan(BatchPlan):
+    """The same rows and the same random numbers whenever it is asked: curves of held-out losses are then smooth.
+
+    `texts` rows, in pieces of batch_size that the ranks share; how large pieces are and how many ranks changes nothing.
+    """
+
+    texts: int = 1
+
+    @classmethod
+    def of(cls, plan: BatchPlan, texts: int, n: int) -> HeldOutPlan:
+        """texts: how many are wanted of n that there are. plan: of training, whose seed makes no difference."""
+        return cls(derive(0, "held out"), plan.batch_size, 1, plan.rank, plan.world, min(texts, n))
+
+    @property
+    def total(self) -> int:
+        return self.texts
+
+    @property
+    def pieces(self) -> range:
+        """There may be none."""
+        return range(len(range(self.rank * self.batch_size, self.texts, self.batch_size * self.world)))
+
+    def bounds(self, micro: int) -> tuple[int, int]:
+        start, stop = super().bounds(micro)
+        return start, min(stop, self.texts)
+
+    def rows(self, step: int, micro: int, n: int) -> Tensor:
+        return super().rows(0, micro, n)
+
+    def draws(self, step: int, micro: int, device: torch.device | str = "cpu") -> Draws:
+        return super().draws(0, micro, device)

@@ -15,6 +15,7 @@ from utils.distributed import Ranks, gather_objects
 from utils.progress import Progress
 from utils.records import Batch
 from utils.seeding import derive
+from utils.stop import give_way
 
 Decode = Callable[[Batch, str], list[str]]  # (batch, strategy) -> texts
 
@@ -37,6 +38,7 @@ def reconstruct(
     written: dict[int, str] = {}
     with Progress(title, len(rows), unit="text", quiet=quiet) as bar, autocast():
         for i, (part, batch) in enumerate(data.by_length(batch_size, rows)):
+            give_way()
             if i % ranks.world == ranks.rank:
                 # what a sampling strategy draws depends on the batch alone, not on the process
                 with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

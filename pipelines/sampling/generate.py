@@ -30,6 +30,7 @@ from utils.modes import evaluating
 from utils.progress import Progress
 from utils.records import Condition, Latents
 from utils.seeding import derive, generator
+from utils.stop import give_way
 from utils.stopwatch import Stopwatch
 
 Labels = Callable[[int, torch.Generator], Tensor]  # (n, generator) -> class ids (n,)
@@ -153,6 +154,7 @@ class TextGenerator:
             shift = None if shift is None or len(shift) == 1 else torch.cat([shift, shift])
 
         def network(z_t: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:
+            give_way()
             with self.autocast():
                 return self.denoiser(z_t, time, mask, condition, x0_prev)
 

@@ -13,6 +13,8 @@ from pipelines.inputs.batch_plan import BatchPlan
 from pipelines.inputs.latents import Encoded
 from pipelines.parts import Parts
 
+LOGGED = ("accuracy", *(f"accuracy_q{q}" for q in (1, 2, 3, 4)))
+
 
 class ClassifierStep:
     """(step, micro) -> losses (B,) in nats, and values to log: accuracy by quarter of the noise range, q1 the cleanest.

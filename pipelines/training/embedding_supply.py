@@ -90,7 +90,7 @@ class EmbeddingSupply:
             network,
             self.loss,
             self.splits[split],
-            self.job.plan(),
+            self.job.plan() if split == "train" else self.job.held_out_plan(len(self.splits[split])),
             settings.num_train_steps,
             settings.build(EmbeddingLossOptions),
             device=self.job.device,

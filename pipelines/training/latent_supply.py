@@ -79,7 +79,7 @@ class LatentSupply:
             network,
             self.sources[split],
             self.parts.process,
-            self.job.plan(),
+            self.job.plan() if split == "train" else self.job.held_out_plan(len(self.sources[split])),
             settings.num_train_steps,
             settings.self_condition,
             self.times if split == "train" else None,

@@ -7,14 +7,16 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from pipelines.inputs.batch_plan import BatchPlan
 from pipelines.inputs.tokens import TokenSplit
 from pipelines.training.training_times import TrainingTimes
 
 
 class Step(Protocol):
-    """(step, micro) -> losses (B,), and values to log; num_steps: of the whole run."""
+    """(step, micro) -> losses (B,), and values to log; num_steps: of the whole run. plan: which rows it takes."""
 
     num_steps: int
+    plan: BatchPlan
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]: ...
 
@@ -39,4 +41,4 @@ class Supply(Protocol):
         """The module whose gradients are averaged over ranks."""
 
     def step(self, network: nn.Module, split: str) -> Step:
-        """The step function on "train" or "valid". network: that of network(), perhaps wrapped."""
+        """The step function on "train", or on fixed rows of "valid". network: that of network(), perhaps wrapped."""

@@ -130,7 +130,8 @@ def stop_after(monkeypatch) -> Callable[[type, int], None]:
 
 def losses(folder: Path) -> list[dict[str, Any]]:
     """Every logged line of training and of validation losses, but for the clock."""
-    lines = [line for line in read_metrics(folder) if "learning_rate" in line or "lr" in line or "val_loss" in line]
+    keys = {"learning_rate", "lr", "val_loss", "val/loss"}
+    lines = [line for line in read_metrics(folder) if keys & line.keys()]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipelines.flags.programs import DIFFUSION
-from pipelines.inputs.batch_plan import BatchPlan
+from pipelines.inputs.batch_plan import BatchPlan, HeldOutPlan
 from pipelines.inputs.tokens import tokenize_split
 from pipelines.job import load_corpus, open_job
 from pipelines.parts import make_parts
@@ -23,12 +23,13 @@ from utils.trackers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ("loss", "train/loss", "grad_norm", "learning_rate", "lr", "loss_q1", "loss_q4")
+HELD_OUT = ("val_loss", "val_ema_loss", "val/loss", "val/lm_loss")
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """What was logged of training."""
-    lines = [line for line in read_metrics(folder) if "grad_norm" in line]
-    return [{key: line[key] for key in KEYS if key in line} for line in lines]
+    """What was logged of training, and the losses of held-out texts."""
+    lines = [line for line in read_metrics(folder) if "grad_norm" in line or any(key in line for key in HELD_OUT)]
+    return [{key: line[key] for key in (*KEYS, *HELD_OUT) if key in line} for line in lines]
 
 
 def alike(one: Path, other: Path) -> None:
@@ -45,6 +46,19 @@ def test_slices_of_a_batch_cover_it_once():
     assert torch.equal(rows, whole.rows(3, 0, 20))
     noise = torch.cat([plan.draws(3, micro).normal("noise", 2) for micro in (0, 1) for plan in parts])
     assert torch.equal(noise, whole.draws(3, 0).normal("noise", 2))
+
+
+@pytest.mark.parametrize("batch, world", [(16, 1), (3, 1), (2, 3), (8, 3)])
+def test_held_out_texts_and_their_noise_are_the_same_whoever_takes_them_and_when(batch, world):
+    plans = [HeldOutPlan.of(BatchPlan(seed, batch, 5, rank, world), 13, 40) for seed, rank in enumerate(range(world))]
+    alone = HeldOutPlan.of(BatchPlan(9, 40), 13, 40)
+    pieces = [(plan, micro) for micro in range(13) for plan in plans if micro in plan.pieces]
+    for part in (
+        lambda plan, step, micro: plan.rows(step, micro, 40),
+        lambda plan, step, micro: plan.draws(step, micro).normal("noise", 2),
+    ):
+        assert torch.equal(torch.cat([part(plan, 7, micro) for plan, micro in pieces]), part(alone, 0, 0))
+    assert len(alone.rows(0, 0, 40).unique()) == 13 and len(HeldOutPlan.of(BatchPlan(1, 8), 13, 5).rows(0, 0, 5)) == 5
 
 
 @pytest.mark.parametrize("flags", ["--self_condition", "--self_condition --class_conditional --loss_type l1"])

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # 200 texts: an epoch is 12.5 steps of 16, or of 2 micro-batches of 8. Stops: inside the first epoch, and in the second.
 STEPS = 20
+RUNS = ("whole", "parts")
 
 
 def test_language_model_resumes_exactly(programs, stopped_run, fingerprints, tmp_path):
@@ -50,7 +51,7 @@ def test_autoencoder_resumes_exactly(programs, chain, stopped_run, fingerprints,
         tmp_path / "parts",
     )
     whole, parts = fingerprints(tmp_path / "whole"), fingerprints(tmp_path / "parts")
-    assert len(whole[0]) == STEPS and whole == parts
+    assert len(whole[0]) == 2 * STEPS and whole == parts
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,30 @@ def test_time_limit_stops_evaluates_saves_and_goes_on(programs, chain, fingerpri
     assert checkpoints.load(tmp_path / "parts").step == 1
     assert [line["step"] for line in read_metrics(tmp_path / "parts") if "model/greedy/diversity" in line] == [1]
     assert programs.resume("diffusion", tmp_path / "parts") == 0  # the limit belongs to one invocation
+    assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
+
+
+def test_an_evaluation_that_time_ended_at_is_not_done_twice(programs, chain, tmp_path):
+    flags = "--num_train_steps 6 --save_and_sample_every 1 --max_seconds 0"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flags) == 0
+    assert [line["step"] for line in read_metrics(tmp_path / "run") if "model/greedy/diversity" in line] == [1]
+
+
+def test_an_evaluation_that_a_signal_prevented_is_made_up_for(programs, chain, stop_after, fingerprints, tmp_path):
+    """A signal within step 4, where samples are due: exit at once; the resumed run evaluates step 4 first."""
+    space, flags = f"--latent_model_path {chain / 'ae'}", "--num_train_steps 6 --save_and_sample_every 2"
+    assert programs.diffusion(space, tmp_path / "whole", flags) == 0
+    stop_after(DiffusionStep, 4)
+    assert programs.diffusion(space, tmp_path / "parts", flags) == 143
+    assert not (tmp_path / "parts" / "greedy-sample-2.txt").exists()
+    assert programs.resume("diffusion", tmp_path / "parts") == 0
+    evaluated = [[line for line in read_metrics(tmp_path / run) if "model/greedy/diversity" in line] for run in RUNS]
+    for one, other in zip(*evaluated, strict=True):
+        assert one["step"] == other["step"]
+        assert one["model/greedy/diversity"] == pytest.approx(other["model/greedy/diversity"], nan_ok=True)
+    for step in (1, 2, 3):
+        name = f"greedy-sample-{step}.txt"
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
 
 

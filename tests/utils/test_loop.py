@@ -22,7 +22,7 @@ from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LR_SCHEDULES, LoopOptions, OptimizerOptions
 from utils.seeding import Draws
 from utils.state import State, load_weights
-from utils.stop import EXIT_CODES
+from utils.stop import EXIT_CODES, give_way
 from utils.trackers import read_metrics
 
 BATCH = 8
@@ -85,7 +85,7 @@ def test_ten_steps_equal_five_saved_loaded_and_five_more(tmp_path, precision, lr
     assert run(whole, tmp_path / "whole", options) == "done"
 
     first = make_state(options=optimiser)
-    stop_at_7 = [Every(5, lambda s, r: s.save(tmp_path / "parts"))]
+    stop_at_7 = [Every(5, lambda s: s.save(tmp_path / "parts"))]
     run(first, tmp_path / "parts", replace(options, num_train_steps=7), stop_at_7)  # steps 6 and 7 are lost
 
     second = make_state(options=optimiser, seed=99)
@@ -153,11 +153,10 @@ def test_a_signal_finishes_the_step_and_leaves_the_rest_to_the_caller(tmp_path, 
         def close(self, state):
             closed.append(state.step)
 
-    hooks = [Closing(), Every(1, lambda s, r: deeds.append(s.step))]
+    hooks = [Closing(), Every(1, lambda s: deeds.append(s.step))]
     reason = run(state, tmp_path, LoopOptions(num_train_steps=100, log_every=1), hooks)
     assert reason == name and EXIT_CODES[reason] == {"SIGTERM": 143, "SIGINT": 130}[name]
-    assert state.step == 4 and closed == [4]
-    assert deeds == [1, 2, 3], "long deeds are left out once a signal came"
+    assert state.step == 3 and closed == [3] and deeds == [1, 2, 3], "no further step is begun"
     assert signal.getsignal(getattr(signal, name)) is before
     assert "finishing this step" in capsys.readouterr().err
 
@@ -171,6 +170,75 @@ def test_a_stop_by_signal_resumes_to_the_same_end(tmp_path):
     rest.restore(checkpoints.load(tmp_path / "part"))
     run(rest, tmp_path / "part", options)
     assert reason == "SIGTERM" and logged(tmp_path / "part") == logged(tmp_path / "whole")
+
+
+def killing(step):
+    """A hook that sends SIGTERM at a step; what follows it in the list sees that step without knowing."""
+    return lambda s, r: s.step == step and os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("when", ["within the step", "before the deed", "within the deed", "while it is made up for"])
+def test_a_deed_that_a_signal_prevented_is_made_up_for_when_resumed(tmp_path, when):
+    """In the end every deed was done once, at its step, and nothing in between was lost."""
+    options, done = LoopOptions(num_train_steps=8, log_every=1), []
+
+    def deed(state):
+        if when == "within the deed" and state.step == 4 and 4 not in tried:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if when == "while it is made up for" and tried == [2, 4]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        tried.append(state.step)
+        give_way()
+        done.append(state.step)
+
+    tried: list[int] = []
+    first = {"within the step": [], "before the deed": [killing(4)], "while it is made up for": [killing(4)]}
+    state = make_state()
+    if when == "within the step":
+        inner = make_step(state, 1)
+
+        def step_fn(step, micro):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return inner(step, micro)
+    else:
+        step_fn = make_step(state, 1)
+    hooks = [*first.get(when, []), Every(2, deed, name="deed")]
+    codes = [train(state, step_fn, hooks, options, clip_grad_norm=0.0, global_batch=BATCH)]
+    assert state.step == 4 and done == [2] and state.owed == ["deed"]
+    state.save(tmp_path)
+    while codes[-1] != "done" and len(codes) < 4:
+        state = make_state()
+        state.restore(checkpoints.load(tmp_path))
+        deeds = [Every(2, deed, name="deed")]
+        codes.append(train(state, make_step(state, 1), deeds, options, clip_grad_norm=0.0, global_batch=BATCH))
+        state.save(tmp_path)
+    assert codes == ["SIGTERM"] * (2 if when == "while it is made up for" else 1) + ["done"]
+    assert done == [2, 4, 6, 8] and state.owed == []
+
+
+def test_what_the_last_step_owes_is_done_by_the_caller(tmp_path):
+    state, done = make_state(), []
+    deed = Every(2, lambda s: done.append(s.step), name="deed")
+    train(state, make_step(state, 1), [killing(4), deed], LoopOptions(num_train_steps=4), clip_grad_norm=0.0,
+          global_batch=BATCH)  # fmt: skip
+    assert done == [2, 4], "the signal was seen only after the hooks"
+    deed.at_end(state)
+    assert done == [2, 4], "the interval's last step is not done twice"
+    state.owed = ["deed"]
+    deed.at_end(state)
+    assert done == [2, 4, 4] and state.owed == []
+    state.step = 5
+    deed.at_end(state)
+    assert done[-1] == 5
+
+
+def test_time_that_a_deed_used_up_is_noticed_before_the_next_step():
+    state = make_state()
+    hook = Every(3, lambda s: time.sleep(0.3))
+    options = LoopOptions(num_train_steps=10**9, max_seconds=0.25)
+    train(state, make_step(state, 1), [hook], options, clip_grad_norm=0.0, global_batch=BATCH)
+    assert state.step == 3
 
 
 def test_max_seconds_stops_and_says_time(tmp_path):
@@ -193,7 +261,7 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
         losses, values = clean(step, micro)
         return losses * (float("nan") if step == 4 else 1.0), values
 
-    hooks = [Every(3, lambda s, r: s.save(tmp_path))]
+    hooks = [Every(3, lambda s: s.save(tmp_path))]
     with pytest.raises(UserError, match="step 6.*learning_rate") as caught:
         train(
             state, step_fn, hooks, LoopOptions(num_train_steps=9, log_every=100), clip_grad_norm=1.0, global_batch=BATCH
@@ -204,9 +272,9 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
 
 def test_interval_deeds_and_their_last_step():
     state, deeds = make_state(), []
-    hook = Every(4, lambda s, r: deeds.append((s.step, r.step)), last=10)
+    hook = Every(4, lambda s: deeds.append(s.step), last=10)
     train(state, make_step(state, 1), [hook], LoopOptions(num_train_steps=10), clip_grad_norm=0.0, global_batch=BATCH)
-    assert deeds == [(4, 4), (8, 8), (10, 10)]
+    assert deeds == [4, 8, 10]
 
 
 def test_names_and_extra_values_of_the_log(tmp_path):
