@@ -19,6 +19,7 @@ from torch import Tensor
 from evaluation.home_classifier import FACTS, agreement, facts_of, load_small, train_small
 from evaluation.home_scorer import quiet
 from evaluation.words import is_empty
+from utils import tokenizer_identity
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import lookup
@@ -140,7 +141,8 @@ def _pretrained(source: str | Path, class_names: Sequence[str], device: str | to
         return found
 
     name = str(source).rstrip("/").split("/")[-1]
-    return Classifier(logits, class_names, name, fingerprint(network), home=False)
+    weights = fingerprint(network) + tokenizer_identity.fingerprint(tokenizer)
+    return Classifier(logits, class_names, name, weights, home=False)
 
 
 def _order(theirs: dict[int, str], ours: Sequence[str], source: str) -> list[int]:

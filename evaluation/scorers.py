@@ -25,6 +25,7 @@ from torch import Tensor
 from evaluation.home_scorer import FACTS, NAME, quiet, train_small
 from evaluation.kept import kept
 from evaluation.words import is_empty
+from utils import tokenizer_identity
 from utils.checkpoints import fingerprint
 from utils.distributed import Ranks, broadcast_object, gather_objects
 from utils.errors import UserError
@@ -73,7 +74,7 @@ class Scorer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of weights and tokenizer: two figures compare only where this agrees."""
-        return _digest([fingerprint(self.model)], sorted(self.tokenizer.get_vocab().items()))
+        return _digest([fingerprint(self.model)], tokenizer_identity.fingerprint(self.tokenizer))
 
     def nll(self, texts: Sequence[str]) -> Likelihood:
         """Negative log-likelihood of each text given the start token, in the texts' order."""

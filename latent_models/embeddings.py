@@ -19,10 +19,10 @@ from latent_models.options import EmbeddingOptions
 from latent_models.rounding import HEADS, likeliest, nearest
 from latent_models.spaces import LatentSpace
 from latent_models.tokenizers.identity import end_id, start_id
-from latent_models.tokenizers.identity import fingerprint as tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.records import Anchor, Batch, Latents
+from utils.tokenizer_identity import fingerprint as tokenizer_fingerprint
 
 
 class TokenVectors(nn.Module):

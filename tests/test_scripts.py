@@ -119,7 +119,7 @@ def folders(model, data, vocabulary, tmp_path_factory) -> dict[str, Path]:
 
 def embeddings_run(folder: Path, corpus: str, data: Path, vocabulary: Path) -> Path:
     from latent_models.tokenizers.files import load_tokenizer
-    from latent_models.tokenizers.identity import fingerprint
+    from utils.tokenizer_identity import fingerprint
 
     argv = ["--latent_space", "embeddings", "--dataset_name", corpus, "--data_dir", str(data)]
     facts = {"tokenizer_fingerprint": fingerprint(load_tokenizer(str(vocabulary), 64))}

@@ -68,8 +68,8 @@ class LoopOptions:
     max_seconds: float | None = field(
         default=None,
         metadata=dict(
-            help="stop training after so long, save, evaluate and exit 0 (leave time for the evaluation); a resumed run "
-            "goes on",
+            help="stop training after so long, save, evaluate and exit 0 (leave the evaluation its time); a resumed "
+            "run goes on",
             unit="seconds",
             at_least=0,
         ),

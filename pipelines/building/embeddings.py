@@ -18,11 +18,12 @@ from latent_models.embeddings import EmbeddingSpace, TokenVectors
 from latent_models.options import EmbeddingOptions, TokenizerOptions
 from latent_models.tokenizers.choice import check_coverage, make_tokenizer
 from latent_models.tokenizers.files import load_tokenizer
-from latent_models.tokenizers.identity import fingerprint, refuse_another_tokenizer
+from latent_models.tokenizers.identity import refuse_another_tokenizer
 from utils.errors import UserError
 from utils.flag_files import read_args
 from utils.seeding import derive
 from utils.settings import Settings
+from utils.tokenizer_identity import fingerprint
 
 TOKENIZER = "tokenizer"  # folder of a run
 FROZEN = "embeddings.safetensors"  # file of a run

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import models, normalizers
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from evaluation import scorers
@@ -35,6 +37,24 @@ def test_nll_equals_one_text_at_a_time(scorer):
             assert nll == pytest.approx(total, rel=1e-4)
         else:
             assert count == 0 and math.isnan(nll)
+
+
+def test_a_tokenizer_of_the_same_vocabulary_that_cuts_texts_otherwise_is_another_scorer(scorer):
+    def of(change) -> Scorer:
+        tokenizer = copy.deepcopy(scorer.tokenizer)
+        change(tokenizer.backend_tokenizer)
+        return Scorer(scorer.model, tokenizer, "x", comparable=False)
+
+    def no_merges(backend):
+        backend.model = models.BPE(backend.get_vocab(), [])
+
+    def lowercase(backend):
+        backend.normalizer = normalizers.Lowercase()
+
+    made = [of(change) for change in (lambda backend: None, no_merges, lowercase)]
+    assert made[0].fingerprint == scorer.fingerprint
+    assert len({one.fingerprint for one in made}) == 3
+    assert len({tuple(sorted(one.tokenizer.get_vocab().items())) for one in made}) == 1
 
 
 def test_uniform_model_has_the_vocabulary_as_its_perplexity(scorer):

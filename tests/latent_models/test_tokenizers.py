@@ -18,12 +18,12 @@ from latent_models.tokenizers.files import load_tokenizer
 from latent_models.tokenizers.identity import (
     beyond_vocabulary,
     end_id,
-    fingerprint,
     refuse_another_tokenizer,
     start_id,
 )
 from latent_models.tokenizers.training import KINDS, Options, train_tokenizer
 from utils.errors import UserError
+from utils.tokenizer_identity import fingerprint
 
 TEXTS = ["The RED apple is fresh.", "Café in 1984: don't!", "the red pear is fresh."]
 PLAIN = Options(400)
