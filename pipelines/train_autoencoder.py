@@ -126,7 +126,7 @@ def run(settings: Settings) -> int:
     )
     lm_loss = validation.language_model_loss() if settings.lm_mode == "freeze" else {}
 
-    def losses(state: State, _: Report) -> None:
+    def losses(state: State, report: Report) -> None:
         """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""
         if state.step % settings.log_every == 0:
             job.log.record({**validation.loss(), **lm_loss}, state.step)
