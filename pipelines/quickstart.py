@@ -52,8 +52,8 @@ STAGES = (
     *stages_before_diffusion(CORPUS + " --log_every 20"),
     Stage(
         "diffusion", DIFFUSION, "the denoiser on cached latents", "metrics.json",
-        CORPUS + " --enc_dec_model {root}/lm --latent_model_path {root}/autoencoder --num_train_steps 2400"
-        " --save_and_sample_every 1200 --save_every 300 --num_samples 16 --sampling_timesteps 50 --log_every 50"
+        CORPUS + " --enc_dec_model {root}/lm --latent_model_path {root}/autoencoder --num_train_steps 2000"
+        " --save_and_sample_every 1000 --save_every 250 --num_samples 16 --sampling_timesteps 50 --log_every 50"
         + DENOISER,
     ),
 )  # fmt: skip
