@@ -11,29 +11,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from pipelines.flags.run_commands import parse_known, run_parser
-from utils.errors import UserError, one_line
+from pipelines.flags.run_commands import parse_known, run_parser, texts_of, with_texts
+from utils.errors import one_line
 
 
 def parser() -> argparse.ArgumentParser:
     made = run_parser("pipelines.infill", __doc__, samples=5, of="fillings of each text")
-    made.add_argument("--text", action="append", default=[], help="text with blanks; may be repeated")
-    made.add_argument("--text_file", type=Path, help="texts with blanks, one per line")
-    return made
+    return with_texts(made, "with blanks")
 
 
 @one_line
 def main(arguments: list[str] | None = None) -> int:
     given, others = parse_known(parser(), arguments)
-    texts = list(given.text)
-    if given.text_file is not None:
-        if not given.text_file.is_file():
-            raise UserError(f"--text_file {given.text_file}: no such file")
-        texts += [line for line in given.text_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not texts:
-        raise UserError("there is nothing to fill: give --text or --text_file")
+    texts = texts_of(given, "fill")
     from evaluation.report import one_line as plain
     from pipelines.text_diffusion import TextDiffusionPipeline
 

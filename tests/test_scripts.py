@@ -192,6 +192,7 @@ SMALL = {
     "pipelines.train_classifier": "--device cpu --num_train_steps 2 --classifier_dim 64 --classifier_depth 1",
     "pipelines.sample": "--device cpu --sampling_timesteps 3",
     "pipelines.infill": "--device cpu --sampling_timesteps 3",
+    "pipelines.rewrite": "--device cpu --sampling_timesteps 6",
 }
 
 

@@ -50,3 +50,26 @@ def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) ->
     if given.num_samples < 1:
         raise UserError(f"--num_samples {given.num_samples} is too small: give 1 or more")
     return given, others
+
+
+def with_texts(made: argparse.ArgumentParser, what: str) -> argparse.ArgumentParser:
+    """The same parser, which also takes texts; what: such as "with blanks"."""
+    made.add_argument("--text", action="append", default=[], help=f"text {what}; may be repeated")
+    made.add_argument("--text_file", type=Path, help=f"texts {what}, one per line")
+    return made
+
+
+def texts_of(given: argparse.Namespace, deed: str) -> list[str]:
+    """The texts that were typed and those of the file. UserError where there are none to `deed`, or no such file."""
+    texts = list(given.text)
+    if given.text_file is not None:
+        if not given.text_file.is_file():
+            raise UserError(f"--text_file {given.text_file}: no such file")
+        try:
+            lines = given.text_file.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"--text_file {given.text_file}: byte {error.start} is not UTF-8: convert it") from None
+        texts += [line for line in lines if line.strip()]
+    if not texts:
+        raise UserError(f"there is nothing to {deed}: give --text or --text_file")
+    return texts

@@ -1,4 +1,4 @@
-"""What sample and infill share: a run, or a checkpoint in one; every mistake one line and exit status 2."""
+"""What sample, infill and rewrite share: a run, or a checkpoint in one; every mistake one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.flags.run_commands import run_folder
 from pipelines.infill import main as infill
+from pipelines.rewrite import main as rewrite
 from pipelines.sample import main as sample
 
 
@@ -18,7 +19,7 @@ def test_a_checkpoint_means_its_run(tmp_path):
     assert run_folder(checkpoint) == run_folder(tmp_path / "run") == tmp_path / "run"
 
 
-@pytest.mark.parametrize("main", [sample, infill])
+@pytest.mark.parametrize("main", [sample, infill, rewrite])
 @pytest.mark.parametrize(
     "argv, said",
     [
@@ -33,3 +34,31 @@ def test_a_mistake_is_one_line(main, argv, said, tmp_path: Path, capsys):
     assert left.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and said.format(here=tmp_path) in line
+
+
+@pytest.mark.parametrize("main", [infill, rewrite])
+def test_texts_are_typed_or_in_a_file(main, tmp_path: Path, capsys):
+    (tmp_path / "args.json").write_text("{}")
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    for flags, said in (
+        ("", "give --text or --text_file"),
+        (f"--text_file {tmp_path / 'none.txt'}", "no such file"),
+        (f"--text_file {tmp_path / 'latin.txt'}", "byte 3 is not UTF-8"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["--run", str(tmp_path), *flags.split()])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+
+
+def test_rewrite_varies_texts_or_leads_from_one_to_another(chain, capsys):
+    few = ["--run", str(chain / "diff"), "--device", "cpu", "--sampling_timesteps", "6"]
+    text, other = "Ben ran to the garden one warm night.", "Later she gave it to her mother."
+    assert rewrite([*few, "--text", text, "--text", other, "--num_samples", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [text, text, other, other]
+    assert rewrite([*few, "--text", text, "--to", other, "--num_samples", "4"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    with pytest.raises(SystemExit):
+        rewrite([*few, "--text", text, "--text", other, "--to", other])
+    assert "give one --text" in capsys.readouterr().err
