@@ -139,7 +139,9 @@ def write(root: Path, judge: Judge, args: argparse.Namespace, seconds: dict[str,
             for name in dict.fromkeys(row.name for row in judge.rows)
             for kind, prefix in (("one sample", ""), (f"MBR-{judge.candidates}", "mbr_"))
         }
-        plots.against(curves, root / f"steps_{key}.png", horizontal="sampling steps", vertical=label)
+        dashed = [name for name in curves if name.endswith(f"MBR-{judge.candidates}")]
+        path = root / f"steps_{key}.png"
+        plots.against(curves, path, horizontal="sampling steps", vertical=label, ratios=True, dashed=dashed)
     print(tables(facts))
     print(f"figures in {root / 'record.json'}, samples in {root / 'samples.txt'}")
 

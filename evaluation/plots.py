@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,14 +73,29 @@ def plot_run(folder: Path | str) -> list[Path]:
     return plot(read_curves(folder / "metrics.jsonl"), folder / "plots")
 
 
-def _draw(group: Curves, path: Path, *, logarithmic: bool, horizontal: str = "step", vertical: str = "") -> None:
+def _draw(
+    group: Curves,
+    path: Path,
+    *,
+    logarithmic: bool,
+    horizontal: str = "step",
+    vertical: str = "",
+    ratios: bool = False,
+    dashed: Collection[str] = (),
+) -> None:
     from matplotlib.figure import Figure  # not pyplot: it keeps every figure alive
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for key, points in group.items():
         steps, values = zip(*sorted(points), strict=True)
-        axes.plot(steps, values, label=key, linewidth=1.2, marker="." if len(points) < 30 else "")
+        style = {"color": axes.lines[-1].get_color(), "linestyle": "--"} if key in dashed and axes.lines else {}
+        axes.plot(steps, values, label=key, linewidth=1.2, marker="." if len(points) < 30 else "", **style)
+    if ratios:
+        ticks = sorted({x for points in group.values() for x, _ in points})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.minorticks_off()
     axes.set_xlabel(horizontal)
     axes.set_ylabel(vertical)
     axes.set_yscale("log" if logarithmic else "linear")
@@ -129,10 +144,22 @@ def heat_maps(panels: Sequence[HeatMap], path: Path | str) -> Path:
     return path
 
 
-def against(curves: Curves, path: Path | str, *, horizontal: str, vertical: str = "") -> Path:
-    """Draw several curves (x, y) over one axis that is no step, such as a guidance weight."""
+def against(
+    curves: Curves,
+    path: Path | str,
+    *,
+    horizontal: str,
+    vertical: str = "",
+    ratios: bool = False,
+    dashed: Collection[str] = (),
+) -> Path:
+    """Draw several curves (x, y) over one axis that is no step, such as a guidance weight.
+
+    ratios: twice x is as far from x everywhere, and the values of x are its ticks. dashed: names of curves that take
+    the colour of the curve before them.
+    """
     need("matplotlib", "matplotlib", "drawing curves").use("Agg")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _draw(curves, path, logarithmic=False, horizontal=horizontal, vertical=vertical)
+    _draw(curves, path, logarithmic=False, horizontal=horizontal, vertical=vertical, ratios=ratios, dashed=dashed)
     return path

@@ -85,4 +85,7 @@ def test_a_heat_map_is_drawn(found, tmp_path):
     path = plots.heat_maps(panels, tmp_path / "pictures" / "classes.png")
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
     curve = plots.against({"accuracy": [(0, 0.2), (1, 0.9)]}, tmp_path / "w.png", horizontal="guidance weight")
+    two = {"one": [(2, 0.2), (100, 0.9)], "one, dashed": [(2, 0.3), (25, 0.9)]}
+    apart = plots.against(two, tmp_path / "n.png", horizontal="steps", ratios=True, dashed=["one, dashed"])
+    assert apart.stat().st_size > 1000
     assert curve.read_bytes().startswith(b"\x89PNG")
