@@ -36,7 +36,7 @@ class Size:
 SIZES = {
     "cpu": Size(
         network="--tx_dim 128 --tx_depth 4 --scale_shift --disable_dropout --lr_schedule cosine --lr_warmup_steps 50",
-        embeddings="--embedding_dim 128 --num_train_steps 800 --train_batch_size 32 --learning_rate 1e-3",
+        embeddings="--embedding_dim 32 --num_train_steps 1000 --train_batch_size 32 --learning_rate 1e-3",
         lm="--vocab_size 2000 --d_model 192 --layers 2 --heads 4 --num_train_steps 500 --train_batch_size 48"
         " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
         autoencoder="--num_encoder_latents 24 --dim_ae 64 --num_layers 2 --l2_normalize_latents --lm_mode ft"
