@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dataset_utils.corpus import Corpus
 from evaluation import report, scorers
 from evaluation.protocols import evaluate_reconstruction
 from evaluation.together import by_main
@@ -33,6 +34,7 @@ from pipelines.describe import describe_run, dry_run, survey_corpus
 from pipelines.inputs.latents import Encoded, encoded_split
 from pipelines.inputs.tokens import TokenSplit, tokenize_split
 from pipelines.job import EVALUATION, Job, fit, load_corpus, new_state, open_job, record_args
+from pipelines.judging.midpoints import evaluate_midpoints, middles, written
 from pipelines.judging.reconstruct import Decode, reconstruct, through_latents, through_states
 from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
 from pipelines.training.held_out import held_out_means
@@ -232,6 +234,24 @@ class Validation:
             )
         return found
 
+    def of_midpoints(self, corpus: Corpus) -> dict[str, Any]:
+        """What lies between texts; by the main rank alone, since it is a matter of seconds."""
+        job, size = self.job, self.job.settings.eval_batch_size
+
+        def judge() -> dict[str, Any]:
+            texts = None if self.scorer else corpus.train.texts
+            scorer = self.scorer or scorers.load(None, texts=texts, folder=job.folder / "scorer", device=job.device)
+            found: dict[str, Any] = {}
+            with evaluating(self.space):
+                latents, others = middles(self.space, self.held_out, self.rows, size, job.device, job.autocast)
+                for name in self.strategies:
+                    texts = written(self.space, latents, name, size, job.settings.max_seq_len, job.autocast, job.quiet)
+                    self.written[f"midpoints/{name}"] = texts
+                    found |= evaluate_midpoints(texts, self.texts, others.tolist(), scorer, prefix=f"midpoints/{name}/")
+            return found
+
+        return by_main(job.ranks, None, judge)
+
     def record(self, result: Mapping[str, Any], step: int) -> None:
         self.results |= result
         numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
@@ -258,10 +278,13 @@ def _evaluate(job: Job) -> int:
     space, _ = load_autoencoder(Path(settings.resume_dir), job.device, typed)
     let_write(settings, space.language_model)
     split = "test" if settings.eval_test else "valid"
-    held_out = tokenize_split(load_corpus(job).splits[split], space.language_model, settings.max_seq_len)
+    corpus = load_corpus(job)
+    held_out = tokenize_split(corpus.splits[split], space.language_model, settings.max_seq_len)
     validation = Validation(job, space, held_out)
     validation.record(validation.of_language_model(), 0)
     validation.record(validation.of_latents(), 0)
+    if settings.midpoints:
+        validation.record(validation.of_midpoints(corpus), 0)
     validation.write(job.folder / EVALUATION, f"eval-{split}")
     return 0
 

@@ -13,6 +13,14 @@ class AutoencoderIntervals:
     eval_texts: int = field(
         default=1000, metadata=dict(help="held-out texts reconstructed at a validation", unit="texts")
     )
+    midpoints: bool = field(
+        default=False,
+        metadata=dict(
+            help="at --eval and --eval_test also write out the middle of each held-out text and its nearest neighbour, "
+            "judged by --scorer or a small one trained on the corpus: a space whose middles read well can be generated "
+            "from, whatever its reconstruction"
+        ),
+    )
 
 
 @dataclass

@@ -142,7 +142,7 @@ AUTOENCODER = Program(
     reference_flags=published_flags.AUTOENCODER,
     free_at_evaluation=COMPILED
     | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "fsdp"}
-    | {"decoding", "scorer", "eval_texts", "eval_batch_size", "mixed_precision", "enc_dec_model"},
+    | {"decoding", "scorer", "eval_texts", "midpoints", "eval_batch_size", "mixed_precision", "enc_dec_model"},
     free_at_resume=COMPILED | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "fsdp", "enc_dec_model"},
     rules=(
         rules.own_files_replace_default_corpus,
