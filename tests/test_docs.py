@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 # flags of other programs that the documents speak of
-FOREIGN = {"nproc_per_node", "standalone", "output_dir", "markdown", "from", "dry_run", "tokenizer", "run", "text"}
+FOREIGN = {"nproc_per_node", "standalone", "output_dir", "markdown", "from", "dry_run", "tokenizer"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,11 +29,13 @@ def test_links_lead_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_flags_exist(name: str) -> None:
+    from pipelines import infill, rewrite, sample
     from pipelines.flags.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, PRETRAIN
 
     programs = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER)
     known = {field.name for program in programs for group in program.groups.values() for field in fields(group)}
     known |= {flag for program in programs for flag in (*program.ignored, *program.reference_flags)} | FOREIGN
+    known |= {action.dest for program in (infill, rewrite, sample) for action in program.parser()._actions}
     known |= {f"no_{flag}" for flag in known}  # which switches a flag off
     text = (ROOT / name).read_text(encoding="utf-8")
     if name == "docs/migrating.md":
