@@ -49,12 +49,25 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _json(path: Path, number: int, line: str, expected: str) -> Any:
     try:
-        return json.loads(line)
+        return _loaded(line)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {number}: expected {expected}, but it is not JSON ({error.msg} at column "
             f"{error.colno}): mend or remove the line"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}, line {number}: not to be read ({error}): mend or remove the line") from None
+
+
+def _loaded(text: str) -> Any:
+    """Of JSON. ValueError, too, for half of a surrogate pair: Python reads it, but it is no text and no tokenizer's."""
+    value = json.loads(text)
+    if "\\u" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"half a surrogate pair, {error.object[error.start]!r}") from None
+    return value
 
 
 def plain(path: Path) -> Iterator[Row]:
@@ -89,7 +102,7 @@ def json_file(path: Path) -> Iterator[Row]:
     if first.startswith("[") and first.endswith("]"):
         try:
             value = json.loads(first)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = None
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
             return rocstories(path)
@@ -99,12 +112,14 @@ def json_file(path: Path) -> Iterator[Row]:
 def _json_list(path: Path) -> Iterator[Row]:
     expected = 'a list of objects such as [{"text": "..."}]'
     try:
-        rows = json.loads("\n".join(line for _, line in lines(path)) or "[]")
+        rows = _loaded("\n".join(line for _, line in lines(path)) or "[]")
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}: expected {expected}, but it is not JSON ({error.msg} at column "
             f"{error.colno}): mend the file"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not to be read ({error}): mend the file") from None
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
         if not isinstance(row, dict):
             raise UserError(
@@ -159,6 +174,9 @@ def _table(path: Path, delimiter: str, quoting: int) -> Iterator[Row]:
             continue
         if header is None:
             header = [name.strip() for name in cells]
+            twice = next((name for name in header if name and header.count(name) > 1), None)
+            if twice:
+                raise UserError(f"{path}, line {rows.line_num}: two columns are called {twice!r}: rename one of them")
         elif len(cells) != len(header):
             raise UserError(
                 f"{path}, line {rows.line_num}: {len(cells)} cells under {len(header)} columns "

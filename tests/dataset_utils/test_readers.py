@@ -75,12 +75,23 @@ def test_parquet_and_inner_columns(tmp_path) -> None:
         (readers.labelled_lines, "a\t1\nb 2\n", 2, "text <tab> label"),
         (readers.plain, b"good\nbad \xff\n", 2, "not UTF-8"),
         (readers.csv, b"text\ngood\nbad \xff\n", 3, "not UTF-8"),
+        (readers.csv, "text,label,text\na,1,b\n", 1, "two columns are called 'text'"),
+        (readers.jsonl, '{"text": "a"}\n{"text": "\\ud800 b"}\n', 2, "half a surrogate pair"),
+        (readers.jsonl, '{"text": ' + "[" * 100_000 + "\n", 1, "recursion"),
+        (readers.jsonl, '{"text": ' + "1" * 5000 + "}\n", 1, "limit"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, reader, content, line: int, says: str) -> None:
     with pytest.raises(UserError, match=rf"corpus\.x, line {line}: .*{says}") as caught:
         rows_of(reader, tmp_path, content, "corpus.x")
     assert "\n" not in str(caught.value)
+
+
+def test_whole_surrogate_pairs_are_text(tmp_path) -> None:
+    content = r'{"text": "\ud83d\ude00 \u00e9"}'
+    assert rows_of(readers.jsonl, tmp_path, content, "a.jsonl")[0][1] == {"text": "\U0001f600 é"}
+    with pytest.raises(UserError, match="a.json: .*half a surrogate pair"):
+        rows_of(readers.json_file, tmp_path, '[\n{"text": "\\udc00"}\n]', "a.json")
 
 
 def test_an_unknown_ending_is_refused(tmp_path) -> None:
