@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -84,6 +85,8 @@ def open_job(settings: Settings, project: str, title: str, names: Mapping[str, s
     ranks = distributed.init(settings.device)
     speed.use(settings.build(KernelOptions))
     folder = _folder(settings, ranks)
+    if ranks.main:
+        refuse_unwritable(folder)
     trackers = make_trackers(settings, project, folder) if ranks.main else []
     # The curves of training stay as they are: what an evaluation finds is logged beside them.
     logged = folder / EVALUATION if any(settings.values.get(mode) for mode in EVALUATIONS) else folder
@@ -118,11 +121,19 @@ def _folder(settings: Settings, ranks: Ranks) -> Path:
             )
         if (Path(given) / "config.json").exists():
             raise UserError(f"--output_dir {given} already holds a model (config.json): name another folder")
-        if ranks.main:
-            Path(given).mkdir(parents=True, exist_ok=True)
         return Path(given)
     made = [str(new_run_folder(settings.save_dir, corpus_title(settings)))] if ranks.main else []
     return Path(distributed.gather_objects(ranks, made)[0])
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Make the folder, and see now whether files can be written there: an evaluation does so after hours only."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"nothing can be written to {folder} ({error.strerror}): name another --output_dir") from None
 
 
 def record_args(job: Job, **facts: Any) -> None:

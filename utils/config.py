@@ -64,6 +64,8 @@ def _mode(program: Program, asked: Mapping[str, Any]) -> str | None:
         raise UserError(
             f"--{modes[0]} and --resume_training exclude each other: evaluate first, or go on training first"
         )
+    if len(modes) > 1:
+        raise UserError(f"--{modes[0]} and --{modes[1]} exclude each other: do one, then the other")
     if modes and asked.get("resume_dir") is None:
         raise UserError(f"--{modes[0]} needs --resume_dir: name the run folder, the one that holds args.json")
     return modes[0] if modes else None

@@ -122,6 +122,11 @@ def classes_are_conditions(settings: Settings) -> None:
                 f"--{flag} {settings.values[flag]} belongs to a run with --class_conditional, and this one has no "
                 "classes: leave it out"
             )
+    weight, sources = settings.cls_free_guidance, settings.saved.get("seq2seq", not settings.saved)
+    if settings.class_id == "unconditional" and weight != 1 and not sources:
+        raise UserError(
+            f"--cls_free_guidance {weight:g} follows a class, and --class_id unconditional tells none: drop one of them"
+        )
 
 
 def only_what_trains_is_sharded(settings: Settings) -> None:

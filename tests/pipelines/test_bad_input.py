@@ -220,6 +220,9 @@ RUNS = {
     ),
     "what for": ("diff", "{chain}/diff", "--resume_dir .* alone does nothing: add one of --eval"),
     "what for, too": ("lm", "{chain}/lm", "alone does nothing: add one of --resume_training"),
+    "two modes": ("diff", "{chain}/diff --eval --eval_test", "--eval and --eval_test exclude each other"),
+    "a file to write to": ("diff", "{chain}/diff --eval --output_dir {broken}/plain.txt", "nothing can be written to"),
+    "nowhere to write to": ("ae", "{chain}/ae --eval --output_dir /proc/nowhere", "nothing can be written to /proc/no"),
     "another model to judge": ("ae", "{chain}/ae --eval --enc_dec_model {broken}/other_lm", "not the language model"),
 }
 

@@ -284,6 +284,14 @@ def test_a_wrong_class_or_classifier_is_told_before_anything_is_done(programs, c
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_guidance_needs_a_class_to_follow(programs, classy, tmp_path):
+    with pytest.raises(
+        UserError, match="--cls_free_guidance 2 follows a class, and --class_id unconditional tells none"
+    ):
+        flags = "--class_id unconditional --cls_free_guidance 2"
+        programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {flags}")
+
+
 def test_a_class_of_a_run_without_classes(programs, chain, tmp_path):
     for flag in ("--class_id sea", "--classifier home"):
         with pytest.raises(UserError, match=f"{flag} belongs to a run with --class_conditional"):
