@@ -84,7 +84,7 @@ class ProcessOptions:
         ),
     )
     polynomial_T_power: float = field(
-        default=2, metadata=dict(help="power of --T_schedule polynomial", unit="exponent")
+        default=2, metadata=dict(help="power of --T_schedule polynomial", unit="exponent", at_least=0)
     )
 
 

@@ -37,6 +37,7 @@ from pipelines.flags.options import (
     RoundingOptions,
     TrajectoryOptions,
 )
+from pipelines.flags.without_effect import said_where_without_effect
 from utils.options import (
     AverageOptions,
     CompileOptions,
@@ -104,7 +105,7 @@ PRETRAIN = Program(
     reference_flags=frozenset(),
     refused={"fsdp": "is for train_latent_model.py --lm_mode ft: what is trained here is small; leave it out"},
     free_at_resume=ANYWHERE | {"whole_logits"},
-    rules=(rules.resume_dir_says_what_for, rules.numbers_in_range),
+    rules=(rules.resume_dir_says_what_for, rules.numbers_in_range, said_where_without_effect),
 )
 
 AUTOENCODER = Program(
@@ -153,6 +154,7 @@ AUTOENCODER = Program(
         rules.only_frozen_states_are_cached,
         rules.only_what_trains_is_sharded,
         rules.numbers_in_range,
+        said_where_without_effect,
     ),
 )
 
@@ -226,6 +228,7 @@ DIFFUSION = Program(
         rules.respacing_counts_the_steps,
         rules.classes_are_conditions,
         rules.numbers_in_range,
+        said_where_without_effect,
     ),
 )
 
@@ -251,5 +254,5 @@ CLASSIFIER = Program(
         val_loss_texts=1024,
     ),
     free_at_resume=ANYWHERE | {"diffusion_run", "val_loss_texts"},
-    rules=(rules.resume_dir_says_what_for, rules.numbers_in_range),
+    rules=(rules.resume_dir_says_what_for, rules.numbers_in_range, said_where_without_effect),
 )
