@@ -31,3 +31,11 @@ def strategies(names: str) -> dict[str, dict[str, Any]]:
             raise UserError(f"--decoding {name!r} is not a decoding strategy: choose from {', '.join(DECODING)}")
         chosen[name] = DECODING[name]
     return chosen
+
+
+def one_strategy(name: str) -> str:
+    """The name of a strategy, where no more than one will do; UserError for none and for several."""
+    chosen = list(strategies(name))
+    if len(chosen) > 1:
+        raise UserError(f"--decoding {name} names {len(chosen)} strategies where one is wanted: give one")
+    return chosen[0]

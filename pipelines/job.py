@@ -81,7 +81,7 @@ def open_job(settings: Settings, project: str, title: str, names: Mapping[str, s
 
     project: the tracker's. title: of the line of progress. names: published names of what the loop logs.
     """
-    _refuse_another_programs_run(settings)
+    refuse_another_programs_run(settings)
     ranks = distributed.init(settings.device)
     speed.use(settings.build(KernelOptions))
     folder = _folder(settings, ranks)
@@ -94,11 +94,12 @@ def open_job(settings: Settings, project: str, title: str, names: Mapping[str, s
     return Job(settings, ranks, folder, distributed.autocast(ranks.device, settings.mixed_precision), log)
 
 
-def _refuse_another_programs_run(settings: Settings) -> None:
+def refuse_another_programs_run(settings: Settings) -> None:
+    """Of the folder that --resume_dir names."""
     wrote = settings.saved.get("program")
     if wrote not in (None, settings.program.name):
         raise UserError(
-            f"--resume_dir {settings.resume_dir} is a run of {wrote}, not of {settings.program.name}: "
+            f"{settings.resume_dir} is a run of {wrote}, not of {settings.program.name}: "
             "use that program, or name another folder"
         )
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from pipelines.flags.run_commands import parse_known, run_parser
-from utils.errors import one_line
+from utils.errors import UserError, one_line
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,12 +30,16 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     given, others = parse_known(parser(), arguments)
     from evaluation.report import one_line as plain
+    from pipelines.job import refuse_unwritable
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     pipeline = TextDiffusionPipeline.from_run(given.run, device=given.device, flags=others)
+    if pipeline.generator.space.trainable and given.decoding != "greedy":
+        raise UserError(f"--decoding {given.decoding} is for language models, and embeddings have none: leave it out")
     generator = pipeline.generator
     steps = len(generator.process.grid(generator.steps)) - 1
     place = given.output_dir or given.run / "samples"
+    refuse_unwritable(place)
     name = f"{pipeline.sampler}.steps-{steps}.samples-{given.num_samples}.seed-{given.seed}"
     if given.trajectory:
         generator.watched(texts=min(3, given.num_samples), file=sys.stderr, path=place / f"{name}.trajectory.json")

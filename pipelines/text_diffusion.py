@@ -24,7 +24,7 @@ from typing import Any, Self
 import torch
 
 from evaluation import mbr
-from latent_models.decoding import strategies
+from latent_models.decoding import one_strategy
 from pipelines.inputs.tokens import batch_of
 from pipelines.parts import make_generator, make_sources
 from pipelines.sampling.classes import class_number, listed, one_class
@@ -84,7 +84,7 @@ class TextDiffusionPipeline:
         class_id: the class asked for, by number or name, or one for each text; None: no condition. guidance: weight of
         classifier-free guidance; None: that of from_run, 1 unless cls_free_guidance was given there.
         """
-        (strategy,) = strategies(decoding)
+        strategy = one_strategy(decoding)
         conditions = self._told(class_id, n)
         generator = self._guided(guidance, conditions is not None)
         return generator.sample(n, seed, (strategy,), conditions, quiet=True).texts[strategy]
@@ -113,7 +113,7 @@ class TextDiffusionPipeline:
         class_id: int | str | None = None,
     ) -> list[list[str]]:
         """k texts for each source, which is read once."""
-        (strategy,) = strategies(decoding)
+        strategy = one_strategy(decoding)
         if self.sources is None:
             raise UserError("this run was trained without sources: train one on a corpus of pairs")
         n, generator = len(sources), self.generator
@@ -189,7 +189,7 @@ class TextDiffusionPipeline:
 
     def decode(self, latents: Latents, decoding: str = "greedy", seed: int = 42) -> list[str]:
         """Texts of latents."""
-        (strategy,) = strategies(decoding)
+        strategy = one_strategy(decoding)
         return self.generator.decode(latents, strategy, seed)
 
     def _needs_no_source(self, what: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipelines.flags.programs import DIFFUSION
+from pipelines.job import refuse_another_programs_run
 from pipelines.parts import Parts, fill_from_run, make_parts
 from utils import distributed
 from utils.config import parse
@@ -31,6 +32,7 @@ def load_run(folder: str | Path, *, device: str = "auto", flags: Sequence[str] =
     """
     typed = [*flags, *(f"--{name}={value}" for name, value in named.items())]
     settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *typed])
+    refuse_another_programs_run(settings)
     where, names = distributed.pick_device(device), list(settings.saved.get("class_names", ()))
     sources = (settings.max_source_len or 1) if settings.saved.get("seq2seq") else 0
     parts = make_parts(settings, Path(folder), where, len(names), sources)

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from dataset_utils.readers import lines
 from utils.errors import UserError
 
 
@@ -63,13 +64,9 @@ def texts_of(given: argparse.Namespace, deed: str) -> list[str]:
     """The texts that were typed and those of the file. UserError where there are none to `deed`, or no such file."""
     texts = list(given.text)
     if given.text_file is not None:
-        if not given.text_file.is_file():
+        if not given.text_file.exists():
             raise UserError(f"--text_file {given.text_file}: no such file")
-        try:
-            lines = given.text_file.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"--text_file {given.text_file}: byte {error.start} is not UTF-8: convert it") from None
-        texts += [line for line in lines if line.strip()]
+        texts += [line for _, line in lines(given.text_file) if line.strip()]
     if not texts:
         raise UserError(f"there is nothing to {deed}: give --text or --text_file")
     return texts

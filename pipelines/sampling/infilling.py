@@ -44,7 +44,10 @@ def with_blanks(space: EmbeddingSpace, text: str) -> tuple[list[int], list[bool]
     add([start] if start is not None and probe[:1] == [start] else [], True)
     for blank in BLANK.finditer(text):
         add(_tokens(tokenizer, text[place : blank.start()].rstrip()), True)
-        add([space.pad_id] * int(blank[1] or 1), False)
+        count = int(blank[1] or 1)
+        if count == 0:
+            raise UserError(f"{text[:40]!r}: {blank[0]} leaves no room for a word: give [blank:1] or more")
+        add([space.pad_id] * count, False)
         place = blank.end()
     if not place:
         raise UserError(f"{text[:40]!r} has no blank: put ___ where a word is to be written, or [blank:3] for three")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.infill import main as infill
+from pipelines.sample import main as sample
 from pipelines.sampling.sources import PackedSources
 from pipelines.sampling.trajectory import View, show
 from pipelines.text_diffusion import TextDiffusionPipeline
@@ -144,6 +145,20 @@ def test_a_source_alone_longer_than_the_budget_is_refused(programs, pairs, tmp_p
         train(programs, pairs, tmp_path / "run", "--max_seq_len 6")
     assert "--trim_sources" in str(error.value) and "\n" not in str(error.value)
     assert train(programs, pairs, tmp_path / "trimmed", "--max_seq_len 6 --trim_sources") == 0
+
+
+def test_what_sample_and_infill_refuse_of_a_run_of_embeddings(plain, tmp_path, capsys):
+    (tmp_path / "latin").write_bytes("un caf\xe9 ___".encode("latin-1"))
+    for main, flags, says in (
+        (sample, "--decoding beam", "--decoding beam is for language models"),
+        (sample, f"--output_dir {tmp_path / 'latin'}", "nothing can be written to"),
+        (infill, "--text [blank:0]", "[blank:0] leaves no room"),
+        (infill, f"--text_file {tmp_path / 'latin'}", "latin, line 1: not UTF-8"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(f"--run {plain} --device cpu {flags}".split())
+        (line,) = capsys.readouterr().err.splitlines()
+        assert left.value.code == 2 and says in line
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,11 @@ def test_texts_to_latents_and_back(pipeline):
     assert len(pipeline.decode(latents)) == 2
 
 
-def test_mistakes_are_said_in_one_line(pipeline, tmp_path):
+def test_mistakes_are_said_in_one_line(pipeline, chain, tmp_path):
+    with pytest.raises(UserError, match="--decoding beam,greedy names 2 strategies"):
+        pipeline(1, decoding="beam,greedy")
+    with pytest.raises(UserError, match="ae is a run of train_latent_model.py, not of train_text_diffusion.py"):
+        TextDiffusionPipeline.from_run(chain / "ae")
     with pytest.raises(UserError, match="without classes"):
         pipeline(1, class_id="sports")
     with pytest.raises(UserError, match="not a run folder"):
