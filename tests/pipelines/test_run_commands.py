@@ -43,7 +43,7 @@ def test_texts_are_typed_or_in_a_file(main, tmp_path: Path, capsys):
     for flags, said in (
         ("", "give --text or --text_file"),
         (f"--text_file {tmp_path / 'none.txt'}", "no such file"),
-        (f"--text_file {tmp_path / 'latin.txt'}", "byte 3 is not UTF-8"),
+        (f"--text_file {tmp_path / 'latin.txt'}", "latin.txt, line 1: not UTF-8"),
     ):
         with pytest.raises(SystemExit):
             main(["--run", str(tmp_path), *flags.split()])
