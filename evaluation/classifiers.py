@@ -18,6 +18,7 @@ from torch import Tensor
 
 from evaluation.home_classifier import FACTS, agreement, facts_of, load_small, train_small
 from evaluation.home_scorer import quiet
+from evaluation.pretrained import refuse_made_up_weights
 from evaluation.words import is_empty
 from utils import tokenizer_identity
 from utils.checkpoints import fingerprint
@@ -115,7 +116,9 @@ def _pretrained(source: str | Path, class_names: Sequence[str], device: str | to
     where = {"trust_remote_code": False} | ({} if path.is_dir() else lookup())
     try:
         with quiet():
-            model = AutoModelForSequenceClassification.from_pretrained(str(source), dtype=torch.float32, **where)
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                str(source), dtype=torch.float32, output_loading_info=True, **where
+            )
         tokenizer = AutoTokenizer.from_pretrained(str(source), **where)
     except (OSError, ValueError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -123,6 +126,7 @@ def _pretrained(source: str | Path, class_names: Sequence[str], device: str | to
             f"classifier {source} cannot be loaded ({said}): --classifier takes a local folder, or a hub id where the "
             "hub is reachable, of a sequence classifier"
         ) from error
+    refuse_made_up_weights(model, set(found["missing_keys"]), f"classifier {source}", "sequence classifier")
     network: Any = model.eval().requires_grad_(False).to(device)
     order = _order(network.config.id2label, class_names, str(source))
     longest = min(

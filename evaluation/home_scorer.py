@@ -194,14 +194,16 @@ def _subwords(texts: Sequence[str], options: HomeScorerOptions) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars: half a second of loading needs none, and in a log they are noise."""
+    """Without transformers' progress bars, half a second of loading needs none, and its reports of what it loaded."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from evaluation.home_scorer import FACTS, NAME, quiet, train_small
 from evaluation.kept import kept
+from evaluation.pretrained import refuse_made_up_weights, refuse_seeing_ahead
 from evaluation.words import is_empty
 from utils import tokenizer_identity
 from utils.checkpoints import fingerprint
@@ -192,13 +193,17 @@ def load(
     where = {"trust_remote_code": False} | ({} if path.is_dir() else lookup())
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.float32, **where)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(source), dtype=torch.float32, output_loading_info=True, **where
+            )
         tokenizer = AutoTokenizer.from_pretrained(str(source), **where)
     except (OSError, ValueError) as error:
         raise UserError(
             f"scorer {source} cannot be loaded ({_first_line(error)}): --scorer takes a local folder, or a hub id "
             "where the hub is reachable, of a causal language model"
         ) from error
+    refuse_made_up_weights(model, set(found["missing_keys"]), f"scorer {source}", "causal language model")
+    refuse_seeing_ahead(model.eval(), f"scorer {source}")
     home = (path / FACTS).is_file()
     published = all(getattr(model.config, key, None) == value for key, value in PUBLISHED.items())
     name = NAME if home else str(source).rstrip("/").split("/")[-1]

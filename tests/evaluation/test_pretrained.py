@@ -1,0 +1,59 @@
+"""A judge whose file lacks weights, or that sees ahead, is refused in one line instead of giving figures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import (
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
+
+from evaluation import classifiers, scorers
+from utils.errors import UserError
+
+SMALL = dict(
+    d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1, decoder_attention_heads=1,
+    encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=32, pad_token_id=0,
+)  # fmt: skip
+TINY = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, home_folder):
+    """name -> the folder of a tiny model with random weights and the tokenizer of the tests."""
+    tokenizer = AutoTokenizer.from_pretrained(home_folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    size = len(tokenizer)
+    torch.manual_seed(0)
+    made = {
+        "gpt": GPT2LMHeadModel(GPT2Config(vocab_size=size, n_positions=32, n_embd=16, n_layer=1, n_head=1)),
+        "bart": BartForConditionalGeneration(BartConfig(vocab_size=size, **SMALL)),
+        "bert": BertLMHeadModel(BertConfig(vocab_size=size, **TINY)),
+    }
+    root = tmp_path_factory.mktemp("models")
+    for name, model in made.items():
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return root
+
+
+def test_a_causal_model_with_tied_weights_is_whole(models):
+    assert len(scorers.load(models / "gpt").nll(["Ann saw a dog."]).nll) == 1
+
+
+@pytest.mark.parametrize("name, says", [("bart", "its file lacks .* weights of one"), ("bert", "sees the words")])
+def test_another_kind_of_model_is_no_scorer(models, name, says, capfd):
+    with pytest.raises(UserError, match=f"{name} is no causal language model: .*{says}") as refused:
+        scorers.load(models / name)
+    assert "\n" not in str(refused.value) and "LOAD REPORT" not in capfd.readouterr().err
+
+
+def test_a_language_model_is_no_classifier(models):
+    with pytest.raises(UserError, match="bert is no sequence classifier: its file lacks .* weights of one"):
+        classifiers.load(models / "bert", ("0", "1"))
