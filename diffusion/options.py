@@ -113,6 +113,8 @@ class SamplingOptions:
             help="noise of a DDIM step, 0 none, 1 ancestral; unset: 0, or 1 with --beta_schedule. "
             "Typed without --sampler, selects ddim",
             unit="factor",
+            at_least=0,
+            at_most=1,
         ),
     )
     cls_free_guidance: float = field(

@@ -122,18 +122,22 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
         seq2seq=parts.seq2seq,
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
+    # what the flags name and is not there, or is of another kind, is better known before hours of encoding
+    evaluator = _evaluator(job, parts, corpus)
+    evaluator.load_judges()
+    begun = checkpoints.load(settings.init_path) if settings.init_path and not settings.resume_training else None
+    if begun is not None:
+        fill(model, begun)
     supply.open(measure=not settings.resume_training)
     if not settings.resume_training:
-        if settings.init_path:
-            fill(model, checkpoints.load(settings.init_path))
+        if begun is not None:
+            fill(model, begun)  # its statistics, too, count over those just measured
         # made anew, of the weights and statistics as they are now
         state.ema = EMA(model, settings.ema_decay, settings.ema_update_every)
 
     state.wrapped = network = wrap(supply.network(), job.ranks)
     plan = job.plan()
     step, checker = supply.step(network, "train"), supply.step(supply.network(), "valid")
-    evaluator = _evaluator(job, parts, corpus)
-    evaluator.load_judges()
 
     if settings.T_schedule != "normal":
         job.say(

@@ -56,6 +56,10 @@ def embeddings_meet(settings: Settings) -> None:
         _default(settings, CHAIN)
     if settings.denoise and not settings.learned_mean_embed:
         raise UserError("--denoise replaces tokens by the absorbing state, which --learned_mean_embed learns: add that")
+    if settings.unlabelled and settings.class_conditional:
+        raise UserError("--unlabelled trains on running text, which has no classes: leave --class_conditional out")
+    if settings.embedding_std <= 0:
+        raise UserError(f"--embedding_std {settings.embedding_std:g} leaves no embeddings apart: give a number above 0")
     if "decoding" not in settings.typed:
         settings.set("decoding", "greedy")  # whatever a preset says
     if settings.decoding != "greedy":

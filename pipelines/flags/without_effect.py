@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from utils.settings import Settings
 
 ON = ("on",)  # the other flag is a switch, a number above 0, or names something
-NEEDS: Mapping[str, tuple[str, tuple[str | None, ...]]] = {
+NEEDS: Mapping[str, tuple[str, tuple[str | bool | None, ...]]] = {
     # flag: (the flag it goes with, values of that one with which it counts)
     "train_prob_self_cond": ("self_condition", ON),
     "class_unconditional_prob": ("class_conditional", ON),
@@ -23,6 +23,8 @@ NEEDS: Mapping[str, tuple[str, tuple[str | None, ...]]] = {
     "grid_shift": ("time_grid", ("shifted", "logit_normal")),
     "grid_rho": ("time_grid", ("karras",)),
     "normalize_batches": ("normalize_latent", ON),
+    "latent_cache_dir": ("no_latent_cache", (False,)),
+    "latents_on_device": ("no_latent_cache", (False,)),
     "tx_dim": ("denoiser_variant", ("latent", "states")),
     "tx_depth": ("denoiser_variant", ("latent", "states")),
     "scale_shift": ("denoiser_variant", ("latent", "states")),
@@ -57,7 +59,7 @@ def said_where_without_effect(settings: Settings) -> None:
     idle = {}
     flags = settings.program.flags
     for flag, (other, values) in NEEDS.items():
-        if flag in flags and flag in settings.typed and settings.values[flag] != flags[flag].default:
+        if flag in flags and other in flags and flag in settings.typed and settings.values[flag] != flags[flag].default:
             there = settings.values[other]
             if not (there if values == ON else there in values):
                 idle[f"--{flag}"] = _wanted(other, values)
@@ -66,9 +68,9 @@ def said_where_without_effect(settings: Settings) -> None:
         print(f"note: without effect here: {said}", file=sys.stderr)
 
 
-def _wanted(other: str, values: tuple[str | None, ...]) -> str:
+def _wanted(other: str, values: tuple[str | bool | None, ...]) -> str:
     if values == ON:
         return f"with --{other}"
-    if values == (None,):
+    if values in ((None,), (False,)):
         return f"without --{other}"
     return f"with --{other} {' or '.join(map(str, values))}"

@@ -163,6 +163,8 @@ CASES = {
     "autoencoder of another width": ("diff", TALES + " --latent_model_path {broken}/wider_ae", "wider_ae.*shape"),
     "not an autoencoder": ("diff", TALES + " --latent_model_path {chain}/diff", "not the run of an autoencoder"),
     "no autoencoder there": ("diff", TALES + " --latent_model_path {broken}/nothing", "nothing.*args.json"),
+    "too much noise": ("diff", TALES + " --sampler ddim --ddim_sampling_eta 1.5", "eta must be at least 0"),
+    "a scorer that is none": ("diff", TALES + " --scorer {chain}/lm", "scorer .*lm is no causal language model"),
     "weights of another width": ("diff", TALES + " --init_path {chain}/diff --tx_dim 128", "chain.*diff.*shape"),
     "weights of another depth": (
         "diff",
@@ -286,6 +288,7 @@ def test_a_mistake_is_one_line(refused, tmp_path, stage, argv, said):
     line = refused(stage, argv)
     assert re.search(said, line), line
     assert not (tmp_path / "out" / "checkpoints").exists()
+    assert not list((tmp_path / "out").glob("latent_cache/*")), "told only after the corpus was encoded"
 
 
 @pytest.mark.parametrize(("stage", "argv", "said"), _expand(RUNS))

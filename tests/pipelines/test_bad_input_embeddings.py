@@ -112,6 +112,11 @@ CASES = {
     "samples of another tokenizer": (
         "sample", "--run {there}/exchanged --device cpu", "exchanged was trained with another tokenizer"),
     "no tokenizer": ("train", "--eval --resume_dir {there}/bare", "tokenizer is not there.*restore it"),
+    "running text with classes": (
+        "train", NEW + " --train_file {there}/labelled.jsonl --unlabelled --class_conditional",
+        "--unlabelled trains on running text, which has no classes"),
+    "embeddings of no size": (
+        "train", NEW + " --train_file {there}/labelled.jsonl --embedding_std 0", "--embedding_std 0 leaves no"),
     "beginning from other tokens": (
         "train", NEW + " --train_file {there}/rare.txt --init_path {there}/run",
         "--init_path .*another tokenizer.*--vocab"),
