@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evaluation.packages import need
 from utils.errors import UserError
@@ -18,6 +19,7 @@ Curves = Mapping[str, Sequence[tuple[float, float]]]  # key -> (step, value)
 
 
 COUNTERS = ("epoch", "samples", "seconds")  # straight lines over the steps
+BESIDE = 6  # curves at most whose names stand within the figure
 WRITTEN = 20  # classes at most whose values are written into a heat map: more would not be read
 
 
@@ -85,7 +87,7 @@ def _draw(
 ) -> None:
     from matplotlib.figure import Figure  # not pyplot: it keeps every figure alive
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7 if len(group) <= BESIDE else 9, 4), layout="constrained")
     axes = figure.add_subplot()
     for key, points in group.items():
         steps, values = zip(*sorted(points), strict=True)
@@ -100,7 +102,8 @@ def _draw(
     axes.set_ylabel(vertical)
     axes.set_yscale("log" if logarithmic else "linear")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    many: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(group) > BESIDE else {}
+    axes.legend(fontsize="small", **many)
     figure.savefig(path, dpi=120)
 
 

@@ -152,12 +152,12 @@ class PairEvaluator(Evaluator):
         for strategy in self.strategies:
             prefix = self._prefix(split, strategy)
             columns = [name for name in COLUMNS if prefix + name in result]
-            lines.append(f"  {strategy:<24}" + "".join(f"{name:>12}" for name in columns))
+            lines.append(f"  {strategy:<24}" + "".join(f"{name:>14}" for name in columns))
             for kind, begin in KINDS.items():
                 keys = [prefix + begin + name for name in columns]
                 shown |= set(keys)
                 name = kind.format(k=protocol["candidates"], utility=protocol["mbr_utility"])
-                cells = [f"{result[key]:>12.4g}" if key in result else f"{'':>12}" for key in keys]
+                cells = [f"{result[key]:>14.4g}" if key in result else f"{'':>14}" for key in keys]
                 lines.append(f"  {name:<24}" + "".join(cells))
         rest = {key: value for key, value in result.items() if key not in shown}
         return "\n".join([*lines, report.table(rest)])
