@@ -22,6 +22,7 @@ from utils.ema import EMA
 from utils.errors import UserError
 from utils.flag_files import write_args
 from utils.hooks import Hook, Log
+from utils.locks import claim, release
 from utils.loop import StepFn, train
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import KernelOptions, LoopOptions, OptimizerOptions
@@ -87,6 +88,8 @@ def open_job(settings: Settings, project: str, title: str, names: Mapping[str, s
     folder = _folder(settings, ranks)
     if ranks.main:
         refuse_unwritable(folder)
+        if not any(settings.values.get(mode) for mode in EVALUATIONS) and not claim(folder):
+            raise UserError(f"another process is training into {folder}: wait for it, or name another --output_dir")
     trackers = make_trackers(settings, project, folder) if ranks.main else []
     # The curves of training stay as they are: what an evaluation finds is logged beside them.
     logged = folder / EVALUATION if any(settings.values.get(mode) for mode in EVALUATIONS) else folder
@@ -182,6 +185,7 @@ def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: fl
     settings, loop = job.settings, job.loop
     if state.step >= loop.num_train_steps:
         job.say(f"{job.folder} has already trained its {state.step} steps")
+        release(job.folder)
         return "done"
     reason = train(
         state,
@@ -194,6 +198,7 @@ def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: fl
         started=started,
     )
     state.save(job.folder, **facts)
+    release(job.folder)
     if reason != "done":
         job.say(
             f"{reason} at step {state.step} of {loop.num_train_steps}; saved. "

@@ -26,3 +26,35 @@ def alone(path: Path) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)  # who waits for it still gets its turn, and looks anew at what is there
         os.close(handle)
+
+
+_claimed: dict[Path, int] = {}  # folders of this process, and the handles that hold them
+
+
+def claim(folder: Path) -> bool:
+    """Whether this process has the folder to itself: until release(), or until it ends, however that ends.
+
+    False where another process claimed it. Nothing is written. As of alone(), where there are no locks all may.
+    """
+    if folder.resolve() in _claimed:
+        return True
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        return not isinstance(error, BlockingIOError)
+    _claimed[folder.resolve()] = handle
+    return True
+
+
+def release(folder: Path) -> None:
+    """Leave a claimed folder to others."""
+    handle = _claimed.pop(folder.resolve(), None)
+    if handle is not None:
+        os.close(handle)

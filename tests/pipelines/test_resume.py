@@ -14,6 +14,7 @@ from pipelines.training.autoencoder_step import AutoencoderStep
 from pipelines.training.diffusion_step import DiffusionStep
 from pipelines.training.pretraining_step import PretrainingStep
 from utils import checkpoints
+from utils.errors import UserError
 from utils.trackers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +139,25 @@ def test_a_damaged_checkpoint_costs_a_warning_and_steps(programs, chain, stop_af
     assert programs.resume("autoencoder", tmp_path / "parts") == 0
     assert "step_00000005 is damaged" in capsys.readouterr().err
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
+
+
+def test_a_folder_in_which_another_process_trains_is_left_to_it(programs, chain, contents, tmp_path):
+    space, out = f"--latent_model_path {chain / 'ae'}", tmp_path / "run"
+    assert programs.diffusion(space, out) == 0
+    program = "import sys, time; from pathlib import Path; from utils.locks import claim; "
+    program += "print(claim(Path(sys.argv[1])), flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", program, out], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "True\n"
+        before = contents(out)
+        with pytest.raises(UserError, match="another process is training into"):
+            programs.resume("diffusion", out)
+        assert contents(out) == before
+        assert programs.again("diffusion", out, f"--eval --output_dir {tmp_path / 'seen'}") == 0, "it may be looked at"
+    finally:
+        other.kill()
+        other.wait()
+    assert programs.resume("diffusion", out) == 0, "the hold ends with the process"
 
 
 def test_a_finished_run_says_so_and_changes_nothing(programs, chain, fingerprints, tmp_path, capsys):
