@@ -182,14 +182,16 @@ def _columns(s: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The survey by itself, without a model."""
-    import argparse
     from dataclasses import fields
+    from pathlib import Path
 
     from dataset_utils.options import DataOptions
     from dataset_utils.registry import load
+    from utils.command_line import OneLineParser
     from utils.errors import UserError
+    from utils.hub import lookup
 
-    parser = argparse.ArgumentParser(prog="python -m dataset_utils.survey", description="Survey a corpus.")
+    parser = OneLineParser(prog="python -m dataset_utils.survey", description="Survey a corpus.")
     for f in fields(DataOptions):
         parser.add_argument(f"--{f.name}", type=int if "int" in str(f.type) else str, help=f.metadata["help"])
     parser.add_argument("--tokenizer", required=True, help="a folder or a hub id with a tokenizer in it")
@@ -200,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, **({} if Path(source).is_dir() else lookup()))
     except (OSError, ValueError) as error:
         raise UserError(f"--tokenizer {source} holds none that can be read: name a folder or a hub id") from error
     print("\n".join(f"note: {note}" for note in corpus.notes))

@@ -10,11 +10,13 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from evaluation.packages import need
 from evaluation.words import is_empty
 from utils.errors import UserError
+from utils.hub import lookup
 
 ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -148,13 +150,18 @@ def bertscore_each(
     return found
 
 
+def load_bertscore(model: str, device: str) -> None:
+    """Load the encoder of bertscore now. UserError where it is not there."""
+    _bertscorer(model, None, device)
+
+
 @cache
 def _bertscorer(model: str, num_layers: int | None, device: str) -> tuple[Any, bool]:
     """The package's scorer, and whether it has a baseline for this model."""
     library = need("bert_score", "bert-score", "BERTScore")
     transformers = need("transformers", "transformers", "BERTScore")
     try:
-        config = transformers.AutoConfig.from_pretrained(model)
+        config = transformers.AutoConfig.from_pretrained(model, **({} if Path(model).is_dir() else lookup()))
         if num_layers is None and model not in library.utils.model2layers:
             num_layers = config.num_hidden_layers
         scorer = library.BERTScorer(model_type=model, num_layers=num_layers, lang="en", device=device)

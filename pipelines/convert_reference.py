@@ -46,6 +46,7 @@ from pipelines.building.models import relative as relative_path
 from pipelines.flags.programs import AUTOENCODER, DIFFUSION
 from pipelines.inputs.tokens import tokenize_split
 from utils import checkpoints
+from utils.command_line import OneLineParser
 from utils.ema import averaged
 from utils.errors import UserError, fold, one_line
 from utils.flag_files import read_args, saved_flags, write_args
@@ -304,7 +305,7 @@ def _write_args(settings: Settings, source: Path, target: Path, model: LanguageM
 @one_line
 def main(arguments: list[str] | None = None) -> int:
     """Convert one run; which kind it is shows in its args.json."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m pipelines.convert_reference",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

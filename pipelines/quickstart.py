@@ -6,7 +6,6 @@ tutorial.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.runs import ROOT, write_json
 
@@ -157,7 +157,7 @@ def _number(value: float | None) -> str:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bash scripts/quickstart.sh", description=__doc__)
+    parser = OneLineParser(prog="bash scripts/quickstart.sh", description=__doc__)
     default = Path(os.path.relpath(ROOT / "runs/quickstart"))
     parser.add_argument("--output_dir", type=Path, default=default, help="folder of all stages (default: %(default)s)")
     args = parser.parse_args(argv)

@@ -65,7 +65,10 @@ def run(settings: Settings) -> int:
     )
     if job.evaluating:
         fill_from_run(parts.model, run_folder, best=parts.seq2seq and not settings.newest_checkpoint)
-        return _evaluator(job, parts, corpus).evaluate_run()
+        evaluator = _evaluator(job, parts, corpus)
+        if not settings.gen_data:
+            evaluator.load_judges()
+        return evaluator.evaluate_run()
     return _train(job, parts, corpus, started)
 
 

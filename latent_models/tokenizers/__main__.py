@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from latent_models.options import TokenizerOptions
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 
 KINDS = {"train-word-level": "word-level", "train-byte-level": "byte-level"}
@@ -20,7 +21,7 @@ DEFAULTS = TokenizerOptions()
 
 def parser() -> argparse.ArgumentParser:
     """Published spellings; a flag that is on by default is turned off by its --no- form."""
-    made = argparse.ArgumentParser(
+    made = OneLineParser(
         prog="python -m latent_models.tokenizers",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -52,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     from latent_models.tokenizers.choice import unknown_share
     from latent_models.tokenizers.training import Options, train_tokenizer
 
+    for flag in ("max_length", "min_frequency"):
+        if getattr(given, flag) < 1:
+            raise UserError(f"--{flag} {getattr(given, flag)} is too small: give 1 or more")
     folder = given.output_dir or given.files[0].parent / f"{KINDS[given.kind]}-tokenizer"
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty, and nothing is overwritten: give another --output_dir")

@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
 
 from dataset_utils.readers import lines
+from utils.command_line import OneLineParser
 from utils.errors import UserError
-
-
-class OneLine(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
 
 
 def run_parser(program: str, description: str | None, *, samples: int, of: str) -> argparse.ArgumentParser:
     """program: its module. samples: the default of --num_samples. of: what is counted, for --help."""
-    made = OneLine(
+    made = OneLineParser(
         prog=f"python -m {program}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,

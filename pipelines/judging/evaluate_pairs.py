@@ -18,6 +18,7 @@ from evaluation.classifiers import Classifier
 from evaluation.classwise import label_accuracy
 from evaluation.metrics import Judges, measure
 from evaluation.options import BLEU_TOKENIZERS, ClassOptions, EvaluationOptions, PairOptions
+from evaluation.overlap import load_bertscore
 from evaluation.protocols import evaluate_pairs, of_seed, over_seeds
 from pipelines.job import Job
 from pipelines.judging.evaluate import SHORT, TEST_SEEDS, Evaluator
@@ -54,6 +55,13 @@ class PairEvaluator(Evaluator):
         for flag, name in (("mbr_utility", self.utility), ("best_metric", self.best_metric)):
             if name.endswith("bertscore") and self.pairs.bertscore_model is None:
                 raise UserError(f"--{flag} {name} needs a model: name one with --bertscore_model")
+
+    def load_judges(self) -> None:
+        super().load_judges()
+        if self.pairs.bertscore_model is not None:
+            load_bertscore(self.pairs.bertscore_model, str(self.job.device))
+        if self.classes.classifier:
+            assert self.classifier
 
     def evaluate_training(self, step: int) -> tuple[str, float] | None:
         """As of Evaluator, on validation pairs."""

@@ -112,6 +112,9 @@ CASES = {
     "samples of another tokenizer": (
         "sample", "--run {there}/exchanged --device cpu", "exchanged was trained with another tokenizer"),
     "no tokenizer": ("train", "--eval --resume_dir {there}/bare", "tokenizer is not there.*restore it"),
+    "a judge that is not there": (
+        "train", "--eval --resume_dir {there}/packed --output_dir {out} --bertscore_model nobody/nothing",
+        "BERTScore's model nobody/nothing cannot be loaded"),
     "running text with classes": (
         "train", NEW + " --train_file {there}/labelled.jsonl --unlabelled --class_conditional",
         "--unlabelled trains on running text, which has no classes"),
@@ -135,4 +138,5 @@ def test_a_mistake_is_one_line(there, contents, monkeypatch, capsys, tmp_path, t
     assert stopped.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and re.search(said, errors[0]), errors
+    assert not list((tmp_path / "out").rglob("*samples*")), "told only after texts were sampled"
     assert contents(there) == before and not (tmp_path / "out" / "checkpoints").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from latent_models.tokenizers.__main__ import main as tokenizers
 from pipelines.flags.run_commands import run_folder
 from pipelines.infill import main as infill
 from pipelines.rewrite import main as rewrite
@@ -62,3 +63,18 @@ def test_rewrite_varies_texts_or_leads_from_one_to_another(chain, capsys):
     with pytest.raises(SystemExit):
         rewrite([*few, "--text", text, "--text", other, "--to", other])
     assert "give one --text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        ("", "arguments are required: kind"),
+        ("train-word-level x --vocab_size many", "--vocab_size: invalid int value: 'many'"),
+        ("train-word-level x --max_length 0", "--max_length 0 is too small"),
+    ],
+)
+def test_the_tokenizers_too_complain_in_one_line(argv, said, capsys):
+    with pytest.raises(SystemExit) as left:
+        tokenizers(argv.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and said in line
