@@ -12,4 +12,5 @@ environment core eval track dev
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
 export SAME_EXAMPLES=1 # property tests draw the same examples every time; scripts/check.sh and test_slow.sh draw new ones
 cd "$ROOT"
-"$PYTHON" -m pytest -m "not slow" --durations=10 "$@"
+# a process for each core, at most four; a file stays in one of them, since its tests share what they trained
+"$PYTHON" -m pytest -m "not slow" --durations=10 -n auto --maxprocesses 4 --dist loadfile "$@"

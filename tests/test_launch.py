@@ -36,7 +36,7 @@ def run(script: Path, *argv: str, **environment: str) -> subprocess.CompletedPro
         env=bare | {"PYTHON": sys.executable} | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
