@@ -60,7 +60,8 @@ def give_way() -> None:
     Several processes would have to agree on it, so there each deed is done to its end.
     """
     stop = StopSignals.listening
-    if stop is not None and stop.received and not torch.distributed.is_initialized():
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    if stop is not None and stop.received and alone:
         raise GaveWay
 
 
