@@ -19,7 +19,7 @@ from utils.distributed import Ranks
 from utils.errors import UserError
 from utils.progress import Progress
 from utils.state import State
-from utils.stop import GaveWay
+from utils.stop import GaveWay, may_be_left
 from utils.trackers import MetricsFile, Tracker
 
 
@@ -107,7 +107,8 @@ class Every:
     def _do(self, state: State) -> None:
         others = [name for name in state.owed if name != self.name]
         try:
-            self.deed(state)
+            with may_be_left():
+                self.deed(state)
             state.owed = others
         except GaveWay:
             state.owed = [*others, *([self.name] if self.name is not None else [])]

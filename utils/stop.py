@@ -6,6 +6,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -29,6 +31,7 @@ class StopSignals:
     """
 
     listening: ClassVar[StopSignals | None] = None  # the one that notes signals now
+    leaving: ClassVar[bool] = False  # whether a deed is under way that may be left
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -54,14 +57,24 @@ class StopSignals:
             signal.signal(number, before)
 
 
+@contextmanager
+def may_be_left() -> Iterator[None]:
+    """What is done within may end by GaveWay, which the caller is ready for. A training step is not: it is finished."""
+    before, StopSignals.leaving = StopSignals.leaving, True
+    try:
+        yield
+    finally:
+        StopSignals.leaving = before
+
+
 def give_way() -> None:
-    """GaveWay if a signal came: long deeds of a training ask again and again, since clusters give seconds.
+    """GaveWay if a signal came within may_be_left: long deeds ask again and again, since clusters give seconds.
 
     Several processes would have to agree on it, so there each deed is done to its end.
     """
     stop = StopSignals.listening
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    if stop is not None and stop.received and alone:
+    if stop is not None and stop.received and alone and StopSignals.leaving:
         raise GaveWay
 
 

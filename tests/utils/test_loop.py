@@ -217,6 +217,23 @@ def test_a_deed_that_a_signal_prevented_is_made_up_for_when_resumed(tmp_path, wh
     assert done == [2, 4, 6, 8] and state.owed == []
 
 
+def test_a_step_is_finished_even_if_it_uses_what_may_be_left(tmp_path):
+    """A step that samples, as that of a decoder trained on a denoiser's latents does, asks give_way on its way."""
+    state = make_state()
+    inner = make_step(state, 1)
+
+    def step_fn(step, micro):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        give_way()
+        return inner(step, micro)
+
+    assert (
+        train(state, step_fn, [], LoopOptions(num_train_steps=6), clip_grad_norm=0.0, global_batch=BATCH) == "SIGTERM"
+    )
+    assert state.step == 3
+
+
 def test_what_the_last_step_owes_is_done_by_the_caller(tmp_path):
     state, done = make_state(), []
     deed = Every(2, lambda s: done.append(s.step), name="deed")
