@@ -2,7 +2,7 @@
 # The whole way in one command: text -> language model -> latents -> diffusion -> text again, measured.
 # Installs into .venv (or takes an active environment that satisfies the pins), writes the embedded corpus, pretrains a
 # small BART, trains the autoencoder and the denoiser, samples 1,000 stories and evaluates them.
-# How long: about 10 minutes on 2 cores, install included; no GPU, no network but the package index.
+# How long: about 11 minutes on 2 cores, install included; no GPU, no network but the package index.
 # Expect:   a dozen stories, then shares of grammatical (>= 0.98), agreeing (>= 0.97) and new (>= 0.5) ones, and
 #           runs/quickstart/{lm,autoencoder,diffusion,report.json}. Run again, it goes on where it was.
 # Use:      bash scripts/quickstart.sh [--output_dir FOLDER]
