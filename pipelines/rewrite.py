@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipelines.flags.run_commands import parse_known, run_parser, texts_of, with_texts
+from pipelines.flags.run_commands import parse_known, refuse_decoding, run_parser, texts_of, with_decoding, with_texts
 from utils.errors import UserError, one_line
 
 
@@ -23,8 +23,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--to", help="a text to go to from the one of --text")
     made.add_argument("--strength", type=float, help="time in (0, 1] (default 0.7; with --to 0.5)")
     made.add_argument("--class_id", help="class to rewrite towards, by name or number, of a class-conditional run")
-    made.add_argument("--decoding", default="greedy", help="beam, nucleus or greedy (default %(default)s)")
-    return made
+    return with_decoding(made)
 
 
 @one_line
@@ -37,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     pipeline = TextDiffusionPipeline.from_run(given.run, device=given.device, flags=others)
+    refuse_decoding(given.decoding, pipeline.generator.space.trainable)
     how = {"seed": given.seed, "decoding": given.decoding}
     how |= {} if given.strength is None else {"strength": given.strength}
     if given.to is None:

@@ -12,13 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipelines.flags.run_commands import parse_known, run_parser
-from utils.errors import UserError, one_line
+from pipelines.flags.run_commands import parse_known, refuse_decoding, run_parser, with_decoding
+from utils.errors import one_line
 
 
 def parser() -> argparse.ArgumentParser:
-    made = run_parser("pipelines.sample", __doc__, samples=10, of="texts; with --source, of each")
-    made.add_argument("--decoding", default="greedy", help="beam, nucleus or greedy (default %(default)s)")
+    made = with_decoding(run_parser("pipelines.sample", __doc__, samples=10, of="texts; with --source, of each"))
     made.add_argument("--class_id", help="class by name or number, of a class-conditional run")
     made.add_argument("--source", action="append", default=[], help="of a run of pairs: a source; may be repeated")
     made.add_argument("--output_dir", type=Path, help="where the file goes (default: samples/ of the run folder)")
@@ -34,8 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     pipeline = TextDiffusionPipeline.from_run(given.run, device=given.device, flags=others)
-    if pipeline.generator.space.trainable and given.decoding != "greedy":
-        raise UserError(f"--decoding {given.decoding} is for language models, and embeddings have none: leave it out")
+    refuse_decoding(given.decoding, pipeline.generator.space.trainable)
     generator = pipeline.generator
     steps = len(generator.process.grid(generator.steps)) - 1
     place = given.output_dir or given.run / "samples"

@@ -151,6 +151,7 @@ AUTOENCODER = Program(
         rules.priors_are_for_decoders,
         rules.decoder_latents_equal,
         rules.autoencoders_generate_nothing,
+        rules.middles_are_of_a_trained_space,
         rules.only_frozen_states_are_cached,
         rules.only_what_trains_is_sharded,
         rules.numbers_in_range,

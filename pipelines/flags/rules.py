@@ -92,6 +92,11 @@ def autoencoders_generate_nothing(settings: Settings) -> None:
         )
 
 
+def middles_are_of_a_trained_space(settings: Settings) -> None:
+    if settings.midpoints and not (settings.eval or settings.eval_test):
+        raise UserError("--midpoints judges a trained autoencoder: give it with --eval or --eval_test --resume_dir RUN")
+
+
 def only_frozen_states_are_cached(settings: Settings) -> None:
     if settings.cache_encoder_states != "no" and settings.lm_mode != "freeze":
         raise UserError(

@@ -53,6 +53,18 @@ def with_texts(made: argparse.ArgumentParser, what: str) -> argparse.ArgumentPar
     return made
 
 
+def with_decoding(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The same parser, which also takes a decoding strategy."""
+    made.add_argument("--decoding", default="greedy", help="beam, nucleus or greedy (default %(default)s)")
+    return made
+
+
+def refuse_decoding(decoding: str, of_embeddings: bool) -> None:
+    """UserError where a run of token embeddings, which have no language model, is to be decoded by another way."""
+    if of_embeddings and decoding != "greedy":
+        raise UserError(f"--decoding {decoding} is for language models, and embeddings have none: leave it out")
+
+
 def texts_of(given: argparse.Namespace, deed: str) -> list[str]:
     """The texts that were typed and those of the file. UserError where there are none to `deed`, or no such file."""
     texts = list(given.text)

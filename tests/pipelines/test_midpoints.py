@@ -11,8 +11,10 @@ import torch
 
 from dataset_utils.splits import Split
 from pipelines.building.models import load_autoencoder
+from pipelines.flags.programs import AUTOENCODER
 from pipelines.inputs.tokens import batch_of, tokenize_split
 from pipelines.judging.midpoints import evaluate_midpoints, middles, nearest
+from utils.config import parse
 from utils.errors import UserError
 
 TEXTS = [
@@ -59,3 +61,8 @@ def test_copies_of_either_end_are_counted(programs):
     written = [TEXTS[0], TEXTS[0], "Neither of them."]
     found = evaluate_midpoints(written, TEXTS[:3], [1, 0, 1], scorers.load(programs.scorer), prefix="m/")
     assert found["m/copies"] == pytest.approx(2 / 3)
+
+
+def test_training_refuses_what_only_evaluation_does():
+    with pytest.raises(UserError, match="give it with --eval"):
+        parse(AUTOENCODER, ["--midpoints"])

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from latent_models.tokenizers.__main__ import main as tokenizers
-from pipelines.flags.run_commands import run_folder
+from pipelines.flags.run_commands import refuse_decoding, run_folder
 from pipelines.infill import main as infill
 from pipelines.rewrite import main as rewrite
 from pipelines.sample import main as sample
+from utils.errors import UserError
 
 
 def test_a_checkpoint_means_its_run(tmp_path):
@@ -78,3 +79,10 @@ def test_the_tokenizers_too_complain_in_one_line(argv, said, capsys):
         tokenizers(argv.split())
     (line,) = capsys.readouterr().err.splitlines()
     assert left.value.code == 2 and said in line
+
+
+def test_embeddings_are_decoded_in_one_way():
+    refuse_decoding("beam", of_embeddings=False)
+    refuse_decoding("greedy", of_embeddings=True)
+    with pytest.raises(UserError, match="--decoding nucleus is for language models"):
+        refuse_decoding("nucleus", of_embeddings=True)
