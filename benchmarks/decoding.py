@@ -38,7 +38,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     from latent_models.decoding import strategies
     from latent_models.language_models import load_language_model
     from latent_models.options import WritingOptions
-    from latent_models.writing import Writer
+    from latent_models.writing.writer import Writer
     from utils.distributed import pick_device
 
     device = pick_device(args.device)

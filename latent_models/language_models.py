@@ -26,7 +26,7 @@ from latent_models import languages
 from latent_models.cross_entropy import token_nll
 from latent_models.families import family_of
 from latent_models.tokenizers.identity import beyond_vocabulary
-from latent_models.writing import Writer
+from latent_models.writing.writer import Writer
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import lookup

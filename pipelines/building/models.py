@@ -21,7 +21,7 @@ from latent_models.normalisation import LatentStatistics, Normalised
 from latent_models.options import AutoencoderOptions, WritingOptions
 from latent_models.perceiver import PerceiverAutoencoder
 from latent_models.spaces import LatentSpace
-from latent_models.writing import writer
+from latent_models.writing.writer import writer
 from model.denoiser import make_denoiser
 from model.encoder_denoiser import EncoderDenoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions

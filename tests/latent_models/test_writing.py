@@ -10,7 +10,8 @@ import torch
 from latent_models.decoding import DECODING
 from latent_models.families import FAMILIES
 from latent_models.options import WritingOptions
-from latent_models.writing import Writer, buckets, writer
+from latent_models.writing.buckets import buckets
+from latent_models.writing.writer import Writer, writer
 from utils.errors import UserError
 
 N, S, LENGTH = 24, 9, 14

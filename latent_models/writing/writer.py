@@ -13,19 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
-from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
 from latent_models.options import WritingOptions
+from latent_models.writing.buckets import buckets
+from latent_models.writing.leaving import rows_that_leave
 from utils.errors import UserError
 from utils.sharding import is_sharded
 
 STEP_ROWS = {"cpu": 32}  # one step of decoding costs as much as so many rows in it, however few there are
 STEP_ROWS_ELSEWHERE = 256
-LOOK_EVERY = {"cpu": 1}  # tokens between looks at which rows have ended; a look waits for the device
-LOOK_EVERY_ELSEWHERE = 8
-LEAVE_BELOW = 0.8  # share of rows still writing at which those that have ended leave: moving the cache costs, too
 
 
 class Writer:
@@ -106,80 +103,3 @@ def writer(options: WritingOptions, model: Any, name: str) -> Writer:
             "leave it out"
         )
     return Writer(options)
-
-
-def buckets(lengths: Tensor, step_rows: float) -> list[Tensor]:
-    """Rows (n,) in parts of like length, such that writing all parts costs least.
-
-    lengths: (n,), in tokens. A part costs its longest length times (its rows + step_rows): the exact optimum over all
-    cuts of the sorted rows.
-    """
-    order = lengths.argsort(stable=True)
-    length, n = lengths[order].double(), len(lengths)
-    best, cut = (
-        torch.zeros(n + 1, dtype=torch.float64),
-        [0] * (n + 1),
-    )  # of the first i rows; where their last part begins
-    places = torch.arange(n + 1)
-    for i in range(1, n + 1):
-        cost = best[:i] + length[i - 1] * (i - places[:i] + step_rows)
-        cut[i] = int(cost.argmin())
-        best[i] = cost[cut[i]]
-    parts, end = [], n
-    while end:
-        parts.append(order[cut[end] : end])
-        end = cut[end]
-    return parts[::-1]
-
-
-@torch.no_grad()
-def rows_that_leave(
-    model: Any,
-    input_ids: Tensor,
-    logits_processor: LogitsProcessorList,
-    stopping_criteria: StoppingCriteriaList,
-    generation_config: GenerationConfig,
-    **kwargs: Any,
-) -> Tensor:
-    """Greedy or sampled ids (B, T), as transformers writes them, but rows that have ended leave the batch.
-
-    A decoding loop for `generate(custom_generate=...)`, which prepares its arguments. What sampling draws is drawn for
-    the whole batch, so that a row that leaves changes no other.
-    """
-    count, device = len(input_ids), input_ids.device
-    pad, limit = generation_config.pad_token_id, stopping_criteria.max_length
-    look = LOOK_EVERY.get(device.type, LOOK_EVERY_ELSEWHERE)
-    written = input_ids.new_full((count, limit), pad)
-    rows = torch.arange(count, device=device)  # of `written` that are still in the batch
-    ids, ended, first = input_ids, torch.zeros(count, dtype=torch.bool, device=device), True
-    while True:
-        inputs = model.prepare_inputs_for_generation(
-            ids, next_sequence_length=None if first else 1, is_first_iteration=first, **kwargs
-        )
-        outputs, first = model(**inputs, return_dict=True), False
-        kwargs = model._update_model_kwargs_for_generation(outputs, kwargs, is_encoder_decoder=True)
-        scores = logits_processor(ids, outputs.logits[:, -1].to(torch.float32, copy=True))
-        if generation_config.do_sample:
-            drawn = scores.new_zeros(count, scores.shape[1])
-            drawn[:, pad] = 1  # of rows that have left
-            drawn[rows] = scores.softmax(-1)
-            token = torch.multinomial(drawn, 1)[rows, 0]
-        else:
-            token = scores.argmax(-1)
-        ids = torch.cat([ids, token.masked_fill(ended, pad)[:, None]], 1)
-        ended = ended | stopping_criteria(ids, None)
-        length = ids.shape[1]
-        if length < limit and length % look:
-            continue
-        staying = count if length == limit else int((~ended).sum())
-        if length == limit or not staying:
-            written[rows, :length] = ids
-            return written
-        if staying <= LEAVE_BELOW * len(ids):
-            stay = (~ended).nonzero()[:, 0]
-            written[rows, :length] = ids
-            rows, ids, ended = rows[stay], ids[stay], ended[stay]
-            kwargs["past_key_values"].batch_select_indices(stay)
-            kwargs["attention_mask"] = kwargs["attention_mask"][stay]
-            states = kwargs["encoder_outputs"].last_hidden_state[stay]
-            kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
