@@ -22,7 +22,7 @@ from torch import Tensor
 
 from diffusion.denoisers import Denoise
 from diffusion.loss import diffuse
-from diffusion.noise import GeneratorAt
+from diffusion.noise import GeneratorAt, placed
 from diffusion.schedules import NoiseLevel, Schedule
 from diffusion.transitions import Correct, Noise, Sampler
 
@@ -96,7 +96,7 @@ def remasking(state: Tensor, rate: float, generator_at: GeneratorAt, mask: Tenso
         if s == 0 or not std > 0:
             return z
         generator = generator_at(step)
-        uniform = torch.rand(z.shape[:2], generator=generator, device=generator.device).to(z.device)
+        uniform = placed(torch.rand(z.shape[:2], generator=generator, device=generator.device), z)
         probability = torch.full((len(z),), float(std) * rate, device=z.device)
         return remasked(z, state, probability, uniform, mask)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.noise import GeneratorAt
+from diffusion.noise import GeneratorAt, placed
 from diffusion.schedules import Schedule, level_at
 from diffusion.transitions import Correct, step_variance
 
@@ -96,7 +96,7 @@ def control(
             pull = strength * variance * gradient(log_prob, z, times) - fluency * (z - mean)
             z = z + rate * pull
             if generator is not None:
-                eps = torch.randn(z.shape, generator=generator, device=generator.device).to(z)
+                eps = placed(torch.randn(z.shape, generator=generator, device=generator.device), z)
                 z = z + (2 * rate * variance).sqrt() * eps
         return z
 

@@ -68,7 +68,7 @@ class LossSecondMoment:
     def __call__(
         self, n: int, generator: torch.Generator | None = None, *, t_max: float = 1.0, timesteps: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """t (n,) and weight (n,), on the device of the generator. timesteps: T, given at construction already."""
+        """t (n,) and weight (n,), on the device of the losses. timesteps: T, given at construction already."""
         if timesteps != self.timesteps:
             raise ValueError(f"times of {self.timesteps or 'continuous time'} cannot be drawn for T = {timesteps}")
         return draw_cells(self.probabilities(), n, generator, t_max=t_max, timesteps=self.timesteps)
@@ -128,15 +128,16 @@ def draw_cells(
     timesteps: T = cells, for nodes t = (i + 1) / T; None: uniform within a cell. t_max: the upper end of the range;
     then p is limited to it, and weights are relative to the uniform distribution over it.
     """
-    device = generator.device if generator is not None else torch.device("cpu")
-    p = p.to(device).double() if device.type != "mps" else p.to(device)
+    where = generator.device if generator is not None else torch.device("cpu")
+    device = p.device  # the numbers come from where the generator is; nothing goes back there
+    p = p.double() if device.type != "mps" else p
     cells = len(p)
     reached = t_max * cells if timesteps is None else max(1, round(t_max * cells))
     open_part = (reached - torch.arange(cells, device=device)).clamp(0, 1).to(p)  # of each cell within the range
     mass = p * open_part
     mass = mass / mass.sum()
-    offset = torch.rand(1, generator=generator, device=device, dtype=p.dtype)
-    order = torch.randperm(n, generator=generator, device=device)
+    offset = torch.rand(1, generator=generator, device=where, dtype=p.dtype).to(device)
+    order = torch.randperm(n, generator=generator, device=where).to(device)
     u = (offset + order.to(p) / n).remainder(1)  # (n,)
     below = mass.cumsum(0)
     last = max(0, math.ceil(reached) - 1)  # rounding of the sum must not lead beyond the range

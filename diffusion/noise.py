@@ -28,7 +28,7 @@ def seeded(generator_at: GeneratorAt, rows: int | None = None) -> Noise:
     def noise(step: int, like: Tensor) -> Tensor:
         generator = generator_at(step)
         eps = torch.randn(_shape(like, rows), generator=generator, device=generator.device)
-        return eps[: len(like)].to(like)
+        return placed(eps[: len(like)], like)
 
     return noise
 
@@ -51,7 +51,7 @@ def truncated(generator_at: GeneratorAt, bound: float, rows: int | None = None) 
         exact = torch.float32 if generator.device.type == "mps" else torch.float64  # float32 knows no tail beyond 5
         u = torch.rand(_shape(like, rows), generator=generator, device=generator.device, dtype=exact)
         eps = math.sqrt(2) * torch.erfinv(inside * (2 * u - 1))
-        return eps[: len(like)].clamp(-bound, bound).to(like)
+        return placed(eps[: len(like)].clamp(-bound, bound), like)
 
     return noise
 
@@ -59,6 +59,13 @@ def truncated(generator_at: GeneratorAt, bound: float, rows: int | None = None) 
 def make_noise(generator_at: GeneratorAt, bound: float | None = None, rows: int | None = None) -> Noise:
     """Bounded noise, or all of it where bound is None or 0."""
     return truncated(generator_at, bound, rows) if bound else seeded(generator_at, rows)
+
+
+def placed(drawn: Tensor, like: Tensor) -> Tensor:
+    """What a generator drew, where `like` is and in its dtype; a GPU fetches it while the host goes on."""
+    if like.device.type == "cuda" and drawn.device.type == "cpu":
+        drawn = drawn.pin_memory()
+    return drawn.to(like, non_blocking=True)
 
 
 def _shape(like: Tensor, rows: int | None) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.noise import GeneratorAt
+from diffusion.noise import GeneratorAt, placed
 
 
 class TokenStability:
@@ -42,7 +42,7 @@ class TokenStability:
             self.settled = torch.zeros(raw.shape[:2], dtype=torch.bool, device=raw.device)
             if self.rounded is not None:
                 generator = self.generator_at(self.calls)
-                uniform = torch.rand(raw.shape[:2], generator=generator, device=generator.device).to(raw.device)
+                uniform = placed(torch.rand(raw.shape[:2], generator=generator, device=generator.device), raw)
                 same = (rounded == self.rounded).all(-1)  # rows of one embedding table: equal tokens are equal bits
                 self.settled = same & (uniform < self.rate * t[:, None])
             self.rounded, self.calls = rounded, self.calls + 1

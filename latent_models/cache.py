@@ -7,6 +7,7 @@ and tokenizer, texts, split, length and dtype. Another key is another folder, so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from utils import array_cache
 from utils.array_cache import ArrayCache, Layout
 from utils.errors import UserError
 from utils.records import Batch, Latents
+from utils.transfer import moved
 
 NO_ROOM = "name a roomier place with --latent_cache_dir, or encode at every step with --no_latent_cache"
 Batches = Callable[[Tensor], Iterable[tuple[Tensor, Batch]]]
@@ -58,31 +60,53 @@ class LatentCache:
 
     def __getitem__(self, rows: Tensor) -> Latents:
         """Latents of rows (n,), float32, on the CPU."""
+        held = self.held(rows)
+        return replace(held, x0=held.x0.float())
+
+    def held(self, rows: Tensor) -> Latents:
+        """The same in the dtype of the disk."""
         index = rows.cpu().numpy()
         if self.arrays.layouts["x0"].lengths is not None:
             padded, mask = self.arrays.ragged("x0", index, self.length)
-            return Latents(torch.from_numpy(padded.astype(np.float32, copy=False)), torch.from_numpy(mask))
-        x0 = torch.from_numpy(self.arrays.rows("x0", index).astype(np.float32, copy=False))
+            return Latents(torch.from_numpy(padded), torch.from_numpy(mask))
+        x0 = torch.from_numpy(self.arrays.rows("x0", index))
         if "mask" not in self.arrays.layouts:
             return Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool))
         return Latents(x0, torch.from_numpy(self.arrays.rows("mask", index)))
 
 
 class LatentsOnDevice:
-    """The same, whole in the memory of a device: a batch then never passes through the host."""
+    """The same, whole in the memory of a device, padded: a batch then never passes through the host."""
 
     def __init__(self, cache: LatentCache, device: torch.device) -> None:
         self.folder, n = cache.folder, len(cache)
-        parts = [cache[torch.arange(start, min(start + 4096, n))].to(device) for start in range(0, n, 4096)]
-        self.x0 = torch.cat([part.x0 for part in parts])
-        self.mask = torch.cat([part.mask for part in parts])
+        first = cache.held(torch.arange(min(1, n)))
+        self.x0, self.mask = (
+            torch.empty((n, *x.shape[1:]), dtype=x.dtype, device=device) for x in (first.x0, first.mask)
+        )
+        for start in range(0, n, 4096):  # in place: parts to be joined would take the memory twice
+            rows = slice(start, min(start + 4096, n))
+            part = cache.held(torch.arange(rows.start, rows.stop))
+            self.x0[rows], self.mask[rows] = part.x0.to(device), part.mask.to(device)
+
+    @staticmethod
+    def nbytes(cache: LatentCache) -> int:
+        """What a cache will take there, with its padding."""
+        layout = cache.arrays.layouts["x0"]
+        positions = len(cache) * cache.length
+        return positions * (layout.shape[-1] * np.dtype(layout.dtype).itemsize + 1)
 
     def __len__(self) -> int:
         return len(self.x0)
 
     def __getitem__(self, rows: Tensor) -> Latents:
-        """Latents of rows (n,), on the device."""
-        rows = rows.to(self.x0.device, non_blocking=True)
+        """Latents of rows (n,), float32, on the device."""
+        held = self.held(rows)
+        return replace(held, x0=held.x0.float())
+
+    def held(self, rows: Tensor) -> Latents:
+        """The same in the dtype of the cache."""
+        rows = moved(rows, self.x0.device)
         return Latents(self.x0[rows], self.mask[rows])
 
 

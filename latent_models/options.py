@@ -104,6 +104,13 @@ class EncoderCacheOptions:
     latent_cache_dir: str | None = field(
         default=None, metadata=dict(help="where encoded corpora are kept; unset: latent_cache/ in the run folder")
     )
+    states_on_device: str = field(
+        default="auto",
+        metadata=dict(
+            help="keep cached encoder states in the device's memory; auto: on CUDA, up to a fifth of what is free",
+            choices=("auto", "on", "off"),
+        ),
+    )
 
 
 @dataclass

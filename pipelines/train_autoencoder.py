@@ -164,7 +164,8 @@ def _cached_states(job: Job, model: LanguageModel, data: TokenSplit) -> Encoded 
     folder = Path(options.latent_cache_dir or job.folder / "latent_cache")
     no_room = "name a roomier place with --latent_cache_dir, or leave --cache_encoder_states out"
     what, dtype = "encoder states of the training texts", options.cache_encoder_states
-    return encoded_split(space, data, folder, "train", what, job.ranks, "off", dtype, no_room)
+    on_device = options.states_on_device
+    return encoded_split(space, data, folder, "train", what, job.ranks, on_device, dtype, no_room)
 
 
 class Validation:

@@ -12,6 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from utils.transfer import moved
+
 
 class _Record:
     """Moves, slices and repeats every tensor of a dataclass along its first dimension."""
@@ -25,7 +27,7 @@ class _Record:
         return type(self)(**values)
 
     def to(self, device: torch.device | str) -> Self:
-        return self.map(lambda x: x.to(device, non_blocking=True))
+        return self.map(lambda x: moved(x, device))
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
         return self.map(lambda x: x[rows])

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.transfer import moved
+
 
 def derive(seed: int, *names: int | str) -> int:
     """A 63-bit seed for one purpose, e.g. derive(42, step, "noise").
@@ -31,9 +33,16 @@ def derive(seed: int, *names: int | str) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
+DRAW = ("cpu", "cuda", "mps", "xpu")  # kinds of devices that draw random numbers themselves
+
+
 def generator(seed: int, *names: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on `device`, freshly seeded for one purpose. Devices draw different numbers from one seed."""
-    return torch.Generator(device=device).manual_seed(derive(seed, *names))
+    """A generator on `device`, or on the CPU where that draws none; freshly seeded for one purpose.
+
+    Devices draw different numbers from one seed.
+    """
+    own = device if torch.device(device).type in DRAW else "cpu"
+    return torch.Generator(device=own).manual_seed(derive(seed, *names))
 
 
 class Draws:
@@ -73,13 +82,16 @@ class Draws:
 
     def normal(self, purpose: str, *shape: int) -> Tensor:
         """Standard normal, (stop - start, *shape), float32."""
-        noise = torch.randn(self.total, *shape, generator=self.generator(purpose), device=self.device)
-        return noise[self.start : self.stop]
+        return self._drawn(torch.randn, purpose, shape)
 
     def uniform(self, purpose: str, *shape: int) -> Tensor:
         """Uniform in [0, 1), (stop - start, *shape), float32."""
-        numbers = torch.rand(self.total, *shape, generator=self.generator(purpose), device=self.device)
-        return numbers[self.start : self.stop]
+        return self._drawn(torch.rand, purpose, shape)
+
+    def _drawn(self, draw: Callable[..., Tensor], purpose: str, shape: tuple[int, ...]) -> Tensor:
+        generator = self.generator(purpose)
+        numbers = draw(self.total, *shape, generator=generator, device=generator.device)
+        return moved(numbers[self.start : self.stop], self.device)
 
     def chosen(self, purpose: str, fraction: float) -> Tensor:
         """(stop - start,) bool, True for exactly round(fraction * total) rows of the global batch, redrawn each step.
@@ -98,12 +110,12 @@ class Draws:
             stop = min(start + block, self.total)
             count = round(fraction * stop) - round(fraction * start)  # telescopes to round(fraction * total)
             chosen[start + order[start:stop].argsort()[:count]] = True
-        return chosen[self.start : self.stop].to(self.device, non_blocking=True)
+        return moved(chosen[self.start : self.stop], self.device)
 
     def rows(self, fn: Callable[[int, torch.Generator], Any], purpose: str) -> Any:
         """This slice of fn(total, generator): a tensor (total, ...), or a tuple of such."""
         drawn = fn(self.total, self.generator(purpose))
         if isinstance(drawn, Tensor):
-            return drawn[self.start : self.stop].to(self.device, non_blocking=True)
-        parts = [x[self.start : self.stop].to(self.device, non_blocking=True) for x in drawn]
+            return moved(drawn[self.start : self.stop], self.device)
+        parts = [moved(x[self.start : self.stop], self.device) for x in drawn]
         return type(drawn)(*parts) if hasattr(drawn, "_fields") else tuple(parts)

@@ -142,9 +142,10 @@ AUTOENCODER = Program(
     ),
     reference_flags=published_flags.AUTOENCODER,
     free_at_evaluation=COMPILED
-    | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "fsdp"}
+    | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "states_on_device", "fsdp"}
     | {"decoding", "scorer", "eval_texts", "midpoints", "eval_batch_size", "mixed_precision", "enc_dec_model"},
-    free_at_resume=COMPILED | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "fsdp", "enc_dec_model"},
+    free_at_resume=COMPILED
+    | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "states_on_device", "fsdp", "enc_dec_model"},
     rules=(
         rules.own_files_replace_default_corpus,
         rules.decoders_are_trained_of_a_run,

@@ -25,6 +25,7 @@ NEEDS: Mapping[str, tuple[str, tuple[str | bool | None, ...]]] = {
     "normalize_batches": ("normalize_latent", ON),
     "latent_cache_dir": ("no_latent_cache", (False,)),
     "latents_on_device": ("no_latent_cache", (False,)),
+    "states_on_device": ("cache_encoder_states", ("float16", "float32")),
     "tx_dim": ("denoiser_variant", ("latent", "states")),
     "tx_depth": ("denoiser_variant", ("latent", "states")),
     "scale_shift": ("denoiser_variant", ("latent", "states")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from utils.array_cache import in_words, size_of
 from utils.distributed import Ranks
 from utils.progress import Progress
 from utils.records import Batch, Condition, Latents
+from utils.transfer import moved
 
 ENCODED_TOGETHER = 256  # texts
 
@@ -32,7 +34,8 @@ class Encoded:
 
     def __call__(self, rows: Tensor) -> Latents:
         if self.cache is not None:
-            return self.cache[rows].to(self.device)
+            held = self.cache.held(rows).to(self.device)
+            return replace(held, x0=held.x0.float())  # on the device: half precision takes half the way there
         with torch.no_grad():
             return self.space.encode(self.data.batch(rows).to(self.device))
 
@@ -70,7 +73,7 @@ class LatentSource:
         if self.class_conditional:
             labels = self.data.split.labels
             assert labels is not None, "a class-conditional run was built on a corpus without labels"
-            classes = torch.tensor([labels[row] for row in rows.tolist()]).to(self.device, non_blocking=True)
+            classes = moved(torch.tensor([labels[row] for row in rows.tolist()]), self.device)
         if self.sources is not None:
             source, mask = self.sources(rows)
         return None if classes is None and source is None else Condition.of(classes, source, mask)
@@ -127,6 +130,6 @@ def encoded_split(
         how: dict[str, Any] = {"rank": ranks.rank, "world": ranks.world, "progress": bar.at, "no_room": no_room}
         cache = open_or_build(folder, key, data.table.lengths, batches, space, dtype, **how)
         bar.at(len(data), f"{size} of {what} in {cache.folder}")
-    if fits_on_device(on_device, cache.arrays.nbytes, ranks.device):
+    if fits_on_device(on_device, LatentsOnDevice.nbytes(cache), ranks.device):
         return Encoded(space, data, LatentsOnDevice(cache, ranks.device), ranks.device)
     return Encoded(space, data, cache, ranks.device)

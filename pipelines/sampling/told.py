@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.records import Anchor, Condition
+from utils.transfer import moved
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Told:
         return self._each(lambda part: part.repeat(times), lambda x: x.repeat_interleave(times, dim=0))
 
     def to(self, device: torch.device | str) -> Told:
-        return self._each(lambda part: part.to(device), lambda x: x.to(device, non_blocking=True))
+        return self._each(lambda part: part.to(device), lambda x: moved(x, device))
 
     def _each(self, of_record: Callable, of_tensor: Callable[[Tensor], Tensor]) -> Told:
         return Told(

@@ -12,6 +12,7 @@ from diffusion.schedules import level_at
 from pipelines.inputs.batch_plan import BatchPlan
 from pipelines.inputs.latents import Encoded
 from pipelines.parts import Parts
+from utils.transfer import moved
 
 LOGGED = ("accuracy", *(f"accuracy_q{q}" for q in (1, 2, 3, 4)))
 
@@ -32,7 +33,7 @@ class ClassifierStep:
         clean = space.normalise(self.texts(rows))
         labels = self.texts.data.split.labels
         assert labels is not None, "a classifier trains on labels"
-        wanted = torch.tensor([labels[row] for row in rows.tolist()], device=self.texts.device)
+        wanted = moved(torch.tensor([labels[row] for row in rows.tolist()]), self.texts.device)
         t, _ = draws.rows(process.draw_times(step, 1), "time")
         x0 = clean.x0
         if clean.mean is not None:

@@ -13,6 +13,7 @@ from pipelines.inputs.batch_plan import BatchPlan
 from pipelines.inputs.latents import LatentSource
 from pipelines.training.training_times import TrainingTimes
 from utils.records import Condition
+from utils.transfer import moved
 
 
 class DiffusionStep:
@@ -78,7 +79,7 @@ class DiffusionStep:
         time = time_value(schedule, t, self.process.time_input)
         x0_prev = has_prev = None
         if shown is not None:
-            rows, has_prev = (x.to(z_t.device, non_blocking=True) for x in (shown.nonzero()[:, 0], shown))
+            rows, has_prev = (moved(x, z_t.device) for x in (shown.nonzero()[:, 0], shown))
             x0_prev = self.estimate(z_t, t, mask, condition, rows)
         prediction = self.denoiser(z_t, time, mask, condition, x0_prev, has_prev)
         losses = prediction_loss(prediction, x0, eps, level, options.objective, options.loss_type, mask)

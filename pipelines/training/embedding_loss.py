@@ -22,6 +22,7 @@ from diffusion.schedules import level_at, timesteps_of
 from latent_models.embeddings import EmbeddingSpace
 from pipelines.building.process import Process
 from utils.records import Anchor, Batch, Condition, Latents
+from utils.transfer import moved
 
 
 @dataclass
@@ -92,7 +93,7 @@ class EmbeddingLoss(nn.Module):
 
         x0_prev = has_prev = None
         if drawn.shown is not None:
-            rows, has_prev = (x.to(z_t.device, non_blocking=True) for x in (drawn.shown.nonzero()[:, 0], drawn.shown))
+            rows, has_prev = (moved(x, z_t.device) for x in (drawn.shown.nonzero()[:, 0], drawn.shown))
             x0_prev = self.estimate(z_t, t, mask, anchor, shift, condition, rows)
         time = time_value(process.train_schedule, t, process.time_input)
         prediction = network(z_t, time, x0_prev, has_prev).to(x0.dtype)

@@ -40,8 +40,10 @@ class Imagined:
         def noise(step: int, like: Tensor) -> Tensor:
             return draws.normal(f"imagined_step_{step}", *like.shape[1:])
 
-        level = process.sampling_schedule(times[0].to(x0.device))
-        inner = space.normalise(Latents(x0.detach().float(), torch.ones(x0.shape[:2], dtype=torch.bool))).x0
+        level = process.sampling_schedule(times[0])  # on the CPU, as in a sampler
+        inner = space.normalise(
+            Latents(x0.detach().float(), torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device))
+        ).x0
         z = level.alpha * inner + level.sigma * draws.normal("imagined", *x0.shape[1:])
         x = process.sampler(self.generator.denoise(None, None), process.sampling_schedule, times, z, noise)
         return space.restore(x).to(x0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from latent_models.cache import cache_key, open_or_build
+from latent_models.cache import LatentsOnDevice, cache_key, open_or_build
 from latent_models.encoder_states import EncoderStatesSpace
 from latent_models.spaces import LatentSpace
 from utils.errors import UserError
@@ -69,6 +69,21 @@ def test_it_is_built_once_and_rows_lie_where_they_belong(tmp_path):
     assert space.calls == 4 and len(again) == ROWS
     assert torch.equal(again[torch.arange(ROWS)].x0, cache[torch.arange(ROWS)].x0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("by_token", [False, True])
+def test_whole_in_memory_it_holds_the_same_in_the_bytes_it_was_said_to_take(tmp_path, dtype, by_token):
+    space = Numbered()
+    space.by_token = by_token
+    lengths = np.where(np.arange(ROWS) % 2, L // 2, L)
+    cache = open_or_build(tmp_path, "key", lengths, batches, space, dtype=dtype)
+    held, rows = LatentsOnDevice(cache, torch.device("cpu")), torch.tensor([7, 0, 0, 9])
+    assert LatentsOnDevice.nbytes(cache) == held.x0.nbytes + held.mask.nbytes
+    assert held.x0.dtype == cache.held(rows).x0.dtype == getattr(torch, dtype)
+    for one, other in ((held[rows], cache[rows]), (held.held(rows), cache.held(rows))):
+        assert torch.equal(one.x0, other.x0) and torch.equal(one.mask, other.mask)
+    assert held[rows].x0.dtype == torch.float32 and len(held) == ROWS
 
 
 def test_it_is_read_from_disk_and_copies_can_be_changed(tmp_path):

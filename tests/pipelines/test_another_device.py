@@ -1,0 +1,378 @@
+"""Training steps and walks on a device that is not the CPU: nothing they touch stays behind, and nothing is read back.
+
+The device is torch's `meta`: its tensors have shapes and no values. Mixing one with a tensor of the CPU raises (numbers
+without dimensions excepted, as everywhere), and so does reading one: .item(), nonzero(), .cpu(). So whatever passes
+here would not fail on a GPU for a tensor in the wrong place, and never waits for one.
+Not to be had on `meta`: its own random numbers (utils/seeding draws them on the CPU then), autocast (switched off
+below), fused optimizers, the words that a language model writes, since what comes next depends on values, and
+--whole_logits, for which transformers looks at every batch whether it is padded.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dataset_utils.batching import tokenize
+from dataset_utils.packing import pack_pairs
+from dataset_utils.splits import Split
+from diffusion.options import SAMPLERS, ProcessOptions, SamplingOptions
+from latent_models import cross_entropy
+from latent_models.cache import LatentsOnDevice
+from latent_models.compressed import CompressedSpace
+from latent_models.embeddings import EmbeddingSpace
+from latent_models.encoder_states import EncoderStatesSpace
+from latent_models.language_models import LanguageModel
+from latent_models.options import AutoencoderOptions, EmbeddingOptions, PretrainingOptions
+from latent_models.perceiver import PerceiverAutoencoder
+from latent_models.pretraining.small_bart import small_bart
+from latent_models.tokenizers.identity import end_id, separator_id
+from latent_models.tokenizers.training import train_tokenizer
+from model.classifier import LatentClassifier
+from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
+from pipelines.building.models import DiffusionModel
+from pipelines.building.process import make_process
+from pipelines.flags.options import ControlOptions, EmbeddingLossOptions, RoundingOptions
+from pipelines.inputs.batch_plan import BatchPlan
+from pipelines.inputs.context import Context, WithContext
+from pipelines.inputs.latents import Encoded, LatentSource, encoded_split, read_sources
+from pipelines.inputs.tokens import TokenSplit, tokenize_split
+from pipelines.parts import Parts
+from pipelines.sampling.control import Control
+from pipelines.sampling.generate import TextGenerator
+from pipelines.sampling.infilling import tell_blanks
+from pipelines.sampling.rewriting import Begin
+from pipelines.sampling.rounding import Remasking, Rounding
+from pipelines.sampling.sources import PackedSources
+from pipelines.sampling.told import Told
+from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
+from pipelines.training.classifier_step import ClassifierStep
+from pipelines.training.diffusion_step import DiffusionStep
+from pipelines.training.embedding_loss import EmbeddingLoss
+from pipelines.training.embedding_step import EmbeddingStep
+from pipelines.training.imagined import Imagined
+from pipelines.training.pretraining_step import PretrainingStep
+from pipelines.training.training_times import TrainingTimes
+from utils.distributed import Ranks
+from utils.ema import EMA
+from utils.hooks import Report
+from utils.loop import _gradients, _update
+from utils.optim import make_lr_schedule, make_optimizer
+from utils.options import OptimizerOptions
+from utils.records import Condition
+from utils.state import State
+
+META = torch.device("meta")
+RANKS = Ranks(device=META)
+TEXTS = [f"{name} went to the {place} and {end}." for name in ("Anna", "Ben") for place in ("sea", "old tall house")
+         for end in ("slept", "sang a song")]  # fmt: skip
+LENGTH = 16
+PLAN = BatchPlan(0, 4)
+NET = DenoiserOptions(tx_dim=64, tx_depth=1, self_condition=True, scale_shift=True)
+
+
+@pytest.fixture(autouse=True)
+def no_autocast(monkeypatch):
+    """torch knows no autocast of this device, and says so by an error even when asked whether it is on."""
+    enabled, autocast = torch.is_autocast_enabled, torch.autocast
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind="cpu": kind != "meta" and enabled(kind))
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, *args, **how: nullcontext() if kind == "meta" else autocast(kind, *args, **how)
+    )
+
+
+class World:
+    """A language model, its spaces and a labelled corpus of pairs, with all weights on the device."""
+
+    def __init__(self) -> None:
+        tokenizer = train_tokenizer(TEXTS, "word", 60, LENGTH)
+        options = PretrainingOptions(d_model=64, layers=1, heads=2, max_seq_len=LENGTH)
+        self.model = LanguageModel(small_bart(options, tokenizer), tokenizer, "tiny").to(META)
+        self.autoencoder = AutoencoderOptions(num_encoder_latents=4, dim_ae=64, num_layers=1, l2_normalize_latents=True)
+        self.split = Split(TEXTS, labels=[row % 3 for row in range(len(TEXTS))], sources=TEXTS[::-1])
+        self.data = tokenize_split(self.split, self.model, LENGTH)
+        self.compressed = self.new_space().requires_grad_(False).eval()
+        self.states = EncoderStatesSpace(self.model, LENGTH)
+
+    def new_space(self) -> CompressedSpace:
+        return CompressedSpace(self.model, PerceiverAutoencoder(self.model.dim, self.autoencoder, LENGTH).to(META))
+
+    def tuned_space(self) -> CompressedSpace:
+        """Around a language model that trains along."""
+        options = PretrainingOptions(d_model=64, layers=1, heads=2, max_seq_len=LENGTH)
+        bart = small_bart(options, self.model.tokenizer)
+        model = LanguageModel(bart, self.model.tokenizer, "trains", frozen=False)
+        return CompressedSpace(model, PerceiverAutoencoder(64, self.autoencoder, LENGTH)).to(META)
+
+    def embeddings(self, **options) -> EmbeddingSpace:
+        tokenizer = train_tokenizer(TEXTS, "word", 60, LENGTH)
+        return EmbeddingSpace(tokenizer, EmbeddingOptions(embedding_dim=64, **options), LENGTH, 0.1).to(META)
+
+    def context(self, trained: bool) -> Context:
+        return Context(EncoderStatesSpace(self.model, LENGTH), shared=not trained, trained=trained)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+def process(sampling: SamplingOptions | None = None, variant: str = "latent", **options):
+    return make_process(ProcessOptions(**options), sampling or SamplingOptions(sampling_timesteps=4), variant)
+
+
+def one_step(modules, step, *, options=None, times=None) -> Report:
+    """A real optimizer step, with averages, on the device: forward and backward over micro-batches, then the update."""
+    options = options or OptimizerOptions()
+    optimizer = make_optimizer(modules, options)
+    state = State(modules, optimizer, make_lr_schedule(optimizer, options, 10), EMA(modules), ranks=RANKS)
+    modules.train()
+    loss, values = _gradients(state, step, step.plan.accumulate, nullcontext, step.plan.total)
+    report = _update(state, loss, values, state.parameters(), 1.0)
+    if times is not None:
+        times.remember(state, report)
+    found = [report.loss, report.grad_norm, *report.values.values(), *state.parameters()]
+    found += [x for part in optimizer.state.values() for x in part.values() if isinstance(x, torch.Tensor) and x.ndim]
+    found += [*state.ema.tensors.values()]
+    assert {x.device for x in found} == {META}
+    return report
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+CASES = {
+    "plain": {},
+    "classes": {"classes": 3, "objective": "pred_v", "loss_weighting": "min_snr", "T_schedule": "linear"},
+    "sources": {"sources": "frozen", "objective": "pred_x0", "p2_loss_weight_gamma": 0.5, "loss_type": "l1"},
+    "sources read along": {"sources": "trained", "classes": 3, "objective": "pred_v"},
+    "encoder states": {"space": "states", "times": "lossaware", "loss_type": "smooth_l1"},
+    "a chain": {"beta_schedule": "sqrt", "timesteps": 20, "times": "lossaware", "train_schedule": "cosine"},
+    "first release": {"space": "states", "variant": "states", "sources": "frozen", "times": "fixstep"},
+    "Hugging Face encoder": {"variant": "encoder", "beta_schedule": "cosine", "timesteps": 20},
+    "latents from disk": {"where": "disk"},
+    "latents on the device": {"where": "device"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_of_the_denoiser(world, bert, tmp_path, case):
+    options = dict(CASES[case])
+    kind, variant, where = (options.pop(k, None) for k in ("space", "variant", "where"))
+    classes, sources, times = options.pop("classes", 0), options.pop("sources", None), options.pop("times", "uniform")
+    space = world.states if kind == "states" else world.compressed
+    net = replace(NET, denoiser_variant=variant or "latent", class_conditional=classes > 0)
+    context = None if sources is None else world.context(sources == "trained")
+    if variant == "encoder":
+        net = replace(net, scale_shift=False)
+    encoder = EncoderDenoiserOptions(encoder_config=str(bert)) if variant == "encoder" else None
+    model = DiffusionModel(space, net, LENGTH, classes, context.dim if context else 0, encoder=encoder).to(META)
+    made = process(variant=variant or "latent", schedule_sampler=times, **options)
+    read = network = None
+    if context is not None:
+        tokens = context.tokens(world.split.sources)
+        read = read_sources(context, tokens, Encoded(context.states, tokens, None, META))
+        network = WithContext(model.denoiser, context.states) if context.trained else None
+    texts = Encoded(space, world.data, None, META)
+    if where is not None:
+        on_disk = EncoderStatesSpace(LanguageModel(small_bart(PretrainingOptions(
+            d_model=64, layers=1, heads=2, max_seq_len=LENGTH), world.model.tokenizer), world.model.tokenizer, "cpu"),
+            LENGTH)  # fmt: skip
+        cached = encoded_split(on_disk, world.data, tmp_path, "train", "states", Ranks(), "off")
+        cache = LatentsOnDevice(cached.cache, META) if where == "device" else cached.cache
+        space, texts = world.states, Encoded(world.states, world.data, cache, META)
+        model = DiffusionModel(space, net, LENGTH, classes).to(META)
+    drawn = TrainingTimes(made, RANKS)
+    source = LatentSource(model.normalised(space), texts, classes > 0, read)
+    step = DiffusionStep(network or model.denoiser, source, made, PLAN, 10, True, drawn)
+    report = one_step(model, step, times=drawn)
+    assert report.values.keys() == {f"loss_q{q}" for q in (1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "muon"])
+def test_a_step_of_every_optimizer(world, optimizer):
+    """In two micro-batches."""
+    model = DiffusionModel(world.compressed, NET, LENGTH, 0).to(META)
+    source = LatentSource(model.normalised(world.compressed), Encoded(world.compressed, world.data, None, META))
+    step = DiffusionStep(model.denoiser, source, process(), BatchPlan(0, 2, accumulate=2), 10, True)
+    one_step(model, step, options=OptimizerOptions(optimizer=optimizer))
+
+
+@pytest.mark.parametrize("case", ["plain", "noised", "cached", "chunked", "ft", "decoder", "imagined"])
+def test_a_step_of_the_autoencoder(world, monkeypatch, case):
+    space = world.tuned_space() if case in ("ft", "decoder") else world.new_space()
+    if case in ("chunked", "ft"):
+        monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", 600)
+    if case == "decoder":
+        space.train_decoder_alone()
+    how = Disturbance()
+    if case == "noised":
+        how = Disturbance(0.3)
+    elif case == "imagined":
+        how = Disturbance(0.3, imagined=Imagined(generator(world, sampler="ddpm"), STEPS))
+    states = Encoded(world.states, world.data, None, META) if case == "cached" else None
+    step = AutoencoderStep(space, world.data, PLAN, META, disturbance=how, pad_to=LENGTH, states=states)
+    one_step(space, step)
+
+
+@pytest.mark.parametrize("case", ["plain", "classes", "pairs", "running text", "absorbing", "masked"])
+def test_a_step_of_embeddings(world, case):
+    space = world.embeddings(padding="masked" if case == "masked" else "generated")
+    data = TokenSplit(world.split, tokenize(space.tokenizer, TEXTS, LENGTH), space.pad_id)
+    if case == "pairs":
+        data = TokenSplit(world.split, packed(space), space.pad_id)
+    classes, absorbing = 3 * (case == "classes"), case == "absorbing"
+    net = replace(NET, class_conditional=classes > 0)
+    model = DiffusionModel(space, net, LENGTH, classes, absorbing=absorbing).to(META)
+    made = process(objective="pred_x0", beta_schedule="sqrt", timesteps=20)
+    loss = EmbeddingLoss(model.denoiser, space, made, model.absorbing, 0.2 if absorbing else 0.0)
+    step = EmbeddingStep(
+        loss, loss, data, PLAN, 10, EmbeddingLossOptions(), device=META, self_condition=True,
+        class_conditional=classes > 0, reg_rate=0.1, prefix_share=0.5 if case == "running text" else None,
+        times=(times := TrainingTimes(made, RANKS)),
+    )  # fmt: skip
+    one_step(model, step, times=times)
+
+
+def packed(space: EmbeddingSpace):
+    end, separator = end_id(space.tokenizer), separator_id(space.tokenizer)
+    return pack_pairs(space.tokenizer, TEXTS, TEXTS, LENGTH, end_id=end, separator_id=separator, trim="longest")
+
+
+@pytest.mark.parametrize("kind", ["compressed", "states", "embeddings"])
+def test_a_step_of_the_classifier(world, kind):
+    space = {"compressed": world.compressed, "states": world.states}.get(kind) or world.embeddings(padding="masked")
+    absorbing = kind == "embeddings"
+    model = DiffusionModel(space, NET, LENGTH, 0, absorbing=absorbing).to(META)
+    made = process(beta_schedule="sqrt", timesteps=20) if absorbing else process()
+    parts = Parts(model.normalised(space), model.requires_grad_(False), made)
+    texts = Encoded(space, world.data, None, META)
+    classifier = new_classifier(space)
+    one_step(classifier, ClassifierStep(classifier, texts, parts, PLAN))
+
+
+def new_classifier(space) -> LatentClassifier:
+    return LatentClassifier(space.dim, space.length, 3, ClassifierOptions(classifier_dim=64)).to(META)
+
+
+def test_a_step_of_a_language_model(world):
+    model = world.tuned_space().language_model
+    step = PretrainingStep(model, world.data, PretrainingOptions(max_seq_len=LENGTH), PLAN, META, 4, 60)
+    one_step(model, step)
+
+
+# ------------------------------------------------------------------------------------------------------- sampling
+
+STEPS = 2  # the last of which arrives at data
+
+
+def generator(world, space=None, *, classes=0, source_dim=0, absorbing=False, guidance=1.0, extras=(), chain=False,
+              noise_bound=None, **sampling) -> TextGenerator:  # fmt: skip
+    space = space or world.compressed
+    net = replace(NET, class_conditional=classes > 0)
+    model = DiffusionModel(space, net, LENGTH, classes, source_dim, absorbing=absorbing)
+    model.statistics.length_counts[3:] += 1
+    own = {"beta_schedule": "sqrt", "timesteps": 20} if chain else {}
+    made = process(SamplingOptions(sampling_timesteps=STEPS, noise_bound=noise_bound, **sampling), **own)
+    statistics = model.statistics  # the counts of lengths are read by the host
+    model.denoiser.to(META), statistics.mean.data, statistics.scale.data
+    statistics.mean, statistics.scale = statistics.mean.to(META), statistics.scale.to(META)
+    return TextGenerator(
+        model.normalised(space), model.denoiser.eval(), made, steps=STEPS, block=3, device=META, autocast=nullcontext,
+        max_length=LENGTH, guidance=guidance, extras=extras,
+        absorbing=None if model.absorbing is None else model.absorbing.detach().to(META),
+    )  # fmt: skip
+
+
+def told_all(world, sources: bool):
+    def told(block: int, n: int, draws: torch.Generator) -> Told:
+        states = torch.randn(n, 5, world.model.dim, generator=draws) if sources else None
+        mask = torch.arange(5) < torch.arange(1, n + 1)[:, None] if sources else None
+        return Told(Condition.of(torch.arange(n) % 3, states, mask))
+
+    return told
+
+
+@pytest.mark.parametrize(
+    ("sampler", "grid", "chain"),
+    [(sampler, grid, chain) for sampler in SAMPLERS for grid, chain in (("uniform", True), ("karras", False))]
+    + [("dpmpp_sde", grid, False) for grid in ("uniform", "shifted", "log_snr", "logit_normal")],
+)
+def test_every_sampler_and_grid_guided(world, sampler, grid, chain):
+    made = generator(
+        world, classes=3, source_dim=world.model.dim, guidance=2.0, sampler=sampler, time_grid=grid, chain=chain,
+        ddim_sampling_eta=0.5 if sampler == "ddim" else None,
+    )  # fmt: skip
+    latents = made.latents(0, 0, told_all(world, True))
+    assert latents.x0.device == latents.mask.device == META and latents.x0.shape == (3, 4, 64)
+
+
+@pytest.mark.parametrize(("kind", "noise_bound"), [("states", 2.0), ("embeddings", None)])
+def test_spaces_whose_texts_have_lengths(world, kind, noise_bound):
+    space = world.states if kind == "states" else world.embeddings(padding="masked")
+    made = generator(world, space, sampler="ddpm", noise_bound=noise_bound, classes=3, guidance=2.0)
+    assert made.latents(0, 0, told_all(world, False)).x0.device == META
+
+
+@pytest.mark.parametrize(("kind", "langevin", "sampler"), [
+    ("steps", False, "dpmpp"), ("steps", True, "ddpm"), ("estimate", False, "ddim"),
+])  # fmt: skip
+def test_control_by_a_classifier(world, kind, langevin, sampler):
+    options = ControlOptions(guidance_kind=kind, guidance_langevin=langevin, guidance_steps=2)
+    made = generator(world, sampler=sampler)
+    classifier = new_classifier(world.compressed).requires_grad_(False).eval()
+    made.extras = (Control(classifier, 1, made.process, options),)
+    assert made.latents(0, 0).x0.device == META
+
+
+@pytest.mark.parametrize("options", [
+    RoundingOptions(clamp=True), RoundingOptions(clamp=True, clamp_from=0.7), RoundingOptions(rejection_rate=0.3),
+])  # fmt: skip
+def test_rounding_towards_an_absorbing_state(world, options):
+    made = generator(world, world.embeddings(), absorbing=True, sampler="ddpm", chain=True)
+    made.extras = (Rounding(options, made.space), Remasking(made.absorbing, 0.2))
+    assert made.latents(0, 0).x0.device == META
+
+
+@pytest.mark.parametrize("padding", ["masked", "generated"])
+def test_given_positions(world, padding):
+    made = generator(world, world.embeddings(padding=padding), sampler="dpmpp_sde", absorbing=True)
+    blanks = tell_blanks(made.space, ["Anna went to ___ and [blank:2].", "___ slept."], META)
+    sources = PackedSources(made.space, META, "longest").tell(TEXTS[:2], 0)
+    for told in (blanks, sources):
+        latents = made.latents(0, 0, lambda b, n, draws, told=told: told(0, 2).repeat(2), rows=4)
+        assert latents.x0.device == latents.mask.device == META
+
+
+def test_texts_that_are_begun_from(world):
+    made = generator(world, sampler="ddpm", absorbing=True)
+    x0 = torch.randn(3, 4, 64, device=META)
+    made.extras = (Begin(x0, 0.6, alike=True),)
+    assert made.latents(0, 0).x0.device == META
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    from transformers import BertConfig
+
+    folder = tmp_path_factory.mktemp("encoder")
+    small = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=20)
+    BertConfig(**small, max_position_embeddings=48).save_pretrained(folder)
+    return folder
+
+
+def test_the_device_does_object(world):
+    """What these tests rely on."""
+    x = torch.zeros(2, 3, device=META)
+    for mixed in (
+        lambda: x + torch.zeros(2, 3),
+        lambda: torch.where(torch.ones(2, 3) > 0, x, 0),
+        lambda: x.index_copy(0, torch.tensor([0]), x[:1]),
+        lambda: float(x.sum()),
+        lambda: x.cpu(),
+        lambda: x[x > 0],
+    ):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            mixed()

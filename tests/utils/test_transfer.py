@@ -1,0 +1,42 @@
+"""Tensors between devices: what goes back to the CPU has arrived, and nothing is copied that is there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from utils.records import Latents
+from utils.transfer import PINNED_FROM, moved
+
+
+def test_what_is_there_already_is_not_copied():
+    x = torch.randn(3)
+    assert moved(x, "cpu") is x and moved(x, torch.device("cpu")) is x
+
+
+@pytest.mark.parametrize("size", [3, PINNED_FROM])
+def test_values_and_dtypes_stay_and_devices_change(size):
+    x = torch.arange(size, dtype=torch.int64)
+    assert moved(x, "meta").device.type == "meta" and moved(x, "meta").dtype == x.dtype
+    record = Latents(torch.zeros(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)).to("meta")
+    assert record.x0.device.type == record.mask.device.type == "meta" and record.mean is None
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cpu", True), ("meta", False)])
+def test_only_a_copy_to_the_cpu_is_waited_for(monkeypatch, device, waits):
+    seen, to = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *a, **how: seen.append(how["non_blocking"]) or to(x, *a, **how))
+    moved(torch.zeros(2), device)
+    assert seen == [not waits]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("size", [3, 2**22])
+def test_to_a_gpu_the_host_does_not_wait(size):
+    x = torch.randn(size)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        there = moved(x, "cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(moved(there, "cpu"), x)
