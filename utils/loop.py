@@ -101,6 +101,8 @@ def _gradients(
             part = losses.float().sum() / global_batch
             scaled = part * ranks.world
             (scaler.scale(scaled) if scaler else scaled).backward()
+        if micro == 0 and micros > 1:
+            _keep_gradients(state)
         loss = part.detach() if loss is None else loss + part.detach()
         for name, value in logged.items():
             value = value.detach().float()
@@ -108,6 +110,13 @@ def _gradients(
             values[name] = values[name] + share if name in values else share
     assert loss is not None
     return loss, values
+
+
+def _keep_gradients(state: State) -> None:
+    """Gradients of a compiled network may lie in the memory of its CUDA graph, which the next micro-batch reuses."""
+    for p in state.parameters():
+        if p.grad is not None:
+            p.grad = p.grad.clone()
 
 
 def _update(

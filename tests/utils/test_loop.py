@@ -125,6 +125,26 @@ def test_accumulation_equals_the_large_batch(tmp_path, micros):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
+def test_memory_that_a_micro_batch_reuses_spoils_no_gradient(tmp_path):
+    """As CUDA graphs do, whose gradients lie at the same place each time: here what lay there becomes nan."""
+    options, states = LoopOptions(num_train_steps=3, gradient_accumulation_steps=4, log_every=1), {}
+    for name in ("left", "reused"):
+        states[name] = state = make_state(dropout=0.0)
+        plain, held = make_step(state, 4), []
+        for p in state.parameters() if name == "reused" else ():
+            p.register_post_accumulate_grad_hook(lambda p, held=held: held.append(p.grad))
+
+        def step(number, micro, plain=plain, held=held):
+            for grad in held if micro == 1 else ():
+                grad.fill_(torch.nan)
+            held.clear()
+            return plain(number, micro)
+
+        train(state, step, [], options, clip_grad_norm=0.5, global_batch=BATCH)
+    for p, q in zip(states["left"].parameters(), states["reused"].parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 def test_the_loss_is_a_mean_over_examples_and_the_norm_is_taken_before_clipping(tmp_path):
     state = make_state(dropout=0.0)
     losses, _ = make_step(state, 1)(0, 0)
