@@ -8,9 +8,9 @@ Knows nothing of what the numbers are for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +43,13 @@ def generator(seed: int, *names: int | str, device: torch.device | str = "cpu") 
     """
     own = device if torch.device(device).type in DRAW else "cpu"
     return torch.Generator(device=own).manual_seed(derive(seed, *names))
+
+
+class Chosen(NamedTuple):
+    """Rows of a micro-batch that were chosen."""
+
+    mask: Tensor  # (B,) bool
+    rows: Tensor  # (k,) int64, the chosen ones first; others after them where k would not be the same at every step
 
 
 class Draws:
@@ -105,12 +112,27 @@ class Draws:
         chosen = torch.zeros(self.total, dtype=torch.bool)
         # On the CPU whatever the device: one small tensor, copied without waiting, and the same choice everywhere.
         order = torch.rand(self.total, generator=generator(self.seed, self.step, *self._names, purpose))
+        for start, stop, count in self._blocks(fraction):
+            chosen[start + order[start:stop].argsort()[:count]] = True
+        return moved(chosen[self.start : self.stop], self.device)
+
+    def chosen_rows(self, purpose: str, fraction: float) -> Chosen:
+        """As chosen, with the numbers of the rows, on the CPU: as many at every step of these bounds."""
+        mask = Draws(self.seed, self.step, self.total, self.start, self.stop, names=self._names).chosen(
+            purpose, fraction
+        )
+        overlaps = (
+            (min(stop, self.stop) - max(start, self.start), count) for start, stop, count in self._blocks(fraction)
+        )
+        most = sum(min(overlap, count) for overlap, count in overlaps if overlap > 0)
+        return Chosen(mask, mask.logical_not().to(torch.uint8).argsort(stable=True)[:most])
+
+    def _blocks(self, fraction: float) -> Iterator[tuple[int, int, int]]:
+        """(start, stop, how many are chosen) of each block of the global batch."""
         block = Fraction(fraction).limit_denominator(max(self.total, 1)).denominator
         for start in range(0, self.total, block):
             stop = min(start + block, self.total)
-            count = round(fraction * stop) - round(fraction * start)  # telescopes to round(fraction * total)
-            chosen[start + order[start:stop].argsort()[:count]] = True
-        return moved(chosen[self.start : self.stop], self.device)
+            yield start, stop, round(fraction * stop) - round(fraction * start)  # telescopes to round(fraction * total)
 
     def rows(self, fn: Callable[[int, torch.Generator], Any], purpose: str) -> Any:
         """This slice of fn(total, generator): a tensor (total, ...), or a tuple of such."""

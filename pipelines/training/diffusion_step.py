@@ -13,6 +13,7 @@ from pipelines.inputs.batch_plan import BatchPlan
 from pipelines.inputs.latents import LatentSource
 from pipelines.training.training_times import TrainingTimes
 from utils.records import Condition
+from utils.seeding import Chosen
 from utils.transfer import moved
 
 
@@ -49,8 +50,7 @@ class DiffusionStep:
             )
         t, weight = draws.rows((self.times or self.process.draw_times)(step, self.num_steps), "time")
         eps = draws.normal("noise", *clean.x0.shape[1:])
-        # on the CPU: its number decides the shape of a forward pass, and reading it must not wait for the device
-        shown = self.plan.draws(step, micro).chosen("self_condition", options.train_prob_self_cond)
+        shown = draws.chosen_rows("self_condition", options.train_prob_self_cond)
         mask = clean.mask if space.masked else None
         losses = self.losses(clean.x0, mask, t, eps, condition, shown if self.self_condition else None)
         if self.times is not None:
@@ -66,12 +66,12 @@ class DiffusionStep:
         t: Tensor,
         eps: Tensor,
         condition: Condition | None,
-        shown: Tensor | None,
+        shown: Chosen | None,
     ) -> Tensor:
         """Diffusion loss (B,) at given times and noise.
 
-        x0, eps: (B, L, D). mask: (B, L), None where every position is text. t: (B,). shown: (B,) on the CPU, the
-        examples that see an estimate of x0 by the network itself, without gradient; None: no self-conditioning.
+        x0, eps: (B, L, D). mask: (B, L), None where every position is text. t: (B,). shown: the examples
+        that see an estimate of x0 by the network itself, without gradient; None: no self-conditioning.
         """
         schedule, options = self.process.train_schedule, self.process.options
         level = level_at(schedule, t, x0)
@@ -79,7 +79,7 @@ class DiffusionStep:
         time = time_value(schedule, t, self.process.time_input)
         x0_prev = has_prev = None
         if shown is not None:
-            rows, has_prev = (moved(x, z_t.device) for x in (shown.nonzero()[:, 0], shown))
+            has_prev, rows = (moved(x, z_t.device) for x in shown)
             x0_prev = self.estimate(z_t, t, mask, condition, rows)
         prediction = self.denoiser(z_t, time, mask, condition, x0_prev, has_prev)
         losses = prediction_loss(prediction, x0, eps, level, options.objective, options.loss_type, mask)
@@ -89,7 +89,7 @@ class DiffusionStep:
     def estimate(
         self, z_t: Tensor, t: Tensor, mask: Tensor | None, condition: Condition | None, rows: Tensor
     ) -> Tensor:
-        """First estimates of x0 for some rows of the batch (B, L, D); zero, and never looked at, in the others."""
+        """First estimates of x0 (B, L, D) for some rows of the batch, of which has_prev says who sees it; else zero."""
         some = None if condition is None else condition[rows]
         inner = None if mask is None else mask[rows]
 

@@ -22,6 +22,7 @@ from diffusion.schedules import level_at, timesteps_of
 from latent_models.embeddings import EmbeddingSpace
 from pipelines.building.process import Process
 from utils.records import Anchor, Batch, Condition, Latents
+from utils.seeding import Chosen
 from utils.transfer import moved
 
 
@@ -32,7 +33,7 @@ class Drawn:
     t: Tensor  # (B,) times
     eps: Tensor  # (B, L, D) noise of the process
     spread: Tensor  # (B, L, D) noise of x0 around its embedding
-    shown: Tensor | None  # (B,) bool on the CPU, who sees an estimate of its own; None: no self-conditioning
+    shown: Chosen | None  # who sees an estimate of its own; None: no self-conditioning
     masked: Tensor | None = None  # (B, L) uniform in [0, 1): who becomes the absorbing state; None: no discrete noise
 
 
@@ -93,7 +94,7 @@ class EmbeddingLoss(nn.Module):
 
         x0_prev = has_prev = None
         if drawn.shown is not None:
-            rows, has_prev = (moved(x, z_t.device) for x in (drawn.shown.nonzero()[:, 0], drawn.shown))
+            has_prev, rows = (moved(x, z_t.device) for x in drawn.shown)
             x0_prev = self.estimate(z_t, t, mask, anchor, shift, condition, rows)
         time = time_value(process.train_schedule, t, process.time_input)
         prediction = network(z_t, time, x0_prev, has_prev).to(x0.dtype)
@@ -118,7 +119,7 @@ class EmbeddingLoss(nn.Module):
         condition: Condition | None,
         rows: Tensor,
     ) -> Tensor:
-        """First estimates of x0 for some rows of the batch (B, L, D); zero, and never looked at, in the others."""
+        """First estimates of x0 (B, L, D) for some rows of the batch, of which has_prev says who sees it; else zero."""
         some = None if condition is None else condition[rows]
         inner = None if mask is None else mask[rows]
         fixed = None if anchor is None else anchor[rows]

@@ -50,8 +50,7 @@ class EmbeddingStep:
         if self.prefix_share is not None:
             batch = with_prefix(batch, draws.uniform("prefix"), self.prefix_share)
         t, weight = draws.rows((self.times or process.draw_times)(step, self.num_steps), "time")
-        # on the CPU: its number decides the shape of a forward pass, and reading it must not wait for the device
-        shown = self.plan.draws(step, micro).chosen("self_condition", process.options.train_prob_self_cond)
+        shown = draws.chosen_rows("self_condition", process.options.train_prob_self_cond)
         shape = (space.length, space.dim)
         drawn = Drawn(
             t,

@@ -71,6 +71,20 @@ def test_aligned_slices_hold_equal_counts_and_every_row_has_its_turn(fraction, b
     assert (turns / 300 - fraction).abs().max() < 0.15
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize(("start", "stop"), [(0, 100), (10, 50), (13, 29), (64, 100), (7, 8), (5, 5)])
+def test_chosen_rows_are_as_many_at_every_step_and_hold_all_that_were_chosen(fraction, start, stop):
+    counts, most = set(), 0
+    for step in range(200):
+        draws = Draws(0, step, 100, start, stop)
+        mask, rows = draws.chosen_rows("x", fraction)
+        assert torch.equal(mask, draws.chosen("x", fraction))
+        assert torch.equal(rows[: mask.sum()], mask.nonzero()[:, 0]) and len(rows.unique()) == len(rows)
+        counts.add(len(rows))
+        most = max(most, int(mask.sum()))
+    assert counts == {most}, "no more than ever are chosen"
+
+
 def test_a_share_outside_of_zero_and_one_is_refused():
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         Draws(0, 0, 4, 0, 4).chosen("x", 1.5)
