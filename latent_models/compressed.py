@@ -6,11 +6,13 @@ Lovelace et al. 2023, arXiv:2212.09462, section 3.1.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from latent_models.drafting import Drafter
 from latent_models.language_models import LanguageModel
 from latent_models.perceiver import PerceiverAutoencoder
 from latent_models.spaces import LatentSpace
@@ -29,6 +31,7 @@ class CompressedSpace(LatentSpace):
         self.language_model = language_model
         self.autoencoder = autoencoder
         self.length, self.dim = autoencoder.num_latents, autoencoder.dim
+        self.drafter: Drafter | None = None  # of a trained space; it makes greedy decoding faster and changes no text
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Latents:
         return self.compress(self.language_model.encode(batch.input_ids, batch.attention_mask), batch)
@@ -39,7 +42,11 @@ class CompressedSpace(LatentSpace):
         return Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device))
 
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
-        return self.language_model.generate(self.autoencoder.decode(latents.x0), None, **generate)
+        draft = None if self.drafter is None else partial(self.drafter.ids, self.language_model.model)
+        return self.language_model.generate(self.autoencoder.decode(latents.x0), None, draft=draft, **generate)
+
+    def passes(self) -> tuple[int, int]:
+        return self.language_model.writer.passes()
 
     def forward(
         self,

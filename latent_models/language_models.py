@@ -25,8 +25,9 @@ from transformers.utils import logging
 from latent_models import languages
 from latent_models.cross_entropy import token_nll
 from latent_models.families import family_of
+from latent_models.output_layer import before_output, output_layer
 from latent_models.tokenizers.identity import beyond_vocabulary
-from latent_models.writing.writer import Writer
+from latent_models.writing.writer import Draft, Writer
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import lookup
@@ -144,12 +145,10 @@ class LanguageModel(nn.Module):
                 encoder_attention_mask=None if states_mask is None else self._visible(states_mask),
                 use_cache=False,
             ).last_hidden_state  # (B, T, d_lm)
-            if getattr(model.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
-                hidden = hidden * model.model_dim**-0.5
-            weight, bias = model.get_output_embeddings().weight, getattr(model, "final_logits_bias", None)
+            hidden = before_output(model, hidden)
+            weight, bias = output_layer(model)
             kind = labels.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-            bias = None if bias is None else bias[0]
             with torch.autocast(kind, enabled=False):
                 nll = token_nll(hidden.flatten(0, 1).to(dtype), weight.to(dtype), bias, labels.flatten())
         return nll.view(labels.shape)
@@ -171,13 +170,34 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, states: Tensor, states_mask: Tensor | None = None, max_length: int = 64, **decoding: Any
+        self,
+        states: Tensor,
+        states_mask: Tensor | None = None,
+        max_length: int = 64,
+        *,
+        draft: Draft | None = None,
+        **decoding: Any,
     ) -> list[str]:
         """Texts (B,) decoded from what the decoder attends to, without blanks at the ends; they may be empty.
 
         states: (B, S, d_lm); states_mask: (B, S), None where all of them may be attended to. max_length: tokens.
-        decoding: arguments of transformers' generate, see decoding.py.
+        draft: guesses of what greedy decoding will write. decoding: arguments of transformers' generate, see
+        decoding.py.
         """
+        ids = self.write(states, states_mask, max_length, draft=draft, **decoding)
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    @torch.no_grad()
+    def write(
+        self,
+        states: Tensor,
+        states_mask: Tensor | None = None,
+        max_length: int = 64,
+        *,
+        draft: Draft | None = None,
+        **decoding: Any,
+    ) -> list[Tensor]:
+        """Ids that `generate` decodes, from the token that decoding starts with on, perhaps with padding."""
         decoding["min_length"] = min(decoding.get("min_length", 0), max_length)
         if self.language:
             decoding["decoder_start_token_id"] = self.start_id
@@ -186,8 +206,7 @@ class LanguageModel(nn.Module):
         # the token that decoding starts from is not part of the text
         decoding["max_length"] = max_length + 1
         with self._stable_precision():
-            ids = self.writer.write(self.model, states, states_mask, decoding)
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+            return self.writer.write(self.model, states, states_mask, decoding, draft)
 
     def _stable_precision(self) -> AbstractContextManager[Any]:
         """Autocast is switched off where this family's states would overflow its dtype."""

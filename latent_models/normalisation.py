@@ -70,6 +70,9 @@ class Normalised(LatentSpace):
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
         return self.space.decode(replace(latents, x0=self.restore(latents.x0)), **generate)
 
+    def passes(self) -> tuple[int, int]:
+        return self.space.passes()
+
     def project(self, x0: Tensor) -> Tensor:
         restored = self.restore(x0)
         projected = self.space.project(restored)

@@ -70,8 +70,8 @@ class WritingOptions:
     whole_batches: bool = field(
         default=False,
         metadata=dict(
-            help="decode every batch to the end of its longest text; without, texts that have ended leave it, and "
-            "beams of uncompressed latents are searched in batches of like lengths"
+            help="decode every batch to the end of its longest text, token by token; without, texts that have ended "
+            "leave it, and beams of uncompressed latents are searched in batches of like lengths"
         ),
     )
     decoding_cache: str = field(
@@ -88,6 +88,35 @@ class WritingOptions:
             help="run: bf16 where --mixed_precision says so; bf16 holds a copy of the language model in bfloat16",
             choices=("run", "fp32", "bf16"),
         ),
+    )
+    drafting: str = field(
+        default="auto",
+        metadata=dict(
+            help="auto: where the autoencoder has a drafter (python -m pipelines.train_drafter), it writes all tokens "
+            "at once and greedy decoding verifies them, which gives the same texts sooner; off: token by token",
+            choices=("auto", "off"),
+        ),
+    )
+    drafter: str | None = field(
+        default=None,
+        metadata=dict(
+            help="folder of a trained drafter, for an autoencoder without its own; unset: drafter/ in its folder"
+        ),
+    )
+
+
+@dataclass
+class DrafterOptions:
+    """The network that writes all tokens of a text at once; see latent_models/drafting."""
+
+    drafter_dim: int | None = field(
+        default=None,
+        metadata=dict(
+            help="width, divisible by 32; unset: half the width of the language model", unit="channels", at_least=1
+        ),
+    )
+    drafter_depth: int = field(
+        default=2, metadata=dict(help="blocks of attention and feed-forward", unit="blocks", at_least=1)
     )
 
 

@@ -47,6 +47,10 @@ class LatentSpace(nn.Module, ABC):
         """Losses (B,) by name beside the diffusion loss."""
         return {}
 
+    def passes(self) -> tuple[int, int]:
+        """(passes, texts): how often drafts were verified since this was last asked, summed over so many texts."""
+        return 0, 0
+
     def sample_mask(self, n: int, generator: torch.Generator) -> Tensor:
         """Masks (n, L) of texts to be sampled: all True, or lengths drawn from those of the training set."""
         return torch.ones(n, self.length, dtype=torch.bool)

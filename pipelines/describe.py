@@ -28,10 +28,12 @@ def dry_run(
     settings: Settings,
     build: Callable[[Settings], Mapping[str, nn.Module]],
     tokenizer_of: Callable[[Corpus], Any] | None = None,
+    max_seq_len: int | None = None,
 ) -> int:
     """Build every part without weights, print the configuration and what trains, survey the data or say what is absent.
 
-    tokenizer_of: makes the tokenizer where it depends on the corpus; None where it cannot be had now. Returns 0.
+    tokenizer_of: makes the tokenizer where it depends on the corpus; None where it cannot be had now. max_seq_len: of a
+    program that has no such flag. Returns 0.
     """
     parts = build(settings)
     print(settings.describe())
@@ -57,7 +59,8 @@ def dry_run(
     # an encoder of its own for the sources has other tokens: only the run itself knows how many are cut
     shared = "context encoder (shared)" in parts
     limit = settings.values.get("max_source_len") if shared else None
-    print(survey.table(survey.survey(corpus, tokenizer, settings.max_seq_len, max_source_length=limit)))
+    length = max_seq_len or settings.max_seq_len
+    print(survey.table(survey.survey(corpus, tokenizer, length, max_source_length=limit)))
     return 0
 
 

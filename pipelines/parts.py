@@ -15,8 +15,16 @@ from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.normalisation import Normalised
 from latent_models.spaces import LatentSpace
 from model.options import DenoiserOptions, EncoderDenoiserOptions
+from pipelines.building.drafters import let_draft
 from pipelines.building.embeddings import load_embeddings
-from pipelines.building.models import DiffusionModel, best_or_newest, encoder_options, fill, load_space
+from pipelines.building.models import (
+    DiffusionModel,
+    autoencoder_folder,
+    best_or_newest,
+    encoder_options,
+    fill,
+    load_space,
+)
 from pipelines.building.process import Process, make_process
 from pipelines.flags.options import ControlOptions, RoundingOptions
 from pipelines.inputs.context import Context, load_context
@@ -73,6 +81,7 @@ def make_parts(
     else:
         space = load_space(settings, run, device, source_tokens > 0)
         context = load_context(settings, run, space, device, source_tokens) if source_tokens else None
+    let_draft(settings, space, autoencoder_folder(settings, run) if settings.latent_model_path else None)
     refuse_guidance_without_null(settings, context is not None)
     if settings.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
         raise UserError(

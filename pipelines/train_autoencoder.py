@@ -20,6 +20,7 @@ from latent_models.decoding import strategies
 from latent_models.encoder_states import EncoderStatesSpace
 from latent_models.language_models import LanguageModel
 from latent_models.options import AutoencoderOptions, EncoderCacheOptions
+from pipelines.building.drafters import let_draft
 from pipelines.building.models import (
     fill,
     find_language_model,
@@ -278,6 +279,7 @@ def _evaluate(job: Job) -> int:
     typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
     space, _ = load_autoencoder(Path(settings.resume_dir), job.device, typed)
     let_write(settings, space.language_model)
+    let_draft(settings, space, Path(settings.resume_dir))
     split = "test" if settings.eval_test else "valid"
     corpus = load_corpus(job)
     held_out = tokenize_split(corpus.splits[split], space.language_model, settings.max_seq_len)

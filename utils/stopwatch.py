@@ -17,6 +17,7 @@ class Stopwatch:
         self.device = device or torch.device("cpu")
         self.seconds: Counter[str] = Counter()
         self.texts: Counter[str] = Counter()
+        self.passes, self.verified = 0, 0  # of a language model over texts that were drafted, and how many those were
 
     @contextmanager
     def measure(self, what: str, texts: int) -> Iterator[None]:
@@ -32,5 +33,16 @@ class Stopwatch:
         """Texts per second of each part."""
         return {what: self.texts[what] / seconds for what, seconds in self.seconds.items() if seconds > 0}
 
+    def count(self, passes: int, texts: int) -> None:
+        """Passes that it took to verify the drafts of some texts, summed over them."""
+        self.passes, self.verified = self.passes + passes, self.verified + texts
+
+    def facts(self) -> dict[str, float]:
+        """Rates, and passes per text where texts were drafted, by the names of an evaluation."""
+        rates = {f"speed/{what}_texts_per_second": rate for what, rate in self.rates().items()}
+        return rates | ({"speed/passes_per_text": self.passes / self.verified} if self.verified else {})
+
     def note(self) -> str:
-        return ", ".join(f"{what} {rate:.3g} texts/s" for what, rate in self.rates().items())
+        parts = [f"{what} {rate:.3g} texts/s" for what, rate in self.rates().items()]
+        parts += [f"{self.passes / self.verified:.3g} passes/text"] if self.verified else []
+        return ", ".join(parts)

@@ -3,11 +3,13 @@
 Texts end at different lengths, and transformers computes a batch to the end of its longest. So a row that has ended
 leaves the batch, with its place in the cache; beams cannot leave one by one, so texts of like lengths, where those are
 known, are searched together; and a model that writes in bfloat16 holds its weights so, since autocast would convert
-frozen ones anew for every token. Each has its flag (WritingOptions).
+frozen ones anew for every token. And where something can guess the whole text, guesses are verified instead of writing
+token after token. Each has its flag (WritingOptions).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -18,11 +20,14 @@ from transformers.modeling_outputs import BaseModelOutput
 from latent_models.options import WritingOptions
 from latent_models.writing.buckets import buckets
 from latent_models.writing.leaving import rows_that_leave
+from latent_models.writing.verifying import Passes, Verified
 from utils.errors import UserError
 from utils.sharding import is_sharded
 
 STEP_ROWS = {"cpu": 32}  # one step of decoding costs as much as so many rows in it, however few there are
 STEP_ROWS_ELSEWHERE = 256
+Draft = Callable[[Tensor], Tensor]  # states (B, S, d_lm) -> ids (B, T) that greedy decoding might write
+Loop = Callable[..., Tensor]  # of `generate(custom_generate=...)`
 
 
 class Writer:
@@ -30,15 +35,27 @@ class Writer:
 
     def __init__(self, options: WritingOptions | None = None) -> None:
         self.options = options or WritingOptions()
+        self.drafts = Passes()  # what verifying them has cost
         self._copy: tuple[Any, Any] | None = None  # what it was made of, and the model in bfloat16
 
-    def write(self, model: Any, states: Tensor, mask: Tensor | None, decoding: dict[str, Any]) -> list[Tensor]:
+    def write(
+        self,
+        model: Any,
+        states: Tensor,
+        mask: Tensor | None,
+        decoding: dict[str, Any],
+        draft: Draft | None = None,
+    ) -> list[Tensor]:
         """Ids of each text, with special tokens and perhaps padding.
 
         states: (B, S, d_lm); mask: (B, S), None where all of them may be attended to. decoding: of transformers'
-        generate. A strategy that samples is written in one batch, so that its texts stay those of its seed.
+        generate. A strategy that samples is written in one batch, so that its texts stay those of its seed. draft: is
+        asked where the strategy is greedy and mask is None.
         """
         device, autocast = states.device, torch.is_autocast_enabled(states.device.type)
+        ragged = self.options.decoding_cache == "dynamic" and not self.options.whole_batches
+        drafts = ragged and self.options.drafting == "auto" and mask is None and _greedy(decoding)
+        drafted = draft(states) if drafts and draft is not None else None
         precision = self.options.decoding_precision
         if precision == "run" and autocast and torch.get_autocast_dtype(device.type) == torch.bfloat16:
             precision = "bf16"
@@ -48,25 +65,39 @@ class Writer:
         with torch.autocast(device.type, dtype, enabled=autocast and precision != "fp32" and not copied):
             model = self._in_bfloat16(model) if copied else model
             states = states.to(model.dtype)
-            ragged = self.options.decoding_cache == "dynamic" and not self.options.whole_batches
             written: list[Tensor | None] = [None] * len(states)
             for rows in self._buckets(states, mask, decoding) if ragged else [torch.arange(len(states))]:
+                loop: Loop | None = None if drafted is None else Verified(drafted[rows.to(device)], self.drafts)
                 some, seen = states[rows.to(device)], None if mask is None else mask[rows.to(device)]
                 if seen is not None and ragged:
                     positions = torch.arange(1, seen.shape[1] + 1, device=device)
                     longest = max(1, int((seen.any(0) * positions).max()))
                     some, seen = some[:, :longest], seen[:, :longest]
-                for row, ids in zip(rows.tolist(), self._generate(model, some, seen, decoding, ragged), strict=True):
+                if loop is None and ragged and decoding.get("num_beams", 1) == 1:
+                    loop = rows_that_leave
+                for row, ids in zip(rows.tolist(), self._generate(model, some, seen, decoding, loop), strict=True):
                     written[row] = ids
         return [ids for ids in written if ids is not None]
 
-    def _generate(self, model: Any, states: Tensor, mask: Tensor | None, decoding: dict[str, Any], leave: bool) -> Any:
-        """Ids (B, T) of one batch."""
+    def passes(self) -> tuple[int, int]:
+        """(passes, texts): how often drafts were verified since this was last asked, summed over so many texts."""
+        drafts, self.drafts = self.drafts, Passes()
+        return drafts.passes, drafts.texts
+
+    def _generate(
+        self,
+        model: Any,
+        states: Tensor,
+        mask: Tensor | None,
+        decoding: dict[str, Any],
+        loop: Loop | None,
+    ) -> Any:
+        """Ids (B, T) of one batch. loop: in the place of transformers' own."""
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         how: dict[str, Any] = {}
-        if leave and decoding.get("num_beams", 1) == 1:
-            how["custom_generate"] = rows_that_leave
+        if loop is not None:
+            how["custom_generate"] = loop
         elif self.options.decoding_cache == "static":
             how["cache_implementation"] = "static"
         return model.generate(
@@ -93,6 +124,10 @@ class Writer:
         if self._copy is None or self._copy[0] != version:
             self._copy = version, deepcopy(model).requires_grad_(False).to(torch.bfloat16).eval()
         return self._copy[1]
+
+
+def _greedy(decoding: dict[str, Any]) -> bool:
+    return decoding.get("num_beams", 1) == 1 and not decoding.get("do_sample", False)
 
 
 def writer(options: WritingOptions, model: Any, name: str) -> Writer:

@@ -252,10 +252,15 @@ def empty_space(settings: Settings, sources: bool = False) -> LatentSpace:
         model = load_model_of_texts(settings, settings.enc_dec_model, empty=True)
         return EncoderStatesSpace(model, settings.max_seq_len).requires_grad_(False)
     folder = autoencoder_folder(settings, Path(settings.resume_dir or "."))
-    saved = autoencoder_args(folder)
     typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
     of_context = sources and context_by_enc_dec_model(settings)
-    model = _language_model_of(folder, saved, *((None, typed) if of_context else (typed, None)), empty=True)
+    return empty_autoencoder(folder, *((None, typed) if of_context else (typed, None)))
+
+
+def empty_autoencoder(folder: Path, language_model: str | None = None, otherwise: str | None = None) -> CompressedSpace:
+    """The space of an autoencoder run without weights. language_model, otherwise: see load_autoencoder."""
+    saved = autoencoder_args(folder)
+    model = _language_model_of(folder, saved, language_model, otherwise, empty=True)
     with torch.device("meta"):
         return new_space(model, options_of(AutoencoderOptions, saved), saved["max_seq_len"]).requires_grad_(False)
 

@@ -161,6 +161,37 @@ class ClassifierRunOptions:
 
 
 @dataclass
+class DrafterRunOptions:
+    """What a drafter is trained for."""
+
+    latent_model_path: str | None = field(
+        default=None,
+        metadata=dict(
+            help="run folder of the trained autoencoder whose texts are to be written sooner; a diffusion run keeps "
+            "its own under autoencoder/"
+        ),
+    )
+    enc_dec_model: str | None = field(
+        default=None,
+        metadata=dict(help="where the language model is now; unset: where the autoencoder's run says that it was"),
+    )
+    latent_noise: float = field(
+        default=0.4,
+        metadata=dict(
+            help="train on latents noised up to this sigma too, since those of samples are never quite right",
+            unit="probability",
+        ),
+    )
+    latent_noise_prob: float = field(
+        default=0.5, metadata=dict(help="share of the texts whose latents are noised", unit="probability")
+    )
+    latent_cache_dir: str | None = field(
+        default=None, metadata=dict(help="where encoded corpora are kept; unset: latent_cache/ in the run folder")
+    )
+    eval_every: int = field(default=500, metadata=dict(help="steps between validations", unit="steps", at_least=1))
+
+
+@dataclass
 class AbsorbingOptions:
     """The soft absorbing state of DiffuSeq-v2; see diffusion/absorbing."""
 

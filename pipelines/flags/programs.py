@@ -13,6 +13,7 @@ from evaluation.options import ClassOptions, EvaluationOptions, PairOptions
 from latent_models.options import (
     AutoencoderOptions,
     ContextOptions,
+    DrafterOptions,
     EmbeddingOptions,
     EncoderCacheOptions,
     LanguageModelOptions,
@@ -31,6 +32,7 @@ from pipelines.flags.options import (
     ClassifierRunOptions,
     ControlOptions,
     DiffusionIntervals,
+    DrafterRunOptions,
     EmbeddingLossOptions,
     PretrainingIntervals,
     PriorOptions,
@@ -153,6 +155,7 @@ AUTOENCODER = Program(
         rules.decoder_latents_equal,
         rules.autoencoders_generate_nothing,
         rules.middles_are_of_a_trained_space,
+        rules.drafters_are_of_a_trained_space,
         rules.only_frozen_states_are_cached,
         rules.only_what_trains_is_sharded,
         rules.numbers_in_range,
@@ -256,5 +259,30 @@ CLASSIFIER = Program(
         val_loss_texts=1024,
     ),
     free_at_resume=ANYWHERE | {"diffusion_run", "val_loss_texts"},
+    rules=(rules.resume_dir_says_what_for, rules.numbers_in_range, said_where_without_effect),
+)
+
+DRAFTER = Program(
+    name="python -m pipelines.train_drafter",
+    description="Train a drafter for an autoencoder, with which greedy decoding writes the same texts sooner.",
+    groups={
+        "what to draft": DrafterRunOptions,
+        "corpus": DataOptions,
+        "drafter": DrafterOptions,
+        "optimisation": OptimizerOptions,
+        "training": LoopOptions,
+        "validation losses": HeldOutOptions,
+        "kernels": KernelOptions,
+        "run": RunOptions,
+    },
+    defaults=dict(
+        save_dir="saved_drafters",
+        num_train_steps=1000,
+        train_batch_size=64,
+        learning_rate=2e-3,
+        lr_warmup_steps=50,
+        adam_weight_decay=0.01,
+    ),
+    free_at_resume=ANYWHERE | {"latent_model_path", "enc_dec_model", "val_loss_texts", "latent_cache_dir"},
     rules=(rules.resume_dir_says_what_for, rules.numbers_in_range, said_where_without_effect),
 )

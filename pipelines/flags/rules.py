@@ -97,6 +97,14 @@ def middles_are_of_a_trained_space(settings: Settings) -> None:
         raise UserError("--midpoints judges a trained autoencoder: give it with --eval or --eval_test --resume_dir RUN")
 
 
+def drafters_are_of_a_trained_space(settings: Settings) -> None:
+    if settings.drafter is not None and "drafter" in settings.typed and not (settings.eval or settings.eval_test):
+        raise UserError(
+            f"--drafter {settings.drafter} drafts texts of a trained autoencoder, and this one is about to be trained: "
+            "give it with --eval or --eval_test --resume_dir RUN"
+        )
+
+
 def only_frozen_states_are_cached(settings: Settings) -> None:
     if settings.cache_encoder_states != "no" and settings.lm_mode != "freeze":
         raise UserError(

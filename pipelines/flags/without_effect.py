@@ -50,6 +50,7 @@ NEEDS: Mapping[str, tuple[str, tuple[str | bool | None, ...]]] = {
     "trajectory_views": ("trajectory", ON),
     "muon_momentum": ("optimizer", ("muon",)),
     "latent_noise_prob": ("latent_noise", ON),
+    "drafter": ("drafting", ("auto",)),
     "prior_prob": ("prior_run", ON),
     "prior_steps": ("prior_run", ON),
 }

@@ -171,7 +171,7 @@ class Evaluator:
 
         result = self.by_main(deed)
         result["protocol"] = {**result.get("protocol", {}), "seed": seed, **self._sampling_facts()}
-        result |= {f"speed/{part}_texts_per_second": rate for part, rate in sampled.speed.rates().items()}
+        result |= sampled.speed.facts()
         return result, sampled
 
     def by_main(self, deed: Callable[[], T]) -> T:

@@ -117,8 +117,7 @@ class PairEvaluator(Evaluator):
             len(part), k, seed, self.strategies, self._told(sources, seed, asked), quiet=self.job.quiet
         )
         result, samples = self.by_main(lambda: self._judged(drawn, part, split, seed))
-        rates = self.generator.watch.rates()
-        result |= {f"speed/{name}_texts_per_second": rate for name, rate in rates.items()}
+        result |= self.generator.watch.facts()
         result["protocol"] |= {"seed": seed, "split": split, **self._sampling_facts()}
         if asked is not None:
             for strategy, rows in drawn.items():

@@ -201,8 +201,7 @@ class TextGenerator:
                 with watch.measure("denoise", (last - first) * k):
                     latents = self.latents(seed, b, of_block, together * k)
                 for strategy in strategies:
-                    with watch.measure("decode", (last - first) * k):
-                        texts = self.decode(latents, strategy, derive(seed, "block", b))
+                    texts = self._watched_decode(latents, strategy, derive(seed, "block", b), watch, (last - first) * k)
                     mine.append((b, strategy, [texts[i : i + k] for i in range(0, len(texts), k)]))
                 bar.at(min(n, (b // ranks.world + 1) * ranks.world * together) * k, watch.note())
             found: dict[str, list[list[str]]] = {strategy: [] for strategy in strategies}
@@ -267,6 +266,13 @@ class TextGenerator:
             latents = self.latents(seed, b, conditions)
         texts = {}
         for strategy in strategies:
-            with watch.measure("decode", self.block):
-                texts[strategy] = self.decode(latents, strategy, derive(seed, "block", b))
+            texts[strategy] = self._watched_decode(latents, strategy, derive(seed, "block", b), watch, self.block)
+        return texts
+
+    def _watched_decode(self, latents: Latents, strategy: str, seed: int, watch: Stopwatch, n: int) -> list[str]:
+        """decode, with its time and its passes as those of n texts' writing."""
+        self.space.passes()  # of others, who looked at texts on their way
+        with watch.measure("decode", n):
+            texts = self.decode(latents, strategy, seed)
+        watch.count(*self.space.passes())
         return texts

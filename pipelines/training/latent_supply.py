@@ -13,7 +13,8 @@ from latent_models.normalisation import count_lengths, estimate
 from latent_models.options import LatentOptions
 from latent_models.pair_lengths import count_pairs
 from latent_models.spaces import LatentSpace
-from pipelines.building.models import DiffusionModel, keep_autoencoder, relative
+from pipelines.building.drafters import drafter_folder, keep_drafter
+from pipelines.building.models import AUTOENCODER_COPY, DiffusionModel, keep_autoencoder, relative
 from pipelines.inputs.batch_plan import BatchPlan
 from pipelines.inputs.context import WithContext, context_facts
 from pipelines.inputs.latents import Encoded, LatentSource, encoded_split, read_sources
@@ -39,8 +40,13 @@ class LatentSupply:
         self.sources: dict[str, LatentSource] = {}
 
     def keep(self, folder: Path) -> None:
-        if self.job.settings.latent_model_path:
-            keep_autoencoder(Path(self.job.settings.latent_model_path), folder, self.language_model.name)
+        settings = self.job.settings
+        if settings.latent_model_path:
+            source = Path(settings.latent_model_path)
+            keep_autoencoder(source, folder, self.language_model.name)
+            drafter = drafter_folder(settings, source)
+            if drafter is not None:
+                keep_drafter(drafter, folder / AUTOENCODER_COPY)
 
     def facts(self, folder: Path) -> dict[str, Any]:
         model = self.language_model

@@ -16,6 +16,7 @@ TEXTS = [
 ]
 MAX_LENGTH = 48  # tokens
 WIDTH = 16
+RAGGED, STATES = 24, 9  # texts of many lengths, and the states that each is written from
 
 _BARTS = dict(
     d_model=WIDTH,
@@ -71,3 +72,32 @@ def language_model(tiny):
     from latent_models.language_models import load_language_model
 
     return lambda family="bart", **options: load_language_model(str(tiny(family)), **options)
+
+
+@pytest.fixture
+def ragged(language_model):
+    """family -> a model whose texts end at many lengths, states (RAGGED, STATES, d_lm) and a mask (RAGGED, STATES)."""
+
+    def of(family):
+        model, generator = language_model(family), torch.Generator().manual_seed(0)
+        head = model.model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)  # no longer the embeddings
+        end = torch.randn(model.dim, generator=generator)
+        head.weight[model.tokenizer.eos_token_id] = 4 * head.weight.std() * end  # now the likeliest, now the least so
+        states = 4 * torch.randn(RAGGED, STATES, model.dim, generator=generator)
+        lengths = torch.randint(1, STATES + 1, (RAGGED,), generator=generator)
+        return model, states, torch.arange(STATES) < lengths[:, None]
+
+    return of
+
+
+@pytest.fixture
+def rows_computed(monkeypatch):
+    """What the decoder of a model computes: rows of each call."""
+
+    def of(model):
+        seen = []
+        model.model.get_decoder().register_forward_hook(lambda *call: seen.append(len(call[-1].last_hidden_state)))
+        return seen
+
+    return of

@@ -14,43 +14,14 @@ from latent_models.writing.buckets import buckets
 from latent_models.writing.writer import Writer, writer
 from utils.errors import UserError
 
-N, S, LENGTH = 24, 9, 14
+N, LENGTH = 24, 14
 WHOLE = WritingOptions(whole_batches=True)
-
-
-@pytest.fixture
-def ragged(language_model):
-    """family -> a model whose texts end at many lengths, states (N, S, d_lm) and a mask (N, S)."""
-
-    def of(family):
-        model, generator = language_model(family), torch.Generator().manual_seed(0)
-        head = model.model.get_output_embeddings()
-        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)  # no longer the embeddings
-        end = torch.randn(model.dim, generator=generator)
-        head.weight[model.tokenizer.eos_token_id] = 4 * head.weight.std() * end  # now the likeliest, now the least so
-        states = 4 * torch.randn(N, S, model.dim, generator=generator)
-        lengths = torch.randint(1, S + 1, (N,), generator=generator)
-        return model, states, torch.arange(S) < lengths[:, None]
-
-    return of
 
 
 def written(model, options, strategy, states, mask):
     model.writer = Writer(options)
     torch.manual_seed(0)
     return model.generate(states, mask, max_length=LENGTH, **DECODING[strategy])
-
-
-@pytest.fixture
-def rows_computed(monkeypatch):
-    """What the decoder of a model computes: rows of each call."""
-
-    def of(model):
-        seen = []
-        model.model.get_decoder().register_forward_hook(lambda *call: seen.append(len(call[-1].last_hidden_state)))
-        return seen
-
-    return of
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import pytest
 from dataset_utils import tales
 from evaluation import home_scorer
 from latent_models.language_models import LanguageModel
-from pipelines import pretrain, train_autoencoder, train_diffusion
-from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines import pretrain, train_autoencoder, train_diffusion, train_drafter
+from pipelines.flags.programs import AUTOENCODER, DIFFUSION, DRAFTER, PRETRAIN
 from utils import checkpoints
 from utils.checkpoints import fingerprint
 from utils.config import parse
@@ -61,6 +61,11 @@ class Programs:
         )
         return train_diffusion.run(parse(DIFFUSION, f"{defaults} {space} --output_dir {out} {flags}".split()))
 
+    def drafter(self, ae: Path, flags: str = "") -> int:
+        """The corpus is the autoencoder's."""
+        defaults = f"--latent_model_path {ae} {COMMON} --num_train_steps 4 --train_batch_size 16 --log_every 1"
+        return train_drafter.run(parse(DRAFTER, f"{defaults} --learning_rate 5e-3 {flags}".split()))
+
     def resume(self, stage: str, folder: Path, flags: str = "") -> int:
         return self.again(stage, folder, f"--resume_training {flags}")
 
@@ -70,6 +75,7 @@ class Programs:
             "pretrain": (PRETRAIN, pretrain.run),
             "autoencoder": (AUTOENCODER, train_autoencoder.run),
             "diffusion": (DIFFUSION, train_diffusion.run),
+            "drafter": (DRAFTER, train_drafter.run),
         }[stage]
         return run(parse(program, f"--resume_dir {folder} --no_wandb {flags}".split()))
 

@@ -1,0 +1,26 @@
+"""From the states of a language model's decoder to logits, for those who cannot have all logits at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def output_layer(model: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight (V, d_lm) and bias (V,) or None of the layer that names tokens."""
+    bias = getattr(model, "final_logits_bias", None)  # of BART
+    return model.get_output_embeddings().weight, None if bias is None else bias[0]
+
+
+def before_output(model: Any, hidden: Tensor) -> Tensor:
+    """What the output layer takes of the decoder's last states (..., d_lm)."""
+    scaled = getattr(model.config, "scale_decoder_outputs", False)  # T5 with tied embeddings
+    return hidden * model.model_dim**-0.5 if scaled else hidden
+
+
+def logits_of(model: Any, hidden: Tensor) -> Tensor:
+    """Logits (..., V) of the decoder's last states (..., d_lm), as the model itself computes them."""
+    _, bias = output_layer(model)
+    logits = model.get_output_embeddings()(before_output(model, hidden))
+    return logits if bias is None else logits + bias

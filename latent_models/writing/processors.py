@@ -1,0 +1,53 @@
+"""What transformers does to scores before it takes the largest, for those who look at many places at once.
+
+A processor that looks at nothing but how many tokens there are can be asked about each place by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers.generation import (
+    EosTokenCriteria,
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    InfNanRemoveLogitsProcessor,
+    LogitsProcessor,
+    MaxLengthCriteria,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    StoppingCriteria,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+)
+
+ACTS: Mapping[type, Callable[[Any, int], bool]] = {
+    # kind: (processor, tokens there are, the one that decoding starts from included) -> whether it changes any score
+    ForcedBOSTokenLogitsProcessor: lambda processor, length: length == 1,
+    ForcedEOSTokenLogitsProcessor: lambda processor, length: length == processor.max_length - 1,
+    InfNanRemoveLogitsProcessor: lambda processor, length: True,
+    MinLengthLogitsProcessor: lambda processor, length: length < processor.min_length,
+    MinNewTokensLengthLogitsProcessor: lambda processor, length: (
+        length - processor.prompt_length_to_skip < processor.min_new_tokens
+    ),
+    SuppressTokensAtBeginLogitsProcessor: lambda processor, length: length == processor.begin_index,
+    SuppressTokensLogitsProcessor: lambda processor, length: True,
+}
+ENDS = (EosTokenCriteria, MaxLengthCriteria)
+
+
+def by_place(processors: Sequence[LogitsProcessor], criteria: Sequence[StoppingCriteria]) -> bool:
+    """Whether scores and the end of a text depend on nothing but the place and the token that stands there."""
+    return all(type(p) in ACTS for p in processors) and all(type(c) in ENDS for c in criteria)
+
+
+def acting(processors: Sequence[LogitsProcessor], length: int) -> list[LogitsProcessor]:
+    """Those that change the scores of what follows `length` tokens, in their order."""
+    return [p for p in processors if ACTS[type(p)](p, length)]
+
+
+def end_tokens(criteria: Sequence[StoppingCriteria]) -> list[Tensor]:
+    """The tokens that end a text, (n,) for each criterion that knows some."""
+    return [c.eos_token_id for c in criteria if isinstance(c, EosTokenCriteria)]

@@ -1,0 +1,206 @@
+"""Drafts change no text: greedy decoding from good drafts, bad ones and spiteful ones writes what it writes without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from latent_models.decoding import DECODING
+from latent_models.families import FAMILIES
+from latent_models.options import WritingOptions
+from latent_models.writing import verifying
+from latent_models.writing.verifying import WORTH, Passes, drafted, end_of, redrafted
+from latent_models.writing.writer import Writer
+
+LENGTH = 14
+OFF = WritingOptions(drafting="off")
+
+
+def write(model, states, draft=None, options=None, length=LENGTH, **decoding):
+    """(ids (B, length), passes): greedy, from ids (B, n) as drafts; without them, token by token."""
+    model.writer = Writer(options)
+    drafts = None if draft is None else lambda asked: draft
+    ids = model.write(states, None, length, draft=drafts, **{**DECODING["greedy"], **decoding})
+    rows = [torch.nn.functional.pad(row[1:], (0, length + 1 - len(row)), value=model.pad_id) for row in ids]
+    return torch.stack(rows), model.writer.drafts
+
+
+def spoilt(greedy, vocabulary, end):
+    """Drafts by name, from what greedy decoding writes (B, n)."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randint(3, vocabulary, greedy.shape, generator=generator)
+    some = torch.rand(greedy.shape, generator=generator)
+    return {
+        "random": noise,
+        "half": torch.where(some < 0.5, noise, greedy),
+        "one wrong": torch.where(torch.arange(greedy.shape[1]) == 4, noise, greedy),
+        "one missing": torch.cat([greedy[:, :5], greedy[:, 6:]], 1),
+        "one too many": torch.cat([greedy[:, :5], noise[:, :1], greedy[:, 5:]], 1),
+        "empty": torch.full_like(greedy, end),
+        "endless": torch.where(greedy <= 2, noise, greedy),
+        "cut off": greedy[:, :3],
+        "of another text": greedy.roll(1, 0),
+        "always one off": (greedy + 1) % vocabulary,
+        "nothing": greedy[:, :0],
+    }
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_draft_gives_the_texts_of_greedy_decoding(ragged, family):
+    model, states, _ = ragged(family)
+    plain, _ = write(model, states)
+    tokens = int((plain != model.pad_id).sum())
+    found, passes = write(model, states, plain)
+    assert torch.equal(found, plain) and passes.passes == passes.texts == len(states), "one pass for a perfect draft"
+    for name, draft in spoilt(plain, len(model.tokenizer), model.tokenizer.eos_token_id).items():
+        found, passes = write(model, states, draft)
+        assert torch.equal(found, plain), name
+        assert passes.texts == len(states) <= passes.passes <= len(states) + tokens, (name, passes)
+        assert torch.equal(write(model, states[3:4], draft[3:4])[0], plain[3:4]), name
+
+
+def test_a_word_too_many_or_too_few_costs_few_passes(ragged):
+    model, states, _ = ragged("bart")
+    plain, _ = write(model, states)
+    long = (plain != model.pad_id).sum(1) > 9
+    drafts = spoilt(plain, len(model.tokenizer), model.tokenizer.eos_token_id)
+    for name in ("one wrong", "one missing", "one too many"):
+        found, passes = write(model, states[long], drafts[name][long])
+        assert torch.equal(found, plain[long]) and passes.per_text() <= 4, (name, passes)
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        dict(min_length=6),
+        dict(forced_bos_token_id=7),
+        dict(forced_eos_token_id=2),
+        dict(suppress_tokens=[5, 9, 40]),
+        dict(begin_suppress_tokens=[5, 9, 40], forced_bos_token_id=11),
+        dict(min_new_tokens=4),
+        dict(remove_invalid_values=True),
+        dict(eos_token_id=[2, 50, 60]),
+        dict(repetition_penalty=1.3),  # looks at what was written: token by token
+        dict(no_repeat_ngram_size=2),
+    ],
+    ids=lambda decoding: next(iter(decoding)),
+)
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_what_is_done_to_scores_is_done_to_drafts(ragged, family, decoding):
+    model, states, _ = ragged(family)
+    bare, _ = write(model, states)
+    plain, _ = write(model, states, **decoding)
+    drafts = {"own": plain, **spoilt(bare, len(model.tokenizer), 2)}
+    for name in ("own", "half", "one missing", "empty"):
+        draft = drafts[name]
+        found, passes = write(model, states, draft, **decoding)
+        assert torch.equal(found, plain), name
+        alone = "repetition_penalty" in decoding or "no_repeat_ngram_size" in decoding
+        assert (passes.given_up == len(states)) if alone else name != "own" or passes.per_text() == 1
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 20])
+def test_texts_end_where_they_must(ragged, length):
+    model, states, _ = ragged("bart")
+    plain, _ = write(model, states, length=length)
+    for name, draft in spoilt(write(model, states)[0], len(model.tokenizer), 2).items():
+        assert torch.equal(write(model, states, draft, length=length)[0], plain), name
+
+
+def test_rows_that_are_done_leave_and_only_what_is_open_is_looked_at(ragged, rows_computed):
+    model, states, _ = ragged("bart")
+    plain, _ = write(model, states)
+    drafts = spoilt(plain, len(model.tokenizer), 2)
+    draft = plain.clone()
+    draft[::4] = drafts["one wrong"][::4]
+    computed, places = rows_computed(model), []
+    model.model.get_decoder().register_forward_hook(lambda *call: places.append(call[-1].last_hidden_state.shape[1]))
+    found, passes = write(model, states, draft)
+    assert torch.equal(found, plain) and sum(computed) == passes.passes
+    assert computed[0] == len(states) and computed[1] <= len(states) / 4
+    assert places[1] <= places[0] - 4, "the prefix that is final is in the cache"
+
+
+def test_worthless_drafts_are_given_up_after_one_pass(ragged):
+    model, states, _ = ragged("bart")
+    plain, _ = write(model, states)
+    found, passes = write(model, states, spoilt(plain, len(model.tokenizer), 2)["random"])
+    assert passes.given_up >= len(states) / 2 and torch.equal(found, plain)
+    assert WORTH > 1
+
+
+def test_logits_never_exist_whole(ragged, monkeypatch):
+    model, states, _ = ragged("t5")
+    plain, _ = write(model, states)
+    drafts = spoilt(plain, len(model.tokenizer), 2)
+    sizes = []
+    model.model.get_output_embeddings().register_forward_hook(lambda *call: sizes.append(call[-1].numel()))
+    at_once = 3 * LENGTH * model.model.config.vocab_size
+    monkeypatch.setattr(verifying, "LOGITS_AT_ONCE", at_once)
+    found, _ = write(model, states, drafts["half"])
+    assert torch.equal(found, plain) and max(sizes) <= at_once < plain.numel() * model.model.config.vocab_size / 2
+
+
+def test_only_greedy_decoding_of_whole_memories_asks_for_drafts(ragged):
+    model, states, mask = ragged("bart")
+
+    def refuse(states):
+        raise AssertionError("asked")
+
+    for options, strategy, seen in (
+        (WritingOptions(), "beam", None),
+        (WritingOptions(), "nucleus", None),
+        (WritingOptions(), "greedy", mask),
+        (OFF, "greedy", None),
+        (WritingOptions(whole_batches=True), "greedy", None),
+        (WritingOptions(decoding_cache="static"), "greedy", None),
+    ):
+        model.writer = Writer(options)
+        model.generate(states[:4], None if seen is None else seen[:4], 4, draft=refuse, **DECODING[strategy])
+    model.writer = Writer()
+    with pytest.raises(AssertionError, match="asked"):
+        model.generate(states[:4], None, 4, draft=refuse, **DECODING["greedy"])
+
+
+def test_bfloat16_is_verified_by_its_copy(ragged):
+    model, states, _ = ragged("bart")
+    half = WritingOptions(decoding_precision="bf16")
+    plain, _ = write(model, states, options=half)
+    found, passes = write(model, states, plain, options=half)
+    same = (found == plain).all(1).float().mean()
+    assert same > 0.8 and passes.per_text() < 2, "8 bits break many ties, and kernels break them differently"
+
+
+def test_passes_are_those_since_they_were_asked_for(ragged):
+    model, states, _ = ragged("bart")
+    plain, _ = write(model, states)
+    write(model, states, plain)
+    assert model.writer.passes() == (len(states), len(states)) and model.writer.passes() == (0, 0)
+    assert Passes().per_text() == 0
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+
+def test_drafts_are_cut_and_filled():
+    start, ends = torch.tensor([[9], [9]]), torch.tensor([2])
+    draft = torch.tensor([[5, 2, 6], [5, 6, 7]])
+    assert drafted(start, draft, ends, 6).tolist() == [[9, 5, 2, 2, 2, 2], [9, 5, 6, 7, 2, 2]]
+    assert drafted(start, draft, ends, 3).tolist() == [[9, 5, 2], [9, 5, 6]]
+    assert end_of(drafted(start, draft, ends, 6), ends, torch.tensor([1, 1])).tolist() == [2, 4]
+    none = ends[:0]
+    assert end_of(drafted(start, draft, none, 6), none, torch.tensor([1, 1])).tolist() == [6, 6]
+
+
+def test_the_next_draft_goes_on_after_the_same_token_else_as_the_model_said():
+    first = torch.tensor([[9, 1, 2, 3, 4, 5, 6], [9, 1, 2, 3, 4, 5, 6], [9, 1, 2, 3, 4, 5, 6]])
+    said = torch.tensor([[1, 2, 4, 7], [1, 2, 8, 7], [1, 2, 3, 4]])  # of places 1 to 4
+    at, disagrees = torch.tensor([3, 3, 4]), torch.tensor([True, True, False])
+    ids, shift = redrafted(first, first, said, 1, at, torch.zeros(3, dtype=torch.long), disagrees)
+    assert ids.tolist() == [[9, 1, 2, 4, 5, 6, 6], [9, 1, 2, 8, 7, 5, 6], [9, 1, 2, 3, 4, 5, 6]]
+    assert shift.tolist() == [1, 0, 0]
+    # the word before the last was missing: the one after it is found one place back
+    ids, shift = redrafted(
+        ids[1:2], first[1:2], torch.tensor([[3, 9, 9]]), 4, torch.tensor([4]), shift[1:2], at[:1] > 0
+    )
+    assert ids.tolist() == [[9, 1, 2, 8, 3, 4, 5]] and shift.tolist() == [-1]
