@@ -27,7 +27,7 @@ from utils.distributed import finish, gather_objects, init
 torch.set_num_threads(1)
 ranks = init("cpu")
 from pipelines.text_diffusion import TextDiffusionPipeline
-generator = TextDiffusionPipeline.from_run(sys.argv[1], device="cpu", eval_batch_size=8).generator
+generator = TextDiffusionPipeline.from_run(sys.argv[1], device="cpu", flags=sys.argv[4:], eval_batch_size=8).generator
 generator.ranks = ranks
 sampled = generator.sample(int(sys.argv[3]), 42, ["greedy", "nucleus"], quiet=True)
 shares = gather_objects(ranks, [(ranks.world, sampled.speed.texts["denoise"])])
@@ -81,11 +81,13 @@ def start(processes: int, *argv: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_texts_do_not_depend_on_the_number_of_processes(chain, tmp_path, processes):
+def test_texts_do_not_depend_on_the_number_of_processes_nor_on_drafts(programs, chain, tmp_path, processes):
     n = 29  # of blocks of 8: two ranks have two each, three ranks have two, one and one
     script, out = tmp_path / "program.py", tmp_path / "out.json"
     script.write_text(PROGRAM)
-    start(processes, str(script), str(chain / "diff"), str(out), str(n))
+    drafter = tmp_path / "drafter"
+    assert programs.drafter(chain / "ae_l2", f"--output_dir {drafter} --val_loss_texts 4") == 0
+    start(processes, str(script), str(chain / "diff"), str(out), str(n), "--drafter", str(drafter))
     found = json.loads(out.read_text())
     assert [world for world, _ in found["shares"]] == [processes] * processes
     assert sum(texts for _, texts in found["shares"]) == 32 and all(texts < 32 for _, texts in found["shares"])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import annealing, decoding, loss_tables, quality_speed, throughput
+from benchmarks import annealing, decoding, drafting, loss_tables, quality_speed, throughput
 from benchmarks.quality_speed import BASELINE, differs, summarise, sweep, title
 from pipelines.flags.presets import PRESETS
 
@@ -124,3 +124,21 @@ def test_throughput_writes_its_table(tmp_path):
     assert all(value < 1e-4 for value in result["loss_differences"].values())
     assert all(row["steps_per_second"]["median"] > 0 for row in result["rows"])
     assert "everything off" in (tmp_path / "table.txt").read_text()
+
+
+def test_drafts_are_measured_on_held_out_texts_and_on_samples(programs, chain, tmp_path, capsys):
+    flags = f"--output_dir {tmp_path / 'drafter'} --latent_cache_dir {tmp_path / 'cache'} --val_loss_texts 4"
+    assert programs.drafter(chain / "ae_l2", flags) == 0
+    words = f"--run {chain / 'diff'} --drafter {tmp_path / 'drafter'} --output_dir {tmp_path} --sampling_timesteps 2"
+    assert drafting.main(f"{words} --batches 1,4 --texts 12 --rounds 1 --device cpu".split()) == 0
+    found = json.loads((tmp_path / "drafting.json").read_text())
+    kinds = [(row["latents"], row["batch"], row["texts"]) for row in found["rows"]]
+    assert kinds == [(name, size, n) for name in ("held-out texts", "samples") for size, n in ((1, 8), (4, 12))]
+    for row in found["rows"]:
+        assert row["same_texts"] == row["texts"] and row["passes"] >= 1 and 0 <= row["tokens_right"] <= 1
+        assert all(len(seconds) == 1 for seconds in row["seconds"].values())
+    assert "12 of 12" in (tmp_path / "table.txt").read_text() and found["denoise_texts_per_second"] > 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        drafting.main(f"--run {chain / 'diff'} --output_dir {tmp_path / 'none'}".split())
+    assert "has no drafter" in capsys.readouterr().err

@@ -1,0 +1,179 @@
+"""What drafts are worth to a diffusion run: texts a second with and without, and whether the texts stay the same.
+
+    python benchmarks/drafting.py --run RUN --output_dir runs/drafting [--drafter FOLDER] [--data_dir DIR]
+        [--batches 1,32,250] [--texts 1000] [--rounds 5] [--sampling_timesteps 25] [--threads N] [--device auto]
+
+Greedy decoding token by token and from drafts take turns, in each round once each, on latents of held-out texts and on
+sampled ones; times are of decoding alone, the drafter's included. With --batches b a round writes as many texts as fill
+eight batches, or all of them. Medians and ranges are over rounds. Writes drafting.json and table.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+
+from utils.errors import UserError, one_line
+from utils.runs import git_commit, package_versions, write_json, write_text
+
+BATCHES = 8  # of a round
+WAYS = ("token by token", "drafted")
+
+
+def memories(run: Any, generator: Any, count: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """What the language model's decoder attends to (n, L, d_lm), of held-out texts and samples; how fast it samples."""
+    import torch
+
+    from dataset_utils import registry
+    from dataset_utils.options import DataOptions
+    from pipelines.inputs.tokens import tokens_in
+
+    space, held_out = generator.space.space, registry.load(run.settings.build(DataOptions)).valid
+    data = tokens_in(space, held_out.take(range(min(count, len(held_out)))), run.settings.max_seq_len)
+    encoded = [space.encode(data.batch(rows).to(run.device)).x0 for rows in torch.arange(len(data)).split(250)]
+    began = time.perf_counter()
+    blocks = [generator.latents(42, b).x0 for b in range(-(-count // generator.block))]
+    seconds = time.perf_counter() - began
+    sampled = generator.space.restore(torch.cat(blocks))
+    found = {"held-out texts": torch.cat(encoded), "samples": sampled[:count]}
+    return {name: space.autoencoder.decode(x0) for name, x0 in found.items()}, {
+        "denoise_texts_per_second": len(sampled) / seconds
+    }
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from latent_models.compressed import CompressedSpace
+    from pipelines.parts import make_generator
+    from pipelines.trained import load_run
+    from utils import distributed
+
+    named = {"sampling_timesteps": args.sampling_timesteps, "eval_batch_size": 250}
+    given = {"drafter": args.drafter, "data_dir": args.data_dir, "enc_dec_model": args.enc_dec_model}
+    run = load_run(args.run, device=args.device, **named, **{k: v for k, v in given.items() if v is not None})
+    space = run.parts.space.space
+    if not isinstance(space, CompressedSpace) or space.drafter is None:
+        raise UserError(
+            f"{args.run} has no drafter: train one with python -m pipelines.train_drafter, or give --drafter"
+        )
+    autocast = distributed.autocast(run.device, run.settings.mixed_precision)
+    generator = make_generator(run.settings, run.parts, run.device, autocast)
+    rows = []
+    with torch.no_grad(), autocast():
+        sets, facts = memories(run, generator, args.texts)
+        for name, memory in sets.items():
+            for size in args.batches:
+                row = compare(run, memory, size, args.rounds)
+                rows.append({"latents": name, "batch": size, **row})
+                print(f"{name}, batches of {size}: {row['faster']:.2f} times as fast", file=sys.stderr, flush=True)
+    return {"rows": rows, **facts, "sampling_timesteps": args.sampling_timesteps, "device": str(run.device)}
+
+
+def compare(run: Any, memory: Any, size: int, rounds: int) -> dict[str, Any]:
+    """Seconds of both ways in batches of so many rows of memory (n, L, d_lm), and how good the drafts are."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    from latent_models.decoding import DECODING
+
+    space = run.parts.space.space
+    model, draft = space.language_model, partial(space.drafter.ids, space.language_model.model)
+    parts = memory.split(size)
+    parts = parts[:BATCHES] if len(parts) > BATCHES else parts
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    written: dict[str, list[Any]] = {}
+    passes = 0.0
+    for number in range(-1, rounds):  # the first is a warm-up
+        for way in WAYS if number % 2 else WAYS[::-1]:
+            how = {**DECODING["greedy"], "draft": draft if way == "drafted" else None}
+            began = time.perf_counter()
+            written[way] = [ids for part in parts for ids in model.write(part, None, run.settings.max_seq_len, **how)]
+            if run.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[way] += [time.perf_counter() - began] * (number >= 0)
+            looked, texts = model.writer.passes()
+            passes = looked / texts if texts else passes
+    wanted, found = (pad_sequence(written[way], True, model.pad_id)[:, 1:].cpu() for way in WAYS)
+    guessed = torch.cat([draft(part) for part in parts]).cpu()
+    width = min(wanted.shape[1], found.shape[1], guessed.shape[1])  # what is beyond is padding
+    real = wanted[:, :width] != model.pad_id
+    right = (guessed[:, :width] == wanted[:, :width]) & real
+    return {
+        "texts": len(wanted),
+        "seconds": seconds,
+        "faster": statistics.median(a / b for a, b in zip(*seconds.values(), strict=True)),
+        "passes": passes,
+        "tokens": float(real.sum(1).float().mean()),
+        "tokens_right": float(right.sum() / real.sum()),
+        "texts_right": float((right | ~real).all(1).float().mean()),
+        "same_texts": int((wanted[:, :width] == found[:, :width]).all(1).sum()),
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    rows = found["rows"]
+    lines = [
+        f"medians of {len(rows[0]['seconds'][WAYS[0]])} interleaved rounds on {found['device']}; denoising in "
+        f"{found['sampling_timesteps']} steps: {found['denoise_texts_per_second']:.0f} texts/s in batches of 250",
+        "",
+        f"{'latents':<16}{'batch':>6}{'tokens':>8}{'right':>8}{'texts right':>13}{'passes':>8}"
+        f"{'texts/s before':>16}{'after':>8}{'times as fast':>15}{'range':>14}{'same texts':>13}",
+    ]
+    for row in rows:
+        before, after = (row["texts"] / statistics.median(row["seconds"][way]) for way in WAYS)
+        same = f"{row['same_texts']} of {row['texts']}"
+        ratios = [a / b for a, b in zip(*row["seconds"].values(), strict=True)]
+        lines.append(
+            f"{row['latents']:<16}{row['batch']:>6}{row['tokens']:>8.1f}{row['tokens_right']:>8.1%}"
+            f"{row['texts_right']:>13.1%}{row['passes']:>8.2f}{before:>16.0f}{after:>8.0f}{row['faster']:>15.2f}"
+            f"{f'{min(ratios):.2f} - {max(ratios):.2f}':>14}{same:>13}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def sizes(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="folder of a diffusion run")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--drafter", help="its folder; unset: the run's own")
+    parser.add_argument("--data_dir", help="where the corpus is now")
+    parser.add_argument("--enc_dec_model", help="where the language model is now")
+    parser.add_argument("--batches", type=sizes, default=[1, 32, 250])
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sampling_timesteps", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=None, help="of torch on the CPU")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
+    args = parser.parse_args(argv)
+
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    found = measure(args)
+    write_json(
+        args.output_dir / "drafting.json",
+        {**found, "versions": dict(package_versions()), "git_commit": git_commit()},
+    )
+    text = table(found)
+    write_text(args.output_dir / "table.txt", text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
