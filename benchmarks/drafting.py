@@ -1,7 +1,8 @@
 """What drafts are worth to a diffusion run: texts a second with and without, and whether the texts stay the same.
 
-    python benchmarks/drafting.py --run RUN --output_dir runs/drafting [--drafter FOLDER] [--data_dir DIR]
-        [--batches 1,32,250] [--texts 1000] [--rounds 5] [--sampling_timesteps 25] [--threads N] [--device auto]
+    python benchmarks/drafting.py --run RUN --output_dir runs/drafting [--drafter FOLDER] [--latent_model_path RUN]
+        [--data_dir DIR] [--enc_dec_model DIR] [--batches 1,32,250] [--texts 1000] [--rounds 5]
+        [--sampling_timesteps 25] [--threads N] [--device auto]
 
 Greedy decoding token by token and from drafts take turns, in each round once each, on latents of held-out texts and on
 sampled ones; times are of decoding alone, the drafter's included. With --batches b a round writes as many texts as fill
@@ -58,7 +59,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from utils import distributed
 
     named = {"sampling_timesteps": args.sampling_timesteps, "eval_batch_size": 250}
-    given = {"drafter": args.drafter, "data_dir": args.data_dir, "enc_dec_model": args.enc_dec_model}
+    given = {name: getattr(args, name) for name in ("drafter", "data_dir", "enc_dec_model", "latent_model_path")}
     run = load_run(args.run, device=args.device, **named, **{k: v for k, v in given.items() if v is not None})
     space = run.parts.space.space
     if not isinstance(space, CompressedSpace) or space.drafter is None:
@@ -152,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--drafter", help="its folder; unset: the run's own")
     parser.add_argument("--data_dir", help="where the corpus is now")
     parser.add_argument("--enc_dec_model", help="where the language model is now")
+    parser.add_argument("--latent_model_path", help="an autoencoder run with another decoder for the same latents")
     parser.add_argument("--batches", type=sizes, default=[1, 32, 250])
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
