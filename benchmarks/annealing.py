@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.runs import write_json, write_text
 
@@ -151,7 +152,7 @@ def plot(curves: dict[str, list[dict[str, list[tuple[int, float, float]]]]], pat
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--schedules", default=",".join(SCHEDULES))
     parser.add_argument("--seeds", type=int, default=1)

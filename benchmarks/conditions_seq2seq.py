@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 from pipelines.flags.programs import DIFFUSION
 from pipelines.quickstart import DENOISER, stages_before_diffusion
 from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
+from utils.command_line import OneLineParser
 from utils.errors import one_line
 from utils.runs import write_json, write_text
 
@@ -146,7 +147,7 @@ def json_best(root: Path) -> dict[str, Any]:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--diffusion_steps", type=int, default=None, help="training steps of the denoiser")
     args = parser.parse_args(argv)

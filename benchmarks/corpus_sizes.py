@@ -17,10 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+
+from utils.command_line import OneLineParser
+from utils.errors import one_line
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 FORMATS = ("jsonl", "csv", "parquet")
 MIB = 1 << 20
 
@@ -77,14 +82,15 @@ def measure(path: Path, max_length: int) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+@one_line
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--formats", nargs="+", default=FORMATS, choices=FORMATS)
     parser.add_argument("--max_seq_len", type=int, default=64)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)  # the process that is measured
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.read:
         print(json.dumps(measure(args.read, args.max_seq_len)))
         return

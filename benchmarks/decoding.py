@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
+from utils.command_line import OneLineParser
 from utils.errors import one_line
 from utils.runs import git_commit, package_versions, write_json, write_text
 
@@ -97,7 +98,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--enc_dec_model", required=True)
     parser.add_argument("--texts", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 
 from pipelines.flags.programs import CLASSIFIER, DIFFUSION
 from pipelines.recipe import Stage, run_stage
+from utils.command_line import OneLineParser
 from utils.config import parse
 from utils.errors import one_line
 from utils.runs import write_json, write_text
@@ -86,12 +87,13 @@ class Grammar:
         return sum(row is not None and self.label_of[row[0]] == label for row in rows) / len(texts)
 
 
-def main() -> int:
-    return run(parser().parse_args())
+@one_line
+def main(argv: Sequence[str] | None = None) -> int:
+    return run(parser().parse_args(argv))
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--data_dir", required=True, help="folder that holds simple/ and greetings/")
     made.add_argument("--output_dir", type=Path, default=Path("runs/embedding_simple"))
     made.add_argument("--max_seconds", type=int, default=1150, help="of training (default %(default)s)")
@@ -102,7 +104,6 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-@one_line
 def run(given: argparse.Namespace) -> int:
     from dataset_utils import registry
     from dataset_utils.options import DataOptions

@@ -37,6 +37,7 @@ from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
 from pipelines.recipe import Clock, banner, run_stage, scaled
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.runs import git_commit, package_versions, write_json, write_text
 
@@ -163,7 +164,7 @@ def trained(root: Path, name: str, saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default=EMBEDDED, help="a corpus of pairs: qqp, e2e-mr, ... (default %(default)s)")
     parser.add_argument("--data_dir", type=Path, default=None, help="the root that holds it; the default is made")
     parser.add_argument("--output_dir", type=Path, required=True)

@@ -28,6 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
 from evaluation.report import finite
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.progress import Progress
 from utils.runs import write_json, write_text
@@ -230,7 +231,7 @@ def plot(summary: list[dict[str, Any]], path: Path) -> None:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--data_dir", default=None, help="default: as the run was trained")

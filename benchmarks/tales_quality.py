@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 
 SHOWN = ("grammatical", "agreement", "coherent", "novel", "distinct")
@@ -25,7 +26,7 @@ SHOWN = ("grammatical", "agreement", "coherent", "novel", "distinct")
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("settings", nargs="+")
     parser.add_argument("--corpus", type=Path, default=None, help="default: corpus/ beside the run")

@@ -5,13 +5,13 @@ python -m dataset_utils [--data_dir ROOT] [--markdown]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from dataset_utils.catalog import DATASETS
 from dataset_utils.options import DataOptions
 from dataset_utils.registry import find
+from utils.command_line import OneLineParser
 from utils.errors import one_line
 
 HEADS = ("name", "texts", "kind", "length", "licence", "where")
@@ -45,7 +45,7 @@ def markdown(table: Sequence[tuple[str, ...]]) -> str:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset_utils", description="List the corpora by name.")
+    parser = OneLineParser(prog="python -m dataset_utils", description="List the corpora by name.")
     parser.add_argument("--data_dir", type=Path, help="where corpora lie (default: datasets/)")
     parser.add_argument("--markdown", action="store_true", help="as in docs/recipes.md, without what is on this disk")
     args = parser.parse_args(argv)

@@ -10,7 +10,6 @@ broke off goes on. Corpora that are there are never written over.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import http.client
 import json
@@ -28,6 +27,7 @@ from dataset_utils.columns import nearest
 from dataset_utils.convert import Rows
 from dataset_utils.splits import SPLITS
 from dataset_utils.upstream import UPSTREAM, HubParquet, Remote, Upstream
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.progress import Progress
 
@@ -207,7 +207,7 @@ def plan(name: str, row: Upstream, folder: Path) -> str:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset_utils.fetch", description="Fetch and convert a corpus.")
+    parser = OneLineParser(prog="python -m dataset_utils.fetch", description="Fetch and convert a corpus.")
     parser.add_argument("name", help=f"one of {', '.join(UPSTREAM)}")
     parser.add_argument(
         "--data_dir", type=Path, default=Path("datasets"), help="root of the data (default: %(default)s)"

@@ -14,7 +14,6 @@ It need not know tokenizers, models or how files are read back.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_utils.tales_grammar import CONTENT, FRAMES, HEROES, KIN, OPTIONAL, PRONOUNS, TOPICS
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 
 CLASS_NAMES = tuple(TOPICS)
@@ -221,7 +221,7 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset_utils.tales", description="Write the embedded corpus.")
+    parser = OneLineParser(prog="python -m dataset_utils.tales", description="Write the embedded corpus.")
     parser.add_argument("--output_dir", type=Path, default=Path("datasets/tales"), help="folder (default: %(default)s)")
     for name, size in (("train", 20_000), ("valid", 2_000), ("test", 2_000)):
         parser.add_argument(f"--{name}", type=int, default=size, help="stories (default: %(default)s)")

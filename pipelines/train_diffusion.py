@@ -111,8 +111,7 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     if not settings.resume_training and job.ranks.main:
         supply.keep(job.folder)
         keep_encoder(model.denoiser, job.folder)
-    ema = EMA(model, settings.ema_decay, settings.ema_update_every)
-    state = new_state(job, model, ema, more=dict(supply.times.memory()))
+    state = new_state(job, model, new_averages(settings, model), more=dict(supply.times.memory()))
     if settings.resume_training:
         state.restore(checkpoints.load(job.folder))
         state.best = remembered_best(job.folder, state.best)
@@ -136,7 +135,7 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
         if begun is not None:
             fill(model, begun)  # its statistics, too, count over those just measured
         # made anew, of the weights and statistics as they are now
-        state.ema = EMA(model, settings.ema_decay, settings.ema_update_every)
+        state.ema = new_averages(settings, model)
 
     state.wrapped = network = wrap(supply.network(), job.ranks)
     plan = job.plan()
@@ -181,6 +180,12 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     if made_up:
         state.save(job.folder)  # that it need not be made up for again
     return 0
+
+
+def new_averages(settings: Settings, model: DiffusionModel) -> EMA:
+    """The weights as they are now, from which their average sets out."""
+    together = not settings.no_fused_optimizer
+    return EMA(model, settings.ema_decay, settings.ema_update_every, together=together)
 
 
 def make_supply(job: Job, parts: Parts, corpus: Corpus) -> Supply:

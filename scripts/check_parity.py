@@ -15,7 +15,6 @@ Exit status: 0 within tolerance, 1 beyond it, 2 for a folder that cannot be read
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -42,6 +41,7 @@ from latent_models.perceiver import PerceiverAutoencoder
 from model import reference_weights as denoiser_weights
 from model.denoiser import Denoiser
 from model.options import DenoiserOptions
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.records import Condition
 
@@ -295,7 +295,7 @@ def row(result: Result, ok: bool, wide: int) -> str:
 
 @one_line
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Compare our modules with recordings of the reference implementation.")
+    parser = OneLineParser(description="Compare our modules with recordings of the reference implementation.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder with meta.json and .safetensors recordings")
     parser.add_argument("--each", action="store_true", help="a row for each result, not only the worst of each file")
     arguments = parser.parse_args(argv)

@@ -25,11 +25,12 @@ class EMA:
     """The average of a module's trainable parameters and floating-point buffers, by name. Each rank keeps its own.
 
     Frozen parameters are left out: their average is themselves. decay: the cap. every: only each so many-th call of
-    update() changes the average, while the decay counts all calls.
+    update() changes the average, while the decay counts all calls. together: all tensors in one kernel where the device
+    has one, instead of one by one, to the same numbers.
     """
 
-    def __init__(self, module: nn.Module, decay: float = 0.9999, every: int = 1):
-        self.decay, self.every = decay, every
+    def __init__(self, module: nn.Module, decay: float = 0.9999, every: int = 1, *, together: bool = True):
+        self.decay, self.every, self.together = decay, every, together
         self.updates = 0
         self._module = module
         self._applied = False
@@ -44,7 +45,10 @@ class EMA:
             return
         old, new = self._pairs(self._module)
         decay = decay_at(self.updates, self.decay)
-        if decay == 0:
+        if not self.together:
+            for average, x in zip(old, new, strict=True):
+                average.copy_(x) if decay == 0 else average.lerp_(x, 1 - decay)
+        elif decay == 0:
             torch._foreach_copy_(old, new)
         else:
             torch._foreach_lerp_(old, new, 1 - decay)

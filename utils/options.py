@@ -34,7 +34,7 @@ class OptimizerOptions:
         default=0.95, metadata=dict(help="momentum of the matrices of --optimizer muon", at_least=0, at_most=1)
     )
     no_fused_optimizer: bool = field(
-        default=False, metadata=dict(help="update parameters one by one instead of in one kernel")
+        default=False, metadata=dict(help="update parameters, and their averages, one by one instead of in one kernel")
     )
     clip_grad_norm: float = field(
         default=1.0, metadata=dict(help="largest gradient norm; 0 switches clipping off", at_least=0)

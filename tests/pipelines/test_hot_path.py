@@ -86,3 +86,13 @@ def test_a_step_of_the_autoencoder_reads_nothing_back(programs, chain, tmp_path,
     )
     assert train_autoencoder(parse(AUTOENCODER, argv.split())) == 0
     assert readings == [{}] * 3
+
+
+def test_a_decoder_that_trains_for_a_denoiser_reads_times_alone(programs, chain, tmp_path, readings):
+    """Those of a sampler, which are on the CPU whatever the device: test_another_device.py has it on another."""
+    flags = (
+        f"--lm_mode decoder --resume_dir {chain / 'ae_l2'} --l2_normalize_latents --prior_run {chain / 'diff'} "
+        "--prior_steps 3 --latent_noise 0.3 --num_train_steps 3 --log_every 3 --eval_texts 4"
+    )
+    assert programs.autoencoder(chain / "lm", tmp_path, flags) == 0
+    assert len(readings) == 3 and all(step.keys() == {"_local_scalar_dense"} for step in readings)

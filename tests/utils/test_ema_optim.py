@@ -34,6 +34,21 @@ def test_the_average_follows_its_recurrence():
         assert ema.tensors["weight"].item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_together_or_one_by_one_the_averages_are_the_same_bits():
+    net = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3))
+    averages = [EMA(net, decay=0.9, every=2, together=together) for together in (True, False)]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(130):
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(torch.randn(p.shape, generator=generator))
+        for ema in averages:
+            ema.update()
+    for name, x in averages[0].tensors.items():
+        assert torch.equal(x, averages[1].tensors[name])
+        assert torch.equal(x, net.state_dict()[name]) == ("running" in name), "what trains has moved away"
+
+
 def test_updating_every_other_step_counts_all_steps():
     net, seen = nn.Linear(1, 1, bias=False), []
     ema = EMA(net, every=3)
