@@ -83,14 +83,14 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, node.args[0].value
 
 
-def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**(os.environ if env is None else env), "PYTHONPATH": path},
     )
 
 
@@ -191,3 +191,29 @@ print("torch" in sys.modules)
     done = run(code, str(ROOT / script))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "False", f"{script} --help imports torch"
+
+
+@pytest.mark.parametrize(
+    "module", ["pipelines.flags.programs", "pipelines.sample", "latent_models.pretraining.__main__"]
+)
+def test_idle_threads_sleep_unless_the_environment_says_otherwise(module: str) -> None:
+    """OpenMP reads it when torch is imported: said later, it would have no effect."""
+    code = """
+import importlib.abc, importlib, json, os, sys
+
+class Watch(importlib.abc.MetaPathFinder):
+    seen = None
+    def find_spec(self, name, path, target=None):
+        if name == "torch" and Watch.seen is None:
+            Watch.seen = os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")
+
+sys.meta_path.insert(0, Watch())
+importlib.import_module(sys.argv[1])
+import torch
+print(json.dumps(Watch.seen))
+"""
+    unset = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    for said, wanted in (({}, ["passive", "1000"]), ({"OMP_WAIT_POLICY": "active"}, ["active", None])):
+        done = run(code, module, env=unset | said)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1]) == wanted

@@ -19,7 +19,7 @@ TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
 # A spinning OpenMP thread beside any other busy process costs a hundredfold: let idle threads sleep, but only after some
 # 25 microseconds (GNU's OpenMP, which PyTorch brings on Linux), since the next operation of a small network comes sooner:
 # that is 1.3 times as fast on two quiet cores, and no slower beside two busy processes.
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}"
+[[ -n "${OMP_WAIT_POLICY:-}" ]] || export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}"
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
