@@ -2,10 +2,12 @@
 
     python benchmarks/quality_speed.py runs/quickstart/diffusion --output_dir runs/quality_speed
         [--data_dir runs/quickstart/corpus] [--steps 10,25,50] [--seeds 5] [--num_samples 1000] [--settings ...]
+        [--students runs/few ...]
 
 Every sampler on every grid at every number of steps, and the presets, each with the same seeds; the baseline is DDPM of
 250 steps on the uniform grid. Texts are decoded greedily, so that only sampling differs. --settings replaces the sweep:
-words such as sampler=dpmpp,time_grid=karras,sampling_timesteps=25. On the embedded corpus the grammar judges, too.
+words such as sampler=dpmpp,time_grid=karras,sampling_timesteps=25. --students adds runs that were distilled from it. On
+the embedded corpus the grammar judges, too.
 A setting is as good as the baseline where every metric differs by less than the larger of two pooled standard
 deviations and one point (MAUVE: 0.02). Every row is printed, also those that are not. Run again, it goes on.
 Writes rows.jsonl, result.json, table.txt and quality_speed.png.
@@ -23,7 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
@@ -32,6 +34,9 @@ from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.progress import Progress
 from utils.runs import write_json, write_text
+
+if TYPE_CHECKING:
+    from pipelines.sampling.generate import TextGenerator
 
 BASELINE = {"sampler": "ddpm", "time_grid": "uniform", "sampling_timesteps": 250}
 SAMPLING = ("sampler", "time_grid", "sampling_timesteps", "grid_shift", "ddim_sampling_eta", "posterior_variance")
@@ -69,7 +74,22 @@ def read_settings(words: Sequence[str]) -> list[dict[str, Any]]:
     return [BASELINE, *found]
 
 
+def read_students(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """A setting for each distilled run: the steps that it has learned."""
+    from utils.flag_files import read_args
+
+    found = []
+    for run in runs:
+        saved = read_args(run)
+        if saved.get("distill_run") is None:
+            raise UserError(f"--students {run} is no run of --distill_run: compare other runs one by one")
+        found.append({**{name: saved[name] for name in BASELINE}, "student": str(run)})
+    return found
+
+
 def title(setting: dict[str, Any]) -> str:
+    if "student" in setting:
+        return f"student {Path(setting['student']).name} {setting['sampling_timesteps']}"
     rest = "".join(f" {name}={value}" for name, value in sorted(setting.items()) if name not in BASELINE)
     return f"{setting['sampler']} {setting['time_grid']} {setting['sampling_timesteps']}{rest}"
 
@@ -99,35 +119,24 @@ class Judge:
         self.known = set(self.training)
         self.tales = all(tales.parse(text) is not None for text in self.training[:50])
         self.generator = TextDiffusionPipeline.from_run(run, device=device, eval_batch_size=250).generator
+        self.students: dict[str, TextGenerator] = {}
 
     def judge(self, setting: dict[str, Any], seed: int) -> dict[str, Any]:
         """One row: quality, network calls and seconds of n texts of a seed."""
         from dataset_utils import tales
-        from diffusion.options import ProcessOptions, SamplingOptions
         from diffusion.samplers import network_calls
         from evaluation.protocols import evaluate_texts
-        from pipelines.building.process import make_process
-        from pipelines.flags.programs import DIFFUSION
-        from utils.config import parse
 
-        typed = [word for name, value in setting.items() for word in (f"--{name}", str(value))]
-        settings = parse(DIFFUSION, [*self.argv, *typed])
-        self.generator.process = make_process(
-            settings.build(ProcessOptions),
-            settings.build(SamplingOptions),
-            settings.denoiser_variant,
-            settings.saved.get("scale"),
-        )
-        self.generator.steps = settings.sampling_timesteps
+        generator = self._generator(setting)
         began = time.monotonic()
-        sampled = self.generator.sample(self.n, seed, ["greedy"], quiet=True)
+        sampled = generator.sample(self.n, seed, ["greedy"], quiet=True)
         seconds, texts = time.monotonic() - began, sampled.texts["greedy"]
         found = evaluate_texts(texts, {"val": self.references}, self.memory, self.scorer)
         row = {
             "setting": title(setting),
             "seed": seed,
             "texts": self.n,
-            "calls": network_calls(setting["sampler"], settings.sampling_timesteps),
+            "calls": network_calls(setting["sampler"], generator.steps),
             "seconds": seconds,
             "denoise_seconds": sampled.speed.seconds["denoise"],
             "decode_seconds": sampled.speed.seconds["decode"],
@@ -138,6 +147,31 @@ class Judge:
             judged = tales.judge(texts, self.known)
             row |= {name: judged[name] for name in ("grammatical", "agreement", "novel")}
         return row
+
+    def _generator(self, setting: dict[str, Any]) -> TextGenerator:
+        """What samples so: a student, or the run itself with this sampler."""
+        from diffusion.options import ProcessOptions, SamplingOptions
+        from pipelines.building.process import make_process
+        from pipelines.flags.programs import DIFFUSION
+        from pipelines.text_diffusion import TextDiffusionPipeline
+        from utils.config import parse
+
+        if "student" in setting:
+            run = setting["student"]
+            if run not in self.students:
+                device = self.generator.device.type
+                self.students[run] = TextDiffusionPipeline.from_run(run, device=device, eval_batch_size=250).generator
+            return self.students[run]
+        typed = [word for name, value in setting.items() for word in (f"--{name}", str(value))]
+        settings = parse(DIFFUSION, [*self.argv, *typed])
+        self.generator.process = make_process(
+            settings.build(ProcessOptions),
+            settings.build(SamplingOptions),
+            settings.denoiser_variant,
+            settings.saved.get("scale"),
+        )
+        self.generator.steps = settings.sampling_timesteps
+        return self.generator
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -240,9 +274,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_samples", type=int, default=1000)
     parser.add_argument("--scorer", default=None, help="default: the run's own")
     parser.add_argument("--settings", nargs="+", default=None)
+    parser.add_argument("--students", nargs="+", type=Path, default=[], help="runs that were distilled from it")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     settings = read_settings(args.settings) if args.settings else sweep([int(n) for n in args.steps.split(",")])
+    settings += read_students(args.students)
     data = ["--data_dir", args.data_dir] if args.data_dir else []
     judge = Judge(args.run, data, args.num_samples, args.scorer, _device(args.device))
     path = args.output_dir / "rows.jsonl"

@@ -72,6 +72,7 @@ def make_parts(
         settings.build(SamplingOptions),
         options.denoiser_variant,
         settings.saved.get("scale"),
+        student=settings.distill_run is not None,
     )
     context = None
     if settings.latent_space == "embeddings":

@@ -53,6 +53,7 @@ class TextDiffusionPipeline:
         self.generator, self.class_names, self.sources = generator, tuple(class_names), sources
         self.knows_null = knows_null
         self.sampler = "custom"  # its name
+        self.is_student = False  # of --distill_run: samples in its own steps alone
 
     @classmethod
     def from_run(cls, folder: str | Path, *, device: str = "auto", flags: Sequence[str] = (), **named: Any) -> Self:
@@ -67,7 +68,7 @@ class TextDiffusionPipeline:
         knows_null = not names or settings.class_unconditional_prob > 0
         sources = make_sources(settings, parts, run.device, autocast)
         made = cls(make_generator(settings, parts, run.device, autocast), names, sources, knows_null)
-        made.sampler = settings.sampler
+        made.sampler, made.is_student = settings.sampler, settings.distill_run is not None
         return made
 
     def __call__(

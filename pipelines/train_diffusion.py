@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def run(settings: Settings) -> int:
         return dry_run(settings, _empty_parts, tokenizer_of(settings))
     job = open_job(settings, "text_denoising_diffusion", "diffusion")
     run_folder = Path(settings.resume_dir) if job.evaluating else job.folder
+    if settings.distill_run and not settings.resume_dir:
+        run_folder = Path(settings.distill_run)  # a new student's parts are those of its teacher
     corpus = _corpus(job)
     parts = make_parts(
         settings, run_folder, job.device, corpus.num_classes, source_tokens(settings, corpus), corpus.train.all_texts()
@@ -127,13 +130,11 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     # what the flags name and is not there, or is of another kind, is better known before hours of encoding
     evaluator = _evaluator(job, parts, corpus)
     evaluator.load_judges()
-    begun = checkpoints.load(settings.init_path) if settings.init_path and not settings.resume_training else None
-    if begun is not None:
-        fill(model, begun)
+    begin = first_weights(settings, parts)
+    begin(model)
     supply.open(measure=not settings.resume_training)
     if not settings.resume_training:
-        if begun is not None:
-            fill(model, begun)  # its statistics, too, count over those just measured
+        begin(model)  # its statistics, too, count over those just measured
         # made anew, of the weights and statistics as they are now
         state.ema = new_averages(settings, model)
 
@@ -188,6 +189,15 @@ def new_averages(settings: Settings, model: DiffusionModel) -> EMA:
     return EMA(model, settings.ema_decay, settings.ema_update_every, together=together)
 
 
+def first_weights(settings: Settings, parts: Parts) -> Callable[[DiffusionModel], None]:
+    """What gives a new run the weights of --init_path, or the averaged ones of --distill_run; nothing without."""
+    if settings.resume_training or not (settings.init_path or settings.distill_run):
+        return lambda model: None
+    if settings.init_path:
+        return partial(fill, checkpoint=checkpoints.load(settings.init_path))
+    return partial(fill_from_run, folder=Path(settings.distill_run), best=parts.seq2seq)
+
+
 def make_supply(job: Job, parts: Parts, corpus: Corpus) -> Supply:
     kind = EmbeddingSupply if parts.space.trainable else LatentSupply
     return kind(job, parts, corpus)
@@ -215,14 +225,19 @@ def _empty_parts(settings: Settings) -> Mapping[str, nn.Module]:
     embeddings, context = settings.latent_space == "embeddings", None
     space: Any = EmptyEmbeddings(settings) if embeddings else empty_space(settings, sources > 0)
     if sources and not embeddings:
-        run = Path(settings.resume_dir or ".")
+        run = Path(settings.resume_dir or settings.distill_run or ".")
         context = load_context(settings, run, space, torch.device("cpu"), sources, empty=True)
     with torch.device("meta"):
         classes = classes if options.class_conditional else 0
         encoder = encoder_options(settings, None)
         model = new_model(space, options, settings.max_seq_len, classes, context, encoder)
     refuse_guidance_without_null(settings, sources > 0)
-    process = make_process(settings.build(ProcessOptions), settings.build(SamplingOptions), options.denoiser_variant)
+    process = make_process(
+        settings.build(ProcessOptions),
+        settings.build(SamplingOptions),
+        options.denoiser_variant,
+        student=settings.distill_run is not None,
+    )
     return named_parts(Parts(model.normalised(space), model, process, context))
 
 

@@ -251,7 +251,7 @@ def empty_space(settings: Settings, sources: bool = False) -> LatentSpace:
     if not settings.latent_model_path:
         model = load_model_of_texts(settings, settings.enc_dec_model, empty=True)
         return EncoderStatesSpace(model, settings.max_seq_len).requires_grad_(False)
-    folder = autoencoder_folder(settings, Path(settings.resume_dir or "."))
+    folder = autoencoder_folder(settings, Path(settings.resume_dir or settings.values.get("distill_run") or "."))
     typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
     of_context = sources and context_by_enc_dec_model(settings)
     return empty_autoencoder(folder, *((None, typed) if of_context else (typed, None)))

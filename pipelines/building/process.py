@@ -33,6 +33,7 @@ class Process:
     sampler: Sampler
     lay_out: Callable[[int], Tensor]  # steps -> times
     noise_bound: float | None = None  # of a sampling step, in standard deviations
+    project_from: float = 1.0  # time from which on estimates are brought back to where data lies
 
     def t_max(self, step: int, num_steps: int) -> float:
         """T(step) / T: the upper end of the times that training draws from."""
@@ -58,9 +59,17 @@ class Process:
 
 
 def make_process(
-    options: ProcessOptions, sampling: SamplingOptions, variant: str, trained_scale: float | None = None
+    options: ProcessOptions,
+    sampling: SamplingOptions,
+    variant: str,
+    trained_scale: float | None = None,
+    *,
+    student: bool = False,
 ) -> Process:
-    """variant: of the denoiser. trained_scale: --scale of training where options holds another for sampling."""
+    """variant: of the denoiser. trained_scale: --scale of training where options holds another for sampling.
+
+    student: of a distillation, whose estimates are of data at its last step only (diffusion/distillation).
+    """
     sampler = make_sampler(
         sampling.sampler, eta=sampling.ddim_sampling_eta or 0.0, variance=sampling.posterior_variance
     )
@@ -73,9 +82,9 @@ def make_process(
         walked = make_continuous(sampling.sampling_schedule or options.train_schedule, options.scale)
     lay_out = grid_of(sampling, walked)
     # what cannot be done is refused now, not after training
-    lay_out(sampling.sampling_timesteps)
+    project_from = float(lay_out(sampling.sampling_timesteps)[-2]) if student else 1.0
     make_weighting(options.loss_weighting, options.objective, options.min_snr_gamma)
-    return Process(options, TIME_INPUTS[variant], train, walked, sampler, lay_out, sampling.noise_bound)
+    return Process(options, TIME_INPUTS[variant], train, walked, sampler, lay_out, sampling.noise_bound, project_from)
 
 
 def grid_of(sampling: SamplingOptions, schedule: Schedule) -> Callable[[int], Tensor]:

@@ -57,6 +57,33 @@ class DiffusionIntervals:
 
 
 @dataclass
+class DistillationOptions:
+    """A student that samples in few steps; see diffusion/distillation and pipelines/training/distillation_step."""
+
+    distill_run: str | None = field(
+        default=None,
+        metadata=dict(
+            help="train a student of this diffusion run: it begins with the run's weights and learns to sample in "
+            "--distill_steps network calls, without guidance's second one; layout, latents and corpus are the run's"
+        ),
+    )
+    distill_steps: int = field(
+        default=4, metadata=dict(help="sampling steps, and network calls, of the student", unit="steps")
+    )
+    distill_substeps: int = field(
+        default=6,
+        metadata=dict(help="solver steps of the teacher for each step of the student", unit="steps"),
+    )
+    distill_guidance: float = field(
+        default=1.0,
+        metadata=dict(
+            help="weight of classifier-free guidance that the teacher samples with, and the student then has in it",
+            unit="factor",
+        ),
+    )
+
+
+@dataclass
 class PretrainingIntervals:
     eval_every: int = field(default=500, metadata=dict(help="steps between validations", unit="steps"))
     eval_texts: int = field(default=500, metadata=dict(help="held-out texts copied at a validation", unit="texts"))

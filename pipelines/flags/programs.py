@@ -32,6 +32,7 @@ from pipelines.flags.options import (
     ClassifierRunOptions,
     ControlOptions,
     DiffusionIntervals,
+    DistillationOptions,
     DrafterRunOptions,
     EmbeddingLossOptions,
     PretrainingIntervals,
@@ -39,6 +40,7 @@ from pipelines.flags.options import (
     RoundingOptions,
     TrajectoryOptions,
 )
+from pipelines.flags.students import students_take_after_their_teacher
 from pipelines.flags.without_effect import said_where_without_effect
 from utils.options import (
     AverageOptions,
@@ -179,6 +181,7 @@ DIFFUSION = Program(
         "denoiser": DenoiserOptions,
         "a Hugging Face encoder as denoiser": EncoderDenoiserOptions,
         "diffusion process": ProcessOptions,
+        "distillation to few steps": DistillationOptions,
         "sampling": SamplingOptions,
         "rounding while sampling": RoundingOptions,
         "control by a classifier": ControlOptions,
@@ -224,9 +227,11 @@ DIFFUSION = Program(
         "latent_model_path",
         "latent_cache_dir",
         "latents_on_device",
+        "distill_run",
     },
     rules=(
         rules.resume_dir_says_what_for,
+        students_take_after_their_teacher,
         embeddings_meet,
         rules.preset_fills_in,
         rules.schedules_meet,

@@ -51,6 +51,9 @@ NEEDS: Mapping[str, tuple[str, tuple[str | bool | None, ...]]] = {
     "muon_momentum": ("optimizer", ("muon",)),
     "latent_noise_prob": ("latent_noise", ON),
     "drafter": ("drafting", ("auto",)),
+    "distill_steps": ("distill_run", ON),
+    "distill_substeps": ("distill_run", ON),
+    "distill_guidance": ("distill_run", ON),
     "prior_prob": ("prior_run", ON),
     "prior_steps": ("prior_run", ON),
 }

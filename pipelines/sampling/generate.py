@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.absorbing import absorbing_shift
-from diffusion.denoisers import Denoise, make_denoise, projected
+from diffusion.denoisers import Denoise, clamped, make_denoise
 from diffusion.guidance import guided
 from diffusion.noise import make_noise
 from latent_models.decoding import DECODING
@@ -162,8 +162,9 @@ class TextGenerator:
         schedule, objective = process.sampling_schedule, process.options.objective
         denoise = make_denoise(network, objective, schedule, process.time_input, shift=shift)
         denoise = guided(denoise, self.guidance) if with_null else denoise
-        # a space of embeddings is everywhere: rounding its estimates to tokens is a choice (rounding.py)
-        return denoise if self.space.trainable else projected(denoise, self.space.project)
+        if self.space.trainable:  # embeddings are everywhere: rounding estimates to tokens is a choice (rounding.py)
+            return denoise
+        return clamped(denoise, self.space.project, from_t=process.project_from)
 
     @torch.no_grad()
     def decode(self, latents: Latents, strategy: str, seed: int) -> list[str]:

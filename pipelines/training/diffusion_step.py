@@ -7,14 +7,27 @@ from torch import Tensor, nn
 
 from diffusion.denoisers import make_denoise, projected, time_value
 from diffusion.loss import diffuse, prediction_loss
+from diffusion.options import ProcessOptions
 from diffusion.schedules import level_at
 from pipelines.building.process import Process
 from pipelines.inputs.batch_plan import BatchPlan
 from pipelines.inputs.latents import LatentSource
 from pipelines.training.training_times import TrainingTimes
 from utils.records import Condition
-from utils.seeding import Chosen
+from utils.seeding import Chosen, Draws
 from utils.transfer import moved
+
+
+def drop_conditions(condition: Condition | None, draws: Draws, options: ProcessOptions) -> Condition | None:
+    """The condition of a training batch, its share of classes and of sources replaced by the null ones."""
+    if condition is None:
+        return None
+    return condition.drop(
+        draws.uniform("class"),
+        options.class_unconditional_prob,
+        draws.uniform("source"),
+        options.seq2seq_unconditional_prob,
+    )
 
 
 class DiffusionStep:
@@ -41,13 +54,7 @@ class DiffusionStep:
         options, space = self.process.options, self.latents.space
         clean, condition = self.latents(self.plan.rows(step, micro, len(self.latents)))
         draws = self.plan.draws(step, micro, self.latents.device)
-        if condition is not None:
-            condition = condition.drop(
-                draws.uniform("class"),
-                options.class_unconditional_prob,
-                draws.uniform("source"),
-                options.seq2seq_unconditional_prob,
-            )
+        condition = drop_conditions(condition, draws, options)
         t, weight = draws.rows((self.times or self.process.draw_times)(step, self.num_steps), "time")
         eps = draws.normal("noise", *clean.x0.shape[1:])
         shown = draws.chosen_rows("self_condition", options.train_prob_self_cond)

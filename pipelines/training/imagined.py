@@ -50,7 +50,10 @@ class Imagined:
 
 
 def load_prior(run: str, space: CompressedSpace, steps: int, device: torch.device) -> Imagined:
-    """The denoiser of a run on latents of this very space. UserError where it is of other latents."""
+    """The denoiser of a run on latents of this very space. UserError where it is of other latents.
+
+    steps: of its sampler; a student of --distill_run has its own.
+    """
     pipeline = TextDiffusionPipeline.from_run(Path(run), device=device.type)
     if pipeline.sources is not None:
         raise UserError(f"--prior_run {run} was trained with sources, and here are none: name a run without")
@@ -63,4 +66,4 @@ def load_prior(run: str, space: CompressedSpace, steps: int, device: torch.devic
         raise UserError(
             f"--prior_run {run} was trained on latents of another autoencoder: name a run of the one in --resume_dir"
         )
-    return Imagined(pipeline.generator, steps)
+    return Imagined(pipeline.generator, pipeline.generator.steps if pipeline.is_student else steps)

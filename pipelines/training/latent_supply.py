@@ -16,12 +16,15 @@ from latent_models.spaces import LatentSpace
 from pipelines.building.drafters import drafter_folder, keep_drafter
 from pipelines.building.models import AUTOENCODER_COPY, DiffusionModel, keep_autoencoder, relative
 from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.context import WithContext, context_facts
+from pipelines.inputs.context import context_facts
 from pipelines.inputs.latents import Encoded, LatentSource, encoded_split, read_sources
 from pipelines.inputs.tokens import TokenSplit, tokenize_split
 from pipelines.job import Job
 from pipelines.parts import Parts
 from pipelines.training.diffusion_step import DiffusionStep
+from pipelines.training.distillation_step import DistillationStep
+from pipelines.training.supply import Step
+from pipelines.training.teacher import Teacher, find_teacher, load_teacher, network_of, teacher_facts
 from pipelines.training.training_times import TrainingTimes
 
 MEASURED_PAIRS = 100_000
@@ -38,6 +41,9 @@ class LatentSupply:
         self.data = tokenize_split(corpus.train, self.language_model, limit)
         self.held_out = tokenize_split(corpus.valid, self.language_model, limit)
         self.sources: dict[str, LatentSource] = {}
+        self.teacher: Teacher | None = None
+        if job.settings.distill_run is not None:
+            self.teacher = load_teacher(job.settings, job.folder, parts.process.grid, job.device)
 
     def keep(self, folder: Path) -> None:
         settings = self.job.settings
@@ -54,6 +60,7 @@ class LatentSupply:
             "enc_dec_model_relative": relative(model.name, folder),
             "language_model_fingerprint": model.fingerprint(),
             "language": model.language,
+            **teacher_facts(self.job.settings, folder),
             **({} if self.parts.context is None else context_facts(self.parts.context, folder)),
         }
 
@@ -76,26 +83,27 @@ class LatentSupply:
             counts.copy_(count_pairs(read, self.data.lengths[::every], counts.shape))
 
     def network(self) -> nn.Module:
-        model, context = self.parts.model, self.parts.context
-        return WithContext(model.denoiser, context.states) if context and context.trained else model.denoiser
+        return network_of(self.parts)
 
-    def step(self, network: nn.Module, split: str) -> DiffusionStep:
-        settings = self.job.settings
-        return DiffusionStep(
-            network,
-            self.sources[split],
-            self.parts.process,
-            self.job.plan() if split == "train" else self.job.held_out_plan(len(self.sources[split])),
-            settings.num_train_steps,
-            settings.self_condition,
-            self.times if split == "train" else None,
+    def step(self, network: nn.Module, split: str) -> Step:
+        settings, source, training = self.job.settings, self.sources[split], split == "train"
+        plan = self.job.plan() if training else self.job.held_out_plan(len(source))
+        common = (network, source, self.parts.process, plan, settings.num_train_steps)
+        if self.teacher is None:
+            return DiffusionStep(*common, settings.self_condition, self.times if training else None)
+        return DistillationStep(
+            *common,
+            self.teacher,
+            settings.distill_steps,
+            self_condition=settings.self_condition,
+            all_jumps=not training,
         )
 
 
 def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentSource:
     """Latents and conditions of a split: cached on disk unless --no_latent_cache asks for the models at each step."""
     options = job.settings.build(LatentOptions)
-    folder = None if options.no_latent_cache else Path(options.latent_cache_dir or job.folder / "latent_cache")
+    folder = None if options.no_latent_cache else cache_folder(job, options)
     context, sources = parts.context, None
 
     def encoded(space: LatentSpace, tokens: TokenSplit, kept: bool, title: str, what: str) -> Encoded:
@@ -110,6 +118,15 @@ def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentS
         states = encoded(context.states, tokens, not context.trained, f"{split} sources", "source states")
         sources = read_sources(context, tokens, states)
     return LatentSource(parts.space, texts, job.settings.class_conditional, sources)
+
+
+def cache_folder(job: Job, options: LatentOptions) -> Path:
+    """Where encoded corpora are kept: of a student beside its teacher, if that one has any."""
+    if options.latent_cache_dir is None and job.settings.distill_run is not None:
+        known = find_teacher(job.settings, job.folder) / "latent_cache"
+        if known.is_dir():
+            return known
+    return Path(options.latent_cache_dir or job.folder / "latent_cache")
 
 
 def measure_latents(job: Job, model: DiffusionModel, training: LatentSource) -> None:

@@ -66,6 +66,16 @@ class Programs:
         defaults = f"--latent_model_path {ae} {COMMON} --num_train_steps 4 --train_batch_size 16 --log_every 1"
         return train_drafter.run(parse(DRAFTER, f"{defaults} --learning_rate 5e-3 {flags}".split()))
 
+    def student(self, teacher: Path, out: Path, flags: str = "") -> int:
+        """Of a run of diffusion, whose corpus, layout and latents it has."""
+        defaults = (
+            f"{COMMON} --num_train_steps 2 --train_batch_size 8 --eval_batch_size 8 --num_samples 4 --log_every 2 "
+            f"--val_loss_texts 8 --decoding greedy --scorer {self.scorer} --save_and_sample_every 1000"
+        )
+        return train_diffusion.run(
+            parse(DIFFUSION, f"{defaults} --distill_run {teacher} --output_dir {out} {flags}".split())
+        )
+
     def resume(self, stage: str, folder: Path, flags: str = "") -> int:
         return self.again(stage, folder, f"--resume_training {flags}")
 

@@ -1,0 +1,96 @@
+"""The teacher of a distillation: a trained run that walks from one time of its student's grid to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion.samplers import Sampler, make_sampler
+from pipelines.building.models import relative
+from pipelines.inputs.context import WithContext
+from pipelines.parts import Parts, make_generator
+from pipelines.sampling.generate import TextGenerator
+from pipelines.trained import load_run
+from utils.distributed import autocast
+from utils.errors import UserError
+from utils.records import Condition
+from utils.settings import Settings
+
+TEACHER = "teacher_relative"  # fact of args.json
+
+
+class Teacher:
+    """(z, k, mask, condition, x0_prev) -> z at the end of the student's step k, by small steps of its own, no noise."""
+
+    def __init__(self, generator: TextGenerator, walks: Sequence[Tensor], *, looks: bool, sampler: Sampler) -> None:
+        """generator: of the run, guided as the student will be. walks: for each of the student's steps falling times.
+
+        looks: estimate twice at the start of a walk, so that a network with self-conditioning begins with an estimate.
+        """
+        self.generator, self.walks, self.looks, self.sampler = generator, walks, looks, sampler
+        generator.denoiser.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(
+        self, z: Tensor, k: int, mask: Tensor | None, condition: Condition | None, x0_prev: Tensor | None
+    ) -> Tensor:
+        """z: (B, L, D), where step k begins. x0_prev: what the student said at the step before; None: nothing yet."""
+        denoise, times, first = self.generator.denoise(condition, mask), self.walks[k], x0_prev
+        if self.looks:
+            first = denoise(z, torch.full((len(z),), float(times[0]), device=z.device, dtype=z.dtype), x0_prev)
+
+        def begun(z: Tensor, t: Tensor, x0_prev: Tensor | None) -> Tensor:
+            return denoise(z, t, first if x0_prev is None else x0_prev)
+
+        return self.sampler(begun, self.generator.process.sampling_schedule, times, z)
+
+
+def walks_between(times: Tensor, fine: Tensor) -> list[Tensor]:
+    """For each pair of neighbouring times the two of them with what lies between in a finer grid."""
+    ends = zip(times[:-1], times[1:], strict=True)
+    return [torch.cat([t[None], fine[(fine < t - 1e-9) & (fine > s + 1e-9)], s[None]]) for t, s in ends]
+
+
+def load_teacher(settings: Settings, run: Path, grid: Callable[[int], Tensor], device: torch.device) -> Teacher:
+    """The run of --distill_run. run: the student's folder, which remembers where that one was. grid: steps -> times.
+
+    UserError where it is gone or is of other latents than when the student began.
+    """
+    trained = load_run(find_teacher(settings, run), device=device.type)
+    of_student = trained.settings.distill_run is not None
+    trained.settings.set("cls_free_guidance", settings.distill_guidance)
+    generator = make_generator(
+        trained.settings, trained.parts, trained.device, autocast(trained.device, settings.mixed_precision)
+    )
+    generator.denoiser = network_of(trained.parts)
+    steps = settings.distill_steps
+    return Teacher(
+        generator,
+        walks_between(grid(steps), grid(steps * settings.distill_substeps)),
+        looks=trained.settings.self_condition and not of_student,
+        sampler=generator.process.sampler if of_student else make_sampler("dpmpp"),
+    )
+
+
+def network_of(parts: Parts) -> torch.nn.Module:
+    """The denoiser of a run, with what reads its sources where that trains along."""
+    context = parts.context
+    return WithContext(parts.model.denoiser, context.states) if context and context.trained else parts.model.denoiser
+
+
+def find_teacher(settings: Settings, run: Path) -> Path:
+    """Where the teacher is now: as given, else relative to the student's folder."""
+    given, recorded = Path(settings.distill_run), settings.saved.get(TEACHER)
+    if (given / "args.json").is_file() or recorded is None or "distill_run" in settings.typed:
+        return given
+    if not (run / recorded / "args.json").is_file():
+        raise UserError(f"the teacher of {run}, {given}, is gone: say with --distill_run where it is now")
+    return run / recorded
+
+
+def teacher_facts(settings: Settings, run: Path) -> dict[str, str | None]:
+    """What args.json of a student keeps."""
+    return {} if settings.distill_run is None else {TEACHER: relative(str(find_teacher(settings, run)), run)}

@@ -1,0 +1,194 @@
+"""Students of --distill_run: they begin as their teacher, learn to go its way in few steps, and keep to these."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from pipelines.flags.programs import DIFFUSION
+from pipelines.text_diffusion import TextDiffusionPipeline
+from pipelines.training.distillation_step import DistillationStep
+from pipelines.training.imagined import load_prior
+from utils import checkpoints
+from utils.config import parse
+from utils.errors import UserError
+from utils.trackers import read_metrics
+
+
+@pytest.fixture(scope="module")
+def teacher(programs, chain, tmp_path_factory):
+    """Self-conditioned, on latents with a norm."""
+    folder = tmp_path_factory.mktemp("teachers") / "v"
+    flags = "--objective pred_v --self_condition --num_train_steps 60 --learning_rate 3e-3 --log_every 60"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", folder, flags) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student(programs, teacher):
+    """Of two steps, each learned from three of the teacher's."""
+    folder = teacher.with_name("two")
+    flags = "--distill_steps 2 --distill_substeps 3 --num_train_steps 200 --learning_rate 3e-3 --ema_decay 0.9"
+    assert programs.student(teacher, folder, f"{flags} --log_every 100 --disable_dropout") == 0
+    return folder
+
+
+def test_a_student_begins_with_the_averaged_weights_of_its_teacher(programs, teacher, tmp_path):
+    assert programs.student(teacher, tmp_path / "new", "--num_train_steps 1 --learning_rate 0") == 0
+    known = TextDiffusionPipeline.from_run(teacher).generator.denoiser.state_dict()
+    begun = TextDiffusionPipeline.from_run(tmp_path / "new").generator.denoiser.state_dict()
+    assert known.keys() == begun.keys() and all(torch.equal(begun[name], x) for name, x in known.items())
+
+
+def test_it_learns_and_samples_in_its_steps(student):
+    losses = [line["val_ema_loss"] for line in read_metrics(student) if "val_ema_loss" in line]
+    assert losses[-1] < losses[0]
+    logged = [line for line in read_metrics(student) if "loss_jump1" in line]
+    assert {"loss_jump1", "loss_jump2"} <= logged[0].keys() and "loss_jump3" not in logged[0]
+    assert logged[-1]["loss"] < 0.8 * logged[0]["loss"]
+    saved = json.loads((student / "args.json").read_text())
+    assert (saved["sampler"], saved["sampling_timesteps"], saved["tx_dim"]) == ("ddim", 2, 64)
+    pipeline = TextDiffusionPipeline.from_run(student)
+    generator, seen = pipeline.generator, []
+    generator.denoiser.register_forward_hook(lambda module, args, out: seen.append(args[1][0].item()))
+    assert pipeline.is_student and len(pipeline(3, decoding="greedy")) == 3
+    assert len(seen) == 2
+
+
+def test_only_the_last_estimate_of_a_student_is_of_data(student):
+    """Its latents have a norm, and what it says before leads to z, not to a text."""
+    generator = TextDiffusionPipeline.from_run(student).generator
+    z = torch.randn(3, generator.space.length, generator.space.dim, generator=torch.Generator().manual_seed(0))
+    denoise, size = generator.denoise(None, None), generator.space.dim**0.5
+
+    def norms(t):
+        with torch.no_grad():
+            return generator.space.restore(denoise(z, torch.full((3,), t), None)).norm(dim=-1)
+
+    torch.testing.assert_close(norms(0.5), torch.full((3, generator.space.length), size))
+    assert (norms(1.0) - size).abs().max() > 0.01 * size
+
+
+def test_the_teacher_is_nearer_to_a_student_than_to_itself_in_as_few_steps(teacher, student):
+    """From the same noise: the teacher's own way in many steps, its way in two, and the student's two."""
+
+    def end(run, **flags):
+        generator = TextDiffusionPipeline.from_run(run, **flags).generator
+        return generator.latents(7, 0, rows=64).x0
+
+    goal = end(teacher, sampler="dpmpp", sampling_timesteps=6, time_grid="uniform")
+    hasty = end(teacher, sampler="ddim", sampling_timesteps=2, time_grid="uniform")
+    assert (end(student) - goal).square().mean() < 0.7 * (hasty - goal).square().mean()
+
+
+@pytest.mark.parametrize("kind, flags", [
+    ("classes", "--class_conditional --class_unconditional_prob 0.3"),
+    ("states", ""),
+    ("normalised", "--normalize_latent --normalize_batches 1"),
+    ("x0", "--objective pred_x0 --loss_weighting min_snr --beta_schedule cosine --timesteps 100"),
+])  # fmt: skip
+def test_students_of_other_kinds(programs, chain, tmp_path, kind, flags):
+    space = f"--enc_dec_model {chain / 'lm'}" if kind == "states" else f"--latent_model_path {chain / 'ae'}"
+    objective = "" if "pred_" in flags else "--objective pred_v"
+    assert programs.diffusion(space, tmp_path / "t", f"{flags} {objective}") == 0
+    guided = "--distill_guidance 2" if kind == "classes" else ""
+    assert programs.student(tmp_path / "t", tmp_path / "s", f"--num_train_steps 4 {guided}") == 0
+    assert all(line.get("loss", 0) < 100 for line in read_metrics(tmp_path / "s"))
+    named = {"class_id": 1} if kind == "classes" else {}
+    assert len(TextDiffusionPipeline.from_run(tmp_path / "s")(2, decoding="greedy", **named)) == 2
+    if guided:
+        with pytest.raises(UserError, match="guidance of 2, which is in its weights"):
+            parse(DIFFUSION, f"--eval --resume_dir {tmp_path / 's'} --cls_free_guidance 2".split())
+
+
+@pytest.mark.parametrize("flags", ["", "--train_context_encoder"])
+def test_students_with_sources(programs, chain, tales_folder, tmp_path, flags):
+    files = " ".join(f"--{split}_file {tales_folder}/pairs_{split}.jsonl" for split in ("train", "valid", "test"))
+    space = f"--latent_model_path {chain / 'ae'} --objective pred_v --num_samples 2 --seq2seq_candidates 2 {files}"
+    assert programs.diffusion(space, tmp_path / "t", flags) == 0
+    assert programs.student(tmp_path / "t", tmp_path / "s", f"--num_train_steps 3 {files}") == 0
+    assert len(TextDiffusionPipeline.from_run(tmp_path / "s").of_sources(["Anna ran home."], decoding="greedy")) == 1
+
+
+def test_a_student_of_a_student_walks_its_teachers_steps(programs, student, tmp_path):
+    assert programs.student(student, tmp_path / "one", "--distill_steps 1 --num_train_steps 3") == 0
+    saved = json.loads((tmp_path / "one/args.json").read_text())
+    assert saved["distill_substeps"] == 2 and saved["sampling_timesteps"] == 1
+    assert len(TextDiffusionPipeline.from_run(tmp_path / "one")(2, decoding="greedy")) == 2
+
+
+def test_resume_is_exact(programs, teacher, stop_after, tmp_path):
+    flags = "--distill_steps 2 --distill_substeps 3 --num_train_steps 8 --learning_rate 2e-3"
+    assert programs.student(teacher, tmp_path / "whole", flags) == 0
+    stop_after(DistillationStep, 5)
+    assert programs.student(teacher, tmp_path / "parts", flags) == 143
+    assert programs.resume("diffusion", tmp_path / "parts") == 0
+    whole, parts = (checkpoints.load(tmp_path / name).tensors for name in ("whole", "parts"))
+    for part in ("model", "ema"):
+        assert all(torch.equal(whole[part][name], x) for name, x in parts[part].items())
+
+
+def test_a_moved_run_finds_its_teacher_or_says_that_it_is_gone(programs, chain, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "a" / "teacher")
+    assert programs.student(tmp_path / "a/teacher", tmp_path / "a/s", "--num_train_steps 2 --save_every 1") == 0
+    (tmp_path / "a").rename(tmp_path / "b")
+    more = f"--enc_dec_model {chain / 'lm'}"
+    assert len(TextDiffusionPipeline.from_run(tmp_path / "b/s", enc_dec_model=chain / "lm")(1, decoding="greedy")) == 1
+    for checkpoint in (tmp_path / "b/s/checkpoints").glob("step_*2"):
+        shutil.rmtree(checkpoint)
+    assert programs.resume("diffusion", tmp_path / "b/s", more) == 0
+    shutil.rmtree(tmp_path / "b/teacher")
+    for checkpoint in (tmp_path / "b/s/checkpoints").glob("step_*2"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(UserError, match=r"teacher of .*b/s, .* is gone: say with --distill_run where it is"):
+        programs.resume("diffusion", tmp_path / "b/s", more)
+
+
+def test_accumulation_equals_the_large_batch(programs, teacher, tmp_path):
+    found = []
+    for name, flags in (
+        ("whole", "--train_batch_size 8"),
+        ("parts", "--train_batch_size 4 --gradient_accumulation_steps 2"),
+    ):
+        flags += " --num_train_steps 4 --learning_rate 1e-3 --distill_steps 2 --disable_dropout"
+        assert programs.student(teacher, tmp_path / name, flags) == 0
+        found.append([line["loss"] for line in read_metrics(tmp_path / name) if "loss" in line])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_decoder_trains_on_what_a_student_samples(student):
+    """In the student's own steps, whatever --prior_steps says."""
+    space = TextDiffusionPipeline.from_run(student).generator.space.space
+    imagine = load_prior(str(student), space, 8, torch.device("cpu"))
+    assert imagine.times.tolist() == [1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("flags, said", [
+    ("--distill_run {root}/nowhere", "nowhere is not a run folder: there is no such folder"),
+    ("--distill_run {chain}/ae", "is not a run of train_text_diffusion.py: name one that is"),
+    ("--distill_run {chain}/states", "predicts noise, which says nothing of a text at t = 1"),
+    ("--distill_run {teacher} --tx_dim 128", "--tx_dim 128 differs from 64, what .* with: a student has"),
+    ("--distill_run {teacher} --sampling_timesteps 9", "--sampling_timesteps is not for a student"),
+    ("--distill_run {teacher} --preset fast", "--preset is not for a student"),
+    ("--distill_run {teacher} --init_path {teacher}", "--init_path and --distill_run both say"),
+    ("--distill_run {teacher} --T_schedule linear", "--T_schedule chooses times of training"),
+    ("--distill_run {teacher} --distill_steps 0", "--distill_steps 0 is too small: give 1 or more"),
+    ("--distill_run {student} --distill_steps 3", "is itself a student of 2 steps"),
+    ("--distill_run {student} --distill_steps 1 --time_grid shifted", "whose grid its own student shares"),
+    ("--distill_run {student} --distill_steps 1 --distill_guidance 2", "with its guidance in it"),
+    ("--eval --resume_dir {student} --sampling_timesteps 9", "is a student of 2 steps and has learned no others"),
+    ("--eval --resume_dir {student} --sampler ddpm", "is a student of 2 steps and has learned no others"),
+])  # fmt: skip
+def test_what_a_student_cannot_do_is_said_in_one_line(chain, teacher, student, tmp_path, flags, said):
+    with pytest.raises(UserError, match=said) as caught:
+        parse(DIFFUSION, flags.format(chain=chain, teacher=teacher, student=student, root=tmp_path).split())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dry_run_shows_the_students_parts(programs, teacher, tmp_path, capsys):
+    assert programs.student(teacher, tmp_path / "none", "--dry_run") == 0
+    shown = capsys.readouterr().out
+    assert "denoiser" in shown and not (tmp_path / "none").exists()
