@@ -174,11 +174,12 @@ def test_data_folder_does_not_shadow_the_library() -> None:
     assert not list((ROOT / "datasets").rglob("__init__.py"))
 
 
-def test_package_files_are_empty() -> None:
+def test_package_files_are_empty_but_for_how_threads_wait() -> None:
     full = [
         str(path.relative_to(ROOT)) for path in project_files() if path.name == "__init__.py" and path.stat().st_size
     ]
-    assert not full
+    # what has to be said before torch is imported, whatever is imported first (test_imports tests that it is)
+    assert sorted(full) == ["pipelines/__init__.py", "utils/__init__.py"]
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 
