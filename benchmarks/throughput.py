@@ -1,13 +1,15 @@
 """How fast this machine trains, samples and decodes, and what each way of being fast is worth here.
 
     python benchmarks/throughput.py --output_dir runs/throughput [--size small|paper] [--device auto] [--rounds 5]
-        [--seconds 3] [--parts denoiser,autoencoder,sampling,guidance] [--threads N] [--profile]
+        [--seconds 3] [--parts denoiser,autoencoder,sampling,guidance] [--threads N] [--profile] [--steps K] [--batch B]
 
 The real loops, steps and generators at random weights. Every case runs once in each round, one after another, so that a
 busy moment of the machine meets all of them; medians and ranges are over rounds. "everything off" runs the encoder at
 every step, in float32, with plain attention, an unfused optimizer, whole logits and no compilation.
 Writes throughput.json and table.txt; with --profile also profile.txt, where the time of a denoiser step goes.
 How long: small about 8 minutes on 2 CPU cores. paper is meant for a GPU; give --seconds 12 for a minute a case.
+To see that every case of it works, anywhere: --size paper --rounds 1 --steps 1 --batch 2 takes minutes and one case's
+memory at a time; its figures say nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.runs import git_commit, package_versions, write_json, write_text
 
@@ -45,35 +49,81 @@ class Machine:
         self.copies = max(self.copies, bytes_per_second(self.device))
 
 
-def measure(cases: list[Any], machine: Machine, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Rows of the table, in the order of cases. seconds: of one case in one round, about."""
-    import torch
+@dataclass
+class Measured:
+    """A case with what was found of it."""
 
-    from benchmarks.throughput_cases import LOSSES, wait
+    case: Any
+    count: int  # steps in a round
+    seconds: list[float] = field(default_factory=list)  # of a step, by round
+    memory: int = 0  # peak bytes of the case alone
 
-    device = machine.device
+    def take(self, device: Any) -> None:
+        """One round."""
+        before = _allocated(device)
+        self.seconds.append(_timed(self.case, self.count, device) / self.count)
+        # what the others keep on the device meanwhile is not this one's
+        self.memory = max(self.memory, _peak(device) - before + self.case.bytes_held)
 
-    counts: list[int] = []
-    for case in cases:
-        print(f"warm-up: {case.part}, {case.name}", file=sys.stderr, flush=True)
-        case.run(LOSSES if case.part in PROJECTED else 2)
-        wait(device)
-        once = _timed(case, 1, device)
-        counts.append(max(1, round(seconds / max(once, 1e-6))))
-    times: list[list[float]] = [[] for _ in cases]
-    memory = [0] * len(cases)
+
+def measure(
+    makers: list[Any], machine: Machine, rounds: int, seconds: float, steps: int | None = None
+) -> list[Measured]:
+    """What was found of each case, in their order.
+
+    seconds: of one case in one round, about. steps: so many instead, without more of a warm-up. A single round takes
+    the cases one after another, and each leaves the memory before the next is made.
+    """
+    if rounds == 1:
+        machine.measure()
+        found = []
+        for make in makers:
+            measured = _ready(make, machine.device, seconds, steps)
+            measured.take(machine.device)
+            measured.case.run = None  # its networks go
+            found.append(measured)
+        return found
+    found = [_ready(make, machine.device, seconds, steps) for make in makers]
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
         machine.measure()
-        for i, (case, count) in enumerate(zip(cases, counts, strict=True)):
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-            times[i].append(_timed(case, count, device) / count)
-            if device.type == "cuda":
-                memory[i] = max(memory[i], torch.cuda.max_memory_allocated(device))
-    return [
-        _row(case, count, spent, held) for case, count, spent, held in zip(cases, counts, times, memory, strict=True)
-    ]
+        for measured in found:
+            measured.take(machine.device)
+    return found
+
+
+def _ready(make: Any, device: Any, seconds: float, steps: int | None) -> Measured:
+    """A case, made and warm: compiled, its operations counted."""
+    from benchmarks.throughput_cases import LOSSES, operations, wait
+
+    before = _allocated(device)
+    case = make()
+    print(f"warm-up: {case.part}, {case.name}", file=sys.stderr, flush=True)
+    warm = LOSSES if case.part in PROJECTED else 2
+    case.run(warm if steps is None else min(steps, warm))
+    wait(device)
+    count = max(1, round(seconds / max(_timed(case, 1, device), 1e-6))) if steps is None else steps
+    # a compiled network is opaque to the counter, and the products of Muon are not the network's
+    if not case.switches.compile and case.switches.optimizer != "muon" and case.part != "guidance":
+        case.flops = operations(case)
+    case.bytes_held = _allocated(device) - before
+    return Measured(case, count)
+
+
+def _allocated(device: Any) -> int:
+    """Bytes on a GPU, and its peak is counted from here; 0 elsewhere."""
+    import torch
+
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _peak(device: Any) -> int:
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def _timed(case: Any, count: int, device: Any) -> float:
@@ -86,7 +136,8 @@ def _timed(case: Any, count: int, device: Any) -> float:
     return time.perf_counter() - began
 
 
-def _row(case: Any, count: int, seconds: list[float], memory: int) -> dict[str, Any]:
+def row_of(measured: Measured) -> dict[str, Any]:
+    case, count, seconds, memory = measured.case, measured.count, measured.seconds, measured.memory
     rates = [1 / s for s in seconds]
     median = statistics.median(rates)
     row: dict[str, Any] = {
@@ -100,23 +151,19 @@ def _row(case: Any, count: int, seconds: list[float], memory: int) -> dict[str, 
         "switches": vars(case.switches),
     }
     if case.part in PROJECTED:
-        steps, measured = PROJECTED[case.part], count * len(seconds)
-        row["projection"] = (
-            f"{steps:,} steps in {steps / median / 60:.1f} min, projected from {measured:,} measured steps"
-        )
+        steps, taken = PROJECTED[case.part], count * len(seconds)
+        row["projection"] = f"{steps:,} steps in {steps / median / 60:.1f} min, projected from {taken:,} measured steps"
         row["first_losses"] = case.losses
         row["parameters_trained"] = case.parameters
     return row
 
 
 def bounds(rows: list[dict[str, Any]], cases: list[Any], facts: dict[str, Any]) -> None:
-    """What arithmetic and memory would allow beside what was measured; counts operations with everything off."""
-    from benchmarks.throughput_cases import operations
-
+    """What arithmetic and memory would allow beside what was measured."""
     for row, case in zip(rows, cases, strict=True):
-        if case.part == "sampling" and not case.switches.compile:
+        if case.part == "sampling" and case.flops is not None:
             peak = facts["matmul_flops_per_second"]["bfloat16" if case.switches.bf16 else "float32"]
-            flops = operations(case)
+            flops = case.flops
             row |= {
                 "model_flops_per_step": flops,
                 "flop_utilisation": row["steps_per_second"]["median"] * flops / peak,
@@ -125,11 +172,11 @@ def bounds(rows: list[dict[str, Any]], cases: list[Any], facts: dict[str, Any]) 
     for part in PROJECTED:
         own = [(row, case) for row, case in zip(rows, cases, strict=True) if row["part"] == part]
         for row, case in own:
-            if case.switches.compile:  # a compiled network is opaque to the counter; its cache-only twin is not
-                twin = next((c for r, c in own if c.switches.cache and not c.switches.compile), own[-1][1])
-            else:
-                twin = case
-            flops = operations(twin)
+            # where they could not be counted, those of another case with a cache, or without
+            twins = (c.flops for _, c in own if c.flops is not None and c.switches.cache == case.switches.cache)
+            flops = case.flops or next(twins, None)
+            if flops is None:
+                continue
             peak = facts["matmul_flops_per_second"]["bfloat16" if case.switches.bf16 else "float32"]
             # gradients for clipping; weights, gradients and two moments; the average: what a step reads and writes
             moved = 4 * case.parameters * (3 + 7 + (3 if part == "denoiser" else 0))
@@ -154,10 +201,13 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
         without, nothing = (rate.get((part, name)) for name in ("without bf16", "everything off"))
         if without and nothing:
             found[f"{part}: without bf16 / everything off"] = without / nothing
-    for batch, against in ((128, "two calls"), (1, "unguided")):
-        if ("guidance", f"guided, batch {batch}") in rate:
-            guided, other = (rate["guidance", f"{name}, batch {batch}"] for name in ("guided", against))
-            found[f"guidance: seconds of a guided step / {against}, batch {batch}"] = other / guided
+    for (part, case), value in rate.items():
+        name, _, batch = case.partition(", batch ")
+        if part == "guidance" and name == "guided":
+            against = "unguided" if batch == "1" else "two calls"
+            found[f"guidance: seconds of a guided step / {against}, batch {batch}"] = (
+                rate[part, f"{against}, batch {batch}"] / value
+            )
     return found
 
 
@@ -169,7 +219,7 @@ def differences(rows: list[dict[str, Any]]) -> dict[str, float]:
         base = own.get("everything off", [])
         for case, losses in own.items():
             if base and case not in ("everything off", "muon"):
-                found[f"{part}: {case}"] = max(abs(a - b) / abs(b) for a, b in zip(losses, base, strict=True))
+                found[f"{part}: {case}"] = max(abs(a - b) / abs(b) for a, b in zip(losses, base, strict=False))
     return found
 
 
@@ -220,7 +270,7 @@ def profile(case: Any, device: Any) -> str:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--size", choices=("small", "paper"), default=None, help="default: paper on CUDA, else small")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
@@ -229,7 +279,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--threads", type=int, default=None, help="of torch on the CPU")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--steps", type=int, help="of a case in a round, in place of --seconds, and of its warm-up")
+    parser.add_argument("--batch", type=int, help="texts of every batch, in place of those of the size")
     args = parser.parse_args(argv)
+    for flag in ("rounds", "steps", "batch"):
+        number = getattr(args, flag)
+        if number is not None and number < 1:
+            raise UserError(f"--{flag} {number}: give 1 or more")
     parts = args.parts.split(",")
     unknown = next((part for part in parts if part not in PARTS), None)
     if unknown is not None:
@@ -246,12 +302,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = args.size or ("paper" if device.type == "cuda" else "small")
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(SIZES[size], device, Path(folder))
+        layout = SIZES[size] if args.batch is None else SIZES[size].with_batch(args.batch)
+        bench = Bench(layout, device, Path(folder))
         not_here = [n for n, there in (("bf16 instructions", bench.bf16), ("compile", bench.compiles)) if not there]
         dtypes = {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if bench.bf16 else {})
         result: dict[str, Any] = {
             "size": size,
-            "layout": vars(SIZES[size]),
+            "layout": vars(layout),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
             "threads": torch.get_num_threads(),
             "rounds": args.rounds,
@@ -260,12 +317,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             "git_commit": git_commit(),
         }
         machine = Machine(device, dtypes)
-        cases = bench.cases(parts)
-        rows = measure(cases, machine, args.rounds, args.seconds)
+        makers = bench.cases(parts)
+        found = measure(makers, machine, args.rounds, args.seconds, args.steps)
+        rows = [row_of(measured) for measured in found]
         result |= {"matmul_flops_per_second": machine.products, "copy_bytes_per_second": machine.copies}
-        bounds(rows, cases, result)
+        bounds(rows, [measured.case for measured in found], result)
         if args.profile and "denoiser" in parts:
-            write_text(args.output_dir / "profile.txt", profile(cases[0], device))
+            case = found[0].case if args.rounds > 1 else makers[0]()
+            case.run(2)
+            write_text(args.output_dir / "profile.txt", profile(case, device))
     result |= {"ratios": ratios(rows), "loss_differences": differences(rows), "rows": rows}
     result["seconds"] = round(time.monotonic() - began, 1)
     write_json(args.output_dir / "throughput.json", result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ class Size:
     texts: int  # of the corpus
     sampled: int  # texts drawn together
     steps: tuple[int, int]  # of the sampler: few, many
+    guided: int = 128  # texts of the larger batch that guidance is measured at
+
+    def with_batch(self, batch: int) -> Size:
+        """The same networks on so many texts at a time."""
+        return replace(
+            self, batch=batch, ae_batch=batch, sampled=batch, guided=batch, texts=min(self.texts, 64 * batch)
+        )
 
 
 SIZES = {
@@ -78,7 +86,7 @@ class Switches:
     cache: bool = True  # latents, or the encoder's states, computed once
     bf16: bool = True
     attention: bool = True
-    fused: bool = True  # the optimizer
+    fused: bool = True  # the optimizer and the averages
     chunked: bool = True  # cross-entropy
     compile: bool = True
     optimizer: str = "adamw"
@@ -100,6 +108,11 @@ class Case:
     losses: list[float] = field(default_factory=list)  # of the first steps
     parameters: int = 0  # trained ones
     bytes_read: float = 0.0  # of weights in one step, of sampling: read once for each network call or token
+    flops: float | None = None  # of the network's matrix products in one step; unknown of a compiled one
+    bytes_held: int = 0  # on a GPU, of what the case alone keeps there
+
+
+Maker = Callable[[], Case]
 
 
 class Bench:
@@ -111,6 +124,8 @@ class Bench:
         torch.manual_seed(0)
         stories = [story.text() for story in splits({"train": 500})["train"]]
         tokenizer = train_tokenizer(stories, "word", size.vocabulary, size.tokens)
+        # every id is a word: texts that came out empty would be drawn again
+        tokenizer.add_tokens([f"w{number}" for number in range(len(tokenizer), size.vocabulary)])
         options = PretrainingOptions(d_model=size.width, layers=size.layers, heads=size.heads, max_seq_len=size.tokens)
         bart = small_bart(options, tokenizer)
         bart.resize_token_embeddings(size.vocabulary, mean_resizing=False)
@@ -136,12 +151,13 @@ class Bench:
         """The same without what this machine has not."""
         return replace(switches, bf16=switches.bf16 and self.bf16, compile=switches.compile and self.compiles)
 
-    def cases(self, parts: list[str]) -> list[Case]:
+    def cases(self, parts: list[str]) -> list[Maker]:
+        """What makes each case: its networks take memory only from then on."""
         on = Switches()
         dropped = {f"without {name}": Switches(**{**vars(on), key: False}) for key, name in LABELS.items()}
         denoiser = {"all on": on, **dropped, "muon": replace(on, optimizer="muon"), "everything off": OFF}
         denoiser.pop("without chunked loss")
-        found: list[Case] = []
+        found: list[Maker] = []
         for part, make, table in (
             ("denoiser", self.denoiser_training, denoiser),
             ("autoencoder", self.autoencoder_training, {"all on": on, **dropped, "everything off": OFF}),
@@ -151,7 +167,7 @@ class Bench:
                 switches = self.available(switches)
                 if switches not in seen:  # what this machine has not cannot be switched off
                     seen.add(switches)
-                    found.append(make(name, switches))
+                    found.append(partial(make, name, switches))
         if "sampling" in parts:
             found += self.sampling()
         if "guidance" in parts:
@@ -166,7 +182,8 @@ class Bench:
         )
         optimizer = make_optimizer(modules, options)
         schedule = make_lr_schedule(optimizer, options, 10**6)
-        state = State(modules, optimizer, schedule, EMA(modules) if ema else None, ranks=self.ranks)
+        averages = EMA(modules, together=case.switches.fused) if ema else None
+        state = State(modules, optimizer, schedule, averages, ranks=self.ranks)
         case.parameters = sum(p.numel() for p in state.parameters())
         precision = autocast(self.device, "bf16" if case.switches.bf16 else "no")
 
@@ -210,7 +227,7 @@ class Bench:
         states: Encoded | None = None
         if switches.cache:
             inner, ranks = EncoderStatesSpace(self.model, size.tokens), replace(self.ranks, rank=1)
-            states = encoded_split(inner, self.data, self.folder, "train", "states", ranks, "off", "float16")
+            states = encoded_split(inner, self.data, self.folder, "train", "states", ranks, "auto", "float16")
         pad_to = size.tokens if switches.compile else None
         plan = BatchPlan(0, size.ae_batch)
         step = AutoencoderStep(space, self.data, plan, self.device, pad_to=pad_to, states=states)
@@ -219,12 +236,18 @@ class Bench:
 
     # ---- sampling ------------------------------------------------------------------------------------------------
 
-    def generator(self, switches: Switches, steps: int, classes: int = 0, guidance: float = 1.0) -> TextGenerator:
+    @cache  # noqa: B019 - one bench lives as long as its cases
+    def network(self, compiled: bool, classes: int) -> DiffusionModel:
+        """A denoiser to sample with, shared by the cases: it compiles once."""
         torch.manual_seed(1)
         options = replace(self.denoiser, class_conditional=classes > 0)
         model = DiffusionModel(self.space, options, self.size.tokens, classes).to(self.device).eval()
-        if switches.compile:
+        if compiled:
             compile_network(model.denoiser, "on", self.device)
+        return model
+
+    def generator(self, switches: Switches, steps: int, classes: int = 0, guidance: float = 1.0) -> TextGenerator:
+        model = self.network(switches.compile, classes)
         process = make_process(
             ProcessOptions(objective="pred_v"), SamplingOptions(sampler="dpmpp", sampling_timesteps=steps), "latent"
         )
@@ -234,7 +257,7 @@ class Bench:
             device=self.device, autocast=precision, max_length=self.size.tokens, guidance=guidance,
         )  # fmt: skip
 
-    def sampling(self) -> list[Case]:
+    def sampling(self) -> list[Maker]:
         few, many = self.size.steps
         table = {
             f"{few} steps": (Switches(), few),
@@ -243,80 +266,91 @@ class Bench:
             f"{few} steps without compile": (replace(Switches(), compile=False), few),
             f"{few} steps, everything off": (OFF, few),
         }
-        found: list[Case] = []
+        found: list[Maker] = []
         seen: set[tuple[bool | int, ...]] = set()
         for name, (switches, steps) in table.items():
             switches = self.available(switches)
-            if (switches.bf16, switches.compile, switches.attention, steps) in seen:
-                continue
-            seen.add((switches.bf16, switches.compile, switches.attention, steps))
-            generator = self.generator(switches, steps)
-
-            def denoise(k: int, generator: TextGenerator = generator, switches: Switches = switches) -> None:
-                self.use(switches)
-                for b in range(k):
-                    generator.latents(0, b)
-
-            read = self._weights(generator.denoiser, switches) * steps
-            case = Case("sampling", f"denoise, {name}", denoise, self.size.sampled, switches=switches, bytes_read=read)
-            found.append(case)
+            if (switches.bf16, switches.compile, switches.attention, steps) not in seen:
+                seen.add((switches.bf16, switches.compile, switches.attention, steps))
+                found.append(partial(self.denoising, f"denoise, {name}", switches, steps))
         for strategy in ("greedy", "beam", "nucleus"):
-            for switches in {self.available(Switches()), self.available(OFF)}:
-                generator = self.generator(replace(switches, compile=False), few)
-                clean = generator.latents(0, 0)
-
-                def decode(k: int, generator=generator, clean=clean, strategy=strategy, switches=switches) -> None:
-                    self.use(switches)
-                    for b in range(k):
-                        generator.decode(clean, strategy, b)
-
-                name = f"decode, {strategy}" + ("" if switches != OFF else ", everything off")
-                read = self._weights(self.model.model.get_decoder(), switches) * self.size.tokens
-                case = Case("sampling", name, decode, self.size.sampled, switches=switches, bytes_read=read)
-                found.append(case)
-        for switches in (self.available(Switches()), OFF):
-            generator = self.generator(switches, few)
-
-            def whole(k: int, generator: TextGenerator = generator, switches: Switches = switches) -> None:
-                self.use(switches)
-                generator.sample(k * self.size.sampled, 0, ("greedy",), quiet=True)
-
-            name = f"end to end, {few} steps, greedy" + ("" if switches != OFF else ", everything off")
-            read = self._weights(generator.denoiser, switches) * few
-            read += self._weights(self.model.model.get_decoder(), switches) * self.size.tokens
-            found.append(Case("sampling", name, whole, self.size.sampled, switches=switches, bytes_read=read))
+            for off, switches in ((False, self.available(Switches())), (True, OFF)):
+                name = f"decode, {strategy}" + (", everything off" if off else "")
+                found.append(partial(self.decoding, name, switches, strategy))
+        for off, switches in ((False, self.available(Switches())), (True, OFF)):
+            name = f"end to end, {few} steps, greedy" + (", everything off" if off else "")
+            found.append(partial(self.end_to_end, name, switches))
         return found
+
+    def denoising(self, name: str, switches: Switches, steps: int) -> Case:
+        generator = self.generator(switches, steps)
+
+        def run(k: int) -> None:
+            self.use(switches)
+            for b in range(k):
+                generator.latents(0, b)
+
+        read = self._weights(generator.denoiser, switches) * steps
+        return Case("sampling", name, run, self.size.sampled, switches=switches, bytes_read=read)
+
+    def decoding(self, name: str, switches: Switches, strategy: str) -> Case:
+        generator = self.generator(replace(switches, compile=False), 1)
+        clean = generator.latents(0, 0)
+
+        def run(k: int) -> None:
+            self.use(switches)
+            for b in range(k):
+                generator.decode(clean, strategy, b)
+
+        read = self._weights(self.model.model.get_decoder(), switches) * self.size.tokens
+        switches = replace(switches, compile=False)  # the language model's decoder is not
+        return Case("sampling", name, run, self.size.sampled, switches=switches, bytes_read=read)
+
+    def end_to_end(self, name: str, switches: Switches) -> Case:
+        few = self.size.steps[0]
+        generator = self.generator(switches, few)
+
+        def run(k: int) -> None:
+            self.use(switches)
+            generator.sample(k * self.size.sampled, 0, ("greedy",), quiet=True)
+
+        read = self._weights(generator.denoiser, switches) * few
+        read += self._weights(self.model.model.get_decoder(), switches) * self.size.tokens
+        return Case("sampling", name, run, self.size.sampled, switches=switches, bytes_read=read)
 
     @staticmethod
     def _weights(network: nn.Module, switches: Switches) -> float:
         """Bytes of a network's weights."""
         return (2.0 if switches.bf16 else 4.0) * sum(p.numel() for p in network.parameters())
 
-    def guidance(self) -> list[Case]:
+    def guidance(self) -> list[Maker]:
+        return [
+            partial(self.guided, name, batch)
+            for batch in dict.fromkeys((1, self.size.guided))
+            for name in ("guided", "two calls", "unguided")
+        ]
+
+    def guided(self, name: str, batch: int) -> Case:
         """Network calls of one sampling step: guided, unguided, and conditional and null called apart."""
-        switches, found = self.available(Switches()), []
-        for batch in (1, 128):
-            condition = Condition.of(class_id=torch.arange(batch) % 4).to(self.device)
-            z = torch.randn(batch, self.size.latents, self.size.dim, device=self.device)
-            t = torch.full((batch,), 0.5, device=self.device)
-            plain = self.generator(switches, 1, 4)
-            guided = self.generator(switches, 1, 4, guidance=2.0)
-            calls = {
-                "guided": [guided.denoise(condition, None)],
-                "two calls": [plain.denoise(condition, None), plain.denoise(condition.null(), None)],
-                "unguided": [plain.denoise(condition, None)],
-            }
-            for name, denoisers in calls.items():
+        switches = self.available(Switches())
+        condition = Condition.of(class_id=torch.arange(batch) % 4).to(self.device)
+        z = torch.randn(batch, self.size.latents, self.size.dim, device=self.device)
+        t = torch.full((batch,), 0.5, device=self.device)
+        plain, weighted = self.generator(switches, 1, 4), self.generator(switches, 1, 4, guidance=2.0)
+        denoisers = {
+            "guided": [weighted.denoise(condition, None)],
+            "two calls": [plain.denoise(condition, None), plain.denoise(condition.null(), None)],
+            "unguided": [plain.denoise(condition, None)],
+        }[name]
 
-                def run(k: int, denoisers=denoisers, z=z, t=t) -> None:
-                    self.use(switches)
-                    with torch.no_grad():
-                        for _ in range(k):
-                            for denoise in denoisers:
-                                denoise(z, t, z)
+        def run(k: int) -> None:
+            self.use(switches)
+            with torch.no_grad():
+                for _ in range(k):
+                    for denoise in denoisers:
+                        denoise(z, t, z)
 
-                found.append(Case("guidance", f"{name}, batch {batch}", run, batch, switches=switches))
-        return found
+        return Case("guidance", f"{name}, batch {batch}", run, batch, switches=switches)
 
 
 LOSSES = 20  # first steps whose losses are compared
