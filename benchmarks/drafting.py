@@ -5,8 +5,8 @@
         [--sampling_timesteps 25] [--threads N] [--device auto]
 
 Greedy decoding token by token and from drafts take turns, in each round once each, on latents of held-out texts and on
-sampled ones; times are of decoding alone, the drafter's included. With --batches b a round writes as many texts as fill
-eight batches, or all of them. Medians and ranges are over rounds. Writes drafting.json and table.txt.
+sampled ones; times are of decoding alone, the drafter's included. A round writes eight batches and 32 texts at
+least, if there are so many. Medians and ranges are over rounds. Writes drafting.json and table.txt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 from utils.errors import UserError, one_line
 from utils.runs import git_commit, package_versions, write_json, write_text
 
-BATCHES = 8  # of a round
+BATCHES, TEXTS = 8, 32  # of a round, at least, if there are so many
 WAYS = ("token by token", "drafted")
 
 
@@ -89,7 +89,7 @@ def compare(run: Any, memory: Any, size: int, rounds: int) -> dict[str, Any]:
     space = run.parts.space.space
     model, draft = space.language_model, partial(space.drafter.ids, space.language_model.model)
     parts = memory.split(size)
-    parts = parts[:BATCHES] if len(parts) > BATCHES else parts
+    parts = parts[: max(BATCHES, TEXTS // size)]
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     written: dict[str, list[Any]] = {}
     passes = 0.0

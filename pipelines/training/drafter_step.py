@@ -16,7 +16,7 @@ JUDGED = ("loss", "tokens_right", "texts_right", "passes")
 
 
 class DrafterStep:
-    """(step, micro) -> losses (B,) in nats per token, and the share of their own tokens that were drafted right."""
+    """(step, micro) -> losses (B,) in nats per token of what is to be drafted, and nothing else to log."""
 
     def __init__(
         self, space: CompressedSpace, drafter: nn.Module, texts: Encoded, plan: BatchPlan, disturbance: Disturbance

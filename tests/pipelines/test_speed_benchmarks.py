@@ -138,7 +138,7 @@ def test_drafts_are_measured_on_held_out_texts_and_on_samples(programs, chain, t
     assert drafting.main(f"{words} --batches 1,4 --texts 12 --rounds 1 --device cpu".split()) == 0
     found = json.loads((tmp_path / "drafting.json").read_text())
     kinds = [(row["latents"], row["batch"], row["texts"]) for row in found["rows"]]
-    assert kinds == [(name, size, n) for name in ("held-out texts", "samples") for size, n in ((1, 8), (4, 12))]
+    assert kinds == [(name, size, n) for name in ("held-out texts", "samples") for size, n in ((1, 12), (4, 12))]
     for row in found["rows"]:
         assert row["same_texts"] == row["texts"] and row["passes"] >= 1 and 0 <= row["tokens_right"] <= 1
         assert all(len(seconds) == 1 for seconds in row["seconds"].values())
