@@ -222,45 +222,80 @@ def network_calls_of(settings: Sequence[dict[str, Any]]) -> int:
     return sum(network_calls(setting["sampler"], setting["sampling_timesteps"]) for setting in settings)
 
 
+SECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)  # that an axis may name
+MARKS = "osv^DP*X"  # of grids, in the order in which they come; colours tell samplers apart
+
+
 def plot(summary: list[dict[str, Any]], path: Path) -> None:
-    """Each metric against network calls and against seconds: mean and deviation over seeds of every sampler and grid,
-    beside a band around the baseline within which a difference never counts."""
+    """Each metric against network calls and against seconds: mean and deviation over seeds of every sampler (colour)
+    and grid (mark), beside a band around the baseline within which a difference never counts."""
     from evaluation.packages import need
 
     need("matplotlib", "matplotlib", "the plot").use("Agg")
-    from matplotlib import pyplot, ticker
+    from matplotlib import pyplot
 
     keys = [key for key in ("mauve", "grammatical", "agreement", "perplexity", "diversity") if key in summary[0]]
-    figure, axes = pyplot.subplots(2, len(keys), figsize=(3.6 * len(keys), 6.5), squeeze=False)
-    lines: dict[str, list[dict[str, Any]]] = {}
+    figure, axes = pyplot.subplots(2, len(keys), figsize=(3.6 * len(keys), 7), squeeze=False, layout="constrained")
+    lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in summary:
-        lines.setdefault(" ".join(entry["setting"].split()[:2]), []).append(entry)
+        sampler, grid, *_ = entry["setting"].split()
+        lines.setdefault((sampler, grid), []).append(entry)
+    looks = _looks(list(lines))
     base = next((entry for entry in summary if entry["setting"] == title(BASELINE)), None)
     for row, unit in enumerate(("network calls", "seconds")):
         for column, key in enumerate(keys):
             axis = axes[row][column]
-            if base and key in METRICS:
-                middle, point = base[key]["mean"], METRICS[key]
-                axis.axhspan(middle - point, middle + point, color="0.9", zorder=0)
-            for i, (name, own) in enumerate(sorted(lines.items())):
+            for i, (line, own) in enumerate(lines.items()):
                 own = sorted(own, key=lambda e: e["calls"])
                 # lines of equal calls stand side by side
-                across = [e["seconds"]["mean"] if row else e["calls"] * 1.03 ** (i - len(lines) / 2) for e in own]
+                across = [e["seconds"]["mean"] if row else e["calls"] * 1.01 ** (i - len(lines) / 2) for e in own]
                 means, spreads = [e[key]["mean"] for e in own], [e[key]["std"] for e in own]
-                axis.errorbar(across, means, spreads, marker="o", markersize=3, linewidth=1, capsize=2, label=name)
-            axis.set_xscale("log")
-            marks = sorted({e["calls"] for e in summary}) if row == 0 else [10, 20, 50, 100, 200, 500, 1000, 2000]
-            low, high = axis.get_xlim()
-            axis.xaxis.set_major_locator(ticker.FixedLocator([mark for mark in marks if low <= mark <= high]))
-            axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-            axis.xaxis.set_minor_locator(ticker.NullLocator())
+                axis.errorbar(
+                    across, means, spreads, markersize=4, linewidth=0.8, capsize=2, label=" ".join(line), **looks[line]
+                )
+            if base and key in METRICS:  # as far as it is seen beside the points
+                low, high = axis.get_ylim()
+                middle, point = base[key]["mean"], METRICS[key]
+                axis.axhspan(max(middle - point, low), min(middle + point, high), color="0.9", zorder=0)
+                axis.set_ylim(low, high)
+            _mark(
+                axis, sorted({e["calls"] for e in summary}) if row == 0 else [5, 10, 20, 50, 100, 200, 500, 1000, 2000]
+            )
             axis.set_xlabel(unit)
             axis.set_title(key, fontsize=9)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
-    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncols=min(7, len(lines)))
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=min(7, len(lines)))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _looks(lines: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, str]]:
+    """A colour for each sampler and a mark for each grid; students are black."""
+    samplers = [name for name in dict.fromkeys(sampler for sampler, _ in lines) if name != "student"]
+    grids = list(dict.fromkeys(grid for _, grid in lines))
+    return {
+        (sampler, grid): {
+            "color": "black" if sampler == "student" else f"C{samplers.index(sampler)}",
+            "marker": MARKS[grids.index(grid) % len(MARKS)],
+        }
+        for sampler, grid in lines
+    }
+
+
+def _mark(axis: Any, marks: Sequence[float]) -> None:
+    """A logarithmic axis with those of the marks that it shows and that have room beside the one before."""
+    from matplotlib import ticker
+
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    kept: list[float] = []
+    for mark in marks:
+        if low <= mark <= high and (not kept or math.log(mark / kept[-1]) > 0.08 * math.log(high / low)):
+            kept.append(mark)
+    axis.xaxis.set_major_locator(ticker.FixedLocator(kept))
+    axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 @one_line

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from benchmarks import quality_speed
 from pipelines.flags.programs import DIFFUSION
 from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.training.distillation_step import DistillationStep
@@ -192,3 +193,15 @@ def test_a_dry_run_shows_the_students_parts(programs, teacher, tmp_path, capsys)
     assert programs.student(teacher, tmp_path / "none", "--dry_run") == 0
     shown = capsys.readouterr().out
     assert "denoiser" in shown and not (tmp_path / "none").exists()
+
+
+def test_the_benchmark_sets_students_beside_their_teacher(programs, teacher, student, tmp_path, capsys):
+    argv = [str(teacher), "--output_dir", str(tmp_path), "--num_samples", "8", "--seeds", "2", "--device", "cpu"]
+    few = ["--settings", "sampler=ddim,sampling_timesteps=2", "--scorer", str(programs.scorer)]
+    assert quality_speed.main([*argv, *few, "--students", str(student)]) == 0
+    rows = {entry["setting"]: entry for entry in json.loads((tmp_path / "result.json").read_text())["settings"]}
+    assert [rows[name]["calls"] for name in ("ddpm uniform 250", "ddim uniform 2", "student two 2")] == [250, 2, 2]
+    assert rows["student two 2"]["seeds"] == 2 and (tmp_path / "quality_speed.png").is_file()
+    with pytest.raises(SystemExit):
+        quality_speed.main([*argv, *few, "--students", str(teacher)])
+    assert "is no run of --distill_run" in capsys.readouterr().err
