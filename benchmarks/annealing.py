@@ -31,8 +31,8 @@ SCHEDULES = ("normal", "linear", "polynomial", "cosine", "unsmooth")
 LOSS = "val_ema_loss"
 
 
-def train(root: Path, schedule: str, seed: int, flags: list[str]) -> Path:
-    """The run folder, trained now or as far as it is lacking."""
+def train(root: Path, schedule: str, seed: int, flags: list[str], scorer: Path | None) -> Path:
+    """The run folder, trained now or as far as it is lacking. scorer: of an earlier run, which judges this one, too."""
     from pipelines.flags.programs import DIFFUSION
     from pipelines.recipe import run_program
     from utils import checkpoints
@@ -42,6 +42,8 @@ def train(root: Path, schedule: str, seed: int, flags: list[str]) -> Path:
         argv = ["--resume_training", "--resume_dir", str(folder)]
     else:
         own = ["--T_schedule", schedule, "--random_seed", str(seed), "--latent_cache_dir", str(root / "latent_cache")]
+        if scorer is not None and "--scorer" not in flags:
+            own += ["--scorer", str(scorer)]
         argv = [*flags, *own, "--output_dir", str(folder)]
     print(f"== {schedule}, seed {seed}: train_text_diffusion.py {' '.join(argv)}", flush=True)
     code = run_program(DIFFUSION, argv)
@@ -165,9 +167,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not flags:
         raise UserError("name corpus, latents and training after --, as for train_text_diffusion.py")
     curves: dict[str, list[dict[str, list[tuple[int, float, float]]]]] = {name: [] for name in schedules}
+    scorer = None
     for seed in range(41, 41 + args.seeds):
         for schedule in schedules:
-            curves[schedule].append(curve(train(args.output_dir, schedule, seed, flags)))
+            run = train(args.output_dir, schedule, seed, flags, scorer)
+            curves[schedule].append(curve(run))
+            if scorer is None and (run / "scorer").is_dir():
+                scorer = run / "scorer"  # home-trained by the first run: the same for all, and trained once
     rows = compare(curves)
     write_json(
         args.output_dir / "result.json", {"flags": flags, "evaluated_range": "whole", "rows": rows, "curves": curves}

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,19 +112,31 @@ def _ready(make: Any, device: Any, seconds: float, steps: int | None) -> Measure
 
 
 def _allocated(device: Any) -> int:
-    """Bytes on a GPU, and its peak is counted from here; 0 elsewhere."""
+    """Bytes on a GPU. The peak is counted from here.
+
+    0 on a CPU, where only the memory of the whole process is known: there the peak is all that it holds.
+    """
     import torch
 
-    if device.type != "cuda":
-        return 0
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with suppress(OSError):  # of Linux, which else counts from the start of the process
+        Path("/proc/self/clear_refs").write_text("5")
+    return 0
 
 
 def _peak(device: Any) -> int:
+    """Bytes at most since _allocated; 0 where nobody knows."""
     import torch
 
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _timed(case: Any, count: int, device: Any) -> float:
@@ -230,6 +243,7 @@ def table(result: dict[str, Any]) -> str:
     peaks = ", ".join(f"{k} {v / 1e12:.3g} TFLOP/s" for k, v in result["matmul_flops_per_second"].items())
     lines.append(f"matrix products {peaks}; copies {result['copy_bytes_per_second'] / 1e9:.3g} GB/s")
     lines += [f"not on this machine: {', '.join(result['not_here'])}"] if result["not_here"] else []
+    lines += [f"memory: {result['memory']}"]
     lines.append("")
     lines.append(
         f"{'part':<12}{'case':<38}{'steps/s':>9}{'range':>18}{'texts/s':>10}{'tokens/s':>11}{'util.':>7}{'allowed':>9}{'memory':>9}"
@@ -313,6 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "threads": torch.get_num_threads(),
             "rounds": args.rounds,
             "not_here": not_here,
+            "memory": "of a case alone, at its peak" if device.type == "cuda" else "of the process at the case's peak",
             "versions": dict(package_versions()),
             "git_commit": git_commit(),
         }
