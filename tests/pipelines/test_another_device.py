@@ -20,13 +20,15 @@ from dataset_utils.batching import tokenize
 from dataset_utils.packing import pack_pairs
 from dataset_utils.splits import Split
 from diffusion.options import SAMPLERS, ProcessOptions, SamplingOptions
+from diffusion.samplers import make_sampler
 from latent_models import cross_entropy
 from latent_models.cache import LatentsOnDevice
 from latent_models.compressed import CompressedSpace
+from latent_models.drafting import Drafter
 from latent_models.embeddings import EmbeddingSpace
 from latent_models.encoder_states import EncoderStatesSpace
 from latent_models.language_models import LanguageModel
-from latent_models.options import AutoencoderOptions, EmbeddingOptions, PretrainingOptions
+from latent_models.options import AutoencoderOptions, DrafterOptions, EmbeddingOptions, PretrainingOptions
 from latent_models.perceiver import PerceiverAutoencoder
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.identity import end_id, separator_id
@@ -51,10 +53,13 @@ from pipelines.sampling.told import Told
 from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
 from pipelines.training.classifier_step import ClassifierStep
 from pipelines.training.diffusion_step import DiffusionStep
+from pipelines.training.distillation_step import DistillationStep
+from pipelines.training.drafter_step import DrafterStep
 from pipelines.training.embedding_loss import EmbeddingLoss
 from pipelines.training.embedding_step import EmbeddingStep
 from pipelines.training.imagined import Imagined
 from pipelines.training.pretraining_step import PretrainingStep
+from pipelines.training.teacher import Teacher, walks_between
 from pipelines.training.training_times import TrainingTimes
 from utils.distributed import Ranks
 from utils.ema import EMA
@@ -124,13 +129,14 @@ def process(sampling: SamplingOptions | None = None, variant: str = "latent", **
     return make_process(ProcessOptions(**options), sampling or SamplingOptions(sampling_timesteps=4), variant)
 
 
-def one_step(modules, step, *, options=None, times=None) -> Report:
+def one_step(modules, fn, *, options=None, times=None, step=0) -> Report:
     """A real optimizer step, with averages, on the device: forward and backward over micro-batches, then the update."""
     options = options or OptimizerOptions()
     optimizer = make_optimizer(modules, options)
     state = State(modules, optimizer, make_lr_schedule(optimizer, options, 10), EMA(modules), ranks=RANKS)
+    state.step = step
     modules.train()
-    loss, values = _gradients(state, step, step.plan.accumulate, nullcontext, step.plan.total)
+    loss, values = _gradients(state, fn, fn.plan.accumulate, nullcontext, fn.plan.total)
     report = _update(state, loss, values, state.parameters(), 1.0)
     if times is not None:
         times.remember(state, report)
@@ -255,6 +261,28 @@ def test_a_step_of_the_classifier(world, kind):
 
 def new_classifier(space) -> LatentClassifier:
     return LatentClassifier(space.dim, space.length, 3, ClassifierOptions(classifier_dim=64)).to(META)
+
+
+@pytest.mark.parametrize("start", ["texts", "own steps"])
+def test_a_step_of_a_student(world, start):
+    prob = float(start == "own steps")
+    made = process(objective="pred_v", train_prob_self_cond=prob)
+    of_teacher = generator(world, classes=3, guidance=2.0)
+    walks = walks_between(made.grid(2), made.grid(4))
+    teacher = Teacher(of_teacher, walks, looks=True, sampler=make_sampler("dpmpp"))
+    model = DiffusionModel(world.compressed, replace(NET, class_conditional=True), LENGTH, 3).to(META)
+    source = LatentSource(model.normalised(world.compressed), Encoded(world.compressed, world.data, None, META), True)
+    student = DistillationStep(model.denoiser, source, made, PLAN, 10, teacher, 2, self_condition=True)
+    one_step(model, student, step=1)  # the second of its steps, so that there is one before it
+
+
+def test_a_step_of_a_drafter(world):
+    drafter = Drafter(world.model.dim, LENGTH, DrafterOptions(drafter_depth=1)).to(META)
+    how = Disturbance(0.3)
+    one_step(
+        drafter, DrafterStep(world.compressed, drafter, Encoded(world.compressed, world.data, None, META), PLAN, how)
+    )
+    assert drafter.ids(world.model.model, torch.randn(2, 4, world.model.dim, device=META)).device == META
 
 
 def test_a_step_of_a_language_model(world):

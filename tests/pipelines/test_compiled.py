@@ -6,6 +6,12 @@ graph for it. Here networks are traced as for that, into one graph or an error, 
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -13,10 +19,15 @@ from torch import nn
 from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.normalisation import LatentStatistics, Normalised
 from latent_models.spaces import LatentSpace
+from model.denoiser import make_denoiser
+from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.building.process import make_process
 from pipelines.inputs.batch_plan import BatchPlan, HeldOutPlan
 from pipelines.training.diffusion_step import DiffusionStep
-from utils.records import Latents
+from utils.records import Condition, Latents
+from utils.trackers import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Numbers(LatentSpace):
@@ -101,6 +112,40 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("variant", ["latent", "states", "encoder"])
+def test_nothing_in_a_graph_is_on_the_cpu(variant, tmp_path):
+    """One tensor of the CPU, and torch makes no CUDA graph. Here the device is meta, which has no values."""
+    from transformers import BertConfig
+
+    small = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=20)
+    BertConfig(**small, max_position_embeddings=48).save_pretrained(tmp_path)
+    sources = 0 if variant == "encoder" else 16
+    options = DenoiserOptions(
+        tx_dim=64, tx_depth=1, self_condition=True, class_conditional=True, denoiser_variant=variant,
+        scale_shift=variant != "encoder",
+    )  # fmt: skip
+    encoder = EncoderDenoiserOptions(encoder_config=str(tmp_path)) if variant == "encoder" else None
+    network = make_denoiser(8, 6, options, 3, sources, encoder).to("meta")
+    devices, graphs = set(), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        for node in graph.graph.nodes:
+            values = torch.utils._pytree.tree_leaves(node.meta.get("example_value"))
+            devices.update(x.device.type for x in values if isinstance(x, torch.Tensor))
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(network, backend=backend, dynamic=False, fullgraph=True)
+    z, time, mask = torch.randn(4, 6, 8, device="meta"), torch.rand(4, device="meta"), torch.ones(4, 6) > 0
+    source = torch.randn(4, 5, 16) if sources else None
+    condition = Condition.of(torch.tensor([0, 1, 2, 0]), source, None if source is None else torch.ones(4, 5) > 0)
+    for told, x0_prev, has_prev in ((None, None, None), (condition.to("meta"), z, time > 0.5)):
+        compiled(z, time, mask.to("meta"), told, x0_prev, has_prev).sum().backward()
+    torch._dynamo.reset()
+    assert len(graphs) == 2 and devices == {"meta"}
+
+
 WORDS = "--latent_space embeddings --embedding_dim 16 --vocab_size 200 --timesteps 20"
 SPACES = {
     "latents": "--latent_model_path {chain}/ae",
@@ -128,3 +173,25 @@ def test_a_run_compiles_six_graphs_without_a_break(programs, chain, tmp_path, tr
     assert programs.diffusion(where, tmp_path / "run", flags) == 0
     assert traced == [64, 128, 20, 40, 256, 256]
     assert "torch.compile failed" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_two_processes_compile_and_lose_nothing(programs, chain, tmp_path):
+    """Under DistributedDataParallel the graph is cut where gradients are sent; 4 MB of them here, in several pieces."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for compiles in ("on", "off"):
+        flags = (
+            f"{programs.data} --device cpu --no_wandb --lr_warmup_steps 2 --max_seq_len 40 --tx_dim 128 --tx_depth 3 "
+            f"--self_condition --disable_dropout --num_train_steps 3 --train_batch_size 4 --log_every 1 "
+            f"--gradient_accumulation_steps 2 --latent_model_path {chain / 'ae'} --compile {compiles} --num_samples 2 "
+            f"--sampling_timesteps 2 --decoding greedy --scorer {programs.scorer} --output_dir {tmp_path / compiles}"
+        )
+        argv = [*launch, str(ROOT / "train_text_diffusion.py"), *flags.split()]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "torch.compile failed" not in done.stderr
+    for one, other in zip(read_metrics(tmp_path / "on"), read_metrics(tmp_path / "off"), strict=True):
+        for key in ("loss", "grad_norm", "val_loss", "val_ema_loss"):
+            assert one.get(key) == pytest.approx(other.get(key), rel=1e-5), key
