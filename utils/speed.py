@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -80,6 +81,19 @@ def compile_network(
 
     network._compiled_call_impl = call  # what Module.compile() sets, with a way back
     return network
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Within, a network computes as without compile_network: on a batch of a size that hardly comes again."""
+    held = [(part, part._compiled_call_impl) for part in network.modules() if part._compiled_call_impl is not None]
+    for part, _ in held:
+        part._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for part, call in held:
+            part._compiled_call_impl = call
 
 
 def _of_the_compiler(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ from utils.modes import evaluating
 from utils.progress import Progress
 from utils.records import Condition, Latents
 from utils.seeding import derive, generator
+from utils.speed import uncompiled
 from utils.stop import give_way
 from utils.stopwatch import Stopwatch
 
@@ -121,7 +122,7 @@ class TextGenerator:
         return Walk(
             seed,
             b,
-            self.denoise(told.condition, visible, shift),
+            self.denoise(told.condition, visible, shift, whole=some == n),
             process.sampler,
             process.sampling_schedule,
             process.grid(self.steps),
@@ -145,8 +146,13 @@ class TextGenerator:
             mask = self.space.sample_mask(n, draws, read.sum(1))
         return mask, z, told
 
-    def denoise(self, condition: Condition | None, mask: Tensor | None, shift: Tensor | None = None) -> Denoise:
-        """The network bound to a condition and a mask (B, L), guided, projected: all that a sampler asks for."""
+    def denoise(
+        self, condition: Condition | None, mask: Tensor | None, shift: Tensor | None = None, *, whole: bool = True
+    ) -> Denoise:
+        """The network bound to a condition and a mask (B, L), guided, projected: all that a sampler asks for.
+
+        whole: its batches are of a size that comes again, for which it is worth compiling.
+        """
         with_null = condition is not None and self.guidance != 1
         if condition is not None and with_null:
             condition = Condition.stack(condition, condition.null())
@@ -155,7 +161,7 @@ class TextGenerator:
 
         def network(z_t: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:
             give_way()
-            with self.autocast():
+            with self.autocast(), nullcontext() if whole else uncompiled(self.denoiser):
                 return self.denoiser(z_t, time, mask, condition, x0_prev)
 
         process = self.process

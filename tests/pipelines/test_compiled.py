@@ -23,6 +23,8 @@ from model.denoiser import make_denoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.building.process import make_process
 from pipelines.inputs.batch_plan import BatchPlan, HeldOutPlan
+from pipelines.sampling.told import Told
+from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.training.diffusion_step import DiffusionStep
 from utils.records import Condition, Latents
 from utils.trackers import read_metrics
@@ -173,6 +175,22 @@ def test_a_run_compiles_six_graphs_without_a_break(programs, chain, tmp_path, tr
     assert programs.diffusion(where, tmp_path / "run", flags) == 0
     assert traced == [64, 128, 20, 40, 256, 256]
     assert "torch.compile failed" not in capsys.readouterr().err
+
+
+def test_a_block_that_is_cut_short_compiles_nothing(chain, traced):
+    """The last of several, or a few texts that are varied or filled in."""
+    generator = TextDiffusionPipeline.from_run(
+        chain / "diff", device="cpu", compile="on", sampling_timesteps=3
+    ).generator
+    together = generator.block
+    texts = generator.candidates(together + 3, 1, 0, ["greedy"], lambda first, last: Told(mask=MASK[first:last]))
+    assert traced == [together] * 2 and len(texts["greedy"]) == together + 3, "the first step and the others"
+    assert generator.candidates(3, 1, 0, ["greedy"], lambda first, last: Told(mask=MASK[first:last]))
+    assert traced == [together] * 2
+    assert generator.sample(5, 1, ["greedy"]) and traced == [together] * 2, "a whole block is drawn"
+
+
+MASK = torch.ones(100, 4, dtype=torch.bool)
 
 
 @pytest.mark.slow
