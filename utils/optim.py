@@ -69,12 +69,15 @@ def _muon(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.opti
 
 
 def _lion(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Lion, Chen et al. 2023, arXiv:2302.06675, Algorithm 2."""
+    """Lion, Chen et al. 2023, arXiv:2302.06675, Algorithm 2; six kernels for all parameters, or for each of them."""
+    if not options.learning_rate > 0:
+        raise UserError(f"--learning_rate {options.learning_rate:g} leads --optimizer lion nowhere: give more than 0")
     try:
         from lion_pytorch import Lion
+        from lion_pytorch.foreach import Lion as Together
     except ImportError:
         raise UserError("--optimizer lion needs a package that is not installed: pip install lion-pytorch") from None
-    return Lion(
+    return (Lion if options.no_fused_optimizer else Together)(
         groups,
         lr=options.learning_rate,
         betas=(options.adam_beta1, options.adam_beta2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,11 +104,13 @@ def test_the_decay_split_takes_each_trained_parameter_once():
     make_optimizer(nn.Linear(1, 1, device="meta"), OptimizerOptions())
 
 
-def test_lion_is_its_published_update():
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_lion_is_its_published_update(one_by_one):
     p = nn.Parameter(torch.tensor([[1.0, -2.0]]))
     options = OptimizerOptions(
-        optimizer="lion", learning_rate=0.1, adam_weight_decay=0.01, adam_beta1=0.9, adam_beta2=0.99
-    )
+        optimizer="lion", learning_rate=0.1, adam_weight_decay=0.01, adam_beta1=0.9, adam_beta2=0.99,
+        no_fused_optimizer=one_by_one,
+    )  # fmt: skip
     optimizer = make_optimizer([("p", p)], options)
     x, m = p.detach().clone(), torch.zeros(1, 2)
     for g in (torch.tensor([[0.3, -0.2]]), torch.tensor([[-4.0, 0.1]])):
@@ -116,6 +119,8 @@ def test_lion_is_its_published_update():
         x = x * (1 - 0.1 * 0.01) - 0.1 * torch.sign(0.9 * m + 0.1 * g)
         m = 0.99 * m + 0.01 * g
         torch.testing.assert_close(p.detach(), x)
+    with pytest.raises(UserError, match="--learning_rate 0 .*lion"):
+        make_optimizer([("p", p)], replace(options, learning_rate=0.0))
 
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)
