@@ -81,6 +81,7 @@ def test_a_family_goes_the_whole_way(programs, language_model, stop_after, tmp_p
     assert programs.autoencoder(lm, ae, f"--num_train_steps 2 --eval_texts 4 {spoken} {tuned}") == EXIT_CODES["SIGTERM"]
     assert programs.resume("autoencoder", ae) == 0
     assert len(steps(ae, "train/loss")) == 2
+    assert programs.drafter(ae, "--num_train_steps 1 --val_loss_texts 4") == 0
     assert programs.again("autoencoder", ae, "--eval") == 0
     stop_after(DiffusionStep, 1)
     assert programs.diffusion(f"--latent_model_path {ae}", latent, "--self_condition") == EXIT_CODES["SIGTERM"]
@@ -92,6 +93,9 @@ def test_a_family_goes_the_whole_way(programs, language_model, stop_after, tmp_p
         assert programs.again("diffusion", run, "--eval --num_samples 2") == 0
         assert (run / "evaluation").is_dir()
         assert json.loads((run / "args.json").read_text())["language"] == ("en_XX" if spoken else None)
+    pipelines = [TextDiffusionPipeline.from_run(latent, device="cpu", drafting=how) for how in ("auto", "off")]
+    drafted, plain = (pipeline(4, decoding="greedy") for pipeline in pipelines)
+    assert drafted == plain and [bool(pipeline.generator.watch.verified) for pipeline in pipelines] == [True, False]
     if tuned:  # an output table of its own trains apart from the input's, and comes back
         held = checkpoints.load(ae).tensors["model"]
         assert not torch.equal(held["language_model.model.lm_head.weight"], held["language_model.model.shared.weight"])
