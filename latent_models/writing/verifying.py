@@ -73,10 +73,8 @@ class Verified:
         states, cache = kwargs["encoder_outputs"].last_hidden_state, kwargs["past_key_values"]
         first = ids = drafted(input_ids, self.draft, ends, limit)
         written = torch.full_like(ids, generation_config.pad_token_id)
-        place, rows = (
-            torch.arange(limit, device=device),
-            torch.arange(count, device=device),
-        )  # rows: that are still open
+        place = torch.arange(limit, device=device)
+        rows = torch.arange(count, device=device)  # of `written` that are still open
         known = torch.full_like(rows, begin)  # tokens of each row that are final
         shift = torch.zeros_like(rows)  # a row's place p is place p + shift of its first draft
         cached, last = 0, min(limit - 1, int(end_of(ids, ends, known).max()))

@@ -50,8 +50,8 @@ class LatentSupply:
         if settings.latent_model_path:
             source = Path(settings.latent_model_path)
             keep_autoencoder(source, folder, self.language_model.name)
-            drafter = drafter_folder(settings, source)
-            if drafter is not None:
+            drafter, used = drafter_folder(settings, source), getattr(self.parts.space.space, "drafter", None)
+            if drafter is not None and (used is not None or settings.drafting == "off"):  # else it is of another space
                 keep_drafter(drafter, folder / AUTOENCODER_COPY)
 
     def facts(self, folder: Path) -> dict[str, Any]:
