@@ -23,7 +23,6 @@ from pipelines.describe import dry_run, parameters
 from pipelines.flags.programs import DRAFTER
 from pipelines.inputs.latents import encoded_split
 from pipelines.inputs.tokens import tokenize_split
-from pipelines.inputs.written import written_split
 from pipelines.job import fit, load_corpus, new_state, open_job, record_args
 from pipelines.training.autoencoder_step import Disturbance
 from pipelines.training.drafter_step import JUDGED, DrafterStep, judge
@@ -81,8 +80,6 @@ def run(settings: Settings) -> int:
         )
         for name in ("train", "valid")
     }
-    if settings.draft_targets == "written":
-        texts["train"].data = written_split(space, texts["train"], saved["max_seq_len"], "training texts", job.ranks)
     record_args(
         job,
         **known,

@@ -202,14 +202,6 @@ class DrafterRunOptions:
         default=None,
         metadata=dict(help="where the language model is now; unset: where the autoencoder's run says that it was"),
     )
-    draft_targets: str = field(
-        default="texts",
-        metadata=dict(
-            help="what is learned: texts, the corpus itself; written, what greedy decoding makes of its latents, "
-            "written once before training: better where the autoencoder does not give texts back as they were",
-            choices=("texts", "written"),
-        ),
-    )
     latent_noise: float = field(
         default=0.4,
         metadata=dict(

@@ -9,19 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset_utils.splits import Split
-from latent_models.decoding import DECODING
 from pipelines import train_drafter
-from pipelines.building.models import load_autoencoder
 from pipelines.flags.programs import DRAFTER
-from pipelines.inputs.latents import Encoded
-from pipelines.inputs.tokens import tokens_in
-from pipelines.inputs.written import written_split
 from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.training.drafter_step import DrafterStep
 from utils import checkpoints
 from utils.config import parse
-from utils.distributed import Ranks
 from utils.errors import UserError
 from utils.trackers import read_metrics
 
@@ -158,21 +151,8 @@ def test_mistakes_are_one_line(programs, chain, drafted, tmp_path):
     assert not (tmp_path / "a" / "checkpoints").exists()
 
 
-def test_what_is_written_can_be_learned_instead_of_the_texts(chain):
-    space, _ = load_autoencoder(chain / "ae", torch.device("cpu"))
-    data = tokens_in(space, Split(["Anna ran to the river.", "Tom saw a book there."] * 20), 40)
-    encoded = Encoded(space, data, None, torch.device("cpu"))
-    written = written_split(space, encoded, 40, "texts", Ranks(device=torch.device("cpu")))
-    texts = space.decode(encoded(torch.arange(len(data))), max_length=40, **DECODING["greedy"])
-    batch = written.batch(torch.arange(len(data)))
-    rows = [ids[mask] for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
-    found = space.language_model.tokenizer.batch_decode(rows, skip_special_tokens=True)
-    assert [text.strip() for text in found] == texts != data.split.texts
-
-
-@pytest.mark.parametrize("targets", ["texts", "written"])
-def test_drafters_resume_exactly(programs, chain, stopped_run, fingerprints, tmp_path, targets):
-    flags = f"--draft_targets {targets} --num_train_steps {STEPS} --latent_noise 0.9"
+def test_drafters_resume_exactly(programs, chain, stopped_run, fingerprints, tmp_path):
+    flags = f"--num_train_steps {STEPS} --latent_noise 0.9"
     flags += " --train_batch_size 8 --gradient_accumulation_steps 2"
     flags += f" --latent_cache_dir {tmp_path / 'cache'} --val_loss_texts 8 --eval_every 10"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
