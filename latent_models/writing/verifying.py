@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
-from transformers.modeling_outputs import BaseModelOutput
 
 from latent_models.cross_entropy import LOGITS_AT_ONCE
 from latent_models.output_layer import logits_of
@@ -26,8 +25,8 @@ from latent_models.writing.leaving import rows_that_leave
 from latent_models.writing.processors import acting, by_place, end_tokens
 
 NEARBY = (0, 1, -1, 2, -2, 3, -3, 4, -4)  # places of the first draft where it may go on, the likeliest first
-WORTH = 4  # tokens that the first pass has to gain per text; below, drafts are given up: a token a step is cheaper
-WIDER, LEAST = 4, 8  # a later pass looks at so many times the tokens that the one before it gained, and at no fewer
+WIDER, LEAST = 4, 4  # a pass looks at so many times the tokens that the one before it gained, and at no fewer
+WORTH = 2  # tokens that passes have to gain on average; below, drafts are given up: one at a time is cheaper
 
 
 @dataclass
@@ -72,12 +71,13 @@ class Verified:
         ends = torch.cat([input_ids.new_empty(0), *(e.to(device) for e in end_tokens(stopping_criteria))])
         states, cache = kwargs["encoder_outputs"].last_hidden_state, kwargs["past_key_values"]
         first = ids = drafted(input_ids, self.draft, ends, limit)
-        written = torch.full_like(ids, generation_config.pad_token_id)
+        pad = generation_config.pad_token_id
+        written = torch.full_like(ids, pad)
         place = torch.arange(limit, device=device)
         rows = torch.arange(count, device=device)  # of `written` that are still open
         known = torch.full_like(rows, begin)  # tokens of each row that are final
         shift = torch.zeros_like(rows)  # a row's place p is place p + shift of its first draft
-        cached, last = 0, min(limit - 1, int(end_of(ids, ends, known).max()))
+        cached, last, looked, worth = 0, min(limit - 1, int(end_of(ids, ends, known).max())), 0, True
         while True:
             hidden = model.get_decoder()(
                 input_ids=ids[:, cached:last],
@@ -85,13 +85,14 @@ class Verified:
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state  # (b, W, d_lm)
-            passes.passes += len(rows)
+            passes.passes, looked = passes.passes + len(rows), looked + len(rows)
             said = choices(model, hidden, ids, cached, logits_processor)  # (b, W), of places cached + 1 to last
             there = place[cached + 1 : last + 1]
             # what is final stays, though another kernel may break a tie another way
             wrong = (said != ids[:, cached + 1 : last + 1]) & (there >= known[:, None])
             disagrees = wrong.any(1)
-            at = torch.where(disagrees, wrong.int().argmax(1) + cached + 1, last)  # the last place that is final now
+            at = torch.where(disagrees, wrong.int().argmax(1) + cached + 1, last)
+            at = torch.maximum(at, known - 1)  # the last place that is final now; some rows wait for others
             gained, known = at + 1 - known, at + 1
             ids, shift = redrafted(ids, first, said, cached + 1, at, shift, disagrees)
             end = end_of(ids, ends, torch.full_like(known, begin))
@@ -100,21 +101,18 @@ class Verified:
             staying = ((end > at) & (known < limit)).nonzero()[:, 0]
             if not len(staying):
                 return written
-            if cached == 0 and 2 * len(staying) > count and float(gained.float().mean()) < WORTH:
-                cache.batch_select_indices(staying)
-                cache.crop(-last)
-                of_staying = _of_rows(kwargs, staying)
-                written[staying] = self._plainly(model, input_ids[staying], how, of_staying)
-                return written
             if len(staying) < len(rows):
                 rows, ids, first, states = rows[staying], ids[staying], first[staying], states[staying]
                 known, shift, gained = known[staying], shift[staying], gained[staying]
                 cache.batch_select_indices(staying)
-            slowest, fastest, reach, mean = torch.stack(
-                [known.min(), known.max(), end_of(ids, ends, known).max(), gained.float().mean().ceil().long()]
+            mean = gained.sum() / (gained > 0).sum().clamp(min=1)  # of those that did not wait
+            slowest, reach, mean, final = torch.stack(
+                [known.min(), end_of(ids, ends, known).max(), mean.ceil().long(), (written[:, begin:] != pad).sum()]
             ).tolist()
+            if worth and final < WORTH * looked:
+                worth, passes.given_up = False, passes.given_up + len(rows)
             cache.crop(slowest - 1 - last)  # so many tokens less
-            cached, last = slowest - 1, min(limit - 1, reach, fastest + max(LEAST, WIDER * mean))
+            cached, last = slowest - 1, min(limit - 1, reach, slowest - 1 + (max(LEAST, WIDER * mean) if worth else 1))
 
     def _plainly(self, model: Any, input_ids: Tensor, how: dict[str, Any], kwargs: dict[str, Any]) -> Tensor:
         """Token by token."""
@@ -123,12 +121,6 @@ class Verified:
         pad = how["generation_config"].pad_token_id
         self.passes.passes += int((written[:, input_ids.shape[1] :] != pad).sum())
         return written
-
-
-def _of_rows(kwargs: dict[str, Any], rows: Tensor) -> dict[str, Any]:
-    """Arguments of the model for some rows; the cache is theirs already."""
-    states = BaseModelOutput(last_hidden_state=kwargs["encoder_outputs"].last_hidden_state[rows])
-    return {**kwargs, "encoder_outputs": states, "attention_mask": kwargs["attention_mask"][rows]}
 
 
 def drafted(input_ids: Tensor, draft: Tensor, ends: Tensor, limit: int) -> Tensor:
@@ -181,7 +173,7 @@ def redrafted(
     """
     length = ids.shape[1]
     place = torch.arange(length, device=ids.device)
-    token = said.gather(1, (at - begin)[:, None])  # (B, 1)
+    token = said.gather(1, (at - begin).clamp(max=said.shape[1] - 1)[:, None])  # (B, 1)
     near = (at + shift)[:, None] + torch.tensor(NEARBY, device=ids.device)
     same = (first.gather(1, near.clamp(0, length - 1)) == token) & (near > 0) & (near < length)
     found = same.any(1) & disagrees
@@ -191,4 +183,5 @@ def redrafted(
     seen[:, begin : begin + said.shape[1]] = said
     beyond = place >= begin + said.shape[1]
     rest = torch.where(found[:, None] | (beyond & disagrees[:, None]), later, seen)
-    return torch.where(place <= at[:, None], ids.scatter(1, at[:, None], token), rest), shift
+    final = torch.where(disagrees[:, None], ids.scatter(1, at[:, None], token), ids)
+    return torch.where(place <= at[:, None], final, rest), shift

@@ -9,7 +9,7 @@ from latent_models.decoding import DECODING
 from latent_models.families import FAMILIES
 from latent_models.options import WritingOptions
 from latent_models.writing import verifying, writer
-from latent_models.writing.verifying import WORTH, Passes, drafted, end_of, redrafted
+from latent_models.writing.verifying import Passes, drafted, end_of, redrafted
 from latent_models.writing.writer import Writer
 
 LENGTH = 14
@@ -133,12 +133,14 @@ def test_drafts_of_like_length_are_looked_at_together(ragged, monkeypatch):
     assert len(looked) > 3 and sum(rows * places for rows, places in looked) <= tokens.sum() + len(states)
 
 
-def test_worthless_drafts_are_given_up_after_one_pass(ragged):
+def test_worthless_drafts_are_given_up_and_then_cost_a_token_a_step(ragged):
     model, states, _ = ragged("bart")
     plain, _ = write(model, states)
+    looked = []
+    model.model.get_decoder().register_forward_hook(lambda *call: looked.append(call[-1].last_hidden_state.shape[1]))
     found, passes = write(model, states, spoilt(plain, len(model.tokenizer), 2)["random"])
-    assert passes.given_up >= len(states) / 2 and torch.equal(found, plain)
-    assert WORTH > 1
+    assert torch.equal(found, plain) and passes.given_up == len(states)
+    assert looked[0] > 8 and max(looked[1:]) <= 4 and set(looked[3:]) == {1} and len(looked) <= LENGTH + 1
 
 
 def test_logits_never_exist_whole(ragged, monkeypatch):
