@@ -30,11 +30,11 @@ class Learned(NamedTuple):
 
 
 class DistillationStep:
-    """(step, micro) -> losses (B,), and values to log: the loss of each of the student's steps.
+    """(step, micro) -> losses (B,), and values to log: jump, which of the student's steps they are of, from 1.
 
-    A whole batch learns one of the student's steps, in turn. A share --train_prob_self_cond of the optimizer steps
-    lets the student come there by steps of its own from an earlier time, which also gives it an estimate to go on
-    from; the others noise latents of texts to that time.
+    A whole batch learns one of the student's steps, each once in as many batches, in random order. A share
+    --train_prob_self_cond of the optimizer steps lets the student come there by steps of its own from an earlier time,
+    which also gives it an estimate to go on from; the others noise latents of texts to that time.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class DistillationStep:
     ) -> None:
         """student: the network, or the wrapper that averages its gradients over ranks. jumps: steps of its sampler.
 
-        all_jumps: the mean over all of them instead of each in turn, and none by itself: of held-out texts.
+        all_jumps: the mean over all of them at once: of held-out texts.
         """
         self.student, self.latents, self.process, self.plan = student, latents, process, plan
         self.num_steps, self.teacher, self.jumps = num_steps, teacher, jumps
@@ -67,10 +67,14 @@ class DistillationStep:
         learned = Learned(clean.x0, mask, condition, draws.normal("noise", *clean.x0.shape[1:]))
         if self.all_jumps:
             return torch.stack([self.losses(learned, k, k) for k in range(self.jumps)]).mean(0), {}
-        k = step % self.jumps
+        k = self._jump(step)
         losses = self.losses(learned, self._start(step, k), k)
-        # each is one step in `jumps`, hence the factor
-        return losses, {f"loss_jump{i + 1}": self.jumps * losses.detach() * (i == k) for i in range(self.jumps)}
+        return losses, {"jump": torch.full_like(losses, k + 1)}
+
+    def _jump(self, step: int) -> int:
+        """The step of the student's grid that is learned. Not in turn: of every hundredth loss all would be of one."""
+        turn, place = divmod(step, self.jumps)
+        return int(torch.randperm(self.jumps, generator=generator(self.plan.seed, turn, "jumps"))[place])
 
     def _start(self, step: int, k: int) -> int:
         """The step of the student's grid that it begins at, to come to its k-th. The same for all micro-batches."""
