@@ -26,7 +26,7 @@ from latent_models.writing.processors import acting, by_place, end_tokens
 
 NEARBY = (0, 1, -1, 2, -2, 3, -3, 4, -4)  # places of the first draft where it may go on, the likeliest first
 WIDER, LEAST = 4, 4  # a pass looks at so many times the tokens that the one before it gained, and at no fewer
-WORTH = 2  # tokens that passes have to gain on average; below, drafts are given up: one at a time is cheaper
+WORTH = 3  # tokens that passes have to gain on average; below, drafts are given up: one at a time is cheaper
 
 
 @dataclass
@@ -94,7 +94,10 @@ class Verified:
             at = torch.where(disagrees, wrong.int().argmax(1) + cached + 1, last)
             at = torch.maximum(at, known - 1)  # the last place that is final now; some rows wait for others
             gained, known = at + 1 - known, at + 1
-            ids, shift = redrafted(ids, first, said, cached + 1, at, shift, disagrees)
+            if worth:
+                ids, shift = redrafted(ids, first, said, cached + 1, at, shift, disagrees)
+            else:
+                ids = corrected(ids, said, cached + 1, at, disagrees)
             end = end_of(ids, ends, torch.full_like(known, begin))
             final = place <= torch.minimum(end, at)[:, None]
             written[rows] = torch.where(final, ids, written[rows])
@@ -163,6 +166,12 @@ def choices(model: Any, hidden: Tensor, ids: Tensor, cached: int, processors: Lo
     return torch.cat(found)
 
 
+def corrected(ids: Tensor, said: Tensor, begin: int, at: Tensor, disagrees: Tensor) -> Tensor:
+    """Ids (B, T) with what the model said (B, W), of places begin and on, at the place `at` (B,) where it disagrees."""
+    token = said.gather(1, (at - begin).clamp(max=said.shape[1] - 1)[:, None])
+    return torch.where(disagrees[:, None], ids.scatter(1, at[:, None], token), ids)
+
+
 def redrafted(
     ids: Tensor, first: Tensor, said: Tensor, begin: int, at: Tensor, shift: Tensor, disagrees: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -173,9 +182,9 @@ def redrafted(
     """
     length = ids.shape[1]
     place = torch.arange(length, device=ids.device)
-    token = said.gather(1, (at - begin).clamp(max=said.shape[1] - 1)[:, None])  # (B, 1)
+    final = corrected(ids, said, begin, at, disagrees)
     near = (at + shift)[:, None] + torch.tensor(NEARBY, device=ids.device)
-    same = (first.gather(1, near.clamp(0, length - 1)) == token) & (near > 0) & (near < length)
+    same = (first.gather(1, near.clamp(0, length - 1)) == final.gather(1, at[:, None])) & (near > 0) & (near < length)
     found = same.any(1) & disagrees
     shift = torch.where(found, near.gather(1, same.int().argmax(1)[:, None])[:, 0] - at, shift)
     later = first.gather(1, (place + shift[:, None]).clamp(0, length - 1))
@@ -183,5 +192,4 @@ def redrafted(
     seen[:, begin : begin + said.shape[1]] = said
     beyond = place >= begin + said.shape[1]
     rest = torch.where(found[:, None] | (beyond & disagrees[:, None]), later, seen)
-    final = torch.where(disagrees[:, None], ids.scatter(1, at[:, None], token), ids)
     return torch.where(place <= at[:, None], final, rest), shift

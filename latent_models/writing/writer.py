@@ -66,8 +66,7 @@ class Writer:
             model = self._in_bfloat16(model) if copied else model
             states = states.to(model.dtype)
             written: list[Tensor | None] = [None] * len(states)
-            everything = [torch.arange(len(states))]
-            for rows in self._buckets(model, states, mask, decoding, drafted) if ragged else everything:
+            for rows in self._buckets(states, mask, decoding) if ragged else [torch.arange(len(states))]:
                 loop: Loop | None = None if drafted is None else Verified(drafted[rows.to(device)], self.drafts)
                 some, seen = states[rows.to(device)], None if mask is None else mask[rows.to(device)]
                 if seen is not None and ragged:
@@ -109,23 +108,16 @@ class Writer:
             **decoding,
         )
 
-    def _buckets(
-        self, model: Any, states: Tensor, mask: Tensor | None, decoding: dict[str, Any], drafted: Tensor | None
-    ) -> list[Tensor]:
-        """Rows that are written together: all, but for beams of known lengths, which cannot leave one by one, and
-        drafts, each of which is looked at to the end of the longest.
+    def _buckets(self, states: Tensor, mask: Tensor | None, decoding: dict[str, Any]) -> list[Tensor]:
+        """Rows that are written together: all, but for beams of known lengths, which cannot leave one by one.
 
-        Lengths of compressed texts without drafts are unknown: a greedy pass that asks for them costs what they save.
+        Lengths of compressed texts are unknown: a greedy pass that asks for them costs what they save. Drafts tell
+        them, but where drafts are worth little, every part would be written token by token by itself.
         """
-        step_rows, beams = STEP_ROWS.get(states.device.type, STEP_ROWS_ELSEWHERE), decoding.get("num_beams", 1)
-        if drafted is not None and drafted.shape[1]:
-            ends = model.generation_config.eos_token_id
-            ended = torch.isin(drafted, torch.tensor([] if ends is None else ends, device=drafted.device).long())
-            lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, drafted.shape[1])
-            return buckets(lengths.cpu(), step_rows)
+        beams = decoding.get("num_beams", 1)
         if beams == 1 or mask is None or decoding.get("do_sample"):
             return [torch.arange(len(states))]
-        return buckets(mask.sum(1).cpu(), step_rows / beams)
+        return buckets(mask.sum(1).cpu(), STEP_ROWS.get(states.device.type, STEP_ROWS_ELSEWHERE) / beams)
 
     def _in_bfloat16(self, model: Any) -> Any:
         """A copy in bfloat16, made anew whenever the weights have changed."""

@@ -8,7 +8,7 @@ import torch
 from latent_models.decoding import DECODING
 from latent_models.families import FAMILIES
 from latent_models.options import WritingOptions
-from latent_models.writing import verifying, writer
+from latent_models.writing import verifying
 from latent_models.writing.verifying import Passes, drafted, end_of, redrafted
 from latent_models.writing.writer import Writer
 
@@ -119,18 +119,6 @@ def test_rows_that_are_done_leave_and_only_what_is_open_is_looked_at(ragged, row
     assert torch.equal(found, plain) and sum(computed) == passes.passes
     assert computed[0] == len(states) and computed[1] <= len(states) / 4
     assert places[1] <= places[0] - 4, "the prefix that is final is in the cache"
-
-
-def test_drafts_of_like_length_are_looked_at_together(ragged, monkeypatch):
-    model, states, _ = ragged("bart")
-    plain, _ = write(model, states)
-    monkeypatch.setattr(writer, "STEP_ROWS", {"cpu": 0.1})
-    looked = []
-    model.model.get_decoder().register_forward_hook(lambda *call: looked.append(call[-1].last_hidden_state.shape[:2]))
-    found, passes = write(model, states, plain)
-    tokens = (plain != model.pad_id).sum(1)
-    assert torch.equal(found, plain) and passes.per_text() == 1
-    assert len(looked) > 3 and sum(rows * places for rows, places in looked) <= tokens.sum() + len(states)
 
 
 def test_worthless_drafts_are_given_up_and_then_cost_a_token_a_step(ragged):
