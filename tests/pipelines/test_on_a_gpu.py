@@ -1,0 +1,141 @@
+"""The programs on a GPU: networks in CUDA graphs train and sample as without, and no step waits for the device.
+
+To be run first on a machine that has one: pytest -m "slow or not slow" tests/pipelines/test_on_a_gpu.py. Where there is
+none, one case of each kind is compiled for the CPU (slow), so that the tests themselves are known to work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.text_diffusion import TextDiffusionPipeline
+from utils import loop
+from utils.trackers import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
+compiler = pytest.mark.skipif(not GPU and shutil.which("g++") is None, reason="needs a GPU or a C++ compiler")
+
+LATENTS = "--latent_model_path {chain}/ae --self_condition"
+WORDS = "--latent_space embeddings --embedding_dim 16 --vocab_size 200 --timesteps 20 --self_condition"
+CASES = {
+    "plain": LATENTS,
+    "accumulated": LATENTS + " --gradient_accumulation_steps 2",
+    "bf16": LATENTS + " --mixed_precision bf16",
+    "fp16": LATENTS + " --mixed_precision fp16",
+    "muon": LATENTS + " --optimizer muon",
+    "lion": LATENTS + " --optimizer lion --learning_rate 1e-5",
+    "classes": LATENTS + " --class_conditional --cls_free_guidance 2 --class_id prior",
+    "loss-aware times": LATENTS + " --schedule_sampler lossaware",
+    "encoder states": "--enc_dec_model {chain}/lm --self_condition",
+    "embeddings": WORDS,
+    "DiffuSeq-v2": WORDS + " --learned_mean_embed --denoise --padding masked",
+}
+ON_A_CPU = ("accumulated",)  # of cases, where there is no GPU
+FLAGS = f"--device {DEVICE} --disable_dropout --num_train_steps 6 --log_every 1 --num_samples 2"
+
+
+def curves(folder: Path) -> list[dict[str, float]]:
+    keys = ("loss", "grad_norm", "val_loss", "val_ema_loss")
+    return [{key: line[key] for key in keys if key in line} for line in read_metrics(folder)]
+
+
+@pytest.mark.slow
+@compiler
+@pytest.mark.parametrize("case", CASES if GPU else ON_A_CPU)
+def test_compiled_networks_train_as_plain_ones(programs, chain, tmp_path, capsys, case):
+    space = CASES[case].format(chain=chain)
+    for compiles in ("on", "off"):
+        assert programs.diffusion(space, tmp_path / compiles, f"{FLAGS} --compile {compiles}") == 0
+    assert "torch.compile failed" not in capsys.readouterr().err
+    precise = not any(name in case for name in ("bf16", "fp16", "muon"))
+    for one, other in zip(curves(tmp_path / "on"), curves(tmp_path / "off"), strict=True):
+        assert one == pytest.approx(other, rel=1e-3 if precise else 5e-2)
+
+
+@pytest.mark.slow
+@needs_gpu
+@pytest.mark.parametrize("compiles", ["on", "off"])
+def test_a_student_trains_with_a_compiled_teacher(programs, chain, tmp_path, capsys, compiles):
+    """With the dropout of its teacher's layout, so that its losses are not those of a plain run."""
+    teacher = tmp_path / "teacher"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'} --self_condition --objective pred_v", teacher) == 0
+    flags = f"--device {DEVICE} --distill_steps 2 --num_train_steps 6 --log_every 1 --compile {compiles}"
+    assert programs.student(teacher, tmp_path / "student", flags) == 0
+    assert "torch.compile failed" not in capsys.readouterr().err
+    assert all(0 < line["loss"] < 10 for line in curves(tmp_path / "student") if "loss" in line)
+
+
+@pytest.mark.slow
+@compiler
+@pytest.mark.parametrize("sampler", ["dpmpp", "ddpm"] if GPU else ["dpmpp"])
+def test_compiled_networks_sample_as_plain_ones(chain, sampler):
+    found = []
+    for compiles in ("on", "off"):
+        how = {"compile": compiles, "sampler": sampler, "sampling_timesteps": 6, "eval_batch_size": 8}
+        generator = TextDiffusionPipeline.from_run(chain / "diff", device=DEVICE, **how).generator
+        generator.denoiser.eval()
+        # twice: a graph is recorded, then replayed
+        found.append(torch.stack([generator.latents(1, b).x0.cpu() for b in (0, 1, 0)]))
+        assert torch.equal(found[-1][0], found[-1][2])
+    torch.testing.assert_close(found[0], found[1], atol=2e-2, rtol=1e-2)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """From the third step on, an operation that makes the host wait for the device is an error."""
+
+    def strict(deed):
+        def call(state, *args):
+            torch.cuda.set_sync_debug_mode("error" if state.step >= 2 else "default")
+            try:
+                return deed(state, *args)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+        return call
+
+    for name in ("_gradients", "_update"):
+        monkeypatch.setattr(loop, name, strict(getattr(loop, name)))
+
+
+@needs_gpu
+@pytest.mark.parametrize("case", [name for name in CASES if name != "fp16"])
+@pytest.mark.parametrize("where", ["on", "off"])
+def test_no_step_of_the_denoiser_waits(programs, chain, tmp_path, no_waiting, case, where):
+    flags = f"{FLAGS} --log_every 6 --compile off --latents_on_device {where}"
+    assert programs.diffusion(CASES[case].format(chain=chain), tmp_path, flags) == 0
+
+
+@needs_gpu
+@pytest.mark.parametrize("flags", [
+    "", "--latent_noise 0.3", "--lm_mode ft", "--cache_encoder_states float16",
+    "--cache_encoder_states float16 --states_on_device off",
+])  # fmt: skip
+def test_no_step_of_the_autoencoder_waits(programs, chain, tmp_path, no_waiting, flags):
+    flags = f"--device cuda --compile off --num_train_steps 6 --log_every 6 {flags}"
+    assert programs.autoencoder(chain / "lm", tmp_path, flags) == 0
+
+
+@needs_gpu
+@pytest.mark.slow
+def test_two_processes_share_one_gpu_or_two(programs, chain, tmp_path):
+    """Of two GPUs each has its own; a single one cannot be shared by NCCL, and then there is one process."""
+    count = min(2, torch.cuda.device_count())
+    flags = f"{programs.data} --no_wandb --max_seq_len 40 --tx_dim 64 --tx_depth 2 --num_train_steps 4 --log_every 1"
+    flags += " --train_batch_size 8 --gradient_accumulation_steps 2 --num_samples 2 --sampling_timesteps 2 --compile on"
+    flags += f" --latent_model_path {chain / 'ae'} --scorer {programs.scorer} --decoding greedy --output_dir {tmp_path}"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    argv = [*launch, str(ROOT / "train_text_diffusion.py"), *flags.split()]
+    done = subprocess.run(argv, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "torch.compile failed" not in done.stderr
