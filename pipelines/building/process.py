@@ -82,7 +82,8 @@ def make_process(
         walked = make_continuous(sampling.sampling_schedule or options.train_schedule, options.scale)
     lay_out = grid_of(sampling, walked)
     # what cannot be done is refused now, not after training
-    project_from = float(lay_out(sampling.sampling_timesteps)[-2]) if student else 1.0
+    times = lay_out(sampling.sampling_timesteps)
+    project_from = float(times[-2]) if student else 1.0
     make_weighting(options.loss_weighting, options.objective, options.min_snr_gamma)
     return Process(options, TIME_INPUTS[variant], train, walked, sampler, lay_out, sampling.noise_bound, project_from)
 

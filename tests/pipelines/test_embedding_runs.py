@@ -16,6 +16,7 @@ from utils import checkpoints
 from utils.config import parse
 from utils.errors import UserError
 from utils.records import Batch
+from utils.seeding import Chosen
 from utils.trackers import read_metrics
 
 SPACE = "--latent_space embeddings --embedding_dim 8 --timesteps 20"
@@ -120,7 +121,7 @@ def test_padding_never_changes_a_loss(trained):
         with torch.no_grad():
             denoiser.eval()
             loss = EmbeddingLoss(denoiser, space, process)
-            losses.append(loss(batch, Drawn(t, noise[0], noise[1], torch.tensor([True, False])), None))
+            losses.append(loss(batch, Drawn(t, noise[0], noise[1], Chosen(torch.tensor([True, False]), torch.tensor([0]))), None))
     for name, value in losses[0].items():
         torch.testing.assert_close(value, losses[1][name], rtol=1e-4, atol=1e-5)
 
