@@ -121,7 +121,8 @@ def test_padding_never_changes_a_loss(trained):
         with torch.no_grad():
             denoiser.eval()
             loss = EmbeddingLoss(denoiser, space, process)
-            losses.append(loss(batch, Drawn(t, noise[0], noise[1], Chosen(torch.tensor([True, False]), torch.tensor([0]))), None))
+            shown = Chosen(torch.tensor([True, False]), torch.tensor([0]))
+            losses.append(loss(batch, Drawn(t, noise[0], noise[1], shown), None))
     for name, value in losses[0].items():
         torch.testing.assert_close(value, losses[1][name], rtol=1e-4, atol=1e-5)
 
