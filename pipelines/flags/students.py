@@ -44,6 +44,11 @@ def students_take_after_their_teacher(settings: Settings) -> None:
     """First of the rules. A new student gets its teacher's flags; a trained one is held to the steps it has learned."""
     if settings.distill_run is None:
         return
+    if settings.distill_guidance != 1 and settings.cls_free_guidance != 1:
+        raise UserError(
+            f"--cls_free_guidance {settings.cls_free_guidance:g}: a student that is taught with a guidance of "
+            f"{settings.distill_guidance:g} has it in its weights: leave it out"
+        )
     if settings.saved:
         _keep_to_its_steps(settings)
         return
@@ -113,14 +118,9 @@ def _halve(settings: Settings, saved: dict[str, Any], teacher: Path) -> None:
 
 
 def _keep_to_its_steps(settings: Settings) -> None:
-    for name in (*WALK, *GRID):
+    for name in (*WALK, *GRID, "scale"):
         if name in settings.typed and settings.values[name] != settings.saved.get(name):
             raise UserError(
                 f"--{name}: this run is a student of {settings.distill_steps} steps and has learned no others: leave "
                 f"it out, or sample its teacher, {settings.distill_run}"
             )
-    if settings.distill_guidance != 1 and settings.cls_free_guidance != 1:
-        raise UserError(
-            f"--cls_free_guidance {settings.cls_free_guidance:g}: this student was taught with a guidance of "
-            f"{settings.distill_guidance:g}, which is in its weights: leave it out"
-        )

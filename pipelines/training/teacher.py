@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,11 +58,15 @@ def walks_between(times: Tensor, fine: Tensor) -> list[Tensor]:
 def load_teacher(settings: Settings, run: Path, grid: Callable[[int], Tensor], device: torch.device) -> Teacher:
     """The run of --distill_run. run: the student's folder, which remembers where that one was. grid: steps -> times.
 
-    UserError where it is gone or is of other latents than when the student began.
+    UserError where it is gone, is of other latents than when the student began, or cannot be guided.
     """
-    trained = load_run(find_teacher(settings, run), device=device.type)
-    of_student = trained.settings.distill_run is not None
-    trained.settings.set("cls_free_guidance", settings.distill_guidance)
+    try:
+        trained = load_run(find_teacher(settings, run), device=device.type, cls_free_guidance=settings.distill_guidance)
+    except UserError as error:
+        raise UserError(str(error).replace("--cls_free_guidance", "--distill_guidance")) from error
+    of_student, process = trained.settings.distill_run is not None, trained.parts.process
+    # whatever it samples with by itself: student and teacher have to speak of the same noise
+    trained.parts.process = replace(process, sampling_schedule=process.train_schedule)
     generator = make_generator(
         trained.settings, trained.parts, trained.device, autocast(trained.device, settings.mixed_precision)
     )

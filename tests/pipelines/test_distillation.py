@@ -109,7 +109,7 @@ def test_students_of_other_kinds(programs, chain, tmp_path, kind, flags):
     named = {"class_id": 1} if kind == "classes" else {}
     assert len(TextDiffusionPipeline.from_run(tmp_path / "s")(2, decoding="greedy", **named)) == 2
     if guided:
-        with pytest.raises(UserError, match="guidance of 2, which is in its weights"):
+        with pytest.raises(UserError, match="guidance of 2 has it in its weights"):
             parse(DIFFUSION, f"--eval --resume_dir {tmp_path / 's'} --cls_free_guidance 2".split())
 
 
@@ -189,12 +189,30 @@ def test_a_decoder_trains_on_what_a_student_samples(student):
     ("--distill_run {student} --distill_steps 1 --time_grid shifted", "whose grid its own student shares"),
     ("--distill_run {student} --distill_steps 1 --distill_guidance 2", "with its guidance in it"),
     ("--eval --resume_dir {student} --sampling_timesteps 9", "is a student of 2 steps and has learned no others"),
+    ("--eval --resume_dir {student} --scale 0.5", "is a student of 2 steps and has learned no others"),
+    ("--distill_run {teacher} --distill_guidance 2 --cls_free_guidance 2", "guidance of 2 has it in its weights"),
     ("--eval --resume_dir {student} --sampler ddpm", "is a student of 2 steps and has learned no others"),
 ])  # fmt: skip
 def test_what_a_student_cannot_do_is_said_in_one_line(chain, teacher, student, tmp_path, flags, said):
     with pytest.raises(UserError, match=said) as caught:
         parse(DIFFUSION, flags.format(chain=chain, teacher=teacher, student=student, root=tmp_path).split())
     assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_without_conditions_cannot_be_guided(programs, teacher, tmp_path):
+    with pytest.raises(UserError, match="--distill_guidance 2 needs a condition to follow"):
+        programs.student(teacher, tmp_path / "s", "--distill_guidance 2")
+
+
+def test_a_teacher_that_samples_with_another_schedule_teaches_the_one_it_was_trained_with(programs, chain, tmp_path):
+    """Else the first losses would differ: the student's noise would be another than what its teacher is told."""
+    found = []
+    for name, flags in (("same", ""), ("other", "--sampling_schedule sigmoid")):
+        space = f"--latent_model_path {chain / 'ae_l2'} --objective pred_v"
+        assert programs.diffusion(space, tmp_path / name, flags) == 0
+        assert programs.student(tmp_path / name, tmp_path / f"{name}-s", "--disable_dropout") == 0
+        found.append([line["loss"] for line in read_metrics(tmp_path / f"{name}-s") if "loss" in line])
+    assert found[0] == found[1]
 
 
 def test_a_dry_run_shows_the_students_parts(programs, teacher, tmp_path, capsys):
