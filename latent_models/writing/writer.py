@@ -120,10 +120,14 @@ class Writer:
         return buckets(mask.sum(1).cpu(), STEP_ROWS.get(states.device.type, STEP_ROWS_ELSEWHERE) / beams)
 
     def _in_bfloat16(self, model: Any) -> Any:
-        """A copy in bfloat16, made anew whenever the weights have changed."""
+        """A copy in bfloat16, made anew whenever the weights have changed, and filled anew where they train."""
         version = (model, [(id(p), p._version) for p in model.parameters()])
         if self._copy is None or self._copy[0] != version:
             self._copy = version, deepcopy(model).requires_grad_(False).to(torch.bfloat16).eval()
+        elif any(p.requires_grad for p in model.parameters()):  # fused optimizers leave versions as they are
+            with torch.no_grad():
+                for own, p in zip(self._copy[1].parameters(), model.parameters(), strict=True):
+                    own.copy_(p)
         return self._copy[1]
 
 

@@ -65,6 +65,24 @@ def test_bfloat16_is_a_copy_that_follows_the_weights(ragged):
             assert written(model, WritingOptions(decoding_precision=precision), "greedy", states, None) == same
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_bfloat16_follows_weights_that_train(ragged, fused):
+    """Validations of a language model that trains were written by the weights of the first one: a fused step leaves
+    no trace in a parameter's version."""
+    model, states, _ = ragged("bart")
+    model.model.requires_grad_(True)
+    half = WritingOptions(decoding_precision="bf16")
+    before = written(model, half, "greedy", states, None)
+    writes = model.writer
+    optimizer = torch.optim.AdamW(model.model.parameters(), lr=0.3, fused=fused)
+    for p in model.model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    torch.manual_seed(0)
+    after = model.generate(states, None, max_length=LENGTH, **DECODING["greedy"])
+    assert model.writer is writes and after == written(model, half, "greedy", states, None) != before
+
+
 @pytest.mark.parametrize("step_rows", [0.5, 3.0, 100.0])
 def test_buckets_are_the_cheapest_of_all_cuts(step_rows):
     lengths = torch.tensor([5, 1, 9, 9, 2, 30, 7])
