@@ -36,8 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     pipeline = TextDiffusionPipeline.from_run(given.run, device=given.device, flags=others)
-    refuse_decoding(given.decoding, pipeline.generator.space.trainable)
-    how = {"seed": given.seed, "decoding": given.decoding}
+    decoding = given.decoding or pipeline.decoding or "greedy"
+    refuse_decoding(decoding, pipeline.generator.space.trainable)
+    how = {"seed": given.seed, "decoding": decoding}
     how |= {} if given.strength is None else {"strength": given.strength}
     if given.to is None:
         rows = pipeline.vary(texts, given.num_samples, class_id=given.class_id, **how)

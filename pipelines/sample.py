@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     pipeline = TextDiffusionPipeline.from_run(given.run, device=given.device, flags=others)
-    refuse_decoding(given.decoding, pipeline.generator.space.trainable)
+    decoding = given.decoding or pipeline.decoding or "greedy"
+    refuse_decoding(decoding, pipeline.generator.space.trainable)
     generator = pipeline.generator
     steps = len(generator.process.grid(generator.steps)) - 1
     place = given.output_dir or given.run / "samples"
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     name = f"{pipeline.sampler}.steps-{steps}.samples-{given.num_samples}.seed-{given.seed}"
     if given.trajectory:
         generator.watched(texts=min(3, given.num_samples), file=sys.stderr, path=place / f"{name}.trajectory.json")
-    told = {"seed": given.seed, "decoding": given.decoding, "class_id": given.class_id}
+    told = {"seed": given.seed, "decoding": decoding, "class_id": given.class_id}
     if given.source:
         rows = pipeline.candidates(given.source, given.num_samples, **told)
         pairs = [(source, text) for source, row in zip(given.source, rows, strict=True) for text in row]

@@ -54,10 +54,11 @@ class TextDiffusionPipeline:
         self.knows_null = knows_null
         self.sampler = "custom"  # its name
         self.is_student = False  # of --distill_run: samples in its own steps alone
+        self.decoding: str | None = None  # that was asked for, by a flag or a preset, where a call says none
 
     @classmethod
     def from_run(cls, folder: str | Path, *, device: str = "auto", flags: Sequence[str] = (), **named: Any) -> Self:
-        """Load a run folder. named: flags that an evaluation may set, such as sampler or sampling_timesteps.
+        """Load a run folder. named: flags that an evaluation may set, such as preset, sampler or sampling_timesteps.
 
         flags: the same as they are typed. The corpus is not needed. UserError where the folder is no run, or a flag is
         fixed by training.
@@ -69,6 +70,7 @@ class TextDiffusionPipeline:
         sources = make_sources(settings, parts, run.device, autocast)
         made = cls(make_generator(settings, parts, run.device, autocast), names, sources, knows_null)
         made.sampler, made.is_student = settings.sampler, settings.distill_run is not None
+        made.decoding = settings.decoding if {"decoding", "preset"} & settings.typed else None
         return made
 
     def __call__(
@@ -76,16 +78,17 @@ class TextDiffusionPipeline:
         n: int = 8,
         *,
         seed: int = 42,
-        decoding: str = "beam",
+        decoding: str | None = None,
         class_id: int | str | Sequence[int | str] | None = None,
         guidance: float | None = None,
     ) -> list[str]:
         """n texts, the same for the same seed.
 
-        class_id: the class asked for, by number or name, or one for each text; None: no condition. guidance: weight of
-        classifier-free guidance; None: that of from_run, 1 unless cls_free_guidance was given there.
+        decoding: None: that of from_run or its preset, else beam. class_id: the class asked for, by number or name, or
+        one for each text; None: no condition. guidance: weight of classifier-free guidance; None: that of from_run, 1
+        unless cls_free_guidance was given there.
         """
-        strategy = one_strategy(decoding)
+        strategy = self._strategy(decoding, "beam")
         conditions = self._told(class_id, n)
         generator = self._guided(guidance, conditions is not None)
         return generator.sample(n, seed, (strategy,), conditions, quiet=True).texts[strategy]
@@ -97,7 +100,7 @@ class TextDiffusionPipeline:
         candidates: int = 1,
         utility: str = "rouge2",
         seed: int = 42,
-        decoding: str = "beam",
+        decoding: str | None = None,
         class_id: int | str | None = None,
     ) -> list[str]:
         """A text for each source: of several candidates the one that agrees best with the others by `utility`."""
@@ -110,11 +113,11 @@ class TextDiffusionPipeline:
         k: int = 5,
         *,
         seed: int = 42,
-        decoding: str = "beam",
+        decoding: str | None = None,
         class_id: int | str | None = None,
     ) -> list[list[str]]:
         """k texts for each source, which is read once."""
-        strategy = one_strategy(decoding)
+        strategy = self._strategy(decoding, "beam")
         if self.sources is None:
             raise UserError("this run was trained without sources: train one on a corpus of pairs")
         n, generator = len(sources), self.generator
@@ -138,7 +141,7 @@ class TextDiffusionPipeline:
         *,
         strength: float = 0.7,
         seed: int = 42,
-        decoding: str = "greedy",
+        decoding: str | None = None,
         class_id: int | str | None = None,
         guidance: float | None = None,
     ) -> list[list[str]]:
@@ -156,7 +159,7 @@ class TextDiffusionPipeline:
         return [written[i : i + k] for i in range(0, len(written), k)]
 
     def interpolate(
-        self, first: str, second: str, n: int = 5, *, strength: float = 0.5, seed: int = 42, decoding: str = "greedy"
+        self, first: str, second: str, n: int = 5, *, strength: float = 0.5, seed: int = 42, decoding: str | None = None
     ) -> list[str]:
         """n texts from one to another: latents on the arc between them, noised alike to time `strength` and denoised.
 
@@ -188,9 +191,9 @@ class TextDiffusionPipeline:
         batch = batch_of(self.generator.space.space, texts, self.generator.max_length).to(self.generator.device)
         return self.generator.space.encode(batch)
 
-    def decode(self, latents: Latents, decoding: str = "greedy", seed: int = 42) -> list[str]:
+    def decode(self, latents: Latents, decoding: str | None = None, seed: int = 42) -> list[str]:
         """Texts of latents."""
-        strategy = one_strategy(decoding)
+        strategy = self._strategy(decoding, "greedy")
         return self.generator.decode(latents, strategy, seed)
 
     def _needs_no_source(self, what: str) -> None:
@@ -218,6 +221,9 @@ class TextDiffusionPipeline:
         guided = copy(self.generator)
         guided.guidance = weight
         return guided
+
+    def _strategy(self, decoding: str | None, usual: str) -> str:
+        return one_strategy(decoding or self.decoding or usual)
 
     def _class(self, wanted: int | str) -> int:
         return class_number(wanted, self.class_names)

@@ -232,8 +232,9 @@ DIFFUSION = Program(
     rules=(
         rules.resume_dir_says_what_for,
         students_take_after_their_teacher,
-        embeddings_meet,
         rules.preset_fills_in,
+        embeddings_meet,
+        rules.a_shift_goes_with_its_grid,
         rules.schedules_meet,
         rules.respacing_counts_the_steps,
         rules.classes_are_conditions,

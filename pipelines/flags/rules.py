@@ -5,12 +5,16 @@ A rule takes Settings and may set values. Which program has which rules is said 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 
 from pipelines.flags.presets import PRESETS
+from pipelines.flags.students import GRID, WALK
+from pipelines.flags.without_effect import NEEDS
 from utils.errors import UserError
 from utils.settings import MODES, Settings
 
+STUDENTS_OWN = (*WALK, *GRID)
 MAY_BE_ZERO = {"lr_warmup_steps", "num_dense_connections", "random_seed", "seed", "num_train_steps"}
 
 
@@ -62,11 +66,25 @@ def own_files_replace_default_corpus(settings: Settings) -> None:
 
 
 def preset_fills_in(settings: Settings) -> None:
-    """A preset that was asked for now gives every flag of its row that was not."""
-    if "preset" in settings.typed and settings.preset is not None:
-        for name, value in PRESETS[settings.preset].items():
-            if name not in settings.typed:
-                settings.set(name, value)
+    """A preset that was asked for now gives every flag of its row that was not; to a student how it decodes alone."""
+    if "preset" not in settings.typed or settings.preset is None:
+        return
+    student = settings.values.get("distill_run") is not None
+    for name, value in PRESETS[settings.preset].items():
+        if name not in settings.typed and not (student and name in STUDENTS_OWN):
+            settings.set(name, value)
+    if student:
+        print(
+            f"note: --preset {settings.preset}: a student samples in its own {settings.distill_steps} steps; of the "
+            f"preset it takes --decoding {settings.decoding}",
+            file=sys.stderr,
+        )
+
+
+def a_shift_goes_with_its_grid(settings: Settings) -> None:
+    """Where another time grid is asked for, the shift that a run was trained with is none of its business."""
+    if "grid_shift" not in settings.typed and settings.time_grid not in NEEDS["grid_shift"][1]:
+        settings.set("grid_shift", None)
 
 
 def resume_dir_says_what_for(settings: Settings) -> None:

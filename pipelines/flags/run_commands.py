@@ -55,7 +55,7 @@ def with_texts(made: argparse.ArgumentParser, what: str) -> argparse.ArgumentPar
 
 def with_decoding(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The same parser, which also takes a decoding strategy."""
-    made.add_argument("--decoding", default="greedy", help="beam, nucleus or greedy (default %(default)s)")
+    made.add_argument("--decoding", help="beam, nucleus or greedy (default: that of --preset, else greedy)")
     return made
 
 

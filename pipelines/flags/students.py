@@ -36,7 +36,7 @@ FREE = frozenset(f.name for f in fields(DataOptions)) | {
     "min_snr_gamma", "p2_loss_weight_gamma",
 }  # fmt: skip
 # How a student samples follows from its steps.
-WALK = ("sampler", "sampling_timesteps", "ddim_sampling_eta", "sampling_schedule", "timestep_respacing", "preset")
+WALK = ("sampler", "sampling_timesteps", "ddim_sampling_eta", "sampling_schedule", "timestep_respacing")
 GRID = ("time_grid", "grid_shift", "grid_rho")
 
 

@@ -181,7 +181,7 @@ def test_a_decoder_trains_on_what_a_student_samples(student):
     ("--distill_run {chain}/states", "predicts noise, which says nothing of a text at t = 1"),
     ("--distill_run {teacher} --tx_dim 128", "--tx_dim 128 differs from 64, what .* with: a student has"),
     ("--distill_run {teacher} --sampling_timesteps 9", "--sampling_timesteps is not for a student"),
-    ("--distill_run {teacher} --preset fast", "--preset is not for a student"),
+    ("--eval --resume_dir {student} --preset fast --sampling_timesteps 25", "a student of 2 steps and has learned no"),
     ("--distill_run {teacher} --init_path {teacher}", "--init_path and --distill_run both say"),
     ("--distill_run {teacher} --T_schedule linear", "--T_schedule chooses times of training"),
     ("--distill_run {teacher} --distill_steps 0", "--distill_steps 0 is too small: give 1 or more"),
@@ -197,6 +197,26 @@ def test_what_a_student_cannot_do_is_said_in_one_line(chain, teacher, student, t
     with pytest.raises(UserError, match=said) as caught:
         parse(DIFFUSION, flags.format(chain=chain, teacher=teacher, student=student, root=tmp_path).split())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flags", ["--distill_run {teacher}", "--eval --resume_dir {student}"])
+def test_a_preset_says_how_a_student_decodes_and_leaves_it_its_steps(teacher, student, flags, capsys):
+    words = flags.format(teacher=teacher, student=student).split()
+    plain, steps = parse(DIFFUSION, words), 4 if "--distill_run" in words else 2
+    capsys.readouterr()
+    for preset, decoding in (("fast", "greedy"), ("best", "beam")):
+        asked = parse(DIFFUSION, [*words, "--preset", preset])
+        differing = {name for name, value in plain.values.items() if asked.values[name] != value}
+        assert differing <= {"preset", "decoding"} and asked.decoding == decoding
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"in its own {steps} steps; of the preset it takes --decoding {decoding}")
+    assert parse(DIFFUSION, [*words, "--preset", "best", "--decoding", "nucleus"]).decoding == "nucleus"
+
+
+def test_a_student_is_evaluated_by_a_preset(programs, student, tmp_path):
+    assert programs.again("diffusion", student, f"--eval --preset best --output_dir {tmp_path}") == 0
+    found = json.loads((tmp_path / "evaluation/eval-valid.json").read_text())
+    assert found["protocol"]["sampling_timesteps"] == 2 and "model/beam/perplexity" in found
 
 
 def test_a_teacher_without_conditions_cannot_be_guided(programs, teacher, tmp_path):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from diffusion.options import SamplingOptions
+from pipelines import sample, train_diffusion
 from pipelines.flags.presets import PRESETS
 from pipelines.flags.programs import DIFFUSION
+from pipelines.sampling.generate import TextGenerator
+from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.config import parse
 
 BASE = "--train_file t --valid_file v --test_file t"
@@ -39,3 +42,48 @@ def test_a_trained_run_is_evaluated_by_a_preset_and_remembers_its_own(programs, 
     assert typed.sampling_timesteps == 25 and typed.sampler == PRESETS["fast"]["sampler"]
     flags = f"--eval --preset fast --sampling_timesteps 3 --output_dir {tmp_path}"
     assert programs.again("diffusion", chain / "diff", flags) == 0
+
+
+def test_a_preset_replaces_the_shift_and_the_respacing_of_training(programs, chain, tmp_path):
+    """Else its steps or its grid would be others than measured, without a word; what is typed still counts."""
+    words = f"{programs.data} --latent_model_path {chain / 'ae'} --num_train_steps 1 --train_batch_size 8 --device cpu"
+    words += f" --max_seq_len 40 --tx_dim 64 --tx_depth 2 --num_samples 2 --decoding greedy --scorer {programs.scorer}"
+    respaced = "--beta_schedule cosine --timesteps 100 --timestep_respacing 3"
+    shifted = "--time_grid shifted --grid_shift 9 --sampling_timesteps 2"
+    for name, flags in (("respaced", respaced), ("shifted", shifted)):
+        argv = f"{words} {flags} --no_wandb --output_dir {tmp_path / name}".split()
+        assert train_diffusion.run(parse(DIFFUSION, argv)) == 0
+    for run in ("respaced", "shifted"):
+        again = f"--eval --resume_dir {tmp_path / run}".split()
+        fast = parse(DIFFUSION, [*again, "--preset", "fast"])
+        assert (fast.sampling_timesteps, fast.time_grid) == (25, "shifted"), run
+        assert fast.grid_shift is None and fast.timestep_respacing is None, run
+        assert parse(DIFFUSION, [*again, "--preset", "fast", "--grid_shift", "4"]).grid_shift == 4
+    assert parse(DIFFUSION, again).grid_shift == 9
+    assert parse(DIFFUSION, [*again, "--time_grid", "karras"]).grid_shift is None, "a shift of training"
+    assert programs.again("diffusion", tmp_path / "shifted", f"--eval --time_grid uniform --output_dir {tmp_path}") == 0
+
+
+def test_embeddings_are_decoded_greedily_whatever_a_preset_says():
+    settings = parse(DIFFUSION, f"{BASE} --latent_space embeddings --preset best".split())
+    assert settings.decoding == "greedy" and settings.sampling_timesteps == 250
+
+
+def test_a_preset_decodes_in_python_and_in_the_shell_too(chain, tmp_path, monkeypatch, capsys):
+    """With fast a call that says nothing is not to search beams; what a call says goes before the preset."""
+    asked = []
+    decode = TextGenerator.decode
+    monkeypatch.setattr(TextGenerator, "decode", lambda *args: asked.append(args[2]) or decode(*args))
+    few = {"sampling_timesteps": 2, "device": "cpu"}
+    pipeline = TextDiffusionPipeline.from_run(chain / "diff", preset="fast", **few)
+    pipeline(2)
+    pipeline.vary(["Ben ran home."], strength=0.9)
+    pipeline(2, decoding="nucleus")
+    TextDiffusionPipeline.from_run(chain / "diff", **few)(2)
+    assert asked == ["greedy", "greedy", "nucleus", "beam"]
+    words = f"--run {chain / 'diff'} --num_samples 2 --output_dir {tmp_path} --device cpu".split()
+    words += ["--sampling_timesteps", "2"]
+    assert sample.main([*words, "--preset", "best"]) == 0
+    assert sample.main([*words, "--preset", "best", "--decoding", "nucleus"]) == 0
+    assert sample.main(words) == 0
+    assert asked[4:] == ["beam", "nucleus", "greedy"] and len(capsys.readouterr().out.splitlines()) == 6
