@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+
+WAIT = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}  # until the device has done what it was given
 
 
 class Stopwatch:
@@ -24,10 +26,20 @@ class Stopwatch:
         """Within, time counts for `what`. Waits for the device at the end: not for anything that is called often."""
         began = time.perf_counter()
         yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type in WAIT:
+            WAIT[self.device.type]()
         self.seconds[what] += time.perf_counter() - began  # type: ignore[assignment]
         self.texts[what] += texts
+
+    @classmethod
+    def side_by_side(cls, watches: Sequence[Stopwatch]) -> Stopwatch:
+        """One for several processes that shared the work at the same time: texts of all, seconds of the slowest."""
+        joined = cls(watches[0].device)
+        for watch in watches:
+            joined.seconds |= watch.seconds  # the larger of each
+            joined.texts += watch.texts
+            joined.count(watch.passes, watch.verified)
+        return joined
 
     def rates(self) -> dict[str, float]:
         """Texts per second of each part."""
@@ -42,7 +54,8 @@ class Stopwatch:
         rates = {f"speed/{what}_texts_per_second": rate for what, rate in self.rates().items()}
         return rates | ({"speed/passes_per_text": self.passes / self.verified} if self.verified else {})
 
-    def note(self) -> str:
-        parts = [f"{what} {rate:.3g} texts/s" for what, rate in self.rates().items()]
+    def note(self, processes: int = 1) -> str:
+        """For a line of progress. processes: that do alike what this one does."""
+        parts = [f"{what} {rate * processes:.3g} texts/s" for what, rate in self.rates().items()]
         parts += [f"{self.passes / self.verified:.3g} passes/text"] if self.verified else []
         return ", ".join(parts)

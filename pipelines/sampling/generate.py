@@ -87,7 +87,7 @@ class TextGenerator:
         self.guidance = guidance
         self.absorbing, self.extras = absorbing, tuple(extras)
         self.ranks = ranks or Ranks(device=device)
-        self.watch = Stopwatch(device)  # of the last call of sample or candidates
+        self.watch = Stopwatch(device)  # of the last call of sample or candidates, by all ranks
 
     @torch.no_grad()
     def latents(self, seed: int, b: int, conditions: Conditions | None = None, rows: int | None = None) -> Latents:
@@ -210,11 +210,11 @@ class TextGenerator:
                 for strategy in strategies:
                     texts = self._watched_decode(latents, strategy, derive(seed, "block", b), watch, (last - first) * k)
                     mine.append((b, strategy, [texts[i : i + k] for i in range(0, len(texts), k)]))
-                bar.at(min(n, (b // ranks.world + 1) * ranks.world * together) * k, watch.note())
+                bar.at(min(n, (b // ranks.world + 1) * ranks.world * together) * k, watch.note(ranks.world))
             found: dict[str, list[list[str]]] = {strategy: [] for strategy in strategies}
             for _, strategy, rows in sorted(gather_objects(ranks, mine), key=lambda part: part[0]):
                 found[strategy] += rows
-        self.watch = watch
+        self.watch = Stopwatch.side_by_side(gather_objects(ranks, [watch]))
         return found
 
     def sample(
@@ -256,8 +256,8 @@ class TextGenerator:
                                 found[strategy] += [text] if text else []
                                 places[strategy] += [(b, row)] if text else []
                 done = turn.stop
-                bar.at(min(bar.total, done * self.block), watch.note())
-        self.watch = watch
+                bar.at(min(bar.total, done * self.block), watch.note(ranks.world))
+        self.watch = watch = Stopwatch.side_by_side(gather_objects(ranks, [watch]))
         return Sampled(
             {strategy: (texts + [""] * n)[:n] for strategy, texts in found.items()},
             empty,

@@ -29,8 +29,10 @@ ranks = init("cpu")
 from pipelines.text_diffusion import TextDiffusionPipeline
 generator = TextDiffusionPipeline.from_run(sys.argv[1], device="cpu", flags=sys.argv[4:], eval_batch_size=8).generator
 generator.ranks = ranks
+latents, drawn = generator.latents, []
+generator.latents = lambda seed, b, *told: drawn.append(b) or latents(seed, b, *told)
 sampled = generator.sample(int(sys.argv[3]), 42, ["greedy", "nucleus"], quiet=True)
-shares = gather_objects(ranks, [(ranks.world, sampled.speed.texts["denoise"])])
+shares = gather_objects(ranks, [(ranks.world, drawn, sampled.speed.texts["denoise"])])
 everywhere = gather_objects(ranks, [sampled.texts])
 if ranks.main:
     json.dump({"shares": shares, "texts": everywhere}, open(sys.argv[2], "w"))
@@ -89,8 +91,10 @@ def test_texts_do_not_depend_on_the_number_of_processes_nor_on_drafts(programs, 
     assert programs.drafter(chain / "ae_l2", f"--output_dir {drafter} --val_loss_texts 4") == 0
     start(processes, str(script), str(chain / "diff"), str(out), str(n), "--drafter", str(drafter))
     found = json.loads(out.read_text())
-    assert [world for world, _ in found["shares"]] == [processes] * processes
-    assert sum(texts for _, texts in found["shares"]) == 32 and all(texts < 32 for _, texts in found["shares"])
+    worlds, drawn, counted = zip(*found["shares"], strict=True)
+    assert list(worlds) == [processes] * processes
+    assert sorted(b for blocks in drawn for b in blocks) == [0, 1, 2, 3] and all(0 < len(b) < 3 for b in drawn)
+    assert list(counted) == [32] * processes, "what is said of speed is of all processes together"
     alone = TextDiffusionPipeline.from_run(chain / "diff", device="cpu", eval_batch_size=8).generator
     expected = alone.sample(n, 42, ["greedy", "nucleus"], quiet=True).texts
     assert found["texts"] == [expected] * processes, "every rank has every text"
