@@ -16,7 +16,13 @@ class EvaluationOptions:
         metadata=dict(help="write a labelled synthetic data set from --resume_dir with seeds 42 to 46 and stop"),
     )
     num_samples: int = field(default=16, metadata=dict(help="texts to sample for an evaluation", unit="texts"))
-    eval_batch_size: int = field(default=32, metadata=dict(help="texts generated together", unit="texts"))
+    eval_batch_size: int = field(
+        default=32,
+        metadata=dict(
+            help="texts generated together; those of a denoiser at least --train_batch_size, unless --eval gives this",
+            unit="texts",
+        ),
+    )
     decoding: str = field(
         default="beam", metadata=dict(help="decoding strategies, joined by commas: beam, nucleus, greedy")
     )

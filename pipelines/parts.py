@@ -148,13 +148,18 @@ def make_generator(
     autocast: Callable[[], AbstractContextManager[Any]],
     ranks: Ranks | None = None,
 ) -> TextGenerator:
-    """What writes texts with these parts. ranks: processes that share the work."""
+    """What writes texts with these parts. ranks: processes that share the work.
+
+    In blocks of --train_batch_size at least, as published, unless an evaluation asks for smaller ones.
+    """
+    evaluating = any(settings.values.get(mode) for mode in ("eval", "eval_test", "gen_data"))
+    least = 1 if evaluating and "eval_batch_size" in settings.typed else settings.train_batch_size
     return TextGenerator(
         parts.space,
         parts.model.denoiser,
         parts.process,
         steps=settings.sampling_timesteps,
-        block=max(settings.eval_batch_size, settings.train_batch_size),
+        block=max(settings.eval_batch_size, least),
         device=device,
         autocast=autocast,
         max_length=settings.max_seq_len,

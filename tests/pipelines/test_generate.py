@@ -61,3 +61,9 @@ def test_empty_texts_are_counted_and_replaced(generator):
 def test_a_run_that_writes_only_empty_texts_ends(generator):
     sampled = silent(generator, 1).sample(10, 42, ["greedy"], quiet=True)
     assert sampled.texts["greedy"] == [""] * 10 and sampled.empty["greedy"] == 4 * 8
+
+
+def test_an_evaluation_may_ask_for_small_blocks(chain):
+    """Blocks of training are as large as its batches; what is typed beside a trained run is not to be ignored."""
+    assert TextDiffusionPipeline.from_run(chain / "diff", device="cpu").generator.block == 8
+    assert TextDiffusionPipeline.from_run(chain / "diff", device="cpu", eval_batch_size=3).generator.block == 3
