@@ -47,10 +47,10 @@ class Features:
         self.scorer = scorer
         self._known: dict[int, tuple[Sequence[str], np.ndarray]] = {}  # the texts, too: an id may not come again
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, d) float32."""
+    def __call__(self, texts: Sequence[str], *, keep: bool = False) -> np.ndarray:
+        """(n, d) float32. keep: on disk, too, for texts that come again."""
         if id(texts) not in self._known:
-            self._known[id(texts)] = texts, self.scorer.features(texts, MAX_LENGTH)
+            self._known[id(texts)] = texts, self.scorer.features(texts, MAX_LENGTH, keep=keep)
         return self._known[id(texts)][1]
 
 
@@ -94,7 +94,7 @@ def _fill_mauve(found: Classwise, samples: Texts, references: Mapping[str, Texts
     sets = [*samples.values(), *(texts for classes in references.values() for texts in classes.values())]
     n = min(map(len, sets))
     for split, classes in references.items():
-        columns = [features(classes[d])[:n] for d in sorted(classes)]
+        columns = [features(classes[d], keep=True)[:n] for d in sorted(classes)]
         scores = [[mauve_of_features(features(samples[c])[:n], column) for column in columns] for c in found.rows]
         found.mauve[split] = [[score.score for score in row] for row in scores]
         found.scores += [score for row in scores for score in row]

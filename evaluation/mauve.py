@@ -45,10 +45,15 @@ def buckets_for(n: int) -> int:
     return max(2, round(n / 10))
 
 
-def mauve(samples: Sequence[str], references: Sequence[str], scorer: Scorer, *, seed: int = SEED) -> Mauve:
-    """MAUVE of two sets of texts, the longer one cut to the length of the shorter. Deterministic in the seed."""
+def mauve(
+    samples: Sequence[str], references: Sequence[str], scorer: Scorer, *, seed: int = SEED, real: bool = False
+) -> Mauve:
+    """MAUVE of two sets of texts, the longer one cut to the length of the shorter. Deterministic in the seed.
+
+    real: the samples are real texts, too, which come again: their features are kept on disk as those of references.
+    """
     n = min(len(samples), len(references))
-    p, q = scorer.features(samples[:n], MAX_LENGTH), scorer.features(references[:n], MAX_LENGTH, keep=True)
+    p, q = scorer.features(samples[:n], MAX_LENGTH, keep=real), scorer.features(references[:n], MAX_LENGTH, keep=True)
     return mauve_of_features(p, q, seed=seed)
 
 

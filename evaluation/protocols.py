@@ -76,7 +76,7 @@ def reference_metrics(
         of_held_out["unique_wordcounts"] = of_held_out["unique_wordcount"]  # the plural is how the key was published
     result: Result = {f"reference/{split}_{key}": value for key, value in of_held_out.items()}
     result |= {f"reference/train_{key}": value for key, value in of_train.items()}
-    scores, without = _mauves({f"train_{split}": (first, held_out), "train_train": (first, second)}, scorer)
+    scores, without = _mauves({f"train_{split}": (first, held_out), "train_train": (first, second)}, scorer, real=True)
     result |= {f"reference/{_of(scorer)}_{name}_mauve": found.score for name, found in scores.items()}
     result["protocol"] = protocol(scorer, n, scores.values(), {*missing, *lacking, *without})
     return result
@@ -233,12 +233,12 @@ def _memory(training: Iterable[str] | Memory) -> tuple[Memory | None, list[str]]
 
 
 def _mauves(
-    pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]], scorer: Scorer | None
+    pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]], scorer: Scorer | None, *, real: bool = False
 ) -> tuple[dict[str, Mauve], list[str]]:
-    """MAUVE of each pair of sets, and the packages that were missing."""
+    """MAUVE of each pair of sets, and the packages that were missing. real: of real texts on both sides."""
     if scorer is None:
         return {}, []
     try:
-        return {name: mauve(p, q, scorer) for name, (p, q) in pairs.items()}, []
+        return {name: mauve(p, q, scorer, real=real) for name, (p, q) in pairs.items()}, []
     except MissingPackage as error:
         return {}, [error.package]

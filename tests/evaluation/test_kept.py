@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evaluation.classwise import Features, compare
 from evaluation.kept import kept
 from evaluation.mauve import mauve
 from evaluation.memorisation import Memory
+from evaluation.protocols import reference_metrics
 
 TEXTS = ["the dog ran home on a sunny day", "a cat sat on the warm red mat", "we all went to the old sea"]
 
@@ -59,3 +61,20 @@ def test_features_of_references_are_computed_once(scorer, tmp_path, monkeypatch)
     )
     assert mauve(TEXTS[:2], TEXTS[1:], scorer).score == score
     assert asked == [TEXTS[:2]]
+
+
+def test_nothing_of_real_texts_is_computed_twice(scorer, tmp_path, monkeypatch):
+    """Training texts beside held-out ones, and references of every class: each evaluation meets them again."""
+    monkeypatch.setattr(scorer, "folder", tmp_path)
+    asked, computed = [], type(scorer)._computed
+    monkeypatch.setattr(
+        type(scorer), "_computed", lambda self, texts, n: asked.append(list(texts)) or computed(self, texts, n)
+    )
+    samples, references = {0: ["a hen sat", "an owl ran"]}, {"val": {0: TEXTS[:2], 1: TEXTS[1:]}}
+    found = []
+    for _ in range(2):
+        scorer._features.clear()
+        asked.clear()
+        result = reference_metrics(TEXTS[:2], [*TEXTS, "they sang"], scorer, split="val", num_samples=2)
+        found.append((result["reference/home_train_val_mauve"], compare(samples, references, Features(scorer)).mauve))
+    assert asked == [samples[0]] and found[0] == found[1]
