@@ -6,12 +6,15 @@ The protocols are the published ones (Lovelace et al. 2023, section 5, and their
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from dataset_utils.corpus import Corpus
+from diffusion.options import SamplingOptions
+from diffusion.samplers import network_calls
 from evaluation import report, scorers
 from evaluation.memorisation import Memory
 from evaluation.options import EvaluationOptions
@@ -19,6 +22,7 @@ from evaluation.protocols import evaluate_texts, of_seed, over_seeds, reference_
 from evaluation.scorers import Scorer
 from evaluation.together import by_main
 from latent_models.decoding import strategies
+from pipelines.flags.options import ControlOptions, RoundingOptions
 from pipelines.job import Job
 from pipelines.judging.synthetic import write_synthetic
 from pipelines.sampling.generate import Conditions, Sampled, TextGenerator
@@ -28,6 +32,7 @@ from utils.seeding import generator as seeded
 T = TypeVar("T")
 TEST_SEEDS = (42, 43, 44, 45, 46)
 SHOWN = 5  # samples in the log
+ADDED = (RoundingOptions, ControlOptions)  # to sampling, where their flags are not the defaults
 Result = tuple[dict[str, Any], dict[str, Sampled]]  # numbers and protocol; samples by how their files begin
 SHORT = {"train": "train", "valid": "val", "test": "test"}  # splits as the published keys call them
 
@@ -183,13 +188,19 @@ class Evaluator:
         return min(self.options.num_samples, len(self.corpus.splits[split]), len(self.corpus.train))
 
     def _sampling_facts(self) -> dict[str, Any]:
-        s = self.job.settings
+        """Every flag of sampling, what others added to it, and how many calls of the network a text took."""
+        s, sampling = self.job.settings, self.job.settings.build(SamplingOptions)
+        guided = 2 if s.cls_free_guidance != 1 else 1
+        facts = {name: value for name, value in asdict(sampling).items() if name != "preset"}  # not what it stood for
+        flags = s.program.flags
+        added = [f.name for group in ADDED for f in fields(group) if s.values[f.name] != flags[f.name].default]
         return {
-            "sampler": s.sampler,
-            "sampling_timesteps": s.sampling_timesteps,
+            **facts,
+            **{name: s.values[name] for name in added},
             "sampling_schedule": s.beta_schedule or s.sampling_schedule or s.train_schedule,
+            "network_calls": guided * network_calls(s.sampler, s.sampling_timesteps),
+            "texts_together": self.generator.block,
             "max_seq_len": s.max_seq_len,
-            "cls_free_guidance": s.cls_free_guidance,
         }
 
     def references(self, split: str, seed: int) -> dict[str, list[str]]:

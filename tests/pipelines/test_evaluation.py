@@ -37,10 +37,23 @@ def test_eval_judges_on_validation_texts_and_changes_nothing(programs, chain, co
                 "model/greedy/empty_replaced"):  # fmt: skip
         assert isinstance(result[key], int | float), key
     protocol = result["protocol"]
-    assert protocol["sampler"] == "ddim" and protocol["sampling_timesteps"] == 3
+    assert protocol["sampler"] == "ddim" and protocol["sampling_timesteps"] == protocol["network_calls"] == 3
     assert protocol["comparable"] is False and protocol["n"] == 4 and protocol["small_n"] is True
     assert len(json.loads((folder / "eval-valid-seed42-greedy-samples.json").read_text())) == 4
     assert (folder / "eval-valid.txt").is_file()
+
+
+def test_results_of_other_ways_to_sample_have_other_protocols(programs, chain, tmp_path):
+    """Two results compare only where their protocols agree, so each flag that changes texts is among the facts."""
+    found = []
+    for k, flags in enumerate([
+        "", "--time_grid shifted", "--time_grid shifted --grid_shift 2", "--posterior_variance small", "--sampler heun",
+        "--noise_bound 1", "--eval_batch_size 3", "--sampler ddim", "--sampler ddim --ddim_sampling_eta 1",
+    ]):  # fmt: skip
+        assert programs.again("diffusion", chain / "diff", f"--eval {flags} --output_dir {tmp_path / str(k)}") == 0
+        found.append(json.loads((tmp_path / str(k) / "evaluation/eval-valid.json").read_text())["protocol"])
+    assert len({json.dumps(facts, sort_keys=True) for facts in found}) == len(found)
+    assert [facts["network_calls"] for facts in found] == [2, 2, 2, 2, 3, 2, 2, 2, 2]
 
 
 def test_eval_is_repeatable_and_goes_where_it_is_told(programs, chain, contents, tmp_path):
