@@ -31,8 +31,25 @@ SCHEDULES = ("normal", "linear", "polynomial", "cosine", "unsmooth")
 LOSS = "val_ema_loss"
 
 
+def own_scorer(root: Path, flags: list[str]) -> Path | None:
+    """What judges all runs where the flags name no scorer: a small one trained on the corpus, before any clock runs."""
+    from dataset_utils import registry
+    from dataset_utils.options import DataOptions
+    from evaluation import scorers
+    from pipelines.flags.programs import DIFFUSION
+    from utils.config import parse
+    from utils.distributed import pick_device
+
+    settings = parse(DIFFUSION, flags)
+    if settings.scorer is not None:
+        return None
+    texts = registry.load(settings.build(DataOptions)).train.texts
+    scorers.load(None, texts=texts, folder=root / "scorer", device=pick_device(settings.device))
+    return root / "scorer"
+
+
 def train(root: Path, schedule: str, seed: int, flags: list[str], scorer: Path | None) -> Path:
-    """The run folder, trained now or as far as it is lacking. scorer: of an earlier run, which judges this one, too."""
+    """The run folder, trained now or as far as it is lacking. scorer: that of own_scorer."""
     from pipelines.flags.programs import DIFFUSION
     from pipelines.recipe import run_program
     from utils import checkpoints
@@ -42,7 +59,7 @@ def train(root: Path, schedule: str, seed: int, flags: list[str], scorer: Path |
         argv = ["--resume_training", "--resume_dir", str(folder)]
     else:
         own = ["--T_schedule", schedule, "--random_seed", str(seed), "--latent_cache_dir", str(root / "latent_cache")]
-        if scorer is not None and "--scorer" not in flags:
+        if scorer is not None:
             own += ["--scorer", str(scorer)]
         argv = [*flags, *own, "--output_dir", str(folder)]
     print(f"== {schedule}, seed {seed}: train_text_diffusion.py {' '.join(argv)}", flush=True)
@@ -167,13 +184,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not flags:
         raise UserError("name corpus, latents and training after --, as for train_text_diffusion.py")
     curves: dict[str, list[dict[str, list[tuple[int, float, float]]]]] = {name: [] for name in schedules}
-    scorer = None
+    scorer = own_scorer(args.output_dir, flags)
     for seed in range(41, 41 + args.seeds):
         for schedule in schedules:
-            run = train(args.output_dir, schedule, seed, flags, scorer)
-            curves[schedule].append(curve(run))
-            if scorer is None and (run / "scorer").is_dir():
-                scorer = run / "scorer"  # home-trained by the first run: the same for all, and trained once
+            curves[schedule].append(curve(train(args.output_dir, schedule, seed, flags, scorer)))
     rows = compare(curves)
     write_json(
         args.output_dir / "result.json", {"flags": flags, "evaluated_range": "whole", "rows": rows, "curves": curves}

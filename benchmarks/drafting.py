@@ -2,11 +2,12 @@
 
     python benchmarks/drafting.py --run RUN --output_dir runs/drafting [--drafter FOLDER] [--latent_model_path RUN]
         [--data_dir DIR] [--enc_dec_model DIR] [--batches 1,32,250] [--texts 1000] [--rounds 5]
-        [--sampling_timesteps 25] [--threads N] [--device auto]
+        [--sampling_timesteps 25] [--threads N] [--device auto] [--end_to_end_only]
 
 Greedy decoding token by token and from drafts take turns, in each round once each, on latents of held-out texts and on
-sampled ones; times are of decoding alone, the drafter's included. A round writes eight batches and 32 texts at
-least, if there are so many. Medians and ranges are over rounds. Writes drafting.json and table.txt.
+sampled ones; times are of decoding alone, the drafter's included. Then both ways sample texts, from noise on, in turn.
+A round writes eight batches and 32 texts at least, if there are so many. Medians and ranges are over rounds. A
+run of --distill_run samples in its own steps. Writes drafting.json and table.txt.
 """
 
 from __future__ import annotations
@@ -23,10 +24,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
 from utils.errors import UserError, one_line
+from utils.flag_files import read_args
 from utils.runs import git_commit, package_versions, write_json, write_text
 
 BATCHES, TEXTS = 8, 32  # of a round, at least, if there are so many
 WAYS = ("token by token", "drafted")
+HEADING = (
+    f"{'latents':<16}{'batch':>6}{'tokens':>8}{'right':>8}{'texts right':>13}{'passes':>8}"
+    f"{'texts/s before':>16}{'after':>8}{'times as fast':>15}{'range':>14}{'same texts':>13}"
+)
 
 
 def memories(run: Any, generator: Any, count: int) -> tuple[dict[str, Any], dict[str, float]]:
@@ -58,7 +64,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from pipelines.trained import load_run
     from utils import distributed
 
-    named = {"sampling_timesteps": args.sampling_timesteps, "eval_batch_size": 250}
+    student = read_args(Path(args.run)).get("distill_run") is not None  # which has steps of its own
+    named = {"eval_batch_size": 250} | ({} if student else {"sampling_timesteps": args.sampling_timesteps})
     given = {name: getattr(args, name) for name in ("drafter", "data_dir", "enc_dec_model", "latent_model_path")}
     run = load_run(args.run, device=args.device, **named, **{k: v for k, v in given.items() if v is not None})
     space = run.parts.space.space
@@ -69,14 +76,51 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     autocast = distributed.autocast(run.device, run.settings.mixed_precision)
     generator = make_generator(run.settings, run.parts, run.device, autocast)
     rows = []
-    with torch.no_grad(), autocast():
-        sets, facts = memories(run, generator, args.texts)
-        for name, memory in sets.items():
-            for size in args.batches:
-                row = compare(run, memory, size, args.rounds)
-                rows.append({"latents": name, "batch": size, **row})
-                print(f"{name}, batches of {size}: {row['faster']:.2f} times as fast", file=sys.stderr, flush=True)
-    return {"rows": rows, **facts, "sampling_timesteps": args.sampling_timesteps, "device": str(run.device)}
+    facts: dict[str, Any] = {}
+    if not args.end_to_end_only:
+        with torch.no_grad(), autocast():
+            sets, facts = memories(run, generator, args.texts)
+            for name, memory in sets.items():
+                for size in args.batches:
+                    row = compare(run, memory, size, args.rounds)
+                    rows.append({"latents": name, "batch": size, **row})
+                    print(f"{name}, batches of {size}: {row['faster']:.2f} times as fast", file=sys.stderr, flush=True)
+    whole = []
+    for size in args.batches:
+        row = end_to_end(generator, space, size, min(args.texts, max(BATCHES * size, TEXTS)), args.rounds)
+        whole.append({"batch": size, **row})
+        print(f"end to end, batches of {size}: {row['faster']:.2f} times as fast", file=sys.stderr, flush=True)
+    steps = run.settings.sampling_timesteps
+    return {"rows": rows, "end_to_end": whole, **facts, "sampling_timesteps": steps, "device": str(run.device)}
+
+
+def end_to_end(generator: Any, space: Any, size: int, texts: int, rounds: int) -> dict[str, Any]:
+    """Seconds of both ways from noise to texts, in batches of so many, and of these the share that is decoding."""
+    drafter, generator.block = space.drafter, size
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    decoding: dict[str, list[float]] = {way: [] for way in WAYS}
+    written: dict[str, list[str]] = {}
+    passes = 0.0
+    for number in range(-1, rounds):  # the first is a warm-up
+        for way in WAYS if number % 2 else WAYS[::-1]:
+            space.drafter = drafter if way == "drafted" else None
+            began = time.perf_counter()
+            sampled = generator.sample(texts, 42, ["greedy"], quiet=True)
+            spent, watch = time.perf_counter() - began, sampled.speed
+            written[way] = sampled.texts["greedy"]
+            seconds[way] += [spent] * (number >= 0)
+            decoding[way] += [watch.seconds["decode"] / spent] * (number >= 0)
+            passes = watch.passes / watch.verified if watch.verified else passes
+    space.drafter = drafter
+    before, after = (written[way] for way in WAYS)
+    return {
+        "texts": texts,
+        "seconds": seconds,
+        "decoding": {way: statistics.median(shares) for way, shares in decoding.items()},
+        "faster": statistics.median(a / b for a, b in zip(*seconds.values(), strict=True)),
+        "passes": passes,
+        "same_texts": sum(a == b for a, b in zip(before, after, strict=True)),
+    }
 
 
 def compare(run: Any, memory: Any, size: int, rounds: int) -> dict[str, Any]:
@@ -121,14 +165,13 @@ def compare(run: Any, memory: Any, size: int, rounds: int) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    rows = found["rows"]
+    rows, whole = found["rows"], found["end_to_end"]
+    rate = found.get("denoise_texts_per_second")
     lines = [
-        f"medians of {len(rows[0]['seconds'][WAYS[0]])} interleaved rounds on {found['device']}; denoising in "
-        f"{found['sampling_timesteps']} steps: {found['denoise_texts_per_second']:.0f} texts/s in batches of 250",
-        "",
-        f"{'latents':<16}{'batch':>6}{'tokens':>8}{'right':>8}{'texts right':>13}{'passes':>8}"
-        f"{'texts/s before':>16}{'after':>8}{'times as fast':>15}{'range':>14}{'same texts':>13}",
+        f"medians of {len(whole[0]['seconds'][WAYS[0]])} interleaved rounds on {found['device']}; denoising in "
+        f"{found['sampling_timesteps']} steps" + (f": {rate:.0f} texts/s in batches of 250" if rate else "")
     ]
+    lines += ["", HEADING] if rows else []
     for row in rows:
         before, after = (row["texts"] / statistics.median(row["seconds"][way]) for way in WAYS)
         same = f"{row['same_texts']} of {row['texts']}"
@@ -137,6 +180,19 @@ def table(found: dict[str, Any]) -> str:
             f"{row['latents']:<16}{row['batch']:>6}{row['tokens']:>8.1f}{row['tokens_right']:>8.1%}"
             f"{row['texts_right']:>13.1%}{row['passes']:>8.2f}{before:>16.0f}{after:>8.0f}{row['faster']:>15.2f}"
             f"{f'{min(ratios):.2f} - {max(ratios):.2f}':>14}{same:>13}"
+        )
+    lines += [
+        "",
+        f"{'end to end':<16}{'batch':>6}{'passes':>8}{'decoding before':>17}{'after':>8}{'texts/s before':>16}"
+        f"{'after':>8}{'times as fast':>15}{'range':>14}{'same texts':>15}",
+    ]
+    for row in whole:
+        before, after = (row["texts"] / statistics.median(row["seconds"][way]) for way in WAYS)
+        shares, same = row["decoding"], f"{row['same_texts']} of {row['texts']}"
+        ratios = [a / b for a, b in zip(*row["seconds"].values(), strict=True)]
+        lines.append(
+            f"{'':<16}{row['batch']:>6}{row['passes']:>8.2f}{shares[WAYS[0]]:>17.0%}{shares[WAYS[1]]:>8.0%}{before:>16.1f}"
+            f"{after:>8.1f}{row['faster']:>15.2f}{f'{min(ratios):.2f} - {max(ratios):.2f}':>14}{same:>15}"
         )
     return "\n".join(lines) + "\n"
 
@@ -158,6 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sampling_timesteps", type=int, default=25)
+    parser.add_argument(
+        "--end_to_end_only", action="store_true", help="leave out what drafts are worth to decoding alone"
+    )
     parser.add_argument("--threads", type=int, default=None, help="of torch on the CPU")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
     args = parser.parse_args(argv)

@@ -9,7 +9,8 @@ Every sampler on every grid at every number of steps, and the presets, each with
 words such as sampler=dpmpp,time_grid=karras,sampling_timesteps=25. --students adds runs that were distilled from it. On
 the embedded corpus the grammar judges, too.
 A setting is as good as the baseline where every metric differs by less than the larger of two pooled standard
-deviations and one point (MAUVE: 0.02). Every row is printed, also those that are not. Run again, it goes on.
+deviations and one point (MAUVE: 0.02). Every row is printed, also those that are not. Run again, it goes on; rows of
+other weights, another scorer or another number of texts stay in rows.jsonl and are left out.
 Writes rows.jsonl, result.json, table.txt and quality_speed.png.
 How long: sampling of one row and seed is a quick evaluation of the run; 1,000 texts of the quickstart's size take about
 a minute at 50 steps on 2 CPU cores.
@@ -24,6 +25,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +52,7 @@ def sweep(steps: Sequence[int]) -> list[dict[str, Any]]:
     from diffusion.options import GRIDS, SAMPLERS
     from pipelines.flags.presets import PRESETS
 
-    presets = [{name: row[name] for name in SAMPLING if name in row} for row in PRESETS.values()]
+    presets = [{name: row[name] for name in SAMPLING if row.get(name) is not None} for row in PRESETS.values()]
     every = [
         {"sampler": sampler, "time_grid": grid, "sampling_timesteps": n}
         for n in steps
@@ -69,6 +71,8 @@ def read_settings(words: Sequence[str]) -> list[dict[str, Any]]:
             name, equals, value = part.partition("=")
             if not equals or name not in SAMPLING:
                 raise UserError(f"{part!r} is not a setting of a sampler: write flag=value with {', '.join(SAMPLING)}")
+            if name == "sampling_timesteps" and not value.isdecimal():
+                raise UserError(f"{part!r}: sampling_timesteps is a number of steps")
             setting[name] = int(value) if name == "sampling_timesteps" else value
         found.append(BASELINE | setting)
     return [BASELINE, *found]
@@ -120,6 +124,22 @@ class Judge:
         self.tales = all(tales.parse(text) is not None for text in self.training[:50])
         self.generator = TextDiffusionPipeline.from_run(run, device=device, eval_batch_size=250).generator
         self.students: dict[str, TextGenerator] = {}
+        self.facts = self._facts()
+
+    def _facts(self) -> str:
+        """Hash of what the rows of all settings share: run, texts that they are judged beside, scorer, how many."""
+        from utils.checkpoints import fingerprint
+
+        weights = fingerprint(self.generator.denoiser)
+        parts = [weights, self.scorer.fingerprint, str(self.n), *self.training, *self.references]
+        return sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def key(self, setting: dict[str, Any]) -> str:
+        """The same with the student's own weights, where it is one who samples."""
+        from utils.checkpoints import fingerprint
+
+        own = fingerprint(self._generator(setting).denoiser)[:16] if "student" in setting else ""
+        return self.facts + own
 
     def judge(self, setting: dict[str, Any], seed: int) -> dict[str, Any]:
         """One row: quality, network calls and seconds of n texts of a seed."""
@@ -136,6 +156,7 @@ class Judge:
             "setting": title(setting),
             "seed": seed,
             "texts": self.n,
+            "of": self.key(setting),
             "calls": network_calls(setting["sampler"], generator.steps),
             "seconds": seconds,
             "denoise_seconds": sampled.speed.seconds["denoise"],
@@ -207,7 +228,8 @@ def table(summary: list[dict[str, Any]]) -> str:
         f"{'setting':<34}{'calls':>6}{'seconds':>9}" + "".join(f"{key:>20}" for key in keys) + "   as the baseline"
     ]
     for entry in sorted(summary, key=lambda entry: entry["calls"]):
-        cells = [f"{entry[key]['mean']:.4f} +- {entry[key]['std']:.4f}".rjust(20) for key in keys if key in entry]
+        means = [f"{entry[key]['mean']:.4f} +- {entry[key]['std']:.4f}" if key in entry else "" for key in keys]
+        cells = [cell.rjust(20) for cell in means]
         misses = entry["misses"]
         verdict = "" if misses is None else "yes" if not misses else "no: " + ", ".join(misses)
         seconds = f"{entry['seconds']['mean']:>9.1f}"
@@ -318,11 +340,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     judge = Judge(args.run, data, args.num_samples, args.scorer, _device(args.device))
     path = args.output_dir / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    done = {(row["setting"], row["seed"], row["texts"]) for row in rows}
+    keys = {title(setting): judge.key(setting) for setting in settings}
+    rows = [row for row in rows if row.get("of", "").startswith(keys.get(row["setting"], judge.facts))]
+    done = {(row["setting"], row["seed"]) for row in rows}
     args.output_dir.mkdir(parents=True, exist_ok=True)
     # a whole round of settings for each seed: a first answer early
     todo = [(seed, setting) for seed in range(42, 42 + args.seeds) for setting in settings]
-    todo = [(seed, setting) for seed, setting in todo if (title(setting), seed, judge.n) not in done]
+    todo = [(seed, setting) for seed, setting in todo if (title(setting), seed) not in done]
     texts = judge.n * network_calls_of([setting for _, setting in todo])
     with Progress("quality against speed", texts, unit="call of a text") as bar:
         for seed, setting in todo:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 
 import pytest
 
 from benchmarks import annealing, decoding, drafting, loss_tables, quality_speed, throughput
 from benchmarks.quality_speed import BASELINE, differs, summarise, sweep, title
+from evaluation import home_scorer
 from pipelines.flags.presets import PRESETS
 
 
@@ -22,7 +24,7 @@ def rows(setting: str, values: list[float]) -> list[dict]:
 def test_the_sweep_holds_the_baseline_the_presets_and_everything_else_once():
     names = [title(setting) for setting in sweep([10, 25])]
     assert names[0] == title(BASELINE) and len(names) == len(set(names))
-    assert title({k: v for k, v in PRESETS["fast"].items() if k != "decoding"}) in names
+    assert title({k: v for k, v in PRESETS["fast"].items() if k != "decoding" and v is not None}) in names
     assert {"ddim karras 10", "heun log_snr 25"} <= set(names)
 
 
@@ -52,23 +54,22 @@ def test_a_schedule_has_reached_the_plain_run_where_it_is_as_good_as_its_end():
 
 
 @pytest.mark.slow
-def test_quality_against_speed_of_a_tiny_run(programs, chain, tmp_path):
+def test_quality_against_speed_of_a_tiny_run(programs, chain, tmp_path, monkeypatch):
     argv = [str(chain / "diff"), "--output_dir", str(tmp_path), "--seeds", "2", "--num_samples", "8", "--device", "cpu"]
     argv += ["--scorer", str(programs.scorer), "--settings", "sampler=dpmpp,time_grid=karras,sampling_timesteps=3"]
-    monkey = BASELINE["sampling_timesteps"]
-    BASELINE["sampling_timesteps"] = 4
-    try:
-        assert quality_speed.main(argv) == 0
-        lines = (tmp_path / "rows.jsonl").read_text()
-        assert quality_speed.main(argv) == 0
-    finally:
-        BASELINE["sampling_timesteps"] = monkey
+    monkeypatch.setitem(BASELINE, "sampling_timesteps", 4)
+    assert quality_speed.main(argv) == 0
+    lines = (tmp_path / "rows.jsonl").read_text()
+    assert quality_speed.main(argv) == 0
     assert (tmp_path / "rows.jsonl").read_text() == lines and len(lines.splitlines()) == 4, "it goes on where it was"
     settings = json.loads((tmp_path / "result.json").read_text())["settings"]
-    assert [(entry["setting"], entry["calls"], entry["seeds"]) for entry in settings] == [
-        ("ddpm uniform 4", 4, 2),
-        ("dpmpp karras 3", 3, 2),
-    ]
+    counted = [("ddpm uniform 4", 4, 2), ("dpmpp karras 3", 3, 2)]
+    assert [(entry["setting"], entry["calls"], entry["seeds"]) for entry in settings] == counted
+    assert quality_speed.main([*argv, "--num_samples", "6"]) == 0
+    assert (tmp_path / "rows.jsonl").read_text().count("\n") == 8, "other texts are other rows"
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [(entry["setting"], entry["calls"], entry["seeds"]) for entry in result["settings"]] == counted
+    assert result["texts"] == 6
     assert "grammatical" in settings[0] and (tmp_path / "quality_speed.png").stat().st_size > 1000
 
 
@@ -86,6 +87,16 @@ def test_annealing_is_compared_on_a_tiny_run(programs, chain, tmp_path):
     assert plain["reached_loss"] == "1 of 1" and plain["steps_to_loss"] <= 6, "the plain run is where it ends"
     for runs in result["curves"].values():
         assert [step for step, _, _ in runs[0]["loss"]] == [1, 2, 3, 4, 5, 6] and len(runs[0]["mauve"]) == 2
+
+
+def test_no_schedule_pays_for_what_judges_them_all(programs, chain, tmp_path, monkeypatch):
+    """The first run would train a scorer at its first evaluation, and its seconds, the plain run's, would count it."""
+    small = partial(home_scorer.HomeScorerOptions, steps=3, width=32, layers=1, heads=2)
+    monkeypatch.setattr(home_scorer, "HomeScorerOptions", small)
+    flags = f"{programs.data} --latent_model_path {chain / 'ae'} --device cpu".split()
+    assert annealing.own_scorer(tmp_path, [*flags, "--scorer", str(programs.scorer)]) is None
+    assert annealing.own_scorer(tmp_path, flags) == tmp_path / "scorer"
+    assert (tmp_path / "scorer" / home_scorer.FACTS).is_file()
 
 
 @pytest.mark.slow
@@ -145,6 +156,9 @@ def test_drafts_are_measured_on_held_out_texts_and_on_samples(programs, chain, t
     for row in found["rows"]:
         assert row["same_texts"] == row["texts"] and row["passes"] >= 1 and 0 <= row["tokens_right"] <= 1
         assert all(len(seconds) == 1 for seconds in row["seconds"].values())
+    for row, size in zip(found["end_to_end"], (1, 4), strict=True):
+        assert row["batch"] == size and row["same_texts"] == row["texts"] == 12 and row["passes"] >= 1
+        assert row["faster"] > 0 and all(0 < share < 1 for share in row["decoding"].values())
     assert "12 of 12" in (tmp_path / "table.txt").read_text() and found["denoise_texts_per_second"] > 0
     capsys.readouterr()
     with pytest.raises(SystemExit):
