@@ -82,6 +82,7 @@ class EMA:
             # Copied, not exchanged: captured CUDA graphs and fused optimizers hold on to the addresses of weights.
             kept = [x.clone() for x in weights]
             torch._foreach_copy_(weights, averages)
+        torch.clear_autocast_cache()  # it would go on with the weights as they were when it cast them
         self._applied = True
         try:
             yield
@@ -89,6 +90,7 @@ class EMA:
             self._applied = False
             with torch.no_grad():
                 torch._foreach_copy_(weights, kept)
+            torch.clear_autocast_cache()
 
     def _pairs(self, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         """(averages, the module's tensors), in one order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -78,6 +79,22 @@ def test_applied_swaps_in_and_back_even_after_an_error():
     ema.update()
 
 
+def test_applied_counts_within_autocast_too():
+    """Which keeps weights in the precision that it cast them to, whatever becomes of them."""
+    net, x = nn.Linear(4, 4), torch.randn(3, 4)
+    ema = EMA(net)
+    with torch.no_grad():
+        net.weight.add_(1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = net(x)
+        with ema.applied():
+            averaged = net(x)
+        again = net(x)
+    with torch.autocast("cpu", torch.bfloat16), ema.applied():
+        alone = net(x)
+    assert torch.equal(averaged, alone) and not torch.equal(averaged, plain) and torch.equal(again, plain)
+
+
 def test_frozen_parameters_are_no_part_of_it_and_wrong_states_are_refused():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     net[0].requires_grad_(False)
@@ -148,6 +165,30 @@ def test_the_cosine_schedule_is_the_cosine():
         assert schedule.lr == pytest.approx((1 + math.cos(math.pi * step / 10)) / 2)
         optimizer.step()
         schedule.step()
+
+
+@pytest.mark.parametrize("name", ["greedy", "reduce_lr_on_plateau"])
+def test_what_a_schedule_was_shown_in_part_is_restored_on_every_rank(name):
+    """Saved between two of its observations, each rank has a part of the mean loss of its own."""
+    options = OptimizerOptions(lr_schedule=name)
+
+    def schedule():
+        return make_lr_schedule(make_optimizer(nn.Linear(1, 1), options), options, 2000)
+
+    ranks = [schedule() for _ in range(2)]
+    for _ in range(7):
+        for rank, loss in enumerate((0.5, 0.25)):
+            ranks[rank].step(torch.tensor(loss))
+    seen = ranks[0].seen(lambda mine: torch.stack([mine, ranks[1]._losses]))
+    assert seen == [3.5, 1.75] and ranks[0].interval == 10
+    facts = json.loads(json.dumps(ranks[0].facts(seen)))
+    for world, parts in ((2, [3.5, 1.75]), (1, [5.25]), (3, [5.25, 0.0, 0.0])):
+        for rank, part in enumerate(parts):
+            again = schedule()
+            again.restore(facts, rank, world)
+            assert again.seen() == [part] and again._steps == 7
+    again.restore(facts | {"losses": 3.5})  # as older checkpoints say it
+    assert again.seen() == [3.5]
 
 
 def test_clipping_returns_the_norm_before_and_zero_leaves_gradients_alone():
