@@ -21,6 +21,7 @@ from utils.optim import clip_grad_norm as clip_gradients
 from utils.options import LoopOptions
 from utils.seeding import derive
 from utils.sharding import gathers, gradients_averaged
+from utils.speed import in_graphs
 from utils.state import State
 from utils.stop import EXIT_CODES, StopSignals, reason_to_stop
 
@@ -101,7 +102,7 @@ def _gradients(
             part = losses.float().sum() / global_batch
             scaled = part * ranks.world
             (scaler.scale(scaled) if scaler else scaled).backward()
-        if micro == 0 and micros > 1:
+        if micro == 0 and micros > 1 and in_graphs(state.modules):
             _keep_gradients(state)
         loss = part.detach() if loss is None else loss + part.detach()
         for name, value in logged.items():
@@ -113,7 +114,7 @@ def _gradients(
 
 
 def _keep_gradients(state: State) -> None:
-    """Gradients of a compiled network may lie in the memory of its CUDA graph, which the next micro-batch reuses."""
+    """Out of the memory of CUDA graphs, which the next micro-batch reuses; what it adds then lies here, too."""
     for p in state.parameters():
         if p.grad is not None:
             p.grad = p.grad.clone()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from utils.options import KernelOptions
 # one graph each for: training, estimates of self-conditioning, validation, and two kinds of sampling steps, at every
 # size of batch; beyond it torch goes on without compiling
 GRAPHS = 64
+_in_graphs: WeakSet[nn.Module] = WeakSet()
 
 
 def use(options: KernelOptions) -> None:
@@ -59,6 +61,8 @@ def compile_network(
     plain = network._call_impl
     fast = torch.compile(plain, mode=mode, dynamic=False)
     works: bool | None = None  # unknown until the first call
+    if mode == "reduce-overhead":
+        _in_graphs.add(network)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal works
@@ -70,6 +74,7 @@ def compile_network(
             if works and not _of_the_compiler(error):
                 raise
             works = False
+            _in_graphs.discard(network)
             result = plain(*args, **kwargs)  # first: what is wrong with the call itself is raised as it is
             say(
                 f"note: torch.compile failed ({_short(error)}): going on without it; --compile off keeps it from trying"
@@ -81,6 +86,14 @@ def compile_network(
 
     network._compiled_call_impl = call  # what Module.compile() sets, with a way back
     return network
+
+
+def in_graphs(module: nn.Module) -> bool:
+    """Whether a part of it runs in CUDA graphs: gradients may then lie in a graph's memory, which the next one reuses.
+
+    Also those of what is not compiled itself, since some operations hand on the gradient that they were given.
+    """
+    return any(part in _in_graphs for part in module.modules())
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from utils.modes import evaluating, train_mode
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LR_SCHEDULES, LoopOptions, OptimizerOptions
 from utils.seeding import Draws
+from utils.speed import compile_network
 from utils.state import State, load_weights
 from utils.stop import EXIT_CODES, give_way
 from utils.trackers import read_metrics
@@ -125,12 +127,25 @@ def test_accumulation_equals_the_large_batch(tmp_path, micros):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
-def test_memory_that_a_micro_batch_reuses_spoils_no_gradient(tmp_path):
-    """As CUDA graphs do, whose gradients lie at the same place each time: here what lay there becomes nan."""
+def into_graphs(network: nn.Module, monkeypatch) -> None:
+    """As compiled for CUDA, by a compiler that leaves everything as it is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", lambda call, **how: call)
+        compile_network(network, "on", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_memory_that_a_micro_batch_reuses_spoils_no_gradient_of_a_graph(tmp_path, monkeypatch, graphs):
+    """CUDA graphs leave gradients at the same place each time: here what lay there becomes nan.
+
+    Without graphs nothing lies in foreign memory, so nothing is copied, and the same nan does harm.
+    """
     options, states = LoopOptions(num_train_steps=3, gradient_accumulation_steps=4, log_every=1), {}
     for name in ("left", "reused"):
         states[name] = state = make_state(dropout=0.0)
         plain, held = make_step(state, 4), []
+        if graphs:
+            into_graphs(state.modules.body, monkeypatch)
         for p in state.parameters() if name == "reused" else ():
             p.register_post_accumulate_grad_hook(lambda p, held=held: held.append(p.grad))
 
@@ -140,9 +155,25 @@ def test_memory_that_a_micro_batch_reuses_spoils_no_gradient(tmp_path):
             held.clear()
             return plain(number, micro)
 
-        train(state, step, [], options, clip_grad_norm=0.5, global_batch=BATCH)
-    for p, q in zip(states["left"].parameters(), states["reused"].parameters(), strict=True):
-        assert torch.equal(p, q)
+        harmed = name == "reused" and not graphs
+        with pytest.raises(UserError, match="grad_norm is nan") if harmed else nullcontext():
+            train(state, step, [], options, clip_grad_norm=0.5, global_batch=BATCH)
+    assert graphs == all(
+        torch.equal(p, q) for p, q in zip(states["left"].parameters(), states["reused"].parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_gradients_are_copied_once_and_only_out_of_graphs(monkeypatch, graphs):
+    state = make_state(dropout=0.0)
+    if graphs:
+        into_graphs(state.modules.body, monkeypatch)
+    places: list[int] = []
+    parameter = state.parameters()[0]
+    parameter.register_post_accumulate_grad_hook(lambda p: places.append(p.grad.data_ptr()))
+    options = LoopOptions(num_train_steps=1, gradient_accumulation_steps=4)
+    train(state, make_step(state, 4), [], options, clip_grad_norm=0.5, global_batch=BATCH)
+    assert len(places) == 4 and len(set(places[1:])) == 1 and (places[0] != places[1]) == graphs
 
 
 def test_the_loss_is_a_mean_over_examples_and_the_norm_is_taken_before_clipping(tmp_path):
