@@ -9,8 +9,11 @@ from utils.errors import one_line
 def main() -> int:
     settings = parse(DIFFUSION)
     from pipelines.train_diffusion import run  # after parsing, so that --help need not wait for torch
+    from utils.distributed import finish
 
-    return run(settings)
+    code = run(settings)
+    finish()
+    return code
 
 
 if __name__ == "__main__":

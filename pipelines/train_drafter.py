@@ -29,7 +29,7 @@ from pipelines.training.drafter_step import JUDGED, DrafterStep, judge
 from pipelines.training.held_out import held_out_means
 from utils import checkpoints
 from utils.config import parse
-from utils.distributed import wrap
+from utils.distributed import finish, wrap
 from utils.errors import UserError, one_line
 from utils.hooks import Every
 from utils.modes import evaluating
@@ -149,7 +149,9 @@ def _parts(autoencoder: Path, max_seq_len: int, settings: Settings) -> dict[str,
 
 @one_line
 def main() -> int:
-    return run(parse(DRAFTER))
+    code = run(parse(DRAFTER))
+    finish()
+    return code
 
 
 if __name__ == "__main__":

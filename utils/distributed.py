@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 
+PATIENCE = timedelta(hours=12)  # of ranks that wait while the first one samples and evaluates
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -77,7 +79,16 @@ def pick_device(flag: str = "auto") -> torch.device:
         raise UserError(
             f"--device {kind}: torch finds none here (it finds: {have}): leave the flag out, or install a build for it"
         )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
+    return torch.device("cuda", _own_gpu()) if kind == "cuda" else torch.device(kind)
+
+
+def _own_gpu() -> int:
+    own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if own >= there:
+        raise UserError(
+            f"process {own + 1} of this machine finds {there} GPU(s): start one process for each, or add --device cpu"
+        )
+    return own
 
 
 def init(device_flag: str = "auto") -> Ranks:
@@ -89,11 +100,14 @@ def init(device_flag: str = "auto") -> Ranks:
     if world == 1:
         return Ranks(device=device)
     if not torch.distributed.is_initialized():
-        # Half a day: the other ranks wait while the first one samples and evaluates.
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, timeout=timedelta(hours=12))
-    hosts = None if torch.distributed.get_backend() == "gloo" else torch.distributed.new_group(backend="gloo")
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    hosts = None if torch.distributed.get_backend() == "gloo" else new_hosts()
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device, hosts)
+
+
+def new_hosts() -> Any:
+    """A group of all processes that speaks without their devices."""
+    return torch.distributed.new_group(backend="gloo", timeout=PATIENCE)  # by itself it would wait half an hour
 
 
 def finish() -> None:

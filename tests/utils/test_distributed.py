@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.distributed import Ranks, autocast, gather_objects, init, pick_device, wrap
+from utils.distributed import PATIENCE, Ranks, autocast, gather_objects, init, new_hosts, pick_device, wrap
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,12 +34,44 @@ def test_an_absent_device_is_refused_in_one_line():
     assert pick_device("cpu").type == "cpu"
 
 
+@pytest.mark.parametrize("flag", ["auto", "cuda"])
+def test_more_processes_than_gpus_are_refused_in_one_line(monkeypatch, flag):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for own in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", own)
+        assert pick_device(flag) == torch.device("cuda", int(own))
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match=r"process 3 of this machine finds 2 GPU\(s\): .*--device cpu"):
+        pick_device(flag)
+
+
+def test_ranks_wait_for_each_other_as_long_whatever_they_wait_through(tmp_path):
+    """Half an hour, what torch takes for a further group, is less than an evaluation by the main rank may take."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        backend = new_hosts()._get_backend(torch.device("cpu"))
+        assert backend.options._timeout == PATIENCE
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_autocast_is_a_factory_of_contexts(name, dtype):
     factory = autocast(torch.device("cpu"), name)
     for _ in range(2):
         with factory():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_what_is_computed_without_gradients_first_costs_no_gradient():
+    """As estimates of self-conditioning are: autocast keeps what it cast, once without a way back to the weights."""
+    net = torch.nn.Linear(4, 4)
+    with autocast(torch.device("cpu"), "bf16")():
+        with torch.no_grad():
+            net(torch.ones(2, 4))
+        net(torch.ones(2, 4)).sum().backward()
+    assert net.weight.grad is not None and net.weight.grad.any()
 
 
 PROGRAM = """
