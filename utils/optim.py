@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -174,18 +174,25 @@ class LrSchedule:
         """The learning rate that the next optimizer step uses."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def facts(self) -> dict[str, Any]:
-        """The place in the schedule, ready for JSON. The rates themselves are the optimizer's."""
+    def seen(self, gather: Callable[[Tensor], Tensor] = lambda x: x[None]) -> list[float] | None:
+        """Losses since it was last shown some, each rank's own part of them. gather: () -> (ranks,)."""
+        return None if self._losses is None else gather(self._losses).tolist()
+
+    def facts(self, seen: Sequence[float] | None = None) -> dict[str, Any]:
+        """The place in the schedule, ready for JSON. The rates themselves are the optimizer's. seen: of all ranks."""
         # lr_lambdas are functions, which its state_dict stands None in for: the shape is made anew from the flags
         plain = {k: v for k, v in self.inner.state_dict().items() if k != "lr_lambdas" and _is_plain(v)}
-        losses = None if self._losses is None else float(self._losses)
-        return {"inner": plain, "steps": self._steps, "losses": losses}
+        return {"inner": plain, "steps": self._steps, "losses": self.seen() if seen is None else list(seen)}
 
-    def restore(self, facts: Mapping[str, Any]) -> None:
+    def restore(self, facts: Mapping[str, Any], rank: int = 0, world: int = 1) -> None:
         """Go to a saved place. The shape of the schedule (its length, its warm-up) stays this run's."""
         self.inner.__dict__.update(facts["inner"])
-        self._steps = facts["steps"]
-        self._losses = None if facts["losses"] is None else torch.tensor(facts["losses"])
+        self._steps, seen = facts["steps"], facts["losses"]
+        self._losses = None
+        if seen is not None:
+            seen = seen if isinstance(seen, list) else [seen]  # a number: from when only one process could resume it
+            # of another number of ranks: the first takes them all, since only their sum counts
+            self._losses = torch.tensor(seen[rank] if len(seen) == world else sum(seen) * (rank == 0))
 
 
 def _is_plain(value: Any) -> bool:

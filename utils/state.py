@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,7 +52,8 @@ class State:
         files |= {"ema": self.ema.state_dict()} if self.ema else {}
         return files | {name: part.state_dict() for name, part in self.more.items()}
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, seen: Sequence[float] | None = None) -> dict[str, Any]:
+        """seen: by the schedules of all ranks; unset: by this one."""
         _, optimizer = checkpoints.pack_optimizer(self.optimizer)
         return {
             "step": self.step,
@@ -60,15 +61,16 @@ class State:
             "owed": self.owed,
             "seed": self.seed,
             "optimizer": optimizer,
-            "schedule": self.schedule.facts(),
+            "schedule": self.schedule.facts(seen),
             "ema_updates": self.ema.updates if self.ema else None,
             "scaler": self.scaler.state_dict() if self.scaler else self.scaler_state,
         }
 
     def save(self, folder: Path | str, *, keep: int = 2, **facts: Any) -> None:
         """A checkpoint by the main rank; facts of the caller join the state's own."""
+        seen = self.schedule.seen(self.ranks.gather)
         if self.ranks.main or is_sharded(self.modules):  # then every rank gives its part
-            files, held = self.tensors(), {**self.facts(), **facts}
+            files, held = self.tensors(), {**self.facts(seen), **facts}
             if self.ranks.main:
                 checkpoints.save(folder, files, held, keep)
         self.ranks.barrier()
@@ -102,7 +104,7 @@ class State:
             )
         self.load_weights(checkpoint)
         checkpoints.unpack_optimizer(self.optimizer, checkpoint.tensors["optimizer"], facts["optimizer"])
-        self.schedule.restore(facts["schedule"])
+        self.schedule.restore(facts["schedule"], self.ranks.rank, self.ranks.world)
         self.step, self.best, self.seed = facts["step"], dict(facts["best"]), facts["seed"]
         self.owed = list(facts.get("owed", ()))  # older checkpoints owe nothing
         self.scaler_state = dict(facts["scaler"])
