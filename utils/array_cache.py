@@ -1,8 +1,9 @@
 """Named arrays with one row per example, computed once, kept on disk and memory-mapped: fixed rows or ragged ones.
 
-Made in shards of some sixty megabytes. Any number of processes may ask for the same cache at once: each takes shards
-that nobody has in hand, and a process that dies frees its own, so that ranks share the work and a killed run goes on
-where it was. Reading and writing take memory of a batch and of a shard, however many rows there are.
+Made in shards of some sixty megabytes, or of eight thousand rows. Any number of processes may ask for the same cache at
+once: each takes shards that nobody has in hand, and a process that dies frees its own, so that ranks share the work and
+a killed run goes on where it was. Reading and writing take memory of a batch and of a shard, however many rows there
+are.
 
     {folder}/{key}/plan.json       what the arrays are; written first, so that all processes mean the same
     {folder}/{key}/{name}.npy      fixed rows (n, *shape); ragged rows one after another, (sum of lengths, *shape)
@@ -31,7 +32,8 @@ import numpy as np
 from utils.errors import UserError, fold
 from utils.runs import write_json
 
-SHARD_BYTES = 64 * 2**20  # memory that building takes, and what a kill can cost
+SHARD_BYTES = 64 * 2**20  # memory that building takes
+SHARD_ROWS = 2**13  # what a kill can cost, and the most that others wait for
 Encode = Callable[[int, int], Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]]
 """(start, stop) -> pieces (index (m,), {name: rows}) in any order, each row from start to stop exactly once. Rows are
 (m, *shape); of a ragged array (m, S, *shape), of which row i keeps the first lengths[index[i]] positions."""
@@ -151,7 +153,7 @@ def in_words(size: float) -> str:
 
 def shards_of(n: int, layouts: Mapping[str, Layout]) -> list[tuple[int, int]]:
     """Rows (start, stop) of every shard: a function of the plan alone, not of how many processes share the work."""
-    size = max(1, round(SHARD_BYTES / max(1.0, size_of(n, layouts) / max(n, 1))))
+    size = max(1, min(SHARD_ROWS, round(SHARD_BYTES / max(1.0, size_of(n, layouts) / max(n, 1)))))
     return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
@@ -203,7 +205,7 @@ def _build(
 
 def _lay_out(place: Path, key: str, n: int, layouts: Mapping[str, Layout], shards: int, no_room: str) -> None:
     """The plan and empty arrays, unless they are there. UserError where the disk has no room for them."""
-    plan = _plan(key, n, layouts)
+    plan = _plan(key, n, layouts) | {"shards": shards}  # of others, what is done would mean other rows
     (place / "shards").mkdir(parents=True, exist_ok=True)
     with _claimed(place / "lock", wait=True):
         if _whole(place):

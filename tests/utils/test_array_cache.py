@@ -82,6 +82,30 @@ def test_shards_cover_the_rows_once():
         assert [i for start, stop in spans for i in range(start, stop)] == list(range(n))
 
 
+def test_small_rows_are_shared_too(monkeypatch):
+    """A hundred thousand rows of 8 x 16 take 51 MB: one shard would leave all but one process idle."""
+    monkeypatch.undo()
+    for shape, n in (((8, 16), 100_000), ((32, 64), 100_000)):
+        spans = shards_of(n, {"x0": Layout(shape)})
+        assert len(spans) > 10 and max(stop - start for start, stop in spans) * np.prod(shape) * 4 < 70e6
+
+
+def test_what_other_shards_left_unfinished_is_made_anew(tmp_path, monkeypatch):
+    """By another release, say: its first shard is half of ours."""
+    shards = shards_of(N, layouts())
+
+    def broken(start, stop):
+        if start:
+            raise KeyboardInterrupt
+        yield from encode(start, stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        open_or_build(tmp_path, "key", N, layouts(), broken)
+    monkeypatch.setattr(array_cache, "SHARD_ROWS", 2 * shards[0][1])
+    monkeypatch.setattr(array_cache, "SHARD_BYTES", 10**6)
+    check(open_or_build(tmp_path, "key", N, layouts(), encode))
+
+
 def test_other_contents_in_the_folder_are_refused(tmp_path):
     open_or_build(tmp_path, "key", N, layouts(), encode)
     shutil.copytree(tmp_path / "key", tmp_path / "other")
