@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,10 +72,71 @@ def test_what_is_missing_is_said_in_one_line(script):
         assert done.returncode == 2 and "set MASTER_ADDR" in done.stderr
 
 
-def test_a_requeued_slurm_job_resumes(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    script = next(script for script in SCRIPTS if script.name == "slurm.sbatch")
-    flags = f"train_text_diffusion.py --output_dir {tmp_path} --tx_dim 64".split()
-    said = [run(script, "--dry_run", *flags, SLURM_RESTART_COUNT=count).stdout.splitlines()[0] for count in "01"]
-    assert said[0].endswith("--tx_dim 64") and "resume" not in said[0]
-    assert said[1].endswith(f"train_text_diffusion.py --resume_training --resume_dir {tmp_path}")
+SLURM = next(script for script in SCRIPTS if script.name == "slurm.sbatch")
+
+
+@pytest.mark.parametrize("program", ["train_text_diffusion.py", "-m pipelines.train_classifier"])
+@pytest.mark.parametrize("spelled", ["--output_dir {}", "--output_dir={}"])
+def test_a_requeued_slurm_job_resumes_with_its_other_flags(tmp_path, program, spelled):
+    """Where something was saved: a job that ended before begins anew, into the same folder."""
+    out = tmp_path / "run"
+    flags = f"{program} --wandb {spelled.format(out)} --tx_dim 64".split()
+
+    def command(count: str) -> str:
+        """Without what is to be run nothing is built: a folder is enough here."""
+        return run(SLURM, "--dry_run", *flags, SLURM_RESTART_COUNT=count, PYTHON="true").stdout.splitlines()[0]
+
+    begins = f"{program} --wandb --tx_dim 64 --output_dir {out}"
+    (out / "checkpoints" / "step_00000002.partial").mkdir(parents=True)
+    assert command("0").endswith(begins) and command("1").endswith(begins)
+    (out / "checkpoints" / "step_00000001").mkdir()
+    (out / "checkpoints" / "step_00000001" / "state.json").touch()
+    assert command("0").endswith(begins)
+    assert command("1").endswith(f"{program} --wandb --tx_dim 64 --resume_training --resume_dir {out}")
+
+
+STUBS = {  # of Slurm: srun runs until it is told to stop, scancel tells it
+    "srun": "echo \"$$\" > pid; trap 'echo told >> log; exit 1' TERM; for i in {1..200}; do [[ ! -e end ]] || exit "
+    "$(< end); sleep 0.05; done; exit 9",
+    "scancel": 'echo "scancel $*" >> log; kill -TERM "$(< pid)"',
+    "scontrol": 'if [[ "$1" == show ]]; then echo host0; else echo "scontrol $*" >> log; fi',
+}
+
+
+@pytest.mark.parametrize(
+    ("flags", "end", "code", "log"),
+    [
+        ("--output_dir out", None, 1, ["scancel --signal=TERM 7", "told", "scontrol requeue 7"]),
+        ("", None, 1, ["scancel --signal=TERM 7", "told"]),
+        ("--output_dir out", 0, 0, []),
+        ("--output_dir out", 3, 3, []),
+    ],
+    ids=["late", "late without a folder", "done", "failed"],
+)
+def test_a_slurm_job_that_runs_out_of_time_saves_and_queues_again(tmp_path, flags, end, code, log):
+    for name, body in STUBS.items():
+        stub = tmp_path / name
+        stub.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        stub.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_NODELIST": "host[0-1]", "PATH": path}
+    job = subprocess.Popen(
+        ["bash", str(SLURM), "train_text_diffusion.py", *flags.split()],
+        env=os.environ | slurm,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        limit = time.monotonic() + 20
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+            assert time.monotonic() < limit and job.poll() is None
+            time.sleep(0.02)
+        if end is None:
+            job.send_signal(signal.SIGUSR1)
+        else:
+            (tmp_path / "end").write_text(str(end))
+        said, _ = job.communicate(timeout=20)
+    finally:
+        job.kill()
+    assert job.returncode == code and "--rdzv_endpoint host0:29500" in said
+    assert ((tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []) == log
