@@ -30,10 +30,12 @@ class DataOptions:
     test_file: str | None = field(default=None, metadata=dict(help="test texts; unset: cut from the training file"))
     text_column: str | None = field(default=None, metadata=dict(help="column of the text; unset: found by its name"))
     label_column: str | None = field(
-        default=None, metadata=dict(help="column of the class label; unset: found by its name; none: not used")
+        default=None,
+        metadata=dict(help="column of the class label; unset: found by its name; none: not used", none_is_a_text=True),
     )
     source_column: str | None = field(
-        default=None, metadata=dict(help="column of the source text; unset: found by its name; none: not used")
+        default=None,
+        metadata=dict(help="column of the source text; unset: found by its name; none: not used", none_is_a_text=True),
     )
     max_train_texts: int | None = field(
         default=None, metadata=dict(help="use only the first so many training texts", unit="texts")

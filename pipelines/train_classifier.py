@@ -10,20 +10,34 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
+from dataset_utils import registry
+from dataset_utils.options import DataOptions
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions
-from pipelines.flags.programs import CLASSIFIER
+from pipelines.building.embeddings import EmptyEmbeddings, tokenizer_of
+from pipelines.building.models import empty_space
+from pipelines.describe import dry_run
+from pipelines.flags.programs import CLASSIFIER, DIFFUSION
 from pipelines.inputs.latents import Encoded, encoded_split
 from pipelines.inputs.tokens import TokenSplit, tokens_in
-from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
+from pipelines.job import (
+    Job,
+    fit,
+    load_corpus,
+    new_state,
+    open_job,
+    record_args,
+    refuse_another_programs_run,
+)
 from pipelines.parts import Parts
 from pipelines.trained import load_run
 from pipelines.training.classifier_step import LOGGED, ClassifierStep
 from pipelines.training.held_out import held_out_means
 from utils import checkpoints
 from utils.config import parse
-from utils.distributed import wrap
+from utils.distributed import finish, wrap
 from utils.errors import UserError, one_line
 from utils.flag_files import read_args
 from utils.hooks import Every
@@ -42,6 +56,8 @@ def run(settings: Settings) -> int:
     if settings.diffusion_run is None:
         raise UserError("--diffusion_run is missing: name the run folder whose samples are to be controlled")
     read_args(Path(settings.diffusion_run))  # one line where it is no run, before a folder is made
+    if settings.dry_run:
+        return _dry_run(settings)
     job = open_job(settings, "text_latent_classifier", "classifier")
     trained = load_run(settings.diffusion_run, device=settings.device)
     parts = trained.parts
@@ -106,9 +122,39 @@ def _encoded(job: Job, parts: Parts, data: TokenSplit, split: str) -> Encoded:
     return encoded_split(parts.space.space, data, folder, split, f"latents of the {split} split", job.ranks, "off")
 
 
+def _dry_run(settings: Settings) -> int:
+    of_run = parse(DIFFUSION, ["--eval", "--resume_dir", settings.diffusion_run])
+    refuse_another_programs_run(of_run)
+
+    def parts(settings: Settings) -> dict[str, Any]:
+        import torch
+
+        embeddings = of_run.latent_space == "embeddings"
+        space: Any = EmptyEmbeddings(of_run) if embeddings else empty_space(of_run, bool(of_run.saved.get("seq2seq")))
+        with torch.device("meta"):
+            options = settings.build(ClassifierOptions)
+            classifier = LatentClassifier(space.dim, space.length, _expected_classes(settings), options)
+        return {"latent space": space.requires_grad_(False), "classifier": classifier}
+
+    return dry_run(settings, parts, tokenizer_of(of_run), of_run.max_seq_len)
+
+
+def _expected_classes(settings: Settings) -> int:
+    """Of a corpus that may not be at hand; two are enough to show the parts."""
+    options = settings.build(DataOptions)
+    if registry.find(options) is None:
+        corpus = registry.load(options)
+        corpus.need_classes("a classifier")
+        return corpus.num_classes
+    row = registry.DATASETS.get(settings.dataset_name or "")
+    return max(2, len(row.class_names) if row else 0)
+
+
 @one_line
 def main() -> int:
-    return run(parse(CLASSIFIER))
+    code = run(parse(CLASSIFIER))
+    finish()
+    return code
 
 
 if __name__ == "__main__":

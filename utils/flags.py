@@ -48,7 +48,8 @@ def flag_of(f: Field, hint: Any) -> Flag:
 
 def convert(flag: Flag, value: Any) -> Any:
     """A typed string, or a value of a file, as what the flag holds. ValueError: what was expected instead."""
-    if value is None or (flag.optional and isinstance(value, str) and value.lower() in ("none", "null")):
+    empty = flag.optional and not flag.metadata.get("none_is_a_text")  # there `none` is not the same as unset
+    if value is None or (empty and isinstance(value, str) and value.lower() in ("none", "null")):
         if flag.optional:
             return None
         raise ValueError(f"expects {expected(flag)}, not nothing")

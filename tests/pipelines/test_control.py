@@ -75,6 +75,23 @@ def test_a_classifier_resumes(embedded, label_file, tmp_path):
     assert train_classifier.run(parse(CLASSIFIER, words.split())) == 0
 
 
+def test_a_dry_run_builds_and_writes_nothing(programs, embedded, chain, contents, label_file, tmp_path, capsys):
+    for run in (embedded, chain / "diff"):
+        before = contents(run)
+        assert train(run, label_file, tmp_path / "out", "--dry_run --classifier_depth 3") == 0
+        out = capsys.readouterr().out
+        assert "classifier: trunk.blocks.2.attention.q.weight [64, 64]" in out and "classifier: head.bias [2]" in out
+        space = next(line for line in out.splitlines() if line.startswith("latent space "))
+        assert space.split()[2] == "0", "what is judged does not train"
+        assert "truncated" in out and contents(run) == before and not (tmp_path / "out").exists()
+    absent = f"--diffusion_run {run} --dataset_name sst --dry_run"
+    assert train_classifier.run(parse(CLASSIFIER, absent.split())) == 0
+    assert "note: sst is not in datasets" in capsys.readouterr().err
+    with pytest.raises(UserError, match="a classifier needs labels"):
+        words = f"--diffusion_run {run} --dry_run --label_column none {programs.data}"
+        train_classifier.run(parse(CLASSIFIER, words.split()))
+
+
 def test_what_does_not_belong_is_refused(embedded, chain, controlled, label_file, tmp_path):
     run, classifier = controlled
     other = embedded if run != embedded else chain / "diff"

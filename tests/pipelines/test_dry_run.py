@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import train_latent_model
 import train_text_diffusion
@@ -12,6 +13,8 @@ from latent_models.options import PretrainingOptions
 from latent_models.pretraining import __main__ as pretraining
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
+from pipelines import train_classifier, train_drafter
+from utils.distributed import finish
 
 STAGE_0 = "--dataset_name roc --tokenizer bpe --vocab_size 2000 --d_model 256 --heads 4 --layers 3 --max_seq_len 64"
 AUTOENCODER = (
@@ -89,6 +92,24 @@ def test_published_recipes_without_their_data(dry_run, parts, program, argv, sai
     of_encoder = "note: without effect here: --tx_dim counts only with"  # its layout is that of a model, not of flags
     notes = [line for line in errors if "--amp" not in line and not line.startswith(of_encoder)]
     assert len(notes) == 1 and notes[0].startswith("note: roc is not in datasets"), errors
+
+
+def test_every_training_program_leaves_the_group_of_its_processes(dry_run, parts, chain, tmp_path_factory):
+    """Else NCCL complains at the end of each run, and may hold up the others."""
+    store = tmp_path_factory.mktemp("group")
+    for i, (program, argv) in enumerate((
+        (pretraining, STAGE_0),
+        (train_latent_model, f"{AUTOENCODER} --enc_dec_model {parts}/lm"),
+        (train_text_diffusion, f"{DIFFUSION} --latent_model_path {parts}/ae"),
+        (train_drafter, f"--latent_model_path {parts}/ae"),
+        (train_classifier, f"--diffusion_run {chain}/diff --dataset_name sst"),
+    )):  # fmt: skip
+        torch.distributed.init_process_group("gloo", init_method=f"file://{store / str(i)}", rank=0, world_size=1)
+        try:
+            dry_run(program, argv)
+            assert not torch.distributed.is_initialized()
+        finally:
+            finish()
 
 
 def test_dry_run_with_the_data_at_hand_has_nothing_to_say(dry_run, programs, chain):
