@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -85,6 +86,13 @@ def open_job(settings: Settings, project: str, title: str, names: Mapping[str, s
     refuse_another_programs_run(settings)
     ranks = distributed.init(settings.device)
     speed.use(settings.build(KernelOptions))
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # of `accelerate launch`, or of `accelerate config`
+    if ranks.main and launched not in ("no", settings.mixed_precision):
+        print(
+            f"note: accelerate was told {launched}, which has no effect: only --mixed_precision counts, here "
+            f"{settings.mixed_precision}",
+            file=sys.stderr,
+        )
     folder = _folder(settings, ranks)
     if ranks.main:
         refuse_unwritable(folder)

@@ -42,7 +42,9 @@ from pipelines.training.embedding_supply import EmbeddingSupply
 from pipelines.training.held_out import held_out_means
 from pipelines.training.latent_supply import LatentSupply
 from pipelines.training.supply import Step, Supply
+from pipelines.training.teacher import Teacher
 from utils import checkpoints
+from utils.checkpoints import Checkpoint
 from utils.distributed import wrap
 from utils.ema import EMA
 from utils.errors import UserError
@@ -130,7 +132,7 @@ def _train(job: Job, parts: Parts, corpus: Corpus, started: float) -> int:
     # what the flags name and is not there, or is of another kind, is better known before hours of encoding
     evaluator = _evaluator(job, parts, corpus)
     evaluator.load_judges()
-    begin = first_weights(settings, parts)
+    begin = first_weights(settings, supply.teacher)
     begin(model)
     supply.open(measure=not settings.resume_training)
     if not settings.resume_training:
@@ -189,13 +191,13 @@ def new_averages(settings: Settings, model: DiffusionModel) -> EMA:
     return EMA(model, settings.ema_decay, settings.ema_update_every, together=together)
 
 
-def first_weights(settings: Settings, parts: Parts) -> Callable[[DiffusionModel], None]:
-    """What gives a new run the weights of --init_path, or the averaged ones of --distill_run; nothing without."""
-    if settings.resume_training or not (settings.init_path or settings.distill_run):
+def first_weights(settings: Settings, teacher: Teacher | None) -> Callable[[DiffusionModel], None]:
+    """What gives a new run the weights of --init_path, or those of its teacher; nothing without."""
+    if settings.resume_training or not (settings.init_path or teacher):
         return lambda model: None
-    if settings.init_path:
+    if teacher is None:
         return partial(fill, checkpoint=checkpoints.load(settings.init_path))
-    return partial(fill_from_run, folder=Path(settings.distill_run), best=parts.seq2seq)
+    return partial(fill, checkpoint=Checkpoint({"model": teacher.weights}, {}, Path(settings.distill_run)))
 
 
 def make_supply(job: Job, parts: Parts, corpus: Corpus) -> Supply:

@@ -31,6 +31,7 @@ class EmbeddingSupply:
 
     def __init__(self, job: Job, parts: Parts, corpus: Corpus) -> None:
         self.job, self.parts, self.times = job, parts, TrainingTimes(parts.process, job.ranks)
+        self.teacher = None
         self.space = cast(EmbeddingSpace, parts.space.space)
         self.tokenizer = self.space.tokenizer
         self.splits = {"train": self.tokens(corpus.train), "valid": self.tokens(corpus.valid)}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pipelines.inputs.batch_plan import BatchPlan
 from pipelines.inputs.tokens import TokenSplit
+from pipelines.training.teacher import Teacher
 from pipelines.training.training_times import TrainingTimes
 
 
@@ -27,6 +28,7 @@ class Supply(Protocol):
     tokenizer: Any
     data: TokenSplit  # of the training split
     times: TrainingTimes  # which training looks at
+    teacher: Teacher | None  # of a distillation
 
     def keep(self, folder: Path) -> None:
         """Save what a run folder needs beside its checkpoints. Called once, by the main rank, before training."""

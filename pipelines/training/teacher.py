@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +26,22 @@ TEACHER = "teacher_relative"  # fact of args.json
 class Teacher:
     """(z, k, mask, condition, x0_prev) -> z at the end of the student's step k, by small steps of its own, no noise."""
 
-    def __init__(self, generator: TextGenerator, walks: Sequence[Tensor], *, looks: bool, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        generator: TextGenerator,
+        walks: Sequence[Tensor],
+        *,
+        looks: bool,
+        sampler: Sampler,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """generator: of the run, guided as the student will be. walks: for each of the student's steps falling times.
 
         looks: estimate twice at the start of a walk, so that a network with self-conditioning begins with an estimate.
+        weights: of the run's DiffusionModel, which a new student begins with.
         """
         self.generator, self.walks, self.looks, self.sampler = generator, walks, looks, sampler
+        self.weights = dict(weights or {})
         generator.denoiser.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -77,6 +87,7 @@ def load_teacher(settings: Settings, run: Path, grid: Callable[[int], Tensor], d
         walks_between(grid(steps), grid(steps * settings.distill_substeps)),
         looks=trained.settings.self_condition and not of_student,
         sampler=generator.process.sampler if of_student else make_sampler("dpmpp"),
+        weights=trained.parts.model.state_dict(),
     )
 
 

@@ -45,6 +45,13 @@ def test_a_student_begins_with_the_averaged_weights_of_its_teacher(programs, tea
     assert known.keys() == begun.keys() and all(torch.equal(begun[name], x) for name, x in known.items())
 
 
+def test_a_teacher_is_read_from_disk_once(programs, teacher, monkeypatch, tmp_path):
+    seen, read = [], checkpoints._read
+    monkeypatch.setattr(checkpoints, "_read", lambda path: seen.append(path) or read(path))
+    assert programs.student(teacher, tmp_path / "new", "--num_train_steps 1") == 0
+    assert [path.parents[1] for path in seen if path.parent.name == "checkpoints"] == [teacher]
+
+
 def test_it_learns_and_samples_in_its_steps(student):
     losses = [line["val_ema_loss"] for line in read_metrics(student) if "val_ema_loss" in line]
     assert losses[-1] < losses[0]

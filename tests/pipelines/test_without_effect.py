@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.flags.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, PRETRAIN
+from pipelines.flags.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER, PRETRAIN
 from pipelines.flags.without_effect import NEEDS, ON
+from pipelines.job import open_job
 from utils.config import parse
+from utils.locks import release
 
 DATA = "--dataset_name tales"
 
@@ -43,6 +45,23 @@ def test_what_counts_for_nothing_is_said(program, typed, said, capsys):
     assert ("note: without effect here: " + said in errors) if said else errors == ""
 
 
+@pytest.mark.parametrize("flag", ["label_column", "source_column"])
+def test_a_column_that_is_not_to_be_used_is_not_one_to_be_found(flag):
+    """Unset, it is found by its name."""
+    for program in (DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFTER):
+        assert parse(program, [f"--{flag}", "none"]).values[flag] == "none"
+        assert parse(program, []).values[flag] is None
+
+
 def test_a_power_below_zero_has_no_beginning(capsys):
     with pytest.raises(ValueError, match="--polynomial_T_power must be at least 0"):
         parse(DIFFUSION, f"{DATA} --T_schedule polynomial --polynomial_T_power -2".split())
+
+
+def test_precision_that_only_accelerate_was_told_is_said_to_have_no_effect(monkeypatch, tmp_path, capsys):
+    for launched, flag, said in (("bf16", "no", True), ("bf16", "bf16", False), ("no", "bf16", False)):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+        words = f"{DATA} --device cpu --no_wandb --mixed_precision {flag} --output_dir {tmp_path}"
+        release(open_job(parse(DIFFUSION, words.split()), "test", "test").folder)
+        noted = "note: accelerate was told bf16, which has no effect: only --mixed_precision counts, here no"
+        assert (noted in capsys.readouterr().err) == said
