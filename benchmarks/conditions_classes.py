@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.quickstart import DENOISER, stages_before_diffusion
 from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_stage
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.runs import write_json, write_text
 
@@ -266,7 +267,7 @@ def line(title: str, numbers: dict[str, Any]) -> str:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--dataset", default="tales", help="a labelled corpus of the registry (default: %(default)s)")
     parser.add_argument("--data_dir", type=Path, help="folder of the corpora; tales needs none")

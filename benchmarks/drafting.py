@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.flag_files import read_args
 from utils.runs import git_commit, package_versions, write_json, write_text
@@ -203,7 +204,7 @@ def sizes(text: str) -> list[int]:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="folder of a diffusion run")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--drafter", help="its folder; unset: the run's own")

@@ -31,6 +31,7 @@ from dataset_utils import registry
 from dataset_utils.options import DataOptions
 from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_program, run_stage, scaled
+from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.runs import write_json, write_text
 
@@ -167,7 +168,7 @@ def record(root: Path, seconds: dict[str, float], this_call: float) -> None:
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--size", choices=SIZES, default=None, help="default: gpu where CUDA is, else cpu")

@@ -13,8 +13,8 @@ from utils.errors import one_line
 PARITY = Path(__file__).resolve().parents[1] / "scripts" / "check_parity.py"
 PROGRAMS = (
     *(f"benchmarks.{name}" for name in (
-        "annealing", "conditions_seq2seq", "corpus_sizes", "decoding", "embedding_simple", "loss_tables", "pairs",
-        "quality_speed", "tales_quality", "throughput",
+        "annealing", "conditions_classes", "conditions_seq2seq", "corpus_sizes", "decoding", "drafting",
+        "embedding_simple", "loss_tables", "pairs", "quality_speed", "rocstories", "tales_quality", "throughput",
     )),
     *(f"dataset_utils.{name}" for name in ("__main__", "fetch", "survey", "tales")),
     "scripts/check_parity",
