@@ -23,6 +23,7 @@ from pipelines.job import Job
 from pipelines.parts import Parts
 from pipelines.training.embedding_loss import EmbeddingLoss
 from pipelines.training.embedding_step import EmbeddingStep
+from pipelines.training.teacher import Teacher
 from pipelines.training.training_times import TrainingTimes
 
 
@@ -31,7 +32,7 @@ class EmbeddingSupply:
 
     def __init__(self, job: Job, parts: Parts, corpus: Corpus) -> None:
         self.job, self.parts, self.times = job, parts, TrainingTimes(parts.process, job.ranks)
-        self.teacher = None
+        self.teacher: Teacher | None = None
         self.space = cast(EmbeddingSpace, parts.space.space)
         self.tokenizer = self.space.tokenizer
         self.splits = {"train": self.tokens(corpus.train), "valid": self.tokens(corpus.valid)}
