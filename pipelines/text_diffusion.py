@@ -30,7 +30,7 @@ from pipelines.parts import make_generator, make_sources
 from pipelines.sampling.classes import class_number, listed, one_class
 from pipelines.sampling.generate import Conditions, TextGenerator
 from pipelines.sampling.infilling import tell_blanks
-from pipelines.sampling.rewriting import between, rewritten
+from pipelines.sampling.rewriting import between, rewritten, through_noise
 from pipelines.sampling.sources import Sources
 from pipelines.sampling.trajectory import View
 from pipelines.trained import load_run
@@ -159,12 +159,23 @@ class TextDiffusionPipeline:
         return [written[i : i + k] for i in range(0, len(written), k)]
 
     def interpolate(
-        self, first: str, second: str, n: int = 5, *, strength: float = 0.5, seed: int = 42, decoding: str | None = None
+        self,
+        first: str,
+        second: str,
+        n: int = 5,
+        *,
+        strength: float | None = None,
+        invert: bool = False,
+        seed: int = 42,
+        decoding: str | None = None,
     ) -> list[str]:
         """n texts from one to another: latents on the arc between them, noised alike to time `strength` and denoised.
 
-        strength: in (0, 1]; noise enough that each becomes a text of its own, and so little that the ends stay near.
-        Source: Ho et al. 2020, arXiv:2006.11239, section 4.3. Needs a space in which all texts are equally long.
+        strength: in (0, 1], unset 0.5; noise enough that each becomes a text of its own, and so little that the ends
+        stay near. invert: the arc is between the noise that DDIM would make each of instead, and the ends come back as
+        they were, but for what is lost; nothing is drawn. No student can do it.
+        Source: Ho et al. 2020, arXiv:2006.11239, section 4.3; inverted, Song et al. 2021, arXiv:2010.02502, section
+        5.3. Needs a space in which all texts are equally long.
         """
         self._needs_no_source("interpolate")
         self._told(None, n)
@@ -173,8 +184,17 @@ class TextDiffusionPipeline:
         if self.generator.space.masked:
             raise UserError("texts of this run's space differ in length, and nothing lies between them: use vary")
         ends = self.encode([first, second])
+        if invert:
+            if strength is not None:
+                raise UserError(
+                    f"strength {strength:g} is noise that is added, and inversion adds none: give one of them"
+                )
+            if self.is_student:
+                raise UserError("a student knows the way from noise alone: invert its teacher, or leave inversion out")
+            return self.decode(through_noise(self.generator, ends[:1], ends[1:], n), decoding, seed)
         arc = between(ends[:1], ends[1:], n)
         arc = Latents(self.generator.space.project(arc.x0), arc.mask)
+        strength = 0.5 if strength is None else strength
         return self.decode(rewritten(self.generator, arc, strength, seed, alike=True), decoding, seed)
 
     def trajectory(self, n: int = 3, *, views: int = 20, seed: int = 42, **told: Any) -> list[View]:

@@ -147,11 +147,18 @@ class TextGenerator:
         return mask, z, told
 
     def denoise(
-        self, condition: Condition | None, mask: Tensor | None, shift: Tensor | None = None, *, whole: bool = True
+        self,
+        condition: Condition | None,
+        mask: Tensor | None,
+        shift: Tensor | None = None,
+        *,
+        whole: bool = True,
+        projects: bool = True,
     ) -> Denoise:
         """The network bound to a condition and a mask (B, L), guided, projected: all that a sampler asks for.
 
-        whole: its batches are of a size that comes again, for which it is worth compiling.
+        whole: its batches are of a size that comes again, for which it is worth compiling. projects: estimates are
+        brought back to where data lies, from which no way leads back to the noise they were made of.
         """
         with_null = condition is not None and self.guidance != 1
         if condition is not None and with_null:
@@ -168,7 +175,9 @@ class TextGenerator:
         schedule, objective = process.sampling_schedule, process.options.objective
         denoise = make_denoise(network, objective, schedule, process.time_input, shift=shift)
         denoise = guided(denoise, self.guidance) if with_null else denoise
-        if self.space.trainable:  # embeddings are everywhere: rounding estimates to tokens is a choice (rounding.py)
+        if (
+            self.space.trainable or not projects
+        ):  # embeddings are everywhere: rounding estimates to tokens is a choice (rounding.py)
             return denoise
         return clamped(denoise, self.space.project, from_t=process.project_from)
 

@@ -2,6 +2,7 @@
 
 rewritten(generator, clean, strength, seed) -> latents of as many texts, near `clean` where strength is small
 between(first, second, n)                   -> n clean latents on the arc from one text to another
+through_noise(generator, first, second, n)  -> n latents of texts of their own, whose ends are the two texts themselves
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffusion.inversion import invert_ddim
 from diffusion.loss import diffuse
+from diffusion.samplers import sample_ddim
 from diffusion.schedules import level_at
 from pipelines.sampling.generate import TextGenerator
 from pipelines.sampling.told import Told
@@ -17,6 +20,9 @@ from pipelines.sampling.walk import Extra, Walk
 from utils.errors import UserError
 from utils.modes import evaluating
 from utils.records import Condition, Latents
+
+ITERATIONS = 2  # of inversion for each step: more bring no more ends back where a network has self-conditioning
+LOST = 0.5  # mean square by which ends may come back wrong, of latents whose own is 1: beyond, another text is likelier
 
 
 class Begin:
@@ -88,3 +94,34 @@ def between(first: Latents, second: Latents, n: int) -> Latents:
     else:
         arc = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / angle.sin()
     return Latents(arc.unflatten(1, first.x0.shape[1:]), first.mask.expand(n, -1))
+
+
+@torch.no_grad()
+def through_noise(generator: TextGenerator, first: Latents, second: Latents, n: int) -> Latents:
+    """n clean latents (n, L, D) from one text to another, of two (1, L, D), both ends included.
+
+    Each end is taken back to the noise that DDIM would make it of; what DDIM makes of the noise between them are texts
+    of their own, and of the ends the two texts again, but for what inversion loses. Nothing is drawn. The sampler is
+    DDIM whatever the flags say; the steps are theirs.
+    Source: Song et al. 2021, arXiv:2010.02502, sections 5.3 and 5.4.
+    UserError where ends are lost, and of a run that noise does not lead to zero.
+    """
+    if generator.absorbing is not None or generator.extras:
+        raise UserError(
+            "inversion takes the network alone: for control, rounding or an absorbing state interpolate without it"
+        )
+    ends, space = torch.cat([first.x0, second.x0]), generator.space
+    schedule, times = generator.process.sampling_schedule, generator.process.grid(generator.steps)
+    denoise = generator.denoise(None, None, whole=False, projects=False)
+    with evaluating(generator.denoiser):
+        noise = invert_ddim(denoise, schedule, times, ends, ITERATIONS)
+        arc = between(Latents(noise[:1], first.mask), Latents(noise[1:], second.mask), n)
+        parts = [sample_ddim(denoise, schedule, times, z) for z in arc.x0.split(generator.block)]
+    x0 = space.project(torch.cat(parts))
+    wrong = (x0[[0, -1]] - ends).square().mean() / ends.square().mean()
+    if not wrong < LOST:
+        raise UserError(
+            f"these texts are lost on the way to noise and back (error {float(wrong):.2g}): raise sampling_timesteps, "
+            "take --time_grid log_snr, or interpolate without inversion"
+        )
+    return Latents(x0, arc.mask)

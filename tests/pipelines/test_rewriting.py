@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.sampling.rewriting import between, rewritten
+from pipelines.sampling.rewriting import between, rewritten, through_noise
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
 from utils.records import Latents
@@ -78,6 +78,29 @@ def test_texts_between_two(pipeline):
     assert (near - clean.x0).norm() < (near - clean.x0.flip(0)).norm()
 
 
+@pytest.fixture(scope="module")
+def inverts(programs, chain, tmp_path_factory) -> TextDiffusionPipeline:
+    """A run that predicts v, on latents with a norm, trained until its way from noise is smooth."""
+    folder = tmp_path_factory.mktemp("inverts") / "run"
+    flags = f"--latent_model_path {chain / 'ae_l2'} --objective pred_v --time_grid log_snr"
+    assert programs.diffusion(flags, folder, "--num_train_steps 60 --learning_rate 3e-3 --log_every 60") == 0
+    return TextDiffusionPipeline.from_run(folder, device="cpu", sampling_timesteps=20)
+
+
+def test_ends_come_back_from_the_noise_they_are_made_of(inverts):
+    ends, generator = inverts.encode(TEXTS), inverts.generator
+    made = through_noise(generator, ends[:1], ends[1:], 5)
+    assert made.x0.shape == (5, generator.space.length, generator.space.dim)
+    error = (made.x0[[0, -1]] - ends.x0).square().mean() / ends.x0.square().mean()
+    unlike = (made.x0[[0, -1]] - ends.x0.flip(0)).square().mean() / ends.x0.square().mean()
+    near = rewritten(generator, ends, 0.5, 42, alike=True).x0
+    assert error < 0.1 and error < 0.2 * unlike and error < (near - ends.x0).square().mean() / ends.x0.square().mean()
+    norms = made.x0.norm(dim=-1)
+    torch.testing.assert_close(norms, torch.full_like(norms, generator.space.dim**0.5))
+    found = inverts.interpolate(*TEXTS, 3, invert=True)
+    assert len(found) == 3 and found == inverts.interpolate(*TEXTS, 3, invert=True, seed=7), "nothing is drawn"
+
+
 def test_a_class_reaches_the_network_and_lengths_stay(of_words):
     clean = of_words.encode(TEXTS)
     of_class = [of_words.vary(TEXTS, 1, strength=0.9, class_id=c) for c in (0, 1)]
@@ -98,3 +121,7 @@ def test_what_cannot_be_is_said_in_one_line(pipeline, of_words):
         pipeline.vary(TEXTS, class_id="sports")
     with pytest.raises(UserError, match="2 or more"):
         pipeline.interpolate(*TEXTS, 1)
+    with pytest.raises(UserError, match="is noise that is added"):
+        pipeline.interpolate(*TEXTS, 3, strength=0.5, invert=True)
+    with pytest.raises(UserError, match="are lost on the way"):
+        pipeline.interpolate(*TEXTS, 3, invert=True)  # two steps of training, and noise is what it predicts

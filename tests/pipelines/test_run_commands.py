@@ -64,6 +64,10 @@ def test_rewrite_varies_texts_or_leads_from_one_to_another(chain, capsys):
     with pytest.raises(SystemExit):
         rewrite([*few, "--text", text, "--text", other, "--to", other])
     assert "give one --text" in capsys.readouterr().err
+    for wrong in (["--invert"], ["--invert", "--to", other, "--strength", "0.5"]):
+        with pytest.raises(SystemExit):
+            rewrite([*few, "--text", text, *wrong])
+        assert "--invert leads from one text to another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
