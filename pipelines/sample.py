@@ -3,7 +3,8 @@
     python -m pipelines.sample --run runs/simple --num_samples 10 --sampling_timesteps 200 --trajectory
 
 One text a line goes to standard output and, with the number of texts and of steps in its name, to a file in the run
-folder, which is never overwritten. With --trajectory texts are shown on their way from noise.
+folder, which is never overwritten. With --trajectory texts are shown on their way from noise. Texts are drawn in blocks
+of training's batch size; for a few of a large run, --eval_batch_size makes smaller ones, and other texts.
 """
 
 from __future__ import annotations
