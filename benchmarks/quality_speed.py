@@ -102,18 +102,25 @@ class Judge:
     """Samples a run with any sampler, and judges the texts against its corpus."""
 
     def __init__(self, run: Path, data: list[str], samples: int, scorer: str | None, device: str) -> None:
+        import torch
+
         from dataset_utils import registry, tales
         from dataset_utils.options import DataOptions
         from evaluation import scorers
         from evaluation.memorisation import Memory
         from pipelines.flags.programs import DIFFUSION
+        from pipelines.sampling.classes import Drawn
         from pipelines.text_diffusion import TextDiffusionPipeline
         from utils.config import parse
 
         self.argv = ["--eval", "--resume_dir", str(run), "--device", device, *data]
         settings = parse(DIFFUSION, self.argv)
         corpus = registry.load(settings.build(DataOptions))
+        if settings.saved.get("seq2seq"):
+            raise UserError(f"{run} writes from sources: --eval judges its candidates beside the references of each")
         self.training, held_out = corpus.train.texts, corpus.valid.texts
+        # classes as frequent as in training, as an evaluation tells them
+        self.told = Drawn(torch.tensor(corpus.train.labels)) if settings.class_conditional else None
         self.n = min(samples, len(held_out))
         self.references = held_out[: self.n]
         folder = run / "scorer"
@@ -149,15 +156,16 @@ class Judge:
 
         generator = self._generator(setting)
         began = time.monotonic()
-        sampled = generator.sample(self.n, seed, ["greedy"], quiet=True)
+        sampled = generator.sample(self.n, seed, ["greedy"], self.told, quiet=True)
         seconds, texts = time.monotonic() - began, sampled.texts["greedy"]
         found = evaluate_texts(texts, {"val": self.references}, self.memory, self.scorer)
+        guided = 2 if self.told is not None and generator.guidance != 1 else 1
         row = {
             "setting": title(setting),
             "seed": seed,
             "texts": self.n,
             "of": self.key(setting),
-            "calls": network_calls(setting["sampler"], generator.steps),
+            "calls": guided * network_calls(setting["sampler"], generator.steps),
             "seconds": seconds,
             "denoise_seconds": sampled.speed.seconds["denoise"],
             "decode_seconds": sampled.speed.seconds["decode"],

@@ -89,6 +89,24 @@ def test_annealing_is_compared_on_a_tiny_run(programs, chain, tmp_path):
         assert [step for step, _, _ in runs[0]["loss"]] == [1, 2, 3, 4, 5, 6] and len(runs[0]["mauve"]) == 2
 
 
+def test_classes_are_told_and_a_run_of_pairs_is_refused(programs, chain, tales_folder, tmp_path, monkeypatch, capsys):
+    flags = "--class_conditional --cls_free_guidance 2 --num_train_steps 1"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "classes", flags) == 0
+    argv = ["--output_dir", str(tmp_path / "out"), "--seeds", "1", "--num_samples", "4", "--device", "cpu"]
+    few = [*argv, "--scorer", str(programs.scorer), "--settings", "sampler=dpmpp,sampling_timesteps=2"]
+    monkeypatch.setitem(BASELINE, "sampling_timesteps", 3)
+    assert quality_speed.main([str(tmp_path / "classes"), *few]) == 0
+    found = json.loads((tmp_path / "out" / "result.json").read_text())["settings"]
+    assert [entry["calls"] for entry in found] == [6, 4], "guided steps call the network for both branches"
+    files = " ".join(f"--{split}_file {tales_folder}/pairs_{split}.jsonl" for split in ("train", "valid", "test"))
+    flags = f"{files} --num_train_steps 1 --num_samples 2 --seq2seq_candidates 1"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "pairs", flags) == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        quality_speed.main([str(tmp_path / "pairs"), *few])
+    assert "writes from sources: --eval judges" in capsys.readouterr().err
+
+
 def test_no_schedule_pays_for_what_judges_them_all(programs, chain, tmp_path, monkeypatch):
     """The first run would train a scorer at its first evaluation, and its seconds, the plain run's, would count it."""
     small = partial(home_scorer.HomeScorerOptions, steps=3, width=32, layers=1, heads=2)
