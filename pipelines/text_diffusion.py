@@ -54,6 +54,7 @@ class TextDiffusionPipeline:
         self.knows_null = knows_null
         self.sampler = "custom"  # its name
         self.is_student = False  # of --distill_run: samples in its own steps alone
+        self.taught = 1.0  # weight of the guidance that a student has in its weights
         self.decoding: str | None = None  # that was asked for, by a flag or a preset, where a call says none
 
     @classmethod
@@ -61,8 +62,8 @@ class TextDiffusionPipeline:
         """Load a run folder. named: flags that an evaluation may set, such as preset, sampler or sampling_timesteps.
 
         flags: the same as they are typed. The corpus is not needed. Texts are drawn in blocks of training's batch size,
-        and a call for fewer costs as much: eval_batch_size=8 makes blocks of eight, and other texts. UserError where the
-        folder is no run, or a flag is fixed by training.
+        and a call for fewer costs as much: eval_batch_size=8 makes blocks of eight, and other texts. UserError where
+        the folder is no run, or a flag is fixed by training.
         """
         run = load_run(folder, device=device, flags=flags, **named)
         settings, parts, names = run.settings, run.parts, run.class_names
@@ -71,6 +72,7 @@ class TextDiffusionPipeline:
         sources = make_sources(settings, parts, run.device, autocast)
         made = cls(make_generator(settings, parts, run.device, autocast), names, sources, knows_null)
         made.sampler, made.is_student = settings.sampler, settings.distill_run is not None
+        made.taught = settings.distill_guidance if made.is_student else 1.0
         made.decoding = settings.decoding if {"decoding", "preset"} & settings.typed else None
         return made
 
@@ -237,6 +239,11 @@ class TextDiffusionPipeline:
             return self.generator
         if weight != 1 and not conditional:
             raise UserError(f"guidance {weight:g} needs a condition to follow: give class_id too, or leave it out")
+        if weight != 1 and self.taught != 1:
+            raise UserError(
+                f"guidance {weight:g}: this student was taught with a guidance of {self.taught:g}, which is in its "
+                "weights: leave it out"
+            )
         if weight != 1 and not self.knows_null:
             raise UserError(f"guidance {weight:g} needs a network that learned to do without a class: leave it out")
         guided = copy(self.generator)

@@ -118,6 +118,8 @@ def test_students_of_other_kinds(programs, chain, tmp_path, kind, flags):
     if guided:
         with pytest.raises(UserError, match="guidance of 2 has it in its weights"):
             parse(DIFFUSION, f"--eval --resume_dir {tmp_path / 's'} --cls_free_guidance 2".split())
+        with pytest.raises(UserError, match="taught with a guidance of 2, which is in its weights"):
+            TextDiffusionPipeline.from_run(tmp_path / "s")(2, class_id=1, guidance=3)
 
 
 @pytest.mark.parametrize("flags", ["", "--train_context_encoder"])
