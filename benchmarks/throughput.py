@@ -2,6 +2,7 @@
 
     python benchmarks/throughput.py --output_dir runs/throughput [--size small|paper] [--device auto] [--rounds 5]
         [--seconds 3] [--parts denoiser,autoencoder,sampling,guidance] [--threads N] [--profile] [--steps K] [--batch B]
+        [--freed_memory keep|return]
 
 The real loops, steps and generators at random weights. Every case runs once in each round, one after another, so that a
 busy moment of the machine meets all of them; medians and ranges are over rounds. "everything off" runs the encoder at
@@ -295,6 +296,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--steps", type=int, help="of a case in a round, in place of --seconds, and of its warm-up")
     parser.add_argument("--batch", type=int, help="texts of every batch, in place of those of the size")
+    parser.add_argument(
+        "--freed_memory", default="keep", choices=("keep", "return"), help="of every case: a process chooses once"
+    )
     args = parser.parse_args(argv)
     for flag in ("rounds", "steps", "batch"):
         number = getattr(args, flag)
@@ -317,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         layout = SIZES[size] if args.batch is None else SIZES[size].with_batch(args.batch)
-        bench = Bench(layout, device, Path(folder))
+        bench = Bench(layout, device, Path(folder), args.freed_memory)
         not_here = [n for n, there in (("bf16 instructions", bench.bf16), ("compile", bench.compiles)) if not there]
         dtypes = {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if bench.bf16 else {})
         result: dict[str, Any] = {
@@ -326,6 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
             "threads": torch.get_num_threads(),
             "rounds": args.rounds,
+            "freed_memory": args.freed_memory,
             "not_here": not_here,
             "memory": "of a case alone, at its peak" if device.type == "cuda" else "of the process at the case's peak",
             "versions": dict(package_versions()),

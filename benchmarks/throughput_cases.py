@@ -118,8 +118,9 @@ Maker = Callable[[], Case]
 class Bench:
     """Networks and corpus of one size, on one device."""
 
-    def __init__(self, size: Size, device: torch.device, cache: Path) -> None:
+    def __init__(self, size: Size, device: torch.device, cache: Path, freed_memory: str = "keep") -> None:
         self.size, self.device, self.ranks, self.folder = size, device, Ranks(device=device), cache
+        self.freed_memory = freed_memory  # of the process, once and for all: no switch of a case
         self.bf16, self.compiles = has_bf16(device), compiles("auto", device)
         torch.manual_seed(0)
         stories = [story.text() for story in splits({"train": 500})["train"]]
@@ -200,7 +201,8 @@ class Bench:
         return case
 
     def use(self, switches: Switches) -> None:
-        use(KernelOptions(attention="fused" if switches.attention else "plain"))
+        attention = "fused" if switches.attention else "plain"
+        use(KernelOptions(attention=attention, freed_memory=self.freed_memory), self.device)
         self.model.chunked_loss = switches.chunked
 
     def denoiser_training(self, name: str, switches: Switches) -> Case:

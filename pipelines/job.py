@@ -85,7 +85,7 @@ def open_job(settings: Settings, project: str, title: str, names: Mapping[str, s
     """
     refuse_another_programs_run(settings)
     ranks = distributed.init(settings.device)
-    speed.use(settings.build(KernelOptions))
+    speed.use(settings.build(KernelOptions), ranks.device)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # of `accelerate launch`, or of `accelerate config`
     if ranks.main and launched not in ("no", settings.mixed_precision):
         print(

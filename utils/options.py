@@ -104,6 +104,14 @@ class KernelOptions:
     tf32: bool = field(
         default=False, metadata=dict(help="float32 matrix products in TF32 on CUDA: 10 bits of mantissa, much faster")
     )
+    freed_memory: str = field(
+        default="keep",
+        metadata=dict(
+            help="memory of freed tensors, where the CPU computes: keep it for the next ones, as much as was in use at "
+            "the peak, or return it to the system as the C library sees fit, which is slower",
+            choices=("keep", "return"),
+        ),
+    )
 
 
 @dataclass

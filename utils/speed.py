@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from utils.errors import fold
+from utils.heap import keep_freed_memory
 from utils.options import KernelOptions
 
 # one graph each for: training, estimates of self-conditioning, validation, and two kinds of sampling steps, at every
@@ -20,14 +21,16 @@ GRAPHS = 64
 _in_graphs: WeakSet[nn.Module] = WeakSet()
 
 
-def use(options: KernelOptions) -> None:
-    """Choose the kernels of this process."""
+def use(options: KernelOptions, device: torch.device) -> None:
+    """Choose the kernels of this process, and what becomes of memory that tensors leave."""
     fused = options.attention == "fused"
     torch.backends.cuda.enable_flash_sdp(fused)  # the switch of the CPU's fused kernel, too
     torch.backends.cuda.enable_mem_efficient_sdp(fused)
     torch.backends.cuda.enable_cudnn_sdp(fused)
     torch.backends.cuda.enable_math_sdp(True)
     torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
+    if options.freed_memory == "keep" and device.type == "cpu":
+        keep_freed_memory()
 
 
 def compiles(flag: str, device: torch.device) -> bool:

@@ -55,7 +55,9 @@ from utils.options import (
 from utils.settings import Program
 
 # What may differ from args.json when a run folder is used again, beside INVOCATION of utils.settings.
-ANYWHERE = frozenset({"data_dir", "train_file", "valid_file", "test_file", "log_every", "attention", "tf32"})
+ANYWHERE = frozenset(
+    {"data_dir", "train_file", "valid_file", "test_file", "log_every", "attention", "tf32", "freed_memory"}
+)
 COMPILED = ANYWHERE | {"compile", "val_loss_texts"} | {f.name for f in fields(WritingOptions)}
 SAMPLING = (
     COMPILED

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def defaults_after():
     yield
-    use(KernelOptions())
+    use(KernelOptions(), CPU)
 
 
 def network():
@@ -43,7 +43,7 @@ def test_auto_compiles_on_cuda_alone():
 def test_plain_attention_gives_the_same_loss_and_gradients():
     found = []
     for attention in ("fused", "plain"):
-        use(KernelOptions(attention=attention))
+        use(KernelOptions(attention=attention), CPU)
         assert torch.backends.cuda.flash_sdp_enabled() == (attention == "fused")
         net = network()
         value = loss(net)

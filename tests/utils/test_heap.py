@@ -1,0 +1,54 @@
+"""Memory of freed tensors is kept for the next ones, if the C library is glibc and the environment has not chosen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.heap import CHOSEN
+
+ROOT = Path(__file__).resolve().parents[2]
+# tensors of 8 MB, asked for and freed; prints the pages that the system had to give, of 4 KiB each
+PAGES = """
+import resource, sys
+import torch
+from utils.heap import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "keep" else None
+torch.ones(8 << 20)  # as a corpus that was read and left
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(100):
+    torch.ones(2 << 20)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is meant")
+
+
+def pages(word: str, **environment: str) -> tuple[str, int]:
+    clean = {name: value for name, value in os.environ.items() if name not in (*CHOSEN, "GLIBC_TUNABLES")}
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES, word],
+        env=clean | {"PYTHONPATH": str(ROOT), "THP_MEM_ALLOC_ENABLE": "0"} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept, count = done.stdout.split()
+    return kept, int(count)
+
+
+def test_the_next_tensor_takes_the_memory_of_the_last():
+    kept, few = pages("keep")
+    assert kept == "True"
+    # alignment leaves crumbs that keep some of the first from being used again
+    assert few < 10 * 2048, "the pages of a few tensors, and not of a hundred"
+
+
+def test_what_the_environment_says_goes_before():
+    kept, many = pages("keep", MALLOC_MMAP_THRESHOLD_="1000000")
+    assert kept == "False" and many > 100 * 2000
+    assert pages("keep", GLIBC_TUNABLES="glibc.malloc.mmap_threshold=1000000")[0] == "False"
