@@ -337,7 +337,7 @@ class Bench:
         switches = self.available(Switches())
         condition = Condition.of(class_id=torch.arange(batch) % 4).to(self.device)
         z = torch.randn(batch, self.size.latents, self.size.dim, device=self.device)
-        t = torch.full((batch,), 0.5, device=self.device)
+        t = torch.full((1,), 0.5, device=self.device)  # as samplers give it
         plain, weighted = self.generator(switches, 1, 4), self.generator(switches, 1, 4, guidance=2.0)
         denoisers = {
             "guided": [weighted.denoise(condition, None)],

@@ -3,7 +3,8 @@
     network: (z (B, L, D), time (B,), x0_prev (B, L, D) or None) -> prediction (B, L, D)
     Denoise: (z (B, L, D), t (B,),    x0_prev (B, L, D) or None) -> x0_hat (B, L, D)
 
-Mask and condition are bound inside the network.
+Mask and condition are bound inside the network. Samplers take all texts along at one time, and give it as (1,): what
+the network computes of time alone it then computes once.
 Wrappers turn one Denoise into another, in this order, inside out:
 
     make_denoise        network and to_x0
@@ -32,7 +33,7 @@ TIME_INPUTS = ("alpha_bar", "index")
 
 
 def time_value(schedule: Schedule, t: Tensor, kind: str = "alpha_bar", timesteps: int | None = None) -> Tensor:
-    """What the network is told of time, (B,), in [0, 1]; it multiplies by 1000 itself.
+    """What the network is told of time, of the shape of t, in [0, 1]; it multiplies by 1000 itself.
 
     alpha_bar: alpha_bar(t), so that a network trained under one schedule can be sampled under another.
     index: of a chain of T steps i / T = t - 1 / T, so that with T = 1000 the network sees the integers 0 to 999 of
@@ -63,7 +64,7 @@ def make_denoise(
     objective = canonical(objective)
 
     def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
-        time = time_value(schedule, t, time_input, timesteps).to(z.dtype)  # (B,)
+        time = time_value(schedule, t, time_input, timesteps).to(z.dtype)  # as t
         prediction = network(z, time, x0_prev).to(z.dtype)  # autocast may have lowered it
         level = level_at(schedule, t, z)
         if shift is not None:

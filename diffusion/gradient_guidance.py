@@ -1,6 +1,6 @@
 """Control by the gradient of a classifier on noised latents.
 
-    log_prob: (z (B, L, D), t (B,)) -> log p(label | z_t) (B,), in nats, differentiable in z
+    log_prob: (z (B, L, D), t (B,) or (1,)) -> log p(label | z_t) (B,), in nats, differentiable in z
 
     steered(denoise, log_prob, schedule, strength)     a wrapper: shifts every estimate of x0, one gradient a step
     control(log_prob, schedule, strength=, steps=, fluency=, rate=, langevin=)
@@ -90,7 +90,7 @@ def control(
             return z
         now, then = schedule(t), schedule(s)
         variance = std**2 if std > 0 else step_variance(now, then) * (then.sigma / now.sigma) ** 2
-        times = torch.full((len(z),), float(s), dtype=z.dtype, device=z.device)
+        times = torch.full((1,), float(s), dtype=z.dtype, device=z.device)
         generator = None if langevin is None else langevin(step)
         for _ in range(steps):
             pull = strength * variance * gradient(log_prob, z, times) - fluency * (z - mean)

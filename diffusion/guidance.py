@@ -21,7 +21,8 @@ def guided(denoise_2B: Denoise, weight: float) -> Denoise:
 
     def denoise_guided(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
         twice = None if x0_prev is None else torch.cat([x0_prev, x0_prev])
-        conditional, unconditional = denoise_2B(torch.cat([z, z]), torch.cat([t, t]), twice).chunk(2)  # (B, L, D) each
+        times = t if len(t) == 1 else torch.cat([t, t])
+        conditional, unconditional = denoise_2B(torch.cat([z, z]), times, twice).chunk(2)  # (B, L, D) each
         return weight * conditional + (1 - weight) * unconditional
 
     return denoise_guided

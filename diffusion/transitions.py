@@ -2,7 +2,7 @@
 
     (denoise, schedule, timesteps, z, noise=None, correct=None) -> z
 
-denoise: (z (B, L, D), t (B,), x0_prev) -> x0_hat (B, L, D). Conditions, guidance, projection, masks live inside it.
+denoise: (z (B, L, D), t (1,), x0_prev) -> x0_hat (B, L, D). Conditions, guidance, projection, masks live inside it.
     x0_prev is the estimate before, None at the first.
 schedule: t -> NoiseLevel; it may differ from the one trained with.
 timesteps: (N + 1,), falling (diffusion/grids). They are walked on the CPU in float64, so that no step makes the host
@@ -53,7 +53,7 @@ class Transition(NamedTuple):
     s: Tensor
     now: NoiseLevel  # at t
     then: NoiseLevel  # at s
-    times: Tensor  # (B,), t for the denoiser, on the device of z
+    times: Tensor  # (1,), t for the denoiser, of all texts, on the device of z
 
 
 def transitions(schedule: Schedule, timesteps: Tensor, z: Tensor) -> Iterator[Transition]:
@@ -64,7 +64,7 @@ def transitions(schedule: Schedule, timesteps: Tensor, z: Tensor) -> Iterator[Tr
     if timesteps.dim() != 1 or len(timesteps) < 2 or bool((timesteps.diff() >= 0).any()):
         raise ValueError("timesteps must be two or more falling numbers, one list for the whole batch")
     for step, (t, s) in enumerate(pairwise(timesteps)):
-        times = torch.full((len(z),), float(t), dtype=dtype, device=z.device)
+        times = torch.full((1,), float(t), dtype=dtype, device=z.device)
         yield Transition(step, t, s, schedule(t), schedule(s), times)
 
 

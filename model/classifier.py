@@ -49,8 +49,11 @@ class LatentClassifier(nn.Module):
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, z: Tensor, time: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, classes) of z_t (B, L, d) at noise level `time` (B,), as the denoiser is told it; clean is 1 with
-        alpha_bar. mask: (B, L) bool, None where every position is text; what stands at padding has no influence."""
+        """Logits (B, classes) of z_t (B, L, d) at noise level `time`, (B,) or (1,), as the denoiser is told it.
+
+        Clean is 1 with alpha_bar. mask: (B, L) bool, None where every position is text; what stands at padding has no
+        influence.
+        """
         length = z.shape[1]
         check_length(length, self.max_len)
         time_vector = self.time_embedding(time)  # (B, 4 D)

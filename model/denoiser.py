@@ -69,6 +69,7 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Predict from z_t (B, L, d) at noise level `time` (B,), in [0, 1]: alpha_bar(t), or the step's index / 1000.
 
+        time: (1,) where one level is that of all, which costs less: what it alone decides is computed for one row.
         mask: (B, L) bool, True where there is text; None says that it is everywhere, and is faster.
         condition: None is the null condition.
         x0_prev: (B, L, d), the previous estimate of x0; a network without self-conditioning ignores it.

@@ -92,7 +92,7 @@ class DistillationStep:
                 z = jump(z, x0_prev, schedule(torch.tensor(times[i])), schedule(torch.tensor(times[i + 1])))
         t, s = times[k], times[k + 1]
         z_s = self.teacher(z, k, learned.mask, learned.condition, x0_prev)
-        time = torch.full((len(z),), t, dtype=z.dtype, device=z.device)
+        time = torch.full((1,), t, dtype=z.dtype, device=z.device)
         level = level_at(schedule, time, z)
         # at t = 0 a sampler returns its estimate itself
         x0 = z_s if s == 0 else jump_target(z, z_s, level, level_at(schedule, torch.full_like(time, s), z))
@@ -112,4 +112,4 @@ class DistillationStep:
             return self._network(z, time, learned, x0_prev)
 
         denoise = make_denoise(network, process.options.objective, process.train_schedule, process.time_input)
-        return denoise(z, torch.full((len(z),), t, dtype=z.dtype, device=z.device), x0_prev)
+        return denoise(z, torch.full((1,), t, dtype=z.dtype, device=z.device), x0_prev)

@@ -51,7 +51,7 @@ class Teacher:
         """z: (B, L, D), where step k begins. x0_prev: what the student said at the step before; None: nothing yet."""
         denoise, times, first = self.generator.denoise(condition, mask), self.walks[k], x0_prev
         if self.looks:
-            first = denoise(z, torch.full((len(z),), float(times[0]), device=z.device, dtype=z.dtype), x0_prev)
+            first = denoise(z, torch.full((1,), float(times[0]), device=z.device, dtype=z.dtype), x0_prev)
 
         def begun(z: Tensor, t: Tensor, x0_prev: Tensor | None) -> Tensor:
             return denoise(z, t, first if x0_prev is None else x0_prev)

@@ -126,6 +126,17 @@ def test_stacked_conditions_are_two_passes(variant):
 
 
 @both
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_one_time_for_all_may_be_one_row(variant, conditioned):
+    network = denoiser(variant, num_classes=3, source_dim=C)
+    z, time, prev = inputs()
+    mask, condition = prefix_mask(6, 3, 2, 1), full_condition() if conditioned else None
+    one = network(z, time[:1], mask, condition, prev)
+    torch.testing.assert_close(one, network(z, time[:1].expand(B), mask, condition, prev), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(one, network(z, time, mask, condition, prev), atol=1e-3)
+
+
+@both
 def test_a_source_without_tokens_is_no_source(variant):
     network = denoiser(variant, source_dim=C)
     z, time, prev = inputs()

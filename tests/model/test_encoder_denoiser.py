@@ -56,6 +56,7 @@ def test_it_is_called_like_the_other_networks(network):
     everywhere = made(z, time, torch.ones(B, L, dtype=torch.bool))
     torch.testing.assert_close(made(z, time), everywhere)
     assert not torch.allclose(made(z, time), made(z, 1 - time))  # it is told the time
+    torch.testing.assert_close(made(z, time[:1]), made(z, time[:1].expand(B)))  # of all at once
     assert not torch.allclose(made(z, time).flip(1), made(z.flip(1), time))  # and the places
 
 
