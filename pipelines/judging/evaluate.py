@@ -5,6 +5,7 @@ The protocols are the published ones (Lovelace et al. 2023, section 5, and their
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -85,7 +86,7 @@ class Evaluator:
         job = self.job
         result, samples = self.measured("valid", 42, training=True)  # by every rank: they share the sampling
         if job.ranks.main:
-            milestone = step // job.settings.save_and_sample_every
+            milestone = self.milestone(step)
             for of, sampled in samples.items():
                 for strategy, texts in sampled.texts.items():
                     write_text(job.folder / f"{of}{strategy}-sample-{milestone}.txt", _lines(texts))
@@ -96,6 +97,11 @@ class Evaluator:
             job.say(report.table(result, f"step {step}, {self.count('valid')} samples"))
         job.ranks.barrier()
         return None
+
+    def milestone(self, step: int) -> int:
+        """In the names of files: k of the k-th sampling, one more where training ends between two."""
+        settings = self.job.settings
+        return math.ceil(step / (settings.sample_every or settings.save_and_sample_every))
 
     # ---- of a trained run ----------------------------------------------------------------------------------------
 

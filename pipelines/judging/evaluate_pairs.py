@@ -68,7 +68,7 @@ class PairEvaluator(Evaluator):
         job, score = self.job, None
         result, samples = self.judge_pairs("valid", 42)  # by every rank: they share the sampling
         if job.ranks.main:
-            milestone = step // job.settings.save_and_sample_every
+            milestone = self.milestone(step)
             for strategy, records in samples.items():
                 write_json(job.folder / f"{strategy}-pairs-{milestone}.json", records)
                 rows = [[r["source"], r["reference"], r["sample"], r["chosen"]] for r in records[:50]]

@@ -169,7 +169,7 @@ def test_seeds_of_the_test_split(judged):
 
 def test_every_class_is_judged_while_training_too(classy):
     for c in range(4):
-        assert len((classy / f"cond{c}_greedy-sample-0.txt").read_text().splitlines()) == 6
+        assert len((classy / f"cond{c}_greedy-sample-1.txt").read_text().splitlines()) == 6
     metrics = json.loads((classy / "metrics.json").read_text())
     assert "model/greedy/classwise_label_accuracy" in metrics
 

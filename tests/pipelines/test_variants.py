@@ -37,10 +37,19 @@ def train(programs, chain, tmp_path_factory):
         ]
         assert len(finite) == 8 and all(math.isfinite(x) for x in finite), lines
         assert all(bool(x.isfinite().all()) for x in checkpoints.load(folder).tensors["ema"].values())
-        assert len((folder / "greedy-sample-0.txt").read_text().splitlines()) == 4
+        assert len((folder / "greedy-sample-1.txt").read_text().splitlines()) == 4
         return folder
 
     return run
+
+
+def test_every_sampling_has_a_file_of_its_own(programs, chain, tmp_path):
+    """Also where --sample_every is shorter than the interval of checkpoints, and at a last step between two."""
+    flags = "--num_train_steps 5 --sample_every 2 --num_samples 2"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path, flags) == 0
+    assert sorted(file.name for file in tmp_path.glob("*-sample-*.txt")) == [
+        f"greedy-sample-{k}.txt" for k in (1, 2, 3)
+    ]
 
 
 # Loss, sampler and grid go round, so that each meets many of the others.
