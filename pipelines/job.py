@@ -85,6 +85,7 @@ def open_job(settings: Settings, project: str, title: str, names: Mapping[str, s
     """
     refuse_another_programs_run(settings)
     ranks = distributed.init(settings.device)
+    refuse_another_batch(settings, ranks.world)
     speed.use(settings.build(KernelOptions), ranks.device)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # of `accelerate launch`, or of `accelerate config`
     if ranks.main and launched not in ("no", settings.mixed_precision):
@@ -112,6 +113,24 @@ def refuse_another_programs_run(settings: Settings) -> None:
         raise UserError(
             f"{settings.resume_dir} is a run of {wrote}, not of {settings.program.name}: "
             "use that program, or name another folder"
+        )
+
+
+def refuse_another_batch(settings: Settings, processes: int) -> None:
+    """A run goes on with as many texts a step: with others it would see some of an epoch twice and some never."""
+    if not settings.values.get("resume_training"):
+        return
+
+    def total(values: Mapping[str, Any], processes: int) -> int:
+        return values["train_batch_size"] * values["gradient_accumulation_steps"] * processes
+
+    before = total({**settings.values, **settings.saved}, settings.saved.get("num_devices", processes))
+    now = total(settings.values, processes)
+    if before != now:
+        raise UserError(
+            f"a step of {settings.resume_dir} is of {before} texts, and here, with {processes} process(es), it would "
+            f"be of {now}: give --train_batch_size and --gradient_accumulation_steps whose product is {before} "
+            "divided by the processes"
         )
 
 

@@ -58,6 +58,8 @@ from utils.settings import Program
 ANYWHERE = frozenset(
     {"data_dir", "train_file", "valid_file", "test_file", "log_every", "attention", "tf32", "freed_memory"}
 )
+# How a step's texts are shared out; the number of all of them stays (pipelines.job.refuse_another_batch).
+SHARES = frozenset({"train_batch_size", "gradient_accumulation_steps"})
 COMPILED = ANYWHERE | {"compile", "val_loss_texts"} | {f.name for f in fields(WritingOptions)}
 SAMPLING = (
     COMPILED
@@ -110,7 +112,7 @@ PRETRAIN = Program(
     ),
     reference_flags=frozenset(),
     refused={"fsdp": "is for train_latent_model.py --lm_mode ft: what is trained here is small; leave it out"},
-    free_at_resume=ANYWHERE | {"whole_logits"},
+    free_at_resume=ANYWHERE | SHARES | {"whole_logits"},
     rules=(rules.resume_dir_says_what_for, rules.numbers_in_range, said_where_without_effect),
 )
 
@@ -151,6 +153,7 @@ AUTOENCODER = Program(
     | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "states_on_device", "fsdp"}
     | {"decoding", "scorer", "eval_texts", "midpoints", "eval_batch_size", "mixed_precision", "enc_dec_model"},
     free_at_resume=COMPILED
+    | SHARES
     | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "states_on_device", "fsdp", "enc_dec_model"},
     rules=(
         rules.own_files_replace_default_corpus,
@@ -214,6 +217,7 @@ DIFFUSION = Program(
     },
     free_at_evaluation=SAMPLING,
     free_at_resume=COMPILED
+    | SHARES
     | {
         "class_id",
         "classifier",
@@ -266,7 +270,7 @@ CLASSIFIER = Program(
         lr_warmup_steps=50,
         val_loss_texts=1024,
     ),
-    free_at_resume=ANYWHERE | {"diffusion_run", "val_loss_texts"},
+    free_at_resume=ANYWHERE | SHARES | {"diffusion_run", "val_loss_texts"},
     rules=(rules.resume_dir_says_what_for, rules.numbers_in_range, said_where_without_effect),
 )
 
@@ -291,6 +295,6 @@ DRAFTER = Program(
         lr_warmup_steps=50,
         adam_weight_decay=0.01,
     ),
-    free_at_resume=ANYWHERE | {"latent_model_path", "enc_dec_model", "val_loss_texts", "latent_cache_dir"},
+    free_at_resume=ANYWHERE | SHARES | {"latent_model_path", "enc_dec_model", "val_loss_texts", "latent_cache_dir"},
     rules=(rules.resume_dir_says_what_for, rules.numbers_in_range, said_where_without_effect),
 )

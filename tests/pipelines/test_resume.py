@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.flags.programs import DIFFUSION
+from pipelines.job import refuse_another_batch
 from pipelines.training.autoencoder_step import AutoencoderStep
 from pipelines.training.diffusion_step import DiffusionStep
 from pipelines.training.pretraining_step import PretrainingStep
 from utils import checkpoints
+from utils.config import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
 
@@ -80,6 +83,31 @@ def test_diffusion_resumes_exactly(programs, chain, stopped_run, fingerprints, t
     whole, parts = fingerprints(tmp_path / "whole"), fingerprints(tmp_path / "parts")
     assert len(whole[0]) == 2 * STEPS and {"model", "ema", "optimizer"} == set(whole[1])
     assert whole == parts
+
+
+def test_a_step_keeps_its_texts_however_they_are_shared_out(programs, chain, stop_after, tmp_path):
+    """On fewer GPUs than it began on, or with less memory."""
+    space = f"--latent_model_path {chain / 'ae'}"
+    flags = "--num_train_steps 6 --train_batch_size 8 --disable_dropout"
+    assert programs.diffusion(space, tmp_path / "whole", flags) == 0
+    stop_after(DiffusionStep, 3)
+    assert programs.diffusion(space, tmp_path / "parts", flags) == 143
+    with pytest.raises(UserError, match="is of 8 texts, and here, with 1 process.* of 4: give --train_batch") as said:
+        programs.resume("diffusion", tmp_path / "parts", "--train_batch_size 4")
+    assert "\n" not in str(said.value)
+    halves = "--train_batch_size 4 --gradient_accumulation_steps 2"
+    assert programs.resume("diffusion", tmp_path / "parts", halves) == 0
+    lines = [[line for line in read_metrics(tmp_path / run) if "loss" in line] for run in RUNS]
+    assert [line["step"] for line in lines[1]] == [1, 2, 3, 4, 5, 6]
+    for one, other in zip(*lines, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert other["samples"] == one["samples"]
+    resumed = parse(DIFFUSION, f"--resume_training --resume_dir {tmp_path / 'parts'}".split())
+    assert (resumed.train_batch_size, resumed.gradient_accumulation_steps) == (4, 2)
+    with pytest.raises(UserError, match="with 3 process.* of 24"):
+        refuse_another_batch(resumed, 3)
+    resumed.set("gradient_accumulation_steps", 1)
+    refuse_another_batch(resumed, 2)
 
 
 def test_time_limit_stops_evaluates_saves_and_goes_on(programs, chain, fingerprints, tmp_path):
