@@ -138,8 +138,9 @@ def open_or_build(
                     latents = space.encode(batch)
                 x0 = latents.x0.float().cpu().numpy().astype(dtype)
                 if not np.isfinite(x0).all():
+                    wider = "keep them in float32, or " if dtype == "float16" else ""
                     raise UserError(
-                        f"encoding gives latents that {dtype} cannot hold (infinite or not a number): check the "
+                        f"encoding gives latents that {dtype} cannot hold (infinite or not a number): {wider}check the "
                         "weights of --enc_dec_model and of --latent_model_path"
                     )
                 yield index.numpy(), {"x0": x0, "mask": latents.mask.cpu().numpy()}

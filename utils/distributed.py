@@ -99,6 +99,8 @@ def init(device_flag: str = "auto") -> Ranks:
         torch.cuda.set_device(device)
     if world == 1:
         return Ranks(device=device)
+    if device.type == "mps":
+        raise UserError(f"{world} processes cannot share a GPU of Apple: start one, or add --device cpu")
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     hosts = None if torch.distributed.get_backend() == "gloo" else new_hosts()

@@ -67,6 +67,7 @@ NET = "--tx_dim 64 --tx_depth 2 --self_condition --num_samples 2 --sampling_time
         "--latent_model_path {chain}/ae --normalize_latent --normalize_batches 1 --class_conditional --class_id prior",
         "--enc_dec_model {chain}/lm --schedule_sampler lossaware --lr_schedule reduce_lr_on_plateau",
         "--latent_space embeddings --embedding_dim 16 --vocab_size 200",
+        "--latent_model_path {chain}/ae --mixed_precision fp16",
     ],
 )
 def test_a_step_of_the_denoiser_reads_nothing_back(programs, chain, tmp_path, readings, flags):

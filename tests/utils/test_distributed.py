@@ -46,6 +46,13 @@ def test_more_processes_than_gpus_are_refused_in_one_line(monkeypatch, flag):
         pick_device(flag)
 
 
+def test_several_processes_on_a_mac_are_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="2 processes cannot share a GPU of Apple: .*--device cpu"):
+        init("mps")
+
+
 def test_ranks_wait_for_each_other_as_long_whatever_they_wait_through(tmp_path):
     """Half an hour, what torch takes for a further group, is less than an evaluation by the main rank may take."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
