@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from evaluation.kept import kept
-from evaluation.words import is_empty, tokens
+from evaluation.words import is_empty, tokenizer_version, tokens
 
 N = 4  # words in a run that counts as remembered
 
@@ -24,11 +24,15 @@ class Memory:
     """
 
     def __init__(self, texts: Iterable[str], folder: Path | None = None):
-        """folder: where the hashes are kept, under a fingerprint of the texts; None: nowhere."""
+        """folder: where the hashes are kept, under a fingerprint of texts and tokenizer; None: nowhere."""
         self._words: dict[str, int] = {}
         texts = list(texts)
         self.size = len(texts)  # training texts
-        found = kept(folder, f"ngrams-{N}-{_digest(texts)}" if folder else "", lambda: self._hashes(texts))
+        found = kept(
+            folder,
+            f"ngrams-{N}-{_digest([*texts, tokenizer_version()])}" if folder else "",
+            lambda: self._hashes(texts),
+        )
         self._seen, self._texts = found["grams"], frozenset(found["texts"].tolist())
 
     def _hashes(self, texts: Sequence[str]) -> dict[str, np.ndarray]:

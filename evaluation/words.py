@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from evaluation.packages import need
@@ -24,6 +25,14 @@ def is_empty(text: str) -> bool:
 @cache
 def _spacy_tokenizer() -> Any:
     return need("spacy", "spacy", "counting n-grams").blank("en").tokenizer
+
+
+def tokenizer_version() -> str:
+    """Of what `tokens` splits by; empty where it is not installed."""
+    try:
+        return f"spacy {version('spacy')}"
+    except PackageNotFoundError:
+        return ""
 
 
 def tokens(text: str) -> list[str]:

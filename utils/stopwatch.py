@@ -41,6 +41,16 @@ class Stopwatch:
             joined.count(watch.passes, watch.verified)
         return joined
 
+    @classmethod
+    def in_turn(cls, watches: Sequence[Stopwatch]) -> Stopwatch:
+        """One for several jobs, one after another."""
+        joined = cls(watches[0].device)
+        for watch in watches:
+            joined.seconds += watch.seconds
+            joined.texts += watch.texts
+            joined.count(watch.passes, watch.verified)
+        return joined
+
     def rates(self) -> dict[str, float]:
         """Texts per second of each part."""
         return {what: self.texts[what] / seconds for what, seconds in self.seconds.items() if seconds > 0}

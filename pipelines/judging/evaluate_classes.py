@@ -24,6 +24,7 @@ from pipelines.sampling.classes import NULL, Choice, Drawn, choose, one_class
 from pipelines.sampling.generate import Sampled, TextGenerator
 from utils.errors import UserError
 from utils.runs import write_json
+from utils.stopwatch import Stopwatch
 
 Numbers = dict[str, Any]
 HELD_OUT = "held-out texts"  # the row of real texts that a row of samples is read beside
@@ -82,6 +83,7 @@ class ClassEvaluator(Evaluator):
         if choice.apart:
             found, of_classes = self._apart(split, seed, choice.apart, with_real=not training)
             facts = {**found.pop("protocol"), **result.get("protocol", {})}  # of all classes together, where they were
+            found = {key: value for key, value in found.items() if key not in result}  # speed: of all together, if any
             result |= {**found, "protocol": facts}
             samples |= of_classes
         result["protocol"]["classifier"] = self.classifier.protocol()
@@ -142,6 +144,7 @@ class ClassEvaluator(Evaluator):
         assert self.classifier  # by every process: the first trains it where there is none
         found = self.by_main(lambda: self._compared(split, n, samples, references, with_real))
         found["protocol"] |= {"seed": seed}
+        found |= Stopwatch.in_turn([sampled.speed for sampled in samples.values()]).facts()
         return found, {f"cond{c}_": sampled for c, sampled in samples.items()}
 
     def _compared(

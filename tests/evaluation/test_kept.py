@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evaluation import memorisation
 from evaluation.classwise import Features, compare
 from evaluation.kept import kept
 from evaluation.mauve import mauve
@@ -48,6 +49,9 @@ def test_ngrams_of_training_texts_are_counted_once(tmp_path, monkeypatch):
     assert again.size == 3
     with pytest.raises(AssertionError, match="nothing is to be made"):
         Memory([*TEXTS, "another"], tmp_path)
+    monkeypatch.setattr(memorisation, "tokenizer_version", lambda: "spacy 99")
+    with pytest.raises(AssertionError, match="nothing is to be made"):
+        Memory(TEXTS, tmp_path)  # words are what a tokenizer makes of texts
 
 
 def test_features_of_references_are_computed_once(scorer, tmp_path, monkeypatch):

@@ -38,6 +38,11 @@ def test_processes_side_by_side_are_as_fast_as_all_of_them_together():
     assert one.seconds["denoise"] == 4.0 and Stopwatch.side_by_side([one]).facts() == one.facts()
 
 
+def test_jobs_in_turn_take_the_time_of_all_of_them():
+    facts = Stopwatch.in_turn([of(denoise=(4.0, 16)), of(denoise=(1.0, 4), decode=(2.0, 4))]).facts()
+    assert facts == {"speed/denoise_texts_per_second": 4.0, "speed/decode_texts_per_second": 2.0}
+
+
 @pytest.mark.parametrize("processes, said", [(1, "denoise 4 texts/s"), (3, "denoise 12 texts/s")])
 def test_the_line_of_progress_speaks_for_all(processes, said):
     assert of(denoise=(4.0, 16)).note(processes) == said
