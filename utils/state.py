@@ -68,7 +68,8 @@ class State:
 
     def save(self, folder: Path | str, *, keep: int = 2, **facts: Any) -> None:
         """A checkpoint by the main rank; facts of the caller join the state's own."""
-        seen = self.schedule.seen(self.ranks.gather)
+        # of a run that has just been restored they are on the CPU still
+        seen = self.schedule.seen(lambda mine: self.ranks.gather(mine.to(self.ranks.device)))
         if self.ranks.main or is_sharded(self.modules):  # then every rank gives its part
             files, held = self.tensors(), {**self.facts(seen), **facts}
             if self.ranks.main:

@@ -102,7 +102,12 @@ class DistillationStep:
         return losses * self.process.loss_weight(time)
 
     def _network(self, z: Tensor, time: Tensor, learned: Learned, x0_prev: Tensor | None) -> Tensor:
-        return self.student(z, time, learned.mask, learned.condition, x0_prev if self.self_condition else None)
+        if not self.self_condition:
+            return self.student(z, time, learned.mask, learned.condition)
+        # said of each text, so that every step has all parameters in it: ranks wait for the gradients of all
+        has_prev = torch.full((len(z),), x0_prev is not None, device=z.device)
+        x0_prev = torch.zeros_like(z) if x0_prev is None else x0_prev
+        return self.student(z, time, learned.mask, learned.condition, x0_prev, has_prev)
 
     def _estimate(self, z: Tensor, t: float, learned: Learned, x0_prev: Tensor | None) -> Tensor:
         """What the student says at t, without gradient: of a step that is not the last, so never projected."""

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks import quality_speed
+from diffusion.options import ProcessOptions, SamplingOptions
+from model.denoiser import make_denoiser
+from model.options import DenoiserOptions
+from pipelines import train_diffusion
+from pipelines.building.process import make_process
 from pipelines.flags.programs import DIFFUSION
 from pipelines.inputs.batch_plan import BatchPlan
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.training.distillation_step import DistillationStep
+from pipelines.training.distillation_step import DistillationStep, Learned
 from pipelines.training.imagined import load_prior
 from utils import checkpoints
 from utils.config import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +187,48 @@ def test_accumulation_equals_the_large_batch(programs, teacher, tmp_path):
         assert programs.student(teacher, tmp_path / name, flags) == 0
         found.append([line["loss"] for line in read_metrics(tmp_path / name) if "loss" in line])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["latents", "states"])
+def test_two_processes_learn_what_one_learns(programs, chain, teacher, tmp_path, kind):
+    """Also where a step begins without an estimate, and another with one."""
+    if kind == "states":
+        teacher = tmp_path / "states"
+        flags = "--objective pred_v --self_condition --denoiser_variant states --beta_schedule cosine --timesteps 50"
+        assert programs.diffusion(f"--enc_dec_model {chain / 'lm'}", teacher, flags) == 0
+    flags = "--device cpu --lr_warmup_steps 2 --no_wandb --num_train_steps 8 --log_every 1 --disable_dropout"
+    flags += f" --num_samples 2 --decoding greedy --scorer {programs.scorer} --save_and_sample_every 1000"
+    flags += f" --val_loss_texts 8 --distill_run {teacher} --distill_steps 2 --train_prob_self_cond 0.7"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    argv = f"train_text_diffusion.py {flags} --train_batch_size 4 --output_dir {tmp_path / 'two'}"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run([*launch, *argv.split()], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = f"{flags} --train_batch_size 8 --output_dir {tmp_path / 'one'}"
+    assert train_diffusion.run(parse(DIFFUSION, one.split())) == 0
+    lines = [[line for line in read_metrics(tmp_path / name) if "loss" in line] for name in ("one", "two")]
+    assert len(lines[0]) == 8 and {line["jump"] for line in lines[0]} == {1.0, 2.0}
+    for a, b in zip(*lines, strict=True):
+        assert (a["loss"], a["grad_norm"]) == pytest.approx((b["loss"], b["grad_norm"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["latent", "states"])
+def test_every_step_of_a_student_has_all_parameters_in_it(variant):
+    """Or DistributedDataParallel would wait for the others."""
+    options = DenoiserOptions(tx_dim=64, tx_depth=1, self_condition=True, denoiser_variant=variant)
+    student = make_denoiser(8, 4, options)
+    torch.nn.init.normal_(student.output_proj.weight)
+    process = make_process(ProcessOptions(objective="pred_v"), SamplingOptions(sampling_timesteps=2), variant)
+    source = SimpleNamespace(space=SimpleNamespace(masked=False))
+    step = DistillationStep(
+        student, source, process, BatchPlan(0, 3), 9, lambda z, k, mask, condition, x0_prev: z, 2, self_condition=True
+    )
+    x0, eps = torch.randn(2, 3, 4, 8)
+    for start in (0, 1):
+        student.zero_grad()
+        step.losses(Learned(x0, None, None, eps), start, 1).sum().backward()
+        assert [name for name, p in student.named_parameters() if p.grad is None] == []
 
 
 def test_a_decoder_trains_on_what_a_student_samples(student):
