@@ -201,3 +201,59 @@ def test_importance_sampling_remembers_the_same_on_two_ranks(programs, tmp_path)
 def test_only_a_model_that_trains_is_spread(programs, chain, tmp_path):
     with pytest.raises(UserError, match="--fsdp.*--lm_mode ft"):
         programs.autoencoder(chain / "lm", tmp_path, "--fsdp")
+
+
+OTHERS = """
+import sys
+import torch
+torch.set_num_threads(1)
+from pipelines import train_autoencoder, train_classifier, train_diffusion, train_drafter
+from pipelines.flags.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER
+from utils.config import parse
+runs = {"ae": (AUTOENCODER, train_autoencoder.run), "classifier": (CLASSIFIER, train_classifier.run),
+        "diffusion": (DIFFUSION, train_diffusion.run), "drafter": (DRAFTER, train_drafter.run)}
+for line in open(sys.argv[1]).read().splitlines():
+    kind, *argv = line.split()
+    program, run = runs[kind]
+    assert run(parse(program, argv)) == 0, line
+"""
+
+
+@pytest.mark.slow
+def test_every_other_program_trains_on_two_processes_as_on_one(programs, chain, tmp_path):
+    """What no other test starts on two: a network whose parameter had no gradient would end there."""
+    (tmp_path / "others.py").write_text(OTHERS)
+    common = "--device cpu --no_wandb --lr_warmup_steps 2 --log_every 1 --num_train_steps 3"
+    ae = (
+        f"{programs.data} --enc_dec_model {chain / 'lm'} --max_seq_len 40 --num_encoder_latents 4 --dim_ae 64 "
+        f"--num_layers 1 --eval_texts 4 --decoding greedy --l2_normalize_latents --resume_dir {chain / 'ae_l2'}"
+    )
+    kinds = {
+        "states": (
+            f"diffusion {programs.data} --enc_dec_model {chain / 'lm'} --max_seq_len 40 --denoiser_variant states "
+            "--beta_schedule cosine --class_conditional --class_id prior --self_condition --disable_dropout "
+            "--tx_dim 64 --tx_depth 2 --num_samples 2 --sampling_timesteps 2 --decoding greedy "
+            f"--scorer {programs.scorer}"
+        ),
+        "classifier": (
+            f"classifier --diffusion_run {chain / 'diff'} {programs.data} --classifier_dim 64 --classifier_depth 1 "
+            "--classifier_dropout 0"
+        ),
+        "drafter": f"drafter --latent_model_path {chain / 'ae'} --val_loss_texts 8",
+        "decoder": f"ae {ae} --lm_mode decoder --prior_run {chain / 'diff'} --prior_steps 2 --latent_noise 0.3",
+    }
+    for name, processes, batch in (("two", 2, 4), ("one", 1, 8)):
+        lines = (
+            f"{flags} {common} --train_batch_size {batch} --output_dir {tmp_path / name / kind}"
+            for kind, flags in kinds.items()
+        )
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+        start(processes, str(tmp_path / "others.py"), str(tmp_path / f"{name}.txt"))
+    for kind in kinds:
+        curves = []
+        for name in ("one", "two"):
+            logged = [line for line in read_metrics(tmp_path / name / kind) if "grad_norm" in line]
+            curves.append([(line.get("loss", line.get("train/loss")), line["grad_norm"]) for line in logged])
+        assert len(curves[0]) == 3
+        for a, b in zip(*curves, strict=True):
+            assert a == pytest.approx(b, rel=1e-5), kind
