@@ -36,7 +36,7 @@ class Begin:
         self.x0, self.strength, self.alike = x0, strength, alike
 
     def __call__(self, walk: Walk) -> None:
-        walk.times = walk.times[walk.times <= self.strength]
+        walk.times = walk.times[walk.times <= self.strength + 1e-9]  # 0.3 of a grid of tenths is a little more
         if len(walk.times) < 2:  # the last is 0
             raise UserError(
                 f"strength {self.strength:g} is less than the last step of the grid: raise it, or sampling_timesteps"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.sampling.rewriting import between, rewritten, through_noise
+from pipelines.sampling.rewriting import Begin, between, rewritten, through_noise
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
 from utils.records import Latents
@@ -32,6 +32,13 @@ def test_at_strength_1_nothing_is_kept_of_a_text(pipeline):
     noise_alone = generator.latents(3, 0).x0[:2]
     # cosine at t = 1 leaves alpha at a few thousandths, or none
     torch.testing.assert_close(rewritten(generator, clean, 1.0, 3).x0, noise_alone, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("tenths", range(1, 11))
+def test_a_strength_that_is_a_time_of_the_grid_begins_there(pipeline, tenths):
+    walk = pipeline.generator.walk(3, 0, None, None)
+    Begin(pipeline.encode(TEXTS[:1]).x0.expand_as(walk.z), tenths / 10)(walk)
+    assert float(walk.times[0]) == pytest.approx(tenths / 10) and len(walk.times) == tenths + 1
 
 
 def test_more_is_kept_the_smaller_the_strength(pipeline):
