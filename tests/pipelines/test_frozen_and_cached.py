@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from pipelines.building.models import load_autoencoder, load_space
 from pipelines.flags.programs import DIFFUSION
 from pipelines.training.autoencoder_step import AutoencoderStep
 from utils import checkpoints
+from utils.array_cache import in_words
 from utils.config import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
@@ -112,6 +114,24 @@ def test_cached_encoder_states_train_the_same_autoencoder(programs, chain, tmp_p
         for one, other in zip(read_metrics(tmp_path / "live"), read_metrics(out), strict=True):
             for key in ("train/loss", "val/loss", "grad_norm"):
                 assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-3 if dtype == "float16" else 1e-5)
+
+
+def test_how_much_will_be_kept_is_said_before_anything_is(programs, chain, tmp_path, capsys, monkeypatch):
+    cache = tmp_path / "cache"
+    states = f"--cache_encoder_states float16 --latent_cache_dir {cache}"
+    assert programs.autoencoder(chain / "lm", tmp_path / "first", states) == 0
+    said = capsys.readouterr().err
+    (file,) = cache.glob("*/x0.npy")
+    size = in_words(np.load(file, mmap_mode="r").nbytes)
+    line = f"the encoder states of the training texts are encoded once, {size} in {file.parent}\n"
+    assert line in said and said.index(line) < said.index("encode train:") < said.index("autoencoder: 100%")
+    assert programs.autoencoder(chain / "lm", tmp_path / "again", states) == 0
+    assert "are encoded once" not in capsys.readouterr().err
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, 500))
+    with pytest.raises(UserError, match="its disk has 500 bytes free: .*or leave --cache_encoder_states out"):
+        programs.autoencoder(chain / "lm", tmp_path / "third", f"{states} --max_train_texts 100")
+    assert "what else is there is of other weights, texts or lengths" in capsys.readouterr().err
+    assert list(cache.glob("*/x0.npy")) == [file]
 
 
 def test_states_of_an_encoder_that_trains_are_not_cached(programs, chain, tmp_path):
