@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,21 +209,35 @@ def _sync(path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- optimizer
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of an optimizer as tensors ("exp_avg/layer.weight") and facts for JSON; parameters go by name."""
+def pack_optimizer(
+    optimizer: torch.optim.Optimizer, collect: Callable[[Tensor], Tensor] = whole
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of an optimizer as tensors ("exp_avg/layer.weight") and facts for JSON; parameters go by name.
+
+    collect: makes one tensor whole, where ranks hold parts of it.
+    """
     names = _parameter_names(optimizer)
-    state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, Any] = {}
-    for index, values in state["state"].items():
-        for key, value in values.items():
-            place = f"{key}/{names[index]}"
-            if isinstance(value, Tensor):
-                tensors[place] = whole(value)
-            else:
-                scalars[place] = value
+    state = optimizer.state_dict()["state"]
+    tensors = {
+        f"{key}/{names[index]}": collect(value)
+        for index, values in state.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    return tensors, optimizer_facts(optimizer)
+
+
+def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What an optimizer holds beside tensors."""
+    names, state = _parameter_names(optimizer), optimizer.state_dict()
+    scalars = {
+        f"{key}/{names[index]}": value
+        for index, values in state["state"].items()
+        for key, value in values.items()
+        if not isinstance(value, Tensor)
+    }
     groups = [{k: v for k, v in g.items() if k not in ("params", "param_names")} for g in state["param_groups"]]
-    return tensors, {"scalars": scalars, "groups": groups, "names": names}
+    return {"scalars": scalars, "groups": groups, "names": names}
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

@@ -63,6 +63,17 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
+def collected(x: Tensor, keep: bool) -> Tensor:
+    """whole(x) on the host, since a device may have no room for all of them; empty where it is not to be kept.
+
+    Of what is not spread, the tensor itself. Every rank must ask for it.
+    """
+    if not isinstance(x, DTensor):
+        return x
+    full = x.full_tensor()
+    return full.cpu() if keep else full.new_empty(0)
+
+
 def spread(x: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, laid out as `like` is."""
     if isinstance(like, DTensor) and x.shape == like.shape:

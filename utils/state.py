@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.errors import UserError
 from utils.optim import LrSchedule
-from utils.sharding import is_sharded, spread, whole
+from utils.sharding import collected, is_sharded, spread
 
 
 class Stateful(Protocol):
@@ -45,22 +46,23 @@ class State:
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.modules.parameters() if p.requires_grad]
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Files of a checkpoint: model, ema (if there is one) and optimizer."""
-        packed, _ = checkpoints.pack_optimizer(self.optimizer)
-        files = {"model": {name: whole(x) for name, x in weights(self.modules).items()}, "optimizer": packed}
+    def tensors(self, *, optimizer: bool = True) -> dict[str, dict[str, Tensor]]:
+        """Files of a checkpoint: model, ema (if there is one) and optimizer. Of sharded ones, on the main rank."""
+        collect = partial(collected, keep=self.ranks.main)
+        files = {"model": whole_weights(self.modules, collect)}
+        if optimizer:
+            files["optimizer"], _ = checkpoints.pack_optimizer(self.optimizer, collect)
         files |= {"ema": self.ema.state_dict()} if self.ema else {}
         return files | {name: part.state_dict() for name, part in self.more.items()}
 
     def facts(self, seen: Sequence[float] | None = None) -> dict[str, Any]:
         """seen: by the schedules of all ranks; unset: by this one."""
-        _, optimizer = checkpoints.pack_optimizer(self.optimizer)
         return {
             "step": self.step,
             "best": self.best,
             "owed": self.owed,
             "seed": self.seed,
-            "optimizer": optimizer,
+            "optimizer": checkpoints.optimizer_facts(self.optimizer),
             "schedule": self.schedule.facts(seen),
             "ema_updates": self.ema.updates if self.ema else None,
             "scaler": self.scaler.state_dict() if self.scaler else self.scaler_state,
@@ -79,7 +81,7 @@ class State:
     def save_best(self, folder: Path | str, **facts: Any) -> None:
         """The weights and their average as the best so far; without the optimizer, nothing trains on from there."""
         if self.ranks.main or is_sharded(self.modules):
-            files = {name: x for name, x in self.tensors().items() if name in ("model", "ema")}
+            files = {name: x for name, x in self.tensors(optimizer=False).items() if name in ("model", "ema")}
             if self.ranks.main:
                 checkpoints.save_best(folder, files, {"step": self.step, "best": self.best, **facts})
         self.ranks.barrier()
@@ -123,6 +125,19 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
         return module.state_dict()
     frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
     return {name: x for name, x in module.state_dict().items() if name not in frozen}
+
+
+def whole_weights(module: nn.Module, collect: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Its weights, each made whole by collect; tied ones once, which pieces of them would not show."""
+    owners = {name: id(p) for name, p in module.named_parameters(remove_duplicate=False)}
+    found: dict[Any, Tensor] = {}
+    named = {}
+    for name, x in weights(module).items():
+        owner = owners.get(name, name)
+        if owner not in found:
+            found[owner] = collect(x)
+        named[name] = found[owner]
+    return named
 
 
 @torch.no_grad()

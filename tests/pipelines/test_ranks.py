@@ -151,7 +151,10 @@ def test_a_language_model_spread_over_two_processes_trains_as_in_one(programs, c
     for a, b in zip(one, two, strict=True):
         for key in ("train/loss", "grad_norm"):
             assert a[key] == pytest.approx(b[key], rel=1e-5)
-    held = {run: checkpoints.load(tmp_path / run).tensors for run in ("one", "two")}
+    newest = {run: checkpoints.load(tmp_path / run) for run in ("one", "two")}
+    tied = [json.loads((checkpoint.path / "state.json").read_text())["tied"] for checkpoint in newest.values()]
+    assert tied[0] == tied[1] and tied[0]["model"], "embeddings that are shared are kept once"
+    held = {run: checkpoint.tensors for run, checkpoint in newest.items()}
     for file in ("model", "optimizer"):
         assert held["one"][file].keys() == held["two"][file].keys()
         for name, x in held["one"][file].items():
