@@ -32,7 +32,7 @@ PROGRAM = [
 
 
 def run(script: Path, *argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    bare = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "MASTER"))}
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "MASTER", "CUDA"))}
     return subprocess.run(
         ["bash", str(script), *argv],
         env=bare | {"PYTHON": sys.executable} | environment,
@@ -70,6 +70,20 @@ def test_what_is_missing_is_said_in_one_line(script):
     if script.name == "several_nodes.sh":
         done = run(script, *PROGRAM)
         assert done.returncode == 2 and "set MASTER_ADDR" in done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:2], ids=lambda script: script.name)
+@pytest.mark.parametrize(("visible", "processes"), [(None, 3), ("2,5", 2), ("GPU-7a", 1), ("", 1), ("-1", 1)])
+def test_a_process_is_started_for_each_gpu_that_may_be_seen(tmp_path, script, visible, processes):
+    """nvidia-smi lists all of a machine's, whatever CUDA_VISIBLE_DEVICES leaves to this user."""
+    listing = tmp_path / "nvidia-smi"
+    listing.write_text("#!/bin/sh\nprintf 'GPU 0\\nGPU 1\\nGPU 2\\n'\n")
+    listing.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    given = {**NODES, "PATH": path, "PYTHON": "true", "PROCESSES": ""}
+    given |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    done = run(script, "--dry_run", *PROGRAM, **given)
+    assert done.returncode == 0 and f"--nproc_per_node {processes} " in done.stdout, done.stdout + done.stderr
 
 
 SLURM = next(script for script in SCRIPTS if script.name == "slurm.sbatch")
