@@ -60,7 +60,8 @@ class Report:
         if bad:
             raise UserError(
                 f"the {bad} is {scalars[bad]} at step {self.step}: training stopped and nothing was saved over; resume "
-                f"the last checkpoint with a lower --learning_rate or --clip_grad_norm, or with --mixed_precision no"
+                f"the last checkpoint with a lower --clip_grad_norm or with --mixed_precision no, or train anew with a "
+                f"lower --learning_rate"
             )
 
 

@@ -58,8 +58,9 @@ from utils.settings import Program
 ANYWHERE = frozenset(
     {"data_dir", "train_file", "valid_file", "test_file", "log_every", "attention", "tf32", "freed_memory"}
 )
-# How a step's texts are shared out; the number of all of them stays (pipelines.job.refuse_another_batch).
-SHARES = frozenset({"train_batch_size", "gradient_accumulation_steps"})
+# How a step's texts are shared out, while the number of all of them stays (pipelines.job.refuse_another_batch);
+# and what a run may go on with whose loss was no number (utils.hooks.Report.check).
+GOING_ON = frozenset({"train_batch_size", "gradient_accumulation_steps", "clip_grad_norm", "mixed_precision"})
 COMPILED = ANYWHERE | {"compile", "val_loss_texts"} | {f.name for f in fields(WritingOptions)}
 SAMPLING = (
     COMPILED
@@ -112,7 +113,7 @@ PRETRAIN = Program(
     ),
     reference_flags=frozenset(),
     refused={"fsdp": "is for train_latent_model.py --lm_mode ft: what is trained here is small; leave it out"},
-    free_at_resume=ANYWHERE | SHARES | {"whole_logits"},
+    free_at_resume=ANYWHERE | GOING_ON | {"whole_logits"},
     rules=(rules.resume_dir_says_what_for, rules.numbers_in_range, said_where_without_effect),
 )
 
@@ -153,7 +154,7 @@ AUTOENCODER = Program(
     | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "states_on_device", "fsdp"}
     | {"decoding", "scorer", "eval_texts", "midpoints", "eval_batch_size", "mixed_precision", "enc_dec_model"},
     free_at_resume=COMPILED
-    | SHARES
+    | GOING_ON
     | {"whole_logits", "cache_encoder_states", "latent_cache_dir", "states_on_device", "fsdp", "enc_dec_model"},
     rules=(
         rules.own_files_replace_default_corpus,
@@ -217,7 +218,7 @@ DIFFUSION = Program(
     },
     free_at_evaluation=SAMPLING,
     free_at_resume=COMPILED
-    | SHARES
+    | GOING_ON
     | {
         "class_id",
         "classifier",
@@ -270,7 +271,7 @@ CLASSIFIER = Program(
         lr_warmup_steps=50,
         val_loss_texts=1024,
     ),
-    free_at_resume=ANYWHERE | SHARES | {"diffusion_run", "val_loss_texts"},
+    free_at_resume=ANYWHERE | GOING_ON | {"diffusion_run", "val_loss_texts"},
     rules=(rules.resume_dir_says_what_for, rules.numbers_in_range, said_where_without_effect),
 )
 
@@ -295,6 +296,6 @@ DRAFTER = Program(
         lr_warmup_steps=50,
         adam_weight_decay=0.01,
     ),
-    free_at_resume=ANYWHERE | SHARES | {"latent_model_path", "enc_dec_model", "val_loss_texts", "latent_cache_dir"},
+    free_at_resume=ANYWHERE | GOING_ON | {"latent_model_path", "enc_dec_model", "val_loss_texts", "latent_cache_dir"},
     rules=(rules.resume_dir_says_what_for, rules.numbers_in_range, said_where_without_effect),
 )

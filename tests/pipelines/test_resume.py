@@ -110,6 +110,30 @@ def test_a_step_keeps_its_texts_however_they_are_shared_out(programs, chain, sto
     refuse_another_batch(resumed, 2)
 
 
+@pytest.mark.parametrize("stage", ["diffusion", "autoencoder"])
+def test_what_an_error_advises_can_be_done(programs, chain, monkeypatch, tmp_path, stage):
+    """Of a run whose loss is no number any more."""
+    flags = "--num_train_steps 6 --save_every 2 --mixed_precision bf16"
+    space = f"--latent_model_path {chain / 'ae'}"
+    start, step = {
+        "diffusion": (lambda: programs.diffusion(space, tmp_path, flags), DiffusionStep),
+        "autoencoder": (lambda: programs.autoencoder(chain / "lm", tmp_path, flags), AutoencoderStep),
+    }[stage]
+    call = step.__call__
+
+    def broken(self, number, micro):
+        losses, values = call(self, number, micro)
+        return losses * (float("nan") if number == 4 else 1.0), values
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "__call__", broken)
+        with pytest.raises(UserError, match="at step 5.*--clip_grad_norm or with --mixed_precision no"):
+            start()
+    assert checkpoints.load(tmp_path).step == 4
+    assert programs.resume(stage, tmp_path, "--mixed_precision no --clip_grad_norm 0.1") == 0
+    assert checkpoints.load(tmp_path).step == 6
+
+
 def test_time_limit_stops_evaluates_saves_and_goes_on(programs, chain, fingerprints, tmp_path):
     space = f"--latent_model_path {chain / 'ae'}"
     flags = "--num_train_steps 6 --self_condition"
