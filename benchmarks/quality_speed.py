@@ -59,8 +59,7 @@ def sweep(steps: Sequence[int]) -> list[dict[str, Any]]:
         for sampler in SAMPLERS
         for grid in GRIDS
     ]
-    unique: dict[str, dict[str, Any]] = {title(setting): setting for setting in (BASELINE, *presets, *every)}
-    return list(unique.values())
+    return different([BASELINE, *presets, *every])
 
 
 def read_settings(words: Sequence[str]) -> list[dict[str, Any]]:
@@ -89,6 +88,16 @@ def read_students(runs: Sequence[Path]) -> list[dict[str, Any]]:
             raise UserError(f"--students {run} is no run of --distill_run: compare other runs one by one")
         found.append({**{name: saved[name] for name in BASELINE}, "student": str(run)})
     return found
+
+
+def different(settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each setting once. UserError where one name would stand for two students."""
+    found: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        same = found.setdefault(title(setting), setting)
+        if same.get("student") != setting.get("student"):
+            raise UserError(f"--students {same['student']} and {setting['student']} have one name: rename a folder")
+    return list(found.values())
 
 
 def title(setting: dict[str, Any]) -> str:
@@ -343,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     settings = read_settings(args.settings) if args.settings else sweep([int(n) for n in args.steps.split(",")])
-    settings += read_students(args.students)
+    settings = different([*settings, *read_students(args.students)])
     data = ["--data_dir", args.data_dir] if args.data_dir else []
     judge = Judge(args.run, data, args.num_samples, args.scorer, _device(args.device))
     path = args.output_dir / "rows.jsonl"

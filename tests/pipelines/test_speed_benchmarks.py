@@ -9,9 +9,10 @@ from functools import partial
 import pytest
 
 from benchmarks import annealing, decoding, drafting, loss_tables, quality_speed, throughput
-from benchmarks.quality_speed import BASELINE, differs, summarise, sweep, title
+from benchmarks.quality_speed import BASELINE, different, differs, summarise, sweep, title
 from evaluation import home_scorer
 from pipelines.flags.presets import PRESETS
+from utils.errors import UserError
 
 
 def rows(setting: str, values: list[float]) -> list[dict]:
@@ -26,6 +27,15 @@ def test_the_sweep_holds_the_baseline_the_presets_and_everything_else_once():
     assert names[0] == title(BASELINE) and len(names) == len(set(names))
     assert title({k: v for k, v in PRESETS["fast"].items() if k != "decoding" and v is not None}) in names
     assert {"ddim karras 10", "heun log_snr 25"} <= set(names)
+
+
+def test_a_setting_that_is_named_twice_is_one_row_and_two_students_of_one_name_are_refused():
+    few = {"sampler": "dpmpp", "time_grid": "uniform", "sampling_timesteps": 4}
+    assert different([BASELINE, few, dict(BASELINE), dict(few)]) == [BASELINE, few]
+    one, other = ({**few, "student": f"runs/{folder}/few"} for folder in "ab")
+    assert different([few, one, dict(one)]) == [few, one]
+    with pytest.raises(UserError, match="--students runs/a/few and runs/b/few have one name"):
+        different([one, other])
 
 
 def test_a_difference_counts_beyond_the_larger_of_two_deviations_and_a_point():
