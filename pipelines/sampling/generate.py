@@ -175,9 +175,8 @@ class TextGenerator:
         schedule, objective = process.sampling_schedule, process.options.objective
         denoise = make_denoise(network, objective, schedule, process.time_input, shift=shift)
         denoise = guided(denoise, self.guidance) if with_null else denoise
-        if (
-            self.space.trainable or not projects
-        ):  # embeddings are everywhere: rounding estimates to tokens is a choice (rounding.py)
+        # embeddings are everywhere: rounding estimates to tokens is a choice (rounding.py)
+        if self.space.trainable or not projects:
             return denoise
         return clamped(denoise, self.space.project, from_t=process.project_from)
 
