@@ -145,6 +145,7 @@ def plot(curves: dict[str, list[dict[str, list[tuple[int, float, float]]]]], pat
 
     need("matplotlib", "matplotlib", "the plot").use("Agg")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -156,13 +157,13 @@ def plot(curves: dict[str, list[dict[str, list[tuple[int, float, float]]]]], pat
                     points = smooth(run[key]) if key == "loss" else run[key]
                     color = f"C{list(curves).index(schedule)}"
                     label = schedule if not number else None
-                    axis.plot(
-                        [p[column] for p in points], [p[2] for p in points], color=color, label=label, linewidth=1
-                    )
+                    where, values = [p[column] for p in points], [p[2] for p in points]
+                    axis.plot(where, values, ".-", color=color, label=label, linewidth=1, markersize=4)
             axis.set_xlabel(unit)
             axis.set_ylabel("validation loss, whole range" if key == "loss" else "MAUVE")
             if key == "loss":
                 axis.set_yscale("log")
+                axis.yaxis.set_minor_formatter(ScalarFormatter())
     axes[0][0].legend()
     figure.savefig(path, dpi=150)
 
