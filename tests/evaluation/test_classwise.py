@@ -51,9 +51,9 @@ def test_features_are_computed_once_per_set(by_class, scorer, monkeypatch):
     seen: Counter[str] = Counter()
     original = Scorer.features
 
-    def features(self, texts, *args):
+    def features(self, texts, *args, **kept):
         seen[texts[0]] += 1
-        return original(self, texts, *args)
+        return original(self, texts, *args, **kept)
 
     monkeypatch.setattr(Scorer, "features", features)
     samples = {c: by_class[c][:9] for c in by_class}
