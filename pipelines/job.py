@@ -56,7 +56,7 @@ class Job:
 
     @property
     def evaluating(self) -> bool:
-        return any(self.settings.values.get(mode) for mode in EVALUATIONS)
+        return evaluates(self.settings)
 
     @property
     def quiet(self) -> bool:
@@ -97,13 +97,18 @@ def open_job(settings: Settings, project: str, title: str, names: Mapping[str, s
     folder = _folder(settings, ranks)
     if ranks.main:
         refuse_unwritable(folder)
-        if not any(settings.values.get(mode) for mode in EVALUATIONS) and not claim(folder):
+        if not evaluates(settings) and not claim(folder):
             raise UserError(f"another process is training into {folder}: wait for it, or name another --output_dir")
     trackers = make_trackers(settings, project, folder) if ranks.main else []
     # The curves of training stay as they are: what an evaluation finds is logged beside them.
-    logged = folder / EVALUATION if any(settings.values.get(mode) for mode in EVALUATIONS) else folder
+    logged = folder / EVALUATION if evaluates(settings) else folder
     log = Log(settings.log_every, logged, trackers, total=settings.num_train_steps, title=title, names=names)
     return Job(settings, ranks, folder, distributed.autocast(ranks.device, settings.mixed_precision), log)
+
+
+def evaluates(settings: Settings) -> bool:
+    """Whether a trained run is used, and nothing trained."""
+    return any(settings.values.get(mode) for mode in EVALUATIONS)
 
 
 def refuse_another_programs_run(settings: Settings) -> None:
@@ -142,7 +147,7 @@ def _folder(settings: Settings, ranks: Ranks) -> Path:
                 "--resume_training goes on in --resume_dir: leave --output_dir out, or copy the folder first"
             )
         return Path(settings.resume_dir)
-    if any(settings.values.get(mode) for mode in EVALUATIONS):
+    if evaluates(settings):
         return Path(given or settings.resume_dir)
     if given:
         if checkpoints.has_checkpoint(given):

@@ -28,6 +28,7 @@ from pipelines.building.models import (
 from pipelines.building.process import Process, make_process
 from pipelines.flags.options import ControlOptions, RoundingOptions
 from pipelines.inputs.context import Context, load_context
+from pipelines.job import evaluates
 from pipelines.sampling.control import load_control
 from pipelines.sampling.generate import TextGenerator
 from pipelines.sampling.rounding import Remasking, Rounding
@@ -152,8 +153,7 @@ def make_generator(
 
     In blocks of --train_batch_size at least, as published, unless an evaluation asks for smaller ones.
     """
-    evaluating = any(settings.values.get(mode) for mode in ("eval", "eval_test", "gen_data"))
-    least = 1 if evaluating and "eval_batch_size" in settings.typed else settings.train_batch_size
+    least = 1 if evaluates(settings) and "eval_batch_size" in settings.typed else settings.train_batch_size
     return TextGenerator(
         parts.space,
         parts.model.denoiser,
