@@ -156,7 +156,13 @@ def broadcast_object(ranks: Ranks, item: Any) -> Any:
 
 
 def has_bf16(device: torch.device | None = None) -> bool:
-    """Whether bfloat16 is computed by instructions of its own; where it is emulated, autocast costs time."""
+    """Whether the device has instructions for bfloat16; where it is emulated, autocast costs time.
+
+    The environment variable DISABLE_BF16=1 makes the answer False everywhere, to compute on a new processor what an
+    older one computes (the iteration of Muon) and to test both on one machine.
+    """
+    if os.environ.get("DISABLE_BF16") == "1":
+        return False
     kind = (device or pick_device()).type
     if kind == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)

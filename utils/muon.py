@@ -25,7 +25,7 @@ ENDS = ("input_proj", "output_proj", "lm_head", "output")
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with `muon: True` hold matrices (m, n), which move along their orthogonalised momentum; the others, AdamW.
+    """Groups with `muon: True` hold matrices (m, n), which move along their orthogonalized momentum; the others, AdamW.
 
     momentum: of the matrices, Nesterov's. betas, eps, fused, foreach: of AdamW.
     """
@@ -78,18 +78,20 @@ class Muon(torch.optim.Optimizer):
         for i, p in enumerate(moved):
             alike[tuple(p.shape)].append(i)
         for (m, n), members in alike.items():  # matrices of one shape in one batch: few large products
-            updates = orthogonalised(torch.stack([looked_ahead[i] for i in members]))
+            updates = newton_schulz(torch.stack([looked_ahead[i] for i in members]))
             scale = group["lr"] * UPDATE_RMS * math.sqrt(max(m, n))
             for i, update in zip(members, updates, strict=True):
                 moved[i].sub_(update, alpha=scale)
 
 
-def orthogonalised(x: Tensor) -> Tensor:
+def newton_schulz(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Matrices (K, m, n) with all singular values brought near 1, by Newton-Schulz iterations.
 
-    In bfloat16 where the device computes it, which the iteration bears; else in float32.
+    dtype: of the iteration; the result has the dtype of x. None: bfloat16 where the device has instructions for it
+    (has_bf16), since the iteration tolerates its rounding errors; else float32.
     """
-    dtype = torch.bfloat16 if has_bf16(x.device) else torch.float32
+    if dtype is None:
+        dtype = torch.bfloat16 if has_bf16(x.device) else torch.float32
     tall = x.shape[-2] > x.shape[-1]
     y = x.to(dtype).mT if tall else x.to(dtype)
     y = y / y.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value above 1
