@@ -108,7 +108,7 @@ class Measure:
     def __init__(self, where: Paths, corpus: Any, samples: int) -> None:
         from evaluation import classifiers, scorers
         from evaluation.classwise import Features
-        from evaluation.memorisation import Memory
+        from evaluation.memorization import Memory
 
         train, valid = corpus.train, corpus.valid
         self.corpus = corpus
@@ -165,11 +165,11 @@ class Measure:
         """What the grammar of the embedded corpus says: the class is where a story goes; nothing for other corpora."""
         if self.corpus.name != "tales":
             return {}
-        from dataset_utils import tales
+        from dataset_utils import synthetic_stories
 
-        topics = [None if (story := tales.parse(text)) is None else story.topic for text in texts]
+        topics = [None if (story := synthetic_stories.parse(text)) is None else story.topic for text in texts]
         right = mean(topic == self.names[c] for topic, c in zip(topics, self.asked, strict=True))
-        judged = tales.judge(texts, self.corpus.train.texts)
+        judged = synthetic_stories.judge(texts, self.corpus.train.texts)
         return {"right_by_grammar": right, **{k: judged[k] for k in ("grammatical", "agreement", "coherent", "novel")}}
 
 
@@ -291,10 +291,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     clock = Clock(root / "seconds.json")
     data = args.data_dir or root / "corpus"
     if args.dataset == "tales" and not (data / "train.jsonl").is_file():
-        from dataset_utils import tales
+        from dataset_utils import synthetic_stories
 
         banner("corpus", "20,000 training stories, 2,000 for validation and 2,000 for the test")
-        tales.write(data)
+        synthetic_stories.write(data)
     where = Paths(root, str(data), str(args.lm or root / "lm"), str(args.autoencoder or root / "autoencoder"))
     given = [name for name, path in (("lm", args.lm), ("autoencoder", args.autoencoder)) if path]
     stages = tales_stages(where) if args.dataset == "tales" else real_stages(where, args.dataset)

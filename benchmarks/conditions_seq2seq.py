@@ -51,12 +51,12 @@ EVALUATION = (
 
 def run(root: Path, diffusion_steps: int | None) -> int:
     """All stages into root, the evaluation, the record. Returns the exit code of the stage that stopped, or 0."""
-    from dataset_utils import tales
+    from dataset_utils import synthetic_stories
 
     root.mkdir(parents=True, exist_ok=True)
     clock = Clock(root / "seconds.json")
     if not (root / "corpus" / "pairs_test.jsonl").is_file():
-        clock.time("corpus", lambda: int(not tales.write(root / "corpus")))
+        clock.time("corpus", lambda: int(not synthetic_stories.write(root / "corpus")))
     for stage in STAGES:
         extra = ["--num_train_steps", str(diffusion_steps)] if diffusion_steps and stage.name == "diffusion" else []
         code = clock.time(stage.name, partial(run_stage, stage, root, extra))
@@ -73,10 +73,10 @@ def run(root: Path, diffusion_steps: int | None) -> int:
 
 def keeps(source: str, text: str) -> bool:
     """Whether a text is of the grammar and says, slot by slot, what its source says."""
-    from dataset_utils import tales
+    from dataset_utils import synthetic_stories
 
-    story, other = tales.parse(source), tales.parse(text)
-    return story is not None and other is not None and tales.slots(story) == tales.slots(other)
+    story, other = synthetic_stories.parse(source), synthetic_stories.parse(text)
+    return story is not None and other is not None and synthetic_stories.slots(story) == synthetic_stories.slots(other)
 
 
 def judge(records: Sequence[dict[str, Any]]) -> dict[str, list[bool]]:
@@ -94,9 +94,9 @@ def judge(records: Sequence[dict[str, Any]]) -> dict[str, list[bool]]:
 
 
 def grammatical(text: str) -> bool:
-    from dataset_utils import tales
+    from dataset_utils import synthetic_stories
 
-    return tales.parse(text) is not None
+    return synthetic_stories.parse(text) is not None
 
 
 def record(root: Path, seconds: dict[str, float]) -> None:

@@ -58,9 +58,9 @@ def write(folder: Path, rows: int, kind: str, seed: int = 0) -> Path:
 def measure(path: Path, max_length: int) -> dict[str, float]:
     """Seconds and peaks of memory (MiB above what imports take) of reading, surveying and tokenizing a file."""
     from dataset_utils.batching import tokenize
+    from dataset_utils.corpus_stats import survey
     from dataset_utils.options import DataOptions
     from dataset_utils.registry import load
-    from dataset_utils.survey import survey
     from latent_models.tokenizers.training import train_tokenizer
 
     def peak() -> float:

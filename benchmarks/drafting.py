@@ -42,7 +42,7 @@ def memories(run: Any, generator: Any, count: int) -> tuple[dict[str, Any], dict
 
     from dataset_utils import registry
     from dataset_utils.options import DataOptions
-    from pipelines.inputs.tokens import tokens_in
+    from pipelines.data.tokens import tokens_in
 
     space, held_out = generator.space.space, registry.load(run.settings.build(DataOptions)).valid
     data = tokens_in(space, held_out.take(range(min(count, len(held_out)))), run.settings.max_seq_len)

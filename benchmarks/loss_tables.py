@@ -45,11 +45,11 @@ class Runs:
     """One folder of runs on one small corpus."""
 
     def __init__(self, folder: Path, steps: int, batch: int) -> None:
-        from dataset_utils import tales
+        from dataset_utils import synthetic_stories
 
         self.folder, self.steps, self.batch = folder, steps, batch
         if not (folder / "corpus" / "test.jsonl").is_file():
-            tales.write(folder / "corpus", train=2000, valid=100, test=100)
+            synthetic_stories.write(folder / "corpus", train=2000, valid=100, test=100)
 
     def prepare(self) -> None:
         """The language model and the autoencoder that the tables start from."""
@@ -99,12 +99,12 @@ class Runs:
 
     def scorer(self) -> None:
         """A tiny one: each run ends with an evaluation, which is not looked at here."""
-        from evaluation import home_scorer
+        from evaluation import local_lm
 
         if not (self.folder / "scorer").is_dir():
             lines = (self.folder / "corpus" / "train.jsonl").read_text().splitlines()
             texts = [json.loads(line)["text"] for line in lines]
-            home_scorer.train_small(
+            local_lm.train_small(
                 texts, self.folder / "scorer", steps=10, width=32, layers=1, heads=2, vocab_size=300, max_length=64
             )
 

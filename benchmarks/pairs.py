@@ -86,11 +86,11 @@ def run(args: argparse.Namespace, size: Size, device: str) -> int:
 
 def make_corpus(name: str, folder: Path) -> Path:
     """The embedded corpus where none is named. Returns its folder; UserError for the others, which cannot be made."""
-    from dataset_utils import tales
+    from dataset_utils import synthetic_stories
 
     if name != EMBEDDED:
         raise UserError(f"--dataset {name} is not made here: pass --data_dir, or take --dataset {EMBEDDED}")
-    return folder if (folder / "pairs_test.jsonl").is_file() else tales.write(folder)
+    return folder if (folder / "pairs_test.jsonl").is_file() else synthetic_stories.write(folder)
 
 
 def write_texts(corpus: Corpus, folder: Path) -> None:

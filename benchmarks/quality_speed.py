@@ -113,10 +113,10 @@ class Judge:
     def __init__(self, run: Path, data: list[str], samples: int, scorer: str | None, device: str) -> None:
         import torch
 
-        from dataset_utils import registry, tales
+        from dataset_utils import registry, synthetic_stories
         from dataset_utils.options import DataOptions
         from evaluation import scorers
-        from evaluation.memorisation import Memory
+        from evaluation.memorization import Memory
         from pipelines.flags.programs import DIFFUSION
         from pipelines.sampling.classes import Drawn
         from pipelines.text_diffusion import TextDiffusionPipeline
@@ -137,7 +137,7 @@ class Judge:
         self.scorer.folder = run / "evaluation" / "references"
         self.memory = Memory(self.training, self.scorer.folder)
         self.known = set(self.training)
-        self.tales = all(tales.parse(text) is not None for text in self.training[:50])
+        self.tales = all(synthetic_stories.parse(text) is not None for text in self.training[:50])
         self.generator = TextDiffusionPipeline.from_run(run, device=device, eval_batch_size=250).generator
         self.students: dict[str, TextGenerator] = {}
         self.facts = self._facts()
@@ -159,7 +159,7 @@ class Judge:
 
     def judge(self, setting: dict[str, Any], seed: int) -> dict[str, Any]:
         """One row: quality, network calls and seconds of n texts of a seed."""
-        from dataset_utils import tales
+        from dataset_utils import synthetic_stories
         from diffusion.samplers import network_calls
         from evaluation.protocols import evaluate_texts
 
@@ -182,7 +182,7 @@ class Judge:
             **{name: found[name] for name in ("perplexity", "diversity", "memorization")},
         }
         if self.tales:
-            judged = tales.judge(texts, self.known)
+            judged = synthetic_stories.judge(texts, self.known)
             row |= {name: judged[name] for name in ("grammatical", "agreement", "novel")}
         return row
 
@@ -268,7 +268,7 @@ MARKS = "osv^DP*X"  # of grids, in the order in which they come; colours tell sa
 def plot(summary: list[dict[str, Any]], path: Path) -> None:
     """Each metric against network calls and against seconds: mean and deviation over seeds of every sampler (colour)
     and grid (mark), beside a band around the baseline within which a difference never counts."""
-    from evaluation.packages import need
+    from evaluation.optional import need
 
     need("matplotlib", "matplotlib", "the plot").use("Agg")
     from matplotlib import pyplot

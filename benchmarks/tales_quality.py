@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{corpus} is not there: name the folder of the embedded corpus with --corpus")
     training = {json.loads(line)["text"] for line in corpus.open(encoding="utf-8")}
 
-    from dataset_utils import tales
+    from dataset_utils import synthetic_stories
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     for setting in args.settings:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed = int(flags.pop("seed", 42))
         pipeline = TextDiffusionPipeline.from_run(args.run, eval_batch_size=250, **flags)
         began = time.monotonic()
-        judged = tales.judge(pipeline(args.samples, seed=seed, decoding="greedy"), training)
+        judged = synthetic_stories.judge(pipeline(args.samples, seed=seed, decoding="greedy"), training)
         figures = "  ".join(f"{name} {judged[name]:.4f}" for name in SHOWN)
         print(f"{setting:<50} {figures}  {time.monotonic() - began:.1f} s", flush=True)
     return 0

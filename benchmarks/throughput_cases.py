@@ -15,7 +15,7 @@ from torch import nn
 
 from dataset_utils.batching import TokenTable
 from dataset_utils.splits import Split
-from dataset_utils.tales import splits
+from dataset_utils.synthetic_stories import splits
 from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.compressed import CompressedSpace
 from latent_models.encoder_states import EncoderStatesSpace
@@ -27,9 +27,9 @@ from latent_models.tokenizers.training import train_tokenizer
 from model.options import DenoiserOptions
 from pipelines.building.models import DiffusionModel
 from pipelines.building.process import make_process
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.latents import Encoded, LatentSource, encoded_split
-from pipelines.inputs.tokens import TokenSplit
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.cached_latents import Encoded, LatentSource, encoded_split
+from pipelines.data.tokens import TokenSplit
 from pipelines.sampling.generate import TextGenerator
 from pipelines.training.autoencoder_step import AutoencoderStep
 from pipelines.training.diffusion_step import DiffusionStep

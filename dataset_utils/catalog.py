@@ -14,7 +14,7 @@ from dataset_utils import readers
 from dataset_utils.columns import class_number, half
 from dataset_utils.hub import HubSource
 from dataset_utils.splits import SPLITS, Split, divide_valid
-from dataset_utils.tales_grammar import TOPICS
+from dataset_utils.story_grammar import TOPICS
 
 Divide = Callable[[dict[str, Split], int, list[str]], dict[str, Split]]
 

@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 from dataset_utils.catalog import DATASETS, DatasetSpec
 from dataset_utils.columns import nearest
 from dataset_utils.convert import Rows
+from dataset_utils.downloads import UPSTREAM, HubParquet, Remote, Upstream
 from dataset_utils.splits import SPLITS
-from dataset_utils.upstream import UPSTREAM, HubParquet, Remote, Upstream
 from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.progress import Progress

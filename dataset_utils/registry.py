@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dataset_utils import own_files, readers
+from dataset_utils import readers, user_files
 from dataset_utils.catalog import DATASETS, PARAPHRASE, DatasetSpec
 from dataset_utils.columns import (
     NO_COLUMN,
@@ -25,8 +25,8 @@ from dataset_utils.columns import (
 from dataset_utils.corpus import Corpus
 from dataset_utils.hub import parse_id
 from dataset_utils.options import DataOptions
-from dataset_utils.own_files import find_file
 from dataset_utils.splits import SPLITS, complete, concatenate
+from dataset_utils.user_files import find_file
 from utils.errors import UserError
 
 UNKNOWN = DatasetSpec(class_of=class_name, language=None, source_language=None)  # of a corpus without a row
@@ -135,7 +135,7 @@ def _own_files(options: DataOptions) -> dict[str, Path]:
         return {split: Path(name).expanduser() for split, name in typed.items() if name}
     assert options.data_dir is not None
     folder = Path(options.data_dir).expanduser()
-    found = own_files.in_folder(folder)
+    found = user_files.in_folder(folder)
     if "train" not in found:
         near = next((name for name, spec in DATASETS.items() if "train" in _locate(spec, options.data_dir)), None)
         raise UserError(
@@ -191,9 +191,9 @@ def _load_own(options: DataOptions, seed: int) -> Corpus:
     columns = asked = Columns(options.text_column, options.source_column, options.label_column, guess=True)
     raw: dict[str, RawSplit] = {}
     for split, path in files.items():  # train first: the others must have the columns that were found there
-        raw[split] = assemble(own_files.rows(path, asked), columns, str(path))
+        raw[split] = assemble(user_files.rows(path, asked), columns, str(path))
         columns = raw[split].columns
-    name = own_files.stem(files["train"]) if options.train_file else files["train"].parent.resolve().name
+    name = user_files.stem(files["train"]) if options.train_file else files["train"].parent.resolve().name
     return _own_corpus(name, raw, columns, UNKNOWN, seed)
 
 

@@ -43,8 +43,8 @@ from pipelines.building.models import (
     new_space,
 )
 from pipelines.building.models import relative as relative_path
+from pipelines.data.tokens import tokenize_split
 from pipelines.flags.programs import AUTOENCODER, DIFFUSION
-from pipelines.inputs.tokens import tokenize_split
 from utils import checkpoints
 from utils.command_line import OneLineParser
 from utils.ema import averaged

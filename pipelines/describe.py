@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dataset_utils import registry, survey
+from dataset_utils import corpus_stats, registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
 from latent_models.language_models import LanguageModel
@@ -17,7 +17,7 @@ from utils.runs import write_json
 from utils.settings import Settings
 
 if TYPE_CHECKING:
-    from pipelines.inputs.tokens import TokenSplit
+    from pipelines.data.tokens import TokenSplit
     from pipelines.job import Job
 
 
@@ -60,7 +60,7 @@ def dry_run(
     shared = "context encoder (shared)" in parts
     limit = settings.values.get("max_source_len") if shared else None
     length = max_seq_len or settings.max_seq_len
-    print(survey.table(survey.survey(corpus, tokenizer, length, max_source_length=limit)))
+    print(corpus_stats.table(corpus_stats.survey(corpus, tokenizer, length, max_source_length=limit)))
     return 0
 
 
@@ -74,8 +74,8 @@ def survey_corpus(
     """Say what the corpus looks like to the tokenizers, and keep it in the run folder. Lengths in tokens."""
     if job.ranks.main:
         length = job.settings.max_seq_len
-        figures = survey.survey(corpus, tokenizer, length, source_tokenizer, max_source_length)
-        job.say(survey.table(figures))
+        figures = corpus_stats.survey(corpus, tokenizer, length, source_tokenizer, max_source_length)
+        job.say(corpus_stats.table(figures))
         write_json(job.folder / SURVEY, figures)
 
 

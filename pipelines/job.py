@@ -16,7 +16,7 @@ import torch
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
-from pipelines.inputs.batch_plan import BatchPlan, HeldOutPlan
+from pipelines.data.batch_sampler import BatchPlan, HeldOutPlan
 from utils import checkpoints, distributed, speed
 from utils.distributed import Ranks
 from utils.ema import EMA

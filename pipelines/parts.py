@@ -26,8 +26,8 @@ from pipelines.building.models import (
     load_space,
 )
 from pipelines.building.process import Process, make_process
+from pipelines.data.context_encoder import Context, load_context
 from pipelines.flags.options import ControlOptions, RoundingOptions
-from pipelines.inputs.context import Context, load_context
 from pipelines.job import evaluates
 from pipelines.sampling.control import load_control
 from pipelines.sampling.generate import TextGenerator

@@ -15,10 +15,10 @@ from latent_models.language_models import LanguageModel
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
+from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.describe import dry_run, survey_corpus
-from pipelines.inputs.tokens import TokenSplit, tokenize_split
+from pipelines.evaluators.reconstruction import reconstruct, through_states
 from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
-from pipelines.judging.reconstruct import reconstruct, through_states
 from pipelines.training.pretraining_step import PretrainingStep
 from utils import checkpoints
 from utils.distributed import wrap

@@ -80,10 +80,10 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
 
     precision = ["--mixed_precision", "bf16"] if has_bf16() else []
     if not (root / "corpus" / "pairs_test.jsonl").is_file():
-        from dataset_utils import tales
+        from dataset_utils import synthetic_stories
 
         banner("corpus", "20,000 training stories, 2,000 for validation and 2,000 for the test")
-        clock.time("corpus", lambda: int(not tales.write(root / "corpus")))
+        clock.time("corpus", lambda: int(not synthetic_stories.write(root / "corpus")))
     for stage in STAGES:
         code = clock.time(stage.name, partial(run_stage, stage, root, precision))
         if code:
@@ -101,13 +101,13 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
 
 def make_report(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
     """The flat report: what the grammar says of the samples, and what the metrics say."""
-    from dataset_utils import tales
+    from dataset_utils import synthetic_stories
 
     texts = json.loads((root / "diffusion/evaluation/eval-valid-seed42-greedy-samples.json").read_text())
     metrics = json.loads((root / "diffusion/evaluation/eval-valid.json").read_text())
     copied = json.loads((root / "autoencoder/validation.json").read_text())
     training = {json.loads(line)["text"] for line in (root / "corpus/train.jsonl").open(encoding="utf-8")}
-    judged = tales.judge(texts, training)
+    judged = synthetic_stories.judge(texts, training)
     ours, real = "model/greedy/", "reference/"
     numbers = {
         "mauve": metrics[ours + "home_val_mauve"],

@@ -25,7 +25,7 @@ import torch
 
 from evaluation import mbr
 from latent_models.decoding import one_strategy
-from pipelines.inputs.tokens import batch_of
+from pipelines.data.tokens import batch_of
 from pipelines.parts import make_generator, make_sources
 from pipelines.sampling.classes import class_number, listed, one_class
 from pipelines.sampling.generate import Conditions, TextGenerator

@@ -13,8 +13,8 @@ import torch
 
 from dataset_utils.corpus import Corpus
 from evaluation import report, scorers
+from evaluation.distributed import by_main
 from evaluation.protocols import evaluate_reconstruction
-from evaluation.together import by_main
 from latent_models.compressed import CompressedSpace
 from latent_models.decoding import strategies
 from latent_models.encoder_states import EncoderStatesSpace
@@ -31,12 +31,12 @@ from pipelines.building.models import (
     refuse_another_model,
     relative,
 )
+from pipelines.data.cached_latents import Encoded, encoded_split
+from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.describe import describe_run, dry_run, survey_corpus
-from pipelines.inputs.latents import Encoded, encoded_split
-from pipelines.inputs.tokens import TokenSplit, tokenize_split
+from pipelines.evaluators.interpolation import evaluate_midpoints, middles, written
+from pipelines.evaluators.reconstruction import Decode, reconstruct, through_latents, through_states
 from pipelines.job import EVALUATION, Job, fit, load_corpus, new_state, open_job, record_args
-from pipelines.judging.midpoints import evaluate_midpoints, middles, written
-from pipelines.judging.reconstruct import Decode, reconstruct, through_latents, through_states
 from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
 from pipelines.training.held_out import held_out_means
 from pipelines.training.imagined import load_prior

@@ -18,10 +18,10 @@ from model.classifier import LatentClassifier
 from model.options import ClassifierOptions
 from pipelines.building.embeddings import EmptyEmbeddings, tokenizer_of
 from pipelines.building.models import empty_space
+from pipelines.data.cached_latents import Encoded, encoded_split
+from pipelines.data.tokens import TokenSplit, tokens_in
 from pipelines.describe import dry_run
 from pipelines.flags.programs import CLASSIFIER, DIFFUSION
-from pipelines.inputs.latents import Encoded, encoded_split
-from pipelines.inputs.tokens import TokenSplit, tokens_in
 from pipelines.job import (
     Job,
     fit,

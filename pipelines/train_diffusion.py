@@ -21,12 +21,15 @@ from model.options import DenoiserOptions
 from pipelines.building.embeddings import EmptyEmbeddings, tokenizer_of
 from pipelines.building.models import DiffusionModel, empty_space, encoder_options, fill, keep_encoder
 from pipelines.building.process import make_process
+from pipelines.data.context_encoder import load_context, source_tokens
+from pipelines.data.datamodule import Step, Supply
+from pipelines.data.embedding_datamodule import EmbeddingSupply
+from pipelines.data.latent_datamodule import LatentSupply
 from pipelines.describe import describe_run, dry_run, survey_corpus
-from pipelines.inputs.context import load_context, source_tokens
+from pipelines.evaluators.classes import ClassEvaluator
+from pipelines.evaluators.pairs import PairEvaluator
+from pipelines.evaluators.unconditional import Evaluator
 from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
-from pipelines.judging.evaluate import Evaluator
-from pipelines.judging.evaluate_classes import ClassEvaluator
-from pipelines.judging.evaluate_pairs import PairEvaluator
 from pipelines.parts import (
     Parts,
     fill_from_run,
@@ -38,10 +41,7 @@ from pipelines.parts import (
     refuse_guidance_without_null,
 )
 from pipelines.training.best import keep_if_best, remembered_best
-from pipelines.training.embedding_supply import EmbeddingSupply
 from pipelines.training.held_out import held_out_means
-from pipelines.training.latent_supply import LatentSupply
-from pipelines.training.supply import Step, Supply
 from pipelines.training.teacher import Teacher
 from utils import checkpoints
 from utils.checkpoints import Checkpoint

@@ -19,10 +19,10 @@ from typing import Any
 from dataset_utils.options import DataOptions
 from pipelines.building.drafters import DRAFTER_COPY, facts, new_drafter
 from pipelines.building.models import autoencoder_args, empty_autoencoder, load_autoencoder, relative
+from pipelines.data.cached_latents import encoded_split
+from pipelines.data.tokens import tokenize_split
 from pipelines.describe import dry_run, parameters
 from pipelines.flags.programs import DRAFTER
-from pipelines.inputs.latents import encoded_split
-from pipelines.inputs.tokens import tokenize_split
 from pipelines.job import fit, load_corpus, new_state, open_job, record_args
 from pipelines.training.autoencoder_step import Disturbance
 from pipelines.training.drafter_step import JUDGED, DrafterStep, judge

@@ -16,7 +16,7 @@ from dataset_utils.packing import pack_sources
 from latent_models.embeddings import EmbeddingSpace
 from latent_models.normalisation import Normalised
 from latent_models.tokenizers.identity import end_id, separator_id
-from pipelines.inputs.context import Context
+from pipelines.data.context_encoder import Context
 from pipelines.sampling.told import Told
 from utils.records import Condition
 from utils.seeding import generator

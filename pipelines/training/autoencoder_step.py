@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from latent_models.compressed import CompressedSpace
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.latents import Encoded
-from pipelines.inputs.tokens import TokenSplit
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.cached_latents import Encoded
+from pipelines.data.tokens import TokenSplit
 from pipelines.training.imagined import Imagined
 from utils.seeding import Draws
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from diffusion.denoisers import time_value
 from diffusion.loss import diffuse
 from diffusion.schedules import level_at
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.latents import Encoded
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.cached_latents import Encoded
 from pipelines.parts import Parts
 from utils.transfer import moved
 

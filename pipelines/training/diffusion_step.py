@@ -10,8 +10,8 @@ from diffusion.loss import diffuse, prediction_loss
 from diffusion.options import ProcessOptions
 from diffusion.schedules import level_at
 from pipelines.building.process import Process
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.latents import LatentSource
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.cached_latents import LatentSource
 from pipelines.training.training_times import TrainingTimes
 from utils.records import Condition
 from utils.seeding import Chosen, Draws

@@ -12,8 +12,8 @@ from diffusion.distillation import jump, jump_target, noise_in
 from diffusion.loss import diffuse, prediction_loss
 from diffusion.schedules import level_at
 from pipelines.building.process import Process
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.latents import LatentSource
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.cached_latents import LatentSource
 from pipelines.training.diffusion_step import drop_conditions
 from pipelines.training.teacher import Teacher
 from utils.records import Condition

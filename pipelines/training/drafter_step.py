@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from latent_models.compressed import CompressedSpace
 from latent_models.decoding import DECODING
 from latent_models.drafting import Drafter, draft_nll
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.latents import Encoded
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.cached_latents import Encoded
 from pipelines.training.autoencoder_step import Disturbance
 
 JUDGED = ("loss", "tokens_right", "texts_right", "passes")

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dataset_utils.packing import with_prefix
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.tokens import TokenSplit
 from pipelines.flags.options import EmbeddingLossOptions
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.tokens import TokenSplit
 from pipelines.training.embedding_loss import Drawn, EmbeddingLoss
 from pipelines.training.training_times import TrainingTimes
 from utils.records import Batch, Condition

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pipelines.inputs.batch_plan import BatchPlan
+from pipelines.data.batch_sampler import BatchPlan
 from utils.distributed import Ranks
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.corruption import drill, hide_spans
 from latent_models.tokenizers.training import SPECIAL
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.tokens import TokenSplit
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.tokens import TokenSplit
 
 MEAN_SPAN = 3.0  # tokens, as in BART
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion.samplers import Sampler, make_sampler
 from pipelines.building.models import relative
-from pipelines.inputs.context import WithContext
+from pipelines.data.context_encoder import WithContext
 from pipelines.parts import Parts, make_generator
 from pipelines.sampling.generate import TextGenerator
 from pipelines.trained import load_run

@@ -23,10 +23,10 @@ import pytest
 from dataset_utils import fetch
 from dataset_utils.catalog import DATASETS
 from dataset_utils.corpus import Corpus
+from dataset_utils.downloads import UPSTREAM, HubParquet, Remote
 from dataset_utils.options import DataOptions
 from dataset_utils.registry import load
 from dataset_utils.splits import SPLITS
-from dataset_utils.upstream import UPSTREAM, HubParquet, Remote
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataset_utils import __main__ as listing
-from dataset_utils import readers, tales
+from dataset_utils import readers, synthetic_stories
 from dataset_utils.catalog import DATASETS, DatasetSpec, tidy
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
@@ -58,7 +58,7 @@ def root(tmp_path) -> Path:
         )
     labels = [f"{split} {i}.\t{i % 2}" for split in ("train", "test") for i in range(20)]
     write_lines(tmp_path / "simple/simple_labeled.tsv", labels)
-    tales.write(tmp_path / "tales", train=30, valid=10, test=10)
+    synthetic_stories.write(tmp_path / "tales", train=30, valid=10, test=10)
     return tmp_path
 
 
@@ -90,10 +90,10 @@ def test_rows_mean_what_they_should(root: Path) -> None:
     assert meaning.train.texts == corpus_of("e2e", root).train.texts
     assert corpus_of("sst", root).valid.labels == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0]
     assert corpus_of("simple", root).test.labels == [0, 1, 0, 1, 0]
-    assert corpus_of("tales", root).class_names == tales.CLASS_NAMES
+    assert corpus_of("tales", root).class_names == synthetic_stories.CLASS_NAMES
     pairs = corpus_of("tales-pairs", root).test
-    story = tales.parse(pairs.texts[0])
-    assert story is not None and pairs.sources is not None and tales.paraphrase(story).text() == pairs.sources[0]
+    story = synthetic_stories.parse(pairs.texts[0])
+    assert story is not None and pairs.sources is not None and synthetic_stories.paraphrase(story).text() == pairs.sources[0]
 
 
 def test_data_dir_is_the_root_or_the_folder(root: Path) -> None:

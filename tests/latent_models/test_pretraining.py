@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from dataset_utils import tales
+from dataset_utils import synthetic_stories
 from latent_models.language_models import LanguageModel, load_language_model
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.corruption import drill, hide_spans
@@ -67,7 +67,7 @@ def test_an_unknown_word_is_one_unknown_token():
 
 
 def test_the_embedded_corpus_is_written_out_again(tmp_path):
-    tales.write(tmp_path, train=200, valid=10, test=10)
+    synthetic_stories.write(tmp_path, train=200, valid=10, test=10)
     stories = [json.loads(line)["text"] for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     tokenizer = train_tokenizer(stories, "word", 2000, 64)
     assert [written_again(tokenizer, story) for story in stories] == stories

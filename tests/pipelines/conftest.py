@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from dataset_utils import tales
-from evaluation import home_scorer
+from dataset_utils import synthetic_stories
+from evaluation import local_lm
 from latent_models.language_models import LanguageModel
 from pipelines import pretrain, train_autoencoder, train_diffusion, train_drafter
 from pipelines.flags.programs import AUTOENCODER, DIFFUSION, DRAFTER, PRETRAIN
@@ -93,7 +93,7 @@ class Programs:
 @pytest.fixture(scope="session")
 def tales_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tales")
-    tales.write(folder, train=200, valid=40, test=40)
+    synthetic_stories.write(folder, train=200, valid=40, test=40)
     return folder
 
 
@@ -101,7 +101,7 @@ def tales_folder(tmp_path_factory) -> Path:
 def programs(tales_folder, tmp_path_factory) -> Programs:
     texts = [line.split('"')[3] for line in (tales_folder / "train.jsonl").read_text().splitlines()]
     scorer = tmp_path_factory.mktemp("scorer") / "home"
-    home_scorer.train_small(texts, scorer, steps=10, width=32, layers=1, heads=2, vocab_size=300, max_length=64)
+    local_lm.train_small(texts, scorer, steps=10, width=32, layers=1, heads=2, vocab_size=300, max_length=64)
     return Programs(tales_folder, scorer)
 
 

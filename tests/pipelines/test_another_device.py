@@ -37,11 +37,11 @@ from model.classifier import LatentClassifier
 from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
 from pipelines.building.models import DiffusionModel
 from pipelines.building.process import make_process
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.cached_latents import Encoded, LatentSource, encoded_split, read_sources
+from pipelines.data.context_encoder import Context, WithContext
+from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.flags.options import ControlOptions, EmbeddingLossOptions, RoundingOptions
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.context import Context, WithContext
-from pipelines.inputs.latents import Encoded, LatentSource, encoded_split, read_sources
-from pipelines.inputs.tokens import TokenSplit, tokenize_split
 from pipelines.parts import Parts
 from pipelines.sampling.control import Control
 from pipelines.sampling.generate import TextGenerator

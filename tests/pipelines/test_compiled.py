@@ -22,7 +22,7 @@ from latent_models.spaces import LatentSpace
 from model.denoiser import make_denoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.building.process import make_process
-from pipelines.inputs.batch_plan import BatchPlan, HeldOutPlan
+from pipelines.data.batch_sampler import BatchPlan, HeldOutPlan
 from pipelines.sampling.told import Told
 from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.training.diffusion_step import DiffusionStep
@@ -44,7 +44,7 @@ class Numbers(LatentSpace):
 
 
 class Source:
-    """rows -> latents, as pipelines/inputs/latents.LatentSource."""
+    """rows -> latents, as pipelines/data/cached_latents.LatentSource."""
 
     device = torch.device("cpu")
     space = Normalised(Numbers(), LatentStatistics(8, 4))

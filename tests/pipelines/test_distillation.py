@@ -19,8 +19,8 @@ from model.denoiser import make_denoiser
 from model.options import DenoiserOptions
 from pipelines import train_diffusion
 from pipelines.building.process import make_process
+from pipelines.data.batch_sampler import BatchPlan
 from pipelines.flags.programs import DIFFUSION
-from pipelines.inputs.batch_plan import BatchPlan
 from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.training.distillation_step import DistillationStep, Learned
 from pipelines.training.imagined import load_prior

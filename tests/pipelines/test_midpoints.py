@@ -11,9 +11,9 @@ import torch
 
 from dataset_utils.splits import Split
 from pipelines.building.models import load_autoencoder
+from pipelines.data.tokens import batch_of, tokenize_split
+from pipelines.evaluators.interpolation import evaluate_midpoints, middles, nearest
 from pipelines.flags.programs import AUTOENCODER
-from pipelines.inputs.tokens import batch_of, tokenize_split
-from pipelines.judging.midpoints import evaluate_midpoints, middles, nearest
 from utils.config import parse
 from utils.errors import UserError
 

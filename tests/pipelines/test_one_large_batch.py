@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines.data.batch_sampler import BatchPlan, HeldOutPlan
+from pipelines.data.latent_datamodule import make_source
+from pipelines.data.tokens import tokenize_split
 from pipelines.flags.programs import DIFFUSION
-from pipelines.inputs.batch_plan import BatchPlan, HeldOutPlan
-from pipelines.inputs.tokens import tokenize_split
 from pipelines.job import load_corpus, open_job
 from pipelines.parts import make_parts
 from pipelines.training.diffusion_step import DiffusionStep
-from pipelines.training.latent_supply import make_source
 from utils.config import parse
 from utils.trackers import read_metrics
 

@@ -11,7 +11,7 @@ from benchmarks import pairs
 from benchmarks.pairs_judge import KEEPS, Judge, Row
 from benchmarks.pairs_systems import CORPORA, OBJECTIVES, SIZES, SYSTEMS
 from benchmarks.pairs_table import tables
-from dataset_utils import tales
+from dataset_utils import synthetic_stories
 from dataset_utils.packing import pack_pairs
 from latent_models.tokenizers.identity import end_id, separator_id
 from latent_models.tokenizers.training import Options, train_tokenizer
@@ -86,8 +86,8 @@ def test_a_corpus_without_sources_is_one_line(tales_folder, tmp_path):
 
 def test_what_is_kept_is_counted_by_kind():
     rng = random.Random(1)
-    stories = [tales.invent(rng) for _ in range(4)]
-    right = [tales.paraphrase(story).text() for story in stories]
+    stories = [synthetic_stories.invent(rng) for _ in range(4)]
+    right = [synthetic_stories.paraphrase(story).text() for story in stories]
     judge = object.__new__(Judge)
     judge.keeps = KEEPS["tales-pairs"]
     records = [
@@ -114,8 +114,8 @@ def test_only_the_embedded_corpus_is_made(tmp_path):
 def test_packed_pairs_of_the_embedded_corpus_fit_whole(corpus):
     """A token less, and the last full stop of every second text would be cut off."""
     rng = random.Random(0)
-    stories = [tales.invent(rng) for _ in range(300)]
-    sources, targets = [story.text() for story in stories], [tales.paraphrase(story).text() for story in stories]
+    stories = [synthetic_stories.invent(rng) for _ in range(300)]
+    sources, targets = [story.text() for story in stories], [synthetic_stories.paraphrase(story).text() for story in stories]
     tokenizer = train_tokenizer(sources + targets, "word-level", Options(2000), 99)
     end, separator = end_id(tokenizer), separator_id(tokenizer)
     table = pack_pairs(tokenizer, sources, targets, CORPORA[corpus].packed, end_id=end, separator_id=separator)

@@ -13,8 +13,8 @@ from torch import Tensor
 from latent_models.cache import NO_ROOM, LatentCache, LatentsOnDevice, cache_key, layouts_of, open_or_build
 from latent_models.normalisation import Normalised
 from latent_models.spaces import LatentSpace
-from pipelines.inputs.context import Context, Reader, cut
-from pipelines.inputs.tokens import TokenSplit
+from pipelines.data.context_encoder import Context, Reader, cut
+from pipelines.data.tokens import TokenSplit
 from utils.array_cache import in_words, size_of
 from utils.distributed import Ranks
 from utils.progress import Progress

@@ -15,15 +15,15 @@ from latent_models.pair_lengths import count_pairs
 from latent_models.spaces import LatentSpace
 from pipelines.building.drafters import drafter_folder, keep_drafter
 from pipelines.building.models import AUTOENCODER_COPY, DiffusionModel, keep_autoencoder, relative
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.context import context_facts
-from pipelines.inputs.latents import Encoded, LatentSource, encoded_split, read_sources
-from pipelines.inputs.tokens import TokenSplit, tokenize_split
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.cached_latents import Encoded, LatentSource, encoded_split, read_sources
+from pipelines.data.context_encoder import context_facts
+from pipelines.data.datamodule import Step
+from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.job import Job
 from pipelines.parts import Parts
 from pipelines.training.diffusion_step import DiffusionStep
 from pipelines.training.distillation_step import DistillationStep
-from pipelines.training.supply import Step
 from pipelines.training.teacher import Teacher, find_teacher, load_teacher, network_of, teacher_facts
 from pipelines.training.training_times import TrainingTimes
 

@@ -24,7 +24,7 @@ from latent_models.encoder_states import EncoderStatesSpace
 from latent_models.language_models import LanguageModel, load_language_model
 from latent_models.spaces import LatentSpace
 from pipelines.building.models import context_by_enc_dec_model, find_language_model, relative
-from pipelines.inputs.tokens import TokenSplit, tokenize_split
+from pipelines.data.tokens import TokenSplit, tokenize_split
 from utils.errors import UserError
 from utils.modes import evaluating
 from utils.records import Condition, Latents

@@ -17,8 +17,8 @@ from latent_models.normalisation import count_lengths
 from latent_models.pair_lengths import count_pairs
 from latent_models.tokenizers.identity import end_id, separator_id
 from pipelines.building.embeddings import embedding_facts, keep_embeddings
+from pipelines.data.tokens import TokenSplit
 from pipelines.flags.options import EmbeddingLossOptions
-from pipelines.inputs.tokens import TokenSplit
 from pipelines.job import Job
 from pipelines.parts import Parts
 from pipelines.training.embedding_loss import EmbeddingLoss

@@ -10,8 +10,8 @@ from itertools import product
 
 import pytest
 
-from dataset_utils import tales
-from dataset_utils.tales_grammar import CONTENT, FRAMES, HEROES, KIN
+from dataset_utils import synthetic_stories
+from dataset_utils.story_grammar import CONTENT, FRAMES, HEROES, KIN
 from utils.errors import UserError
 
 ROSA = (
@@ -24,34 +24,34 @@ ROSA_ROUND = (
 )
 
 
-def some_stories(n: int, seed: int = 0) -> list[tales.Story]:
+def some_stories(n: int, seed: int = 0) -> list[synthetic_stories.Story]:
     rng = random.Random(seed)
-    return [tales.invent(rng) for _ in range(n)]
+    return [synthetic_stories.invent(rng) for _ in range(n)]
 
 
 def test_a_story_reads_as_it_was_told() -> None:
-    story = tales.parse(ROSA)
+    story = synthetic_stories.parse(ROSA)
     assert story is not None and story.text() == ROSA
-    assert tales.agrees(story) and tales.coherent(story) and story.topic == "sea"
-    assert tales.slots(story)["kin"] == "grandmother"
-    assert tales.paraphrase(story).text() == ROSA_ROUND
+    assert synthetic_stories.agrees(story) and synthetic_stories.coherent(story) and story.topic == "sea"
+    assert synthetic_stories.slots(story)["kin"] == "grandmother"
+    assert synthetic_stories.paraphrase(story).text() == ROSA_ROUND
 
 
 def test_every_frame_and_gender_round_trips() -> None:
-    content = tales.slots(some_stories(1)[0])
+    content = synthetic_stories.slots(some_stories(1)[0])
     for name, kin, weather, look in product(HEROES, KIN, ("", "cold"), ("", "red")):
         content |= {"name": name, "kin": kin, "weather": weather, "look": look}
         for frames in product(*(range(len(pair)) for pair in FRAMES)):
-            story = tales.tell(content, frames)
-            assert tales.parse(story.text()) == story
-            assert tales.agrees(story)
-            assert tales.paraphrase(tales.paraphrase(story)) == story
+            story = synthetic_stories.tell(content, frames)
+            assert synthetic_stories.parse(story.text()) == story
+            assert synthetic_stories.agrees(story)
+            assert synthetic_stories.paraphrase(synthetic_stories.paraphrase(story)) == story
 
 
 def test_random_stories_are_small_in_words_and_large_in_number() -> None:
     texts = [story.text() for story in some_stories(3000)]
     assert len(set(texts)) == len(texts)
-    assert tales.number_of_stories() > 1e9
+    assert synthetic_stories.number_of_stories() > 1e9
     assert all(22 <= len(text.split()) <= 28 for text in texts)
     assert len({word for text in texts for word in re.findall(r"\w+|\S", text)}) <= 150
     assert not [text for text in texts if re.search(r"\ba [aeiou]", text) or "  " in text]
@@ -74,11 +74,11 @@ def test_random_stories_are_small_in_words_and_large_in_number() -> None:
     ROSA.replace("Rosa", "rosa"),
 ])  # fmt: skip
 def test_what_is_not_of_the_grammar_does_not_parse(wrong: str) -> None:
-    assert tales.parse(wrong) is None
+    assert synthetic_stories.parse(wrong) is None
 
 
 def test_blanks_at_the_ends_are_forgiven() -> None:
-    assert tales.parse(f" {ROSA}\n") == tales.parse(ROSA)
+    assert synthetic_stories.parse(f" {ROSA}\n") == synthetic_stories.parse(ROSA)
 
 
 @pytest.mark.parametrize("wrong", [
@@ -90,29 +90,29 @@ def test_blanks_at_the_ends_are_forgiven() -> None:
     ROSA.replace("Rosa", "Hugo"),
 ])  # fmt: skip
 def test_a_wrong_pronoun_parses_but_does_not_agree(wrong: str) -> None:
-    story = tales.parse(wrong)
+    story = synthetic_stories.parse(wrong)
     assert story is not None and story.text() == wrong
-    assert not tales.agrees(story)
+    assert not synthetic_stories.agrees(story)
 
 
 def test_a_thing_out_of_place_is_not_coherent() -> None:
-    story = tales.parse(ROSA.replace("pearl", "pumpkin"))
-    assert story is not None and tales.agrees(story) and not tales.coherent(story)
+    story = synthetic_stories.parse(ROSA.replace("pearl", "pumpkin"))
+    assert story is not None and synthetic_stories.agrees(story) and not synthetic_stories.coherent(story)
 
 
 def test_judge_takes_each_share_of_its_own_whole() -> None:
     disagreeing = ROSA.replace("hugged her", "hugged him")
-    found = tales.judge([ROSA, ROSA_ROUND, disagreeing, "Not a tale."], training={ROSA + " "})
+    found = synthetic_stories.judge([ROSA, ROSA_ROUND, disagreeing, "Not a tale."], training={ROSA + " "})
     assert found["n"] == 4 and found["grammatical"] == 3 / 4 and found["agreement"] == 2 / 3
     assert found["novel"] == 3 / 4 and found["distinct"] == 1.0 and found["coherent"] == 1.0
     assert found["class_shares"] == {"garden": 0.0, "sea": 1.0, "forest": 0.0, "town": 0.0}
-    assert math.isnan(tales.judge([], set())["grammatical"])
+    assert math.isnan(synthetic_stories.judge([], set())["grammatical"])
 
 
 def test_written_corpus_is_whole_disjoint_and_the_same_again(tmp_path) -> None:
-    tales.write(tmp_path / "a", train=300, valid=40, test=30, seed=5)
-    tales.write(tmp_path / "b", train=300, valid=40, test=30, seed=5)
-    tales.write(tmp_path / "c", train=300, valid=40, test=30, seed=6)
+    synthetic_stories.write(tmp_path / "a", train=300, valid=40, test=30, seed=5)
+    synthetic_stories.write(tmp_path / "b", train=300, valid=40, test=30, seed=5)
+    synthetic_stories.write(tmp_path / "c", train=300, valid=40, test=30, seed=6)
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert names == sorted(f"{kind}{split}.jsonl" for kind in ("", "pairs_") for split in ("train", "valid", "test"))
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
@@ -124,23 +124,23 @@ def test_written_corpus_is_whole_disjoint_and_the_same_again(tmp_path) -> None:
         pairs = [json.loads(line) for line in (tmp_path / "a" / f"pairs_{split}.jsonl").read_text().splitlines()]
         assert len(rows) == len(pairs) == size
         for row, pair in zip(rows, pairs, strict=True):
-            story = tales.parse(row["text"])
+            story = synthetic_stories.parse(row["text"])
             assert story is not None and story.content not in contents
             contents.add(story.content)
-            assert row["class"] == tales.CLASS_NAMES[row["label"]] == story.topic
-            assert pair == {"src": row["text"], "trg": tales.paraphrase(story).text()}
+            assert row["class"] == synthetic_stories.CLASS_NAMES[row["label"]] == story.topic
+            assert pair == {"src": row["text"], "trg": synthetic_stories.paraphrase(story).text()}
     assert not [p for p in (tmp_path / "a").iterdir() if p.suffix == ".partial"]
 
 
 def test_words_of_a_slot_are_about_equally_frequent() -> None:
     stories = some_stories(4000, seed=1)
     for slot, words in CONTENT.items():
-        counts = [sum(tales.slots(s)[slot] == word for s in stories) for word in words]
+        counts = [sum(synthetic_stories.slots(s)[slot] == word for s in stories) for word in words]
         expected = len(stories) / len(words)
         assert all(abs(count - expected) < 6 * math.sqrt(expected) for count in counts), slot
 
 
 def test_an_empty_split_is_refused_in_one_line(tmp_path) -> None:
     with pytest.raises(UserError, match="at least 1 story"):
-        tales.write(tmp_path, train=10, valid=0)
+        synthetic_stories.write(tmp_path, train=10, valid=0)
     assert not list(tmp_path.iterdir())

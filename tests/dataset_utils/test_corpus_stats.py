@@ -9,11 +9,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from dataset_utils import survey as module
+from dataset_utils import corpus_stats as module
 from dataset_utils.catalog import DatasetSpec
 from dataset_utils.corpus import Corpus
+from dataset_utils.corpus_stats import main, survey, table
 from dataset_utils.splits import Split
-from dataset_utils.survey import main, survey, table
 
 
 @pytest.fixture(scope="module")

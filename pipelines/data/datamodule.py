@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from pipelines.inputs.batch_plan import BatchPlan
-from pipelines.inputs.tokens import TokenSplit
+from pipelines.data.batch_sampler import BatchPlan
+from pipelines.data.tokens import TokenSplit
 from pipelines.training.teacher import Teacher
 from pipelines.training.training_times import TrainingTimes
 

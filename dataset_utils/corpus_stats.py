@@ -1,0 +1,215 @@
+"""The survey: what a corpus looks like to a tokenizer, and a warning in one line where a number is bad.
+
+    python -m dataset_utils.survey --dataset_name roc --tokenizer facebook/bart-base --max_seq_len 64
+
+Rows, lengths in tokens, what is cut, what is unknown, what comes twice, how the classes are spread. Worth a look before
+training: a share of truncated or unknown tokens is a ceiling on every reconstruction, and texts of the test split that
+stand in training flatter every score. Every training program prints it and keeps it as survey.json.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dataset_utils.batching import token_counts
+from dataset_utils.corpus import Corpus
+from dataset_utils.splits import Split
+
+PERCENTILES = (50, 90, 95, 99, 100)
+MEASURED = 20_000  # texts of a split that are tokenized, evenly spaced; the rest is counted without a tokenizer
+
+
+def survey(
+    corpus: Corpus,
+    tokenizer: Any,
+    max_length: int,
+    source_tokenizer: Any = None,
+    max_source_length: int | None = None,
+) -> dict[str, Any]:
+    """Figures by split: rows, tokens (percentiles, special tokens included), shares in [0, 1].
+
+    measured: texts tokenized. truncated: share of texts longer than max_length. unknown: share of tokens that the
+    tokenizer does not know (special ones not counted). duplicates: rows that came before in the split, as a whole
+    (source and text). in_training: rows that are in the training split. labels: rows per class. source: lengths and
+    shares of the sources, by source_tokenizer (None: the same) and max_source_length (None: not cut).
+    """
+    training = np.unique(_hashes(corpus.train))
+    splits = {}
+    for name, split in corpus.splits.items():
+        rows = _hashes(split)
+        figures: dict[str, Any] = {"rows": len(split), **_lengths(tokenizer, split.texts, max_length)}
+        figures["duplicates"] = 1 - len(training if name == "train" else np.unique(rows)) / len(split)
+        if name != "train":
+            figures["in_training"] = float(np.isin(rows, training).mean())
+        if split.labels is not None:
+            of_class = Counter(split.labels)
+            figures["labels"] = {label: of_class[i] for i, label in enumerate(corpus.class_names)}
+        if split.sources is not None:
+            figures["source"] = _lengths(source_tokenizer or tokenizer, split.sources, max_source_length)
+        splits[name] = figures
+    found = {
+        "name": corpus.name, "max_length": max_length, "max_source_length": max_source_length,
+        "notes": list(corpus.notes), "splits": splits,
+    }  # fmt: skip
+    return {**found, "warnings": warnings(found)}
+
+
+def _hashes(split: Split) -> np.ndarray:
+    """(n,) a number per row, of its source and text: eight bytes where the row itself may take thousands."""
+    rows = split.texts if split.sources is None else zip(split.sources, split.texts, strict=True)
+    return np.fromiter(map(hash, rows), np.int64, len(split))
+
+
+def _lengths(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> dict[str, Any]:
+    counts, unknown = token_counts(tokenizer, texts[:: max(1, -(-len(texts) // MEASURED))])
+    known = int(counts.sum()) - tokenizer.num_special_tokens_to_add(pair=False) * len(counts)
+    return {
+        "measured": len(counts),
+        "tokens": {str(p): int(np.percentile(counts, p, method="higher")) for p in PERCENTILES},
+        "truncated": 0.0 if max_length is None else float((counts > max_length).mean()),
+        "unknown": unknown / known if known else 0.0,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ warnings
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A figure that is bad: `says` is filled with the split's name, the value and what the survey knows."""
+
+    value: Callable[[dict[str, Any]], float | None]  # of a split's figures; None: there is no such figure
+    bad: Callable[[float], bool]
+    says: str
+    splits: tuple[str, ...] = ("train", "valid", "test")
+
+
+def _of_source(name: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda s: s["source"][name] if "source" in s else None
+
+
+def _smallest_class(s: dict[str, Any]) -> float | None:
+    """Share of the rarest class, in units of an even spread."""
+    return min(s["labels"].values()) * len(s["labels"]) / s["rows"] if len(s.get("labels", ())) > 1 else None
+
+
+def _classes_there(s: dict[str, Any]) -> float | None:
+    return sum(n > 0 for n in s["labels"].values()) if "labels" in s else None
+
+
+RULES = (
+    Rule(lambda s: s["truncated"], lambda x: x > 0.05,
+         "{value:.1%} of the {split} texts are longer than {max_length} tokens and are cut there: raise --max_seq_len "
+         "(95 % of them have {p95} or fewer)"),
+    Rule(lambda s: s["unknown"], lambda x: x > 0.01,
+         "{value:.1%} of the tokens of {split} are unknown to the tokenizer and can never be written: take a language "
+         "model whose vocabulary knows them"),
+    Rule(_of_source("truncated"), lambda x: x > 0.05,
+         "{value:.1%} of the sources of {split} are longer than {max_source_length} tokens and are cut there (in a "
+         "diffusion run raise --max_source_len)"),
+    Rule(_of_source("unknown"), lambda x: x > 0.01,
+         "{value:.1%} of the tokens in the sources of {split} are unknown to the tokenizer"),
+    Rule(lambda s: s["duplicates"], lambda x: x > 0.10,
+         "{value:.1%} of the {split} rows are copies of rows before them: a model is likely to learn these by heart",
+         splits=("train",)),
+    Rule(lambda s: s.get("in_training"), lambda x: x > 0.01,
+         "{value:.1%} of the {split} rows stand in the training split too, which flatters every score on {split}: take "
+         "them out of one of the two"),
+    Rule(lambda s: s["rows"], lambda x: x < 1000,
+         "only {value:.0f} training texts: expect a model that repeats them", splits=("train",)),
+    Rule(lambda s: s["rows"], lambda x: x < 100,
+         "only {value:.0f} {split} texts: figures on so few are mostly noise", splits=("valid", "test")),
+    Rule(_classes_there, lambda x: x == 1,
+         "all {split} rows are of one class: check the label column and how the file was cut"),
+    Rule(_smallest_class, lambda x: x < 0.1,
+         "the rarest class of {split} has {fewest} of {rows:,} rows ({rarest}): what is said of it will be uncertain"),
+)  # fmt: skip
+
+
+def warnings(figures: dict[str, Any]) -> list[str]:
+    """A line for each number that is bad."""
+    said = []
+    for rule in RULES:
+        for name, s in figures["splits"].items():
+            value = rule.value(s) if name in rule.splits else None
+            if value is None or not rule.bad(value):
+                continue
+            rarest, fewest = min(s.get("labels", {"": 0}).items(), key=lambda item: item[1])
+            of_figures = {k: figures[k] for k in ("max_length", "max_source_length")}
+            said.append(
+                rule.says.format(split=name, value=value, rows=s["rows"], rarest=rarest, fewest=fewest,
+                                 p95=s["tokens"]["95"], **of_figures)
+            )  # fmt: skip
+    return said
+
+
+# ------------------------------------------------------------------------------------------------ in words
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The survey as text: a line per split (and one for its sources), then classes, then warnings."""
+    heads = [f"p{p}" if p < 100 else "max" for p in PERCENTILES]
+    lines = [
+        f"{figures['name']}, in texts of at most {figures['max_length']} tokens",
+        f"{'split':<8}{'rows':>11}" + "".join(f"{head:>7}" for head in heads)
+        + f"{'truncated':>11}{'unknown':>9}{'twice':>8}{'in train':>10}",
+    ]  # fmt: skip
+    sampled = False
+    for name, s in figures["splits"].items():
+        inside = f"{s['in_training']:>10.2%}" if "in_training" in s else ""
+        lines.append(f"{name:<8}{s['rows']:>11,}{_columns(s)}{s['duplicates']:>8.2%}{inside}")
+        if "source" in s:
+            lines.append(f"{'  source':<8}{'':>11}{_columns(s['source'])}")
+        sampled |= s["measured"] < s["rows"]
+    if sampled:
+        lines.append(f"lengths are those of every n-th text, {MEASURED:,} at most of a split")
+    for name, s in figures["splits"].items():
+        if "labels" in s:
+            most = sorted(s["labels"].items(), key=lambda item: -item[1])
+            rest = f" and {len(most) - 12} classes more" if len(most) > 12 else ""
+            lines.append(f"{name} rows by class: " + ", ".join(f"{label} {n:,}" for label, n in most[:12]) + rest)
+    return "\n".join([*lines, *(f"warning: {line}" for line in figures["warnings"])])
+
+
+def _columns(s: dict[str, Any]) -> str:
+    return "".join(f"{s['tokens'][str(p)]:>7}" for p in PERCENTILES) + f"{s['truncated']:>11.2%}{s['unknown']:>9.2%}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The survey by itself, without a model."""
+    from dataclasses import fields
+    from pathlib import Path
+
+    from dataset_utils.options import DataOptions
+    from dataset_utils.registry import load
+    from utils.command_line import OneLineParser
+    from utils.errors import UserError
+    from utils.hub import lookup
+
+    parser = OneLineParser(prog="python -m dataset_utils.survey", description="Survey a corpus.")
+    for f in fields(DataOptions):
+        parser.add_argument(f"--{f.name}", type=int if "int" in str(f.type) else str, help=f.metadata["help"])
+    parser.add_argument("--tokenizer", required=True, help="a folder or a hub id with a tokenizer in it")
+    parser.add_argument("--max_seq_len", type=int, default=64, help="longest text, in tokens (default: %(default)s)")
+    args = vars(parser.parse_args(argv))
+    source, max_length = args.pop("tokenizer"), args.pop("max_seq_len")
+    corpus = load(DataOptions(**args))
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **({} if Path(source).is_dir() else lookup()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--tokenizer {source} holds none that can be read: name a folder or a hub id") from error
+    print("\n".join(f"note: {note}" for note in corpus.notes))
+    print(table(survey(corpus, tokenizer, max_length)))
+
+
+if __name__ == "__main__":
+    from utils.errors import one_line
+
+    one_line(main)()
