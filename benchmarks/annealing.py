@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 
 from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
-from utils.runs import write_json, write_text
+from utils.run_folder import write_json, write_text
 
 SCHEDULES = ("normal", "linear", "polynomial", "cosine", "unsmooth")
 LOSS = "val_ema_loss"
@@ -141,9 +141,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(curves: dict[str, list[dict[str, list[tuple[int, float, float]]]]], path: Path) -> None:
-    from evaluation.packages import need
+    from evaluation.optional import optional_import
 
-    need("matplotlib", "matplotlib", "the plot").use("Agg")
+    optional_import("matplotlib", "matplotlib", "the plot").use("Agg")
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 

@@ -33,7 +33,7 @@ from pipelines.quickstart import DENOISER, stages_before_diffusion
 from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_stage
 from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
-from utils.runs import write_json, write_text
+from utils.run_folder import write_json, write_text
 
 PLACES = {"roc": "ROCstory", "ag_news": "ag_news", "sst": "sst", "e2e": "e2e_data", "qqp": "qqp"}
 SHARES = {"lm": 0.25, "autoencoder": 0.3, "diffusion": 0.15, "decoder": 0.3}  # of --max_seconds
@@ -108,7 +108,7 @@ class Measure:
     def __init__(self, where: Paths, corpus: Any, samples: int) -> None:
         from evaluation import classifiers, scorers
         from evaluation.classwise import Features
-        from evaluation.memorization import Memory
+        from evaluation.memorization import NgramIndex
 
         train, valid = corpus.train, corpus.valid
         self.corpus = corpus
@@ -118,7 +118,7 @@ class Measure:
             None, self.names, texts=train.texts, labels=train.labels, held_out=(valid.texts, valid.labels),
             folder=where.root / "classifier",
         )  # fmt: skip
-        self.memory, self.features = Memory(train.texts), Features(self.scorer)
+        self.memory, self.features = NgramIndex(train.texts), Features(self.scorer)
         held_out, training = by_class(valid), by_class(train)
         self.n = min(samples, *map(len, held_out.values()))  # of each class, so that MAUVE compares like with like
         self.references = {c: texts[: self.n] for c, texts in held_out.items()}
@@ -139,10 +139,10 @@ class Measure:
         from evaluation import classwise
         from evaluation.diversity import ngram_diversity
         from evaluation.mauve import mauve_of_features
-        from evaluation.metrics import Judges, measure
+        from evaluation.metrics import MetricContext, measure
 
         of_class = {c: [t for t, asked in zip(texts, self.asked, strict=True) if asked == c] for c in self.references}
-        numbers, _ = measure(texts, Judges(self.scorer, self.memory))
+        numbers, _ = measure(texts, MetricContext(self.scorer, self.memory))
         right = classwise.label_accuracy(self.classifier, texts, self.asked)
         compared = self.training if real else of_class
         matrix = classwise.compare(compared, {"val": self.references}, self.features)
@@ -233,7 +233,7 @@ def record(where: Paths, dataset: str, measure: Measure, weights: Sequence[float
     for w in found:
         for c, name in enumerate(names):
             texts = found[w]["texts"][c :: len(names)][:SHOWN]
-            shown.append(f"== guidance {w}, {name}\n" + "".join(report.one_line(text) + "\n" for text in texts))
+            shown.append(f"== guidance {w}, {name}\n" + "".join(report.single_line(text) + "\n" for text in texts))
     write_text(where.root / "samples.txt", "\n".join(shown))
     args = json.loads((where.root / "diffusion" / "args.json").read_text())
     write_json(where.root / "record.json", {

@@ -28,7 +28,7 @@ from pipelines.quickstart import DENOISER, stages_before_diffusion
 from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
 from utils.command_line import OneLineParser
 from utils.errors import one_line
-from utils.runs import write_json, write_text
+from utils.run_folder import write_json, write_text
 
 SOURCES, CANDIDATES, STEPS = 200, 5, 25  # of each seed of the evaluation; steps of the sampler
 BOTH = "--dataset_name tales+tales-pairs --data_dir {root}/corpus --max_seq_len 32 --log_every 20"
@@ -83,7 +83,7 @@ def judge(records: Sequence[dict[str, Any]]) -> dict[str, list[bool]]:
     """Of each source whether its content was kept: by one sample, the chosen one, any candidate, another's sample."""
     from evaluation import mbr
 
-    chance = mbr.shuffled([record["sample"] for record in records], 42)
+    chance = mbr.shuffle_predictions([record["sample"] for record in records], 42)
     return {
         "one sample": [keeps(r["source"], r["sample"]) for r in records],
         "MBR": [keeps(r["source"], r["chosen"]) for r in records],
@@ -111,7 +111,7 @@ def record(root: Path, seconds: dict[str, float]) -> None:
     judged = [judge(records) for records in runs]
     shares = {kind: [sum(found[kind]) / len(found[kind]) for found in judged] for kind in judged[0]}
     together = {kind: [kept for found in judged for kept in found[kind]] for kind in judged[0]}
-    low, high = bootstrap.paired(together["one sample"], together["MBR"])
+    low, high = bootstrap.paired_bootstrap_ci(together["one sample"], together["MBR"])
     facts = {
         "kept_all_slots": {kind: {"mean": sum(v) / len(v), "by_seed": v} for kind, v in shares.items()},
         "mbr_minus_one_sample": {"mean": shares_mean(together), "interval_95": [low, high],

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 
 from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
-from utils.runs import git_commit, package_versions, write_json, write_text
+from utils.run_folder import git_commit, package_versions, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 OFF = "--compile off"
@@ -104,7 +104,7 @@ class Runs:
         if not (self.folder / "scorer").is_dir():
             lines = (self.folder / "corpus" / "train.jsonl").read_text().splitlines()
             texts = [json.loads(line)["text"] for line in lines]
-            local_lm.train_small(
+            local_lm.train_local(
                 texts, self.folder / "scorer", steps=10, width=32, layers=1, heads=2, vocab_size=300, max_length=64
             )
 

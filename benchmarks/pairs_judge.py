@@ -17,15 +17,15 @@ from benchmarks.conditions_seq2seq import keeps
 from benchmarks.pairs_systems import Size, System
 from dataset_utils.corpus import Corpus, Split
 from evaluation import bootstrap, mbr, report, scorers
-from evaluation.diffuseq import against_references, sentence_bleu4
+from evaluation.diffuseq import reference_scores, sentence_bleu4
 from evaluation.fluency import perplexity
-from evaluation.memorisation import Memory
+from evaluation.memorization import NgramIndex
 from evaluation.overlap import bleu, rouge
 from evaluation.protocols import evaluate_pairs
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.checkpoints import fingerprint
-from utils.runs import write_json
+from utils.run_folder import write_json
 from utils.seeding import generator
 
 UTILITY = "diffuseq_bleu"
@@ -67,7 +67,7 @@ class Row:
 
 
 def difference(one: Sequence[float], chosen: Sequence[float]) -> dict[str, Any]:
-    low, high = bootstrap.paired(one, chosen)
+    low, high = bootstrap.paired_bootstrap_ci(one, chosen)
     return {"mean": statistics.fmean(chosen) - statistics.fmean(one), "interval_95": [low, high]}
 
 
@@ -91,8 +91,8 @@ class Judge:
         self.rows: list[Row] = []
 
     @cached_property
-    def memory(self) -> Memory:
-        return Memory(self.corpus.train.texts, self.root / "evaluation/references")
+    def memory(self) -> NgramIndex:
+        return NgramIndex(self.corpus.train.texts, self.root / "evaluation/references")
 
     def pairs(self, seed: int) -> Split:
         """The test pairs of a seed, the same for every system."""
@@ -130,13 +130,13 @@ class Judge:
         drawn = pipeline.candidates(part.sources or [], self.candidates, seed=seed, decoding="greedy")
         seconds = time.monotonic() - began
         found = {"asked": asked, "seconds": round(seconds, 2), **self.judge(part, drawn, seed)}
-        write_json(path, report.finite(found))
+        write_json(path, report.nan_to_none(found))
         return json.loads(path.read_text(encoding="utf-8"))
 
     def judge(self, part: Split, drawn: Sequence[Sequence[str]], seed: int) -> dict[str, Any]:
         """Metrics of the candidates of each source, and a record of each."""
         model = self.bertscore_model
-        chosen = mbr.choose(drawn, UTILITY)
+        chosen = mbr.mbr_select(drawn, UTILITY)
         metrics = evaluate_pairs(
             drawn, part.texts, self.memory, self.scorer, utility=UTILITY, chosen=chosen, bertscore_model=model,
             device=self.device, seed=seed,
@@ -154,7 +154,7 @@ class Judge:
     def kept(self, records: list[dict[str, Any]], seed: int) -> dict[str, float]:
         """Shares of the sources of which all is said; notes in each record by which of its texts."""
         assert self.keeps is not None
-        others = mbr.shuffled([record["sample"] for record in records], seed)
+        others = mbr.shuffle_predictions([record["sample"] for record in records], seed)
         for record, other in zip(records, others, strict=True):
             source = record["source"]
             texts = {"sample": record["sample"], "chosen": record["chosen"], "chance": other}
@@ -171,14 +171,14 @@ class Judge:
         part = self.pairs(self.seeds[0])
         texts = {
             "the source itself": part.sources or [],
-            "a reference of another source": mbr.shuffled(part.texts, self.seeds[0]),
+            "a reference of another source": mbr.shuffle_predictions(part.texts, self.seeds[0]),
             "the reference": part.texts,
         }
         return {name: self.plain(found, part) for name, found in texts.items()}
 
     def plain(self, texts: Sequence[str], part: Split) -> dict[str, float]:
         references = part.texts
-        found = against_references(texts, references) | rouge(texts, references)
+        found = reference_scores(texts, references) | rouge(texts, references)
         if self.keeps:
             found["kept"] = statistics.fmean(map(self.keeps, part.sources or [], texts))
         found["sacrebleu"] = bleu(texts, references)

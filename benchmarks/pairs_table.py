@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evaluation.report import one_line
+from evaluation.report import single_line
 
 if TYPE_CHECKING:
     from benchmarks.pairs_judge import Judge
@@ -71,7 +71,7 @@ def samples(judge: Judge) -> str:
             mine = row.seeds[0]["records"][i]
             part |= {f"{row.name}, one sample": mine["sample"], f"{row.name}, MBR": mine["chosen"]}
         width = max(map(len, part)) + 2
-        parts.append("".join(f"{name:<{width}}{one_line(text) or '(empty)'}\n" for name, text in part.items()))
+        parts.append("".join(f"{name:<{width}}{single_line(text) or '(empty)'}\n" for name, text in part.items()))
     return "\n".join(parts)
 
 

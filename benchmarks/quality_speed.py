@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from evaluation.report import finite
+from evaluation.report import nan_to_none
 from utils.command_line import OneLineParser
 from utils.errors import UserError, one_line
 from utils.progress import Progress
-from utils.runs import write_json, write_text
+from utils.run_folder import write_json, write_text
 
 if TYPE_CHECKING:
     from pipelines.sampling.generate import TextGenerator
@@ -116,7 +116,7 @@ class Judge:
         from dataset_utils import registry, synthetic_stories
         from dataset_utils.options import DataOptions
         from evaluation import scorers
-        from evaluation.memorization import Memory
+        from evaluation.memorization import NgramIndex
         from pipelines.flags.programs import DIFFUSION
         from pipelines.sampling.classes import Drawn
         from pipelines.text_diffusion import TextDiffusionPipeline
@@ -135,7 +135,7 @@ class Judge:
         folder = run / "scorer"
         self.scorer = scorers.load(scorer, texts=self.training, folder=folder, device=device)
         self.scorer.folder = run / "evaluation" / "references"
-        self.memory = Memory(self.training, self.scorer.folder)
+        self.memory = NgramIndex(self.training, self.scorer.folder)
         self.known = set(self.training)
         self.tales = all(synthetic_stories.parse(text) is not None for text in self.training[:50])
         self.generator = TextDiffusionPipeline.from_run(run, device=device, eval_batch_size=250).generator
@@ -268,9 +268,9 @@ MARKS = "osv^DP*X"  # of grids, in the order in which they come; colours tell sa
 def plot(summary: list[dict[str, Any]], path: Path) -> None:
     """Each metric against network calls and against seconds: mean and deviation over seeds of every sampler (colour)
     and grid (mark), beside a band around the baseline within which a difference never counts."""
-    from evaluation.optional import need
+    from evaluation.optional import optional_import
 
-    need("matplotlib", "matplotlib", "the plot").use("Agg")
+    optional_import("matplotlib", "matplotlib", "the plot").use("Agg")
     from matplotlib import pyplot
 
     keys = [key for key in ("mauve", "grammatical", "agreement", "perplexity", "diversity") if key in summary[0]]
@@ -367,7 +367,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     texts = judge.n * network_calls_of([setting for _, setting in todo])
     with Progress("quality against speed", texts, unit="call of a text") as bar:
         for seed, setting in todo:
-            row = finite(judge.judge(setting, seed))
+            row = nan_to_none(judge.judge(setting, seed))
             rows.append(row)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

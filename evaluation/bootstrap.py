@@ -8,7 +8,7 @@ from collections.abc import Sequence
 RESAMPLES = 10_000
 
 
-def paired(
+def paired_bootstrap_ci(
     first: Sequence[float], second: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """The 95 % interval of mean(second) - mean(first). Efron & Tibshirani 1993; Koehn 2004 for scores of texts.

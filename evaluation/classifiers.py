@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluation.home_classifier import FACTS, agreement, facts_of, load_small, train_small
-from evaluation.home_scorer import quiet
-from evaluation.pretrained import refuse_made_up_weights
-from evaluation.words import is_empty
-from utils import tokenizer_identity
+from evaluation.checks import check_weights_complete
+from evaluation.local_classifier import FACTS, label_agreement, load_local, read_info, train_local
+from evaluation.local_lm import quiet
+from evaluation.text_tokens import is_empty
+from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import lookup
@@ -59,7 +59,7 @@ class Classifier:
 
     def accuracy(self, texts: Sequence[str], labels: Sequence[int]) -> dict[str, Any]:
         """Of texts whose classes are known: accuracy, n, by_class {name: accuracy}."""
-        return agreement(self.judge(texts), labels, self.class_names)
+        return label_agreement(self.judge(texts), labels, self.class_names)
 
     def protocol(self) -> dict[str, Any]:
         """What a label accuracy depends on."""
@@ -90,10 +90,10 @@ def load(
         if texts is None or labels is None or folder is None:
             raise UserError("no classifier: pass --classifier with a folder or a hub id of a sequence classifier")
         with alone(folder):  # ranks of one run ask for it at once: the first trains it
-            source = train_small(texts, labels, class_names, folder, held_out=held_out, **training)
+            source = train_local(texts, labels, class_names, folder, held_out=held_out, **training)
     path = Path(source)
     if (path / FACTS).is_file():
-        facts, model = facts_of(path), load_small(path)
+        facts, model = read_info(path), load_local(path)
         names = () if facts is None else facts["class_names"]
         order = _order(dict(enumerate(names)), class_names, str(source))
         return Classifier(lambda some: model(some)[:, order], class_names, NAME, _of_home(model), home=True)
@@ -126,7 +126,7 @@ def _pretrained(source: str | Path, class_names: Sequence[str], device: str | to
             f"classifier {source} cannot be loaded ({said}): --classifier takes a local folder, or a hub id where the "
             "hub is reachable, of a sequence classifier"
         ) from error
-    refuse_made_up_weights(model, set(found["missing_keys"]), f"classifier {source}", "sequence classifier")
+    check_weights_complete(model, set(found["missing_keys"]), f"classifier {source}", "sequence classifier")
     network: Any = model.eval().requires_grad_(False).to(device)
     order = _order(network.config.id2label, class_names, str(source))
     longest = min(
@@ -145,7 +145,7 @@ def _pretrained(source: str | Path, class_names: Sequence[str], device: str | to
         return found
 
     name = str(source).rstrip("/").split("/")[-1]
-    weights = fingerprint(network) + tokenizer_identity.fingerprint(tokenizer)
+    weights = fingerprint(network) + tokenizer_fingerprint.fingerprint(tokenizer)
     return Classifier(logits, class_names, name, weights, home=False)
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from evaluation.classifiers import NO_CLASS, Classifier
-from evaluation.home_classifier import agreement
+from evaluation.local_classifier import label_agreement
 from evaluation.mauve import MAX_LENGTH, Mauve, mauve_of_features
-from evaluation.packages import MissingPackage
+from evaluation.optional import MissingPackage
 from evaluation.scorers import Scorer
 
 Matrix = list[list[float]]
@@ -24,7 +24,7 @@ Texts = Mapping[int, Sequence[str]]  # class -> texts
 
 
 @dataclass
-class Classwise:
+class PerClassResult:
     """A row for each class asked for. rows: their numbers."""
 
     rows: list[int]
@@ -59,13 +59,13 @@ def compare(
     references: Mapping[str, Texts],
     features: Features | None = None,
     classifier: Classifier | None = None,
-) -> Classwise:
+) -> PerClassResult:
     """MAUVE of every class's samples against every class's references of each split; what the classifier reads.
 
     Sets are cut to one length, that of the smallest: the number of texts decides a score, and scores of one matrix
     should compare.
     """
-    found = Classwise(sorted(samples))
+    found = PerClassResult(sorted(samples))
     if features is not None:
         try:
             _fill_mauve(found, samples, references, features)
@@ -78,19 +78,19 @@ def compare(
 
 def label_accuracy(classifier: Classifier, texts: Sequence[str], labels: Sequence[int]) -> dict[str, Any]:
     """Share of texts judged of the class that each was asked for: accuracy, n, by_class."""
-    return agreement(classifier.judge(texts), labels, classifier.class_names)
+    return label_agreement(classifier.judge(texts), labels, classifier.class_names)
 
 
-def average(found: Sequence[Classwise]) -> Classwise:
+def average(found: Sequence[PerClassResult]) -> PerClassResult:
     """The mean of the matrices of several seeds, entry by entry, nan left out."""
     first = found[0]
-    mean = Classwise(first.rows, missing=first.missing, scores=[score for one in found for score in one.scores])
+    mean = PerClassResult(first.rows, missing=first.missing, scores=[score for one in found for score in one.scores])
     mean.mauve = {split: _mean([one.mauve[split] for one in found]) for split in first.mauve}
     mean.judged = _mean([one.judged for one in found])
     return mean
 
 
-def _fill_mauve(found: Classwise, samples: Texts, references: Mapping[str, Texts], features: Features) -> None:
+def _fill_mauve(found: PerClassResult, samples: Texts, references: Mapping[str, Texts], features: Features) -> None:
     sets = [*samples.values(), *(texts for classes in references.values() for texts in classes.values())]
     n = min(map(len, sets))
     for split, classes in references.items():

@@ -49,7 +49,7 @@ def distinct1(texts: Sequence[str]) -> float:
     return _mean([len(set(words)) / len(words) if (words := text.split()) else 0.0 for text in texts])
 
 
-def against_references(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def reference_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """diffuseq_bleu (mean of sentences, [0, 1]), dist1 and mean_length in words."""
     pairs = zip(predictions, references, strict=True)
     return {
@@ -59,7 +59,7 @@ def against_references(predictions: Sequence[str], references: Sequence[str]) ->
     }
 
 
-def among_candidates(candidates: Sequence[Sequence[str]]) -> dict[str, float]:
+def candidate_diversity(candidates: Sequence[Sequence[str]]) -> dict[str, float]:
     """diffuseq_self_bleu: mean sentence BLEU of ordered pairs of candidates of a source, low where they differ; div4:
     share of different 4-grams among all of a source. nan for single candidates."""
     rows = [row for row in candidates if len(row) > 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from evaluation.words import ngrams, tokens, vocabulary
+from evaluation.text_tokens import ngrams, tokens, vocabulary
 
 SIZES = (2, 3, 4)  # of the n-grams
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation import diversity, fluency, memorisation, overlap
+from evaluation import diversity, fluency, memorization, overlap
 from evaluation.mauve import mauve
-from evaluation.packages import need
+from evaluation.optional import optional_import
 from evaluation.scorers import Scorer
 from utils.errors import UserError
 
@@ -46,7 +46,7 @@ METRICS: dict[str, Row] = {
     ),
     "memorization": Row(
         "share of 4-grams, and of texts, that stand in the training texts (option training)",
-        lambda p, r, s, training: memorisation.memorization(p, training),
+        lambda p, r, s, training: memorization.memorization(p, training),
     ),
     "bleu": Row("corpus BLEU, cased", lambda p, r, s, **how: {"bleu": overlap.bleu(p, r, **how)}, references=True),
     "rouge": Row("mean ROUGE F-measures", lambda p, r, s, **how: overlap.rouge(p, r, **how), references=True),
@@ -66,9 +66,9 @@ def load(name: str, *, scorer: Scorer | None = None) -> Any:
     row = METRICS[name]
     if row.scorer and scorer is None:
         raise UserError(f"the metric {name} needs a scorer: load({name!r}, scorer=scorers.load(...))")
-    evaluate = need("evaluate", "evaluate", "the metric interface")
-    features = need("datasets", "datasets", "the metric interface").Features
-    text = need("datasets", "datasets", "the metric interface").Value("string")
+    evaluate = optional_import("evaluate", "evaluate", "the metric interface")
+    features = optional_import("datasets", "datasets", "the metric interface").Features
+    text = optional_import("datasets", "datasets", "the metric interface").Value("string")
     columns = {"predictions": text} | ({"references": text} if row.references else {})
 
     class TextMetric(evaluate.Metric):  # type: ignore[name-defined]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.packages import need
+from evaluation.optional import optional_import
 from evaluation.scorers import Scorer
 
 ENOUGH = 1000  # texts a side; below it the score is mostly noise
@@ -40,7 +40,7 @@ class Mauve:
         return {key: value for key, value in asdict(self).items() if key != "score"}
 
 
-def buckets_for(n: int) -> int:
+def num_buckets(n: int) -> int:
     """Clusters for n texts a side: mauve-text's own rule, stated here so that no later version changes the scores."""
     return max(2, round(n / 10))
 
@@ -62,31 +62,31 @@ def mauve_of_features(p: np.ndarray, q: np.ndarray, *, seed: int = SEED) -> Mauv
 
     nan with fewer than two texts a side, where there is nothing to cluster.
     """
-    library = need("mauve", "mauve-text", "MAUVE")
-    limits = need("threadpoolctl", "threadpoolctl", "MAUVE").threadpool_limits
+    library = optional_import("mauve", "mauve-text", "MAUVE")
+    limits = optional_import("threadpoolctl", "threadpoolctl", "MAUVE").threadpool_limits
     n = min(len(p), len(q))
     if n < 2:
-        return Mauve(math.nan, n, buckets_for(n), True, seed)
+        return Mauve(math.nan, n, num_buckets(n), True, seed)
     if np.ptp(np.concatenate([p[:n], q[:n]]), axis=0).max() == 0:
         return Mauve(
-            1.0, n, buckets_for(n), n < ENOUGH, seed
+            1.0, n, num_buckets(n), n < ENOUGH, seed
         )  # one and the same text on both sides: no axis to cluster along
     with _quiet_clustering(), limits(1, user_api="blas"):  # OpenBLAS beside OpenMP: 0.2 s alone, up to 20 s together
         found = library.compute_mauve(
             p_features=p[:n],
             q_features=q[:n],
-            num_buckets=buckets_for(n),
+            num_buckets=num_buckets(n),
             mauve_scaling_factor=SCALING,
             seed=seed,
             verbose=False,
         )
-    return Mauve(min(float(found.mauve), 1.0), n, buckets_for(n), n < ENOUGH, seed)
+    return Mauve(min(float(found.mauve), 1.0), n, num_buckets(n), n < ENOUGH, seed)
 
 
 @contextmanager
 def _quiet_clustering() -> Iterator[None]:
     """faiss warns below 39 points a cluster; the rule of MAUVE gives it 20, always. The clusters stay the same."""
-    faiss = need("faiss", "faiss-cpu", "MAUVE")
+    faiss = optional_import("faiss", "faiss-cpu", "MAUVE")
     original = faiss.Kmeans
     faiss.Kmeans = partial(original, min_points_per_centroid=1)
     try:

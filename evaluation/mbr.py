@@ -16,8 +16,8 @@ from evaluation.overlap import ROUGES, bertscore_each, chrf, exact_match, rouge_
 Utility = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # candidates, the others taken for the truth
 
 
-def _each(agreement: Callable[[str, str], float]) -> Utility:
-    return lambda candidates, others: [agreement(*pair) for pair in zip(candidates, others, strict=True)]
+def _each(label_agreement: Callable[[str, str], float]) -> Utility:
+    return lambda candidates, others: [label_agreement(*pair) for pair in zip(candidates, others, strict=True)]
 
 
 def _rouge(name: str) -> Utility:
@@ -35,7 +35,7 @@ UTILITIES: dict[str, Callable[[str, str, str], Utility]] = {
 }
 
 
-def choose(
+def mbr_select(
     candidates: Sequence[Sequence[str]],
     utility: str = "rouge2",
     *,
@@ -58,9 +58,9 @@ def choose(
         for other in rest
     )
     found = UTILITIES[utility](tokenizer, bertscore_model, device)([a for a, _ in pairs], [b for _, b in pairs])
-    agreement = dict(zip(pairs, found, strict=True))
+    label_agreement = dict(zip(pairs, found, strict=True))
     sums = [
-        [sum(agreement[one, other] for other in rest) for one, rest in zip(row, others, strict=True)]
+        [sum(label_agreement[one, other] for other in rest) for one, rest in zip(row, others, strict=True)]
         for row, others in zip(candidates, against, strict=True)
     ]
     return [row[_best(scores)] for row, scores in zip(candidates, sums, strict=True)]
@@ -85,7 +85,7 @@ def oracle_bleu(candidates: Sequence[Sequence[str]], references: Sequence[str], 
     ]
 
 
-def shuffled(predictions: Sequence[str], seed: int) -> list[str]:
+def shuffle_predictions(predictions: Sequence[str], seed: int) -> list[str]:
     """Every prediction moved to another example: against the references they show what chance alone scores."""
     order = list(range(len(predictions)))
     random.Random(seed).shuffle(order)

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 
 from evaluation.diversity import ngram_diversity, unique_wordcount
 from evaluation.fluency import perplexity
-from evaluation.memorisation import Memory, memorization
-from evaluation.packages import MissingPackage
+from evaluation.memorization import NgramIndex, memorization
+from evaluation.optional import MissingPackage
 from evaluation.scorers import Scorer
-from evaluation.words import is_empty
+from evaluation.text_tokens import is_empty
 
 
 @dataclass(frozen=True)
-class Judges:
+class MetricContext:
     """What texts are judged by."""
 
     scorer: Scorer | None = None
-    training: Memory | None = None
+    training: NgramIndex | None = None
 
 
-Metric = Callable[[Sequence[str], Judges], dict[str, float]]
+Metric = Callable[[Sequence[str], MetricContext], dict[str, float]]
 
 METRICS: dict[str, Metric] = {
     "empty": lambda texts, by: {"empty": sum(map(is_empty, texts))},
@@ -37,7 +37,7 @@ METRICS: dict[str, Metric] = {
 
 
 def measure(
-    texts: Sequence[str], judges: Judges, names: Sequence[str] = tuple(METRICS)
+    texts: Sequence[str], judges: MetricContext, names: Sequence[str] = tuple(METRICS)
 ) -> tuple[dict[str, float], list[str]]:
     """Every metric named, and the packages for want of which some were left out."""
     found: dict[str, float] = {}

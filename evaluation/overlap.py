@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evaluation.packages import need
-from evaluation.words import is_empty
+from evaluation.optional import optional_import
+from evaluation.text_tokens import is_empty
 from utils.errors import UserError
 from utils.hub import lookup
 
@@ -43,7 +43,7 @@ def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
 
 def chrf(prediction: str, reference: str) -> float:
     """chrF2 of one sentence by sacreBLEU, 0 to 100. Popovic 2015."""
-    return need("sacrebleu", "sacrebleu", "chrF").sentence_chrf(prediction, [reference]).score
+    return optional_import("sacrebleu", "sacrebleu", "chrF").sentence_chrf(prediction, [reference]).score
 
 
 def rouge_each(
@@ -158,8 +158,8 @@ def load_bertscore(model: str, device: str) -> None:
 @cache
 def _bertscorer(model: str, num_layers: int | None, device: str) -> tuple[Any, bool]:
     """The package's scorer, and whether it has a baseline for this model."""
-    library = need("bert_score", "bert-score", "BERTScore")
-    transformers = need("transformers", "transformers", "BERTScore")
+    library = optional_import("bert_score", "bert-score", "BERTScore")
+    transformers = optional_import("transformers", "transformers", "BERTScore")
     try:
         config = transformers.AutoConfig.from_pretrained(model, **({} if Path(model).is_dir() else lookup()))
         if num_layers is None and model not in library.utils.model2layers:
@@ -179,12 +179,12 @@ def _bertscorer(model: str, num_layers: int | None, device: str) -> tuple[Any, b
 
 @cache
 def _bleu(tokenizer: str, effective_order: bool) -> Any:
-    return need("sacrebleu.metrics", "sacrebleu", "BLEU").BLEU(tokenize=tokenizer, effective_order=effective_order)
+    return optional_import("sacrebleu.metrics", "sacrebleu", "BLEU").BLEU(tokenize=tokenizer, effective_order=effective_order)
 
 
 @cache
 def _rouge(stem: bool, names: tuple[str, ...]) -> Any:
-    scorer = need("rouge_score.rouge_scorer", "rouge-score", "ROUGE")
+    scorer = optional_import("rouge_score.rouge_scorer", "rouge-score", "ROUGE")
     return scorer.RougeScorer(list(names), use_stemmer=stem)
 
 

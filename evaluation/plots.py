@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.packages import need
+from evaluation.optional import optional_import
 from utils.errors import UserError
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]  # key -> (step, value)
@@ -48,7 +48,7 @@ def read_curves(path: Path | str) -> dict[str, list[tuple[float, float]]]:
 
 def plot(curves: Curves, folder: Path | str) -> list[Path]:
     """Draw loss.png (keys that name a loss, logarithmic) and one picture of each other key, lone points left out."""
-    need("matplotlib", "matplotlib", "drawing curves").use("Agg")  # no window, no display
+    optional_import("matplotlib", "matplotlib", "drawing curves").use("Agg")  # no window, no display
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     groups: dict[str, dict[str, Sequence[tuple[float, float]]]] = defaultdict(dict)
@@ -121,7 +121,7 @@ class HeatMap:
 
 def heat_maps(panels: Sequence[HeatMap], path: Path | str) -> Path:
     """Draw panels beside each other on one scale from 0 to 1, every value written into its field."""
-    need("matplotlib", "matplotlib", "drawing matrices").use("Agg")
+    optional_import("matplotlib", "matplotlib", "drawing matrices").use("Agg")
     from matplotlib.figure import Figure
 
     path = Path(path)
@@ -161,7 +161,7 @@ def against(
     ratios: twice x is as far from x everywhere, and the values of x are its ticks. dashed: names of curves that take
     the colour of the curve before them.
     """
-    need("matplotlib", "matplotlib", "drawing curves").use("Agg")
+    optional_import("matplotlib", "matplotlib", "drawing curves").use("Agg")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _draw(curves, path, logarithmic=False, horizontal=horizontal, vertical=vertical, ratios=ratios, dashed=dashed)

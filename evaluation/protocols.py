@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evaluation import mbr
-from evaluation.diffuseq import against_references, among_candidates
+from evaluation.diffuseq import candidate_diversity, reference_scores
 from evaluation.mauve import Mauve, mauve
-from evaluation.memorisation import Memory
-from evaluation.metrics import Judges, measure
+from evaluation.memorization import NgramIndex
+from evaluation.metrics import MetricContext, measure
+from evaluation.optional import MissingPackage
 from evaluation.overlap import bertscore, bleu, exact_match, rouge
-from evaluation.packages import MissingPackage
 from evaluation.scorers import Scorer
-from utils.runs import package_versions
+from utils.run_folder import package_versions
 
 PACKAGES = ("torch", "transformers", "mauve-text", "faiss-cpu", "scikit-learn", "spacy", "sacrebleu", "rouge-score")
 Result = dict[str, Any]
@@ -28,7 +28,7 @@ Result = dict[str, Any]
 def evaluate_texts(
     samples: Sequence[str],
     references: Mapping[str, Sequence[str]],
-    training: Iterable[str] | Memory,
+    training: Iterable[str] | NgramIndex,
     scorer: Scorer | None,
     *,
     prefix: str = "",
@@ -44,7 +44,7 @@ def evaluate_texts(
     """
     cond = "" if condition is None else f"cond{condition}_"
     memory, missing = _memory(training)
-    numbers, lacking = measure(samples, Judges(scorer, memory))
+    numbers, lacking = measure(samples, MetricContext(scorer, memory))
     result: Result = {f"{prefix}{cond}{key}": value for key, value in numbers.items()}
     scores, without = _mauves({name: (samples, texts) for name, texts in references.items()}, scorer)
     for name, found in scores.items():
@@ -60,7 +60,7 @@ def reference_metrics(
     *,
     split: str,
     num_samples: int | None = None,
-    memory: Memory | None = None,
+    memory: NgramIndex | None = None,
 ) -> Result:
     """The same metrics of real texts, which samples are to be read beside. split: val or test.
 
@@ -70,8 +70,8 @@ def reference_metrics(
     n = min(num_samples or len(references), len(references))
     held_out, first, second = references[:n], training[:n], training[n : 2 * n]
     known, missing = (memory, []) if memory is not None else _memory(training)
-    of_held_out, lacking = measure(held_out, Judges(scorer, known))
-    of_train, _ = measure(first, Judges(scorer, None))
+    of_held_out, lacking = measure(held_out, MetricContext(scorer, known))
+    of_train, _ = measure(first, MetricContext(scorer, None))
     if split == "val" and "unique_wordcount" in of_held_out:
         of_held_out["unique_wordcounts"] = of_held_out["unique_wordcount"]  # the plural is how the key was published
     result: Result = {f"reference/{split}_{key}": value for key, value in of_held_out.items()}
@@ -86,7 +86,7 @@ def evaluate_reconstruction(
     predictions: Sequence[str], references: Sequence[str], scorer: Scorer | None = None, *, prefix: str = ""
 ) -> Result:
     """How well texts come back: cased BLEU and exact match against the raw texts, ROUGE; perplexity given a scorer."""
-    numbers, missing = measure(predictions, Judges(scorer), ("empty", "perplexity"))
+    numbers, missing = measure(predictions, MetricContext(scorer), ("empty", "perplexity"))
     numbers |= {"bleu": bleu(predictions, references), "exact_match": exact_match(predictions, references)}
     numbers |= rouge(predictions, references)
     result: Result = {f"{prefix}{key}": value for key, value in numbers.items()}
@@ -97,7 +97,7 @@ def evaluate_reconstruction(
 def evaluate_pairs(
     candidates: Sequence[Sequence[str]],
     references: Sequence[str],
-    training: Iterable[str] | Memory,
+    training: Iterable[str] | NgramIndex,
     scorer: Scorer | None,
     *,
     prefix: str = "",
@@ -115,7 +115,7 @@ def evaluate_pairs(
     `shuffled_` of predictions of other examples (what chance gives); `stem_` with stemmed words. training: target
     texts. tokenizer: sacreBLEU's, for translation (`intl` into German, `13a` otherwise).
     utility: what candidates agree by, one of mbr.UTILITIES; None: sentence BLEU where a tokenizer is given, else
-    ROUGE-2. chosen: by mbr.choose, where it is known already.
+    ROUGE-2. chosen: by mbr.mbr_select, where it is known already.
     bertscore_model: a hub id or a folder; without it BERTScore is left out. device: of that model.
     """
     if len(candidates) != len(references):
@@ -126,11 +126,11 @@ def evaluate_pairs(
     words = tokenizer or "13a"
     if chosen is None:
         model = {} if bertscore_model is None else {"bertscore_model": bertscore_model}
-        chosen = mbr.choose(candidates, utility, tokenizer=words, device=device, **model)
+        chosen = mbr.mbr_select(candidates, utility, tokenizer=words, device=device, **model)
     first = [row[0] for row in candidates]
-    chance = mbr.shuffled(first, seed)
+    chance = mbr.shuffle_predictions(first, seed)
     memory, missing = _memory(training)
-    numbers, lacking = measure(first, Judges(scorer, memory))
+    numbers, lacking = measure(first, MetricContext(scorer, memory))
     numbers |= rouge(first, references)
     numbers |= {f"stem_{key}": value for key, value in rouge(first, references, stem=True).items()}
     numbers |= {f"shuffled_{key}": value for key, value in rouge(chance, references).items()}
@@ -139,8 +139,8 @@ def evaluate_pairs(
     best = mbr.oracle_bleu(candidates, references, tokenizer=words)
     for kind, texts in {"": first, "mbr_": chosen, "oracle_": best, "shuffled_": chance}.items():
         numbers[f"{kind}sacrebleu"] = bleu(texts, references, tokenizer=words)
-        numbers |= {f"{kind}{key}": value for key, value in against_references(texts, references).items()}
-    numbers |= among_candidates(candidates)
+        numbers |= {f"{kind}{key}": value for key, value in reference_scores(texts, references).items()}
+    numbers |= candidate_diversity(candidates)
     numbers["distinct_candidates"] = _mean([len(set(row)) / len(row) for row in candidates])
     if bertscore_model is not None:
         try:
@@ -190,7 +190,7 @@ def over_seeds(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
     return summary
 
 
-def of_seed(result: Result, seed: int) -> Result:
+def with_seed_suffix(result: Result, seed: int) -> Result:
     """The same result under the keys of one test run, {key}_seed{seed}; "protocol" keeps its name."""
     return {key if key == "protocol" else f"{key}_seed{seed}": value for key, value in result.items()}
 
@@ -225,9 +225,9 @@ def _of(scorer: Scorer | None) -> str:
     return scorer.name if scorer else ""
 
 
-def _memory(training: Iterable[str] | Memory) -> tuple[Memory | None, list[str]]:
+def _memory(training: Iterable[str] | NgramIndex) -> tuple[NgramIndex | None, list[str]]:
     try:
-        return Memory.of(training), []
+        return NgramIndex.of(training), []
     except MissingPackage as error:
         return None, [error.package]
 

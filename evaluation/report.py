@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.runs import write_json, write_text
+from utils.run_folder import write_json, write_text
 
 
 def write(
@@ -19,18 +19,18 @@ def write(
     samples: texts, or records with a text under "text" or "pred" beside others. Numbers that are not finite are null.
     """
     folder = Path(folder)
-    write_json(folder / f"{name}.json", finite(metrics))
+    write_json(folder / f"{name}.json", nan_to_none(metrics))
     write_text(folder / f"{name}.txt", table(metrics) + "\n")
     if samples:
-        write_json(folder / f"{name}-samples.json", finite(list(samples)))
-        write_text(folder / f"{name}-samples.txt", "".join(one_line(_text(sample)) + "\n" for sample in samples))
+        write_json(folder / f"{name}-samples.json", nan_to_none(list(samples)))
+        write_text(folder / f"{name}-samples.txt", "".join(single_line(_text(sample)) + "\n" for sample in samples))
 
 
 def table(metrics: Mapping[str, Any], title: str = "") -> str:
     """Keys and numbers in two columns, with mean and deviation where there are several seeds, then what to mind."""
-    rows = [(plain(key), _number(value)) for key, value in metrics.items() if key != "protocol"]
+    rows = [(strip_control(key), _number(value)) for key, value in metrics.items() if key != "protocol"]
     width = max((len(key) for key, _ in rows), default=0)
-    lines = [plain(title)] if title else []
+    lines = [strip_control(title)] if title else []
     lines += [f"  {key:<{width}}  {number}" for key, number in rows]
     return "\n".join(lines + [f"  note: {note}" for note in notes(metrics)])
 
@@ -55,27 +55,27 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def show(samples: Sequence[str], count: int = 12) -> str:
+def format_samples(samples: Sequence[str], count: int = 12) -> str:
     """The first few texts, numbered, safe to print."""
-    return "\n".join(f"  {i:2d}  {one_line(text) or '(empty)'}" for i, text in enumerate(samples[:count], start=1))
+    return "\n".join(f"  {i:2d}  {single_line(text) or '(empty)'}" for i, text in enumerate(samples[:count], start=1))
 
 
-def plain(text: object) -> str:
+def strip_control(text: object) -> str:
     """A text without control codes, which a terminal would obey, whoever wrote them. Line ends and tabs stay."""
     return "".join(c for c in str(text) if c.isprintable() or c in "\n\t")
 
 
-def one_line(text: object) -> str:
+def single_line(text: object) -> str:
     """A text as one line without control codes."""
-    return " ".join(plain(text).split())
+    return " ".join(strip_control(text).split())
 
 
-def finite(value: Any) -> Any:
+def nan_to_none(value: Any) -> Any:
     """The same data with None for every number that JSON cannot hold."""
     if isinstance(value, Mapping):
-        return {str(key): finite(inner) for key, inner in value.items()}
+        return {str(key): nan_to_none(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
+        return [nan_to_none(inner) for inner in value]
     if hasattr(value, "item") and not isinstance(value, (str, bytes)):  # numbers of numpy and torch
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -92,4 +92,4 @@ def _number(value: Any) -> str:
         return f"{_number(value['mean'])} +- {_number(value['std'])} ({len(value.get('values', ()))} seeds)"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
-    return plain(value)
+    return strip_control(value)

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.home_scorer import FACTS, NAME, quiet, train_small
-from evaluation.kept import kept
-from evaluation.pretrained import refuse_made_up_weights, refuse_seeing_ahead
-from evaluation.words import is_empty
-from utils import tokenizer_identity
+from evaluation.checks import check_causal, check_weights_complete
+from evaluation.disk_cache import cached_arrays
+from evaluation.local_lm import FACTS, NAME, quiet, train_local
+from evaluation.text_tokens import is_empty
+from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.distributed import Ranks, broadcast_object, gather_objects
 from utils.errors import UserError
@@ -35,7 +35,7 @@ from utils.locks import alone
 
 PUBLISHED = {"model_type": "gpt2", "n_layer": 36, "n_embd": 1280, "vocab_size": 50257}  # GPT-2 large
 BATCH_TOKENS = 4096  # padding included: the logits of a 50,000-word vocabulary take 0.8 GB
-REMEMBERED = 16  # feature arrays kept: references are judged again at every evaluation
+FEATURE_CACHE_SIZE = 16  # feature arrays kept: references are judged again at every evaluation
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Scorer:
         limit = getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None) or 1024
         self.max_length = min(max_length or limit, limit)  # tokens, the start token among them
         self.folder: Path | None = None  # where features of references are kept
-        self.ranks: Ranks | None = None  # processes that help, while they do (evaluation.together)
+        self.ranks: Ranks | None = None  # processes that help, while they do (evaluation.distributed)
         self._features: OrderedDict[str, np.ndarray] = OrderedDict()
 
     @property
@@ -75,7 +75,7 @@ class Scorer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of weights and tokenizer: two figures compare only where this agrees."""
-        return _digest([fingerprint(self.model)], tokenizer_identity.fingerprint(self.tokenizer))
+        return _digest([fingerprint(self.model)], tokenizer_fingerprint.fingerprint(self.tokenizer))
 
     def nll(self, texts: Sequence[str]) -> Likelihood:
         """Negative log-likelihood of each text given the start token, in the texts' order."""
@@ -109,9 +109,9 @@ class Scorer:
             return self._features[key]
         folder = self.folder if keep else None
         name = f"features-{self.fingerprint[:16]}-{key[:24]}" if folder else ""
-        found = kept(folder, name, lambda: {"features": self._computed(texts, max_length)})["features"]
+        found = cached_arrays(folder, name, lambda: {"features": self._computed(texts, max_length)})["features"]
         self._features[key] = found
-        while len(self._features) > REMEMBERED:
+        while len(self._features) > FEATURE_CACHE_SIZE:
             self._features.popitem(last=False)
         return found
 
@@ -184,7 +184,7 @@ def load(
         if texts is None or folder is None:
             raise UserError("no scorer: pass --scorer with a folder or a hub id of a causal language model")
         with alone(folder):  # ranks of one run ask for it at once: the first trains it
-            source = train_small(texts, folder, device=device, progress=progress, **training)
+            source = train_local(texts, folder, device=device, progress=progress, **training)
     path = Path(source)
     if not path.is_dir() and (path.is_absolute() or str(source).startswith((".", "~"))):
         raise UserError(
@@ -202,8 +202,8 @@ def load(
             f"scorer {source} cannot be loaded ({_first_line(error)}): --scorer takes a local folder, or a hub id "
             "where the hub is reachable, of a causal language model"
         ) from error
-    refuse_made_up_weights(model, set(found["missing_keys"]), f"scorer {source}", "causal language model")
-    refuse_seeing_ahead(model.eval(), f"scorer {source}")
+    check_weights_complete(model, set(found["missing_keys"]), f"scorer {source}", "causal language model")
+    check_causal(model.eval(), f"scorer {source}")
     home = (path / FACTS).is_file()
     published = all(getattr(model.config, key, None) == value for key, value in PUBLISHED.items())
     name = NAME if home else str(source).rstrip("/").split("/")[-1]

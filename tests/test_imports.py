@@ -34,7 +34,7 @@ FLOORS: dict[str, set[str]] = {
     "inputs": {"flags", "building"},
     "sampling": {"flags", "building", "inputs"},
     "training": {"flags", "building", "inputs", "sampling", *SHARED},
-    "judging": {"flags", "building", "inputs", "sampling", *SHARED},
+    "evaluators": {"flags", "building", "inputs", "sampling", *SHARED},
 }
 # Seconds and hundreds of megabytes each, or absent from lean installations: imported inside the functions that need
 # them, so that training needs none of them and --help answers at once.

@@ -119,7 +119,7 @@ def folders(model, data, vocabulary, tmp_path_factory) -> dict[str, Path]:
 
 def embeddings_run(folder: Path, corpus: str, data: Path, vocabulary: Path) -> Path:
     from latent_models.tokenizers.files import load_tokenizer
-    from utils.tokenizer_identity import fingerprint
+    from utils.tokenizer_fingerprint import fingerprint
 
     argv = ["--latent_space", "embeddings", "--dataset_name", corpus, "--data_dir", str(data)]
     facts = {"tokenizer_fingerprint": fingerprint(load_tokenizer(str(vocabulary), 64))}
@@ -131,14 +131,14 @@ def embeddings_run(folder: Path, corpus: str, data: Path, vocabulary: Path) -> P
 def trained(data, tmp_path_factory) -> Path:
     """A run of embeddings with a checkpoint, small and hardly trained, on a chain of 2,000 steps."""
     import train_text_diffusion
-    from evaluation import home_scorer
+    from evaluation import local_lm
 
     folder = tmp_path_factory.mktemp("trained") / "run"
     network = "--max_seq_len 10 --embedding_dim 8 --tx_dim 64 --tx_depth 1 --device cpu"
     short = "--num_train_steps 2 --train_batch_size 4 --num_samples 4 --sampling_timesteps 2 --no_wandb"
     argv = f"--latent_space embeddings --dataset_name simple {network} {short}".split()
     scorer = folder.parent / "scorer"
-    home_scorer.train_small(TEXTS, scorer, steps=2, width=32, layers=1, heads=2, vocab_size=100, max_length=32)
+    local_lm.train_local(TEXTS, scorer, steps=2, width=32, layers=1, heads=2, vocab_size=100, max_length=32)
     argv += ["--scorer", str(scorer)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["program", *argv, "--data_dir", str(data), "--output_dir", str(folder)])

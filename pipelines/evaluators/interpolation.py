@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from evaluation.metrics import Judges, measure
+from evaluation.metrics import MetricContext, measure
 from evaluation.protocols import Result, protocol
 from evaluation.scorers import Scorer
 from latent_models.decoding import DECODING
@@ -35,7 +35,7 @@ def nearest(x0: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def middles(
+def midpoints(
     space: LatentSpace,
     data: TokenSplit,
     rows: Tensor,
@@ -49,7 +49,7 @@ def middles(
     """
     found: list[tuple[Tensor, Tensor]] = []
     with autocast():
-        for part, batch in data.by_length(batch_size, rows):
+        for part, batch in data.length_sorted_batches(batch_size, rows):
             found.append((part, space.encode(batch.to(device)).x0.float()))
     order = torch.cat([part for part, _ in found]).argsort()
     x0 = torch.cat([x0 for _, x0 in found])[order[rows.argsort().argsort()].to(device)]  # in the order of rows
@@ -79,7 +79,7 @@ def written(
     return texts
 
 
-def evaluate_midpoints(
+def evaluate_interpolation(
     texts: Sequence[str], ends: Sequence[str], neighbours: Sequence[int], scorer: Scorer, *, prefix: str
 ) -> Result:
     """Perplexity and diversity of middles, and of the texts that they lie between (reference/midpoints_*).
@@ -87,8 +87,8 @@ def evaluate_midpoints(
     copies: the share of middles that are one of their two ends, word for word. ends: the texts themselves, in the order
     of the middles; neighbours: their rows.
     """
-    found, missing = measure(texts, Judges(scorer), JUDGED)
-    real, _ = measure(ends, Judges(scorer), JUDGED)
+    found, missing = measure(texts, MetricContext(scorer), JUDGED)
+    real, _ = measure(ends, MetricContext(scorer), JUDGED)
     pairs = zip(texts, ends, neighbours, strict=True)
     found["copies"] = sum(text in (end, ends[other]) for text, end, other in pairs) / max(1, len(texts))
     result: Result = {f"{prefix}{key}": value for key, value in found.items()}

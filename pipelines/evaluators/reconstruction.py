@@ -12,10 +12,10 @@ from latent_models.language_models import LanguageModel
 from latent_models.spaces import LatentSpace
 from pipelines.data.tokens import TokenSplit
 from utils.distributed import Ranks, gather_objects
+from utils.preemption import give_way
 from utils.progress import Progress
 from utils.records import Batch
 from utils.seeding import derive
-from utils.stop import give_way
 
 Decode = Callable[[Batch, str], list[str]]  # (batch, strategy) -> texts
 
@@ -37,7 +37,7 @@ def reconstruct(
     ranks = ranks or Ranks(device=device)
     written: dict[int, str] = {}
     with Progress(title, len(rows), unit="text", quiet=quiet) as bar, autocast():
-        for i, (part, batch) in enumerate(data.by_length(batch_size, rows)):
+        for i, (part, batch) in enumerate(data.length_sorted_batches(batch_size, rows)):
             give_way()
             if i % ranks.world == ranks.rank:
                 # what a sampling strategy draws depends on the batch alone, not on the process
@@ -51,12 +51,12 @@ def reconstruct(
     return [written[row] for row in rows.tolist()]
 
 
-def through_latents(space: LatentSpace, max_length: int) -> Decode:
+def via_latents(space: LatentSpace, max_length: int) -> Decode:
     """Text -> latents -> text."""
     return lambda batch, strategy: space.decode(space.encode(batch), max_length=max_length, **DECODING[strategy])
 
 
-def through_states(model: LanguageModel, max_length: int) -> Decode:
+def via_encoder(model: LanguageModel, max_length: int) -> Decode:
     """Text -> encoder states -> text: what the language model alone makes of it."""
 
     def decode(batch: Batch, strategy: str) -> list[str]:

@@ -9,7 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face 
 import pytest
 
 from evaluation import scorers
-from evaluation.home_scorer import train_small
+from evaluation.local_lm import train_local
 
 NAMES = ("Ann", "Tom", "Eva", "Ben")
 ANIMALS = ("dog", "cat", "fox", "hen", "owl")
@@ -26,7 +26,7 @@ def stories() -> list[str]:
 
 @pytest.fixture(scope="session")
 def home_folder(tmp_path_factory, stories):
-    return train_small(
+    return train_local(
         stories,
         tmp_path_factory.mktemp("scorer") / "home",
         width=32,

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from evaluation import classifiers, home_classifier
+from evaluation import classifiers, local_classifier
 from evaluation.classifiers import NO_CLASS
 from utils.errors import UserError
 
@@ -20,7 +20,7 @@ TEXTS, LABELS = ANIMALS + SKIES, [0] * len(ANIMALS) + [1] * len(SKIES)
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier") / "home"
-    return home_classifier.train_small(TEXTS, LABELS, NAMES, folder, held_out=(TEXTS[::3], LABELS[::3]))
+    return local_classifier.train_local(TEXTS, LABELS, NAMES, folder, held_out=(TEXTS[::3], LABELS[::3]))
 
 
 def test_a_home_classifier_tells_its_classes_apart(home):
@@ -32,7 +32,7 @@ def test_a_home_classifier_tells_its_classes_apart(home):
 
 
 def test_it_is_saved_with_what_it_learned_from(home):
-    facts = json.loads((home / home_classifier.FACTS).read_text())
+    facts = json.loads((home / local_classifier.FACTS).read_text())
     assert facts["comparable"] is False and facts["class_names"] == list(NAMES)
     assert facts["held_out"]["accuracy"] == 1 and facts["held_out"]["n"] == len(TEXTS[::3])
     protocol = classifiers.load(home, NAMES).protocol()
@@ -40,20 +40,20 @@ def test_it_is_saved_with_what_it_learned_from(home):
 
 
 def test_the_same_corpus_gives_the_same_classifier_and_another_one_another(home, tmp_path):
-    before = (home / home_classifier.WEIGHTS).stat().st_mtime_ns
-    assert home_classifier.train_small(TEXTS, LABELS, NAMES, home, held_out=(TEXTS[::3], LABELS[::3])) == home
-    assert (home / home_classifier.WEIGHTS).stat().st_mtime_ns == before, "trained again though it was there"
-    again = home_classifier.train_small(TEXTS, LABELS, NAMES, tmp_path / "again")
-    other = home_classifier.train_small(TEXTS, LABELS, NAMES, tmp_path / "other", strictness=0.1)
+    before = (home / local_classifier.WEIGHTS).stat().st_mtime_ns
+    assert local_classifier.train_local(TEXTS, LABELS, NAMES, home, held_out=(TEXTS[::3], LABELS[::3])) == home
+    assert (home / local_classifier.WEIGHTS).stat().st_mtime_ns == before, "trained again though it was there"
+    again = local_classifier.train_local(TEXTS, LABELS, NAMES, tmp_path / "again")
+    other = local_classifier.train_local(TEXTS, LABELS, NAMES, tmp_path / "other", strictness=0.1)
     prints = [classifiers.load(folder, NAMES).fingerprint for folder in (home, again, other)]
     assert prints[0] == prints[1] != prints[2]
-    home_classifier.train_small(SKIES + ANIMALS, [0] * len(SKIES) + [1] * len(ANIMALS), NAMES, tmp_path / "again")
+    local_classifier.train_local(SKIES + ANIMALS, [0] * len(SKIES) + [1] * len(ANIMALS), NAMES, tmp_path / "again")
     assert classifiers.load(tmp_path / "again", NAMES).judge(["A cat ate."]) == [1], "replaced by that of the new texts"
 
 
 def test_the_optimum_is_reached(home):
     """At the minimum of a penalised likelihood the biases' gradient is nought: mean probabilities are the shares."""
-    model = home_classifier.load_small(home)
+    model = local_classifier.load_local(home)
     shares = model(TEXTS).softmax(1).mean(0)
     torch.testing.assert_close(shares[1], torch.tensor(len(SKIES) / len(TEXTS)), atol=1e-3, rtol=0)
     alone = model([TEXTS[0]])
@@ -63,11 +63,11 @@ def test_the_optimum_is_reached(home):
 
 def test_mistakes_are_said_in_one_line(home, tmp_path):
     with pytest.raises(UserError, match="two classes at least"):
-        home_classifier.train_small(ANIMALS, [0] * len(ANIMALS), NAMES, tmp_path / "one")
+        local_classifier.train_local(ANIMALS, [0] * len(ANIMALS), NAMES, tmp_path / "one")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="something other than a classifier"):
-        home_classifier.train_small(TEXTS, LABELS, NAMES, tmp_path / "taken")
+        local_classifier.train_local(TEXTS, LABELS, NAMES, tmp_path / "taken")
     assert (tmp_path / "taken" / "notes.txt").read_text() == "mine"
     with pytest.raises(UserError, match="knows the classes animal, weather, and the corpus has sports, world"):
         classifiers.load(home, ("sports", "world"))

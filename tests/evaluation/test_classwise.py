@@ -73,7 +73,7 @@ def test_an_empty_sample_is_of_no_class_and_one_text_has_no_mauve(judge, scorer)
 
 
 def test_seeds_are_averaged(found):
-    other = classwise.Classwise([0, 1, 2], {"val": [[math.nan] * 3] * 3}, [[0, 1, 0, 0]] * 3)
+    other = classwise.PerClassResult([0, 1, 2], {"val": [[math.nan] * 3] * 3}, [[0, 1, 0, 0]] * 3)
     mean = classwise.average([found, other])
     assert mean.mauve == found.mauve
     assert mean.judged == [[0.5, 0.5, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0]]

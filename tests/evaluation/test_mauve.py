@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.mauve import buckets_for, mauve, mauve_of_features
+from evaluation.mauve import mauve, mauve_of_features, num_buckets
 
 
 def gaussian(n, shift=0.0, seed=0, width=8):
@@ -40,7 +40,7 @@ def test_mauve_records_its_protocol():
 
 
 def test_buckets():
-    assert [buckets_for(n) for n in (0, 16, 100, 1000, 5000)] == [2, 2, 10, 100, 500]
+    assert [num_buckets(n) for n in (0, 16, 100, 1000, 5000)] == [2, 2, 10, 100, 500]
 
 
 def test_mauve_of_texts(scorer, stories):

@@ -71,15 +71,15 @@ def test_self_bleu_ends():
 def test_mbr_chooses_the_one_that_agrees():
     row = ["a dog ran to the river", "the cat sat on the mat", "the cat sat on a mat", "the cat sat on the rug"]
     for utility in ("rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "chrf"):
-        assert mbr.choose([row, row[:1], ["", ""]], utility) == [row[1], row[0], ""]
+        assert mbr.mbr_select([row, row[:1], ["", ""]], utility) == [row[1], row[0], ""]
     with pytest.raises(ValueError, match="utility"):
-        mbr.choose([row], "taste")
+        mbr.mbr_select([row], "taste")
 
 
 def test_mbr_by_exact_match_counts_votes_and_by_bertscore_needs_its_model(bert_folder):
-    assert mbr.choose([["a", "b", "c", "b"], ["x", "y"]], "exact_match") == ["b", "x"]
+    assert mbr.mbr_select([["a", "b", "c", "b"], ["x", "y"]], "exact_match") == ["b", "x"]
     row = ["the cat sat", "a dog ran far away", "the cat sat"]
-    assert mbr.choose([row, ["alone"]], "bertscore", bertscore_model=bert_folder) == ["the cat sat", "alone"]
+    assert mbr.mbr_select([row, ["alone"]], "bertscore", bertscore_model=bert_folder) == ["the cat sat", "alone"]
     assert set(mbr.UTILITIES) == set(UTILITIES)
 
 
@@ -90,7 +90,7 @@ def test_every_pair_of_texts_is_compared_once(monkeypatch):
         return lambda ones, others: seen.extend(zip(ones, others, strict=True)) or [0.0] * len(ones)
 
     monkeypatch.setitem(mbr.UTILITIES, "rouge1", count)
-    assert mbr.choose([["a", "a", "b"], ["a", "b"]], "rouge1") == ["a", "a"]
+    assert mbr.mbr_select([["a", "a", "b"], ["a", "b"]], "rouge1") == ["a", "a"]
     assert sorted(seen) == [("a", "a"), ("a", "b"), ("b", "a")]
 
 
@@ -111,11 +111,11 @@ def test_rows_and_shuffling():
     with pytest.raises(ValueError, match="rows of 4"):
         mbr.rows(list("abcdef"), 4)
     texts = list("abcdefgh")
-    assert mbr.shuffled(texts, 1) == mbr.shuffled(texts, 1) != texts
-    assert sorted(mbr.shuffled(texts, 1)) == texts == list("abcdefgh")
+    assert mbr.shuffle_predictions(texts, 1) == mbr.shuffle_predictions(texts, 1) != texts
+    assert sorted(mbr.shuffle_predictions(texts, 1)) == texts == list("abcdefgh")
     for seed in range(20):  # chance must not contain a right answer
-        assert all(a != b for a, b in zip(mbr.shuffled(texts, seed), texts, strict=True))
-    assert mbr.shuffled(["alone"], 1) == ["alone"] and mbr.shuffled([], 1) == []
+        assert all(a != b for a, b in zip(mbr.shuffle_predictions(texts, seed), texts, strict=True))
+    assert mbr.shuffle_predictions(["alone"], 1) == ["alone"] and mbr.shuffle_predictions([], 1) == []
 
 
 @pytest.fixture(scope="module")

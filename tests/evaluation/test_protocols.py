@@ -6,15 +6,15 @@ import pytest
 
 from evaluation import metrics, protocols
 from evaluation.mauve import mauve
-from evaluation.memorisation import Memory
-from evaluation.packages import MissingPackage, need
+from evaluation.memorization import NgramIndex
+from evaluation.optional import MissingPackage, optional_import
 from evaluation.protocols import (
     evaluate_pairs,
     evaluate_reconstruction,
     evaluate_texts,
-    of_seed,
     over_seeds,
     reference_metrics,
+    with_seed_suffix,
 )
 from utils.errors import UserError
 
@@ -46,7 +46,7 @@ def test_keys_of_samples_of_a_class(scorer, stories):
 
 
 def test_result_carries_its_protocol(scorer, stories):
-    found = evaluate_texts(stories[:40], {"val": stories[40:]}, Memory(stories), scorer)
+    found = evaluate_texts(stories[:40], {"val": stories[40:]}, NgramIndex(stories), scorer)
     facts = found["protocol"]
     assert facts["scorer"] == "home" and facts["fingerprint"] == scorer.fingerprint and facts["comparable"] is False
     assert facts["n"] == 40 and facts["buckets"] == 4 and facts["seed"] == 25 and facts["small_n"] is True
@@ -70,7 +70,7 @@ def test_without_a_scorer(stories):
 
 def test_a_missing_package_is_said_and_the_rest_is_measured(scorer, stories, monkeypatch):
     def absent(texts, judges):
-        need("no_such_package_here", "no-such-package", "this metric")
+        optional_import("no_such_package_here", "no-such-package", "this metric")
 
     monkeypatch.setitem(metrics.METRICS, "diversity", absent)
     found = evaluate_texts(stories[:5], {}, stories, scorer)
@@ -100,7 +100,7 @@ def test_keys_of_references_for_validation(scorer, stories):
 
 
 def test_keys_of_references_for_the_test(scorer, stories):
-    found = reference_metrics(stories[:20], stories[20:], scorer, split="test", memory=Memory(stories[:20]))
+    found = reference_metrics(stories[:20], stories[20:], scorer, split="test", memory=NgramIndex(stories[:20]))
     published = {
         "test_perplexity",
         "home_train_test_mauve",
@@ -166,7 +166,7 @@ def test_over_seeds():
 
 
 def test_keys_of_a_seed():
-    assert of_seed({"a": 1, "protocol": {}}, 42) == {"a_seed42": 1, "protocol": {}}
+    assert with_seed_suffix({"a": 1, "protocol": {}}, 42) == {"a_seed42": 1, "protocol": {}}
 
 
 def test_protocol_names_the_smallest_comparison(scorer, stories):

@@ -49,8 +49,8 @@ def test_table_of_several_seeds():
 
 
 def test_terminal_is_given_no_control_codes():
-    assert report.plain("a\x1b]0;evil\x07b\u202ec\x00\r") == "a]0;evilbc"
-    assert report.show(["", "x\ny"]) == "   1  (empty)\n   2  x y"
+    assert report.strip_control("a\x1b]0;evil\x07b\u202ec\x00\r") == "a]0;evilbc"
+    assert report.format_samples(["", "x\ny"]) == "   1  (empty)\n   2  x y"
     assert "\x1b" not in report.table({"\x1b[2Jkey": "\x1b[2Jvalue"})
 
 

@@ -11,7 +11,7 @@ from tokenizers import models, normalizers
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from evaluation import scorers
-from evaluation.home_scorer import FACTS, HomeScorerOptions, _batches, _lr_factor, train_small
+from evaluation.local_lm import FACTS, LocalLMOptions, _batches, _lr_factor, train_local
 from evaluation.scorers import Scorer
 from utils.errors import UserError
 
@@ -136,13 +136,13 @@ def test_home_scorer_knows_every_text(scorer):
 def test_home_scorer_is_found_again_and_made_anew_when_texts_change(tmp_path, stories):
     folder, lines = tmp_path / "s", []
     how = dict(width=16, layers=1, heads=1, steps=2, batch=4, max_length=32, progress=lines.append)
-    train_small(stories, folder, **how)
+    train_local(stories, folder, **how)
     assert lines and "steps/s" in lines[0] and "left" in lines[0]
     lines.clear()
     before = scorers.load(folder).fingerprint
-    train_small(stories, folder, **how)
+    train_local(stories, folder, **how)
     assert lines == []
-    train_small(stories[:9], folder, **how)
+    train_local(stories[:9], folder, **how)
     assert lines != [] and scorers.load(folder).fingerprint != before
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
@@ -157,7 +157,7 @@ def test_same_seed_same_home_scorer(tmp_path, stories):
 def test_home_scorer_leaves_other_folders_alone(tmp_path, stories):
     (tmp_path / "mine.txt").write_text("dear")
     with pytest.raises(UserError, match="something other"):
-        train_small(stories, tmp_path, steps=1)
+        train_local(stories, tmp_path, steps=1)
     assert (tmp_path / "mine.txt").read_text() == "dear"
 
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path):
     with pytest.raises(UserError, match="--scorer"):
         scorers.load(None)
     with pytest.raises(UserError, match="empty"):
-        train_small(["", " "], tmp_path / "x")
+        train_local(["", " "], tmp_path / "x")
 
 
 def test_published_scorer_is_known_by_its_layout(tmp_path, scorer):
@@ -191,7 +191,7 @@ def test_batches_hold_every_row_once_within_the_budget():
 
 
 def test_training_batches_are_whole_epochs():
-    options = HomeScorerOptions(batch=8, steps=10)
+    options = LocalLMOptions(batch=8, steps=10)
     batches = _batches([i % 7 + 1 for i in range(40)], options)
     assert len(batches) == 10
     for epoch in (batches[:5], batches[5:]):

@@ -8,8 +8,8 @@ import pytest
 
 from evaluation.diversity import ngram_diversity, unique_wordcount
 from evaluation.fluency import perplexity
-from evaluation.memorisation import Memory, memorization
-from evaluation.words import ngrams, tokens, vocabulary
+from evaluation.memorization import NgramIndex, memorization
+from evaluation.text_tokens import ngrams, tokens, vocabulary
 
 
 def test_vocabulary_is_that_of_scikit_learn(stories):
@@ -76,7 +76,7 @@ def test_memorization_equals_sets_of_tuples():
     grams = [gram for text in texts for gram in ngrams(text.split(), 4)]
     expected = sum(gram in seen for gram in grams) / len(grams)
     assert 0.1 < expected < 1
-    assert memorization(texts, Memory(training))["memorization"] == pytest.approx(expected)
+    assert memorization(texts, NgramIndex(training))["memorization"] == pytest.approx(expected)
 
 
 def test_memorization_survives_nothing():
@@ -89,8 +89,8 @@ def test_memorization_survives_nothing():
 
 
 def test_memory_is_handed_through():
-    memory = Memory(["a b c d"])
-    assert Memory.of(memory) is memory and memory.size == 1
+    memory = NgramIndex(["a b c d"])
+    assert NgramIndex.of(memory) is memory and memory.size == 1
 
 
 def test_perplexity_is_the_mean_over_texts(scorer):

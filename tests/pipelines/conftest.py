@@ -101,7 +101,7 @@ def tales_folder(tmp_path_factory) -> Path:
 def programs(tales_folder, tmp_path_factory) -> Programs:
     texts = [line.split('"')[3] for line in (tales_folder / "train.jsonl").read_text().splitlines()]
     scorer = tmp_path_factory.mktemp("scorer") / "home"
-    local_lm.train_small(texts, scorer, steps=10, width=32, layers=1, heads=2, vocab_size=300, max_length=64)
+    local_lm.train_local(texts, scorer, steps=10, width=32, layers=1, heads=2, vocab_size=300, max_length=64)
     return Programs(tales_folder, scorer)
 
 

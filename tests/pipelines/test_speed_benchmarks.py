@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import annealing, decoding, drafting, loss_tables, quality_speed, throughput
 from benchmarks.quality_speed import BASELINE, different, differs, summarise, sweep, title
-from evaluation import home_scorer
+from evaluation import local_lm
 from pipelines.flags.presets import PRESETS
 from utils.errors import UserError
 
@@ -119,12 +119,12 @@ def test_classes_are_told_and_a_run_of_pairs_is_refused(programs, chain, tales_f
 
 def test_no_schedule_pays_for_what_judges_them_all(programs, chain, tmp_path, monkeypatch):
     """The first run would train a scorer at its first evaluation, and its seconds, the plain run's, would count it."""
-    small = partial(home_scorer.HomeScorerOptions, steps=3, width=32, layers=1, heads=2)
-    monkeypatch.setattr(home_scorer, "HomeScorerOptions", small)
+    small = partial(local_lm.LocalLMOptions, steps=3, width=32, layers=1, heads=2)
+    monkeypatch.setattr(local_lm, "HomeScorerOptions", small)
     flags = f"{programs.data} --latent_model_path {chain / 'ae'} --device cpu".split()
     assert annealing.own_scorer(tmp_path, [*flags, "--scorer", str(programs.scorer)]) is None
     assert annealing.own_scorer(tmp_path, flags) == tmp_path / "scorer"
-    assert (tmp_path / "scorer" / home_scorer.FACTS).is_file()
+    assert (tmp_path / "scorer" / local_lm.FACTS).is_file()
 
 
 @pytest.mark.slow

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation import memorisation
 from evaluation.classwise import Features, compare
-from evaluation.kept import kept
+from evaluation.disk_cache import cached_arrays
 from evaluation.mauve import mauve
-from evaluation.memorisation import Memory
+from evaluation.memorization import NgramIndex
 from evaluation.protocols import reference_metrics
 
 TEXTS = ["the dog ran home on a sunny day", "a cat sat on the warm red mat", "we all went to the old sea"]
@@ -20,38 +19,38 @@ def forbidden():
 
 
 def test_arrays_are_made_once_and_read_again(tmp_path):
-    first = kept(tmp_path, "a", lambda: {"x": np.arange(3)})
-    again = kept(tmp_path, "a", forbidden)
+    first = cached_arrays(tmp_path, "a", lambda: {"x": np.arange(3)})
+    again = cached_arrays(tmp_path, "a", forbidden)
     assert np.array_equal(first["x"], again["x"]) and [p.name for p in tmp_path.iterdir()] == ["a.npz"]
-    assert kept(None, "", lambda: {"x": np.ones(1)})["x"] == 1
+    assert cached_arrays(None, "", lambda: {"x": np.ones(1)})["x"] == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a file of arrays", None])
 def test_a_damaged_file_is_made_anew(tmp_path, damage):
-    kept(tmp_path, "a", lambda: {"x": np.arange(3)})
+    cached_arrays(tmp_path, "a", lambda: {"x": np.arange(3)})
     path = tmp_path / "a.npz"
     path.write_bytes(path.read_bytes()[:40] if damage is None else damage)
-    assert kept(tmp_path, "a", lambda: {"x": np.arange(4)})["x"].tolist() == [0, 1, 2, 3]
-    assert kept(tmp_path, "a", forbidden)["x"].tolist() == [0, 1, 2, 3]
+    assert cached_arrays(tmp_path, "a", lambda: {"x": np.arange(4)})["x"].tolist() == [0, 1, 2, 3]
+    assert cached_arrays(tmp_path, "a", forbidden)["x"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path):
     (tmp_path / "file").write_text("")
-    assert kept(tmp_path / "file" / "below", "a", lambda: {"x": np.ones(1)})["x"] == 1
+    assert cached_arrays(tmp_path / "file" / "below", "a", lambda: {"x": np.ones(1)})["x"] == 1
 
 
 def test_ngrams_of_training_texts_are_counted_once(tmp_path, monkeypatch):
-    one = Memory(TEXTS, tmp_path)
-    monkeypatch.setattr(Memory, "_hashes", lambda self, texts: forbidden())
-    again = Memory(TEXTS, tmp_path)
+    one = NgramIndex(TEXTS, tmp_path)
+    monkeypatch.setattr(NgramIndex, "_hashes", lambda self, texts: forbidden())
+    again = NgramIndex(TEXTS, tmp_path)
     for text in (*TEXTS, "the dog ran home to the sea"):
-        assert one.knows(text).tolist() == again.knows(text).tolist() and one.holds(text) == again.holds(text)
+        assert one.known_ngrams(text).tolist() == again.known_ngrams(text).tolist() and one.contains_text(text) == again.contains_text(text)
     assert again.size == 3
     with pytest.raises(AssertionError, match="nothing is to be made"):
-        Memory([*TEXTS, "another"], tmp_path)
-    monkeypatch.setattr(memorisation, "tokenizer_version", lambda: "spacy 99")
+        NgramIndex([*TEXTS, "another"], tmp_path)
+    monkeypatch.setattr(memorization, "tokenizer_version", lambda: "spacy 99")
     with pytest.raises(AssertionError, match="nothing is to be made"):
-        Memory(TEXTS, tmp_path)  # words are what a tokenizer makes of texts
+        NgramIndex(TEXTS, tmp_path)  # words are what a tokenizer makes of texts
 
 
 def test_features_of_references_are_computed_once(scorer, tmp_path, monkeypatch):

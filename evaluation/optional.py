@@ -20,7 +20,7 @@ class MissingPackage(UserError):
         self.package = package
 
 
-def need(module: str, package: str, purpose: str) -> Any:
+def optional_import(module: str, package: str, purpose: str) -> Any:
     """Import `module`, which pip installs as `package`; MissingPackage where it is absent."""
     try:
         return import_module(module)

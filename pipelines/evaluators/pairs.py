@@ -16,18 +16,18 @@ from dataset_utils.corpus import Corpus, Split
 from evaluation import mbr, report
 from evaluation.classifiers import Classifier
 from evaluation.classwise import label_accuracy
-from evaluation.metrics import Judges, measure
+from evaluation.metrics import MetricContext, measure
 from evaluation.options import BLEU_TOKENIZERS, ClassOptions, EvaluationOptions, PairOptions
 from evaluation.overlap import load_bertscore
-from evaluation.protocols import evaluate_pairs, of_seed, over_seeds
+from evaluation.protocols import evaluate_pairs, over_seeds, with_seed_suffix
+from pipelines.evaluators.classes import load_classifier
+from pipelines.evaluators.unconditional import SHORT, TEST_SEEDS, Evaluator
 from pipelines.job import Job
-from pipelines.judging.evaluate import SHORT, TEST_SEEDS, Evaluator
-from pipelines.judging.evaluate_classes import load_classifier
 from pipelines.sampling.classes import PRIOR, choose
 from pipelines.sampling.generate import TextGenerator
 from pipelines.sampling.sources import Sources, Tell
 from utils.errors import UserError
-from utils.runs import write_json
+from utils.run_folder import write_json
 from utils.seeding import generator as seeded
 
 SHOWN = 4  # sources in the log
@@ -56,8 +56,8 @@ class PairEvaluator(Evaluator):
             if name.endswith("bertscore") and self.pairs.bertscore_model is None:
                 raise UserError(f"--{flag} {name} needs a model: name one with --bertscore_model")
 
-    def load_judges(self) -> None:
-        super().load_judges()
+    def load_models(self) -> None:
+        super().load_models()
         if self.pairs.bertscore_model is not None:
             load_bertscore(self.pairs.bertscore_model, str(self.job.device))
         if self.classes.classifier:
@@ -77,7 +77,7 @@ class PairEvaluator(Evaluator):
                 )
                 job.say(f"step {step}, {strategy}:\n{show(records)}")
             job.log.record(_numbers(result), step)
-            write_json(job.folder / "metrics.json", report.finite({"step": step, **result}))
+            write_json(job.folder / "metrics.json", report.nan_to_none({"step": step, **result}))
             job.say(self.table(result, f"step {step}"))
             value = result[PREFIX + self._guide() + self.best_metric]
             score = None if math.isnan(value) else (self.best_metric, value)
@@ -98,7 +98,7 @@ class PairEvaluator(Evaluator):
             self.job.say(self.table(result, f"seed {seed}, {split} split", split))
             results.append(result)
         summary = over_seeds(results)
-        named = {k: v for s, r in zip(seeds, results, strict=True) for k, v in of_seed(r, s).items()}
+        named = {k: v for s, r in zip(seeds, results, strict=True) for k, v in with_seed_suffix(r, s).items()}
         final = results[0] if len(seeds) == 1 else {**named, **summary}
         if self.job.ranks.main:
             report.write(folder, f"eval-{split}", final)
@@ -116,7 +116,7 @@ class PairEvaluator(Evaluator):
         drawn = self.generator.candidates(
             len(part), k, seed, self.strategies, self._told(sources, seed, asked), quiet=self.job.quiet
         )
-        result, samples = self.by_main(lambda: self._judged(drawn, part, split, seed))
+        result, samples = self.on_rank0(lambda: self._judged(drawn, part, split, seed))
         result |= self.generator.watch.facts()
         result["protocol"] |= {"seed": seed, "split": split, **self._sampling_facts()}
         if asked is not None:
@@ -136,7 +136,7 @@ class PairEvaluator(Evaluator):
         result: dict[str, Any] = {}
         samples: dict[str, list[dict[str, Any]]] = {}
         for strategy, rows in drawn.items():
-            chosen = mbr.choose(
+            chosen = mbr.mbr_select(
                 rows, self.utility, tokenizer=self.tokenizer, bertscore_model=model or "", device=device
             )
             result |= evaluate_pairs(
@@ -147,7 +147,7 @@ class PairEvaluator(Evaluator):
                 {"source": s, "reference": t, "sample": row[0], "chosen": best, "candidates": row}
                 for s, t, row, best in zip(sources, part.texts, rows, chosen, strict=True)
             ]
-        numbers, _ = measure(part.texts, Judges(self.scorer, self.memory))
+        numbers, _ = measure(part.texts, MetricContext(self.scorer, self.memory))
         result |= {f"reference/{SHORT[split]}_{key}": value for key, value in numbers.items()}
         return result, samples
 
@@ -219,7 +219,7 @@ def show(records: Sequence[Mapping[str, Any]]) -> str:
     """The first few sources with what was made of them, safe to print."""
     lines = []
     for record in records[:SHOWN]:
-        lines += [f"  {name:<10}{report.one_line(record[name]) or '(empty)'}" for name in
+        lines += [f"  {name:<10}{report.single_line(record[name]) or '(empty)'}" for name in
                   ("source", "reference", "sample", "chosen")] + [""]  # fmt: skip
     return "\n".join(lines[:-1])
 

@@ -17,17 +17,17 @@ from dataset_utils.corpus import Corpus
 from diffusion.options import SamplingOptions
 from diffusion.samplers import network_calls
 from evaluation import report, scorers
-from evaluation.memorisation import Memory
+from evaluation.distributed import on_rank0
+from evaluation.memorization import NgramIndex
 from evaluation.options import EvaluationOptions
-from evaluation.protocols import evaluate_texts, of_seed, over_seeds, reference_metrics
+from evaluation.protocols import evaluate_texts, over_seeds, reference_metrics, with_seed_suffix
 from evaluation.scorers import Scorer
-from evaluation.together import by_main
 from latent_models.decoding import strategies
+from pipelines.evaluators.synthetic import write_synthetic
 from pipelines.flags.options import ControlOptions, RoundingOptions
 from pipelines.job import Job
-from pipelines.judging.synthetic import write_synthetic
 from pipelines.sampling.generate import Conditions, Sampled, TextGenerator
-from utils.runs import write_json, write_text
+from utils.run_folder import write_json, write_text
 from utils.seeding import generator as seeded
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Evaluator:
         self.job, self.generator, self.corpus, self.options = job, generator, corpus, options
         self.strategies = list(strategies(options.decoding))
         self._scorer: Scorer | None = None
-        self._memory: Memory | None = None
+        self._memory: NgramIndex | None = None
 
     # ---- parts made once -----------------------------------------------------------------------------------------
 
@@ -66,12 +66,12 @@ class Evaluator:
         return self.job.folder / "evaluation" / "references"
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> NgramIndex:
         if self._memory is None:
-            self._memory = Memory(self.corpus.train.texts, self.kept)
+            self._memory = NgramIndex(self.corpus.train.texts, self.kept)
         return self._memory
 
-    def load_judges(self) -> None:
+    def load_models(self) -> None:
         """Load what the flags name now: what is not there is better known before hours of training."""
         if self.options.scorer:
             assert self.scorer
@@ -91,9 +91,9 @@ class Evaluator:
                 for strategy, texts in sampled.texts.items():
                     write_text(job.folder / f"{of}{strategy}-sample-{milestone}.txt", _lines(texts))
                     job.log.table(f"model/{strategy}/{of}samples", ["text"], [[text] for text in texts[:50]], step)
-                    job.say(f"step {step}, {of}{strategy}:\n{report.show(texts, SHOWN)}")
+                    job.say(f"step {step}, {of}{strategy}:\n{report.format_samples(texts, SHOWN)}")
             job.log.record(_numbers(result), step)
-            write_json(job.folder / "metrics.json", report.finite({"step": step, **result}))
+            write_json(job.folder / "metrics.json", report.nan_to_none({"step": step, **result}))
             job.say(report.table(result, f"step {step}, {self.count('valid')} samples"))
         job.ranks.barrier()
         return None
@@ -123,7 +123,7 @@ class Evaluator:
         named = (
             {}
             if len(seeds) == 1
-            else {k: v for s, r in zip(seeds, results, strict=True) for k, v in of_seed(r, s).items()}
+            else {k: v for s, r in zip(seeds, results, strict=True) for k, v in with_seed_suffix(r, s).items()}
         )
         final: dict[str, Any] = {**(results[0] if len(seeds) == 1 else {**named, **summary})}
         if self.job.ranks.main:
@@ -155,7 +155,7 @@ class Evaluator:
                 memory=self.memory,
             )
 
-        return self.by_main(deed)
+        return self.on_rank0(deed)
 
     def finish(self, split: str) -> None:
         """Files beside eval-{split}.json, after the last seed."""
@@ -180,14 +180,14 @@ class Evaluator:
                 result[f"model/{strategy}/empty_replaced"] = sampled.empty[strategy]
             return result
 
-        result = self.by_main(deed)
+        result = self.on_rank0(deed)
         result["protocol"] = {**result.get("protocol", {}), "seed": seed, **self._sampling_facts()}
         result |= sampled.speed.facts()
         return result, sampled
 
-    def by_main(self, deed: Callable[[], T]) -> T:
+    def on_rank0(self, deed: Callable[[], T]) -> T:
         """What the main process computes, with the others helping its scorer; on every process."""
-        return by_main(self.job.ranks, self.scorer, deed)
+        return on_rank0(self.job.ranks, self.scorer, deed)
 
     def count(self, split: str) -> int:
         """How many texts are sampled: --num_samples, or fewer where a split is smaller."""
@@ -228,7 +228,7 @@ class Evaluator:
             name = f"eval-{split}-seed{seed}-{cond}{strategy}"
             write_json(folder / f"{name}-samples.json", texts)
             write_text(folder / f"{name}-samples.txt", _lines(texts))
-            self.job.say(f"{name}:\n{report.show(texts, SHOWN)}")
+            self.job.say(f"{name}:\n{report.format_samples(texts, SHOWN)}")
 
     def _synthetic_data(self) -> int:
         write_synthetic(self.job, self.generator, self.corpus, self.options, TEST_SEEDS)
@@ -236,7 +236,7 @@ class Evaluator:
 
 
 def _lines(texts: Sequence[str]) -> str:
-    return "".join(report.one_line(text) + "\n" for text in texts)
+    return "".join(report.single_line(text) + "\n" for text in texts)
 
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from evaluation.packages import need
+from evaluation.optional import optional_import
 
 WORD = re.compile(r"(?u)\b\w\w+\b")  # scikit-learn's default: two or more word characters
 
@@ -24,7 +24,7 @@ def is_empty(text: str) -> bool:
 
 @cache
 def _spacy_tokenizer() -> Any:
-    return need("spacy", "spacy", "counting n-grams").blank("en").tokenizer
+    return optional_import("spacy", "spacy", "counting n-grams").blank("en").tokenizer
 
 
 def tokenizer_version() -> str:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 DONE, FAILED = "done", "failed"
 
 
-def by_main(ranks: Ranks, scorer: Scorer | None, deed: Callable[[], T]) -> T:
+def on_rank0(ranks: Ranks, scorer: Scorer | None, deed: Callable[[], T]) -> T:
     """What deed() returns on the main process, on every one. All must call it, with the same scorer.
 
     UserError on every process where deed raises one.

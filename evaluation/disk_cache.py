@@ -13,7 +13,7 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 
 
-def kept(folder: Path | None, name: str, make: Callable[[], Arrays]) -> Arrays:
+def cached_arrays(folder: Path | None, name: str, make: Callable[[], Arrays]) -> Arrays:
     """The arrays of `name` from the folder, or made now and put there. folder: None keeps nothing.
 
     name: of everything that decides them. A file that cannot be read is made anew; a folder that cannot be written to

@@ -10,13 +10,13 @@ from typing import Self
 
 import numpy as np
 
-from evaluation.kept import kept
-from evaluation.words import is_empty, tokenizer_version, tokens
+from evaluation.disk_cache import cached_arrays
+from evaluation.text_tokens import is_empty, tokenizer_version, tokens
 
 N = 4  # words in a run that counts as remembered
 
 
-class Memory:
+class NgramIndex:
     """The 4-grams and the texts of a training set, as sorted 64-bit hashes.
 
     Hashes rather than strings: a hundred thousand stories hold four million 4-grams, 32 MB so and half a gigabyte as
@@ -28,7 +28,7 @@ class Memory:
         self._words: dict[str, int] = {}
         texts = list(texts)
         self.size = len(texts)  # training texts
-        found = kept(
+        found = cached_arrays(
             folder,
             f"ngrams-{N}-{_digest([*texts, tokenizer_version()])}" if folder else "",
             lambda: self._hashes(texts),
@@ -47,7 +47,7 @@ class Memory:
         """A memory of the texts; one that is given already is handed through."""
         return texts if isinstance(texts, cls) else cls(texts)  # type: ignore[arg-type]
 
-    def knows(self, text: str) -> np.ndarray:
+    def known_ngrams(self, text: str) -> np.ndarray:
         """Which of the text's 4-grams occur in a training text: (tokens - 3,) bool, or (0,)."""
         grams = self._grams(text)
         if not len(self._seen):
@@ -55,7 +55,7 @@ class Memory:
         place = np.searchsorted(self._seen, grams).clip(max=len(self._seen) - 1)
         return self._seen[place] == grams
 
-    def holds(self, text: str) -> bool:
+    def contains_text(self, text: str) -> bool:
         """True of a text that is a training text, blanks apart."""
         return _hash(_plain(text)) in self._texts
 
@@ -75,14 +75,14 @@ class Memory:
         return self._words[word]
 
 
-def memorization(texts: Sequence[str], training: Iterable[str] | Memory) -> dict[str, float]:
+def memorization(texts: Sequence[str], training: Iterable[str] | NgramIndex) -> dict[str, float]:
     """Share of the texts' 4-grams (each occurrence counts) that occur in any training text, and of texts that are one.
 
     `memorization` is nan where no text has four words, `exact_copy` where there is no text. Empty texts are no copies.
     """
-    memory = Memory.of(training)
-    known = np.concatenate([memory.knows(text) for text in texts] or [np.zeros(0, dtype=bool)])
-    copies = sum(memory.holds(text) for text in texts if not is_empty(text))
+    memory = NgramIndex.of(training)
+    known = np.concatenate([memory.known_ngrams(text) for text in texts] or [np.zeros(0, dtype=bool)])
+    copies = sum(memory.contains_text(text) for text in texts if not is_empty(text))
     return {
         "memorization": float(known.mean()) if len(known) else math.nan,
         "exact_copy": copies / len(texts) if len(texts) else math.nan,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.distributed import on_rank0
 from evaluation.protocols import evaluate_texts
-from evaluation.together import by_main
 from utils.distributed import Ranks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 ranks = init("cpu")
 from evaluation import scorers
 from evaluation.protocols import evaluate_texts
-from evaluation.together import by_main
+from evaluation.distributed import by_main
 from utils.errors import UserError
 scorers.BATCH_TOKENS = 64
 scorer, calls = scorers.load(sys.argv[1]), []
@@ -74,5 +74,5 @@ def test_figures_do_not_depend_on_the_number_of_processes(home_folder, stories, 
 
 
 def test_one_process_judges_by_itself(scorer, stories):
-    result = by_main(Ranks(), scorer, lambda: evaluate_texts(stories[:5], {}, [], scorer))
+    result = on_rank0(Ranks(), scorer, lambda: evaluate_texts(stories[:5], {}, [], scorer))
     assert result["perplexity"] > 0 and scorer.ranks is None

@@ -11,7 +11,7 @@ from pipelines.job import Job
 from pipelines.sampling.classes import one_class
 from pipelines.sampling.generate import TextGenerator
 from utils.errors import UserError
-from utils.runs import write_text
+from utils.run_folder import write_text
 
 
 def write_synthetic(

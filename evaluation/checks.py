@@ -9,7 +9,7 @@ import torch
 from utils.errors import UserError
 
 
-def refuse_made_up_weights(model: Any, missing: set[str], what: str, kind: str) -> None:
+def check_weights_complete(model: Any, missing: set[str], what: str, kind: str) -> None:
     """UserError where a model has parameters that its file lacks. missing: those that from_pretrained reports.
 
     what: flag and name, for the message; kind: what the model was to be.
@@ -23,7 +23,7 @@ def refuse_made_up_weights(model: Any, missing: set[str], what: str, kind: str) 
 
 
 @torch.inference_mode()
-def refuse_seeing_ahead(model: Any, what: str) -> None:
+def check_causal(model: Any, what: str) -> None:
     """UserError where what a model says of a token depends on later ones: it is not causal, and scores nothing."""
     ids = torch.tensor([[0, 1, 2], [0, 1, 3]], device=next(model.parameters()).device)
     logits = model(input_ids=ids).logits[:, 1].float()

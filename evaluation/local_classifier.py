@@ -22,16 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.report import finite
+from evaluation.report import nan_to_none
 from utils.errors import UserError
-from utils.runs import write_json
+from utils.run_folder import write_json
 
 FACTS, WEIGHTS = "home_classifier.json", "weights.safetensors"
 WORD = re.compile(r"\w+|[^\w\s]")  # marks count, too: a question is not an answer
 
 
 @dataclass(frozen=True)
-class HomeClassifierOptions:
+class LocalClassifierOptions:
     """Words and training of the home classifier; the defaults were chosen on corpora of some thousand texts."""
 
     min_texts: int = 2  # that a word must occur in: of what occurs once nothing is to be learned
@@ -42,7 +42,7 @@ class HomeClassifierOptions:
     seed: int = 0
 
 
-class HomeClassifier(torch.nn.Module):
+class LocalClassifier(torch.nn.Module):
     """Bag of words -> class: sublinear tf-idf of unit length, times a table, plus a bias. Small enough for the CPU."""
 
     idf: Tensor
@@ -61,7 +61,7 @@ class HomeClassifier(torch.nn.Module):
         return _logits(*_pack(texts, self.words, self.idf), self.table, self.bias)
 
 
-def train_small(
+def train_local(
     texts: Sequence[str],
     labels: Sequence[int],
     class_names: Sequence[str],
@@ -78,7 +78,7 @@ def train_small(
     """
     from safetensors.torch import save_file
 
-    options, folder = HomeClassifierOptions(**settings), Path(folder)
+    options, folder = LocalClassifierOptions(**settings), Path(folder)
     rows = [i for i, text in enumerate(texts) if text.strip()]
     if len({labels[i] for i in rows}) < 2:
         raise UserError("the classifier needs training texts of two classes at least: this corpus has fewer")
@@ -91,7 +91,7 @@ def train_small(
     }
     if held_out is not None:
         facts["held_out_data"] = _fingerprint(*held_out)
-    there = facts_of(folder)
+    there = read_info(folder)
     if there is not None and {name: there.get(name) for name in facts} == facts:
         return folder
     if folder.exists() and any(folder.iterdir()) and there is None:
@@ -103,28 +103,28 @@ def train_small(
         rows = [rows[i] for i in order[: options.max_texts]]
     model = _train([texts[i] for i in rows], torch.tensor([labels[i] for i in rows]), len(class_names), options)
     if held_out is not None:
-        facts["held_out"] = agreement(model(held_out[0]).argmax(1).tolist(), held_out[1], class_names)
+        facts["held_out"] = label_agreement(model(held_out[0]).argmax(1).tolist(), held_out[1], class_names)
 
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({"idf": model.idf, "table": model.table, "bias": model.bias}, partial / WEIGHTS)
     write_json(partial / "words.json", list(model.words))
-    write_json(partial / FACTS, finite(facts))
+    write_json(partial / FACTS, nan_to_none(facts))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
 
 
-def load_small(folder: Path) -> HomeClassifier:
+def load_local(folder: Path) -> LocalClassifier:
     """The home classifier in a folder."""
     from safetensors.torch import load_file
 
     words = json.loads((folder / "words.json").read_text(encoding="utf-8"))
-    return HomeClassifier(words, **load_file(folder / WEIGHTS))
+    return LocalClassifier(words, **load_file(folder / WEIGHTS))
 
 
-def facts_of(folder: Path) -> dict[str, Any] | None:
+def read_info(folder: Path) -> dict[str, Any] | None:
     """What a folder says of the classifier in it; None where it holds none of ours."""
     try:
         return json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def facts_of(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def agreement(judged: Sequence[int], labels: Sequence[int], class_names: Sequence[str]) -> dict[str, Any]:
+def label_agreement(judged: Sequence[int], labels: Sequence[int], class_names: Sequence[str]) -> dict[str, Any]:
     """How often the class judged is the class given: accuracy, by class too, and n. nan where there are no texts."""
     by_class: dict[str, float] = {}
     for c, name in enumerate(class_names):
@@ -142,7 +142,7 @@ def agreement(judged: Sequence[int], labels: Sequence[int], class_names: Sequenc
     return {"accuracy": right / len(labels) if labels else math.nan, "n": len(labels), "by_class": by_class}
 
 
-def _train(texts: Sequence[str], labels: Tensor, classes: int, options: HomeClassifierOptions) -> HomeClassifier:
+def _train(texts: Sequence[str], labels: Tensor, classes: int, options: LocalClassifierOptions) -> LocalClassifier:
     """Multinomial logistic regression with squared weights as penalty, to its optimum: it is convex."""
     seen = Counter(word for text in texts for word in set(_words(text)))
     enough = sorted((-count, word) for word, count in seen.items() if count >= options.min_texts)
@@ -163,7 +163,7 @@ def _train(texts: Sequence[str], labels: Tensor, classes: int, options: HomeClas
         return whole
 
     optimizer.step(loss)
-    return HomeClassifier(words, idf, table.detach(), bias.detach())
+    return LocalClassifier(words, idf, table.detach(), bias.detach())
 
 
 def _words(text: str) -> list[str]:

@@ -14,16 +14,16 @@ import torch
 from dataset_utils.corpus import Corpus
 from evaluation import classifiers, classwise, plots, report
 from evaluation.classifiers import Classifier
-from evaluation.classwise import Classwise, Features
+from evaluation.classwise import Features, PerClassResult
+from evaluation.optional import MissingPackage
 from evaluation.options import ClassOptions, EvaluationOptions
-from evaluation.packages import MissingPackage
 from evaluation.protocols import evaluate_texts, protocol
+from pipelines.evaluators.unconditional import SHORT, Evaluator, Result
 from pipelines.job import Job
-from pipelines.judging.evaluate import SHORT, Evaluator, Result
 from pipelines.sampling.classes import NULL, Choice, Drawn, choose, one_class
 from pipelines.sampling.generate import Sampled, TextGenerator
 from utils.errors import UserError
-from utils.runs import write_json
+from utils.run_folder import write_json
 from utils.stopwatch import Stopwatch
 
 Numbers = dict[str, Any]
@@ -50,7 +50,7 @@ class ClassEvaluator(Evaluator):
         super().__init__(job, generator, corpus, options)
         self.classes: ClassOptions = job.settings.build(ClassOptions)
         self._classifier: Classifier | None = None
-        self._matrices: dict[str, dict[str, list[Classwise]]] = {}  # split -> strategy or HELD_OUT -> one per seed
+        self._matrices: dict[str, dict[str, list[PerClassResult]]] = {}  # split -> strategy or HELD_OUT -> one per seed
         self._seen: dict[str, Any] = {}  # protocol of the classes, of the last seed
         if not options.gen_data and self.choice(training=not job.evaluating).apart:
             for split in ("test" if options.eval_test else "valid", "train"):
@@ -67,8 +67,8 @@ class ClassEvaluator(Evaluator):
             self._classifier = load_classifier(self.job, self.corpus, self.classes.classifier)
         return self._classifier
 
-    def load_judges(self) -> None:
-        super().load_judges()
+    def load_models(self) -> None:
+        super().load_models()
         if self.classes.classifier:
             assert self.classifier
 
@@ -109,7 +109,7 @@ class ClassEvaluator(Evaluator):
         folder = self.job.folder / "evaluation"
         facts = {"class_names": names, **{row: found.as_dict() for row, found in matrices.items()}, **self._seen}
         facts["seeds"] = max(map(len, self._matrices[split].values()))
-        write_json(folder / f"eval-{split}-classes.json", report.finite(facts))
+        write_json(folder / f"eval-{split}-classes.json", report.nan_to_none(facts))
         for row, found in matrices.items():
             if row == HELD_OUT:
                 continue
@@ -142,7 +142,7 @@ class ClassEvaluator(Evaluator):
         quiet = self.job.quiet
         samples = {c: self.generator.sample(n, seed, self.strategies, one_class(c), quiet=quiet) for c in classes}
         assert self.classifier  # by every process: the first trains it where there is none
-        found = self.by_main(lambda: self._compared(split, n, samples, references, with_real))
+        found = self.on_rank0(lambda: self._compared(split, n, samples, references, with_real))
         found["protocol"] |= {"seed": seed}
         found |= Stopwatch.in_turn([sampled.speed for sampled in samples.values()]).facts()
         return found, {f"cond{c}_": sampled for c, sampled in samples.items()}
@@ -181,7 +181,7 @@ class ClassEvaluator(Evaluator):
         shared = {**facts, **self._sampling_facts(), "classes": of_classes}
         return {**result, "protocol": shared}
 
-    def _mauve_of(self, found: Classwise, prefix: str) -> Numbers:
+    def _mauve_of(self, found: PerClassResult, prefix: str) -> Numbers:
         """Matrices as flat keys, as published: {scorer}_cond{c}_ref{d}_{split}_mauve."""
         return {
             f"{prefix}{self.scorer.name}_cond{c}_ref{d}_{split}_mauve": score
@@ -190,7 +190,7 @@ class ClassEvaluator(Evaluator):
             for d, score in enumerate(row)
         }
 
-    def _right(self, found: Classwise, prefix: str) -> Numbers:
+    def _right(self, found: PerClassResult, prefix: str) -> Numbers:
         """Shares of samples judged of the class asked for, by class and over all classes."""
         right = {c: row[c] for c, row in zip(found.rows, found.judged, strict=True)}
         numbers = {f"{prefix}cond{c}_label_accuracy": share for c, share in right.items()}
@@ -214,10 +214,10 @@ class ClassEvaluator(Evaluator):
                 )
         return range(self.corpus.num_classes)
 
-    def _keep(self, split: str, row: str, found: Classwise) -> None:
+    def _keep(self, split: str, row: str, found: PerClassResult) -> None:
         self._matrices.setdefault(split, {}).setdefault(row, []).append(found)
 
-    def _panels(self, found: Classwise, matrices: dict[str, Classwise]) -> list[plots.HeatMap]:
+    def _panels(self, found: PerClassResult, matrices: dict[str, PerClassResult]) -> list[plots.HeatMap]:
         names = self.corpus.class_names
         asked = [names[c] for c in found.rows]
         panels = [

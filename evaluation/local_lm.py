@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from utils.errors import UserError
-from utils.runs import write_json
-from utils.stop import give_way
+from utils.preemption import give_way
+from utils.run_folder import write_json
 
 NAME = "home"  # stands in metric keys where gpt2-large would
 FACTS = "home_scorer.json"
@@ -31,7 +31,7 @@ START = "<|endoftext|>"  # begins and ends every text, as in GPT-2
 
 
 @dataclass(frozen=True)
-class HomeScorerOptions:
+class LocalLMOptions:
     """Sizes and training of the home scorer; the defaults suit some ten thousand short texts and a CPU."""
 
     width: int = 96
@@ -46,7 +46,7 @@ class HomeScorerOptions:
     seed: int = 0
 
 
-def train_small(
+def train_local(
     texts: Sequence[str],
     folder: Path,
     *,
@@ -61,7 +61,7 @@ def train_small(
     """
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    options, folder = HomeScorerOptions(**settings), Path(folder)
+    options, folder = LocalLMOptions(**settings), Path(folder)
     kept = [text for text in texts if text.strip()]
     if not kept:
         raise UserError("the scorer has no text to learn from: the corpus is empty")
@@ -104,7 +104,7 @@ def train_small(
 
 
 def _train(
-    model: Any, tokenizer: Any, texts: Sequence[str], options: HomeScorerOptions, say: Callable[[str], None]
+    model: Any, tokenizer: Any, texts: Sequence[str], options: LocalLMOptions, say: Callable[[str], None]
 ) -> None:
     ids = [
         [tokenizer.bos_token_id, *row[: options.max_length - 2], tokenizer.eos_token_id]
@@ -144,7 +144,7 @@ def _train(
     model.eval()
 
 
-def _batches(lengths: Sequence[int], options: HomeScorerOptions) -> list[list[int]]:
+def _batches(lengths: Sequence[int], options: LocalLMOptions) -> list[list[int]]:
     """The rows of each step: epochs in random order, in which texts of like length share a batch to save padding."""
     generator = torch.Generator().manual_seed(options.seed)
     batches: list[list[int]] = []
@@ -175,7 +175,7 @@ def _lr_factor(step: int, steps: int) -> float:
     return step / warm if step <= warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm + 1)))
 
 
-def _subwords(texts: Sequence[str], options: HomeScorerOptions) -> Any:
+def _subwords(texts: Sequence[str], options: LocalLMOptions) -> Any:
     """A byte-level BPE tokenizer: nothing is unknown to it, so that no garbled sample scores as one cheap token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
