@@ -30,7 +30,7 @@ def test_links_lead_somewhere(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_flags_exist(name: str) -> None:
     from pipelines import infill, rewrite, sample
-    from pipelines.flags.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER, PRETRAIN
+    from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER, PRETRAIN
 
     programs = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER, DRAFTER)
     known = {field.name for program in programs for group in program.groups.values() for field in fields(group)}
@@ -53,5 +53,5 @@ def test_files_named_in_the_architecture_exist() -> None:
 
 
 def test_every_corpus_stands_in_the_recipes() -> None:
-    text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/usage.md").read_text(encoding="utf-8")
     assert not [name for name in DATASETS if f"`{name}`" not in text]
