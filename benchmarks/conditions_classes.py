@@ -28,11 +28,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.quickstart import DENOISER, stages_before_diffusion
 from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_stage
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import write_json, write_text
 
 PLACES = {"roc": "ROCstory", "ag_news": "ag_news", "sst": "sst", "e2e": "e2e_data", "qqp": "qqp"}
@@ -107,7 +107,7 @@ class Measure:
 
     def __init__(self, where: Paths, corpus: Any, samples: int) -> None:
         from evaluation import classifiers, scorers
-        from evaluation.classwise import Features
+        from evaluation.classwise import FeatureCache
         from evaluation.memorization import NgramIndex
 
         train, valid = corpus.train, corpus.valid
@@ -118,19 +118,19 @@ class Measure:
             None, self.names, texts=train.texts, labels=train.labels, held_out=(valid.texts, valid.labels),
             folder=where.root / "classifier",
         )  # fmt: skip
-        self.memory, self.features = NgramIndex(train.texts), Features(self.scorer)
+        self.memory, self.features = NgramIndex(train.texts), FeatureCache(self.scorer)
         held_out, training = by_class(valid), by_class(train)
         self.n = min(samples, *map(len, held_out.values()))  # of each class, so that MAUVE compares like with like
         self.references = {c: texts[: self.n] for c, texts in held_out.items()}
         self.training = {c: texts[: self.n] for c, texts in training.items()}
-        self.pooled = self.in_turn(self.references)
+        self.pooled = self.compose_hooks(self.references)
 
     @property
     def asked(self) -> list[int]:
         """The classes of the texts that are asked for: in turn, equally many of each."""
         return [i % len(self.names) for i in range(self.n * len(self.names))]
 
-    def in_turn(self, of_class: dict[int, list[str]]) -> list[str]:
+    def compose_hooks(self, of_class: dict[int, list[str]]) -> list[str]:
         """Texts of every class in the order of `asked`."""
         return [of_class[c][i // len(self.names)] for i, c in enumerate(self.asked)]
 
@@ -139,19 +139,19 @@ class Measure:
         from evaluation import classwise
         from evaluation.diversity import ngram_diversity
         from evaluation.mauve import mauve_of_features
-        from evaluation.metrics import MetricContext, measure
+        from evaluation.metrics import SAMPLES, MetricContext, compute_metrics
 
         of_class = {c: [t for t, asked in zip(texts, self.asked, strict=True) if asked == c] for c in self.references}
-        numbers, _ = measure(texts, MetricContext(self.scorer, self.memory))
+        numbers, _ = compute_metrics(MetricContext(texts, scorer=self.scorer, training=self.memory), SAMPLES)
         right = classwise.label_accuracy(self.classifier, texts, self.asked)
         compared = self.training if real else of_class
-        matrix = classwise.compare(compared, {"val": self.references}, self.features)
-        judged = classwise.compare(of_class, {}, None, self.classifier).judged
-        p = self.features(self.in_turn(compared))
+        matrix = classwise.compare_classes(compared, {"val": self.references}, self.features)
+        judged = classwise.compare_classes(of_class, {}, None, self.classifier).predicted_shares
+        p = self.features(self.compose_hooks(compared))
         found: dict[str, Any] = {
             "right": right["accuracy"],
             "right_by_class": right["by_class"],
-            **{key: numbers[key] for key in ("diversity", "perplexity", "memorization", "exact_copy", "empty")},
+            **{key: numbers[key] for key in ("diversity", "perplexity", "memorization", "train_copy_rate", "empty")},
             "class_diversity": mean(ngram_diversity(some)["diversity"] for some in of_class.values()),
             "distinct": len(set(texts)) / len(texts),
             "judged": judged,
@@ -169,7 +169,7 @@ class Measure:
 
         topics = [None if (story := synthetic_stories.parse(text)) is None else story.topic for text in texts]
         right = mean(topic == self.names[c] for topic, c in zip(topics, self.asked, strict=True))
-        judged = synthetic_stories.judge(texts, self.corpus.train.texts)
+        judged = synthetic_stories.grammar_metrics(texts, self.corpus.train.texts)
         return {"right_by_grammar": right, **{k: judged[k] for k in ("grammatical", "agreement", "coherent", "novel")}}
 
 
@@ -246,7 +246,7 @@ def record(where: Paths, dataset: str, measure: Measure, weights: Sequence[float
     curves = {key: [(float(w), numbers[key]) for w, numbers in found.items()] for key in DRAWN if key in real}
     for key in ("diversity", "class_diversity"):
         curves[f"{key}, held-out = 1"] = [(float(w), numbers[key] / real[key]) for w, numbers in found.items()]
-    plots.against(curves, where.root / "guidance.png", horizontal="guidance weight")
+    plots.plot_xy(curves, where.root / "guidance.png", xlabel="guidance weight")
     middle = found.get("1", next(iter(found.values())))
     plots.heat_maps(
         [plots.HeatMap("MAUVE, guidance 1", middle["mauve_matrix"], names, names, "samples of", "held-out texts of"),
@@ -265,7 +265,7 @@ def line(title: str, numbers: dict[str, Any]) -> str:
     return f"| {title} | " + " | ".join(cells) + " |"
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)

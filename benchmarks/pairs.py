@@ -37,9 +37,9 @@ from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
 from pipelines.recipe import Clock, banner, run_stage, scaled
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
-from utils.runs import git_commit, package_versions, write_json, write_text
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
+from utils.run_folder import git_commit, package_versions, write_json, write_text
 
 EMBEDDED = "tales-pairs"
 CURVES = {"diffuseq_bleu": "BLEU of sentences", "rougeL": "ROUGE-L", "kept": "share that keeps every content slot"}
@@ -117,23 +117,23 @@ def write(root: Path, judge: Judge, args: argparse.Namespace, seconds: dict[str,
     saved = {
         name: json.loads((root / SYSTEMS[name].run / "args.json").read_text(encoding="utf-8")) for name in args.systems
     }
-    facts = {
+    metadata = {
         "dataset": args.dataset,
         "sizes": {name: len(split) for name, split in judge.corpus.splits.items()},
         "systems": {name: {"about": SYSTEMS[name].about, **trained(root, name, saved[name])} for name in args.systems},
         "language_model": str(args.lm) if args.lm else "trained here",
         "protocol": judge.protocol(),
         "baselines": judge.baselines(),
-        "results": [row.facts() for row in judge.rows],
+        "results": [row.metadata() for row in judge.rows],
         "mbr_minus_one_sample": {row.name: row.gains() for row in judge.rows if row.steps == max(judge.steps)},
         "seconds": seconds,
         "git_commit": git_commit(),
         "package_versions": dict(package_versions()),
     }
-    write_json(root / "record.json", facts)
-    write_text(root / "table.md", tables(facts))
+    write_json(root / "record.json", metadata)
+    write_text(root / "table.md", tables(metadata))
     write_text(root / "samples.txt", samples(judge))
-    there = judge.rows[0].facts()["metrics"]
+    there = judge.rows[0].metadata()["metrics"]
     for key, label in ((key, label) for key, label in CURVES.items() if key in there):
         curves = {
             f"{name}, {kind}": [(row.steps, row.mean(prefix + key)) for row in judge.rows if row.name == name]
@@ -142,8 +142,8 @@ def write(root: Path, judge: Judge, args: argparse.Namespace, seconds: dict[str,
         }
         dashed = [name for name in curves if name.endswith(f"MBR-{judge.candidates}")]
         path = root / f"steps_{key}.png"
-        plots.against(curves, path, horizontal="sampling steps", vertical=label, ratios=True, dashed=dashed)
-    print(tables(facts))
+        plots.plot_xy(curves, path, xlabel="sampling steps", ylabel=label, log_x=True, dashed=dashed)
+    print(tables(metadata))
     print(f"figures in {root / 'record.json'}, samples in {root / 'samples.txt'}")
 
 
@@ -178,7 +178,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     if args.lm and not Path(args.lm).is_dir() and Path(args.lm).is_absolute():

@@ -26,7 +26,7 @@ from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.checkpoints import fingerprint
 from utils.run_folder import write_json
-from utils.seeding import generator
+from utils.seeding import seeded_generator
 
 UTILITY = "diffuseq_bleu"
 FIRST_SEED = 42
@@ -45,7 +45,7 @@ class Row:
     def mean(self, key: str) -> float:
         return statistics.fmean(self._values(key))
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         numbers = [key for key, value in self.seeds[0]["metrics"].items() if isinstance(value, int | float)]
         spread = {key: statistics.stdev(self._values(key)) for key in numbers} if len(self.seeds) > 1 else {}
         seconds = sum(seed["seconds"] for seed in self.seeds) / sum(len(seed["records"]) for seed in self.seeds)
@@ -97,8 +97,8 @@ class Judge:
     def pairs(self, seed: int) -> Split:
         """The test pairs of a seed, the same for every system."""
         test = self.corpus.splits["test"]
-        order = torch.randperm(len(test), generator=generator(seed, "references", "test"))
-        return test.take(order[: self.size.sources].tolist())
+        order = torch.randperm(len(test), generator=seeded_generator(seed, "references", "test"))
+        return test.select(order[: self.size.sources].tolist())
 
     @property
     def seeds(self) -> range:
@@ -125,7 +125,7 @@ class Judge:
                 return kept
         typed = [*flags.split(), "--sampling_timesteps", str(steps), "--newest_checkpoint"]
         batch = {"eval_batch_size": self.size.batch}
-        pipeline = TextDiffusionPipeline.from_run(run, device=self.device, flags=typed, **batch)
+        pipeline = TextDiffusionPipeline.from_run(run, device=self.device, argv=typed, **batch)
         part, began = self.pairs(seed), time.monotonic()
         drawn = pipeline.candidates(part.sources or [], self.candidates, seed=seed, decoding="greedy")
         seconds = time.monotonic() - began
@@ -138,7 +138,7 @@ class Judge:
         model = self.bertscore_model
         chosen = mbr.mbr_select(drawn, UTILITY)
         metrics = evaluate_pairs(
-            drawn, part.texts, self.memory, self.scorer, utility=UTILITY, chosen=chosen, bertscore_model=model,
+            drawn, part.texts, self.memory, self.scorer, utility=UTILITY, selected=chosen, bertscore_model=model,
             device=self.device, seed=seed,
         )  # fmt: skip
         metrics["mbr_perplexity"] = perplexity(chosen, self.scorer)["perplexity"]
@@ -160,7 +160,7 @@ class Judge:
             texts = {"sample": record["sample"], "chosen": record["chosen"], "chance": other}
             record["kept"] = {kind: self.keeps(source, text) for kind, text in texts.items()}
             record["kept"]["oracle"] = any(self.keeps(source, text) for text in record["candidates"])
-        kinds = {"kept": "sample", "mbr_kept": "chosen", "oracle_kept": "oracle", "shuffled_kept": "chance"}
+        kinds = {"kept": "sample", "mbr_kept": "chosen", "oracle_kept": "oracle", "chance_kept": "chance"}
         return {key: statistics.fmean(record["kept"][kind] for record in records) for key, kind in kinds.items()}
 
     def baselines(self) -> dict[str, dict[str, float]]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from benchmarks.pairs_judge import Judge
 
 SHOWN = 40  # sources in samples.txt
-KINDS = {"one sample": "", "MBR-{k}": "mbr_", "oracle-{k}": "oracle_", "chance": "shuffled_"}
+KINDS = {"one sample": "", "MBR-{k}": "mbr_", "oracle-{k}": "oracle_", "chance": "chance_"}
 COLUMNS = {
     "slots kept": "kept",
     "BLEU": "diffuseq_bleu",
@@ -25,16 +25,16 @@ COLUMNS = {
 AMONG = {"self-BLEU": "diffuseq_self_bleu", "div-4": "div4"}  # of the candidates of a source
 
 
-def tables(facts: Mapping[str, Any]) -> str:
+def tables(metadata: Mapping[str, Any]) -> str:
     """Every kind of every system at the most steps; then quality by steps."""
-    k, results = facts["protocol"]["candidates"], facts["results"]
+    k, results = metadata["protocol"]["candidates"], metadata["results"]
     columns = {
         name: key
         for name, key in COLUMNS.items()
         if any(key in row["metrics"] for row in results)  # BERTScore may be left out, and few corpora have slots
     }
     head = ["", *columns, *AMONG]
-    best = max(facts["protocol"]["steps"])
+    best = max(metadata["protocol"]["steps"])
     by = [key for key in ("kept", "diffuseq_bleu", "rougeL") if key in columns.values()]
     title = {key: name for name, key in columns.items()}
     lines = []
@@ -43,7 +43,7 @@ def tables(facts: Mapping[str, Any]) -> str:
             cells = [_cell(row["metrics"].get(prefix + key)) for key in columns.values()]
             among = [_cell(row["metrics"].get(key)) if not prefix else "" for key in AMONG.values()]
             lines.append([f"{row['name']}, {kind.format(k=k)}", *cells, *among])
-    for name, found in facts["baselines"].items():
+    for name, found in metadata["baselines"].items():
         lines.append([name, *(_cell(found.get(key)) for key in columns.values()), *("" for _ in AMONG)])
     by_steps = [
         [
@@ -57,7 +57,7 @@ def tables(facts: Mapping[str, Any]) -> str:
     ]
     names = [title[key] + kind for key in by for kind in ("", f", MBR-{k}")]
     names += ["dist-1", "perplexity", "seconds a source"]
-    first = f"{facts['dataset']}: {facts['protocol']['sources']} test sources, {best} sampling steps"
+    first = f"{metadata['dataset']}: {metadata['protocol']['sources']} test sources, {best} sampling steps"
     return "\n".join([first, "", *_table(head, lines), "", *_table(["", "steps", *names], by_steps), ""])
 
 

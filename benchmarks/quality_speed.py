@@ -32,13 +32,13 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
 from evaluation.report import nan_to_none
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
-from utils.progress import Progress
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
+from utils.progress import ProgressBar
 from utils.run_folder import write_json, write_text
 
 if TYPE_CHECKING:
-    from pipelines.sampling.generate import TextGenerator
+    from pipelines.sampling.generator import TextGenerator
 
 BASELINE = {"sampler": "ddpm", "time_grid": "uniform", "sampling_timesteps": 250}
 SAMPLING = ("sampler", "time_grid", "sampling_timesteps", "grid_shift", "ddim_sampling_eta", "posterior_variance")
@@ -49,15 +49,15 @@ SHOWN = (*METRICS, "perplexity", "memorization")
 
 def sweep(steps: Sequence[int]) -> list[dict[str, Any]]:
     """The baseline, the presets, then every sampler on every grid."""
-    from diffusion.options import GRIDS, SAMPLERS
-    from pipelines.flags.presets import PRESETS
+    from diffusion.options import SAMPLERS, TIMESTEP_GRIDS
+    from pipelines.cli.presets import PRESETS
 
     presets = [{name: row[name] for name in SAMPLING if row.get(name) is not None} for row in PRESETS.values()]
     every = [
         {"sampler": sampler, "time_grid": grid, "sampling_timesteps": n}
         for n in steps
         for sampler in SAMPLERS
-        for grid in GRIDS
+        for grid in TIMESTEP_GRIDS
     ]
     return different([BASELINE, *presets, *every])
 
@@ -79,7 +79,7 @@ def read_settings(words: Sequence[str]) -> list[dict[str, Any]]:
 
 def read_students(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """A setting for each distilled run: the steps that it has learned."""
-    from utils.flag_files import read_args
+    from utils.cli.args_io import read_args
 
     found = []
     for run in runs:
@@ -117,30 +117,34 @@ class Judge:
         from dataset_utils.options import DataOptions
         from evaluation import scorers
         from evaluation.memorization import NgramIndex
-        from pipelines.flags.programs import DIFFUSION
-        from pipelines.sampling.classes import Drawn
+        from pipelines.cli.programs import DIFFUSION
+        from pipelines.sampling.classes import TrainingClassPrior
         from pipelines.text_diffusion import TextDiffusionPipeline
-        from utils.config import parse
+        from utils.cli.parse import parse
 
         self.argv = ["--eval", "--resume_dir", str(run), "--device", device, *data]
         settings = parse(DIFFUSION, self.argv)
-        corpus = registry.load(settings.build(DataOptions))
-        if settings.saved.get("seq2seq"):
+        corpus = registry.load(settings.config.data)
+        if settings.checkpoint_args.get("seq2seq"):
             raise UserError(f"{run} writes from sources: --eval judges its candidates beside the references of each")
         self.training, held_out = corpus.train.texts, corpus.valid.texts
         # classes as frequent as in training, as an evaluation tells them
-        self.told = Drawn(torch.tensor(corpus.train.labels)) if settings.class_conditional else None
+        self.told = (
+            TrainingClassPrior(torch.tensor(corpus.train.labels))
+            if settings.config.denoiser.class_conditional
+            else None
+        )
         self.n = min(samples, len(held_out))
         self.references = held_out[: self.n]
         folder = run / "scorer"
         self.scorer = scorers.load(scorer, texts=self.training, folder=folder, device=device)
-        self.scorer.folder = run / "evaluation" / "references"
-        self.memory = NgramIndex(self.training, self.scorer.folder)
+        self.scorer.cache_dir = run / "evaluation" / "references"
+        self.memory = NgramIndex(self.training, self.scorer.cache_dir)
         self.known = set(self.training)
         self.tales = all(synthetic_stories.parse(text) is not None for text in self.training[:50])
         self.generator = TextDiffusionPipeline.from_run(run, device=device, eval_batch_size=250).generator
         self.students: dict[str, TextGenerator] = {}
-        self.facts = self._facts()
+        self.metadata = self._facts()
 
     def _facts(self) -> str:
         """Hash of what the rows of all settings share: run, texts that they are judged beside, scorer, how many."""
@@ -155,12 +159,12 @@ class Judge:
         from utils.checkpoints import fingerprint
 
         own = fingerprint(self._generator(setting).denoiser)[:16] if "student" in setting else ""
-        return self.facts + own
+        return self.metadata + own
 
     def judge(self, setting: dict[str, Any], seed: int) -> dict[str, Any]:
         """One row: quality, network calls and seconds of n texts of a seed."""
         from dataset_utils import synthetic_stories
-        from diffusion.samplers import network_calls
+        from diffusion.samplers import nfe
         from evaluation.protocols import evaluate_texts
 
         generator = self._generator(setting)
@@ -174,7 +178,7 @@ class Judge:
             "seed": seed,
             "texts": self.n,
             "of": self.key(setting),
-            "calls": guided * network_calls(setting["sampler"], generator.steps),
+            "calls": guided * nfe(setting["sampler"], generator.steps),
             "seconds": seconds,
             "denoise_seconds": sampled.speed.seconds["denoise"],
             "decode_seconds": sampled.speed.seconds["decode"],
@@ -182,17 +186,17 @@ class Judge:
             **{name: found[name] for name in ("perplexity", "diversity", "memorization")},
         }
         if self.tales:
-            judged = synthetic_stories.judge(texts, self.known)
+            judged = synthetic_stories.grammar_metrics(texts, self.known)
             row |= {name: judged[name] for name in ("grammatical", "agreement", "novel")}
         return row
 
     def _generator(self, setting: dict[str, Any]) -> TextGenerator:
         """What samples so: a student, or the run itself with this sampler."""
         from diffusion.options import ProcessOptions, SamplingOptions
-        from pipelines.building.process import make_process
-        from pipelines.flags.programs import DIFFUSION
+        from pipelines.builders.process import make_process
+        from pipelines.cli.programs import DIFFUSION
         from pipelines.text_diffusion import TextDiffusionPipeline
-        from utils.config import parse
+        from utils.cli.parse import parse
 
         if "student" in setting:
             run = setting["student"]
@@ -203,12 +207,12 @@ class Judge:
         typed = [word for name, value in setting.items() for word in (f"--{name}", str(value))]
         settings = parse(DIFFUSION, [*self.argv, *typed])
         self.generator.process = make_process(
-            settings.build(ProcessOptions),
-            settings.build(SamplingOptions),
-            settings.denoiser_variant,
-            settings.saved.get("scale"),
+            settings.config.process,
+            settings.config.sampling,
+            settings.config.denoiser.denoiser_variant,
+            settings.checkpoint_args.get("scale"),
         )
-        self.generator.steps = settings.sampling_timesteps
+        self.generator.steps = settings.config.sampling.sampling_timesteps
         return self.generator
 
 
@@ -256,9 +260,9 @@ def table(summary: list[dict[str, Any]]) -> str:
 
 def network_calls_of(settings: Sequence[dict[str, Any]]) -> int:
     """Of one text by each of the settings."""
-    from diffusion.samplers import network_calls
+    from diffusion.samplers import nfe
 
-    return sum(network_calls(setting["sampler"], setting["sampling_timesteps"]) for setting in settings)
+    return sum(nfe(setting["sampler"], setting["sampling_timesteps"]) for setting in settings)
 
 
 SECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)  # that an axis may name
@@ -337,7 +341,7 @@ def _mark(axis: Any, marks: Sequence[float]) -> None:
     axis.xaxis.set_minor_locator(ticker.NullLocator())
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -358,20 +362,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = args.output_dir / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     keys = {title(setting): judge.key(setting) for setting in settings}
-    rows = [row for row in rows if row.get("of", "").startswith(keys.get(row["setting"], judge.facts))]
+    rows = [row for row in rows if row.get("of", "").startswith(keys.get(row["setting"], judge.metadata))]
     done = {(row["setting"], row["seed"]) for row in rows}
     args.output_dir.mkdir(parents=True, exist_ok=True)
     # a whole round of settings for each seed: a first answer early
     todo = [(seed, setting) for seed in range(42, 42 + args.seeds) for setting in settings]
     todo = [(seed, setting) for seed, setting in todo if (title(setting), seed) not in done]
     texts = judge.n * network_calls_of([setting for _, setting in todo])
-    with Progress("quality against speed", texts, unit="call of a text") as bar:
+    with ProgressBar("quality against speed", texts, unit="call of a text") as bar:
         for seed, setting in todo:
             row = nan_to_none(judge.judge(setting, seed))
             rows.append(row)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            bar.say(f"{row['setting']}, seed {seed}: MAUVE {row['mauve']:.4f}, {row['seconds']:.1f} s")
+            bar.log(f"{row['setting']}, seed {seed}: MAUVE {row['mauve']:.4f}, {row['seconds']:.1f} s")
             bar.advance(judge.n * row["calls"])
     summary = summarise(rows)
     write_json(args.output_dir / "result.json", {"run": str(args.run), "texts": judge.n, "settings": summary})

@@ -1,4 +1,4 @@
-"""How sure a difference is: two scores of the same examples, drawn again and again with replacement, in pairs."""
+"""Confidence interval of the difference between two systems, by paired bootstrap resampling of the examples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ RESAMPLES = 10_000
 def paired_bootstrap_ci(
     first: Sequence[float], second: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of mean(second) - mean(first). Efron & Tibshirani 1993; Koehn 2004 for scores of texts.
+    """Return the 95 % interval of mean(second) - mean(first). Efron & Tibshirani 1993; Koehn 2004 for text metrics.
 
-    first, second: a score, or whether it succeeded, of each example, in the same order; at least one.
+    first, second: one score (or success, as a bool) per example, in the same order; at least one example.
     """
     if len(first) != len(second) or not first:
-        raise ValueError(f"{len(first)} scores beside {len(second)}: give two of each example, and one example or more")
+        raise ValueError(
+            f"paired_bootstrap_ci got {len(first)} and {len(second)} scores: give one of each per example, and at "
+            "least one example"
+        )
     rng, n = random.Random(seed), len(first)
     differences = [float(b) - float(a) for a, b in zip(first, second, strict=True)]
     means = sorted(sum(rng.choices(differences, k=n)) / n for _ in range(resamples))

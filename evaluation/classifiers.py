@@ -1,7 +1,6 @@
-"""The classifier that says which class a text reads like: one of the Hugging Face kind, or a small one trained here.
+"""Classifiers of texts, for the label accuracy of class-conditional samples.
 
-Where a language model that scores texts is a judge of fluency (scorers), this is the judge of whether class-conditional
-samples are of the class asked for.
+A pretrained sequence classifier of Hugging Face, or a small one trained on the corpus (local_classifier).
 """
 
 from __future__ import annotations
@@ -17,56 +16,58 @@ import torch
 from torch import Tensor
 
 from evaluation.checks import check_weights_complete
-from evaluation.local_classifier import FACTS, label_agreement, load_local, read_info, train_local
-from evaluation.local_lm import quiet
+from evaluation.local_classifier import INFO_FILE, label_agreement, load_local, read_info, train_local
+from evaluation.local_lm import quiet_transformers
 from evaluation.text_tokens import is_empty
 from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
-from utils.hub import lookup
-from utils.locks import alone
+from utils.hub import hub_kwargs
+from utils.locks import exclusive
 
-NAME = "home"
-NO_CLASS = -1  # of a text without a word
-BATCH = 64  # texts
-MAX_LENGTH = 512  # tokens of a text that a pretrained classifier reads, at most
+NAME = "local_classifier"
+NO_CLASS = -1  # prediction for an empty text
+BATCH_SIZE = 64  # texts
+MAX_LENGTH = 512  # tokens; a pretrained classifier gets longer texts truncated
 
 Logits = Callable[[Sequence[str]], Tensor]  # texts -> (n, K), on the CPU
 
 
 class Classifier:
-    """Texts -> classes of a corpus, by their numbers there."""
+    """Texts -> class indices of a corpus."""
 
-    def __init__(self, logits: Logits, class_names: Sequence[str], name: str, weights: str, *, home: bool) -> None:
-        """weights: what the fingerprint is made of, beside the names of the classes."""
-        self._logits, self.class_names, self.name, self.home = logits, tuple(class_names), name, home
+    def __init__(self, logits: Logits, class_names: Sequence[str], name: str, weights: str, *, is_local: bool) -> None:
+        """weights: a hash of weights and tokenizer, from which the fingerprint is made."""
+        self._logits, self.class_names, self.name, self.is_local = logits, tuple(class_names), name, is_local
         self._weights = weights
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256: two label accuracies compare only where this agrees."""
+        """SHA-256 of weights and class names: two label accuracies are comparable only if it agrees."""
         return sha256(json.dumps([self._weights, self.class_names]).encode()).hexdigest()
 
     @torch.inference_mode()
-    def judge(self, texts: Sequence[str]) -> list[int]:
-        """The class of each text; NO_CLASS for an empty one."""
-        found = [NO_CLASS] * len(texts)
-        full = [i for i, text in enumerate(texts) if not is_empty(text)]
-        if full:
-            for i, c in zip(full, self._logits([texts[i] for i in full]).argmax(1).tolist(), strict=True):
-                found[i] = c
-        return found
+    def predict(self, texts: Sequence[str]) -> list[int]:
+        """Return the most likely class of each text; NO_CLASS for an empty one."""
+        classes = [NO_CLASS] * len(texts)
+        nonempty = [i for i, text in enumerate(texts) if not is_empty(text)]
+        if nonempty:
+            for i, c in zip(nonempty, self._logits([texts[i] for i in nonempty]).argmax(1).tolist(), strict=True):
+                classes[i] = c
+        return classes
 
     def accuracy(self, texts: Sequence[str], labels: Sequence[int]) -> dict[str, Any]:
-        """Of texts whose classes are known: accuracy, n, by_class {name: accuracy}."""
-        return label_agreement(self.judge(texts), labels, self.class_names)
+        """Compare predictions with labels: accuracy, n, by_class {name: accuracy}."""
+        return label_agreement(self.predict(texts), labels, self.class_names)
 
     def protocol(self) -> dict[str, Any]:
-        """What a label accuracy depends on."""
-        facts: dict[str, Any] = {"name": self.name, "fingerprint": self.fingerprint, "comparable": False}
-        if self.home:
-            facts["note"] = "trained on this corpus: label accuracies compare only beside its own, and with its own"
-        return facts
+        """Return everything that a label accuracy depends on."""
+        metadata: dict[str, Any] = {"name": self.name, "fingerprint": self.fingerprint, "comparable": False}
+        if self.is_local:
+            metadata["note"] = (
+                "trained on this corpus: compare label accuracies only with its own accuracy and with others of it"
+            )
+        return metadata
 
 
 def load(
@@ -80,27 +81,27 @@ def load(
     device: str | torch.device = "cpu",
     **training: Any,
 ) -> Classifier:
-    """The classifier in a folder or of a hub id; with source None the home classifier in `folder`, trained first.
+    """Load the classifier of a folder or hub id; with source None the local one in `folder`, after training it.
 
-    class_names: of the corpus, in its order; a pretrained classifier's labels are matched to them by name, or by number
-    where it has no names for them. training: settings of home_classifier.train_small. UserError where nothing that can
-    be loaded is found, or where its classes are others.
+    class_names: of the corpus, in its order. The labels of a pretrained classifier are matched to them by name, or by
+    index if it has no names. training: settings of local_classifier.train_local. Raises UserError if there is no
+    sequence classifier to load, or if it has other classes.
     """
     if source is None:
         if texts is None or labels is None or folder is None:
-            raise UserError("no classifier: pass --classifier with a folder or a hub id of a sequence classifier")
-        with alone(folder):  # ranks of one run ask for it at once: the first trains it
+            raise UserError("no classifier: name one with --classifier, a folder or a hub id of a sequence classifier")
+        with exclusive(folder):  # all ranks of a run get here at once: the first trains it
             source = train_local(texts, labels, class_names, folder, held_out=held_out, **training)
     path = Path(source)
-    if (path / FACTS).is_file():
-        facts, model = read_info(path), load_local(path)
-        names = () if facts is None else facts["class_names"]
-        order = _order(dict(enumerate(names)), class_names, str(source))
-        return Classifier(lambda some: model(some)[:, order], class_names, NAME, _of_home(model), home=True)
+    if (path / INFO_FILE).is_file():
+        info, model = read_info(path), load_local(path)
+        names = () if info is None else info["class_names"]
+        order = _match_classes(dict(enumerate(names)), class_names, str(source))
+        return Classifier(lambda batch: model(batch)[:, order], class_names, NAME, _hash_local(model), is_local=True)
     return _pretrained(source, class_names, device)
 
 
-def _of_home(model: Any) -> str:
+def _hash_local(model: Any) -> str:
     return fingerprint(model) + sha256("\0".join(model.words).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -113,55 +114,55 @@ def _pretrained(source: str | Path, class_names: Sequence[str], device: str | to
             f"classifier {source}: there is no such folder; --classifier takes a folder or a hub id of a sequence "
             "classifier"
         )
-    where = {"trust_remote_code": False} | ({} if path.is_dir() else lookup())
+    options = {"trust_remote_code": False} | ({} if path.is_dir() else hub_kwargs())
     try:
-        with quiet():
-            model, found = AutoModelForSequenceClassification.from_pretrained(
-                str(source), dtype=torch.float32, output_loading_info=True, **where
+        with quiet_transformers():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                str(source), dtype=torch.float32, output_loading_info=True, **options
             )
-        tokenizer = AutoTokenizer.from_pretrained(str(source), **where)
+        tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
     except (OSError, ValueError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"classifier {source} cannot be loaded ({said}): --classifier takes a local folder, or a hub id where the "
+            f"classifier {source} cannot be loaded ({reason}): --classifier takes a local folder, or a hub id if the "
             "hub is reachable, of a sequence classifier"
         ) from error
-    check_weights_complete(model, set(found["missing_keys"]), f"classifier {source}", "sequence classifier")
+    check_weights_complete(model, set(info["missing_keys"]), f"classifier {source}", "sequence classifier")
     network: Any = model.eval().requires_grad_(False).to(device)
-    order = _order(network.config.id2label, class_names, str(source))
-    longest = min(
+    order = _match_classes(network.config.id2label, class_names, str(source))
+    max_length = min(
         MAX_LENGTH, tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", MAX_LENGTH)
     )
 
-    def logits(texts: Sequence[str]) -> Tensor:
-        rows = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # like lengths together
-        found = torch.zeros(len(texts), len(order))
-        for start in range(0, len(rows), BATCH):
-            some = rows[start : start + BATCH]
+    def compute_logits(texts: Sequence[str]) -> Tensor:
+        rows = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # similar lengths together: less padding
+        logits = torch.zeros(len(texts), len(order))
+        for start in range(0, len(rows), BATCH_SIZE):
+            part = rows[start : start + BATCH_SIZE]
             batch = tokenizer(
-                [texts[i] for i in some], truncation=True, max_length=longest, padding=True, return_tensors="pt"
+                [texts[i] for i in part], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
             )
-            found[some] = network(**batch.to(device)).logits.float().cpu()[:, order]
-        return found
+            logits[part] = network(**batch.to(device)).logits.float().cpu()[:, order]
+        return logits
 
     name = str(source).rstrip("/").split("/")[-1]
     weights = fingerprint(network) + tokenizer_fingerprint.fingerprint(tokenizer)
-    return Classifier(logits, class_names, name, weights, home=False)
+    return Classifier(compute_logits, class_names, name, weights, is_local=False)
 
 
-def _order(theirs: dict[int, str], ours: Sequence[str], source: str) -> list[int]:
-    """For each class of the corpus, which output of the classifier means it."""
-    known = {_plain(name): int(number) for number, name in theirs.items()}
-    if all(_plain(name) in known for name in ours):
-        return [known[_plain(name)] for name in ours]
-    numbered = all(_plain(name) == f"label{number}" for number, name in theirs.items())
-    if len(theirs) == len(ours) and (numbered or all(name.isdecimal() for name in ours)):
+def _match_classes(theirs: dict[int, str], ours: Sequence[str], source: str) -> list[int]:
+    """Return the output index of the classifier for each class of the corpus."""
+    known = {_normalize(name): int(index) for index, name in theirs.items()}
+    if all(_normalize(name) in known for name in ours):
+        return [known[_normalize(name)] for name in ours]
+    unnamed = all(_normalize(name) == f"label{index}" for index, name in theirs.items())
+    if len(theirs) == len(ours) and (unnamed or all(name.isdecimal() for name in ours)):
         return list(range(len(ours)))
     raise UserError(
-        f"classifier {source} knows the classes {', '.join(theirs.values())}, and the corpus has "
-        f"{', '.join(ours)}: give --classifier one that was trained for these"
+        f"classifier {source} has the classes {', '.join(theirs.values())}, but the corpus has "
+        f"{', '.join(ours)}: name a classifier of these with --classifier"
     )
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return "".join(c for c in str(name).casefold() if c.isalnum())

@@ -1,7 +1,7 @@
-"""Samples of every class against references of every class: MAUVE as a matrix, and which class each sample reads like.
+"""Class-conditional samples: MAUVE of every class against every class as a matrix, and the predicted classes.
 
-A model that ignores its condition has equal rows; one that follows it is good on the diagonal, and no better beside it
-than real texts are. Sampling, files and pictures are the caller's.
+A model that ignores its condition has equal rows; one that follows it has a high diagonal, and off the diagonal the
+values of real texts. Sampling, files and plots belong to the caller.
 """
 
 from __future__ import annotations
@@ -20,95 +20,104 @@ from evaluation.optional import MissingPackage
 from evaluation.scorers import Scorer
 
 Matrix = list[list[float]]
-Texts = Mapping[int, Sequence[str]]  # class -> texts
+TextsByClass = Mapping[int, Sequence[str]]
 
 
 @dataclass
 class PerClassResult:
-    """A row for each class asked for. rows: their numbers."""
+    """Results with one matrix row per sampled class."""
 
-    rows: list[int]
-    mauve: dict[str, Matrix] = field(default_factory=dict)  # split -> (rows, classes)
-    judged: Matrix = field(default_factory=list)  # (rows, classes + 1): shares judged of each class; the last: of none
-    scores: list[Mauve] = field(default_factory=list)  # every score with what it depends on
-    missing: list[str] = field(default_factory=list)  # packages for want of which MAUVE is left out
+    classes: list[int]  # the class of each row
+    mauve: dict[str, Matrix] = field(default_factory=dict)  # split -> (rows, all classes)
+    predicted_shares: Matrix = field(default_factory=list)  # (rows, all classes + 1); the last column: NO_CLASS
+    mauve_scores: list[Mauve] = field(default_factory=list)  # every score with its settings
+    missing_packages: list[str] = field(default_factory=list)  # without them MAUVE is skipped
 
     def as_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "mauve": self.mauve, "judged": self.judged}
+        """Return the data that is written to a file."""
+        return {"classes": self.classes, "mauve": self.mauve, "predicted_shares": self.predicted_shares}
 
 
-class Features:
-    """Features of sets of texts for MAUVE, computed once per set, however many pairs it stands in.
+class FeatureCache:
+    """MAUVE features of sets of texts, computed once per set although it is part of many pairs.
 
-    A set is known by being the same object; all are kept as long as this object is.
+    A set is identified by its object; the cache keeps every set alive.
     """
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
-        self._known: dict[int, tuple[Sequence[str], np.ndarray]] = {}  # the texts, too: an id may not come again
+        self._by_id: dict[int, tuple[Sequence[str], np.ndarray]] = {}  # with the texts: an id must not be reused
 
-    def __call__(self, texts: Sequence[str], *, keep: bool = False) -> np.ndarray:
-        """(n, d) float32. keep: on disk, too, for texts that come again."""
-        if id(texts) not in self._known:
-            self._known[id(texts)] = texts, self.scorer.features(texts, MAX_LENGTH, keep=keep)
-        return self._known[id(texts)][1]
+    def __call__(self, texts: Sequence[str], *, on_disk: bool = False) -> np.ndarray:
+        """Return (n, d) float32. on_disk: also cache on disk; for texts that are scored again."""
+        if id(texts) not in self._by_id:
+            self._by_id[id(texts)] = texts, self.scorer.features(texts, MAX_LENGTH, on_disk=on_disk)
+        return self._by_id[id(texts)][1]
 
 
-def compare(
-    samples: Texts,
-    references: Mapping[str, Texts],
-    features: Features | None = None,
+def compare_classes(
+    samples: TextsByClass,
+    references: Mapping[str, TextsByClass],
+    features: FeatureCache | None = None,
     classifier: Classifier | None = None,
 ) -> PerClassResult:
-    """MAUVE of every class's samples against every class's references of each split; what the classifier reads.
+    """Compute MAUVE of each class's samples against each class's references of each split, and predicted classes.
 
-    Sets are cut to one length, that of the smallest: the number of texts decides a score, and scores of one matrix
-    should compare.
+    All sets are cut to the size of the smallest: MAUVE depends on the number of texts, and the scores of one matrix
+    have to be comparable.
     """
-    found = PerClassResult(sorted(samples))
+    result = PerClassResult(sorted(samples))
     if features is not None:
         try:
-            _fill_mauve(found, samples, references, features)
+            _add_mauve(result, samples, references, features)
         except MissingPackage as error:
-            found.missing.append(error.package)
+            result.missing_packages.append(error.package)
     if classifier is not None:
-        found.judged = [_shares(classifier.judge(samples[c]), len(classifier.class_names)) for c in found.rows]
-    return found
+        num_classes = len(classifier.class_names)
+        result.predicted_shares = [_shares(classifier.predict(samples[c]), num_classes) for c in result.classes]
+    return result
 
 
 def label_accuracy(classifier: Classifier, texts: Sequence[str], labels: Sequence[int]) -> dict[str, Any]:
-    """Share of texts judged of the class that each was asked for: accuracy, n, by_class."""
-    return label_agreement(classifier.judge(texts), labels, classifier.class_names)
+    """Compute how often the predicted class is the requested one: accuracy, n, by_class."""
+    return label_agreement(classifier.predict(texts), labels, classifier.class_names)
 
 
-def average(found: Sequence[PerClassResult]) -> PerClassResult:
-    """The mean of the matrices of several seeds, entry by entry, nan left out."""
-    first = found[0]
-    mean = PerClassResult(first.rows, missing=first.missing, scores=[score for one in found for score in one.scores])
-    mean.mauve = {split: _mean([one.mauve[split] for one in found]) for split in first.mauve}
-    mean.judged = _mean([one.judged for one in found])
+def average_seeds(results: Sequence[PerClassResult]) -> PerClassResult:
+    """Average the matrices of several seeds entry by entry, ignoring nan."""
+    first = results[0]
+    mean = PerClassResult(
+        first.classes,
+        missing_packages=first.missing_packages,
+        mauve_scores=[score for result in results for score in result.mauve_scores],
+    )
+    mean.mauve = {split: _mean([result.mauve[split] for result in results]) for split in first.mauve}
+    mean.predicted_shares = _mean([result.predicted_shares for result in results])
     return mean
 
 
-def _fill_mauve(found: PerClassResult, samples: Texts, references: Mapping[str, Texts], features: Features) -> None:
+def _add_mauve(
+    result: PerClassResult, samples: TextsByClass, references: Mapping[str, TextsByClass], features: FeatureCache
+) -> None:
     sets = [*samples.values(), *(texts for classes in references.values() for texts in classes.values())]
     n = min(map(len, sets))
     for split, classes in references.items():
-        columns = [features(classes[d], keep=True)[:n] for d in sorted(classes)]
-        scores = [[mauve_of_features(features(samples[c])[:n], column) for column in columns] for c in found.rows]
-        found.mauve[split] = [[score.score for score in row] for row in scores]
-        found.scores += [score for row in scores for score in row]
+        columns = [features(classes[d], on_disk=True)[:n] for d in sorted(classes)]
+        scores = [[mauve_of_features(features(samples[c])[:n], column) for column in columns] for c in result.classes]
+        result.mauve[split] = [[score.score for score in row] for row in scores]
+        result.mauve_scores += [score for row in scores for score in row]
 
 
-def _shares(judged: Sequence[int], classes: int) -> list[float]:
-    if not judged:
-        return [math.nan] * (classes + 1)
-    return [sum(c == d for c in judged) / len(judged) for d in (*range(classes), NO_CLASS)]
+def _shares(predicted: Sequence[int], num_classes: int) -> list[float]:
+    """Return the share of each class and, last, of NO_CLASS."""
+    if not predicted:
+        return [math.nan] * (num_classes + 1)
+    return [sum(c == d for c in predicted) / len(predicted) for d in (*range(num_classes), NO_CLASS)]
 
 
 def _mean(matrices: Sequence[Matrix]) -> Matrix:
     def mean(values: Sequence[float]) -> float:
-        good = [value for value in values if math.isfinite(value)]
-        return sum(good) / len(good) if good else math.nan
+        finite = [value for value in values if math.isfinite(value)]
+        return sum(finite) / len(finite) if finite else math.nan
 
     return [[mean(entries) for entries in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]

@@ -1,4 +1,7 @@
-"""Arrays that cost much and never change, such as features of references, kept in a folder under a fingerprint."""
+"""Disk cache of deterministic arrays that are costly to compute, such as features of references.
+
+Files are named by a hash of everything that decides the arrays, so an entry never becomes stale.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def cached_arrays(folder: Path | None, name: str, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of `name` from the folder, or made now and put there. folder: None keeps nothing.
+    """Return the arrays of folder/{name}.npz; call make() and write the file if it is absent. folder None: no cache.
 
-    name: of everything that decides them. A file that cannot be read is made anew; a folder that cannot be written to
-    costs only the time of making them again.
+    name: contains a hash of everything that decides the arrays. A file that cannot be read is made again. A folder that
+    cannot be written raises nothing: the arrays are computed again next time.
     """
     if folder is None:
         return make()
     path = folder / f"{name}.npz"
     with suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile), np.load(path) as file:
         return {key: file[key] for key in file.files}
-    made = make()
+    arrays = make()
     partial = path.with_name(f"{name}.{os.environ.get('RANK', '0')}.{os.getpid()}.partial.npz")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, **made)  # type: ignore[arg-type]
+        np.savez(partial, **arrays)  # type: ignore[arg-type]
         os.replace(partial, path)
-    return made
+    return arrays

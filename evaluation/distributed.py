@@ -1,7 +1,7 @@
-"""Judging by several processes: the main one computes every figure, the others help its scorer.
+"""Evaluation with several processes: rank 0 computes the metrics; all ranks share the scorer's forward passes.
 
-Perplexity and features for MAUVE are what costs, and their batches are shared out; n-grams and clusters are counted
-once. Batches are the same whatever the number of processes, and so are the figures, to the last bit.
+Perplexities and MAUVE features take the time, so their batches are distributed; n-grams and clusters are computed on
+rank 0 alone. The batches do not depend on the number of processes, so the results are bit-identical.
 """
 
 from __future__ import annotations
@@ -10,36 +10,37 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from evaluation.scorers import Scorer
-from utils.distributed import Ranks, broadcast_object, gather_objects
+from utils.distributed import DistContext, broadcast_object, gather_objects
 from utils.errors import UserError
 
 T = TypeVar("T")
 DONE, FAILED = "done", "failed"
 
 
-def on_rank0(ranks: Ranks, scorer: Scorer | None, deed: Callable[[], T]) -> T:
-    """What deed() returns on the main process, on every one. All must call it, with the same scorer.
+def on_rank0(dist: DistContext, scorer: Scorer | None, fn: Callable[[], T]) -> T:
+    """Call fn() on rank 0 and return its result on every rank. Every rank must call this, with the same scorer.
 
-    UserError on every process where deed raises one.
+    Meanwhile the other ranks compute their shards of the scorer's batches. An exception of fn is raised on rank 0, and
+    as a UserError on the others.
     """
-    if ranks.world == 1:
-        return deed()
-    if not ranks.main:
-        while (asked := broadcast_object(ranks, None))[0] not in (DONE, FAILED):
-            assert scorer is not None, "the main process has a scorer, and this one has none"
-            what, texts, max_length = asked
-            gather_objects(ranks, [scorer.part(what, texts, max_length, ranks.rank, ranks.world)])
-        if asked[0] == FAILED:
-            raise UserError(asked[1])
-        return asked[1]
+    if dist.world_size == 1:
+        return fn()
+    if not dist.is_main:
+        while (message := broadcast_object(dist, None))[0] not in (DONE, FAILED):
+            assert scorer is not None, "rank 0 has a scorer, but this rank has none"
+            what, texts, max_length = message
+            gather_objects(dist, [scorer.shard(what, texts, max_length, dist.rank, dist.world_size)])
+        if message[0] == FAILED:
+            raise UserError(message[1])
+        return message[1]
     if scorer is not None:
-        scorer.ranks = ranks
+        scorer.dist = dist
     try:
-        result = deed()
+        result = fn()
     except Exception as error:
-        broadcast_object(ranks, (FAILED, str(error)))
+        broadcast_object(dist, (FAILED, str(error)))
         raise
     finally:
         if scorer is not None:
-            scorer.ranks = None
-    return broadcast_object(ranks, (DONE, result))[1]
+            scorer.dist = None
+    return broadcast_object(dist, (DONE, result))[1]

@@ -1,6 +1,6 @@
-"""Perplexity: how surprised a language model is by the texts.
+"""Perplexity of texts under a causal language model.
 
-It falls with fluency, and with dullness: read it beside diversity.
+It is low for fluent texts and also for dull, repetitive ones: read it beside diversity.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from evaluation.scorers import Scorer
 
 
 def perplexity(texts: Sequence[str], scorer: Scorer) -> dict[str, float]:
-    """Perplexity with the start token prepended, over the texts that are not empty.
+    """Compute perplexities with the start token prepended, over the texts that are not empty.
 
-    `perplexity` is the arithmetic mean over texts of exp(mean negative log-likelihood of the text's tokens), as it was
-    published for this method and as Hugging Face's metric computes it: a few garbled texts can rule it.
-    `corpus_perplexity` is exp(all negative log-likelihood / all tokens). `empty` counts the texts that have no
-    perplexity; both are nan where all are so.
+    `perplexity` is the mean over texts of exp(mean negative log-likelihood of the text's tokens), as it was published
+    for this method and as Hugging Face's metric computes it: a few garbled texts can dominate it.
+    `corpus_perplexity` is exp(total negative log-likelihood / total tokens). `empty` counts the texts without a
+    perplexity. Both perplexities are nan if all texts are empty.
     """
-    found = scorer.nll(texts)
-    scored = [(nll, count) for nll, count in zip(found.nll, found.tokens, strict=True) if count]
-    each = [_exp(nll / count) for nll, count in scored]
-    total = sum(count for _, count in scored)
+    likelihood = scorer.nll(texts)
+    scored = [(nll, count) for nll, count in zip(likelihood.nll, likelihood.tokens, strict=True) if count]
+    per_text = [_exp(nll / count) for nll, count in scored]
+    num_tokens = sum(count for _, count in scored)
     return {
-        "perplexity": sum(each) / len(each) if each else math.nan,
-        "corpus_perplexity": _exp(sum(nll for nll, _ in scored) / total) if total else math.nan,
+        "perplexity": sum(per_text) / len(per_text) if per_text else math.nan,
+        "corpus_perplexity": _exp(sum(nll for nll, _ in scored) / num_tokens) if num_tokens else math.nan,
         "empty": len(texts) - len(scored),
     }
 
 
 def _exp(x: float) -> float:
-    return math.exp(x) if x < 709 else math.inf  # math.exp raises where a float64 ends
+    return math.exp(x) if x < 709 else math.inf  # math.exp raises OverflowError above the float64 range

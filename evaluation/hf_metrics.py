@@ -1,6 +1,6 @@
-"""Our metrics as `evaluate.Metric`s, for code that speaks that interface.
+"""Our metrics as `evaluate.Metric` objects, for code that uses that interface.
 
-Unlike those of evaluate.load they work without a network:
+Unlike evaluate.load, load() works without a network:
 
 load("diversity").compute(predictions=texts)
 load("mauve", scorer=scorer).compute(predictions=samples, references=texts)
@@ -20,56 +20,69 @@ from utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Row:
-    """One metric: what it is, its function (predictions, references, scorer, **options), which of these it needs."""
+class HFMetric:
+    """A row of HF_METRICS: description, function of (predictions, references, scorer, **options), and its inputs."""
 
     description: str
     compute: Callable[..., dict[str, Any]]
-    references: bool = False  # one per prediction, or for mauve as many
-    scorer: bool = False
+    needs_references: bool = False  # one per prediction (mauve: a set of the same size)
+    needs_scorer: bool = False
 
 
-def _mauve(p: Sequence[str], r: Sequence[str], s: Scorer, **how: Any) -> dict[str, Any]:
-    found = mauve(p, r, s, **how)
-    return {"mauve": found.score, **found.protocol()}
+def _mauve(p: Sequence[str], r: Sequence[str], s: Scorer, **options: Any) -> dict[str, Any]:
+    result = mauve(p, r, s, **options)
+    return {"mauve": result.score, **result.protocol()}
 
 
-METRICS: dict[str, Row] = {
-    "perplexity": Row(
-        "mean over texts of exp(mean NLL), start token prepended", lambda p, r, s: fluency.perplexity(p, s), scorer=True
+HF_METRICS: dict[str, HFMetric] = {
+    "perplexity": HFMetric(
+        "mean over texts of exp(mean NLL), start token prepended",
+        lambda p, r, s: fluency.perplexity(p, s),
+        needs_scorer=True,
     ),
-    "mauve": Row("divergence frontier of two sets of texts, 0 to 1", _mauve, references=True, scorer=True),
-    "unique_wordcount": Row("distinct lower-cased words", lambda p, r, s: diversity.unique_wordcount(p)),
-    "diversity": Row("n-gram repetition for n = 2, 3, 4, and diversity", lambda p, r, s: diversity.ngram_diversity(p)),
-    "self_bleu": Row(
-        "mean BLEU of each text against all others", lambda p, r, s, **how: {"self_bleu": overlap.self_bleu(p, **how)}
+    "mauve": HFMetric(
+        "divergence frontier of two sets of texts, 0 to 1", _mauve, needs_references=True, needs_scorer=True
     ),
-    "memorization": Row(
-        "share of 4-grams, and of texts, that stand in the training texts (option training)",
+    "unique_wordcount": HFMetric("distinct lower-cased words", lambda p, r, s: diversity.unique_wordcount(p)),
+    "diversity": HFMetric(
+        "n-gram repetition for n = 2, 3, 4, and diversity", lambda p, r, s: diversity.ngram_diversity(p)
+    ),
+    "self_bleu": HFMetric(
+        "mean BLEU of each text against all others",
+        lambda p, r, s, **options: {"self_bleu": overlap.self_bleu(p, **options)},
+    ),
+    "memorization": HFMetric(
+        "share of 4-grams, and of texts, that occur in the training texts (option training)",
         lambda p, r, s, training: memorization.memorization(p, training),
     ),
-    "bleu": Row("corpus BLEU, cased", lambda p, r, s, **how: {"bleu": overlap.bleu(p, r, **how)}, references=True),
-    "rouge": Row("mean ROUGE F-measures", lambda p, r, s, **how: overlap.rouge(p, r, **how), references=True),
-    "exact_match": Row(
-        "share of predictions that are their reference",
-        lambda p, r, s: {"exact_match": overlap.exact_match(p, r)},
-        references=True,
+    "bleu": HFMetric(
+        "corpus BLEU, cased", lambda p, r, s, **options: {"bleu": overlap.bleu(p, r, **options)}, needs_references=True
     ),
-    "bertscore": Row("mean BERTScore", lambda p, r, s, **how: overlap.bertscore(p, r, **how), references=True),
+    "rouge": HFMetric(
+        "mean ROUGE F-measures", lambda p, r, s, **options: overlap.rouge(p, r, **options), needs_references=True
+    ),
+    "exact_match": HFMetric(
+        "share of predictions that equal their reference",
+        lambda p, r, s: {"exact_match": overlap.exact_match(p, r)},
+        needs_references=True,
+    ),
+    "bertscore": HFMetric(
+        "mean BERTScore", lambda p, r, s, **options: overlap.bertscore(p, r, **options), needs_references=True
+    ),
 }
 
 
 def load(name: str, *, scorer: Scorer | None = None) -> Any:
-    """An evaluate.Metric by name. Options of the function behind it are given to compute() by name."""
-    if name not in METRICS:
-        raise UserError(f"{name} is no metric here: one of {', '.join(METRICS)}")
-    row = METRICS[name]
-    if row.scorer and scorer is None:
-        raise UserError(f"the metric {name} needs a scorer: load({name!r}, scorer=scorers.load(...))")
+    """Return an evaluate.Metric by name. compute() takes the options of the metric's function as keywords."""
+    if name not in HF_METRICS:
+        raise UserError(f"{name} is not a metric: give one of {', '.join(HF_METRICS)}")
+    row = HF_METRICS[name]
+    if row.needs_scorer and scorer is None:
+        raise UserError(f"the metric {name} needs a scorer: call load({name!r}, scorer=scorers.load(...))")
     evaluate = optional_import("evaluate", "evaluate", "the metric interface")
     features = optional_import("datasets", "datasets", "the metric interface").Features
     text = optional_import("datasets", "datasets", "the metric interface").Value("string")
-    columns = {"predictions": text} | ({"references": text} if row.references else {})
+    columns = {"predictions": text} | ({"references": text} if row.needs_references else {})
 
     class TextMetric(evaluate.Metric):  # type: ignore[name-defined]
         def _info(self) -> Any:
@@ -78,9 +91,9 @@ def load(name: str, *, scorer: Scorer | None = None) -> Any:
             )
 
         def _compute(
-            self, predictions: Sequence[str], references: Sequence[str] | None = None, **how: Any
+            self, predictions: Sequence[str], references: Sequence[str] | None = None, **options: Any
         ) -> dict[str, Any]:
-            return row.compute(predictions, references, scorer, **how)
+            return row.compute(predictions, references, scorer, **options)
 
     TextMetric.__name__ = TextMetric.__qualname__ = name
     return TextMetric(experiment_id=f"{name}-{id(row)}")

@@ -1,23 +1,26 @@
-"""Several candidates per example: which agrees best with the others (minimum Bayes risk), which with the reference.
+"""Selection among several candidates per example: minimum Bayes risk (MBR), and oracles that know the reference.
 
-Candidates come as rows, one per example: candidates[example][k]. To add a utility: its function of two lists of texts,
-and its row in UTILITIES.
+Candidates are nested by example: candidates[example][k]. To add a utility: write its function of two lists of texts,
+and add its row to UTILITIES.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Callable, Sequence
 
 from evaluation.diffuseq import sentence_bleu4
 from evaluation.overlap import ROUGES, bertscore_each, chrf, exact_match, rouge_each, sentence_bleu
 
-Utility = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # candidates, the others taken for the truth
+Utility = Callable[
+    [Sequence[str], Sequence[str]], Sequence[float]
+]  # (candidates, pseudo-references) -> one score per pair
 
 
-def _each(label_agreement: Callable[[str, str], float]) -> Utility:
-    return lambda candidates, others: [label_agreement(*pair) for pair in zip(candidates, others, strict=True)]
+def _each(agreement: Callable[[str, str], float]) -> Utility:
+    return lambda candidates, others: [agreement(*pair) for pair in zip(candidates, others, strict=True)]
 
 
 def _rouge(name: str) -> Utility:
@@ -43,31 +46,31 @@ def mbr_select(
     bertscore_model: str = "roberta-large",
     device: str = "cpu",
 ) -> list[str]:
-    """Of each example the candidate whose summed utility against its other candidates is largest, the first of equals.
+    """Select the candidate of each example with the largest total utility against its other candidates.
 
-    Kumar & Byrne 2004. utility: one of UTILITIES; K (K - 1) comparisons for K candidates, each pair of texts once. An
-    example needs at least one candidate.
+    Kumar & Byrne 2004. The first of equal candidates wins. utility: one of UTILITIES; it takes K (K - 1) comparisons
+    for K candidates, each pair of texts once. An example needs at least one candidate.
     """
     if utility not in UTILITIES:
-        raise ValueError(f"{utility} is no utility for minimum-Bayes-risk decoding: one of {', '.join(UTILITIES)}")
-    against = [[row[:i] + row[i + 1 :] for i in range(len(row))] for row in map(list, candidates)]
+        raise ValueError(f"{utility} is not a utility of MBR decoding: give one of {', '.join(UTILITIES)}")
+    others = [[row[:i] + row[i + 1 :] for i in range(len(row))] for row in map(list, candidates)]
     pairs = dict.fromkeys(
         (one, other)
-        for row, others in zip(candidates, against, strict=True)
-        for one, rest in zip(row, others, strict=True)
+        for row, rests in zip(candidates, others, strict=True)
+        for one, rest in zip(row, rests, strict=True)
         for other in rest
     )
-    found = UTILITIES[utility](tokenizer, bertscore_model, device)([a for a, _ in pairs], [b for _, b in pairs])
-    label_agreement = dict(zip(pairs, found, strict=True))
+    scores = UTILITIES[utility](tokenizer, bertscore_model, device)([a for a, _ in pairs], [b for _, b in pairs])
+    agreement = dict(zip(pairs, scores, strict=True))
     sums = [
-        [sum(label_agreement[one, other] for other in rest) for one, rest in zip(row, others, strict=True)]
-        for row, others in zip(candidates, against, strict=True)
+        [sum(agreement[one, other] for other in rest) for one, rest in zip(row, rests, strict=True)]
+        for row, rests in zip(candidates, others, strict=True)
     ]
-    return [row[_best(scores)] for row, scores in zip(candidates, sums, strict=True)]
+    return [row[_argmax(totals)] for row, totals in zip(candidates, sums, strict=True)]
 
 
 def oracle(candidates: Sequence[Sequence[str]], references: Sequence[str]) -> dict[str, float]:
-    """Mean over examples of the largest ROUGE among the candidates, each ROUGE on its own: a perfect choice."""
+    """Compute the mean over examples of the largest ROUGE among the candidates, for each ROUGE variant by itself."""
     scores = [
         [rouge_each(one, reference) for one in row] for row, reference in zip(candidates, references, strict=True)
     ]
@@ -78,29 +81,28 @@ def oracle(candidates: Sequence[Sequence[str]], references: Sequence[str]) -> di
 
 
 def oracle_bleu(candidates: Sequence[Sequence[str]], references: Sequence[str], *, tokenizer: str = "13a") -> list[str]:
-    """Of each example the candidate with the largest sentence BLEU against its reference, the first of equals."""
+    """Select the candidate of each example with the largest sentence BLEU against its reference (first of equals)."""
     return [
-        row[_best([sentence_bleu(one, reference, tokenizer=tokenizer) for one in row])]
+        row[_argmax([sentence_bleu(one, reference, tokenizer=tokenizer) for one in row])]
         for row, reference in zip(candidates, references, strict=True)
     ]
 
 
 def shuffle_predictions(predictions: Sequence[str], seed: int) -> list[str]:
-    """Every prediction moved to another example: against the references they show what chance alone scores."""
+    """Move every prediction to another example: scores against the references are then the chance level."""
     order = list(range(len(predictions)))
     random.Random(seed).shuffle(order)
-    mixed = list(predictions)
-    for here, there in zip(order, order[1:] + order[:1], strict=True):  # one cycle: none stays where it was
-        mixed[there] = predictions[here]
-    return mixed
+    moved = list(predictions)
+    for source, target in zip(order, order[1:] + order[:1], strict=True):  # one cycle: no prediction stays in place
+        moved[target] = predictions[source]
+    return moved
 
 
-def rows(predictions: Sequence[str], k: int) -> list[list[str]]:
-    """Predictions listed example by example, k each -> one row per example."""
-    if k < 1 or len(predictions) % k:
-        raise ValueError(f"{len(predictions)} predictions do not divide into rows of {k} candidates")
-    return [list(predictions[i : i + k]) for i in range(0, len(predictions), k)]
+def distinct_share(candidates: Sequence[Sequence[str]]) -> float:
+    """Compute the mean share of distinct texts among the candidates of an example; nan without examples."""
+    shares = [len(set(row)) / len(row) for row in candidates]
+    return statistics.fmean(shares) if shares else math.nan
 
 
-def _best(scores: Sequence[float]) -> int:
+def _argmax(scores: Sequence[float]) -> int:
     return max(range(len(scores)), key=lambda i: scores[i])

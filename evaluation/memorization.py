@@ -1,4 +1,4 @@
-"""How much of a set of texts was copied from the training texts: 4-grams, and whole texts."""
+"""Memorization: the share of 4-grams and of whole texts that are copied from the training texts."""
 
 from __future__ import annotations
 
@@ -13,79 +13,80 @@ import numpy as np
 from evaluation.disk_cache import cached_arrays
 from evaluation.text_tokens import is_empty, tokenizer_version, tokens
 
-N = 4  # words in a run that counts as remembered
+N = 4  # words in an n-gram
 
 
 class NgramIndex:
     """The 4-grams and the texts of a training set, as sorted 64-bit hashes.
 
     Hashes rather than strings: a hundred thousand stories hold four million 4-grams, 32 MB so and half a gigabyte as
-    tuples. With that many, a 4-gram that was never seen is taken for a seen one with a chance of 2e-13.
+    tuples. With that many, a 4-gram that is not in the training set counts as known with a probability of 2e-13.
     """
 
     def __init__(self, texts: Iterable[str], folder: Path | None = None):
-        """folder: where the hashes are kept, under a fingerprint of texts and tokenizer; None: nowhere."""
-        self._words: dict[str, int] = {}
+        """folder: disk cache of the hashes, keyed by a hash of texts and tokenizer; None: no cache."""
+        self._word_hashes: dict[str, int] = {}
         texts = list(texts)
-        self.size = len(texts)  # training texts
-        found = cached_arrays(
+        self.num_texts = len(texts)
+        arrays = cached_arrays(
             folder,
             f"ngrams-{N}-{_digest([*texts, tokenizer_version()])}" if folder else "",
-            lambda: self._hashes(texts),
+            lambda: self._hash_all(texts),
         )
-        self._seen, self._texts = found["grams"], frozenset(found["texts"].tolist())
+        self._ngrams, self._texts = arrays["grams"], frozenset(arrays["texts"].tolist())
 
-    def _hashes(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        grams = [self._grams(text) for text in texts]
+    def _hash_all(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        grams = [self._ngram_hashes(text) for text in texts]
         return {
             "grams": np.unique(np.concatenate(grams)) if grams else np.empty(0, np.uint64),
-            "texts": np.array([_hash(_plain(text)) for text in texts], np.uint64),
+            "texts": np.array([_hash(_normalize_spaces(text)) for text in texts], np.uint64),
         }
 
     @classmethod
-    def of(cls, texts: Iterable[str] | Self) -> Self:
-        """A memory of the texts; one that is given already is handed through."""
+    def from_texts(cls, texts: Iterable[str] | Self) -> Self:
+        """Return an index of the texts; an index is returned as it is."""
         return texts if isinstance(texts, cls) else cls(texts)  # type: ignore[arg-type]
 
     def known_ngrams(self, text: str) -> np.ndarray:
-        """Which of the text's 4-grams occur in a training text: (tokens - 3,) bool, or (0,)."""
-        grams = self._grams(text)
-        if not len(self._seen):
+        """Return which 4-grams of the text occur in a training text: (tokens - 3,) bool, or (0,)."""
+        grams = self._ngram_hashes(text)
+        if not len(self._ngrams):
             return np.zeros(len(grams), dtype=bool)
-        place = np.searchsorted(self._seen, grams).clip(max=len(self._seen) - 1)
-        return self._seen[place] == grams
+        position = np.searchsorted(self._ngrams, grams).clip(max=len(self._ngrams) - 1)
+        return self._ngrams[position] == grams
 
     def contains_text(self, text: str) -> bool:
-        """True of a text that is a training text, blanks apart."""
-        return _hash(_plain(text)) in self._texts
+        """Return True if the text equals a training text up to whitespace."""
+        return _hash(_normalize_spaces(text)) in self._texts
 
-    def _grams(self, text: str) -> np.ndarray:
-        """Hashes of the text's 4-grams, uint64."""
-        words = np.array([self._word(word) for word in tokens(text)], dtype=np.uint64)
+    def _ngram_hashes(self, text: str) -> np.ndarray:
+        """Return the hashes of the text's 4-grams: (tokens - 3,) uint64, or (0,)."""
+        words = np.array([self._word_hash(word) for word in tokens(text)], dtype=np.uint64)
         if len(words) < N:
             return np.empty(0, np.uint64)
         mixed = np.zeros(len(words) - N + 1, np.uint64)
-        for i in range(N):  # order matters: each step scrambles what came before
+        for i in range(N):  # the hash depends on the order: each step scrambles the words before
             mixed = _scramble(mixed + words[i : len(words) - N + 1 + i])
         return mixed
 
-    def _word(self, word: str) -> int:
-        if word not in self._words:
-            self._words[word] = _hash(word)
-        return self._words[word]
+    def _word_hash(self, word: str) -> int:
+        if word not in self._word_hashes:
+            self._word_hashes[word] = _hash(word)
+        return self._word_hashes[word]
 
 
 def memorization(texts: Sequence[str], training: Iterable[str] | NgramIndex) -> dict[str, float]:
-    """Share of the texts' 4-grams (each occurrence counts) that occur in any training text, and of texts that are one.
+    """Compute the share of 4-grams (each occurrence counts) and of whole texts that occur in the training texts.
 
-    `memorization` is nan where no text has four words, `exact_copy` where there is no text. Empty texts are no copies.
+    `memorization` (4-grams) is nan if no text has four words, `train_copy_rate` (texts) if there is no text. An empty
+    text is not a copy.
     """
-    memory = NgramIndex.of(training)
-    known = np.concatenate([memory.known_ngrams(text) for text in texts] or [np.zeros(0, dtype=bool)])
-    copies = sum(memory.contains_text(text) for text in texts if not is_empty(text))
+    index = NgramIndex.from_texts(training)
+    known = np.concatenate([index.known_ngrams(text) for text in texts] or [np.zeros(0, dtype=bool)])
+    copies = sum(index.contains_text(text) for text in texts if not is_empty(text))
     return {
         "memorization": float(known.mean()) if len(known) else math.nan,
-        "exact_copy": copies / len(texts) if len(texts) else math.nan,
+        "train_copy_rate": copies / len(texts) if len(texts) else math.nan,
     }
 
 
@@ -96,7 +97,7 @@ def _digest(texts: Sequence[str]) -> str:
     return digest.hexdigest()[:24]
 
 
-def _plain(text: str) -> str:
+def _normalize_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
@@ -105,7 +106,7 @@ def _hash(text: str) -> int:
 
 
 def _scramble(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele et al. 2014): a bijection of 64-bit integers in which every bit reaches all."""
+    """Apply SplitMix64's finalizer (Steele et al. 2014), a bijection of uint64 in which each bit affects all bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

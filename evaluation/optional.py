@@ -1,7 +1,7 @@
-"""Optional packages, imported when a metric first needs them. Knows nothing of the metrics themselves.
+"""Optional packages, imported when a metric first needs them. This module knows no metric.
 
-Importing a room must stay cheap (spaCy, mauve-text, bert-score and evaluate cost seconds each), and a machine that only
-trains may lack them: then a metric says so in one line, and the evaluation goes on without it.
+Importing `evaluation` must stay cheap: spaCy, mauve-text, bert-score and evaluate take seconds each, and a machine that
+only trains may lack them. A metric whose package is missing raises MissingPackage, and the evaluation skips it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 
 class MissingPackage(UserError):
-    """A metric's package is not installed. `package` is its name for pip."""
+    """The package of a metric is not installed. `package` is its name for pip."""
 
     def __init__(self, package: str, purpose: str):
         super().__init__(f"{purpose} needs the package {package}, which is not installed: pip install {package}")
@@ -21,10 +21,13 @@ class MissingPackage(UserError):
 
 
 def optional_import(module: str, package: str, purpose: str) -> Any:
-    """Import `module`, which pip installs as `package`; MissingPackage where it is absent."""
+    """Import and return `module`, which pip installs as `package`. Raises MissingPackage if it is not installed.
+
+    purpose: what needs the package, for the message.
+    """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
-            raise  # the package is there, and something that it imports is broken: not ours to explain away
+            raise  # the package is installed, but something that it imports is broken: show that error
         raise MissingPackage(package, purpose) from error

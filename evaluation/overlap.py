@@ -1,6 +1,6 @@
-"""How much of a reference a text repeats (BLEU, ROUGE, exact match, BERTScore), and texts of each other (self-BLEU).
+"""Overlap of predictions with references (BLEU, chrF, ROUGE, exact match, BERTScore), and self-BLEU of a set of texts.
 
-Empty predictions score nothing and never fail. Lists of references must be as long as lists of predictions.
+An empty prediction scores 0 and raises nothing. There must be one reference per prediction.
 """
 
 from __future__ import annotations
@@ -16,67 +16,69 @@ from typing import Any
 from evaluation.optional import optional_import
 from evaluation.text_tokens import is_empty
 from utils.errors import UserError
-from utils.hub import lookup
+from utils.hub import hub_kwargs
 
 ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def bleu(predictions: Sequence[str], references: Sequence[str], *, tokenizer: str = "13a") -> float:
-    """Corpus BLEU-4 by sacreBLEU, cased, 0 to 100; nan without texts. Post 2018, arXiv:1804.08771."""
-    _same_number(predictions, references)
+    """Compute corpus BLEU-4 by sacreBLEU, cased, 0 to 100; nan without texts. Post 2018, arXiv:1804.08771."""
+    _check_lengths(predictions, references)
     if not predictions:
         return math.nan
     return _bleu(tokenizer, False).corpus_score(list(predictions), [list(references)]).score
 
 
 def sentence_bleu(prediction: str, reference: str, *, tokenizer: str = "13a") -> float:
-    """BLEU of one sentence, with its effective order, 0 to 100."""
+    """Compute BLEU of one sentence by sacreBLEU with effective order, 0 to 100."""
     return _bleu(tokenizer, True).sentence_score(prediction, [reference]).score
 
 
 def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Share of predictions that are their reference, blanks at the ends apart; nan without texts."""
-    _same_number(predictions, references)
+    """Compute the share of predictions equal to their reference up to outer whitespace; nan without texts."""
+    _check_lengths(predictions, references)
     same = [p.strip() == r.strip() for p, r in zip(predictions, references, strict=True)]
     return sum(same) / len(same) if same else math.nan
 
 
 def chrf(prediction: str, reference: str) -> float:
-    """chrF2 of one sentence by sacreBLEU, 0 to 100. Popovic 2015."""
+    """Compute chrF2 of one sentence by sacreBLEU, 0 to 100. Popovic 2015."""
     return optional_import("sacrebleu", "sacrebleu", "chrF").sentence_chrf(prediction, [reference]).score
 
 
 def rouge_each(
     prediction: str, reference: str, *, stem: bool = False, names: tuple[str, ...] = ROUGES
 ) -> dict[str, float]:
-    """F-measures of ROUGE-1, -2, -L and -Lsum of one pair, 0 to 1, or of those named. Lin 2004."""
-    found = _rouge(stem, names).score(reference, prediction)
-    return {name: found[name].fmeasure for name in names}
+    """Compute F-measures of the named ROUGE variants for one pair, 0 to 1. Lin 2004. stem: compare stemmed words."""
+    scores = _rouge(stem, names).score(reference, prediction)
+    return {name: scores[name].fmeasure for name in names}
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str], *, stem: bool = False) -> dict[str, float]:
-    """Mean ROUGE F-measures, 0 to 1; nan without texts.
+    """Compute mean ROUGE F-measures, 0 to 1; nan without texts.
 
-    Differs from Hugging Face's metric, the median of bootstrapped means: here the mean itself, free of chance.
+    Differs from Hugging Face's metric, the median of bootstrapped means: this is the mean itself, without randomness.
     """
-    _same_number(predictions, references)
+    _check_lengths(predictions, references)
     each = [rouge_each(p, r, stem=stem) for p, r in zip(predictions, references, strict=True)]
     return {name: sum(scores[name] for scores in each) / len(each) if each else math.nan for name in ROUGES}
 
 
 def self_bleu(texts: Sequence[str], *, tokenizer: str = "13a") -> float:
-    """Mean BLEU of each text with all others as its references, 0 to 100: low where texts differ.
+    """Compute the mean BLEU of each text with all others as its references, 0 to 100: low for diverse texts.
 
-    Zhu et al. 2018, arXiv:1802.01886. Equals sacreBLEU's sentence BLEU, in time linear in the texts: an n-gram is
-    clipped at the most that any other text has of it, for which its two largest counts suffice. Empty texts are left
-    out; nan with fewer than two texts.
+    Zhu et al. 2018, arXiv:1802.01886. Equals sacreBLEU's sentence BLEU, in time linear in the number of texts: an
+    n-gram is clipped at its largest count in any other text, for which its two largest counts suffice. Empty texts are
+    dropped; nan with fewer than two others.
     """
     scorer = _bleu(tokenizer, True)
     words = [scorer.tokenizer(text.rstrip()).split() for text in texts if not is_empty(text)]
     if len(words) < 2:
         return math.nan
     counts = [Counter(tuple(text[i : i + n]) for n in range(1, 5) for i in range(len(text) - n + 1)) for text in words]
-    largest: dict[tuple[str, ...], tuple[int, int, int]] = {}  # n-gram -> (most, in which text, most elsewhere)
+    largest: dict[
+        tuple[str, ...], tuple[int, int, int]
+    ] = {}  # n-gram -> (largest count, its text, largest count elsewhere)
     for i, grams in enumerate(counts):
         for gram, count in grams.items():
             most, where, second = largest.get(gram, (0, -1, 0))
@@ -111,10 +113,11 @@ def bertscore(
     rescale: bool = True,
     device: str = "cpu",
 ) -> dict[str, float]:
-    """Mean BERTScore precision, recall and F1, rescaled with the baseline where the package has one for the model.
+    """Compute mean BERTScore precision, recall and F1, rescaled if the package has a baseline for the model.
 
-    model: a hub id that bert-score knows, or any local folder, for which num_layers (default: all) says whose layer is
-    compared. An empty side scores 0. nan without texts. Zhang et al. 2020, arXiv:1904.09675.
+    model: a hub id that bert-score knows, or any local folder. num_layers: the layer whose states are compared
+    (default: the package's choice, else the last). An empty text scores 0. nan without texts. Zhang et al. 2020,
+    arXiv:1904.09675.
     """
     each = bertscore_each(predictions, references, model, num_layers=num_layers, rescale=rescale, device=device)
     names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
@@ -131,47 +134,49 @@ def bertscore_each(
     rescale: bool = True,
     device: str = "cpu",
 ) -> tuple[list[float], list[float], list[float]]:
-    """Precision, recall and F1 of every pair; see bertscore."""
-    _same_number(predictions, references)
+    """Compute precision, recall and F1 of every pair; see bertscore."""
+    _check_lengths(predictions, references)
     n = len(predictions)
-    found = ([0.0] * n, [0.0] * n, [0.0] * n)
+    scores = ([0.0] * n, [0.0] * n, [0.0] * n)
     if not n:
-        return found
-    scorer, known = _bertscorer(model, num_layers, device)
-    full = [i for i in range(n) if not is_empty(predictions[i]) and not is_empty(references[i])]
-    if full:  # an empty candidate makes the package fail
-        columns = scorer.score([predictions[i] for i in full], [references[i] for i in full])
+        return scores
+    scorer, has_baseline = _bertscorer(model, num_layers, device)
+    nonempty = [i for i in range(n) if not is_empty(predictions[i]) and not is_empty(references[i])]
+    if nonempty:  # the package raises an error for an empty candidate
+        columns = scorer.score([predictions[i] for i in nonempty], [references[i] for i in nonempty])
         for k, column in enumerate(columns):
-            if rescale and known:
+            if rescale and has_baseline:
                 base = scorer.baseline_vals[k]
                 column = (column - base) / (1 - base)
-            for i, value in zip(full, column.tolist(), strict=True):
-                found[k][i] = value
-    return found
+            for i, value in zip(nonempty, column.tolist(), strict=True):
+                scores[k][i] = value
+    return scores
 
 
 def load_bertscore(model: str, device: str) -> None:
-    """Load the encoder of bertscore now. UserError where it is not there."""
+    """Load the encoder of bertscore now. Raises UserError if it cannot be loaded."""
     _bertscorer(model, None, device)
 
 
 @cache
 def _bertscorer(model: str, num_layers: int | None, device: str) -> tuple[Any, bool]:
-    """The package's scorer, and whether it has a baseline for this model."""
+    """Return the package's scorer, and whether it has a baseline for this model."""
     library = optional_import("bert_score", "bert-score", "BERTScore")
     transformers = optional_import("transformers", "transformers", "BERTScore")
     try:
-        config = transformers.AutoConfig.from_pretrained(model, **({} if Path(model).is_dir() else lookup()))
+        config = transformers.AutoConfig.from_pretrained(model, **({} if Path(model).is_dir() else hub_kwargs()))
         if num_layers is None and model not in library.utils.model2layers:
             num_layers = config.num_hidden_layers
         scorer = library.BERTScorer(model_type=model, num_layers=num_layers, lang="en", device=device)
     except OSError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"BERTScore's model {model} cannot be loaded ({reason}): give a local folder") from error
-    # a tokenizer without a limit asks for 10^30 tokens, which overflows; RoBERTa's positions are offset by two
+        raise UserError(
+            f"BERTScore's model {model} cannot be loaded ({reason}): name a local folder with --bertscore_model"
+        ) from error
+    # a tokenizer without a limit has a model_max_length of 10^30, which overflows; RoBERTa offsets positions by two
     scorer._tokenizer.model_max_length = min(scorer._tokenizer.model_max_length, config.max_position_embeddings - 2)
     try:
-        scorer.baseline_vals  # noqa: B018 reads the file
+        scorer.baseline_vals  # noqa: B018 the attribute reads the baseline file
     except (ValueError, OSError):
         return scorer, False
     return scorer, True
@@ -179,7 +184,8 @@ def _bertscorer(model: str, num_layers: int | None, device: str) -> tuple[Any, b
 
 @cache
 def _bleu(tokenizer: str, effective_order: bool) -> Any:
-    return optional_import("sacrebleu.metrics", "sacrebleu", "BLEU").BLEU(tokenize=tokenizer, effective_order=effective_order)
+    metrics = optional_import("sacrebleu.metrics", "sacrebleu", "BLEU")
+    return metrics.BLEU(tokenize=tokenizer, effective_order=effective_order)
 
 
 @cache
@@ -189,12 +195,14 @@ def _rouge(stem: bool, names: tuple[str, ...]) -> Any:
 
 
 def _closest_other(lengths: Sequence[int], size: int) -> int:
-    """The length closest to size, of all but one text of that size; of two the shorter: BLEU's brevity penalty."""
+    """Return the length closest to size among all texts but one of that size, the shorter of two (BLEU's rule)."""
     i = bisect_left(lengths, size)
     others = [*lengths[max(i - 1, 0) : i], *lengths[i + 1 : i + 2]]
     return min(others, key=lambda length: (abs(length - size), length))
 
 
-def _same_number(predictions: Sequence[str], references: Sequence[str]) -> None:
+def _check_lengths(predictions: Sequence[str], references: Sequence[str]) -> None:
     if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references: give one reference each")
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(references)} references: give one reference per prediction"
+        )

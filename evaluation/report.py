@@ -1,4 +1,4 @@
-"""Results as files (text and JSON) and as a table for the terminal. Computes nothing."""
+"""Evaluation results as JSON and text files, and as a table for the terminal. Computes no metric."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from utils.run_folder import write_json, write_text
 def write(
     folder: Path | str, name: str, metrics: Mapping[str, Any], samples: Sequence[str] | Sequence[Mapping[str, Any]] = ()
 ) -> None:
-    """Write {name}.json (metrics, protocol) and {name}.txt (a table of them), {name}-samples.json and
-    {name}-samples.txt (one text a line), atomically.
+    """Write {name}.json (metrics and protocol), {name}.txt (as a table), {name}-samples.json and {name}-samples.txt.
 
-    samples: texts, or records with a text under "text" or "pred" beside others. Numbers that are not finite are null.
+    samples: texts, or records with a text under "text" or "pred"; one text per line in the text file. Numbers that are
+    not finite are written as null. Every file is written atomically.
     """
     folder = Path(folder)
     write_json(folder / f"{name}.json", nan_to_none(metrics))
@@ -27,7 +27,7 @@ def write(
 
 
 def table(metrics: Mapping[str, Any], title: str = "") -> str:
-    """Keys and numbers in two columns, with mean and deviation where there are several seeds, then what to mind."""
+    """Format keys and values in two columns (mean and deviation over several seeds), followed by the notes."""
     rows = [(strip_control(key), _number(value)) for key, value in metrics.items() if key != "protocol"]
     width = max((len(key) for key, _ in rows), default=0)
     lines = [strip_control(title)] if title else []
@@ -36,42 +36,42 @@ def table(metrics: Mapping[str, Any], title: str = "") -> str:
 
 
 def notes(metrics: Mapping[str, Any]) -> list[str]:
-    """What a reader of the numbers must know, of all protocols below "protocol", each once."""
+    """Return the warnings of all protocols in the result: not comparable, too few texts, skipped metrics; each once."""
     protocol = metrics.get("protocol") or {}
-    found: dict[str, None] = {}
-    for facts in protocol.get("runs", [protocol]):
-        if not facts:
+    found: dict[str, None] = {}  # a dict keeps the order
+    for metadata in protocol.get("runs", [protocol]):
+        if not metadata:
             continue
-        if "note" in facts:
-            found[facts["note"]] = None
-        for part in (facts, facts.get("classes", {})):
-            if part.get("small_n"):
-                found[f"MAUVE of {part['mauve']['n']} texts a side is mostly noise: sample 1,000 or more"] = None
-        found |= dict.fromkeys(facts.get("left_out", ()))
-        if "note" in facts.get("classifier", {}):
-            found[f"classifier {facts['classifier']['note']}"] = None
-        for package in facts.get("missing_packages", ()):
-            found[f"some metrics are left out, for want of the package {package}"] = None
+        if "note" in metadata:
+            found[metadata["note"]] = None
+        for part in (metadata, metadata.get("classes", {})):
+            if part.get("mauve_few_samples"):
+                found[f"MAUVE of {part['mauve']['n']} texts per side is mostly noise: sample 1,000 or more"] = None
+        found |= dict.fromkeys(metadata.get("skipped", ()))
+        if "note" in metadata.get("classifier", {}):
+            found[f"classifier {metadata['classifier']['note']}"] = None
+        for package in metadata.get("missing_packages", ()):
+            found[f"some metrics are skipped: the package {package} is not installed"] = None
     return list(found)
 
 
 def format_samples(samples: Sequence[str], count: int = 12) -> str:
-    """The first few texts, numbered, safe to print."""
+    """Format the first few texts with numbers, safe to print to a terminal."""
     return "\n".join(f"  {i:2d}  {single_line(text) or '(empty)'}" for i, text in enumerate(samples[:count], start=1))
 
 
 def strip_control(text: object) -> str:
-    """A text without control codes, which a terminal would obey, whoever wrote them. Line ends and tabs stay."""
+    """Remove control characters, which could change the state of a terminal. Line ends and tabs stay."""
     return "".join(c for c in str(text) if c.isprintable() or c in "\n\t")
 
 
 def single_line(text: object) -> str:
-    """A text as one line without control codes."""
+    """Return the text as one line without control characters."""
     return " ".join(strip_control(text).split())
 
 
 def nan_to_none(value: Any) -> Any:
-    """The same data with None for every number that JSON cannot hold."""
+    """Replace every number that JSON cannot represent (nan, infinity) by None, in nested dicts and lists."""
     if isinstance(value, Mapping):
         return {str(key): nan_to_none(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

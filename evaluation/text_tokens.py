@@ -1,7 +1,7 @@
-"""Texts -> words, in the two ways that the published metrics count them. No metric here.
+"""Tokenization of texts in the two ways that the published metrics use. This module has no metric.
 
 `tokens` is spaCy's English rule tokenizer, the one inside en_core_web_sm, which needs no download; `vocabulary` is
-scikit-learn's count vectoriser with its default settings.
+scikit-learn's count vectorizer with its default settings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WORD = re.compile(r"(?u)\b\w\w+\b")  # scikit-learn's default: two or more word 
 
 
 def is_empty(text: str) -> bool:
-    """True of a generation that came out as nothing, or as blanks."""
+    """Return True if the text has no character but whitespace."""
     return not text.strip()
 
 
@@ -28,7 +28,7 @@ def _spacy_tokenizer() -> Any:
 
 
 def tokenizer_version() -> str:
-    """Of what `tokens` splits by; empty where it is not installed."""
+    """Return name and version of the tokenizer behind `tokens`; empty if it is not installed."""
     try:
         return f"spacy {version('spacy')}"
     except PackageNotFoundError:
@@ -36,15 +36,15 @@ def tokenizer_version() -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Words and punctuation marks of a text, case kept; none for the empty text."""
+    """Split a text into words and punctuation marks, with their case. An empty text has none."""
     return [token.text for token in _spacy_tokenizer()(text)]
 
 
 def vocabulary(texts: Iterable[str]) -> set[str]:
-    """The lower-cased words of two or more characters that occur in any of the texts."""
+    """Return the lower-cased words of two or more characters that occur in any of the texts."""
     return {word for text in texts for word in WORD.findall(text.lower())}
 
 
 def ngrams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    """Every run of n words, in order: len(words) - n + 1 of them, none where the text is shorter."""
+    """Yield all len(words) - n + 1 runs of n words in order; none if there are fewer than n words."""
     return zip(*(words[i:] for i in range(n)), strict=False)

@@ -25,15 +25,15 @@ def stories() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def home_folder(tmp_path_factory, stories):
+def local_lm_folder(tmp_path_factory, stories):
     return train_local(
         stories,
-        tmp_path_factory.mktemp("scorer") / "home",
+        tmp_path_factory.mktemp("scorer") / "local_lm",
         width=32,
         layers=2,
         heads=2,
         steps=30,
-        batch=16,
+        batch_size=16,
         lr=1e-2,
         max_length=64,
         progress=lambda line: None,
@@ -41,5 +41,5 @@ def home_folder(tmp_path_factory, stories):
 
 
 @pytest.fixture(scope="session")
-def scorer(home_folder) -> scorers.Scorer:
-    return scorers.load(str(home_folder))
+def scorer(local_lm_folder) -> scorers.Scorer:
+    return scorers.load(str(local_lm_folder))

@@ -30,5 +30,5 @@ def test_the_interval_is_that_of_the_normal_law():
 
 def test_scores_that_do_not_pair_are_refused():
     for first, second in (([], []), ([1.0], [1.0, 2.0])):
-        with pytest.raises(ValueError, match="two of each example"):
+        with pytest.raises(ValueError, match="one of each per example"):
             bootstrap.paired_bootstrap_ci(first, second)

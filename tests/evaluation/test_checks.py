@@ -1,4 +1,4 @@
-"""A judge whose file lacks weights, or that sees ahead, is refused in one line instead of giving figures."""
+"""A scorer or classifier whose file lacks weights, or that is not causal, is rejected with a one-line error."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ TINY = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermed
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory, home_folder):
+def models(tmp_path_factory, local_lm_folder):
     """name -> the folder of a tiny model with random weights and the tokenizer of the tests."""
-    tokenizer = AutoTokenizer.from_pretrained(home_folder)
+    tokenizer = AutoTokenizer.from_pretrained(local_lm_folder)
     tokenizer.pad_token = tokenizer.eos_token
     size = len(tokenizer)
     torch.manual_seed(0)
@@ -47,13 +47,15 @@ def test_a_causal_model_with_tied_weights_is_whole(models):
     assert len(scorers.load(models / "gpt").nll(["Ann saw a dog."]).nll) == 1
 
 
-@pytest.mark.parametrize("name, says", [("bart", "its file lacks .* weights of one"), ("bert", "sees the words")])
-def test_another_kind_of_model_is_no_scorer(models, name, says, capfd):
-    with pytest.raises(UserError, match=f"{name} is no causal language model: .*{says}") as refused:
+@pytest.mark.parametrize(
+    "name, says", [("bart", "its file lacks .* weights of one"), ("bert", "depend on later tokens")]
+)
+def test_a_scorer_must_be_a_causal_language_model(models, name, says, capfd):
+    with pytest.raises(UserError, match=f"{name} is not a causal language model: .*{says}") as refused:
         scorers.load(models / name)
     assert "\n" not in str(refused.value) and "LOAD REPORT" not in capfd.readouterr().err
 
 
-def test_a_language_model_is_no_classifier(models):
-    with pytest.raises(UserError, match="bert is no sequence classifier: its file lacks .* weights of one"):
+def test_a_classifier_must_have_a_classification_head(models):
+    with pytest.raises(UserError, match="bert is not a sequence classifier: its file lacks .* weights of one"):
         classifiers.load(models / "bert", ("0", "1"))

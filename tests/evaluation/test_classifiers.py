@@ -1,4 +1,4 @@
-"""The judge of classes: a small one trained on a corpus, or one of the Hugging Face kind with classes of its own."""
+"""Classifiers: the local one, trained on a corpus, and pretrained ones of Hugging Face with names of their own."""
 
 from __future__ import annotations
 
@@ -18,59 +18,64 @@ TEXTS, LABELS = ANIMALS + SKIES, [0] * len(ANIMALS) + [1] * len(SKIES)
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("classifier") / "home"
+def local_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier") / "local"
     return local_classifier.train_local(TEXTS, LABELS, NAMES, folder, held_out=(TEXTS[::3], LABELS[::3]))
 
 
-def test_a_home_classifier_tells_its_classes_apart(home):
-    judge = classifiers.load(home, NAMES)
-    assert judge.judge(["A cat ate.", "It snowed in the yard.", " ", ""]) == [0, 1, NO_CLASS, NO_CLASS]
-    found = judge.accuracy([*TEXTS, ""], [*LABELS, 0])
+def test_the_local_classifier_separates_its_classes(local_folder):
+    classifier = classifiers.load(local_folder, NAMES)
+    assert classifier.predict(["A cat ate.", "It snowed in the yard.", " ", ""]) == [0, 1, NO_CLASS, NO_CLASS]
+    found = classifier.accuracy([*TEXTS, ""], [*LABELS, 0])
     assert found["n"] == len(TEXTS) + 1 and found["by_class"]["weather"] == 1
-    assert found["accuracy"] == pytest.approx(len(TEXTS) / (len(TEXTS) + 1))  # an empty text is of no class
+    assert found["accuracy"] == pytest.approx(len(TEXTS) / (len(TEXTS) + 1))  # an empty text has no class
 
 
-def test_it_is_saved_with_what_it_learned_from(home):
-    facts = json.loads((home / local_classifier.FACTS).read_text())
-    assert facts["comparable"] is False and facts["class_names"] == list(NAMES)
-    assert facts["held_out"]["accuracy"] == 1 and facts["held_out"]["n"] == len(TEXTS[::3])
-    protocol = classifiers.load(home, NAMES).protocol()
-    assert protocol["name"] == "home" and "trained on this corpus" in protocol["note"]
+def test_its_folder_records_class_names_and_held_out_accuracy(local_folder):
+    metadata = json.loads((local_folder / local_classifier.INFO_FILE).read_text())
+    assert metadata["comparable"] is False and metadata["class_names"] == list(NAMES)
+    assert metadata["held_out"]["accuracy"] == 1 and metadata["held_out"]["n"] == len(TEXTS[::3])
+    protocol = classifiers.load(local_folder, NAMES).protocol()
+    assert protocol["name"] == "local_classifier" and "trained on this corpus" in protocol["note"]
 
 
-def test_the_same_corpus_gives_the_same_classifier_and_another_one_another(home, tmp_path):
-    before = (home / local_classifier.WEIGHTS).stat().st_mtime_ns
-    assert local_classifier.train_local(TEXTS, LABELS, NAMES, home, held_out=(TEXTS[::3], LABELS[::3])) == home
-    assert (home / local_classifier.WEIGHTS).stat().st_mtime_ns == before, "trained again though it was there"
+def test_training_is_deterministic_and_repeated_only_for_other_texts(local_folder, tmp_path):
+    before = (local_folder / local_classifier.WEIGHTS).stat().st_mtime_ns
+    assert (
+        local_classifier.train_local(TEXTS, LABELS, NAMES, local_folder, held_out=(TEXTS[::3], LABELS[::3]))
+        == local_folder
+    )
+    assert (local_folder / local_classifier.WEIGHTS).stat().st_mtime_ns == before, "trained again though it was there"
     again = local_classifier.train_local(TEXTS, LABELS, NAMES, tmp_path / "again")
-    other = local_classifier.train_local(TEXTS, LABELS, NAMES, tmp_path / "other", strictness=0.1)
-    prints = [classifiers.load(folder, NAMES).fingerprint for folder in (home, again, other)]
+    other = local_classifier.train_local(TEXTS, LABELS, NAMES, tmp_path / "other", C=0.1)
+    prints = [classifiers.load(folder, NAMES).fingerprint for folder in (local_folder, again, other)]
     assert prints[0] == prints[1] != prints[2]
     local_classifier.train_local(SKIES + ANIMALS, [0] * len(SKIES) + [1] * len(ANIMALS), NAMES, tmp_path / "again")
-    assert classifiers.load(tmp_path / "again", NAMES).judge(["A cat ate."]) == [1], "replaced by that of the new texts"
+    assert classifiers.load(tmp_path / "again", NAMES).predict(["A cat ate."]) == [1], (
+        "replaced by that of the new texts"
+    )
 
 
-def test_the_optimum_is_reached(home):
-    """At the minimum of a penalised likelihood the biases' gradient is nought: mean probabilities are the shares."""
-    model = local_classifier.load_local(home)
+def test_the_optimum_is_reached(local_folder):
+    """At the optimum of a penalized likelihood the bias gradient is 0: mean probabilities are the class frequencies."""
+    model = local_classifier.load_local(local_folder)
     shares = model(TEXTS).softmax(1).mean(0)
     torch.testing.assert_close(shares[1], torch.tensor(len(SKIES) / len(TEXTS)), atol=1e-3, rtol=0)
     alone = model([TEXTS[0]])
-    torch.testing.assert_close(alone[0], model(TEXTS)[0])  # of no influence on each other
+    torch.testing.assert_close(alone[0], model(TEXTS)[0])  # texts of a batch do not affect each other
     torch.testing.assert_close(model(["xyzzy"])[0], model.bias)
 
 
-def test_mistakes_are_said_in_one_line(home, tmp_path):
-    with pytest.raises(UserError, match="two classes at least"):
+def test_errors_say_what_was_wrong(local_folder, tmp_path):
+    with pytest.raises(UserError, match="fewer than two classes"):
         local_classifier.train_local(ANIMALS, [0] * len(ANIMALS), NAMES, tmp_path / "one")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="something other than a classifier"):
         local_classifier.train_local(TEXTS, LABELS, NAMES, tmp_path / "taken")
     assert (tmp_path / "taken" / "notes.txt").read_text() == "mine"
-    with pytest.raises(UserError, match="knows the classes animal, weather, and the corpus has sports, world"):
-        classifiers.load(home, ("sports", "world"))
+    with pytest.raises(UserError, match="has the classes animal, weather, but the corpus has sports, world"):
+        classifiers.load(local_folder, ("sports", "world"))
     with pytest.raises(UserError, match="no such folder"):
         classifiers.load("./nowhere", NAMES)
     with pytest.raises(UserError, match="cannot be loaded"):
@@ -78,11 +83,11 @@ def test_mistakes_are_said_in_one_line(home, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory, home_folder):
-    """A sequence classifier of GPT-2's layout that says `Weather` to everything, as a folder."""
+def pretrained(tmp_path_factory, local_lm_folder):
+    """The folder of a sequence classifier with GPT-2's layout, random weights and class names of its own."""
     from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
-    tokenizer = AutoTokenizer.from_pretrained(home_folder)
+    tokenizer = AutoTokenizer.from_pretrained(local_lm_folder)
     tokenizer.pad_token = tokenizer.eos_token
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=1, pad_token_id=tokenizer.eos_token_id,
@@ -90,20 +95,20 @@ def pretrained(tmp_path_factory, home_folder):
     )  # fmt: skip
     torch.manual_seed(0)
     model = GPT2ForSequenceClassification(config)
-    folder = tmp_path_factory.mktemp("pretrained") / "judge"
+    folder = tmp_path_factory.mktemp("pretrained") / "pretrained"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def test_a_pretrained_classifier_is_matched_by_its_names(pretrained):
-    judge = classifiers.load(pretrained, NAMES)
+def test_outputs_of_a_pretrained_classifier_are_matched_to_classes_by_name(pretrained):
+    classifier = classifiers.load(pretrained, NAMES)
     turned = classifiers.load(pretrained, NAMES[::-1])
     texts = [*TEXTS, "long " * 200]
-    found = judge.judge(texts)
-    assert judge.name == "judge" and not judge.home and set(found) <= {0, 1}
-    assert turned.judge(texts) == [1 - c for c in found]
-    assert judge.judge(texts[::-1]) == found[::-1], "neither order nor padding decides"
-    with pytest.raises(UserError, match="knows the classes Weather, ANIMAL, and the corpus has a, b"):
+    found = classifier.predict(texts)
+    assert classifier.name == "pretrained" and not classifier.is_local and set(found) <= {0, 1}
+    assert turned.predict(texts) == [1 - c for c in found]
+    assert classifier.predict(texts[::-1]) == found[::-1], "order and padding must not matter"
+    with pytest.raises(UserError, match="has the classes Weather, ANIMAL, but the corpus has a, b"):
         classifiers.load(pretrained, ("a", "b"))
-    assert classifiers.load(pretrained, ("0", "1")).judge(texts) == turned.judge(texts)  # numbers: by number
+    assert classifiers.load(pretrained, ("0", "1")).predict(texts) == turned.predict(texts)  # numbers: by number

@@ -1,4 +1,4 @@
-"""Matrices of classes: what stands on the diagonal, what it costs, what is left out; and their picture."""
+"""Matrices of classes: values, cost, skipped entries, average over seeds; and their heat map."""
 
 from __future__ import annotations
 
@@ -8,39 +8,42 @@ from collections import Counter
 import pytest
 
 from evaluation import classifiers, classwise, plots
-from evaluation.classwise import Features
+from evaluation.classwise import FeatureCache
 from evaluation.mauve import mauve
 from evaluation.scorers import Scorer
 
-ENDS = {"home": "went home.", "ran": "ran and ran and ran!", "twice": "did all of it twice, and again"}
+ENDS = {"went": "went home.", "ran": "ran and ran and ran!", "twice": "did all of it twice, and again"}
 NAMES = tuple(ENDS)
 
 
 @pytest.fixture(scope="module")
 def by_class(stories):
-    """Eighty texts of each class, which end unlike each other: the last token is what MAUVE sees."""
+    """Eighty texts of each class, with a different ending per class: MAUVE uses the features of the last token."""
     return {c: [text.replace("went home.", end) for text in stories] for c, end in enumerate(ENDS.values())}
 
 
 @pytest.fixture(scope="module")
-def judge(by_class, tmp_path_factory):
+def classifier(by_class, tmp_path_factory):
     texts = [text for c in by_class for text in by_class[c]]
     labels = [c for c in by_class for _ in by_class[c]]
-    folder = tmp_path_factory.mktemp("judge") / "home"
+    folder = tmp_path_factory.mktemp("classifier") / "local"
     return classifiers.load(None, NAMES, texts=texts, labels=labels, folder=folder)
 
 
 @pytest.fixture
-def found(by_class, scorer, judge):
+def found(by_class, scorer, classifier):
     samples = {c: by_class[c][:40] for c in by_class}
-    return classwise.compare(samples, {"val": {c: by_class[c][30:75] for c in by_class}}, Features(scorer), judge)
+    references = {"val": {c: by_class[c][30:75] for c in by_class}}
+    return classwise.compare_classes(samples, references, FeatureCache(scorer), classifier)
 
 
 def test_samples_of_a_class_are_nearest_to_its_references(found):
     for c, row in enumerate(found.mauve["val"]):
         assert max(range(3), key=row.__getitem__) == c, found.mauve
-    assert found.judged == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
-    assert all(score.small_n and score.n == 40 for score in found.scores) and len(found.scores) == 9
+    assert found.predicted_shares == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+    assert (
+        all(score.mauve_few_samples and score.n == 40 for score in found.mauve_scores) and len(found.mauve_scores) == 9
+    )
 
 
 def test_an_entry_is_the_mauve_of_its_pair(found, by_class, scorer):
@@ -58,25 +61,26 @@ def test_features_are_computed_once_per_set(by_class, scorer, monkeypatch):
     monkeypatch.setattr(Scorer, "features", features)
     samples = {c: by_class[c][:9] for c in by_class}
     references = {"val": {c: by_class[c][5:14] for c in by_class}, "train": {c: by_class[c][8:17] for c in by_class}}
-    features = Features(scorer)
-    found = classwise.compare(samples, references, features)
-    held_out = classwise.compare(references["val"], {"train": references["train"]}, features)
-    assert len(found.scores) == 18 and len(held_out.scores) == 9
+    features = FeatureCache(scorer)
+    found = classwise.compare_classes(samples, references, features)
+    held_out = classwise.compare_classes(references["val"], {"train": references["train"]}, features)
+    assert len(found.mauve_scores) == 18 and len(held_out.mauve_scores) == 9
     assert set(seen.values()) == {1} and len(seen) == 9
-    assert found.judged == []
+    assert found.predicted_shares == []
 
 
-def test_an_empty_sample_is_of_no_class_and_one_text_has_no_mauve(judge, scorer):
-    found = classwise.compare({1: [""]}, {"val": {c: ["Ann saw a dog."] for c in range(3)}}, Features(scorer), judge)
-    assert found.rows == [1] and found.judged == [[0, 0, 0, 1]]
+def test_an_empty_sample_has_no_class_and_one_text_has_no_mauve(classifier, scorer):
+    references = {"val": {c: ["Ann saw a dog."] for c in range(3)}}
+    found = classwise.compare_classes({1: [""]}, references, FeatureCache(scorer), classifier)
+    assert found.classes == [1] and found.predicted_shares == [[0, 0, 0, 1]]
     assert all(math.isnan(value) for value in found.mauve["val"][0])
 
 
 def test_seeds_are_averaged(found):
     other = classwise.PerClassResult([0, 1, 2], {"val": [[math.nan] * 3] * 3}, [[0, 1, 0, 0]] * 3)
-    mean = classwise.average([found, other])
+    mean = classwise.average_seeds([found, other])
     assert mean.mauve == found.mauve
-    assert mean.judged == [[0.5, 0.5, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0]]
+    assert mean.predicted_shares == [[0.5, 0.5, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0]]
 
 
 def test_a_heat_map_is_drawn(found, tmp_path):
@@ -84,8 +88,8 @@ def test_a_heat_map_is_drawn(found, tmp_path):
     panels.append(plots.HeatMap("judged", [[math.nan, 0.5]], NAMES[:1], ("a", "b")))
     path = plots.heat_maps(panels, tmp_path / "pictures" / "classes.png")
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
-    curve = plots.against({"accuracy": [(0, 0.2), (1, 0.9)]}, tmp_path / "w.png", horizontal="guidance weight")
+    curve = plots.plot_xy({"accuracy": [(0, 0.2), (1, 0.9)]}, tmp_path / "w.png", xlabel="guidance weight")
     two = {"one": [(2, 0.2), (100, 0.9)], "one, dashed": [(2, 0.3), (25, 0.9)]}
-    apart = plots.against(two, tmp_path / "n.png", horizontal="steps", ratios=True, dashed=["one, dashed"])
+    apart = plots.plot_xy(two, tmp_path / "n.png", xlabel="steps", log_x=True, dashed=["one, dashed"])
     assert apart.stat().st_size > 1000
     assert curve.read_bytes().startswith(b"\x89PNG")

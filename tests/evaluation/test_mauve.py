@@ -35,8 +35,15 @@ def test_mauve_is_the_same_again_and_depends_on_its_seed():
 
 def test_mauve_records_its_protocol():
     found = mauve_of_features(gaussian(150), gaussian(130, seed=1))
-    assert found.protocol() == {"n": 130, "buckets": 13, "small_n": True, "seed": 25, "scaling": 5.0, "max_length": 256}
-    assert not mauve_of_features(gaussian(1000), gaussian(1000, seed=1)).small_n
+    assert found.protocol() == {
+        "n": 130,
+        "buckets": 13,
+        "mauve_few_samples": True,
+        "seed": 25,
+        "scaling": 5.0,
+        "max_length": 256,
+    }
+    assert not mauve_of_features(gaussian(1000), gaussian(1000, seed=1)).mauve_few_samples
 
 
 def test_buckets():
@@ -52,7 +59,7 @@ def test_mauve_of_texts(scorer, stories):
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 5])
 def test_mauve_of_a_few_texts(scorer, stories, n):
     found = mauve(stories[:n], stories[40:], scorer)
-    assert found.n == n and found.small_n
+    assert found.n == n and found.mauve_few_samples
     assert math.isnan(found.score) if n < 2 else 0 <= found.score <= 1
 
 

@@ -26,7 +26,7 @@ TEXT_KEYS = {
     "unique_wordcount",
     "diversity",
     "memorization",
-    "exact_copy",
+    "train_copy_rate",
 } | REPETITION
 
 
@@ -34,32 +34,41 @@ def test_keys_of_samples(scorer, stories):
     found = evaluate_texts(
         stories[:10], {"val": stories[20:30], "train": stories[40:50]}, stories[30:], scorer, prefix="model/beam/"
     )
-    expected = TEXT_KEYS | {"home_val_mauve", "home_train_mauve"}
+    expected = TEXT_KEYS | {"local_lm_val_mauve", "local_lm_train_mauve"}
     assert set(found) == {f"model/beam/{key}" for key in expected} | {"protocol"}
 
 
 def test_keys_of_samples_of_a_class(scorer, stories):
     found = evaluate_texts(stories[:10], {"ref0_val": stories[:10]}, stories, scorer, prefix="model/beam/", condition=1)
     assert "model/beam/cond1_perplexity" in found
-    assert "model/beam/home_cond1_ref0_val_mauve" in found
-    assert found["model/beam/cond1_exact_copy"] == 1 and found["model/beam/cond1_memorization"] == 1
+    assert "model/beam/local_lm_cond1_ref0_val_mauve" in found
+    assert found["model/beam/cond1_train_copy_rate"] == 1 and found["model/beam/cond1_memorization"] == 1
 
 
 def test_result_carries_its_protocol(scorer, stories):
     found = evaluate_texts(stories[:40], {"val": stories[40:]}, NgramIndex(stories), scorer)
-    facts = found["protocol"]
-    assert facts["scorer"] == "home" and facts["fingerprint"] == scorer.fingerprint and facts["comparable"] is False
-    assert facts["n"] == 40 and facts["buckets"] == 4 and facts["seed"] == 25 and facts["small_n"] is True
-    assert facts["mauve"]["max_length"] == 256 and facts["max_length"] == scorer.max_length
-    assert "torch" in facts["versions"] and "missing_packages" not in facts
-    assert found["home_val_mauve"] == mauve(stories[:40], stories[40:], scorer).score
+    metadata = found["protocol"]
+    assert (
+        metadata["scorer"] == "local_lm"
+        and metadata["fingerprint"] == scorer.fingerprint
+        and metadata["comparable"] is False
+    )
+    assert (
+        metadata["n"] == 40
+        and metadata["buckets"] == 4
+        and metadata["seed"] == 25
+        and metadata["mauve_few_samples"] is True
+    )
+    assert metadata["mauve"]["max_length"] == 256 and metadata["max_length"] == scorer.max_length
+    assert "torch" in metadata["versions"] and "missing_packages" not in metadata
+    assert found["local_lm_val_mauve"] == mauve(stories[:40], stories[40:], scorer).score
 
 
 @pytest.mark.parametrize("samples", [[], [""], ["", " ", ""], ["", "Ann saw a dog.", "a"]])
 def test_empty_samples_are_counted(scorer, stories, samples):
     found = evaluate_texts(samples, {"val": stories}, stories, scorer)
     assert found["empty"] == sum(not text.strip() for text in samples)
-    assert set(found) == TEXT_KEYS | {"home_val_mauve", "protocol"}
+    assert set(found) == TEXT_KEYS | {"local_lm_val_mauve", "protocol"}
 
 
 def test_without_a_scorer(stories):
@@ -68,16 +77,16 @@ def test_without_a_scorer(stories):
     assert found["protocol"]["scorer"] is None
 
 
-def test_a_missing_package_is_said_and_the_rest_is_measured(scorer, stories, monkeypatch):
-    def absent(texts, judges):
+def test_a_missing_package_is_recorded_and_the_other_metrics_are_computed(scorer, stories, monkeypatch):
+    def absent(context):
         optional_import("no_such_package_here", "no-such-package", "this metric")
 
-    monkeypatch.setitem(metrics.METRICS, "diversity", absent)
+    monkeypatch.setitem(metrics.METRICS, "diversity", metrics.Metric(absent, (metrics.SAMPLES,)))
     found = evaluate_texts(stories[:5], {}, stories, scorer)
     assert found["protocol"]["missing_packages"] == ["no-such-package"]
     assert "perplexity" in found and "diversity" not in found
     with pytest.raises(MissingPackage, match="pip install") as error:
-        absent([], None)
+        absent(metrics.MetricContext())
     assert isinstance(error.value, UserError)
 
 
@@ -86,8 +95,8 @@ def test_keys_of_references_for_validation(scorer, stories):
     published = {
         "train_perplexity",
         "val_perplexity",
-        "home_train_val_mauve",
-        "home_train_train_mauve",
+        "local_lm_train_val_mauve",
+        "local_lm_train_train_mauve",
         "val_memorization",
         "train_unique_wordcount",
         "val_unique_wordcounts",
@@ -96,15 +105,15 @@ def test_keys_of_references_for_validation(scorer, stories):
     assert {f"reference/{key}" for key in published} <= set(found)
     assert "reference/train_memorization" not in found
     assert found["protocol"]["n"] == 16
-    assert found["reference/home_train_train_mauve"] == mauve(stories[20:36], stories[36:52], scorer).score
+    assert found["reference/local_lm_train_train_mauve"] == mauve(stories[20:36], stories[36:52], scorer).score
 
 
 def test_keys_of_references_for_the_test(scorer, stories):
-    found = reference_metrics(stories[:20], stories[20:], scorer, split="test", memory=NgramIndex(stories[:20]))
+    found = reference_metrics(stories[:20], stories[20:], scorer, split="test", index=NgramIndex(stories[:20]))
     published = {
         "test_perplexity",
-        "home_train_test_mauve",
-        "home_train_train_mauve",
+        "local_lm_train_test_mauve",
+        "local_lm_train_train_mauve",
         "test_diversity",
         "test_memorization",
         "test_unique_wordcount",
@@ -116,8 +125,8 @@ def test_keys_of_references_for_the_test(scorer, stories):
 
 def test_references_with_too_little_training_text(scorer, stories):
     found = reference_metrics(stories[:10], stories[10:21], scorer, split="val")
-    assert math.isnan(found["reference/home_train_train_mauve"])  # one text is left for the second half
-    assert 0 <= found["reference/home_train_val_mauve"] <= 1
+    assert math.isnan(found["reference/local_lm_train_train_mauve"])  # one text is left for the second half
+    assert 0 <= found["reference/local_lm_train_val_mauve"] <= 1
 
 
 def test_reconstruction(scorer, stories):
@@ -136,7 +145,7 @@ def test_pairs(scorer, stories):
     found = evaluate_pairs(candidates, references, stories, scorer, prefix="model/seq2seq/test/")
     got = {key.removeprefix("model/seq2seq/test/"): value for key, value in found.items()}
     rouges = {"rouge1", "rouge2", "rougeL", "rougeLsum"}
-    for kind in ("", "oracle_", "mbr_", "stem_", "shuffled_"):
+    for kind in ("", "oracle_", "mbr_", "stem_", "chance_"):
         assert {kind + name for name in rouges} <= set(got)
     assert got["rouge2"] == 0 and got["oracle_rouge2"] == 1 and got["mbr_rouge2"] == 1
     assert got["mbr_sacrebleu"] == pytest.approx(100) and got["sacrebleu"] < 1

@@ -14,7 +14,13 @@ METRICS = {
     "model/perplexity": 12.345678,
     "model/empty": 2,
     "lost": math.nan,
-    "protocol": {"n": 9, "small_n": True, "mauve": {"n": 9}, "note": "not comparable", "missing_packages": ["spacy"]},
+    "protocol": {
+        "n": 9,
+        "mauve_few_samples": True,
+        "mauve": {"n": 9},
+        "note": "not comparable",
+        "missing_packages": ["spacy"],
+    },
 }
 
 
@@ -38,7 +44,7 @@ def test_table_aligns_and_says_what_to_mind():
     assert lines[0] == "validation"
     assert lines[1] == "  model/perplexity  12.35"
     assert lines[2] == "  model/empty       2"
-    assert "note: not comparable" in text and "9 texts a side" in text and "spacy" in text
+    assert "note: not comparable" in text and "9 texts per side" in text and "spacy" in text
 
 
 def test_table_of_several_seeds():

@@ -11,7 +11,7 @@ from tokenizers import models, normalizers
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from evaluation import scorers
-from evaluation.local_lm import FACTS, LocalLMOptions, _batches, _lr_factor, train_local
+from evaluation.local_lm import INFO_FILE, LocalLMOptions, _batches, _lr_factor, train_local
 from evaluation.scorers import Scorer
 from utils.errors import UserError
 
@@ -20,7 +20,7 @@ TEXTS = ["Ann saw a dog.", "", "Tom fed a cat. Then Tom went home.", "   ", "Eva
 
 def naive_nll(scorer, text):
     """One text alone, one token at a time, without padding or masks."""
-    ids = [scorer.start, *scorer.tokenizer(text)["input_ids"]]
+    ids = [scorer.start_id, *scorer.tokenizer(text)["input_ids"]]
     total = 0.0
     for i in range(1, len(ids)):
         logits = scorer.model(input_ids=torch.tensor([ids[:i]])).logits[0, -1].double()
@@ -78,7 +78,7 @@ def test_features_are_the_last_hidden_state_of_the_last_token(scorer):
     found = scorer.features(TEXTS)
     assert found.shape == (5, 32) and found.dtype == np.float32
     for text, feature in zip(TEXTS, found, strict=True):
-        ids = scorer.tokenizer(text)["input_ids"] if text.strip() else [scorer.start]
+        ids = scorer.tokenizer(text)["input_ids"] if text.strip() else [scorer.start_id]
         states = scorer.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[-1]
         np.testing.assert_allclose(feature, states[0, -1].detach().numpy(), atol=1e-5)
 
@@ -116,26 +116,26 @@ def test_features_are_remembered(scorer, stories):
     assert scorer.features(stories, max_length=3) is not scorer.features(stories)
 
 
-def test_home_scorer_says_what_it_is(scorer, home_folder):
-    assert scorer.name == "home" and not scorer.comparable
-    facts = json.loads((home_folder / FACTS).read_text())
-    assert facts["comparable"] is False and facts["texts"] == 80
+def test_local_lm_is_marked_as_not_comparable(scorer, local_lm_folder):
+    assert scorer.name == "local_lm" and not scorer.comparable
+    metadata = json.loads((local_lm_folder / INFO_FILE).read_text())
+    assert metadata["comparable"] is False and metadata["texts"] == 80
 
 
-def test_home_scorer_learns(scorer, stories):
+def test_local_lm_learns_word_order(scorer, stories):
     good, bad = scorer.nll(stories), scorer.nll([" ".join(reversed(text.split())) for text in stories])
     assert sum(good.nll) / sum(good.tokens) < 1.5 < sum(bad.nll) / sum(bad.tokens)
 
 
-def test_home_scorer_knows_every_text(scorer):
+def test_local_lm_has_no_unknown_tokens(scorer):
     strange = "Zoë's naïve 猫 \U0001f600 ate 3.5 kg\nof it"
     assert scorer.tokenizer.decode(scorer.tokenizer(strange)["input_ids"]) == strange
     assert math.isfinite(scorer.nll([strange]).nll[0])
 
 
-def test_home_scorer_is_found_again_and_made_anew_when_texts_change(tmp_path, stories):
+def test_local_lm_is_reused_and_trained_again_for_other_texts(tmp_path, stories):
     folder, lines = tmp_path / "s", []
-    how = dict(width=16, layers=1, heads=1, steps=2, batch=4, max_length=32, progress=lines.append)
+    how = dict(width=16, layers=1, heads=1, steps=2, batch_size=4, max_length=32, progress=lines.append)
     train_local(stories, folder, **how)
     assert lines and "steps/s" in lines[0] and "left" in lines[0]
     lines.clear()
@@ -147,21 +147,21 @@ def test_home_scorer_is_found_again_and_made_anew_when_texts_change(tmp_path, st
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
-def test_same_seed_same_home_scorer(tmp_path, stories):
-    how = dict(width=16, layers=1, heads=1, steps=3, batch=4, max_length=32, progress=lambda line: None)
+def test_local_lm_is_deterministic_in_its_seed(tmp_path, stories):
+    how = dict(width=16, layers=1, heads=1, steps=3, batch_size=4, max_length=32, progress=lambda line: None)
     one, two = (scorers.load(None, texts=stories, folder=tmp_path / name, **how) for name in "ab")
     other = scorers.load(None, texts=stories, folder=tmp_path / "c", **how, seed=1)
     assert one.fingerprint == two.fingerprint != other.fingerprint
 
 
-def test_home_scorer_leaves_other_folders_alone(tmp_path, stories):
+def test_local_lm_does_not_overwrite_other_folders(tmp_path, stories):
     (tmp_path / "mine.txt").write_text("dear")
     with pytest.raises(UserError, match="something other"):
         train_local(stories, tmp_path, steps=1)
     assert (tmp_path / "mine.txt").read_text() == "dear"
 
 
-def test_what_cannot_be_loaded_is_one_line(tmp_path):
+def test_loading_errors_are_one_line(tmp_path):
     for source in (str(tmp_path / "nothing"), "./nothing", "nobody/has-this"):
         with pytest.raises(UserError, match="scorer") as error:
             scorers.load(source)
@@ -191,7 +191,7 @@ def test_batches_hold_every_row_once_within_the_budget():
 
 
 def test_training_batches_are_whole_epochs():
-    options = LocalLMOptions(batch=8, steps=10)
+    options = LocalLMOptions(batch_size=8, steps=10)
     batches = _batches([i % 7 + 1 for i in range(40)], options)
     assert len(batches) == 10
     for epoch in (batches[:5], batches[5:]):

@@ -66,7 +66,7 @@ def test_memorization_by_hand():
 
 def test_exact_copies_ignore_blanks_and_empty_texts():
     found = memorization(["f  g h ", "f g", "", "a b c d e"], ["a b c d e", "f g h", ""])
-    assert found["exact_copy"] == pytest.approx(2 / 4)
+    assert found["train_copy_rate"] == pytest.approx(2 / 4)
 
 
 def test_memorization_equals_sets_of_tuples():
@@ -81,16 +81,16 @@ def test_memorization_equals_sets_of_tuples():
 
 def test_memorization_survives_nothing():
     assert math.isnan(memorization([], ["a b c d"])["memorization"])
-    assert math.isnan(memorization([], [])["exact_copy"])
+    assert math.isnan(memorization([], [])["train_copy_rate"])
     found = memorization(["", "a b"], ["a b c d"])
-    assert math.isnan(found["memorization"]) and found["exact_copy"] == 0
+    assert math.isnan(found["memorization"]) and found["train_copy_rate"] == 0
     assert memorization(["a b c d"], [])["memorization"] == 0
     assert memorization(["a b c d"], ["a b"])["memorization"] == 0
 
 
 def test_memory_is_handed_through():
     memory = NgramIndex(["a b c d"])
-    assert NgramIndex.of(memory) is memory and memory.size == 1
+    assert NgramIndex.from_texts(memory) is memory and memory.num_texts == 1
 
 
 def test_perplexity_is_the_mean_over_texts(scorer):
