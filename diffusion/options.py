@@ -2,157 +2,199 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-CONTINUOUS = ("cosine", "simple_linear", "beta_linear", "sigmoid", "sqrt")
-DISCRETE = ("cosine", "linear", "sqrt", "trunc_cos", "trunc_lin", "pw_lin", "warmup-decay")
+from utils.cli.flags import flag
+
+CONTINUOUS_SCHEDULES = ("cosine", "simple_linear", "beta_linear", "sigmoid", "sqrt")
+DISCRETE_SCHEDULES = ("cosine", "linear", "sqrt", "trunc_cos", "trunc_lin", "pw_lin", "warmup-decay")
 SAMPLERS = ("ddpm", "ddim", "dpmpp", "dpmpp_sde", "heun")
-GRIDS = ("uniform", "shifted", "log_snr", "logit_normal", "karras")
+TIMESTEP_GRIDS = ("uniform", "shifted", "log_snr", "logit_normal", "karras")
 
 
 @dataclass
 class ProcessOptions:
-    objective: str = field(
-        default="pred_noise",
-        metadata=dict(help="what the network predicts", choices=("pred_noise", "pred_x0", "pred_v")),
+    objective: str = flag(
+        "pred_noise", "what the network predicts", choices=("pred_noise", "pred_x0", "pred_v"), published=True
     )
-    loss_type: str = field(
-        default="l2", metadata=dict(help="error of the prediction", choices=("l1", "l2", "smooth_l1"))
+    loss_type: str = flag(
+        "l2", "error of the prediction", choices=("l1", "l2", "smooth_l1"), student="may_differ", published=True
     )
-    train_schedule: str = field(default="cosine", metadata=dict(help="continuous noise schedule", choices=CONTINUOUS))
-    scale: float = field(
-        default=1.0,
-        metadata=dict(help="shift of the log-SNR by 2 ln(scale); below 1 adds noise at every t", unit="factor"),
+    train_schedule: str = flag("cosine", "continuous noise schedule", choices=CONTINUOUS_SCHEDULES, published=True)
+    scale: float = flag(
+        1.0,
+        "shift of the log-SNR by 2 ln(scale); below 1 adds noise at every t",
+        unit="factor",
+        needs=("beta_schedule", None),
+        may_change="eval",
+        published=True,
     )
-    beta_schedule: str | None = field(
-        default=None, metadata=dict(help="train on a discrete chain instead of a continuous schedule", choices=DISCRETE)
+    beta_schedule: str | None = flag(
+        None, "train on a discrete chain instead of a continuous schedule", choices=DISCRETE_SCHEDULES, published=True
     )
-    timesteps: int = field(
-        default=1000, metadata=dict(help="length of the discrete chain; only with --beta_schedule", unit="steps")
+    timesteps: int = flag(
+        1000, "length of the discrete chain; only with --beta_schedule", unit="steps", at_least=1, published=True
     )
-    train_prob_self_cond: float = field(
-        default=0.5,
-        metadata=dict(
-            help="share of each batch that is shown its previous estimate (with --self_condition)", unit="probability"
-        ),
+    train_prob_self_cond: float = flag(
+        0.5,
+        "share of each batch that is shown its previous estimate (with --self_condition)",
+        at_least=0,
+        at_most=1,
+        needs="self_condition",
+        student="may_differ",
+        published=True,
     )
-    class_unconditional_prob: float = field(
-        default=0.1, metadata=dict(help="share of examples that train with the null class", unit="probability")
+    class_unconditional_prob: float = flag(
+        0.1,
+        "share of examples that train with the null class",
+        at_least=0,
+        at_most=1,
+        needs="class_conditional",
+        student="may_differ",
+        published=True,
     )
-    seq2seq_unconditional_prob: float = field(
-        default=0.1, metadata=dict(help="share of examples that train with the null source", unit="probability")
+    seq2seq_unconditional_prob: float = flag(
+        0.1,
+        "share of examples that train with the null source",
+        at_least=0,
+        at_most=1,
+        student="may_differ",
+        published=True,
     )
-    p2_loss_weight_gamma: float = field(
-        default=0.0,
-        metadata=dict(
-            help="weight the loss by (1 + snr)^-gamma; the reference parsed it without effect", unit="exponent"
-        ),
+    p2_loss_weight_gamma: float = flag(
+        0.0,
+        "weight the loss by (1 + snr)^-gamma; the reference parsed it without effect",
+        unit="exponent",
+        student="may_differ",
+        published=True,
     )
-    loss_weighting: str = field(
-        default="none",
-        metadata=dict(
-            help="weight of a noise level in the loss; min_snr: min(snr, gamma) on the error of x0",
-            choices=("none", "min_snr"),
-        ),
+    loss_weighting: str = flag(
+        "none",
+        "weight of a noise level in the loss; min_snr: min(snr, gamma) on the error of x0",
+        choices=("none", "min_snr"),
+        student="may_differ",
     )
-    min_snr_gamma: float = field(
-        default=5.0, metadata=dict(help="bound of --loss_weighting min_snr; 5 is published", unit="snr")
+    min_snr_gamma: float = flag(
+        5.0,
+        "bound of --loss_weighting min_snr; 5 is published",
+        unit="snr",
+        needs=("loss_weighting", "min_snr"),
+        student="may_differ",
     )
-    schedule_sampler: str = field(
-        default="stratified",
-        metadata=dict(
-            help="times of training: stratified (evenly spread over each batch), uniform, lossaware (where the loss "
-            "was large, weighted), or fixstep (half as often in the noisy half)",
-            choices=("stratified", "uniform", "lossaware", "fixstep"),
-            aliases={"loss-second-moment": "lossaware"},
-        ),
+    schedule_sampler: str = flag(
+        "stratified",
+        "times of training: stratified (evenly spread over each batch), uniform, lossaware (where the loss "
+        "was large, weighted), or fixstep (half as often in the noisy half)",
+        choices=("stratified", "uniform", "lossaware", "fixstep"),
+        aliases={"loss-second-moment": "lossaware"},
+        student="unused",
     )
-    time_bins: int | None = field(
-        default=100,
-        metadata=dict(
-            help="neighbouring times that --schedule_sampler lossaware remembers together; none: each step of the "
-            "chain by itself, as published, which needs ten losses of every one",
-            unit="bins",
-            at_least=1,
-        ),
+    time_bins: int | None = flag(
+        100,
+        "neighbouring times that --schedule_sampler lossaware remembers together; none: each step of the "
+        "chain by itself, as published, which needs ten losses of every one",
+        unit="bins",
+        at_least=1,
+        needs=("schedule_sampler", "lossaware"),
+        student="unused",
     )
-    T_schedule: str = field(
-        default="normal",
-        metadata=dict(
-            help="anneal the range of noise levels over the first half of training",
-            choices=("normal", "linear", "polynomial", "cosine", "unsmooth"),
-        ),
+    T_schedule: str = flag(
+        "normal",
+        "anneal the range of noise levels over the first half of training",
+        choices=("normal", "linear", "polynomial", "cosine", "unsmooth"),
+        student="unused",
+        published=True,
     )
-    polynomial_T_power: float = field(
-        default=2, metadata=dict(help="power of --T_schedule polynomial", unit="exponent", at_least=0)
+    polynomial_T_power: float = flag(
+        2,
+        "power of --T_schedule polynomial",
+        unit="exponent",
+        at_least=0,
+        needs=("T_schedule", "polynomial"),
+        student="unused",
+        published=True,
     )
 
 
 @dataclass
 class SamplingOptions:
-    preset: str | None = field(
-        default=None,
-        metadata=dict(
-            help="sampler, time grid, steps and decoding in one word; what is typed beside it goes before it",
-            choices=("fast", "balanced", "best"),
-        ),
+    preset: str | None = flag(
+        None,
+        "sampler, time grid, steps and decoding in one word; what is typed beside it goes before it",
+        choices=("fast", "balanced", "best"),
     )
-    sampler: str = field(
-        default="ddpm", metadata=dict(help="reverse process; heun calls the network twice a step", choices=SAMPLERS)
+    sampler: str = flag(
+        "ddpm",
+        "reverse process; heun calls the network twice a step",
+        choices=SAMPLERS,
+        student="sampler",
+        published=True,
     )
-    sampling_timesteps: int = field(
-        default=250, metadata=dict(help="steps of the reverse process, 1 or more", unit="steps")
+    sampling_timesteps: int = flag(
+        250,
+        "steps of the reverse process, 1 or more",
+        unit="steps",
+        at_least=1,
+        may_change="both",
+        student="sampler",
+        published=True,
     )
-    sampling_schedule: str | None = field(
-        default=None,
-        metadata=dict(help="continuous schedule to sample with; unset: the one trained with", choices=CONTINUOUS),
+    sampling_schedule: str | None = flag(
+        None,
+        "continuous schedule to sample with; unset: the one trained with",
+        choices=CONTINUOUS_SCHEDULES,
+        student="sampler",
+        published=True,
     )
-    ddim_sampling_eta: float | None = field(
-        default=None,
-        metadata=dict(
-            help="noise of a DDIM step, 0 none, 1 ancestral; unset: 0, or 1 with --beta_schedule. "
-            "Typed without --sampler, selects ddim",
-            unit="factor",
-            at_least=0,
-            at_most=1,
-        ),
+    ddim_sampling_eta: float | None = flag(
+        None,
+        "noise of a DDIM step, 0 none, 1 ancestral; unset: 0, or 1 with --beta_schedule. "
+        "Typed without --sampler, selects ddim",
+        unit="factor",
+        at_least=0,
+        at_most=1,
+        may_change="both",
+        student="sampler",
+        published=True,
     )
-    cls_free_guidance: float = field(
-        default=1.0,
-        metadata=dict(
-            help="weight of classifier-free guidance by class and source: 1 leaves it off, above 1 follows the "
-            "condition more closely than the data does",
-            unit="factor",
-        ),
+    cls_free_guidance: float = flag(
+        1.0,
+        "weight of classifier-free guidance by class and source: 1 leaves it off, above 1 follows the "
+        "condition more closely than the data does",
+        unit="factor",
+        may_change="both",
     )
-    posterior_variance: str = field(
-        default="large",
-        metadata=dict(help="variance of a ddpm step: beta_t, or that of the posterior", choices=("small", "large")),
+    posterior_variance: str = flag(
+        "large",
+        "variance of a ddpm step: beta_t, or that of the posterior",
+        choices=("small", "large"),
+        needs=("sampler", "ddpm"),
     )
-    time_grid: str = field(default="uniform", metadata=dict(help="how the sampling steps are spaced", choices=GRIDS))
-    grid_shift: float | None = field(
-        default=None,
-        metadata=dict(
-            help="factor on the odds of t in --time_grid shifted (unset: 3) and logit_normal (unset: 1); "
-            "above 1 more steps are spent where there is noise",
-            unit="factor",
-        ),
+    time_grid: str = flag("uniform", "how the sampling steps are spaced", choices=TIMESTEP_GRIDS, student="grid")
+    grid_shift: float | None = flag(
+        None,
+        "factor on the odds of t in --time_grid shifted (unset: 3) and logit_normal (unset: 1); "
+        "above 1 more steps are spent where there is noise",
+        unit="factor",
+        needs=("time_grid", "shifted", "logit_normal"),
+        student="grid",
     )
-    grid_rho: float = field(
-        default=7.0, metadata=dict(help="how --time_grid karras favours low noise; 7 is published", unit="exponent")
+    grid_rho: float = flag(
+        7.0,
+        "how --time_grid karras favours low noise; 7 is published",
+        unit="exponent",
+        needs=("time_grid", "karras"),
+        student="grid",
     )
-    timestep_respacing: str | None = field(
-        default=None,
-        metadata=dict(
-            help="steps of the chain to walk, in place of --sampling_timesteps: ddimN, counts by section (50, "
-            "or 10,15), or at:0,9,49; only with --beta_schedule",
-        ),
+    timestep_respacing: str | None = flag(
+        None,
+        "steps of the chain to walk, in place of --sampling_timesteps: ddimN, counts by section (50, "
+        "or 10,15), or at:0,9,49; only with --beta_schedule",
+        student="sampler",
     )
-    noise_bound: float | None = field(
-        default=None,
-        metadata=dict(
-            help="noise of a sampling step stays within this bound, being drawn again beyond it; unset or 0: no bound",
-            unit="standard deviations",
-            at_least=0,
-        ),
+    noise_bound: float | None = flag(
+        None,
+        "noise of a sampling step stays within this bound, being drawn again beyond it; unset or 0: no bound",
+        unit="standard deviations",
+        at_least=0,
     )

@@ -2,178 +2,164 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from latent_models.autoencoders import AUTOENCODERS
+from utils.cli.flags import flag
 
 
 @dataclass
 class LanguageModelOptions:
-    enc_dec_model: str = field(
-        default="facebook/bart-base", metadata=dict(help="encoder-decoder language model: a local folder or a hub id")
+    enc_dec_model: str = flag(
+        "facebook/bart-base",
+        "encoder-decoder language model: a local folder or a hub id",
+        may_change="both",
+        student="may_differ",
+        published=True,
     )
-    max_seq_len: int = field(default=64, metadata=dict(help="longest text; what is longer is cut off", unit="tokens"))
-    target_language: str | None = field(
-        default=None,
-        metadata=dict(
-            help="of the texts, for models with language codes (mBART): de_DE or de; unset: the corpus' or tokenizer's"
-        ),
+    max_seq_len: int = flag(64, "longest text; what is longer is cut off", unit="tokens", at_least=1, published=True)
+    target_language: str | None = flag(
+        None, "of the texts, for models with language codes (mBART): de_DE or de; unset: the corpus' or tokenizer's"
     )
 
 
 @dataclass
 class AutoencoderOptions:
-    num_encoder_latents: int = field(default=32, metadata=dict(help="latents per text", unit="latents"))
-    num_decoder_latents: int | None = field(
-        default=None,
-        metadata=dict(
-            help="must equal --num_encoder_latents, its default: the decoder expands each latent to one state",
-            unit="latents",
-        ),
+    autoencoder: str = flag("perceiver", "kind of autoencoder", choices=tuple(AUTOENCODERS))
+    lm_mode: str = flag(
+        "freeze",
+        "freeze: train the autoencoder alone; ft: the language model too; decoder: of --resume_dir only what "
+        "writes texts, so that latents stay what they were and a denoiser of them stays good",
+        choices=("freeze", "ft", "decoder"),
+        published=True,
     )
-    dim_ae: int = field(default=256, metadata=dict(help="width of a latent", unit="channels"))
-    num_layers: int = field(
-        default=2, metadata=dict(help="depth of the Perceiver encoder and of the decoder", unit="layers")
+    latent_noise: float = flag(
+        0.0,
+        "train the decoder on latents noised up to this sigma too, so that it forgives what diffusion gets "
+        "wrong; 0: on clean latents only",
+        at_least=0,
+        at_most=1,
     )
-    l2_normalize_latents: bool = field(default=False, metadata=dict(help="rescale every latent to norm sqrt(dim_ae)"))
-    lm_mode: str = field(
-        default="freeze",
-        metadata=dict(
-            help="freeze: train the autoencoder alone; ft: the language model too; decoder: of --resume_dir only what "
-            "writes texts, so that latents stay what they were and a denoiser of them stays good",
-            choices=("freeze", "ft", "decoder"),
-        ),
-    )
-    latent_noise: float = field(
-        default=0.0,
-        metadata=dict(
-            help="train the decoder on latents noised up to this sigma too, so that it forgives what diffusion gets "
-            "wrong; 0: on clean latents only",
-            unit="probability",
-        ),
-    )
-    latent_noise_prob: float = field(
-        default=0.5, metadata=dict(help="share of the texts whose latents are noised", unit="probability")
+    latent_noise_prob: float = flag(
+        0.5, "share of the texts whose latents are noised", at_least=0, at_most=1, needs="latent_noise"
     )
 
 
 @dataclass
 class ReconstructionOptions:
-    whole_logits: bool = field(
-        default=False,
-        metadata=dict(help="hold the logits of a whole batch in memory instead of some tokens at a time"),
+    whole_logits: bool = flag(
+        False, "hold the logits of a whole batch in memory instead of some tokens at a time", may_change="both"
     )
 
 
 @dataclass
 class WritingOptions:
-    """How a language model writes; see latent_models/writing."""
+    """How a language model writes; see latent_models/generation."""
 
-    whole_batches: bool = field(
-        default=False,
-        metadata=dict(
-            help="decode every batch to the end of its longest text, token by token; without, texts that have ended "
-            "leave it, and beams of uncompressed latents are searched in batches of like lengths"
-        ),
+    whole_batches: bool = flag(
+        False,
+        "decode every batch to the end of its longest text, token by token; without, texts that have ended "
+        "leave it, and beams of uncompressed latents are searched in batches of like lengths",
+        space="frozen",
     )
-    decoding_cache: str = field(
-        default="dynamic",
-        metadata=dict(
-            help="keys and values of tokens already written: dynamic grows with them; static is allocated once, so "
-            "that transformers compiles the decoder on CUDA, and implies --whole_batches",
-            choices=("dynamic", "static"),
-        ),
+    decoding_cache: str = flag(
+        "dynamic",
+        "keys and values of tokens already written: dynamic grows with them; static is allocated once, so "
+        "that transformers compiles the decoder on CUDA, and implies --whole_batches",
+        choices=("dynamic", "static"),
+        space="frozen",
     )
-    decoding_precision: str = field(
-        default="run",
-        metadata=dict(
-            help="run: bf16 where --mixed_precision says so; bf16 holds a copy of the language model in bfloat16",
-            choices=("run", "fp32", "bf16"),
-        ),
+    decoding_precision: str = flag(
+        "run",
+        "run: bf16 where --mixed_precision says so; bf16 holds a copy of the language model in bfloat16",
+        choices=("run", "fp32", "bf16"),
+        space="frozen",
     )
-    drafting: str = field(
-        default="auto",
-        metadata=dict(
-            help="auto: where the autoencoder has a drafter (python -m pipelines.train_drafter), it writes all tokens "
-            "at once and greedy decoding verifies them, which gives the same texts sooner; off: token by token",
-            choices=("auto", "off"),
-        ),
+    drafting: str = flag(
+        "auto",
+        "auto: where the autoencoder has a drafter (python -m pipelines.train_drafter), it writes all tokens "
+        "at once and greedy decoding verifies them, which gives the same texts sooner; off: token by token",
+        choices=("auto", "off"),
     )
-    drafter: str | None = field(
-        default=None,
-        metadata=dict(
-            help="folder of a trained drafter, for an autoencoder without its own; unset: drafter/ in its folder"
-        ),
+    drafter: str | None = flag(
+        None,
+        "folder of a trained drafter, for an autoencoder without its own; unset: drafter/ in its folder",
+        needs=("drafting", "auto"),
     )
 
 
 @dataclass
 class DrafterOptions:
-    """The network that writes all tokens of a text at once; see latent_models/drafting."""
+    """The network that writes all tokens of a text at once; see latent_models/speculative/draft_model."""
 
-    drafter_dim: int | None = field(
-        default=None,
-        metadata=dict(
-            help="width, divisible by 32; unset: half the width of the language model", unit="channels", at_least=1
-        ),
+    drafter_dim: int | None = flag(
+        None, "width, divisible by 32; unset: half the width of the language model", unit="channels", at_least=1
     )
-    drafter_depth: int = field(
-        default=2, metadata=dict(help="blocks of attention and feed-forward", unit="blocks", at_least=1)
-    )
+    drafter_depth: int = flag(2, "blocks of attention and feed-forward", unit="blocks", at_least=1)
 
 
 @dataclass
 class EncoderCacheOptions:
-    cache_encoder_states: str = field(
-        default="no",
-        metadata=dict(
-            help="keep the frozen encoder's states of every training text on disk, in this precision, instead of "
-            "encoding each batch; the size is said first",
-            choices=("no", "float16", "float32"),
-        ),
+    cache_encoder_states: str = flag(
+        "no",
+        "keep the frozen encoder's states of every training text on disk, in this precision, instead of "
+        "encoding each batch; the size is said first",
+        choices=("no", "float16", "float32"),
+        may_change="both",
     )
-    latent_cache_dir: str | None = field(
-        default=None, metadata=dict(help="where encoded corpora are kept; unset: latent_cache/ in the run folder")
+    latent_cache_dir: str | None = flag(
+        None,
+        "where encoded corpora are kept; unset: latent_cache/ in the run folder",
+        may_change="both",
+        student="may_differ",
+        space="frozen",
     )
-    states_on_device: str = field(
-        default="auto",
-        metadata=dict(
-            help="keep cached encoder states in the device's memory; auto: on CUDA, up to a fifth of what is free",
-            choices=("auto", "on", "off"),
-        ),
+    states_on_device: str = flag(
+        "auto",
+        "keep cached encoder states in the device's memory; auto: on CUDA, up to a fifth of what is free",
+        choices=("auto", "on", "off"),
+        needs=("cache_encoder_states", "float16", "float32"),
+        may_change="both",
     )
 
 
 @dataclass
 class LatentOptions:
-    latent_space: str | None = field(
-        default=None,
-        metadata=dict(
-            help="where diffusion happens: compressed latents of --latent_model_path (its default), states of the "
-            "encoder of --enc_dec_model (the default without), or embeddings of tokens, learned along",
-            choices=("compressed", "states", "embeddings"),
-        ),
+    latent_space: str | None = flag(
+        None,
+        "where diffusion happens: compressed latents of --latent_model_path (its default), states of the "
+        "encoder of --enc_dec_model (the default without), or embeddings of tokens, learned along",
+        choices=("compressed", "states", "embeddings"),
     )
-    latent_model_path: str | None = field(
-        default=None,
-        metadata=dict(help="run folder of a trained autoencoder; unset: diffusion on the encoder's own states"),
+    latent_model_path: str | None = flag(
+        None,
+        "run folder of a trained autoencoder; unset: diffusion on the encoder's own states",
+        may_change="both",
+        space="frozen",
+        published=True,
     )
-    normalize_latent: bool = field(
-        default=False, metadata=dict(help="centre and scale latents by statistics of the training set")
+    normalize_latent: bool = flag(
+        False, "centre and scale latents by statistics of the training set", space="frozen", published=True
     )
-    normalize_batches: int = field(
-        default=50, metadata=dict(help="batches that --normalize_latent is estimated over", unit="batches")
+    normalize_batches: int = flag(
+        50, "batches that --normalize_latent is estimated over", unit="batches", at_least=1, needs="normalize_latent"
     )
-    latent_cache_dir: str | None = field(
-        default=None, metadata=dict(help="where encoded corpora are kept; unset: latent_cache/ in the run folder")
+    latent_cache_dir: str | None = flag(
+        None,
+        "where encoded corpora are kept; unset: latent_cache/ in the run folder",
+        needs=("no_latent_cache", False),
+        may_change="both",
+        student="may_differ",
+        space="frozen",
     )
-    no_latent_cache: bool = field(
-        default=False, metadata=dict(help="encode each batch anew instead of once per corpus")
-    )
-    latents_on_device: str = field(
-        default="auto",
-        metadata=dict(
-            help="keep cached latents in the device's memory; auto: on CUDA, up to a fifth of what is free",
-            choices=("auto", "on", "off"),
-        ),
+    no_latent_cache: bool = flag(False, "encode each batch anew instead of once per corpus", student="may_differ")
+    latents_on_device: str = flag(
+        "auto",
+        "keep cached latents in the device's memory; auto: on CUDA, up to a fifth of what is free",
+        choices=("auto", "on", "off"),
+        needs=("no_latent_cache", False),
+        may_change="resume",
+        student="may_differ",
     )
 
 
@@ -181,142 +167,111 @@ class LatentOptions:
 class ContextOptions:
     """Sources of a corpus of pairs, and what reads them."""
 
-    context_encoder: str | None = field(
-        default=None,
-        metadata=dict(
-            help="language model whose encoder reads the source texts, a local folder or a hub id; unset: "
-            "--enc_dec_model typed beside --latent_model_path, else the language model of the latents"
-        ),
+    context_encoder: str | None = flag(
+        None,
+        "language model whose encoder reads the source texts, a local folder or a hub id; unset: "
+        "--enc_dec_model typed beside --latent_model_path, else the language model of the latents",
+        may_change="both",
+        student="may_differ",
+        space="frozen",
     )
-    train_context_encoder: bool = field(
-        default=False, metadata=dict(help="train the context encoder along with the denoiser, without a cache")
+    train_context_encoder: bool = flag(
+        False, "train the context encoder along with the denoiser, without a cache", space="frozen"
     )
-    max_source_len: int | None = field(
-        default=None,
-        metadata=dict(help="longest source, what is longer is cut off; unset: as the corpus says", unit="tokens"),
+    max_source_len: int | None = flag(
+        None,
+        "longest source, what is longer is cut off; unset: as the corpus says",
+        unit="tokens",
+        at_least=1,
+        space="frozen",
     )
-    source_language: str | None = field(
-        default=None,
-        metadata=dict(
-            help="of the sources, for a context encoder with language codes (mBART): de_DE or de; unset: the corpus's"
-        ),
+    source_language: str | None = flag(
+        None, "of the sources, for a context encoder with language codes (mBART): de_DE or de; unset: the corpus's"
     )
-    ignore_sources: bool = field(
-        default=False, metadata=dict(help="leave the sources of the corpus aside: learn its texts unconditionally")
-    )
+    ignore_sources: bool = flag(False, "leave the sources of the corpus aside: learn its texts unconditionally")
 
 
 @dataclass
 class PretrainingOptions:
     """Stage 0: a small BART from scratch."""
 
-    tokenizer: str = field(
-        default="word",
-        metadata=dict(
-            help="trained on the corpus: word splits at blanks and punctuation; bpe is byte-level subwords",
-            choices=("word", "bpe"),
-        ),
+    tokenizer: str = flag(
+        "word",
+        "trained on the corpus: word splits at blanks and punctuation; bpe is byte-level subwords",
+        choices=("word", "bpe"),
     )
-    vocab_size: int = field(default=2000, metadata=dict(help="largest vocabulary of the tokenizer", unit="tokens"))
-    d_model: int = field(default=128, metadata=dict(help="width of the model", unit="channels"))
-    layers: int = field(default=2, metadata=dict(help="layers of the encoder and of the decoder", unit="layers"))
-    heads: int = field(default=4, metadata=dict(help="attention heads", unit="heads"))
-    positions: str = field(
-        default="random",
-        metadata=dict(
-            help="how learned positions start: random, or waves, the same sinusoids in encoder and decoder, from which "
-            "long texts (a hundred tokens) are copied sooner and short ones (thirty) later",
-            choices=("random", "waves"),
-        ),
+    vocab_size: int = flag(2000, "largest vocabulary of the tokenizer", unit="tokens", at_least=1)
+    d_model: int = flag(128, "width of the model", unit="channels", at_least=1)
+    layers: int = flag(2, "layers of the encoder and of the decoder", unit="layers", at_least=1)
+    heads: int = flag(4, "attention heads", unit="heads", at_least=1)
+    positions: str = flag(
+        "random",
+        "how learned positions start: random, or waves, the same sinusoids in encoder and decoder, from which "
+        "long texts (a hundred tokens) are copied sooner and short ones (thirty) later",
+        choices=("random", "waves"),
     )
-    lm_dropout: float = field(default=0.0, metadata=dict(help="dropout while pretraining", unit="probability"))
-    mask_prob: float = field(
-        default=0.1, metadata=dict(help="share of tokens hidden by spans from the encoder", unit="probability")
+    lm_dropout: float = flag(0.0, "dropout while pretraining", at_least=0, at_most=1)
+    mask_prob: float = flag(0.1, "share of tokens hidden by spans from the encoder", at_least=0, at_most=1)
+    clean_prob: float = flag(0.5, "share of texts that are shown uncorrupted (plain copying)", at_least=0, at_most=1)
+    drill_prob: float = flag(
+        0.1, "share of a batch that is random token strings, which can only be copied", at_least=0, at_most=1
     )
-    clean_prob: float = field(
-        default=0.5, metadata=dict(help="share of texts that are shown uncorrupted (plain copying)", unit="probability")
-    )
-    drill_prob: float = field(
-        default=0.1,
-        metadata=dict(
-            help="share of a batch that is random token strings, which can only be copied", unit="probability"
-        ),
-    )
-    max_seq_len: int = field(default=64, metadata=dict(help="longest text; what is longer is cut off", unit="tokens"))
+    max_seq_len: int = flag(64, "longest text; what is longer is cut off", unit="tokens", at_least=1)
 
 
 @dataclass
 class TokenizerOptions:
-    """Which tokenizer a space of token embeddings has; see latent_models/tokenizers/choice."""
+    """Which tokenizer a space of token embeddings has; see latent_models/tokenizers/from_flags."""
 
-    vocab: str | None = field(
-        default=None,
-        metadata=dict(
-            help="word-level or byte-level: trained on the corpus; a folder or hub id of a Hugging Face tokenizer; a "
-            "file with one token per line. Unset: that of the model of --embedding_init, or word-level"
-        ),
+    vocab: str | None = flag(
+        None,
+        "word-level or byte-level: trained on the corpus; a folder or hub id of a Hugging Face tokenizer; a "
+        "file with one token per line. Unset: that of the model of --embedding_init, or word-level",
     )
-    vocab_size: int = field(default=10000, metadata=dict(help="largest vocabulary that is trained", unit="tokens"))
-    vocab_min_frequency: int = field(
-        default=1, metadata=dict(help="words that the corpus holds less often stay unknown", unit="times")
-    )
-    vocab_lowercase: bool = field(default=True, metadata=dict(help="a trained vocabulary holds lower case only"))
-    vocab_strip_accents: bool = field(default=True, metadata=dict(help="a trained vocabulary holds no accents"))
-    vocab_individual_digits: bool = field(
-        default=True, metadata=dict(help="a trained vocabulary holds the digits of a number one by one")
-    )
-    max_unknown: float = field(
-        default=0.1,
-        metadata=dict(help="refuse a vocabulary that does not know this share of the corpus", unit="probability"),
+    vocab_size: int = flag(10000, "largest vocabulary that is trained", unit="tokens", at_least=1)
+    vocab_min_frequency: int = flag(1, "words that the corpus holds less often stay unknown", unit="times", at_least=1)
+    vocab_lowercase: bool = flag(True, "a trained vocabulary holds lower case only")
+    vocab_strip_accents: bool = flag(True, "a trained vocabulary holds no accents")
+    vocab_individual_digits: bool = flag(True, "a trained vocabulary holds the digits of a number one by one")
+    max_unknown: float = flag(
+        0.1, "refuse a vocabulary that does not know this share of the corpus", at_least=0, at_most=1
     )
 
 
 @dataclass
 class EmbeddingOptions:
-    """The space of token embeddings; see latent_models/embeddings."""
+    """The space of token embeddings; see latent_models/spaces/embeddings."""
 
-    embedding_dim: int | None = field(
-        default=None,
-        metadata=dict(
-            help="width of a token embedding; unset: 128, or that of the pretrained ones. Another width projects these",
-            unit="channels",
-        ),
+    embedding_dim: int | None = flag(
+        None,
+        "width of a token embedding; unset: 128, or that of the pretrained ones. Another width projects these",
+        unit="channels",
+        at_least=1,
     )
-    embedding_init: str = field(
-        default="random",
-        metadata=dict(
-            help="random, or the language model whose input embeddings to begin with: a local folder or a hub id; its "
-            "tokenizer is then the default of --vocab"
-        ),
+    embedding_init: str = flag(
+        "random",
+        "random, or the language model whose input embeddings to begin with: a local folder or a hub id; its "
+        "tokenizer is then the default of --vocab",
     )
-    embedding_std: float = field(
-        default=1.0,
-        metadata=dict(
-            help="standard deviation of embeddings at first, pretrained ones rescaled; the noise of the process has 1"
-        ),
+    embedding_std: float = flag(
+        1.0,
+        "standard deviation of embeddings at first, pretrained ones rescaled; the noise of the process has 1",
+        above=0,
     )
-    freeze_embeddings: bool = field(
-        default=False,
-        metadata=dict(help="leave the table of embeddings as it is; a projection is trained all the same"),
+    freeze_embeddings: bool = flag(
+        False, "leave the table of embeddings as it is; a projection is trained all the same"
     )
-    normalize_embeddings: bool = field(
-        default=False,
-        metadata=dict(
-            help="keep every embedding at norm sqrt(embedding_dim), so that they cannot shrink into the noise"
-        ),
+    normalize_embeddings: bool = flag(
+        False, "keep every embedding at norm sqrt(embedding_dim), so that they cannot shrink into the noise"
     )
-    rounding_head: str = field(
-        default="inner",
-        metadata=dict(
-            help="scores of tokens: inner product with their embeddings, or negative squared distance to them",
-            choices=("inner", "distance"),
-        ),
+    rounding_head: str = flag(
+        "inner",
+        "scores of tokens: inner product with their embeddings, or negative squared distance to them",
+        choices=("inner", "distance"),
     )
-    padding: str = field(
-        default="masked",
-        metadata=dict(
-            help="masked: padding is neither seen nor learned, lengths of samples are drawn from those of the training "
-            "texts; generated: padding is a token like any other and is sampled, as published",
-            choices=("masked", "generated"),
-        ),
+    padding: str = flag(
+        "masked",
+        "masked: padding is neither seen nor learned, lengths of samples are drawn from those of the training "
+        "texts; generated: padding is a token like any other and is sampled, as published",
+        choices=("masked", "generated"),
     )

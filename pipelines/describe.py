@@ -11,10 +11,10 @@ from torch import nn
 
 from dataset_utils import corpus_stats, registry
 from dataset_utils.corpus import Corpus
-from dataset_utils.options import DataOptions
 from latent_models.language_models import LanguageModel
-from utils.runs import write_json
-from utils.settings import Settings
+from pipelines.cli.configs import TrainingConfig
+from utils.cli.settings import Settings
+from utils.run_folder import write_json
 
 if TYPE_CHECKING:
     from pipelines.data.tokens import TokenSplit
@@ -25,7 +25,7 @@ SURVEY = "survey.json"  # of a run folder
 
 
 def dry_run(
-    settings: Settings,
+    settings: Settings[TrainingConfig],
     build: Callable[[Settings], Mapping[str, nn.Module]],
     tokenizer_of: Callable[[Corpus], Any] | None = None,
     max_seq_len: int | None = None,
@@ -43,13 +43,13 @@ def dry_run(
     print(shapes(parts))
     for line in precision(settings, parts):
         print(line, file=sys.stderr)
-    missing = registry.find(settings.build(DataOptions))
+    missing = registry.missing_files_message(settings.config.data)
     if missing:
         print(f"note: {missing}", file=sys.stderr)
         return 0
-    corpus = registry.load(settings.build(DataOptions))
+    corpus = registry.load(settings.config.data)
     if settings.values.get("class_conditional"):
-        corpus.need_classes()
+        corpus.require_classes()
     found = [module for part in parts.values() for module in part.modules() if hasattr(module, "tokenizer")]
     tokenizer = tokenizer_of(corpus) if tokenizer_of else found[0].tokenizer
     if tokenizer is None:
@@ -59,23 +59,25 @@ def dry_run(
     # an encoder of its own for the sources has other tokens: only the run itself knows how many are cut
     shared = "context encoder (shared)" in parts
     limit = settings.values.get("max_source_len") if shared else None
-    length = max_seq_len or settings.max_seq_len
-    print(corpus_stats.table(corpus_stats.survey(corpus, tokenizer, length, max_source_length=limit)))
+    length = max_seq_len or settings.get("max_seq_len")
+    print(
+        corpus_stats.format_table(corpus_stats.compute_corpus_stats(corpus, tokenizer, length, max_source_length=limit))
+    )
     return 0
 
 
 def survey_corpus(
-    job: Job,
+    job: Job[TrainingConfig],
     corpus: Corpus,
     tokenizer: Any,
     source_tokenizer: Any = None,
     max_source_length: int | None = None,
 ) -> None:
     """Say what the corpus looks like to the tokenizers, and keep it in the run folder. Lengths in tokens."""
-    if job.ranks.main:
-        length = job.settings.max_seq_len
-        figures = corpus_stats.survey(corpus, tokenizer, length, source_tokenizer, max_source_length)
-        job.say(corpus_stats.table(figures))
+    if job.dist.is_main:
+        length = job.settings.get("max_seq_len")
+        figures = corpus_stats.compute_corpus_stats(corpus, tokenizer, length, source_tokenizer, max_source_length)
+        job.say(corpus_stats.format_table(figures))
         write_json(job.folder / SURVEY, figures)
 
 
@@ -99,12 +101,12 @@ def shapes(parts: Mapping[str, nn.Module]) -> str:
     return "\n".join(lines)
 
 
-def describe_run(job: Job, parts: Mapping[str, nn.Module], corpus: Corpus, data: TokenSplit) -> str:
+def describe_run(job: Job[TrainingConfig], parts: Mapping[str, nn.Module], corpus: Corpus, data: TokenSplit) -> str:
     """What is about to be trained, on what and where."""
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in corpus.splits.items())
     return "\n".join(
         [
-            f"run folder {job.folder}, device {job.device}, {job.ranks.world} process(es)",
+            f"run folder {job.folder}, device {job.device}, {job.dist.world_size} process(es)",
             f"corpus {corpus.name}: {sizes} texts; {100 * data.table.truncated:.1f} % of the training texts are cut "
             f"at {data.table.max_length} tokens",
             parameters(parts),
@@ -113,12 +115,12 @@ def describe_run(job: Job, parts: Mapping[str, nn.Module], corpus: Corpus, data:
     )
 
 
-def precision(settings: Settings, parts: Mapping[str, nn.Module]) -> list[str]:
+def precision(settings: Settings[TrainingConfig], parts: Mapping[str, nn.Module]) -> list[str]:
     """Lines on language models that do not follow --mixed_precision."""
-    asked = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(settings.mixed_precision)
+    asked = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(settings.config.loop.mixed_precision)
     models = {m for part in parts.values() for m in part.modules() if isinstance(m, LanguageModel)}
     return [
-        f"note: {model.name} overflows in {settings.mixed_precision}, so the language model itself runs in float32: "
+        f"note: {model.name} overflows in {settings.config.loop.mixed_precision}, so the language model itself runs in float32: "
         "--mixed_precision bf16 is safe for it, and faster"
         for model in models
         if asked in model.family.overflows

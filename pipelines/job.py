@@ -2,57 +2,59 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
-from dataset_utils.options import DataOptions
-from pipelines.data.batch_sampler import BatchPlan, HeldOutPlan
-from utils import checkpoints, distributed, speed
-from utils.distributed import Ranks
+from pipelines.cli.configs import TrainingConfig
+from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
+from utils import checkpoints, distributed
+from utils.cli.args_io import write_args
+from utils.cli.settings import Settings
+from utils.compile import set_kernels
+from utils.distributed import DistContext
 from utils.ema import EMA
 from utils.errors import UserError
-from utils.flag_files import write_args
-from utils.hooks import Hook, Log
-from utils.locks import claim, release
+from utils.hooks import Hook, Logger
+from utils.locks import release, try_lock
 from utils.loop import StepFn, train
 from utils.optim import make_lr_schedule, make_optimizer
-from utils.options import KernelOptions, LoopOptions, OptimizerOptions
-from utils.runs import new_run_folder
-from utils.settings import Settings
+from utils.options import LoopOptions
+from utils.run_folder import new_run_folder
 from utils.state import State
 from utils.trackers import make_trackers
 
 EVALUATIONS = ("eval", "eval_test", "gen_data")  # flags that use a trained run
 EVALUATION = "evaluation"  # folder of a run that its evaluations write to
 
+C = TypeVar("C", bound=TrainingConfig, covariant=True)
+
 
 @dataclass
-class Job:
+class Job(Generic[C]):
     """What every stage needs beside its own parts."""
 
-    settings: Settings
-    ranks: Ranks
+    settings: Settings[C]
+    dist: DistContext
     folder: Path
     autocast: Callable[[], AbstractContextManager[Any]]
-    log: Log
+    log: Logger
 
     @property
     def device(self) -> torch.device:
-        return self.ranks.device
+        return self.dist.device
 
     @property
     def loop(self) -> LoopOptions:
-        return self.settings.build(LoopOptions)
+        return self.settings.config.loop
 
     @property
     def evaluating(self) -> bool:
@@ -61,67 +63,76 @@ class Job:
     @property
     def quiet(self) -> bool:
         """Only the main process speaks."""
-        return not self.ranks.main
+        return not self.dist.is_main
 
-    def plan(self) -> BatchPlan:
+    def batch_sampler(self) -> TrainingSampler:
         loop = self.loop
-        return BatchPlan(
-            loop.random_seed, loop.train_batch_size, loop.gradient_accumulation_steps, self.ranks.rank, self.ranks.world
+        return TrainingSampler(
+            loop.random_seed,
+            loop.train_batch_size,
+            loop.gradient_accumulation_steps,
+            self.dist.rank,
+            self.dist.world_size,
         )
 
-    def held_out_plan(self, n: int) -> HeldOutPlan:
+    def validation_sampler(self, n: int) -> ValidationSampler:
         """Of the validation losses. n: texts of the split."""
-        return HeldOutPlan.of(self.plan(), self.settings.val_loss_texts, n)
+        return ValidationSampler(
+            self.loop.train_batch_size,
+            min(self.settings.config.validation_loss.val_loss_texts, n),
+            self.dist.rank,
+            self.dist.world_size,
+        )
 
     def say(self, text: str) -> None:
-        if self.ranks.main:
+        if self.dist.is_main:
             print(text, file=sys.stderr, flush=True)
 
 
-def open_job(settings: Settings, project: str, title: str, names: Mapping[str, str] | None = None) -> Job:
+def open_job(settings: Settings[C], project: str, title: str, names: Mapping[str, str] | None = None) -> Job[C]:
     """Find or make the run folder; refuse one that already holds another run.
 
     project: the tracker's. title: of the line of progress. names: published names of what the loop logs.
     """
     refuse_another_programs_run(settings)
-    ranks = distributed.init(settings.device)
-    refuse_another_batch(settings, ranks.world)
-    speed.use(settings.build(KernelOptions), ranks.device)
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # of `accelerate launch`, or of `accelerate config`
-    if ranks.main and launched not in ("no", settings.mixed_precision):
-        print(
-            f"note: accelerate was told {launched}, which has no effect: only --mixed_precision counts, here "
-            f"{settings.mixed_precision}",
-            file=sys.stderr,
-        )
-    folder = _folder(settings, ranks)
-    if ranks.main:
+    dist = distributed.init_distributed(settings.config.loop.device)
+    refuse_another_batch(settings, dist.world_size)
+    set_kernels(settings.config.kernels, dist.device)
+    folder = _folder(settings, dist)
+    if dist.is_main:
         refuse_unwritable(folder)
-        if not evaluates(settings) and not claim(folder):
+        if not evaluates(settings) and not try_lock(folder):
             raise UserError(f"another process is training into {folder}: wait for it, or name another --output_dir")
-    trackers = make_trackers(settings, project, folder) if ranks.main else []
+    trackers = make_trackers(settings, project, folder) if dist.is_main else []
     # The curves of training stay as they are: what an evaluation finds is logged beside them.
     logged = folder / EVALUATION if evaluates(settings) else folder
-    log = Log(settings.log_every, logged, trackers, total=settings.num_train_steps, title=title, names=names)
-    return Job(settings, ranks, folder, distributed.autocast(ranks.device, settings.mixed_precision), log)
+    log = Logger(
+        settings.config.loop.log_every,
+        logged,
+        trackers,
+        total=settings.config.loop.num_train_steps,
+        title=title,
+        names=names,
+    )
+    return Job(settings, dist, folder, distributed.autocast(dist.device, settings.config.loop.mixed_precision), log)
 
 
-def evaluates(settings: Settings) -> bool:
+def evaluates(settings: Settings[TrainingConfig]) -> bool:
     """Whether a trained run is used, and nothing trained."""
     return any(settings.values.get(mode) for mode in EVALUATIONS)
 
 
-def refuse_another_programs_run(settings: Settings) -> None:
+def refuse_another_programs_run(settings: Settings[TrainingConfig]) -> None:
     """Of the folder that --resume_dir names."""
-    wrote = settings.saved.get("program")
+    wrote = settings.checkpoint_args.get("program")
     if wrote not in (None, settings.program.name):
         raise UserError(
-            f"{settings.resume_dir} is a run of {wrote}, not of {settings.program.name}: "
+            f"{settings.config.run.resume_dir} is a run of {wrote}, not of {settings.program.name}: "
             "use that program, or name another folder"
         )
 
 
-def refuse_another_batch(settings: Settings, processes: int) -> None:
+def refuse_another_batch(settings: Settings[TrainingConfig], processes: int) -> None:
     """A run goes on with as many texts a step: with others it would see some of an epoch twice and some never."""
     if not settings.values.get("resume_training"):
         return
@@ -129,26 +140,28 @@ def refuse_another_batch(settings: Settings, processes: int) -> None:
     def total(values: Mapping[str, Any], processes: int) -> int:
         return values["train_batch_size"] * values["gradient_accumulation_steps"] * processes
 
-    before = total({**settings.values, **settings.saved}, settings.saved.get("num_devices", processes))
+    before = total(
+        {**settings.values, **settings.checkpoint_args}, settings.checkpoint_args.get("num_devices", processes)
+    )
     now = total(settings.values, processes)
     if before != now:
         raise UserError(
-            f"a step of {settings.resume_dir} is of {before} texts, and here, with {processes} process(es), it would "
+            f"a step of {settings.config.run.resume_dir} is of {before} texts, and here, with {processes} process(es), it would "
             f"be of {now}: give --train_batch_size and --gradient_accumulation_steps whose product is {before} "
             "divided by the processes"
         )
 
 
-def _folder(settings: Settings, ranks: Ranks) -> Path:
-    given = settings.output_dir
+def _folder(settings: Settings[TrainingConfig], dist: DistContext) -> Path:
+    given = settings.config.run.output_dir
     if settings.values.get("resume_training"):
-        if given and Path(given).resolve() != Path(settings.resume_dir).resolve():
+        if given and Path(given).resolve() != Path(settings.config.run.resume_dir).resolve():
             raise UserError(
                 "--resume_training goes on in --resume_dir: leave --output_dir out, or copy the folder first"
             )
-        return Path(settings.resume_dir)
+        return Path(settings.config.run.resume_dir)
     if evaluates(settings):
-        return Path(given or settings.resume_dir)
+        return Path(given or settings.config.run.resume_dir)
     if given:
         if checkpoints.has_checkpoint(given):
             raise UserError(
@@ -158,8 +171,8 @@ def _folder(settings: Settings, ranks: Ranks) -> Path:
         if (Path(given) / "config.json").exists():
             raise UserError(f"--output_dir {given} already holds a model (config.json): name another folder")
         return Path(given)
-    made = [str(new_run_folder(settings.save_dir, corpus_title(settings)))] if ranks.main else []
-    return Path(distributed.gather_objects(ranks, made)[0])
+    made = [str(new_run_folder(settings.config.run.save_dir, corpus_title(settings)))] if dist.is_main else []
+    return Path(distributed.gather_objects(dist, made)[0])
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -172,44 +185,51 @@ def refuse_unwritable(folder: Path) -> None:
         raise UserError(f"nothing can be written to {folder} ({error.strerror}): name another --output_dir") from None
 
 
-def record_args(job: Job, **facts: Any) -> None:
+def record_args(job: Job[TrainingConfig], **metadata: Any) -> None:
     """args.json of a run that trains, with what is known of it."""
-    if job.ranks.main:
-        write_args(job.settings, job.folder, device_name=_device_name(job.device), num_devices=job.ranks.world, **facts)
+    if job.dist.is_main:
+        write_args(
+            job.settings, job.folder, device_name=_device_name(job.device), num_devices=job.dist.world_size, **metadata
+        )
 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def corpus_title(settings: Settings) -> str:
+def corpus_title(settings: Settings[TrainingConfig]) -> str:
     """What the corpus is called in the names of run folders."""
-    return settings.dataset_name or Path(settings.train_file or settings.data_dir or "corpus").stem
+    return (
+        settings.config.data.dataset_name
+        or Path(settings.config.data.train_file or settings.config.data.data_dir or "corpus").stem
+    )
 
 
-def load_corpus(job: Job) -> Corpus:
+def load_corpus(job: Job[TrainingConfig]) -> Corpus:
     """The corpus of the flags; what was done to it is said once."""
     settings = job.settings
-    if not (settings.dataset_name or settings.train_file or settings.data_dir):
-        raise UserError("no corpus given: add --dataset_name NAME (see docs/recipes.md) or --train_file FILE")
-    corpus = registry.load(settings.build(DataOptions))
+    if not (settings.config.data.dataset_name or settings.config.data.train_file or settings.config.data.data_dir):
+        raise UserError("no corpus given: add --dataset_name NAME (see docs/usage.md) or --train_file FILE")
+    corpus = registry.load(settings.config.data)
     for note in corpus.notes:
         job.say(f"note: {note}")
     return corpus
 
 
-def new_state(job: Job, network: torch.nn.Module, ema: EMA | None = None, **more: Any) -> State:
+def new_state(job: Job[TrainingConfig], network: torch.nn.Module, ema: EMA | None = None, **fields: Any) -> State:
     """What training changes, at step 0: a network with the optimizer and the schedule of the flags.
 
-    Sharded weights must be in pieces already. more: of State.
+    Sharded weights must be in shards already. fields: further ones of State.
     """
-    settings, options = job.settings, job.settings.build(OptimizerOptions)
+    settings, options = job.settings, job.settings.config.optimizer
     optimizer = make_optimizer(network, options)
-    schedule = make_lr_schedule(optimizer, options, settings.num_train_steps)
-    return State(network, optimizer, schedule, ema, seed=settings.random_seed, ranks=job.ranks, **more)
+    schedule = make_lr_schedule(optimizer, options, settings.config.loop.num_train_steps)
+    return State(network, optimizer, schedule, ema, seed=settings.config.loop.random_seed, dist=job.dist, **fields)
 
 
-def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: float, **facts: Any) -> str:
+def fit(
+    job: Job[TrainingConfig], state: State, step: StepFn, hooks: Sequence[Hook], started: float, **metadata: Any
+) -> str:
     """Train until done, late or stopped; save whatever the reason. Returns the reason of utils.loop.train.
 
     facts: of the checkpoint, beside the state's own.
@@ -224,12 +244,12 @@ def fit(job: Job, state: State, step: StepFn, hooks: Sequence[Hook], started: fl
         step,
         [job.log, *hooks],
         loop,
-        clip_grad_norm=settings.clip_grad_norm,
+        clip_grad_norm=settings.config.optimizer.clip_grad_norm,
         autocast=job.autocast,
-        global_batch=job.plan().total,
+        global_batch=job.batch_sampler().global_batch_size,
         started=started,
     )
-    state.save(job.folder, **facts)
+    state.save(job.folder, **metadata)
     release(job.folder)
     if reason != "done":
         job.say(

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from dataset_utils.readers import lines
-from utils.command_line import OneLineParser
+from utils.argparse_utils import OneLineParser
 from utils.errors import UserError
 
 
@@ -59,7 +59,7 @@ def with_decoding(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return made
 
 
-def refuse_decoding(decoding: str, of_embeddings: bool) -> None:
+def check_no_decoding(decoding: str, of_embeddings: bool) -> None:
     """UserError where a run of token embeddings, which have no language model, is to be decoded by another way."""
     if of_embeddings and decoding != "greedy":
         raise UserError(f"--decoding {decoding} is for language models, and embeddings have none: leave it out")

@@ -1,0 +1,168 @@
+"""The typed configuration of each training program: option groups, and the defaults in which a program differs.
+
+Defaults are those of the published systems (second release where releases differ). Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dataset_utils.options import DataOptions, PackingOptions
+from diffusion.options import ProcessOptions, SamplingOptions
+from evaluation.options import ClassOptions, EvaluationOptions, PairOptions
+from latent_models.autoencoders.options import PerceiverOptions
+from latent_models.options import (
+    AutoencoderOptions,
+    ContextOptions,
+    DrafterOptions,
+    EmbeddingOptions,
+    EncoderCacheOptions,
+    LanguageModelOptions,
+    LatentOptions,
+    PretrainingOptions,
+    ReconstructionOptions,
+    TokenizerOptions,
+    WritingOptions,
+)
+from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
+from pipelines.options import (
+    AbsorbingOptions,
+    AutoencoderIntervals,
+    ClassifierRunOptions,
+    ControlOptions,
+    DiffusionIntervals,
+    DistillationOptions,
+    DrafterRunOptions,
+    EmbeddingLossOptions,
+    PretrainingIntervals,
+    PriorOptions,
+    RoundingOptions,
+    TrajectoryOptions,
+)
+from utils.cli.settings import group
+from utils.options import (
+    AverageOptions,
+    CompileOptions,
+    HeldOutOptions,
+    KernelOptions,
+    LoopOptions,
+    OptimizerOptions,
+    RunOptions,
+    ShardingOptions,
+)
+
+INHERITED = {"student": "inherits"}
+EMBEDDINGS = {"space": "embeddings", "student": "inherits"}
+FREE_AT_EVAL = {"may_change": "eval"}
+ALWAYS_FREE = {"may_change": "both"}
+
+
+@dataclass
+class TrainingConfig:
+    """What every training program has."""
+
+    data: DataOptions = group(DataOptions, "corpus", flags={"student": "may_differ"})
+    optimizer: OptimizerOptions = group(OptimizerOptions, "optimization")
+    loop: LoopOptions = group(LoopOptions, "training")
+    validation_loss: HeldOutOptions = group(HeldOutOptions, "validation losses")
+    kernels: KernelOptions = group(KernelOptions, "kernels", flags=ALWAYS_FREE)
+    run: RunOptions = group(RunOptions, "run")
+
+
+@dataclass
+class PretrainConfig(TrainingConfig):
+    optimizer: OptimizerOptions = group(
+        OptimizerOptions,
+        "optimization",
+        learning_rate=1e-3,
+        lr_schedule="cosine",
+        lr_warmup_steps=100,
+        adam_weight_decay=0.01,
+        adam_beta2=0.98,
+    )
+    loop: LoopOptions = group(LoopOptions, "training", num_train_steps=2000, train_batch_size=64)
+    run: RunOptions = group(RunOptions, "run", save_dir="saved_language_models")
+    model: PretrainingOptions = group(PretrainingOptions, "model")
+    loss: ReconstructionOptions = group(ReconstructionOptions, "loss")
+    validation: PretrainingIntervals = group(PretrainingIntervals, "validation")
+
+
+@dataclass
+class TextModelConfig(TrainingConfig):
+    """What stage 1 and stage 2 share: a language model that generates texts, and their evaluation."""
+
+    language_model: LanguageModelOptions = group(LanguageModelOptions, "language model", flags=INHERITED)
+    generation: WritingOptions = group(WritingOptions, "generation of texts from latents", flags=ALWAYS_FREE)
+    compilation: CompileOptions = group(CompileOptions, "compilation")
+    evaluation: EvaluationOptions = group(EvaluationOptions, "evaluation")
+
+
+@dataclass
+class AutoencoderConfig(TextModelConfig):
+    data: DataOptions = group(DataOptions, "corpus", dataset_name="roc")
+    optimizer: OptimizerOptions = group(
+        OptimizerOptions,
+        "optimization",
+        learning_rate=5e-5,
+        lr_schedule="linear",
+        lr_warmup_steps=500,
+        adam_weight_decay=1e-2,
+    )
+    loop: LoopOptions = group(LoopOptions, "training", num_train_steps=50000, train_batch_size=32, random_seed=43)
+    run: RunOptions = group(RunOptions, "run", save_dir="saved_latent_models")
+    autoencoder: AutoencoderOptions = group(AutoencoderOptions, "autoencoder")
+    perceiver: PerceiverOptions = group(PerceiverOptions, "Perceiver autoencoder")
+    sharding: ShardingOptions = group(ShardingOptions, "sharding")
+    loss: ReconstructionOptions = group(ReconstructionOptions, "loss")
+    encoder_cache: EncoderCacheOptions = group(EncoderCacheOptions, "cache of encoder states")
+    augmentation: PriorOptions = group(PriorOptions, "a decoder for a denoiser")
+    validation: AutoencoderIntervals = group(AutoencoderIntervals, "validation")
+
+
+@dataclass
+class DiffusionConfig(TextModelConfig):
+    run: RunOptions = group(RunOptions, "run", save_dir="saved_diff_models")
+    latents: LatentOptions = group(LatentOptions, "latents", flags=INHERITED)
+    context: ContextOptions = group(ContextOptions, "source texts", flags=INHERITED)
+    tokenizer: TokenizerOptions = group(TokenizerOptions, "tokenizer of embeddings", flags=EMBEDDINGS)
+    embeddings: EmbeddingOptions = group(EmbeddingOptions, "embeddings", flags=EMBEDDINGS)
+    embedding_loss: EmbeddingLossOptions = group(EmbeddingLossOptions, "losses of embeddings", flags=EMBEDDINGS)
+    absorbing: AbsorbingOptions = group(AbsorbingOptions, "absorbing state", flags=EMBEDDINGS)
+    packing: PackingOptions = group(PackingOptions, "pairs and blocks of embeddings", flags=EMBEDDINGS)
+    denoiser: DenoiserOptions = group(DenoiserOptions, "denoiser", flags=INHERITED)
+    encoder_denoiser: EncoderDenoiserOptions = group(
+        EncoderDenoiserOptions, "a Hugging Face encoder as denoiser", flags=INHERITED
+    )
+    process: ProcessOptions = group(ProcessOptions, "diffusion process", flags=INHERITED)
+    distillation: DistillationOptions = group(DistillationOptions, "distillation to few steps")
+    sampling: SamplingOptions = group(SamplingOptions, "sampling", flags=FREE_AT_EVAL)
+    rounding: RoundingOptions = group(
+        RoundingOptions, "rounding while sampling", flags={"space": "embeddings", **FREE_AT_EVAL}
+    )
+    control: ControlOptions = group(ControlOptions, "control by a classifier", flags=FREE_AT_EVAL)
+    trajectory: TrajectoryOptions = group(TrajectoryOptions, "trajectories", flags=FREE_AT_EVAL)
+    ema: AverageOptions = group(AverageOptions, "averaged weights")
+    intervals: DiffusionIntervals = group(DiffusionIntervals, "intervals")
+    classes: ClassOptions = group(ClassOptions, "evaluation of classes", flags=FREE_AT_EVAL)
+    pairs: PairOptions = group(PairOptions, "evaluation of pairs", flags=FREE_AT_EVAL)
+
+
+@dataclass
+class ClassifierConfig(TrainingConfig):
+    optimizer: OptimizerOptions = group(OptimizerOptions, "optimization", learning_rate=1e-3, lr_warmup_steps=50)
+    loop: LoopOptions = group(LoopOptions, "training", num_train_steps=2000, train_batch_size=64)
+    run: RunOptions = group(RunOptions, "run", save_dir="saved_classifiers")
+    task: ClassifierRunOptions = group(ClassifierRunOptions, "task")
+    classifier: ClassifierOptions = group(ClassifierOptions, "classifier")
+    validation_loss: HeldOutOptions = group(HeldOutOptions, "validation losses", val_loss_texts=1024)
+
+
+@dataclass
+class DrafterConfig(TrainingConfig):
+    optimizer: OptimizerOptions = group(
+        OptimizerOptions, "optimization", learning_rate=2e-3, lr_warmup_steps=50, adam_weight_decay=0.01
+    )
+    loop: LoopOptions = group(LoopOptions, "training", num_train_steps=1000, train_batch_size=64)
+    run: RunOptions = group(RunOptions, "run", save_dir="saved_drafters")
+    task: DrafterRunOptions = group(DrafterRunOptions, "task")
+    drafter: DrafterOptions = group(DrafterOptions, "draft model")

@@ -1,0 +1,73 @@
+"""Rules about the latent space: its defaults, and which flags belong to it (`space` of utils.cli.flags.Flag).
+
+Imports no torch, since every --help imports this module.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from pipelines.cli.configs import DiffusionConfig
+from utils.cli.settings import Settings
+from utils.errors import UserError
+
+# Defaults that differ in the space of token embeddings: those of Li et al. 2022.
+DEFAULTS = {"objective": "pred_x0"}
+CHAIN = {"beta_schedule": "sqrt", "timesteps": 2000}
+
+
+def check_embedding_flags(settings: Settings[DiffusionConfig]) -> None:
+    """Set the defaults of the latent space, and refuse explicit flags that belong to another one."""
+    config = settings.config
+    if config.latents.latent_space is None:
+        settings.set("latent_space", "compressed" if config.latents.latent_model_path else "states", source="default")
+    if settings.config.latents.latent_space != "embeddings":
+        _check_other_spaces(settings)
+        return
+    for name, flag in settings.program.flags.items():
+        if flag.space == "frozen" and name in settings.explicit and settings.get(name):
+            raise UserError(
+                f"--{name} applies to latents of a frozen model, not to token embeddings: leave it out, or leave "
+                "--latent_space embeddings out"
+            )
+    if "enc_dec_model" in settings.explicit:
+        print(
+            "note: --enc_dec_model has no effect on token embeddings; --embedding_init names the model whose embeddings "
+            "they start from",
+            file=sys.stderr,
+        )
+    _set_defaults(settings, DEFAULTS)
+    if not {"train_schedule", "sampling_schedule"} & settings.explicit:
+        _set_defaults(settings, CHAIN)
+    if config.absorbing.denoise and not config.absorbing.learned_mean_embed:
+        raise UserError(
+            "--denoise replaces tokens by the absorbing state, which --learned_mean_embed trains: add --learned_mean_embed"
+        )
+    if config.packing.unlabelled and config.denoiser.class_conditional:
+        raise UserError("--unlabelled trains on running text, which has no classes: leave --class_conditional out")
+    if "decoding" not in settings.explicit:
+        settings.set("decoding", "greedy")  # whatever a preset sets
+    decoding = settings.config.evaluation.decoding
+    if decoding != "greedy":
+        raise UserError(
+            f"--decoding {decoding} needs a language model: token embeddings are decoded by arg-max, which is greedy; "
+            "leave it out"
+        )
+
+
+def _set_defaults(settings: Settings[DiffusionConfig], values: Mapping[str, object]) -> None:
+    for name, value in values.items():
+        if settings.sources[name] == "default":
+            settings.set(name, value)
+
+
+def _check_other_spaces(settings: Settings[DiffusionConfig]) -> None:
+    options = settings.config.latents
+    if options.latent_space == "compressed" and not options.latent_model_path:
+        raise UserError("--latent_space compressed needs an autoencoder: name its run with --latent_model_path")
+    if options.latent_space == "states" and options.latent_model_path:
+        raise UserError("--latent_space states and --latent_model_path exclude each other: give one")
+    for name, flag in settings.program.flags.items():
+        if flag.space == "embeddings" and name in settings.explicit:
+            raise UserError(f"--{name} applies to token embeddings: add --latent_space embeddings, or leave it out")

@@ -1,0 +1,85 @@
+"""The command lines: each program's configuration (pipelines.cli.configs) and the rules that its flags obey."""
+
+from __future__ import annotations
+
+from pipelines.cli import rules
+from pipelines.cli.configs import (
+    AutoencoderConfig,
+    ClassifierConfig,
+    DiffusionConfig,
+    DrafterConfig,
+    PretrainConfig,
+)
+from pipelines.cli.distillation_rules import inherit_teacher_flags
+from pipelines.cli.embedding_rules import check_embedding_flags
+from pipelines.cli.unused_flags import warn_unused_flags
+from utils.cli.settings import Program
+
+PRETRAIN = Program(
+    name="python -m latent_models.pretraining",
+    description="Stage 0: train a small BART from scratch, by denoising, into a folder for --enc_dec_model.",
+    config=PretrainConfig,
+    rejected={"fsdp": "shards the language model of train_latent_model.py --lm_mode ft only; leave it out"},
+    rules=(rules.check_resume_mode, warn_unused_flags),
+)
+
+AUTOENCODER = Program(
+    name="train_latent_model.py",
+    description="Stage 1: train the Perceiver autoencoder around a frozen language model.",
+    config=AutoencoderConfig,
+    abbreviates=True,
+    rules=(
+        rules.prefer_user_files,
+        rules.check_decoder_mode,
+        rules.check_denoiser_run,
+        rules.check_num_latents,
+        rules.check_gen_data,
+        rules.check_interpolation,
+        rules.check_draft_model,
+        rules.check_encoder_cache,
+        rules.check_fsdp,
+        warn_unused_flags,
+    ),
+)
+
+DIFFUSION = Program(
+    name="train_text_diffusion.py",
+    description="Stage 2: train a diffusion model on latents, sample from it, evaluate the samples.",
+    config=DiffusionConfig,
+    abbreviates=True,
+    deprecated={
+        "amp": "use --mixed_precision bf16 or fp16",
+        "corruption_prob": "diffusion training corrupts no texts",
+        "milestone": "the checkpoint is found in --resume_dir",
+    },
+    rejected={
+        "fsdp": "shards the language model of train_latent_model.py --lm_mode ft only; here every process holds whole "
+        "averaged weights; leave it out"
+    },
+    rules=(
+        rules.check_resume_mode,
+        inherit_teacher_flags,
+        rules.apply_preset,
+        check_embedding_flags,
+        rules.reset_grid_shift,
+        rules.resolve_schedule_flags,
+        rules.resolve_respacing,
+        rules.check_class_flags,
+        warn_unused_flags,
+    ),
+)
+
+CLASSIFIER = Program(
+    name="python -m pipelines.train_classifier",
+    description="Train a classifier on the noised latents of a diffusion run, for --latent_classifier.",
+    config=ClassifierConfig,
+    rules=(rules.check_resume_mode, warn_unused_flags),
+)
+
+DRAFTER = Program(
+    name="python -m pipelines.train_drafter",
+    description="Train a draft model for an autoencoder: greedy decoding verifies its drafts and gives the same texts "
+    "sooner.",
+    config=DrafterConfig,
+    rules=(rules.check_resume_mode, warn_unused_flags),
+)

@@ -1,0 +1,179 @@
+"""Rules about flags that depend on each other: a rule fills in what follows from others, or refuses contradictions.
+
+A rule takes Settings and may set values. pipelines.cli.programs lists the rules of each program. What concerns one flag
+alone (range, choices, what it needs) is declared with the flag.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from pipelines.cli.configs import AutoencoderConfig, DiffusionConfig, TrainingConfig
+from pipelines.cli.presets import PRESETS
+from utils.cli.settings import MODES, Settings
+from utils.errors import UserError
+
+
+def resolve_schedule_flags(settings: Settings[DiffusionConfig]) -> None:
+    """Continuous and discrete processes exclude each other; eta has a default of its own in each."""
+    explicit, config = settings.explicit, settings.config
+    discrete = config.process.beta_schedule is not None
+    if discrete:
+        clash = [flag for flag in ("train_schedule", "sampling_schedule") if flag in explicit]
+        if clash:
+            raise UserError(
+                f"--beta_schedule (a discrete chain) and --{clash[0]} (continuous time) exclude each other: give one"
+            )
+    elif "timesteps" in explicit:
+        raise UserError("--timesteps is the length of a discrete chain: add --beta_schedule NAME, or leave it out")
+    eta, sampler = config.sampling.ddim_sampling_eta, config.sampling.sampler
+    if "ddim_sampling_eta" in explicit and eta is not None:
+        if "sampler" not in explicit:
+            settings.set("sampler", "ddim")
+        elif sampler != "ddim":
+            raise UserError(f"--ddim_sampling_eta belongs to --sampler ddim, not to {sampler}: drop one of them")
+    if eta is None:
+        settings.set("ddim_sampling_eta", 1.0 if discrete else 0.0)
+
+
+def resolve_respacing(settings: Settings[DiffusionConfig]) -> None:
+    """--timestep_respacing sets the number of sampling steps; --sampling_timesteps is filled in."""
+    respacing = settings.config.sampling.timestep_respacing
+    if respacing is None:
+        return
+    if "timestep_respacing" not in settings.explicit and "sampling_timesteps" in settings.explicit:
+        settings.set("timestep_respacing", None)  # a number typed at evaluation replaces the respacing of training
+        return
+    clash = [flag for flag in ("sampling_timesteps", "time_grid") if flag in settings.explicit]
+    if clash:
+        raise UserError(f"--timestep_respacing and --{clash[0]} both choose the steps of sampling: give one")
+    if settings.config.process.beta_schedule is None:
+        raise UserError("--timestep_respacing chooses steps of a discrete chain: add --beta_schedule, or drop it")
+    from diffusion.timesteps import parse_respacing  # torch, which --help does without
+
+    settings.set("sampling_timesteps", len(parse_respacing(respacing, settings.config.process.timesteps)))
+
+
+def prefer_user_files(settings: Settings[TrainingConfig]) -> None:
+    """The user's own files replace the corpus that a program uses by default."""
+    data = settings.config.data
+    if data.train_file and data.dataset_name and "dataset_name" not in settings.explicit:
+        settings.set("dataset_name", None)
+
+
+def apply_preset(settings: Settings[DiffusionConfig]) -> None:
+    """An explicit preset sets every flag of its row that is not explicit; for a student only those of decoding."""
+    preset = settings.config.sampling.preset
+    if "preset" not in settings.explicit or preset is None:
+        return
+    student = settings.config.distillation.distill_run is not None
+    flags = settings.program.flags
+    for name, value in PRESETS[preset].items():
+        if name not in settings.explicit and not (student and flags[name].student in ("sampler", "grid")):
+            settings.set(name, value)
+    if student:
+        print(
+            f"note: --preset {preset}: a student samples in its own {settings.config.distillation.distill_steps} "
+            f"steps, so the preset only sets --decoding {settings.config.evaluation.decoding}",
+            file=sys.stderr,
+        )
+
+
+def reset_grid_shift(settings: Settings[DiffusionConfig]) -> None:
+    """A shift that a run was trained with holds for its own time grid only."""
+    needed = settings.program.flags["grid_shift"].needed
+    assert needed is not None
+    if "grid_shift" not in settings.explicit and settings.config.sampling.time_grid not in needed[1]:
+        settings.set("grid_shift", None)
+
+
+def check_resume_mode(settings: Settings[TrainingConfig]) -> None:
+    """--resume_dir needs a flag that says what to do with the run."""
+    folder = settings.config.run.resume_dir
+    if folder and settings.mode is None:
+        modes = ", ".join(f"--{mode}" for mode in MODES if mode in settings.program.flags)
+        raise UserError(f"--resume_dir {folder} alone has no effect: add one of {modes}")
+
+
+def check_num_latents(settings: Settings[AutoencoderConfig]) -> None:
+    encoder, decoder = settings.config.perceiver.num_encoder_latents, settings.config.perceiver.num_decoder_latents
+    if decoder is None:
+        settings.set("num_decoder_latents", encoder)
+    elif decoder != encoder:
+        raise UserError(
+            f"--num_decoder_latents {decoder} differs from --num_encoder_latents {encoder}: the decoder turns each "
+            "latent into one state, so leave it out"
+        )
+
+
+def check_gen_data(settings: Settings[AutoencoderConfig]) -> None:
+    if settings.config.evaluation.gen_data:
+        raise UserError("--gen_data samples from a run of train_text_diffusion.py: an autoencoder has no sampler")
+
+
+def check_interpolation(settings: Settings[AutoencoderConfig]) -> None:
+    if settings.config.validation.midpoints and not _evaluates(settings):
+        raise UserError("--midpoints evaluates a trained autoencoder: add --eval or --eval_test and --resume_dir RUN")
+
+
+def check_draft_model(settings: Settings[AutoencoderConfig]) -> None:
+    drafter = settings.config.generation.drafter
+    if drafter is not None and "drafter" in settings.explicit and not _evaluates(settings):
+        raise UserError(
+            f"--drafter {drafter} drafts texts of a trained autoencoder, and this command trains a new one: add --eval "
+            "or --eval_test and --resume_dir RUN"
+        )
+
+
+def check_encoder_cache(settings: Settings[AutoencoderConfig]) -> None:
+    cache, mode = settings.config.encoder_cache.cache_encoder_states, settings.config.autoencoder.lm_mode
+    if cache != "no" and mode != "freeze":
+        raise UserError(
+            f"--cache_encoder_states {cache} needs a frozen encoder, and --lm_mode is {mode}: use --lm_mode freeze, or "
+            "leave the cache out"
+        )
+
+
+def check_decoder_mode(settings: Settings[AutoencoderConfig]) -> None:
+    if settings.config.autoencoder.lm_mode == "decoder" and not settings.config.run.resume_dir:
+        raise UserError("--lm_mode decoder trains the decoder of a trained autoencoder: name its run with --resume_dir")
+
+
+def check_denoiser_run(settings: Settings[AutoencoderConfig]) -> None:
+    run = settings.config.augmentation.prior_run
+    if run is not None and settings.config.autoencoder.lm_mode != "decoder":
+        raise UserError(
+            f"--prior_run {run} needs latents that training does not change: add --lm_mode decoder, or leave it out"
+        )
+
+
+def check_class_flags(settings: Settings[DiffusionConfig]) -> None:
+    config = settings.config
+    for flag, value in (("class_id", config.classes.class_id), ("classifier", config.classes.classifier)):
+        if value is not None and not config.denoiser.class_conditional:
+            raise UserError(
+                f"--{flag} {value} needs a run with --class_conditional, and this run has none: leave it out"
+            )
+    weight = config.sampling.cls_free_guidance
+    sources = settings.checkpoint_args.get("seq2seq", not settings.checkpoint_args)
+    if config.classes.class_id == "unconditional" and weight != 1 and not sources:
+        raise UserError(
+            f"--cls_free_guidance {weight:g} needs a condition, and --class_id unconditional gives none: drop one of "
+            "them"
+        )
+
+
+def check_fsdp(settings: Settings[AutoencoderConfig]) -> None:
+    if not settings.config.sharding.fsdp or _evaluates(settings):
+        return
+    if settings.config.autoencoder.lm_mode == "freeze":
+        raise UserError(
+            "--fsdp shards a language model that trains, and --lm_mode freeze trains none: add --lm_mode ft, or "
+            "leave --fsdp out (the autoencoder alone is small)"
+        )
+    if settings.config.optimizer.optimizer == "muon":
+        raise UserError("--fsdp shards matrices, and --optimizer muon needs them whole: use adamw or lion")
+
+
+def _evaluates(settings: Settings[AutoencoderConfig]) -> bool:
+    return settings.mode in ("eval", "eval_test")

@@ -1,0 +1,138 @@
+"""Files that hold flags: the file of --config, and args.json of a run folder, ours or of the published code.
+
+utils.cli.parse decides which of them takes precedence.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.cli.flags import convert
+from utils.cli.settings import Program, Settings
+from utils.errors import UserError, did_you_mean, one_line_text
+from utils.run_folder import git_commit, package_versions, write_json
+
+SCHEMA_VERSION = 2  # of args.json; 1: before the flags had their present names
+
+
+def read_config(program: Program[Any], path: Path) -> dict[str, Any]:
+    """Flags of a configuration file: flat, or grouped by the headings of --help. Or another run's args.json."""
+    data = _read_mapping(path, "the configuration")
+    recorded = "schema_version" in data  # an args.json: it also holds metadata, and flags of that invocation
+    headings = {h.lower() for h in program.groups}
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and not recorded:
+            if key.lower() not in headings:
+                raise UserError(f"{path}: no group of flags is called {key!r}{did_you_mean(key, program.groups)}")
+            flat.update(value)
+        else:
+            flat[key] = value
+    if recorded:
+        _check_schema(data, path)
+        flat = {k: v for k, v in flat.items() if k in program.flags and not _of_invocation(program, k)}
+    result = {}
+    for key, value in flat.items():
+        if key in program.deprecated and key not in program.flags:
+            print(f"note: {key} in {path} has no effect: {program.deprecated[key]}", file=sys.stderr)
+            continue
+        if key not in program.flags or key == "config":
+            raise UserError(f"{path}: {program.name} has no flag {key!r}{did_you_mean(str(key), program.flags)}")
+        try:
+            result[key] = convert(program.flags[key], value)
+        except ValueError as error:
+            raise UserError(f"{path}: {key} {error}") from None
+    return result
+
+
+def read_args(folder: Path) -> dict[str, Any]:
+    """args.json of a run folder: ours, or one of the reference (no schema_version)."""
+    path = Path(folder) / "args.json"
+    if not path.is_file():
+        found = "there is no such folder" if not Path(folder).is_dir() else "it holds no args.json"
+        raise UserError(f"{folder} is not a run folder: {found}")
+    data = _read_mapping(path, "the arguments of the run")
+    _check_schema(data, path)
+    if not data:
+        raise UserError(f"{path} is empty: restore it, or train again")
+    return data
+
+
+def _check_schema(data: Mapping[str, Any], path: Path) -> None:
+    version = data.get("schema_version", SCHEMA_VERSION)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was written by a newer release (schema {version}, this one reads {SCHEMA_VERSION}): update"
+        )
+    if version < SCHEMA_VERSION:
+        commit = data.get("git_commit") or "of that time"
+        raise UserError(
+            f"{path} was written by an older release (schema {version}, this one reads {SCHEMA_VERSION}): check out the "
+            f"commit {commit} to use the run, or train again"
+        )
+
+
+def _of_invocation(program: Program[Any], name: str) -> bool:
+    return program.flags[name].may_change == "invocation"
+
+
+def saved_flags(program: Program[Any], saved: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The flags among the keys of args.json. The other keys are metadata of the run."""
+    result = {}
+    for key, value in saved.items():
+        if key not in program.flags or _of_invocation(program, key):
+            continue
+        try:
+            result[key] = convert(program.flags[key], value)
+        except ValueError as error:
+            raise UserError(f"{folder / 'args.json'}: {key} {error}") from None
+    return result
+
+
+def write_args(settings: Settings[Any], folder: Path | str, **metadata: Any) -> Path:
+    """Write args.json: the flags, flat, and metadata of the run. An evaluation never overwrites it. Atomic.
+
+    metadata: anything JSON holds under names that are no flags, such as device_name or trainable_params.
+    """
+    clash = metadata.keys() & settings.values.keys()
+    assert not clash, f"these metadata have the names of flags: {sorted(clash)}"
+    path = Path(folder) / "args.json"
+    if path.exists() and settings.mode not in (None, "resume_training"):
+        return path
+    known = {
+        "schema_version": SCHEMA_VERSION,
+        "program": settings.program.name,
+        "git_commit": git_commit(),
+        "package_versions": package_versions(),
+        "seed": settings.values.get("random_seed"),
+    }
+    write_json(path, {**settings.as_dict(), **known, **metadata})
+    return path
+
+
+def _read_mapping(path: Path, what: str) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"{path}: cannot read {what}: {reason}") from None
+    try:
+        if path.suffix == ".json":
+            data = json.loads(text)
+        else:
+            import yaml
+
+            data = yaml.safe_load(text)
+    except Exception as error:  # of two parsers
+        raise UserError(
+            f"{path}: not valid {'JSON' if path.suffix == '.json' else 'YAML'}: {one_line_text(error)}"
+        ) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
+        raise UserError(f"{path}: {what} must be a table of names and values")
+    return data

@@ -1,0 +1,206 @@
+"""A flag: a field of an options dataclass that declares all that is known of it, and the conversion of its value.
+
+    sampling_timesteps: int = flag(250, "steps of the reverse process", unit="steps", at_least=1, published=True)
+
+The field is the only place of that knowledge: the parser, --help, the checks, the record of a run, the rules of
+distillation and those of latent spaces all read it. This module knows nothing of programs, command lines and files.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field
+from typing import Any, Literal, TypeVar
+
+from utils.errors import did_you_mean, one_line_text
+
+T = TypeVar("T")
+MayChange = Literal["never", "eval", "resume", "both", "invocation"]
+Needs = str | tuple[Any, ...]
+Student = Literal["inherits", "may_differ", "unused", "sampler", "grid"]
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One field of an options dataclass, as a flag of a program."""
+
+    name: str
+    type: type  # bool, int, float or str
+    optional: bool  # the value may be None, typed as "none"
+    default: Any
+    help: str = ""
+    unit: str | None = None  # a unit, as in "steps" or "seconds"; for --help and messages only
+    choices: Sequence[str] | None = None  # letter case is ignored; the value is stored as it is written here
+    aliases: Mapping[str, str] = field(default_factory=dict)  # another spelling -> a choice
+    at_least: float | None = None
+    above: float | None = None  # an exclusive lower bound
+    at_most: float | None = None
+    # The flag without which this one has no effect: a name (switched on, above 0, or not None), or a name and the
+    # values of it with which this one has an effect, as in ("sampler", "ddpm").
+    needs: Needs | None = None
+    # Whether the flag may differ from the args.json of --resume_dir: at an evaluation, when training resumes, at both,
+    # never; or it belongs to one invocation, so that it is never read from args.json.
+    may_change: MayChange = "never"
+    # For a student of --distill_run: "inherits" takes the teacher's value and refuses another one; "may_differ" takes
+    # it unless another one is explicit; "unused" and "sampler" are refused, since --distill_steps sets the times of
+    # its training and of its sampler; "grid" is its own, unless its teacher is a student too. None: as in any run.
+    student: Student | None = None
+    space: Literal["embeddings", "frozen"] | None = None  # the latent spaces that know the flag; None: all of them
+    published: bool = False  # a flag of the published systems, which may be abbreviated as argparse does it
+    config_only: bool = False  # accepted in a --config file, not on the command line
+    none_is_text: bool = False  # the text "none" is a value of its own, not None
+
+    def may_change_at(self, mode: str) -> bool:
+        """Whether the flag may differ from args.json; mode: "resume_training", or one of the evaluations."""
+        now = "resume" if mode == "resume_training" else "eval"
+        return self.may_change in (now, "both", "invocation")
+
+    @property
+    def needed(self) -> tuple[str, tuple[Any, ...]] | None:
+        """The flag that this one needs and the values of it that count; no values: any that switches it on."""
+        if self.needs is None:
+            return None
+        return (self.needs, ()) if isinstance(self.needs, str) else (self.needs[0], tuple(self.needs[1:]))
+
+
+def flag(
+    default: T,
+    help: str,
+    *,
+    unit: str | None = None,
+    choices: Sequence[str] | None = None,
+    aliases: Mapping[str, str] | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    needs: Needs | None = None,
+    may_change: MayChange | None = None,
+    student: Student | None = None,
+    space: Literal["embeddings", "frozen"] | None = None,
+    published: bool | None = None,
+    config_only: bool | None = None,
+    none_is_text: bool | None = None,
+) -> T:
+    """A field of an options dataclass that is a flag; the arguments are the attributes of Flag.
+
+    What is left out is what the group of the program's config says (utils.cli.settings.group), else Flag's default.
+    """
+    declared = {k: v for k, v in locals().items() if k != "default" and v is not None}
+    made: T = field(default=default, metadata=declared)
+    return made
+
+
+def flag_from(f: Field[Any], hint: Any, default: Any = MISSING, shared: Mapping[str, Any] | None = None) -> Flag:
+    """The flag that a field declares.
+
+    hint: its resolved annotation. default: the program's own, over that of the field. shared: attributes of Flag that
+    hold for every field of its group unless the field declares another value.
+    """
+    arguments = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kinds = [a for a in arguments if a is not type(None)]
+    assert len(kinds) == 1 and kinds[0] in (bool, int, float, str), f"--{f.name} has the unsupported type {hint}"
+    if default is MISSING:
+        default = f.default
+    assert default is not MISSING, f"--{f.name} has no default"
+    made = Flag(f.name, kinds[0], type(None) in arguments, default, **{**(shared or {}), **f.metadata})
+    try:
+        convert(made, default)
+    except ValueError as error:
+        raise AssertionError(f"the default of --{f.name} is not valid: {error}") from error
+    return made
+
+
+def convert(flag: Flag, value: Any) -> Any:
+    """A typed string, or a value of a file, as the value that the flag holds. ValueError: what was expected instead."""
+    may_be_unset = flag.optional and not flag.none_is_text
+    if value is None or (may_be_unset and isinstance(value, str) and value.lower() in ("none", "null")):
+        if flag.optional:
+            return None
+        raise ValueError(f"expects {expected(flag)}, not nothing")
+    try:
+        result = _CONVERTERS[flag.type](value)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"expects {expected(flag)}, not {one_line_text(repr(value))}") from None
+    if flag.choices:
+        return _choice(flag, result)
+    if not _in_range(flag, result):
+        raise ValueError(f"must be {range_text(flag)}, not {result}")
+    return result
+
+
+def _in_range(flag: Flag, value: Any) -> bool:
+    return (
+        (flag.at_least is None or value >= flag.at_least)
+        and (flag.above is None or value > flag.above)
+        and (flag.at_most is None or value <= flag.at_most)
+    )
+
+
+def range_text(flag: Flag) -> str:
+    """The range of a number in words, or nothing."""
+    bounds = (("at least", flag.at_least), ("above", flag.above), ("at most", flag.at_most))
+    return " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+
+
+def _choice(flag: Flag, value: Any) -> Any:
+    choices = flag.choices or ()
+    table = {str(k).lower(): v for k, v in flag.aliases.items()}
+    table |= {str(c).lower(): c for c in choices}
+    if str(value).lower() in table:
+        return table[str(value).lower()]
+    names = ", ".join(map(str, choices))
+    raise ValueError(f"must be one of {names}, not {one_line_text(repr(value))}{did_you_mean(str(value), table)}")
+
+
+def _bool(value: Any) -> bool:
+    text = str(value).lower()
+    if text in TRUE or text in FALSE:
+        return text in TRUE
+    raise ValueError
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool):
+        raise ValueError
+    try:
+        return int(value) if not isinstance(value, float) else _exact_int(value)
+    except ValueError:
+        return _exact_int(float(value))  # 1e5
+
+
+def _exact_int(value: float) -> int:
+    if not value.is_integer():
+        raise ValueError
+    return int(value)
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(float(value)):
+        raise ValueError
+    return float(value)
+
+
+def _str(value: Any) -> str:
+    if isinstance(value, (bool, list, dict)):
+        raise ValueError
+    return str(value)
+
+
+_CONVERTERS: dict[type, Callable[[Any], Any]] = {bool: _bool, int: _int, float: _float, str: _str}
+_NOUNS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
+
+
+def expected(flag: Flag) -> str:
+    """What a flag takes, in words, for messages."""
+    return _NOUNS[flag.type] + (f" ({flag.unit})" if flag.unit else "") + (", or none" if flag.optional else "")
+
+
+def format_value(value: Any) -> str:
+    """A value as people read it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "none"}[value]
+    return str(value)
