@@ -3,8 +3,8 @@
     python -m pipelines.infill --run runs/simple --text "The ___ apple is ___." --num_samples 5
     python -m pipelines.infill --run runs/simple --text_file blanks.txt --sampler dpmpp --sampling_timesteps 20
 
-A blank is ___ or [blank], one token, or [blank:3], three. One line a sample goes to standard output; with several texts
-each line begins with its text and a tab.
+___ and [blank] stand for one token, [blank:3] for three. The samples go to standard output, one a line; with several
+texts each line begins with its text and a tab.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipelines.flags.run_commands import parse_known, run_parser, texts_of, with_texts
-from utils.errors import one_line
+from pipelines.cli.run_arguments import parse_known, run_parser, texts_of, with_texts
+from utils.errors import exit_on_user_error
 
 
 def parser() -> argparse.ArgumentParser:
-    made = run_parser("pipelines.infill", __doc__, samples=5, of="fillings of each text")
+    made = run_parser("pipelines.infill", __doc__, samples=5, of="number of versions of each text")
     return with_texts(made, "with blanks")
 
 
-@one_line
+@exit_on_user_error
 def main(arguments: list[str] | None = None) -> int:
     given, others = parse_known(parser(), arguments)
     texts = texts_of(given, "fill")
-    from evaluation.report import one_line as plain
+    from evaluation.report import single_line
     from pipelines.text_diffusion import TextDiffusionPipeline
 
-    pipeline = TextDiffusionPipeline.from_run(given.run, device=given.device, flags=others)
-    for text, fillings in zip(texts, pipeline.infill(texts, given.num_samples, seed=given.seed), strict=True):
-        for filling in fillings:
-            begin = f"{plain(text)}\t" if len(texts) > 1 else ""
-            sys.stdout.write(begin + plain(filling) + "\n")
+    pipeline = TextDiffusionPipeline.from_pretrained(given.run, device=given.device, argv=others)
+    for text, samples in zip(texts, pipeline.infill(texts, given.num_samples, seed=given.seed), strict=True):
+        for sample in samples:
+            prefix = f"{single_line(text)}\t" if len(texts) > 1 else ""
+            sys.stdout.write(prefix + single_line(sample) + "\n")
     return 0
 
 

@@ -2,16 +2,16 @@
 
 from pipelines.text_diffusion import TextDiffusionPipeline
 
-pipeline = TextDiffusionPipeline.from_run("runs/quickstart/diffusion", sampling_timesteps=50)
-pipeline(8, seed=1, decoding="greedy")             # eight texts
-pipeline.of_sources(["Where is the station?"], candidates=5)  # of a run on pairs: a text for each source
-pipeline(8, class_id="sports", guidance=2.0)       # of a class-conditional run: eight of one class
-pipeline.infill(["The ___ apple is ___."], 5)     # of a run of embeddings: five ways to fill the blanks
-pipeline.vary(["One text."], 3, strength=0.7)      # three texts like it; with class_id, of that class
-pipeline.interpolate("One text.", "Another.", 5)   # five texts from one to the other
-pipeline.trajectory(3)                             # three texts on their way from noise
-latents = pipeline.encode(["One text.", "Another."])  # and the way into the latent space and back
-pipeline.decode(latents)
+pipeline = TextDiffusionPipeline.from_pretrained("runs/quickstart/diffusion", sampling_timesteps=50)
+pipeline.sample(8, seed=1, decoding="greedy")                 # eight texts; pipeline(8, ...) is the same
+pipeline.sample(8, class_id="sports", guidance=2.0)           # of a class-conditional run: eight texts of one class
+pipeline.generate_from_sources(["Where is it?"], candidates=5)  # of a run on pairs: a text for each source
+pipeline.infill(["The ___ apple is ___."], 5)                 # of a run of embeddings: five ways to fill the blanks
+pipeline.variations(["One text."], 3, strength=0.7)           # three texts like it; with class_id, of that class
+pipeline.interpolate("One text.", "Another.", 5)              # five texts from one to the other
+pipeline.trajectory(3)                                        # three texts on their way from noise
+latents = pipeline.encode(["One text.", "Another."])          # texts to latents
+pipeline.decode(latents)                                      # latents to texts
 """
 
 from __future__ import annotations
@@ -19,64 +19,80 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 
 from evaluation import mbr
-from latent_models.decoding import one_strategy
-from pipelines.data.tokens import batch_of
+from latent_models.generation.decoding import one_strategy
+from pipelines.data.tokens import make_batch
+from pipelines.load_run import FlagValue, load_run
 from pipelines.parts import make_generator, make_sources
-from pipelines.sampling.classes import class_number, listed, one_class
-from pipelines.sampling.generate import Conditions, TextGenerator
-from pipelines.sampling.infilling import tell_blanks
-from pipelines.sampling.rewriting import between, rewritten, through_noise
-from pipelines.sampling.sources import Sources
-from pipelines.sampling.trajectory import View
-from pipelines.trained import load_run
+from pipelines.sampling.classes import class_index, one_class, per_text_classes
+from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.inputs import ConditionFn, Sources, infilling_inputs
+from pipelines.sampling.sdedit import ddim_inversion_path, sdedit, slerp
+from pipelines.sampling.trajectory import Snapshot
 from utils import distributed
 from utils.errors import UserError
 from utils.records import Condition, Latents
 
 
 class TextDiffusionPipeline:
-    """Samples texts, and moves texts to latents and back, with the averaged weights of a run."""
+    """Samples texts, and maps texts to latents and back, with the averaged weights of a run."""
 
     def __init__(
         self,
         generator: TextGenerator,
         class_names: Sequence[str] = (),
         sources: Sources | None = None,
-        knows_null: bool = True,
+        *,
+        has_null_class: bool = True,
+        sampler: str = "custom",
+        is_student: bool = False,
+        distilled_guidance: float = 1.0,
+        decoding: str | None = None,
     ) -> None:
-        """sources: how they reach the sampler, of a run on pairs. knows_null: whether it can do without a class."""
+        """sources: how sources reach the sampler, for a run on pairs. has_null_class: whether the network was trained
+        without a class too. sampler: its name. is_student: of --distill_run, whose number of steps is fixed.
+        distilled_guidance: guidance weight that a student has in its weights. decoding: strategy of calls that name
+        none; None: each method's own default.
+        """
         self.generator, self.class_names, self.sources = generator, tuple(class_names), sources
-        self.knows_null = knows_null
-        self.sampler = "custom"  # its name
-        self.is_student = False  # of --distill_run: samples in its own steps alone
-        self.taught = 1.0  # weight of the guidance that a student has in its weights
-        self.decoding: str | None = None  # that was asked for, by a flag or a preset, where a call says none
+        self.has_null_class, self.sampler, self.is_student = has_null_class, sampler, is_student
+        self.distilled_guidance, self.decoding = distilled_guidance, decoding
 
     @classmethod
-    def from_run(cls, folder: str | Path, *, device: str = "auto", flags: Sequence[str] = (), **named: Any) -> Self:
-        """Load a run folder. named: flags that an evaluation may set, such as preset, sampler or sampling_timesteps.
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str = "auto", argv: Sequence[str] = (), **flags: FlagValue
+    ) -> Self:
+        """Load a run folder; the corpus is not needed.
 
-        flags: the same as they are typed. The corpus is not needed. Texts are drawn in blocks of training's batch size,
-        and a call for fewer costs as much: eval_batch_size=8 makes blocks of eight, and other texts. UserError where
-        the folder is no run, or a flag is fixed by training.
+        device: auto, cuda, mps or cpu. flags: that an evaluation may set, such as preset="fast", sampler="dpmpp" or
+        sampling_timesteps=20. argv: flags as on a command line. Texts are sampled in batches of the size of training,
+        and a call for fewer texts costs as much as a full batch: eval_batch_size=8 makes batches of eight, and other
+        texts. UserError where the folder is not the run of a denoiser, or a flag is fixed by training.
         """
-        run = load_run(folder, device=device, flags=flags, **named)
-        settings, parts, names = run.settings, run.parts, run.class_names
-        autocast = distributed.autocast(run.device, settings.mixed_precision)
-        knows_null = not names or settings.class_unconditional_prob > 0
-        sources = make_sources(settings, parts, run.device, autocast)
-        made = cls(make_generator(settings, parts, run.device, autocast), names, sources, knows_null)
-        made.sampler, made.is_student = settings.sampler, settings.distill_run is not None
-        made.taught = settings.distill_guidance if made.is_student else 1.0
-        made.decoding = settings.decoding if {"decoding", "preset"} & settings.typed else None
-        return made
+        run = load_run(folder, device=device, argv=argv, **flags)
+        settings, parts = run.settings, run.parts
+        autocast = distributed.autocast(run.device, settings.config.loop.mixed_precision)
+        is_student = settings.config.distillation.distill_run is not None
+        return cls(
+            make_generator(settings, parts, run.device, autocast),
+            run.class_names,
+            make_sources(settings, parts, run.device, autocast),
+            has_null_class=not run.class_names or settings.config.process.class_unconditional_prob > 0,
+            sampler=settings.config.sampling.sampler,
+            is_student=is_student,
+            distilled_guidance=settings.config.distillation.distill_guidance if is_student else 1.0,
+            decoding=settings.config.evaluation.decoding if {"decoding", "preset"} & settings.explicit else None,
+        )
 
-    def __call__(
+    from_run = from_pretrained
+
+    # ---- texts -----------------------------------------------------------------------------------------------------
+
+    def sample(
         self,
         n: int = 8,
         *,
@@ -87,16 +103,18 @@ class TextDiffusionPipeline:
     ) -> list[str]:
         """n texts, the same for the same seed.
 
-        decoding: None: that of from_run or its preset, else beam. class_id: the class asked for, by number or name, or
-        one for each text; None: no condition. guidance: weight of classifier-free guidance; None: that of from_run, 1
-        unless cls_free_guidance was given there.
+        decoding: beam, nucleus or greedy; None: that of from_pretrained or its preset, else beam. class_id: a class by
+        number or name, or one for each text; None: no class. guidance: weight of classifier-free guidance; None: that
+        of from_pretrained, which is 1 (unguided) unless cls_free_guidance was given there.
         """
         strategy = self._strategy(decoding, "beam")
-        conditions = self._told(class_id, n)
-        generator = self._guided(guidance, conditions is not None)
+        conditions = self._conditions(class_id, n)
+        generator = self._with_guidance(guidance, conditions is not None)
         return generator.sample(n, seed, (strategy,), conditions, quiet=True).texts[strategy]
 
-    def of_sources(
+    __call__ = sample
+
+    def generate_from_sources(
         self,
         sources: Sequence[str],
         *,
@@ -106,9 +124,9 @@ class TextDiffusionPipeline:
         decoding: str | None = None,
         class_id: int | str | None = None,
     ) -> list[str]:
-        """A text for each source: of several candidates the one that agrees best with the others by `utility`."""
+        """A text for each source: of several candidates, the one with the highest mean `utility` against the others."""
         rows = self.candidates(sources, candidates, seed=seed, decoding=decoding, class_id=class_id)
-        return mbr.choose(rows, utility, device=str(self.generator.device))
+        return mbr.mbr_select(rows, utility, device=str(self.generator.device))
 
     def candidates(
         self,
@@ -119,25 +137,25 @@ class TextDiffusionPipeline:
         decoding: str | None = None,
         class_id: int | str | None = None,
     ) -> list[list[str]]:
-        """k texts for each source, which is read once."""
+        """k texts for each source. Each source is encoded once."""
         strategy = self._strategy(decoding, "beam")
         if self.sources is None:
             raise UserError("this run was trained without sources: train one on a corpus of pairs")
         n, generator = len(sources), self.generator
-        classes = None if class_id is None else torch.full((n,), self._class(class_id), device=generator.device)
-        told = self.sources.tell(sources, seed, classes)
-        return generator.candidates(n, k, seed, (strategy,), told, quiet=True)[strategy]
+        classes = None if class_id is None else torch.full((n,), self._class_index(class_id), device=generator.device)
+        inputs = self.sources.make_inputs(sources, seed, classes)
+        return generator.candidates(n, k, seed, (strategy,), inputs, quiet=True)[strategy]
 
     def infill(self, texts: Sequence[str], k: int = 1, *, seed: int = 42) -> list[list[str]]:
-        """k fillings of each text, of which only the blanks are written: ___ is one token, [blank:3] are three.
+        """k versions of each text with its blanks filled: ___ is one token, [blank:3] are three.
 
-        For runs of --latent_space embeddings.
+        For runs of --latent_space embeddings. UserError for a text without blanks, or one that is too long.
         """
         generator = self.generator
-        told = tell_blanks(generator.space, texts, generator.device)
-        return generator.candidates(len(texts), k, seed, ("greedy",), told, quiet=True)["greedy"]
+        inputs = infilling_inputs(generator.space, texts, generator.device)
+        return generator.candidates(len(texts), k, seed, ("greedy",), inputs, quiet=True)["greedy"]
 
-    def vary(
+    def variations(
         self,
         texts: Sequence[str],
         k: int = 1,
@@ -148,18 +166,18 @@ class TextDiffusionPipeline:
         class_id: int | str | None = None,
         guidance: float | None = None,
     ) -> list[list[str]]:
-        """k texts like each of `texts`: noised to time `strength` and denoised again. class_id: towards that class.
+        """k variations of each text: noised to time `strength` and denoised again (SDEdit), with class_id if given.
 
-        strength: in (0, 1]; the larger, the less is kept. For runs that need no source.
+        strength: in (0, 1]; the larger, the less of the text is kept. For runs that were trained without sources.
         """
-        self._needs_no_source("vary")
-        self._told(class_id, len(texts))  # whether this run knows that class, or none
+        self._check_no_sources("variations")
+        self._conditions(class_id, len(texts))  # raises where the run lacks that class, or a null class
         clean = self.encode(texts).repeat(k)
-        classes = None if class_id is None else torch.full((len(clean),), self._class(class_id))
+        classes = None if class_id is None else torch.full((len(clean),), self._class_index(class_id))
         condition = None if classes is None else Condition.of(class_id=classes)
-        latents = rewritten(self._guided(guidance, condition is not None), clean, strength, seed, condition)
-        written = self.decode(latents, decoding, seed)
-        return [written[i : i + k] for i in range(0, len(written), k)]
+        latents = sdedit(self._with_guidance(guidance, condition is not None), clean, strength, seed, condition)
+        found = self.decode(latents, decoding, seed)
+        return [found[i : i + k] for i in range(0, len(found), k)]
 
     def interpolate(
         self,
@@ -172,86 +190,100 @@ class TextDiffusionPipeline:
         seed: int = 42,
         decoding: str | None = None,
     ) -> list[str]:
-        """n texts from one to another: latents on the arc between them, noised alike to time `strength` and denoised.
+        """n texts from one to another: points on the arc between their latents, noised and denoised again.
 
-        strength: in (0, 1], unset 0.5; noise enough that each becomes a text of its own, and so little that the ends
-        stay near. invert: the arc is between the noise that DDIM would make each of instead, and the ends come back as
-        they were, but for what is lost; nothing is drawn. No student can do it.
-        Source: Ho et al. 2020, arXiv:2006.11239, section 4.3; inverted, Song et al. 2021, arXiv:2010.02502, section
-        5.3. Needs a space in which all texts are equally long.
+        strength: time in (0, 1] to which all points are noised, with the same noise; None: 0.5. The larger, the more
+        fluent the texts; the smaller, the closer the ends stay to the two texts. invert: take the arc between the
+        noises that DDIM inversion finds for the two texts instead; the ends are then reconstructions of them, and
+        nothing is drawn. Not for distilled students.
+        Source: Ho et al. 2020, arXiv:2006.11239, section 4.3; with invert, Song et al. 2021, arXiv:2010.02502, section
+        5.3. For spaces in which all texts have the same number of positions.
         """
-        self._needs_no_source("interpolate")
-        self._told(None, n)
+        self._check_no_sources("interpolate")
+        self._conditions(None, n)  # raises where the run lacks a null class
         if n < 2:
-            raise UserError(f"{n} texts from one to another: ask for 2 or more, the ends included")
-        if self.generator.space.masked:
-            raise UserError("texts of this run's space differ in length, and nothing lies between them: use vary")
+            raise UserError(f"interpolation over {n} texts: ask for 2 or more, both ends included")
+        if self.generator.space.variable_length:
+            raise UserError("texts of this run's space differ in length and cannot be interpolated: use variations")
         ends = self.encode([first, second])
         if invert:
             if strength is not None:
-                raise UserError(
-                    f"strength {strength:g} is noise that is added, and inversion adds none: give one of them"
-                )
+                raise UserError(f"strength {strength:g} adds noise, and DDIM inversion adds none: give one of them")
             if self.is_student:
-                raise UserError("a student knows the way from noise alone: invert its teacher, or leave inversion out")
-            return self.decode(through_noise(self.generator, ends[:1], ends[1:], n), decoding, seed)
-        arc = between(ends[:1], ends[1:], n)
+                raise UserError("DDIM inversion fails for a distilled student: use its teacher, or leave it out")
+            return self.decode(ddim_inversion_path(self.generator, ends[:1], ends[1:], n), decoding, seed)
+        arc = slerp(ends[:1], ends[1:], n)
         arc = Latents(self.generator.space.project(arc.x0), arc.mask)
         strength = 0.5 if strength is None else strength
-        return self.decode(rewritten(self.generator, arc, strength, seed, alike=True), decoding, seed)
+        return self.decode(sdedit(self.generator, arc, strength, seed, shared_noise=True), decoding, seed)
 
-    def trajectory(self, n: int = 3, *, views: int = 20, seed: int = 42, **told: Any) -> list[View]:
-        """n texts on their way from noise, views times; the last are what the call gives. told: as of the call."""
-        watched = copy(self)
-        watched.generator = copy(self.generator)
-        looking = watched.generator.watched(texts=n, views=views)
-        watched(n, seed=seed, **{"decoding": "greedy", **told})
-        return looking.views
+    def trajectory(
+        self,
+        n: int = 3,
+        *,
+        snapshots: int = 20,
+        seed: int = 42,
+        decoding: str = "greedy",
+        class_id: int | str | Sequence[int | str] | None = None,
+        guidance: float | None = None,
+    ) -> list[Snapshot]:
+        """Snapshots of n texts on their way from noise; the last one equals sample() with the same arguments."""
+        pipeline = copy(self)
+        pipeline.generator = copy(self.generator)
+        trajectory = pipeline.generator.with_trajectory(texts=n, snapshots=snapshots)
+        pipeline.sample(n, seed=seed, decoding=decoding, class_id=class_id, guidance=guidance)
+        return trajectory.snapshots
+
+    # ---- latents ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Latents:
-        """Clean, normalised latents (n, L, D) of texts."""
-        batch = batch_of(self.generator.space.space, texts, self.generator.max_length).to(self.generator.device)
+        """Clean, normalized latents (n, L, D) of texts."""
+        batch = make_batch(self.generator.space.space, texts, self.generator.max_length).to(self.generator.device)
         return self.generator.space.encode(batch)
 
     def decode(self, latents: Latents, decoding: str | None = None, seed: int = 42) -> list[str]:
-        """Texts of latents."""
+        """Texts of latents. decoding: None: that of from_pretrained or its preset, else greedy."""
         strategy = self._strategy(decoding, "greedy")
         return self.generator.decode(latents, strategy, seed)
 
-    def _needs_no_source(self, what: str) -> None:
-        if self.sources is not None:
-            raise UserError(f"this run writes from sources, and {what} has none to give it: use candidates")
+    # ---- checks ----------------------------------------------------------------------------------------------------
 
-    def _told(self, class_id: int | str | Sequence[int | str] | None, n: int) -> Conditions | None:
+    def _check_no_sources(self, method: str) -> None:
+        if self.sources is not None:
+            raise UserError(f"this run generates from sources, and {method} takes none: use candidates")
+
+    def _conditions(self, class_id: int | str | Sequence[int | str] | None, n: int) -> ConditionFn | None:
+        """Conditions of n texts for a class, or one class for each. UserError where the run has no such class."""
         if class_id is None:
-            if not self.knows_null:
-                raise UserError("this run never learned to do without a class: give class_id")
+            if not self.has_null_class:
+                raise UserError("this run was trained without a null class: give class_id")
             return None
         if isinstance(class_id, int | str):
-            return one_class(self._class(class_id))
+            return one_class(self._class_index(class_id))
         if len(class_id) != n:
             raise UserError(f"{len(class_id)} classes for {n} texts: give one class, or one for each text")
-        return listed([self._class(c) for c in class_id])
+        return per_text_classes([self._class_index(c) for c in class_id])
 
-    def _guided(self, weight: float | None, conditional: bool) -> TextGenerator:
+    def _with_guidance(self, weight: float | None, conditional: bool) -> TextGenerator:
+        """The generator, or a copy with another guidance weight. UserError where the run cannot be guided."""
         if weight is None:
             return self.generator
         if weight != 1 and not conditional:
-            raise UserError(f"guidance {weight:g} needs a condition to follow: give class_id too, or leave it out")
-        if weight != 1 and self.taught != 1:
+            raise UserError(f"guidance {weight:g} needs a class: give class_id too, or leave guidance out")
+        if weight != 1 and self.distilled_guidance != 1:
             raise UserError(
-                f"guidance {weight:g}: this student was taught with a guidance of {self.taught:g}, which is in its "
-                "weights: leave it out"
+                f"guidance {weight:g}: this student was distilled with a guidance of {self.distilled_guidance:g}, "
+                "which is in its weights: leave guidance out"
             )
-        if weight != 1 and not self.knows_null:
-            raise UserError(f"guidance {weight:g} needs a network that learned to do without a class: leave it out")
-        guided = copy(self.generator)
-        guided.guidance = weight
-        return guided
+        if weight != 1 and not self.has_null_class:
+            raise UserError(f"guidance {weight:g} needs a run that was trained with a null class: leave guidance out")
+        generator = copy(self.generator)
+        generator.guidance = weight
+        return generator
 
-    def _strategy(self, decoding: str | None, usual: str) -> str:
-        return one_strategy(decoding or self.decoding or usual)
+    def _strategy(self, decoding: str | None, default: str) -> str:
+        return one_strategy(decoding or self.decoding or default)
 
-    def _class(self, wanted: int | str) -> int:
-        return class_number(wanted, self.class_names)
+    def _class_index(self, wanted: int | str) -> int:
+        return class_index(wanted, self.class_names)

@@ -1,54 +1,54 @@
-"""Which classes are sampled: one by number or name, every one, drawn as in training, or none."""
+"""Which classes to sample: one by number or name, each of them, the frequencies of training, or no class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from dataset_utils.columns import nearest
-from pipelines.sampling.generate import Conditions, Sampled, of_labels
-from utils.errors import UserError
+from pipelines.sampling.generator import SampleOutput
+from pipelines.sampling.inputs import ConditionFn
+from utils.errors import UserError, did_you_mean
 from utils.records import Condition
 
-PRIOR, NULL, ALL = "prior", "unconditional", "all"  # a flag of the value "null" would be unset
-NOWHERE = -2  # label of a text that could not be had: no judge gives it
+PRIOR, NULL, ALL = "prior", "unconditional", "all"  # not "null": a flag of that value would be unset
+NO_LABEL = -2  # stands for the label of a text that stayed empty; no classifier returns it
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What an evaluation samples. together: PRIOR, NULL, or None for no sample of all classes together."""
+class ClassSelection:
+    """What an evaluation samples."""
 
-    together: str | None
-    apart: tuple[int, ...]  # classes sampled one by one
+    joint: str | None  # one sample of all classes: PRIOR or NULL; None: no such sample
+    per_class: tuple[int, ...]  # classes of which a sample of their own is drawn
 
 
-def choose(wanted: str | None, names: Sequence[str], null_prob: float, *, training: bool) -> Choice:
-    """What --class_id asks for. null_prob: --class_unconditional_prob of training.
+def select_classes(wanted: str | None, names: Sequence[str], null_prob: float, *, training: bool) -> ClassSelection:
+    """The classes that --class_id names. null_prob: --class_unconditional_prob of training.
 
-    Unset: classes as in training, and, of a trained run, every class by itself. UserError for a class that is not
-    there, and for the null class where it was never learned.
+    Unset, it stands for the frequencies of training and, of a trained run, a sample of each class too. UserError for an
+    unknown class, and for the null class of a network that was never trained with it.
     """
     if wanted is None:
-        return Choice(PRIOR, () if training else tuple(range(len(names))))
+        return ClassSelection(PRIOR, () if training else tuple(range(len(names))))
     if wanted == ALL:
-        return Choice(None, tuple(range(len(names))))
+        return ClassSelection(None, tuple(range(len(names))))
     if wanted == PRIOR:
-        return Choice(PRIOR, ())
+        return ClassSelection(PRIOR, ())
     if wanted == NULL:
         if null_prob == 0:
             raise UserError(
-                f"--class_id {NULL}: this network never learned to do without a class (--class_unconditional_prob 0): "
+                f"--class_id {NULL}: this network was trained without the null class (--class_unconditional_prob 0): "
                 f"give a class, {ALL} or {PRIOR}"
             )
-        return Choice(NULL, ())
-    return Choice(None, (class_number(wanted, names, "--class_id"),))
+        return ClassSelection(NULL, ())
+    return ClassSelection(None, (class_index(wanted, names, "--class_id"),))
 
 
-def class_number(wanted: int | str, names: Sequence[str], what: str = "class") -> int:
-    """The number of a class given by name or number; a name goes before a number. UserError for any other."""
+def class_index(wanted: int | str, names: Sequence[str], what: str = "class") -> int:
+    """The number of a class given by name or number; a name takes precedence. UserError for an unknown class."""
     text = str(wanted).strip()
     if isinstance(wanted, str) and text in names:
         return list(names).index(text)
@@ -57,32 +57,42 @@ def class_number(wanted: int | str, names: Sequence[str], what: str = "class") -
     if not names:
         raise UserError(f"{what} {wanted}: this run was trained without classes")
     known = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
-    raise UserError(f"{what} {wanted} is not a class{nearest(text, names)}: give one of {known}")
+    raise UserError(f"{what} {wanted} is not a class{did_you_mean(text, names)}: give one of {known}")
 
 
-def one_class(c: int) -> Conditions:
-    """Every text of class c."""
-    return of_labels(lambda n, generator: torch.full((n,), c))
+def class_conditions(labels: Callable[[int, torch.Generator], Tensor]) -> ConditionFn:
+    """Conditions of class ids alone. labels: (n, generator) -> class ids (n,)."""
+    return lambda batch_index, n, generator: Condition.of(class_id=labels(n, generator))
 
 
-def listed(classes: Sequence[int]) -> Conditions:
-    """Text i of all blocks of class classes[i], from the start again where they are more."""
-    every = torch.tensor(classes)
-    return lambda block, n, generator: Condition.of(class_id=every[(block * n + torch.arange(n)) % len(every)])
+def one_class(c: int) -> ConditionFn:
+    """Class c for every text."""
+    return class_conditions(lambda n, generator: torch.full((n,), c))
+
+
+def per_text_classes(classes: Sequence[int]) -> ConditionFn:
+    """classes[i] for text i, counted over all batches; from the start again where there are more texts."""
+    table = torch.tensor(classes)
+
+    def conditions(batch_index: int, n: int, generator: torch.Generator) -> Condition:
+        return Condition.of(class_id=table[(batch_index * n + torch.arange(n)) % len(table)])
+
+    return conditions
 
 
 @dataclass
-class Drawn:
-    """Conditions with classes drawn as frequent as in `labels`; remembers what each text of each block was told."""
+class TrainingClassPrior:
+    """Conditions whose classes are drawn with the frequencies of `labels`; records the classes of each batch."""
 
     labels: Tensor  # (texts,) int64, of the training split
-    told: dict[int, list[int]] = field(default_factory=dict)
+    drawn: dict[int, list[int]] = field(default_factory=dict)  # batch index -> class of each row
 
-    def __call__(self, block: int, n: int, generator: torch.Generator) -> Condition:
+    def __call__(self, batch_index: int, n: int, generator: torch.Generator) -> Condition:
         classes = self.labels[torch.randint(len(self.labels), (n,), generator=generator)]
-        self.told[block] = classes.tolist()
+        self.drawn[batch_index] = classes.tolist()
         return Condition.of(class_id=classes)
 
-    def of(self, sampled: Sampled, strategy: str) -> list[int]:
-        """The class that each text was asked for; NOWHERE for those that could not be had."""
-        return [NOWHERE if place is None else self.told[place[0]][place[1]] for place in sampled.places[strategy]]
+    def classes_of(self, sampled: SampleOutput, strategy: str) -> list[int]:
+        """The class that each text was conditioned on; NO_LABEL for texts that stayed empty."""
+        origins = sampled.origins[strategy]
+        return [NO_LABEL if origin is None else self.drawn[origin[0]][origin[1]] for origin in origins]

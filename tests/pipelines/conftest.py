@@ -18,10 +18,10 @@ from dataset_utils import synthetic_stories
 from evaluation import local_lm
 from latent_models.language_models import LanguageModel
 from pipelines import pretrain, train_autoencoder, train_diffusion, train_drafter
-from pipelines.flags.programs import AUTOENCODER, DIFFUSION, DRAFTER, PRETRAIN
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION, DRAFTER, PRETRAIN
 from utils import checkpoints
 from utils.checkpoints import fingerprint
-from utils.config import parse
+from utils.cli.parse import parse
 from utils.trackers import read_metrics
 
 MODEL = "--vocab_size 200 --d_model 64 --layers 1 --heads 2 --max_seq_len 40"

@@ -22,48 +22,46 @@ from dataset_utils.splits import Split
 from diffusion.options import SAMPLERS, ProcessOptions, SamplingOptions
 from diffusion.samplers import make_sampler
 from latent_models import cross_entropy
-from latent_models.cache import LatentsOnDevice
-from latent_models.compressed import CompressedSpace
-from latent_models.drafting import Drafter
-from latent_models.embeddings import EmbeddingSpace
-from latent_models.encoder_states import EncoderStatesSpace
+from latent_models.cache import DeviceLatentCache
+from latent_models.spaces.compressed import CompressedSpace
+from latent_models.speculative.draft_model import DraftModel
+from latent_models.spaces.embeddings import EmbeddingSpace
+from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.language_models import LanguageModel
-from latent_models.options import AutoencoderOptions, DrafterOptions, EmbeddingOptions, PretrainingOptions
-from latent_models.perceiver import PerceiverAutoencoder
+from latent_models.autoencoders.options import PerceiverOptions
+from latent_models.options import DrafterOptions, EmbeddingOptions, PretrainingOptions
+from latent_models.autoencoders.perceiver import PerceiverAutoencoder
 from latent_models.pretraining.small_bart import small_bart
-from latent_models.tokenizers.identity import end_id, separator_id
+from latent_models.tokenizers.special_ids import end_id, separator_id
 from latent_models.tokenizers.training import train_tokenizer
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
-from pipelines.building.models import DiffusionModel
-from pipelines.building.process import make_process
-from pipelines.data.batch_sampler import BatchPlan
-from pipelines.data.cached_latents import Encoded, LatentSource, encoded_split, read_sources
-from pipelines.data.context_encoder import Context, WithContext
+from pipelines.builders.models import DiffusionModel
+from pipelines.builders.process import make_process
+from pipelines.data.batch_sampler import TrainingSampler
+from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load, make_source_reader
+from pipelines.data.context_encoder import ContextEncoder, DenoiserWithContext
 from pipelines.data.tokens import TokenSplit, tokenize_split
-from pipelines.flags.options import ControlOptions, EmbeddingLossOptions, RoundingOptions
+from pipelines.options import ControlOptions, EmbeddingLossOptions, RoundingOptions
 from pipelines.parts import Parts
-from pipelines.sampling.control import Control
-from pipelines.sampling.generate import TextGenerator
-from pipelines.sampling.infilling import tell_blanks
-from pipelines.sampling.rewriting import Begin
-from pipelines.sampling.rounding import Remasking, Rounding
-from pipelines.sampling.sources import PackedSources
-from pipelines.sampling.told import Told
+from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.hooks import ClassifierControl, RemaskHook, RoundingHook
+from pipelines.sampling.inputs import PackedSources, SampleInputs, infilling_inputs
+from pipelines.sampling.sdedit import SDEditStart
 from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
-from pipelines.training.classifier_step import ClassifierStep
-from pipelines.training.diffusion_step import DiffusionStep
-from pipelines.training.distillation_step import DistillationStep
+from pipelines.steps.classifier import ClassifierStep
+from pipelines.steps.diffusion import DiffusionStep
+from pipelines.steps.distillation import DistillationStep
 from pipelines.training.drafter_step import DrafterStep
-from pipelines.training.embedding_loss import EmbeddingLoss
-from pipelines.training.embedding_step import EmbeddingStep
+from pipelines.steps.embeddings import EmbeddingLoss
+from pipelines.steps.embeddings import EmbeddingStep
 from pipelines.training.imagined import Imagined
 from pipelines.training.pretraining_step import PretrainingStep
-from pipelines.training.teacher import Teacher, walks_between
-from pipelines.training.training_times import TrainingTimes
-from utils.distributed import Ranks
+from pipelines.steps.teacher import Teacher, split_grid
+from pipelines.steps.timestep_sampler import TimestepSampler
+from utils.distributed import DistContext
 from utils.ema import EMA
-from utils.hooks import Report
+from utils.hooks import StepResult
 from utils.loop import _gradients, _update
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
@@ -71,11 +69,11 @@ from utils.records import Condition
 from utils.state import State
 
 META = torch.device("meta")
-RANKS = Ranks(device=META)
+RANKS = DistContext(device=META)
 TEXTS = [f"{name} went to the {place} and {end}." for name in ("Anna", "Ben") for place in ("sea", "old tall house")
          for end in ("slept", "sang a song")]  # fmt: skip
 LENGTH = 16
-PLAN = BatchPlan(0, 4)
+PLAN = TrainingSampler(0, 4)
 NET = DenoiserOptions(tx_dim=64, tx_depth=1, self_condition=True, scale_shift=True)
 
 
@@ -96,7 +94,7 @@ class World:
         tokenizer = train_tokenizer(TEXTS, "word", 60, LENGTH)
         options = PretrainingOptions(d_model=64, layers=1, heads=2, max_seq_len=LENGTH)
         self.model = LanguageModel(small_bart(options, tokenizer), tokenizer, "tiny").to(META)
-        self.autoencoder = AutoencoderOptions(num_encoder_latents=4, dim_ae=64, num_layers=1, l2_normalize_latents=True)
+        self.autoencoder = PerceiverOptions(num_encoder_latents=4, dim_ae=64, num_layers=1, l2_normalize_latents=True)
         self.split = Split(TEXTS, labels=[row % 3 for row in range(len(TEXTS))], sources=TEXTS[::-1])
         self.data = tokenize_split(self.split, self.model, LENGTH)
         self.compressed = self.new_space().requires_grad_(False).eval()
@@ -116,8 +114,8 @@ class World:
         tokenizer = train_tokenizer(TEXTS, "word", 60, LENGTH)
         return EmbeddingSpace(tokenizer, EmbeddingOptions(embedding_dim=64, **options), LENGTH, 0.1).to(META)
 
-    def context(self, trained: bool) -> Context:
-        return Context(EncoderStatesSpace(self.model, LENGTH), shared=not trained, trained=trained)
+    def context(self, trained: bool) -> ContextEncoder:
+        return ContextEncoder(EncoderStatesSpace(self.model, LENGTH), shared=not trained, trained=trained)
 
 
 @pytest.fixture(scope="module")
@@ -129,17 +127,17 @@ def process(sampling: SamplingOptions | None = None, variant: str = "latent", **
     return make_process(ProcessOptions(**options), sampling or SamplingOptions(sampling_timesteps=4), variant)
 
 
-def one_step(modules, fn, *, options=None, times=None, step=0) -> Report:
+def one_step(modules, fn, *, options=None, times=None, step=0) -> StepResult:
     """A real optimizer step, with averages, on the device: forward and backward over micro-batches, then the update."""
     options = options or OptimizerOptions()
     optimizer = make_optimizer(modules, options)
-    state = State(modules, optimizer, make_lr_schedule(optimizer, options, 10), EMA(modules), ranks=RANKS)
+    state = State(modules, optimizer, make_lr_schedule(optimizer, options, 10), EMA(modules), dist=RANKS)
     state.step = step
     modules.train()
-    loss, values = _gradients(state, fn, fn.plan.accumulate, nullcontext, fn.plan.total)
+    loss, values = _gradients(state, fn, fn.batch_sampler.accumulate, nullcontext, fn.batch_sampler.global_batch_size)
     report = _update(state, loss, values, state.parameters(), 1.0)
     if times is not None:
-        times.remember(state, report)
+        times.sync_losses(state, report)
     found = [report.loss, report.grad_norm, *report.values.values(), *state.parameters()]
     found += [x for part in optimizer.state.values() for x in part.values() if isinstance(x, torch.Tensor) and x.ndim]
     found += [*state.ema.tensors.values()]
@@ -179,30 +177,30 @@ def test_a_step_of_the_denoiser(world, bert, tmp_path, case):
     read = network = None
     if context is not None:
         tokens = context.tokens(world.split.sources)
-        read = read_sources(context, tokens, Encoded(context.states, tokens, None, META))
-        network = WithContext(model.denoiser, context.states) if context.trained else None
-    texts = Encoded(space, world.data, None, META)
+        read = make_source_reader(context, tokens, EncodedSplit(context.states, tokens, None, META))
+        network = DenoiserWithContext(model.denoiser, context.states) if context.trained else None
+    texts = EncodedSplit(space, world.data, None, META)
     if where is not None:
         on_disk = EncoderStatesSpace(LanguageModel(small_bart(PretrainingOptions(
             d_model=64, layers=1, heads=2, max_seq_len=LENGTH), world.model.tokenizer), world.model.tokenizer, "cpu"),
             LENGTH)  # fmt: skip
-        cached = encoded_split(on_disk, world.data, tmp_path, "train", "states", Ranks(), "off")
-        cache = LatentsOnDevice(cached.cache, META) if where == "device" else cached.cache
-        space, texts = world.states, Encoded(world.states, world.data, cache, META)
+        cached = encode_or_load(on_disk, world.data, tmp_path, "train", "states", DistContext(), "off")
+        cache = DeviceLatentCache(cached.cache, META) if where == "device" else cached.cache
+        space, texts = world.states, EncodedSplit(world.states, world.data, cache, META)
         model = DiffusionModel(space, net, LENGTH, classes).to(META)
-    drawn = TrainingTimes(made, RANKS)
-    source = LatentSource(model.normalised(space), texts, classes > 0, read)
+    drawn = TimestepSampler(made, RANKS)
+    source = ConditionalLatents(model.normalize(space), texts, classes > 0, read)
     step = DiffusionStep(network or model.denoiser, source, made, PLAN, 10, True, drawn)
     report = one_step(model, step, times=drawn)
-    assert report.values.keys() == {f"loss_q{q}" for q in (1, 2, 3, 4)}
+    assert report.values.keys() == {f"loss_q{q}" for q in (0, 1, 2, 3)}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lion", "muon"])
 def test_a_step_of_every_optimizer(world, optimizer):
     """In two micro-batches."""
     model = DiffusionModel(world.compressed, NET, LENGTH, 0).to(META)
-    source = LatentSource(model.normalised(world.compressed), Encoded(world.compressed, world.data, None, META))
-    step = DiffusionStep(model.denoiser, source, process(), BatchPlan(0, 2, accumulate=2), 10, True)
+    source = ConditionalLatents(model.normalize(world.compressed), EncodedSplit(world.compressed, world.data, None, META))
+    step = DiffusionStep(model.denoiser, source, process(), TrainingSampler(0, 2, accumulate=2), 10, True)
     one_step(model, step, options=OptimizerOptions(optimizer=optimizer))
 
 
@@ -212,13 +210,13 @@ def test_a_step_of_the_autoencoder(world, monkeypatch, case):
     if case in ("chunked", "ft"):
         monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", 600)
     if case == "decoder":
-        space.train_decoder_alone()
+        space.freeze_encoder()
     how = Disturbance()
     if case == "noised":
         how = Disturbance(0.3)
     elif case == "imagined":
         how = Disturbance(0.3, imagined=Imagined(generator(world, sampler="ddpm"), STEPS))
-    states = Encoded(world.states, world.data, None, META) if case == "cached" else None
+    states = EncodedSplit(world.states, world.data, None, META) if case == "cached" else None
     step = AutoencoderStep(space, world.data, PLAN, META, disturbance=how, pad_to=LENGTH, states=states)
     one_step(space, step)
 
@@ -237,14 +235,14 @@ def test_a_step_of_embeddings(world, case):
     step = EmbeddingStep(
         loss, loss, data, PLAN, 10, EmbeddingLossOptions(), device=META, self_condition=True,
         class_conditional=classes > 0, reg_rate=0.1, prefix_share=0.5 if case == "running text" else None,
-        times=(times := TrainingTimes(made, RANKS)),
+        times=(times := TimestepSampler(made, RANKS)),
     )  # fmt: skip
     one_step(model, step, times=times)
 
 
 def packed(space: EmbeddingSpace):
     end, separator = end_id(space.tokenizer), separator_id(space.tokenizer)
-    return pack_pairs(space.tokenizer, TEXTS, TEXTS, LENGTH, end_id=end, separator_id=separator, trim="longest")
+    return pack_pairs(space.tokenizer, TEXTS, TEXTS, LENGTH, end_id=end, separator_id=separator, truncate="longest")
 
 
 @pytest.mark.parametrize("kind", ["compressed", "states", "embeddings"])
@@ -253,8 +251,8 @@ def test_a_step_of_the_classifier(world, kind):
     absorbing = kind == "embeddings"
     model = DiffusionModel(space, NET, LENGTH, 0, absorbing=absorbing).to(META)
     made = process(beta_schedule="sqrt", timesteps=20) if absorbing else process()
-    parts = Parts(model.normalised(space), model.requires_grad_(False), made)
-    texts = Encoded(space, world.data, None, META)
+    parts = Parts(model.normalize(space), model.requires_grad_(False), made)
+    texts = EncodedSplit(space, world.data, None, META)
     classifier = new_classifier(space)
     one_step(classifier, ClassifierStep(classifier, texts, parts, PLAN))
 
@@ -268,19 +266,19 @@ def test_a_step_of_a_student(world, start):
     prob = float(start == "own steps")
     made = process(objective="pred_v", train_prob_self_cond=prob)
     of_teacher = generator(world, classes=3, guidance=2.0)
-    walks = walks_between(made.grid(2), made.grid(4))
+    walks = split_grid(made.grid(2), made.grid(4))
     teacher = Teacher(of_teacher, walks, looks=True, sampler=make_sampler("dpmpp"))
     model = DiffusionModel(world.compressed, replace(NET, class_conditional=True), LENGTH, 3).to(META)
-    source = LatentSource(model.normalised(world.compressed), Encoded(world.compressed, world.data, None, META), True)
+    source = ConditionalLatents(model.normalize(world.compressed), EncodedSplit(world.compressed, world.data, None, META), True)
     student = DistillationStep(model.denoiser, source, made, PLAN, 10, teacher, 2, self_condition=True)
     one_step(model, student, step=1)  # the second of its steps, so that there is one before it
 
 
 def test_a_step_of_a_drafter(world):
-    drafter = Drafter(world.model.dim, LENGTH, DrafterOptions(drafter_depth=1)).to(META)
+    drafter = DraftModel(world.model.dim, LENGTH, DrafterOptions(drafter_depth=1)).to(META)
     how = Disturbance(0.3)
     one_step(
-        drafter, DrafterStep(world.compressed, drafter, Encoded(world.compressed, world.data, None, META), PLAN, how)
+        drafter, DrafterStep(world.compressed, drafter, EncodedSplit(world.compressed, world.data, None, META), PLAN, how)
     )
     assert drafter.ids(world.model.model, torch.randn(2, 4, world.model.dim, device=META)).device == META
 
@@ -296,7 +294,7 @@ def test_a_step_of_a_language_model(world):
 STEPS = 2  # the last of which arrives at data
 
 
-def generator(world, space=None, *, classes=0, source_dim=0, absorbing=False, guidance=1.0, extras=(), chain=False,
+def generator(world, space=None, *, classes=0, source_dim=0, absorbing=False, guidance=1.0, hooks=(), chain=False,
               noise_bound=None, **sampling) -> TextGenerator:  # fmt: skip
     space = space or world.compressed
     net = replace(NET, class_conditional=classes > 0)
@@ -308,17 +306,17 @@ def generator(world, space=None, *, classes=0, source_dim=0, absorbing=False, gu
     model.denoiser.to(META), statistics.mean.data, statistics.scale.data
     statistics.mean, statistics.scale = statistics.mean.to(META), statistics.scale.to(META)
     return TextGenerator(
-        model.normalised(space), model.denoiser.eval(), made, steps=STEPS, block=3, device=META, autocast=nullcontext,
-        max_length=LENGTH, guidance=guidance, extras=extras,
+        model.normalize(space), model.denoiser.eval(), made, steps=STEPS, batch_size=3, device=META, autocast=nullcontext,
+        max_length=LENGTH, guidance=guidance, hooks=hooks,
         absorbing=None if model.absorbing is None else model.absorbing.detach().to(META),
     )  # fmt: skip
 
 
 def told_all(world, sources: bool):
-    def told(block: int, n: int, draws: torch.Generator) -> Told:
+    def told(block: int, n: int, draws: torch.Generator) -> SampleInputs:
         states = torch.randn(n, 5, world.model.dim, generator=draws) if sources else None
         mask = torch.arange(5) < torch.arange(1, n + 1)[:, None] if sources else None
-        return Told(Condition.of(torch.arange(n) % 3, states, mask))
+        return SampleInputs(Condition.of(torch.arange(n) % 3, states, mask))
 
     return told
 
@@ -333,7 +331,7 @@ def test_every_sampler_and_grid_guided(world, sampler, grid, chain):
         world, classes=3, source_dim=world.model.dim, guidance=2.0, sampler=sampler, time_grid=grid, chain=chain,
         ddim_sampling_eta=0.5 if sampler == "ddim" else None,
     )  # fmt: skip
-    latents = made.latents(0, 0, told_all(world, True))
+    latents = made.sample_latents(0, 0, told_all(world, True))
     assert latents.x0.device == latents.mask.device == META and latents.x0.shape == (3, 4, 64)
 
 
@@ -341,7 +339,7 @@ def test_every_sampler_and_grid_guided(world, sampler, grid, chain):
 def test_spaces_whose_texts_have_lengths(world, kind, noise_bound):
     space = world.states if kind == "states" else world.embeddings(padding="masked")
     made = generator(world, space, sampler="ddpm", noise_bound=noise_bound, classes=3, guidance=2.0)
-    assert made.latents(0, 0, told_all(world, False)).x0.device == META
+    assert made.sample_latents(0, 0, told_all(world, False)).x0.device == META
 
 
 @pytest.mark.parametrize(("kind", "langevin", "sampler"), [
@@ -351,8 +349,8 @@ def test_control_by_a_classifier(world, kind, langevin, sampler):
     options = ControlOptions(guidance_kind=kind, guidance_langevin=langevin, guidance_steps=2)
     made = generator(world, sampler=sampler)
     classifier = new_classifier(world.compressed).requires_grad_(False).eval()
-    made.extras = (Control(classifier, 1, made.process, options),)
-    assert made.latents(0, 0).x0.device == META
+    made.hooks = (ClassifierControl(classifier, 1, made.process, options),)
+    assert made.sample_latents(0, 0).x0.device == META
 
 
 @pytest.mark.parametrize("options", [
@@ -360,25 +358,25 @@ def test_control_by_a_classifier(world, kind, langevin, sampler):
 ])  # fmt: skip
 def test_rounding_towards_an_absorbing_state(world, options):
     made = generator(world, world.embeddings(), absorbing=True, sampler="ddpm", chain=True)
-    made.extras = (Rounding(options, made.space), Remasking(made.absorbing, 0.2))
-    assert made.latents(0, 0).x0.device == META
+    made.hooks = (RoundingHook(options, made.space), RemaskHook(made.absorbing, 0.2))
+    assert made.sample_latents(0, 0).x0.device == META
 
 
 @pytest.mark.parametrize("padding", ["masked", "generated"])
 def test_given_positions(world, padding):
     made = generator(world, world.embeddings(padding=padding), sampler="dpmpp_sde", absorbing=True)
-    blanks = tell_blanks(made.space, ["Anna went to ___ and [blank:2].", "___ slept."], META)
-    sources = PackedSources(made.space, META, "longest").tell(TEXTS[:2], 0)
+    blanks = infilling_inputs(made.space, ["Anna went to ___ and [blank:2].", "___ slept."], META)
+    sources = PackedSources(made.space, META, "longest").make_inputs(TEXTS[:2], 0)
     for told in (blanks, sources):
-        latents = made.latents(0, 0, lambda b, n, draws, told=told: told(0, 2).repeat(2), rows=4)
+        latents = made.sample_latents(0, 0, lambda b, n, draws, told=told: told(0, 2).repeat(2), batch_size=4)
         assert latents.x0.device == latents.mask.device == META
 
 
 def test_texts_that_are_begun_from(world):
     made = generator(world, sampler="ddpm", absorbing=True)
     x0 = torch.randn(3, 4, 64, device=META)
-    made.extras = (Begin(x0, 0.6, alike=True),)
-    assert made.latents(0, 0).x0.device == META
+    made.hooks = (SDEditStart(x0, 0.6, shared_noise=True),)
+    assert made.sample_latents(0, 0).x0.device == META
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ CASES = {
     "a table without header": ("lm diff", "--train_file {broken}/bare.csv", "bare.csv, line 1: 'Anna went.*no column"),
     "which column": ("lm", "--train_file {broken}/titles.parquet", r"which of its columns \(title, body\) is the text"),
     "a wrong column": ("lm", "--train_file {broken}/titles.parquet --text_column bdy", "no column 'bdy'.*'body'"),
-    "half a file": ("lm", "--train_file {broken}/torn.parquet", "torn.parquet is not a whole parquet file"),
+    "half a file": ("lm", "--train_file {broken}/torn.parquet", "torn.parquet is not a complete parquet file"),
     "a repository that is not there": ("lm diff", "--dataset_name nobody/nothing", "nobody/nothing cannot be had"),
     "classes without labels": ("diff", "--train_file {broken}/plain.txt --class_conditional", "needs labels"),
     # sizes
@@ -316,7 +316,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_what_was_saved(programs, chain
 
     space = f"--latent_model_path {chain / 'ae'}"
     flags = "--num_train_steps 400 --learning_rate 1e30 --lr_warmup_steps 0 --clip_grad_norm 0 --save_every 1"
-    with pytest.raises(UserError, match="the (loss|grad_norm) is (nan|inf) at step .*nothing was saved over"):
+    with pytest.raises(UserError, match="the (loss|grad_norm) is (nan|inf) at step .*no checkpoint was overwritten"):
         programs.diffusion(space, tmp_path / "run", flags)
     assert all(bool(x.isfinite().all()) for x in checkpoints.load(tmp_path / "run").tensors["model"].values())
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dataset_utils import readers
-from dataset_utils.columns import Columns, assemble
-from pipelines.sampling.classes import ALL, NOWHERE, NULL, PRIOR, Choice, Drawn, choose, class_number
+from dataset_utils.columns import Columns, collect_rows
+from pipelines.sampling.classes import ALL, NO_LABEL, NULL, PRIOR, ClassSelection, TrainingClassPrior, select_classes, class_index
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
-from utils.modes import evaluating
+from utils.train_eval import eval_mode
 
 NAMES = ("world", "sports", "business")
 TOPICS = ("forest", "garden", "sea", "town")  # of the tests' own files: in the order of the alphabet
@@ -51,47 +51,47 @@ def everything(judged):
 
 
 def test_a_class_goes_by_name_or_number():
-    assert [class_number(wanted, NAMES) for wanted in ("sports", "1", 1, " business ")] == [1, 1, 1, 2]
-    assert class_number("2", ("1", "2", "3")) == 1 and class_number(2, ("1", "2", "3")) == 2  # a name goes before
+    assert [class_index(wanted, NAMES) for wanted in ("sports", "1", 1, " business ")] == [1, 1, 1, 2]
+    assert class_index("2", ("1", "2", "3")) == 1 and class_index(2, ("1", "2", "3")) == 2  # a name goes before
     for wrong in ("sprots", "3", "-1", "1.5", -1, 3, "", "none"):
         with pytest.raises(UserError, match=r"is not a class.*give one of 0 \(world\), 1 \(sports\), 2 \(business\)"):
-            class_number(wrong, NAMES)
-    with pytest.raises(UserError, match="did you mean 'sports'"):
-        class_number("sport", NAMES)
+            class_index(wrong, NAMES)
+    with pytest.raises(UserError, match="did you mean sports"):
+        class_index("sport", NAMES)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_what_is_sampled(training):
-    choices = {wanted: choose(wanted, NAMES, 0.1, training=training) for wanted in (None, ALL, PRIOR, NULL, "sports")}
+    choices = {wanted: select_classes(wanted, NAMES, 0.1, training=training) for wanted in (None, ALL, PRIOR, NULL, "sports")}
     every = (0, 1, 2)
     assert choices == {
-        None: Choice(PRIOR, () if training else every),
-        ALL: Choice(None, every),
-        PRIOR: Choice(PRIOR, ()),
-        NULL: Choice(NULL, ()),
-        "sports": Choice(None, (1,)),
+        None: ClassSelection(PRIOR, () if training else every),
+        ALL: ClassSelection(None, every),
+        PRIOR: ClassSelection(PRIOR, ()),
+        NULL: ClassSelection(NULL, ()),
+        "sports": ClassSelection(None, (1,)),
     }
-    with pytest.raises(UserError, match="never learned to do without a class"):
-        choose(NULL, NAMES, 0.0, training=training)
+    with pytest.raises(UserError, match="trained without the null class"):
+        select_classes(NULL, NAMES, 0.0, training=training)
 
 
 def test_drawn_classes_are_as_frequent_as_in_training_and_follow_their_texts(classy, monkeypatch):
     generator = TextDiffusionPipeline.from_run(classy, device="cpu", eval_batch_size=8).generator
-    drawn = Drawn(torch.tensor([0] * 30 + [3] * 10))
+    drawn = TrainingClassPrior(torch.tensor([0] * 30 + [3] * 10))
 
     def decode(latents, strategy, seed):  # every third text of a block comes out empty
         return ["" if i % 3 == 0 else f"text {i}" for i in range(len(latents))]
 
     monkeypatch.setattr(generator, "decode", decode)
     sampled = generator.sample(12, 7, ("greedy",), drawn, quiet=True)
-    texts, labels = sampled.texts["greedy"], drawn.of(sampled, "greedy")
-    expected = [(f"text {i}", drawn.told[b][i]) for b in sorted(drawn.told) for i in range(8) if i % 3]
+    texts, labels = sampled.texts["greedy"], drawn.classes_of(sampled, "greedy")
+    expected = [(f"text {i}", drawn.drawn[b][i]) for b in sorted(drawn.drawn) for i in range(8) if i % 3]
     assert list(zip(texts, labels, strict=True)) == expected[:12] and set(labels) <= {0, 3}
     assert sampled.empty["greedy"] == 7
 
     monkeypatch.setattr(generator, "decode", lambda latents, strategy, seed: [""] * len(latents))
     nothing = generator.sample(2, 7, ("greedy",), drawn, quiet=True)
-    assert nothing.texts["greedy"] == ["", ""] and drawn.of(nothing, "greedy") == [NOWHERE] * 2
+    assert nothing.texts["greedy"] == ["", ""] and drawn.classes_of(nothing, "greedy") == [NO_LABEL] * 2
     many = drawn(0, 4000, torch.Generator().manual_seed(1)).class_id
     assert 0.72 < (many == 0).float().mean() < 0.78
 
@@ -102,39 +102,39 @@ def test_drawn_classes_are_as_frequent_as_in_training_and_follow_their_texts(cla
 def test_classes_are_judged_together_and_apart(everything):
     result, folder = everything
     model = "model/greedy/"
-    for key in ("label_accuracy", "classwise_label_accuracy", "home_val_mauve", "diversity"):
+    for key in ("label_accuracy", "mean_class_accuracy", "local_lm_val_mauve", "diversity"):
         assert isinstance(result[model + key], int | float), key
     for c in range(4):
-        for key in (f"cond{c}_label_accuracy", f"cond{c}_diversity", f"cond{c}_perplexity", f"cond{c}_empty_replaced"):
+        for key in (f"cond{c}_label_accuracy", f"cond{c}_diversity", f"cond{c}_perplexity", f"cond{c}_num_empty_resampled"):
             assert model + key in result, key
         for d in range(4):
             for split in ("val", "train"):
-                assert f"{model}home_cond{c}_ref{d}_{split}_mauve" in result
-            assert f"reference/home_cond{c}_ref{d}_train_mauve" in result
+                assert f"{model}local_lm_cond{c}_ref{d}_{split}_mauve" in result
+            assert f"reference/local_lm_cond{c}_ref{d}_train_mauve" in result
         assert f"reference/val_cond{c}_label_accuracy" in result
         assert len(json.loads((folder / f"eval-valid-seed42-cond{c}_greedy-samples.json").read_text())) == 6
     protocol = result["protocol"]
     assert protocol["classifier"]["comparable"] is False and len(protocol["classifier"]["fingerprint"]) == 64
-    assert protocol["classes"]["small_n"] is True and protocol["classes"]["n"] == 6 and protocol["n"] == 6
+    assert protocol["classes"]["mauve_few_samples"] is True and protocol["classes"]["n"] == 6 and protocol["n"] == 6
 
 
 def test_the_matrices_are_written_and_drawn(everything):
     result, folder = everything
     found = json.loads((folder / "eval-valid-classes.json").read_text())
-    assert found["class_names"] == list(TOPICS) and found["greedy"]["rows"] == [0, 1, 2, 3]
+    assert found["class_names"] == list(TOPICS) and found["greedy"]["classes"] == [0, 1, 2, 3]
     for split in ("val", "train"):
-        assert found["greedy"]["mauve"][split][2][1] == result[f"model/greedy/home_cond2_ref1_{split}_mauve"]
-    for c, row in enumerate(found["greedy"]["judged"]):
+        assert found["greedy"]["mauve"][split][2][1] == result[f"model/greedy/local_lm_cond2_ref1_{split}_mauve"]
+    for c, row in enumerate(found["greedy"]["predicted_shares"]):
         assert row[c] == result[f"model/greedy/cond{c}_label_accuracy"] and sum(row) == pytest.approx(1)
-    assert found["held-out texts"]["mauve"]["train"][3][3] == result["reference/home_cond3_ref3_train_mauve"]
+    assert found["held-out texts"]["mauve"]["train"][3][3] == result["reference/local_lm_cond3_ref3_train_mauve"]
     assert (folder / "eval-valid-classes-greedy.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_classifier_is_saved_with_its_own_accuracy(everything):
     result, folder = everything
-    facts = json.loads((folder.parent / "classifier" / "home_classifier.json").read_text())
-    assert facts["comparable"] is False and facts["class_names"] == list(TOPICS)
-    assert facts["held_out"]["accuracy"] == result["reference/val_label_accuracy"] > 0.9
+    metadata = json.loads((folder.parent / "classifier" / "local_classifier.json").read_text())
+    assert metadata["comparable"] is False and metadata["class_names"] == list(TOPICS)
+    assert metadata["held_out"]["accuracy"] == result["reference/val_label_accuracy"] > 0.9
     text = (folder / "eval-valid.txt").read_text()
     assert "classifier trained on this corpus" in text
 
@@ -147,15 +147,15 @@ def test_one_class_by_name_or_number(judged):
     ]
     assert numbers[0] == numbers[1]
     result, folder = results["sea"]
-    assert "model/greedy/home_cond2_ref0_val_mauve" in result and "model/greedy/cond2_label_accuracy" in result
+    assert "model/greedy/local_lm_cond2_ref0_val_mauve" in result and "model/greedy/cond2_label_accuracy" in result
     assert not any("cond1_ref" in key or "cond0_lab" in key for key in result if key.startswith("model/"))
     assert "model/greedy/diversity" not in result and result["protocol"]["class_id"] == "sea"
-    assert json.loads((folder / "eval-valid-classes.json").read_text())["greedy"]["rows"] == [2]
+    assert json.loads((folder / "eval-valid-classes.json").read_text())["greedy"]["classes"] == [2]
     assert {path.name for path in folder.glob("*-samples.json")} == {"eval-valid-seed42-cond2_greedy-samples.json"}
 
 
 def test_all_prior_and_null(judged):
-    together, apart = "model/greedy/diversity", "model/greedy/classwise_label_accuracy"
+    together, apart = "model/greedy/diversity", "model/greedy/mean_class_accuracy"
     every, prior, null = (judged(f"--class_id {wanted} {FEW}")[0] for wanted in (ALL, PRIOR, NULL))
     assert apart in every and together not in every
     assert together in prior and apart not in prior and "model/greedy/label_accuracy" in prior
@@ -168,24 +168,24 @@ def test_seeds_of_the_test_split(judged):
     assert len(result["model/greedy/cond0_label_accuracy"]["values"]) == 5
     found = json.loads((folder / "eval-test-classes.json").read_text())
     assert found["seeds"] == 5
-    assert found["greedy"]["judged"][0][0] == pytest.approx(result["model/greedy/cond0_label_accuracy"]["mean"])
+    assert found["greedy"]["predicted_shares"][0][0] == pytest.approx(result["model/greedy/cond0_label_accuracy"]["mean"])
 
 
 def test_every_class_is_judged_while_training_too(classy):
     for c in range(4):
         assert len((classy / f"cond{c}_greedy-sample-1.txt").read_text().splitlines()) == 6
     metrics = json.loads((classy / "metrics.json").read_text())
-    assert "model/greedy/classwise_label_accuracy" in metrics
+    assert "model/greedy/mean_class_accuracy" in metrics
 
 
 def test_training_judges_classes_as_frequent_as_they_are_unless_told(programs, chain, tmp_path):
     space = f"--enc_dec_model {chain / 'lm'}"
     assert programs.diffusion(space, tmp_path / "run", "--class_conditional --class_unconditional_prob 0") == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert "model/greedy/label_accuracy" in metrics and "model/greedy/classwise_label_accuracy" not in metrics
-    with pytest.raises(UserError, match="--class_id unconditional: this network never learned"):
+    assert "model/greedy/label_accuracy" in metrics and "model/greedy/mean_class_accuracy" not in metrics
+    with pytest.raises(UserError, match="--class_id unconditional: this network was trained without the null class"):
         programs.again("diffusion", tmp_path / "run", "--eval --class_id unconditional")
-    with pytest.raises(UserError, match="never learned to do without a class"):
+    with pytest.raises(UserError, match="trained without a null class"):
         TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")(1)
 
 
@@ -206,7 +206,7 @@ def test_synthetic_data_is_what_the_run_writes_and_can_be_read_as_training_texts
     pipeline = TextDiffusionPipeline.from_run(classy, device="cpu")
     for seed in (42, 46):
         file = tmp_path / f"synth_sample8_seed{seed}.csv"
-        read = assemble(readers.by_suffix(file)(file), Columns(guess=True), str(file))
+        read = collect_rows(readers.by_suffix(file)(file), Columns(guess=True), str(file))
         assert read.labels == list("00112233")
         written = [pipeline(2, seed=seed, decoding="greedy", class_id=c, guidance=4.0) for c in range(4)]
         assert read.texts == [text.strip() for of_class in written for text in of_class]
@@ -223,10 +223,10 @@ def test_synthetic_data_is_of_every_class(programs, classy):
 def test_the_pipeline_takes_a_class_or_one_for_each_text(classy):
     pipeline = TextDiffusionPipeline.from_run(classy, device="cpu", sampling_timesteps=2, eval_batch_size=4)
     assert pipeline.class_names == TOPICS
-    draw = pipeline.generator.latents
-    with evaluating(pipeline.generator.denoiser):
-        latents = [draw(3, 0, pipeline._told(c, 4)).x0 for c in ("sea", 2, ["sea"] * 4, "town")]
-        mixed = draw(3, 0, pipeline._told([2, "town", 2, 3], 4)).x0
+    draw = pipeline.generator.sample_latents
+    with eval_mode(pipeline.generator.denoiser):
+        latents = [draw(3, 0, pipeline._conditions(c, 4)).x0 for c in ("sea", 2, ["sea"] * 4, "town")]
+        mixed = draw(3, 0, pipeline._conditions([2, "town", 2, 3], 4)).x0
     assert torch.equal(latents[0], latents[1]) and torch.equal(latents[0], latents[2])
     assert not torch.equal(latents[0], latents[3])
     torch.testing.assert_close(mixed[::2], latents[0][::2])
@@ -254,15 +254,15 @@ def test_classes_of_uncompressed_states(programs, chain, tmp_path, network):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert 0 <= metrics["model/greedy/label_accuracy"] <= 1
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", sampling_timesteps=2)
-    with evaluating(pipeline.generator.denoiser):
-        found = [pipeline.generator.latents(1, 0, pipeline._told(c, 8)) for c in ("sea", "town", None)]
+    with eval_mode(pipeline.generator.denoiser):
+        found = [pipeline.generator.sample_latents(1, 0, pipeline._conditions(c, 8)) for c in ("sea", "town", None)]
     assert all(torch.equal(latents.mask, found[0].mask) for latents in found), "lengths are drawn apart from the class"
     assert not torch.equal(found[0].x0, found[1].x0) and not torch.equal(found[0].x0, found[2].x0)
     assert len(pipeline(3, class_id="sea", guidance=2.0, decoding="greedy")) == 3
     flags = f"--eval --class_id sea --cls_free_guidance 1.5 --sampling_timesteps 2 --output_dir {tmp_path / 'out'}"
     assert programs.again("diffusion", tmp_path / "run", flags) == 0
     result = json.loads((tmp_path / "out" / "evaluation" / "eval-valid.json").read_text())
-    assert "model/greedy/home_cond2_ref2_val_mauve" in result
+    assert "model/greedy/local_lm_cond2_ref2_val_mauve" in result
 
 
 # ------------------------------------------------------------------------------------------------ mistakes
@@ -274,7 +274,7 @@ def test_classes_of_uncompressed_states(programs, chain, tmp_path, network):
         ("--class_id mountain", "--class_id mountain is not a class.*0 .forest., 1 .garden., 2 .sea., 3 .town."),
         ("--class_id 4", "--class_id 4 is not a class"),
         ("--class_id=-1", "--class_id -1 is not a class"),
-        ("--class_id twon", "did you mean 'town'"),
+        ("--class_id twon", "did you mean town"),
         ("--classifier ./nowhere", "classifier ./nowhere: there is no such folder"),
         ("--classifier nobody/nothing", "classifier nobody/nothing cannot be loaded"),
     ],

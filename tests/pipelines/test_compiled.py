@@ -17,15 +17,15 @@ import torch
 from torch import nn
 
 from diffusion.options import ProcessOptions, SamplingOptions
-from latent_models.normalisation import LatentStatistics, Normalised
-from latent_models.spaces import LatentSpace
+from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
+from latent_models.spaces.base import LatentSpace
 from model.denoiser import make_denoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
-from pipelines.building.process import make_process
-from pipelines.data.batch_sampler import BatchPlan, HeldOutPlan
-from pipelines.sampling.told import Told
+from pipelines.builders.process import make_process
+from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
+from pipelines.sampling.inputs import SampleInputs
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.training.diffusion_step import DiffusionStep
+from pipelines.steps.diffusion import DiffusionStep
 from utils.records import Condition, Latents
 from utils.trackers import read_metrics
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Numbers(LatentSpace):
     """Latents that need no text."""
 
-    masked, length, dim = False, 4, 8
+    variable_length, length, dim = False, 4, 8
 
     def encode(self, batch, generator=None):
         raise AssertionError("latents are there already")
@@ -47,7 +47,7 @@ class Source:
     """rows -> latents, as pipelines/data/cached_latents.LatentSource."""
 
     device = torch.device("cpu")
-    space = Normalised(Numbers(), LatentStatistics(8, 4))
+    space = NormalizedSpace(Numbers(), LatentStatistics(8, 4))
 
     def __len__(self):
         return 1000
@@ -63,34 +63,35 @@ class Shapes(nn.Module):
         super().__init__()
         self.seen = set()
 
-    def forward(self, z, time, mask, condition, x0_prev, has_prev=None):
-        self.seen.add((z.shape, torch.is_grad_enabled(), x0_prev is None, has_prev is None))
+    def forward(self, z, time, mask, condition, x0_self_cond, self_cond_mask=None):
+        self.seen.add((z.shape, torch.is_grad_enabled(), x0_self_cond is None, self_cond_mask is None))
         return z
 
 
 @pytest.mark.parametrize("prob", [0.5, 0.9, 0.3, 1.0])
-@pytest.mark.parametrize("plan", [
-    BatchPlan(0, 128), BatchPlan(0, 128, accumulate=2), BatchPlan(0, 64, rank=1, world=2), BatchPlan(0, 100, 1, 2, 3),
+@pytest.mark.parametrize("batch_sampler", [
+    TrainingSampler(0, 128), TrainingSampler(0, 128, accumulate=2), TrainingSampler(0, 64, rank=1, world_size=2),
+    TrainingSampler(0, 100, 1, 2, 3),
 ])  # fmt: skip
-def test_two_hundred_steps_meet_two_shapes(plan, prob):
+def test_two_hundred_steps_meet_two_shapes(batch_sampler, prob):
     """The batch, and the share of it that is shown an estimate; of each micro-batch."""
     network = Shapes()
     process = make_process(ProcessOptions(train_prob_self_cond=prob), SamplingOptions(), "latent")
-    step = DiffusionStep(network, Source(), process, plan, 200, True)
+    step = DiffusionStep(network, Source(), process, batch_sampler, 200, True)
     for number in range(200):
-        for micro in plan.pieces:
+        for micro in batch_sampler.micro_batches:
             step(number, micro)
-    assert len(network.seen) <= 1 + plan.accumulate
+    assert len(network.seen) <= 1 + batch_sampler.accumulate
 
 
 def test_validation_meets_the_shapes_of_a_batch_and_of_what_is_left():
     network = Shapes()
-    plan = HeldOutPlan.of(BatchPlan(0, 48), 128, 1000)
+    batch_sampler = ValidationSampler(48, 128)
     step = DiffusionStep(
-        network, Source(), make_process(ProcessOptions(), SamplingOptions(), "latent"), plan, 200, True
+        network, Source(), make_process(ProcessOptions(), SamplingOptions(), "latent"), batch_sampler, 200, True
     )
     for _ in range(3):
-        for micro in plan.pieces:
+        for micro in batch_sampler.micro_batches:
             step(200, micro)
     assert sorted(shape[0] for shape, *_ in network.seen) == [16, 24, 32, 48]
 
@@ -142,8 +143,8 @@ def test_nothing_in_a_graph_is_on_the_cpu(variant, tmp_path):
     z, time, mask = torch.randn(4, 6, 8, device="meta"), torch.rand(4, device="meta"), torch.ones(4, 6) > 0
     source = torch.randn(4, 5, 16) if sources else None
     condition = Condition.of(torch.tensor([0, 1, 2, 0]), source, None if source is None else torch.ones(4, 5) > 0)
-    for told, x0_prev, has_prev in ((None, None, None), (condition.to("meta"), z, time > 0.5)):
-        compiled(z, time, mask.to("meta"), told, x0_prev, has_prev).sum().backward()
+    for told, x0_self_cond, self_cond_mask in ((None, None, None), (condition.to("meta"), z, time > 0.5)):
+        compiled(z, time, mask.to("meta"), told, x0_self_cond, self_cond_mask).sum().backward()
     torch._dynamo.reset()
     assert len(graphs) == 2 and devices == {"meta"}
 
@@ -182,10 +183,10 @@ def test_a_block_that_is_cut_short_compiles_nothing(chain, traced):
     generator = TextDiffusionPipeline.from_run(
         chain / "diff", device="cpu", compile="on", sampling_timesteps=3
     ).generator
-    together = generator.block
-    texts = generator.candidates(together + 3, 1, 0, ["greedy"], lambda first, last: Told(mask=MASK[first:last]))
+    together = generator.batch_size
+    texts = generator.candidates(together + 3, 1, 0, ["greedy"], lambda first, last: SampleInputs(mask=MASK[first:last]))
     assert traced == [together] * 2 and len(texts["greedy"]) == together + 3, "the first step and the others"
-    assert generator.candidates(3, 1, 0, ["greedy"], lambda first, last: Told(mask=MASK[first:last]))
+    assert generator.candidates(3, 1, 0, ["greedy"], lambda first, last: SampleInputs(mask=MASK[first:last]))
     assert traced == [together] * 2
     assert generator.sample(5, 1, ["greedy"]) and traced == [together] * 2, "a whole block is drawn"
 

@@ -1,4 +1,4 @@
-"""Runs of the published code become run folders: tiny ones in its format, made of the recorded networks."""
+"""Conversion of runs of the published code: tiny runs in its format, made of the recorded networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from latent_models.language_models import load_language_model
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines.building.models import load_autoencoder
+from pipelines.builders.models import load_autoencoder
 from pipelines.convert_reference import main
 from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.model.test_reference_weights import first_release_names
@@ -38,7 +38,7 @@ DIFFUSION = dict(
 
 
 def golden(name: str) -> tuple[dict, dict]:
-    """(weights by the reference's names, recorded inputs and results)."""
+    """(weights under published names, recorded inputs and outputs)."""
     held = load_file(GOLDEN / f"{name}.safetensors")
     weights = {key.removeprefix("param."): x.float() for key, x in held.items() if key.startswith("param.")}
     return weights, {key: x.float() if x.is_floating_point() else x for key, x in held.items()}
@@ -46,7 +46,7 @@ def golden(name: str) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def language_model(tales_folder, tmp_path_factory):
-    """width -> the folder of a tiny BART."""
+    """A function: width -> the folder of a tiny BART."""
     texts = [json.loads(line)["text"] for line in (tales_folder / "train.jsonl").open()]
 
     def of(width: int) -> Path:
@@ -63,7 +63,7 @@ def language_model(tales_folder, tmp_path_factory):
 def write_run(
     folder: Path, args: dict, state: dict, ema: dict | None = None, name: str = "model.pt", step: int = 7
 ) -> Path:
-    """A checkpoint as the published code saves it."""
+    """Write a run folder as the published code does."""
     folder.mkdir(exist_ok=True)
     (folder / "args.json").write_text(json.dumps(args, indent=2))
     held = {"step": step, "model": state, "opt": {"state": {}, "param_groups": []}, "scaler": None}
@@ -81,7 +81,7 @@ def diffusion_state(weights: dict, width: int, **extra) -> dict:
 
 @pytest.fixture(scope="module")
 def autoencoder(language_model, tmp_path_factory) -> tuple[Path, Path]:
-    """(folder of the reference's run, its language model)."""
+    """(folder of the published run, its language model)."""
     lm = language_model(128)
     weights, _ = golden("autoencoder_l2norm_true")
     state = {f"perceiver_ae.{key}": x for key, x in weights.items()} | load_language_model(str(lm)).model.state_dict()
@@ -89,7 +89,7 @@ def autoencoder(language_model, tmp_path_factory) -> tuple[Path, Path]:
     return write_run(tmp_path_factory.mktemp("reference") / "ae", args, state), lm
 
 
-def test_an_autoencoder_encodes_and_decodes_as_recorded(autoencoder, programs, tmp_path, capsys):
+def test_a_converted_autoencoder_encodes_and_decodes_as_recorded(autoencoder, programs, tmp_path, capsys):
     source, _ = autoencoder
     assert main([str(source), str(tmp_path / "ae")]) == 0
     assert "converted from" in capsys.readouterr().out
@@ -113,8 +113,8 @@ def on_latents(scale: float = 1.0) -> dict:
 
 
 @pytest.mark.parametrize("converted", [False, True])
-def test_a_denoiser_on_latents_samples_with_the_averaged_weights(autoencoder, tmp_path, converted):
-    """Its autoencoder may be of the reference still; data parallelism leaves a prefix."""
+def test_a_converted_denoiser_samples_with_the_averaged_weights(autoencoder, tmp_path, converted):
+    """Its autoencoder need not be converted yet; names may carry the prefix of data parallelism."""
     folder, lm = autoencoder
     if converted:
         assert main([str(folder), str(tmp_path / "ae")]) == 0
@@ -129,7 +129,7 @@ def test_a_denoiser_on_latents_samples_with_the_averaged_weights(autoencoder, tm
     network = pipeline.generator.denoiser
     assert torch.equal(network.output_proj.weight, ema["diffusion_model.output_proj.weight"])
     assert not checkpoints.load(tmp_path / "run").tensors["model"]["denoiser.output_proj.weight"].any()
-    assert checkpoints.load(tmp_path / "run").facts["ema_updates"] == 7
+    assert checkpoints.load(tmp_path / "run").metadata["ema_updates"] == 7
     texts = pipeline(3, seed=1, decoding="greedy")
     assert texts == pipeline(3, seed=1, decoding="greedy") and len(texts) == 3
     moved = tmp_path / "elsewhere"
@@ -137,7 +137,9 @@ def test_a_denoiser_on_latents_samples_with_the_averaged_weights(autoencoder, tm
     assert TextDiffusionPipeline.from_run(moved, device="cpu")(3, seed=1, decoding="greedy") == texts
 
 
-def test_a_denoiser_on_encoder_states_predicts_as_recorded_and_draws_lengths(language_model, programs, tmp_path):
+def test_a_converted_denoiser_on_encoder_states_predicts_as_recorded_and_draws_lengths(
+    language_model, programs, tmp_path
+):
     weights, data = golden("denoiser_unconditional_selfcond_dense")
     lm = language_model(16)
     args = {**DIFFUSION, "tx_depth": 5, "self_condition": True, "scale_shift": True, "num_dense_connections": 2}
@@ -151,13 +153,13 @@ def test_a_denoiser_on_encoder_states_predicts_as_recorded_and_draws_lengths(lan
     assert main([str(source), str(tmp_path / "run"), "--data_dir", str(programs.corpus)]) == 0
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
     network, space = pipeline.generator.denoiser.eval(), pipeline.generator.space
-    out = network(data["in.z_t"], data["in.alpha"], data["in.mask"].bool(), x0_prev=data["in.self_cond"])
+    out = network(data["in.z_t"], data["in.alpha"], data["in.mask"].bool(), x0_self_cond=data["in.self_cond"])
     torch.testing.assert_close(out, data["out.with_self_cond"], atol=5e-5, rtol=0)
     assert space.statistics.length_counts.sum() == 200 and space.statistics.scale == 2
     assert len(pipeline(2, decoding="greedy")) == 2
 
 
-def test_a_tuned_language_model_comes_with_its_autoencoder(autoencoder, tmp_path):
+def test_a_fine_tuned_language_model_is_converted_with_its_autoencoder(autoencoder, tmp_path):
     source, lm = autoencoder
     state = torch.load(source / "model.pt", weights_only=True)["model"]
     tuned = {key: x if key.startswith("perceiver_ae.") else x + 1 for key, x in state.items()}
@@ -168,7 +170,7 @@ def test_a_tuned_language_model_comes_with_its_autoencoder(autoencoder, tmp_path
     assert torch.equal(found["model.decoder.layers.0.fc1.weight"], state["model.decoder.layers.0.fc1.weight"] + 1)
 
 
-def test_a_denoiser_of_classes_keeps_their_names_and_its_best(language_model, programs, tmp_path):
+def test_a_class_conditional_denoiser_keeps_class_names_and_the_best_checkpoint(language_model, programs, tmp_path):
     """tales has four classes: the recorded network of three gets one more."""
     weights, _ = golden("denoiser_class_conditional")
     table = weights["class_embedding.0.weight"]
@@ -184,7 +186,7 @@ def test_a_denoiser_of_classes_keeps_their_names_and_its_best(language_model, pr
     assert len(pipeline(2, decoding="greedy", class_id=pipeline.class_names[2])) == 2
 
 
-def test_a_denoiser_of_sources_finds_what_reads_them(language_model, programs, tmp_path):
+def test_a_denoiser_with_sources_finds_its_context_encoder(language_model, programs, tmp_path):
     weights, data = golden("denoiser_seq2seq")
     lm, reader = language_model(16), language_model(48)
     args = {**DIFFUSION, "tx_depth": 2, "self_condition": True, "scale_shift": True, "num_dense_connections": 1}
@@ -202,10 +204,10 @@ def test_a_denoiser_of_sources_finds_what_reads_them(language_model, programs, t
     told = Condition.of(source=data["in.context"], source_mask=data["in.context_mask"].bool())
     out = network(data["in.z_t"], data["in.alpha"], data["in.mask"].bool(), told, data["in.self_cond"])
     torch.testing.assert_close(out, data["out.with_self_cond"], atol=5e-5, rtol=0)
-    assert len(pipeline.of_sources(["One night Leo ran."], candidates=2, decoding="greedy")) == 1
+    assert len(pipeline.generate_from_sources(["One night Leo ran."], candidates=2, decoding="greedy")) == 1
 
 
-def test_a_run_of_the_first_release_keeps_its_chain_and_its_network(language_model, programs, tmp_path):
+def test_a_run_of_the_first_release_keeps_its_schedule_and_network(language_model, programs, tmp_path):
     names = first_release_names(latent=16, positions=64)
     torch.manual_seed(0)
     weights = {key: 0.1 * torch.randn(shape) for key, shape in names.items() if "class_embedding" not in key}
@@ -226,7 +228,7 @@ def test_a_run_of_the_first_release_keeps_its_chain_and_its_network(language_mod
     assert len(pipeline(2, decoding="greedy")) == 2
 
 
-def test_what_is_no_checkpoint_of_tensors_is_one_line_and_never_run(autoencoder, language_model, tmp_path, capsys):
+def test_other_files_are_refused_in_one_line_and_their_code_never_runs(autoencoder, language_model, tmp_path, capsys):
     folder, lm = autoencoder
 
     def refused(*arguments: str) -> str:
@@ -246,7 +248,7 @@ def test_what_is_no_checkpoint_of_tensors_is_one_line_and_never_run(autoencoder,
     torch.save({"model": {}, "step": Runs()}, evil / "model.pt")
     assert "cannot be read as a checkpoint of tensors" in refused(str(evil), str(tmp_path / "out"))
     assert not (tmp_path / "their code ran").exists()
-    assert "nothing is overwritten" in refused(str(folder), str(evil))
+    assert "is not empty" in refused(str(folder), str(evil))
     other = str(language_model(128))
     load = load_language_model(other).model
     with torch.no_grad():
@@ -255,6 +257,6 @@ def test_what_is_no_checkpoint_of_tensors_is_one_line_and_never_run(autoencoder,
     assert "is not the model in" in refused(str(folder), str(tmp_path / "out"), "--enc_dec_model", other)
     assert main([str(folder), str(tmp_path / "ours")]) == 0
     capsys.readouterr()
-    assert "nothing to convert" in refused(str(tmp_path / "ours"), str(tmp_path / "out"))
+    assert "is a run of this project already" in refused(str(tmp_path / "ours"), str(tmp_path / "out"))
     (evil / "model.pt").unlink()
     assert "holds no model.pt" in refused(str(evil), str(tmp_path / "out"))

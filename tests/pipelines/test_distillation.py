@@ -18,14 +18,14 @@ from diffusion.options import ProcessOptions, SamplingOptions
 from model.denoiser import make_denoiser
 from model.options import DenoiserOptions
 from pipelines import train_diffusion
-from pipelines.building.process import make_process
-from pipelines.data.batch_sampler import BatchPlan
-from pipelines.flags.programs import DIFFUSION
+from pipelines.builders.process import make_process
+from pipelines.cli.programs import DIFFUSION
+from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.training.distillation_step import DistillationStep, Learned
+from pipelines.steps.distillation import DistillationStep, DistillBatch
 from pipelines.training.imagined import load_prior
 from utils import checkpoints
-from utils.config import parse
+from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
 
@@ -67,7 +67,7 @@ def test_a_teacher_is_read_from_disk_once(programs, teacher, monkeypatch, tmp_pa
 def test_it_learns_and_samples_in_its_steps(student):
     losses = [line["val_ema_loss"] for line in read_metrics(student) if "val_ema_loss" in line]
     assert losses[-1] < losses[0]
-    assert {line["jump"] for line in read_metrics(student) if "jump" in line} <= {1.0, 2.0}
+    assert {line["student_step"] for line in read_metrics(student) if "student_step" in line} <= {1.0, 2.0}
     saved = json.loads((student / "args.json").read_text())
     assert (saved["sampler"], saved["sampling_timesteps"], saved["tx_dim"]) == ("ddim", 2, 64)
     pipeline = TextDiffusionPipeline.from_run(student)
@@ -81,7 +81,7 @@ def test_only_the_last_estimate_of_a_student_is_of_data(student):
     """Its latents have a norm, and what it says before leads to z, not to a text."""
     generator = TextDiffusionPipeline.from_run(student).generator
     z = torch.randn(3, generator.space.length, generator.space.dim, generator=torch.Generator().manual_seed(0))
-    denoise, size = generator.denoise(None, None), generator.space.dim**0.5
+    denoise, size = generator.make_denoise_fn(None, None), generator.space.dim**0.5
 
     def norms(t):
         with torch.no_grad():
@@ -96,7 +96,7 @@ def test_the_teacher_is_nearer_to_a_student_than_to_itself_in_as_few_steps(teach
 
     def end(run, **flags):
         generator = TextDiffusionPipeline.from_run(run, **flags).generator
-        return generator.latents(7, 0, rows=64).x0
+        return generator.sample_latents(7, 0, batch_size=64).x0
 
     goal = end(teacher, sampler="dpmpp", sampling_timesteps=6, time_grid="uniform")
     hasty = end(teacher, sampler="ddim", sampling_timesteps=2, time_grid="uniform")
@@ -105,8 +105,8 @@ def test_the_teacher_is_nearer_to_a_student_than_to_itself_in_as_few_steps(teach
 
 def test_every_step_is_learned_as_often_and_in_no_fixed_order():
     step = DistillationStep.__new__(DistillationStep)
-    step.jumps, step.plan = 4, BatchPlan(7, 8)
-    learned = [step._jump(i) for i in range(400)]
+    step.student_steps, step.batch_sampler = 4, TrainingSampler(7, 8)
+    learned = [step._select_step(i) for i in range(400)]
     assert all(sorted(learned[i : i + 4]) == [0, 1, 2, 3] for i in range(0, 400, 4))
     assert len({tuple(learned[i : i + 4]) for i in range(0, 400, 4)}) > 10
     assert set(learned[99::100]) != {learned[99]} or set(learned[49::50]) != {learned[49]}
@@ -130,7 +130,7 @@ def test_students_of_other_kinds(programs, chain, tmp_path, kind, flags):
     if guided:
         with pytest.raises(UserError, match="guidance of 2 has it in its weights"):
             parse(DIFFUSION, f"--eval --resume_dir {tmp_path / 's'} --cls_free_guidance 2".split())
-        with pytest.raises(UserError, match="taught with a guidance of 2, which is in its weights"):
+        with pytest.raises(UserError, match="distilled with a guidance of 2, which is in its weights"):
             TextDiffusionPipeline.from_run(tmp_path / "s")(2, class_id=1, guidance=3)
 
 
@@ -140,7 +140,7 @@ def test_students_with_sources(programs, chain, tales_folder, tmp_path, flags):
     space = f"--latent_model_path {chain / 'ae'} --objective pred_v --num_samples 2 --seq2seq_candidates 2 {files}"
     assert programs.diffusion(space, tmp_path / "t", flags) == 0
     assert programs.student(tmp_path / "t", tmp_path / "s", f"--num_train_steps 3 {files}") == 0
-    assert len(TextDiffusionPipeline.from_run(tmp_path / "s").of_sources(["Anna ran home."], decoding="greedy")) == 1
+    assert len(TextDiffusionPipeline.from_run(tmp_path / "s").generate_from_sources(["Anna ran home."], decoding="greedy")) == 1
 
 
 def test_a_student_of_a_student_walks_its_teachers_steps(programs, student, tmp_path):
@@ -208,7 +208,7 @@ def test_two_processes_learn_what_one_learns(programs, chain, teacher, tmp_path,
     one = f"{flags} --train_batch_size 8 --output_dir {tmp_path / 'one'}"
     assert train_diffusion.run(parse(DIFFUSION, one.split())) == 0
     lines = [[line for line in read_metrics(tmp_path / name) if "loss" in line] for name in ("one", "two")]
-    assert len(lines[0]) == 8 and {line["jump"] for line in lines[0]} == {1.0, 2.0}
+    assert len(lines[0]) == 8 and {line["student_step"] for line in lines[0]} == {1.0, 2.0}
     for a, b in zip(*lines, strict=True):
         assert (a["loss"], a["grad_norm"]) == pytest.approx((b["loss"], b["grad_norm"]), rel=1e-5)
 
@@ -220,14 +220,14 @@ def test_every_step_of_a_student_has_all_parameters_in_it(variant):
     student = make_denoiser(8, 4, options)
     torch.nn.init.normal_(student.output_proj.weight)
     process = make_process(ProcessOptions(objective="pred_v"), SamplingOptions(sampling_timesteps=2), variant)
-    source = SimpleNamespace(space=SimpleNamespace(masked=False))
+    source = SimpleNamespace(space=SimpleNamespace(variable_length=False))
     step = DistillationStep(
-        student, source, process, BatchPlan(0, 3), 9, lambda z, k, mask, condition, x0_prev: z, 2, self_condition=True
+        student, source, process, TrainingSampler(0, 3), 9, lambda z, k, mask, condition, x0_prev: z, 2, self_condition=True
     )
     x0, eps = torch.randn(2, 3, 4, 8)
     for start in (0, 1):
         student.zero_grad()
-        step.losses(Learned(x0, None, None, eps), start, 1).sum().backward()
+        step.losses(DistillBatch(x0, None, None, eps), start, 1).sum().backward()
         assert [name for name, p in student.named_parameters() if p.grad is None] == []
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from pipelines import train_drafter
-from pipelines.flags.programs import DRAFTER
+from pipelines.cli.programs import DRAFTER
 from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.training.drafter_step import DrafterStep
 from utils import checkpoints
-from utils.config import parse
+from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
 
@@ -41,10 +41,10 @@ def run(programs, drafted, tmp_path_factory) -> Path:
 
 def texts_of(run, flags=(), **named):
     """Texts by greedy decoding, and (passes, texts) of drafts."""
-    pipeline = TextDiffusionPipeline.from_run(run, device="cpu", flags=flags, eval_batch_size=8, **named)
+    pipeline = TextDiffusionPipeline.from_run(run, device="cpu", argv=flags, eval_batch_size=8, **named)
     texts = pipeline(8, decoding="greedy")
-    watch = pipeline.generator.watch
-    return texts, (watch.passes, watch.verified)
+    watch = pipeline.generator.timer
+    return texts, (watch.draft_passes, watch.drafted_texts)
 
 
 def test_training_says_how_good_drafts_are(drafted):
@@ -66,7 +66,7 @@ def test_texts_are_the_same_with_and_without(run, drafted):
     assert verified == 8 and passes >= 8
     assert texts_of(run, drafting="off") == (with_drafts, (0, 0))
     pipeline = TextDiffusionPipeline.from_run(run, device="cpu")
-    assert pipeline(4, decoding="beam") and pipeline.generator.watch.verified == 0
+    assert pipeline(4, decoding="beam") and pipeline.generator.timer.drafted_texts == 0
 
 
 def test_evaluations_show_passes(programs, run, drafted, tmp_path):
@@ -74,8 +74,8 @@ def test_evaluations_show_passes(programs, run, drafted, tmp_path):
     assert programs.again("diffusion", run, f"{flags} --output_dir {tmp_path / 'a'}") == 0
     assert programs.again("diffusion", run, f"{flags} --output_dir {tmp_path / 'b'} --drafting off") == 0
     a, b = (json.loads((tmp_path / name / "evaluation" / "eval-valid.json").read_text()) for name in "ab")
-    assert a["speed/passes_per_text"] >= 1 and "speed/passes_per_text" not in b
-    assert a["model/greedy/home_val_mauve"] == b["model/greedy/home_val_mauve"]
+    assert a["speed/verify_passes_per_text"] >= 1 and "speed/passes_per_text" not in b
+    assert a["model/greedy/local_lm_val_mauve"] == b["model/greedy/local_lm_val_mauve"]
     for name, flag in (("c", ""), ("d", "--drafting off")):
         words = f"--eval --output_dir {tmp_path / name} --eval_texts 8 --decoding greedy {flag}"
         assert programs.again("autoencoder", drafted, words) == 0

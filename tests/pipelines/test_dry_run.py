@@ -14,7 +14,7 @@ from latent_models.pretraining import __main__ as pretraining
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines import train_classifier, train_drafter
-from utils.distributed import finish
+from utils.distributed import cleanup
 
 STAGE_0 = "--dataset_name roc --tokenizer bpe --vocab_size 2000 --d_model 256 --heads 4 --layers 3 --max_seq_len 64"
 AUTOENCODER = (
@@ -109,7 +109,7 @@ def test_every_training_program_leaves_the_group_of_its_processes(dry_run, parts
             dry_run(program, argv)
             assert not torch.distributed.is_initialized()
         finally:
-            finish()
+            cleanup()
 
 
 def test_dry_run_with_the_data_at_hand_has_nothing_to_say(dry_run, programs, chain):

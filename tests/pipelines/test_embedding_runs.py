@@ -7,16 +7,16 @@ import json
 import pytest
 import torch
 
-from pipelines.building.embeddings import load_embeddings
-from pipelines.flags.programs import DIFFUSION
+from pipelines.builders.embeddings import load_embeddings
+from pipelines.cli.programs import DIFFUSION
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.training.embedding_loss import Drawn, EmbeddingLoss
-from pipelines.training.embedding_step import EmbeddingStep
+from pipelines.steps.embeddings import EmbeddingLoss, StepNoise
+from pipelines.steps.embeddings import EmbeddingStep
 from utils import checkpoints
-from utils.config import parse
+from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.records import Batch
-from utils.seeding import Chosen
+from utils.seeding import SelectedRows
 from utils.trackers import read_metrics
 
 SPACE = "--latent_space embeddings --embedding_dim 8 --timesteps 20"
@@ -38,7 +38,7 @@ def test_a_run_holds_space_tokenizer_and_losses_apart(trained):
     assert (trained / "tokenizer" / "tokenizer.json").is_file()
     assert not (trained / "latent_cache").exists()
     line = next(line for line in read_metrics(trained) if "decoder_nll" in line)
-    assert line["loss"] == pytest.approx(line["diffusion"] + line["decoder_nll"] + line["terminal"], rel=1e-4)
+    assert line["loss"] == pytest.approx(line["diffusion"] + line["decoder_nll"] + line["tT_loss"], rel=1e-4)
 
 
 def test_embeddings_train(trained, programs, tmp_path):
@@ -121,8 +121,8 @@ def test_padding_never_changes_a_loss(trained):
         with torch.no_grad():
             denoiser.eval()
             loss = EmbeddingLoss(denoiser, space, process)
-            shown = Chosen(torch.tensor([True, False]), torch.tensor([0]))
-            losses.append(loss(batch, Drawn(t, noise[0], noise[1], shown), None))
+            shown = SelectedRows(torch.tensor([True, False]), torch.tensor([0]))
+            losses.append(loss(batch, StepNoise(t, noise[0], noise[1], shown), None))
     for name, value in losses[0].items():
         torch.testing.assert_close(value, losses[1][name], rtol=1e-4, atol=1e-5)
 

@@ -26,19 +26,19 @@ def added(before, after) -> set[str]:
     return {name.split("/")[0] for name in after.keys() - earlier.keys()}
 
 
-def test_eval_judges_on_validation_texts_and_changes_nothing(programs, chain, contents):
+def test_eval_uses_validation_texts_and_changes_no_file_of_the_run(programs, chain, contents):
     before = contents(chain / "diff")
     assert programs.again("diffusion", chain / "diff", "--eval --sampler ddim --sampling_timesteps 3") == 0
     assert added(before, contents(chain / "diff")) == {"evaluation"}
     folder = chain / "diff" / "evaluation"
     result = json.loads((folder / "eval-valid.json").read_text())
-    for key in ("model/greedy/home_val_mauve", "model/greedy/home_train_mauve", "model/greedy/diversity",
+    for key in ("model/greedy/local_lm_val_mauve", "model/greedy/local_lm_train_mauve", "model/greedy/diversity",
                 "model/greedy/memorization", "model/greedy/perplexity", "reference/val_perplexity",
-                "model/greedy/empty_replaced"):  # fmt: skip
+                "model/greedy/num_empty_resampled"):  # fmt: skip
         assert isinstance(result[key], int | float), key
     protocol = result["protocol"]
     assert protocol["sampler"] == "ddim" and protocol["sampling_timesteps"] == protocol["network_calls"] == 3
-    assert protocol["comparable"] is False and protocol["n"] == 4 and protocol["small_n"] is True
+    assert protocol["comparable"] is False and protocol["n"] == 4 and protocol["mauve_few_samples"] is True
     assert len(json.loads((folder / "eval-valid-seed42-greedy-samples.json").read_text())) == 4
     assert (folder / "eval-valid.txt").is_file()
 
@@ -52,8 +52,8 @@ def test_results_of_other_ways_to_sample_have_other_protocols(programs, chain, t
     ]):  # fmt: skip
         assert programs.again("diffusion", chain / "diff", f"--eval {flags} --output_dir {tmp_path / str(k)}") == 0
         found.append(json.loads((tmp_path / str(k) / "evaluation/eval-valid.json").read_text())["protocol"])
-    assert len({json.dumps(facts, sort_keys=True) for facts in found}) == len(found)
-    assert [facts["network_calls"] for facts in found] == [2, 2, 2, 2, 3, 2, 2, 2, 2]
+    assert len({json.dumps(metadata, sort_keys=True) for metadata in found}) == len(found)
+    assert [metadata["network_calls"] for metadata in found] == [2, 2, 2, 2, 3, 2, 2, 2, 2]
 
 
 def test_eval_is_repeatable_and_goes_where_it_is_told(programs, chain, contents, tmp_path):
@@ -72,9 +72,9 @@ def test_eval_test_uses_five_seeds(programs, chain):
     folder = chain / "diff" / "evaluation"
     result = json.loads((folder / "eval-test.json").read_text())
     for strategy in ("greedy", "nucleus"):
-        summary = result[f"model/{strategy}/home_test_mauve"]
+        summary = result[f"model/{strategy}/local_lm_test_mauve"]
         assert set(summary) == {"mean", "std", "values"} and len(summary["values"]) == 5
-        named = [result[f"model/{strategy}/home_test_mauve_seed{seed}"] for seed in range(42, 47)]
+        named = [result[f"model/{strategy}/local_lm_test_mauve_seed{seed}"] for seed in range(42, 47)]
         assert named == summary["values"]
         samples = {(folder / f"eval-test-seed{s}-{strategy}-samples.json").read_text() for s in range(42, 47)}
         assert len(samples) > 1, "each seed samples anew"
@@ -86,7 +86,7 @@ def test_classes_are_judged_apart(programs, classy, contents):
     assert added(before, contents(classy)) == {"evaluation"}
     result = json.loads((classy / "evaluation" / "eval-valid.json").read_text())
     for c in range(4):
-        assert f"model/greedy/cond{c}_diversity" in result and f"model/greedy/home_cond{c}_ref{c}_val_mauve" in result
+        assert f"model/greedy/cond{c}_diversity" in result and f"model/greedy/local_lm_cond{c}_ref{c}_val_mauve" in result
 
 
 def test_gen_data_writes_equally_many_texts_of_each_class(programs, classy):
@@ -200,10 +200,10 @@ def test_a_dry_run_of_a_trained_run_needs_no_autoencoder_elsewhere(programs, cha
 
 
 @pytest.mark.slow
-def test_a_home_scorer_is_trained_once_where_none_is_named(programs, chain, tmp_path, contents):
+def test_without_a_scorer_flag_a_local_one_is_trained_once(programs, chain, tmp_path, contents):
     space = f"--latent_model_path {chain / 'ae'}"
     assert programs.diffusion(space, tmp_path / "run", "--scorer none") == 0
-    assert (tmp_path / "run" / "scorer" / "home_scorer.json").is_file()
+    assert (tmp_path / "run" / "scorer" / "local_lm.json").is_file()
     before = contents(tmp_path / "run" / "scorer")
     assert programs.again("diffusion", tmp_path / "run", "--eval") == 0
     assert contents(tmp_path / "run" / "scorer") == before

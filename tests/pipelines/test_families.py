@@ -15,10 +15,10 @@ from transformers import AutoModelForSeq2SeqLM, MBart50Tokenizer, MBartConfig, M
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.training.autoencoder_step import AutoencoderStep
-from pipelines.training.diffusion_step import DiffusionStep
+from pipelines.steps.diffusion import DiffusionStep
 from utils import checkpoints
 from utils.errors import UserError
-from utils.stop import EXIT_CODES
+from utils.preemption import EXIT_CODES
 from utils.trackers import read_metrics
 
 IDS = dict(pad_token_id=1, eos_token_id=2, decoder_start_token_id=2)
@@ -59,8 +59,8 @@ def language_model(tales_folder, tmp_path_factory):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         if family == "mbart":
-            facts = folder / "tokenizer_config.json"
-            facts.write_text(json.dumps({**json.loads(facts.read_text()), "src_lang": None}))
+            metadata = folder / "tokenizer_config.json"
+            metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "src_lang": None}))
         return folder
 
     return of
@@ -95,7 +95,7 @@ def test_a_family_goes_the_whole_way(programs, language_model, stop_after, tmp_p
         assert json.loads((run / "args.json").read_text())["language"] == ("en_XX" if spoken else None)
     pipelines = [TextDiffusionPipeline.from_run(latent, device="cpu", drafting=how) for how in ("auto", "off")]
     drafted, plain = (pipeline(4, decoding="greedy") for pipeline in pipelines)
-    assert drafted == plain and [bool(pipeline.generator.watch.verified) for pipeline in pipelines] == [True, False]
+    assert drafted == plain and [bool(pipeline.generator.timer.drafted_texts) for pipeline in pipelines] == [True, False]
     if tuned:  # an output table of its own trains apart from the input's, and comes back
         held = checkpoints.load(ae).tensors["model"]
         assert not torch.equal(held["language_model.model.lm_head.weight"], held["language_model.model.shared.weight"])
@@ -115,7 +115,7 @@ def test_sources_are_read_by_a_model_of_another_family(programs, chain, tales_fo
     assert saved["seq2seq"] and saved["context_model"] == str(reader) and saved["language"] is None
     assert saved["context_language"] == ("en_XX" if spoken else None)
     pipeline = TextDiffusionPipeline.from_run(run, device="cpu")
-    assert len(pipeline.of_sources(["One night Leo ran to the market."], candidates=2, decoding="greedy")) == 1
+    assert len(pipeline.generate_from_sources(["One night Leo ran to the market."], candidates=2, decoding="greedy")) == 1
 
 
 def test_a_model_of_many_languages_is_told_which_in_one_line(programs, chain, language_model, tmp_path):

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from latent_models.language_models import load_language_model
-from pipelines.building.models import load_autoencoder, load_space
-from pipelines.flags.programs import DIFFUSION
+from pipelines.builders.models import load_autoencoder, load_space
+from pipelines.cli.programs import DIFFUSION
 from pipelines.training.autoencoder_step import AutoencoderStep
 from utils import checkpoints
-from utils.array_cache import in_words
-from utils.config import parse
+from utils.array_cache import format_bytes
+from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
 
@@ -37,7 +37,7 @@ def test_a_frozen_language_model_stays_in_eval_mode_and_gets_no_gradient(program
     assert programs.autoencoder(chain / "lm", tmp_path / "ae", "--eval_every 2") == 0  # validation comes between
     assert states == [(True, False)] * 4
     checkpoint = checkpoints.load(tmp_path / "ae")
-    assert checkpoint.facts["language_model_fingerprint"] == load_language_model(str(chain / "lm")).fingerprint()
+    assert checkpoint.metadata["language_model_fingerprint"] == load_language_model(str(chain / "lm")).fingerprint()
     frozen = {name for name in checkpoint.tensors["model"] if name.startswith("language_model")}
     assert frozen <= {"language_model.model.final_logits_bias"}, "frozen weights are the language model's to keep"
 
@@ -122,7 +122,7 @@ def test_how_much_will_be_kept_is_said_before_anything_is(programs, chain, tmp_p
     assert programs.autoencoder(chain / "lm", tmp_path / "first", states) == 0
     said = capsys.readouterr().err
     (file,) = cache.glob("*/x0.npy")
-    size = in_words(np.load(file, mmap_mode="r").nbytes)
+    size = format_bytes(np.load(file, mmap_mode="r").nbytes)
     line = f"the encoder states of the training texts are encoded once, {size} in {file.parent}\n"
     assert line in said and said.index(line) < said.index("encode train:") < said.index("autoencoder: 100%")
     assert programs.autoencoder(chain / "lm", tmp_path / "again", states) == 0

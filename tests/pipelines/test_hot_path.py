@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipelines.flags.programs import AUTOENCODER, DIFFUSION
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION
 from pipelines.train_autoencoder import run as train_autoencoder
 from pipelines.train_diffusion import run as train_diffusion
 from utils import loop
-from utils.config import parse
+from utils.cli.parse import parse
 
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_consecutive"}
 

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from diffusion.options import ProcessOptions, SamplingOptions
-from latent_models.normalisation import LatentStatistics, Normalised
-from pipelines.building.models import load_autoencoder
-from pipelines.building.process import make_process
-from pipelines.sampling.generate import TextGenerator
+from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
+from pipelines.builders.models import load_autoencoder
+from pipelines.builders.process import make_process
+from pipelines.sampling.generator import TextGenerator
 from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
 from pipelines.training.imagined import Imagined, load_prior
 from utils import checkpoints
 from utils.errors import UserError
-from utils.seeding import Draws
+from utils.seeding import StepRNG
 
 
 class Knows(nn.Module):
@@ -49,11 +49,11 @@ def imagined(space, denoiser, sampler="ddpm", steps=6, **process):
     statistics.mean += torch.linspace(-1, 1, space.dim)
     statistics.scale *= 3
     generator = TextGenerator(
-        Normalised(space, statistics),
+        NormalizedSpace(space, statistics),
         denoiser,
         made,
         steps=9,
-        block=4,
+        batch_size=4,
         device=torch.device("cpu"),
         autocast=nullcontext,
         max_length=10,
@@ -73,7 +73,7 @@ def test_a_perfect_denoiser_imagines_the_text_itself(programs, tuned, sampler, p
     asked = set()
     for step in range(30):
         denoiser.calls = 0
-        made = imagine(x0.expand(5, -1, -1), Draws(0, step, 5, 0, 5))
+        made = imagine(x0.expand(5, -1, -1), StepRNG(0, step, 5, 0, 5))
         torch.testing.assert_close(made, x0.expand(5, -1, -1), atol=1e-4, rtol=1e-4)
         asked.add(denoiser.calls)
     assert asked == {1, 2, 3, 4, 5, 6}
@@ -81,7 +81,7 @@ def test_a_perfect_denoiser_imagines_the_text_itself(programs, tuned, sampler, p
 
 def test_only_the_chosen_texts_are_imagined(programs, tuned):
     space, _ = load_autoencoder(tuned / "ae", torch.device("cpu"))
-    draws = Draws(3, 7, 10, 0, 10)
+    draws = StepRNG(3, 7, 10, 0, 10)
     x0 = torch.randn(10, space.length, space.dim, generator=torch.Generator().manual_seed(2))
     how = Disturbance(imagined=imagined(space, Knows(torch.zeros(1, 1, 1))), imagined_prob=0.7)
     disturbed = how.of(space, draws, torch.device("cpu"))

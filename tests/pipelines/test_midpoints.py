@@ -1,4 +1,4 @@
-"""What a space holds between texts: neighbours, middles in the order of the texts, and the numbers they get."""
+"""Interpolation in latent space: nearest neighbors, order of the midpoints, and their metrics."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from dataset_utils.splits import Split
-from pipelines.building.models import load_autoencoder
-from pipelines.data.tokens import batch_of, tokenize_split
-from pipelines.evaluators.interpolation import evaluate_midpoints, middles, nearest
-from pipelines.flags.programs import AUTOENCODER
-from utils.config import parse
+from pipelines.builders.models import load_autoencoder
+from pipelines.cli.programs import AUTOENCODER
+from pipelines.data.tokens import make_batch, tokenize_split
+from pipelines.evaluators.interpolation import evaluate_interpolation, midpoints, nearest
+from utils.cli.parse import parse
 from utils.errors import UserError
 
 TEXTS = [
@@ -25,44 +25,49 @@ TEXTS = [
 ]
 
 
-def test_the_nearest_is_another_text_that_points_the_same_way():
+def test_nearest_uses_cosine_similarity_and_excludes_the_text_itself():
     x0 = torch.tensor([[1.0, 0.0], [0.0, 1.0], [9.0, 1.0], [0.1, 1.0]])[:, None]
     assert nearest(x0).tolist() == [2, 3, 0, 1]
-    with pytest.raises(UserError, match="has no neighbour"):
+    with pytest.raises(UserError, match="has no neighbor"):
         nearest(x0[:1])
 
 
-def test_middles_stand_in_the_order_of_the_texts_and_are_projected(chain):
+def test_midpoints_are_projected_means_in_the_order_of_the_rows(chain):
     space, _ = load_autoencoder(chain / "ae_l2", torch.device("cpu"))
     data, rows = tokenize_split(Split(TEXTS), space.language_model, 24), torch.tensor([3, 1, 0])
     with torch.no_grad():
-        latents, neighbours = middles(space, data, rows, 2, torch.device("cpu"), nullcontext)
-        alone = torch.cat([space.encode(batch_of(space, [TEXTS[i]], 24)).x0 for i in rows.tolist()])
-    torch.testing.assert_close(latents.x0, space.project((alone + alone[neighbours]) / 2), atol=1e-5, rtol=1e-4)
+        latents, neighbors = midpoints(space, data, rows, 2, torch.device("cpu"), nullcontext)
+        alone = torch.cat([space.encode(make_batch(space, [TEXTS[i]], 24)).x0 for i in rows.tolist()])
+    torch.testing.assert_close(latents.x0, space.project((alone + alone[neighbors]) / 2), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(latents.x0, space.project(latents.x0))
-    assert neighbours.tolist() == nearest(alone).tolist()
+    assert neighbors.tolist() == nearest(alone).tolist()
 
 
-def test_evaluation_writes_them_beside_reconstruction(chain, programs, tmp_path):
+def test_evaluation_writes_midpoints_and_counts_copies_of_endpoints(chain, programs, tmp_path):
     folder = tmp_path / "ae"
     shutil.copytree(chain / "ae_l2", folder)
     flags = f"--eval --midpoints --eval_texts 6 --eval_batch_size 4 --decoding greedy --scorer {programs.scorer}"
     assert programs.again("autoencoder", folder, flags) == 0
     found = json.loads((folder / "evaluation/eval-valid.json").read_text())
     assert found["midpoints/greedy/perplexity"] > 1 and found["reference/midpoints_perplexity"] > 1
-    assert 0 <= found["midpoints/greedy/copies"] <= 1
     samples = json.loads((folder / "evaluation/eval-valid-samples.json").read_text())
     assert len(samples) == 6 and all("midpoints/greedy" in row for row in samples)
+    texts = [row["reference"] for row in samples]
+    space, _ = load_autoencoder(folder, torch.device("cpu"))
+    with torch.no_grad():
+        other = nearest(torch.cat([space.encode(make_batch(space, [text], 24)).x0 for text in texts])).tolist()
+    copies = [row["midpoints/greedy"] in (texts[i], texts[other[i]]) for i, row in enumerate(samples)]
+    assert found["midpoints/greedy/endpoint_copies"] == sum(copies) / 6
 
 
-def test_copies_of_either_end_are_counted(programs):
+def test_endpoint_copies_is_the_share_of_midpoints_equal_to_an_endpoint(programs):
     from evaluation import scorers
 
-    written = [TEXTS[0], TEXTS[0], "Neither of them."]
-    found = evaluate_midpoints(written, TEXTS[:3], [1, 0, 1], scorers.load(programs.scorer), prefix="m/")
-    assert found["m/copies"] == pytest.approx(2 / 3)
+    decoded = [TEXTS[0], TEXTS[0], "Neither of them."]
+    found = evaluate_interpolation(decoded, TEXTS[:3], [1, 0, 1], scorers.load(programs.scorer), prefix="m/")
+    assert found["m/endpoint_copies"] == pytest.approx(2 / 3)
 
 
-def test_training_refuses_what_only_evaluation_does():
+def test_training_rejects_flags_of_evaluation():
     with pytest.raises(UserError, match="give it with --eval"):
         parse(AUTOENCODER, ["--midpoints"])

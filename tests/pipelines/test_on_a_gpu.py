@@ -85,7 +85,7 @@ def test_compiled_networks_sample_as_plain_ones(chain, sampler):
         generator = TextDiffusionPipeline.from_run(chain / "diff", device=DEVICE, **how).generator
         generator.denoiser.eval()
         # twice: a graph is recorded, then replayed
-        found.append(torch.stack([generator.latents(1, b).x0.cpu() for b in (0, 1, 0)]))
+        found.append(torch.stack([generator.sample_latents(1, b).x0.cpu() for b in (0, 1, 0)]))
         assert torch.equal(found[-1][0], found[-1][2])
     torch.testing.assert_close(found[0], found[1], atol=2e-2, rtol=1e-2)
 

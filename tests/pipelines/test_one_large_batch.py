@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.data.batch_sampler import BatchPlan, HeldOutPlan
-from pipelines.data.latent_datamodule import make_source
+from pipelines.cli.programs import DIFFUSION
+from pipelines.data.batch_sampler import TrainingSampler
+from pipelines.data.latent_datamodule import cache_folder, make_conditional_latents
 from pipelines.data.tokens import tokenize_split
-from pipelines.flags.programs import DIFFUSION
 from pipelines.job import load_corpus, open_job
 from pipelines.parts import make_parts
-from pipelines.training.diffusion_step import DiffusionStep
-from utils.config import parse
+from pipelines.steps.diffusion import DiffusionStep
+from utils.cli.parse import parse
 from utils.trackers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-KEYS = ("loss", "train/loss", "grad_norm", "learning_rate", "lr", "loss_q1", "loss_q4")
+KEYS = ("loss", "train/loss", "grad_norm", "learning_rate", "lr", "loss_q0", "loss_q3")
 HELD_OUT = ("val_loss", "val_ema_loss", "val/loss", "val/lm_loss")
 
 
@@ -39,28 +39,6 @@ def alike(one: Path, other: Path) -> None:
         assert x == pytest.approx(y, rel=1e-5, abs=1e-7)
 
 
-def test_slices_of_a_batch_cover_it_once():
-    whole = BatchPlan(1, 8)
-    parts = [BatchPlan(1, 2, accumulate=2, rank=rank, world=2) for rank in (0, 1)]
-    rows = torch.cat([plan.rows(3, micro, 20) for micro in (0, 1) for plan in parts])
-    assert torch.equal(rows, whole.rows(3, 0, 20))
-    noise = torch.cat([plan.draws(3, micro).normal("noise", 2) for micro in (0, 1) for plan in parts])
-    assert torch.equal(noise, whole.draws(3, 0).normal("noise", 2))
-
-
-@pytest.mark.parametrize("batch, world", [(16, 1), (3, 1), (2, 3), (8, 3)])
-def test_held_out_texts_and_their_noise_are_the_same_whoever_takes_them_and_when(batch, world):
-    plans = [HeldOutPlan.of(BatchPlan(seed, batch, 5, rank, world), 13, 40) for seed, rank in enumerate(range(world))]
-    alone = HeldOutPlan.of(BatchPlan(9, 40), 13, 40)
-    pieces = [(plan, micro) for micro in range(13) for plan in plans if micro in plan.pieces]
-    for part in (
-        lambda plan, step, micro: plan.rows(step, micro, 40),
-        lambda plan, step, micro: plan.draws(step, micro).normal("noise", 2),
-    ):
-        assert torch.equal(torch.cat([part(plan, 7, micro) for plan, micro in pieces]), part(alone, 0, 0))
-    assert len(alone.rows(0, 0, 40).unique()) == 13 and len(HeldOutPlan.of(BatchPlan(1, 8), 13, 5).rows(0, 0, 5)) == 5
-
-
 @pytest.mark.parametrize("flags", ["--self_condition", "--self_condition --class_conditional --loss_type l1"])
 def test_accumulated_gradients_are_those_of_the_large_batch(programs, chain, tmp_path, flags):
     argv = (
@@ -72,16 +50,19 @@ def test_accumulated_gradients_are_those_of_the_large_batch(programs, chain, tmp
     corpus = load_corpus(job)
     parts = make_parts(settings, tmp_path, job.device, corpus.num_classes)
     data = tokenize_split(corpus.train, parts.space.space.language_model, 40)
-    source = make_source(job, parts, data, "train")
+    source = make_conditional_latents(job, parts.space, None, data, "train", cache_folder(job))
     gradients, totals = [], []
-    for plan in (BatchPlan(7, 8), BatchPlan(7, 4, accumulate=2), BatchPlan(7, 2, accumulate=4)):
-        step = DiffusionStep(parts.model.denoiser, source, parts.process, plan, 100, settings.self_condition)
+    for batch_size, accumulate in ((8, 1), (4, 2), (2, 4)):
+        batch_sampler = TrainingSampler(7, batch_size, accumulate)
+        step = DiffusionStep(
+            parts.model.denoiser, source, parts.process, batch_sampler, 100, settings.config.denoiser.self_condition
+        )
         parts.model.zero_grad()
         total = 0.0
-        for micro in range(plan.accumulate):
+        for micro in range(batch_sampler.accumulate):
             losses, _ = step(5, micro)
-            (losses.sum() / plan.total).backward()
-            total += float(losses.sum().detach()) / plan.total
+            (losses.sum() / batch_sampler.global_batch_size).backward()
+            total += float(losses.sum().detach()) / batch_sampler.global_batch_size
         totals.append(total)
         gradients.append([p.grad.clone() for p in parts.model.parameters() if p.grad is not None])
     for total, found in zip(totals[1:], gradients[1:], strict=True):

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from pipelines.infill import main as infill
 from pipelines.sample import main as sample
-from pipelines.sampling.sources import PackedSources
-from pipelines.sampling.trajectory import View, show
+from pipelines.sampling.inputs import PackedSources
+from pipelines.sampling.trajectory import Snapshot, show
+from pipelines.steps.embeddings import EmbeddingLoss, StepNoise
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.training.embedding_loss import Drawn, EmbeddingLoss
 from utils import checkpoints
 from utils.errors import UserError
 from utils.records import Batch
@@ -57,7 +57,7 @@ def test_trains_and_judges_candidates(trained):
     if saved["learned_mean_embed"]:
         assert "absorbing" in checkpoints.load(trained).tensors["ema"]
         line = next(line for line in lines if "absorbing_norm" in line)
-        terms = line["diffusion"] + line["decoder_nll"] + line["terminal"] + 0.01 * line["absorbing_norm"]
+        terms = line["diffusion"] + line["decoder_nll"] + line["tT_loss"] + 0.01 * line["absorbing_norm"]
         assert line["loss"] == pytest.approx(terms, rel=1e-4)
 
 
@@ -74,11 +74,11 @@ def test_how_far_estimates_are_is_told_of_what_is_to_be_written(trained):
     loss = EmbeddingLoss(denoiser, space, generator.process, absorbing)
     torch.manual_seed(0)
     ids, given = torch.randint(5, 14, (2, space.length)), torch.arange(space.length) < 7
-    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), given=given.expand(2, -1))
-    drawn = Drawn(torch.tensor([0.3, 0.9]), *torch.randn(2, 2, space.length, space.dim), None)
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), known_mask=given.expand(2, -1))
+    drawn = StepNoise(torch.tensor([0.3, 0.9]), *torch.randn(2, 2, space.length, space.dim), None)
     with torch.no_grad():
         found = loss(batch, drawn, None)["rounding_nll"]
-        latents = space.noised(space.encode(batch), drawn.spread)
+        latents = space.add_sigma0_noise(space.encode(batch), drawn.spread)
         _, x0_hat = loss.diffusion(latents, space.anchor(batch, latents), drawn, None)
         nll = F.cross_entropy(space.token_logits(x0_hat).flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
     torch.testing.assert_close(found, nll[:, 7:].mean(1), rtol=1e-3, atol=0)
@@ -89,17 +89,17 @@ def test_the_source_is_anchored_at_every_step(trained, sampler):
     pipeline = TextDiffusionPipeline.from_run(trained, device="cpu", sampler=sampler, sampling_timesteps=3)
     generator = pipeline.generator
     assert isinstance(pipeline.sources, PackedSources)
-    told = pipeline.sources.tell(["a red plum", "a blue nut"], 1)
-    walk = generator.walk(1, 0, lambda b, n, g: told(0, 2), 2)
+    told = pipeline.sources.make_inputs(["a red plum", "a blue nut"], 1)
+    call = generator.prepare(1, 0, lambda b, n, g: told(0, 2), 2)
     seen = []
     denoiser = generator.denoiser
     hook = denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    x0 = walk.go().x0
+    x0 = call.run().x0
     hook.remove()
-    fixed = walk.anchor.mask
+    fixed = call.anchor.mask
     assert len(seen) == 3 and fixed.any() and not fixed.all()
     for z in [*seen, x0]:
-        assert torch.equal(z[fixed], walk.anchor.value[fixed])
+        assert torch.equal(z[fixed], call.anchor.value[fixed])
     text = pipeline.candidates(["a red plum"], 2)
     assert len(text[0]) == 2 and all("a red plum" not in t for t in text[0]), "the source is not written out again"
 
@@ -110,7 +110,7 @@ def test_lengths_of_targets_are_drawn_by_the_seed_of_the_sampling(programs, pair
     pipeline.generator.space.statistics.pair_counts[:, 2:9] = 5  # as if targets were of any length
 
     def lengths(seed, n=12):
-        return pipeline.sources.tell(["a red plum"] * n, seed)(0, n).read.sum(1).tolist()
+        return pipeline.sources.make_inputs(["a red plum"] * n, seed)(0, n).decode_mask.sum(1).tolist()
 
     assert lengths(1) == lengths(1) != lengths(2)
     assert lengths(1, 5) == lengths(1)[:5], "fewer sources are a prefix"
@@ -121,12 +121,12 @@ def test_an_absorbing_state_is_where_noise_drifts_to(programs, pairs, tmp_path):
     assert train(programs, pairs, tmp_path / "run", V2) == 0
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", rejection_rate=0.5)
     generator = pipeline.generator
-    walk = generator.walk(1, 0, lambda b, n, g: pipeline.sources.tell(["a red plum"], 1)(0, 1), 1)
-    shift, fixed = walk.shift[0], walk.anchor.mask[0]
+    call = generator.prepare(1, 0, lambda b, n, g: pipeline.sources.make_inputs(["a red plum"], 1)(0, 1), 1)
+    shift, fixed = call.shift[0], call.anchor.mask[0]
     assert torch.equal(shift[fixed], torch.zeros_like(shift[fixed]))
     torch.testing.assert_close(shift[~fixed][0], generator.absorbing.detach())
-    assert len(generator.extras) == 2  # rejection, and discrete noise
-    assert len(pipeline.of_sources(["a red plum", "a blue nut"], candidates=2)) == 2
+    assert len(generator.hooks) == 2  # rejection, and discrete noise
+    assert len(pipeline.generate_from_sources(["a red plum", "a blue nut"], candidates=2)) == 2
 
 
 def test_unlabelled_text_pretrains_in_blocks(programs, tmp_path):
@@ -152,7 +152,7 @@ def test_what_sample_and_infill_refuse_of_a_run_of_embeddings(plain, tmp_path, c
     for main, flags, says in (
         (sample, "--decoding beam", "--decoding beam is for language models"),
         (sample, f"--output_dir {tmp_path / 'latin'}", "nothing can be written to"),
-        (infill, "--text [blank:0]", "[blank:0] leaves no room"),
+        (infill, "--text [blank:0]", "[blank:0] has no tokens to fill"),
         (infill, f"--text_file {tmp_path / 'latin'}", "latin, line 1: not UTF-8"),
     ):
         with pytest.raises(SystemExit) as left:
@@ -198,12 +198,12 @@ def test_compressed_latents_have_no_blanks(chain):
 def test_texts_are_seen_on_their_way(plain, chain, kind, sampler):
     run = {"plain": plain, "compressed": chain / "diff", "states": chain / "states"}[kind]
     pipeline = TextDiffusionPipeline.from_run(run, device="cpu", sampler=sampler, sampling_timesteps=4)
-    views = pipeline.trajectory(2, views=2, seed=5)
-    assert [view.step for view in views] == [2, 4] and views[-1].t == 0
-    assert not pipeline.generator.extras  # nobody looks afterwards
+    snapshots = pipeline.trajectory(2, snapshots=2, seed=5)
+    assert [snapshot.step for snapshot in snapshots] == [2, 4] and snapshots[-1].t == 0
+    assert not pipeline.generator.hooks  # nobody looks afterwards
     final = pipeline(2, seed=5, decoding="greedy")
-    if all(views[-1].texts):
-        assert views[-1].texts == final
+    if all(snapshots[-1].texts):
+        assert snapshots[-1].texts == final
 
 
 def test_a_trajectory_is_written_and_shown(plain, programs, tmp_path, capsys):
@@ -219,6 +219,6 @@ def test_control_codes_never_reach_the_terminal():
             return True
 
     terminal = Terminal()
-    show(View(1, 0.5, ["a \033[31mred\a plum"]), 2, terminal)
+    show(Snapshot(1, 0.5, ["a \033[31mred\a plum"]), 2, terminal)
     inside = terminal.getvalue().split("m", 1)[1].rsplit("\033[0m", 1)[0]
     assert "\033" not in inside and "\a" not in inside and terminal.getvalue().startswith("\033[38;5;")

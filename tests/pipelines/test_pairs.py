@@ -12,7 +12,7 @@ import torch
 from latent_models.language_models import LanguageModel, load_language_model
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.training.diffusion_step import DiffusionStep
+from pipelines.steps.diffusion import DiffusionStep
 from utils import checkpoints
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
@@ -61,20 +61,20 @@ def told(programs, chain, pairs, tmp_path_factory) -> Path:
 
 def test_a_run_on_pairs_is_judged_by_kind_and_keeps_its_best(told, tales_folder):
     result = json.loads((told / "metrics.json").read_text())
-    for kind in ("", "mbr_", "oracle_", "shuffled_"):
+    for kind in ("", "mbr_", "oracle_", "chance_"):
         for name in ("rouge1", "rougeL", "sacrebleu"):
             assert isinstance(result[f"model/seq2seq/{kind}{name}"], float)
     for name in ("diversity", "memorization", "perplexity", "distinct_candidates"):
         assert f"model/seq2seq/{name}" in result
     assert result["model/seq2seq/rougeL"] <= result["model/seq2seq/oracle_rougeL"]
     assert result["protocol"]["candidates"] == 3 and result["protocol"]["mbr_utility"] == "rouge2"
-    assert any("BERTScore is left out" in note for note in result["protocol"]["left_out"])
+    assert any("BERTScore is skipped" in note for note in result["protocol"]["skipped"])
     records = json.loads((told / "greedy-pairs-2.json").read_text())
     assert len(records) == 4 and all(len(r["candidates"]) == 3 for r in records)
     assert all(r["sample"] == r["candidates"][0] and r["chosen"] in r["candidates"] for r in records)
     known = [json.loads(line) for line in (tales_folder / "pairs_valid.jsonl").open()]
     assert all({"src": r["source"], "trg": r["reference"]} in known for r in records)
-    best = checkpoints.load_best(told).facts["best"]
+    best = checkpoints.load_best(told).metadata["best"]
     scores = {
         line["step"]: line["model/seq2seq/rougeL"] for line in read_metrics(told) if "model/seq2seq/rougeL" in line
     }
@@ -110,7 +110,7 @@ def test_a_source_is_read_once_whatever_is_drawn_of_it(told, encodings):
     assert [len(row) for row in rows] == [4] * 5
     assert sum(encodings) == 5, "once per text, not per candidate or step"
     assert pipeline.candidates(sources[:3], 4, decoding="greedy") == rows[:3], "fewer sources are a prefix"
-    chosen = pipeline.of_sources(sources, candidates=4, decoding="greedy")
+    chosen = pipeline.generate_from_sources(sources, candidates=4, decoding="greedy")
     assert all(text in row for text, row in zip(chosen, rows, strict=True))
     assert len(pipeline(2, decoding="greedy")) == 2, "without a source: the null"
 
@@ -200,7 +200,7 @@ def test_a_run_on_pairs_resumes_exactly(programs, chain, pairs, stop_after, fing
     assert programs.resume("diffusion", tmp_path / "parts") == 0
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
     best = [checkpoints.load_best(tmp_path / name) for name in ("whole", "parts")]
-    assert best[0].facts["best"] == best[1].facts["best"]
+    assert best[0].metadata["best"] == best[1].metadata["best"]
     assert fingerprint(best[0].tensors["ema"]) == fingerprint(best[1].tensors["ema"])
 
 
@@ -227,15 +227,15 @@ def test_classes_and_sources_together_on_uncompressed_states(programs, chain, ta
             assert programs.again("diffusion", tmp_path / "run", flags) == 0
             found = json.loads((where / "evaluation/eval-valid.json").read_text())
             assert ("model/seq2seq/guide2/label_accuracy" in found) == (wanted == "2")
-        for wanted, said in (("7", "--class_id 7 is not a class"), ("all", "have classes of their own")):
+        for wanted, said in (("7", "--class_id 7 is not a class"), ("all", "has a class of its own")):
             with pytest.raises(UserError, match=said):
                 programs.again("diffusion", tmp_path / "run", f"--eval --class_id {wanted}")
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
     seen, forward = [], pipeline.generator.denoiser.forward
 
-    def watched(z, time, mask=None, condition=None, x0_prev=None, has_prev=None):
+    def watched(z, time, mask=None, condition=None, x0_self_cond=None, self_cond_mask=None):
         seen.append(condition)
-        return forward(z, time, mask, condition, x0_prev, has_prev)
+        return forward(z, time, mask, condition, x0_self_cond, self_cond_mask)
 
     pipeline.generator.denoiser.forward = watched
     pipeline.candidates(["Leo ran to the market."], 2, decoding="greedy", class_id=1)
@@ -247,7 +247,7 @@ def test_sources_may_be_left_aside(programs, chain, pairs, tmp_path):
     assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", f"{pairs} --ignore_sources") == 0
     args = json.loads((tmp_path / "run/args.json").read_text())
     assert args["seq2seq"] is False and "source_dim" not in args
-    assert "model/greedy/home_val_mauve" in json.loads((tmp_path / "run/metrics.json").read_text())
+    assert "model/greedy/local_lm_val_mauve" in json.loads((tmp_path / "run/metrics.json").read_text())
     assert programs.again("diffusion", tmp_path / "run", "--eval") == 0
 
 
@@ -263,8 +263,8 @@ def test_the_source_decides_the_estimate_and_the_null_does_not(told):
     condition = Condition.of(source=states, source_mask=mask)
     z = torch.randn(1, generator.space.length, generator.space.dim).expand(2, -1, -1)
     with torch.no_grad():
-        one, other = generator.denoise(condition, None)(z, torch.tensor([0.5, 0.5]), None)
-        null, same = generator.denoise(condition.null(), None)(z, torch.tensor([0.5, 0.5]), None)
+        one, other = generator.make_denoise_fn(condition, None)(z, torch.tensor([0.5, 0.5]), None)
+        null, same = generator.make_denoise_fn(condition.null(), None)(z, torch.tensor([0.5, 0.5]), None)
     assert (one - other).abs().max() > 1e-3
     torch.testing.assert_close(null, same, atol=1e-5, rtol=1e-5)
 
@@ -285,7 +285,7 @@ def test_a_translation_corpus_is_judged_by_bleu_in_its_language(programs, chain,
         assert programs.diffusion(space, tmp_path / pair, f"{named} --seq2seq_candidates 2") == 0
         protocol = json.loads((tmp_path / pair / "metrics.json").read_text())["protocol"]
         assert protocol["bleu_tokenizer"] == tokenizer and protocol["mbr_utility"] == "sacrebleu"
-        assert checkpoints.load_best(tmp_path / pair).facts["best"]["metric"] == "sacrebleu"
+        assert checkpoints.load_best(tmp_path / pair).metadata["best"]["metric"] == "sacrebleu"
 
 
 # ------------------------------------------------------------------------------------------------ mistakes
@@ -294,11 +294,11 @@ def test_a_translation_corpus_is_judged_by_bleu_in_its_language(programs, chain,
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--max_source_len 20", "--max_source_len is about source texts, and .* has none"),
-        ("--context_encoder {chain}/lm", "--context_encoder is about source texts"),
-        ("--seq2seq_candidates 3", "--seq2seq_candidates is about source texts"),
-        ("--ignore_sources", "--ignore_sources is about source texts"),
-        ("{pairs} --max_source_len 100", "--max_source_len 100 is longer than .*40"),
+        ("--max_source_len 20", "--max_source_len needs source texts, but .* has no sources"),
+        ("--context_encoder {chain}/lm", "--context_encoder needs source texts"),
+        ("--seq2seq_candidates 3", "--seq2seq_candidates needs source texts"),
+        ("--ignore_sources", "--ignore_sources needs source texts"),
+        ("{pairs} --max_source_len 100", "--max_source_len 100 is more than .*40"),
         ("{pairs} --context_encoder ./nowhere", "--context_encoder ./nowhere: no such folder"),
         ("{pairs} --context_encoder {tales}", "--context_encoder .* holds no config.json"),
         ("{pairs} --mbr_utility bertscore", "--mbr_utility bertscore needs a model"),
@@ -315,9 +315,9 @@ def test_mistakes_with_sources_are_one_line(programs, chain, pairs, tales_folder
 
 
 def test_a_run_on_pairs_needs_a_corpus_of_pairs(programs, told, chain):
-    with pytest.raises(UserError, match="was trained on sources, and .* has none"):
+    with pytest.raises(UserError, match="was trained with sources, and .* has none"):
         programs.again("diffusion", told, f"--eval {programs.data}")
-    with pytest.raises(UserError, match="--mbr_utility is about source texts, and .* was trained without"):
+    with pytest.raises(UserError, match="--mbr_utility needs source texts, but .* was trained without"):
         programs.again("diffusion", chain / "diff", "--eval --mbr_utility rouge1")
     with pytest.raises(UserError, match="trained without sources"):
         TextDiffusionPipeline.from_run(chain / "diff", device="cpu").candidates(["a"])
@@ -349,12 +349,12 @@ def test_uncompressed_samples_are_as_long_as_texts_of_such_sources(programs, cha
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
     generator, tokens = pipeline.generator, LanguageModelTokens(chain / "lm")
     sources = [rows[0]["src"], rows[-1]["src"]]
-    told = pipeline.sources.tell(sources, 42)
-    mask = generator.latents(1, 0, lambda b, n, g: told(0, 2).repeat(8), 16).mask.sum(1).view(2, 8)
+    told = pipeline.sources.make_inputs(sources, 42)
+    mask = generator.sample_latents(1, 0, lambda b, n, g: told(0, 2).repeat(8), 16).mask.sum(1).view(2, 8)
     short, long = tokens.count(rows[0]["trg"]), {tokens.count(rows[-2]["trg"]), tokens.count(rows[-1]["trg"])}
     assert set(mask[0].tolist()) == {short}
     assert set(mask[1].tolist()) == long, "both lengths appear among the candidates"
-    fewer = generator.latents(1, 0, lambda b, n, g: told(0, 1).repeat(8), 16).mask.sum(1)
+    fewer = generator.sample_latents(1, 0, lambda b, n, g: told(0, 1).repeat(8), 16).mask.sum(1)
     assert torch.equal(fewer, mask[0])
 
 

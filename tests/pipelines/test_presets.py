@@ -6,11 +6,11 @@ import pytest
 
 from diffusion.options import SamplingOptions
 from pipelines import sample, train_diffusion
-from pipelines.flags.presets import PRESETS
-from pipelines.flags.programs import DIFFUSION
-from pipelines.sampling.generate import TextGenerator
+from pipelines.cli.presets import PRESETS
+from pipelines.cli.programs import DIFFUSION
+from pipelines.sampling.generator import TextGenerator
 from pipelines.text_diffusion import TextDiffusionPipeline
-from utils.config import parse
+from utils.cli.parse import parse
 
 BASE = "--train_file t --valid_file v --test_file t"
 
@@ -24,15 +24,18 @@ def test_the_flag_offers_every_row():
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_row_fills_in_what_is_not_typed(name):
     settings = parse(DIFFUSION, f"{BASE} --preset {name} --sampling_timesteps 7".split())
-    assert settings.sampling_timesteps == 7
+    assert settings.config.sampling.sampling_timesteps == 7
     for flag, value in PRESETS[name].items():
-        assert flag == "sampling_timesteps" or getattr(settings, flag) == value
+        assert flag == "sampling_timesteps" or settings.get(flag) == value
 
 
 def test_without_one_nothing_changes():
     settings = parse(DIFFUSION, BASE.split())
     plain = SamplingOptions()
-    assert (settings.sampler, settings.sampling_timesteps) == (plain.sampler, plain.sampling_timesteps)
+    assert (settings.config.sampling.sampler, settings.config.sampling.sampling_timesteps) == (
+        plain.sampler,
+        plain.sampling_timesteps,
+    )
 
 
 def test_a_trained_run_is_evaluated_by_a_preset_and_remembers_its_own(programs, chain, tmp_path):
@@ -66,7 +69,7 @@ def test_a_preset_replaces_the_shift_and_the_respacing_of_training(programs, cha
 
 def test_embeddings_are_decoded_greedily_whatever_a_preset_says():
     settings = parse(DIFFUSION, f"{BASE} --latent_space embeddings --preset best".split())
-    assert settings.decoding == "greedy" and settings.sampling_timesteps == 250
+    assert settings.config.evaluation.decoding == "greedy" and settings.config.sampling.sampling_timesteps == 250
 
 
 def test_a_preset_decodes_in_python_and_in_the_shell_too(chain, tmp_path, monkeypatch, capsys):
@@ -77,7 +80,7 @@ def test_a_preset_decodes_in_python_and_in_the_shell_too(chain, tmp_path, monkey
     few = {"sampling_timesteps": 2, "device": "cpu"}
     pipeline = TextDiffusionPipeline.from_run(chain / "diff", preset="fast", **few)
     pipeline(2)
-    pipeline.vary(["Ben ran home."], strength=0.9)
+    pipeline.variations(["Ben ran home."], strength=0.9)
     pipeline(2, decoding="nucleus")
     TextDiffusionPipeline.from_run(chain / "diff", **few)(2)
     assert asked == ["greedy", "greedy", "nucleus", "beam"]

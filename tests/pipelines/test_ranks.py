@@ -23,20 +23,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import json, sys
 import torch
-from utils.distributed import finish, gather_objects, init
+from utils.distributed import cleanup, gather_objects, init_distributed
 torch.set_num_threads(1)
-ranks = init("cpu")
+dist = init_distributed("cpu")
 from pipelines.text_diffusion import TextDiffusionPipeline
-generator = TextDiffusionPipeline.from_run(sys.argv[1], device="cpu", flags=sys.argv[4:], eval_batch_size=8).generator
-generator.ranks = ranks
-latents, drawn = generator.latents, []
-generator.latents = lambda seed, b, *told: drawn.append(b) or latents(seed, b, *told)
+generator = TextDiffusionPipeline.from_run(sys.argv[1], device="cpu", argv=sys.argv[4:], eval_batch_size=8).generator
+generator.dist = dist
+prepare, drawn = generator.prepare, []
+generator.prepare = lambda seed, b, *rest: drawn.append(b) or prepare(seed, b, *rest)
 sampled = generator.sample(int(sys.argv[3]), 42, ["greedy", "nucleus"], quiet=True)
-shares = gather_objects(ranks, [(ranks.world, drawn, sampled.speed.texts["denoise"])])
-everywhere = gather_objects(ranks, [sampled.texts])
-if ranks.main:
+shares = gather_objects(dist, [(dist.world_size, drawn, sampled.speed.texts["denoise"])])
+everywhere = gather_objects(dist, [sampled.texts])
+if dist.is_main:
     json.dump({"shares": shares, "texts": everywhere}, open(sys.argv[2], "w"))
-finish()
+cleanup()
 """
 
 
@@ -45,14 +45,14 @@ import json, sys
 import torch
 torch.set_num_threads(1)
 from pipelines import train_diffusion
-from pipelines.training.embedding_step import EmbeddingStep
-from pipelines.flags.programs import DIFFUSION
-from pipelines.training.training_times import TrainingTimes
-from utils.config import parse
+from pipelines.steps.embeddings import EmbeddingStep
+from pipelines.cli.programs import DIFFUSION
+from pipelines.steps.timestep_sampler import TimestepSampler
+from utils.cli.parse import parse
 
 seen = {"rows": [], "losses": [], "counts": []}
 rank = 0
-call, remember = EmbeddingStep.__call__, TrainingTimes.remember
+call, remember = EmbeddingStep.__call__, TimestepSampler.sync_losses
 
 def stepped(self, step, micro):
     global rank
@@ -66,7 +66,7 @@ def remembered(self, state, report):
     seen["losses"].append(self.importance.losses.tolist())
     seen["counts"].append(self.importance.counts.tolist())
 
-EmbeddingStep.__call__, TrainingTimes.remember = stepped, remembered
+EmbeddingStep.__call__, TimestepSampler.sync_losses = stepped, remembered
 out, *argv = sys.argv[1:]
 code = train_diffusion.run(parse(DIFFUSION, argv))
 json.dump(seen, open(f"{out}-{rank}.json", "w"))
@@ -211,8 +211,8 @@ import sys
 import torch
 torch.set_num_threads(1)
 from pipelines import train_autoencoder, train_classifier, train_diffusion, train_drafter
-from pipelines.flags.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER
-from utils.config import parse
+from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER
+from utils.cli.parse import parse
 runs = {"ae": (AUTOENCODER, train_autoencoder.run), "classifier": (CLASSIFIER, train_classifier.run),
         "diffusion": (DIFFUSION, train_diffusion.run), "drafter": (DRAFTER, train_drafter.run)}
 for line in open(sys.argv[1]).read().splitlines():

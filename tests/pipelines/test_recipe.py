@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from pipelines.flags.programs import PRETRAIN
+from pipelines.cli.programs import PRETRAIN
 from pipelines.recipe import Clock, Stage, run_stage
 from pipelines.training.pretraining_step import PretrainingStep
 from utils import checkpoints

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.flags.programs import DIFFUSION
+from pipelines.cli.programs import DIFFUSION
 from pipelines.job import refuse_another_batch
 from pipelines.training.autoencoder_step import AutoencoderStep
-from pipelines.training.diffusion_step import DiffusionStep
+from pipelines.steps.diffusion import DiffusionStep
 from pipelines.training.pretraining_step import PretrainingStep
 from utils import checkpoints
-from utils.config import parse
+from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import annealing, decoding, drafting, loss_tables, quality_speed, throughput
 from benchmarks.quality_speed import BASELINE, different, differs, summarise, sweep, title
 from evaluation import local_lm
-from pipelines.flags.presets import PRESETS
+from pipelines.cli.presets import PRESETS
 from utils.errors import UserError
 
 

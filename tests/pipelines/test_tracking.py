@@ -9,7 +9,7 @@ from utils.trackers import read_metrics
 NAMES = {
     "ae": {"train/loss", "val/loss", "val/lm_loss", "grad_norm", "lr", "epoch", "samples", "bart/greedy/bleu"},
     "diff": {"loss", "learning_rate", "grad_norm", "epoch", "samples", "T", "val_loss", "val_ema_loss"}
-    | {"loss_q1", "loss_q2", "loss_q3", "loss_q4"},
+    | {"loss_q0", "loss_q1", "loss_q2", "loss_q3"},
 }
 
 
@@ -21,6 +21,6 @@ def test_published_names(chain, run):
 
 
 def test_the_quarters_of_the_noise_range_make_up_the_loss(chain):
-    logged = [line for line in read_metrics(chain / "diff") if "loss_q1" in line]
+    logged = [line for line in read_metrics(chain / "diff") if "loss_q0" in line]
     for line in logged:
-        assert sum(line[f"loss_q{q}"] for q in (1, 2, 3, 4)) / 4 == pytest.approx(line["loss"], rel=1e-4)
+        assert sum(line[f"loss_q{q}"] for q in (0, 1, 2, 3)) / 4 == pytest.approx(line["loss"], rel=1e-4)

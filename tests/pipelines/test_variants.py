@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion.options import CONTINUOUS, DISCRETE, GRIDS, SAMPLERS
+from diffusion.options import CONTINUOUS_SCHEDULES, DISCRETE_SCHEDULES, TIMESTEP_GRIDS, SAMPLERS
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.options import LR_SCHEDULES
@@ -17,8 +17,8 @@ from utils.trackers import read_metrics
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
 LOSSES = ("l1", "l2", "smooth_l1")
-SCHEDULES = [f"--train_schedule {name}" for name in CONTINUOUS] + [
-    f"--beta_schedule {name} --timesteps 50" for name in DISCRETE
+SCHEDULES = [f"--train_schedule {name}" for name in CONTINUOUS_SCHEDULES] + [
+    f"--beta_schedule {name} --timesteps 50" for name in DISCRETE_SCHEDULES
 ]
 # Every schedule meets one objective; those of the latent recipes meet all three.
 MEETINGS = [(o, s) for s in range(len(SCHEDULES)) for o in range(3) if o == s % 3 or s < 4]
@@ -58,7 +58,7 @@ def test_objectives_on_schedules(train, i):
     o, s = MEETINGS[i]
     train(
         f"--objective {OBJECTIVES[o]} {SCHEDULES[s]} --loss_type {LOSSES[(o + s) % 3]} "
-        f"--sampler {SAMPLERS[i % 5]} --time_grid {GRIDS[(i // 5 + i) % 5]} --self_condition"
+        f"--sampler {SAMPLERS[i % 5]} --time_grid {TIMESTEP_GRIDS[(i // 5 + i) % 5]} --self_condition"
     )
 
 
@@ -102,7 +102,7 @@ def test_any_steps_of_a_chain_may_be_walked(train):
     generator = _generator(folder, "--timestep_respacing 2,1 --sampler dpmpp")
     assert generator.steps == 3
     assert torch.equal(40 * generator.process.grid(generator.steps), torch.tensor([21.0, 20.0, 1.0, 0.0]).double())
-    assert generator.latents(42, 0).x0.isfinite().all()
+    assert generator.sample_latents(42, 0).x0.isfinite().all()
 
 
 @pytest.mark.parametrize("process", ["", pytest.param("--beta_schedule linear", marks=pytest.mark.slow)])
@@ -118,7 +118,7 @@ def test_encoder_states_with_a_length_prior(train, programs, chain, tales_folder
     counts = checkpoints.load(folder).tensors["model"]["statistics.length_counts"]
     assert counts.sum() == 200 and not counts[:10].any() and len(counts) == 41
     generator = _generator(folder, "")
-    lengths = generator.latents(42, 0).mask.sum(1)
+    lengths = generator.sample_latents(42, 0).mask.sum(1)
     assert bool(counts[lengths].all()), "a length was drawn that no training text has"
 
 
@@ -144,7 +144,7 @@ def normalised(request, chain, train) -> Path:
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_latents_of_a_normalised_autoencoder_have_its_norm(normalised, sampler, steps):
-    latents = _generator(normalised, f"--sampler {sampler} --sampling_timesteps {steps}").latents(42, 0).x0
+    latents = _generator(normalised, f"--sampler {sampler} --sampling_timesteps {steps}").sample_latents(42, 0).x0
     assert latents.shape == (8, 4, 64)
     torch.testing.assert_close(latents.norm(dim=-1), torch.full((8, 4), 8.0))
 

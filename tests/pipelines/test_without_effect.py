@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.flags.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER, PRETRAIN
-from pipelines.flags.without_effect import NEEDS, ON
-from pipelines.job import open_job
-from utils.config import parse
-from utils.locks import release
+from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER, PRETRAIN
+from pipelines.cli.unused_flags import NEEDS, ON
+from utils.cli.parse import parse
 
 DATA = "--dataset_name tales"
 
@@ -58,10 +56,15 @@ def test_a_power_below_zero_has_no_beginning(capsys):
         parse(DIFFUSION, f"{DATA} --T_schedule polynomial --polynomial_T_power -2".split())
 
 
-def test_precision_that_only_accelerate_was_told_is_said_to_have_no_effect(monkeypatch, tmp_path, capsys):
-    for launched, flag, said in (("bf16", "no", True), ("bf16", "bf16", False), ("no", "bf16", False)):
-        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
-        words = f"{DATA} --device cpu --no_wandb --mixed_precision {flag} --output_dir {tmp_path}"
-        release(open_job(parse(DIFFUSION, words.split()), "test", "test").folder)
-        noted = "note: accelerate was told bf16, which has no effect: only --mixed_precision counts, here no"
-        assert (noted in capsys.readouterr().err) == said
+def test_the_precision_of_accelerate_launch_counts_unless_a_flag_or_a_file_gives_another(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    file = tmp_path / "config.json"
+    file.write_text('{"mixed_precision": "fp16"}')
+    for words, precision, source in (
+        ("", "bf16", "launcher"),
+        ("--mixed_precision no", "no", "flag"),
+        (f"--config {file}", "fp16", "config"),
+    ):
+        settings = parse(DIFFUSION, f"{DATA} {words}".split())
+        assert settings.get("mixed_precision") == precision and settings.sources["mixed_precision"] == source
+        assert ("mixed_precision" in settings.explicit) == (source != "launcher")

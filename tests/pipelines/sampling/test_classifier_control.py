@@ -1,4 +1,4 @@
-"""Control by a classifier of noised latents, in embeddings and in compressed latents."""
+"""Samples controlled by a classifier of noised latents, in embeddings and in compressed latents."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from pipelines import train_classifier
-from pipelines.flags.options import ControlOptions
-from pipelines.flags.programs import CLASSIFIER
-from pipelines.sampling.control import load_control
+from pipelines.cli.programs import CLASSIFIER
+from pipelines.load_run import load_run
+from pipelines.options import ControlOptions
+from pipelines.sampling.hooks import load_classifier_control
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.trained import load_run
-from utils.config import parse
+from utils.cli.parse import parse
 from utils.errors import UserError
 
 
@@ -51,38 +51,40 @@ def controlled(request, embedded, chain, label_file, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["steps", "estimate"])
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp"])
-def test_guidance_raises_the_probability_of_the_label(controlled, kind, sampler):
+def test_control_raises_the_probability_of_the_label(controlled, kind, sampler):
     run, classifier = controlled
     flags = {"sampling_timesteps": 10, "sampler": sampler}
-    told = {"latent_classifier": classifier, "guidance_kind": kind, "guidance_strength": 10, "guidance_rate": 0.1}
-    free = TextDiffusionPipeline.from_run(run, device="cpu", **flags)
-    space, process = free.generator.space, free.generator.process
+    control = {"latent_classifier": classifier, "guidance_kind": kind, "guidance_strength": 10, "guidance_rate": 0.1}
+    plain = TextDiffusionPipeline.from_run(run, device="cpu", **flags)
+    space, process = plain.generator.space, plain.generator.process
     for label in ("0", "1"):
-        guided = TextDiffusionPipeline.from_run(run, device="cpu", **flags, **told, target_label=label)
-        judge = load_control(ControlOptions(str(classifier), label), space, process, torch.device("cpu"))
+        guided = TextDiffusionPipeline.from_run(run, device="cpu", **flags, **control, target_label=label)
+        hook = load_classifier_control(ControlOptions(str(classifier), label), space, process, torch.device("cpu"))
         found = []
-        for pipeline in (free, guided):
-            walk = pipeline.generator.walk(1, 0, None, None)
-            x0 = pipeline.generator.latents(1, 0).x0
+        for pipeline in (plain, guided):
+            call = pipeline.generator.prepare(1, 0)
+            x0 = pipeline.generator.sample_latents(1, 0).x0
             with torch.no_grad():
-                found.append(judge.log_prob(walk)(x0, torch.full((len(x0),), 0.05)).exp().mean())
+                found.append(hook.log_prob(call)(x0, torch.full((len(x0),), 0.05)).exp().mean())
         assert found[1] > found[0]
 
 
-def test_a_classifier_resumes(embedded, label_file, tmp_path):
+def test_training_of_a_classifier_can_be_resumed(embedded, label_file, tmp_path):
     assert train(embedded, label_file, tmp_path / "run", "--num_train_steps 2") == 0
     words = f"--resume_training --resume_dir {tmp_path / 'run'}"
     assert train_classifier.run(parse(CLASSIFIER, words.split())) == 0
 
 
-def test_a_dry_run_builds_and_writes_nothing(programs, embedded, chain, contents, label_file, tmp_path, capsys):
+def test_a_dry_run_lists_the_parameters_and_writes_no_file(
+    programs, embedded, chain, contents, label_file, tmp_path, capsys
+):
     for run in (embedded, chain / "diff"):
         before = contents(run)
         assert train(run, label_file, tmp_path / "out", "--dry_run --classifier_depth 3") == 0
         out = capsys.readouterr().out
         assert "classifier: trunk.blocks.2.attention.q.weight [64, 64]" in out and "classifier: head.bias [2]" in out
         space = next(line for line in out.splitlines() if line.startswith("latent space "))
-        assert space.split()[2] == "0", "what is judged does not train"
+        assert space.split()[2] == "0", "the latent space has no trainable parameters"
         assert "truncated" in out and contents(run) == before and not (tmp_path / "out").exists()
     absent = f"--diffusion_run {run} --dataset_name sst --dry_run"
     assert train_classifier.run(parse(CLASSIFIER, absent.split())) == 0
@@ -92,7 +94,9 @@ def test_a_dry_run_builds_and_writes_nothing(programs, embedded, chain, contents
         train_classifier.run(parse(CLASSIFIER, words.split()))
 
 
-def test_what_does_not_belong_is_refused(embedded, chain, controlled, label_file, tmp_path):
+def test_incomplete_flags_and_classifiers_of_other_latents_are_refused(
+    embedded, chain, controlled, label_file, tmp_path
+):
     run, classifier = controlled
     other = embedded if run != embedded else chain / "diff"
     for folder, flags, message in (
@@ -107,12 +111,12 @@ def test_what_does_not_belong_is_refused(embedded, chain, controlled, label_file
         assert "\n" not in str(error.value)
 
 
-def test_a_file_without_labels_is_refused(embedded, tmp_path):
+def test_training_a_classifier_needs_labels(embedded, tmp_path):
     file = tmp_path / "plain.txt"
     file.write_text("".join(f"text number {i}\n" for i in range(40)))
     with pytest.raises(UserError, match="label"):
         train(embedded, file, tmp_path / "run")
 
 
-def test_the_space_is_what_was_trained(controlled):
+def test_a_run_with_a_classifier_loads_with_its_fingerprint(controlled):
     assert load_run(controlled[0], device="cpu").parts.space.fingerprint()

@@ -1,4 +1,4 @@
-"""What sample, infill and rewrite share: a run, or a checkpoint in one; every mistake one line and exit status 2."""
+"""Arguments of sample, infill and rewrite: a run folder or a checkpoint; mistakes give one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from latent_models.tokenizers.__main__ import main as tokenizers
-from pipelines.flags.run_commands import refuse_decoding, run_folder
+from pipelines.cli.run_arguments import check_no_decoding, run_folder
 from pipelines.infill import main as infill
 from pipelines.rewrite import main as rewrite
 from pipelines.sample import main as sample
 from utils.errors import UserError
 
 
-def test_a_checkpoint_means_its_run(tmp_path):
+def test_a_checkpoint_stands_for_its_run(tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "step_00000005"
     checkpoint.mkdir(parents=True)
     (tmp_path / "run" / "args.json").write_text("{}")
@@ -30,7 +30,7 @@ def test_a_checkpoint_means_its_run(tmp_path):
         ("--run {here} --num_samples x", "--num_samples: invalid int value: 'x'; see --help"),
     ],
 )
-def test_a_mistake_is_one_line(main, argv, said, tmp_path: Path, capsys):
+def test_a_mistake_is_reported_in_one_line(main, argv, said, tmp_path: Path, capsys):
     with pytest.raises(SystemExit) as left:
         main(argv.format(here=tmp_path).split())
     assert left.value.code == 2
@@ -39,7 +39,7 @@ def test_a_mistake_is_one_line(main, argv, said, tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize("main", [infill, rewrite])
-def test_texts_are_typed_or_in_a_file(main, tmp_path: Path, capsys):
+def test_texts_come_from_flags_or_a_file(main, tmp_path: Path, capsys):
     (tmp_path / "args.json").write_text("{}")
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     for flags, said in (
@@ -53,7 +53,7 @@ def test_texts_are_typed_or_in_a_file(main, tmp_path: Path, capsys):
         assert said in line
 
 
-def test_rewrite_varies_texts_or_leads_from_one_to_another(chain, capsys):
+def test_rewrite_writes_variations_or_an_interpolation(chain, capsys):
     few = ["--run", str(chain / "diff"), "--device", "cpu", "--sampling_timesteps", "6"]
     text, other = "Ben ran to the garden one warm night.", "Later she gave it to her mother."
     assert rewrite([*few, "--text", text, "--text", other, "--num_samples", "2"]) == 0
@@ -67,7 +67,7 @@ def test_rewrite_varies_texts_or_leads_from_one_to_another(chain, capsys):
     for wrong in (["--invert"], ["--invert", "--to", other, "--strength", "0.5"]):
         with pytest.raises(SystemExit):
             rewrite([*few, "--text", text, *wrong])
-        assert "--invert leads from one text to another" in capsys.readouterr().err
+        assert "--invert interpolates without added noise" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_rewrite_varies_texts_or_leads_from_one_to_another(chain, capsys):
         ("train-word-level x --max_length 0", "--max_length 0 is too small"),
     ],
 )
-def test_the_tokenizers_too_complain_in_one_line(argv, said, capsys):
+def test_tokenizer_program_reports_mistakes_in_one_line(argv, said, capsys):
     with pytest.raises(SystemExit) as left:
         tokenizers(argv.split())
     (line,) = capsys.readouterr().err.splitlines()
     assert left.value.code == 2 and said in line
 
 
-def test_embeddings_are_decoded_in_one_way():
-    refuse_decoding("beam", of_embeddings=False)
-    refuse_decoding("greedy", of_embeddings=True)
+def test_runs_of_embeddings_take_no_decoding_strategy():
+    check_no_decoding("beam", of_embeddings=False)
+    check_no_decoding("greedy", of_embeddings=True)
     with pytest.raises(UserError, match="--decoding nucleus is for language models"):
-        refuse_decoding("nucleus", of_embeddings=True)
+        check_no_decoding("nucleus", of_embeddings=True)

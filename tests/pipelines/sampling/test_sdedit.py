@@ -1,11 +1,11 @@
-"""Variations of texts and what lies between two: what strength means, which conditions reach it, what is refused."""
+"""Variations of texts and interpolation between two: strength, conditions, DDIM inversion, and mistakes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from pipelines.sampling.rewriting import Begin, between, rewritten, through_noise
+from pipelines.sampling.sdedit import SDEditStart, ddim_inversion_path, sdedit, slerp
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
 from utils.records import Latents
@@ -27,80 +27,80 @@ def of_words(programs, tmp_path_factory) -> TextDiffusionPipeline:
     return TextDiffusionPipeline.from_run(folder, device="cpu", sampling_timesteps=10)
 
 
-def test_at_strength_1_nothing_is_kept_of_a_text(pipeline):
+def test_strength_1_equals_sampling_from_noise(pipeline):
     clean, generator = pipeline.encode(TEXTS), pipeline.generator
-    noise_alone = generator.latents(3, 0).x0[:2]
+    noise_alone = generator.sample_latents(3, 0).x0[:2]
     # cosine at t = 1 leaves alpha at a few thousandths, or none
-    torch.testing.assert_close(rewritten(generator, clean, 1.0, 3).x0, noise_alone, atol=2e-2, rtol=0)
+    torch.testing.assert_close(sdedit(generator, clean, 1.0, 3).x0, noise_alone, atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize("tenths", range(1, 11))
-def test_a_strength_that_is_a_time_of_the_grid_begins_there(pipeline, tenths):
-    walk = pipeline.generator.walk(3, 0, None, None)
-    Begin(pipeline.encode(TEXTS[:1]).x0.expand_as(walk.z), tenths / 10)(walk)
-    assert float(walk.times[0]) == pytest.approx(tenths / 10) and len(walk.times) == tenths + 1
+def test_sampling_starts_at_the_time_that_strength_names(pipeline, tenths):
+    call = pipeline.generator.prepare(3, 0)
+    SDEditStart(pipeline.encode(TEXTS[:1]).x0.expand_as(call.z), tenths / 10)(call)
+    assert float(call.times[0]) == pytest.approx(tenths / 10) and len(call.times) == tenths + 1
 
 
-def test_more_is_kept_the_smaller_the_strength(pipeline):
+def test_a_larger_strength_changes_latents_more(pipeline):
     clean = pipeline.encode(TEXTS)
-    away = [(rewritten(pipeline.generator, clean, s, 3).x0 - clean.x0).norm() for s in (0.1, 0.4, 1.0)]
+    away = [(sdedit(pipeline.generator, clean, s, 3).x0 - clean.x0).norm() for s in (0.1, 0.4, 1.0)]
     assert away[0] < away[1] < away[2]
 
 
-def test_a_text_has_as_many_variations_as_asked_for_and_the_seed_decides_them(pipeline):
-    found = pipeline.vary(TEXTS, 3, strength=0.8, seed=1)
+def test_variations_have_the_number_asked_for_and_depend_on_the_seed(pipeline):
+    found = pipeline.variations(TEXTS, 3, strength=0.8, seed=1)
     assert [len(row) for row in found] == [3, 3]
-    assert found == pipeline.vary(TEXTS, 3, strength=0.8, seed=1)
+    assert found == pipeline.variations(TEXTS, 3, strength=0.8, seed=1)
     clean = pipeline.encode(TEXTS).repeat(2)
-    latents = rewritten(pipeline.generator, clean, 0.8, 1).x0
-    assert not torch.equal(latents[0], latents[1]), "variations of one text have noise of their own"
+    latents = sdedit(pipeline.generator, clean, 0.8, 1).x0
+    assert not torch.equal(latents[0], latents[1]), "each variation of a text gets its own noise"
 
 
-def test_more_texts_than_a_block_come_in_several(pipeline):
-    clean = pipeline.encode(TEXTS[:1]).repeat(pipeline.generator.block + 1)
-    assert rewritten(pipeline.generator, clean, 0.5, 1).x0.shape == clean.x0.shape
+def test_more_texts_than_a_batch_are_split(pipeline):
+    clean = pipeline.encode(TEXTS[:1]).repeat(pipeline.generator.batch_size + 1)
+    assert sdedit(pipeline.generator, clean, 0.5, 1).x0.shape == clean.x0.shape
 
 
-def test_the_arc_keeps_lengths_and_ends():
+def test_slerp_keeps_norms_and_ends_and_turns_evenly():
     a, b = torch.randn(2, 1, 4, 8, generator=torch.Generator().manual_seed(0)).unbind()
     b = b * a.norm() / b.norm()
     mask = torch.ones(1, 4, dtype=torch.bool)
-    arc = between(Latents(a, mask), Latents(b, mask), 7).x0
+    arc = slerp(Latents(a, mask), Latents(b, mask), 7).x0
     torch.testing.assert_close(arc[:1], a)
     torch.testing.assert_close(arc[-1:], b)
     torch.testing.assert_close(arc.flatten(1).norm(dim=1), a.norm().expand(7))
     turn = torch.nn.functional.cosine_similarity(arc[1:].flatten(1), arc[:-1].flatten(1)).acos()
-    torch.testing.assert_close(turn, turn[:1].expand(6), atol=1e-4, rtol=1e-4)  # in equal turns
-    same = between(Latents(a, mask), Latents(a, mask), 3).x0
+    torch.testing.assert_close(turn, turn[:1].expand(6), atol=1e-4, rtol=1e-4)
+    same = slerp(Latents(a, mask), Latents(a, mask), 3).x0
     torch.testing.assert_close(same, a.expand(3, -1, -1))
 
 
-def test_texts_between_two(pipeline):
+def test_interpolation_is_repeatable_and_its_ends_stay_near_the_texts(pipeline):
     found = pipeline.interpolate(*TEXTS, 4, strength=0.2)
     assert len(found) == 4
     assert found == pipeline.interpolate(*TEXTS, 4, strength=0.2)
     # the ends are near the texts, since little noise was added: as far as an untrained network lets them be
     clean = pipeline.encode(TEXTS)
-    near = rewritten(pipeline.generator, clean, 0.2, 42, alike=True).x0
+    near = sdedit(pipeline.generator, clean, 0.2, 42, shared_noise=True).x0
     assert (near - clean.x0).norm() < (near - clean.x0.flip(0)).norm()
 
 
 @pytest.fixture(scope="module")
 def inverts(programs, chain, tmp_path_factory) -> TextDiffusionPipeline:
-    """A run that predicts v, on latents with a norm, trained until its way from noise is smooth."""
+    """A run that predicts v, on normalized latents, trained until DDIM inversion works."""
     folder = tmp_path_factory.mktemp("inverts") / "run"
     flags = f"--latent_model_path {chain / 'ae_l2'} --objective pred_v --time_grid log_snr"
     assert programs.diffusion(flags, folder, "--num_train_steps 60 --learning_rate 3e-3 --log_every 60") == 0
     return TextDiffusionPipeline.from_run(folder, device="cpu", sampling_timesteps=20)
 
 
-def test_ends_come_back_from_the_noise_they_are_made_of(inverts):
+def test_ddim_inversion_reconstructs_the_ends(inverts):
     ends, generator = inverts.encode(TEXTS), inverts.generator
-    made = through_noise(generator, ends[:1], ends[1:], 5)
+    made = ddim_inversion_path(generator, ends[:1], ends[1:], 5)
     assert made.x0.shape == (5, generator.space.length, generator.space.dim)
     error = (made.x0[[0, -1]] - ends.x0).square().mean() / ends.x0.square().mean()
     unlike = (made.x0[[0, -1]] - ends.x0.flip(0)).square().mean() / ends.x0.square().mean()
-    near = rewritten(generator, ends, 0.5, 42, alike=True).x0
+    near = sdedit(generator, ends, 0.5, 42, shared_noise=True).x0
     assert error < 0.1 and error < 0.2 * unlike and error < (near - ends.x0).square().mean() / ends.x0.square().mean()
     norms = made.x0.norm(dim=-1)
     torch.testing.assert_close(norms, torch.full_like(norms, generator.space.dim**0.5))
@@ -108,27 +108,27 @@ def test_ends_come_back_from_the_noise_they_are_made_of(inverts):
     assert len(found) == 3 and found == inverts.interpolate(*TEXTS, 3, invert=True, seed=7), "nothing is drawn"
 
 
-def test_a_class_reaches_the_network_and_lengths_stay(of_words):
+def test_variations_take_a_class_and_keep_lengths(of_words):
     clean = of_words.encode(TEXTS)
-    of_class = [of_words.vary(TEXTS, 1, strength=0.9, class_id=c) for c in (0, 1)]
+    of_class = [of_words.variations(TEXTS, 1, strength=0.9, class_id=c) for c in (0, 1)]
     assert all(len(rows) == 2 for rows in of_class)
-    made = rewritten(of_words.generator, clean, 0.9, 1)
+    made = sdedit(of_words.generator, clean, 0.9, 1)
     assert torch.equal(made.mask, clean.mask) and not bool(clean.mask.all())
 
 
-def test_what_cannot_be_is_said_in_one_line(pipeline, of_words):
+def test_mistakes_raise_one_line_errors(pipeline, of_words):
     for strength in (0, -0.5, 1.5):
         with pytest.raises(UserError, match="strength is"):
-            pipeline.vary(TEXTS, strength=strength)
-    with pytest.raises(UserError, match="last step of the grid"):
-        pipeline.vary(TEXTS, strength=0.01)
+            pipeline.variations(TEXTS, strength=strength)
+    with pytest.raises(UserError, match="smaller than the last sampling step"):
+        pipeline.variations(TEXTS, strength=0.01)
     with pytest.raises(UserError, match="differ in length"):
         of_words.interpolate(*TEXTS)
     with pytest.raises(UserError, match="without classes"):
-        pipeline.vary(TEXTS, class_id="sports")
+        pipeline.variations(TEXTS, class_id="sports")
     with pytest.raises(UserError, match="2 or more"):
         pipeline.interpolate(*TEXTS, 1)
-    with pytest.raises(UserError, match="is noise that is added"):
+    with pytest.raises(UserError, match="DDIM inversion adds none"):
         pipeline.interpolate(*TEXTS, 3, strength=0.5, invert=True)
-    with pytest.raises(UserError, match="are lost on the way"):
+    with pytest.raises(UserError, match="does not reconstruct these texts"):
         pipeline.interpolate(*TEXTS, 3, invert=True)  # two steps of training, and noise is what it predicts

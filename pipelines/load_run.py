@@ -1,0 +1,45 @@
+"""Load a trained diffusion run: its settings, and its parts with the averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipelines.cli.configs import DiffusionConfig
+from pipelines.cli.programs import DIFFUSION
+from pipelines.job import refuse_another_programs_run
+from pipelines.parts import Parts, fill_from_run, make_parts
+from utils import distributed
+from utils.cli.parse import parse
+from utils.cli.settings import Settings
+
+FlagValue = str | int | float | bool
+
+
+@dataclass
+class LoadedRun:
+    """A trained run, ready to sample from."""
+
+    settings: Settings[DiffusionConfig]
+    parts: Parts
+    device: torch.device
+    class_names: list[str]
+
+
+def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = (), **flags: FlagValue) -> LoadedRun:
+    """Load a run folder; the corpus is not needed.
+
+    flags: that an evaluation may set, such as sampler="dpmpp" or sampling_timesteps=20. argv: flags as on a command
+    line. UserError where the folder is not the run of a denoiser, or a flag is fixed by training.
+    """
+    arguments = [*argv, *(f"--{name}={value}" for name, value in flags.items())]
+    settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *arguments])
+    refuse_another_programs_run(settings)
+    torch_device, class_names = distributed.pick_device(device), list(settings.checkpoint_args.get("class_names", ()))
+    source_tokens = (settings.config.context.max_source_len or 1) if settings.checkpoint_args.get("seq2seq") else 0
+    parts = make_parts(settings, Path(folder), torch_device, len(class_names), source_tokens)
+    fill_from_run(parts.model, Path(folder), best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint)
+    return LoadedRun(settings, parts, torch_device, class_names)

@@ -1,0 +1,129 @@
+"""Sampling that starts from texts: SDEdit, spherical interpolation, and interpolation by DDIM inversion.
+
+sdedit(generator, clean, strength, seed)          -> latents near `clean` where strength is small
+slerp(first, second, n)                           -> n clean latents on the arc between two texts
+ddim_inversion_path(generator, first, second, n)  -> n samples from one text to the other; the ends are reconstructions
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffusion.ddim_maps import invert_ddim
+from diffusion.loss import corrupt
+from diffusion.samplers import sample_ddim
+from diffusion.schedules import broadcast_level
+from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.inputs import SampleInputs
+from pipelines.sampling.sampler_call import SamplerCall
+from utils.errors import UserError
+from utils.records import Condition, Latents
+from utils.train_eval import eval_mode
+
+# Fixed-point iterations per inversion step; more do not improve the round-trip error with self-conditioning.
+ITERATIONS = 2
+# Mean squared round-trip error, relative to that of the latents; beyond it another text is the likelier reconstruction.
+MAX_ROUNDTRIP_ERROR = 0.5
+
+
+class SDEditStart:
+    """A hook: the sampler starts at texts, noised to the first of its times that is at most `strength`.
+
+    Source: Meng et al. 2022, arXiv:2108.01073 (SDEdit), section 3.
+    """
+
+    def __init__(self, x0: Tensor, strength: float, shared_noise: bool = False) -> None:
+        """x0: clean latents, (B, L, D). shared_noise: every text gets the noise of the first one."""
+        self.x0, self.strength, self.shared_noise = x0, strength, shared_noise
+
+    def __call__(self, call: SamplerCall) -> None:
+        call.times = call.times[call.times <= self.strength + 1e-9]  # 0.3 of a grid of tenths is a little more than 0.3
+        if len(call.times) < 2:  # the last is 0
+            raise UserError(
+                f"strength {self.strength:g} is smaller than the last sampling step: raise it, or sampling_timesteps"
+            )
+        noise = call.z[:1].expand_as(call.z) if self.shared_noise else call.z
+        x0 = self.x0.to(call.z) - (0 if call.shift is None else call.shift)  # in the coordinates of a shifted sampler
+        start = call.times[:1].expand(len(x0)).to(call.z)
+        call.z = corrupt(x0, noise, broadcast_level(call.schedule, start, x0))
+
+
+@torch.no_grad()
+def sdedit(
+    generator: TextGenerator,
+    clean: Latents,
+    strength: float,
+    seed: int,
+    condition: Condition | None = None,
+    shared_noise: bool = False,
+) -> Latents:
+    """Clean latents (n, L, D), noised to time `strength` in (0, 1] and denoised again.
+
+    condition: of the n texts, such as another class. shared_noise: all texts get the same noise.
+    UserError for a strength outside (0, 1], or one below the last step of the sampler.
+    """
+    if not 0 < strength <= 1:
+        raise UserError(f"strength is {strength:g}: give a time in (0, 1]; 1 keeps nothing of a text")
+    parts = []
+    with eval_mode(generator.denoiser):
+        for b, first in enumerate(range(0, len(clean), generator.batch_size)):
+            rows = slice(first, min(first + generator.batch_size, len(clean)))
+            inputs = SampleInputs(
+                None if condition is None else condition[rows], mask=clean.mask[rows], decode_mask=clean.mask[rows]
+            )
+
+            def given(_: int, n: int, draws: torch.Generator, inputs: SampleInputs = inputs) -> SampleInputs:
+                return inputs
+
+            start = SDEditStart(clean.x0[rows], strength, shared_noise)
+            parts.append(generator.prepare(seed, b, given, hooks=(start, *generator.hooks)).run())
+    return Latents(torch.cat([part.x0 for part in parts]), torch.cat([part.mask for part in parts]))
+
+
+def slerp(first: Latents, second: Latents, n: int) -> Latents:
+    """Spherical interpolation: n clean latents (n, L, D) between two (1, L, D), both ends included.
+
+    Points on the arc are as long as the ends; on a straight line they would be shorter than the latents of any text.
+    Shoemake 1985, "Animating rotation with quaternion curves", section 3.3.
+    """
+    a, b = first.x0.flatten(1), second.x0.flatten(1)  # (1, L D)
+    angle = torch.acos(torch.nn.functional.cosine_similarity(a, b).clamp(-1, 1))
+    share = torch.linspace(0, 1, n, device=a.device, dtype=a.dtype)[:, None]
+    if angle.sin().abs() < 1e-4:  # parallel, or opposite, where the arc is not unique
+        arc = torch.lerp(a, b, share)
+    else:
+        arc = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / angle.sin()
+    return Latents(arc.unflatten(1, first.x0.shape[1:]), first.mask.expand(n, -1))
+
+
+@torch.no_grad()
+def ddim_inversion_path(generator: TextGenerator, first: Latents, second: Latents, n: int) -> Latents:
+    """n clean latents (n, L, D) from one text to another, of two (1, L, D), both ends included.
+
+    DDIM inversion maps each end to its noise; DDIM samples from n points on the arc between the two noises. The ends
+    are the two texts again, up to the error of the inversion. Nothing is drawn. The sampler is DDIM whatever the flags
+    say; the steps are those of the flags.
+    Source: Song et al. 2021, arXiv:2010.02502, sections 5.3 and 5.4.
+    UserError where the round-trip error exceeds MAX_ROUNDTRIP_ERROR, and for a run with hooks or an absorbing state.
+    """
+    if generator.absorbing is not None or generator.hooks:
+        raise UserError(
+            "DDIM inversion works without control, rounding and absorbing states: leave them out, or interpolate "
+            "without inversion"
+        )
+    ends, space = torch.cat([first.x0, second.x0]), generator.space
+    schedule, times = generator.process.sampling_schedule, generator.process.grid(generator.steps)
+    denoise = generator.make_denoise_fn(None, None, full_batch=False, project=False)
+    with eval_mode(generator.denoiser):
+        noise = invert_ddim(denoise, schedule, times, ends, ITERATIONS)
+        arc = slerp(Latents(noise[:1], first.mask), Latents(noise[1:], second.mask), n)
+        parts = [sample_ddim(denoise, schedule, times, z) for z in arc.x0.split(generator.batch_size)]
+    x0 = space.project(torch.cat(parts))
+    error = (x0[[0, -1]] - ends).square().mean() / ends.square().mean()
+    if not error < MAX_ROUNDTRIP_ERROR:
+        raise UserError(
+            f"DDIM inversion does not reconstruct these texts (relative error {float(error):.2g}): raise "
+            "sampling_timesteps, take --time_grid log_snr, or interpolate without inversion"
+        )
+    return Latents(x0, arc.mask)
