@@ -1,18 +1,18 @@
 """Stage 1: train the autoencoder. `python train_latent_model.py --help`"""
 
-from pipelines.flags.programs import AUTOENCODER
-from utils.config import parse
-from utils.errors import one_line
+from pipelines.cli.programs import AUTOENCODER
+from utils.cli.parse import parse
+from utils.errors import exit_on_user_error
 
 
-@one_line
+@exit_on_user_error
 def main() -> int:
     settings = parse(AUTOENCODER)
     from pipelines.train_autoencoder import run  # after parsing, so that --help need not wait for torch
-    from utils.distributed import finish
+    from utils.distributed import cleanup
 
     code = run(settings)
-    finish()
+    cleanup()
     return code
 
 

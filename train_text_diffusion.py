@@ -1,18 +1,18 @@
 """Stage 2: train, sample from and evaluate a diffusion model. `python train_text_diffusion.py --help`"""
 
-from pipelines.flags.programs import DIFFUSION
-from utils.config import parse
-from utils.errors import one_line
+from pipelines.cli.programs import DIFFUSION
+from utils.cli.parse import parse
+from utils.errors import exit_on_user_error
 
 
-@one_line
+@exit_on_user_error
 def main() -> int:
     settings = parse(DIFFUSION)
     from pipelines.train_diffusion import run  # after parsing, so that --help need not wait for torch
-    from utils.distributed import finish
+    from utils.distributed import cleanup
 
     code = run(settings)
-    finish()
+    cleanup()
     return code
 
 

@@ -23,8 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import write_json, write_text
 
 SCHEDULES = ("normal", "linear", "polynomial", "cosine", "unsmooth")
@@ -36,21 +36,21 @@ def own_scorer(root: Path, flags: list[str]) -> Path | None:
     from dataset_utils import registry
     from dataset_utils.options import DataOptions
     from evaluation import scorers
-    from pipelines.flags.programs import DIFFUSION
-    from utils.config import parse
+    from pipelines.cli.programs import DIFFUSION
+    from utils.cli.parse import parse
     from utils.distributed import pick_device
 
     settings = parse(DIFFUSION, flags)
-    if settings.scorer is not None:
+    if settings.config.evaluation.scorer is not None:
         return None
-    texts = registry.load(settings.build(DataOptions)).train.texts
-    scorers.load(None, texts=texts, folder=root / "scorer", device=pick_device(settings.device))
+    texts = registry.load(settings.config.data).train.texts
+    scorers.load(None, texts=texts, folder=root / "scorer", device=pick_device(settings.config.loop.device))
     return root / "scorer"
 
 
 def train(root: Path, schedule: str, seed: int, flags: list[str], scorer: Path | None) -> Path:
     """The run folder, trained now or as far as it is lacking. scorer: that of own_scorer."""
-    from pipelines.flags.programs import DIFFUSION
+    from pipelines.cli.programs import DIFFUSION
     from pipelines.recipe import run_program
     from utils import checkpoints
 
@@ -168,7 +168,7 @@ def plot(curves: dict[str, list[dict[str, list[tuple[int, float, float]]]]], pat
     figure.savefig(path, dpi=150)
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)

@@ -23,11 +23,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from pipelines.flags.programs import DIFFUSION
+from pipelines.cli.programs import DIFFUSION
 from pipelines.quickstart import DENOISER, stages_before_diffusion
 from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
-from utils.command_line import OneLineParser
-from utils.errors import one_line
+from utils.argparse_utils import OneLineParser
+from utils.errors import exit_on_user_error
 from utils.run_folder import write_json, write_text
 
 SOURCES, CANDIDATES, STEPS = 200, 5, 25  # of each seed of the evaluation; steps of the sampler
@@ -112,7 +112,7 @@ def record(root: Path, seconds: dict[str, float]) -> None:
     shares = {kind: [sum(found[kind]) / len(found[kind]) for found in judged] for kind in judged[0]}
     together = {kind: [kept for found in judged for kept in found[kind]] for kind in judged[0]}
     low, high = bootstrap.paired_bootstrap_ci(together["one sample"], together["MBR"])
-    facts = {
+    metadata = {
         "kept_all_slots": {kind: {"mean": sum(v) / len(v), "by_seed": v} for kind, v in shares.items()},
         "mbr_minus_one_sample": {"mean": shares_mean(together), "interval_95": [low, high],
                                  "resamples": bootstrap.RESAMPLES},
@@ -125,7 +125,7 @@ def record(root: Path, seconds: dict[str, float]) -> None:
         "package_versions": args["package_versions"],
         "git_commit": args["git_commit"],
     }  # fmt: skip
-    write_json(root / "record.json", facts)
+    write_json(root / "record.json", metadata)
     lines = [f"{name:<10}{r[name]}\n" for r in runs[0][:20] for name in ("source", "reference", "sample", "chosen")]
     write_text(root / "samples.txt", "".join(lines))
     plots.plot_run(root / "diffusion")
@@ -145,7 +145,7 @@ def json_best(root: Path) -> dict[str, Any]:
     return json.loads((root / "diffusion/best/state.json").read_text())["facts"]["best"]
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)

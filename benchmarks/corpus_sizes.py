@@ -22,8 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from utils.command_line import OneLineParser
-from utils.errors import one_line
+from utils.argparse_utils import OneLineParser
+from utils.errors import exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = ("jsonl", "csv", "parquet")
@@ -58,7 +58,7 @@ def write(folder: Path, rows: int, kind: str, seed: int = 0) -> Path:
 def measure(path: Path, max_length: int) -> dict[str, float]:
     """Seconds and peaks of memory (MiB above what imports take) of reading, surveying and tokenizing a file."""
     from dataset_utils.batching import tokenize
-    from dataset_utils.corpus_stats import survey
+    from dataset_utils.corpus_stats import compute_corpus_stats
     from dataset_utils.options import DataOptions
     from dataset_utils.registry import load
     from latent_models.tokenizers.training import train_tokenizer
@@ -74,7 +74,7 @@ def measure(path: Path, max_length: int) -> dict[str, float]:
     found |= {"read_s": time.monotonic() - began, "read_peak_mib": peak()}
     tokenizer = train_tokenizer(corpus.train.texts[:20_000], "bpe", 20_000, max_length)
     began, found["tokenizer_peak_mib"] = time.monotonic(), peak()
-    survey(corpus, tokenizer, max_length)
+    compute_corpus_stats(corpus, tokenizer, max_length)
     found |= {"survey_s": time.monotonic() - began, "survey_peak_mib": peak()}
     began = time.monotonic()
     table = tokenize(tokenizer, corpus.train.texts, max_length)
@@ -82,7 +82,7 @@ def measure(path: Path, max_length: int) -> dict[str, float]:
     return found
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=500_000)

@@ -20,9 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from utils.command_line import OneLineParser
-from utils.errors import one_line
-from utils.runs import git_commit, package_versions, write_json, write_text
+from utils.argparse_utils import OneLineParser
+from utils.errors import exit_on_user_error
+from utils.run_folder import git_commit, package_versions, write_json, write_text
 
 WAYS: dict[str, dict[str, Any]] = {
     "whole batches": {"whole_batches": True},
@@ -36,14 +36,14 @@ WAYS: dict[str, dict[str, Any]] = {
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
 
-    from latent_models.decoding import strategies
-    from latent_models.language_models import load_language_model
+    from latent_models.generation.decoding import strategies
+        from latent_models.language_models import LanguageModel
     from latent_models.options import WritingOptions
-    from latent_models.writing.writer import Writer
+    from latent_models.generation.generator import Writer
     from utils.distributed import pick_device
 
     device = pick_device(args.device)
-    model = load_language_model(args.enc_dec_model).to(device)
+    model = LanguageModel.from_pretrained(args.enc_dec_model).to(device)
     lines = [line for line in Path(args.texts).read_text().splitlines() if line.strip()]
     tokens = model.tokenize(lines[: args.batch], args.max_seq_len).to(device)
     mask = tokens.attention_mask.bool()
@@ -58,7 +58,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     for number in range(-1, args.rounds):  # the first is a warm-up
         for case in cases:
             place, strategy, way = case
-            model.writer = writers[way]
+            model.token_generator = writers[way]
             torch.manual_seed(0)
             began = time.perf_counter()
             texts[case] = model.generate(
@@ -96,7 +96,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--enc_dec_model", required=True)

@@ -23,10 +23,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
-from utils.flag_files import read_args
-from utils.runs import git_commit, package_versions, write_json, write_text
+from utils.argparse_utils import OneLineParser
+from utils.cli.args_io import read_args
+from utils.errors import UserError, exit_on_user_error
+from utils.run_folder import git_commit, package_versions, write_json, write_text
 
 BATCHES, TEXTS = 8, 32  # of a round, at least, if there are so many
 WAYS = ("token by token", "drafted")
@@ -42,13 +42,15 @@ def memories(run: Any, generator: Any, count: int) -> tuple[dict[str, Any], dict
 
     from dataset_utils import registry
     from dataset_utils.options import DataOptions
-    from pipelines.data.tokens import tokens_in
+    from pipelines.data.tokens import tokenize_for
 
-    space, held_out = generator.space.space, registry.load(run.settings.build(DataOptions)).valid
-    data = tokens_in(space, held_out.take(range(min(count, len(held_out)))), run.settings.max_seq_len)
+    space, held_out = generator.space.space, registry.load(run.settings.config.data).valid
+    data = tokenize_for(
+        space, held_out.select(range(min(count, len(held_out)))), run.settings.config.language_model.max_seq_len
+    )
     encoded = [space.encode(data.batch(rows).to(run.device)).x0 for rows in torch.arange(len(data)).split(250)]
     began = time.perf_counter()
-    blocks = [generator.latents(42, b).x0 for b in range(-(-count // generator.block))]
+    blocks = [generator.sample_latents(42, b).x0 for b in range(-(-count // generator.batch_size))]
     seconds = time.perf_counter() - began
     sampled = generator.space.restore(torch.cat(blocks))
     found = {"held-out texts": torch.cat(encoded), "samples": sampled[:count]}
@@ -60,9 +62,9 @@ def memories(run: Any, generator: Any, count: int) -> tuple[dict[str, Any], dict
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from latent_models.compressed import CompressedSpace
+    from latent_models.spaces.compressed import CompressedSpace
+    from pipelines.load_run import load_run
     from pipelines.parts import make_generator
-    from pipelines.trained import load_run
     from utils import distributed
 
     student = read_args(Path(args.run)).get("distill_run") is not None  # which has steps of its own
@@ -70,17 +72,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in ("drafter", "data_dir", "enc_dec_model", "latent_model_path")}
     run = load_run(args.run, device=args.device, **named, **{k: v for k, v in given.items() if v is not None})
     space = run.parts.space.space
-    if not isinstance(space, CompressedSpace) or space.drafter is None:
+    if not isinstance(space, CompressedSpace) or space.greedy_loop is None:
         raise UserError(
             f"{args.run} has no drafter: train one with python -m pipelines.train_drafter, or give --drafter"
         )
-    autocast = distributed.autocast(run.device, run.settings.mixed_precision)
+    autocast = distributed.autocast(run.device, run.settings.config.loop.mixed_precision)
     generator = make_generator(run.settings, run.parts, run.device, autocast)
     rows = []
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if not args.end_to_end_only:
         with torch.no_grad(), autocast():
-            sets, facts = memories(run, generator, args.texts)
+            sets, metadata = memories(run, generator, args.texts)
             for name, memory in sets.items():
                 for size in args.batches:
                     row = compare(run, memory, size, args.rounds)
@@ -91,28 +93,28 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         row = end_to_end(generator, space, size, min(args.texts, max(BATCHES * size, TEXTS)), args.rounds)
         whole.append({"batch": size, **row})
         print(f"end to end, batches of {size}: {row['faster']:.2f} times as fast", file=sys.stderr, flush=True)
-    steps = run.settings.sampling_timesteps
-    return {"rows": rows, "end_to_end": whole, **facts, "sampling_timesteps": steps, "device": str(run.device)}
+    steps = run.settings.config.sampling.sampling_timesteps
+    return {"rows": rows, "end_to_end": whole, **metadata, "sampling_timesteps": steps, "device": str(run.device)}
 
 
 def end_to_end(generator: Any, space: Any, size: int, texts: int, rounds: int) -> dict[str, Any]:
     """Seconds of both ways from noise to texts, in batches of so many, and of these the share that is decoding."""
-    drafter, generator.block = space.drafter, size
+    loop, generator.batch_size = space.greedy_loop, size
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     decoding: dict[str, list[float]] = {way: [] for way in WAYS}
     written: dict[str, list[str]] = {}
     passes = 0.0
     for number in range(-1, rounds):  # the first is a warm-up
         for way in WAYS if number % 2 else WAYS[::-1]:
-            space.drafter = drafter if way == "drafted" else None
+            space.greedy_loop = loop if way == "drafted" else None
             began = time.perf_counter()
             sampled = generator.sample(texts, 42, ["greedy"], quiet=True)
             spent, watch = time.perf_counter() - began, sampled.speed
             written[way] = sampled.texts["greedy"]
             seconds[way] += [spent] * (number >= 0)
             decoding[way] += [watch.seconds["decode"] / spent] * (number >= 0)
-            passes = watch.passes / watch.verified if watch.verified else passes
-    space.drafter = drafter
+            passes = watch.draft_passes / watch.drafted_texts if watch.drafted_texts else passes
+    space.greedy_loop = loop
     before, after = (written[way] for way in WAYS)
     return {
         "texts": texts,
@@ -129,10 +131,11 @@ def compare(run: Any, memory: Any, size: int, rounds: int) -> dict[str, Any]:
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from latent_models.decoding import DECODING
+    from latent_models.generation.decoding import DECODING
 
     space = run.parts.space.space
-    model, draft = space.language_model, partial(space.drafter.ids, space.language_model.model)
+    model, loop = space.language_model, space.greedy_loop
+    draft = partial(loop.draft_model.draft_ids, model.model)
     parts = memory.split(size)
     parts = parts[: max(BATCHES, TEXTS // size)]
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -140,13 +143,17 @@ def compare(run: Any, memory: Any, size: int, rounds: int) -> dict[str, Any]:
     passes = 0.0
     for number in range(-1, rounds):  # the first is a warm-up
         for way in WAYS if number % 2 else WAYS[::-1]:
-            how = {**DECODING["greedy"], "draft": draft if way == "drafted" else None}
+            how = {**DECODING["greedy"], "greedy_loop": loop if way == "drafted" else None}
             began = time.perf_counter()
-            written[way] = [ids for part in parts for ids in model.write(part, None, run.settings.max_seq_len, **how)]
+            written[way] = [
+                ids
+                for part in parts
+                for ids in model.generate_ids(part, None, run.settings.config.language_model.max_seq_len, **how)
+            ]
             if run.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds[way] += [time.perf_counter() - began] * (number >= 0)
-            looked, texts = model.writer.passes()
+            looked, texts = pop_draft_stats(loop)
             passes = looked / texts if texts else passes
     wanted, found = (pad_sequence(written[way], True, model.pad_id)[:, 1:].cpu() for way in WAYS)
     guessed = torch.cat([draft(part) for part in parts]).cpu()
@@ -202,7 +209,7 @@ def sizes(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="folder of a diffusion run")

@@ -23,12 +23,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from pipelines.flags.programs import CLASSIFIER, DIFFUSION
+from pipelines.cli.programs import CLASSIFIER, DIFFUSION
 from pipelines.recipe import Stage, run_stage
-from utils.command_line import OneLineParser
-from utils.config import parse
-from utils.errors import one_line
-from utils.runs import write_json, write_text
+from utils.argparse_utils import OneLineParser
+from utils.cli.parse import parse
+from utils.errors import exit_on_user_error
+from utils.run_folder import write_json, write_text
 
 SENTENCE = re.compile(r"The (\S+) (\S+(?: \S+)?) is (\S+)\.")
 SOLVER: dict[str, Any] = {"sampler": "dpmpp", "sampling_timesteps": 20}
@@ -87,7 +87,7 @@ class Grammar:
         return sum(row is not None and self.label_of[row[0]] == label for row in rows) / len(texts)
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     return run(parser().parse_args(argv))
 

@@ -21,8 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import git_commit, package_versions, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,7 +139,7 @@ def table(stage: str, columns: dict[str, list[float]]) -> str:
     return "\n".join([*lines, f"{'largest difference':<22}" + "".join(cells)]) + "\n"
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)

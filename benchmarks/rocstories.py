@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 
 from dataset_utils import registry
 from dataset_utils.options import DataOptions
-from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_program, run_stage, scaled
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
-from utils.runs import write_json, write_text
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
+from utils.run_folder import write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def record(root: Path, seconds: dict[str, float], this_call: float) -> None:
     evaluation = json.loads((root / "diffusion/evaluation/eval-test.json").read_text())
     args = json.loads((root / "diffusion/args.json").read_text())
     metrics: dict[str, Any] = {k: v for k, v in evaluation.items() if isinstance(v, dict) and "mean" in v}
-    facts = {
+    metadata = {
         "device": args["device_name"],
         "git_commit": args["git_commit"],
         "package_versions": args["package_versions"],
@@ -158,7 +158,7 @@ def record(root: Path, seconds: dict[str, float], this_call: float) -> None:
         "evaluation": metrics,
         "protocol": evaluation["protocol"]["runs"][0],
     }
-    write_json(root / "record.json", facts)
+    write_json(root / "record.json", metadata)
     texts = json.loads((root / "diffusion/evaluation/eval-test-seed42-greedy-samples.json").read_text())
     write_text(root / "samples.txt", "".join(text + "\n" for text in texts[:100]))
     for name in ("lm", "autoencoder", "diffusion", "decoder"):
@@ -166,7 +166,7 @@ def record(root: Path, seconds: dict[str, float], this_call: float) -> None:
     print(f"figures in {root / 'record.json'}, samples in {root / 'samples.txt'}")
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True)
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps_factor", type=float, default=1.0, help="scale the steps of every stage, to try it out")
     args = parser.parse_args(argv)
     if not (args.data_dir / "ROCstory").is_dir():
-        raise UserError(f"{args.data_dir} holds no ROCstory folder: see docs/recipes.md for where to get the corpus")
+        raise UserError(f"{args.data_dir} holds no ROCstory folder: see docs/usage.md for where to get the corpus")
     from utils.distributed import pick_device
 
     device = pick_device()

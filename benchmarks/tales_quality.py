@@ -18,13 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
 
 SHOWN = ("grammatical", "agreement", "coherent", "novel", "distinct")
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed = int(flags.pop("seed", 42))
         pipeline = TextDiffusionPipeline.from_run(args.run, eval_batch_size=250, **flags)
         began = time.monotonic()
-        judged = synthetic_stories.judge(pipeline(args.samples, seed=seed, decoding="greedy"), training)
+        judged = synthetic_stories.grammar_metrics(pipeline(args.samples, seed=seed, decoding="greedy"), training)
         figures = "  ".join(f"{name} {judged[name]:.4f}" for name in SHOWN)
         print(f"{setting:<50} {figures}  {time.monotonic() - began:.1f} s", flush=True)
     return 0

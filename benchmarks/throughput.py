@@ -28,9 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
-from utils.runs import git_commit, package_versions, write_json, write_text
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
+from utils.run_folder import git_commit, package_versions, write_json, write_text
 
 PARTS = ("denoiser", "autoencoder", "sampling", "guidance")
 PROJECTED = {"denoiser": 250_000, "autoencoder": 50_000}  # steps of the published runs
@@ -172,16 +172,16 @@ def row_of(measured: Measured) -> dict[str, Any]:
     return row
 
 
-def bounds(rows: list[dict[str, Any]], cases: list[Any], facts: dict[str, Any]) -> None:
+def bounds(rows: list[dict[str, Any]], cases: list[Any], metadata: dict[str, Any]) -> None:
     """What arithmetic and memory would allow beside what was measured."""
     for row, case in zip(rows, cases, strict=True):
         if case.part == "sampling" and case.flops is not None:
-            peak = facts["matmul_flops_per_second"]["bfloat16" if case.switches.bf16 else "float32"]
+            peak = metadata["matmul_flops_per_second"]["bfloat16" if case.switches.bf16 else "float32"]
             flops = case.flops
             row |= {
                 "model_flops_per_step": flops,
                 "flop_utilisation": row["steps_per_second"]["median"] * flops / peak,
-                "steps_per_second_allowed": 1 / max(flops / peak, case.bytes_read / facts["copy_bytes_per_second"]),
+                "steps_per_second_allowed": 1 / max(flops / peak, case.bytes_read / metadata["copy_bytes_per_second"]),
             }
     for part in PROJECTED:
         own = [(row, case) for row, case in zip(rows, cases, strict=True) if row["part"] == part]
@@ -191,10 +191,10 @@ def bounds(rows: list[dict[str, Any]], cases: list[Any], facts: dict[str, Any]) 
             flops = case.flops or next(twins, None)
             if flops is None:
                 continue
-            peak = facts["matmul_flops_per_second"]["bfloat16" if case.switches.bf16 else "float32"]
+            peak = metadata["matmul_flops_per_second"]["bfloat16" if case.switches.bf16 else "float32"]
             # gradients for clipping; weights, gradients and two moments; the average: what a step reads and writes
             moved = 4 * case.parameters * (3 + 7 + (3 if part == "denoiser" else 0))
-            fastest = 1 / max(flops / peak, moved / facts["copy_bytes_per_second"])
+            fastest = 1 / max(flops / peak, moved / metadata["copy_bytes_per_second"])
             rate = row["steps_per_second"]["median"]
             row |= {
                 "model_flops_per_step": flops,
@@ -283,7 +283,7 @@ def profile(case: Any, device: Any) -> str:
     return found.key_averages().table(sort_by=order, row_limit=30)
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)

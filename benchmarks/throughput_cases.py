@@ -17,30 +17,31 @@ from dataset_utils.batching import TokenTable
 from dataset_utils.splits import Split
 from dataset_utils.synthetic_stories import splits
 from diffusion.options import ProcessOptions, SamplingOptions
-from latent_models.compressed import CompressedSpace
-from latent_models.encoder_states import EncoderStatesSpace
+from latent_models.spaces.compressed import CompressedSpace
+from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.language_models import LanguageModel
-from latent_models.options import AutoencoderOptions, PretrainingOptions
-from latent_models.perceiver import PerceiverAutoencoder
+from latent_models.autoencoders.options import PerceiverOptions
+from latent_models.options import PretrainingOptions
+from latent_models.autoencoders.perceiver import PerceiverAutoencoder
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
 from model.options import DenoiserOptions
-from pipelines.building.models import DiffusionModel
-from pipelines.building.process import make_process
-from pipelines.data.batch_sampler import BatchPlan
-from pipelines.data.cached_latents import Encoded, LatentSource, encoded_split
+from pipelines.builders.models import DiffusionModel
+from pipelines.builders.process import make_process
+from pipelines.data.batch_sampler import TrainingSampler
+from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit
-from pipelines.sampling.generate import TextGenerator
+from pipelines.sampling.generator import TextGenerator
 from pipelines.training.autoencoder_step import AutoencoderStep
-from pipelines.training.diffusion_step import DiffusionStep
-from utils.distributed import Ranks, autocast, has_bf16
+from pipelines.steps.diffusion import DiffusionStep
+from utils.compile import compile_network, should_compile, set_kernels
+from utils.distributed import DistContext, autocast, has_bf16
 from utils.ema import EMA
-from utils.hooks import Report
+from utils.hooks import StepResult
 from utils.loop import train
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import KernelOptions, LoopOptions, OptimizerOptions
 from utils.records import Condition
-from utils.speed import compile_network, compiles, use
 from utils.state import State
 
 
@@ -119,9 +120,9 @@ class Bench:
     """Networks and corpus of one size, on one device."""
 
     def __init__(self, size: Size, device: torch.device, cache: Path, freed_memory: str = "keep") -> None:
-        self.size, self.device, self.ranks, self.folder = size, device, Ranks(device=device), cache
+        self.size, self.device, self.dist, self.folder = size, device, DistContext(device=device), cache
         self.freed_memory = freed_memory  # of the process, once and for all: no switch of a case
-        self.bf16, self.compiles = has_bf16(device), compiles("auto", device)
+        self.bf16, self.compiles = has_bf16(device), should_compile("auto", device)
         torch.manual_seed(0)
         stories = [story.text() for story in splits({"train": 500})["train"]]
         tokenizer = train_tokenizer(stories, "word", size.vocabulary, size.tokens)
@@ -132,7 +133,7 @@ class Bench:
         bart.resize_token_embeddings(size.vocabulary, mean_resizing=False)
         bart.final_logits_bias[0, tokenizer.eos_token_id] = -1e4  # every text as long as can be: decoders compare
         self.model = LanguageModel(bart, tokenizer, "random weights").to(device)
-        ae = AutoencoderOptions(num_encoder_latents=size.latents, dim_ae=size.dim, num_layers=2)
+        ae = PerceiverOptions(num_encoder_latents=size.latents, dim_ae=size.dim, num_layers=2)
         self.new_autoencoder = lambda: PerceiverAutoencoder(size.width, ae, size.tokens).to(device)
         self.space = CompressedSpace(self.model, self.new_autoencoder()).requires_grad_(False).eval()
         random = np.random.default_rng(0)
@@ -183,12 +184,12 @@ class Bench:
         )
         optimizer = make_optimizer(modules, options)
         schedule = make_lr_schedule(optimizer, options, 10**6)
-        averages = EMA(modules, together=case.switches.fused) if ema else None
-        state = State(modules, optimizer, schedule, averages, ranks=self.ranks)
+        averages = EMA(modules, foreach=case.switches.fused) if ema else None
+        state = State(modules, optimizer, schedule, averages, dist=self.dist)
         case.parameters = sum(p.numel() for p in state.parameters())
         precision = autocast(self.device, "bf16" if case.switches.bf16 else "no")
 
-        def note(state: State, report: Report) -> None:
+        def note(state: State, report: StepResult) -> None:
             if len(case.losses) < LOSSES:
                 case.losses.append(float(report.loss))
 
@@ -200,9 +201,9 @@ class Bench:
         case.run = run
         return case
 
-    def use(self, switches: Switches) -> None:
+    def set_kernels(self, switches: Switches) -> None:
         attention = "fused" if switches.attention else "plain"
-        use(KernelOptions(attention=attention, freed_memory=self.freed_memory), self.device)
+        set_kernels(KernelOptions(attention=attention, freed_memory=self.freed_memory), self.device)
         self.model.chunked_loss = switches.chunked
 
     def denoiser_training(self, name: str, switches: Switches) -> Case:
@@ -212,10 +213,10 @@ class Bench:
         if switches.compile:
             compile_network(model.denoiser, "on", self.device)
         where = self.folder if switches.cache else None
-        texts = encoded_split(self.space, self.data, where, "train", "latents", replace(self.ranks, rank=1), "auto")
-        source = LatentSource(model.normalised(self.space), texts)
+        texts = encode_or_load(self.space, self.data, where, "train", "latents", replace(self.dist, rank=1), "auto")
+        source = ConditionalLatents(model.normalize(self.space), texts)
         process = make_process(ProcessOptions(objective="pred_v"), SamplingOptions(), "latent")
-        step = DiffusionStep(model.denoiser, source, process, BatchPlan(0, size.batch), 10**6, True)
+        step = DiffusionStep(model.denoiser, source, process, TrainingSampler(0, size.batch), 10**6, True)
         case = Case("denoiser", name, lambda k: None, size.batch, size.batch * self.mean_tokens, switches)
         return self._training(case, model, step, size.batch, True)
 
@@ -226,13 +227,13 @@ class Bench:
         if switches.compile:
             for network in (space.autoencoder.encoder, space.autoencoder.decoder):
                 compile_network(network, "on", self.device, part=True)
-        states: Encoded | None = None
+        states: EncodedSplit | None = None
         if switches.cache:
-            inner, ranks = EncoderStatesSpace(self.model, size.tokens), replace(self.ranks, rank=1)
-            states = encoded_split(inner, self.data, self.folder, "train", "states", ranks, "auto", "float16")
+            inner, dist = EncoderStatesSpace(self.model, size.tokens), replace(self.dist, rank=1)
+            states = encode_or_load(inner, self.data, self.folder, "train", "states", dist, "auto", "float16")
         pad_to = size.tokens if switches.compile else None
-        plan = BatchPlan(0, size.ae_batch)
-        step = AutoencoderStep(space, self.data, plan, self.device, pad_to=pad_to, states=states)
+        batch_sampler = TrainingSampler(0, size.ae_batch)
+        step = AutoencoderStep(space, self.data, batch_sampler, self.device, pad_to=pad_to, states=states)
         case = Case("autoencoder", name, lambda k: None, size.ae_batch, size.ae_batch * self.mean_tokens, switches)
         return self._training(case, space, step, size.ae_batch, False)
 
@@ -255,7 +256,7 @@ class Bench:
         )
         precision = autocast(self.device, "bf16" if switches.bf16 else "no")
         return TextGenerator(
-            model.normalised(self.space), model.denoiser, process, steps=steps, block=self.size.sampled,
+            model.normalize(self.space), model.denoiser, process, steps=steps, batch_size=self.size.sampled,
             device=self.device, autocast=precision, max_length=self.size.tokens, guidance=guidance,
         )  # fmt: skip
 
@@ -290,14 +291,14 @@ class Bench:
         def run(k: int) -> None:
             self.use(switches)
             for b in range(k):
-                generator.latents(0, b)
+                generator.sample_latents(0, b)
 
         read = self._weights(generator.denoiser, switches) * steps
         return Case("sampling", name, run, self.size.sampled, switches=switches, bytes_read=read)
 
     def decoding(self, name: str, switches: Switches, strategy: str) -> Case:
         generator = self.generator(replace(switches, compile=False), 1)
-        clean = generator.latents(0, 0)
+        clean = generator.sample_latents(0, 0)
 
         def run(k: int) -> None:
             self.use(switches)
@@ -340,9 +341,9 @@ class Bench:
         t = torch.full((1,), 0.5, device=self.device)  # as samplers give it
         plain, weighted = self.generator(switches, 1, 4), self.generator(switches, 1, 4, guidance=2.0)
         denoisers = {
-            "guided": [weighted.denoise(condition, None)],
-            "two calls": [plain.denoise(condition, None), plain.denoise(condition.null(), None)],
-            "unguided": [plain.denoise(condition, None)],
+            "guided": [weighted.make_denoise_fn(condition, None)],
+            "two calls": [plain.make_denoise_fn(condition, None), plain.make_denoise_fn(condition.null(), None)],
+            "unguided": [plain.make_denoise_fn(condition, None)],
         }[name]
 
         def run(k: int) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from dataset_utils.catalog import DATASETS
 from dataset_utils.options import DataOptions
-from dataset_utils.registry import find
-from utils.command_line import OneLineParser
-from utils.errors import one_line
+from dataset_utils.registry import missing_files_message
+from utils.argparse_utils import OneLineParser
+from utils.errors import exit_on_user_error
 
 HEADS = ("name", "texts", "kind", "length", "licence", "where")
 
@@ -24,9 +24,9 @@ def rows(data_dir: str | None = None, places: bool = True) -> list[tuple[str, ..
         length = f"{spec.max_source_tokens} -> {spec.max_tokens}" if spec.source else str(spec.max_tokens)
         where = f"{spec.folders[0]}/"
         if places:
-            here = find(DataOptions(dataset_name=name, data_dir=data_dir)) is None
+            here = missing_files_message(DataOptions(dataset_name=name, data_dir=data_dir)) is None
             where += " (here)" if here else " (from the hub)" if spec.hub else " (absent)"
-        table.append((name, spec.about, spec.kind, length, spec.licence, where))
+        table.append((name, spec.description, spec.kind, length, spec.license, where))
     return table
 
 
@@ -38,16 +38,16 @@ def plain(table: Sequence[tuple[str, ...]]) -> str:
 
 
 def markdown(table: Sequence[tuple[str, ...]]) -> str:
-    """The table of docs/recipes.md."""
+    """The table of docs/usage.md."""
     lines = [HEADS, ("---",) * len(HEADS), *((f"`{row[0]}`", *row[1:]) for row in table)]
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m dataset_utils", description="List the corpora by name.")
     parser.add_argument("--data_dir", type=Path, help="where corpora lie (default: datasets/)")
-    parser.add_argument("--markdown", action="store_true", help="as in docs/recipes.md, without what is on this disk")
+    parser.add_argument("--markdown", action="store_true", help="as in docs/usage.md, without what is on this disk")
     args = parser.parse_args(argv)
     if args.markdown:
         print(markdown(rows(places=False)))

@@ -24,7 +24,7 @@ PERCENTILES = (50, 90, 95, 99, 100)
 MEASURED = 20_000  # texts of a split that are tokenized, evenly spaced; the rest is counted without a tokenizer
 
 
-def survey(
+def compute_corpus_stats(
     corpus: Corpus,
     tokenizer: Any,
     max_length: int,
@@ -56,7 +56,7 @@ def survey(
         "name": corpus.name, "max_length": max_length, "max_source_length": max_source_length,
         "notes": list(corpus.notes), "splits": splits,
     }  # fmt: skip
-    return {**found, "warnings": warnings(found)}
+    return {**found, "warnings": find_warnings(found)}
 
 
 def _hashes(split: Split) -> np.ndarray:
@@ -131,7 +131,7 @@ RULES = (
 )  # fmt: skip
 
 
-def warnings(figures: dict[str, Any]) -> list[str]:
+def find_warnings(figures: dict[str, Any]) -> list[str]:
     """A line for each number that is bad."""
     said = []
     for rule in RULES:
@@ -151,7 +151,7 @@ def warnings(figures: dict[str, Any]) -> list[str]:
 # ------------------------------------------------------------------------------------------------ in words
 
 
-def table(figures: dict[str, Any]) -> str:
+def format_table(figures: dict[str, Any]) -> str:
     """The survey as text: a line per split (and one for its sources), then classes, then warnings."""
     heads = [f"p{p}" if p < 100 else "max" for p in PERCENTILES]
     lines = [
@@ -187,9 +187,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from dataset_utils.options import DataOptions
     from dataset_utils.registry import load
-    from utils.command_line import OneLineParser
+    from utils.argparse_utils import OneLineParser
     from utils.errors import UserError
-    from utils.hub import lookup
+    from utils.hub import hub_kwargs
 
     parser = OneLineParser(prog="python -m dataset_utils.survey", description="Survey a corpus.")
     for f in fields(DataOptions):
@@ -202,14 +202,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **({} if Path(source).is_dir() else lookup()))
+        tokenizer = AutoTokenizer.from_pretrained(source, **({} if Path(source).is_dir() else hub_kwargs()))
     except (OSError, ValueError) as error:
         raise UserError(f"--tokenizer {source} holds none that can be read: name a folder or a hub id") from error
     print("\n".join(f"note: {note}" for note in corpus.notes))
-    print(table(survey(corpus, tokenizer, max_length)))
+    print(format_table(compute_corpus_stats(corpus, tokenizer, max_length)))
 
 
 if __name__ == "__main__":
-    from utils.errors import one_line
+    from utils.errors import exit_on_user_error
 
-    one_line(main)()
+    exit_on_user_error(main)()

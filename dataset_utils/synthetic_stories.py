@@ -1,4 +1,4 @@
-"""The embedded corpus: short English stories with a class each and a paraphrase each, made and judged by one grammar.
+"""The built-in corpus: short English stories, each with a class and a paraphrase, generated and parsed by one grammar.
 
     One foggy evening Rosa hurried to the lighthouse. She noticed a shiny pearl there. Proudly she showed it to her
     grandmother. She laughed and hugged her.
@@ -8,8 +8,6 @@ ours, quality is measured exactly: which samples parse, whose pronouns agree wit
 find what belongs to the place, which are not copied from training. The words and frames are in `tales_grammar`.
 
     python -m dataset_utils.tales --output_dir datasets/tales
-
-It need not know tokenizers, models or how files are read back.
 """
 
 from __future__ import annotations
@@ -26,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from dataset_utils.story_grammar import CONTENT, FRAMES, HEROES, KIN, OPTIONAL, PRONOUNS, TOPICS
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
 
 CLASS_NAMES = tuple(TOPICS)
 GENDER = {**HEROES, **KIN}
@@ -36,7 +34,7 @@ _TOPIC_OF = {word: topic for topic, slots in TOPICS.items() for words in slots.v
 
 @dataclass(frozen=True)
 class Story:
-    """What a story is about, which frame each sentence has, and the pronouns that it says (right or wrong)."""
+    """A parsed story: its content words, the frame of each sentence, and its pronouns (correct or not)."""
 
     content: tuple[str, ...]  # a word per slot of CONTENT, in its order
     frames: tuple[int, ...]  # 0 or 1 per sentence
@@ -44,50 +42,50 @@ class Story:
 
     @property
     def topic(self) -> str:
-        """The class, decided by where the story goes."""
+        """The class, which the place of the story decides."""
         return _TOPIC_OF[slots(self)["place"]]
 
     def text(self) -> str:
         words = {**slots(self), **dict(zip(PRONOUNS, self.pronouns, strict=True))}
         sentences = (pair[k].format_map(words) for pair, k in zip(FRAMES, self.frames, strict=True))
-        return " ".join(_capital(s.replace("  ", " ")) for s in sentences)  # two blanks: a slot left out
+        return " ".join(_capital(s.replace("  ", " ")) for s in sentences)  # two blanks: an empty slot
 
 
 def slots(story: Story) -> dict[str, str]:
-    """The content of a story by slot: what a paraphrase keeps. "" is a slot left out."""
+    """Slot -> content word, which a paraphrase keeps; "" for an empty slot."""
     return dict(zip(CONTENT, story.content, strict=True))
 
 
-def tell(content: Mapping[str, str], frames: Iterable[int]) -> Story:
-    """The story with this content in these frames, its pronouns as they should be."""
+def render(content: Mapping[str, str], frames: Iterable[int]) -> Story:
+    """The story with this content and these frames, and the correct pronouns."""
     pronouns = tuple(forms["fm".index(GENDER[content[whom]])] for whom, forms in PRONOUNS.values())
     return Story(tuple(content[slot] for slot in CONTENT), tuple(frames), pronouns)
 
 
 def paraphrase(story: Story) -> Story:
-    """The same content in other words: every sentence in its other frame. Its own inverse on stories that agree."""
-    return tell(slots(story), (1 - k for k in story.frames))
+    """The same content with every sentence in its other frame. Its own inverse on stories whose pronouns agree."""
+    return render(slots(story), (1 - k for k in story.frames))
 
 
-def invent(rng: random.Random) -> Story:
-    """A random story. Topics are equally frequent, and so are the words of a slot."""
+def sample_story(rng: random.Random) -> Story:
+    """A random story. Topics are uniform, and so are the words of each slot."""
 
     def choose(words: Sequence[str]) -> str:
-        return words[int(rng.random() * len(words))]  # of rng's methods only random() promises the same on every Python
+        return words[int(rng.random() * len(words))]  # only random() returns the same in every Python version
 
     topic = TOPICS[choose(CLASS_NAMES)]
     content = {slot: choose(topic.get(slot, words)) for slot, words in CONTENT.items()}
-    return tell(content, [int(rng.random() * len(pair)) for pair in FRAMES])
+    return render(content, [int(rng.random() * len(pair)) for pair in FRAMES])
 
 
-def number_of_stories() -> int:
-    """How many different texts `invent` can make."""
+def num_stories() -> int:
+    """Number of different texts that `sample_story` can return."""
     free = math.prod(len(words) for slot, words in CONTENT.items() if slot not in ("place", "thing"))
     places_and_things = sum(len(topic["place"]) * len(topic["thing"]) for topic in TOPICS.values())
     return free * places_and_things * math.prod(len(pair) for pair in FRAMES)
 
 
-# ------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------------ parsing
 
 
 def _capital(text: str) -> str:
@@ -99,7 +97,7 @@ def _words_of(slot: str) -> tuple[str, ...]:
 
 
 def _pattern(frame: str) -> re.Pattern[str]:
-    """A frame as an expression with a group per slot. A pronoun's group takes both genders of its form."""
+    """Regular expression of a frame, with a group per slot. The group of a pronoun matches both genders of its form."""
     parts = []
     for i, part in enumerate(re.split(r"(?<= )", frame)):  # pieces like "{slot} ", "word ", "{slot}."
         slot = re.match(r"{(\w+)}", part)
@@ -114,14 +112,14 @@ def _pattern(frame: str) -> re.Pattern[str]:
 
 
 _PATTERNS = tuple(tuple(_pattern(frame) for frame in pair) for pair in FRAMES)
-_PLAIN = {_capital(w): w for slot in (*CONTENT, *PRONOUNS) for w in _words_of(slot)}  # undoes a sentence's capital
+_LOWERCASE = {_capital(w): w for slot in (*CONTENT, *PRONOUNS) for w in _words_of(slot)}  # capitalized word -> word
 
 
 def parse(text: str) -> Story | None:
-    """The story that a text tells, or None where it is not exactly one of the grammar's (blanks at the ends aside).
+    """The story of a text; None where the grammar does not generate that text (blanks at the ends are ignored).
 
-    Agreement is not asked for: a wrong pronoun of the right form parses, and so does a thing found in a place where
-    it does not belong. `agrees` and `coherent` say so.
+    A pronoun of the wrong gender parses, and so does a thing in a place where it does not belong: see pronouns_agree
+    and is_coherent.
     """
     sentences = text.strip().split(". ")
     if len(sentences) != len(FRAMES):
@@ -133,27 +131,27 @@ def parse(text: str) -> Story | None:
         matches = [(k, match) for k, pattern in enumerate(pair) if (match := pattern.fullmatch(sentence))]
         if not matches:
             return None
-        k, match = matches[0]  # the frames of a sentence begin or end unlike each other: never two
+        k, match = matches[0]  # the two frames of a sentence differ at the beginning or end, so only one can match
         frames.append(k)
-        found |= {slot: _PLAIN.get(word, word) if word else "" for slot, word in match.groupdict().items()}
+        found |= {slot: _LOWERCASE.get(word, word) if word else "" for slot, word in match.groupdict().items()}
     return Story(tuple(found[s] for s in CONTENT), tuple(frames), tuple(found[s] for s in PRONOUNS))
 
 
-def agrees(story: Story) -> bool:
-    """True where every pronoun has the gender of the person it stands for."""
-    return story.pronouns == tell(slots(story), story.frames).pronouns
+def pronouns_agree(story: Story) -> bool:
+    """Whether every pronoun has the gender of the person that it refers to."""
+    return story.pronouns == render(slots(story), story.frames).pronouns
 
 
-def coherent(story: Story) -> bool:
-    """True where the thing belongs to the place."""
+def is_coherent(story: Story) -> bool:
+    """Whether the thing belongs to the place."""
     return _TOPIC_OF[slots(story)["thing"]] == story.topic
 
 
-def judge(texts: Sequence[str], training: Collection[str]) -> dict[str, Any]:
-    """How good texts are, as shares in [0, 1]; nan where there is nothing to take a share of.
+def grammar_metrics(texts: Sequence[str], training: Collection[str]) -> dict[str, Any]:
+    """Quality of texts, as shares in [0, 1]; nan for a share of zero texts.
 
-    grammatical: of all texts, those that parse. agreement, coherent, class_shares: of those that parse.
-    novel: of all texts, those not in `training`. distinct: different texts over all texts.
+    grammatical: texts that parse. agreement, coherent, class_shares: shares of the texts that parse. novel: texts that
+    are not in `training`. distinct: number of different texts over the number of texts.
     """
     known = {t.strip() for t in training}
     stories = [story for story in map(parse, texts) if story is not None]
@@ -165,8 +163,8 @@ def judge(texts: Sequence[str], training: Collection[str]) -> dict[str, Any]:
     return {
         "n": len(texts),
         "grammatical": share(len(stories), len(texts)),
-        "agreement": share(sum(map(agrees, stories)), len(stories)),
-        "coherent": share(sum(map(coherent, stories)), len(stories)),
+        "agreement": share(sum(map(pronouns_agree, stories)), len(stories)),
+        "coherent": share(sum(map(is_coherent, stories)), len(stories)),
         "novel": share(sum(t.strip() not in known for t in texts), len(texts)),
         "distinct": share(len({t.strip() for t in texts}), len(texts)),
         "class_shares": {name: share(topics[name], len(stories)) for name in CLASS_NAMES},
@@ -176,15 +174,15 @@ def judge(texts: Sequence[str], training: Collection[str]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ writing
 
 
-def splits(sizes: Mapping[str, int], seed: int = 0) -> dict[str, list[Story]]:
-    """Stories for each split. No content comes twice, so that no split holds another's story or its paraphrase."""
+def generate_splits(sizes: Mapping[str, int], seed: int = 0) -> dict[str, list[Story]]:
+    """Stories for each split. No content occurs twice, so that no split contains a story or paraphrase of another."""
     rng = random.Random(seed)
     seen: set[tuple[str, ...]] = set()
     made: dict[str, list[Story]] = {}
     for name, size in sizes.items():
         made[name] = []
         while len(made[name]) < size:
-            story = invent(rng)
+            story = sample_story(rng)
             if story.content not in seen:
                 seen.add(story.content)
                 made[name].append(story)
@@ -194,14 +192,14 @@ def splits(sizes: Mapping[str, int], seed: int = 0) -> dict[str, list[Story]]:
 def write(folder: Path | str, train: int = 20_000, valid: int = 2_000, test: int = 2_000, seed: int = 0) -> Path:
     """Write the corpus: per split NAME.jsonl {text, label, class} and pairs_NAME.jsonl {src, trg}. Returns the folder.
 
-    The same sizes and seed give the same bytes everywhere. Each file is written beside its name and then renamed.
+    The same sizes and seed give the same bytes on every machine. Each file is written under another name, then renamed.
     """
     sizes = {"train": train, "valid": valid, "test": test}
     if min(sizes.values()) < 1:
-        raise UserError(f"a split needs at least 1 story, but {sizes} was asked for: pass sizes from 1 up")
+        raise UserError(f"a split needs at least 1 story, not {sizes}: pass sizes of 1 or more")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, stories in splits(sizes, seed).items():
+    for name, stories in generate_splits(sizes, seed).items():
         _write_lines(
             folder / f"{name}.jsonl",
             ({"text": s.text(), "label": CLASS_NAMES.index(s.topic), "class": s.topic} for s in stories),
@@ -219,13 +217,13 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     os.replace(partial, path)
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = OneLineParser(prog="python -m dataset_utils.tales", description="Write the embedded corpus.")
+    parser = OneLineParser(prog="python -m dataset_utils.tales", description="Write the built-in corpus of synthetic stories.")
     parser.add_argument("--output_dir", type=Path, default=Path("datasets/tales"), help="folder (default: %(default)s)")
     for name, size in (("train", 20_000), ("valid", 2_000), ("test", 2_000)):
         parser.add_argument(f"--{name}", type=int, default=size, help="stories (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="other seeds tell other stories (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds give other stories (default: %(default)s)")
     args = parser.parse_args(argv)
     folder = write(args.output_dir, args.train, args.valid, args.test, args.seed)
     print(f"wrote {args.train} + {args.valid} + {args.test} stories, and their paraphrases, to {folder}")

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latent_models.spaces import LatentSpace
+from latent_models.spaces.base import LatentSpace
 from utils import array_cache
 from utils.array_cache import ArrayCache, Layout
 from utils.errors import UserError
 from utils.records import Batch, Latents
-from utils.transfer import moved
+from utils.device import to_device
 
-NO_ROOM = "name a roomier place with --latent_cache_dir, or encode at every step with --no_latent_cache"
+DISK_FULL_HINT = "name a roomier place with --latent_cache_dir, or encode at every step with --no_latent_cache"
 Batches = Callable[[Tensor], Iterable[tuple[Tensor, Batch]]]
 """rows (m,) -> pieces (rows (k,), Batch) in any order, so that texts can be grouped by length; each row once."""
 
@@ -37,15 +37,15 @@ def cache_key(space: LatentSpace, texts: Sequence[str], split: str, max_seq_len:
     return digest.hexdigest()[:24]
 
 
-def layouts_of(space: LatentSpace, lengths: np.ndarray, dtype: str = "float32") -> dict[str, Layout]:
+def cache_layout(space: LatentSpace, lengths: np.ndarray, dtype: str = "float32") -> dict[str, Layout]:
     """What a cache of a space's latents holds: x0 (n, L, D) and, where lengths differ, mask (n, L).
 
     lengths: (n,) tokens of each text; a space that gives each token a position of its own keeps only those, (k, D).
     """
-    if space.by_token:
+    if space.one_latent_per_token:
         return {"x0": Layout((space.dim,), dtype, lengths)}
     x0 = {"x0": Layout((space.length, space.dim), dtype)}
-    return x0 | ({"mask": Layout((space.length,), "bool")} if space.masked else {})
+    return x0 | ({"mask": Layout((space.length,), "bool")} if space.variable_length else {})
 
 
 class LatentCache:
@@ -60,14 +60,14 @@ class LatentCache:
 
     def __getitem__(self, rows: Tensor) -> Latents:
         """Latents of rows (n,), float32, on the CPU."""
-        held = self.held(rows)
+        held = self.get_raw(rows)
         return replace(held, x0=held.x0.float())
 
-    def held(self, rows: Tensor) -> Latents:
+    def get_raw(self, rows: Tensor) -> Latents:
         """The same in the dtype of the disk."""
         index = rows.cpu().numpy()
         if self.arrays.layouts["x0"].lengths is not None:
-            padded, mask = self.arrays.ragged("x0", index, self.length)
+            padded, mask = self.arrays.padded_rows("x0", index, self.length)
             return Latents(torch.from_numpy(padded), torch.from_numpy(mask))
         x0 = torch.from_numpy(self.arrays.rows("x0", index))
         if "mask" not in self.arrays.layouts:
@@ -75,18 +75,18 @@ class LatentCache:
         return Latents(x0, torch.from_numpy(self.arrays.rows("mask", index)))
 
 
-class LatentsOnDevice:
+class DeviceLatentCache:
     """The same, whole in the memory of a device, padded: a batch then never passes through the host."""
 
     def __init__(self, cache: LatentCache, device: torch.device) -> None:
         self.folder, n = cache.folder, len(cache)
-        first = cache.held(torch.arange(min(1, n)))
+        first = cache.get_raw(torch.arange(min(1, n)))
         self.x0, self.mask = (
             torch.empty((n, *x.shape[1:]), dtype=x.dtype, device=device) for x in (first.x0, first.mask)
         )
         for start in range(0, n, 4096):  # in place: parts to be joined would take the memory twice
             rows = slice(start, min(start + 4096, n))
-            part = cache.held(torch.arange(rows.start, rows.stop))
+            part = cache.get_raw(torch.arange(rows.start, rows.stop))
             self.x0[rows], self.mask[rows] = part.x0.to(device), part.mask.to(device)
 
     @staticmethod
@@ -101,12 +101,12 @@ class LatentsOnDevice:
 
     def __getitem__(self, rows: Tensor) -> Latents:
         """Latents of rows (n,), float32, on the device."""
-        held = self.held(rows)
+        held = self.get_raw(rows)
         return replace(held, x0=held.x0.float())
 
-    def held(self, rows: Tensor) -> Latents:
+    def get_raw(self, rows: Tensor) -> Latents:
         """The same in the dtype of the cache."""
-        rows = moved(rows, self.x0.device)
+        rows = to_device(rows, self.x0.device)
         return Latents(self.x0[rows], self.mask[rows])
 
 
@@ -119,13 +119,13 @@ def open_or_build(
     dtype: str = "float32",
     *,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
     progress: Callable[[int], None] | None = None,
-    no_room: str = NO_ROOM,
+    disk_full_hint: str = DISK_FULL_HINT,
 ) -> LatentCache:
     """The cache of `key` below `folder`, encoded now unless it is there.
 
-    lengths: (n,) tokens of each text. batches: not touched where the cache is there. rank, world, progress, no_room: as
+    lengths: (n,) tokens of each text. batches: not touched where the cache is there. rank, world_size, progress, no_room: as
     in utils/array_cache, of which this is the case that a latent space encodes.
     """
 
@@ -151,11 +151,11 @@ def open_or_build(
         folder,
         key,
         len(lengths),
-        layouts_of(space, lengths, dtype),
+        cache_layout(space, lengths, dtype),
         encode,
         rank=rank,
-        world=world,
+        world_size=world_size,
         progress=progress,
-        no_room=no_room,
+        disk_full_hint=disk_full_hint,
     )
     return LatentCache(arrays, space.length)

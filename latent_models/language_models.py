@@ -1,8 +1,7 @@
-"""A pretrained encoder-decoder language model and its tokenizer, held rather than subclassed.
+"""A pretrained encoder-decoder language model with its tokenizer. It knows tokens and states, neither latents nor noise.
 
-Subclassing with `from_pretrained` leaves one's own parameters uninitialised under transformers 5, without a word;
-so the model is a part of this module, and this module is what the rest of the project sees. It knows tokens and states;
-it knows neither latents nor noise.
+The transformers model is a submodule rather than a base class: with a subclass, `from_pretrained` of transformers 5
+silently leaves parameters of one's own uninitialized.
 """
 
 from __future__ import annotations
@@ -23,54 +22,91 @@ from transformers.tokenization_utils_base import BatchEncoding
 from transformers.utils import logging
 
 from latent_models import languages
-from latent_models.cross_entropy import token_nll
+from latent_models.cross_entropy import chunked_nll
 from latent_models.families import family_of
-from latent_models.output_layer import before_output, output_layer
-from latent_models.tokenizers.identity import beyond_vocabulary
-from latent_models.writing.writer import Draft, Writer
+from latent_models.output_layer import scale_hidden, output_layer
+from latent_models.tokenizers.special_ids import tokenizer_rules
+from latent_models.generation.generator import GreedyLoop, TokenGenerator
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
-from utils.hub import lookup
+from utils.hub import hub_kwargs
 
-logging.disable_progress_bar()  # bars of loading and saving, between our own lines of progress
+logging.disable_progress_bar()  # bars of loading and saving would interrupt our own progress lines
 
 
 class LanguageModel(nn.Module):
     """An encoder-decoder model with its tokenizer.
 
-    frozen: nothing trains, and the model stays in eval mode whatever its parents do.
-    Differs from the reference, which leaves dropout on in a frozen model: it would only blur the targets.
+    A frozen model has no gradients and stays in eval mode, whatever the mode of the module around it.
+    Differs from the reference, which leaves dropout on in a frozen model: that only adds noise to the targets.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, frozen: bool = True, language: str | None = None) -> None:
-        """language: of the texts, for models that want to know; a code of its tokenizer, or the first part of one."""
+        """name: folder or hub id, for messages. language: of the texts, for models with language codes: a code of the
+        tokenizer (de_DE), or its first part (de)."""
         super().__init__()
         self.family = family_of(model.config, name)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.dim: int = self.family.dim(model.config)
-        self.language = languages.choose(tokenizer, language, name)  # code, None where the model knows no languages
-        marks = languages.speak(tokenizer, self.language) if self.language else languages.Marks()
-        self.forced_bos_id = marks.forced_bos_id
-        start_id = marks.start_id
+        self.language = languages.resolve_language(tokenizer, language, name)  # None: no language codes
+        start = languages.set_language(tokenizer, self.language) if self.language else languages.DecodingStart()
+        self.forced_bos_id = start.forced_bos_id
+        start_id = start.start_id
         if start_id is None:
             start_id = getattr(model.config, "decoder_start_token_id", None)
         if start_id is None:
             raise UserError(
-                f"{name} does not say which token decoding starts with: add decoder_start_token_id to its config.json"
+                f"{name} does not define the token that decoding starts with: add decoder_start_token_id to its config.json"
             )
         self.start_id: int = start_id
         self.pad_id: int = tokenizer.pad_token_id
-        self.chunked_loss = True  # or logits of a whole batch at once (--whole_logits)
-        self.writer = Writer()  # or one with other options
+        self.chunked_loss = True  # False: logits of a whole batch at once (--whole_logits)
+        self.token_generator = TokenGenerator()
         self.frozen = frozen
         if frozen:
             model.requires_grad_(False)
             model.eval()
 
+    @classmethod
+    def from_pretrained(
+        cls, name: str, *, frozen: bool = True, meta: bool = False, language: str | None = None
+    ) -> LanguageModel:
+        """A model from a local folder or the hub, in float32 whatever dtype it was saved in.
+
+        meta: on the meta device, without weights, for a dry run. language: see __init__.
+        Errors: UserError, in one line, where the folder or hub id holds no such model, where weights are missing, or
+        where the tokenizer does not match.
+        """
+        local = _is_folder(name)
+        where: dict[str, Any] = dict(trust_remote_code=False, **({} if local else hub_kwargs()))
+        try:
+            with _quiet():
+                config = AutoConfig.from_pretrained(name, **where)
+                family_of(config, name)
+                tokenizer = AutoTokenizer.from_pretrained(name, **where)
+                check_tokenizer(tokenizer, config, name)
+                model = _on_meta_device(config) if meta else _with_weights(name, where)
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+            if local or not isinstance(error, OSError):
+                raise UserError(f"--enc_dec_model {name} cannot be read: {reason(error)}") from error
+            raise UserError(
+                f"--enc_dec_model {name} is neither a local folder nor in the local cache, and the hub cannot be "
+                "reached or does not have it: give a local folder, for example one that "
+                "python -m latent_models.pretraining made"
+            ) from error
+        return cls(model, tokenizer, name, frozen, language)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write an ordinary Hugging Face folder of model and tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
     def train(self, mode: bool = True) -> LanguageModel:
-        """As any module, but a frozen model stays in eval mode."""
+        """As for any module, but a frozen model stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.model.eval()
@@ -78,7 +114,7 @@ class LanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.model.parameters()).device
 
     @property
@@ -87,22 +123,23 @@ class LanguageModel(nn.Module):
         return self.family.max_length(self.model.config)
 
     def fingerprint(self) -> str:
-        """Hash of weights, vocabulary, what a tokenizer knows beside it, and the language where there are several."""
+        """Hash of the weights, the vocabulary, the tokenizer's merges and normalizer, and the language if there is one."""
         vocabulary = self.tokenizer.get_vocab()
         parts = [f"{k}\0{v}" for k, v in sorted(vocabulary.items())]
-        parts += [beyond_vocabulary(self.tokenizer)] * bool(beyond_vocabulary(self.tokenizer))
+        rules = tokenizer_rules(self.tokenizer)
+        parts += [rules] if rules else []
         parts += [f"language {self.language}"] if self.language else []
-        table = torch.tensor([hash_of(part) for part in parts], dtype=torch.int64)
+        table = torch.tensor([stable_hash(part) for part in parts], dtype=torch.int64)
         return fingerprint({"vocabulary": table, **self.model.state_dict()})
 
     def tokenize(self, texts: list[str], max_length: int) -> BatchEncoding:
-        """Ids and mask (B, T) of texts, padded to the longest of them and cut at max_length."""
+        """Ids and mask (B, T) of texts, padded to the longest and truncated at max_length tokens."""
         return self.tokenizer(texts, max_length=max_length, truncation=True, padding=True, return_tensors="pt")
 
     def encode(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """(B, T) ids -> encoder states (B, T, d_lm); no gradient where the model is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self._stable_precision():
-            return self.model.get_encoder()(input_ids=input_ids, attention_mask=self._visible(mask)).last_hidden_state
+            return self.model.get_encoder()(input_ids=input_ids, attention_mask=self._expand_mask(mask)).last_hidden_state
 
     def logits(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
         """Teacher-forced logits (B, T, V) of `labels` (B, T) given what the decoder attends to.
@@ -121,8 +158,8 @@ class LanguageModel(nn.Module):
     def reconstruction_loss(self, states: Tensor, states_mask: Tensor | None, labels: Tensor, mask: Tensor) -> Tensor:
         """Cross-entropy of the decoder (B,), in nats per token of each text; labels, mask: (B, T).
 
-        Differs from the reference, which averages over the tokens of a batch: here each text counts once, so that the
-        loss of a batch does not depend on how it is split.
+        Differs from the reference, which averages over the tokens of a batch: here each text counts once, so the loss
+        does not depend on how a batch is split.
         """
         if self.chunked_loss:
             nll = self._token_nll(states, states_mask, labels)
@@ -132,7 +169,7 @@ class LanguageModel(nn.Module):
         return (nll * mask).sum(1) / mask.sum(1).clamp(min=1)
 
     def _token_nll(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
-        """Cross-entropy (B, T) of labels, some tokens at a time: logits (B, T, V) never exist whole."""
+        """Cross-entropy (B, T) of labels in chunks of tokens: logits (B, T, V) are never all in memory."""
         length = labels.shape[1]
         start = labels.new_full((len(labels), 1), self.start_id)
         decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
@@ -141,22 +178,23 @@ class LanguageModel(nn.Module):
             hidden = model.get_decoder()(
                 input_ids=decoder_input,
                 encoder_hidden_states=states.to(model.dtype),
-                attention_mask=self._visible(torch.ones(1, length, length, device=labels.device).tril()),
-                encoder_attention_mask=None if states_mask is None else self._visible(states_mask),
+                attention_mask=self._expand_mask(torch.ones(1, length, length, device=labels.device).tril()),
+                encoder_attention_mask=None if states_mask is None else self._expand_mask(states_mask),
                 use_cache=False,
             ).last_hidden_state  # (B, T, d_lm)
-            hidden = before_output(model, hidden)
+            hidden = scale_hidden(model, hidden)
             weight, bias = output_layer(model)
             kind = labels.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
             with torch.autocast(kind, enabled=False):
-                nll = token_nll(hidden.flatten(0, 1).to(dtype), weight.to(dtype), bias, labels.flatten())
+                nll = chunked_nll(hidden.flatten(0, 1).to(dtype), weight.to(dtype), bias, labels.flatten())
         return nll.view(labels.shape)
 
-    def _visible(self, mask: Tensor) -> Tensor:
-        """A mask (B, S) or (B, T, S) in the form that attention adds or reads: transformers then makes none of its own.
+    def _expand_mask(self, mask: Tensor) -> Tensor:
+        """A mask (B, S) or (B, T, S) as (B, 1, 1 or T, S), boolean for sdpa, else additive.
 
-        It would look whether any position is hidden at all, which at every step waits for the device.
+        transformers would expand it too, but it first checks whether any position is hidden, which synchronizes with
+        the device at every step.
         """
         visible = mask.bool()[:, None, None] if mask.ndim == 2 else mask.bool()[:, None]  # (B, 1, 1 or T, S)
         if self.model.config._attn_implementation == "sdpa":
@@ -164,9 +202,9 @@ class LanguageModel(nn.Module):
         dtype = self.model.dtype
         return torch.zeros(visible.shape, dtype=dtype, device=mask.device).masked_fill(~visible, torch.finfo(dtype).min)
 
-    def forward(self, seen: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """Loss (B,) of writing `labels` when the encoder sees `seen`, both (B, T): denoising pretraining."""
-        return self.reconstruction_loss(self.encode(seen, mask), mask, labels, mask)
+    def forward(self, corrupted_ids: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Loss (B,) of denoising pretraining: the encoder reads corrupted_ids (B, T), the decoder predicts labels."""
+        return self.reconstruction_loss(self.encode(corrupted_ids, mask), mask, labels, mask)
 
     @torch.no_grad()
     def generate(
@@ -175,90 +213,61 @@ class LanguageModel(nn.Module):
         states_mask: Tensor | None = None,
         max_length: int = 64,
         *,
-        draft: Draft | None = None,
+        greedy_loop: GreedyLoop | None = None,
         **decoding: Any,
     ) -> list[str]:
-        """Texts (B,) decoded from what the decoder attends to, without blanks at the ends; they may be empty.
+        """Texts (B,) decoded from what the decoder attends to, stripped of whitespace; a text may be empty.
 
         states: (B, S, d_lm); states_mask: (B, S), None where all of them may be attended to. max_length: tokens.
-        draft: guesses of what greedy decoding will write. decoding: arguments of transformers' generate, see
-        decoding.py.
+        greedy_loop: a faster loop for greedy decoding. decoding: arguments of transformers' generate, see
+        generation/decoding.py.
         """
-        ids = self.write(states, states_mask, max_length, draft=draft, **decoding)
+        ids = self.generate_ids(states, states_mask, max_length, greedy_loop=greedy_loop, **decoding)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     @torch.no_grad()
-    def write(
+    def generate_ids(
         self,
         states: Tensor,
         states_mask: Tensor | None = None,
         max_length: int = 64,
         *,
-        draft: Draft | None = None,
+        greedy_loop: GreedyLoop | None = None,
         **decoding: Any,
     ) -> list[Tensor]:
-        """Ids that `generate` decodes, from the token that decoding starts with on, perhaps with padding."""
+        """The ids that `generate` turns into text, with the start token and possibly padding."""
         decoding["min_length"] = min(decoding.get("min_length", 0), max_length)
         if self.language:
             decoding["decoder_start_token_id"] = self.start_id
             if self.forced_bos_id is not None:
                 decoding["forced_bos_token_id"] = self.forced_bos_id
-        # the token that decoding starts from is not part of the text
-        decoding["max_length"] = max_length + 1
+        decoding["max_length"] = max_length + 1  # the start token is not part of the text
         with self._stable_precision():
-            return self.writer.write(self.model, states, states_mask, decoding, draft)
+            return self.token_generator.generate_ids(self.model, states, states_mask, decoding, greedy_loop)
+
+    def check_fingerprint(self, expected: str | None, run: Path) -> None:
+        """UserError where a run was trained with another language model. expected: its fingerprint, None if unknown."""
+        if expected and self.fingerprint() != expected:
+            raise UserError(
+                f"{self.name} is not the language model that {run} was trained with (other weights or vocabulary): "
+                "give the folder of that one with --enc_dec_model"
+            )
 
     def _stable_precision(self) -> AbstractContextManager[Any]:
-        """Autocast is switched off where this family's states would overflow its dtype."""
+        """Disables autocast where the states of this family overflow in its dtype."""
         device = self.device.type
-        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) in self.family.overflows:
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) in self.family.unsafe_dtypes:
             return torch.autocast(device, enabled=False)
         return nullcontext()
 
-    def save(self, folder: Path) -> None:
-        """An ordinary Hugging Face folder."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
 
-
-def hash_of(text: str) -> int:
-    """A stable 63-bit number of a string; Python's own hash differs between processes."""
+def stable_hash(text: str) -> int:
+    """A 63-bit hash of a string that is the same in every process, unlike Python's own."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def load_language_model(
-    name: str, frozen: bool = True, *, empty: bool = False, language: str | None = None
-) -> LanguageModel:
-    """A model from a local folder or the hub, in float32 whatever it was saved in.
-
-    empty: build it on the meta device, without weights (for a dry run of a large model).
-    language: see LanguageModel.
-    Raises UserError, in one line, where the folder or hub id gives no such model, where weights are missing, or where
-    its tokenizer does not match.
-    """
-    local = _is_folder(name)
-    where: dict[str, Any] = dict(trust_remote_code=False, **({} if local else lookup()))
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(name, **where)
-            family_of(config, name)
-            tokenizer = AutoTokenizer.from_pretrained(name, **where)
-            check_tokenizer(tokenizer, config, name)
-            model = _without_weights(config) if empty else _with_weights(name, where)
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        if local or not isinstance(error, OSError):
-            raise UserError(f"--enc_dec_model {name} cannot be read: {reason(error)}") from error
-        raise UserError(
-            f"--enc_dec_model {name} is neither a local folder nor in the local cache, and the hub cannot be reached "
-            "or does not have it: give a local folder, for example one that python -m latent_models.pretraining made"
-        ) from error
-    return LanguageModel(model, tokenizer, name, frozen, language)
-
-
 def _is_folder(name: str) -> bool:
-    """True for a folder that holds a model, False for what may be a hub id; anything else is a UserError."""
+    """True for a folder that holds a model, False for a possible hub id; UserError for anything else."""
     folder = Path(name)
     if folder.is_dir():
         if (folder / "config.json").is_file():
@@ -272,18 +281,18 @@ def _is_folder(name: str) -> bool:
     return False
 
 
-def _without_weights(config: Any) -> Any:
+def _on_meta_device(config: Any) -> Any:
     with torch.device("meta"):
         return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
 
 
 def _with_weights(name: str, where: dict[str, Any]) -> Any:
-    """transformers fills weights that a file lacks with random numbers and goes on; here they are refused."""
+    """UserError for missing or mismatched weights, which transformers would silently initialize at random."""
     model, found = AutoModelForSeq2SeqLM.from_pretrained(
         name,
         dtype=torch.float32,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # so that they are listed in `found`, like the missing ones
+        ignore_mismatched_sizes=True,  # so that `found` lists them, like the missing ones
         **where,
     )
     # keyed by parameters: buffers that old files lack, such as BART's final_logits_bias, are constants
@@ -304,7 +313,7 @@ def _with_weights(name: str, where: dict[str, Any]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own report of what it loaded: what matters of it is said in one line."""
+    """Without transformers' loading report; our errors give what matters of it in one line."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -314,7 +323,7 @@ def _quiet() -> Iterator[None]:
 
 
 def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
-    """Refuse a tokenizer that does not belong to the model."""
+    """UserError where a tokenizer does not belong to the model."""
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token")
     vocabulary = tokenizer.get_vocab()
@@ -324,7 +333,7 @@ def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
             f"the tokenizer of {name} has token ids up to {largest}, but the model's vocabulary holds "
             f"{config.vocab_size}: they are not of the same model"
         )
-    # where the files of a tokenizer are absent, transformers makes one of a few special tokens without a word
+    # where the files of a tokenizer are absent, transformers silently makes one of a few special tokens
     if len(vocabulary) < config.vocab_size / 2:
         raise UserError(
             f"the tokenizer of {name} knows {len(vocabulary)} tokens, but the model's vocabulary holds "
@@ -339,5 +348,5 @@ def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an error says; its kind where it says nothing."""
+    """The first line of an error's message; the name of its class where the message is empty."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.conditions import ClassLabels, beside_previous, check_classes, check_condition, check_length
+from model.conditions import ClassLabels, check_classes, check_condition, check_length, concat_self_cond
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from model.time_embedding import TIME_SCALE, sinusoids
-from utils.errors import UserError, fold
-from utils.hub import lookup
+from utils.errors import UserError, one_line_text
+from utils.hub import hub_kwargs
 from utils.records import Condition
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ UNUSED_POSITIONS = {
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 
 
-class TimeVector(nn.Module):
+class SinusoidalTimeEmbedding(nn.Module):
     """Noise level (B,) -> (B, E): sinusoids, Linear, SiLU, Linear, as in DDPM."""
 
     def __init__(self, width: int, dim: int) -> None:
@@ -49,7 +49,7 @@ class TimeVector(nn.Module):
         return self.out(F.silu(self.up(wave)))
 
 
-def bridge(inside: int, outside: int) -> nn.Module:
+def projection_mlp(inside: int, outside: int) -> nn.Module:
     """From one width to another, with a nonlinearity between; nothing where they are the same."""
     if inside == outside:
         return nn.Identity()
@@ -57,7 +57,7 @@ def bridge(inside: int, outside: int) -> nn.Module:
     return nn.Sequential(nn.Linear(inside, hidden), nn.Tanh(), nn.Linear(hidden, outside))
 
 
-class EncoderDenoiser(nn.Module):
+class HFEncoderDenoiser(nn.Module):
     """Self-conditioning on the channels, class in the time vector; a source is text kept clean, not a memory."""
 
     def __init__(
@@ -89,10 +89,10 @@ class EncoderDenoiser(nn.Module):
         num_classes = check_classes(options.class_conditional, num_classes)
         self.latent_dim, self.max_len, self.self_condition = latent_dim, max_len, options.self_condition
         self.init_self_cond = nn.Parameter(0.02 * torch.randn(1, latent_dim)) if options.self_condition else None
-        self.input_proj = bridge(latent_dim * (2 if options.self_condition else 1), width)
-        self.time_vector = TimeVector(own.encoder_time_dim, width)
+        self.input_proj = projection_mlp(latent_dim * (2 if options.self_condition else 1), width)
+        self.time_vector = SinusoidalTimeEmbedding(own.encoder_time_dim, width)
         self.class_labels = ClassLabels(num_classes, width) if num_classes else None
-        self.output_proj = bridge(config.hidden_size, latent_dim)
+        self.output_proj = projection_mlp(config.hidden_size, latent_dim)
 
     def forward(
         self,
@@ -100,14 +100,14 @@ class EncoderDenoiser(nn.Module):
         time: Tensor,
         mask: Tensor | None = None,
         condition: Condition | None = None,
-        x0_prev: Tensor | None = None,
-        has_prev: Tensor | None = None,
+        x0_self_cond: Tensor | None = None,
+        self_cond_mask: Tensor | None = None,
     ) -> Tensor:
         """See `model.denoiser.Denoiser.forward`."""
         check_condition(condition, self.class_labels, None)
         rows, length = z.shape[:2]
         check_length(length, self.max_len)
-        x = z if self.init_self_cond is None else beside_previous(z, x0_prev, has_prev, self.init_self_cond)
+        x = z if self.init_self_cond is None else concat_self_cond(z, x0_self_cond, self_cond_mask, self.init_self_cond)
         vector = self.time_vector(time)  # (B, E)
         if self.class_labels is not None:
             vector = vector + self.class_labels(condition, rows)
@@ -127,12 +127,12 @@ def encoder_config(name: str | None) -> PretrainedConfig:
     if name is None:
         return BertConfig()
     local = Path(name).exists()
-    where: dict[str, Any] = {} if local else lookup()
+    where: dict[str, Any] = {} if local else hub_kwargs()
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
     except (OSError, ValueError, KeyError) as error:
         hint = "it holds no configuration" if local else "no such folder, and the hub cannot be reached or lacks it"
-        raise UserError(f"--encoder_config {name} cannot be read ({hint}): {fold(error)[:200]}") from error
+        raise UserError(f"--encoder_config {name} cannot be read ({hint}): {one_line_text(error)[:200]}") from error
     if config.model_type not in UNUSED_POSITIONS:
         raise UserError(
             f"--encoder_config {name} is a {config.model_type!r} model, which is no encoder that is supported here: "
@@ -177,13 +177,13 @@ def _pretrained(name: str, config: PretrainedConfig) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModel
 
-    where: dict[str, Any] = {} if Path(name).exists() else lookup()
+    where: dict[str, Any] = {} if Path(name).exists() else hub_kwargs()
     try:
         model, found = AutoModel.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, **where
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"--encoder_config {name} holds no weights that can be read: {fold(error)[:200]}") from error
+        raise UserError(f"--encoder_config {name} holds no weights that can be read: {one_line_text(error)[:200]}") from error
     missing = sorted(key for key in found["missing_keys"] if "pooler" not in key)
     if missing:
         raise UserError(

@@ -11,50 +11,42 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffusion.options import ProcessOptions, SamplingOptions
-from latent_models.normalisation import Normalised
-from latent_models.spaces import LatentSpace
+from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.normalization import NormalizedSpace
 from model.options import DenoiserOptions, EncoderDenoiserOptions
-from pipelines.building.drafters import let_draft
-from pipelines.building.embeddings import load_embeddings
-from pipelines.building.models import (
-    DiffusionModel,
-    autoencoder_folder,
-    best_or_newest,
-    encoder_options,
-    fill,
-    load_space,
-)
-from pipelines.building.process import Process, make_process
-from pipelines.data.context_encoder import Context, load_context
-from pipelines.flags.options import ControlOptions, RoundingOptions
+from pipelines.builders.draft_models import attach_draft_model
+from pipelines.builders.embeddings import load_embeddings
+from pipelines.builders.models import DiffusionModel, autoencoder_folder, encoder_options, load_space
+from utils.pretrained import best_or_newest, load_into
+from pipelines.builders.process import DiffusionProcess, make_process
+from pipelines.cli.configs import DiffusionConfig
+from pipelines.data.context_encoder import ContextEncoder, load_context_encoder
 from pipelines.job import evaluates
-from pipelines.sampling.control import load_control
-from pipelines.sampling.generate import TextGenerator
-from pipelines.sampling.rounding import Remasking, Rounding
-from pipelines.sampling.sources import ContextSources, PackedSources, Sources
-from pipelines.sampling.walk import Extra
+from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.hooks import RemaskHook, RoundingHook, load_classifier_control
+from pipelines.sampling.inputs import ContextSources, PackedSources, Sources
+from pipelines.sampling.sampler_call import SamplerHook
 from utils import checkpoints
-from utils.distributed import Ranks
+from utils.cli.settings import Settings
+from utils.compile import compile_network
+from utils.distributed import DistContext
 from utils.errors import UserError
-from utils.seeding import derive
-from utils.settings import Settings
-from utils.speed import compile_network
+from utils.seeding import derive_seed
 
 
 @dataclass
 class Parts:
     """What training and sampling of a denoiser share."""
 
-    space: Normalised
+    space: NormalizedSpace
     model: DiffusionModel
-    process: Process
-    context: Context | None = None  # of a run with sources, but for embeddings, which hold the source itself
+    process: DiffusionProcess
+    context: ContextEncoder | None = None  # of a run with sources, but for embeddings, which hold the source itself
     seq2seq: bool = False
 
 
 def make_parts(
-    settings: Settings,
+    settings: Settings[DiffusionConfig],
     run: Path,
     device: torch.device,
     num_classes: int = 0,
@@ -67,37 +59,41 @@ def make_parts(
     source_tokens: longest source where --max_source_len does not say; 0: the run has no sources. texts: of a new run's
     corpus, for a tokenizer that is trained on them.
     """
-    options = settings.build(DenoiserOptions)
+    options = settings.config.denoiser
     process = make_process(
-        settings.build(ProcessOptions),
-        settings.build(SamplingOptions),
+        settings.config.process,
+        settings.config.sampling,
         options.denoiser_variant,
-        settings.saved.get("scale"),
-        student=settings.distill_run is not None,
+        settings.checkpoint_args.get("scale"),
+        student=settings.config.distillation.distill_run is not None,
     )
     context = None
-    if settings.latent_space == "embeddings":
+    if settings.config.latents.latent_space == "embeddings":
         if source_tokens and settings.sources["padding"] == "default":
             settings.set("padding", "generated")  # as published: nobody knows how long a target is
         space: LatentSpace = load_embeddings(settings, run, process.train_schedule, texts, device)
     else:
         space = load_space(settings, run, device, source_tokens > 0)
-        context = load_context(settings, run, space, device, source_tokens) if source_tokens else None
-    let_draft(settings, space, autoencoder_folder(settings, run) if settings.latent_model_path else None)
+        context = load_context_encoder(settings, run, space, device, source_tokens) if source_tokens else None
+    attach_draft_model(
+        settings, space, autoencoder_folder(settings, run) if settings.config.latents.latent_model_path else None
+    )
     refuse_guidance_without_null(settings, context is not None)
-    if settings.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
+    if settings.config.latents.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
         raise UserError(
             "--normalize_latent and an autoencoder with --l2_normalize_latents exclude each other: its latents "
             "already have a norm; leave --normalize_latent out"
         )
-    torch.manual_seed(derive(settings.random_seed, "weights"))
+    torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
     classes = num_classes if options.class_conditional else 0
-    encoder, absorbing = encoder_options(settings, run), settings.learned_mean_embed
+    encoder, absorbing = encoder_options(settings, run), settings.config.absorbing.learned_mean_embed
     packed = space.length if source_tokens and context is None else 0
-    model = new_model(space, options, settings.max_seq_len, classes, context, encoder, absorbing, packed)
+    model = new_model(
+        space, options, settings.config.language_model.max_seq_len, classes, context, encoder, absorbing, packed
+    )
     model.to(device)
-    compile_network(model.denoiser, settings.compile, device)
-    return Parts(model.normalised(space), model, process, context, source_tokens > 0)
+    compile_network(model.denoiser, settings.config.compilation.compile, device)
+    return Parts(model.normalize(space), model, process, context, source_tokens > 0)
 
 
 def new_model(
@@ -105,7 +101,7 @@ def new_model(
     options: DenoiserOptions,
     max_seq_len: int,
     num_classes: int,
-    context: Context | None,
+    context: ContextEncoder | None,
     encoder: EncoderDenoiserOptions,
     absorbing: bool = False,
     packed: int = 0,
@@ -129,7 +125,7 @@ def named_parts(parts: Parts) -> dict[str, nn.Module]:
     if context is not None:
         name = "context encoder" + (" (shared)" if context.shared else "")
         shown[name] = context.model.model.get_encoder()
-    if parts.space.trainable or (context is not None and context.trained):
+    if parts.space.learned_with_denoiser or (context is not None and context.trained):
         return shown | {"denoiser": parts.model.denoiser}
     return shown | {"denoiser": parts.model}
 
@@ -139,73 +135,81 @@ def fill_from_run(model: DiffusionModel, folder: Path, *, best: bool = False) ->
     checkpoint = best_or_newest(folder) if best else checkpoints.load(folder)
     if "ema" not in checkpoint.tensors:
         raise UserError(f"{checkpoint.path} holds no averaged weights: it is not the run of a denoiser")
-    fill(model, checkpoint, "ema")
+    load_into(model, checkpoint, "ema")
 
 
 def make_generator(
-    settings: Settings,
+    settings: Settings[DiffusionConfig],
     parts: Parts,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
-    ranks: Ranks | None = None,
+    dist: DistContext | None = None,
 ) -> TextGenerator:
     """What writes texts with these parts. ranks: processes that share the work.
 
     In blocks of --train_batch_size at least, as published, unless an evaluation asks for smaller ones.
     """
-    least = 1 if evaluates(settings) and "eval_batch_size" in settings.typed else settings.train_batch_size
+    least = (
+        1 if evaluates(settings) and "eval_batch_size" in settings.explicit else settings.config.loop.train_batch_size
+    )
     return TextGenerator(
         parts.space,
         parts.model.denoiser,
         parts.process,
-        steps=settings.sampling_timesteps,
-        block=max(settings.eval_batch_size, least),
+        steps=settings.config.sampling.sampling_timesteps,
+        batch_size=max(settings.config.evaluation.eval_batch_size, least),
         device=device,
         autocast=autocast,
-        max_length=settings.max_seq_len,
-        guidance=settings.cls_free_guidance,
-        ranks=ranks,
+        max_length=settings.config.language_model.max_seq_len,
+        guidance=settings.config.sampling.cls_free_guidance,
+        dist=dist,
         absorbing=parts.model.absorbing,
-        extras=make_extras(settings, parts, device),
+        hooks=make_hooks(settings, parts, device),
     )
 
 
 def make_sources(
-    settings: Settings, parts: Parts, device: torch.device, autocast: Callable[[], AbstractContextManager[Any]]
+    settings: Settings[DiffusionConfig],
+    parts: Parts,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Sources | None:
     """How sources reach the sampler; None for a run without."""
     if not parts.seq2seq:
         return None
     if parts.context is None:
-        return PackedSources(parts.space, device, settings.trim_sources)
+        return PackedSources(parts.space, device, settings.config.packing.trim_sources)
     return ContextSources(parts.context, device, autocast)
 
 
-def make_extras(settings: Settings, parts: Parts, device: torch.device) -> list[Extra]:
+def make_hooks(settings: Settings[DiffusionConfig], parts: Parts, device: torch.device) -> list[SamplerHook]:
     """What the flags add to each walk, the innermost first."""
-    extras: list[Extra] = []
-    control, rounding = settings.build(ControlOptions), settings.build(RoundingOptions)
+    hooks: list[SamplerHook] = []
+    control, rounding = settings.config.control, settings.config.rounding
     if control.latent_classifier is not None or control.target_label is not None:
-        extras.append(load_control(control, parts.space, parts.process, device))
+        hooks.append(load_classifier_control(control, parts.space, parts.process, device))
     if rounding.clamp or rounding.rejection_rate:
-        extras.append(Rounding(rounding, parts.space))
-    if parts.model.absorbing is not None and settings.denoise:
-        extras.append(Remasking(parts.model.absorbing, settings.denoise_rate))
-    return extras
+        hooks.append(RoundingHook(rounding, parts.space))
+    if parts.model.absorbing is not None and settings.config.absorbing.denoise:
+        hooks.append(RemaskHook(parts.model.absorbing, settings.config.absorbing.denoise_rate))
+    return hooks
 
 
-def refuse_guidance_without_null(settings: Settings, sources: bool) -> None:
+def refuse_guidance_without_null(settings: Settings[DiffusionConfig], sources: bool) -> None:
     """Guidance mixes what a network says with and without its condition, so it must have been trained on both."""
-    weight = settings.cls_free_guidance
+    weight = settings.config.sampling.cls_free_guidance
     if weight == 1:
         return
-    shares = {"class_unconditional_prob": settings.class_conditional, "seq2seq_unconditional_prob": sources}
+    shares = {
+        "class_unconditional_prob": settings.config.denoiser.class_conditional,
+        "seq2seq_unconditional_prob": sources,
+    }
     if not any(shares.values()):
         raise UserError(
             f"--cls_free_guidance {weight:g} needs a condition to follow: add --class_conditional, name a corpus with "
             "sources, or leave it out"
         )
-    never = next((flag for flag, there in shares.items() if there and getattr(settings, flag) == 0), None)
+    never = next((flag for flag, there in shares.items() if there and settings.get(flag) == 0), None)
     if never:
         raise UserError(
             f"--cls_free_guidance {weight:g} needs a network that knows the null condition, and this one trains with "

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
-from utils.runs import ROOT, write_json
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
+from utils.run_folder import ROOT, write_json
 
 SAMPLES = 1000  # texts sampled, and as many held-out ones beside them: fewer make MAUVE a matter of luck
 SHOWN = 12
@@ -107,13 +107,14 @@ def make_report(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
     metrics = json.loads((root / "diffusion/evaluation/eval-valid.json").read_text())
     copied = json.loads((root / "autoencoder/validation.json").read_text())
     training = {json.loads(line)["text"] for line in (root / "corpus/train.jsonl").open(encoding="utf-8")}
-    judged = synthetic_stories.judge(texts, training)
+    judged = synthetic_stories.grammar_metrics(texts, training)
     ours, real = "model/greedy/", "reference/"
     numbers = {
-        "mauve": metrics[ours + "home_val_mauve"],
-        **{name: metrics[ours + name] for name in ("perplexity", "diversity", "memorization", "exact_copy")},
-        "empty": metrics[ours + "empty_replaced"],
-        "reference_mauve": metrics[real + "home_train_val_mauve"],
+        "mauve": metrics[ours + "local_lm_val_mauve"],
+        **{name: metrics[ours + name] for name in ("perplexity", "diversity", "memorization")},
+        "exact_copy": metrics[ours + "train_copy_rate"],
+        "empty": metrics[ours + "num_empty_resampled"],
+        "reference_mauve": metrics[real + "local_lm_train_val_mauve"],
         **{f"reference_{name}": metrics[f"{real}val_{name}"] for name in ("perplexity", "diversity", "memorization")},
     }
     return {
@@ -134,7 +135,7 @@ def show(root: Path, result: dict[str, Any]) -> None:
     from evaluation import report
 
     texts = json.loads((root / "diffusion/evaluation/eval-valid-seed42-greedy-samples.json").read_text())
-    print(f"\n== {SHOWN} of the {len(texts)} samples\n" + report.show(texts, SHOWN))
+    print(f"\n== {SHOWN} of the {len(texts)} samples\n" + report.format_samples(texts, SHOWN))
     rows = {
         "reconstructed exactly": (result["reconstruction_exact"], None),
         "grammatical": (result["grammatical"], None),
@@ -155,7 +156,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-@one_line
+@exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="bash scripts/quickstart.sh", description=__doc__)
     default = Path(os.path.relpath(ROOT / "runs/quickstart"))

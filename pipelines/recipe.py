@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from utils.config import parse
-from utils.runs import write_json
-from utils.settings import Program
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from utils.cli.parse import parse
+from utils.cli.settings import Program
+from utils.run_folder import write_json
 
 
 @dataclass(frozen=True)

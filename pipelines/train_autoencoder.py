@@ -13,94 +13,89 @@ import torch
 
 from dataset_utils.corpus import Corpus
 from evaluation import report, scorers
-from evaluation.distributed import by_main
+from evaluation.distributed import on_rank0
 from evaluation.protocols import evaluate_reconstruction
-from latent_models.compressed import CompressedSpace
-from latent_models.decoding import strategies
-from latent_models.encoder_states import EncoderStatesSpace
+from latent_models.generation.decoding import strategies
 from latent_models.language_models import LanguageModel
-from latent_models.options import AutoencoderOptions, EncoderCacheOptions
-from pipelines.building.drafters import let_draft
-from pipelines.building.models import (
-    fill,
-    find_language_model,
-    let_write,
-    load_autoencoder,
-    load_model_of_texts,
-    new_space,
-    refuse_another_model,
-    relative,
-)
-from pipelines.data.cached_latents import Encoded, encoded_split
+from latent_models.spaces.compressed import CompressedSpace
+from latent_models.spaces.encoder_states import EncoderStatesSpace
+from pipelines.builders.draft_models import attach_draft_model
+from pipelines.builders.models import configure_generation, load_model_of_texts, new_space
+from utils.pretrained import load_into, locate_model, relative_path
+from latent_models.spaces.compressed import CompressedSpace
+from pipelines.cli.configs import AutoencoderConfig
+from pipelines.data.cached_latents import EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.describe import describe_run, dry_run, survey_corpus
-from pipelines.evaluators.interpolation import evaluate_midpoints, middles, written
-from pipelines.evaluators.reconstruction import Decode, reconstruct, through_latents, through_states
+from pipelines.evaluators.interpolation import decode_all, evaluate_interpolation, midpoints
+from pipelines.evaluators.reconstruction import Decode, reconstruct, via_encoder, via_latents
 from pipelines.job import EVALUATION, Job, fit, load_corpus, new_state, open_job, record_args
 from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
 from pipelines.training.held_out import held_out_means
 from pipelines.training.imagined import load_prior
 from utils import checkpoints
-from utils.distributed import Ranks, wrap
-from utils.hooks import Every, Hook, Report
-from utils.modes import evaluating
+from utils.cli.settings import Settings
+from utils.compile import compile_network, should_compile
+from utils.distributed import DistContext, wrap
+from utils.hooks import Hook, PeriodicHook, StepResult
+from utils.preemption import EXIT_CODES
 from utils.records import Batch
-from utils.seeding import derive
-from utils.settings import Settings
-from utils.sharding import gathered, is_sharded, layers_of, shard
-from utils.speed import compile_network, compiles
+from utils.seeding import derive_seed
+from utils.sharding import is_sharded, layers_of, shard, unsharded
 from utils.state import State
-from utils.stop import EXIT_CODES
+from utils.train_eval import eval_mode
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings[AutoencoderConfig]) -> int:
     """Train and validate, or only validate with --eval. Returns the exit code."""
     started = time.monotonic()
-    if settings.dry_run:
+    if settings.config.run.dry_run:
         return dry_run(settings, _parts)
     job = open_job(settings, "latent_finetuning", "autoencoder", {"loss": "train/loss", "learning_rate": "lr"})
     if job.evaluating:
         return _evaluate(job)
 
     name = find_language_model(
-        settings.enc_dec_model,
+        settings.config.language_model.enc_dec_model,
         job.folder,
-        settings.saved.get("enc_dec_model_relative"),
-        "enc_dec_model" in settings.typed,
+        settings.checkpoint_args.get("enc_dec_model_relative"),
+        "enc_dec_model" in settings.explicit,
     )
-    model = load_model_of_texts(settings, name, frozen=settings.lm_mode == "freeze")
+    model = load_model_of_texts(settings, name, frozen=settings.config.autoencoder.lm_mode == "freeze")
     corpus = load_corpus(job)
-    torch.manual_seed(derive(settings.random_seed, "weights"))
-    space = new_space(model, settings.build(AutoencoderOptions), settings.max_seq_len).to(job.device)
+    torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
+    space = new_space(settings, model).to(job.device)
     survey_corpus(job, corpus, model.tokenizer)
-    model.chunked_loss = not settings.whole_logits
-    let_write(settings, model)
-    data = tokenize_split(corpus.train, model, settings.max_seq_len)
-    held_out = tokenize_split(corpus.valid, model, settings.max_seq_len)
+    model.chunked_loss = not settings.config.loss.whole_logits
+    configure_generation(settings, model)
+    data = tokenize_split(corpus.train, model, settings.config.language_model.max_seq_len)
+    held_out = tokenize_split(corpus.valid, model, settings.config.language_model.max_seq_len)
     job.say(describe_run(job, {"language model": model, "autoencoder": space.autoencoder}, corpus, data))
 
-    if settings.lm_mode == "decoder":
-        space.train_decoder_alone()
+    if settings.config.autoencoder.lm_mode == "decoder":
+        space.freeze_encoder()
     for network in (space.autoencoder.encoder, space.autoencoder.decoder):
-        compile_network(network, settings.compile, job.device, job.say, part=True)
-    sharded = settings.fsdp and job.ranks.world > 1  # before the optimizer, which must see the pieces
+        compile_network(network, settings.config.compilation.compile, job.device, job.say, part=True)
+    sharded = (
+        settings.config.sharding.fsdp and job.dist.world_size > 1
+    )  # before the optimizer, which must see the pieces
     if sharded:
-        shard(space, job.ranks, layers_of(model))
-    elif settings.fsdp:
+        shard(space, job.dist, layers_of(model))
+    elif settings.config.sharding.fsdp:
         job.say("note: --fsdp spreads the weights over several processes, and this is one")
     state = new_state(job, space)
-    state.wrapped = space if sharded else wrap(space, job.ranks)
-    fingerprint = model.fingerprint() if settings.lm_mode == "freeze" else None
-    facts: dict[str, Any] = {"language_model_fingerprint": fingerprint}
-    if settings.resume_training:
+    state.wrapped = space if sharded else wrap(space, job.dist)
+    fingerprint = model.fingerprint() if settings.config.autoencoder.lm_mode == "freeze" else None
+    metadata: dict[str, Any] = {"language_model_fingerprint": fingerprint}
+    if settings.config.run.resume_training:
         checkpoint = checkpoints.load(job.folder)
-        refuse_another_model(model, checkpoint.facts.get("language_model_fingerprint"), job.folder)
+        model.check_fingerprint(checkpoint.metadata.get("language_model_fingerprint"), job.folder)
         state.restore(checkpoint)
-    elif settings.resume_dir:
-        fill(space, checkpoints.load(settings.resume_dir))  # weights only, as in the published command line
+    elif settings.config.run.resume_dir:
+        load_into(space, checkpoints.load(settings.config.run.resume_dir))  # weights only, as in the published command line
     record_args(
         job,
-        enc_dec_model_relative=relative(name, job.folder),
+        enc_dec_model_relative=relative_path(name, job.folder),
         language=model.language,
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
@@ -111,73 +106,85 @@ def run(settings: Settings) -> int:
         validation.record(result, state.step)
         score = result[f"autoencoder/{validation.strategies[0]}/bleu"]
         # how well a decoder serves a denoiser shows in no reconstruction: the newest is the best
-        if settings.prior_run is not None or score > state.best.get("bleu", -1.0):
+        if settings.config.augmentation.prior_run is not None or score > state.best.get("bleu", -1.0):
             state.best = {"bleu": score, "step": state.step}
-            state.save_best(job.folder, **facts)
+            state.save_best(job.folder, **metadata)
 
     if state.step == 0:
         validation.record(validation.of_language_model(), 0)
     step = AutoencoderStep(
         space,
         data,
-        job.plan(),
+        job.batch_sampler(),
         job.device,
         wrapped=state.wrapped,
         disturbance=_disturbance(job, space),
-        pad_to=settings.max_seq_len if compiles(settings.compile, job.device) else None,  # then one shape is compiled
+        pad_to=settings.config.language_model.max_seq_len
+        if should_compile(settings.config.compilation.compile, job.device)
+        else None,  # then one shape is compiled
         states=_cached_states(job, model, data),
     )
-    lm_loss = validation.language_model_loss() if settings.lm_mode == "freeze" else {}
+    lm_loss = validation.language_model_loss() if settings.config.autoencoder.lm_mode == "freeze" else {}
 
-    def losses(state: State, report: Report) -> None:
+    def losses(state: State, report: StepResult) -> None:
         """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""
-        if state.step % settings.log_every == 0:
+        if state.step % settings.config.loop.log_every == 0:
             job.log.record({**validation.loss(), **lm_loss}, state.step)
 
-    total = job.plan().total
+    total = job.batch_sampler().global_batch_size
     job.log.extra = lambda done: {"epoch": done * total / len(data), "samples": done * total}
-    validating = Every(settings.eval_every, validate, name="validate")
-    saving = Every(settings.save_every or settings.eval_every, lambda state: state.save(job.folder, **facts))
+    validating = PeriodicHook(settings.config.validation.eval_every, validate, name="validate")
+    saving = PeriodicHook(
+        settings.config.loop.save_every or settings.config.validation.eval_every,
+        lambda state: state.save(job.folder, **metadata),
+    )
     hooks: list[Hook] = [losses, validating, saving]
-    reason = fit(job, state, step, hooks, started, **facts)
+    reason = fit(job, state, step, hooks, started, **metadata)
     if EXIT_CODES[reason]:
         return EXIT_CODES[reason]
-    if state.step % settings.eval_every or state.owed:
-        validating.at_end(state)
-        state.save(job.folder, **facts)
+    if state.step % settings.config.validation.eval_every or state.pending:
+        validating.finish(state)
+        state.save(job.folder, **metadata)
     validation.write(job.folder, "validation")
     return 0
 
 
-def _disturbance(job: Job, space: CompressedSpace) -> Disturbance:
+def _disturbance(job: Job[AutoencoderConfig], space: CompressedSpace) -> Disturbance:
     settings = job.settings
-    run, steps = settings.prior_run, settings.prior_steps
+    run, steps = settings.config.augmentation.prior_run, settings.config.augmentation.prior_steps
     prior = None if run is None else load_prior(run, space, steps, job.device)
-    return Disturbance(settings.latent_noise, settings.latent_noise_prob, prior, settings.prior_prob)
+    return Disturbance(
+        settings.config.autoencoder.latent_noise,
+        settings.config.autoencoder.latent_noise_prob,
+        prior,
+        settings.config.augmentation.prior_prob,
+    )
 
 
-def _cached_states(job: Job, model: LanguageModel, data: TokenSplit) -> Encoded | None:
+def _cached_states(job: Job[AutoencoderConfig], model: LanguageModel, data: TokenSplit) -> EncodedSplit | None:
     """The frozen encoder's states of the training texts, with --cache_encoder_states."""
-    options = job.settings.build(EncoderCacheOptions)
+    options = job.settings.config.encoder_cache
     if options.cache_encoder_states == "no":
         return None
     space = EncoderStatesSpace(model, data.table.max_length)
     folder = Path(options.latent_cache_dir or job.folder / "latent_cache")
-    no_room = "name a roomier place with --latent_cache_dir, or leave --cache_encoder_states out"
+    disk_full_hint = "name a roomier place with --latent_cache_dir, or leave --cache_encoder_states out"
     what, dtype = "encoder states of the training texts", options.cache_encoder_states
     on_device = options.states_on_device
-    return encoded_split(space, data, folder, "train", what, job.ranks, on_device, dtype, no_room)
+    return encode_or_load(space, data, folder, "train", what, job.dist, on_device, dtype, disk_full_hint)
 
 
 class Validation:
     """Reconstruction of held-out texts, by each decoding strategy, from latents and by the plain language model."""
 
-    def __init__(self, job: Job, space: CompressedSpace, held_out: TokenSplit) -> None:
+    def __init__(self, job: Job[AutoencoderConfig], space: CompressedSpace, held_out: TokenSplit) -> None:
         self.job, self.space, self.held_out = job, space, held_out
-        self.strategies = list(strategies(job.settings.decoding))
-        self.rows = torch.arange(min(job.settings.eval_texts, len(held_out)))
+        self.strategies = list(strategies(job.settings.config.evaluation.decoding))
+        self.rows = torch.arange(min(job.settings.config.validation.eval_texts, len(held_out)))
         self.texts = [held_out.split.texts[row] for row in self.rows.tolist()]
-        source = job.settings.scorer  # perplexity only by a scorer that was asked for: one is not trained for this
+        source = (
+            job.settings.config.evaluation.scorer
+        )  # perplexity only by a scorer that was asked for: one is not trained for this
         self.scorer = scorers.load(source, device=job.device) if source else None
         self.results: dict[str, Any] = {}
         self.written: dict[str, list[str]] = {}
@@ -194,28 +201,30 @@ class Validation:
     def _mean(self, name: str, losses: Callable[[Batch], torch.Tensor]) -> dict[str, float]:
         job, n = self.job, len(self.held_out)
         # sharded, every rank must do the same, so each does it all
-        ranks = Ranks(device=job.device) if is_sharded(self.space) else job.ranks
-        plan = replace(job.held_out_plan(n), rank=ranks.rank, world=ranks.world)
+        dist = DistContext(device=job.device) if is_sharded(self.space) else job.dist
+        batch_sampler = replace(job.validation_sampler(n), rank=dist.rank, world_size=dist.world_size)
 
         def values(micro: int) -> dict[str, torch.Tensor]:
-            return {name: losses(self.held_out.batch(plan.rows(0, micro, n)).to(job.device))}
+            return {name: losses(self.held_out.batch(batch_sampler.rows(0, micro, n)).to(job.device))}
 
-        with evaluating(self.space), job.autocast():
-            return held_out_means(ranks, plan, [name], values)
+        with eval_mode(self.space), job.autocast():
+            return held_out_means(dist, batch_sampler, [name], values)
 
     def of_latents(self) -> dict[str, Any]:
-        return self._score("autoencoder", through_latents(self.space, self.job.settings.max_seq_len))
+        return self._score("autoencoder", via_latents(self.space, self.job.settings.config.language_model.max_seq_len))
 
     def of_language_model(self) -> dict[str, Any]:
-        return self._score("bart", through_states(self.space.language_model, self.job.settings.max_seq_len))
+        return self._score(
+            "bart", via_encoder(self.space.language_model, self.job.settings.config.language_model.max_seq_len)
+        )
 
     def _score(self, title: str, decode: Decode) -> dict[str, Any]:
         """title: also the first part of the keys, in the published names."""
-        job, size, sharded = self.job, self.job.settings.eval_batch_size, is_sharded(self.space)
+        job, size, sharded = self.job, self.job.settings.config.evaluation.eval_batch_size, is_sharded(self.space)
         found: dict[str, Any] = {}
         for strategy in self.strategies:
             name = f"reconstruct ({title}, {strategy})"
-            with evaluating(self.space), gathered(self.space):
+            with eval_mode(self.space), unsharded(self.space):
                 written = reconstruct(
                     decode,
                     self.held_out,
@@ -226,11 +235,11 @@ class Validation:
                     job.autocast,
                     name,
                     job.quiet,
-                    None if sharded else job.ranks,  # sharded, every rank must do the same
+                    None if sharded else job.dist,  # sharded, every rank must do the same
                 )
             self.written[f"{title}/{strategy}"] = written
-            found |= by_main(
-                job.ranks,
+            found |= on_rank0(
+                job.dist,
                 self.scorer,
                 partial(evaluate_reconstruction, written, self.texts, self.scorer, prefix=f"{title}/{strategy}/"),
             )
@@ -238,21 +247,31 @@ class Validation:
 
     def of_midpoints(self, corpus: Corpus) -> dict[str, Any]:
         """What lies between texts; by the main rank alone, since it is a matter of seconds."""
-        job, size = self.job, self.job.settings.eval_batch_size
+        job, size = self.job, self.job.settings.config.evaluation.eval_batch_size
 
         def judge() -> dict[str, Any]:
             texts = None if self.scorer else corpus.train.texts
             scorer = self.scorer or scorers.load(None, texts=texts, folder=job.folder / "scorer", device=job.device)
             found: dict[str, Any] = {}
-            with evaluating(self.space):
-                latents, others = middles(self.space, self.held_out, self.rows, size, job.device, job.autocast)
+            with eval_mode(self.space):
+                latents, others = midpoints(self.space, self.held_out, self.rows, size, job.device, job.autocast)
                 for name in self.strategies:
-                    texts = written(self.space, latents, name, size, job.settings.max_seq_len, job.autocast, job.quiet)
+                    texts = decode_all(
+                        self.space,
+                        latents,
+                        name,
+                        size,
+                        job.settings.config.language_model.max_seq_len,
+                        job.autocast,
+                        job.quiet,
+                    )
                     self.written[f"midpoints/{name}"] = texts
-                    found |= evaluate_midpoints(texts, self.texts, others.tolist(), scorer, prefix=f"midpoints/{name}/")
+                    found |= evaluate_interpolation(
+                        texts, self.texts, others.tolist(), scorer, prefix=f"midpoints/{name}/"
+                    )
             return found
 
-        return by_main(job.ranks, None, judge)
+        return on_rank0(job.dist, None, judge)
 
     def record(self, result: Mapping[str, Any], step: int) -> None:
         self.results |= result
@@ -264,7 +283,7 @@ class Validation:
 
     def write(self, folder, name: str) -> None:
         """Metrics and texts, side by side."""
-        if self.job.ranks.main and self.results:
+        if self.job.dist.is_main and self.results:
             columns = list(self.written)
             samples = [
                 {"reference": text, **dict(zip(columns, row, strict=True)), "text": row[-1]}
@@ -273,28 +292,35 @@ class Validation:
             report.write(folder, name, self.results, samples)
 
 
-def _evaluate(job: Job) -> int:
+def _evaluate(job: Job[AutoencoderConfig]) -> int:
     """--eval: the best checkpoint, on the validation split (--eval_test: on the test split)."""
     settings = job.settings
-    typed = settings.enc_dec_model if "enc_dec_model" in settings.typed else None
-    space, _ = load_autoencoder(Path(settings.resume_dir), job.device, typed)
-    let_write(settings, space.language_model)
-    let_draft(settings, space, Path(settings.resume_dir))
-    split = "test" if settings.eval_test else "valid"
+    typed = settings.config.language_model.enc_dec_model if "enc_dec_model" in settings.explicit else None
+    space = CompressedSpace.from_pretrained(
+        Path(settings.config.run.resume_dir), device=job.device, language_model=typed
+    )
+    configure_generation(settings, space.language_model)
+    attach_draft_model(settings, space, Path(settings.config.run.resume_dir))
+    split = "test" if settings.config.evaluation.eval_test else "valid"
     corpus = load_corpus(job)
-    held_out = tokenize_split(corpus.splits[split], space.language_model, settings.max_seq_len)
+    held_out = tokenize_split(corpus.splits[split], space.language_model, settings.config.language_model.max_seq_len)
     validation = Validation(job, space, held_out)
     validation.record(validation.of_language_model(), 0)
     validation.record(validation.of_latents(), 0)
-    if settings.midpoints:
+    if settings.config.validation.midpoints:
         validation.record(validation.of_midpoints(corpus), 0)
     validation.write(job.folder / EVALUATION, f"eval-{split}")
     return 0
 
 
-def _parts(settings: Settings) -> dict[str, torch.nn.Module]:
+def _parts(settings: Settings[AutoencoderConfig]) -> dict[str, torch.nn.Module]:
     """What a dry run builds."""
-    model = load_model_of_texts(settings, settings.enc_dec_model, frozen=settings.lm_mode == "freeze", empty=True)
+    model = load_model_of_texts(
+        settings,
+        settings.config.language_model.enc_dec_model,
+        frozen=settings.config.autoencoder.lm_mode == "freeze",
+        meta=True,
+    )
     with torch.device("meta"):
-        space = new_space(model, settings.build(AutoencoderOptions), settings.max_seq_len)
+        space = new_space(settings, model)
     return {"language model": model, "autoencoder": space.autoencoder}

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from dataset_utils import registry
-from dataset_utils.options import DataOptions
 from model.classifier import LatentClassifier
-from model.options import ClassifierOptions
-from pipelines.building.embeddings import EmptyEmbeddings, tokenizer_of
-from pipelines.building.models import empty_space
-from pipelines.data.cached_latents import Encoded, encoded_split
-from pipelines.data.tokens import TokenSplit, tokens_in
+from pipelines.builders.embeddings import MetaEmbeddings, tokenizer_of
+from pipelines.builders.models import meta_space
+from pipelines.cli.configs import ClassifierConfig
+from pipelines.cli.programs import CLASSIFIER, DIFFUSION
+from pipelines.data.cached_latents import EncodedSplit, encode_or_load
+from pipelines.data.tokens import TokenSplit, tokenize_for
 from pipelines.describe import dry_run
-from pipelines.flags.programs import CLASSIFIER, DIFFUSION
 from pipelines.job import (
     Job,
     fit,
@@ -31,49 +30,49 @@ from pipelines.job import (
     record_args,
     refuse_another_programs_run,
 )
+from pipelines.load_run import load_run
 from pipelines.parts import Parts
-from pipelines.trained import load_run
-from pipelines.training.classifier_step import LOGGED, ClassifierStep
+from pipelines.steps.classifier import METRICS, ClassifierStep
 from pipelines.training.held_out import held_out_means
 from utils import checkpoints
-from utils.config import parse
-from utils.distributed import finish, wrap
-from utils.errors import UserError, one_line
-from utils.flag_files import read_args
-from utils.hooks import Every
-from utils.modes import evaluating
-from utils.seeding import derive
-from utils.settings import Settings
+from utils.cli.args_io import read_args
+from utils.cli.parse import parse
+from utils.cli.settings import Settings
+from utils.distributed import cleanup, wrap
+from utils.errors import UserError, exit_on_user_error
+from utils.hooks import PeriodicHook
+from utils.preemption import EXIT_CODES
+from utils.seeding import derive_seed
 from utils.state import State
-from utils.stop import EXIT_CODES
+from utils.train_eval import eval_mode
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings[ClassifierConfig]) -> int:
     """Train and save. Returns the exit code."""
     import torch
 
     started = time.monotonic()
-    if settings.diffusion_run is None:
+    if settings.config.task.diffusion_run is None:
         raise UserError("--diffusion_run is missing: name the run folder whose samples are to be controlled")
-    read_args(Path(settings.diffusion_run))  # one line where it is no run, before a folder is made
-    if settings.dry_run:
+    read_args(Path(settings.config.task.diffusion_run))  # one line where it is no run, before a folder is made
+    if settings.config.run.dry_run:
         return _dry_run(settings)
     job = open_job(settings, "text_latent_classifier", "classifier")
-    trained = load_run(settings.diffusion_run, device=settings.device)
+    trained = load_run(settings.config.task.diffusion_run, device=settings.config.loop.device)
     parts = trained.parts
     parts.model.requires_grad_(False).eval()
     corpus = load_corpus(job)
-    corpus.need_classes("a classifier")
-    torch.manual_seed(derive(settings.random_seed, "weights"))
+    corpus.require_classes("a classifier")
+    torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
     classifier = LatentClassifier(
-        parts.space.dim, parts.space.length, corpus.num_classes, settings.build(ClassifierOptions)
+        parts.space.dim, parts.space.length, corpus.num_classes, settings.config.classifier
     ).to(job.device)
     state = new_state(job, classifier)
-    if settings.resume_training:
+    if settings.config.run.resume_training:
         state.restore(checkpoints.load(job.folder))
-    length = trained.settings.max_seq_len
+    length = trained.settings.config.language_model.max_seq_len
     texts = {
-        name: _encoded(job, parts, tokens_in(parts.space.space, corpus.splits[name], length), name)
+        name: _encoded(job, parts, tokenize_for(parts.space.space, corpus.splits[name], length), name)
         for name in ("train", "valid")
     }
     record_args(
@@ -84,76 +83,78 @@ def run(settings: Settings) -> int:
         latent_length=parts.space.length,
         trainable_params=sum(p.numel() for p in classifier.parameters()),
     )
-    state.wrapped = wrap(classifier, job.ranks)
-    step = ClassifierStep(state.wrapped, texts["train"], parts, job.plan())
-    checker = ClassifierStep(classifier, texts["valid"], parts, job.held_out_plan(len(corpus.valid)))
+    state.wrapped = wrap(classifier, job.dist)
+    step = ClassifierStep(state.wrapped, texts["train"], parts, job.batch_sampler())
+    checker = ClassifierStep(classifier, texts["valid"], parts, job.validation_sampler(len(corpus.valid)))
 
     def validate(state: State) -> None:
         def judged(micro: int) -> dict[str, torch.Tensor]:
             losses, values = checker(0, micro)
             return {"loss": losses, **values}
 
-        with evaluating(classifier), job.autocast():
-            found = held_out_means(job.ranks, checker.plan, ("loss", *LOGGED), judged)
+        with eval_mode(classifier), job.autocast():
+            found = held_out_means(job.dist, checker.batch_sampler, ("loss", *METRICS), judged)
         job.log.record({f"val_{name}": value for name, value in found.items()}, state.step)
-        job.log.say(
+        job.log.print(
             f"names {100 * found['accuracy']:.1f} % of held-out labels at all noise levels, "
-            f"{100 * found['accuracy_q1']:.1f} % in the cleanest quarter"
+            f"{100 * found['accuracy_q0']:.1f} % in the cleanest quarter"
         )
 
-    validation = Every(settings.eval_every, validate, name="validate")
+    validation = PeriodicHook(settings.config.task.eval_every, validate, name="validate")
     hooks = [
         validation,
-        Every(settings.save_every or settings.eval_every, lambda state: state.save(job.folder)),
+        PeriodicHook(
+            settings.config.loop.save_every or settings.config.task.eval_every, lambda state: state.save(job.folder)
+        ),
     ]
     reason = fit(job, state, step, hooks, started)
     if EXIT_CODES[reason]:
         return EXIT_CODES[reason]
-    made_up = bool(state.owed)
-    validation.at_end(state)
+    made_up = bool(state.pending)
+    validation.finish(state)
     if made_up:
         state.save(job.folder)
     return 0
 
 
-def _encoded(job: Job, parts: Parts, data: TokenSplit, split: str) -> Encoded:
+def _encoded(job: Job[ClassifierConfig], parts: Parts, data: TokenSplit, split: str) -> EncodedSplit:
     """Texts as latents: from a cache beside the classifier, but for embeddings, which cost nothing."""
-    folder = None if parts.space.trainable else job.folder / "latent_cache"
-    return encoded_split(parts.space.space, data, folder, split, f"latents of the {split} split", job.ranks, "off")
+    folder = None if parts.space.learned_with_denoiser else job.folder / "latent_cache"
+    return encode_or_load(parts.space.space, data, folder, split, f"latents of the {split} split", job.dist, "off")
 
 
-def _dry_run(settings: Settings) -> int:
-    of_run = parse(DIFFUSION, ["--eval", "--resume_dir", settings.diffusion_run])
+def _dry_run(settings: Settings[ClassifierConfig]) -> int:
+    of_run = parse(DIFFUSION, ["--eval", "--resume_dir", settings.config.task.diffusion_run])
     refuse_another_programs_run(of_run)
 
-    def parts(settings: Settings) -> dict[str, Any]:
+    def parts(settings: Settings[ClassifierConfig]) -> dict[str, Any]:
         import torch
 
-        embeddings = of_run.latent_space == "embeddings"
-        space: Any = EmptyEmbeddings(of_run) if embeddings else empty_space(of_run, bool(of_run.saved.get("seq2seq")))
+        embeddings = of_run.config.latents.latent_space == "embeddings"
+        space: Any = MetaEmbeddings(of_run) if embeddings else meta_space(of_run, bool(of_run.checkpoint_args.get("seq2seq")))
         with torch.device("meta"):
-            options = settings.build(ClassifierOptions)
+            options = settings.config.classifier
             classifier = LatentClassifier(space.dim, space.length, _expected_classes(settings), options)
         return {"latent space": space.requires_grad_(False), "classifier": classifier}
 
-    return dry_run(settings, parts, tokenizer_of(of_run), of_run.max_seq_len)
+    return dry_run(settings, parts, tokenizer_of(of_run), of_run.config.language_model.max_seq_len)
 
 
-def _expected_classes(settings: Settings) -> int:
+def _expected_classes(settings: Settings[ClassifierConfig]) -> int:
     """Of a corpus that may not be at hand; two are enough to show the parts."""
-    options = settings.build(DataOptions)
-    if registry.find(options) is None:
+    options = settings.config.data
+    if registry.missing_files_message(options) is None:
         corpus = registry.load(options)
-        corpus.need_classes("a classifier")
+        corpus.require_classes("a classifier")
         return corpus.num_classes
-    row = registry.DATASETS.get(settings.dataset_name or "")
+    row = registry.DATASETS.get(settings.config.data.dataset_name or "")
     return max(2, len(row.class_names) if row else 0)
 
 
-@one_line
+@exit_on_user_error
 def main() -> int:
     code = run(parse(CLASSIFIER))
-    finish()
+    cleanup()
     return code
 
 

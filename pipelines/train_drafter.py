@@ -1,4 +1,4 @@
-"""Train a drafter for an autoencoder: greedy decoding then writes the same texts, sooner (latent_models/drafting).
+"""Train a drafter for an autoencoder: greedy decoding then writes the same texts, sooner (latent_models/speculative/draft_model).
 
     python -m pipelines.train_drafter --latent_model_path runs/quickstart/diffusion/autoencoder
 
@@ -17,51 +17,56 @@ from pathlib import Path
 from typing import Any
 
 from dataset_utils.options import DataOptions
-from pipelines.building.drafters import DRAFTER_COPY, facts, new_drafter
-from pipelines.building.models import autoencoder_args, empty_autoencoder, load_autoencoder, relative
-from pipelines.data.cached_latents import encoded_split
+from pipelines.builders.draft_models import DRAFT_MODEL_COPY
+from latent_models.speculative.draft_model import draft_metadata, DraftModel
+from latent_models.spaces.compressed import read_autoencoder_args, CompressedSpace
+from utils.pretrained import relative_path
+from pipelines.cli.configs import DrafterConfig
+from pipelines.cli.programs import DRAFTER
+from pipelines.data.cached_latents import encode_or_load
 from pipelines.data.tokens import tokenize_split
 from pipelines.describe import dry_run, parameters
-from pipelines.flags.programs import DRAFTER
 from pipelines.job import fit, load_corpus, new_state, open_job, record_args
 from pipelines.training.autoencoder_step import Disturbance
 from pipelines.training.drafter_step import JUDGED, DrafterStep, judge
 from pipelines.training.held_out import held_out_means
 from utils import checkpoints
-from utils.config import parse
-from utils.distributed import finish, wrap
-from utils.errors import UserError, one_line
-from utils.hooks import Every
-from utils.modes import evaluating
-from utils.runs import resolve
-from utils.seeding import derive
-from utils.settings import Settings
+from utils.cli.parse import parse
+from utils.cli.settings import Settings
+from utils.distributed import cleanup, wrap
+from utils.errors import UserError, exit_on_user_error
+from utils.hooks import PeriodicHook
+from utils.preemption import EXIT_CODES
+from utils.run_folder import resolve
+from utils.seeding import derive_seed
 from utils.state import State
-from utils.stop import EXIT_CODES
+from utils.train_eval import eval_mode
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings[DrafterConfig]) -> int:
     """Train and save. Returns the exit code."""
     import torch
 
     started = time.monotonic()
     autoencoder = _autoencoder(settings)
-    saved = autoencoder_args(autoencoder)
+    saved = read_autoencoder_args(autoencoder)
     corpus_of(settings, saved)
-    if settings.dry_run:
+    if settings.config.run.dry_run:
         return dry_run(settings, partial(_parts, autoencoder, saved["max_seq_len"]), max_seq_len=saved["max_seq_len"])
-    if settings.output_dir is None and not settings.resume_training:
-        settings.set("output_dir", str(autoencoder / DRAFTER_COPY))
+    if settings.config.run.output_dir is None and not settings.config.run.resume_training:
+        settings.set("output_dir", str(autoencoder / DRAFT_MODEL_COPY))
     job = open_job(settings, "text_latent_drafter", "drafter")
-    space, _ = load_autoencoder(autoencoder, job.device, settings.enc_dec_model)
+    space = CompressedSpace.from_pretrained(
+        autoencoder, device=job.device, language_model=settings.config.task.enc_dec_model
+    )
     corpus = load_corpus(job)
-    torch.manual_seed(derive(settings.random_seed, "weights"))
-    drafter = new_drafter(space, {**settings.as_dict(), "max_seq_len": saved["max_seq_len"]}).to(job.device)
+    torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
+    drafter = DraftModel(space.language_model.dim, saved["max_seq_len"], settings.config.drafter).to(job.device)
     job.say(parameters({"latent space": space, "drafter": drafter}))
     state = new_state(job, drafter)
-    known = facts(space, saved["max_seq_len"])
-    if settings.resume_training:
-        if any(settings.saved.get(name) != value for name, value in known.items()):
+    known = draft_metadata(space)
+    if settings.config.run.resume_training:
+        if any(settings.checkpoint_args.get(name) != value for name, value in known.items()):
             raise UserError(
                 f"{job.folder} was begun for another autoencoder than the one in {autoencoder}: name that one with "
                 "--latent_model_path, or begin anew in another --output_dir"
@@ -69,13 +74,13 @@ def run(settings: Settings) -> int:
         state.restore(checkpoints.load(job.folder))
     folder = _cache(settings, autoencoder, job.folder)
     texts = {
-        name: encoded_split(
+        name: encode_or_load(
             space,
             tokenize_split(corpus.splits[name], space.language_model, saved["max_seq_len"]),
             folder,
             name,
             f"latents of the {name} split",
-            job.ranks,
+            job.dist,
             "auto",
         )
         for name in ("train", "valid")
@@ -83,74 +88,76 @@ def run(settings: Settings) -> int:
     record_args(
         job,
         **known,
-        latent_model_path_relative=relative(str(autoencoder), job.folder),
+        latent_model_path_relative=relative_path(str(autoencoder), job.folder),
         trainable_params=sum(p.numel() for p in drafter.parameters()),
     )
-    state.wrapped = wrap(drafter, job.ranks)
-    disturbance = Disturbance(settings.latent_noise, settings.latent_noise_prob)
-    step = DrafterStep(space, state.wrapped, texts["train"], job.plan(), disturbance)
-    checker = DrafterStep(space, drafter, texts["valid"], job.held_out_plan(len(corpus.valid)), Disturbance())
+    state.wrapped = wrap(drafter, job.dist)
+    disturbance = Disturbance(settings.config.task.latent_noise, settings.config.task.latent_noise_prob)
+    step = DrafterStep(space, state.wrapped, texts["train"], job.batch_sampler(), disturbance)
+    checker = DrafterStep(space, drafter, texts["valid"], job.validation_sampler(len(corpus.valid)), Disturbance())
 
     def validate(state: State) -> None:
-        with evaluating(drafter), job.autocast():
-            found = held_out_means(job.ranks, checker.plan, JUDGED, partial(judge, checker, drafter))
+        with eval_mode(drafter), job.autocast():
+            found = held_out_means(job.dist, checker.batch_sampler, JUDGED, partial(judge, checker, drafter))
         job.log.record({f"val_{name}": value for name, value in found.items()}, state.step)
-        job.log.say(
+        job.log.print(
             f"drafts {100 * found['tokens_right']:.1f} % of the tokens right that the language model writes for "
             f"held-out texts, and {100 * found['texts_right']:.1f} % of the texts: {found['passes']:.2f} passes a text"
         )
 
-    validation = Every(settings.eval_every, validate, name="validate")
-    saving = Every(settings.save_every or settings.eval_every, lambda state: state.save(job.folder))
+    validation = PeriodicHook(settings.config.task.eval_every, validate, name="validate")
+    saving = PeriodicHook(
+        settings.config.loop.save_every or settings.config.task.eval_every, lambda state: state.save(job.folder)
+    )
     reason = fit(job, state, step, [validation, saving], started)
     if EXIT_CODES[reason]:
         return EXIT_CODES[reason]
-    made_up = bool(state.owed)
-    validation.at_end(state)
+    made_up = bool(state.pending)
+    validation.finish(state)
     if made_up:
         state.save(job.folder)
     return 0
 
 
-def corpus_of(settings: Settings, saved: Mapping[str, Any]) -> None:
+def corpus_of(settings: Settings[DrafterConfig], saved: Mapping[str, Any]) -> None:
     """Unless a corpus is named, take that of the autoencoder, whose args.json is given."""
-    if any(settings.values[name] for name in ("dataset_name", "data_dir", "train_file")):
+    if any(settings.get(name) for name in ("dataset_name", "data_dir", "train_file")):
         return
     for f in fields(DataOptions):
-        if f.name not in settings.typed and f.name in saved:
+        if f.name not in settings.explicit and f.name in saved:
             settings.set(f.name, saved[f.name])
 
 
-def _autoencoder(settings: Settings) -> Path:
+def _autoencoder(settings: Settings[DrafterConfig]) -> Path:
     """The folder of the autoencoder: as given, or where it is from a run that goes on."""
-    if settings.latent_model_path is None:
+    if settings.config.task.latent_model_path is None:
         raise UserError("--latent_model_path is missing: name the run folder of the autoencoder whose texts to draft")
-    recorded = settings.saved.get("latent_model_path_relative")
-    moved = "latent_model_path" not in settings.typed and not Path(settings.latent_model_path).is_dir()
-    path = recorded if recorded and moved else settings.latent_model_path
-    return resolve(path, settings.resume_dir, "--latent_model_path")
+    recorded = settings.checkpoint_args.get("latent_model_path_relative")
+    moved = "latent_model_path" not in settings.explicit and not Path(settings.config.task.latent_model_path).is_dir()
+    path = recorded if recorded and moved else settings.config.task.latent_model_path
+    return resolve(path, settings.config.run.resume_dir, "--latent_model_path")
 
 
-def _cache(settings: Settings, autoencoder: Path, run: Path) -> Path:
+def _cache(settings: Settings[DrafterConfig], autoencoder: Path, run: Path) -> Path:
     """Where latents are kept: as told, where the diffusion run that holds this autoencoder keeps them, or here."""
     there = autoencoder.parent / "latent_cache"
-    return Path(settings.latent_cache_dir or (there if there.is_dir() else run / "latent_cache"))
+    return Path(settings.config.task.latent_cache_dir or (there if there.is_dir() else run / "latent_cache"))
 
 
-def _parts(autoencoder: Path, max_seq_len: int, settings: Settings) -> dict[str, Any]:
+def _parts(autoencoder: Path, max_seq_len: int, settings: Settings[DrafterConfig]) -> dict[str, Any]:
     """What a dry run builds."""
     import torch
 
-    space = empty_autoencoder(autoencoder, settings.enc_dec_model)
+    space = CompressedSpace.from_pretrained(autoencoder, language_model=settings.config.task.enc_dec_model, meta=True)
     with torch.device("meta"):
-        drafter = new_drafter(space, {**settings.as_dict(), "max_seq_len": max_seq_len})
+        drafter = DraftModel(space.language_model.dim, max_seq_len, settings.config.drafter)
     return {"language model": space.language_model, "autoencoder": space.autoencoder, "drafter": drafter}
 
 
-@one_line
+@exit_on_user_error
 def main() -> int:
     code = run(parse(DRAFTER))
-    finish()
+    cleanup()
     return code
 
 

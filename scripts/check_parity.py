@@ -19,6 +19,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,20 +30,20 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusion.denoisers import make_denoise, projected
-from diffusion.grids import grid
-from diffusion.guidance import guided
-from diffusion.loss import diffuse, diffusion_loss
+from diffusion.denoisers import make_denoise, project_x0
+from diffusion.guidance import classifier_free_guided
+from diffusion.loss import BoundNetwork, LossConfig, denoising_loss
 from diffusion.samplers import make_sampler
-from diffusion.schedules import level_at, make_continuous
-from latent_models import reference_weights as autoencoder_weights
-from latent_models.options import AutoencoderOptions
-from latent_models.perceiver import PerceiverAutoencoder
+from diffusion.schedules import make_continuous_schedule
+from diffusion.timesteps import linear_grid
+from latent_models.autoencoders import reference_weights as autoencoder_weights
+from latent_models.autoencoders.options import PerceiverOptions
+from latent_models.autoencoders.perceiver import PerceiverAutoencoder
 from model import reference_weights as denoiser_weights
 from model.denoiser import Denoiser
 from model.options import DenoiserOptions
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
 from utils.records import Condition
 
 Meta = Mapping[str, Any]
@@ -108,7 +109,7 @@ class File:
 
 
 def autoencoder(file: File) -> PerceiverAutoencoder:
-    options = AutoencoderOptions(
+    options = PerceiverOptions(
         num_encoder_latents=file.argument("num_encoder_latents"),
         num_decoder_latents=file.argument("num_decoder_latents", None),
         dim_ae=file.argument("dim_ae"),
@@ -188,35 +189,47 @@ def check_denoiser(file: File) -> Iterator[Result]:
 def check_schedules(file: File) -> Iterator[Result]:
     for key in sorted(file.tensors.keys() - {"t"}):
         name, scale = matched(r"(\w+)\.scale_([\d.]+)", key, file).groups()
-        yield file.compare(key, make_continuous(name, float(scale))(file["t"]).alpha ** 2, EXACT, key)
+        yield file.compare(key, make_continuous_schedule(name, float(scale))(file["t"]).alpha ** 2, EXACT, key)
 
 
 def check_diffusion(file: File) -> Iterator[Result]:
     """Losses at fixed times and noise, then trajectories from recorded noise."""
     network, objective = denoiser_of(file), file.name.removeprefix("diffusion_")
     objective = file.argument("objective", objective)
-    schedule = make_continuous(file.argument("train_schedule"), file.argument("scale", 1.0))
+    schedule = make_continuous_schedule(file.argument("train_schedule"), file.argument("scale", 1.0))
 
-    def bound(mask: Tensor | None) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-        return lambda z, time, x0_prev: network(z, time, mask, None, x0_prev)
+    def bind(mask: Tensor | None, rows: Tensor | None = None) -> BoundNetwork:
+        mask = mask if mask is None or rows is None else mask[rows]
+
+        def bound(
+            z: Tensor, time: Tensor, x0_self_cond: Tensor | None = None, self_cond_mask: Tensor | None = None
+        ) -> Tensor:
+            return network(z, time, mask, None, x0_self_cond, self_cond_mask)
+
+        return bound
 
     for name in file.results():
         if name.startswith("loss_"):
             loss_type, self_conditioned = matched(r"loss_(l1|l2|smooth_l1)_selfcond_([01])", name, file).groups()
             x0, mask, t, eps = (file[f"in.{part}"] for part in ("x0", "mask", "t", "noise"))
-            x0_prev = None
-            if self_conditioned == "1":
-                z_t = diffuse(x0, eps, level_at(schedule, t, x0))
-                x0_prev = make_denoise(bound(mask), objective, schedule)(z_t, t, None)
-            loss = diffusion_loss(bound(mask), x0, mask, schedule, objective, loss_type, t, eps, x0_prev=x0_prev)
-            yield file.compare(name, loss.mean().reshape(file[f"out.{name}"].shape), EXACT)
+            every_row = (torch.ones(len(x0), dtype=torch.bool), torch.arange(len(x0)))
+            result = denoising_loss(
+                partial(bind, mask),
+                x0,
+                t,
+                eps,
+                LossConfig(schedule, objective, loss_type),
+                mask=mask,
+                self_cond=every_row if self_conditioned == "1" else None,
+            )
+            yield file.compare(name, result.loss.mean().reshape(file[f"out.{name}"].shape), EXACT)
             continue
         sampler, steps, norm = matched(r"(ddpm|ddim)_(\d+)(_l2norm)?", name, file).groups()
-        denoise = make_denoise(bound(None), objective, schedule)
+        denoise = make_denoise(bind(None), objective, schedule)
         if norm:
-            denoise = projected(denoise, lambda x: F.normalize(x, dim=-1) * x.shape[-1] ** 0.5)
+            denoise = project_x0(denoise, lambda x: F.normalize(x, dim=-1) * x.shape[-1] ** 0.5)
         ours = make_sampler(sampler)(
-            denoise, schedule, grid(int(steps)), file["in.z_T"], noise=lambda step, _: file["in.ddpm_noises"][step]
+            denoise, schedule, linear_grid(int(steps)), file["in.z_T"], noise=lambda step, _: file["in.ddpm_noises"][step]
         )
         largest = file[f"out.{name}"].abs().max().item()
         unbounded = objective == "pred_noise" and not norm
@@ -231,9 +244,9 @@ def check_guidance(file: File) -> Iterator[Result]:
         raise UserError(
             f"{file.folder / file.name}.safetensors holds neither in.class_id nor in.context: record it again"
         )
-    schedule = make_continuous(file.argument("train_schedule", "cosine"), file.argument("scale", 1.0))
+    schedule = make_continuous_schedule(file.argument("train_schedule", "cosine"), file.argument("scale", 1.0))
     twice = Condition.stack(told, told.null())
-    denoise = guided(
+    denoise = classifier_free_guided(
         make_denoise(
             lambda z, time, x0_prev: network(z, time, None, twice, x0_prev), file.argument("objective"), schedule
         ),
@@ -241,7 +254,7 @@ def check_guidance(file: File) -> Iterator[Result]:
     )
     for name in file.results():
         sampler, steps = matched(r"(ddim)_(\d+)_cfg[\d.]+", name, file).groups()
-        ours = make_sampler(sampler)(denoise, schedule, grid(int(steps)), file["in.z_T"])
+        ours = make_sampler(sampler)(denoise, schedule, linear_grid(int(steps)), file["in.z_T"])
         yield file.compare(name, ours, TRAJECTORY * max(1, file[f"out.{name}"].abs().max().item()))
 
 
@@ -293,7 +306,7 @@ def row(result: Result, ok: bool, wide: int) -> str:
     return f"{result.file:{wide}}  {result.difference:18.2e}  {result.tolerance:9.1e}  {verdict:3} {result.name}"
 
 
-@one_line
+@exit_on_user_error
 def main(argv: list[str] | None = None) -> int:
     parser = OneLineParser(description="Compare our modules with recordings of the reference implementation.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder with meta.json and .safetensors recordings")

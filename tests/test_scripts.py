@@ -84,13 +84,13 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def record(program: str, argv: list[str], folder: Path, **facts: Any) -> Path:
+def record(program: str, argv: list[str], folder: Path, **metadata: Any) -> Path:
     """A run folder as a training leaves it, as far as a dry run looks."""
-    from pipelines.flags import programs
-    from utils.config import parse
-    from utils.flag_files import write_args
+    from pipelines.cli import programs
+    from utils.cli.args_io import write_args
+    from utils.cli.parse import parse
 
-    write_args(parse(getattr(programs, program), argv), folder, **facts)
+    write_args(parse(getattr(programs, program), argv), folder, **metadata)
     return folder
 
 
@@ -122,9 +122,9 @@ def embeddings_run(folder: Path, corpus: str, data: Path, vocabulary: Path) -> P
     from utils.tokenizer_fingerprint import fingerprint
 
     argv = ["--latent_space", "embeddings", "--dataset_name", corpus, "--data_dir", str(data)]
-    facts = {"tokenizer_fingerprint": fingerprint(load_tokenizer(str(vocabulary), 64))}
+    metadata = {"tokenizer_fingerprint": fingerprint(load_tokenizer(str(vocabulary), 64))}
     shutil.copytree(vocabulary, folder / "tokenizer")
-    return record("DIFFUSION", argv, folder, seq2seq=corpus == "qqp", embedding_width=128, **facts)
+    return record("DIFFUSION", argv, folder, seq2seq=corpus == "qqp", embedding_width=128, **metadata)
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +217,8 @@ def run_module(tmp_path, monkeypatch, capsys):
 def classifier(trained, data, tmp_path_factory) -> Path:
     """Of the latents of the trained run."""
     from pipelines import train_classifier
-    from pipelines.flags.programs import CLASSIFIER
-    from utils.config import parse
+    from pipelines.cli.programs import CLASSIFIER
+    from utils.cli.parse import parse
 
     folder = tmp_path_factory.mktemp("classifier") / "run"
     argv = ["--diffusion_run", str(trained), "--train_file", str(data / "simple/simple_labeled.tsv")]
@@ -458,21 +458,24 @@ PUBLISHED["scripts/embedding/eval.sh"] = dict(eval_test=True, num_samples=1000, 
 
 @pytest.mark.parametrize("script", RECIPES)
 def test_every_recipe_has_the_published_hyper_parameters(started, folders, script):
-    from pipelines.flags import programs
-    from utils.config import parse
+    from pipelines.cli import programs
+    from utils.cli.parse import parse
 
     words, _ = started(["bash", str(ROOT / script), *arguments(script, folders)])
     program, argv = split(words)
     settings = parse({"train_latent_model.py": programs.AUTOENCODER}.get(program, programs.DIFFUSION), argv)
     wanted = (PUBLISHED | OURS)[script]
-    assert {name: settings.values[name] for name in wanted} == wanted
+    assert {name: settings.get(name) for name in wanted} == wanted
     if script in TRAININGS and script not in ON_LATENTS + EMBEDDED:
-        assert settings.enc_dec_model == wanted.get("enc_dec_model", "facebook/bart-base") and settings.scorer is None
+        assert (
+            settings.config.language_model.enc_dec_model == wanted.get("enc_dec_model", "facebook/bart-base")
+            and settings.config.evaluation.scorer is None
+        )
     if script in EVALUATIONS:
         scorer = None if "decode" in script else "openai-community/gpt2-large"
-        assert settings.scorer == scorer and "enc_dec_model" not in settings.typed
+        assert settings.config.evaluation.scorer == scorer and "enc_dec_model" not in settings.explicit
     if script in DIFFUSEQ:
-        assert settings.vocab == "bert"
+        assert settings.config.tokenizer.vocab == "bert"
 
 
 @pytest.mark.parametrize("script", RECIPES)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import one_line
+from utils.errors import exit_on_user_error
 
 PARITY = Path(__file__).resolve().parents[1] / "scripts" / "check_parity.py"
 PROGRAMS = (
@@ -25,7 +25,7 @@ PROGRAMS = (
 def test_a_mistake_is_one_line_and_help_is_help(name, capsys):
     parity = "parity" in name
     main = runpy.run_path(str(PARITY), run_name=name)["main"] if parity else importlib.import_module(name).main
-    main = main if hasattr(main, "__wrapped__") else one_line(main)  # as where it is run
+    main = main if hasattr(main, "__wrapped__") else exit_on_user_error(main)  # as where it is run
     with pytest.raises(SystemExit) as left:
         main(["--no_such_flag", "3"])
     assert left.value.code == 2

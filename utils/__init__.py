@@ -1,10 +1,10 @@
-"""What every room uses and what knows of none. See docs/architecture.md."""
+"""Training loop, checkpoints, randomness, distribution and command line. Used by all packages, imports none of them."""
 
 import os
 
-# Read by PyTorch's OpenMP when torch is imported, so said before that. A spinning thread beside any other busy process
-# costs a hundredfold: idle ones sleep, but only after some microseconds. What the environment says already goes before
-# it; scripts/lib/environment.sh says the same for whatever is run from there.
+# Set before importing torch, whose OpenMP reads it then: spin-waiting threads are about 100 times slower beside any
+# other busy process. With GOMP_SPINCOUNT they sleep after some microseconds. A value from the environment has
+# precedence; scripts/lib/environment.sh sets the same.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -1,16 +1,13 @@
-"""Named arrays with one row per example, computed once, kept on disk and memory-mapped: fixed rows or ragged ones.
+"""Disk cache of named arrays with one row per example, fixed or ragged, computed once and memory-mapped.
 
-Made in shards of some sixty megabytes, or of eight thousand rows. Any number of processes may ask for the same cache at
-once: each takes shards that nobody has in hand, and a process that dies frees its own, so that ranks share the work and
-a killed run goes on where it was. Reading and writing take memory of a batch and of a shard, however many rows there
-are.
+Computed in shards of about 64 MB or 8192 rows. Any number of processes may build the same cache at once: each takes
+shards that no other process has locked, and the locks of a process that dies are freed, so that ranks share the work
+and a killed run continues. Reading takes the memory of a batch, writing that of a shard, for any number of rows.
 
-    {folder}/{key}/plan.json       what the arrays are; written first, so that all processes mean the same
-    {folder}/{key}/{name}.npy      fixed rows (n, *shape); ragged rows one after another, (sum of lengths, *shape)
-    {folder}/{key}/shards/         one file a shard: locked while it is made, not empty once it is on disk
-    {folder}/{key}/cache.json      the plan again; written last: with it, the cache is whole
-
-Knows no model and no text.
+    {folder}/{key}/plan.json       layout of the arrays; written first, so that all processes use the same one
+    {folder}/{key}/{name}.npy      fixed rows (n, *shape); ragged rows concatenated, (sum of lengths, *shape)
+    {folder}/{key}/shards/         one file per shard: locked while it is computed, not empty once it is on disk
+    {folder}/{key}/cache.json      the plan again; written last: it marks the cache as complete
 """
 
 from __future__ import annotations
@@ -29,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import UserError, fold
-from utils.runs import write_json
+from utils.errors import UserError, one_line_text
+from utils.run_folder import write_json
 
-SHARD_BYTES = 64 * 2**20  # memory that building takes
-SHARD_ROWS = 2**13  # what a kill can cost, and the most that others wait for
+SHARD_BYTES = 64 * 2**20  # memory needed to build
+SHARD_ROWS = 2**13  # the most rows that a kill loses, and that other processes wait for
 Encode = Callable[[int, int], Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]]
 """(start, stop) -> pieces (index (m,), {name: rows}) in any order, each row from start to stop exactly once. Rows are
 (m, *shape); of a ragged array (m, S, *shape), of which row i keeps the first lengths[index[i]] positions."""
@@ -49,38 +46,40 @@ class Layout:
 
     @cached_property
     def offsets(self) -> np.ndarray | None:
-        """(n + 1,) where each ragged row begins."""
+        """(n + 1,) start of each ragged row; None for fixed rows."""
         return None if self.lengths is None else np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
 
-    def first(self, row: int) -> int:
-        """Where a row begins in the array on disk."""
+    def row_offset(self, row: int) -> int:
+        """Start of a row in the array on disk."""
         return row if self.offsets is None else int(self.offsets[row])
 
     @property
     def item_bytes(self) -> int:
         return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         lengths = None if self.lengths is None else sha256(self.lengths.astype(np.int64).tobytes()).hexdigest()[:24]
         return {"shape": list(self.shape), "dtype": self.dtype, "lengths": lengths}
 
 
 class ArrayCache:
-    """A whole cache. `rows` and `ragged` read only what is asked for; what they return is a copy.
+    """A complete cache. `rows` and `padded_rows` read only the rows of the index, and return copies.
 
-    Errors: UserError where the folder is damaged, or holds other arrays than those asked for.
+    Raises UserError where the folder is damaged, or holds other arrays than the layouts.
     """
 
     def __init__(self, folder: Path, key: str, n: int, layouts: Mapping[str, Layout]) -> None:
         try:
-            facts = json.loads((folder / "cache.json").read_text())
+            metadata = json.loads((folder / "cache.json").read_text())
             wanted = _plan(key, n, layouts)
-            wrong = next((name for name in wanted if facts[name] != wanted[name]), None)
+            wrong = next((name for name in wanted if metadata[name] != wanted[name]), None)
             if wrong:
-                raise ValueError(f"its {wrong} is {facts[wrong]} instead of {wanted[wrong]}")
+                raise ValueError(f"its {wrong} is {metadata[wrong]} instead of {wanted[wrong]}")
             self.arrays = {name: _open(folder, name, layout, n) for name, layout in layouts.items()}
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder} is not a whole cache ({fold(error)}): delete it, and it is made anew") from error
+            raise UserError(
+                f"{folder} is not a complete cache ({one_line_text(error)}): delete it, and it is computed again"
+            ) from error
         self.folder, self.layouts, self._n = folder, dict(layouts), n
 
     def __len__(self) -> int:
@@ -95,8 +94,8 @@ class ArrayCache:
         assert self.layouts[name].lengths is None, f"{name} has ragged rows"
         return np.asarray(self.arrays[name][index])
 
-    def ragged(self, name: str, index: np.ndarray, pad_to: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Ragged rows padded with zeros, (m, S, *shape), and where they hold something, (m, S) bool.
+    def padded_rows(self, name: str, index: np.ndarray, pad_to: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Ragged rows padded with zeros, (m, S, *shape), and a mask, (m, S) bool, True where a row has data.
 
         pad_to: S; None: the longest of these rows.
         """
@@ -118,29 +117,29 @@ def open_or_build(
     encode: Encode,
     *,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
     progress: Callable[[int], None] | None = None,
-    no_room: str = "name another folder",
+    disk_full_hint: str = "name another folder",
 ) -> ArrayCache:
-    """The cache of `key` below `folder`, computed now, or as far as it is lacking.
+    """The cache of `key` below `folder`; shards that are missing are computed now.
 
-    rank, world: which shards this process prefers; it takes over what others leave, so they only spread the work.
-    progress: called with the number of rows that are there, those of other processes included.
-    no_room: what a user can do whose disk is too small, for the UserError.
+    rank, world_size: which shards this process takes first; afterwards it takes those that other ranks have not.
+    progress: called with the number of rows on disk, those of other processes included.
+    disk_full_hint: advice in the UserError where the disk is too small.
     """
     place = folder / key
-    if not _whole(place):
-        _build(place, key, n, layouts, encode, rank, world, progress, no_room)
+    if not _complete(place):
+        _build(place, key, n, layouts, encode, rank, world_size, progress, disk_full_hint)
     return ArrayCache(place, key, n, layouts)
 
 
 def size_of(n: int, layouts: Mapping[str, Layout]) -> int:
-    """Bytes on disk of n rows."""
-    return sum(layout.first(n) * layout.item_bytes for layout in layouts.values())
+    """Bytes of n rows on disk."""
+    return sum(layout.row_offset(n) * layout.item_bytes for layout in layouts.values())
 
 
-def in_words(size: float) -> str:
-    """Bytes as 3.1 GB."""
+def format_bytes(size: float) -> str:
+    """Bytes as a text such as 3.1 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit in ("bytes", "kB") else f"{size:.1f} {unit}"
@@ -152,7 +151,7 @@ def in_words(size: float) -> str:
 
 
 def shards_of(n: int, layouts: Mapping[str, Layout]) -> list[tuple[int, int]]:
-    """Rows (start, stop) of every shard: a function of the plan alone, not of how many processes share the work."""
+    """Rows (start, stop) of every shard, independent of the number of processes."""
     size = max(1, min(SHARD_ROWS, round(SHARD_BYTES / max(1.0, size_of(n, layouts) / max(n, 1)))))
     return [(start, min(start + size, n)) for start in range(0, n, size)]
 
@@ -164,37 +163,37 @@ def _build(
     layouts: Mapping[str, Layout],
     encode: Encode,
     rank: int,
-    world: int,
+    world_size: int,
     progress: Callable[[int], None] | None,
-    no_room: str,
+    disk_full_hint: str,
 ) -> None:
     shards = shards_of(n, layouts)
-    _lay_out(place, key, n, layouts, len(shards), no_room)
+    _allocate(place, key, n, layouts, len(shards), disk_full_hint)
     markers = [place / "shards" / str(i) for i in range(len(shards))]
 
-    def there() -> int:
+    def rows_done() -> int:
         return sum(stop - start for (start, stop), marker in zip(shards, markers, strict=True) if _done(marker))
 
-    order = [i for turn in range(world) for i in range((rank + turn) % world, len(shards), world)]
-    for wait in (False, True):  # first what nobody has in hand, then what others had and may have left
+    order = [i for turn in range(world_size) for i in range((rank + turn) % world_size, len(shards), world_size)]
+    for wait in (False, True):  # first shards that no process has locked, then those that others may have given up
         for i in order:
-            with _claimed(markers[i], wait) as handle:
-                if handle is None or _whole(place):
+            with _locked_shard(markers[i], wait) as handle:
+                if handle is None or _complete(place):
                     continue
-                done, (start, stop) = there(), shards[i]
+                done, (start, stop) = rows_done(), shards[i]
                 if progress is not None:
                     progress(done)
-                tell = None if progress is None else (lambda rows, done=done, tell=progress: tell(done + rows))
-                held = _gather(start, stop, layouts, encode, tell)
+                report = None if progress is None else (lambda rows, done=done: progress(done + rows))
+                held = _gather(start, stop, layouts, encode, report)
                 try:
                     for name, rows in held.items():
-                        _write(place / f"{name}.npy", rows, layouts[name].first(start))
+                        _write(place / f"{name}.npy", rows, layouts[name].row_offset(start))
                 except OSError as error:
-                    raise UserError(f"{place} cannot be written ({fold(error)}): {no_room}") from error
+                    raise UserError(f"{place} cannot be written ({one_line_text(error)}): {disk_full_hint}") from error
                 del held, rows  # before the next shard takes as much
                 os.write(handle, b"whole")
                 os.fsync(handle)
-    if not _whole(place):
+    if not _complete(place):
         write_json(place / "cache.json", _plan(key, n, layouts))
     shutil.rmtree(place / "shards", ignore_errors=True)
     (place / "plan.json").unlink(missing_ok=True)
@@ -203,12 +202,12 @@ def _build(
         progress(n)
 
 
-def _lay_out(place: Path, key: str, n: int, layouts: Mapping[str, Layout], shards: int, no_room: str) -> None:
-    """The plan and empty arrays, unless they are there. UserError where the disk has no room for them."""
-    plan = _plan(key, n, layouts) | {"shards": shards}  # of others, what is done would mean other rows
+def _allocate(place: Path, key: str, n: int, layouts: Mapping[str, Layout], shards: int, disk_full_hint: str) -> None:
+    """Write the plan and empty arrays, unless they exist. Raises UserError where the disk is too small."""
+    plan = _plan(key, n, layouts) | {"shards": shards}  # with another number, finished shards would be other rows
     (place / "shards").mkdir(parents=True, exist_ok=True)
-    with _claimed(place / "lock", wait=True):
-        if _whole(place):
+    with _locked_shard(place / "lock", wait=True):
+        if _complete(place):
             return
         try:
             if json.loads((place / "plan.json").read_text()) == plan:
@@ -218,11 +217,13 @@ def _lay_out(place: Path, key: str, n: int, layouts: Mapping[str, Layout], shard
         need, free = size_of(n, layouts), shutil.disk_usage(place).free
         if need > free:
             shutil.rmtree(place, ignore_errors=True)
-            raise UserError(f"{place} needs {in_words(need)}, and its disk has {in_words(free)} free: {no_room}")
+            raise UserError(
+                f"{place} needs {format_bytes(need)}, and its disk has {format_bytes(free)} free: {disk_full_hint}"
+            )
         for marker in (place / "shards").iterdir():
             marker.unlink()
         for name, layout in layouts.items():  # sparse until they are written
-            shape = (layout.first(n), *layout.shape)
+            shape = (layout.row_offset(n), *layout.shape)
             np.lib.format.open_memmap(place / f"{name}.npy", mode="w+", dtype=layout.dtype, shape=shape).flush()
         write_json(place / "plan.json", plan)
 
@@ -236,7 +237,7 @@ def _gather(
 ) -> dict[str, np.ndarray]:
     """Rows start to stop of every array, in memory."""
     held = {
-        name: np.zeros((layout.first(stop) - layout.first(start), *layout.shape), layout.dtype)
+        name: np.zeros((layout.row_offset(stop) - layout.row_offset(start), *layout.shape), layout.dtype)
         for name, layout in layouts.items()
     }
     seen = np.zeros(stop - start, dtype=np.int64)
@@ -247,18 +248,18 @@ def _gather(
                 held[name][index - start] = pieces[name]
                 continue
             for row, piece in zip(index.tolist(), pieces[name], strict=True):
-                at, length = layout.first(row) - layout.first(start), int(layout.lengths[row])
+                at, length = layout.row_offset(row) - layout.row_offset(start), int(layout.lengths[row])
                 held[name][at : at + length] = piece[:length]
         if progress is not None:
             progress(int(seen.sum()))
-    assert (seen == 1).all(), "every row of a cache is encoded exactly once"
+    assert (seen == 1).all(), "encode must give every row of the shard exactly once"
     return held
 
 
 def _write(path: Path, rows: np.ndarray, at: int) -> None:
     """Rows into an array on disk, from position `at` on.
 
-    pwrite, not a memory map: a full disk is then an error that can be told, not a signal that kills.
+    By pwrite, not a memory map: a full disk then raises an error, instead of a signal that kills the process.
     """
     handle = os.open(path, os.O_WRONLY)
     try:
@@ -276,15 +277,15 @@ def _write(path: Path, rows: np.ndarray, at: int) -> None:
 
 
 @contextmanager
-def _claimed(marker: Path, wait: bool) -> Iterator[int | None]:
-    """An open handle of a shard that is ours to make now; None where it is made, in other hands, or all is done.
+def _locked_shard(marker: Path, wait: bool) -> Iterator[int | None]:
+    """An open handle of a shard that this process is to compute; None where it is done, or another process has it.
 
-    The hold ends with the process, however that ends. Without locks, on a system or a file system that has none,
-    processes may do the same work twice, and write the same.
+    The lock ends with the process, however that ends. Without locks, on a system or a file system that has none,
+    processes may compute the same shard twice, and write the same.
     """
     try:
         handle = os.open(marker, os.O_RDWR | os.O_CREAT, 0o644)
-    except FileNotFoundError:  # another process was the last, and cleared up
+    except FileNotFoundError:  # another process finished the cache and removed the folder
         yield None
         return
     try:
@@ -307,18 +308,18 @@ def _done(marker: Path) -> bool:
     return marker.is_file() and marker.stat().st_size > 0
 
 
-def _whole(place: Path) -> bool:
+def _complete(place: Path) -> bool:
     return (place / "cache.json").is_file()
 
 
 def _plan(key: str, n: int, layouts: Mapping[str, Layout]) -> dict[str, Any]:
-    return {"key": key, "rows": n, "arrays": {name: layout.facts() for name, layout in layouts.items()}}
+    return {"key": key, "rows": n, "arrays": {name: layout.metadata() for name, layout in layouts.items()}}
 
 
 def _open(folder: Path, name: str, layout: Layout, n: int) -> np.ndarray:
-    """A memory-mapped array. ValueError where it is not what the layout says."""
+    """A memory-mapped array. ValueError where it differs from the layout."""
     array = np.load(folder / f"{name}.npy", mmap_mode="r")
-    shape = (layout.first(n), *layout.shape)
+    shape = (layout.row_offset(n), *layout.shape)
     if array.shape != shape or array.dtype != np.dtype(layout.dtype):
         raise ValueError(f"{name}.npy holds {array.dtype} {list(array.shape)} instead of {layout.dtype} {list(shape)}")
     return array

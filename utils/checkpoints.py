@@ -1,11 +1,11 @@
-"""Checkpoints: folders of safetensors and one state.json, written whole or not at all, no pickle.
+"""Checkpoints: folders of safetensors files and a state.json, written atomically, without pickle.
 
     {run}/checkpoints/step_00001000/{name}.safetensors ...   the last `keep` of them
-                                    state.json               facts, and the SHA-256 of each file
+                                    state.json               metadata, and the SHA-256 of each file
     {run}/best/                                              the same, of the best so far
 
-A folder is written beside its place, synced to the disk and renamed, so a run killed at any moment leaves a good one.
-Knows nothing of what the tensors and facts mean, but for facts["step"], the folder's name.
+A folder is written under another name, synced to disk and renamed, so that a run killed at any moment leaves a complete
+one. metadata["step"] gives the folder its name; no other metadata or tensor is interpreted here.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError, fold
-from utils.runs import write_json
-from utils.sharding import spread, whole
+from utils.errors import UserError, one_line_text
+from utils.run_folder import write_json
+from utils.sharding import full_tensor, shard_like
 
 FORMAT = 1
 _NAME = re.compile(r"step_(\d+)(\.replaced)?")
@@ -35,39 +35,42 @@ _NAME = re.compile(r"step_(\d+)(\.replaced)?")
 @dataclass(frozen=True)
 class Checkpoint:
     tensors: dict[str, dict[str, Tensor]]  # file -> name -> tensor; tied tensors are one object
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     path: Path
 
     @property
     def step(self) -> int:
-        return self.facts["step"]
+        return self.metadata["step"]
 
 
 class _DamagedError(Exception):
-    """A checkpoint that is not what was written."""
+    """A checkpoint that differs from what was written."""
 
 
 # ---------------------------------------------------------------------------------------------------- saving, loading
 
 
 def save(
-    folder: Path | str, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any], keep: int = 2
+    folder: Path | str, tensors: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any], keep: int = 2
 ) -> Path:
-    """Write folder/checkpoints/step_XXXXXXXX and remove all but the newest `keep`. facts["step"] is the step.
+    """Write folder/checkpoints/step_XXXXXXXX and remove all but the newest `keep`. metadata["step"] is the step.
 
-    tensors: file name -> tensor name -> tensor. facts: what JSON holds (floats survive to the last bit).
+    tensors: file name -> tensor name -> tensor. metadata: JSON values (floats are restored bit for bit).
     """
     assert keep >= 1, "at least the checkpoint just written must stay"
     root = Path(folder) / "checkpoints"
-    target = root / f"step_{facts['step']:08d}"
-    _write(target, tensors, facts)
+    target = root / f"step_{metadata['step']:08d}"
+    _write(target, tensors, metadata)
     for _, path in _candidates(root)[keep:]:
         shutil.rmtree(path)
     return target
 
 
 def load(folder: Path | str) -> Checkpoint:
-    """The newest good checkpoint of a run. A damaged one costs a warning; the one before it is taken."""
+    """Load the newest intact checkpoint of a run. Prints a warning for each damaged one.
+
+    Raises UserError where there is none.
+    """
     root = Path(folder) / "checkpoints"
     for _, path in _candidates(root):
         try:
@@ -75,16 +78,16 @@ def load(folder: Path | str) -> Checkpoint:
         except _DamagedError as damage:
             print(f"warning: {path} is damaged ({damage}); trying the checkpoint before it", file=sys.stderr)
     found = "none of its checkpoints can be read" if _candidates(root) else "it holds no checkpoint"
-    raise UserError(f"{folder}: {found}: name the folder of a run that has saved one, or train it anew")
+    raise UserError(f"{folder}: {found}: name the folder of a run that has saved one, or train it again")
 
 
-def save_best(folder: Path | str, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> Path:
-    """Write folder/best, in place of an earlier best."""
-    return _write(Path(folder) / "best", tensors, facts)
+def save_best(folder: Path | str, tensors: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]) -> Path:
+    """Write folder/best, replacing an earlier one."""
+    return _write(Path(folder) / "best", tensors, metadata)
 
 
 def load_best(folder: Path | str) -> Checkpoint:
-    """The best checkpoint. UserError where there is none, or it is damaged."""
+    """Load folder/best. Raises UserError where there is none, or it is damaged."""
     best = Path(folder) / "best"
     problem = "it holds no best checkpoint"
     for path in (best, _replaced(best)):
@@ -93,7 +96,7 @@ def load_best(folder: Path | str) -> Checkpoint:
                 return _read(path)
             except _DamagedError as damage:
                 problem = f"its best checkpoint is damaged ({damage})"
-    raise UserError(f"{folder}: {problem}: take the newest one, or train on")
+    raise UserError(f"{folder}: {problem}: use the newest one, or continue training")
 
 
 def has_checkpoint(folder: Path | str) -> bool:
@@ -101,7 +104,7 @@ def has_checkpoint(folder: Path | str) -> bool:
 
 
 def _candidates(root: Path) -> list[tuple[tuple[int, bool], Path]]:
-    """Checkpoint folders, newest first; one that was being replaced counts after its replacement."""
+    """Checkpoint folders, newest first; one that was being replaced comes after its replacement."""
     if not root.is_dir():
         return []
     matches = [(m, p) for p in root.iterdir() if p.is_dir() and (m := _NAME.fullmatch(p.name))]
@@ -112,7 +115,7 @@ def _replaced(target: Path) -> Path:
     return target.with_name(target.name + ".replaced")
 
 
-def _write(target: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> Path:
+def _write(target: Path, tensors: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]) -> Path:
     from safetensors.torch import save_file
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +131,7 @@ def _write(target: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Map
             checksums[file.name] = _sha256(file)
             if tied:
                 ties[name] = tied
-        state = {"format": FORMAT, "facts": dict(facts), "sha256": checksums, "tied": ties}
+        state = {"format": FORMAT, "facts": dict(metadata), "sha256": checksums, "tied": ties}
         write_json(partial / "state.json", state)
         for file in partial.iterdir():
             _sync(file)
@@ -141,7 +144,7 @@ def _write(target: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Map
 
 
 def _put(partial: Path, target: Path) -> None:
-    """Rename into place. Where something is there already, it waits beside until the new one stands."""
+    """Rename into place. What is there already is kept under another name until the rename is done."""
     old = _replaced(target)
     if target.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -156,9 +159,9 @@ def _read(path: Path) -> Checkpoint:
 
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        checksums, facts, ties = state["sha256"], state["facts"], state["tied"]
+        checksums, metadata, ties = state["sha256"], state["facts"], state["tied"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _DamagedError(f"state.json: {fold(error)}") from None
+        raise _DamagedError(f"state.json: {one_line_text(error)}") from None
     if state["format"] > FORMAT:
         raise UserError(f"{path} was written by a newer release (format {state['format']}): update this one")
     tensors = {}
@@ -167,12 +170,12 @@ def _read(path: Path) -> Checkpoint:
         if not file.is_file():
             raise _DamagedError(f"{name} is missing")
         if _sha256(file) != checksum:
-            raise _DamagedError(f"{name} has another checksum than when it was written")
+            raise _DamagedError(f"the checksum of {name} has changed since it was written")
         tensors[file.stem] = load_file(file)
     for name, tied in ties.items():
         for alias, kept in tied.items():
             tensors[name][alias] = tensors[name][kept]
-    return Checkpoint(tensors, facts, path)
+    return Checkpoint(tensors, metadata, path)
 
 
 def _untie(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -188,7 +191,7 @@ def _untie(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
             continue
         owners[place] = name
         x = x.cpu().contiguous()
-        # A view into a larger storage, such as one row of a table: safetensors refuses it, or would write it all.
+        # safetensors refuses a view into a larger storage, such as one row of a table, or would write all of it.
         stored[name] = x if x.untyped_storage().nbytes() == x.numel() * x.element_size() else x.clone()
     return stored, tied
 
@@ -210,11 +213,11 @@ def _sync(path: Path) -> None:
 
 
 def pack_optimizer(
-    optimizer: torch.optim.Optimizer, collect: Callable[[Tensor], Tensor] = whole
+    optimizer: torch.optim.Optimizer, collect: Callable[[Tensor], Tensor] = full_tensor
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of an optimizer as tensors ("exp_avg/layer.weight") and facts for JSON; parameters go by name.
+    """The state of an optimizer as tensors ("exp_avg/layer.weight") and metadata for JSON, by parameter name.
 
-    collect: makes one tensor whole, where ranks hold parts of it.
+    collect: gathers one tensor, where it is sharded.
     """
     names = _parameter_names(optimizer)
     state = optimizer.state_dict()["state"]
@@ -224,11 +227,11 @@ def pack_optimizer(
         for key, value in values.items()
         if isinstance(value, Tensor)
     }
-    return tensors, optimizer_facts(optimizer)
+    return tensors, optimizer_metadata(optimizer)
 
 
-def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What an optimizer holds beside tensors."""
+def optimizer_metadata(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimizer apart from tensors, for JSON."""
     names, state = _parameter_names(optimizer), optimizer.state_dict()
     scalars = {
         f"{key}/{names[index]}": value
@@ -240,36 +243,38 @@ def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"scalars": scalars, "groups": groups, "names": names}
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Give an optimizer over the same parameters a packed state. UserError where the parameters differ."""
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Load a packed state into an optimizer over the same parameters. Raises UserError where the parameters differ."""
     names = _parameter_names(optimizer)
-    if sorted(names) != sorted(facts["names"]) or len(facts["groups"]) != len(optimizer.param_groups):
-        different = sorted(set(names) ^ set(facts["names"]))
+    if sorted(names) != sorted(metadata["names"]) or len(metadata["groups"]) != len(optimizer.param_groups):
+        different = sorted(set(names) ^ set(metadata["names"]))
         raise UserError(
-            f"the optimizer in the checkpoint is over other parameters than this model's (such as {different[:1]}): "
+            f"the optimizer of the checkpoint has other parameters than this model (such as {different[:1]}): "
             f"resume with the flags that it was trained with"
         )
     indices = {name: i for i, name in enumerate(names)}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
-    for place, value in {**facts["scalars"], **tensors}.items():
+    for place, value in {**metadata["scalars"], **tensors}.items():
         key, _, name = place.partition("/")
-        # a copy: load_state_dict keeps what it is given, and the optimizer changes it in place
+        # a copy: load_state_dict keeps this tensor, and the optimizer changes it in place
         i = indices[name]
-        state.setdefault(i, {})[key] = spread(value.clone(), parameters[i]) if isinstance(value, Tensor) else value
+        state.setdefault(i, {})[key] = shard_like(value.clone(), parameters[i]) if isinstance(value, Tensor) else value
     fresh = optimizer.state_dict()["param_groups"]
     groups = [
         {**new, **{k: tuple(v) if k == "betas" else v for k, v in old.items()}}
-        for new, old in zip(fresh, facts["groups"], strict=True)
+        for new, old in zip(fresh, metadata["groups"], strict=True)
     ]
     for group, own in zip(groups, optimizer.param_groups, strict=True):
         if "fused" in own:
-            group["fused"] = own["fused"]  # how it is computed here, not what was trained
+            group["fused"] = own["fused"]  # of this machine, not of the saved run
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _parameter_names(optimizer: torch.optim.Optimizer) -> list[str]:
-    """Names in the order of state_dict's indices; numbers where the optimizer was given none."""
+    """Names in the order of the indices in state_dict; numbers where the optimizer has no names."""
     names: list[str] = []
     for group in optimizer.param_groups:
         names += group.get("param_names") or [str(len(names) + i) for i in range(len(group["params"]))]
@@ -280,9 +285,9 @@ def _parameter_names(optimizer: torch.optim.Optimizer) -> list[str]:
 
 
 def fingerprint(tensors: Mapping[str, Tensor] | nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of tensors (or of a module's state): equal only where all is equal.
+    """SHA-256 over names, dtypes, shapes and bytes of tensors (or of a module's state).
 
-    The order of names does not count, nor the device.
+    Independent of the order of names and of the device.
     """
     content = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
     digest = hashlib.sha256()

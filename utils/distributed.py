@@ -1,6 +1,14 @@
-"""Devices, precision and ranks: thin over torch.distributed, as torchrun and `accelerate launch` start it.
+"""Devices, ranks and gradient averaging, on accelerate; one process (the default DistContext) needs no process group.
 
-One process needs none of it: Ranks() answers for itself.
+`torchrun` and `accelerate launch` both start the programs. accelerate picks the device, joins the process group, wraps
+networks in DistributedDataParallel and gathers tensors and objects. What it cannot do stays here or beside:
+
+    cpu_group        a gloo group beside NCCL: ranks agree on when to stop without waiting for a GPU
+    autocast         Accelerator.autocast has one precision per process and refuses fp16 on a CPU, and its prepare()
+                     casts the network's outputs to float32, which changes the loss
+    utils.sharding   accelerate shards on GPUs alone, and only a network together with its optimizer
+    resume           accelerate's checkpoints keep neither the data position nor random streams (utils.state does)
+    two CPU ranks    `accelerate launch --cpu --num_processes 2` starts one process: use torchrun
 """
 
 from __future__ import annotations
@@ -17,61 +25,69 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 
-PATIENCE = timedelta(hours=12)  # of ranks that wait while the first one samples and evaluates
+TIMEOUT = timedelta(hours=12)  # of ranks that wait while rank 0 samples and evaluates
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """Which process this is, of how many, and where it computes."""
+class DistContext:
+    """Rank, number of processes and device of this process. The default is a single process on the CPU."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    hosts: Any = None  # group of the same processes that speaks without their devices; None: the default one does
+    cpu_group: Any = None  # group of all processes that communicates without GPUs; None: the default group is one
 
     @property
-    def main(self) -> bool:
-        """Whether this process writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over ranks. Every rank must call it."""
-        if self.world == 1:
+        if self.world_size == 1:
             return x
-        total = x.detach().clone()
-        torch.distributed.all_reduce(total)
-        return total
+        from accelerate.utils import reduce
+
+        return reduce(x.detach(), "sum")
 
     def gather(self, x: Tensor) -> Tensor:
-        """The x of all ranks, which have one shape, in order of rank: (world, *x.shape). Every rank must call it."""
-        if self.world == 1:
+        """Tensors of one shape from all ranks, in order of rank: (world_size, *x.shape). Every rank must call it."""
+        if self.world_size == 1:
             return x[None]
-        parts = [torch.empty_like(x) for _ in range(self.world)]
-        torch.distributed.all_gather(parts, x.contiguous())
-        return torch.stack(parts)
+        from accelerate.utils import gather
+
+        return gather(x[None].contiguous())
 
     def mean(self, x: Tensor) -> Tensor:
-        return self.sum(x) / self.world
+        """The mean over ranks. Every rank must call it."""
+        return self.sum(x) / self.world_size
 
-    def largest(self, number: int) -> int:
-        """The largest number of all ranks. Every rank must call it; hosts wait for each other, not for a device."""
-        if self.world == 1:
+    def max(self, number: int) -> int:
+        """The maximum over ranks. Every rank must call it. Only the hosts wait for each other, not the GPUs."""
+        if self.world_size == 1:
             return number
         found = torch.tensor(number)
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self.hosts)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self.cpu_group)
         return int(found)
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank. Every rank must call it."""
-        return bool(self.largest(int(flag)))
+        """Whether the flag is set on any rank. Every rank must call it."""
+        return bool(self.max(int(flag)))
 
     def barrier(self) -> None:
-        if self.world > 1:
+        if self.world_size > 1:
             torch.distributed.barrier()
 
 
+# ----------------------------------------------------------------------------------------------- devices, process group
+
+
 def pick_device(flag: str = "auto") -> torch.device:
-    """The device of --device; auto takes cuda, else mps, else the CPU. Under torchrun, this rank's own GPU."""
+    """The device of --device; auto takes cuda, else mps, else the CPU. Under a launcher: the GPU of this local rank.
+
+    Raises UserError where torch finds no such device, or this machine has more processes than GPUs: accelerate would
+    let two processes share one GPU.
+    """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = next(k for k in ("cuda", "mps", "cpu") if present[k]) if flag == "auto" else flag
     if not present.get(kind, False):
@@ -79,52 +95,93 @@ def pick_device(flag: str = "auto") -> torch.device:
         raise UserError(
             f"--device {kind}: torch finds none here (it finds: {have}): leave the flag out, or install a build for it"
         )
-    return torch.device("cuda", _own_gpu()) if kind == "cuda" else torch.device(kind)
+    return torch.device("cuda", _local_gpu()) if kind == "cuda" else torch.device(kind)
 
 
-def _own_gpu() -> int:
-    own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if own >= there:
+def _local_gpu() -> int:
+    local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= gpus:
         raise UserError(
-            f"process {own + 1} of this machine finds {there} GPU(s): start one process for each, or add --device cpu"
+            f"process {local_rank + 1} of this machine finds {gpus} GPU(s): start one process for each, "
+            "or add --device cpu"
         )
-    return own
+    return local_rank
 
 
-def init(device_flag: str = "auto") -> Ranks:
-    """Join the other processes if a launcher started several (WORLD_SIZE is set), and say who we are."""
+def init_distributed(device_flag: str = "auto") -> DistContext:
+    """Join the process group if a launcher started several processes (WORLD_SIZE is set).
+
+    Raises UserError as pick_device does, and for several processes on a Mac.
+    """
     device = pick_device(device_flag)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "mps" and world_size > 1:
+        raise UserError(f"{world_size} processes cannot share a GPU of Apple: start one, or add --device cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if world == 1:
-        return Ranks(device=device)
-    if device.type == "mps":
-        raise UserError(f"{world} processes cannot share a GPU of Apple: start one, or add --device cpu")
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    hosts = None if torch.distributed.get_backend() == "gloo" else new_hosts()
-    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device, hosts)
+    if world_size == 1:
+        return DistContext(device=device)
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import check_cuda_p2p_ib_support
+
+    if device.type == "cuda" and not check_cuda_p2p_ib_support():  # as `accelerate launch` does; torchrun does not
+        os.environ.setdefault("NCCL_P2P_DISABLE", "1")
+        os.environ.setdefault("NCCL_IB_DISABLE", "1")
+    AcceleratorState._reset_state(True)  # an earlier run of this process may have used the CPU
+    state = PartialState(cpu=device.type == "cpu", timeout=TIMEOUT)
+    cpu_group = None if torch.distributed.get_backend() == "gloo" else new_cpu_group()
+    return DistContext(state.process_index, state.num_processes, device, cpu_group)
 
 
-def new_hosts() -> Any:
-    """A group of all processes that speaks without their devices."""
-    return torch.distributed.new_group(backend="gloo", timeout=PATIENCE)  # by itself it would wait half an hour
+def new_cpu_group() -> Any:
+    """A gloo group of all processes. Its own default timeout, half an hour, is less than an evaluation may take."""
+    return torch.distributed.new_group(backend="gloo", timeout=TIMEOUT)
 
 
-def finish() -> None:
-    """Leave the group, so that the launcher sees a clean end."""
+def cleanup() -> None:
+    """Leave the process group, so that the launcher sees a clean end."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def wrap(module: nn.Module, ranks: Ranks) -> nn.Module:
-    """The module whose forward averages gradients over ranks; with one rank, the module itself."""
-    if ranks.world == 1 or not any(p.requires_grad for p in module.parameters()):
+def wrap(module: nn.Module, dist: DistContext) -> nn.Module:
+    """The module in DistributedDataParallel, which averages gradients; with one rank, the module itself."""
+    if dist.world_size == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
-    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
 
+    # Precision and compilation are set elsewhere: prepare_model would cast outputs to float32, and compile what is
+    # compiled already. Buffers are constants here.
+    accelerator = Accelerator(
+        cpu=dist.device.type == "cpu",
+        mixed_precision="no",
+        dynamo_backend="no",
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    return accelerator.prepare_model(module, device_placement=False)
+
+
+def gather_objects(dist: DistContext, items: list[Any]) -> list[Any]:
+    """The items of all ranks in order of rank, on every rank. They are pickled, between our own processes only."""
+    if dist.world_size == 1:
+        return list(items)
+    from accelerate.utils import gather_object
+
+    return gather_object(items)
+
+
+def broadcast_object(dist: DistContext, item: Any) -> Any:
+    """Rank 0's item on every rank; pickled, between our own processes only."""
+    if dist.world_size == 1:
+        return item
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([item])[0]
+
+
+# ------------------------------------------------------------------------------------------------------------ precision
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -135,24 +192,6 @@ def autocast(device: torch.device, mixed_precision: str) -> Callable[[], Abstrac
         return nullcontext
     dtype = _DTYPES[mixed_precision]
     return lambda: torch.autocast(device.type, dtype=dtype)
-
-
-def gather_objects(ranks: Ranks, items: list[Any]) -> list[Any]:
-    """The items of all ranks in order of rank, on every rank. They travel pickled, between our own processes only."""
-    if ranks.world == 1:
-        return list(items)
-    parts: list[Any] = [None] * ranks.world
-    torch.distributed.all_gather_object(parts, items)
-    return [item for part in parts for item in part]
-
-
-def broadcast_object(ranks: Ranks, item: Any) -> Any:
-    """The main process' item on every process; pickled, between our own processes only."""
-    if ranks.world == 1:
-        return item
-    held = [item]
-    torch.distributed.broadcast_object_list(held, src=0, device=ranks.device)
-    return held[0]
 
 
 def has_bf16(device: torch.device | None = None) -> bool:

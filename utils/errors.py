@@ -1,6 +1,6 @@
-"""Mistakes of the user, said in one line: what was wrong, where, and what to do.
+"""Errors of the user, reported in one line: what was wrong, where, and what to do.
 
-`one_line` wraps the main function of an entry point. Our own mistakes keep their traceback.
+`exit_on_user_error` wraps the main function of an entry point. Other errors are bugs and keep their traceback.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any
 
 
 class UserError(ValueError):
-    """Something the user can put right. The message is one line: what was wrong, where, what to do."""
+    """An error that the user can correct. The message is one line: what was wrong, where, what to do."""
 
 
-# Errors of libraries that are about the user's files or network, known by name: importing them here would cost seconds.
+# Libraries whose errors concern the user's files or network; by name, since importing them here would take seconds.
 _PACKAGES = ("huggingface_hub", "requests", "urllib3", "httpx", "httpcore", "safetensors", "safetensors_rust")
 _HINTS = {
     "OutOfMemoryError": "lower --train_batch_size (and raise --gradient_accumulation_steps as much)",
@@ -27,23 +28,30 @@ _HINTS = {
 }
 
 
-def fold(text: object) -> str:
-    """Any message as one line, without control codes: a file name may hold them, and a terminal obeys them."""
+def one_line_text(text: object) -> str:
+    """A message as one line without control codes: a file name may contain them, and a terminal would execute them."""
     line = " ".join(str(text).split())
     return "".join(c for c in line if c.isprintable())
 
 
-def message(error: BaseException) -> str:
-    """What to tell the user about an error, in one line."""
+def user_message(error: BaseException) -> str:
+    """One line about an error, with advice where _HINTS has some."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        line = fold(f"{error.filename}: {error.strerror}")
+        line = one_line_text(f"{error.filename}: {error.strerror}")
     else:
-        line = fold(error) or type(error).__name__
+        line = one_line_text(error) or type(error).__name__
     hint = next((_HINTS[c.__name__] for c in type(error).__mro__ if c.__name__ in _HINTS), None)
     return f"{line} ({hint})" if hint else line
 
 
-def _is_users(error: BaseException) -> bool:
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """" (did you mean X?)" for the known name nearest to a misspelt one, or "". prefix: put before X, such as "--"."""
+    names = {n.lower(): n for n in known}
+    near = get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
+    return f" (did you mean {prefix}{names[near[0]]}?)" if near else ""
+
+
+def _is_user_error(error: BaseException) -> bool:
     if isinstance(error, (ValueError, OSError)):  # UserError is a ValueError
         return True
     return any(
@@ -51,10 +59,10 @@ def _is_users(error: BaseException) -> bool:
     )
 
 
-def one_line(main: Callable[..., Any]) -> Callable[..., Any]:
-    """main, whose user errors end the program with `error: <one line>` on stderr and status 2; Ctrl-C with 130.
+def exit_on_user_error(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap main: a user error prints `error: <one line>` to stderr and exits with status 2; Ctrl-C exits with 130.
 
-    The environment variable TRACEBACK=1 shows the whole trace instead.
+    The environment variable TRACEBACK=1 shows the traceback instead.
     """
 
     @functools.wraps(main)
@@ -64,13 +72,13 @@ def one_line(main: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             raise SystemExit(130) from None
-        except BrokenPipeError:  # the reader of a pipe (`... --help | head`) had enough: not an error
+        except BrokenPipeError:  # the reader of a pipe (`... --help | head`) has closed it: not an error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
         except Exception as error:
-            if os.environ.get("TRACEBACK") == "1" or not _is_users(error):
+            if os.environ.get("TRACEBACK") == "1" or not _is_user_error(error):
                 raise
-            print(f"error: {message(error)}", file=sys.stderr)
+            print(f"error: {user_message(error)}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return wrapped

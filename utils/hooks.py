@@ -1,6 +1,6 @@
-"""What follows a step: what hooks are told (Report), what they are (Hook), and the two that every training has.
+"""Hooks run after every training step: the protocol (Hook), its input (StepResult), and the two that every run has.
 
-Every does a deed at an interval, such as saving or evaluating; Log writes down how training goes.
+PeriodicHook calls a function every n steps, such as saving or evaluating; Logger writes metrics and shows progress.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from utils.distributed import Ranks
+from utils.distributed import DistContext
 from utils.errors import UserError
-from utils.progress import Progress
+from utils.preemption import Interrupted, interruptible
+from utils.progress import ProgressBar
 from utils.state import State
-from utils.stop import GaveWay, may_be_left
 from utils.trackers import MetricsFile, Tracker
 
 
 @dataclass
-class Report:
-    """What one step was like. Tensors stay on the device until scalars() is asked for: that waits."""
+class StepResult:
+    """Loss and logged values of one step. Tensors stay on the device until scalars() is called, which waits for it."""
 
     step: int  # steps done, this one included
     loss: Tensor  # scalar: this rank's part of the mean over the global batch
     values: dict[str, Tensor]  # scalars: likewise
     grad_norm: Tensor  # before clipping
     lr: float  # that this step used
-    ranks: Ranks
-    stopping: str | None = None  # the signal that was received: long deeds are left for later
-    skips: bool = False  # fp16 skips steps whose gradients overflow: their norm may be infinite
+    dist: DistContext
+    stopping: str | None = None  # the signal that was received, if any: periodic hooks are postponed
+    may_skip: bool = False  # fp16 skips steps whose gradients overflow, so that their norm may be infinite
     _scalars: dict[str, float] | None = None
 
     def scalars(self) -> dict[str, float]:
-        """loss, grad_norm, learning_rate and the values, over all ranks. Every rank must ask. Waits for the device."""
+        """loss, grad_norm, learning_rate and the values, over all ranks, on the host. Every rank must call it."""
         if self._scalars is None:
             names = ["loss", *self.values]
             parts = torch.stack([self.loss.float(), *(v.float() for v in self.values.values())])
-            numbers = self.ranks.sum(parts).tolist()
+            numbers = self.dist.sum(parts).tolist()
             found = dict(zip(names, numbers, strict=True))
             self._scalars = {
                 "loss": found.pop("loss"),
@@ -53,73 +53,71 @@ class Report:
         return self._scalars
 
     def check(self) -> None:
-        """UserError if the loss or the gradients are no longer numbers."""
+        """UserError if the loss or the gradient norm is nan or infinite."""
         scalars = self.scalars()
-        names = ("loss",) if self.skips else ("loss", "grad_norm")
+        names = ("loss",) if self.may_skip else ("loss", "grad_norm")
         bad = next((n for n in names if not abs(scalars[n]) < float("inf")), None)
         if bad:
             raise UserError(
-                f"the {bad} is {scalars[bad]} at step {self.step}: training stopped and nothing was saved over; resume "
-                f"the last checkpoint with a lower --clip_grad_norm or with --mixed_precision no, or train anew with a "
-                f"lower --learning_rate"
+                f"the {bad} is {scalars[bad]} at step {self.step}: training stopped, and no checkpoint was overwritten; "
+                "resume the last checkpoint with a lower --clip_grad_norm or with --mixed_precision no, or train again "
+                "with a lower --learning_rate"
             )
 
 
 class Hook(Protocol):
     """Called after every step. May have open(state), called before the first, and close(state), after the last.
 
-    close is called however training ends. A hook that sets modules to evaluation mode sets them back (utils.modes).
+    close is called however training ends. A hook that sets modules to evaluation mode restores them (utils.train_eval).
     """
 
-    def __call__(self, state: State, report: Report) -> None: ...
+    def __call__(self, state: State, report: StepResult) -> None: ...
 
 
-class Every:
-    """Does a deed at each multiple of an interval, after checking that the loss is a number: it may save.
+class PeriodicHook:
+    """Calls fn(state) at each multiple of an interval, after checking that the loss is finite: fn may save.
 
-    After a signal it does nothing, since clusters give seconds: the caller saves. name: of a deed that a resumed run is
-    to make up for then, before its first step. last: one more step to do it at.
+    After a signal it calls nothing, since clusters grant only seconds; the training program saves. name: recorded in
+    state.pending for a skipped call, so that a resumed run makes it before its first step. None: not recorded.
     """
 
-    def __init__(
-        self, interval: int, deed: Callable[[State], None], *, name: str | None = None, last: int | None = None
-    ):
+    def __init__(self, interval: int, fn: Callable[[State], None], *, name: str | None = None) -> None:
         assert interval >= 1
-        self.interval, self.deed, self.name, self.last = interval, deed, name, last
+        self.interval, self.fn, self.name = interval, fn, name
 
     def open(self, state: State) -> None:
-        if self.name in state.owed:
-            self._do(state)
+        if self.name in state.pending:
+            self._run(state)
 
-    def __call__(self, state: State, report: Report) -> None:
-        if state.step % self.interval and state.step != self.last:
+    def __call__(self, state: State, report: StepResult) -> None:
+        if state.step % self.interval:
             return
         report.check()
         if not report.stopping:
-            self._do(state)
+            self._run(state)
         elif self.name is not None:
-            state.owed = [*state.owed, self.name]
+            state.pending = [*state.pending, self.name]
 
-    def at_end(self, state: State) -> None:
-        """Once training is over: at the last step, too, and what is still owed."""
-        if state.step % self.interval or self.name in state.owed:
-            self._do(state)
+    def finish(self, state: State) -> None:
+        """After training: call fn unless it was called at this last step, and where a call is pending."""
+        if state.step % self.interval or self.name in state.pending:
+            self._run(state)
 
-    def _do(self, state: State) -> None:
-        others = [name for name in state.owed if name != self.name]
+    def _run(self, state: State) -> None:
+        others = [name for name in state.pending if name != self.name]
         try:
-            with may_be_left():
-                self.deed(state)
-            state.owed = others
-        except GaveWay:
-            state.owed = [*others, *([self.name] if self.name is not None else [])]
+            with interruptible():
+                self.fn(state)
+            state.pending = others
+        except Interrupted:
+            state.pending = [*others, *([self.name] if self.name is not None else [])]
 
 
-class Log:
-    """Every so many steps a line in metrics.jsonl and the trackers; in between, a line of progress.
+class Logger:
+    """Writes a line to metrics.jsonl and the trackers every n steps, and shows a progress bar. The first of the hooks.
 
-    Other hooks record their own numbers through record() and say(). To be the first among the hooks.
-    total: the last step. title: of the line of progress. names: other names for what is logged, such as
+    Other hooks log through record() and print().
+    total: the last step. title: of the progress bar. names: other names for logged values, such as
     {"loss": "train/loss"}. extra: step -> more values, such as the epoch.
     """
 
@@ -137,48 +135,48 @@ class Log:
         self.every, self.folder, self.total, self.title = every, Path(folder), total, title
         self.trackers, self.names, self.extra = list(trackers), dict(names or {}), extra
         self._file: MetricsFile | None = None
-        self._bar: Progress | None = None
-        self._main = True
-        self._began = time.monotonic()
+        self._bar: ProgressBar | None = None
+        self._is_main = True
+        self._start_time = time.monotonic()
 
     def open(self, state: State) -> None:
-        """Cut metrics.jsonl back to the step that is resumed, and start the clock."""
-        self._main, self._began = state.ranks.main, time.monotonic()
-        self._bar = Progress(self.title, self.total, start=state.step, quiet=not self._main)
-        self._file = MetricsFile(self.folder, state.step) if self._main else None
+        """Remove the lines of metrics.jsonl after the resumed step, and start the clock."""
+        self._is_main, self._start_time = state.dist.is_main, time.monotonic()
+        self._bar = ProgressBar(self.title, self.total, start=state.step, disable=not self._is_main)
+        self._file = MetricsFile(self.folder, state.step) if self._is_main else None
 
-    def __call__(self, state: State, report: Report) -> None:
+    def __call__(self, state: State, report: StepResult) -> None:
         assert self._bar is not None, "train() opens its hooks"
         note = None
         if state.step % self.every == 0 or state.step == self.total:
             scalars = report.scalars()
             values = {self.names.get(name, name): value for name, value in scalars.items()}
-            seconds = round(time.monotonic() - self._began, 3)
+            seconds = round(time.monotonic() - self._start_time, 3)
             self.record({**values, **self.extra(state.step), "seconds": seconds}, state.step)
             note = f"loss {scalars['loss']:.4g}, grad_norm {scalars['grad_norm']:.3g}, lr {report.lr:.3g}"
-        self._bar.at(state.step, note)
+        self._bar.advance_to(state.step, note)
 
     def record(self, values: Mapping[str, Any], step: int) -> None:
-        """Numbers into metrics.jsonl and every tracker."""
-        if self._main:
+        """Write numbers to metrics.jsonl and every tracker."""
+        if self._is_main:
             for tracker in (self._file or MetricsFile(self.folder), *self.trackers):
                 tracker.log(values, step)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        """Sample texts and the like, for the trackers that show tables."""
-        if self._main:
+        """Send a table, such as sample texts, to the trackers that show tables."""
+        if self._is_main:
             for tracker in self.trackers:
                 tracker.table(name, columns, rows, step)
 
-    def say(self, text: str) -> None:
-        """A line for whoever watches."""
+    def print(self, text: str) -> None:
+        """Print a line on rank 0, above the progress bar."""
         if self._bar:
-            self._bar.say(text)
-        elif self._main:
+            self._bar.log(text)
+        elif self._is_main:
             print(text, file=sys.stderr)
 
     def close(self, state: State) -> None:
-        """End the line of progress. The trackers stay open: an evaluation may follow."""
+        """End the progress bar. The trackers stay open, since an evaluation may follow."""
         if self._bar:
-            self._bar.at(state.step)
+            self._bar.advance_to(state.step)
             self._bar.close()

@@ -1,4 +1,4 @@
-"""One process at a time, among all that can see a file: ranks of a run, or programs started by hand."""
+"""File locks between processes: ranks of a run, or programs started by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Within, no other process is within for the same path. The hold ends with the process, however that ends.
+def exclusive(path: Path) -> Iterator[None]:
+    """Within, no other process is within for the same path. The lock ends with the process, however that ends.
 
-    Where a system or a file system has no locks, nothing is held: what is done within must bear being done twice.
+    Without locks, on a system or a file system that has none, nothing is locked: the work within must bear being done
+    twice.
     """
     lock = path.with_name(f"{path.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -24,19 +25,19 @@ def alone(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        lock.unlink(missing_ok=True)  # who waits for it still gets its turn, and looks anew at what is there
+        lock.unlink(missing_ok=True)  # a process that waits still gets its turn, and then looks again at what is there
         os.close(handle)
 
 
-_claimed: dict[Path, int] = {}  # folders of this process, and the handles that hold them
+_locked: dict[Path, int] = {}  # folders that this process has locked -> open handle
 
 
-def claim(folder: Path) -> bool:
-    """Whether this process has the folder to itself: until release(), or until it ends, however that ends.
+def try_lock(folder: Path) -> bool:
+    """Lock a folder for this process until release(), or until the process ends, however that ends. Writes nothing.
 
-    False where another process claimed it. Nothing is written. As of alone(), where there are no locks all may.
+    False where another process has locked it. As with exclusive(), nothing is locked where there are no locks.
     """
-    if folder.resolve() in _claimed:
+    if folder.resolve() in _locked:
         return True
     try:
         import fcntl
@@ -49,12 +50,12 @@ def claim(folder: Path) -> bool:
     except OSError as error:
         os.close(handle)
         return not isinstance(error, BlockingIOError)
-    _claimed[folder.resolve()] = handle
+    _locked[folder.resolve()] = handle
     return True
 
 
 def release(folder: Path) -> None:
-    """Leave a claimed folder to others."""
-    handle = _claimed.pop(folder.resolve(), None)
+    """Unlock a folder that try_lock locked."""
+    handle = _locked.pop(folder.resolve(), None)
     if handle is not None:
         os.close(handle)

@@ -1,8 +1,11 @@
-"""The training loop: step functions and hooks, and nothing of what is trained.
+"""The training loop over a step function and hooks. It does not depend on what is trained.
 
 Per optimizer step: micro-batches forward and backward, clip, optimizer, learning rate, averaged weights; then hooks.
-The host never waits for the device between log points. All randomness is a function of (seed, step, micro-batch, rank),
-so a run that was stopped and resumed equals one that was not, to the last bit.
+The host does not wait for the device between two logged steps. All randomness is a function of (seed, step,
+micro-batch, rank), so that a resumed run equals an uninterrupted one bit for bit.
+
+Ours and not accelerate's: Accelerator.accumulate scales the loss of each micro-batch by the number of micro-batches,
+which equals the large batch only where all have as many examples; here each example counts 1 / global batch.
 """
 
 from __future__ import annotations
@@ -15,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.hooks import Hook, Report
-from utils.modes import train_mode
+from utils.compile import uses_cuda_graphs
+from utils.hooks import Hook, StepResult
 from utils.optim import clip_grad_norm as clip_gradients
 from utils.options import LoopOptions
-from utils.seeding import derive
-from utils.sharding import gathers, gradients_averaged
-from utils.speed import in_graphs
+from utils.preemption import EXIT_CODES, StopSignals, stop_reason
+from utils.seeding import derive_seed
+from utils.sharding import is_fsdp, sync_gradients
 from utils.state import State
-from utils.stop import EXIT_CODES, StopSignals, reason_to_stop
+from utils.train_eval import train_mode
 
 StepFn = Callable[[int, int], tuple[Tensor, dict[str, Tensor]]]
 """(step, micro) -> losses (b,) of the micro-batch's examples, and values to log: (b,) per example, or scalars; all on
@@ -44,35 +47,36 @@ def train(
     """Train up to options.num_train_steps; returns why it ended: "done", "time", "SIGTERM" or "SIGINT".
 
     clip_grad_norm: largest norm, 0 for no clipping. global_batch: examples of one optimizer step, all ranks and
-    micro-batches together. started: time.monotonic() that options.max_seconds counts from; unset: now.
-    The caller saves at the end, whatever it was, and exits with EXIT_CODES of it.
+    micro-batches together. started: time.monotonic() from which options.max_seconds counts; None: now.
+    The caller saves at the end, whatever the reason, and exits with EXIT_CODES[reason].
+    Raises UserError when the loss or the gradient norm is nan or infinite.
     """
     started = time.monotonic() if started is None else started
     if options.mixed_precision == "fp16" and state.scaler is None:
-        state.scaler = torch.amp.GradScaler(state.ranks.device.type)
+        state.scaler = torch.amp.GradScaler(state.dist.device.type)
         if state.scaler_state:
             state.scaler.load_state_dict(state.scaler_state)
     parameters = state.parameters()
-    train_mode(state.modules)
+    train_mode(state.model)
     reason = "done"
     with StopSignals() as stop:
         try:
             for hook in hooks:
                 _call(hook, "open", state)
-            if stop.received and state.ranks.world == 1:
+            if stop.received and state.dist.world_size == 1:
                 reason = stop.received
             while state.step < options.num_train_steps and reason == "done":
                 micros = options.gradient_accumulation_steps
                 loss, values = _gradients(state, step_fn, micros, autocast, global_batch)
                 report = _update(state, loss, values, parameters, clip_grad_norm)
-                stopping = reason_to_stop(state, stop, started, options)
+                stopping = stop_reason(state, stop, started, options)
                 report.stopping = stopping if stopping != "time" else None
                 if state.step % options.log_every == 0 or state.step == options.num_train_steps or stopping:
                     report.check()
                 for hook in hooks:
                     hook(state, report)
-                if state.ranks.world == 1:  # hooks may take hours; several ranks agree on it after a later step
-                    stopping = reason_to_stop(state, stop, started, options)
+                if state.dist.world_size == 1:  # hooks may take hours; several ranks agree after a later step
+                    stopping = stop_reason(state, stop, started, options)
                 if stopping and (EXIT_CODES[stopping] or state.step < options.num_train_steps):
                     report.check()  # the caller saves
                     reason = stopping
@@ -90,31 +94,31 @@ def _gradients(
     global_batch: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Forward and backward over all micro-batches; returns this rank's part of the mean loss, of the values too."""
-    ranks, scaler = state.ranks, state.scaler
+    dist, scaler = state.dist, state.scaler
     loss: Tensor | None = None
     values: dict[str, Tensor] = {}
     for micro in range(micros):
-        torch.manual_seed(derive(state.seed, state.step, micro, ranks.rank, "dropout"))
+        torch.manual_seed(derive_seed(state.seed, state.step, micro, dist.rank, "dropout"))
         with _no_sync(state.wrapped, last=micro == micros - 1):
             with autocast():
                 losses, logged = step_fn(state.step, micro)
-            # Each example counts 1 / global batch, however the batch is split; DDP then averages over ranks.
+            # Each example counts 1 / global batch, however the batch is split; DDP then takes the mean over ranks.
             part = losses.float().sum() / global_batch
-            scaled = part * ranks.world
+            scaled = part * dist.world_size
             (scaler.scale(scaled) if scaler else scaled).backward()
-        if micro == 0 and micros > 1 and in_graphs(state.modules):
-            _keep_gradients(state)
+        if micro == 0 and micros > 1 and uses_cuda_graphs(state.model):
+            _copy_gradients(state)
         loss = part.detach() if loss is None else loss + part.detach()
         for name, value in logged.items():
             value = value.detach().float()
-            share = value.sum() / global_batch if value.ndim else value / (micros * ranks.world)
+            share = value.sum() / global_batch if value.ndim else value / (micros * dist.world_size)
             values[name] = values[name] + share if name in values else share
     assert loss is not None
     return loss, values
 
 
-def _keep_gradients(state: State) -> None:
-    """Out of the memory of CUDA graphs, which the next micro-batch reuses; what it adds then lies here, too."""
+def _copy_gradients(state: State) -> None:
+    """Copy gradients out of the memory of CUDA graphs, which the next micro-batch reuses and would overwrite."""
     for p in state.parameters():
         if p.grad is not None:
             p.grad = p.grad.clone()
@@ -122,8 +126,8 @@ def _keep_gradients(state: State) -> None:
 
 def _update(
     state: State, loss: Tensor, values: dict[str, Tensor], parameters: list[nn.Parameter], max_norm: float
-) -> Report:
-    """Clip, then optimizer, learning rate and averaged weights: one more step is done."""
+) -> StepResult:
+    """Clip gradients, then update parameters, learning rate and averaged weights; counts the step."""
     scaler = state.scaler
     if scaler:
         scaler.unscale_(state.optimizer)
@@ -134,18 +138,18 @@ def _update(
         scaler.update()
     else:
         state.optimizer.step()
-    state.schedule.step(loss, state.ranks.sum)
+    state.schedule.step(loss, state.dist.sum)
     state.optimizer.zero_grad(set_to_none=True)
     if state.ema:
         state.ema.update()
     state.step += 1
-    return Report(state.step, loss, values, norm, lr, state.ranks, skips=scaler is not None)
+    return StepResult(state.step, loss, values, norm, lr, state.dist, may_skip=scaler is not None)
 
 
 def _no_sync(wrapped: nn.Module | None, *, last: bool) -> AbstractContextManager[Any]:
-    """Gradients are averaged over ranks once, with the last micro-batch."""
-    if wrapped is not None and gathers(wrapped):
-        return gradients_averaged(wrapped, last)
+    """Average gradients over ranks only once, with the last micro-batch."""
+    if wrapped is not None and is_fsdp(wrapped):
+        return sync_gradients(wrapped, last)
     no_sync = getattr(wrapped, "no_sync", None)
     return nullcontext() if last or no_sync is None else no_sync()
 

@@ -1,7 +1,7 @@
-"""Muon for hidden matrices and AdamW for everything else, as one optimizer with one state.
+"""Muon for hidden matrices and AdamW for all other parameters, as one optimizer with one state.
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; scaled as in Liu et al. 2025, arXiv:2502.16982, so that
-learning rate and weight decay of AdamW serve both halves.
+both use the learning rate and weight decay of AdamW.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from utils.distributed import has_bf16
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, steepest at 0: singular values end between 0.7 and 1.2
 ITERATIONS = 5
-UPDATE_RMS = 0.2  # of an update per unit of learning rate, what AdamW's usually is
+UPDATE_RMS = 0.2  # root mean square of an update per unit of learning rate, as AdamW's usually has
 
-# Layers that read or write data rather than hidden states, by the last part of their module's name.
-ENDS = ("input_proj", "output_proj", "lm_head", "output")
+# Layers whose input or output is data rather than hidden states, by the last part of their module's name.
+IO_LAYERS = ("input_proj", "output_proj", "lm_head", "output")
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with `muon: True` hold matrices (m, n), which move along their orthogonalized momentum; the others, AdamW.
+    """Groups with `muon: True` hold matrices (m, n) and are updated by Muon; the other groups by AdamW.
 
-    momentum: of the matrices, Nesterov's. betas, eps, fused, foreach: of AdamW.
+    momentum: Nesterov momentum of the matrices. betas, eps, fused, foreach: of AdamW.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
         fused: bool | None = None,
         foreach: bool | None = None,
     ) -> None:
-        # AdamW's own constructor knows which defaults its groups need in this version of torch
+        # the constructor of AdamW gives the defaults that its groups need in this version of torch
         probe = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr, betas, eps, weight_decay, fused=False)
         defaults = {**probe.defaults, "fused": fused, "foreach": foreach, "momentum": momentum, "muon": False}
         super().__init__(groups, defaults)
@@ -55,33 +55,33 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             if group["muon"]:
-                self._move_matrices(group)
-        # the same dicts and the same state, which load_state_dict replaces
+                self._muon_update(group)
+        # assigned at each step, since load_state_dict replaces the groups and the state
         self._adamw.param_groups = [group for group in self.param_groups if not group["muon"]]
         self._adamw.state = self.state
         self._adamw.step()
         return loss
 
-    def _move_matrices(self, group: dict[str, Any]) -> None:
-        moved = [p for p in group["params"] if p.grad is not None]
-        if not moved:
+    def _muon_update(self, group: dict[str, Any]) -> None:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
             return
-        for p in moved:
+        for p in parameters:
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-        grads = [p.grad for p in moved]
-        momenta = [self.state[p]["momentum"] for p in moved]
+        grads = [p.grad for p in parameters]
+        momenta = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-        looked_ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
-        torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for i, p in enumerate(moved):
-            alike[tuple(p.shape)].append(i)
-        for (m, n), members in alike.items():  # matrices of one shape in one batch: few large products
-            updates = newton_schulz(torch.stack([looked_ahead[i] for i in members]))
+        nesterov = torch._foreach_lerp(grads, momenta, group["momentum"])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, p in enumerate(parameters):
+            by_shape[tuple(p.shape)].append(i)
+        for (m, n), members in by_shape.items():  # matrices of one shape in one batch: few large products
+            updates = newton_schulz(torch.stack([nesterov[i] for i in members]))
             scale = group["lr"] * UPDATE_RMS * math.sqrt(max(m, n))
             for i, update in zip(members, updates, strict=True):
-                moved[i].sub_(update, alpha=scale)
+                parameters[i].sub_(update, alpha=scale)
 
 
 def newton_schulz(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -103,10 +103,12 @@ def newton_schulz(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def hidden_matrices(module: nn.Module) -> set[int]:
-    """ids of the weights that Muon takes: of linear layers, except the network's ends and tied embeddings."""
+    """ids of the weights that Muon updates: of linear layers, except input and output layers and tied embeddings."""
     embeddings = {id(p) for part in module.modules() if isinstance(part, nn.Embedding) for p in part.parameters()}
     return {
         id(part.weight)
         for name, part in module.named_modules()
-        if isinstance(part, nn.Linear) and name.rpartition(".")[2] not in ENDS and id(part.weight) not in embeddings
+        if isinstance(part, nn.Linear)
+        and name.rpartition(".")[2] not in IO_LAYERS
+        and id(part.weight) not in embeddings
     }

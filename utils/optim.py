@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from utils.errors import UserError
 from utils.muon import Muon, hidden_matrices
 from utils.options import OptimizerOptions
-from utils.sharding import norm_of
+from utils.sharding import total_norm
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -20,10 +20,10 @@ Named = Iterable[tuple[str, nn.Parameter]]
 
 
 def decay_split(named: Named, matrices: Set[int] = frozenset()) -> list[dict[str, Any]]:
-    """Parameter groups: tensors with two or more dimensions are decayed, the rest (gains, biases) are not.
+    """Parameter groups: weight decay for tensors with two or more dimensions, none for the rest (gains, biases).
 
-    Only what trains, and tied parameters once. Names travel with the parameters, for checkpoints.
-    matrices: ids of parameters that get a group of their own, with `muon`.
+    Holds trainable parameters only, tied ones once, with their names, which checkpoints use.
+    matrices: ids of parameters that get a group of their own, marked `muon`.
     """
     seen: set[int] = set()
     decayed: list[tuple[str, nn.Parameter]] = []
@@ -42,7 +42,7 @@ def _kernels(groups: list[dict[str, Any]], options: OptimizerOptions) -> dict[st
     devices = {p.device.type for group in groups for _, p in group["params"]}
     if options.no_fused_optimizer:
         return {"fused": False, "foreach": False}
-    # not on meta, where a dry run builds large parts
+    # not on meta, where a dry run builds its parts
     return {"fused": devices <= {"cpu", "cuda", "mps"}, "foreach": False}
 
 
@@ -71,13 +71,13 @@ def _muon(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.opti
 def _lion(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.optim.Optimizer:
     """Lion, Chen et al. 2023, arXiv:2302.06675, Algorithm 2; six kernels for all parameters, or for each of them."""
     if not options.learning_rate > 0:
-        raise UserError(f"--learning_rate {options.learning_rate:g} leads --optimizer lion nowhere: give more than 0")
+        raise UserError(f"--optimizer lion needs --learning_rate above 0, not {options.learning_rate:g}")
     try:
         from lion_pytorch import Lion
-        from lion_pytorch.foreach import Lion as Together
+        from lion_pytorch.foreach import Lion as ForeachLion
     except ImportError:
         raise UserError("--optimizer lion needs a package that is not installed: pip install lion-pytorch") from None
-    return (Lion if options.no_fused_optimizer else Together)(
+    return (Lion if options.no_fused_optimizer else ForeachLion)(
         groups,
         lr=options.learning_rate,
         betas=(options.adam_beta1, options.adam_beta2),
@@ -95,7 +95,10 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerOptions], torch.o
 def make_optimizer(
     parameters: nn.Module | Iterable[nn.Module] | Named, options: OptimizerOptions
 ) -> torch.optim.Optimizer:
-    """An optimizer over what trains. parameters: a module, several, or (name, parameter) pairs."""
+    """The optimizer of --optimizer over trainable parameters: of a module, of several, or (name, parameter) pairs.
+
+    Raises UserError where every parameter is frozen.
+    """
     parts: list[Any] = [parameters] if isinstance(parameters, nn.Module) else list(parameters)
     matrices: set[int] = set()
     if options.optimizer == "muon":
@@ -119,7 +122,7 @@ def _named(parameters: nn.Module | Iterable[nn.Module] | Named) -> Iterable[tupl
 
 # ----------------------------------------------------------------------------------------------------------- schedules
 
-# What a name needs beyond warm-up and length. n: steps of training, warm: steps of warm-up, lr: peak learning rate.
+# Arguments of a schedule beyond warm-up and length. n: training steps, warm: warm-up steps, lr: peak learning rate.
 _EXTRA: dict[str, Callable[[int, int, float], dict[str, Any]]] = {
     "cosine_with_min_lr": lambda n, warm, lr: {"min_lr_rate": 0.1},
     "cosine_warmup_with_min_lr": lambda n, warm, lr: {"min_lr_rate": 0.1},
@@ -128,14 +131,15 @@ _EXTRA: dict[str, Callable[[int, int, float], dict[str, Any]]] = {
     "greedy": lambda n, warm, lr: {"min_lr": lr / 100, "max_lr": 10 * lr},
 }
 _BY_LOSS = ("reduce_lr_on_plateau", "greedy")
-_OBSERVATIONS = 200  # how often in a run the schedules that follow the loss are shown it
+_OBSERVATIONS = 200  # per run: how often a schedule that follows the loss gets its mean
 
 
 class LrSchedule:
     """A learning-rate schedule of transformers, stepped once per optimizer step.
 
-    reduce_lr_on_plateau and greedy follow the training loss. They are shown it some two hundred times a run, as a mean
-    over the steps between: each step would be noise, and on a GPU a wait. They have no warm-up.
+    reduce_lr_on_plateau and greedy follow the training loss. About 200 times per run they get its mean over the steps
+    since the last time: single steps are too noisy, and reading each would make the host wait for the GPU. They have no
+    warm-up.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, options: OptimizerOptions, num_steps: int):
@@ -175,24 +179,24 @@ class LrSchedule:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def seen(self, gather: Callable[[Tensor], Tensor] = lambda x: x[None]) -> list[float] | None:
-        """Losses since it was last shown some, each rank's own part of them. gather: () -> (ranks,)."""
+        """Sum of the losses since the last observation, of each rank. gather: () -> (world_size,), as dist.gather."""
         return None if self._losses is None else gather(self._losses).tolist()
 
-    def facts(self, seen: Sequence[float] | None = None) -> dict[str, Any]:
-        """The place in the schedule, ready for JSON. The rates themselves are the optimizer's. seen: of all ranks."""
-        # lr_lambdas are functions, which its state_dict stands None in for: the shape is made anew from the flags
+    def metadata(self, seen: Sequence[float] | None = None) -> dict[str, Any]:
+        """The position in the schedule, for JSON; learning rates are in the optimizer. seen: seen() of all ranks."""
+        # lr_lambdas are functions, for which state_dict has None: the flags determine them
         plain = {k: v for k, v in self.inner.state_dict().items() if k != "lr_lambdas" and _is_plain(v)}
         return {"inner": plain, "steps": self._steps, "losses": self.seen() if seen is None else list(seen)}
 
-    def restore(self, facts: Mapping[str, Any], rank: int = 0, world: int = 1) -> None:
-        """Go to a saved place. The shape of the schedule (its length, its warm-up) stays this run's."""
-        self.inner.__dict__.update(facts["inner"])
-        self._steps, seen = facts["steps"], facts["losses"]
+    def restore(self, metadata: Mapping[str, Any], rank: int = 0, world_size: int = 1) -> None:
+        """Go to a saved position. Length and warm-up of the schedule stay those of this run."""
+        self.inner.__dict__.update(metadata["inner"])
+        self._steps, seen = metadata["steps"], metadata["losses"]
         self._losses = None
         if seen is not None:
-            seen = seen if isinstance(seen, list) else [seen]  # a number: from when only one process could resume it
-            # of another number of ranks: the first takes them all, since only their sum counts
-            self._losses = torch.tensor(seen[rank] if len(seen) == world else sum(seen) * (rank == 0))
+            seen = seen if isinstance(seen, list) else [seen]  # a number in old checkpoints of one process
+            # saved by another number of ranks: rank 0 takes the sum, since only the sum counts
+            self._losses = torch.tensor(seen[rank] if len(seen) == world_size else sum(seen) * (rank == 0))
 
 
 def _is_plain(value: Any) -> bool:
@@ -215,7 +219,7 @@ def make_lr_schedule(optimizer: torch.optim.Optimizer, options: OptimizerOptions
 def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale gradients down to the norm max_norm (0: leave them). Returns the norm before, a scalar tensor, unread."""
     parameters = list(parameters)
-    norm = norm_of([p.grad for p in parameters if p.grad is not None])
+    norm = total_norm([p.grad for p in parameters if p.grad is not None])
     if max_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm

@@ -1,23 +1,25 @@
-"""How far a stage is: rate and time to go, as one moving line in a terminal, as a line now and then in a log file."""
+"""Progress bars by tqdm: rate and time left, as one moving line in a terminal, as a line now and then in a log file."""
 
 from __future__ import annotations
 
 import sys
-import time
-from typing import TextIO
+from collections.abc import Callable
+from typing import Any, TextIO
 
-TERMINAL_SECONDS, FILE_SECONDS = 0.2, 10.0
+from tqdm import tqdm
 
-
-def duration(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    minutes, s = divmod(round(max(seconds, 0)), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+TERMINAL_SECONDS, FILE_SECONDS = 0.2, 10.0  # between two displays
+_FILE_FORMAT = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
-class Progress:
-    """`with Progress("encode", total) as bar: bar.advance(n, "loss 0.3")`. unit: what is counted, in the singular."""
+class ProgressBar(tqdm):
+    """`with ProgressBar("encode", total) as bar: bar.advance(n, "loss 0.3")`. unit: what is counted, in the singular.
+
+    In a file each display is a line of its own, where tqdm would write one endless line of carriage returns.
+    start: steps that an earlier run did, which do not count in the rate. disable: show nothing.
+    """
+
+    monitor_interval = 0  # no thread that wakes up idle bars
 
     def __init__(
         self,
@@ -27,72 +29,57 @@ class Progress:
         start: int = 0,
         unit: str = "step",
         file: TextIO | None = None,
-        quiet: bool = False,
-    ):
-        self.name, self.total, self.unit, self.done = name, total, unit, start
-        self.file = file or sys.stderr
-        self.quiet = quiet
-        self.note = ""
-        self._start, self._began = start, time.monotonic()
-        self._moving = self.file.isatty()
-        self._shown_at = self._began if not self._moving else 0.0
-        self._width = 0
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        disable: bool = False,
+    ) -> None:
+        self._file = file or sys.stderr
+        self._interactive = self._file.isatty()
+        super().__init__(
+            desc=name,
+            total=total,
+            initial=start,
+            unit=f" {unit}s",
+            file=self._file,
+            disable=disable,
+            dynamic_ncols=self._interactive,
+            bar_format=None if self._interactive or not total else _FILE_FORMAT,
+            mininterval=TERMINAL_SECONDS if self._interactive else FILE_SECONDS,
+            miniters=1,
+            delay=0 if self._interactive else 1e-9,  # the first line in a file comes after one interval
+        )
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        self.at(self.done + count, note)
-
-    def at(self, done: int, note: str | None = None) -> None:
-        """Be at `done` of the total; show it when it is time to."""
-        self.done = done
+        """count more are done. note: shown behind the numbers."""
         if note is not None:
-            self.note = note
-        if done >= self.total and not self._moving:
-            return  # close() says it, once
-        now = time.monotonic()
-        if now - self._shown_at >= (TERMINAL_SECONDS if self._moving else FILE_SECONDS):
-            self._shown_at = now
-            self._show(self.line())
+            self.set_postfix_str(note, refresh=False)
+        self.update(count)
 
-    def line(self) -> str:
-        seconds = time.monotonic() - self._began
-        rate = (self.done - self._start) / seconds if seconds > 0 else 0.0
-        share = f"{100 * self.done // self.total:3d}%" if self.total else "100%"
-        parts = [f"{self.name}: {share} {self.done}/{self.total}"]
-        if rate > 0:
-            pace = f"{rate:.1f} {self.unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{self.unit}"
-            parts += [pace, f"{duration(seconds)} gone, {duration((self.total - self.done) / rate)} to go"]
-        return ", ".join(parts + ([self.note] if self.note else []))
+    def advance_to(self, done: int, note: str | None = None) -> None:
+        """done of the total are done."""
+        self.advance(done - self.n, note)
 
-    def say(self, text: str) -> None:
-        """A line of its own, above the moving one."""
-        if self.quiet:
+    def log(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self.disable:
             return
-        self._clear()
-        print(text, file=self.file, flush=True)
+        if self._interactive:
+            self.write(text, file=self._file)
+        else:
+            print(text, file=self._file, flush=True)
 
     def close(self) -> None:
-        """Show the last state once and leave it standing."""
-        if not self.quiet:
-            self._clear()
-            print(self.line(), file=self.file, flush=True)
-        self.quiet = True
+        """Show the last state once, and leave it standing."""
+        if self.disable or self._interactive:
+            return super().close()
+        self.disable = True
+        self._decr_instances(self)
+        print(self, file=self._file, flush=True)
 
-    def _show(self, line: str) -> None:
-        if self.quiet:
-            return
-        if self._moving:
-            print("\r" + line.ljust(self._width), end="", file=self.file, flush=True)
-            self._width = len(line)
-        else:
-            print(line, file=self.file, flush=True)
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        if file.isatty():
+            return tqdm.status_printer(file)
+        return lambda text: print(text, file=file, flush=True)
 
-    def _clear(self) -> None:
-        if self._moving and self._width:
-            print("\r" + " " * self._width + "\r", end="", file=self.file, flush=True)
-            self._width = 0
+    def moveto(self, n: int) -> None:
+        if self._interactive:
+            super().moveto(n)

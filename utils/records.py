@@ -1,33 +1,34 @@
-"""What the rooms hand to each other: batches of tokens, latents, conditions, kept positions.
+"""Records of tensors that packages pass to each other: token batches, latents, conditions, known positions.
 
 Shapes: B texts, T tokens, L latent positions, D channels of a latent, S source tokens, C channels of a source state.
-Masks are boolean and True where there is text. Nothing here is changed in place; every method returns a new record.
+Masks are boolean and True where there is text. Records are not changed in place; every method returns a new one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from utils.transfer import moved
+from utils.device import to_device
 
 
 class _Record:
     """Moves, slices and repeats every tensor of a dataclass along its first dimension."""
 
-    def map(self, deed) -> Self:
-        """A copy with `deed` applied to every tensor that is there."""
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """A copy with fn applied to every tensor that is not None."""
         values: dict[str, Any] = {}
         for f in fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
-            values[f.name] = deed(value) if isinstance(value, Tensor) else value
+            values[f.name] = fn(value) if isinstance(value, Tensor) else value
         return type(self)(**values)
 
     def to(self, device: torch.device | str) -> Self:
-        return self.map(lambda x: moved(x, device))
+        return self.map(lambda x: to_device(x, device))
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
         return self.map(lambda x: x[rows])
@@ -42,14 +43,12 @@ class _Record:
 
 @dataclass
 class Batch(_Record):
-    """Token ids of texts, and of what they depend on."""
+    """Token ids of texts, with their sources and classes."""
 
     input_ids: Tensor  # (B, T) int64
     attention_mask: Tensor  # (B, T) bool
-    source_ids: Tensor | None = None  # (B, S) int64
-    source_mask: Tensor | None = None  # (B, S) bool
     class_id: Tensor | None = None  # (B,) int64
-    given: Tensor | None = None  # (B, T) bool, True at what is given rather than written: a source packed before it
+    known_mask: Tensor | None = None  # (B, T) bool, True at what is given rather than written: a source packed before it
 
 
 @dataclass
@@ -63,7 +62,7 @@ class Latents(_Record):
 
 @dataclass
 class Condition(_Record):
-    """What the denoiser is told. keep = False stands for the learned null; the network, not this record, knows it."""
+    """The condition of the denoiser: class and source. Where keep is False, the network uses its learned null."""
 
     class_id: Tensor | None = None  # (B,) int64
     keep_class: Tensor | None = None  # (B,) bool
@@ -75,7 +74,7 @@ class Condition(_Record):
     def of(
         cls, class_id: Tensor | None = None, source: Tensor | None = None, source_mask: Tensor | None = None
     ) -> Condition:
-        """A condition with everything kept."""
+        """A condition in which every row keeps its class and its source."""
 
         def all_kept(rows: Tensor | None) -> Tensor | None:
             return None if rows is None else torch.ones(len(rows), dtype=torch.bool, device=rows.device)
@@ -87,8 +86,8 @@ class Condition(_Record):
     ) -> Condition:
         """Null each example's class with probability p_class and its source with p_source, independently.
 
-        class_uniform, source_uniform: (B,) numbers uniform in [0, 1), drawn by the caller for the global batch, so that
-        what is dropped does not depend on how the batch was split.
+        class_uniform, source_uniform: (B,) uniform in [0, 1), drawn by the caller for the global batch, so that the
+        dropped rows do not depend on how the batch is split.
         """
         kept = replace(self)
         if self.keep_class is not None and class_uniform is not None:
@@ -98,7 +97,7 @@ class Condition(_Record):
         return kept
 
     def null(self) -> Condition:
-        """The same condition with everything dropped."""
+        """The same condition with class and source of every row dropped."""
         return replace(
             self,
             keep_class=None if self.keep_class is None else torch.zeros_like(self.keep_class),
@@ -107,19 +106,19 @@ class Condition(_Record):
 
     @staticmethod
     def stack(first: Condition, second: Condition) -> Condition:
-        """Both conditions in one batch, (2B, ...): for a guided step in one pass."""
+        """Both conditions in one batch, (2B, ...): for classifier-free guidance in one forward pass."""
         joined: dict[str, Any] = {}
         for f in fields(Condition):
             a, b = getattr(first, f.name), getattr(second, f.name)
             if (a is None) != (b is None):
-                raise ValueError(f"conditions to stack must hold the same parts; only one of them has {f.name}")
+                raise ValueError(f"conditions to stack must have the same parts; only one of them has {f.name}")
             joined[f.name] = None if a is None else torch.cat([a, b])
         return Condition(**joined)
 
 
 @dataclass
 class Anchor(_Record):
-    """Positions that stay clean: a source prefix, or given text around blanks. Never dropped."""
+    """Known positions, which stay clean while sampling: a source prefix, or the text around blanks. Never dropped."""
 
     value: Tensor  # (B, L, D)
-    mask: Tensor  # (B, L) bool, True where the value is given
+    mask: Tensor  # (B, L) bool, True where the value is known

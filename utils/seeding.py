@@ -1,8 +1,7 @@
-"""Randomness as a pure function of (seed, step, purpose): nothing is drawn from a hidden, running state.
+"""Random numbers as a pure function of (seed, step, purpose), without a global generator.
 
-So a resumed run draws what the uninterrupted one would have drawn, and a batch split over micro-batches or ranks draws
-what the whole batch would have drawn: every number is drawn for the global batch, and each part takes its rows.
-Knows nothing of what the numbers are for.
+A resumed run therefore draws the numbers of an uninterrupted one, and a batch split over micro-batches or ranks those
+of the whole batch: every number is drawn for the global batch, and each part takes its rows.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from utils.transfer import moved
+from utils.device import to_device
 
 
-def derive(seed: int, *names: int | str) -> int:
+def derive_seed(seed: int, *names: int | str) -> int:
     """A 63-bit seed for one purpose, e.g. derive(42, step, "noise").
 
     The same on every machine, Python and torch version (blake2b of the type, length and text of each part, so that
@@ -26,37 +25,37 @@ def derive(seed: int, *names: int | str) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in (seed, *names):
-        # int() first: True and a numpy integer must give what the plain number gives
+        # int() first: True and a numpy integer must give the same as the plain number
         text = part if isinstance(part, str) else str(int(part))
         kind = "s" if isinstance(part, str) else "i"
         digest.update(f"{kind}{len(text.encode())}:{text}".encode())
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
-DRAW = ("cpu", "cuda", "mps", "xpu")  # kinds of devices that draw random numbers themselves
+GENERATOR_DEVICES = ("cpu", "cuda", "mps", "xpu")  # with a random number generator of their own
 
 
-def generator(seed: int, *names: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on `device`, or on the CPU where that draws none; freshly seeded for one purpose.
+def seeded_generator(seed: int, *names: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one purpose on `device`, or on the CPU where the device has none.
 
-    Devices draw different numbers from one seed.
+    Devices draw different numbers from the same seed.
     """
-    own = device if torch.device(device).type in DRAW else "cpu"
-    return torch.Generator(device=own).manual_seed(derive(seed, *names))
+    own = device if torch.device(device).type in GENERATOR_DEVICES else "cpu"
+    return torch.Generator(device=own).manual_seed(derive_seed(seed, *names))
 
 
-class Chosen(NamedTuple):
-    """Rows of a micro-batch that were chosen."""
+class SelectedRows(NamedTuple):
+    """Randomly selected rows of a micro-batch."""
 
     mask: Tensor  # (B,) bool
-    rows: Tensor  # (k,) int64, the chosen ones first; others after them where k would not be the same at every step
+    rows: Tensor  # (k,) int64, the selected ones first; then others, so that k is the same at every step
 
 
-class Draws:
-    """The random numbers of one training step: drawn for the global batch, rows start to stop of it returned.
+class StepRNG:
+    """The random numbers of one training step: drawn for the global batch, of which rows start to stop are returned.
 
-    seed, step: what the numbers depend on, beside each purpose. total: examples of the global batch (all ranks and
-    micro-batches). start, stop: the rows of this micro-batch. Two calls with one purpose return the same numbers.
+    The numbers depend on seed, step and the purpose of each call; two calls with one purpose return the same numbers.
+    total: examples of the global batch (all ranks and micro-batches). start, stop: the rows of this micro-batch.
     """
 
     def __init__(
@@ -67,77 +66,65 @@ class Draws:
         start: int,
         stop: int,
         device: torch.device | str = "cpu",
-        *,
-        names: tuple[int | str, ...] = (),
-    ):
+    ) -> None:
         assert 0 <= start <= stop <= total, f"rows {start} to {stop} are not part of a batch of {total}"
         self.seed, self.step, self.total, self.start, self.stop = seed, step, total, start, stop
         self.device = torch.device(device)
-        self._names = names
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def sub(self, *names: int | str) -> Draws:
-        """Another stream for the same rows: its purposes never meet those of this one."""
-        return Draws(
-            self.seed, self.step, self.total, self.start, self.stop, self.device, names=(*self._names, "sub", *names)
-        )
-
     def generator(self, purpose: str) -> torch.Generator:
-        return generator(self.seed, self.step, *self._names, purpose, device=self.device)
+        return seeded_generator(self.seed, self.step, purpose, device=self.device)
 
     def normal(self, purpose: str, *shape: int) -> Tensor:
         """Standard normal, (stop - start, *shape), float32."""
-        return self._drawn(torch.randn, purpose, shape)
+        return self._sample(torch.randn, purpose, shape)
 
     def uniform(self, purpose: str, *shape: int) -> Tensor:
         """Uniform in [0, 1), (stop - start, *shape), float32."""
-        return self._drawn(torch.rand, purpose, shape)
+        return self._sample(torch.rand, purpose, shape)
 
-    def _drawn(self, draw: Callable[..., Tensor], purpose: str, shape: tuple[int, ...]) -> Tensor:
+    def _sample(self, draw: Callable[..., Tensor], purpose: str, shape: tuple[int, ...]) -> Tensor:
         generator = self.generator(purpose)
         numbers = draw(self.total, *shape, generator=generator, device=generator.device)
-        return moved(numbers[self.start : self.stop], self.device)
+        return to_device(numbers[self.start : self.stop], self.device)
 
-    def chosen(self, purpose: str, fraction: float) -> Tensor:
+    def select_mask(self, purpose: str, fraction: float) -> Tensor:
         """(stop - start,) bool, True for exactly round(fraction * total) rows of the global batch, redrawn each step.
 
-        The choice is made within blocks of q rows, where fraction is p / q: pairs for 0.5, tens for 0.9. So slices
-        whose bounds are multiples of q hold equal shares, and micro-batches keep static shapes. Which rows of a
-        block are chosen is uniformly random.
+        Rows are selected uniformly within blocks of q rows, where fraction is p / q: pairs for 0.5, tens for 0.9. So
+        slices whose bounds are multiples of q have equal shares, and micro-batches static shapes.
         """
         if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"a share of examples must lie in [0, 1], but {fraction} was asked for")
-        chosen = torch.zeros(self.total, dtype=torch.bool)
-        # On the CPU whatever the device: one small tensor, copied without waiting, and the same choice everywhere.
-        order = torch.rand(self.total, generator=generator(self.seed, self.step, *self._names, purpose))
+            raise ValueError(f"a fraction of examples must be in [0, 1], not {fraction}")
+        selected = torch.zeros(self.total, dtype=torch.bool)
+        # On the CPU for every device: one small tensor, copied without waiting, and the same selection everywhere.
+        order = torch.rand(self.total, generator=seeded_generator(self.seed, self.step, purpose))
         for start, stop, count in self._blocks(fraction):
-            chosen[start + order[start:stop].argsort()[:count]] = True
-        return moved(chosen[self.start : self.stop], self.device)
+            selected[start + order[start:stop].argsort()[:count]] = True
+        return to_device(selected[self.start : self.stop], self.device)
 
-    def chosen_rows(self, purpose: str, fraction: float) -> Chosen:
-        """As chosen, with the numbers of the rows, on the CPU: as many at every step of these bounds."""
-        mask = Draws(self.seed, self.step, self.total, self.start, self.stop, names=self._names).chosen(
-            purpose, fraction
-        )
+    def select_rows(self, purpose: str, fraction: float) -> SelectedRows:
+        """As select_mask, with the row numbers, on the CPU: as many at every step for the same bounds."""
+        mask = StepRNG(self.seed, self.step, self.total, self.start, self.stop).select_mask(purpose, fraction)
         overlaps = (
             (min(stop, self.stop) - max(start, self.start), count) for start, stop, count in self._blocks(fraction)
         )
         most = sum(min(overlap, count) for overlap, count in overlaps if overlap > 0)
-        return Chosen(mask, mask.logical_not().to(torch.uint8).argsort(stable=True)[:most])
+        return SelectedRows(mask, mask.logical_not().to(torch.uint8).argsort(stable=True)[:most])
 
     def _blocks(self, fraction: float) -> Iterator[tuple[int, int, int]]:
-        """(start, stop, how many are chosen) of each block of the global batch."""
+        """(start, stop, number selected) of each block of the global batch."""
         block = Fraction(fraction).limit_denominator(max(self.total, 1)).denominator
         for start in range(0, self.total, block):
             stop = min(start + block, self.total)
             yield start, stop, round(fraction * stop) - round(fraction * start)  # telescopes to round(fraction * total)
 
-    def rows(self, fn: Callable[[int, torch.Generator], Any], purpose: str) -> Any:
-        """This slice of fn(total, generator): a tensor (total, ...), or a tuple of such."""
-        drawn = fn(self.total, self.generator(purpose))
-        if isinstance(drawn, Tensor):
-            return moved(drawn[self.start : self.stop], self.device)
-        parts = [moved(x[self.start : self.stop], self.device) for x in drawn]
-        return type(drawn)(*parts) if hasattr(drawn, "_fields") else tuple(parts)
+    def sample_global(self, fn: Callable[[int, torch.Generator], Any], purpose: str) -> Any:
+        """Rows of fn(total, generator), which returns a tensor (total, ...) or a tuple of such."""
+        sample = fn(self.total, self.generator(purpose))
+        if isinstance(sample, Tensor):
+            return to_device(sample[self.start : self.stop], self.device)
+        parts = [to_device(x[self.start : self.stop], self.device) for x in sample]
+        return type(sample)(*parts) if hasattr(sample, "_fields") else tuple(parts)

@@ -1,7 +1,10 @@
-"""Weights, gradients and the optimizer's state spread over ranks (FSDP), for models that no single device holds twice.
+"""FSDP: weights, gradients and optimizer state sharded over ranks, for models too large to replicate.
 
-Zhao et al. 2023, arXiv:2304.11277, by torch's fully_shard. A sharded tensor is a DTensor: `whole` and `spread` turn it
-into what a checkpoint holds and back, so that checkpoints do not know how many ranks wrote them.
+Zhao et al. 2023, arXiv:2304.11277, by torch's fully_shard. A sharded tensor is a DTensor; `full_tensor` and
+`shard_like` convert it to a plain tensor and back, so that checkpoints do not depend on the number of ranks.
+
+Ours and not accelerate's: that shards on GPUs alone (these tests run on two CPU processes), only a network together
+with its optimizer, and its fsdp2_prepare_model casts parameters to float32.
 """
 
 from __future__ import annotations
@@ -13,37 +16,38 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from utils.distributed import Ranks
+from utils.distributed import DistContext
 
 
-def shard(module: nn.Module, ranks: Ranks, parts: Iterable[nn.Module]) -> nn.Module:
-    """The module itself, its parameters spread over ranks; gradients are averaged as by DistributedDataParallel.
+def shard(module: nn.Module, dist: DistContext, parts: Iterable[nn.Module]) -> nn.Module:
+    """The module itself, its parameters sharded over ranks; gradients are averaged as by DistributedDataParallel.
 
-    parts: submodules that are gathered by themselves while they are at work, such as the layers of a transformer; each
-    is called once in a forward pass. What they leave is gathered for the whole of it. Every rank must then call the
-    same things in the same order; other methods than forward within `gathered`. Before the optimizer is made.
+    parts: submodules that are gathered one by one for their own forward, such as the layers of a transformer; each is
+    called once in a forward pass. All other parameters are gathered for the whole pass. Afterwards every rank must make
+    the same calls in the same order, and call methods other than forward within `unsharded`. Call this before making
+    the optimizer.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(ranks.device.type, (ranks.world,))
+    mesh = init_device_mesh(dist.device.type, (dist.world_size,))
     for part in (*parts, module):
-        # the outermost, too: a forward without a backward would leave it whole, and the optimizer's steps unseen
+        # also the outermost: after a forward without backward it would stay gathered, and miss the optimizer's steps
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
-    # now, not at the first forward of the whole: a part that is asked first would take itself for the whole
+    # now, not at the first forward of the module: a part that is called earlier would be taken for the root
     fully_shard.state(module)._lazy_init()  # type: ignore[attr-defined]
     return module
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:
-    """The members of every list of modules: the layers of a transformer."""
+    """The members of every ModuleList that have parameters: the layers of a transformer."""
     lists = (part for part in module.modules() if isinstance(part, nn.ModuleList))
     return [layer for part in lists for layer in part if any(True for _ in layer.parameters())]
 
 
 @contextmanager
-def gathered(module: nn.Module) -> Iterator[None]:
-    """Within, a sharded module can be asked by any method; the members of its lists still gather themselves."""
+def unsharded(module: nn.Module) -> Iterator[None]:
+    """Within, any method of a sharded module can be called; the layers still gather themselves."""
     if not is_sharded(module):
         yield
         return
@@ -58,15 +62,15 @@ def is_sharded(module: nn.Module) -> bool:
     return any(isinstance(p, DTensor) for p in module.parameters())
 
 
-def whole(x: Tensor) -> Tensor:
-    """A tensor with all of its rows. Every rank must ask for it."""
+def full_tensor(x: Tensor) -> Tensor:
+    """A plain tensor of a possibly sharded one. Every rank must call it."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
-def collected(x: Tensor, keep: bool) -> Tensor:
-    """whole(x) on the host, since a device may have no room for all of them; empty where it is not to be kept.
+def gather_to_cpu(x: Tensor, keep: bool) -> Tensor:
+    """full_tensor(x) on the CPU, since a GPU may not hold all of them; empty where keep is False.
 
-    Of what is not spread, the tensor itself. Every rank must ask for it.
+    A tensor that is not sharded is returned as it is. Every rank must call it.
     """
     if not isinstance(x, DTensor):
         return x
@@ -74,25 +78,25 @@ def collected(x: Tensor, keep: bool) -> Tensor:
     return full.cpu() if keep else full.new_empty(0)
 
 
-def spread(x: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, laid out as `like` is."""
+def shard_like(x: Tensor, like: Tensor) -> Tensor:
+    """A plain tensor, sharded as `like` is."""
     if isinstance(like, DTensor) and x.shape == like.shape:
         return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)
     return x
 
 
 @contextmanager
-def gradients_averaged(module: nn.Module, now: bool) -> Iterator[None]:
-    """Within, backward averages gradients over ranks, or leaves that to a later one."""
+def sync_gradients(module: nn.Module, now: bool) -> Iterator[None]:
+    """Within, backward averages gradients over ranks (now=True), or leaves them for a later one."""
     module.set_requires_gradient_sync(now)  # type: ignore[operator]
     yield
 
 
-def gathers(module: nn.Module | None) -> bool:
-    """Whether a module's gradients are averaged by fully_shard."""
+def is_fsdp(module: nn.Module | None) -> bool:
+    """Whether a module was sharded by fully_shard, which then averages its gradients."""
     return hasattr(module, "set_requires_gradient_sync")
 
 
-def norm_of(gradients: Sequence[Tensor]) -> Tensor:
-    """The norm of all gradients together, a plain scalar on every rank."""
-    return whole(torch.nn.utils.get_total_norm(gradients))
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm of all gradients together: a plain scalar tensor on every rank."""
+    return full_tensor(torch.nn.utils.get_total_norm(gradients))

@@ -1,4 +1,8 @@
-"""What training changes: in memory, and as the tensors and facts of a checkpoint. Knows no data and no loop."""
+"""Training state: in memory, and as the tensors and metadata of a checkpoint. Independent of data and loop.
+
+Ours and not Accelerator.save_state, which keeps no data position, pickles, and writes one file per rank: a resumed run
+must equal an uninterrupted one bit for bit, on any number of processes.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from utils import checkpoints
-from utils.distributed import Ranks
+from utils.distributed import DistContext
 from utils.ema import EMA
 from utils.errors import UserError
 from utils.optim import LrSchedule
-from utils.sharding import collected, is_sharded, spread
+from utils.sharding import gather_to_cpu, is_sharded, shard_like
 
 
 class Stateful(Protocol):
@@ -27,77 +31,77 @@ class Stateful(Protocol):
 
 @dataclass
 class State:
-    """What training changes. A checkpoint holds all of it."""
+    """Everything that training changes. A checkpoint holds all of it."""
 
-    modules: nn.Module  # all that trains: a module, or a ModuleDict of several
+    model: nn.Module  # all that trains: a module, or a ModuleDict of several
     optimizer: torch.optim.Optimizer
     schedule: LrSchedule
     ema: EMA | None = None
     step: int = 0  # optimizer steps done
     best: dict[str, Any] = field(default_factory=dict)  # of the hooks: best metrics so far, for JSON
-    owed: list[str] = field(default_factory=list)  # deeds of this step that a signal kept the run from (hooks.Every)
+    pending: list[str] = field(default_factory=list)  # names of hooks skipped because of a signal; run on resume
     seed: int = 42
-    ranks: Ranks = field(default_factory=Ranks)
-    wrapped: nn.Module | None = None  # what the step function calls under several ranks (distributed.wrap); for no_sync
+    dist: DistContext = field(default_factory=DistContext)
+    wrapped: nn.Module | None = None  # the model in DDP (distributed.wrap), which the step function calls
     scaler: torch.amp.GradScaler | None = None  # of fp16; made by train()
     scaler_state: dict[str, Any] = field(default_factory=dict)
-    more: dict[str, Stateful] = field(default_factory=dict)  # what else training changes, by file of a checkpoint
+    extra: dict[str, Stateful] = field(default_factory=dict)  # further state, by file name of the checkpoint
 
     def parameters(self) -> list[nn.Parameter]:
-        return [p for p in self.modules.parameters() if p.requires_grad]
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     def tensors(self, *, optimizer: bool = True) -> dict[str, dict[str, Tensor]]:
-        """Files of a checkpoint: model, ema (if there is one) and optimizer. Of sharded ones, on the main rank."""
-        collect = partial(collected, keep=self.ranks.main)
-        files = {"model": whole_weights(self.modules, collect)}
+        """Files of a checkpoint: model, ema (if any), optimizer, extra. Sharded tensors are gathered on rank 0 only."""
+        collect = partial(gather_to_cpu, keep=self.dist.is_main)
+        files = {"model": gathered_state(self.model, collect)}
         if optimizer:
             files["optimizer"], _ = checkpoints.pack_optimizer(self.optimizer, collect)
         files |= {"ema": self.ema.state_dict()} if self.ema else {}
-        return files | {name: part.state_dict() for name, part in self.more.items()}
+        return files | {name: part.state_dict() for name, part in self.extra.items()}
 
-    def facts(self, seen: Sequence[float] | None = None) -> dict[str, Any]:
-        """seen: by the schedules of all ranks; unset: by this one."""
+    def metadata(self, seen: Sequence[float] | None = None) -> dict[str, Any]:
+        """Metadata of a checkpoint, for JSON. seen: LrSchedule.seen() of all ranks; None: of this one."""
         return {
             "step": self.step,
             "best": self.best,
-            "owed": self.owed,
+            "owed": self.pending,  # the key of the first release
             "seed": self.seed,
-            "optimizer": checkpoints.optimizer_facts(self.optimizer),
-            "schedule": self.schedule.facts(seen),
+            "optimizer": checkpoints.optimizer_metadata(self.optimizer),
+            "schedule": self.schedule.metadata(seen),
             "ema_updates": self.ema.updates if self.ema else None,
             "scaler": self.scaler.state_dict() if self.scaler else self.scaler_state,
         }
 
-    def save(self, folder: Path | str, *, keep: int = 2, **facts: Any) -> None:
-        """A checkpoint by the main rank; facts of the caller join the state's own."""
-        # of a run that has just been restored they are on the CPU still
-        seen = self.schedule.seen(lambda mine: self.ranks.gather(mine.to(self.ranks.device)))
-        if self.ranks.main or is_sharded(self.modules):  # then every rank gives its part
-            files, held = self.tensors(), {**self.facts(seen), **facts}
-            if self.ranks.main:
+    def save(self, folder: Path | str, *, keep: int = 2, **metadata: Any) -> None:
+        """Write a checkpoint, on rank 0. facts: the caller's metadata, added to the state's own."""
+        # in a run that has just been restored they are still on the CPU
+        seen = self.schedule.seen(lambda mine: self.dist.gather(mine.to(self.dist.device)))
+        if self.dist.is_main or is_sharded(self.model):  # sharded: gathered from every rank
+            files, held = self.tensors(), {**self.metadata(seen), **metadata}
+            if self.dist.is_main:
                 checkpoints.save(folder, files, held, keep)
-        self.ranks.barrier()
+        self.dist.barrier()
 
-    def save_best(self, folder: Path | str, **facts: Any) -> None:
-        """The weights and their average as the best so far; without the optimizer, nothing trains on from there."""
-        if self.ranks.main or is_sharded(self.modules):
+    def save_best(self, folder: Path | str, **metadata: Any) -> None:
+        """Write weights and averaged weights as the best so far; without the optimizer, so it cannot be resumed."""
+        if self.dist.is_main or is_sharded(self.model):
             files = {name: x for name, x in self.tensors(optimizer=False).items() if name in ("model", "ema")}
-            if self.ranks.main:
-                checkpoints.save_best(folder, files, {"step": self.step, "best": self.best, **facts})
-        self.ranks.barrier()
+            if self.dist.is_main:
+                checkpoints.save_best(folder, files, {"step": self.step, "best": self.best, **metadata})
+        self.dist.barrier()
 
     def load_weights(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Weights and average only: for evaluation, or to start another run from them."""
-        load_weights(self.modules, checkpoint)
+        """Load weights and averaged weights only: for evaluation, or to start another run from them."""
+        load_weights(self.model, checkpoint)
         if self.ema and "ema" in checkpoint.tensors:
             try:
-                self.ema.load_state_dict(checkpoint.tensors["ema"], checkpoint.facts.get("ema_updates"))
+                self.ema.load_state_dict(checkpoint.tensors["ema"], checkpoint.metadata.get("ema_updates"))
             except ValueError as error:
                 raise UserError(f"{checkpoint.path}: {error}") from None
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Everything, to train on as if there had been no stop."""
-        facts = checkpoint.facts
+        """Load everything, so that training continues as if it had not stopped."""
+        metadata = checkpoint.metadata
         if self.ema and "ema" not in checkpoint.tensors:
             raise UserError(f"{checkpoint.path} holds no averaged weights: it cannot be resumed, only evaluated")
         if "optimizer" not in checkpoint.tensors:
@@ -106,33 +110,39 @@ class State:
                 "run from its weights with --init_path"
             )
         self.load_weights(checkpoint)
-        checkpoints.unpack_optimizer(self.optimizer, checkpoint.tensors["optimizer"], facts["optimizer"])
-        self.schedule.restore(facts["schedule"], self.ranks.rank, self.ranks.world)
-        self.step, self.best, self.seed = facts["step"], dict(facts["best"]), facts["seed"]
-        self.owed = list(facts.get("owed", ()))  # older checkpoints owe nothing
-        self.scaler_state = dict(facts["scaler"])
+        checkpoints.unpack_optimizer(self.optimizer, checkpoint.tensors["optimizer"], metadata["optimizer"])
+        self.schedule.restore(metadata["schedule"], self.dist.rank, self.dist.world_size)
+        self.step, self.best, self.seed = metadata["step"], dict(metadata["best"]), metadata["seed"]
+        self.pending = list(metadata.get("owed", ()))  # absent from older checkpoints
+        self.scaler_state = dict(metadata["scaler"])
         if self.scaler and self.scaler_state:
             self.scaler.load_state_dict(self.scaler_state)
-        for name, part in self.more.items():
+        for name, part in self.extra.items():
             if name not in checkpoint.tensors:
-                raise UserError(f"{checkpoint.path} lacks {name}.safetensors: it is of a run with other flags")
+                raise UserError(
+                    f"{checkpoint.path} lacks {name}.safetensors: it was written with other flags; resume with those "
+                    "of its args.json"
+                )
             part.load_state_dict(checkpoint.tensors[name])
 
 
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    """Trainable parameters and saved buffers by name. What is frozen is someone else's to keep, unless module.keeps."""
-    if getattr(module, "keeps_frozen", False):
+def trainable_state(module: nn.Module) -> dict[str, Tensor]:
+    """Trainable parameters and saved buffers by name; with module.save_frozen, frozen parameters too.
+
+    Frozen ones are saved elsewhere: in the folder of the language model or autoencoder that they come from.
+    """
+    if getattr(module, "save_frozen", False):
         return module.state_dict()
     frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
     return {name: x for name, x in module.state_dict().items() if name not in frozen}
 
 
-def whole_weights(module: nn.Module, collect: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Its weights, each made whole by collect; tied ones once, which pieces of them would not show."""
+def gathered_state(module: nn.Module, collect: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """trainable_state(module), gathered by collect. Tied parameters are gathered once: shards do not show the tie."""
     owners = {name: id(p) for name, p in module.named_parameters(remove_duplicate=False)}
     found: dict[Any, Tensor] = {}
     named = {}
-    for name, x in weights(module).items():
+    for name, x in trainable_state(module).items():
         owner = owners.get(name, name)
         if owner not in found:
             found[owner] = collect(x)
@@ -142,24 +152,27 @@ def whole_weights(module: nn.Module, collect: Callable[[Tensor], Tensor]) -> dic
 
 @torch.no_grad()
 def load_weights(module: nn.Module, checkpoint: checkpoints.Checkpoint, *, averaged: bool = False) -> None:
-    """Put a checkpoint's weights into a module; averaged: the averaged ones where there are some, for evaluation."""
-    own, found = weights(module), dict(checkpoint.tensors["model"])
+    """Load a checkpoint's weights into a module. averaged: the averaged weights instead, where it has them.
+
+    Raises UserError, and changes nothing, where names or shapes differ.
+    """
+    own, found = trainable_state(module), dict(checkpoint.tensors["model"])
     if averaged:
         averages = checkpoint.tensors.get("ema", {})
-        places = {own[name].data_ptr(): x for name, x in averages.items() if name in own}
+        by_address = {own[name].data_ptr(): x for name, x in averages.items() if name in own}
         # A tied parameter has an average under one of its names only, and every name must get it.
-        found |= {name: places[x.data_ptr()] for name, x in own.items() if x.numel() and x.data_ptr() in places}
+        found |= {name: by_address[x.data_ptr()] for name, x in own.items() if x.numel() and x.data_ptr() in by_address}
     different = sorted(own.keys() ^ found.keys())
     if different:
-        where = "lacks" if different[0] in own else "holds, and this model has not,"
+        problem = "lacks" if different[0] in own else "has an unknown tensor"
         raise UserError(
-            f"{checkpoint.path} {where} {different[0]}: another model's; check the flags against its args.json"
+            f"{checkpoint.path} {problem} {different[0]}: it is of another model; check the flags against its args.json"
         )
     for name, x in own.items():
         if x.shape != found[name].shape:
             raise UserError(
-                f"{checkpoint.path}: {name} has shape {tuple(found[name].shape)}, this run wants {tuple(x.shape)}: "
+                f"{checkpoint.path}: {name} has shape {tuple(found[name].shape)}, this run has {tuple(x.shape)}: "
                 f"check the flags against its args.json"
             )
-    for name, x in own.items():  # only now, so that a refused checkpoint changes nothing
-        x.copy_(spread(found[name], x))
+    for name, x in own.items():  # after all checks, so that a refused checkpoint changes nothing
+        x.copy_(shard_like(found[name], x))

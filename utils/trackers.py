@@ -1,6 +1,7 @@
-"""Where logged numbers go: metrics.jsonl in the run folder always, Weights & Biases where it is asked for.
+"""Trackers of logged numbers: metrics.jsonl in the run folder always, Weights & Biases (through accelerate) on request.
 
-Nothing here prompts or waits: without a key wandb runs offline, and its folder can be synced later.
+No tracker prompts or waits for the network: without a key wandb runs offline, and its folder can be synced later.
+metrics.jsonl is ours, since accelerate has no tracker that a resumed run can cut back to its step.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from utils.errors import UserError, fold
-from utils.runs import write_text
+from utils.errors import UserError, one_line_text
+from utils.run_folder import write_text
 
 
 class Tracker(Protocol):
@@ -29,8 +30,8 @@ class Tracker(Protocol):
 class MetricsFile:
     """metrics.jsonl: a line {"step": ..., name: value ...} per log point.
 
-    step: where the run resumes. Lines of later steps, and one cut short when the run was killed, are dropped: the
-    resumed run writes them anew. step None keeps all, for an evaluation.
+    step: where the run resumes. Lines of later steps, and one that a kill left incomplete, are removed; the resumed run
+    writes them again. None keeps all lines, for an evaluation.
     """
 
     def __init__(self, folder: Path | str, step: int | None = None):
@@ -42,11 +43,11 @@ class MetricsFile:
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         line = json.dumps({"step": step, **{k: _plain(v) for k, v in values.items()}})
-        with self.path.open("a", encoding="utf-8") as file:  # opened anew: other programs may read or append between
+        with self.path.open("a", encoding="utf-8") as file:  # opened each time: others may read or append
             file.write(line + "\n")
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        """Tables are not numbers: they are written as text beside, by whoever makes them."""
+        """Does nothing: callers write tables as text files."""
 
     def close(self) -> None:
         pass
@@ -58,7 +59,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, but for any that was cut short."""
+    """The lines of a metrics.jsonl, except incomplete ones."""
     path = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -68,7 +69,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
 
 
 class Wandb:
-    """A run of Weights & Biases, offline when no key is there."""
+    """A Weights & Biases run by accelerate's WandBTracker: offline without a key, and where wandb cannot be reached."""
 
     def __init__(
         self, project: str, name: str | None, folder: Path | str, config: Mapping[str, Any], tags: Sequence[str] = ()
@@ -82,7 +83,6 @@ class Wandb:
         Path(folder).mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(init_timeout=15)
         options: dict[str, Any] = {
-            "project": project,
             "name": name,
             "dir": str(folder),
             "config": flatten(config),
@@ -90,25 +90,37 @@ class Wandb:
             "settings": settings,
         }
         try:
-            self._run = wandb.init(mode=mode, **options)
-        except Exception as error:  # a wrong key, an unreachable server: the training is worth more than its curve
-            print(f"note: wandb is offline now ({fold(error)})", file=sys.stderr)
-            self._run = wandb.init(mode="offline", **options)
-        self._wandb = wandb
+            self._tracker = _start(project, mode=mode, **options)
+        except Exception as error:  # a wrong key, or an unreachable server, must not stop the training
+            print(f"note: wandb is offline now ({one_line_text(error)})", file=sys.stderr)
+            self._tracker = _start(project, mode="offline", **options)
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
-        # "step" travels as a value, too: wandb's own counter refuses to go back, as an evaluation after training may
-        self._run.log({**values, "step": step})
+        # "step" is a value and not wandb's own counter, which cannot go back, as an evaluation after training may
+        self._tracker.log({**values, "step": step})
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        self._run.log({name: self._wandb.Table(columns=list(columns), data=[list(r) for r in rows]), "step": step})
+        import wandb
+
+        table = wandb.Table(columns=list(columns), data=[list(r) for r in rows])
+        self._tracker.log({name: table, "step": step})  # log_table of accelerate logs no step
 
     def close(self) -> None:
-        self._run.finish()
+        self._tracker.finish()
+
+
+def _start(project: str, **options: Any) -> Any:
+    from accelerate import PartialState
+    from accelerate.tracking import WandBTracker
+
+    PartialState(cpu=True)  # its logging needs it; the device is chosen already (utils.distributed)
+    tracker = WandBTracker(project, **options)
+    tracker.start()
+    return tracker
 
 
 def has_wandb_key() -> bool:
-    """Whether wandb could log in by itself: WANDB_API_KEY, or an entry of ~/.netrc."""
+    """Whether wandb has a key: in WANDB_API_KEY, or in ~/.netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     file = os.environ.get("NETRC") or os.path.expanduser("~/_netrc" if os.name == "nt" else "~/.netrc")
@@ -125,22 +137,22 @@ def wants_wandb(settings: Any) -> bool:
         return False
     if "wandb" not in settings.values:
         return False
-    if "wandb" in settings.typed:
-        return bool(settings.wandb)
-    return "wandb_name" in settings.typed or has_wandb_key()
+    if "wandb" in settings.explicit:
+        return bool(settings.config.run.wandb)
+    return "wandb_name" in settings.explicit or has_wandb_key()
 
 
 def make_trackers(
-    settings: Any, project: str, folder: Path | str, facts: Mapping[str, Any] | None = None
+    settings: Any, project: str, folder: Path | str, metadata: Mapping[str, Any] | None = None
 ) -> list[Tracker]:
-    """The trackers that settings ask for, beside metrics.jsonl. Only the main rank should call it."""
+    """The trackers of the settings, besides metrics.jsonl. Called on rank 0 only."""
     if settings.values.get("dry_run") or not wants_wandb(settings):
         return []
-    return [Wandb(project, settings.wandb_name, folder, {**settings.as_dict(), **(facts or {})})]
+    return [Wandb(project, settings.config.run.wandb_name, folder, {**settings.as_dict(), **(metadata or {})})]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; what a tracker cannot hold becomes text."""
+    """{"a": {"b": 1}} -> {"a.b": 1}; values that a tracker cannot store become texts."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):

@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from latent_models.options import TokenizerOptions
-from utils.command_line import OneLineParser
-from utils.errors import UserError, one_line
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
 
 KINDS = {"train-word-level": "word-level", "train-byte-level": "byte-level"}
 DEFAULTS = TokenizerOptions()
@@ -44,14 +44,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-@one_line
+@exit_on_user_error
 def main(arguments: list[str] | None = None) -> int:
     """Train, save, say how much of the files the vocabulary knows."""
     given = parser().parse_args(arguments)
-    from dataset_utils.columns import Columns, assemble
+    from dataset_utils.columns import Columns, collect_rows
     from dataset_utils.readers import by_suffix
-    from latent_models.tokenizers.choice import unknown_share
-    from latent_models.tokenizers.training import Options, train_tokenizer
+    from latent_models.tokenizers.from_flags import unknown_rate
+    from latent_models.tokenizers.training import TokenizerTraining, train_tokenizer
 
     for flag in ("max_length", "min_frequency"):
         if getattr(given, flag) < 1:
@@ -64,14 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
     for file in given.files:
         if not file.is_file():
             raise UserError(f"{file}: no such file")
-        split = assemble(by_suffix(file)(file), columns, str(file))
+        split = collect_rows(by_suffix(file)(file), columns, str(file))
         texts += split.texts + (split.sources or [])
-    options = Options(
+    options = TokenizerTraining(
         given.vocab_size, given.min_frequency, given.lowercase, given.strip_accents, given.individual_digits
     )
     tokenizer = train_tokenizer(texts, KINDS[given.kind], options, given.max_length)
     tokenizer.save_pretrained(folder)
-    unknown = 100 * unknown_share(tokenizer, texts)
+    unknown = 100 * unknown_rate(tokenizer, texts)
     print(f"{folder}: {len(tokenizer):,} tokens from {len(texts):,} texts, {unknown:.1f} % of their words unknown")
     return 0
 

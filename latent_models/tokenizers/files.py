@@ -8,13 +8,13 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from latent_models.tokenizers.identity import end_id
-from latent_models.tokenizers.specials import LAYOUTS, VOCABULARY_FILE, dressed
-from utils.errors import UserError, fold
-from utils.hub import lookup
+from latent_models.tokenizers.special_ids import end_id
+from latent_models.tokenizers.special_tokens import LAYOUTS, VOCABULARY_FILE, wrap_fast
+from utils.errors import UserError, one_line_text
+from utils.hub import hub_kwargs
 
 ALIASES = {"bert": "bert-base-uncased"}  # the published spelling
-PIECES = ((r"(@@|__)( |$)", ""),)  # marks of subword lists: the next token continues the word
+SUBWORD_MARKS = ((r"(@@|__)( |$)", ""),)  # marks of subword lists: the next token continues the word
 
 
 def load_tokenizer(name: str, max_length: int, flag: str = "--vocab") -> PreTrainedTokenizerFast:
@@ -44,11 +44,11 @@ def _from_folder_or_hub(name: str, flag: str) -> Any:
     if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"{flag} {name}: no such file or folder")
     try:
-        where = {} if local else lookup()
+        where = {} if local else hub_kwargs()
         return AutoTokenizer.from_pretrained(ALIASES.get(name, name), trust_remote_code=False, **where)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         if local:
-            raise UserError(f"{flag} {name} holds no tokenizer that can be read: {fold(error)}") from error
+            raise UserError(f"{flag} {name} holds no tokenizer that can be read: {one_line_text(error)}") from error
         raise UserError(
             f"{flag} {name} is neither a local file or folder nor in the local cache, and the hub cannot be reached or "
             "does not have it: give a local folder, or train one with python -m latent_models.tokenizers"
@@ -60,7 +60,7 @@ def from_json(path: Path, max_length: int) -> PreTrainedTokenizerFast:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{path} is not a file of the tokenizers library: {fold(error)}") from error
+        raise UserError(f"{path} is not a file of the tokenizers library: {one_line_text(error)}") from error
     layout = next(
         (row for row in LAYOUTS if all(tokenizer.token_to_id(token) is not None for token in row.tokens)), None
     )
@@ -68,7 +68,7 @@ def from_json(path: Path, max_length: int) -> PreTrainedTokenizerFast:
         raise UserError(
             f"{path} lacks special tokens: it needs {' or '.join(', '.join(row.tokens) for row in LAYOUTS)}"
         )
-    return dressed(tokenizer, layout, max_length)
+    return wrap_fast(tokenizer, layout, max_length)
 
 
 def from_word_list(path: Path, max_length: int) -> PreTrainedTokenizerFast:
@@ -87,13 +87,13 @@ def from_word_list(path: Path, max_length: int) -> PreTrainedTokenizerFast:
         if not token:
             continue
         if token in seen:
-            raise UserError(f"{path}, line {number}: the token {fold(token)!r} comes twice: remove the line")
+            raise UserError(f"{path}, line {number}: the token {one_line_text(token)!r} comes twice: remove the line")
         seen.add(token)
         ids.setdefault(token, len(ids))
     if len(ids) == len(VOCABULARY_FILE.tokens):
         raise UserError(f"{path} holds no tokens: give a file with one token per line")
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=VOCABULARY_FILE.unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    joins = [decoders.Replace(Regex(pattern), content) for pattern, content in PIECES]
+    joins = [decoders.Replace(Regex(pattern), content) for pattern, content in SUBWORD_MARKS]
     tokenizer.decoder = decoders.Sequence([decoders.WordPiece(prefix="\0", cleanup=False), decoders.Fuse(), *joins])
-    return dressed(tokenizer, VOCABULARY_FILE, max_length)
+    return wrap_fast(tokenizer, VOCABULARY_FILE, max_length)

@@ -1,46 +1,48 @@
-"""What a latent space brings to diffusion training: its tokens, what a run keeps of it, and the step function."""
+"""Interfaces of training data. They import no model code, so that a training step that uses them stays small."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from pipelines.data.batch_sampler import BatchPlan
-from pipelines.data.tokens import TokenSplit
-from pipelines.training.teacher import Teacher
-from pipelines.training.training_times import TrainingTimes
+from latent_models.spaces.base import LatentSpace
+from utils.records import Condition, Latents
 
-
-class Step(Protocol):
-    """(step, micro) -> losses (B,), and values to log; num_steps: of the whole run. plan: which rows it takes."""
-
-    num_steps: int
-    plan: BatchPlan
-
-    def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]: ...
+if TYPE_CHECKING:
+    from pipelines.data.tokens import TokenSplit
 
 
-class Supply(Protocol):
-    """One for each kind of space."""
+class LatentSource(Protocol):
+    """Normalized latents of one split with their conditions, on the device."""
+
+    @property
+    def space(self) -> LatentSpace: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __len__(self) -> int:
+        """Texts of the split."""
+
+    def __call__(self, rows: Tensor) -> tuple[Latents, Condition | None]:
+        """rows: (B,). Latents (B, L, D); None where the run has neither classes nor sources."""
+
+
+class DataModule(Protocol):
+    """Training data of a latent space: tokens, cached latents, and the files that a run folder keeps of them."""
 
     tokenizer: Any
-    data: TokenSplit  # of the training split
-    times: TrainingTimes  # which training looks at
-    teacher: Teacher | None  # of a distillation
+    tokens: Mapping[str, TokenSplit]  # "train" and "valid"
 
-    def keep(self, folder: Path) -> None:
-        """Save what a run folder needs beside its checkpoints. Called once, by the main rank, before training."""
+    def save_artifacts(self, folder: Path) -> None:
+        """Save what a run folder needs beside its checkpoints. Called once, by rank 0, before training."""
 
-    def facts(self, folder: Path) -> dict[str, Any]:
-        """What args.json keeps of the space."""
+    def metadata(self, folder: Path) -> dict[str, Any]:
+        """Entries of args.json."""
 
-    def open(self, *, measure: bool) -> None:
-        """Make ready for training, by all ranks. measure: fill the statistics that a new run keeps."""
-
-    def network(self) -> nn.Module:
-        """The module whose gradients are averaged over ranks."""
-
-    def step(self, network: nn.Module, split: str) -> Step:
-        """The step function on "train", or on fixed rows of "valid". network: that of network(), perhaps wrapped."""
+    def setup(self, *, estimate_stats: bool) -> None:
+        """Encode or load the corpus; every rank calls it. estimate_stats: fill the statistics that a new run saves."""

@@ -1,143 +1,135 @@
-"""The spaces around a frozen language model in diffusion training: texts are encoded once, then read from a cache."""
+"""Data module of the spaces around a frozen language model: texts are encoded once, then read from a cache on disk."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
-
 from dataset_utils.corpus import Corpus
 from latent_models.language_models import LanguageModel
-from latent_models.normalisation import count_lengths, estimate
-from latent_models.options import LatentOptions
-from latent_models.pair_lengths import count_pairs
-from latent_models.spaces import LatentSpace
-from pipelines.building.drafters import drafter_folder, keep_drafter
-from pipelines.building.models import AUTOENCODER_COPY, DiffusionModel, keep_autoencoder, relative
-from pipelines.data.batch_sampler import BatchPlan
-from pipelines.data.cached_latents import Encoded, LatentSource, encoded_split, read_sources
-from pipelines.data.context_encoder import context_facts
-from pipelines.data.datamodule import Step
+from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.length_prior import count_pairs
+from latent_models.spaces.normalization import NormalizedSpace, count_lengths, estimate_mean_std
+from pipelines.builders.draft_models import draft_model_folder
+from latent_models.speculative.draft_model import copy_draft_model, has_draft_model
+from pipelines.builders.models import AUTOENCODER_COPY
+from utils.pretrained import relative_path
+from latent_models.spaces.compressed import copy_autoencoder
+from pipelines.cli.configs import DiffusionConfig
+from pipelines.data.batch_sampler import TrainingSampler
+from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load, make_source_reader
+from pipelines.data.context_encoder import ContextEncoder, context_metadata
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.job import Job
-from pipelines.parts import Parts
-from pipelines.training.diffusion_step import DiffusionStep
-from pipelines.training.distillation_step import DistillationStep
-from pipelines.training.teacher import Teacher, find_teacher, load_teacher, network_of, teacher_facts
-from pipelines.training.training_times import TrainingTimes
 
-MEASURED_PAIRS = 100_000
+MAX_COUNTED_PAIRS = 100_000  # of a larger corpus every n-th pair is counted
 
 
-class LatentSupply:
-    """See Supply."""
+class LatentDataModule:
+    """See DataModule. latents: by split, ready after setup."""
 
-    def __init__(self, job: Job, parts: Parts, corpus: Corpus) -> None:
-        self.job, self.parts, self.times = job, parts, TrainingTimes(parts.process, job.ranks)
-        self.language_model = cast(LanguageModel, parts.space.space.language_model)
+    def __init__(
+        self,
+        run: Job[DiffusionConfig],
+        corpus: Corpus,
+        space: NormalizedSpace,
+        context: ContextEncoder | None = None,
+        teacher_folder: Path | None = None,
+    ) -> None:
+        """context: the encoder of the sources, in a run that has any. teacher_folder: of the run that is distilled."""
+        self.run, self.space, self.context, self.teacher_folder = run, space, context, teacher_folder
+        self.language_model = cast(LanguageModel, space.space.language_model)
         self.tokenizer = self.language_model.tokenizer
-        limit = job.settings.max_seq_len
-        self.data = tokenize_split(corpus.train, self.language_model, limit)
-        self.held_out = tokenize_split(corpus.valid, self.language_model, limit)
-        self.sources: dict[str, LatentSource] = {}
-        self.teacher: Teacher | None = None
-        if job.settings.distill_run is not None:
-            self.teacher = load_teacher(job.settings, job.folder, parts.process.grid, job.device)
+        limit = run.settings.config.language_model.max_seq_len
+        self.tokens = {
+            "train": tokenize_split(corpus.train, self.language_model, limit),
+            "valid": tokenize_split(corpus.valid, self.language_model, limit),
+        }
+        self.latents: dict[str, ConditionalLatents] = {}
 
-    def keep(self, folder: Path) -> None:
-        settings = self.job.settings
-        if settings.latent_model_path:
-            source = Path(settings.latent_model_path)
-            keep_autoencoder(source, folder, self.language_model.name)
-            drafter, used = drafter_folder(settings, source), getattr(self.parts.space.space, "drafter", None)
-            if drafter is not None and (used is not None or settings.drafting == "off"):  # else it is of another space
-                keep_drafter(drafter, folder / AUTOENCODER_COPY)
+    def save_artifacts(self, folder: Path) -> None:
+        settings = self.run.settings
+        if settings.config.latents.latent_model_path:
+            source = Path(settings.config.latents.latent_model_path)
+            copy_autoencoder(source, folder / AUTOENCODER_COPY, self.language_model.name)
+            drafter, used = draft_model_folder(settings, source), has_draft_model(self.space.space)
+            # with drafting on, an unused draft model is one of another space
+            if drafter is not None and (used or settings.config.generation.drafting == "off"):
+                copy_draft_model(drafter, folder / AUTOENCODER_COPY)
 
-    def facts(self, folder: Path) -> dict[str, Any]:
+    def metadata(self, folder: Path) -> dict[str, Any]:
         model = self.language_model
         return {
-            "enc_dec_model_relative": relative(model.name, folder),
+            "enc_dec_model_relative": relative_path(model.name, folder),
             "language_model_fingerprint": model.fingerprint(),
             "language": model.language,
-            **teacher_facts(self.job.settings, folder),
-            **({} if self.parts.context is None else context_facts(self.parts.context, folder)),
+            **({} if self.context is None else context_metadata(self.context, folder)),
         }
 
-    def open(self, *, measure: bool) -> None:
-        self.sources = {
-            "train": make_source(self.job, self.parts, self.data, "train"),
-            "valid": make_source(self.job, self.parts, self.held_out, "valid"),
+    def setup(self, *, estimate_stats: bool) -> None:
+        cache = cache_folder(self.run, self.teacher_folder)
+        self.latents = {
+            split: make_conditional_latents(self.run, self.space, self.context, tokens, split, cache)
+            for split, tokens in self.tokens.items()
         }
-        if measure:
-            measure_latents(self.job, self.parts.model, self.sources["train"])
-            self._measure_pairs()
+        if estimate_stats:
+            self._estimate_statistics()
+            self._count_pairs()
 
-    def _measure_pairs(self) -> None:
-        """How long the texts of sources of each length are; of a large corpus every n-th pair says it."""
-        counts, context = self.parts.model.statistics.pair_counts, self.parts.context
-        if counts is not None and context is not None:
-            assert self.data.split.sources is not None, "a run with sources was built on a corpus without them"
-            every = max(1, len(self.data) // MEASURED_PAIRS)
-            read = context.tokens(self.data.split.sources[::every]).lengths
-            counts.copy_(count_pairs(read, self.data.lengths[::every], counts.shape))
+    def _estimate_statistics(self) -> None:
+        """Mean and scale of the latents, where asked for, and the lengths of the training texts."""
+        run, statistics, latents = self.run, self.space.statistics, self.latents["train"]
+        if self.space.variable_length:
+            statistics.length_counts.copy_(count_lengths(latents.tokens.lengths, self.space.length))
+        if run.settings.config.latents.normalize_latent:
+            # Global batches, however many ranks and micro-batches share them: every rank finds the same statistics.
+            sampler = TrainingSampler(run.settings.config.loop.random_seed, run.batch_sampler().global_batch_size)
+            steps = range(run.settings.config.latents.normalize_batches)
+            mean, scale = estimate_mean_std(latents.unnormalized(sampler.rows(step, 0, len(latents))) for step in steps)
+            statistics.mean.copy_(mean)
+            statistics.scale.copy_(scale)
 
-    def network(self) -> nn.Module:
-        return network_of(self.parts)
-
-    def step(self, network: nn.Module, split: str) -> Step:
-        settings, source, training = self.job.settings, self.sources[split], split == "train"
-        plan = self.job.plan() if training else self.job.held_out_plan(len(source))
-        common = (network, source, self.parts.process, plan, settings.num_train_steps)
-        if self.teacher is None:
-            return DiffusionStep(*common, settings.self_condition, self.times if training else None)
-        return DistillationStep(
-            *common,
-            self.teacher,
-            settings.distill_steps,
-            self_condition=settings.self_condition,
-            all_jumps=not training,
-        )
+    def _count_pairs(self) -> None:
+        """How many pairs have each length of source and of text."""
+        counts, tokens = self.space.statistics.pair_counts, self.tokens["train"]
+        if counts is not None and self.context is not None:
+            assert tokens.split.sources is not None, "a run with sources was built on a corpus without them"
+            every = max(1, len(tokens) // MAX_COUNTED_PAIRS)
+            source_lengths = self.context.tokens(tokens.split.sources[::every]).lengths
+            counts.copy_(count_pairs(source_lengths, tokens.lengths[::every], counts.shape))
 
 
-def make_source(job: Job, parts: Parts, data: TokenSplit, split: str) -> LatentSource:
-    """Latents and conditions of a split: cached on disk unless --no_latent_cache asks for the models at each step."""
-    options = job.settings.build(LatentOptions)
-    folder = None if options.no_latent_cache else cache_folder(job, options)
-    context, sources = parts.context, None
+def make_conditional_latents(
+    run: Job[DiffusionConfig],
+    space: NormalizedSpace,
+    context: ContextEncoder | None,
+    tokens: TokenSplit,
+    split: str,
+    cache: Path | None,
+) -> ConditionalLatents:
+    """Latents and conditions of a split. cache: folder of the encoded corpora; None: encode each batch anew."""
+    on_device, sources = run.settings.config.latents.latents_on_device, None
 
-    def encoded(space: LatentSpace, tokens: TokenSplit, kept: bool, title: str, what: str) -> Encoded:
-        where = folder if kept else None
-        return encoded_split(space, tokens, where, title, f"{what} of the {split} split", job.ranks, on_device)
+    def encoded(space: LatentSpace, tokens: TokenSplit, frozen: bool, title: str, what: str) -> EncodedSplit:
+        folder = cache if frozen else None
+        return encode_or_load(space, tokens, folder, title, f"{what} of the {split} split", run.dist, on_device)
 
-    on_device = options.latents_on_device
-    texts = encoded(parts.space.space, data, not parts.space.trainable, split, "latents")
+    texts = encoded(space.space, tokens, not space.learned_with_denoiser, split, "latents")
     if context is not None:
-        assert data.split.sources is not None, "a run with sources was built on a corpus without them"
-        tokens = context.tokens(data.split.sources)
-        states = encoded(context.states, tokens, not context.trained, f"{split} sources", "source states")
-        sources = read_sources(context, tokens, states)
-    return LatentSource(parts.space, texts, job.settings.class_conditional, sources)
+        assert tokens.split.sources is not None, "a run with sources was built on a corpus without them"
+        source_tokens = context.tokens(tokens.split.sources)
+        states = encoded(context.states, source_tokens, not context.trained, f"{split} sources", "source states")
+        sources = make_source_reader(context, source_tokens, states)
+    return ConditionalLatents(space, texts, run.settings.config.denoiser.class_conditional, sources)
 
 
-def cache_folder(job: Job, options: LatentOptions) -> Path:
-    """Where encoded corpora are kept: of a student beside its teacher, if that one has any."""
-    if options.latent_cache_dir is None and job.settings.distill_run is not None:
-        known = find_teacher(job.settings, job.folder) / "latent_cache"
-        if known.is_dir():
-            return known
-    return Path(options.latent_cache_dir or job.folder / "latent_cache")
-
-
-def measure_latents(job: Job, model: DiffusionModel, training: LatentSource) -> None:
-    """Fill the statistics that a run keeps: centre and scale where asked for, and the lengths of training texts."""
-    settings, statistics = job.settings, model.statistics
-    if training.space.masked:
-        statistics.length_counts.copy_(count_lengths(training.data.lengths, training.space.length))
-    if settings.normalize_latent:
-        # Of whole batches, however many ranks and micro-batches share them: every rank finds the same statistics.
-        plan = BatchPlan(settings.random_seed, job.plan().total)
-        batches = (training.raw(plan.rows(step, 0, len(training))) for step in range(settings.normalize_batches))
-        mean, scale = estimate(batches)
-        statistics.mean.copy_(mean)
-        statistics.scale.copy_(scale)
+def cache_folder(run: Job[DiffusionConfig], teacher_folder: Path | None = None) -> Path | None:
+    """Folder of the encoded corpora: a student shares its teacher's, if there is one. None with --no_latent_cache."""
+    options = run.settings.config.latents
+    if options.no_latent_cache:
+        return None
+    if options.latent_cache_dir is not None:
+        return Path(options.latent_cache_dir)
+    if teacher_folder is not None and (teacher_folder / "latent_cache").is_dir():
+        return teacher_folder / "latent_cache"
+    return run.folder / "latent_cache"

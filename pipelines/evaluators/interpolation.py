@@ -1,7 +1,7 @@
-"""What a latent space holds between texts: the middle of each text and its nearest neighbour, written out and judged.
+"""Smoothness of a latent space: decode the mean of the latents of each text and its nearest neighbor, and score it.
 
-A denoiser's samples lie between texts rather than on them. So a space whose middles read well can be generated from,
-which reconstruction does not tell: an autoencoder may copy every text and write nonsense beside them.
+A denoiser's samples lie between the latents of texts, so a space whose midpoints decode to fluent texts is suited to
+generation. Reconstruction does not show this: an autoencoder may reconstruct every text, and decode nonsense elsewhere.
 """
 
 from __future__ import annotations
@@ -12,24 +12,22 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from evaluation.metrics import MetricContext, measure
+from evaluation.metrics import INTERPOLATION, MetricContext, compute_metrics
 from evaluation.protocols import Result, protocol
 from evaluation.scorers import Scorer
-from latent_models.decoding import DECODING
-from latent_models.spaces import LatentSpace
+from latent_models.generation.decoding import DECODING
+from latent_models.spaces.base import LatentSpace
 from pipelines.data.tokens import TokenSplit
 from utils.errors import UserError
-from utils.progress import Progress
+from utils.progress import ProgressBar
 from utils.records import Latents
-from utils.seeding import derive
-
-JUDGED = ("empty", "perplexity", "diversity")
+from utils.seeding import derive_seed
 
 
 def nearest(x0: Tensor) -> Tensor:
-    """Of each text the other one whose latents point most nearly the same way: rows (n,) of x0 (n, L, D)."""
+    """Return the row of each text's nearest neighbor by cosine similarity: (n,), for x0 (n, L, D)."""
     if len(x0) < 2:
-        raise UserError(f"{len(x0)} text has no neighbour: raise --eval_texts to 2 or more")
+        raise UserError(f"{len(x0)} text has no neighbor: raise --eval_texts to 2 or more")
     flat = torch.nn.functional.normalize(x0.flatten(1).float(), dim=1)
     return (flat @ flat.T).fill_diagonal_(-torch.inf).argmax(dim=1)
 
@@ -43,23 +41,23 @@ def midpoints(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
 ) -> tuple[Latents, Tensor]:
-    """Latents midway between each text of `rows` and its nearest neighbour among them, and which that is, (n,).
+    """Return latents midway between each text of `rows` and its nearest neighbor among them, and the neighbors (n,).
 
-    For spaces in which all texts are equally long. Projected, where the space projects.
+    For spaces with a fixed number of latents. The midpoints are projected if the space has a projection.
     """
-    found: list[tuple[Tensor, Tensor]] = []
+    encoded: list[tuple[Tensor, Tensor]] = []
     with autocast():
         for part, batch in data.length_sorted_batches(batch_size, rows):
-            found.append((part, space.encode(batch.to(device)).x0.float()))
-    order = torch.cat([part for part, _ in found]).argsort()
-    x0 = torch.cat([x0 for _, x0 in found])[order[rows.argsort().argsort()].to(device)]  # in the order of rows
-    neighbours = nearest(x0)
-    middle = space.project((x0 + x0[neighbours]) / 2)
-    return Latents(middle, torch.ones(middle.shape[:2], dtype=torch.bool, device=device)), neighbours.cpu()
+            encoded.append((part, space.encode(batch.to(device)).x0.float()))
+    order = torch.cat([part for part, _ in encoded]).argsort()
+    x0 = torch.cat([x0 for _, x0 in encoded])[order[rows.argsort().argsort()].to(device)]  # in the order of rows
+    neighbors = nearest(x0)
+    mean = space.project((x0 + x0[neighbors]) / 2)
+    return Latents(mean, torch.ones(mean.shape[:2], dtype=torch.bool, device=device)), neighbors.cpu()
 
 
 @torch.no_grad()
-def written(
+def decode_all(
     space: LatentSpace,
     latents: Latents,
     strategy: str,
@@ -68,30 +66,30 @@ def written(
     autocast: Callable[[], AbstractContextManager],
     quiet: bool = False,
 ) -> list[str]:
-    """Texts of latents by one strategy, in their order."""
+    """Decode latents by one strategy, in batches. Returns the texts in order."""
     texts: list[str] = []
-    with Progress(f"midpoints ({strategy})", len(latents), unit="text", quiet=quiet) as bar, autocast():
+    with ProgressBar(f"midpoints ({strategy})", len(latents), unit="text", disable=quiet) as bar, autocast():
         for first in range(0, len(latents), batch_size):
-            torch.manual_seed(derive(0, "midpoints", strategy, first))  # for a strategy that samples
-            some = latents[first : first + batch_size]
-            texts += space.decode(some, max_length=max_length, **DECODING[strategy])
-            bar.advance(len(some))
+            torch.manual_seed(derive_seed(0, "midpoints", strategy, first))  # for strategies that sample tokens
+            batch = latents[first : first + batch_size]
+            texts += space.decode(batch, max_length=max_length, **DECODING[strategy])
+            bar.advance(len(batch))
     return texts
 
 
 def evaluate_interpolation(
-    texts: Sequence[str], ends: Sequence[str], neighbours: Sequence[int], scorer: Scorer, *, prefix: str
+    texts: Sequence[str], ends: Sequence[str], neighbors: Sequence[int], scorer: Scorer, *, prefix: str
 ) -> Result:
-    """Perplexity and diversity of middles, and of the texts that they lie between (reference/midpoints_*).
+    """Compute perplexity and diversity of decoded midpoints, and of the original texts (reference/midpoints_*).
 
-    copies: the share of middles that are one of their two ends, word for word. ends: the texts themselves, in the order
-    of the middles; neighbours: their rows.
+    texts: the decoded midpoints. ends: the original texts, in the same order. neighbors: the row of each text's nearest
+    neighbor in `ends`. endpoint_copies: the share of midpoints that decode to one of their two endpoints.
     """
-    found, missing = measure(texts, MetricContext(scorer), JUDGED)
-    real, _ = measure(ends, MetricContext(scorer), JUDGED)
-    pairs = zip(texts, ends, neighbours, strict=True)
-    found["copies"] = sum(text in (end, ends[other]) for text, end, other in pairs) / max(1, len(texts))
-    result: Result = {f"{prefix}{key}": value for key, value in found.items()}
+    numbers, missing = compute_metrics(MetricContext(texts, scorer=scorer), INTERPOLATION)
+    real, _ = compute_metrics(MetricContext(ends, scorer=scorer), INTERPOLATION)
+    pairs = zip(texts, ends, neighbors, strict=True)
+    numbers["endpoint_copies"] = sum(text in (end, ends[other]) for text, end, other in pairs) / max(1, len(texts))
+    result: Result = {f"{prefix}{key}": value for key, value in numbers.items()}
     result |= {f"reference/midpoints_{key}": value for key, value in real.items()}
     result["protocol"] = protocol(scorer, len(texts), (), missing)
     return result

@@ -1,4 +1,4 @@
-"""Held-out texts written out again: from their latents, and by the plain language model beside it."""
+"""Reconstruction of held-out texts: from their latents, and by the language model without a bottleneck."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from latent_models.decoding import DECODING
+from latent_models.generation.decoding import DECODING
 from latent_models.language_models import LanguageModel
-from latent_models.spaces import LatentSpace
+from latent_models.spaces.base import LatentSpace
 from pipelines.data.tokens import TokenSplit
-from utils.distributed import Ranks, gather_objects
-from utils.preemption import give_way
-from utils.progress import Progress
+from utils.distributed import DistContext, gather_objects
+from utils.preemption import check_interrupt
+from utils.progress import ProgressBar
 from utils.records import Batch
-from utils.seeding import derive
+from utils.seeding import derive_seed
 
 Decode = Callable[[Batch, str], list[str]]  # (batch, strategy) -> texts
 
@@ -31,33 +31,36 @@ def reconstruct(
     autocast: Callable[[], AbstractContextManager],
     title: str,
     quiet: bool = False,
-    ranks: Ranks | None = None,
+    dist: DistContext | None = None,
 ) -> list[str]:
-    """Texts of rows as `decode` writes them, in the order of rows. ranks: processes that share the batches."""
-    ranks = ranks or Ranks(device=device)
-    written: dict[int, str] = {}
-    with Progress(title, len(rows), unit="text", quiet=quiet) as bar, autocast():
+    """Decode the texts of `rows` and return them in this order. dist: ranks that share the batches; None: one process.
+
+    title: of the progress bar.
+    """
+    dist = dist or DistContext(device=device)
+    decoded: dict[int, str] = {}
+    with ProgressBar(title, len(rows), unit="text", disable=quiet) as bar, autocast():
         for i, (part, batch) in enumerate(data.length_sorted_batches(batch_size, rows)):
-            give_way()
-            if i % ranks.world == ranks.rank:
-                # what a sampling strategy draws depends on the batch alone, not on the process
+            check_interrupt()
+            if i % dist.world_size == dist.rank:
+                # the random numbers of a sampling strategy depend on the batch, not on the rank
                 with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                    torch.manual_seed(derive(0, "reconstruct", strategy, i))
+                    torch.manual_seed(derive_seed(0, "reconstruct", strategy, i))
                     texts = decode(batch.to(device), strategy)
-                written.update(zip(part.tolist(), texts, strict=True))
+                decoded.update(zip(part.tolist(), texts, strict=True))
             bar.advance(len(part))
-        for others in gather_objects(ranks, [written]):
-            written = {**written, **others}
-    return [written[row] for row in rows.tolist()]
+        for others in gather_objects(dist, [decoded]):
+            decoded = {**decoded, **others}
+    return [decoded[row] for row in rows.tolist()]
 
 
 def via_latents(space: LatentSpace, max_length: int) -> Decode:
-    """Text -> latents -> text."""
+    """Return a function that encodes texts to latents and decodes these."""
     return lambda batch, strategy: space.decode(space.encode(batch), max_length=max_length, **DECODING[strategy])
 
 
 def via_encoder(model: LanguageModel, max_length: int) -> Decode:
-    """Text -> encoder states -> text: what the language model alone makes of it."""
+    """Return a function that decodes texts from the language model's encoder states, without a bottleneck."""
 
     def decode(batch: Batch, strategy: str) -> list[str]:
         states = model.encode(batch.input_ids, batch.attention_mask)

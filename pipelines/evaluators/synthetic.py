@@ -1,4 +1,4 @@
-"""The labelled synthetic data set of a class-conditional run: --gen_data, as the first release wrote it."""
+"""The labeled synthetic data set of a class-conditional run (--gen_data), in the format of the published code."""
 
 from __future__ import annotations
 
@@ -7,25 +7,33 @@ import io
 
 from dataset_utils.corpus import Corpus
 from evaluation.options import EvaluationOptions
+from pipelines.cli.configs import DiffusionConfig
 from pipelines.job import Job
 from pipelines.sampling.classes import one_class
-from pipelines.sampling.generate import TextGenerator
+from pipelines.sampling.generator import TextGenerator
 from utils.errors import UserError
 from utils.run_folder import write_text
 
 
 def write_synthetic(
-    job: Job, generator: TextGenerator, corpus: Corpus, options: EvaluationOptions, seeds: tuple[int, ...]
+    job: Job[DiffusionConfig],
+    generator: TextGenerator,
+    corpus: Corpus,
+    options: EvaluationOptions,
+    seeds: tuple[int, ...],
 ) -> None:
-    """num_samples labelled texts, equally many of each class, as one CSV of text and label (its number) per seed.
+    """Write num_samples texts, equally many of each class, as one CSV per seed with columns text and label (an index).
 
-    Decoded by the first strategy of --decoding. A file can be trained on: --train_file FILE --valid_file ...
+    Decoded by the first strategy of --decoding. A file can be used for training: --train_file FILE --valid_file ...
+    Raises UserError if the run has no classes, or if num_samples is not a multiple of their number.
     """
     n, classes, settings = options.num_samples, corpus.num_classes, job.settings
-    if not settings.class_conditional:
-        raise UserError(f"--gen_data needs a class-conditional run, and {settings.resume_dir} is not one")
-    if "class_id" in settings.typed and settings.class_id is not None:
-        raise UserError(f"--gen_data writes texts of every class: leave --class_id {settings.class_id} out")
+    if not settings.config.denoiser.class_conditional:
+        raise UserError(f"--gen_data needs a class-conditional run, and {settings.config.run.resume_dir} is not one")
+    if "class_id" in settings.explicit and settings.config.classes.class_id is not None:
+        raise UserError(
+            f"--gen_data writes texts of every class: leave --class_id {settings.config.classes.class_id} out"
+        )
     if n % classes:
         raise UserError(
             f"--num_samples {n} is not divisible by the {classes} classes: give {n - n % classes or classes}"
@@ -39,6 +47,6 @@ def write_synthetic(
             sampled = generator.sample(n // classes, seed, (strategy,), one_class(c), quiet=job.quiet)
             writer.writerows([text, c] for text in sampled.texts[strategy])
         path = job.folder / f"synth_sample{n}_seed{seed}.csv"
-        if job.ranks.main:
+        if job.dist.is_main:
             write_text(path, file.getvalue())
         job.say(f"wrote {path}")

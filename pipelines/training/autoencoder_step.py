@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from latent_models.compressed import CompressedSpace
-from pipelines.data.batch_sampler import BatchPlan
-from pipelines.data.cached_latents import Encoded
+from latent_models.spaces.compressed import CompressedSpace
+from pipelines.data.batch_sampler import BatchSampler
+from pipelines.data.cached_latents import EncodedSplit
 from pipelines.data.tokens import TokenSplit
 from pipelines.training.imagined import Imagined
-from utils.seeding import Draws
+from utils.seeding import StepRNG
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class Disturbance:
         noised, imagined = bool(self.noise), self.imagined is not None
         return (1 - noised * self.noise_prob) * (1 - imagined * self.imagined_prob)
 
-    def of(self, space: CompressedSpace, draws: Draws, device: torch.device) -> Disturbed:
+    def of(self, space: CompressedSpace, draws: StepRNG, device: torch.device) -> Disturbed:
         return Disturbed(self, space, draws, device)
 
 
 class Disturbed:
     """One batch of latents, disturbed. untouched: (B,) bool, the texts whose latents stay what they are."""
 
-    def __init__(self, how: Disturbance, space: CompressedSpace, draws: Draws, device: torch.device) -> None:
+    def __init__(self, how: Disturbance, space: CompressedSpace, draws: StepRNG, device: torch.device) -> None:
         self.how, self.space, self.draws = how, space, draws
         none = torch.zeros(len(draws), dtype=torch.bool, device=device)
-        self.imagined = none if how.imagined is None else draws.chosen("imagined_rows", how.imagined_prob)
-        self.noised = draws.chosen("latent_noise", how.noise_prob) if how.noise else none
+        self.imagined = none if how.imagined is None else draws.select_mask("imagined_rows", how.imagined_prob)
+        self.noised = draws.select_mask("latent_noise", how.noise_prob) if how.noise else none
         self.untouched = ~(self.imagined | self.noised)
 
     def __call__(self, x0: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Disturbed:
             x0 = torch.where(self.imagined[:, None, None], how.imagined(x0, draws), x0)
         if how.noise:
             sigma = how.noise * draws.uniform("latent_noise_size") * self.noised
-            x0 = self.space.disturbed(x0, draws.normal("latent_noise", *x0.shape[1:]), sigma)
+            x0 = self.space.add_latent_noise(x0, draws.normal("latent_noise", *x0.shape[1:]), sigma)
         return x0
 
 
@@ -66,13 +66,13 @@ class AutoencoderStep:
         self,
         space: CompressedSpace,
         data: TokenSplit,
-        plan: BatchPlan,
+        batch_sampler: BatchSampler,
         device: torch.device,
         *,
         wrapped: nn.Module | None = None,
         disturbance: Disturbance | None = None,
         pad_to: int | None = None,
-        states: Encoded | None = None,
+        states: EncodedSplit | None = None,
     ) -> None:
         """wrapped: the space in the wrapper that averages its gradients over ranks; None: the space itself.
 
@@ -80,19 +80,19 @@ class AutoencoderStep:
         pad_to: tokens that every batch is padded to, for a compiled network; None: to the longest of its texts.
         states: the frozen encoder's states of every text, where they are cached.
         """
-        self.space, self.data, self.plan, self.device = space, data, plan, device
+        self.space, self.data, self.batch_sampler, self.device = space, data, batch_sampler, device
         self.wrapped, self.disturbance = space if wrapped is None else wrapped, disturbance or Disturbance()
         self.pad_to, self.states = pad_to, states
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = self.plan.rows(step, micro, len(self.data))
+        rows = self.batch_sampler.rows(step, micro, len(self.data))
         batch, states = self.data.batch(rows, self.pad_to), None
         if self.states is not None:
             states = self.states(rows).x0[:, : batch.input_ids.shape[1]]
         batch = batch.to(self.device)
         if not self.disturbance:
             return self.wrapped(batch, states=states), {}
-        disturbed = self.disturbance.of(self.space, self.plan.draws(step, micro, self.device), self.device)
+        disturbed = self.disturbance.of(self.space, self.batch_sampler.draws(step, micro, self.device), self.device)
         losses = self.wrapped(batch, disturbed, states)
         clean = losses.detach() * disturbed.untouched / max(self.disturbance.share_untouched, 1e-9)
         return losses, {"loss_clean_latents": clean}

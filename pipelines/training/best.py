@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines.cli.configs import TrainingConfig
 from pipelines.job import Job
 from utils.distributed import gather_objects
 from utils.state import State
@@ -14,12 +15,12 @@ from utils.state import State
 Score = tuple[str, float]  # a metric's name and value; more is better
 
 
-def keep_if_best(job: Job, state: State, score: Score | None) -> None:
+def keep_if_best(job: Job[TrainingConfig], state: State, score: Score | None) -> None:
     """Save the weights and their average as best/ where no earlier score was as good. Called by every rank.
 
     score: found by the main rank alone; None: nothing to compare.
     """
-    scores = gather_objects(job.ranks, [score])
+    scores = gather_objects(job.dist, [score])
     if scores[0] is None:
         return
     name, value = scores[0]

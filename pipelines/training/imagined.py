@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latent_models.compressed import CompressedSpace
-from pipelines.sampling.generate import TextGenerator
+from latent_models.spaces.compressed import CompressedSpace
+from pipelines.sampling.generator import TextGenerator
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
 from utils.records import Latents
-from utils.seeding import Draws, generator
+from utils.seeding import StepRNG, seeded_generator
 
 
 class Imagined:
@@ -30,23 +30,23 @@ class Imagined:
         generator.denoiser.eval()
 
     @torch.no_grad()
-    def __call__(self, x0: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, x0: Tensor, draws: StepRNG) -> Tensor:
         space, process = self.generator.space, self.generator.process
         steps = len(self.times) - 1
         # drawn on the CPU, where the number of steps that follow is decided; one start for the whole batch
-        drawn = generator(draws.seed, draws.step, "imagined_start")
+        drawn = seeded_generator(draws.seed, draws.step, "imagined_start")
         times = self.times[int(torch.randint(steps, (), generator=drawn)) :]
 
         def noise(step: int, like: Tensor) -> Tensor:
             return draws.normal(f"imagined_step_{step}", *like.shape[1:])
 
         level = process.sampling_schedule(times[0])  # on the CPU, as in a sampler
-        inner = space.normalise(
+        inner = space.normalize(
             Latents(x0.detach().float(), torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device))
         ).x0
         z = level.alpha * inner + level.sigma * draws.normal("imagined", *x0.shape[1:])
-        x = process.sampler(self.generator.denoise(None, None), process.sampling_schedule, times, z, noise)
-        return space.restore(x).to(x0)
+        x = process.sampler(self.generator.make_denoise_fn(None, None), process.sampling_schedule, times, z, noise)
+        return space.denormalize(x).to(x0)
 
 
 def load_prior(run: str, space: CompressedSpace, steps: int, device: torch.device) -> Imagined:
@@ -57,7 +57,7 @@ def load_prior(run: str, space: CompressedSpace, steps: int, device: torch.devic
     pipeline = TextDiffusionPipeline.from_run(Path(run), device=device.type)
     if pipeline.sources is not None:
         raise UserError(f"--prior_run {run} was trained with sources, and here are none: name a run without")
-    if not pipeline.knows_null:
+    if not pipeline.has_null_class:
         raise UserError(f"--prior_run {run} never learned to do without a class: name one that did")
     known = pipeline.generator.space.space
     if not isinstance(known, CompressedSpace):

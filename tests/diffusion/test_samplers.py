@@ -7,24 +7,24 @@ import pytest
 import torch
 
 from diffusion import options
-from diffusion.chains import make_discrete
 from diffusion.denoisers import make_denoise
-from diffusion.grids import grid, uniform
+from diffusion.discrete_schedules import make_discrete_schedule
+from diffusion.sampler_steps import step_variance
 from diffusion.samplers import (
+    POSTERIOR_VARIANCES,
     SAMPLERS,
-    VARIANCES,
     make_sampler,
-    network_calls,
+    nfe,
     sample_ddim,
     sample_ddpm,
     sample_dpmpp_2m,
     sample_dpmpp_2m_sde,
     sample_heun,
 )
-from diffusion.schedules import CONTINUOUS, make_continuous
-from diffusion.transitions import step_variance
+from diffusion.schedules import CONTINUOUS_SCHEDULES, make_continuous_schedule
+from diffusion.timesteps import linear_grid, uniform
 
-COSINE = make_continuous("cosine")
+COSINE = make_continuous_schedule("cosine")
 EVERY = {
     "ddpm large": sample_ddpm,
     "ddpm small": partial(sample_ddpm, variance="small"),
@@ -37,10 +37,10 @@ EVERY = {
 }
 DETERMINISTIC = (sample_ddim, sample_dpmpp_2m, sample_heun)
 MULTISTEP = (sample_dpmpp_2m, sample_dpmpp_2m_sde)
-SCHEDULES = [make_continuous(name, scale) for name in CONTINUOUS for scale in (0.5, 4.0)] + [
-    make_discrete("linear", 20),
-    make_discrete("cosine", 5000),
-    make_discrete("warmup-decay", 20),
+SCHEDULES = [make_continuous_schedule(name, scale) for name in CONTINUOUS_SCHEDULES for scale in (0.5, 4.0)] + [
+    make_discrete_schedule("linear", 20),
+    make_discrete_schedule("cosine", 5000),
+    make_discrete_schedule("warmup-decay", 20),
 ]
 every_sampler = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 
@@ -48,7 +48,7 @@ every_sampler = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 def test_the_flags_offer_the_samplers_there_are():
     fields = options.SamplingOptions.__dataclass_fields__
     assert set(fields["sampler"].metadata["choices"]) == set(SAMPLERS)
-    assert set(fields["posterior_variance"].metadata["choices"]) == set(VARIANCES)
+    assert set(fields["posterior_variance"].metadata["choices"]) == set(POSTERIOR_VARIANCES)
 
 
 @every_sampler
@@ -67,7 +67,7 @@ def test_calls_are_as_many_as_said_and_the_last_estimate_is_the_sample(
         return estimates[-1]
 
     out = sampler(denoise, schedule, uniform(schedule, steps), noise_at_start)
-    assert len(estimates) == network_calls("heun" if sampler is sample_heun else "dpmpp", steps)
+    assert len(estimates) == nfe("heun" if sampler is sample_heun else "dpmpp", steps)
     assert out.isfinite().all() and torch.equal(out, estimates[-1])
     assert shown[0] is None and all(a is b for a, b in zip(shown[1:], estimates[:-1], strict=True))
 
@@ -76,10 +76,10 @@ def test_calls_are_as_many_as_said_and_the_last_estimate_is_the_sample(
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_thousands_of_steps_are_finite_where_levels_coincide(sampler, scale):
     """The log-SNR clamp makes the first and last times of a fine grid equally noisy, in float32 some more."""
-    schedule = make_continuous("cosine", scale)
+    schedule = make_continuous_schedule("cosine", scale)
     z = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0))
     denoise = make_denoise(lambda z, time, x0_prev: 0.1 * z, "v", schedule)
-    times = grid(5000)
+    times = linear_grid(5000)
     for part in (times[:30], times[-30:]):
         assert sampler(denoise, schedule, part, z).isfinite().all()
 
@@ -88,12 +88,12 @@ def test_thousands_of_steps_are_finite_where_levels_coincide(sampler, scale):
 def test_samples_of_gaussian_data_have_its_moments(sampler, gaussian):
     z = torch.randn(4000, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)
-    out = sampler(gaussian.denoise(COSINE), COSINE, grid(100), z)
+    out = sampler(gaussian.denoise(COSINE), COSINE, linear_grid(100), z)
     torch.testing.assert_close(out.mean((0, 1)), gaussian.mean, atol=0.1, rtol=0)
     torch.testing.assert_close(out.std((0, 1)), gaussian.std, atol=0.02, rtol=0.1)
 
 
-@pytest.mark.parametrize("schedule", [COSINE, make_continuous("sigmoid", 0.5), make_discrete("cosine", 50)], ids=repr)
+@pytest.mark.parametrize("schedule", [COSINE, make_continuous_schedule("sigmoid", 0.5), make_discrete_schedule("cosine", 50)], ids=repr)
 def test_ddim_with_eta_one_is_ddpm_with_the_small_variance(schedule, gaussian, noise_at_start, recorded_noise):
     arguments = (gaussian.denoise(schedule), schedule, uniform(schedule, 12), noise_at_start, recorded_noise)
     torch.testing.assert_close(
@@ -106,12 +106,12 @@ def moments(sampler, gaussian, z):
     """(mean, std) of every transition but the last, and where it led from and to."""
     seen = []
 
-    def correct(z, x0_hat, mean, std, t, s, step):
+    def step_hook(z, x0_hat, mean, std, t, s, step):
         seen.append((mean, std, t, s))
         return mean
 
-    times = grid(7)
-    sampler(gaussian.denoise(COSINE), COSINE, times, z, correct=correct)
+    times = linear_grid(7)
+    sampler(gaussian.denoise(COSINE), COSINE, times, z, step_hook=step_hook)
     assert [float(t) for _, _, t, _ in seen] == pytest.approx(times[:-1].tolist())
     assert float(seen[-1][1]) == 0, "the transition to t = 0 has no variance"
     return seen[:-1]
@@ -141,7 +141,7 @@ def test_the_small_variance_is_exact_for_a_single_point(gaussian, noise_at_start
 
 
 def test_step_variance_is_beta_of_a_chain():
-    chain = make_discrete("linear", 50)
+    chain = make_discrete_schedule("linear", 50)
     t, s = torch.tensor(0.5, dtype=torch.float64), torch.tensor(0.48, dtype=torch.float64)
     beta = torch.linspace(20 * 1e-4, 20 * 0.02, 50, dtype=torch.float64)[24]
     torch.testing.assert_close(step_variance(chain(t), chain(s)), beta)
@@ -149,7 +149,7 @@ def test_step_variance_is_beta_of_a_chain():
 
 def test_ddpm_is_algorithm_2_of_the_paper(noise_at_start, recorded_noise):
     """Against the paper's own line with betas, one step of the chain at a time."""
-    chain = make_discrete("linear", 30)
+    chain = make_discrete_schedule("linear", 30)
     betas = torch.linspace(1000 / 30 * 1e-4, 1000 / 30 * 0.02, 30, dtype=torch.float64)
     alphas_bar = torch.cumprod(1 - betas, 0)
     eps = 0.3 * noise_at_start.flip(0)
@@ -177,7 +177,7 @@ def test_noise_is_asked_only_where_a_transition_has_variance(sampler, gaussian, 
         return recorded_noise(step, like)
 
     before = torch.get_rng_state()
-    sampler(gaussian.denoise(COSINE), COSINE, grid(5), noise_at_start, noise)
+    sampler(gaussian.denoise(COSINE), COSINE, linear_grid(5), noise_at_start, noise)
     assert asked == ([] if sampler in DETERMINISTIC else [0, 1, 2, 3])
     assert torch.equal(torch.get_rng_state(), before), "nothing else is drawn"
 
@@ -186,12 +186,12 @@ def test_noise_is_asked_only_where_a_transition_has_variance(sampler, gaussian, 
 def test_correct_runs_after_every_transition_and_has_the_last_word(sampler, gaussian, noise_at_start):
     called = []
 
-    def correct(z, x0_hat, mean, std, t, s, step):
+    def step_hook(z, x0_hat, mean, std, t, s, step):
         called.append((step, float(t), float(s)))
         assert z.shape == x0_hat.shape == mean.shape and std.dim() == 0
         return torch.full_like(z, step)
 
-    out = sampler(gaussian.denoise(COSINE), COSINE, grid(4), noise_at_start, correct=correct)
+    out = sampler(gaussian.denoise(COSINE), COSINE, linear_grid(4), noise_at_start, step_hook=step_hook)
     assert called == [(0, 1.0, 0.75), (1, 0.75, 0.5), (2, 0.5, 0.25), (3, 0.25, 0.0)]
     assert (out == 3).all()
 
@@ -199,7 +199,7 @@ def test_correct_runs_after_every_transition_and_has_the_last_word(sampler, gaus
 @every_sampler
 def test_a_grid_may_stop_before_zero(sampler, gaussian, noise_at_start, recorded_noise):
     """Stopping halfway and going on is the same as not stopping, for a solver without history."""
-    denoise, times = gaussian.denoise(COSINE), grid(6)
+    denoise, times = gaussian.denoise(COSINE), linear_grid(6)
     half = sampler(denoise, COSINE, times[:4], noise_at_start, recorded_noise)
     whole = sampler(denoise, COSINE, times[3:], half, lambda step, like: recorded_noise(step + 3, like))
     assert half.isfinite().all()
@@ -212,9 +212,9 @@ def test_float32_follows_float64(sampler, gaussian, noise_at_start, recorded_noi
     def noise(step, like):
         return recorded_noise(step, like.double()).to(like.dtype)
 
-    exact = sampler(gaussian.denoise(COSINE), COSINE, grid(20), noise_at_start, noise)
+    exact = sampler(gaussian.denoise(COSINE), COSINE, linear_grid(20), noise_at_start, noise)
     gaussian.mean, gaussian.std = gaussian.mean.float(), gaussian.std.float()
-    single = sampler(gaussian.denoise(COSINE), COSINE, grid(20), noise_at_start.float(), noise)
+    single = sampler(gaussian.denoise(COSINE), COSINE, linear_grid(20), noise_at_start.float(), noise)
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), exact, atol=1e-3, rtol=0)
 
@@ -222,10 +222,10 @@ def test_float32_follows_float64(sampler, gaussian, noise_at_start, recorded_noi
 @every_sampler
 def test_no_gradient_is_kept(sampler, gaussian, noise_at_start):
     z = noise_at_start.requires_grad_()
-    assert not sampler(gaussian.denoise(COSINE), COSINE, grid(2), z).requires_grad
+    assert not sampler(gaussian.denoise(COSINE), COSINE, linear_grid(2), z).requires_grad
 
 
-@pytest.mark.parametrize("schedule", [COSINE, make_discrete("sqrt", 50)], ids=repr)
+@pytest.mark.parametrize("schedule", [COSINE, make_discrete_schedule("sqrt", 50)], ids=repr)
 def test_the_stochastic_solver_without_history_is_ancestral_sampling(
     schedule, gaussian, noise_at_start, recorded_noise
 ):
@@ -238,7 +238,7 @@ def test_the_stochastic_solver_without_history_is_ancestral_sampling(
 
 
 def test_make_sampler_gives_each_what_concerns_it(gaussian, noise_at_start, recorded_noise):
-    arguments = (gaussian.denoise(COSINE), COSINE, grid(5), noise_at_start, recorded_noise)
+    arguments = (gaussian.denoise(COSINE), COSINE, linear_grid(5), noise_at_start, recorded_noise)
     small, half = make_sampler("ddpm", eta=0.5, variance="small"), make_sampler("ddim", eta=0.5, variance="small")
     assert torch.equal(small(*arguments), sample_ddpm(*arguments, variance="small"))
     assert torch.equal(half(*arguments), sample_ddim(*arguments, eta=0.5))
@@ -249,11 +249,11 @@ def test_make_sampler_gives_each_what_concerns_it(gaussian, noise_at_start, reco
     ("wrong", "words"),
     [
         (lambda run: make_sampler("euler"), "euler"),
-        (lambda run: run(sample_ddpm, grid(3), variance="medium"), "medium"),
-        (lambda run: run(sample_ddim, grid(3), eta=1.5), "eta"),
-        (lambda run: run(sample_ddim, grid(3), eta=math.nan), "eta"),
-        (lambda run: run(sample_dpmpp_2m, grid(3).flip(0)), "falling"),
-        (lambda run: run(sample_ddim, grid(3)[:1]), "two or more"),
+        (lambda run: run(sample_ddpm, linear_grid(3), variance="medium"), "medium"),
+        (lambda run: run(sample_ddim, linear_grid(3), eta=1.5), "eta"),
+        (lambda run: run(sample_ddim, linear_grid(3), eta=math.nan), "eta"),
+        (lambda run: run(sample_dpmpp_2m, linear_grid(3).flip(0)), "falling"),
+        (lambda run: run(sample_ddim, linear_grid(3)[:1]), "two or more"),
     ],
 )
 def test_a_wrong_choice_is_one_line(wrong, words, gaussian, noise_at_start):
@@ -267,7 +267,7 @@ def test_a_wrong_choice_is_one_line(wrong, words, gaussian, noise_at_start):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @every_sampler
-@pytest.mark.parametrize("schedule", [COSINE, make_discrete("linear", 100)], ids=repr)
+@pytest.mark.parametrize("schedule", [COSINE, make_discrete_schedule("linear", 100)], ids=repr)
 def test_no_step_makes_the_host_wait_for_the_gpu(sampler, schedule):
     z = torch.randn(2, 3, 4, device="cuda")
     denoise = make_denoise(lambda z, time, x0_prev: 0.1 * z * time[:, None, None], "v", schedule)

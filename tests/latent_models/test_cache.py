@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from latent_models.cache import LatentsOnDevice, cache_key, open_or_build
-from latent_models.encoder_states import EncoderStatesSpace
-from latent_models.spaces import LatentSpace
+from latent_models.cache import DeviceLatentCache, cache_key, open_or_build
+from latent_models.spaces.encoder_states import EncoderStatesSpace
+from latent_models.spaces.base import LatentSpace
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
@@ -22,7 +22,7 @@ LENGTHS = np.full(ROWS, 9)  # tokens; they matter where each has a position of i
 class Numbered(LatentSpace):
     """Row r becomes r + position / 10; half of the positions of odd rows are text."""
 
-    masked = True
+    variable_length = True
 
     def __init__(self, ragged: bool = True, offset: float = 0.0) -> None:
         super().__init__()
@@ -73,15 +73,15 @@ def test_it_is_built_once_and_rows_lie_where_they_belong(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("by_token", [False, True])
-def test_whole_in_memory_it_holds_the_same_in_the_bytes_it_was_said_to_take(tmp_path, dtype, by_token):
+def test_whole_in_memory_it_holds_the_same_in_the_bytes_it_was_said_to_take(tmp_path, dtype, one_latent_per_token):
     space = Numbered()
-    space.by_token = by_token
+    space.one_latent_per_token = one_latent_per_token
     lengths = np.where(np.arange(ROWS) % 2, L // 2, L)
     cache = open_or_build(tmp_path, "key", lengths, batches, space, dtype=dtype)
-    held, rows = LatentsOnDevice(cache, torch.device("cpu")), torch.tensor([7, 0, 0, 9])
-    assert LatentsOnDevice.nbytes(cache) == held.x0.nbytes + held.mask.nbytes
-    assert held.x0.dtype == cache.held(rows).x0.dtype == getattr(torch, dtype)
-    for one, other in ((held[rows], cache[rows]), (held.held(rows), cache.held(rows))):
+    held, rows = DeviceLatentCache(cache, torch.device("cpu")), torch.tensor([7, 0, 0, 9])
+    assert DeviceLatentCache.nbytes(cache) == held.x0.nbytes + held.mask.nbytes
+    assert held.x0.dtype == cache.get_raw(rows).x0.dtype == getattr(torch, dtype)
+    for one, other in ((held[rows], cache[rows]), (held.get_raw(rows), cache.get_raw(rows))):
         assert torch.equal(one.x0, other.x0) and torch.equal(one.mask, other.mask)
     assert held[rows].x0.dtype == torch.float32 and len(held) == ROWS
 
@@ -97,7 +97,7 @@ def test_it_is_read_from_disk_and_copies_can_be_changed(tmp_path):
 
 def test_a_space_without_masks_keeps_none(tmp_path):
     space = Numbered(ragged=False)
-    space.masked = False
+    space.variable_length = False
     cache = open_or_build(tmp_path, "key", LENGTHS, batches, space)
     assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["cache.json", "x0.npy"]
     assert cache[torch.arange(ROWS)].mask.all()
@@ -185,8 +185,8 @@ def damage(folder: Path, kind: str) -> None:
     elif kind == "list":
         (folder / "cache.json").write_text("[]")
     else:
-        facts = json.loads((folder / "cache.json").read_text())
-        (folder / "cache.json").write_text(json.dumps({k: v for k, v in facts.items() if k != kind}))
+        metadata = json.loads((folder / "cache.json").read_text())
+        (folder / "cache.json").write_text(json.dumps({k: v for k, v in metadata.items() if k != kind}))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def damage(folder: Path, kind: str) -> None:
 def test_a_damaged_cache_is_refused_in_one_line(tmp_path, kind):
     open_or_build(tmp_path, "key", LENGTHS, batches, Numbered())
     damage(tmp_path / "key", kind)
-    with pytest.raises(UserError, match="delete it, and it is made anew") as refused:
+    with pytest.raises(UserError, match="delete it, and it is computed again") as refused:
         open_or_build(tmp_path, "key", LENGTHS, never, Numbered())
     assert "\n" not in str(refused.value) and str(tmp_path / "key") in str(refused.value)
 

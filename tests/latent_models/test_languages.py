@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, MBart50Tokenizer, MBartConfig, MBartTokenizer
 
-from latent_models.language_models import load_language_model
+from latent_models.language_models import LanguageModel
 from utils.errors import UserError
 
 WORDS = ["the", "dog", "ran", "home", "der", "Hund", "lief", "heim"]
@@ -33,8 +33,8 @@ def mbart(tmp_path_factory):
         )  # fmt: skip
         AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        facts = folder / "tokenizer_config.json"  # published ones say null; save_pretrained writes the class's default
-        facts.write_text(json.dumps({**json.loads(facts.read_text()), "src_lang": saved}))
+        metadata = folder / "tokenizer_config.json"  # published ones say null; save_pretrained writes the class's default
+        metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "src_lang": saved}))
         return folder
 
     return of
@@ -42,7 +42,7 @@ def mbart(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", [MBartTokenizer, MBart50Tokenizer])
 def test_encoder_and_decoder_are_given_the_language_as_the_model_was_trained(mbart, kind):
-    model = load_language_model(str(mbart(kind)), language="de")
+    model = LanguageModel.from_pretrained(str(mbart(kind)), language="de")
     code = model.tokenizer.convert_tokens_to_ids("de_DE")
     assert model.language == "de_DE"
     ids, mask = model.tokenize([TEXT], 20).values()
@@ -61,7 +61,7 @@ def test_encoder_and_decoder_are_given_the_language_as_the_model_was_trained(mba
 
 @pytest.mark.parametrize("kind", [MBartTokenizer, MBart50Tokenizer])
 def test_decoding_begins_with_the_language(mbart, kind):
-    model = load_language_model(str(mbart(kind)), language="fr_XX")
+    model = LanguageModel.from_pretrained(str(mbart(kind)), language="fr_XX")
     code = model.tokenizer.convert_tokens_to_ids("fr_XX")
     seen = []
     original = model.model.generate
@@ -75,13 +75,13 @@ def test_decoding_begins_with_the_language(mbart, kind):
 def test_the_language_is_part_of_the_fingerprint(mbart):
     folder = mbart(MBart50Tokenizer)
     german, french, same = (
-        load_language_model(str(folder), language=code).fingerprint() for code in ("de", "fr", "de")
+        LanguageModel.from_pretrained(str(folder), language=code).fingerprint() for code in ("de", "fr", "de")
     )
     assert german == same != french
 
 
 def test_a_tokenizer_that_was_saved_with_a_language_needs_no_flag(mbart):
-    assert load_language_model(str(mbart(MBart50Tokenizer, "ro_RO"))).language == "ro_RO"
+    assert LanguageModel.from_pretrained(str(mbart(MBart50Tokenizer, "ro_RO"))).language == "ro_RO"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_tokenizer_that_was_saved_with_a_language_needs_no_flag(mbart):
 )
 def test_no_language_and_an_unknown_one_are_one_line(mbart, language, says):
     with pytest.raises(UserError, match=says) as refused:
-        load_language_model(str(mbart(MBartTokenizer)), language=language)
+        LanguageModel.from_pretrained(str(mbart(MBartTokenizer)), language=language)
     assert "\n" not in str(refused.value) and "--target_language, one of ar_AR" in str(refused.value)
 
 

@@ -13,21 +13,21 @@ from tokenizers import models, normalizers
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from latent_models.options import TokenizerOptions
-from latent_models.tokenizers.choice import check_coverage, make_tokenizer, unknown_share
+from latent_models.tokenizers.from_flags import check_coverage, make_tokenizer, unknown_rate
 from latent_models.tokenizers.files import load_tokenizer
-from latent_models.tokenizers.identity import (
-    beyond_vocabulary,
+from latent_models.tokenizers.special_ids import (
+    tokenizer_rules,
     end_id,
-    refuse_another_tokenizer,
+    check_same_tokenizer,
     start_id,
 )
-from latent_models.tokenizers.training import KINDS, Options, train_tokenizer
+from latent_models.tokenizers.training import KINDS, TokenizerTraining, train_tokenizer
 from utils.errors import UserError
-from utils.tokenizer_identity import fingerprint
+from utils.tokenizer_fingerprint import fingerprint
 
 TEXTS = ["The RED apple is fresh.", "Café in 1984: don't!", "the red pear is fresh."]
-PLAIN = Options(400)
-PUBLISHED = Options(400, 1, lowercase=True, strip_accents=True, individual_digits=True)
+PLAIN = TokenizerTraining(400)
+PUBLISHED = TokenizerTraining(400, 1, lowercase=True, strip_accents=True, individual_digits=True)
 
 
 def written_again(tokenizer, text: str) -> str:
@@ -95,14 +95,14 @@ def test_one_vocabulary_with_other_merges_or_normaliser_is_another_tokenizer():
     merges = [tuple(pair) for pair in json.loads(one.backend_tokenizer.to_str())["model"]["merges"]]
     other.backend_tokenizer.model = models.BPE(one.get_vocab(), merges[::-1])
     assert other.get_vocab() == one.get_vocab()
-    assert fingerprint(one) != fingerprint(other) and beyond_vocabulary(one) != beyond_vocabulary(other)
+    assert fingerprint(one) != fingerprint(other) and tokenizer_rules(one) != tokenizer_rules(other)
     lower = train_tokenizer(TEXTS, "byte-level", PLAIN, 64)
     lower.backend_tokenizer.normalizer = normalizers.Lowercase()
-    assert fingerprint(lower) != fingerprint(one) and beyond_vocabulary(lower) != beyond_vocabulary(one)
-    refuse_another_tokenizer(one, None, "runs/a")
-    refuse_another_tokenizer(one, fingerprint(one), "runs/a")
+    assert fingerprint(lower) != fingerprint(one) and tokenizer_rules(lower) != tokenizer_rules(one)
+    check_same_tokenizer(one, None, "runs/a")
+    check_same_tokenizer(one, fingerprint(one), "runs/a")
     with pytest.raises(UserError, match="runs/a was trained with another tokenizer"):
-        refuse_another_tokenizer(lower, fingerprint(one), "runs/a")
+        check_same_tokenizer(lower, fingerprint(one), "runs/a")
 
 
 # ------------------------------------------------------------------------------------------------------------ found
@@ -163,12 +163,12 @@ def test_what_is_no_tokenizer_is_one_line(tmp_path):
 def test_a_vocabulary_that_knows_too_little_is_refused_with_its_share():
     options = TokenizerOptions(vocab_size=8)
     tokenizer = make_tokenizer(options, TEXTS, 64)
-    share = unknown_share(tokenizer, TEXTS)
+    share = unknown_rate(tokenizer, TEXTS)
     assert 0.1 < share < 1
     with pytest.raises(UserError, match=f"does not know {100 * share:.1f} % of the words"):
         check_coverage(tokenizer, TEXTS, options)
     assert check_coverage(make_tokenizer(TokenizerOptions(), TEXTS, 64), TEXTS, TokenizerOptions()) == 0
-    assert unknown_share(make_tokenizer(TokenizerOptions(), TEXTS, 64), ["the red zebra is"]) == 0.25
+    assert unknown_rate(make_tokenizer(TokenizerOptions(), TEXTS, 64), ["the red zebra is"]) == 0.25
 
 
 # ------------------------------------------------------------------------------------------------------- one command

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from latent_models.language_models import load_language_model
-from pipelines.builders.models import load_autoencoder, load_space
+from latent_models.language_models import LanguageModel
+from latent_models.spaces.compressed import CompressedSpace
+from pipelines.builders.models import load_space
 from pipelines.cli.programs import DIFFUSION
 from pipelines.training.autoencoder_step import AutoencoderStep
 from utils import checkpoints
@@ -37,7 +38,7 @@ def test_a_frozen_language_model_stays_in_eval_mode_and_gets_no_gradient(program
     assert programs.autoencoder(chain / "lm", tmp_path / "ae", "--eval_every 2") == 0  # validation comes between
     assert states == [(True, False)] * 4
     checkpoint = checkpoints.load(tmp_path / "ae")
-    assert checkpoint.metadata["language_model_fingerprint"] == load_language_model(str(chain / "lm")).fingerprint()
+    assert checkpoint.metadata["language_model_fingerprint"] == LanguageModel.from_pretrained(str(chain / "lm")).fingerprint()
     frozen = {name for name in checkpoint.tensors["model"] if name.startswith("language_model")}
     assert frozen <= {"language_model.model.final_logits_bias"}, "frozen weights are the language model's to keep"
 
@@ -45,8 +46,8 @@ def test_a_frozen_language_model_stays_in_eval_mode_and_gets_no_gradient(program
 def test_a_tuned_language_model_travels_with_the_runs(programs, chain, tmp_path):
     ae, diff = tmp_path / "ae", tmp_path / "diff"
     assert programs.autoencoder(chain / "lm", ae, "--lm_mode ft --learning_rate 1e-2") == 0
-    base = load_language_model(str(chain / "lm")).model.state_dict()
-    tuned = load_autoencoder(ae, torch.device("cpu"))[0].language_model.model.state_dict()
+    base = LanguageModel.from_pretrained(str(chain / "lm")).model.state_dict()
+    tuned = CompressedSpace.from_pretrained(ae).language_model.model.state_dict()
     assert any(not torch.equal(base[name], x) for name, x in tuned.items() if "encoder" in name)
     assert any(not torch.equal(base[name], x) for name, x in tuned.items() if "decoder" in name)
     assert programs.diffusion(f"--latent_model_path {ae}", diff) == 0
@@ -158,8 +159,8 @@ def test_a_decoder_trains_alone_and_a_denoiser_takes_it_over(programs, chain, tm
     alone = f"--lm_mode decoder --resume_dir {tuned} --learning_rate 1e-2 --latent_noise 1 --latent_noise_prob 1"
     assert programs.autoencoder(chain / "lm", adapted, alone) == 0
 
-    before, _ = load_autoencoder(tuned, torch.device("cpu"))
-    after, _ = load_autoencoder(adapted, torch.device("cpu"))
+    before = CompressedSpace.from_pretrained(tuned)
+    after = CompressedSpace.from_pretrained(adapted)
     assert after.encoding_fingerprint() == before.encoding_fingerprint()
     assert after.fingerprint() != before.fingerprint()
     own, other = before.state_dict(), after.state_dict()

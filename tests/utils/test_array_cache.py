@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from utils import array_cache
-from utils.array_cache import ArrayCache, Layout, in_words, open_or_build, shards_of, size_of
+from utils.array_cache import ArrayCache, Layout, format_bytes, open_or_build, shards_of, size_of
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def check(cache: ArrayCache) -> None:
     index = np.array([5, 0, 22, 5, 9])
     assert np.array_equal(cache.rows("x", index), np.stack([row(i) for i in index]))
     for pad_to in (None, 7):
-        found, mask = cache.ragged("source", index, pad_to)
+        found, mask = cache.padded_rows("source", index, pad_to)
         assert found.shape == (5, pad_to or 4, 4) and found.dtype == np.float16
         assert mask.sum(1).tolist() == LENGTHS[index].tolist() and not found[~mask].any()
         for place, i in enumerate(index):
@@ -122,7 +122,7 @@ def test_other_contents_in_the_folder_are_refused(tmp_path):
 def test_a_disk_without_room_is_said_before_anything_is_encoded(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, 500))
     with pytest.raises(UserError, match="needs 896 bytes, and its disk has 500 bytes free: give --elsewhere"):
-        open_or_build(tmp_path, "key", N, layouts(), never, no_room="give --elsewhere")
+        open_or_build(tmp_path, "key", N, layouts(), never, disk_full_hint="give --elsewhere")
     assert not (tmp_path / "key").exists()
 
 
@@ -133,32 +133,32 @@ def test_a_disk_that_fills_up_is_an_error_in_one_line(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
         with pytest.raises(UserError, match="No space left on device.*give --elsewhere"):
-            open_or_build(tmp_path, "key", N, layouts(), encode, no_room="give --elsewhere")
+            open_or_build(tmp_path, "key", N, layouts(), encode, disk_full_hint="give --elsewhere")
     check(open_or_build(tmp_path, "key", N, layouts(), encode))
 
 
 @pytest.mark.parametrize(("size", "text"), [(12, "12 bytes"), (65_432, "65 kB"), (3.14e9, "3.1 GB"), (2e13, "20.0 TB")])
 def test_sizes_in_words(size, text):
-    assert in_words(size) == text
+    assert format_bytes(size) == text
 
 
 # ----------------------------------------------------------------------------------------------------------- processes
 
 
-def _make(folder: Path, rank: int, world: int, pause: float, started, made) -> None:
+def _make(folder: Path, rank: int, world_size: int, pause: float, started, made) -> None:
     def slow(start, stop):
         made.put((rank, start))
         started.set()
         time.sleep(pause)
         yield from encode(start, stop)
 
-    open_or_build(folder, "key", N, layouts(), slow, rank=rank, world=world)
+    open_or_build(folder, "key", N, layouts(), slow, rank=rank, world_size=world_size)
 
 
-def _start(folder: Path, rank: int, world: int, pause: float, made):
+def _start(folder: Path, rank: int, world_size: int, pause: float, made):
     context = multiprocessing.get_context("fork")
     started = context.Event()
-    process = context.Process(target=_make, args=(folder, rank, world, pause, started, made))
+    process = context.Process(target=_make, args=(folder, rank, world_size, pause, started, made))
     process.start()
     return process, started
 

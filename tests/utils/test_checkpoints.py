@@ -39,10 +39,10 @@ def test_round_trip_of_tensors_and_facts_to_the_last_bit(tmp_path):
             "flags": torch.tensor([True, False]),
         }
     }
-    facts = {"step": 3, "loss": 0.1 + 0.2, "nested": {"lr": [math.pi, None]}}
-    path = save(tmp_path, tensors, facts)
+    metadata = {"step": 3, "loss": 0.1 + 0.2, "nested": {"lr": [math.pi, None]}}
+    path = save(tmp_path, tensors, metadata)
     found = load(tmp_path)
-    assert found.path == path and found.facts == facts and found.step == 3
+    assert found.path == path and found.metadata == metadata and found.step == 3
     for name, x in tensors["model"].items():
         assert torch.equal(found.tensors["model"][name], x) and found.tensors["model"][name].dtype == x.dtype
     assert path.joinpath("model.safetensors").stat().st_size < 2000, "a row must not drag its table along"
@@ -171,15 +171,15 @@ def test_an_optimizer_goes_through_json_and_back(name):
     net, old = trained(0, 3)
     other, new = trained(1, 0)
     other.load_state_dict(net.state_dict())
-    tensors, facts = pack_optimizer(old)
-    unpack_optimizer(new, tensors, json.loads(json.dumps(facts)))
+    tensors, metadata = pack_optimizer(old)
+    unpack_optimizer(new, tensors, json.loads(json.dumps(metadata)))
     x = torch.randn(5, 3)
     for n, o in ((net, old), (other, new)):
         n(x).square().sum().backward()
         o.step()
     assert fingerprint(net) == fingerprint(other)
     with pytest.raises(UserError, match="other parameters"):
-        unpack_optimizer(make_optimizer(nn.Linear(2, 2), options), tensors, facts)
+        unpack_optimizer(make_optimizer(nn.Linear(2, 2), options), tensors, metadata)
 
 
 def test_fingerprint_sees_names_types_shapes_and_bytes_and_nothing_else():

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.distributed import PATIENCE, Ranks, autocast, gather_objects, init, new_hosts, pick_device, wrap
+from utils.distributed import (
+    TIMEOUT,
+    DistContext,
+    autocast,
+    gather_objects,
+    init_distributed,
+    new_cpu_group,
+    pick_device,
+    wrap,
+)
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,11 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_one_process_needs_no_group(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    ranks = init("cpu")
-    assert ranks == Ranks() and ranks.main and ranks.any(True) and not ranks.any(False)
-    assert gather_objects(ranks, [1, 2]) == [1, 2] and ranks.sum(torch.tensor(3.0)) == 3
+    dist = init_distributed("cpu")
+    assert dist == DistContext() and dist.is_main and dist.any(True) and not dist.any(False)
+    assert gather_objects(dist, [1, 2]) == [1, 2] and dist.sum(torch.tensor(3.0)) == 3
     net = torch.nn.Linear(1, 1)
-    assert wrap(net, ranks) is net and not torch.distributed.is_initialized()
+    assert wrap(net, dist) is net and not torch.distributed.is_initialized()
 
 
 def test_an_absent_device_is_refused_in_one_line():
@@ -50,15 +59,15 @@ def test_several_processes_on_a_mac_are_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="2 processes cannot share a GPU of Apple: .*--device cpu"):
-        init("mps")
+        init_distributed("mps")
 
 
 def test_ranks_wait_for_each_other_as_long_whatever_they_wait_through(tmp_path):
     """Half an hour, what torch takes for a further group, is less than an evaluation by the main rank may take."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
-        backend = new_hosts()._get_backend(torch.device("cpu"))
-        assert backend.options._timeout == PATIENCE
+        backend = new_cpu_group()._get_backend(torch.device("cpu"))
+        assert backend.options._timeout == TIMEOUT
     finally:
         torch.distributed.destroy_process_group()
 
@@ -85,35 +94,35 @@ PROGRAM = """
 import json, sys
 import torch
 from torch import nn
-from utils.distributed import finish, gather_objects, init, wrap
+from utils.distributed import cleanup, gather_objects, init_distributed, wrap
 from utils.ema import EMA
-from utils.hooks import Log
+from utils.hooks import Logger
 from utils.loop import train
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LoopOptions, OptimizerOptions
-from utils.seeding import Draws
+from utils.seeding import StepRNG
 from utils.state import State
 
 torch.set_num_threads(1)
-ranks, total, micros = init("cpu"), 8, 2
+dist, total, micros = init_distributed("cpu"), 8, 2
 torch.manual_seed(0)
 net, options = nn.Linear(4, 4), OptimizerOptions(learning_rate=1e-2, lr_warmup_steps=1, lr_schedule="greedy")
 optimizer = make_optimizer(net, options)
-wrapped = wrap(net, ranks)
-state = State(net, optimizer, make_lr_schedule(optimizer, options, 6), EMA(net), ranks=ranks, wrapped=wrapped)
-rows = total // (ranks.world * micros)
+wrapped = wrap(net, dist)
+state = State(net, optimizer, make_lr_schedule(optimizer, options, 6), EMA(net), dist=dist, wrapped=wrapped)
+rows = total // (dist.world_size * micros)
 
 def step_fn(step, micro):
-    start = (micro * ranks.world + ranks.rank) * rows
-    draws = Draws(state.seed, step, total, start, start + rows)
+    start = (micro * dist.world_size + dist.rank) * rows
+    draws = StepRNG(state.seed, step, total, start, start + rows)
     x = draws.normal("x", 4)
     return ((wrapped(x) - x.roll(1, 1)) ** 2).mean(1), {"n": torch.ones(rows), "c": torch.tensor(3.0)}
 
 loop = LoopOptions(num_train_steps=6, gradient_accumulation_steps=micros, log_every=1)
-train(state, step_fn, [Log(1, sys.argv[1], total=6)], loop, clip_grad_norm=0.1, global_batch=total)
-worlds = gather_objects(ranks, [ranks.world])
+train(state, step_fn, [Logger(1, sys.argv[1], total=6)], loop, clip_grad_norm=0.1, global_batch=total)
+worlds = gather_objects(dist, [dist.world_size])
 state.save(sys.argv[1], worlds=worlds)
-finish()
+cleanup()
 """
 
 

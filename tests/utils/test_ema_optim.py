@@ -38,7 +38,7 @@ def test_the_average_follows_its_recurrence():
 
 def test_together_or_one_by_one_the_averages_are_the_same_bits():
     net = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3))
-    averages = [EMA(net, decay=0.9, every=2, together=together) for together in (True, False)]
+    averages = [EMA(net, decay=0.9, update_every=2, foreach=foreach) for foreach in (True, False)]
     generator = torch.Generator().manual_seed(0)
     for _ in range(130):
         with torch.no_grad():
@@ -53,7 +53,7 @@ def test_together_or_one_by_one_the_averages_are_the_same_bits():
 
 def test_updating_every_other_step_counts_all_steps():
     net, seen = nn.Linear(1, 1, bias=False), []
-    ema = EMA(net, every=3)
+    ema = EMA(net, update_every=3)
     for k in range(1, 8):
         with torch.no_grad():
             net.weight.fill_(float(k))
@@ -181,13 +181,13 @@ def test_what_a_schedule_was_shown_in_part_is_restored_on_every_rank(name):
             ranks[rank].step(torch.tensor(loss))
     seen = ranks[0].seen(lambda mine: torch.stack([mine, ranks[1]._losses]))
     assert seen == [3.5, 1.75] and ranks[0].interval == 10
-    facts = json.loads(json.dumps(ranks[0].facts(seen)))
-    for world, parts in ((2, [3.5, 1.75]), (1, [5.25]), (3, [5.25, 0.0, 0.0])):
+    metadata = json.loads(json.dumps(ranks[0].metadata(seen)))
+    for world_size, parts in ((2, [3.5, 1.75]), (1, [5.25]), (3, [5.25, 0.0, 0.0])):
         for rank, part in enumerate(parts):
             again = schedule()
-            again.restore(facts, rank, world)
+            again.restore(metadata, rank, world_size)
             assert again.seen() == [part] and again._steps == 7
-    again.restore(facts | {"losses": 3.5})  # as older checkpoints say it
+    again.restore(metadata | {"losses": 3.5})  # as older checkpoints say it
     assert again.seen() == [3.5]
 
 

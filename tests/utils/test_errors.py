@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import UserError, message, one_line
+from utils.errors import UserError, exit_on_user_error, user_message
 
 
 def raising(error: BaseException):
-    @one_line
+    @exit_on_user_error
     def main():
         raise error
 
@@ -42,7 +42,8 @@ def test_one_line_and_status_2(error, capsys, monkeypatch):
 
 
 def test_a_missing_file_is_named():
-    assert message(FileNotFoundError(2, "No such file or directory", "a/b.txt")) == "a/b.txt: No such file or directory"
+    missing = FileNotFoundError(2, "No such file or directory", "a/b.txt")
+    assert user_message(missing) == "a/b.txt: No such file or directory"
 
 
 def test_our_own_mistakes_and_traceback_keep_the_trace(monkeypatch):
@@ -59,4 +60,4 @@ def test_an_interrupt_exits_130_and_results_pass(capsys):
     with pytest.raises(SystemExit) as stopped:
         raising(KeyboardInterrupt())()
     assert stopped.value.code == 130
-    assert one_line(lambda x: x + 1)(2) == 3
+    assert exit_on_user_error(lambda x: x + 1)(2) == 3

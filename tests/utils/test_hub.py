@@ -28,9 +28,9 @@ def fresh(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    hub.answers.cache_clear()
+    hub.is_online.cache_clear()
     yield
-    hub.answers.cache_clear()
+    hub.is_online.cache_clear()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def server():
 
 def test_any_answer_counts_and_is_asked_for_once(monkeypatch, server):
     monkeypatch.setenv("HF_ENDPOINT", server)
-    assert hub.lookup() == {} and hub.lookup() == {}
+    assert hub.hub_kwargs() == {} and hub.hub_kwargs() == {}
     assert Refusing.asked == 1
 
 
@@ -52,20 +52,20 @@ def test_a_closed_port_is_no_hub(monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        assert hub.lookup() == {"local_files_only": True}
+        assert hub.hub_kwargs() == {"local_files_only": True}
 
 
 def test_silence_is_given_up_on(monkeypatch):
-    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         began = time.monotonic()
-        assert not hub.answers() and time.monotonic() - began < 2
+        assert not hub.is_online() and time.monotonic() - began < 2
 
 
 def test_offline_means_not_asking(monkeypatch, server):
     monkeypatch.setenv("HF_ENDPOINT", server)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert hub.lookup() == {"local_files_only": True} and Refusing.asked == 0
+    assert hub.hub_kwargs() == {"local_files_only": True} and Refusing.asked == 0

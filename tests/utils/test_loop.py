@@ -13,19 +13,19 @@ import torch
 from torch import nn
 
 from utils import checkpoints
+from utils.compile import compile_network
 from utils.distributed import autocast
 from utils.ema import EMA
 from utils.errors import UserError
-from utils.hooks import Every, Log
+from utils.hooks import Logger, PeriodicHook
 from utils.loop import train
-from utils.modes import evaluating, train_mode
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LR_SCHEDULES, LoopOptions, OptimizerOptions
-from utils.seeding import Draws
-from utils.speed import compile_network
+from utils.preemption import EXIT_CODES, check_interrupt
+from utils.seeding import StepRNG
 from utils.state import State, load_weights
-from utils.stop import EXIT_CODES, give_way
 from utils.trackers import read_metrics
+from utils.train_eval import eval_mode, train_mode
 
 BATCH = 8
 OPTIMISER = OptimizerOptions(learning_rate=1e-2, lr_warmup_steps=3)
@@ -52,16 +52,16 @@ def make_step(state: State, micros: int, batch: int = BATCH):
 
     def step_fn(step: int, micro: int):
         rows = batch // micros
-        draws = Draws(state.seed, step, batch, micro * rows, (micro + 1) * rows)
+        draws = StepRNG(state.seed, step, batch, micro * rows, (micro + 1) * rows)
         x0, eps = draws.normal("x0", 6), draws.normal("eps", 6)
-        errors = (state.modules(x0 + eps) - x0) ** 2
+        errors = (state.model(x0 + eps) - x0) ** 2
         return errors.mean(1), {"absolute": errors.detach().sqrt().mean(1), "constant": torch.tensor(2.0)}
 
     return step_fn
 
 
 def run(state: State, folder, options: LoopOptions, hooks=()) -> str:
-    log = Log(options.log_every, folder, total=options.num_train_steps)
+    log = Logger(options.log_every, folder, total=options.num_train_steps)
     step_fn = make_step(state, options.gradient_accumulation_steps)
     return train(
         state,
@@ -69,7 +69,7 @@ def run(state: State, folder, options: LoopOptions, hooks=()) -> str:
         [log, *hooks],
         options,
         clip_grad_norm=0.5,
-        autocast=autocast(state.ranks.device, options.mixed_precision),
+        autocast=autocast(state.dist.device, options.mixed_precision),
         global_batch=BATCH,
     )
 
@@ -87,12 +87,12 @@ def test_ten_steps_equal_five_saved_loaded_and_five_more(tmp_path, precision, lr
     assert run(whole, tmp_path / "whole", options) == "done"
 
     first = make_state(options=optimiser)
-    stop_at_7 = [Every(5, lambda s: s.save(tmp_path / "parts"))]
+    stop_at_7 = [PeriodicHook(5, lambda s: s.save(tmp_path / "parts"))]
     run(first, tmp_path / "parts", replace(options, num_train_steps=7), stop_at_7)  # steps 6 and 7 are lost
 
     second = make_state(options=optimiser, seed=99)
     with torch.no_grad():
-        for p in second.modules.parameters():
+        for p in second.model.parameters():
             p.add_(1.0)  # whatever it started from must not matter
     second.restore(checkpoints.load(tmp_path / "parts"))
     assert second.step == 5
@@ -103,7 +103,7 @@ def test_ten_steps_equal_five_saved_loaded_and_five_more(tmp_path, precision, lr
     assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
     for name in ("model", "ema", "optimizer"):
         assert checkpoints.fingerprint(second.tensors()[name]) == checkpoints.fingerprint(whole.tensors()[name])
-    assert second.facts() == whole.facts()
+    assert second.metadata() == whole.metadata()
 
 
 def test_dropout_is_drawn_by_step_and_the_seed_counts(tmp_path):
@@ -145,7 +145,7 @@ def test_memory_that_a_micro_batch_reuses_spoils_no_gradient_of_a_graph(tmp_path
         states[name] = state = make_state(dropout=0.0)
         plain, held = make_step(state, 4), []
         if graphs:
-            into_graphs(state.modules.body, monkeypatch)
+            into_graphs(state.model.body, monkeypatch)
         for p in state.parameters() if name == "reused" else ():
             p.register_post_accumulate_grad_hook(lambda p, held=held: held.append(p.grad))
 
@@ -167,7 +167,7 @@ def test_memory_that_a_micro_batch_reuses_spoils_no_gradient_of_a_graph(tmp_path
 def test_gradients_are_copied_once_and_only_out_of_graphs(monkeypatch, graphs):
     state = make_state(dropout=0.0)
     if graphs:
-        into_graphs(state.modules.body, monkeypatch)
+        into_graphs(state.model.body, monkeypatch)
     places: list[int] = []
     parameter = state.parameters()[0]
     parameter.register_post_accumulate_grad_hook(lambda p: places.append(p.grad.data_ptr()))
@@ -204,7 +204,7 @@ def test_a_signal_finishes_the_step_and_leaves_the_rest_to_the_caller(tmp_path, 
         def close(self, state):
             closed.append(state.step)
 
-    hooks = [Closing(), Every(1, lambda s: deeds.append(s.step))]
+    hooks = [Closing(), PeriodicHook(1, lambda s: deeds.append(s.step))]
     reason = run(state, tmp_path, LoopOptions(num_train_steps=100, log_every=1), hooks)
     assert reason == name and EXIT_CODES[reason] == {"SIGTERM": 143, "SIGINT": 130}[name]
     assert state.step == 3 and closed == [3] and deeds == [1, 2, 3], "no further step is begun"
@@ -239,7 +239,7 @@ def test_a_deed_that_a_signal_prevented_is_made_up_for_when_resumed(tmp_path, wh
         if when == "while it is made up for" and tried == [2, 4]:
             os.kill(os.getpid(), signal.SIGTERM)
         tried.append(state.step)
-        give_way()
+        check_interrupt()
         done.append(state.step)
 
     tried: list[int] = []
@@ -254,18 +254,18 @@ def test_a_deed_that_a_signal_prevented_is_made_up_for_when_resumed(tmp_path, wh
             return inner(step, micro)
     else:
         step_fn = make_step(state, 1)
-    hooks = [*first.get(when, []), Every(2, deed, name="deed")]
+    hooks = [*first.get(when, []), PeriodicHook(2, deed, name="deed")]
     codes = [train(state, step_fn, hooks, options, clip_grad_norm=0.0, global_batch=BATCH)]
-    assert state.step == 4 and done == [2] and state.owed == ["deed"]
+    assert state.step == 4 and done == [2] and state.pending == ["deed"]
     state.save(tmp_path)
     while codes[-1] != "done" and len(codes) < 4:
         state = make_state()
         state.restore(checkpoints.load(tmp_path))
-        deeds = [Every(2, deed, name="deed")]
+        deeds = [PeriodicHook(2, deed, name="deed")]
         codes.append(train(state, make_step(state, 1), deeds, options, clip_grad_norm=0.0, global_batch=BATCH))
         state.save(tmp_path)
     assert codes == ["SIGTERM"] * (2 if when == "while it is made up for" else 1) + ["done"]
-    assert done == [2, 4, 6, 8] and state.owed == []
+    assert done == [2, 4, 6, 8] and state.pending == []
 
 
 def test_a_step_is_finished_even_if_it_uses_what_may_be_left(tmp_path):
@@ -276,7 +276,7 @@ def test_a_step_is_finished_even_if_it_uses_what_may_be_left(tmp_path):
     def step_fn(step, micro):
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        give_way()
+        check_interrupt()
         return inner(step, micro)
 
     assert (
@@ -287,23 +287,23 @@ def test_a_step_is_finished_even_if_it_uses_what_may_be_left(tmp_path):
 
 def test_what_the_last_step_owes_is_done_by_the_caller(tmp_path):
     state, done = make_state(), []
-    deed = Every(2, lambda s: done.append(s.step), name="deed")
+    deed = PeriodicHook(2, lambda s: done.append(s.step), name="deed")
     train(state, make_step(state, 1), [killing(4), deed], LoopOptions(num_train_steps=4), clip_grad_norm=0.0,
           global_batch=BATCH)  # fmt: skip
     assert done == [2, 4], "the signal was seen only after the hooks"
-    deed.at_end(state)
+    deed.finish(state)
     assert done == [2, 4], "the interval's last step is not done twice"
-    state.owed = ["deed"]
-    deed.at_end(state)
-    assert done == [2, 4, 4] and state.owed == []
+    state.pending = ["deed"]
+    deed.finish(state)
+    assert done == [2, 4, 4] and state.pending == []
     state.step = 5
-    deed.at_end(state)
+    deed.finish(state)
     assert done[-1] == 5
 
 
 def test_time_that_a_deed_used_up_is_noticed_before_the_next_step():
     state = make_state()
-    hook = Every(3, lambda s: time.sleep(0.3))
+    hook = PeriodicHook(3, lambda s: time.sleep(0.3))
     options = LoopOptions(num_train_steps=10**9, max_seconds=0.25)
     train(state, make_step(state, 1), [hook], options, clip_grad_norm=0.0, global_batch=BATCH)
     assert state.step == 3
@@ -315,7 +315,7 @@ def test_max_seconds_stops_and_says_time(tmp_path):
     began = time.monotonic()
     assert run(state, tmp_path, options) == "time" and EXIT_CODES["time"] == 0
     assert time.monotonic() - began < 5 and state.step >= 1
-    already = State(state.modules, state.optimizer, state.schedule, step=7)
+    already = State(state.model, state.optimizer, state.schedule, step=7)
     finished = replace(options, num_train_steps=7)
     assert train(already, make_step(already, 1), [], finished, clip_grad_norm=1.0, global_batch=BATCH) == "done"
     assert already.step == 7
@@ -329,7 +329,7 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
         losses, values = clean(step, micro)
         return losses * (float("nan") if step == 4 else 1.0), values
 
-    hooks = [Every(3, lambda s: s.save(tmp_path))]
+    hooks = [PeriodicHook(3, lambda s: s.save(tmp_path))]
     with pytest.raises(UserError, match="step 6.*learning_rate") as caught:
         train(
             state, step_fn, hooks, LoopOptions(num_train_steps=9, log_every=100), clip_grad_norm=1.0, global_batch=BATCH
@@ -338,16 +338,18 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
     assert checkpoints.load(tmp_path).step == 3
 
 
-def test_interval_deeds_and_their_last_step():
+def test_a_periodic_hook_runs_at_multiples_of_its_interval():
     state, deeds = make_state(), []
-    hook = Every(4, lambda s: deeds.append(s.step), last=10)
+    hook = PeriodicHook(4, lambda s: deeds.append(s.step))
     train(state, make_step(state, 1), [hook], LoopOptions(num_train_steps=10), clip_grad_norm=0.0, global_batch=BATCH)
+    assert deeds == [4, 8]
+    hook.finish(state)
     assert deeds == [4, 8, 10]
 
 
 def test_names_and_extra_values_of_the_log(tmp_path):
     state = make_state()
-    log = Log(
+    log = Logger(
         2, tmp_path, total=4, names={"loss": "train/loss", "learning_rate": "lr"}, extra=lambda s: {"samples": 8 * s}
     )
     train(state, make_step(state, 1), [log], LoopOptions(num_train_steps=4), clip_grad_norm=1.0, global_batch=BATCH)
@@ -379,7 +381,7 @@ def test_fp16_scaling_trains_and_its_scale_is_restored(tmp_path):
     part.save(tmp_path / "part")
     rest.restore(checkpoints.load(tmp_path / "part"))
     run(rest, tmp_path / "part", options)
-    assert whole.scaler is not None and whole.facts()["scaler"] == rest.facts()["scaler"]
+    assert whole.scaler is not None and whole.metadata()["scaler"] == rest.metadata()["scaler"]
     assert logged(tmp_path / "part") == logged(tmp_path / "whole")
 
 
@@ -388,7 +390,7 @@ def test_frozen_parts_stay_in_evaluation_mode_and_out_of_checkpoints(tmp_path):
     both["frozen"].requires_grad_(False)
     train_mode(both)
     assert both["trained"].body[2].training and not both["frozen"].body[2].training
-    with evaluating(both):
+    with eval_mode(both):
         assert not both["trained"].training and not torch.is_grad_enabled()
     assert both["trained"].training and not both["frozen"].training
     optimizer = make_optimizer(both, OPTIMISER)
@@ -425,5 +427,5 @@ def test_another_models_checkpoint_is_refused_in_one_line_and_changes_nothing(tm
     assert "\n" not in str(caught.value) and checkpoints.fingerprint(wide) == before
     wider = Net(0.1)
     wider.body[0], wider.body[3] = nn.Linear(6, 32), nn.LayerNorm(32)
-    with pytest.raises(UserError, match=r"shape \(16, 6\), this run wants \(32, 6\)"):
+    with pytest.raises(UserError, match=r"shape \(16, 6\), this run has \(32, 6\)"):
         load_weights(wider, checkpoints.load(tmp_path))

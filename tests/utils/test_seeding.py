@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.seeding import Draws, derive, generator
+from utils.seeding import StepRNG, derive_seed, seeded_generator
 
 
 def test_derived_seeds_are_stable_over_processes_and_versions():
     # A constant, not a comparison of two calls: if it changes, no older run can be resumed to the last bit.
-    assert derive(42, "noise", 7) == 7651511418670637614
+    assert derive_seed(42, "noise", 7) == 7651511418670637614
 
 
 def test_parts_of_a_name_do_not_run_together():
     seeds = [
-        derive(1, 23),
-        derive(12, 3),
-        derive(1, "23"),
-        derive(1, 2, 3),
-        derive(1, "2", "3"),
-        derive(1, "2:3"),
-        derive(1),
+        derive_seed(1, 23),
+        derive_seed(12, 3),
+        derive_seed(1, "23"),
+        derive_seed(1, 2, 3),
+        derive_seed(1, "2", "3"),
+        derive_seed(1, "2:3"),
+        derive_seed(1),
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= s < 2**63 for s in seeds)
@@ -30,26 +30,24 @@ def test_parts_of_a_name_do_not_run_together():
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
 def test_slices_join_to_the_global_batch(parts):
     total, rows = 16, 16 // parts
-    whole = Draws(3, 5, total, 0, total)
-    sliced = [Draws(3, 5, total, i * rows, (i + 1) * rows) for i in range(parts)]
+    whole = StepRNG(3, 5, total, 0, total)
+    sliced = [StepRNG(3, 5, total, i * rows, (i + 1) * rows) for i in range(parts)]
     for draw in (
         lambda d: d.normal("eps", 4, 2),
         lambda d: d.uniform("drop"),
-        lambda d: d.chosen("self", 0.3),
-        lambda d: d.rows(lambda n, g: torch.rand(n, generator=g), "t"),
-        lambda d: d.sub("validation").normal("eps", 4),
+        lambda d: d.select_mask("self", 0.3),
+        lambda d: d.sample_global(lambda n, g: torch.rand(n, generator=g), "t"),
     ):
         joined = torch.cat([draw(d) for d in sliced])
         assert torch.equal(joined, draw(whole)) and len(joined) == total
 
 
-def test_steps_seeds_purposes_and_streams_differ_and_calls_repeat():
-    def eps(seed=1, step=1, purpose="eps", sub=()):
-        draws = Draws(seed, step, 4, 0, 4)
-        return (draws.sub(*sub) if sub else draws).normal(purpose, 8)
+def test_steps_seeds_and_purposes_differ_and_calls_repeat():
+    def eps(seed=1, step=1, purpose="eps"):
+        return StepRNG(seed, step, 4, 0, 4).normal(purpose, 8)
 
     assert torch.equal(eps(), eps())
-    others = [eps(seed=2), eps(step=2), eps(purpose="t"), eps(sub=("a",)), eps(sub=("a", "b")), eps(sub=("eps",))]
+    others = [eps(seed=2), eps(step=2), eps(purpose="t")]
     for i, a in enumerate([eps(), *others]):
         assert not any(torch.equal(a, b) for b in others[i:])
 
@@ -58,14 +56,14 @@ def test_steps_seeds_purposes_and_streams_differ_and_calls_repeat():
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 1 / 3, 0.5, 0.637, 0.9, 0.999, 1.0])
 def test_exactly_the_rounded_share_is_chosen(total, fraction):
     for step in range(3):
-        assert Draws(0, step, total, 0, total).chosen("x", fraction).sum() == round(fraction * total)
+        assert StepRNG(0, step, total, 0, total).select_mask("x", fraction).sum() == round(fraction * total)
 
 
 @pytest.mark.parametrize(("fraction", "block"), [(0.5, 2), (0.9, 10), (0.25, 4), (0.1, 10)])
 def test_aligned_slices_hold_equal_counts_and_every_row_has_its_turn(fraction, block):
     total, turns = 40, torch.zeros(40)
     for step in range(300):
-        chosen = Draws(0, step, total, 0, total).chosen("x", fraction)
+        chosen = StepRNG(0, step, total, 0, total).select_mask("x", fraction)
         assert (chosen.view(-1, block).sum(1) == round(fraction * block)).all()
         turns += chosen
     assert (turns / 300 - fraction).abs().max() < 0.15
@@ -76,9 +74,9 @@ def test_aligned_slices_hold_equal_counts_and_every_row_has_its_turn(fraction, b
 def test_chosen_rows_are_as_many_at_every_step_and_hold_all_that_were_chosen(fraction, start, stop):
     counts, most = set(), 0
     for step in range(200):
-        draws = Draws(0, step, 100, start, stop)
-        mask, rows = draws.chosen_rows("x", fraction)
-        assert torch.equal(mask, draws.chosen("x", fraction))
+        draws = StepRNG(0, step, 100, start, stop)
+        mask, rows = draws.select_rows("x", fraction)
+        assert torch.equal(mask, draws.select_mask("x", fraction))
         assert torch.equal(rows[: mask.sum()], mask.nonzero()[:, 0]) and len(rows.unique()) == len(rows)
         counts.add(len(rows))
         most = max(most, int(mask.sum()))
@@ -87,15 +85,15 @@ def test_chosen_rows_are_as_many_at_every_step_and_hold_all_that_were_chosen(fra
 
 def test_a_share_outside_of_zero_and_one_is_refused():
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        Draws(0, 0, 4, 0, 4).chosen("x", 1.5)
+        StepRNG(0, 0, 4, 0, 4).select_mask("x", 1.5)
 
 
 def test_rows_slices_every_part_of_a_tuple():
-    t, weight = Draws(0, 0, 6, 2, 5).rows(lambda n, g: (torch.rand(n, generator=g), torch.ones(n)), "t")
-    whole = torch.rand(6, generator=generator(0, 0, "t"))
+    t, weight = StepRNG(0, 0, 6, 2, 5).sample_global(lambda n, g: (torch.rand(n, generator=g), torch.ones(n)), "t")
+    whole = torch.rand(6, generator=seeded_generator(0, 0, "t"))
     assert torch.equal(t, whole[2:5]) and weight.shape == (3,)
 
 
 def test_moments_of_the_noise():
-    x = Draws(0, 0, 100, 0, 100).normal("eps", 1000)
+    x = StepRNG(0, 0, 100, 0, 100).normal("eps", 1000)
     assert abs(x.mean()) < 0.01 and abs(x.std() - 1) < 0.01

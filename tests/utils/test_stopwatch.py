@@ -29,18 +29,18 @@ def test_processes_side_by_side_are_as_fast_as_all_of_them_together():
     one, other = of(denoise=(4.0, 16), decode=(1.0, 16)), of(denoise=(5.0, 8), decode=(2.0, 8))
     one.count(20, 16)
     other.count(16, 8)
-    both = Stopwatch.side_by_side([one, other, of()])
-    assert both.facts() == {
+    both = Stopwatch.merge_parallel([one, other, of()])
+    assert both.metadata() == {
         "speed/denoise_texts_per_second": 24 / 5,
         "speed/decode_texts_per_second": 12.0,
-        "speed/passes_per_text": 1.5,
+        "speed/verify_passes_per_text": 1.5,
     }
-    assert one.seconds["denoise"] == 4.0 and Stopwatch.side_by_side([one]).facts() == one.facts()
+    assert one.seconds["denoise"] == 4.0 and Stopwatch.merge_parallel([one]).metadata() == one.metadata()
 
 
 def test_jobs_in_turn_take_the_time_of_all_of_them():
-    facts = Stopwatch.in_turn([of(denoise=(4.0, 16)), of(denoise=(1.0, 4), decode=(2.0, 4))]).facts()
-    assert facts == {"speed/denoise_texts_per_second": 4.0, "speed/decode_texts_per_second": 2.0}
+    metadata = Stopwatch.merge_sequential([of(denoise=(4.0, 16)), of(denoise=(1.0, 4), decode=(2.0, 4))]).metadata()
+    assert metadata == {"speed/denoise_texts_per_second": 4.0, "speed/decode_texts_per_second": 2.0}
 
 
 @pytest.mark.parametrize("processes, said", [(1, "denoise 4 texts/s"), (3, "denoise 12 texts/s")])

@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a module, some parts of which may be frozen."""
+"""Training and evaluation mode of modules that may have frozen parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def train_mode(module: nn.Module) -> None:
-    """Training mode, but for submodules that are wholly frozen: dropout in a frozen language model would be noise."""
+    """Set training mode, except in submodules that are wholly frozen: dropout in a frozen model would be noise."""
     module.train()
     for part in module.modules():
         parameters = list(part.parameters())
@@ -19,8 +19,8 @@ def train_mode(module: nn.Module) -> None:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within, the module is in evaluation mode and records no gradients; after, every part is as it was."""
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Within, evaluation mode and no gradients; afterwards each submodule has its mode again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

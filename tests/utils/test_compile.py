@@ -9,8 +9,8 @@ import torch
 
 from model.denoiser import make_denoiser
 from model.options import DenoiserOptions
+from utils.compile import compile_network, set_kernels, should_compile
 from utils.options import KernelOptions
-from utils.speed import compile_network, compiles, use
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def defaults_after():
     yield
-    use(KernelOptions(), CPU)
+    set_kernels(KernelOptions(), CPU)
 
 
 def network():
@@ -36,14 +36,14 @@ def loss(net, rows: int = 4) -> torch.Tensor:
 
 
 def test_auto_compiles_on_cuda_alone():
-    assert [compiles(flag, CPU) for flag in ("auto", "on", "off")] == [False, True, False]
-    assert compiles("auto", torch.device("cuda")) and not compiles("off", torch.device("cuda"))
+    assert [should_compile(flag, CPU) for flag in ("auto", "on", "off")] == [False, True, False]
+    assert should_compile("auto", torch.device("cuda")) and not should_compile("off", torch.device("cuda"))
 
 
 def test_plain_attention_gives_the_same_loss_and_gradients():
     found = []
     for attention in ("fused", "plain"):
-        use(KernelOptions(attention=attention), CPU)
+        set_kernels(KernelOptions(attention=attention), CPU)
         assert torch.backends.cuda.flash_sdp_enabled() == (attention == "fused")
         net = network()
         value = loss(net)

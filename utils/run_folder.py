@@ -1,4 +1,4 @@
-"""Run folders: their names, what is found relative to them, files written whole, and where the code comes from."""
+"""Run folders: their names, paths relative to them, atomic writes, and the versions of code and packages."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", 
 
 
 def new_run_folder(save_dir: str | Path, dataset: str) -> Path:
-    """Make and return {save_dir}/{dataset}/{YYYY-mm-dd_HH-MM-SS}/. Two runs of one second get different folders.
+    """Make and return {save_dir}/{dataset}/{YYYY-mm-dd_HH-MM-SS}/, with a suffix for further runs of the same second.
 
-    dataset: a name, of which only letters, digits and . _ + - are kept: it must not lead out of save_dir.
+    dataset: a name; characters other than letters, digits and . _ + - are replaced, so that it stays inside save_dir.
     """
     name = "".join(c if c.isalnum() or c in "._+-" else "_" for c in dataset).strip(".") or "run"
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -32,22 +32,22 @@ def new_run_folder(save_dir: str | Path, dataset: str) -> Path:
         except FileExistsError:
             continue
         return folder
-    raise UserError(f"{Path(save_dir) / name} holds a thousand runs of this second: give --output_dir")
+    raise UserError(f"{Path(save_dir) / name} has a thousand runs of this second: give --output_dir")
 
 
 def resolve(path: str | Path, run_folder: str | Path | None, flag: str) -> Path:
-    """Find what a run refers to: as given, else relative to the run folder. UserError names the flag to say where."""
+    """The path of something a run refers to: as given, else relative to the run folder. flag: for the UserError."""
     given = Path(path)
     places = [given] if run_folder is None or given.is_absolute() else [given, Path(run_folder) / given]
     for place in places:
         if place.exists():
             return place
     tried = " or ".join(map(str, places))
-    raise UserError(f"{flag} {path}: not found as {tried}: say with {flag} where it is now")
+    raise UserError(f"{flag} {path}: not found as {tried}: give its present path with {flag}")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all: beside it, fsync, rename. Makes the folder."""
+    """Write a file atomically: to a temporary file beside it, fsync, rename. Makes the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -63,13 +63,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    """The same for JSON, which must hold no nan or infinity: other readers refuse them."""
+    """Write JSON atomically. ValueError for nan and infinity, which other readers refuse."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @cache
 def git_commit() -> str | None:
-    """Commit of the code, with "+changes" when tracked files differ from it; None outside a repository."""
+    """Commit of the code, with "+changes" when tracked files differ from it; None outside its repository."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -79,14 +79,14 @@ def git_commit() -> str | None:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
-            return None  # the project lies inside another repository: that one's commit says nothing
+            return None  # the folder is inside another repository, whose commit does not identify this code
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def package_versions(names: tuple[str, ...] = PACKAGES) -> Mapping[str, str]:
-    """Versions of what is installed, without importing it."""
+    """Versions of the installed packages, without importing them."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from utils.heap import CHOSEN
+from utils.malloc import USER_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 # tensors of 8 MB, asked for and freed; prints the pages that the system had to give, of 4 KiB each
 PAGES = """
 import resource, sys
 import torch
-from utils.heap import keep_freed_memory
+from utils.malloc import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 torch.ones(8 << 20)  # as a corpus that was read and left
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gl
 
 
 def pages(word: str, **environment: str) -> tuple[str, int]:
-    clean = {name: value for name, value in os.environ.items() if name not in (*CHOSEN, "GLIBC_TUNABLES")}
+    clean = {name: value for name, value in os.environ.items() if name not in (*USER_VARIABLES, "GLIBC_TUNABLES")}
     done = subprocess.run(
         [sys.executable, "-c", PAGES, word],
         env=clean | {"PYTHONPATH": str(ROOT), "THP_MEM_ALLOC_ENABLE": "0"} | environment,

@@ -1,0 +1,143 @@
+"""The space of token embeddings of a run: its tokenizer trained, found or taken from the run, and its vectors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dataset_utils.corpus import Corpus
+from diffusion.schedules import Schedule, num_timesteps
+from latent_models.spaces.embedding_init import make_embedding_space
+from latent_models.spaces.embeddings import EmbeddingSpace, TokenEmbedding
+from latent_models.tokenizers.files import load_tokenizer
+from latent_models.tokenizers.from_flags import check_coverage, make_tokenizer
+from latent_models.tokenizers.special_ids import check_same_tokenizer
+from pipelines.cli.configs import DiffusionConfig
+from utils.cli.args_io import read_args
+from utils.cli.settings import Settings
+from utils.errors import UserError
+from utils.seeding import derive_seed
+from utils.tokenizer_fingerprint import fingerprint
+
+TOKENIZER = "tokenizer"  # folder of a run
+FROZEN = "embeddings.safetensors"  # file of a run
+
+
+def first_step_sigma(schedule: Schedule) -> float:
+    """sigma_0: the noise of the first step of a chain, what x0 carries around its embedding; 0 in continuous time."""
+    timesteps = num_timesteps(schedule)
+    return 0.0 if timesteps is None else float(schedule(torch.tensor(1 / timesteps, dtype=torch.float64)).sigma)
+
+
+def load_embeddings(
+    settings: Settings[DiffusionConfig], run: Path, schedule: Schedule, texts: Sequence[str], device: torch.device
+) -> EmbeddingSpace:
+    """The space of the flags with fresh vectors, or that of a trained run, whose vectors its checkpoint fills.
+
+    texts: of the corpus, which a new tokenizer is trained on.
+    """
+    options = settings.config.embeddings
+    tokenizer = find_tokenizer(settings, run, texts)
+    torch.manual_seed(derive_seed(settings.config.loop.random_seed, "embeddings"))
+    sigma_0, width = first_step_sigma(schedule), settings.checkpoint_args.get("embedding_width")
+    space = make_embedding_space(
+        tokenizer, options, settings.config.language_model.max_seq_len, sigma_0, trained_width=width
+    )
+    if settings.checkpoint_args and options.freeze_embeddings:
+        space.vectors.table.data.copy_(load_file(run / FROZEN)["table"])
+    return space.to(device)
+
+
+def save_embeddings(space: EmbeddingSpace, run: Path) -> None:
+    """Save what a run needs beside its checkpoints: the tokenizer, and vectors that do not train."""
+    space.tokenizer.save_pretrained(run / TOKENIZER)
+    if not space.vectors.table.requires_grad:
+        save_file({"table": space.vectors.table.detach().cpu().contiguous()}, run / FROZEN)
+
+
+def find_tokenizer(settings: Settings[DiffusionConfig], run: Path, texts: Sequence[str]) -> Any:
+    """That of a trained run, from its folder; else the one of the flags. UserError where it knows too little."""
+    options = settings.config.tokenizer
+    if settings.checkpoint_args:
+        return _of_run(settings, run)
+    tokenizer = make_tokenizer(
+        options, texts, settings.config.language_model.max_seq_len, settings.config.embeddings.embedding_init
+    )
+    check_coverage(tokenizer, texts, options)
+    if settings.config.intervals.init_path:
+        _refuse_foreign(tokenizer, Path(settings.config.intervals.init_path))
+    return tokenizer
+
+
+def _refuse_foreign(tokenizer: Any, begun: Path) -> None:
+    """UserError where --init_path holds embeddings of other tokens."""
+    expected = read_args(begun).get("tokenizer_fingerprint")
+    if fingerprint(tokenizer) != expected:
+        raise UserError(
+            f"--init_path {begun} was trained with another tokenizer, so its embeddings are of other tokens: "
+            f"pass --vocab {begun / TOKENIZER}"
+        )
+
+
+def _of_run(settings: Settings[DiffusionConfig], run: Path) -> Any:
+    expected = settings.checkpoint_args.get("tokenizer_fingerprint")
+    kept = run / TOKENIZER
+    if not kept.is_dir():
+        raise UserError(f"{kept} is not there, and a run of embeddings means nothing without its tokenizer: restore it")
+    tokenizer = load_tokenizer(str(kept), settings.config.language_model.max_seq_len, "the run's")
+    check_same_tokenizer(tokenizer, expected, run)
+    if "vocab" in settings.explicit:  # harmless where it is the same one
+        typed = make_tokenizer(
+            settings.config.tokenizer,
+            [],
+            settings.config.language_model.max_seq_len,
+            settings.config.embeddings.embedding_init,
+        )
+        check_same_tokenizer(typed, expected, run)
+    return tokenizer
+
+
+def embedding_metadata(space: EmbeddingSpace) -> dict[str, Any]:
+    """What args.json keeps of the space."""
+    return {
+        "tokenizer_fingerprint": fingerprint(space.tokenizer),
+        "embedding_width": space.vectors.width,
+        "sigma_0": space.sigma_0,
+    }
+
+
+def tokenizer_of(settings: Settings[DiffusionConfig]) -> Callable[[Corpus], Any] | None:
+    """For a dry run: what makes the tokenizer of a corpus, or says why it cannot be had. None in other spaces."""
+    if settings.config.latents.latent_space != "embeddings":
+        return None
+
+    def of(corpus: Corpus) -> Any:
+        try:
+            return find_tokenizer(settings, Path(settings.config.run.resume_dir or "."), corpus.train.all_texts())
+        except UserError as error:
+            print(f"note: {error}", file=sys.stderr)
+            return None
+
+    return of
+
+
+class MetaEmbeddings(nn.Module):
+    """Shapes of a space whose tokenizer is not there yet, for a dry run: a vocabulary as large as the flags allow."""
+
+    def __init__(self, settings: Settings[DiffusionConfig]) -> None:
+        super().__init__()
+        options = settings.config.embeddings
+        self.vectors = TokenEmbedding(settings.config.tokenizer.vocab_size, options)
+        self.bias = nn.Parameter(torch.zeros(settings.config.tokenizer.vocab_size))
+        self.length, self.dim, self.variable_length = (
+            settings.config.language_model.max_seq_len,
+            self.vectors.dim,
+            options.padding == "masked",
+        )
+        self.learned_with_denoiser = True

@@ -1,0 +1,219 @@
+"""Language models, latent spaces and denoisers of a run, built from its flags and loaded from run folders."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dataset_utils import registry
+from latent_models import languages
+from latent_models.autoencoders import autoencoder_row, make_autoencoder
+from latent_models.generation.generator import make_token_generator
+from latent_models.language_models import LanguageModel
+from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.compressed import CompressedSpace
+from latent_models.spaces.encoder_states import EncoderStatesSpace
+from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
+from model.denoiser import make_denoiser
+from model.encoder_denoiser import HFEncoderDenoiser
+from model.options import DenoiserOptions, EncoderDenoiserOptions
+from pipelines.cli.configs import AutoencoderConfig, DiffusionConfig, TextModelConfig
+from utils.cli.settings import Settings
+from utils.errors import UserError
+from utils.pretrained import locate_model
+from utils.run_folder import resolve
+
+AUTOENCODER_COPY = "autoencoder"  # folder below a diffusion run: the autoencoder that it was trained with
+ENCODER_COPY = "encoder"  # folder below a diffusion run: the configuration of a denoiser that is a Hugging Face encoder
+
+
+def load_model_of_texts(settings: Settings[TextModelConfig], name: str, **options: Any) -> LanguageModel:
+    """A language model set to the language of the texts: that of the flag, else of the run, else of the corpus.
+
+    options: of LanguageModel.from_pretrained.
+    """
+    flag = settings.config.language_model.target_language
+    wanted = flag or settings.checkpoint_args.get("language")
+    if wanted is None:
+        wanted, _ = registry.languages(settings.config.data)
+    model = LanguageModel.from_pretrained(name, language=wanted, **options)
+    if flag and not model.language:
+        raise UserError(
+            f"--target_language {flag} needs a model whose tokenizer has language codes, such as mBART; {name} has "
+            "none: leave it out"
+        )
+    return model
+
+
+def configure_generation(settings: Settings[TextModelConfig], model: LanguageModel) -> None:
+    """Set cache, precision and batching of a language model's generation from the flags."""
+    model.token_generator = make_token_generator(settings.config.generation, model.model, model.name)
+
+
+def new_space(settings: Settings[AutoencoderConfig], language_model: LanguageModel) -> CompressedSpace:
+    """A compressed space around a language model, with a new autoencoder of the kind and options of the flags."""
+    config = settings.config
+    name = config.autoencoder.autoencoder
+    kind = autoencoder_row(name).options
+    options = kind(**{f.name: settings.get(f.name) for f in fields(kind)})
+    autoencoder = make_autoencoder(name, language_model.dim, options, config.language_model.max_seq_len)
+    return CompressedSpace(language_model, autoencoder)
+
+
+def context_by_enc_dec_model(settings: Settings[DiffusionConfig]) -> bool:
+    """Whether --enc_dec_model names the context encoder of a run with sources.
+
+    It does beside --latent_model_path, as in the published commands: the autoencoder's own language model is named in
+    its args.json. Beside --context_encoder it keeps its usual meaning.
+    """
+    named = bool(settings.config.latents.latent_model_path) and "enc_dec_model" in settings.explicit
+    return named and settings.config.context.context_encoder is None
+
+
+def check_same_language(settings: Settings[DiffusionConfig], model: LanguageModel, autoencoder: Path) -> None:
+    """UserError where --target_language differs from the language that an autoencoder was trained in."""
+    wanted = settings.config.language_model.target_language
+    if wanted and languages.resolve_language(model.tokenizer, wanted, model.name) != model.language:
+        raise UserError(
+            f"--target_language {wanted} is not the language that the autoencoder in {autoencoder} was trained in "
+            f"({model.language}): leave it out, or name another autoencoder"
+        )
+
+
+def check_same_latents(space: CompressedSpace, known: CompressedSpace, folder: Path) -> None:
+    """UserError where an autoencoder gives other latents than the one a denoiser was trained with.
+
+    Its decoder may differ (--lm_mode decoder).
+    """
+    if space.encoding_fingerprint() != known.encoding_fingerprint():
+        raise UserError(
+            f"--latent_model_path {folder} gives other latents than the autoencoder that this run was trained with: "
+            "leave it out, or name a run that trained on from that one with --lm_mode decoder"
+        )
+
+
+def autoencoder_folder(settings: Settings[DiffusionConfig], run: Path) -> Path:
+    """The autoencoder's folder: a trained run's own copy unless --latent_model_path is explicit, else that of the flag."""
+    own = run / AUTOENCODER_COPY
+    kept = settings.checkpoint_args and (own / "args.json").is_file() and "latent_model_path" not in settings.explicit
+    return own if kept else resolve(settings.config.latents.latent_model_path, run, "--latent_model_path")
+
+
+def _language_model_arguments(settings: Settings[DiffusionConfig], sources: bool) -> dict[str, str | None]:
+    """Arguments of CompressedSpace.from_pretrained that come from --enc_dec_model.
+
+    sources: whether the run has source texts; then the flag may name the context encoder, and is only a fallback here.
+    """
+    explicit = settings.config.language_model.enc_dec_model if "enc_dec_model" in settings.explicit else None
+    return {"fallback" if sources and context_by_enc_dec_model(settings) else "language_model": explicit}
+
+
+def load_space(
+    settings: Settings[DiffusionConfig], run: Path, device: torch.device, sources: bool = False
+) -> LatentSpace:
+    """The frozen space of a diffusion run: compressed latents of its autoencoder, or encoder states without one.
+
+    sources: whether the run has source texts.
+    """
+    if not settings.config.latents.latent_model_path:
+        return _load_encoder_states(settings, run).to(device).requires_grad_(False).eval()
+    folder = autoencoder_folder(settings, run)
+    space = CompressedSpace.from_pretrained(folder, device=device, **_language_model_arguments(settings, sources))
+    check_same_language(settings, space.language_model, folder)
+    configure_generation(settings, space.language_model)
+    own = run / AUTOENCODER_COPY
+    if settings.checkpoint_args and folder != own and (own / "args.json").is_file():
+        known = CompressedSpace.from_pretrained(own, device=device, language_model=space.language_model.name)
+        check_same_latents(space, known, folder)
+    _limit_length(settings, space.autoencoder.max_seq_len, folder)
+    return space
+
+
+def _load_encoder_states(settings: Settings[DiffusionConfig], run: Path) -> EncoderStatesSpace:
+    options, saved = settings.config.language_model, settings.checkpoint_args
+    explicit = "enc_dec_model" in settings.explicit
+    recorded = None if explicit else saved.get("enc_dec_model_relative")
+    model = load_model_of_texts(settings, locate_model(options.enc_dec_model, run, recorded))
+    model.check_fingerprint(saved.get("language_model_fingerprint"), run)
+    configure_generation(settings, model)
+    return EncoderStatesSpace(model, options.max_seq_len)
+
+
+def _limit_length(settings: Settings[DiffusionConfig], longest: int, folder: Path) -> None:
+    """Set --max_seq_len to what the autoencoder reads at most; UserError where the user asked for more."""
+    if settings.sources["max_seq_len"] == "default":
+        settings.set("max_seq_len", longest)
+    wanted = settings.config.language_model.max_seq_len
+    if wanted > longest:
+        if "max_seq_len" in settings.explicit:
+            raise UserError(
+                f"--max_seq_len {wanted} is longer than the {longest} tokens that the autoencoder in {folder} reads: "
+                f"give {longest} or less"
+            )
+        settings.set("max_seq_len", longest)
+
+
+def meta_space(settings: Settings[DiffusionConfig], sources: bool = False) -> LatentSpace:
+    """The space of a diffusion run on the meta device, for a dry run. sources: see load_space."""
+    config = settings.config
+    if not config.latents.latent_model_path:
+        model = load_model_of_texts(settings, config.language_model.enc_dec_model, meta=True)
+        return EncoderStatesSpace(model, config.language_model.max_seq_len).requires_grad_(False)
+    folder = autoencoder_folder(settings, Path(config.run.resume_dir or settings.values.get("distill_run") or "."))
+    return CompressedSpace.from_pretrained(folder, meta=True, **_language_model_arguments(settings, sources))
+
+
+def encoder_options(settings: Settings[DiffusionConfig], run: Path | None) -> EncoderDenoiserOptions:
+    """Options of a Hugging Face encoder; a trained run, and a dry run (None), build it from its configuration alone."""
+    options = settings.config.encoder_denoiser
+    if run is None:
+        return replace(options, encoder_init="random")
+    own = run / ENCODER_COPY / "config.json"
+    if not (settings.checkpoint_args and own.is_file()):
+        return options
+    return replace(options, encoder_config=str(own), encoder_init="random")
+
+
+def save_encoder_config(network: nn.Module, run: Path) -> None:
+    """Save the configuration of a denoiser's encoder, so that the run needs neither the hub nor another folder."""
+    if isinstance(network, HFEncoderDenoiser):
+        network.save_config(run / ENCODER_COPY)
+
+
+class DiffusionModel(nn.Module):
+    """What diffusion training changes or measures: the denoiser, the statistics of its latents, and, where they train
+    too, the context encoder and the space of embeddings."""
+
+    def __init__(
+        self,
+        space: LatentSpace,
+        options: DenoiserOptions,
+        max_seq_len: int,
+        num_classes: int,
+        source_dim: int = 0,
+        context: nn.Module | None = None,
+        encoder: EncoderDenoiserOptions | None = None,
+        absorbing: bool = False,
+        source_length: int = 0,
+    ) -> None:
+        """source_dim: channels of a source state, 0 without sources. context: the context encoder, if it trains.
+
+        encoder: for --denoiser_variant encoder. absorbing: learn an absorbing state. source_length: tokens of the
+        longest source, 0 without sources; in a space of variable length, the lengths of samples depend on it.
+        """
+        super().__init__()
+        length = max(space.length, max_seq_len)  # the position table of the reference counts tokens, even for latents
+        self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim, encoder)
+        self.statistics = LatentStatistics(space.dim, space.length, source_length if space.variable_length else 0)
+        self.context = context
+        self.space = space if space.learned_with_denoiser else None
+        state = torch.randn(space.dim) * space.dim**-0.5 if absorbing else None
+        self.absorbing = None if state is None else nn.Parameter(state)
+
+    def normalize(self, space: LatentSpace) -> NormalizedSpace:
+        """The space with the normalization and the length prior of these statistics."""
+        return NormalizedSpace(space, self.statistics)

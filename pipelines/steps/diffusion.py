@@ -1,0 +1,176 @@
+"""The training step of diffusion on clean latents, in the order of the paper's training algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.denoisers import Denoise, project_x0
+from diffusion.loss import BoundNetwork, DenoisingResult, denoising_loss, loss_terms, term_weights, weighted_total
+from diffusion.options import ProcessOptions
+from latent_models.spaces.base import LatentSpace
+from pipelines.builders.process import DiffusionProcess
+from pipelines.data.batch_sampler import BatchSampler
+from pipelines.data.datamodule import LatentSource
+from pipelines.steps.timestep_sampler import TimestepSampler
+from utils.device import to_device
+from utils.records import Condition, Latents
+from utils.seeding import SelectedRows, StepRNG
+
+QUARTERS = (0, 1, 2, 3)  # of the noise range; 0 is the cleanest
+
+
+def drop_conditions(condition: Condition | None, draws: StepRNG, options: ProcessOptions) -> Condition | None:
+    """The condition of a training batch with some classes and sources replaced by the null ones, at the rates of the
+    options. None: no condition."""
+    if condition is None:
+        return None
+    return condition.drop(
+        draws.uniform("class"),
+        options.class_unconditional_prob,
+        draws.uniform("source"),
+        options.seq2seq_unconditional_prob,
+    )
+
+
+def by_quarter(name: str, values: Tensor, t: Tensor, max_time: float) -> dict[str, Tensor]:
+    """values (B,) by quarter of the noise range as {name}_q0 to {name}_q3; the mean over the batch is that of a quarter.
+
+    Times are stratified and losses weighted, so a quarter of the batch lies in each quarter: hence the factor 4.
+    """
+    quarter = (4 * t / max_time).ceil().clamp(1, 4) - 1
+    return {f"{name}_q{q}": 4 * values * (quarter == q) for q in QUARTERS}
+
+
+def has_own_losses(space: Any) -> bool:
+    """Whether a latent space, or the one inside a NormalizedSpace, defines auxiliary_losses."""
+    method = getattr(type(getattr(space, "space", space)), "auxiliary_losses", None)
+    return method is not None and method is not LatentSpace.auxiliary_losses
+
+
+def rows_on(selected: SelectedRows, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mask and numbers of the selected rows, on a device."""
+    return to_device(selected.mask, device), to_device(selected.rows, device)
+
+
+class DiffusionStep:
+    """(step, micro) -> losses (B,), and values (B,) to log: the loss by quarter of the noise range, and each loss term.
+
+    The loss is that of the prediction, plus the losses that the latent space brings of its own
+    (LatentSpace.auxiliary_losses, weight 1) and those LOSS_TERMS whose weight is not 0 (diffusion/loss).
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        latents: LatentSource,
+        process: DiffusionProcess,
+        batch_sampler: BatchSampler,
+        num_steps: int,
+        self_condition: bool,
+        times: TimestepSampler | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        """denoiser: the network, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
+
+        times: how timesteps are sampled; None: stratified. weights: of loss terms by name, over those of the table.
+        """
+        self.denoiser, self.latents, self.process, self.batch_sampler = denoiser, latents, process, batch_sampler
+        self.num_steps, self.self_condition, self.times = num_steps, self_condition, times
+        self.own_losses = has_own_losses(latents.space)
+        self.terms = term_weights(weights)
+        self.weights = dict(weights or {}) | self.terms
+
+    def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
+        options, space = self.process.options, self.latents.space
+        rows = self.batch_sampler.rows(step, micro, len(self.latents))
+        clean, condition = self.latents(rows)
+        draws = self.batch_sampler.rng(step, micro, self.latents.device)
+        condition = drop_conditions(condition, draws, options)
+        t, weight = draws.sample_global((self.times or self.process.draw_times)(step, self.num_steps), "time")
+        eps = draws.normal("noise", *clean.x0.shape[1:])
+        selected = draws.select_rows("self_condition", options.train_prob_self_cond)
+        mask = clean.mask if space.variable_length else None
+        result = self.denoise(clean.x0, mask, t, eps, condition, selected if self.self_condition else None)
+        losses = result.loss * self.process.loss_weight(t)
+        if self.times is not None:
+            self.times.record_losses(t, losses)
+        weighted = losses * weight
+        logged = by_quarter("loss", losses.detach() * weight, t, self.process.max_time(step, self.num_steps))
+        terms = self.additional_losses(rows, clean, result)
+        if terms:
+            logged |= {"diffusion": weighted.detach()} | {name: loss.detach() for name, loss in terms.items()}
+        return weighted_total(weighted, terms, self.weights), logged
+
+    def losses(
+        self,
+        x0: Tensor,
+        mask: Tensor | None,
+        t: Tensor,
+        eps: Tensor,
+        condition: Condition | None,
+        selected: SelectedRows | None,
+    ) -> Tensor:
+        """Loss (B,) of the prediction at given times and noise, weighted by noise level. Arguments as of `denoise`."""
+        return self.denoise(x0, mask, t, eps, condition, selected).loss * self.process.loss_weight(t)
+
+    def denoise(
+        self,
+        x0: Tensor,
+        mask: Tensor | None,
+        t: Tensor,
+        eps: Tensor,
+        condition: Condition | None,
+        selected: SelectedRows | None,
+    ) -> DenoisingResult:
+        """Corrupt, self-condition, predict and compare.
+
+        x0, eps: (B, L, D). mask: (B, L), None where every position is text. t: (B,). selected: the rows that receive
+        an estimate of x0 by the network itself, without gradient; None: no self-conditioning.
+        """
+
+        def bind(rows: Tensor | None) -> BoundNetwork:
+            return bind_denoiser(self.denoiser, mask, condition, rows)
+
+        def project(denoise: Denoise, rows: Tensor) -> Denoise:
+            return project_x0(denoise, self.latents.space.project)
+
+        return denoising_loss(
+            bind,
+            x0,
+            t,
+            eps,
+            self.process.loss_config,
+            mask=mask,
+            self_cond=None if selected is None else rows_on(selected, x0.device),
+            wrap=project,
+            with_x0_hat=self.own_losses or bool(self.terms),
+        )
+
+    def additional_losses(self, rows: Tensor, clean: Latents, result: DenoisingResult) -> dict[str, Tensor]:
+        """Losses (B,) by name, unweighted: those of the latent space, then LOSS_TERMS."""
+        own: dict[str, Tensor] = {}
+        if self.own_losses:
+            assert result.x0_hat is not None
+            batch = self.latents.tokens.batch(rows).to(self.latents.device)
+            own = self.latents.space.auxiliary_losses(batch, clean, result.x0_hat)
+        return own | loss_terms(result, self.terms)
+
+
+def bind_denoiser(
+    denoiser: nn.Module, mask: Tensor | None, condition: Condition | None, rows: Tensor | None
+) -> BoundNetwork:
+    """The denoiser with the mask and condition of some rows of a batch. rows: (k,); None: all of them."""
+    if rows is not None:
+        mask = None if mask is None else mask[rows]
+        condition = None if condition is None else condition[rows]
+
+    def network(
+        z: Tensor, time: Tensor, x0_self_cond: Tensor | None = None, self_cond_mask: Tensor | None = None
+    ) -> Tensor:
+        return denoiser(z, time, mask, condition, x0_self_cond, self_cond_mask)
+
+    return network

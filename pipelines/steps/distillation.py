@@ -1,0 +1,125 @@
+"""The training step of distillation: clean latents to the error of one step of a student against its teacher's."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.ddim_maps import ddim_step, ddim_target_x0, eps_from_x0
+from diffusion.denoisers import get_time_input, make_denoise
+from diffusion.loss import corrupt, prediction_loss
+from diffusion.schedules import broadcast_level
+from pipelines.builders.process import DiffusionProcess
+from pipelines.data.batch_sampler import BatchSampler
+from pipelines.data.datamodule import LatentSource
+from pipelines.steps.diffusion import drop_conditions
+from pipelines.steps.teacher import Teacher
+from utils.records import Condition
+from utils.seeding import seeded_generator
+
+
+class DistillBatch(NamedTuple):
+    """A batch that a step of the student trains on."""
+
+    x0: Tensor  # (B, L, D)
+    mask: Tensor | None
+    condition: Condition | None
+    eps: Tensor  # (B, L, D)
+
+
+class DistillationStep:
+    """(step, micro) -> losses (B,), and values (B,) to log: student_step, the trained step of the student's grid, from 1.
+
+    All micro-batches of an optimizer step train one step of the student; of student_steps consecutive optimizer steps
+    each trains another one, in random order. In a share --train_prob_self_cond of the optimizer steps the student
+    reaches that step by steps of its own from an earlier time, which also provides an estimate for self-conditioning;
+    the others start from latents of texts, noised to that time.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        latents: LatentSource,
+        process: DiffusionProcess,
+        batch_sampler: BatchSampler,
+        num_steps: int,
+        teacher: Teacher,
+        student_steps: int,
+        *,
+        self_condition: bool,
+        average_steps: bool = False,
+    ) -> None:
+        """student: the network, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
+
+        student_steps: steps of the student's sampler. average_steps: the loss is the mean over all of them, for
+        validation.
+        """
+        self.student, self.latents, self.process, self.batch_sampler = student, latents, process, batch_sampler
+        self.num_steps, self.teacher, self.student_steps = num_steps, teacher, student_steps
+        self.self_condition, self.average_steps = self_condition, average_steps
+        self.times = process.grid(student_steps).tolist()
+
+    def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
+        clean, condition = self.latents(self.batch_sampler.rows(step, micro, len(self.latents)))
+        draws = self.batch_sampler.rng(step, micro, self.latents.device)
+        condition = drop_conditions(condition, draws, self.process.options)
+        mask = clean.mask if self.latents.space.variable_length else None
+        batch = DistillBatch(clean.x0, mask, condition, draws.normal("noise", *clean.x0.shape[1:]))
+        if self.average_steps:
+            return torch.stack([self.losses(batch, k, k) for k in range(self.student_steps)]).mean(0), {}
+        k = self._select_step(step)
+        losses = self.losses(batch, self._rollout_start(step, k), k)
+        return losses, {"student_step": torch.full_like(losses, k + 1)}
+
+    def _select_step(self, step: int) -> int:
+        """The step of the student's grid to train. In random order: losses logged at an interval are of all of them."""
+        cycle, place = divmod(step, self.student_steps)
+        order = torch.randperm(
+            self.student_steps, generator=seeded_generator(self.batch_sampler.seed, cycle, "jumps")
+        )
+        return int(order[place])
+
+    def _rollout_start(self, step: int, k: int) -> int:
+        """The step of the student's grid from which it reaches step k by itself. The same for all micro-batches."""
+        generator = seeded_generator(self.batch_sampler.seed, step, "distillation")
+        rollout = torch.rand((), generator=generator) < self.process.options.train_prob_self_cond
+        return int(torch.randint(k, (), generator=generator)) if rollout and k else k
+
+    def losses(self, batch: DistillBatch, start: int, k: int) -> Tensor:
+        """Error (B,) of the student's step k, counted from 0 at t = 1, which it reaches from its step `start`."""
+        schedule, options, times = self.process.train_schedule, self.process.options, self.times
+        z, x0_prev = corrupt(batch.x0, batch.eps, schedule(torch.tensor(times[start]))).to(batch.x0), None
+        with torch.no_grad():
+            for i in range(start, k):
+                x0_prev = self._estimate(z, times[i], batch, x0_prev)
+                z = ddim_step(z, x0_prev, schedule(torch.tensor(times[i])), schedule(torch.tensor(times[i + 1])))
+        t, s = times[k], times[k + 1]
+        z_s = self.teacher(z, k, batch.mask, batch.condition, x0_prev)
+        time = torch.full((1,), t, dtype=z.dtype, device=z.device)
+        level = broadcast_level(schedule, time, z)
+        # at t = 0 a sampler returns its estimate of x0
+        x0 = z_s if s == 0 else ddim_target_x0(z, z_s, level, broadcast_level(schedule, torch.full_like(time, s), z))
+        prediction = self._predict(z, get_time_input(schedule, time, self.process.time_input), batch, x0_prev)
+        eps = eps_from_x0(z, x0, level)
+        losses = prediction_loss(prediction, x0, eps, level, options.objective, options.loss_type, batch.mask)
+        return losses * self.process.loss_weight(time)
+
+    def _predict(self, z: Tensor, time: Tensor, batch: DistillBatch, x0_prev: Tensor | None) -> Tensor:
+        if not self.self_condition:
+            return self.student(z, time, batch.mask, batch.condition)
+        # a mask for each text, so that every step uses all parameters: DDP waits for the gradients of all of them
+        self_cond_mask = torch.full((len(z),), x0_prev is not None, device=z.device)
+        x0_prev = torch.zeros_like(z) if x0_prev is None else x0_prev
+        return self.student(z, time, batch.mask, batch.condition, x0_prev, self_cond_mask)
+
+    def _estimate(self, z: Tensor, t: float, batch: DistillBatch, x0_prev: Tensor | None) -> Tensor:
+        """The student's x0_hat at t, without gradient. Not projected, since no step before the last is."""
+        process = self.process
+
+        def network(z: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:
+            return self._predict(z, time, batch, x0_prev)
+
+        denoise = make_denoise(network, process.options.objective, process.train_schedule, process.time_input)
+        return denoise(z, torch.full((1,), t, dtype=z.dtype, device=z.device), x0_prev)

@@ -1,0 +1,196 @@
+"""The training step of diffusion in a space of token embeddings, whose vectors train with the denoiser.
+
+    x0 ~ N(Emb(w), sigma_0^2),   L = |x0 - x0_hat(z_t, t)|^2 - log p(w | x0) + |alpha(1) x0|^2
+
+Li et al. 2022 (Diffusion-LM), arXiv:2205.14217, eq. 2; Gong et al. 2023 (DiffuSeq), arXiv:2210.08933, eq. 4.
+Each step starts from token ids, since the embeddings change. Shapes: B texts, L positions, D channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dataset_utils.packing import reveal_prefix
+from diffusion.absorbing import AbsorbingNoise
+from diffusion.denoisers import Denoise
+from diffusion.guidance import with_known_positions
+from diffusion.loss import BoundNetwork, denoising_loss, loss_terms, term_weights, weighted_total
+from latent_models.spaces.embeddings import EmbeddingSpace
+from pipelines.builders.process import DiffusionProcess
+from pipelines.data.batch_sampler import BatchSampler
+from pipelines.data.tokens import TokenSplit
+from pipelines.options import EmbeddingLossOptions
+from pipelines.steps.diffusion import bind_denoiser, by_quarter, drop_conditions, rows_on
+from pipelines.steps.timestep_sampler import TimestepSampler
+from utils.records import Anchor, Batch, Condition, Latents
+from utils.seeding import SelectedRows
+
+
+@dataclass
+class StepNoise:
+    """The random numbers of a micro-batch, drawn by the caller for the global batch."""
+
+    t: Tensor  # (B,) timesteps
+    eps: Tensor  # (B, L, D) noise of the process
+    embedding_noise: Tensor  # (B, L, D) noise of x0 around its embedding, standard normal
+    self_cond_rows: SelectedRows | None  # rows that receive an estimate of their own; None: no self-conditioning
+    mask_uniform: Tensor | None = None  # (B, L) in [0, 1): positions that become the absorbing state; None: none do
+
+
+class EmbeddingLoss(nn.Module):
+    """All that trains, as one module: where ranks share a batch, its forward is the one whose gradients are averaged."""
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        space: EmbeddingSpace,
+        process: DiffusionProcess,
+        absorbing: nn.Parameter | None = None,
+        denoise_rate: float = 0.0,
+    ) -> None:
+        """absorbing: (D,), the absorbing state. denoise_rate: share of tokens replaced by it at full noise."""
+        super().__init__()
+        self.denoiser, self.space, self.process = denoiser, space, process
+        self.absorbing, self.denoise_rate = absorbing, denoise_rate
+        self.terms = term_weights({"tT_loss": 1.0})
+
+    def forward(self, batch: Batch, noise: StepNoise, condition: Condition | None) -> dict[str, Tensor]:
+        """Losses (B,) by name: diffusion; those of the space (decoder_nll); LOSS_TERMS; with an absorbing state its
+        norm; and, to log only, rounding_nll of the generated positions, without gradient."""
+        space, process = self.space, self.process
+        latents = space.add_sigma0_noise(space.encode(batch), noise.embedding_noise)
+        anchor = space.anchor(batch, latents)
+        mask, loss_mask = latents.mask if space.variable_length else None, self.loss_mask(latents, anchor)
+        absorbing = None
+        if self.absorbing is not None:
+            absorbing = AbsorbingNoise.of(self.absorbing, loss_mask, noise.mask_uniform, self.denoise_rate)
+
+        def bind(rows: Tensor | None) -> BoundNetwork:
+            network = bind_denoiser(self.denoiser, mask, condition, rows)
+            return with_known_input(network, anchor if anchor is None or rows is None else anchor[rows])
+
+        def keep_known(denoise: Denoise, rows: Tensor) -> Denoise:
+            if anchor is None:
+                return denoise
+            known = anchor[rows]
+            return with_known_positions(denoise, known.value, known.mask)
+
+        result = denoising_loss(
+            bind,
+            latents.x0,
+            noise.t,
+            noise.eps,
+            process.loss_config,
+            mask=loss_mask,
+            self_cond=None if noise.self_cond_rows is None else rows_on(noise.self_cond_rows, latents.x0.device),
+            wrap=keep_known,
+            absorbing=absorbing,
+            mean=latents.mean,
+            with_x0_hat=True,
+        )
+        assert result.x0_hat is not None
+        x0_hat = fill_known(result.x0_hat, anchor)
+        losses = {
+            "diffusion": result.loss * process.loss_weight(noise.t),
+            **space.auxiliary_losses(batch, latents, x0_hat),
+            **loss_terms(result, self.terms),
+            "rounding_nll": self.rounding_nll(batch, x0_hat, loss_mask),
+        }
+        if self.absorbing is not None:
+            losses["absorbing_norm"] = self.absorbing.norm().expand(len(result.loss))
+        return losses
+
+    def loss_mask(self, latents: Latents, anchor: Anchor | None) -> Tensor | None:
+        """(B, L) bool: the positions that are noised and learned, without the known ones; None for all."""
+        if anchor is None:
+            return latents.mask if self.space.variable_length else None
+        return latents.mask & ~anchor.mask
+
+    @torch.no_grad()
+    def rounding_nll(self, batch: Batch, x0_hat: Tensor, loss_mask: Tensor | None) -> Tensor:
+        """-log p(w | x0_hat), (B,), nats per generated token: how far the estimates are from the texts."""
+        return self.space.nll(batch, x0_hat, loss_mask)
+
+
+class EmbeddingStep:
+    """(step, micro) -> losses (B,), and values (B,) to log: every loss by name, and that of diffusion by quarter."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: EmbeddingLoss,
+        data: TokenSplit,
+        batch_sampler: BatchSampler,
+        num_steps: int,
+        options: EmbeddingLossOptions,
+        *,
+        device: torch.device,
+        self_condition: bool,
+        class_conditional: bool,
+        reg_rate: float = 0.0,
+        prefix_share: float | None = None,
+        times: TimestepSampler | None = None,
+    ) -> None:
+        """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
+
+        reg_rate: weight of the norm of an absorbing state. prefix_share: for blocks of running text, the largest share
+        of a block that is known; None: texts or pairs. times: how timesteps are sampled; None: stratified.
+        """
+        self.network, self.loss, self.data, self.batch_sampler = network, loss, data, batch_sampler
+        self.num_steps, self.times = num_steps, times
+        self.device, self.prefix_share = device, prefix_share
+        self.self_condition, self.class_conditional = self_condition, class_conditional
+        self.weights = loss.terms | {
+            "decoder_nll": options.decoder_nll_weight,
+            "tT_loss": options.terminal_weight,
+            "absorbing_norm": reg_rate,
+        }
+
+    def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
+        process, space = self.loss.process, self.loss.space
+        batch = self.data.batch(self.batch_sampler.rows(step, micro, len(self.data)), space.length).to(self.device)
+        draws = self.batch_sampler.rng(step, micro, self.device)
+        if self.prefix_share is not None:
+            batch = reveal_prefix(batch, draws.uniform("prefix"), self.prefix_share)
+        t, weight = draws.sample_global((self.times or process.draw_times)(step, self.num_steps), "time")
+        selected = draws.select_rows("self_condition", process.options.train_prob_self_cond)
+        shape = (space.length, space.dim)
+        noise = StepNoise(
+            t,
+            draws.normal("noise", *shape),
+            draws.normal("spread", *shape),
+            selected if self.self_condition else None,
+            draws.uniform("discrete noise", space.length) if self.loss.denoise_rate else None,
+        )
+        condition = None
+        if self.class_conditional:
+            assert batch.class_id is not None, "a class-conditional run was built on a corpus without labels"
+            condition = drop_conditions(Condition.of(class_id=batch.class_id), draws, process.options)
+        losses = self.network(batch, noise, condition)
+        if self.times is not None:
+            self.times.record_losses(t, losses["diffusion"])
+        # Differs from the published code: only the diffusion loss depends on t, so only it has importance weights.
+        diffusion = losses["diffusion"] * weight
+        terms = {name: loss for name, loss in losses.items() if name not in ("diffusion", "rounding_nll")}
+        logged = {name: loss.detach() for name, loss in losses.items()}
+        quarters = by_quarter("loss", diffusion.detach(), t, process.max_time(step, self.num_steps))
+        return weighted_total(diffusion, terms, self.weights), logged | quarters
+
+
+def fill_known(x: Tensor, anchor: Anchor | None) -> Tensor:
+    """x (B, L, D) with the values of known positions."""
+    return x if anchor is None else torch.where(anchor.mask[..., None], anchor.value, x)
+
+
+def with_known_input(network: BoundNetwork, anchor: Anchor | None) -> BoundNetwork:
+    """The network, which receives known positions clean."""
+
+    def known(
+        z: Tensor, time: Tensor, x0_self_cond: Tensor | None = None, self_cond_mask: Tensor | None = None
+    ) -> Tensor:
+        return network(fill_known(z, anchor), time, x0_self_cond, self_cond_mask)
+
+    return known
