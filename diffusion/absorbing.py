@@ -1,66 +1,80 @@
-"""DiffuSeq-v2: a learned absorbing state m towards which noise drifts, and discrete noise that jumps to it.
+"""DiffuSeq-v2: a learned absorbing state m that noise drifts towards, and discrete noise that replaces positions by it.
 
-    shift = absorbing_shift(state (D,), mask (B, L) or None)         (B, L, D), zero where nothing is generated
-    z_t = diffused(x0, eps, level, shift)                            training: x0 towards N(m, I)
-    z_t = remasked(z_t, state, probability, uniform, mask)           training: whole positions replaced by m
-    discrete_rate(level, rate)                                       ... with this probability (B,)
-    make_denoise(network, ..., shift=shift)                          the estimate of x0 from such a z_t
-    with_shift(sampler, shift)                                       any sampler, walking towards and from N(m, I)
-    remasking(state, rate, generator_at, mask)                       a `correct` for samplers: jumps to m while sampling
+    noise = AbsorbingNoise.of(state (D,), mask (B, L) or None)       for diffusion.loss.corrupt and denoising_loss
+    make_denoise(network, ..., shift=noise.shift)                    the estimate of x0 from such a z_t
+    shift_sampler(sampler, shift)                                    any sampler, between N(m, I) and data
+    remask_hook(state, rate, step_generator, mask)                   a step hook of samplers: replaces while sampling
 
-The absorbing state is a shift of coordinates: x - m follows the usual process. Networks, x0, anchors, projections and
-corrections all speak of x; only the sampler's own arithmetic is in x - m.
+    absorbing_shift(state, mask)                                     (B, L, D), zero where nothing is generated
+    mask_positions(z_t, state, probability, uniform, mask)           whole positions replaced by m
+    mask_probability(level, rate)                                    ... with this probability (B,)
+
+The absorbing state is a shift of coordinates: x - m follows the usual process. Networks, x0, known positions,
+projections and step hooks work in x; only the arithmetic of the sampler works in x - m.
 
 Source: Gong et al. 2023, arXiv:2310.05793, sections 3.1 and 3.2. Differs from their code: m is in the start noise too,
-and the solver's state is its own, not the network's last estimate.
+and the solver keeps its own state instead of the network's last estimate.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.loss import diffuse
-from diffusion.noise import GeneratorAt, placed
+from diffusion.noise import StepGenerator, copy_like
+from diffusion.sampler_steps import Noise, Sampler, StepHook
 from diffusion.schedules import NoiseLevel, Schedule
-from diffusion.transitions import Correct, Noise, Sampler
+
+
+class AbsorbingNoise(NamedTuple):
+    """The absorbing state of one training batch."""
+
+    state: Tensor  # (D,), learned
+    shift: Tensor  # absorbing_shift(state, mask)
+    mask: Tensor | None = None  # (B, L) bool, the positions that are generated; None: all of them
+    uniform: Tensor | None = None  # (B, L) in [0, 1): decides which positions are replaced; None: no position is
+    mask_rate: float = 0.0  # value of --denoise_rate
+
+    @classmethod
+    def of(
+        cls, state: Tensor, mask: Tensor | None = None, uniform: Tensor | None = None, mask_rate: float = 0.0
+    ) -> AbsorbingNoise:
+        return cls(state, absorbing_shift(state, mask), mask, uniform, mask_rate)
 
 
 def absorbing_shift(state: Tensor, mask: Tensor | None = None) -> Tensor:
-    """m at the positions that are generated, zero at those that are given: (B, L, D), or (1, 1, D) without a mask.
+    """m at the positions that are generated, zero at known positions: (B, L, D), or (1, 1, D) without a mask.
 
     state: (D,), learned. mask: (B, L) bool, True where text is generated, padding included.
     """
     return state.view(1, 1, -1) if mask is None else state * mask[..., None]
 
 
-def diffused(x0: Tensor, eps: Tensor, level: NoiseLevel, shift: Tensor) -> Tensor:
-    """z_t = alpha (x0 - m) + sigma eps + m, (B, L, D): N(m, I) where alpha is zero."""
-    return diffuse(x0, eps, level) + (1 - level.alpha) * shift
-
-
-def discrete_rate(level: NoiseLevel, rate: float) -> Tensor:
-    """Probability that a position is replaced, sigma * rate: (B,). level: that of level_at. rate: of --denoise_rate."""
+def mask_probability(level: NoiseLevel, rate: float) -> Tensor:
+    """sigma * rate, (B,): the probability that a position is replaced. level: of broadcast_level."""
     return rate * level.sigma.flatten(1)[:, 0]
 
 
-def remasked(z_t: Tensor, state: Tensor, probability: Tensor, uniform: Tensor, mask: Tensor | None = None) -> Tensor:
-    """z_t (B, L, D) with whole positions replaced by m, each with its text's probability (B,).
+def mask_positions(z_t: Tensor, state: Tensor, probability: Tensor, uniform: Tensor, mask: Tensor | None = None) -> Tensor:
+    """z_t (B, L, D) with whole positions replaced by m, each with the probability (B,) of its text.
 
-    uniform: (B, L) in [0, 1), drawn by the caller for the global batch. mask: (B, L), True where that may happen.
+    uniform: (B, L) in [0, 1), drawn by the caller for the global batch. mask: (B, L), True where positions may be
+    replaced.
     """
-    chosen = uniform < probability[:, None]
+    replaced = uniform < probability[:, None]
     if mask is not None:
-        chosen = chosen & mask
-    return torch.where(chosen[..., None], state.to(z_t.dtype), z_t)
+        replaced = replaced & mask
+    return torch.where(replaced[..., None], state.to(z_t.dtype), z_t)
 
 
-def with_shift(sampler: Sampler, shift: Tensor) -> Sampler:
+def shift_sampler(sampler: Sampler, shift: Tensor) -> Sampler:
     """The sampler, from N(m, I) to data.
 
-    Its z is standard normal noise, as without a shift: m is added here. denoise and correct see and return x; denoise
-    comes from make_denoise(..., shift=shift), wrapped as usual.
+    Its z is standard normal noise, as without a shift: m is added here. denoise and step_hook receive and return x;
+    denoise comes from make_denoise(..., shift=shift), wrapped as usual.
     """
 
     def sample(
@@ -69,7 +83,7 @@ def with_shift(sampler: Sampler, shift: Tensor) -> Sampler:
         timesteps: Tensor,
         z: Tensor,
         noise: Noise | None = None,
-        correct: Correct | None = None,
+        step_hook: StepHook | None = None,
     ) -> Tensor:
         m = shift.detach().to(z)
 
@@ -77,27 +91,27 @@ def with_shift(sampler: Sampler, shift: Tensor) -> Sampler:
             return denoise(y + m, t, None if x0_prev is None else x0_prev + m) - m
 
         def outer(y: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
-            assert correct is not None
-            return correct(y + m, x0 + m, mean + m, std, t, s, step) - m
+            assert step_hook is not None
+            return step_hook(y + m, x0 + m, mean + m, std, t, s, step) - m
 
-        return sampler(inner, schedule, timesteps, z, noise, None if correct is None else outer) + m
+        return sampler(inner, schedule, timesteps, z, noise, None if step_hook is None else outer) + m
 
     return sample
 
 
-def remasking(state: Tensor, rate: float, generator_at: GeneratorAt, mask: Tensor | None = None) -> Correct:
+def remask_hook(state: Tensor, rate: float, step_generator: StepGenerator, mask: Tensor | None = None) -> StepHook:
     """Discrete noise while sampling: after a step with noise of size std each position becomes m with std * rate.
 
     Never at t = 0; with a deterministic sampler, whose std is zero, nothing is replaced. mask: (B, L), True where that
     may happen. generator_at: step -> a seeded generator.
     """
 
-    def correct(z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
+    def step_hook(z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
         if s == 0 or not std > 0:
             return z
-        generator = generator_at(step)
-        uniform = placed(torch.rand(z.shape[:2], generator=generator, device=generator.device), z)
+        generator = step_generator(step)
+        uniform = copy_like(torch.rand(z.shape[:2], generator=generator, device=generator.device), z)
         probability = torch.full((len(z),), float(std) * rate, device=z.device)
-        return remasked(z, state, probability, uniform, mask)
+        return mask_positions(z, state, probability, uniform, mask)
 
-    return correct
+    return step_hook

@@ -9,9 +9,9 @@ Wrappers turn one Denoise into another, in this order, inside out:
 
     make_denoise        network and to_x0
     guided              classifier-free guidance (diffusion/guidance)
-    steered             by the gradient of a classifier (diffusion/gradient_guidance)
+    steered             by the gradient of a classifier (diffusion/classifier_guidance)
     projected, clamped  back to where data lies, always or at some times
-    anchored            given positions (diffusion/anchoring)
+    anchored            given positions (diffusion/guidance)
 
 So what one sampler can do, all can. x0_prev is the last estimate that the outermost wrapper returned.
 """
@@ -23,16 +23,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffusion.objectives import canonical, to_x0
-from diffusion.schedules import Schedule, level_at, timesteps_of
+from diffusion.objectives import resolve_objective, to_x0
+from diffusion.schedules import Schedule, broadcast_level, num_timesteps
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-TIME_INPUTS = ("alpha_bar", "index")
+TIME_INPUT_KINDS = ("alpha_bar", "index")
 
 
-def time_value(schedule: Schedule, t: Tensor, kind: str = "alpha_bar", timesteps: int | None = None) -> Tensor:
+def get_time_input(schedule: Schedule, t: Tensor, kind: str = "alpha_bar", timesteps: int | None = None) -> Tensor:
     """What the network is told of time, of the shape of t, in [0, 1]; it multiplies by 1000 itself.
 
     alpha_bar: alpha_bar(t), so that a network trained under one schedule can be sampled under another.
@@ -43,9 +43,9 @@ def time_value(schedule: Schedule, t: Tensor, kind: str = "alpha_bar", timesteps
     if kind == "alpha_bar":
         return schedule(t).alpha ** 2
     if kind == "index":
-        timesteps = timesteps or timesteps_of(schedule)
+        timesteps = timesteps or num_timesteps(schedule)
         return t if timesteps is None else (t - 1 / timesteps).clamp(min=0)
-    raise ValueError(f"no time input is called {kind!r}: use one of {', '.join(TIME_INPUTS)}")
+    raise ValueError(f"no time input is called {kind!r}: use one of {', '.join(TIME_INPUT_KINDS)}")
 
 
 def make_denoise(
@@ -61,12 +61,12 @@ def make_denoise(
 
     shift: (B, L, D), where noise drifts to an absorbing state (diffusion/absorbing) instead of zero.
     """
-    objective = canonical(objective)
+    objective = resolve_objective(objective)
 
     def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
-        time = time_value(schedule, t, time_input, timesteps).to(z.dtype)  # as t
+        time = get_time_input(schedule, t, time_input, timesteps).to(z.dtype)  # as t
         prediction = network(z, time, x0_prev).to(z.dtype)  # autocast may have lowered it
-        level = level_at(schedule, t, z)
+        level = broadcast_level(schedule, t, z)
         if shift is not None:
             z = z - (1 - level.alpha) * shift.to(z)  # what is left is alpha x0 + sigma eps
         return to_x0(objective, prediction, z, level)
@@ -74,7 +74,7 @@ def make_denoise(
     return denoise
 
 
-def projected(denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise:
+def project_x0(denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise:
     """Every estimate brought back to where data lies: norm sqrt(D), the nearest embedding, ..."""
 
     def denoise_projected(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
@@ -83,7 +83,7 @@ def projected(denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise:
     return denoise_projected
 
 
-def clamped(
+def clamp_x0(
     denoise: Denoise, project: Callable[[Tensor], Tensor], *, from_t: float = 1.0, until_t: float = 0.0
 ) -> Denoise:
     """Estimates brought back at the times until_t <= t <= from_t: the clamping trick of token embeddings.
@@ -93,7 +93,7 @@ def clamped(
     Source: Li et al. 2022, arXiv:2205.14217, section 4.2; a chosen range, Gong et al. 2023, their code.
     """
     if until_t <= 0 and from_t >= 1:
-        return projected(denoise, project)
+        return project_x0(denoise, project)
 
     def denoise_clamped(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
         x0 = denoise(z, t, x0_prev)

@@ -1,50 +1,56 @@
-"""Training losses of the diffusion. Each returns (B,): one number per text; the caller weights and averages.
+"""The training losses of diffusion: corrupt, self-condition, predict, compare. Each loss is (B,), one number per text.
 
-    level = level_at(schedule, t, x0)
-    z_t = diffuse(x0, eps, level)
-    prediction = network(z_t, time, x0_prev)
-    loss = masked_mean(error(prediction, target(objective, x0, eps, level)), mask)
+    config = LossConfig(schedule, "v", "l2")
+    result = denoising_loss(bind, x0, t, eps, config, mask=mask, self_cond=(self_cond_mask, rows))
+    result.loss                                    (B,), Ho et al. 2020, arXiv:2006.11239, Algorithm 1
 
-    masked_mean, diffuse, prediction_loss, diffusion_loss      training loss
-    terminal_mean_loss, aimed_at_mean                          where x0 itself is learned: token embeddings
+    corrupt(x0, eps, level)                        z_t
+    self_condition(denoise, z_t, t, rows)          an estimate of x0 for some rows, zero for the others, no gradient
+    prediction_loss(prediction, x0, eps, ...)      the error of a prediction
+    LOSSES, LOSS_TERMS                             errors of an element by name; additional losses by name
 
-Knows nothing of optimizers, of text, or of how t and eps were drawn. Weights by noise level: diffusion/weighting.
+`denoising_loss` is the only training loss of a denoiser: every training step and scripts/check_parity.py call it. The
+caller draws t and eps, applies weights (diffusion/weighting) and averages over the batch.
+Shapes: B texts, L positions, D channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.denoisers import Network, time_value
-from diffusion.objectives import target
-from diffusion.schedules import NoiseLevel, Schedule, level_at
+from diffusion.absorbing import AbsorbingNoise, mask_positions, mask_probability
+from diffusion.denoisers import Denoise, get_time_input, make_denoise
+from diffusion.objectives import target, to_x0
+from diffusion.schedules import NoiseLevel, Schedule, broadcast_level, num_timesteps
 
-Error = Callable[[Tensor, Tensor], Tensor]
+LossFn = Callable[[Tensor, Tensor], Tensor]
 
-ERRORS: Mapping[str, Error] = {
+LOSSES: Mapping[str, LossFn] = {  # --loss_type: (prediction, target) -> error of each element
     "l1": partial(F.l1_loss, reduction="none"),
     "l2": partial(F.mse_loss, reduction="none"),
     "smooth_l1": partial(F.smooth_l1_loss, reduction="none", beta=1.0),
 }
 
 
-def elementwise(loss_type: str) -> Error:
+def get_loss_fn(loss_type: str) -> LossFn:
     """(prediction, target) -> error of each element, same shape. ValueError for an unknown name."""
-    if loss_type not in ERRORS:
-        raise ValueError(f"no loss is called {loss_type!r}: use one of {', '.join(ERRORS)}")
-    return ERRORS[loss_type]
+    if loss_type not in LOSSES:
+        raise ValueError(f"unknown loss type {loss_type!r}: use one of {', '.join(LOSSES)}")
+    return LOSSES[loss_type]
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of x (B, L, D) over the positions where mask (B, L) is True, and over D: (B,).
 
-    Short texts weigh as much as long ones. What stands at padding is never read, not even nan. A text without a single
-    valid position counts 0. mask None is all True.
+    Short texts count as much as long ones. Values at masked positions have no effect, not even nan. A text without a
+    valid position has the mean 0. mask None: all True.
     """
     if mask is None:
         return x.flatten(1).mean(1)
@@ -52,63 +58,177 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     return total / (mask.sum(1).clamp(min=1) * x.shape[-1])
 
 
-def diffuse(x0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
-    """z_t = alpha x0 + sigma eps, (B, L, D)."""
-    return level.alpha * x0 + level.sigma * eps
+def corrupt(x0: Tensor, eps: Tensor, level: NoiseLevel, absorbing: AbsorbingNoise | None = None) -> Tensor:
+    """z_t = alpha x0 + sigma eps, (B, L, D).
+
+    With an absorbing state m: z_t = alpha (x0 - m) + sigma eps + m, N(m, I) where alpha is zero; then positions are
+    replaced by m at random where absorbing.uniform is given (diffusion/absorbing).
+    """
+    z_t = level.alpha * x0 + level.sigma * eps
+    if absorbing is None:
+        return z_t
+    z_t = z_t + (1 - level.alpha) * absorbing.shift
+    if absorbing.uniform is None:
+        return z_t
+    probability = mask_probability(level, absorbing.mask_rate)
+    return mask_positions(z_t, absorbing.state, probability, absorbing.uniform, absorbing.mask)
+
+
+@torch.no_grad()
+def self_condition(denoise: Denoise, z_t: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+    """Estimates of x0 (B, L, D) at z_t for the given rows, zero for the others. Chen et al. 2022, arXiv:2208.04202.
+
+    denoise: for these rows alone: (k, L, D), (k,), None -> (k, L, D). t: (B,). rows: (k,) int64, on the device of z_t.
+    """
+    return torch.zeros_like(z_t).index_copy(0, rows, denoise(z_t[rows], t[rows], None))
 
 
 def prediction_loss(
     prediction: Tensor, x0: Tensor, eps: Tensor, level: NoiseLevel, objective: str, loss_type: str, mask: Tensor | None
 ) -> Tensor:
-    """Error of a prediction made at z_t = diffuse(x0, eps, level): (B,). The target matches the objective."""
+    """Error of a prediction made at z_t = corrupt(x0, eps, level): (B,). The target matches the objective."""
     wanted = target(objective, x0, eps, level)
-    return masked_mean(elementwise(loss_type)(prediction.to(wanted.dtype), wanted), mask)
+    return masked_mean(get_loss_fn(loss_type)(prediction.to(wanted.dtype), wanted), mask)
 
 
-def diffusion_loss(
-    network: Network,
+class BoundNetwork(Protocol):
+    """A denoiser with mask and condition bound."""
+
+    def __call__(
+        self, z: Tensor, time: Tensor, x0_self_cond: Tensor | None = None, self_cond_mask: Tensor | None = None, /
+    ) -> Tensor:
+        """z: (B, L, D). time: (B,). x0_self_cond: (B, L, D), used where self_cond_mask (B,) is True; None: nowhere."""
+
+
+Bind = Callable[[Tensor | None], BoundNetwork]  # rows (k,) of the batch -> the network for them; None: for all rows
+Wrap = Callable[[Denoise, Tensor], Denoise]  # (denoise, rows (k,)) -> denoise
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What a denoiser is trained to predict, and how it reads time."""
+
+    schedule: Schedule
+    objective: str
+    loss_type: str = "l2"
+    time_input: str = "alpha_bar"  # see diffusion.denoisers.get_time_input
+    timesteps: int | None = None  # T of the chain trained on, where the schedule is not that chain
+
+
+class DenoisingResult(NamedTuple):
+    """One evaluation of the training loss. LOSS_TERMS receive it."""
+
+    loss: Tensor  # (B,), unweighted
+    x0: Tensor  # (B, L, D)
+    x0_hat: Tensor | None  # (B, L, D), the estimate that the prediction stands for; None unless requested
+    t: Tensor  # (B,)
+    mask: Tensor | None  # (B, L), the positions that the loss counts
+    schedule: Schedule
+
+
+def denoising_loss(
+    bind: Bind,
     x0: Tensor,
-    mask: Tensor | None,
-    schedule: Schedule,
-    objective: str,
-    loss_type: str,
     t: Tensor,
     eps: Tensor,
+    config: LossConfig,
     *,
-    x0_prev: Tensor | None = None,
-    time_input: str = "alpha_bar",
-    timesteps: int | None = None,
-) -> Tensor:
-    """The training loss at given times and noise, (B,). Ho et al. 2020, Algorithm 1, for any objective and schedule.
+    mask: Tensor | None = None,
+    self_cond: tuple[Tensor, Tensor] | None = None,
+    wrap: Wrap | None = None,
+    absorbing: AbsorbingNoise | None = None,
+    mean: Tensor | None = None,
+    with_x0_hat: bool = False,
+) -> DenoisingResult:
+    """Corrupt x0, self-condition, predict, compare: the training loss of a denoiser at given times and noise.
 
-    network: (z, time, x0_prev) -> prediction; x0_prev is an earlier estimate at the same (z_t, t), without gradient:
-    make_denoise(...)(diffuse(...), t, None), projected where samples will be.
-    x0, eps: (B, L, D). mask: (B, L) bool or None. t: (B,). time_input, timesteps: as in make_denoise.
+    bind: rows -> the network for these rows of the batch, with their mask and condition.
+    x0, eps: (B, L, D). t: (B,). mask: (B, L) bool, the positions that the loss counts; None: all of them.
+    self_cond: (mask (B,) bool, rows (k,) int64): the network first estimates x0 for `rows`, without gradient; the rows
+        of the mask then receive their estimate, the others the learned start. None: no self-conditioning.
+    wrap: applied to that estimate, as sampling does: projection, known positions.
+    absorbing: noise with an absorbing state.
+    mean: (B, L, D), where x0 ~ N(mean, sigma_0^2): the target of a chain's first step (first_step_targets).
+    with_x0_hat: also return the estimate of x0, with gradient.
     """
-    level = level_at(schedule, t, x0)
-    z_t = diffuse(x0, eps, level)
-    prediction = network(z_t, time_value(schedule, t, time_input, timesteps).to(z_t.dtype), x0_prev)
-    return prediction_loss(prediction, x0, eps, level, objective, loss_type, mask)
+    schedule, objective, timesteps = config.schedule, config.objective, config.timesteps
+    shift = None if absorbing is None else absorbing.shift
+    level = broadcast_level(schedule, t, x0)
+    z_t = corrupt(x0, eps, level, absorbing)  # (B, L, D)
+
+    x0_self_cond = self_cond_mask = None
+    if self_cond is not None:
+        self_cond_mask, rows = self_cond
+        rows_shift = shift if shift is None or len(shift) == 1 else shift[rows]
+        denoise = make_denoise(bind(rows), objective, schedule, config.time_input, timesteps, shift=rows_shift)
+        x0_self_cond = self_condition(denoise if wrap is None else wrap(denoise, rows), z_t, t, rows)
+
+    time = get_time_input(schedule, t, config.time_input, timesteps).to(z_t.dtype)
+    prediction = bind(None)(z_t, time, x0_self_cond, self_cond_mask).to(x0.dtype)  # autocast may have lowered it
+
+    x0_hat = None
+    if with_x0_hat:
+        z = z_t if shift is None else z_t - (1 - level.alpha) * shift
+        x0_hat = to_x0(objective, prediction, z, level)
+
+    x0_target, eps_target = x0, eps
+    if mean is not None and (chain_length := num_timesteps(schedule)) is not None:
+        x0_target, eps_target = first_step_targets(x0, eps, mean, level, t, chain_length)
+    loss = prediction_loss(prediction, x0_target, eps_target, level, objective, config.loss_type, mask)
+    return DenoisingResult(loss, x0, x0_hat, t, mask, schedule)
 
 
-def terminal_mean_loss(schedule: Schedule, x0: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean square of alpha(1) x0, (B,): what of the data is left at t = 1, where sampling assumes nothing is.
+def tT_loss(schedule: Schedule, x0: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean square of alpha(1) x0, (B,): what is left of the data at t = 1, where sampling assumes pure noise.
 
     Source: Li et al. 2022, arXiv:2205.14217, eq. 2, its first term. It matters where x0 itself is learned.
     """
-    last = level_at(schedule, torch.ones(1, dtype=x0.dtype, device=x0.device), x0)
+    last = broadcast_level(schedule, torch.ones(1, dtype=x0.dtype, device=x0.device), x0)
     return masked_mean((last.alpha * x0) ** 2, mask)
 
 
-def aimed_at_mean(
+def first_step_targets(
     x0: Tensor, eps: Tensor, mean: Tensor, level: NoiseLevel, t: Tensor, timesteps: int
 ) -> tuple[Tensor, Tensor]:
-    """x0 and eps to train towards where x0 ~ N(mean, sigma_0^2): at a chain's first step the mean stands in for x0.
+    """x0 and eps of the target where x0 ~ N(mean, sigma_0^2): at a chain's first step the mean replaces x0.
 
-    Both pairs make the same z_t, so only the target changes, whatever the objective: at t = 1 / T the network should
-    say the embedding itself. x0, eps, mean: (B, L, D). t: (B,). timesteps: T.
+    Both pairs give the same z_t, so only the target changes, whatever the objective: at t = 1 / T the network learns
+    the embedding itself. x0, eps, mean: (B, L, D). t: (B,). timesteps: T.
     Source: Li et al. 2022, arXiv:2205.14217, eq. 2, its term |mu_theta(x_1, 1) - Emb(w)|^2.
     """
     first = (t * timesteps < 1.5).view(-1, *(1,) * (x0.dim() - 1))  # (B, 1, 1)
     remaining = eps + level.alpha / level.sigma * (x0 - mean)  # z_t = alpha mean + sigma remaining
     return torch.where(first, mean, x0), torch.where(first, remaining, eps)
+
+
+class LossTerm(NamedTuple):
+    """A row of LOSS_TERMS."""
+
+    fn: Callable[[DenoisingResult], Tensor]  # -> (B,)
+    weight: float  # in the total loss; 0: not computed, unless a training step gives another weight
+
+
+LOSS_TERMS: dict[str, LossTerm] = {
+    "tT_loss": LossTerm(lambda result: tT_loss(result.schedule, result.x0, result.mask), 0.0),
+}
+
+
+def term_weights(weights: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Weight by name of the LOSS_TERMS to compute: the weights of the table that are not 0, and those given here.
+
+    weights: names that are not in LOSS_TERMS are left out: they are of losses of a latent space.
+    """
+    given = {name: weight for name, weight in (weights or {}).items() if name in LOSS_TERMS}
+    return {name: term.weight for name, term in LOSS_TERMS.items() if term.weight} | given
+
+
+def loss_terms(result: DenoisingResult, names: Mapping[str, float]) -> dict[str, Tensor]:
+    """The LOSS_TERMS (B,) of these names, unweighted."""
+    return {name: LOSS_TERMS[name].fn(result) for name in names}
+
+
+def weighted_total(denoising: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """denoising + sum of weight * term, (B,), in the order of terms; the weight of a name that is absent is 1."""
+    for name, term in terms.items():
+        denoising = denoising + weights.get(name, 1.0) * term
+    return denoising

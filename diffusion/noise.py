@@ -17,23 +17,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffusion.transitions import Noise
+from diffusion.sampler_steps import Noise
 
-GeneratorAt = Callable[[int], torch.Generator]
+StepGenerator = Callable[[int], torch.Generator]
 
 
-def seeded(generator_at: GeneratorAt, rows: int | None = None) -> Noise:
+def seeded(step_generator: StepGenerator, rows: int | None = None) -> Noise:
     """Standard normal noise."""
 
     def noise(step: int, like: Tensor) -> Tensor:
-        generator = generator_at(step)
+        generator = step_generator(step)
         eps = torch.randn(_shape(like, rows), generator=generator, device=generator.device)
-        return placed(eps[: len(like)], like)
+        return copy_like(eps[: len(like)], like)
 
     return noise
 
 
-def truncated(generator_at: GeneratorAt, bound: float, rows: int | None = None) -> Noise:
+def truncated(step_generator: StepGenerator, bound: float, rows: int | None = None) -> Noise:
     """Normal noise of which what is beyond bound standard deviations was drawn again: no outliers, less diversity.
 
     bound: positive; inf is no bound.
@@ -43,25 +43,25 @@ def truncated(generator_at: GeneratorAt, bound: float, rows: int | None = None) 
     if not bound > 0:
         raise ValueError(f"noise cannot be bounded by {bound}: give a positive number of standard deviations")
     if math.isinf(bound):
-        return seeded(generator_at, rows)
+        return seeded(step_generator, rows)
     inside = math.erf(bound / math.sqrt(2))  # probability of |eps| <= bound
 
     def noise(step: int, like: Tensor) -> Tensor:
-        generator = generator_at(step)
+        generator = step_generator(step)
         exact = torch.float32 if generator.device.type == "mps" else torch.float64  # float32 knows no tail beyond 5
         u = torch.rand(_shape(like, rows), generator=generator, device=generator.device, dtype=exact)
         eps = math.sqrt(2) * torch.erfinv(inside * (2 * u - 1))
-        return placed(eps[: len(like)].clamp(-bound, bound), like)
+        return copy_like(eps[: len(like)].clamp(-bound, bound), like)
 
     return noise
 
 
-def make_noise(generator_at: GeneratorAt, bound: float | None = None, rows: int | None = None) -> Noise:
+def make_noise(step_generator: StepGenerator, bound: float | None = None, rows: int | None = None) -> Noise:
     """Bounded noise, or all of it where bound is None or 0."""
-    return truncated(generator_at, bound, rows) if bound else seeded(generator_at, rows)
+    return truncated(step_generator, bound, rows) if bound else seeded(step_generator, rows)
 
 
-def placed(drawn: Tensor, like: Tensor) -> Tensor:
+def copy_like(drawn: Tensor, like: Tensor) -> Tensor:
     """What a generator drew, where `like` is and in its dtype; a GPU fetches it while the host goes on."""
     if like.device.type == "cuda" and drawn.device.type == "cpu":
         drawn = drawn.pin_memory()

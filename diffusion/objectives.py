@@ -25,26 +25,26 @@ TARGETS: Mapping[str, Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]
     "flow": lambda alpha, sigma: (-1.0, 1.0),  # velocity of the linear path, Liu et al. 2022, arXiv:2209.03003
 }
 
-OBJECTIVES: Mapping[str, str] = {"pred_noise": "eps", "pred_x0": "x0", "pred_v": "v"}  # names of the command line
+FLAG_NAMES: Mapping[str, str] = {"pred_noise": "eps", "pred_x0": "x0", "pred_v": "v"}  # names of the command line
 
 
-def canonical(objective: str) -> str:
+def resolve_objective(objective: str) -> str:
     """The symbol of an objective, given by symbol or by flag name. ValueError for an unknown one."""
-    symbol = OBJECTIVES.get(objective, objective)
+    symbol = FLAG_NAMES.get(objective, objective)
     if symbol not in TARGETS:
-        raise ValueError(f"no objective is called {objective!r}: use one of {', '.join([*OBJECTIVES, *TARGETS])}")
+        raise ValueError(f"no objective is called {objective!r}: use one of {', '.join([*FLAG_NAMES, *TARGETS])}")
     return symbol
 
 
 def target(objective: str, x0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
     """What the network should say, (B, L, D)."""
-    a, b = TARGETS[canonical(objective)](*level)
+    a, b = TARGETS[resolve_objective(objective)](*level)
     return a * x0 + b * eps
 
 
 def to_x0(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) -> Tensor:
     """Solve both equations for x0, (B, L, D). Infinite for eps where alpha = 0: pure noise tells nothing of x0."""
-    objective = canonical(objective)
+    objective = resolve_objective(objective)
     if objective == "x0":
         return prediction  # the general formula is 0 / 0 at sigma = 0
     a, b = TARGETS[objective](*level)
@@ -53,7 +53,7 @@ def to_x0(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) ->
 
 def to_eps(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) -> Tensor:
     """Solve both equations for eps, (B, L, D). Undefined for x0 where sigma = 0: clean data tells nothing of eps."""
-    objective = canonical(objective)
+    objective = resolve_objective(objective)
     if objective == "eps":
         return prediction  # the general formula is 0 / 0 at alpha = 0
     a, b = TARGETS[objective](*level)
@@ -62,7 +62,7 @@ def to_eps(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) -
 
 def to_v(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) -> Tensor:
     """v = alpha * eps - sigma * x0 of the same solution, (B, L, D)."""
-    objective = canonical(objective)
+    objective = resolve_objective(objective)
     if objective == "v":
         return prediction
     alpha, sigma = level

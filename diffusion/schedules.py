@@ -2,7 +2,7 @@
 
 A schedule maps t in [0, 1] (0 is clean) to amplitudes, of any shape, on any device, in any floating dtype. It knows
 nothing of networks, samplers or text. Those of this file are closed formulas in continuous time; a discrete chain
-(diffusion/chains) is a schedule too, so that whatever takes a schedule takes either.
+(diffusion/discrete_schedules) is a schedule too, so that whatever takes a schedule takes either.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ def log_snr(level: NoiseLevel) -> Tensor:
     return 2 * (level.alpha.log() - level.sigma.log())
 
 
-def level_at(schedule: Schedule, t: Tensor, like: Tensor) -> NoiseLevel:
+def broadcast_level(schedule: Schedule, t: Tensor, like: Tensor) -> NoiseLevel:
     """The level of each example, ready to multiply `like` (B, ...): t (B,) -> amplitudes (B, 1, ...), dtype of like."""
     level = schedule(t.view(-1, *(1,) * (like.dim() - 1)))
     return NoiseLevel(level.alpha.to(like.dtype), level.sigma.to(like.dtype))
 
 
-def timesteps_of(schedule: Schedule) -> int | None:
+def num_timesteps(schedule: Schedule) -> int | None:
     """T of a discrete chain, None for a continuous schedule."""
     return getattr(schedule, "timesteps", None)
 
 
-def at_least_float32(t: Tensor) -> Tensor:
+def upcast(t: Tensor) -> Tensor:
     """Half precision cannot tell t = 0.999 from 1."""
     return t.to(torch.promote_types(t.dtype, torch.float32))
 
@@ -69,7 +69,7 @@ def cosine(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17, with their offset s = 0.
     t: any shape, in [0, 1]. Returns NoiseLevel(alpha, sigma), each shaped like t.
     """
-    t = at_least_float32(t)
+    t = upcast(t)
     # cos(pi t / 2) as the sine of what is left: in float32 cos(pi / 2) is negative, and its log nan
     signal, noise = torch.sin(math.pi / 2 * (1 - t)), torch.sin(math.pi / 2 * t)
     return _shifted(2 * (signal.log() - noise.log()), scale)
@@ -77,7 +77,7 @@ def cosine(t: Tensor, scale: float = 1.0) -> NoiseLevel:
 
 def simple_linear(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     """alpha_bar(t) = 1 - t. Chen 2023, arXiv:2301.10972, Algorithm 1. Shapes as in cosine."""
-    t = at_least_float32(t)
+    t = upcast(t)
     return _shifted(torch.log1p(-t) - t.log(), scale)
 
 
@@ -86,7 +86,7 @@ def beta_linear(t: Tensor, scale: float = 1.0) -> NoiseLevel:
 
     Source: Song et al. 2021, arXiv:2011.13456, eq. 33, with beta_min = 0 and the offset 1e-4 of the reference.
     """
-    t = at_least_float32(t)
+    t = upcast(t)
     return _shifted(-torch.expm1(1e-4 + 10 * t**2).log(), scale)
 
 
@@ -95,7 +95,7 @@ def sigmoid(t: Tensor, scale: float = 1.0) -> NoiseLevel:
 
     Source: Jabri et al. 2022, arXiv:2212.11972, with start -3, end 3, temperature 1.
     """
-    t = at_least_float32(t)
+    t = upcast(t)
     # S(a) - S(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)): in the SNR only the two sinh are left
     return _shifted(torch.sinh(3 * (1 - t)).log() - torch.sinh(3 * t).log(), scale)
 
@@ -105,13 +105,13 @@ def sqrt(t: Tensor, scale: float = 1.0) -> NoiseLevel:
 
     Source: Li et al. 2022, arXiv:2205.14217, appendix A, for token embeddings, whose neighbours are far.
     """
-    t = at_least_float32(t)
+    t = upcast(t)
     root = (t + 1e-4).sqrt()
     left = (1 - 1e-4 - t).clamp(min=0)  # 1 - root = left / (1 + root), without cancellation; none from t = 0.9999 on
     return _shifted(left.log() - torch.log1p(root) - root.log(), scale)
 
 
-CONTINUOUS: Mapping[str, Callable[[Tensor, float], NoiseLevel]] = {
+CONTINUOUS_SCHEDULES: Mapping[str, Callable[[Tensor, float], NoiseLevel]] = {
     "cosine": cosine,
     "simple_linear": simple_linear,
     "beta_linear": beta_linear,
@@ -121,7 +121,7 @@ CONTINUOUS: Mapping[str, Callable[[Tensor, float], NoiseLevel]] = {
 
 
 @dataclass(frozen=True)
-class Continuous:
+class ContinuousSchedule:
     """A continuous schedule bound to its scale."""
 
     name: str
@@ -129,13 +129,13 @@ class Continuous:
     timesteps = None  # not a chain
 
     def __call__(self, t: Tensor) -> NoiseLevel:
-        return CONTINUOUS[self.name](t, self.scale)
+        return CONTINUOUS_SCHEDULES[self.name](t, self.scale)
 
 
-def make_continuous(name: str, scale: float = 1.0) -> Continuous:
+def make_continuous_schedule(name: str, scale: float = 1.0) -> ContinuousSchedule:
     """A schedule of CONTINUOUS. ValueError for an unknown name or a scale that is not positive."""
-    if name not in CONTINUOUS:
-        raise ValueError(f"no continuous schedule is called {name!r}: use one of {', '.join(CONTINUOUS)}")
+    if name not in CONTINUOUS_SCHEDULES:
+        raise ValueError(f"no continuous schedule is called {name!r}: use one of {', '.join(CONTINUOUS_SCHEDULES)}")
     if not (scale > 0 and math.isfinite(scale)):
         raise ValueError(f"the scale of a schedule is a positive factor, not {scale}: 1 leaves the schedule as it is")
-    return Continuous(name, float(scale))
+    return ContinuousSchedule(name, float(scale))

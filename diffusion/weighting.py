@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from diffusion.objectives import canonical
+from diffusion.objectives import resolve_objective
 from diffusion.schedules import Schedule
 
 Weighting = Callable[[Schedule, Tensor], Tensor]
@@ -36,7 +36,7 @@ def min_snr_weight(schedule: Schedule, t: Tensor, objective: str, gamma: float =
     """
     alpha_bar, noise = (x**2 for x in schedule(t))
     tiny = torch.finfo(noise.dtype).tiny  # both ends are limits: no noise at t = 0, no signal where alpha rounds to 0
-    weight = MIN_SNR.get(canonical(objective))
+    weight = MIN_SNR.get(resolve_objective(objective))
     if weight is None:
         raise ValueError(f"min-SNR weighting is for {', '.join(MIN_SNR)}, not for {objective!r}")
     return weight(alpha_bar, noise, gamma, tiny)
@@ -62,5 +62,5 @@ def make_weighting(name: str, objective: str, gamma: float = 5.0) -> Weighting:
         raise ValueError(f"no loss weighting is called {name!r}: use one of {', '.join(WEIGHTINGS)}")
     if not gamma > 0:
         raise ValueError(f"gamma of min-SNR weighting is {gamma}: give a positive number, 5 is usual")
-    canonical(objective)
+    resolve_objective(objective)
     return lambda schedule, t: WEIGHTINGS[name](schedule, t, objective, gamma)

@@ -9,6 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from utils.errors import UserError
@@ -51,12 +52,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout:
     bias: broadcastable to (B, H, L, S); boolean (True is visible) or added to the scores.
     """
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-    return out.transpose(1, 2).flatten(2)
+    return rearrange(out, "b h l d -> b l (h d)")
 
 
 def split_heads(x: Tensor, head_dim: int = HEAD_DIM) -> Tensor:
     """(B, L, H * head) -> (B, H, L, head)."""
-    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    return rearrange(x, "b l (h d) -> b h l d", d=head_dim)
 
 
 class Attention(nn.Module):

@@ -70,7 +70,7 @@ class Block(nn.Module):
         return x + self.feed_forward(x, time)
 
 
-def mirror_pairing(depth: int, skips: int) -> list[int]:
+def unet_pairing(depth: int, skips: int) -> list[int]:
     """Which block's output each skip carries, in order of use: first in, last out.
 
     The last of the first n blocks goes to the first of the last n: a U, as in Bao et al. 2022, arXiv:2209.12152. Where
@@ -84,7 +84,7 @@ def mirror_pairing(depth: int, skips: int) -> list[int]:
     return list(range(skips))[::-1]
 
 
-def reference_pairing(depth: int, skips: int) -> list[int]:
+def ld4lg_pairing(depth: int, skips: int) -> list[int]:
     """The published code's pairing, needed to use its weights: only the first skip carries an earlier state.
 
     It stores a state after every block whenever fewer than n are stored, so each later skip finds the stream itself.
@@ -95,19 +95,19 @@ def reference_pairing(depth: int, skips: int) -> list[int]:
             f"use at most {max(depth - 1, 0)}"
         )
     stored: list[int] = []
-    carried = []
+    skip_sources = []
     for block in range(depth):
         if block >= depth - skips:
-            carried.append(stored.pop())
+            skip_sources.append(stored.pop())
         if len(stored) < skips:
             stored.append(block)
-    return carried
+    return skip_sources
 
 
-PAIRINGS = {"mirror": mirror_pairing, "reference": reference_pairing}
+SKIP_PAIRINGS = {"mirror": unet_pairing, "reference": ld4lg_pairing}
 
 
-class Trunk(nn.Module):
+class TransformerBackbone(nn.Module):
     """Blocks; before each of the last n, a long skip joins the stream with an earlier block's output (2 D -> D)."""
 
     def __init__(
@@ -119,7 +119,7 @@ class Trunk(nn.Module):
             raise UserError(f"--tx_depth is {depth}: a denoiser needs at least 1 block")
         self.blocks = nn.ModuleList(Block(dim, time_dim, cross, dropout) for _ in range(depth))
         self.skips = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(skips))
-        self.carried = PAIRINGS[pairing](depth, skips)
+        self.skip_sources = SKIP_PAIRINGS[pairing](depth, skips)
 
     def forward(
         self,
@@ -134,15 +134,15 @@ class Trunk(nn.Module):
         outputs: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             if (j := i - first_joined) >= 0:
-                x = self.skips[j](torch.cat([x, outputs[self.carried[j]]], dim=-1))
+                x = self.skips[j](torch.cat([x, outputs[self.skip_sources[j]]], dim=-1))
             x = block(x, time, bias, memory, memory_bias)
             outputs.append(x)
         return x
 
 
-def make_trunk(options: DenoiserOptions, cross: bool) -> Trunk:
+def make_backbone(options: DenoiserOptions, cross: bool) -> TransformerBackbone:
     """The trunk that the flags ask for; cross: its blocks attend to a memory."""
-    return Trunk(
+    return TransformerBackbone(
         options.tx_dim,
         options.tx_depth,
         time_dim=4 * options.tx_dim if options.scale_shift else None,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, attention_dtype, check_heads, mask_bias
-from model.blocks import Trunk
+from model.blocks import TransformerBackbone
 from model.conditions import check_length
 from model.options import ClassifierOptions
 from model.time_embedding import TimeEmbedding
@@ -36,7 +36,7 @@ class LatentClassifier(nn.Module):
         self.time_to_token = nn.Linear(4 * dim, dim)
         self.input_proj = nn.Linear(latent_dim, dim)
         self.positions = nn.Embedding(max_len, dim)
-        self.trunk = Trunk(
+        self.trunk = TransformerBackbone(
             dim,
             options.classifier_depth,
             time_dim=4 * dim,

@@ -13,7 +13,7 @@ from utils.errors import UserError
 from utils.records import Condition
 
 
-def or_null(tokens: Tensor, mask: Tensor, keep: Tensor | None, null: Tensor) -> tuple[Tensor, Tensor]:
+def drop_to_null(tokens: Tensor, mask: Tensor, keep: Tensor | None, null: Tensor) -> tuple[Tensor, Tensor]:
     """tokens where they are kept, else the null token alone, which is always visible.
 
     tokens: (B, S, D); mask: (B, S) bool; keep: (B,) bool, None for all; null: (1, D). Returns tokens and mask, shaped
@@ -27,24 +27,24 @@ def or_null(tokens: Tensor, mask: Tensor, keep: Tensor | None, null: Tensor) -> 
     return tokens, torch.where(keep[:, None], mask, first)
 
 
-def null_alone(rows: int, null: Tensor) -> tuple[Tensor, Tensor]:
+def null_tokens(rows: int, null: Tensor) -> tuple[Tensor, Tensor]:
     """A memory of the null token alone: (B, 1, D) and its mask, all True."""
     return null.expand(rows, 1, -1), torch.ones(rows, 1, dtype=torch.bool, device=null.device)
 
 
-def beside_previous(z: Tensor, x0_prev: Tensor | None, has_prev: Tensor | None, start: Tensor) -> Tensor:
+def concat_self_cond(z: Tensor, x0_self_cond: Tensor | None, self_cond_mask: Tensor | None, start: Tensor) -> Tensor:
     """z beside the previous estimate: (B, L, 2 d). Chen et al. 2022, arXiv:2208.04202.
 
     start: (1, d), what stands in where there is no estimate yet.
     Differs from the paper: a learned vector instead of zeros.
     """
     start = start.to(z.dtype)
-    if x0_prev is None:
+    if x0_self_cond is None:
         previous = start.expand_as(z)
-    elif has_prev is None:
-        previous = x0_prev
+    elif self_cond_mask is None:
+        previous = x0_self_cond
     else:
-        previous = torch.where(has_prev[:, None, None], x0_prev, start)
+        previous = torch.where(self_cond_mask[:, None, None], x0_self_cond, start)
     return torch.cat([z, previous], dim=-1)
 
 
@@ -76,11 +76,11 @@ class SourceTokens(nn.Module):
     def forward(self, condition: Condition | None, rows: int) -> tuple[Tensor, Tensor]:
         """Returns tokens (B, S, D) and their mask (B, S); S is 1 without a source."""
         if condition is None or condition.source is None:
-            return null_alone(rows, self.null)
+            return null_tokens(rows, self.null)
         source, mask = condition.source, condition.source_mask
         if mask is None:
             mask = torch.ones(source.shape[:2], dtype=torch.bool, device=source.device)
-        return or_null(self.proj(source), mask, condition.keep_source, self.null)
+        return drop_to_null(self.proj(source), mask, condition.keep_source, self.null)
 
 
 def check_classes(class_conditional: bool, num_classes: int) -> int:

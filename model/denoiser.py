@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, attention_dtype, check_heads, mask_bias
-from model.blocks import make_trunk
+from model.blocks import make_backbone
 from model.conditions import (
     ClassLabels,
     SourceTokens,
-    beside_previous,
     check_classes,
     check_condition,
     check_length,
+    concat_self_cond,
 )
-from model.encoder_denoiser import EncoderDenoiser
+from model.encoder_denoiser import HFEncoderDenoiser
+from model.encoder_state_denoiser import EncoderStateDenoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
-from model.states_denoiser import StatesDenoiser
 from model.time_embedding import TimeEmbedding
 from utils.records import Condition
 
@@ -52,7 +52,7 @@ class Denoiser(nn.Module):
         self.init_self_cond = nn.Parameter(0.02 * torch.randn(1, latent_dim)) if options.self_condition else None
         self.input_proj = nn.Linear(latent_dim * (2 if options.self_condition else 1), dim)
         self.positions = nn.Embedding(max_len, dim)
-        self.trunk = make_trunk(options, cross=source_dim > 0)
+        self.trunk = make_backbone(options, cross=source_dim > 0)
         self.norm = nn.LayerNorm(dim)
         self.output_proj = nn.Linear(dim, latent_dim)
         nn.init.zeros_(self.output_proj.weight)
@@ -64,8 +64,8 @@ class Denoiser(nn.Module):
         time: Tensor,
         mask: Tensor | None = None,
         condition: Condition | None = None,
-        x0_prev: Tensor | None = None,
-        has_prev: Tensor | None = None,
+        x0_self_cond: Tensor | None = None,
+        self_cond_mask: Tensor | None = None,
     ) -> Tensor:
         """Predict from z_t (B, L, d) at noise level `time` (B,), in [0, 1]: alpha_bar(t), or the step's index / 1000.
 
@@ -85,7 +85,7 @@ class Denoiser(nn.Module):
             label = self.class_to_time(self.class_labels(condition, rows))  # (B, 4 D)
         time_vector = self.time_embedding(time, label)  # (B, 4 D)
 
-        x = self.input_proj(self.with_previous(z, x0_prev, has_prev))  # (B, L, D)
+        x = self.input_proj(self.add_self_cond(z, x0_self_cond, self_cond_mask))  # (B, L, D)
         x = x + self.positions.weight[:length] * self.positions.embedding_dim**-0.5
         x = x + self.time_to_token(time_vector)[:, None, :]
 
@@ -100,17 +100,17 @@ class Denoiser(nn.Module):
         x = self.trunk(x, time_vector, bias, memory, memory_bias)  # (B, L, D)
         return self.output_proj(self.norm(x))  # (B, L, d)
 
-    def with_previous(self, z: Tensor, x0_prev: Tensor | None, has_prev: Tensor | None) -> Tensor:
+    def add_self_cond(self, z: Tensor, x0_self_cond: Tensor | None, self_cond_mask: Tensor | None) -> Tensor:
         """What the stream begins with: z, beside the previous estimate where the network conditions on it."""
         if self.init_self_cond is None:
             return z
-        return beside_previous(z, x0_prev, has_prev, self.init_self_cond)
+        return concat_self_cond(z, x0_self_cond, self_cond_mask, self.init_self_cond)
 
 
-VARIANTS: dict[str, type[Denoiser] | type[StatesDenoiser] | type[EncoderDenoiser]] = {
+DENOISERS: dict[str, type[Denoiser] | type[EncoderStateDenoiser] | type[HFEncoderDenoiser]] = {
     "latent": Denoiser,
-    "states": StatesDenoiser,
-    "encoder": EncoderDenoiser,
+    "states": EncoderStateDenoiser,
+    "encoder": HFEncoderDenoiser,
 }
 
 
@@ -121,8 +121,8 @@ def make_denoiser(
     num_classes: int = 0,
     source_dim: int = 0,
     encoder: EncoderDenoiserOptions | None = None,
-) -> Denoiser | StatesDenoiser | EncoderDenoiser:
+) -> Denoiser | EncoderStateDenoiser | HFEncoderDenoiser:
     """The network that --denoiser_variant names. encoder: options of the variant of that name; None: its defaults."""
-    variant = VARIANTS[options.denoiser_variant]
-    own = {"encoder": encoder} if issubclass(variant, EncoderDenoiser) else {}
+    variant = DENOISERS[options.denoiser_variant]
+    own = {"encoder": encoder} if issubclass(variant, HFEncoderDenoiser) else {}
     return variant(latent_dim, max_len, options, num_classes=num_classes, source_dim=source_dim, **own)

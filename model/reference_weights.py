@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import Tensor, nn
 
 from model.denoiser import Denoiser
-from model.states_denoiser import StatesDenoiser
+from model.encoder_state_denoiser import EncoderStateDenoiser
 from utils.errors import UserError
 
 Rules = Iterable[tuple[str, str]]
@@ -19,7 +19,7 @@ Rules = Iterable[tuple[str, str]]
 WRAPPERS = ("module.", "diffusion_model.", "perceiver_ae.")  # of data parallelism and of the models around the part
 
 # what a training checkpoint holds beside the network: normalisation, schedules of the first release, the language model
-NOT_THE_NETWORK = re.compile(
+IGNORED_KEYS = re.compile(
     r"(latent_mean|latent_scale|betas|alphas_cumprod.*|sqrt_.*|log_one_minus_.*|posterior_.*|p2_loss_weight)$"
     r"|context_encoder\."
 )
@@ -54,14 +54,14 @@ FEED_FORWARD_RULES: Rules = (
 BRANCH_RULES = {"attention": ATTENTION_RULES, "cross": ATTENTION_RULES, "feed_forward": FEED_FORWARD_RULES}
 
 
-def renamed(name: str, rules: Rules) -> str:
+def rename_parameter(name: str, rules: Rules) -> str:
     """The name after every rule."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def bare(name: str, wrappers: Iterable[str] = WRAPPERS) -> str:
+def strip_prefixes(name: str, wrappers: Iterable[str] = WRAPPERS) -> str:
     """The name without the prefixes of what was wrapped around the part, in any order."""
     while prefix := next((w for w in wrappers if name.startswith(w)), None):
         name = name.removeprefix(prefix)
@@ -72,8 +72,8 @@ def denoiser_name(reference: str, branches: tuple[str, ...], rules: Rules) -> st
     """Our name of a denoiser's parameter. branches: those of one block, in the reference's order of sub-layers."""
     if found := re.match(r"encoder\.layers\.(\d+)\.(.+)$", reference):
         block, branch = divmod(int(found[1]), len(branches))
-        return f"trunk.blocks.{block}.{branches[branch]}.{renamed(found[2], BRANCH_RULES[branches[branch]])}"
-    return renamed(reference, rules)
+        return f"trunk.blocks.{block}.{branches[branch]}.{rename_parameter(found[2], BRANCH_RULES[branches[branch]])}"
+    return rename_parameter(reference, rules)
 
 
 def load_renamed(module: nn.Module, state: Mapping[str, Tensor], name: Callable[[str], str], what: str) -> None:
@@ -96,7 +96,7 @@ def load_renamed(module: nn.Module, state: Mapping[str, Tensor], name: Callable[
     module.load_state_dict(ours)
 
 
-def load_reference(module: Denoiser | StatesDenoiser, state: Mapping[str, Tensor]) -> None:
+def load_reference(module: Denoiser | EncoderStateDenoiser, state: Mapping[str, Tensor]) -> None:
     """Load the published implementation's denoiser weights.
 
     state: its state dict, bare or with the prefixes module. and diffusion_model.; buffers and the language model's
@@ -104,6 +104,6 @@ def load_reference(module: Denoiser | StatesDenoiser, state: Mapping[str, Tensor
     """
     block = module.trunk.blocks[0]
     branches = tuple(name for name in BRANCH_RULES if getattr(block, name) is not None)
-    rules = STATES_RULES if isinstance(module, StatesDenoiser) else LATENT_RULES
-    network = {key: value for full, value in state.items() if not NOT_THE_NETWORK.match(key := bare(full))}
+    rules = STATES_RULES if isinstance(module, EncoderStateDenoiser) else LATENT_RULES
+    network = {key: value for full, value in state.items() if not IGNORED_KEYS.match(key := strip_prefixes(full))}
     load_renamed(module, network, lambda key: denoiser_name(key, branches, rules), "denoiser")

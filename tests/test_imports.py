@@ -218,3 +218,27 @@ print(json.dumps(Watch.seen))
         done = run(code, module, env=unset | said)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1]) == wanted
+
+
+MAX_CLOSURE = 35  # files of ours; the training step of diffusion should stay readable by itself
+
+
+def closure(module: str) -> set[str]:
+    """Modules of ours that importing a module loads, itself included; imports inside functions do not count."""
+    found, pending = set(), [module]
+    while pending:
+        name = pending.pop()
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        if name in found or not path.is_file():
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and node.col_offset == 0:
+                base = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                pending += base + [".".join([*base, alias.name]) for alias in node.names]
+    return found
+
+
+def test_the_training_step_of_diffusion_imports_few_files():
+    found = closure("pipelines.steps.diffusion")
+    assert "diffusion.loss" in found and len(found) <= MAX_CLOSURE, sorted(found)

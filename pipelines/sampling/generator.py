@@ -23,6 +23,7 @@ from diffusion.guidance import classifier_free_guided
 from diffusion.noise import make_noise
 from latent_models.generation.decoding import DECODING
 from latent_models.spaces.normalization import NormalizedSpace
+from latent_models.speculative.verification import pop_draft_stats
 from pipelines.builders.process import DiffusionProcess
 from pipelines.sampling.inputs import ConditionFn, InputsFn, SampleInputs
 from pipelines.sampling.sampler_call import SamplerCall, SamplerHook
@@ -189,10 +190,10 @@ class TextGenerator:
         with timer.measure("denoise", num_rows):
             latents = self.prepare(seed, batch_index, conditions, batch_size).run()
         for strategy in strategies:
-            self.space.passes()  # reset the count: hooks may have decoded too
+            pop_draft_stats(self.space)  # reset the count: hooks may have decoded too
             with timer.measure("decode", num_rows):
                 texts[strategy] = self.decode(latents, strategy, derive_seed(seed, "block", batch_index))
-            timer.count(*self.space.passes())
+            timer.count(*pop_draft_stats(self.space))
         return texts
 
     @torch.no_grad()

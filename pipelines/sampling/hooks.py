@@ -20,7 +20,7 @@ from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import NormalizedSpace
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions
-from pipelines.builders.models import options_from
+from utils.pretrained import options_from
 from pipelines.builders.process import DiffusionProcess
 from pipelines.options import ControlOptions, RoundingOptions
 from pipelines.sampling.classes import class_index

@@ -1,4 +1,4 @@
-"""The training step of a classifier of noised latents: latents, noised as the denoiser sees them, to a cross-entropy."""
+"""The training step of a classifier of noised latents: latents, noised as for the denoiser, to a cross-entropy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ METRICS = ("accuracy", *(f"accuracy_q{q}" for q in QUARTERS))
 
 
 class ClassifierStep:
-    """(step, micro) -> losses (B,) in nats, and values (B,) to log: accuracy by quarter of the noise range, q0 the cleanest.
+    """(step, micro) -> losses (B,) in nats, and values (B,) to log: accuracy, also by quarter of the noise range (q0 is
+    the cleanest).
 
     All noise levels have the same weight, the clean end included, since guidance uses the classifier at every level.
     """

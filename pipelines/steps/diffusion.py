@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,21 @@ from latent_models.spaces.base import LatentSpace
 from pipelines.builders.process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.datamodule import LatentSource
-from pipelines.steps.timestep_sampler import TimestepSampler
 from utils.device import to_device
 from utils.records import Condition, Latents
 from utils.seeding import SelectedRows, StepRNG
 
 QUARTERS = (0, 1, 2, 3)  # of the noise range; 0 is the cleanest
+
+
+class Timesteps(Protocol):
+    """How timesteps are sampled in training; see pipelines/steps/timestep_sampler."""
+
+    def __call__(self, step: int, num_steps: int) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
+        """A function (n, generator) -> timesteps (n,) and importance weights (n,) for one step."""
+
+    def record_losses(self, t: Tensor, loss: Tensor) -> None:
+        """Losses (B,) of a micro-batch at times (B,), without importance weights."""
 
 
 def drop_conditions(condition: Condition | None, draws: StepRNG, options: ProcessOptions) -> Condition | None:
@@ -37,7 +46,7 @@ def drop_conditions(condition: Condition | None, draws: StepRNG, options: Proces
 
 
 def by_quarter(name: str, values: Tensor, t: Tensor, max_time: float) -> dict[str, Tensor]:
-    """values (B,) by quarter of the noise range as {name}_q0 to {name}_q3; the mean over the batch is that of a quarter.
+    """values (B,) by quarter of the noise range as {name}_q0 to {name}_q3, whose batch means are those of a quarter.
 
     Times are stratified and losses weighted, so a quarter of the batch lies in each quarter: hence the factor 4.
     """
@@ -71,7 +80,7 @@ class DiffusionStep:
         batch_sampler: BatchSampler,
         num_steps: int,
         self_condition: bool,
-        times: TimestepSampler | None = None,
+        times: Timesteps | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         """denoiser: the network, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.

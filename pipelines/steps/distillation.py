@@ -30,7 +30,8 @@ class DistillBatch(NamedTuple):
 
 
 class DistillationStep:
-    """(step, micro) -> losses (B,), and values (B,) to log: student_step, the trained step of the student's grid, from 1.
+    """(step, micro) -> losses (B,), and values (B,) to log: student_step, the step of the student that is trained,
+    counted from 1.
 
     All micro-batches of an optimizer step train one step of the student; of student_steps consecutive optimizer steps
     each trains another one, in random order. In a share --train_prob_self_cond of the optimizer steps the student

@@ -23,8 +23,7 @@ from pipelines.builders.process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.tokens import TokenSplit
 from pipelines.options import EmbeddingLossOptions
-from pipelines.steps.diffusion import bind_denoiser, by_quarter, drop_conditions, rows_on
-from pipelines.steps.timestep_sampler import TimestepSampler
+from pipelines.steps.diffusion import Timesteps, bind_denoiser, by_quarter, drop_conditions, rows_on
 from utils.records import Anchor, Batch, Condition, Latents
 from utils.seeding import SelectedRows
 
@@ -41,7 +40,7 @@ class StepNoise:
 
 
 class EmbeddingLoss(nn.Module):
-    """All that trains, as one module: where ranks share a batch, its forward is the one whose gradients are averaged."""
+    """All that trains, as one module: where ranks share a batch, DDP averages the gradients of its forward."""
 
     def __init__(
         self,
@@ -132,7 +131,7 @@ class EmbeddingStep:
         class_conditional: bool,
         reg_rate: float = 0.0,
         prefix_share: float | None = None,
-        times: TimestepSampler | None = None,
+        times: Timesteps | None = None,
     ) -> None:
         """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
 

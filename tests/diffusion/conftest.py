@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.schedules import Schedule, level_at
+from diffusion.schedules import Schedule, broadcast_level
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Gaussian:
         """E[x0 | z_t]."""
 
         def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
-            alpha, sigma = level_at(schedule, t, z)
+            alpha, sigma = broadcast_level(schedule, t, z)
             gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
             return self.mean + gain * (z - alpha * self.mean)
 
@@ -57,7 +57,7 @@ class Prefixed:
         def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
             given = z[:, :1]
             offset = self.couple * given  # (B, 1, D), known
-            alpha = level_at(schedule, t, z).alpha
+            alpha = broadcast_level(schedule, t, z).alpha
             return torch.cat([torch.zeros_like(given), offset + rest(z[:, 1:] - alpha * offset, t)], 1)
 
         return denoise

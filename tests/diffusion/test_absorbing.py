@@ -3,17 +3,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion.absorbing import absorbing_shift, diffused, discrete_rate, remasked, remasking, with_shift
-from diffusion.anchoring import anchored
-from diffusion.corrections import in_turn
+from diffusion.absorbing import (
+    AbsorbingNoise,
+    absorbing_shift,
+    mask_positions,
+    mask_probability,
+    remask_hook,
+    shift_sampler,
+)
 from diffusion.denoisers import make_denoise
-from diffusion.grids import grid
+from diffusion.guidance import with_known_positions
+from diffusion.loss import corrupt
 from diffusion.objectives import TARGETS, target
-from diffusion.rejection import TokenStability
+from diffusion.sampler_steps import compose_hooks
 from diffusion.samplers import SAMPLERS, sample_ddim, sample_ddpm, sample_dpmpp_2m
-from diffusion.schedules import level_at, make_continuous
+from diffusion.schedules import broadcast_level, make_continuous_schedule
+from diffusion.timesteps import linear_grid
+from diffusion.token_rejection import StableTokenRejection
 
-COSINE = make_continuous("cosine")
+COSINE = make_continuous_schedule("cosine")
 STATE = torch.tensor([2.0, -1.0, 0.5, 4.0], dtype=torch.float64)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 
@@ -33,19 +41,19 @@ def test_noise_drifts_to_the_state_where_text_is_generated_and_nowhere_else():
     assert absorbing_shift(STATE).shape == (1, 1, 4)
     x0, eps = rows(0, 2, 3, 4), rows(1, 2, 3, 4)
     for t in (0.0, 0.4, 1.0):
-        level = level_at(COSINE, torch.full((2,), t, dtype=torch.float64), x0)
+        level = broadcast_level(COSINE, torch.full((2,), t, dtype=torch.float64), x0)
         published = level.alpha * (x0 - shift) + level.sigma * eps + shift
-        torch.testing.assert_close(diffused(x0, eps, level, shift), published)
-    torch.testing.assert_close(diffused(x0, eps, level, shift), eps + shift, atol=1e-2, rtol=0)
+        torch.testing.assert_close(corrupt(x0, eps, level, AbsorbingNoise(STATE, shift)), published)
+    torch.testing.assert_close(corrupt(x0, eps, level, AbsorbingNoise(STATE, shift)), eps + shift, atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("objective", TARGETS)
 def test_a_perfect_network_finds_x0_under_a_shift(objective):
     x0, eps, t = rows(0, 3, 2, 4), rows(1, 3, 2, 4), torch.tensor([0.05, 0.5, 0.99], dtype=torch.float64)
-    level, shift = level_at(COSINE, t, x0), absorbing_shift(STATE)
+    level, shift = broadcast_level(COSINE, t, x0), absorbing_shift(STATE)
     said = target(objective, x0, eps, level)
     denoise = make_denoise(lambda z, time, x0_prev: said, objective, COSINE, shift=shift)
-    torch.testing.assert_close(denoise(diffused(x0, eps, level, shift), t, None), x0)
+    torch.testing.assert_close(denoise(corrupt(x0, eps, level, AbsorbingNoise(STATE, shift)), t, None), x0)
 
 
 @every_sampler
@@ -62,7 +70,7 @@ def test_the_start_and_every_state_are_those_of_training(sampler):
         return torch.randn(like.shape, dtype=like.dtype, generator=at(step))
 
     shift = absorbing_shift(STATE)
-    out = with_shift(sampler, shift)(denoise, COSINE, grid(6), rows(0, 4000, 1, 4), noise)
+    out = shift_sampler(sampler, shift)(denoise, COSINE, linear_grid(6), rows(0, 4000, 1, 4), noise)
     torch.testing.assert_close(out, x0)
     for t, mean, std in shown:
         alpha, sigma = COSINE(torch.tensor(t, dtype=torch.float64))
@@ -79,9 +87,9 @@ def test_the_solver_under_a_shift_is_the_solver_of_shifted_data(gaussian, noise_
     def denoise(z, t, x0_prev):
         return STATE + inner(z - STATE, t)
 
-    times = grid(12)
+    times = linear_grid(12)
     for sampler in (sample_ddim, sample_dpmpp_2m):
-        ours = with_shift(sampler, absorbing_shift(STATE))(denoise, COSINE, times, noise_at_start)
+        ours = shift_sampler(sampler, absorbing_shift(STATE))(denoise, COSINE, times, noise_at_start)
         torch.testing.assert_close(ours, STATE + sampler(inner, COSINE, times, noise_at_start))
 
 
@@ -97,12 +105,12 @@ def test_given_positions_meet_the_state_neither_at_the_start_nor_later(sampler):
 
     z, corrected = rows(4, 2, 3, 4), []
 
-    def correct(z, x0, mean, std, t, s, step):
+    def step_hook(z, x0, mean, std, t, s, step):
         corrected.append((z, x0, mean))
         return z
 
-    sampler = with_shift(sampler, absorbing_shift(STATE, ~given))
-    out = sampler(anchored(network, value, given), COSINE, grid(4), z, lambda step, like: 0 * like, correct)
+    sampler = shift_sampler(sampler, absorbing_shift(STATE, ~given))
+    out = sampler(with_known_positions(network, value, given), COSINE, linear_grid(4), z, lambda step, like: 0 * like, step_hook)
     assert all(torch.equal(x[given], value[given]) for x in (*shown, out))
     torch.testing.assert_close(shown[0][~given], z[~given] + STATE)
     assert x0_prevs[0] is None and all(torch.equal(x[given], value[given]) for x in x0_prevs[1:])
@@ -112,24 +120,24 @@ def test_given_positions_meet_the_state_neither_at_the_start_nor_later(sampler):
 
 def test_discrete_noise_replaces_whole_positions_with_its_probability():
     z_t, uniform = rows(0, 2, 20_000, 4), torch.rand(2, 20_000, generator=at(0))
-    level = level_at(COSINE, torch.tensor([0.2, 0.9], dtype=torch.float64), z_t)
-    probability = discrete_rate(level, 0.5)
+    level = broadcast_level(COSINE, torch.tensor([0.2, 0.9], dtype=torch.float64), z_t)
+    probability = mask_probability(level, 0.5)
     torch.testing.assert_close(probability, 0.5 * (1 - level.alpha.flatten() ** 2).sqrt())
     mask = torch.arange(20_000).remainder(2).bool().expand(2, -1)
-    out = remasked(z_t, STATE, probability, uniform, mask)
+    out = mask_positions(z_t, STATE, probability, uniform, mask)
     gone = (out != z_t).any(-1)
     assert torch.equal(out[gone], STATE.expand(int(gone.sum()), 4)) and torch.equal(out[~gone], z_t[~gone])
     assert not gone[~mask].any()
     torch.testing.assert_close(2 * gone.double().mean(1), probability, atol=0.015, rtol=0)
-    assert torch.equal(remasked(z_t, STATE, 0 * probability, uniform), z_t)
+    assert torch.equal(mask_positions(z_t, STATE, 0 * probability, uniform), z_t)
 
 
 def test_remasking_follows_the_noise_of_a_step():
     z = rows(1, 2, 20_000, 4)
-    correct = remasking(STATE, 0.5, at, mask=torch.tensor([[True], [False]]).expand(2, 20_000))
+    step_hook = remask_hook(STATE, 0.5, at, mask=torch.tensor([[True], [False]]).expand(2, 20_000))
 
     def step(std: float, s: float = 0.5):
-        return correct(z, z, z, torch.tensor(std), torch.tensor(0.6), torch.tensor(s), 3)
+        return step_hook(z, z, z, torch.tensor(std), torch.tensor(0.6), torch.tensor(s), 3)
 
     gone = (step(0.4) == STATE).all(-1)
     assert float(gone[0].double().mean()) == pytest.approx(0.2, abs=0.01) and not gone[1].any()
@@ -143,24 +151,24 @@ def grid_points(x):
 
 def test_rejection_leaves_settled_tokens_unrounded_and_without_noise():
     raw = torch.tensor([[[0.2], [1.3], [2.4]]])
-    stability = TokenStability(1.0, at)
-    denoise = stability.clamped(lambda z, t, x0_prev: raw, grid_points)
+    stability = StableTokenRejection(1.0, at)
+    denoise = stability.clamp_x0(lambda z, t, x0_prev: raw, grid_points)
     t, z, mean = torch.ones(1), torch.full((1, 3, 1), 9.0), torch.full((1, 3, 1), 5.0)
     arguments = (None, mean, torch.tensor(1.0), torch.tensor(1.0), torch.tensor(0.5), 0)
     first = denoise(z, t, None)
-    assert torch.equal(first, raw.round()) and torch.equal(stability.correct(z, *arguments), z)
+    assert torch.equal(first, raw.round()) and torch.equal(stability.step_hook(z, *arguments), z)
     raw = torch.tensor([[[0.3], [1.9], [2.2]]])  # the middle token changes
     second = denoise(z, t, first)
     assert torch.equal(second, torch.tensor([[[0.3], [2.0], [2.2]]]))
-    assert torch.equal(stability.correct(z, *arguments), torch.tensor([[[5.0], [9.0], [5.0]]]))
+    assert torch.equal(stability.step_hook(z, *arguments), torch.tensor([[[5.0], [9.0], [5.0]]]))
     again = denoise(z, t, None)
     assert torch.equal(again, raw.round()), "a new walk remembers nothing"
 
 
 def test_the_chance_of_rejection_falls_with_time():
-    stability = TokenStability(0.8, at)
+    stability = StableTokenRejection(0.8, at)
     x = torch.full((2, 20_000, 1), 0.3)
-    denoise = stability.clamped(lambda z, t, x0_prev: x, grid_points)
+    denoise = stability.clamp_x0(lambda z, t, x0_prev: x, grid_points)
     t = torch.tensor([1.0, 0.25])
     out = denoise(x, t, denoise(x, t, None))
     share = (out == x).double().mean((1, 2))
@@ -174,22 +182,22 @@ def test_all_of_it_together(sampler):
     shift, z = absorbing_shift(STATE, ~given), rows(4, 2, 3, 4)
 
     def run(rate: float):
-        stability = TokenStability(rate, at)
+        stability = StableTokenRejection(rate, at)
         inner = make_denoise(lambda z, time, x0_prev: torch.tanh(z), "v", COSINE, shift=shift)
-        denoise = anchored(stability.clamped(inner, grid_points), value, given)
-        correct = in_turn(stability.correct, remasking(STATE, rate, at, ~given), None)
-        return with_shift(sampler, shift)(denoise, COSINE, grid(6), z, lambda step, like: 0.5 + 0 * like, correct)
+        denoise = with_known_positions(stability.clamp_x0(inner, grid_points), value, given)
+        step_hook = compose_hooks(stability.step_hook, remask_hook(STATE, rate, at, ~given), None)
+        return shift_sampler(sampler, shift)(denoise, COSINE, linear_grid(6), z, lambda step, like: 0.5 + 0 * like, step_hook)
 
     inner = make_denoise(lambda z, time, x0_prev: torch.tanh(z), "v", COSINE, shift=shift)
-    plain = anchored(lambda z, t, x0_prev: inner(z, t, x0_prev).round(), value, given)
-    wanted = with_shift(sampler, shift)(plain, COSINE, grid(6), z, lambda step, like: 0.5 + 0 * like)
+    plain = with_known_positions(lambda z, t, x0_prev: inner(z, t, x0_prev).round(), value, given)
+    wanted = shift_sampler(sampler, shift)(plain, COSINE, linear_grid(6), z, lambda step, like: 0.5 + 0 * like)
     assert torch.equal(run(0.0), wanted)
     out = run(0.9)
     assert out.isfinite().all() and torch.equal(out[given], value[given])
-    assert in_turn() is None and in_turn(None) is None
+    assert compose_hooks() is None and compose_hooks(None) is None
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1])
 def test_a_wrong_rejection_rate_is_refused(rate):
     with pytest.raises(ValueError, match="probability"):
-        TokenStability(rate, at)
+        StableTokenRejection(rate, at)

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.absorbing import absorbing_shift, with_shift
-from diffusion.anchoring import anchored
+from diffusion.absorbing import absorbing_shift, shift_sampler
+from diffusion.guidance import with_known_positions
 from diffusion.samplers import sample_ddim, sample_dpmpp_2m, sample_dpmpp_2m_sde, sample_heun
-from diffusion.schedules import log_snr, make_continuous
+from diffusion.schedules import log_snr, make_continuous_schedule
 
-SCHEDULE = make_continuous("cosine")
+SCHEDULE = make_continuous_schedule("cosine")
 STEPS = (8, 16, 32, 64, 128)
 VALUE = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64).expand(2, 2, 4)  # the first position is given
 GIVEN = torch.tensor([[True, False]]).expand(2, 2)
@@ -55,7 +55,7 @@ def order(sampler: Callable[..., Tensor], gaussian, z: Tensor) -> float:
 
 def anchored_order(sampler: Callable[..., Tensor], prefixed, z: Tensor) -> float:
     """Of the second position, the first being given."""
-    denoise = anchored(prefixed.denoise(SCHEDULE), VALUE, GIVEN)
+    denoise = with_known_positions(prefixed.denoise(SCHEDULE), VALUE, GIVEN)
 
     def error(times: Tensor) -> float:
         reached = sampler(denoise, SCHEDULE, times, z)[:, 1:]
@@ -96,8 +96,8 @@ def test_solvers_keep_their_order_towards_an_absorbing_state_with_given_position
     inner = prefixed.denoise(SCHEDULE)
 
     def sampler(denoise, schedule, times, z):
-        anchored_inner = anchored(lambda z, t, x0_prev: inner(z - shift, t) + shift, VALUE, GIVEN)
-        return with_shift(solver, shift)(anchored_inner, schedule, times, z) - shift
+        anchored_inner = with_known_positions(lambda z, t, x0_prev: inner(z - shift, t) + shift, VALUE, GIVEN)
+        return shift_sampler(solver, shift)(anchored_inner, schedule, times, z) - shift
 
     least, most = ORDERS[solver]
     assert least <= anchored_order(sampler, prefixed, noise_at_start[:, :2]) <= most

@@ -4,16 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.anchoring import anchored
-from diffusion.chains import make_discrete
-from diffusion.denoisers import clamped, make_denoise, projected, time_value
-from diffusion.grids import grid
-from diffusion.guidance import guided
+from diffusion.denoisers import clamp_x0, get_time_input, make_denoise, project_x0
+from diffusion.discrete_schedules import make_discrete_schedule
+from diffusion.guidance import classifier_free_guided, with_known_positions
 from diffusion.objectives import TARGETS, target
 from diffusion.samplers import sample_ddim, sample_ddpm
-from diffusion.schedules import level_at, make_continuous
+from diffusion.schedules import broadcast_level, make_continuous_schedule
+from diffusion.timesteps import linear_grid
 
-SCHEDULE = make_continuous("cosine")
+SCHEDULE = make_continuous_schedule("cosine")
 T = torch.tensor([0.05, 0.5, 1.0])
 
 
@@ -30,7 +29,7 @@ def small_network() -> nn.Module:
 def test_a_perfect_network_of_any_objective_finds_x0(objective):
     x0, eps = rows(1, dtype=torch.float64), rows(2, dtype=torch.float64)
     t = T.double()
-    level = level_at(SCHEDULE, t, x0)
+    level = broadcast_level(SCHEDULE, t, x0)
     told = target(objective, x0, eps, level)
     denoise = make_denoise(lambda z, time, x0_prev: told, objective, SCHEDULE)
     torch.testing.assert_close(denoise(level.alpha * x0 + level.sigma * eps, t, None), x0)
@@ -42,19 +41,19 @@ def test_the_estimate_is_in_the_dtype_of_z_whatever_the_time_is():
 
 
 def test_time_input_alpha_bar_survives_another_schedule():
-    assert torch.equal(time_value(SCHEDULE, T), SCHEDULE(T).alpha ** 2)
+    assert torch.equal(get_time_input(SCHEDULE, T), SCHEDULE(T).alpha ** 2)
 
 
 def test_time_input_index_is_the_integer_of_the_first_release():
-    chain = make_discrete("linear", 1000)
+    chain = make_discrete_schedule("linear", 1000)
     t = (torch.arange(1000) + 1) / 1000
-    torch.testing.assert_close(1000 * time_value(chain, t, "index"), torch.arange(1000.0), atol=1e-4, rtol=0)
-    short = make_discrete("linear", 10)
-    torch.testing.assert_close(1000 * time_value(short, torch.tensor([0.1, 1.0]), "index"), torch.tensor([0.0, 900.0]))
-    assert torch.equal(time_value(SCHEDULE, T, "index"), T)
-    torch.testing.assert_close(time_value(SCHEDULE, T, "index", timesteps=1000), T - 0.001)
+    torch.testing.assert_close(1000 * get_time_input(chain, t, "index"), torch.arange(1000.0), atol=1e-4, rtol=0)
+    short = make_discrete_schedule("linear", 10)
+    torch.testing.assert_close(1000 * get_time_input(short, torch.tensor([0.1, 1.0]), "index"), torch.tensor([0.0, 900.0]))
+    assert torch.equal(get_time_input(SCHEDULE, T, "index"), T)
+    torch.testing.assert_close(get_time_input(SCHEDULE, T, "index", timesteps=1000), T - 0.001)
     with pytest.raises(ValueError, match="beta"):
-        time_value(SCHEDULE, T, "beta")
+        get_time_input(SCHEDULE, T, "beta")
 
 
 @pytest.mark.parametrize("objective", ["eps", "x0", "v"])
@@ -69,7 +68,7 @@ def test_guiding_in_any_objective_gives_one_answer(objective, weight):
         assert torch.equal(z2[:3], z2[3:]) and torch.equal(time[:3], time[3:])
         return torch.cat([conditional, unconditional])
 
-    mixed_estimates = guided(make_denoise(network_2b, objective, SCHEDULE), weight)(z, t, None)
+    mixed_estimates = classifier_free_guided(make_denoise(network_2b, objective, SCHEDULE), weight)(z, t, None)
     mixed_outputs = weight * conditional + (1 - weight) * unconditional
     torch.testing.assert_close(
         mixed_estimates, make_denoise(lambda *_: mixed_outputs, objective, SCHEDULE)(z, t, None), atol=1e-9, rtol=1e-9
@@ -79,7 +78,7 @@ def test_guiding_in_any_objective_gives_one_answer(objective, weight):
 def test_guidance_weight_one_changes_nothing_to_the_bit():
     z, f = rows(3), small_network()
     plain = make_denoise(lambda z, time, x0_prev: f(z), "v", SCHEDULE)
-    both = guided(lambda z, t, x0_prev: torch.cat([plain(z[:3], t[:3], None), plain(z[3:] + 1, t[3:], None)]), 1.0)
+    both = classifier_free_guided(lambda z, t, x0_prev: torch.cat([plain(z[:3], t[:3], None), plain(z[3:] + 1, t[3:], None)]), 1.0)
     assert torch.equal(both(z, T, None), plain(z, T, None))
 
 
@@ -89,8 +88,8 @@ def test_guidance_shows_both_halves_the_same_estimate_before():
         return z if x0_prev is None else x0_prev
 
     prev = rows(5)
-    torch.testing.assert_close(guided(denoise_2b, 2.0)(rows(4), T, prev), prev)
-    torch.testing.assert_close(guided(denoise_2b, 2.0)(rows(4), T, None), rows(4))
+    torch.testing.assert_close(classifier_free_guided(denoise_2b, 2.0)(rows(4), T, prev), prev)
+    torch.testing.assert_close(classifier_free_guided(denoise_2b, 2.0)(rows(4), T, None), rows(4))
 
 
 def test_a_projection_holds_for_every_estimate_and_for_the_sample():
@@ -104,10 +103,10 @@ def test_a_projection_holds_for_every_estimate_and_for_the_sample():
         shown.append(x0_prev)
         return f(z)
 
-    denoise = projected(make_denoise(network, "v", SCHEDULE), sphere)
+    denoise = project_x0(make_denoise(network, "v", SCHEDULE), sphere)
     for sampler in (sample_ddpm, sample_ddim):
         shown.clear()
-        out = sampler(denoise, SCHEDULE, grid(4), rows(6))
+        out = sampler(denoise, SCHEDULE, linear_grid(4), rows(6))
         assert shown[0] is None
         for x in (*shown[1:], out):
             torch.testing.assert_close(x.norm(dim=-1), torch.full((3, 4), 6**0.5))
@@ -115,12 +114,12 @@ def test_a_projection_holds_for_every_estimate_and_for_the_sample():
 
 def test_clamping_acts_from_its_time_on_for_each_example():
     z, t = rows(3, count=4), torch.tensor([1.0, 0.3, 0.29, 0.0])
-    denoise = clamped(lambda z, t, x0_prev: z, torch.sign, from_t=0.3)
+    denoise = clamp_x0(lambda z, t, x0_prev: z, torch.sign, from_t=0.3)
     out = denoise(z, t, None)
     assert torch.equal(out[0], z[0]) and torch.equal(out[1:], z[1:].sign())
-    early = clamped(lambda z, t, x0_prev: z, torch.sign, until_t=0.3)(z, t, None)
+    early = clamp_x0(lambda z, t, x0_prev: z, torch.sign, until_t=0.3)(z, t, None)
     assert torch.equal(early[:2], z[:2].sign()) and torch.equal(early[2:], z[2:])
-    assert torch.equal(clamped(lambda z, t, x0_prev: z, torch.sign)(z, t, None), z.sign())
+    assert torch.equal(clamp_x0(lambda z, t, x0_prev: z, torch.sign)(z, t, None), z.sign())
 
 
 def test_clamping_meets_guidance_inside_and_anchors_outside():
@@ -133,8 +132,8 @@ def test_clamping_meets_guidance_inside_and_anchors_outside():
         seen.append(x)
         return x.sign()
 
-    inner = guided(lambda z, t, x0_prev: torch.cat([f(z[:3]), f(z[3:] + 1)]), 2.0)
-    denoise = anchored(clamped(inner, sign, from_t=0.5), value, mask)
+    inner = classifier_free_guided(lambda z, t, x0_prev: torch.cat([f(z[:3]), f(z[3:] + 1)]), 2.0)
+    denoise = with_known_positions(clamp_x0(inner, sign, from_t=0.5), value, mask)
     z = rows(8)
     shown = torch.where(mask[..., None], value, z)
     mixed = 2 * f(shown) - f(shown + 1)
@@ -153,7 +152,7 @@ def test_anchored_positions_stay_clean_and_the_network_sees_them_so():
         shown.append(z)
         return f(z)
 
-    out = sample_ddpm(anchored(make_denoise(network, "x0", SCHEDULE), value, mask), SCHEDULE, grid(3), rows(8))
+    out = sample_ddpm(with_known_positions(make_denoise(network, "x0", SCHEDULE), value, mask), SCHEDULE, linear_grid(3), rows(8))
     for x in (*shown, out):
         assert torch.equal(x[mask], value[mask])
     assert not torch.equal(out[~mask], value[~mask])

@@ -4,15 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.chains import make_discrete
+from diffusion.ddim_maps import invert_ddim
 from diffusion.denoisers import make_denoise
-from diffusion.grids import make_grid
-from diffusion.inversion import invert_ddim
-from diffusion.respacing import respaced_grid
+from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.samplers import sample_ddim
-from diffusion.schedules import make_continuous
+from diffusion.schedules import make_continuous_schedule
+from diffusion.timesteps import make_grid, respaced_timesteps
 
-COSINE = make_continuous("cosine")
+COSINE = make_continuous_schedule("cosine")
 
 
 @pytest.fixture
@@ -27,8 +26,8 @@ def gaussian(gaussian):
     [
         (COSINE, "uniform"),
         (COSINE, "karras"),
-        (make_continuous("sqrt"), "log_snr"),
-        (make_discrete("sqrt", 60), "uniform"),
+        (make_continuous_schedule("sqrt"), "log_snr"),
+        (make_discrete_schedule("sqrt", 60), "uniform"),
     ],
     ids=str,
 )
@@ -82,8 +81,8 @@ def test_a_network_makes_the_round_trip_too():
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_few_steps_and_a_grid_that_starts_late(steps, gaussian, noise_at_start):
-    chain = make_discrete("cosine", 50)
-    times = respaced_grid(50, [20, 5][:steps])
+    chain = make_discrete_schedule("cosine", 50)
+    times = respaced_timesteps(50, [20, 5][:steps])
     x0 = gaussian.mean + gaussian.std * noise_at_start
     z = invert_ddim(gaussian.denoise(chain), chain, times, x0, iterations=300)
     torch.testing.assert_close(sample_ddim(gaussian.denoise(chain), chain, times, z), x0, atol=1e-3, rtol=0)

@@ -1,24 +1,33 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from diffusion import options
-from diffusion.chains import make_discrete
+from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.loss import (
-    ERRORS,
-    aimed_at_mean,
-    diffuse,
-    diffusion_loss,
-    elementwise,
+    LOSS_TERMS,
+    LOSSES,
+    LossConfig,
+    LossTerm,
+    corrupt,
+    denoising_loss,
+    first_step_targets,
+    get_loss_fn,
+    loss_terms,
     masked_mean,
     prediction_loss,
-    terminal_mean_loss,
+    self_condition,
+    term_weights,
+    tT_loss,
+    weighted_total,
 )
 from diffusion.objectives import TARGETS, target, to_x0
-from diffusion.schedules import level_at, make_continuous
+from diffusion.schedules import broadcast_level, make_continuous_schedule
 
-SCHEDULE = make_continuous("cosine")
+SCHEDULE = make_continuous_schedule("cosine")
 
 
 def example(rows: int = 4, length: int = 5, width: int = 3):
@@ -28,9 +37,14 @@ def example(rows: int = 4, length: int = 5, width: int = 3):
     return x0, eps, mask, torch.linspace(0, 1, rows)
 
 
+def loss_of(network, x0, mask, schedule, objective, loss_type, t, eps, *, self_cond=None, time_input="alpha_bar"):
+    config = LossConfig(schedule, objective, loss_type, time_input)
+    return denoising_loss(lambda rows: network, x0, t, eps, config, mask=mask, self_cond=self_cond).loss
+
+
 def test_the_flags_offer_the_losses_there_are():
     choices = options.ProcessOptions.__dataclass_fields__["loss_type"].metadata["choices"]
-    assert set(choices) == set(ERRORS)
+    assert set(choices) == set(LOSSES)
 
 
 def test_masked_mean_counts_valid_positions_once_each():
@@ -48,104 +62,142 @@ def test_masks_need_not_be_prefixes():
 
 
 @pytest.mark.parametrize("objective", TARGETS)
-@pytest.mark.parametrize("loss_type", ERRORS)
+@pytest.mark.parametrize("loss_type", LOSSES)
 def test_padding_changes_neither_loss_nor_gradient(objective, loss_type):
     x0, eps, mask, t = example()
     scale = torch.tensor(0.7, requires_grad=True)
 
     def outcome(x0, eps):
-        loss = diffusion_loss(lambda z, time, prev: scale * z, x0, mask, SCHEDULE, objective, loss_type, t, eps)
+        loss = loss_of(lambda z, *_: scale * z, x0, mask, SCHEDULE, objective, loss_type, t, eps)
         return loss, torch.autograd.grad(loss.sum(), scale)[0]
 
     padding = ~mask[..., None]
-    loss, gradient = outcome(x0, eps)
+    loss, grad_log_prob = outcome(x0, eps)
     other_loss, other_gradient = outcome(x0.masked_fill(padding, 1e3), eps.masked_fill(padding, -7))
     torch.testing.assert_close(loss, other_loss)
-    torch.testing.assert_close(gradient, other_gradient)
+    torch.testing.assert_close(grad_log_prob, other_gradient)
     assert loss.shape == (4,)
 
 
 def test_not_even_nan_leaks_from_padding():
     x0, eps, mask, t = example()
     x0 = x0.masked_fill(~mask[..., None], torch.nan)
-    assert diffusion_loss(lambda z, time, prev: z, x0, mask, SCHEDULE, "v", "l2", t, eps).isfinite().all()
+    assert loss_of(lambda z, *_: z, x0, mask, SCHEDULE, "v", "l2", t, eps).isfinite().all()
 
 
 @pytest.mark.parametrize("objective", TARGETS)
 def test_the_target_matches_the_objective(objective):
     """A network that says exactly what is asked has no loss; the loss is that of the table otherwise."""
     x0, eps, mask, t = example()
-    level = level_at(SCHEDULE, t, x0)
+    level = broadcast_level(SCHEDULE, t, x0)
     wanted = target(objective, x0, eps, level)
-    for loss_type in ERRORS:
-        told = diffusion_loss(lambda z, time, prev: wanted, x0, mask, SCHEDULE, objective, loss_type, t, eps)
+    for loss_type in LOSSES:
+        told = loss_of(lambda z, *_: wanted, x0, mask, SCHEDULE, objective, loss_type, t, eps)
         assert told.tolist() == [0.0] * 4
         off_by_two = prediction_loss(wanted + 2, x0, eps, level, objective, loss_type, mask)
         expected = {"l1": 2.0, "l2": 4.0, "smooth_l1": 1.5}[loss_type]
         torch.testing.assert_close(off_by_two, torch.full((4,), expected))
 
 
-def test_the_network_is_shown_z_time_and_the_estimate_before():
+def test_the_network_receives_z_time_and_the_estimates_of_the_selected_rows():
     x0, eps, mask, t = example()
     seen = {}
 
-    def network(z, time, x0_prev):
-        seen.update(z=z, time=time, x0_prev=x0_prev)
+    def network(z, time, x0_self_cond=None, self_cond_mask=None):
+        seen.update(z=z, time=time, x0_self_cond=x0_self_cond, self_cond_mask=self_cond_mask)
         return z
 
-    diffusion_loss(network, x0, mask, SCHEDULE, "eps", "l2", t, eps, x0_prev=x0 / 2)
-    assert torch.equal(seen["z"], diffuse(x0, eps, level_at(SCHEDULE, t, x0)))
+    selected = torch.tensor([True, False, False, True]), torch.tensor([0, 3])
+    loss_of(network, x0, mask, SCHEDULE, "x0", "l2", t, eps, self_cond=selected)
+    assert torch.equal(seen["z"], corrupt(x0, eps, broadcast_level(SCHEDULE, t, x0)))
     torch.testing.assert_close(seen["time"], SCHEDULE(t).alpha ** 2)
-    assert torch.equal(seen["x0_prev"], x0 / 2)
-    diffusion_loss(network, x0, mask, make_discrete("linear", 4), "eps", "l2", t, eps, time_input="index")
+    assert torch.equal(seen["x0_self_cond"][[0, 3]], seen["z"][[0, 3]])  # this network estimates z itself
+    assert not seen["x0_self_cond"][[1, 2]].any() and torch.equal(seen["self_cond_mask"], selected[0])
+    loss_of(network, x0, mask, make_discrete_schedule("linear", 4), "eps", "l2", t, eps, time_input="index")
     torch.testing.assert_close(seen["time"], (t - 0.25).clamp(min=0))
 
 
-def test_a_lowered_prediction_is_judged_in_the_precision_of_the_data():
+def test_a_bfloat16_prediction_gives_a_float32_loss():
     x0, eps, mask, t = example()
-    loss = diffusion_loss(lambda z, time, prev: z.bfloat16(), x0, mask, SCHEDULE, "x0", "l2", t, eps)
+    loss = loss_of(lambda z, *_: z.bfloat16(), x0, mask, SCHEDULE, "x0", "l2", t, eps)
     assert loss.dtype == torch.float32
 
 
-def test_losses_do_not_depend_on_who_else_is_in_the_batch():
+def test_losses_do_not_depend_on_the_other_rows_of_the_batch():
     x0, eps, mask, t = example()
-    whole = diffusion_loss(lambda z, time, prev: z, x0, mask, SCHEDULE, "v", "smooth_l1", t, eps)
+    whole = loss_of(lambda z, *_: z, x0, mask, SCHEDULE, "v", "smooth_l1", t, eps)
     parts = [
-        diffusion_loss(lambda z, time, prev: z, x0[r], mask[r], SCHEDULE, "v", "smooth_l1", t[r], eps[r])
+        loss_of(lambda z, *_: z, x0[r], mask[r], SCHEDULE, "v", "smooth_l1", t[r], eps[r])
         for r in (slice(0, 1), slice(1, 4))
     ]
     torch.testing.assert_close(whole, torch.cat(parts), atol=0, rtol=1e-6)
 
 
-def test_terminal_mean_is_what_is_left_of_the_data_at_the_end():
+def test_tT_loss_is_the_signal_left_at_t_1():
     x0, _, mask, _ = example()
-    chain = make_discrete("linear", 100)
+    chain = make_discrete_schedule("linear", 100)
     torch.testing.assert_close(
-        terminal_mean_loss(chain, x0, mask), chain(torch.tensor(1.0)).alpha ** 2 * masked_mean(x0**2, mask)
+        tT_loss(chain, x0, mask), chain(torch.tensor(1.0)).alpha ** 2 * masked_mean(x0**2, mask)
     )
 
 
-def test_an_unknown_loss_is_refused():
-    assert elementwise("l1")(torch.zeros(2), torch.ones(2)).tolist() == [1.0, 1.0]
-    assert elementwise("l2")(torch.zeros(2), 2 * torch.ones(2)).tolist() == [4.0, 4.0]
+def test_an_unknown_loss_type_is_an_error():
+    assert get_loss_fn("l1")(torch.zeros(2), torch.ones(2)).tolist() == [1.0, 1.0]
+    assert get_loss_fn("l2")(torch.zeros(2), 2 * torch.ones(2)).tolist() == [4.0, 4.0]
     with pytest.raises(ValueError, match="huber"):
-        elementwise("huber")
+        get_loss_fn("huber")
 
 
 @pytest.mark.parametrize("objective", ["eps", "x0", "v"])
-def test_the_first_step_aims_at_the_mean_of_x0_whatever_the_objective(objective):
-    chain = make_discrete("sqrt", 20)
+def test_the_target_of_the_first_step_is_the_mean_for_every_objective(objective):
+    chain = make_discrete_schedule("sqrt", 20)
     x0, eps, mask, _ = example()
     mean, t = x0 + 0.3 * eps.flip(0), torch.tensor([1, 2, 1, 20]) / 20
-    level = level_at(chain, t, x0)
-    x0_aim, eps_aim = aimed_at_mean(x0, eps, mean, level, t, 20)
-    z_t = diffuse(x0, eps, level)
-    torch.testing.assert_close(diffuse(x0_aim, eps_aim, level), z_t)
+    level = broadcast_level(chain, t, x0)
+    x0_aim, eps_aim = first_step_targets(x0, eps, mean, level, t, 20)
+    z_t = corrupt(x0, eps, level)
+    torch.testing.assert_close(corrupt(x0_aim, eps_aim, level), z_t)
     assert torch.equal(x0_aim[[0, 2]], mean[[0, 2]]) and torch.equal(x0_aim[[1, 3]], x0[[1, 3]])
     assert torch.equal(eps_aim[[1, 3]], eps[[1, 3]])
     said = target(objective, x0_aim, eps_aim, level)
     torch.testing.assert_close(to_x0(objective, said, z_t, level), x0_aim, atol=1e-4, rtol=1e-4)
     padded = mean.masked_fill(~mask[..., None], 1e3)
     for wanted in (mean, padded):
-        pair = aimed_at_mean(x0, eps, wanted, level, t, 20)
+        pair = first_step_targets(x0, eps, wanted, level, t, 20)
         assert prediction_loss(said, *pair, level, objective, "l2", mask).max() < 1e-6
+
+
+def test_self_condition_estimates_the_selected_rows_without_gradient():
+    x0, _, _, t = example()
+    z_t = x0.requires_grad_()
+    estimate = self_condition(lambda z, t, x0_prev: 2 * z + t[:, None, None], z_t, t, torch.tensor([3, 1]))
+    assert torch.equal(estimate[[1, 3]], 2 * z_t[[1, 3]] + t[[1, 3], None, None])
+    assert not estimate[[0, 2]].any() and not estimate.requires_grad
+
+
+def always(prediction, *_):
+    return prediction
+
+
+def test_the_estimate_of_x0_inverts_the_prediction():
+    x0, eps, mask, _ = example()
+    t = torch.tensor([0.1, 0.4, 0.6, 0.9])
+    level = broadcast_level(SCHEDULE, t, x0)
+    for objective in TARGETS:
+        exact = partial(always, target(objective, x0, eps, level))
+        config = LossConfig(SCHEDULE, objective)
+        result = denoising_loss(lambda rows, exact=exact: exact, x0, t, eps, config, mask=mask, with_x0_hat=True)
+        torch.testing.assert_close(result.x0_hat, x0, atol=1e-4, rtol=1e-4)
+        assert denoising_loss(lambda rows, exact=exact: exact, x0, t, eps, config, mask=mask).x0_hat is None
+
+
+def test_a_row_of_loss_terms_is_computed_with_its_weight(monkeypatch):
+    x0, eps, mask, t = example()
+    monkeypatch.setitem(LOSS_TERMS, "size", LossTerm(lambda result: masked_mean(result.x0_hat**2, result.mask), 0.5))
+    weights = term_weights()
+    assert weights == {"size": 0.5}  # tT_loss has the weight 0 unless a step asks for it
+    assert term_weights({"tT_loss": 2.0, "of a space": 3.0}) == {"size": 0.5, "tT_loss": 2.0}
+    config = LossConfig(SCHEDULE, "x0")
+    result = denoising_loss(lambda rows: lambda z, *_: z, x0, t, eps, config, mask=mask, with_x0_hat=True)
+    terms = loss_terms(result, weights) | {"other": torch.ones(4)}
+    torch.testing.assert_close(weighted_total(result.loss, terms, weights), result.loss + 0.5 * terms["size"] + 1)

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from diffusion.grids import grid
 from diffusion.noise import make_noise, seeded, truncated
 from diffusion.samplers import sample_ddpm
-from diffusion.schedules import make_continuous
+from diffusion.schedules import make_continuous_schedule
+from diffusion.timesteps import linear_grid
 
 
 def at(step: int) -> torch.Generator:
@@ -51,8 +51,8 @@ def test_a_block_cut_short_gets_the_noise_of_the_whole():
 
 
 def test_a_sampler_takes_it(gaussian, noise_at_start):
-    schedule = make_continuous("cosine")
-    out = sample_ddpm(gaussian.denoise(schedule), schedule, grid(4), noise_at_start, truncated(at, 0.9))
+    schedule = make_continuous_schedule("cosine")
+    out = sample_ddpm(gaussian.denoise(schedule), schedule, linear_grid(4), noise_at_start, truncated(at, 0.9))
     assert out.isfinite().all()
 
 

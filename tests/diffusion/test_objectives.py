@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from diffusion import options
-from diffusion.chains import make_discrete
-from diffusion.objectives import OBJECTIVES, TARGETS, canonical, target, to_eps, to_v, to_x0
-from diffusion.schedules import NoiseLevel, level_at, make_continuous
+from diffusion.discrete_schedules import make_discrete_schedule
+from diffusion.objectives import FLAG_NAMES, TARGETS, resolve_objective, target, to_eps, to_v, to_x0
+from diffusion.schedules import NoiseLevel, broadcast_level, make_continuous_schedule
 
 every_objective = pytest.mark.parametrize("objective", TARGETS)
 
@@ -15,13 +15,13 @@ def example(dtype: torch.dtype, length: int = 4):
     generator = torch.Generator().manual_seed(1)
     x0, eps = (torch.randn(5, length, 3, generator=generator, dtype=dtype) for _ in range(2))
     t = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=dtype)
-    level = level_at(make_continuous("cosine"), t, x0)
+    level = broadcast_level(make_continuous_schedule("cosine"), t, x0)
     return x0, eps, level, level.alpha * x0 + level.sigma * eps
 
 
 def test_the_flags_offer_the_objectives_there_are():
     choices = options.ProcessOptions.__dataclass_fields__["objective"].metadata["choices"]
-    assert set(choices) == set(OBJECTIVES) and set(OBJECTIVES.values()) <= set(TARGETS)
+    assert set(choices) == set(FLAG_NAMES) and set(FLAG_NAMES.values()) <= set(TARGETS)
 
 
 @every_objective
@@ -50,7 +50,7 @@ def test_a_prediction_is_its_own_conversion(objective):
 def test_where_everything_is_signal_x0_is_z(objective):
     """t = 0 of a chain: sigma = 0."""
     z_t = torch.randn(2, 3, 4)
-    level = level_at(make_discrete("linear", 10), torch.zeros(2), z_t)
+    level = broadcast_level(make_discrete_schedule("linear", 10), torch.zeros(2), z_t)
     told = target(objective, z_t, torch.zeros_like(z_t), level)
     torch.testing.assert_close(to_x0(objective, told, z_t, level), z_t)
 
@@ -63,7 +63,7 @@ def test_targets_are_those_of_the_papers():
 
 
 def test_flag_names_and_symbols_mean_the_same():
-    assert [canonical(name) for name in OBJECTIVES] == list(OBJECTIVES.values())
-    assert [canonical(name) for name in TARGETS] == list(TARGETS)
+    assert [resolve_objective(name) for name in FLAG_NAMES] == list(FLAG_NAMES.values())
+    assert [resolve_objective(name) for name in TARGETS] == list(TARGETS)
     with pytest.raises(ValueError, match="pred_v_dual"):
-        canonical("pred_v_dual")
+        resolve_objective("pred_v_dual")

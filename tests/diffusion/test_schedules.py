@@ -8,20 +8,20 @@ import torch
 from safetensors.torch import load_file
 
 from diffusion import options
-from diffusion.chains import DISCRETE, make_discrete
+from diffusion.discrete_schedules import DISCRETE_SCHEDULES, make_discrete_schedule
 from diffusion.schedules import (
     CLAMP,
-    CONTINUOUS,
+    CONTINUOUS_SCHEDULES,
+    broadcast_level,
     from_log_snr,
-    level_at,
     log_snr,
-    make_continuous,
-    timesteps_of,
+    make_continuous_schedule,
+    num_timesteps,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "schedules.safetensors"
-SCHEDULES = [make_continuous(name, scale) for name in CONTINUOUS for scale in (0.5, 1.0, 2.0)] + [
-    make_discrete(name, timesteps) for name in DISCRETE for timesteps in (1, 2, 50, 1000)
+SCHEDULES = [make_continuous_schedule(name, scale) for name in CONTINUOUS_SCHEDULES for scale in (0.5, 1.0, 2.0)] + [
+    make_discrete_schedule(name, timesteps) for name in DISCRETE_SCHEDULES for timesteps in (1, 2, 50, 1000)
 ]
 DTYPES = [torch.float32, torch.float64]
 
@@ -34,8 +34,8 @@ def times(dtype: torch.dtype) -> torch.Tensor:
 
 
 def test_the_flags_offer_the_schedules_there_are():
-    assert set(options.CONTINUOUS) == set(CONTINUOUS)
-    assert set(options.DISCRETE) == set(DISCRETE)
+    assert set(options.CONTINUOUS_SCHEDULES) == set(CONTINUOUS_SCHEDULES)
+    assert set(options.DISCRETE_SCHEDULES) == set(DISCRETE_SCHEDULES)
 
 
 @every_schedule
@@ -52,7 +52,7 @@ def test_noise_never_falls_with_time(schedule, dtype):
     levels = log_snr(schedule(times(dtype)))
     assert not levels.isnan().any()
     assert (levels[1:] <= levels[:-1]).all()
-    assert levels[0] > levels[-1] or timesteps_of(schedule) == 1
+    assert levels[0] > levels[-1] or num_timesteps(schedule) == 1
 
 
 @every_schedule
@@ -69,16 +69,16 @@ def test_any_shape_comes_back(schedule):
 
 
 def test_half_precision_times_are_computed_in_float32():
-    level = make_continuous("cosine")(torch.tensor([0.0, 0.5, 1.0], dtype=torch.bfloat16))
+    level = make_continuous_schedule("cosine")(torch.tensor([0.0, 0.5, 1.0], dtype=torch.bfloat16))
     assert level.alpha.dtype == torch.float32
-    torch.testing.assert_close(level, make_continuous("cosine")(torch.tensor([0.0, 0.5, 1.0])))
+    torch.testing.assert_close(level, make_continuous_schedule("cosine")(torch.tensor([0.0, 0.5, 1.0])))
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
 def test_scale_shifts_the_clamped_log_snr(scale):
     t = torch.linspace(0, 1, 50, dtype=torch.float64)
-    for name in CONTINUOUS:
-        shift = log_snr(make_continuous(name, scale)(t)) - log_snr(make_continuous(name)(t))
+    for name in CONTINUOUS_SCHEDULES:
+        shift = log_snr(make_continuous_schedule(name, scale)(t)) - log_snr(make_continuous_schedule(name)(t))
         torch.testing.assert_close(shift, torch.full_like(t, 2 * math.log(scale)), atol=1e-9, rtol=0)
 
 
@@ -86,7 +86,7 @@ def test_scale_shifts_the_clamped_log_snr(scale):
 def test_the_clamp_decides_both_ends(name):
     """1 / alpha(1) is the first thing that a sampler divides by."""
     for dtype in DTYPES:
-        ends = log_snr(make_continuous(name, 0.5)(torch.tensor([0.0, 1.0], dtype=dtype)))
+        ends = log_snr(make_continuous_schedule(name, 0.5)(torch.tensor([0.0, 1.0], dtype=dtype)))
         expected = torch.tensor([CLAMP, -CLAMP], dtype=dtype) + 2 * math.log(0.5)
         torch.testing.assert_close(ends, expected, atol=2e-5, rtol=0)
 
@@ -102,14 +102,14 @@ def test_continuous_schedules_are_the_published_formulas():
         "sigmoid": (s(end) - s(6 * t - 3)) / (s(end) - s(start)),
         "sqrt": 1 - (t + 1e-4).sqrt(),
     }
-    assert published.keys() == CONTINUOUS.keys()
+    assert published.keys() == CONTINUOUS_SCHEDULES.keys()
     for name, alpha_bar in published.items():
-        torch.testing.assert_close(make_continuous(name)(t).alpha ** 2, alpha_bar, atol=1e-12, rtol=1e-9)
+        torch.testing.assert_close(make_continuous_schedule(name)(t).alpha ** 2, alpha_bar, atol=1e-12, rtol=1e-9)
 
 
 def test_sqrt_is_noisy_at_zero_and_clamped_at_one():
     for dtype in DTYPES:
-        level = make_continuous("sqrt")(torch.tensor([0.0, 1.0], dtype=dtype))
+        level = make_continuous_schedule("sqrt")(torch.tensor([0.0, 1.0], dtype=dtype))
         assert float(level.sigma[0]) == pytest.approx(0.1, abs=1e-6)
         assert float(log_snr(level)[1]) == pytest.approx(-CLAMP, abs=1e-4)
 
@@ -120,7 +120,7 @@ def test_continuous_schedules_meet_the_reference():
     t = golden.pop("t")
     for key, alpha_bar in golden.items():
         name, scale = key.split(".scale_")
-        torch.testing.assert_close(make_continuous(name, float(scale))(t).alpha ** 2, alpha_bar, atol=1e-6, rtol=0)
+        torch.testing.assert_close(make_continuous_schedule(name, float(scale))(t).alpha ** 2, alpha_bar, atol=1e-6, rtol=0)
 
 
 def test_log_snr_inverts_from_log_snr():
@@ -131,18 +131,18 @@ def test_log_snr_inverts_from_log_snr():
 
 def test_level_at_broadcasts_in_the_dtype_of_its_reader():
     z = torch.zeros(5, 1, 3)
-    level = level_at(make_continuous("cosine"), torch.rand(5, dtype=torch.float64), z)
+    level = broadcast_level(make_continuous_schedule("cosine"), torch.rand(5, dtype=torch.float64), z)
     assert level.alpha.shape == (5, 1, 1) and level.alpha.dtype == z.dtype
 
 
 @pytest.mark.parametrize(
     ("make", "argument", "words"),
     [
-        (make_continuous, ("cosin",), "cosin"),
-        (make_continuous, ("cosine", 0.0), "positive"),
-        (make_continuous, ("cosine", math.nan), "positive"),
-        (make_discrete, ("sigmoid", 10), "sigmoid"),
-        (make_discrete, ("linear", 0), "1 or more"),
+        (make_continuous_schedule, ("cosin",), "cosin"),
+        (make_continuous_schedule, ("cosine", 0.0), "positive"),
+        (make_continuous_schedule, ("cosine", math.nan), "positive"),
+        (make_discrete_schedule, ("sigmoid", 10), "sigmoid"),
+        (make_discrete_schedule, ("linear", 0), "1 or more"),
     ],
 )
 def test_a_wrong_schedule_is_one_line(make, argument, words):

@@ -9,12 +9,14 @@ import torch
 from diffusion import options
 from diffusion.time_sampling import RESOLUTION, T_SCHEDULES, TIME_SAMPLERS, max_time, max_timestep, sample_stratified
 
+UNWEIGHTED = ("uniform", "stratified")
+
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("name", TIME_SAMPLERS)
+@pytest.mark.parametrize("name", UNWEIGHTED)
 @pytest.mark.parametrize("max_time", [1.0, 0.2])
 def test_continuous_draws_are_uniform_up_to_max_time(name, max_time):
     t, weight = TIME_SAMPLERS[name](20_000, seeded(), max_time=max_time)
@@ -24,7 +26,7 @@ def test_continuous_draws_are_uniform_up_to_max_time(name, max_time):
     torch.testing.assert_close(deciles, torch.full((10,), 0.1), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("name", TIME_SAMPLERS)
+@pytest.mark.parametrize("name", UNWEIGHTED)
 @pytest.mark.parametrize(("timesteps", "max_time", "steps"), [(10, 1.0, 10), (10, 0.3, 3), (3, 0.01, 1), (1, 1.0, 1)])
 def test_draws_of_a_chain_are_its_first_nodes(name, timesteps, max_time, steps):
     t, _ = TIME_SAMPLERS[name](5000, seeded(), max_time=max_time, timesteps=timesteps)
@@ -33,7 +35,7 @@ def test_draws_of_a_chain_are_its_first_nodes(name, timesteps, max_time, steps):
     assert (counts > 5000 / steps * 0.8).all()
 
 
-@pytest.mark.parametrize("name", TIME_SAMPLERS)
+@pytest.mark.parametrize("name", UNWEIGHTED)
 def test_draws_depend_on_the_generator_alone(name):
     assert torch.equal(TIME_SAMPLERS[name](8, seeded(3))[0], TIME_SAMPLERS[name](8, seeded(3))[0])
     assert not torch.equal(TIME_SAMPLERS[name](8, seeded(3))[0], TIME_SAMPLERS[name](8, seeded(4))[0])
@@ -48,7 +50,12 @@ def test_stratified_times_fill_every_stratum_in_random_order():
 every_name = pytest.mark.parametrize("name", T_SCHEDULES)
 
 
-def test_the_flags_offer_the_curricula_there_are():
+def test_the_flags_offer_the_time_samplers_there_are():
+    choices = options.ProcessOptions.__dataclass_fields__["schedule_sampler"].metadata["choices"]
+    assert set(choices) == {*TIME_SAMPLERS, "lossaware"}
+
+
+def test_the_flags_offer_the_T_schedules_there_are():
     choices = options.ProcessOptions.__dataclass_fields__["T_schedule"].metadata["choices"]
     assert set(choices) == set(T_SCHEDULES)
 

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion import options
-from diffusion.chains import make_discrete
+from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.objectives import TARGETS, target, to_x0
-from diffusion.schedules import log_snr, make_continuous
+from diffusion.schedules import log_snr, make_continuous_schedule
 from diffusion.weighting import MIN_SNR, WEIGHTINGS, make_weighting, min_snr_weight, p2_weight
 
-SCHEDULE = make_continuous("cosine")
+SCHEDULE = make_continuous_schedule("cosine")
 
 
 def test_the_flags_offer_the_weightings_there_are():
@@ -23,7 +23,7 @@ def test_p2_weights_are_those_of_the_paper():
     alpha, sigma = SCHEDULE(t)
     torch.testing.assert_close(p2_weight(SCHEDULE, t, 1.5), (1 + (alpha / sigma) ** 2) ** -1.5)
     assert p2_weight(SCHEDULE, t, 0.0).tolist() == [1.0] * 3
-    assert p2_weight(make_discrete("linear", 10), torch.zeros(1), 1.0).tolist() == [0.0], "clean: infinite snr"
+    assert p2_weight(make_discrete_schedule("linear", 10), torch.zeros(1), 1.0).tolist() == [0.0], "clean: infinite snr"
 
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
@@ -54,10 +54,10 @@ def test_min_snr_is_one_weight_on_the_error_of_x0_for_all_objectives(t, gamma):
 @pytest.mark.parametrize("objective", MIN_SNR)
 def test_both_ends_are_finite(objective, dtype):
     ends = torch.tensor([0.0, 1.0], dtype=dtype)
-    for schedule in (make_discrete("sqrt", 10), make_continuous("cosine", 1e-6), make_continuous("cosine", 1e6)):
+    for schedule in (make_discrete_schedule("sqrt", 10), make_continuous_schedule("cosine", 1e-6), make_continuous_schedule("cosine", 1e6)):
         weight = min_snr_weight(schedule, ends, objective)
         assert weight.dtype == dtype and weight.isfinite().all() and (weight >= 0).all()
-    clean, noisy = min_snr_weight(make_discrete("sqrt", 10), ends, objective).tolist()
+    clean, noisy = min_snr_weight(make_discrete_schedule("sqrt", 10), ends, objective).tolist()
     assert clean == {"eps": 0.0, "x0": 5.0, "v": 0.0}[objective]
     assert noisy == pytest.approx({"eps": 1.0, "x0": 0.0, "v": 0.0}[objective], abs=1e-3)
 

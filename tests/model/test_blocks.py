@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.blocks import PAIRINGS, FeedForward, Trunk
+from model.blocks import SKIP_PAIRINGS, FeedForward, TransformerBackbone
 from utils.errors import UserError
 
 
 def trunk(depth, skips, pairing="mirror"):
     torch.manual_seed(0)
-    return Trunk(64, depth, time_dim=None, cross=False, dropout=0.0, skips=skips, pairing=pairing).eval()
+    return TransformerBackbone(64, depth, time_dim=None, cross=False, dropout=0.0, skips=skips, pairing=pairing).eval()
 
 
 def carried_states(network, x):
@@ -29,11 +29,11 @@ def carried_states(network, x):
 def test_mirror_pops_the_first_blocks_last_in_first_out(depth, skips):
     halves, outputs = carried_states(trunk(depth, skips), torch.randn(2, 3, 64))
     assert len(halves) == skips
-    for j, (stream, carried) in enumerate(halves):
+    for j, (stream, skip_sources) in enumerate(halves):
         assert torch.equal(stream, outputs[depth - skips + j - 1])  # the stream first
-        assert torch.equal(carried, outputs[skips - 1 - j])  # block n - 1 first, block 0 last
+        assert torch.equal(skip_sources, outputs[skips - 1 - j])  # block n - 1 first, block 0 last
         bend = depth == 2 * skips and j == 0  # no middle block: the innermost state is the stream
-        assert torch.equal(stream, carried) == bend
+        assert torch.equal(stream, skip_sources) == bend
 
 
 def test_reference_pairing_carries_one_early_state():
@@ -43,16 +43,16 @@ def test_reference_pairing_carries_one_early_state():
 
 
 def test_pairings_by_number():
-    assert PAIRINGS["mirror"](12, 3) == [2, 1, 0]
-    assert PAIRINGS["reference"](12, 3) == [2, 9, 10]
-    assert PAIRINGS["reference"](6, 3) == [2, 3, 4]  # with depth = 2 n each is the stream itself
-    assert PAIRINGS["mirror"](4, 0) == PAIRINGS["reference"](4, 0) == []
+    assert SKIP_PAIRINGS["mirror"](12, 3) == [2, 1, 0]
+    assert SKIP_PAIRINGS["reference"](12, 3) == [2, 9, 10]
+    assert SKIP_PAIRINGS["reference"](6, 3) == [2, 3, 4]  # with depth = 2 n each is the stream itself
+    assert SKIP_PAIRINGS["mirror"](4, 0) == SKIP_PAIRINGS["reference"](4, 0) == []
 
 
 @pytest.mark.parametrize("pairing, depth, skips", [("mirror", 5, 3), ("reference", 3, 3), ("mirror", 4, -1)])
 def test_too_many_skips_are_refused(pairing, depth, skips):
     with pytest.raises(UserError, match="--num_dense_connections.*use at most"):
-        PAIRINGS[pairing](depth, skips)
+        SKIP_PAIRINGS[pairing](depth, skips)
 
 
 def test_a_trunk_without_blocks_is_refused():

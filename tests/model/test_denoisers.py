@@ -159,11 +159,11 @@ def test_previous_estimate_is_given_example_by_example(variant, masked):
     network = denoiser(variant)
     z, time, prev = inputs()
     mask = prefix_mask(6, 3, 2, 1) if masked else None
-    has_prev = torch.tensor([True, False, False, True])
-    mixed = network(z, time, mask, None, prev, has_prev)
+    self_cond_mask = torch.tensor([True, False, False, True])
+    mixed = network(z, time, mask, None, prev, self_cond_mask)
     with_prev, without = network(z, time, mask, None, prev), network(z, time, mask)
     valid = prefix_mask(L, L, L, L) if mask is None else mask
-    torch.testing.assert_close(mixed[valid], torch.where(has_prev[:, None, None], with_prev, without)[valid])
+    torch.testing.assert_close(mixed[valid], torch.where(self_cond_mask[:, None, None], with_prev, without)[valid])
     assert (with_prev - without)[valid].abs().max() > 1e-3
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, GPT2Config
 
 from model.denoiser import make_denoiser
-from model.encoder_denoiser import EncoderDenoiser, bridge, encoder_config
+from model.encoder_denoiser import HFEncoderDenoiser, encoder_config, projection_mlp
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from utils.errors import UserError
 from utils.records import Condition
@@ -50,7 +50,7 @@ def noisy(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_it_is_called_like_the_other_networks(network):
     made = network()
-    assert isinstance(made, EncoderDenoiser)
+    assert isinstance(made, HFEncoderDenoiser)
     z, time = noisy()
     assert made(z, time).shape == (B, L, D)
     everywhere = made(z, time, torch.ones(B, L, dtype=torch.bool))
@@ -80,8 +80,8 @@ def test_every_parameter_is_trained(network):
     """Word embeddings and pooler of the encoder are gone: nothing is left without a gradient."""
     made = network(replace(PLAIN, self_condition=True, class_conditional=True), classes=2).train()
     z, time = noisy()
-    has_prev = torch.tensor([True, False, True])
-    made(z, time, None, Condition.of(class_id=torch.tensor([0, 1, 1])), z, has_prev).square().sum().backward()
+    self_cond_mask = torch.tensor([True, False, True])
+    made(z, time, None, Condition.of(class_id=torch.tensor([0, 1, 1])), z, self_cond_mask).square().sum().backward()
     assert [name for name, p in made.named_parameters() if p.grad is None] == []
     assert not any("word" in name or "pooler" in name for name in made.state_dict())
 
@@ -90,9 +90,9 @@ def test_self_conditioning_and_class_have_learned_nulls(network):
     made = network(replace(PLAIN, self_condition=True, class_conditional=True), classes=2)
     z, time = noisy()
     previous, seen = torch.randn(B, L, D), torch.tensor([True, False, True])
-    mixed = made(z, time, x0_prev=previous, has_prev=seen)
+    mixed = made(z, time, x0_self_cond=previous, self_cond_mask=seen)
     torch.testing.assert_close(mixed[1], made(z, time)[1])
-    torch.testing.assert_close(mixed[0], made(z, time, x0_prev=previous)[0])
+    torch.testing.assert_close(mixed[0], made(z, time, x0_self_cond=previous)[0])
     assert not torch.allclose(mixed[0], made(z, time)[0])
     told = Condition.of(class_id=torch.tensor([0, 1, 1]))
     assert not torch.allclose(made(z, time, None, told), made(z, time))
@@ -102,7 +102,7 @@ def test_self_conditioning_and_class_have_learned_nulls(network):
 
 
 def test_the_stream_is_bridged_where_widths_differ(network):
-    assert [type(part).__name__ for part in bridge(8, 32)] == ["Linear", "Tanh", "Linear"]
+    assert [type(part).__name__ for part in projection_mlp(8, 32)] == ["Linear", "Tanh", "Linear"]
     same = network(latent_dim=32)
     assert isinstance(same.input_proj, torch.nn.Identity) and isinstance(same.output_proj, torch.nn.Identity)
     z = torch.randn(B, L, 32)

@@ -10,7 +10,7 @@ import torch
 
 from model.denoiser import make_denoiser
 from model.options import DenoiserOptions
-from model.reference_weights import bare, denoiser_name, load_reference
+from model.reference_weights import denoiser_name, load_reference, strip_prefixes
 from utils.errors import UserError
 
 OPTIONS = DenoiserOptions(tx_dim=64, tx_depth=2, self_condition=True, scale_shift=True)
@@ -69,8 +69,8 @@ def test_sub_layers_are_counted_by_the_branches_of_a_block():
 
 
 def test_bare_strips_prefixes_in_any_order():
-    assert bare("module.diffusion_model.module.norm.weight") == "norm.weight"
-    assert bare("norm.weight") == "norm.weight"
+    assert strip_prefixes("module.diffusion_model.module.norm.weight") == "norm.weight"
+    assert strip_prefixes("norm.weight") == "norm.weight"
 
 
 @pytest.mark.parametrize(

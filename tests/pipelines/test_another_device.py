@@ -280,7 +280,7 @@ def test_a_step_of_a_drafter(world):
     one_step(
         drafter, DrafterStep(world.compressed, drafter, EncodedSplit(world.compressed, world.data, None, META), PLAN, how)
     )
-    assert drafter.ids(world.model.model, torch.randn(2, 4, world.model.dim, device=META)).device == META
+    assert drafter.draft_ids(world.model.model, torch.randn(2, 4, world.model.dim, device=META)).device == META
 
 
 def test_a_step_of_a_language_model(world):

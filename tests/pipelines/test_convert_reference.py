@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latent_models.language_models import load_language_model
+from latent_models.language_models import LanguageModel
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines.builders.models import load_autoencoder
+from latent_models.spaces.compressed import CompressedSpace
 from pipelines.convert_reference import main
 from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.model.test_reference_weights import first_release_names
 from utils import checkpoints
+from utils.cli.args_io import read_args
 from utils.errors import UserError
 from utils.records import Condition
 
@@ -84,7 +85,7 @@ def autoencoder(language_model, tmp_path_factory) -> tuple[Path, Path]:
     """(folder of the published run, its language model)."""
     lm = language_model(128)
     weights, _ = golden("autoencoder_l2norm_true")
-    state = {f"perceiver_ae.{key}": x for key, x in weights.items()} | load_language_model(str(lm)).model.state_dict()
+    state = {f"perceiver_ae.{key}": x for key, x in weights.items()} | LanguageModel.from_pretrained(str(lm)).model.state_dict()
     args = {**AUTOENCODER, "enc_dec_model": str(lm)}
     return write_run(tmp_path_factory.mktemp("reference") / "ae", args, state), lm
 
@@ -93,7 +94,7 @@ def test_a_converted_autoencoder_encodes_and_decodes_as_recorded(autoencoder, pr
     source, _ = autoencoder
     assert main([str(source), str(tmp_path / "ae")]) == 0
     assert "converted from" in capsys.readouterr().out
-    space, saved = load_autoencoder(tmp_path / "ae", torch.device("cpu"))
+    space, saved = CompressedSpace.from_pretrained(tmp_path / "ae"), read_args(tmp_path / "ae")
     _, data = golden("autoencoder_l2norm_true")
     latents = space.autoencoder.encode(data["in.encoder_states"], data["in.attention_mask"].bool())
     torch.testing.assert_close(latents, data["out.latents"], atol=1e-5, rtol=0)
@@ -165,7 +166,7 @@ def test_a_fine_tuned_language_model_is_converted_with_its_autoencoder(autoencod
     tuned = {key: x if key.startswith("perceiver_ae.") else x + 1 for key, x in state.items()}
     args = {**AUTOENCODER, "enc_dec_model": str(lm), "lm_mode": "ft"}
     assert main([str(write_run(tmp_path / "reference", args, tuned)), str(tmp_path / "ae")]) == 0
-    space, _ = load_autoencoder(tmp_path / "ae", torch.device("cpu"))
+    space = CompressedSpace.from_pretrained(tmp_path / "ae")
     found = space.language_model.model.state_dict()
     assert torch.equal(found["model.decoder.layers.0.fc1.weight"], state["model.decoder.layers.0.fc1.weight"] + 1)
 
@@ -191,7 +192,7 @@ def test_a_denoiser_with_sources_finds_its_context_encoder(language_model, progr
     lm, reader = language_model(16), language_model(48)
     args = {**DIFFUSION, "tx_depth": 2, "self_condition": True, "scale_shift": True, "num_dense_connections": 1}
     args |= dict(dataset_name="tales-pairs", enc_dec_model=str(lm), seq2seq_unconditional_prob=0.1)
-    encoder = load_language_model(str(reader)).model.get_encoder().state_dict()
+    encoder = LanguageModel.from_pretrained(str(reader)).model.get_encoder().state_dict()
     held = {f"context_encoder.{key}": x for key, x in encoder.items()}
     state = diffusion_state(weights, 16, **held)
     source = write_run(tmp_path / "reference", args, state, state)
@@ -250,7 +251,7 @@ def test_other_files_are_refused_in_one_line_and_their_code_never_runs(autoencod
     assert not (tmp_path / "their code ran").exists()
     assert "is not empty" in refused(str(folder), str(evil))
     other = str(language_model(128))
-    load = load_language_model(other).model
+    load = LanguageModel.from_pretrained(other).model
     with torch.no_grad():
         load.model.shared.weight.add_(1)
     load.save_pretrained(other)

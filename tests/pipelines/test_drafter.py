@@ -174,7 +174,7 @@ def test_dry_run_builds_and_writes_nothing(chain, contents, capsys):
 def test_an_untrained_drafter_is_only_slower(run):
     pipeline = TextDiffusionPipeline.from_run(run, device="cpu", eval_batch_size=8)
     plain = pipeline(8, decoding="greedy")
-    drafter = pipeline.generator.space.space.drafter
+    drafter = pipeline.generator.space.space.greedy_loop.draft_model
     with torch.no_grad():
         for p in drafter.parameters():
             p.normal_(generator=torch.Generator().manual_seed(0))

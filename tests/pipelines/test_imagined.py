@@ -10,7 +10,7 @@ from torch import nn
 
 from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
-from pipelines.builders.models import load_autoencoder
+from latent_models.spaces.compressed import CompressedSpace
 from pipelines.builders.process import make_process
 from pipelines.sampling.generator import TextGenerator
 from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
@@ -65,7 +65,7 @@ def imagined(space, denoiser, sampler="ddpm", steps=6, **process):
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])
 def test_a_perfect_denoiser_imagines_the_text_itself(programs, tuned, sampler, process):
     """From wherever the way is entered, in the coordinates of the space, and with fewer steps the later it is."""
-    space, _ = load_autoencoder(tuned / "ae", torch.device("cpu"))
+    space = CompressedSpace.from_pretrained(tuned / "ae")
     x0 = torch.randn(1, space.length, space.dim, generator=torch.Generator().manual_seed(0))
     statistics = torch.linspace(-1, 1, space.dim)
     denoiser = Knows((x0 - statistics) / 3)
@@ -80,7 +80,7 @@ def test_a_perfect_denoiser_imagines_the_text_itself(programs, tuned, sampler, p
 
 
 def test_only_the_chosen_texts_are_imagined(programs, tuned):
-    space, _ = load_autoencoder(tuned / "ae", torch.device("cpu"))
+    space = CompressedSpace.from_pretrained(tuned / "ae")
     draws = StepRNG(3, 7, 10, 0, 10)
     x0 = torch.randn(10, space.length, space.dim, generator=torch.Generator().manual_seed(2))
     how = Disturbance(imagined=imagined(space, Knows(torch.zeros(1, 1, 1))), imagined_prob=0.7)
@@ -107,8 +107,8 @@ def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stoppe
         tmp_path / "parts",
     )
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
-    before, _ = load_autoencoder(tuned / "ae", torch.device("cpu"))
-    after, _ = load_autoencoder(tmp_path / "whole", torch.device("cpu"))
+    before = CompressedSpace.from_pretrained(tuned / "ae")
+    after = CompressedSpace.from_pretrained(tmp_path / "whole")
     assert checkpoints.load_best(tmp_path / "whole").step == 16, "the newest, whatever its reconstructions"
     assert before.encoding_fingerprint() == after.encoding_fingerprint() and before.fingerprint() != after.fingerprint()
     assert programs.again("diffusion", tuned / "diff", f"--eval --latent_model_path {tmp_path / 'whole'}") == 0
@@ -131,7 +131,7 @@ def test_a_prior_of_other_latents_is_refused(programs, chain, tuned, tmp_path, r
     if run == "plain":
         assert programs.diffusion(f"--enc_dec_model {chain / 'lm'}", tmp_path / "plain") == 0
     folder = {"diff": chain / "diff"}.get(run, tmp_path / run)
-    space, _ = load_autoencoder(tuned / "ae", torch.device("cpu"))
+    space = CompressedSpace.from_pretrained(tuned / "ae")
     with pytest.raises(UserError, match=says):
         load_prior(str(folder), space, 4, torch.device("cpu"))
 

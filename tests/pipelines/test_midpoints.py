@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dataset_utils.splits import Split
-from pipelines.builders.models import load_autoencoder
+from latent_models.spaces.compressed import CompressedSpace
 from pipelines.cli.programs import AUTOENCODER
 from pipelines.data.tokens import make_batch, tokenize_split
 from pipelines.evaluators.interpolation import evaluate_interpolation, midpoints, nearest
@@ -33,7 +33,7 @@ def test_nearest_uses_cosine_similarity_and_excludes_the_text_itself():
 
 
 def test_midpoints_are_projected_means_in_the_order_of_the_rows(chain):
-    space, _ = load_autoencoder(chain / "ae_l2", torch.device("cpu"))
+    space = CompressedSpace.from_pretrained(chain / "ae_l2")
     data, rows = tokenize_split(Split(TEXTS), space.language_model, 24), torch.tensor([3, 1, 0])
     with torch.no_grad():
         latents, neighbors = midpoints(space, data, rows, 2, torch.device("cpu"), nullcontext)
@@ -53,7 +53,7 @@ def test_evaluation_writes_midpoints_and_counts_copies_of_endpoints(chain, progr
     samples = json.loads((folder / "evaluation/eval-valid-samples.json").read_text())
     assert len(samples) == 6 and all("midpoints/greedy" in row for row in samples)
     texts = [row["reference"] for row in samples]
-    space, _ = load_autoencoder(folder, torch.device("cpu"))
+    space = CompressedSpace.from_pretrained(folder)
     with torch.no_grad():
         other = nearest(torch.cat([space.encode(make_batch(space, [text], 24)).x0 for text in texts])).tolist()
     copies = [row["midpoints/greedy"] in (texts[i], texts[other[i]]) for i, row in enumerate(samples)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from latent_models.language_models import LanguageModel, load_language_model
+from latent_models.language_models import LanguageModel
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.steps.diffusion import DiffusionStep
@@ -174,7 +174,7 @@ def test_a_trained_context_encoder_travels_with_the_run(programs, chain, pairs, 
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", newest_checkpoint=True)
     trained = pipeline.sources.context.model.model.get_encoder().state_dict()
     fresh = LanguageModel.fingerprint(pipeline.sources.context.model)
-    base = load_language_model(str(other_lm))
+    base = LanguageModel.from_pretrained(str(other_lm))
     moved = [name for name, x in base.model.get_encoder().state_dict().items() if not torch.equal(x, trained[name])]
     assert moved and fresh != base.fingerprint()
     assert programs.resume("diffusion", tmp_path / "run", "--num_samples 2") == 0  # has trained its steps
@@ -360,7 +360,7 @@ def test_uncompressed_samples_are_as_long_as_texts_of_such_sources(programs, cha
 
 class LanguageModelTokens:
     def __init__(self, folder: Path) -> None:
-        self.tokenizer = load_language_model(str(folder)).tokenizer
+        self.tokenizer = LanguageModel.from_pretrained(str(folder)).tokenizer
 
     def count(self, text: str) -> int:
         return len(self.tokenizer(text)["input_ids"])

@@ -4,17 +4,27 @@
     GRIDS: name -> (schedule, steps, shift, rho) -> times
 
 For N transitions. On a discrete chain every grid is moved to nodes, N of them, N at most T.
+
+Respacing: sampling along any subset of a chain's steps.
+
+    kept_steps(spec, T) -> step indices, falling         kept_steps("ddim50", 1000), kept_steps([0, 4, 9], 10)
+    respaced_grid(T, kept) -> times (n + 1,) for any sampler
+
+A sampler takes transitions of any length, so a subset of steps is a grid, and nothing is built anew: between two kept
+steps beta is what the chain loses between them, both posterior variances follow from it, and the network is told the
+time of the chain that it was trained on. It equals the chain of betas 1 - alpha_bar_i / alpha_bar_j of
+Nichol & Dhariwal 2021, arXiv:2102.09672, section 4, with their map of indices.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from diffusion.schedules import Schedule, log_snr, timesteps_of
+from diffusion.schedules import Schedule, log_snr, num_timesteps
 
 LOG_SNR_RANGE = 9.0  # nats either side of 0: sigma / alpha from 90 to 0.01, about the 80 to 0.002 of Karras et al.
 LAST_TIME = 1e-3  # the earliest time before 0, of Lu et al. 2022: some schedules are not clean at 0
@@ -22,8 +32,8 @@ LAST_TIME = 1e-3  # the earliest time before 0, of Lu et al. 2022: some schedule
 
 def uniform(schedule: Schedule, steps: int, shift: float = 1.0, rho: float = 7.0) -> Tensor:
     """Evenly spaced times; on a chain the published sub-sequence of its nodes (discrete_grid)."""
-    timesteps = timesteps_of(schedule)
-    return grid(steps) if timesteps is None else discrete_grid(steps, timesteps)
+    timesteps = num_timesteps(schedule)
+    return linear_grid(steps) if timesteps is None else chain_grid(steps, timesteps)
 
 
 def shifted(schedule: Schedule, steps: int, shift: float = 3.0, rho: float = 7.0) -> Tensor:
@@ -31,8 +41,8 @@ def shifted(schedule: Schedule, steps: int, shift: float = 3.0, rho: float = 7.0
 
     Source: Esser et al. 2024, arXiv:2403.03206, eq. 23.
     """
-    u = grid(steps)
-    return _on_nodes(shift * u / (1 + (shift - 1) * u), schedule)
+    u = linear_grid(steps)
+    return snap_to_chain(shift * u / (1 + (shift - 1) * u), schedule)
 
 
 def uniform_log_snr(schedule: Schedule, steps: int, shift: float = 1.0, rho: float = 7.0) -> Tensor:
@@ -63,13 +73,13 @@ def logit_normal(schedule: Schedule, steps: int, shift: float = 1.0, rho: float 
 
     Source: its density for training times, Esser et al. 2024, arXiv:2403.03206, eq. 19; here laid out for sampling.
     """
-    logit = torch.special.ndtri(grid(steps)) + math.log(shift)
-    return _on_nodes(torch.sigmoid(logit), schedule)
+    logit = torch.special.ndtri(linear_grid(steps)) + math.log(shift)
+    return snap_to_chain(torch.sigmoid(logit), schedule)
 
 
 Grid = Callable[..., Tensor]  # (schedule, steps, shift, rho) -> times
 
-GRIDS: Mapping[str, Grid] = {
+TIMESTEP_GRIDS: Mapping[str, Grid] = {
     "uniform": uniform,
     "shifted": shifted,
     "log_snr": uniform_log_snr,
@@ -85,25 +95,25 @@ def make_grid(name: str, schedule: Schedule, steps: int, *, shift: float | None 
 
     ValueError, one line, for an unknown name, for a number out of range, and for more steps than a chain has.
     """
-    if name not in GRIDS:
-        raise ValueError(f"no time grid is called {name!r}: use one of {', '.join(GRIDS)}")
+    if name not in TIMESTEP_GRIDS:
+        raise ValueError(f"no time grid is called {name!r}: use one of {', '.join(TIMESTEP_GRIDS)}")
     if shift is not None and name not in _SHIFTED:
         raise ValueError(f"a grid shift has no meaning for the {name} grid: it moves {' and '.join(_SHIFTED)}")
     if shift is not None and not (shift > 0 and math.isfinite(shift)):
         raise ValueError(f"the shift of a time grid is a positive factor, not {shift}: 1 moves nothing")
     if not (rho > 0 and math.isfinite(rho)):
         raise ValueError(f"rho of the karras grid is a positive number, not {rho}: 7 is usual")
-    _check(steps, timesteps_of(schedule))
-    return GRIDS[name](schedule, steps, **({} if shift is None else {"shift": shift}), rho=rho)
+    _check(steps, num_timesteps(schedule))
+    return TIMESTEP_GRIDS[name](schedule, steps, **({} if shift is None else {"shift": shift}), rho=rho)
 
 
-def grid(steps: int) -> Tensor:
+def linear_grid(steps: int) -> Tensor:
     """(steps + 1,) from 1 down to 0, evenly spaced."""
     _check(steps)
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 
-def discrete_grid(steps: int, timesteps: int) -> Tensor:
+def chain_grid(steps: int, timesteps: int) -> Tensor:
     """(steps + 1,) nodes of a chain of T timesteps, from 1 down to 0, as evenly spaced as integers allow.
 
     t = (i + 1) / T for the reversed i = int(linspace(-1, T - 1, steps + 1)).
@@ -116,7 +126,7 @@ def discrete_grid(steps: int, timesteps: int) -> Tensor:
     return nodes / timesteps
 
 
-def time_at(schedule: Schedule, levels: Tensor) -> Tensor:
+def invert_log_snr(schedule: Schedule, levels: Tensor) -> Tensor:
     """Times at which a schedule has given log-SNRs, by bisection; the nearest end where it has none. float64."""
     levels = levels.double()
     low, high = torch.zeros_like(levels), torch.ones_like(levels)
@@ -129,22 +139,22 @@ def time_at(schedule: Schedule, levels: Tensor) -> Tensor:
 
 def _by_log_snr(schedule: Schedule, between: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int) -> Tensor:
     """Times at log-SNRs between(low, high, u), u from 0 to 1: N of them, the first moved to 1, and 0 after the last."""
-    first = max(LAST_TIME, 1 / (timesteps_of(schedule) or math.inf))  # no chain has anything below its first node
+    first = max(LAST_TIME, 1 / (num_timesteps(schedule) or math.inf))  # no chain has anything below its first node
     noisy, clean = (log_snr(schedule(torch.tensor(t, dtype=torch.float64))) for t in (1.0, first))
     high = clean.clamp(max=LOG_SNR_RANGE)
     low = torch.maximum(noisy, (high - LOG_SNR_RANGE).clamp(max=-LOG_SNR_RANGE))
     u = torch.linspace(0, 1, steps, dtype=torch.float64)
-    times = time_at(schedule, between(low, high, u))
+    times = invert_log_snr(schedule, between(low, high, u))
     times[0] = 1
     # near 1 a schedule may be so steep that in float32, where the network lives, two times would be one
     gaps = min(2**-22, LAST_TIME / (2 * steps)) * torch.arange(steps, dtype=torch.float64)
     times = (times + gaps).cummin(0).values - gaps
-    return _on_nodes(torch.cat([times, torch.zeros(1, dtype=torch.float64)]), schedule)
+    return snap_to_chain(torch.cat([times, torch.zeros(1, dtype=torch.float64)]), schedule)
 
 
-def _on_nodes(times: Tensor, schedule: Schedule) -> Tensor:
+def snap_to_chain(times: Tensor, schedule: Schedule) -> Tensor:
     """The times themselves in continuous time; on a chain the nearest nodes, moved apart where two would be one."""
-    timesteps = timesteps_of(schedule)
+    timesteps = num_timesteps(schedule)
     if timesteps is None:
         return times
     steps, last = len(times) - 1, timesteps + 1
@@ -160,3 +170,73 @@ def _check(steps: int, timesteps: int | None = None) -> None:
         raise ValueError(f"{steps} sampling steps lead nowhere: ask for 1 or more")
     if timesteps is not None and steps > timesteps:
         raise ValueError(f"{steps} sampling steps do not fit into a chain of {timesteps}: ask for {timesteps} or fewer")
+
+
+def parse_respacing(spec: str | Sequence[int], timesteps: int) -> list[int]:
+    """Indices of the steps to keep, falling, each of 0, ..., T - 1.
+
+    spec: "ddimN": N steps at one whole stride from 0. Song et al. 2021, arXiv:2010.02502.
+        "N1,N2,...": the chain in as many equal sections (the first ones a step longer), N_k steps of section k, spread
+        evenly from its first to its last. "N" alone spreads N steps over the whole chain.
+        "at:I1,I2,...", or a sequence of numbers: these steps.
+    ValueError, one line, for what is none of these or does not fit.
+    """
+    if not isinstance(spec, str):
+        return _explicit(list(spec), timesteps)
+    if spec.startswith("ddim"):
+        return _strided(_numbers(spec.removeprefix("ddim"), spec), timesteps)
+    if spec.startswith("at:"):
+        return _explicit(_numbers(spec.removeprefix("at:"), spec), timesteps)
+    return _sections(_numbers(spec, spec), timesteps)
+
+
+def respaced_timesteps(timesteps: int, kept: Sequence[int]) -> Tensor:
+    """(n + 1,) float64: times (i + 1) / T of the kept steps, falling, then 0.
+
+    Where the last step of the chain is not kept, sampling starts later than t = 1, still from pure noise, as published.
+    """
+    steps = sorted(set(kept), reverse=True)
+    if not steps:
+        raise ValueError("no step of the chain is kept: keep 1 or more")
+    return torch.tensor([*(i + 1 for i in steps), 0], dtype=torch.float64) / timesteps
+
+
+def _numbers(text: str, spec: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"the respacing {spec!r} is none of ddimN, N1,N2,... and at:I1,I2,...") from None
+
+
+def _explicit(steps: list[int], timesteps: int) -> list[int]:
+    wrong = [i for i in steps if not 0 <= i < timesteps]
+    if wrong or not steps:
+        found = f"step {wrong[0]}" if wrong else "no step"
+        raise ValueError(f"{found} cannot be kept of a chain of {timesteps}: its steps are 0 to {timesteps - 1}")
+    return sorted(set(steps), reverse=True)
+
+
+def _strided(numbers: list[int], timesteps: int) -> list[int]:
+    possible = {len(range(0, timesteps, stride)): stride for stride in range(timesteps, 0, -1)}
+    (n, *more) = numbers
+    if more or n not in possible:
+        near = sorted(possible, key=lambda count: abs(count - n))[:2]
+        raise ValueError(
+            f"no whole stride leaves ddim{','.join(map(str, numbers))} of {timesteps} steps: "
+            f"use ddim{' or ddim'.join(map(str, sorted(near)))}, or the number alone"
+        )
+    return list(range(0, timesteps, possible[n]))[::-1]
+
+
+def _sections(counts: list[int], timesteps: int) -> list[int]:
+    size, longer = divmod(timesteps, len(counts))
+    kept: list[int] = []
+    start = 0
+    for k, count in enumerate(counts):
+        length = size + (k < longer)
+        if not 1 <= count <= length:
+            raise ValueError(f"{count} steps do not fit into section {k + 1} of the chain, which has {length}")
+        stride = (length - 1) / (count - 1) if count > 1 else 0
+        kept += [start + round(j * stride) for j in range(count)]
+        start += length
+    return sorted(set(kept), reverse=True)

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.noise import GeneratorAt, placed
-from diffusion.schedules import Schedule, level_at
-from diffusion.transitions import Correct, step_variance
+from diffusion.noise import StepGenerator, copy_like
+from diffusion.sampler_steps import StepHook, step_variance
+from diffusion.schedules import Schedule, broadcast_level
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 
 
-def gradient(log_prob: LogProb, z: Tensor, t: Tensor) -> Tensor:
+def grad_log_prob(log_prob: LogProb, z: Tensor, t: Tensor) -> Tensor:
     """d log p(label | z_t) / d z, (B, L, D): each text's own, also inside torch.no_grad."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
@@ -34,7 +34,7 @@ def gradient(log_prob: LogProb, z: Tensor, t: Tensor) -> Tensor:
     return slope
 
 
-def steered(denoise: Denoise, log_prob: LogProb, schedule: Schedule, strength: float = 1.0) -> Denoise:
+def classifier_guided(denoise: Denoise, log_prob: LogProb, schedule: Schedule, strength: float = 1.0) -> Denoise:
     """x0_hat + strength * sigma^2 / alpha * grad log p(label | z_t): the estimate given the label too.
 
     With strength 1 and the true classifier it is exactly E[x0 | z_t, label] (Tweedie's formula), so any sampler then
@@ -43,13 +43,13 @@ def steered(denoise: Denoise, log_prob: LogProb, schedule: Schedule, strength: f
     """
 
     def denoise_steered(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
-        alpha, sigma = level_at(schedule, t, z)
-        return denoise(z, t, x0_prev) + strength * sigma**2 / alpha * gradient(log_prob, z, t)
+        alpha, sigma = broadcast_level(schedule, t, z)
+        return denoise(z, t, x0_prev) + strength * sigma**2 / alpha * grad_log_prob(log_prob, z, t)
 
     return denoise_steered
 
 
-def control(
+def classifier_guidance_hook(
     log_prob: LogProb,
     schedule: Schedule,
     *,
@@ -57,8 +57,8 @@ def control(
     steps: int = 3,
     fluency: float = 1.0,
     rate: float = 0.5,
-    langevin: GeneratorAt | None = None,
-) -> Correct:
+    langevin: StepGenerator | None = None,
+) -> StepHook:
     """After each transition to s: gradient steps that climb, from z,
 
         strength * log p(label | z_s) - fluency * |z - mean|^2 / (2 std^2)
@@ -85,7 +85,7 @@ def control(
             "give 1 step or more, a rate in (0, 1], and a fluency of 0 or more"
         )
 
-    def correct(z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
+    def step_hook(z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
         if s == 0:
             return z
         now, then = schedule(t), schedule(s)
@@ -93,11 +93,11 @@ def control(
         times = torch.full((1,), float(s), dtype=z.dtype, device=z.device)
         generator = None if langevin is None else langevin(step)
         for _ in range(steps):
-            pull = strength * variance * gradient(log_prob, z, times) - fluency * (z - mean)
-            z = z + rate * pull
+            update = strength * variance * grad_log_prob(log_prob, z, times) - fluency * (z - mean)
+            z = z + rate * update
             if generator is not None:
-                eps = placed(torch.randn(z.shape, generator=generator, device=generator.device), z)
+                eps = copy_like(torch.randn(z.shape, generator=generator, device=generator.device), z)
                 z = z + (2 * rate * variance).sqrt() * eps
         return z
 
-    return correct
+    return step_hook

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusion import options
-from diffusion.chains import DISCRETE, Chain, make_discrete
+from diffusion.discrete_schedules import DISCRETE_SCHEDULES, DiscreteSchedule, make_discrete_schedule
 from diffusion.schedules import log_snr
 
 DTYPES = [torch.float32, torch.float64]
@@ -14,23 +14,23 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
 def test_the_flags_offer_the_chains_there_are():
-    assert set(options.DISCRETE) == set(DISCRETE)
+    assert set(options.DISCRETE_SCHEDULES) == set(DISCRETE_SCHEDULES)
 
 
-@pytest.mark.parametrize("name", DISCRETE)
+@pytest.mark.parametrize("name", DISCRETE_SCHEDULES)
 @pytest.mark.parametrize("timesteps", [2, 3, 10, 1000, 4000])
 @every_dtype
 def test_the_nodes_of_a_chain_are_met_exactly(name, timesteps, dtype):
-    chain = make_discrete(name, timesteps)
+    chain = make_discrete_schedule(name, timesteps)
     assert chain.timesteps == timesteps
     t = ((torch.arange(timesteps, dtype=torch.float64) + 1) / timesteps).to(dtype)
     torch.testing.assert_close(log_snr(chain(t)), chain.log_snr.to(dtype), atol=2e-5, rtol=0)
-    alpha_bar = torch.cumprod(1 - DISCRETE[name](timesteps), 0)
+    alpha_bar = torch.cumprod(1 - DISCRETE_SCHEDULES[name](timesteps), 0)
     torch.testing.assert_close(chain(t).alpha.double() ** 2, alpha_bar, atol=1e-6, rtol=0)
 
 
 def test_a_chain_is_exactly_clean_at_zero_and_linear_in_log_snr_between_nodes():
-    chain = make_discrete("cosine", 10)
+    chain = make_discrete_schedule("cosine", 10)
     assert chain(torch.tensor(0.0)) == (1.0, 0.0)
     between = log_snr(chain(torch.tensor(0.425, dtype=torch.float64)))
     torch.testing.assert_close(between, 0.75 * chain.log_snr[3] + 0.25 * chain.log_snr[4])
@@ -40,16 +40,16 @@ def test_a_chain_is_exactly_clean_at_zero_and_linear_in_log_snr_between_nodes():
 
 
 def test_betas_are_those_of_the_papers():
-    linear = DISCRETE["linear"](1000)
+    linear = DISCRETE_SCHEDULES["linear"](1000)
     torch.testing.assert_close(linear[[0, -1]], torch.tensor([1e-4, 0.02], dtype=torch.float64))
-    assert (DISCRETE["linear"](10) <= 0.999).all(), "uncapped, a short chain has negative variances"
-    cosine = DISCRETE["cosine"](1000)
+    assert (DISCRETE_SCHEDULES["linear"](10) <= 0.999).all(), "uncapped, a short chain has negative variances"
+    cosine = DISCRETE_SCHEDULES["cosine"](1000)
     assert cosine[-1] == 0.999
     torch.testing.assert_close(cosine[0], torch.tensor(4.128e-5, dtype=torch.float64), atol=1e-8, rtol=0)
 
 
 def test_one_chain_serves_several_dtypes():
-    chain = Chain(DISCRETE["linear"](20))
+    chain = DiscreteSchedule(DISCRETE_SCHEDULES["linear"](20))
     for dtype in (torch.float32, torch.float64, torch.float32):
         assert chain(torch.tensor(0.5, dtype=dtype)).alpha.dtype == dtype
 
@@ -85,26 +85,26 @@ def published(name: str, timesteps: int) -> list[float]:
     return ratios(curves[name])
 
 
-@pytest.mark.parametrize("name", DISCRETE)
+@pytest.mark.parametrize("name", DISCRETE_SCHEDULES)
 @pytest.mark.parametrize("timesteps", [40, 200, 2000])
 def test_every_chain_is_the_published_one(name, timesteps):
     wanted = torch.tensor(published(name, timesteps), dtype=torch.float64)
-    torch.testing.assert_close(DISCRETE[name](timesteps), wanted, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(DISCRETE_SCHEDULES[name](timesteps), wanted, atol=1e-12, rtol=1e-9)
 
 
 def test_the_sqrt_chain_has_the_figures_that_diffuseq_trains_with():
-    chain = make_discrete("sqrt", 2000)
+    chain = make_discrete_schedule("sqrt", 2000)
     first, last = chain(torch.tensor([1 / 2000, 1.0], dtype=torch.float64)).alpha ** 2
-    assert float(DISCRETE["sqrt"](2000)[0]) == pytest.approx(0.01464, abs=1e-5)
+    assert float(DISCRETE_SCHEDULES["sqrt"](2000)[0]) == pytest.approx(0.01464, abs=1e-5)
     assert float(first) == pytest.approx(0.98536, abs=1e-5)
     assert math.sqrt(1 - float(first)) == pytest.approx(0.1210, abs=1e-4)
     assert float(last) == pytest.approx(2.0e-7, rel=0.02)
 
 
-@pytest.mark.parametrize("name", DISCRETE)
+@pytest.mark.parametrize("name", DISCRETE_SCHEDULES)
 @pytest.mark.parametrize("timesteps", [*range(2, 24), 100])
 def test_any_length_from_two_up_is_a_chain(name, timesteps):
-    betas = DISCRETE[name](timesteps)
+    betas = DISCRETE_SCHEDULES[name](timesteps)
     assert betas.shape == (timesteps,) and betas.dtype == torch.float64
     assert ((betas > 0) & (betas <= 0.999)).all()
-    assert (make_discrete(name, timesteps).log_snr.diff() < 0).all()
+    assert (make_discrete_schedule(name, timesteps).log_snr.diff() < 0).all()

@@ -11,22 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, RelativePositions, attention_dtype, check_heads, mask_bias
-from model.blocks import make_trunk
+from model.blocks import make_backbone
 from model.conditions import (
     ClassLabels,
     SourceTokens,
     check_classes,
     check_condition,
     check_length,
-    null_alone,
-    or_null,
+    drop_to_null,
+    null_tokens,
 )
 from model.options import DenoiserOptions
 from model.time_embedding import TimeEmbedding
 from utils.records import Condition
 
 
-class PreviousTokens(nn.Module):
+class SelfCondTokens(nn.Module):
     """The previous estimate as memory tokens; the null token where there is none."""
 
     def __init__(self, latent_dim: int, dim: int) -> None:
@@ -34,14 +34,14 @@ class PreviousTokens(nn.Module):
         self.proj = nn.Linear(latent_dim, dim)
         self.null = nn.Parameter(torch.randn(1, dim))
 
-    def forward(self, x0_prev: Tensor | None, mask: Tensor, has_prev: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x0_self_cond: Tensor | None, mask: Tensor, self_cond_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns tokens (B, L, D) and their mask (B, L); one token without x0_prev."""
-        if x0_prev is None:
-            return null_alone(len(mask), self.null)
-        return or_null(self.proj(x0_prev), mask, has_prev, self.null)
+        if x0_self_cond is None:
+            return null_tokens(len(mask), self.null)
+        return drop_to_null(self.proj(x0_self_cond), mask, self_cond_mask, self.null)
 
 
-class StatesDenoiser(nn.Module):
+class EncoderStateDenoiser(nn.Module):
     """Arguments and results as those of `model.denoiser.Denoiser`; the first release gives index / 1000 as `time`."""
 
     def __init__(
@@ -55,13 +55,13 @@ class StatesDenoiser(nn.Module):
 
         self.time_embedding = TimeEmbedding(dim)
         self.time_to_token = nn.Linear(4 * dim, dim)
-        self.previous_tokens = PreviousTokens(latent_dim, dim) if options.self_condition else None
+        self.previous_tokens = SelfCondTokens(latent_dim, dim) if options.self_condition else None
         self.class_labels = ClassLabels(num_classes, dim) if num_classes else None
         self.source_tokens = SourceTokens(source_dim, dim) if source_dim else None
         self.input_proj = nn.Linear(latent_dim, dim)
         self.positions = nn.Embedding(max_len, dim)
         self.relative_positions = RelativePositions(heads)
-        self.trunk = make_trunk(options, cross=bool(options.self_condition or num_classes or source_dim))
+        self.trunk = make_backbone(options, cross=bool(options.self_condition or num_classes or source_dim))
         self.norm = nn.LayerNorm(dim)
         self.output_proj = nn.Linear(dim, latent_dim)
         nn.init.zeros_(self.output_proj.weight)
@@ -73,8 +73,8 @@ class StatesDenoiser(nn.Module):
         time: Tensor,
         mask: Tensor | None = None,
         condition: Condition | None = None,
-        x0_prev: Tensor | None = None,
-        has_prev: Tensor | None = None,
+        x0_self_cond: Tensor | None = None,
+        self_cond_mask: Tensor | None = None,
     ) -> Tensor:
         """See `Denoiser.forward`."""
         check_condition(condition, self.class_labels, self.source_tokens)
@@ -91,19 +91,19 @@ class StatesDenoiser(nn.Module):
         bias = self.relative_positions(length).to(dtype)  # (1, H, L, L)
         if mask is not None:
             bias = bias + mask_bias(mask, mask, dtype)  # (B, H, L, L)
-        memory, memory_mask = self.memory(visible, condition, x0_prev, has_prev)  # (B, S, D), (B, S)
+        memory, memory_mask = self.memory(visible, condition, x0_self_cond, self_cond_mask)  # (B, S, D), (B, S)
         memory_bias = None if memory_mask is None else mask_bias(visible, memory_mask, dtype)  # (B, 1, L, S)
 
         x = self.trunk(x, time_vector, bias, memory, memory_bias)  # (B, L, D)
         return self.output_proj(self.norm(x))  # (B, L, d)
 
     def memory(
-        self, mask: Tensor, condition: Condition | None, x0_prev: Tensor | None, has_prev: Tensor | None
+        self, mask: Tensor, condition: Condition | None, x0_self_cond: Tensor | None, self_cond_mask: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Tokens of the previous estimate, the class and the source, in this order, and which of them are visible."""
         parts: list[tuple[Tensor, Tensor]] = []
         if self.previous_tokens is not None:
-            parts.append(self.previous_tokens(x0_prev, mask, has_prev))
+            parts.append(self.previous_tokens(x0_self_cond, mask, self_cond_mask))
         if self.class_labels is not None:
             parts.append((self.class_labels(condition, len(mask))[:, None, :], mask.new_ones(len(mask), 1)))
         if self.source_tokens is not None:

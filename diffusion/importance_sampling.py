@@ -1,7 +1,7 @@
 """Training times drawn where the loss is large, and weighted so that the mean loss stays the uniform one.
 
     times = LossSecondMoment(timesteps=2000)      timesteps=None: continuous time
-    t, weight = times(n, generator, t_max=1.0)    a draw as those of diffusion/times; the loss of row i counts weight[i]
+    t, weight = times(n, generator, t_max=1.0)    a draw as those of diffusion/time_sampling; the loss of row i counts weight[i]
     times.update(t, loss)                         of all ranks and micro-batches, unweighted, in one order on all ranks
     times.state_dict(), times.load_state_dict(d)  tensors, for checkpoints
     draw_fixstep(n, generator, ...)               half as often in the noisy half; without state
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-CELLS = 100  # of continuous time, where there are no steps to count
+NUM_BINS = 100  # of continuous time, where there are no steps to count
 
 
 class LossSecondMoment:
@@ -43,7 +43,7 @@ class LossSecondMoment:
             2,000 texts are enough, and loss is smooth in t, so little is lost.
         history: losses remembered by each bin. uniform: share of uniform draws, so that no time is forgotten.
         """
-        cells = timesteps or CELLS
+        cells = timesteps or NUM_BINS
         bins = min(bins or cells, cells)
         if bins < 1 or history < 1 or not 0 < uniform <= 1:
             raise ValueError(
@@ -66,12 +66,12 @@ class LossSecondMoment:
         return torch.where(warm, p, even)
 
     def __call__(
-        self, n: int, generator: torch.Generator | None = None, *, t_max: float = 1.0, timesteps: int | None = None
+        self, n: int, generator: torch.Generator | None = None, *, max_time: float = 1.0, timesteps: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """t (n,) and weight (n,), on the device of the losses. timesteps: T, given at construction already."""
         if timesteps != self.timesteps:
             raise ValueError(f"times of {self.timesteps or 'continuous time'} cannot be drawn for T = {timesteps}")
-        return draw_cells(self.probabilities(), n, generator, t_max=t_max, timesteps=self.timesteps)
+        return sample_bins(self.probabilities(), n, generator, max_time=max_time, timesteps=self.timesteps)
 
     def update(self, t: Tensor, loss: Tensor) -> None:
         """Remember the losses (n,) at times (n,), the last ones of a bin where there are more than it remembers.
@@ -109,18 +109,18 @@ class LossSecondMoment:
         self.counts = state["counts"].to(self.counts).clone()
 
 
-def draw_fixstep(
-    n: int, generator: torch.Generator | None = None, *, t_max: float = 1.0, timesteps: int | None = None
+def sample_fixstep(
+    n: int, generator: torch.Generator | None = None, *, max_time: float = 1.0, timesteps: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """t (n,) from the noisy half of the chain half as often as from the clean half, weight (n,). Gong et al. 2023."""
-    cells = timesteps or CELLS
+    cells = timesteps or NUM_BINS
     mass = torch.ones(cells, device=generator.device if generator is not None else "cpu")
     mass[cells // 2 :] = 0.5
-    return draw_cells(mass / mass.sum(), n, generator, t_max=t_max, timesteps=timesteps)
+    return sample_bins(mass / mass.sum(), n, generator, max_time=max_time, timesteps=timesteps)
 
 
-def draw_cells(
-    p: Tensor, n: int, generator: torch.Generator | None, *, t_max: float = 1.0, timesteps: int | None = None
+def sample_bins(
+    p: Tensor, n: int, generator: torch.Generator | None, *, max_time: float = 1.0, timesteps: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """t (n,) by the probabilities p (cells,) of equal parts of [0, 1], weight (n,) = 1 / (cells p), float32.
 
@@ -132,9 +132,9 @@ def draw_cells(
     device = p.device  # the numbers come from where the generator is; nothing goes back there
     p = p.double() if device.type != "mps" else p
     cells = len(p)
-    reached = t_max * cells if timesteps is None else max(1, round(t_max * cells))
-    open_part = (reached - torch.arange(cells, device=device)).clamp(0, 1).to(p)  # of each cell within the range
-    mass = p * open_part
+    reached = max_time * cells if timesteps is None else max(1, round(max_time * cells))
+    bin_overlap = (reached - torch.arange(cells, device=device)).clamp(0, 1).to(p)  # of each cell within the range
+    mass = p * bin_overlap
     mass = mass / mass.sum()
     offset = torch.rand(1, generator=generator, device=where, dtype=p.dtype).to(device)
     order = torch.randperm(n, generator=generator, device=where).to(device)
@@ -142,9 +142,9 @@ def draw_cells(
     below = mass.cumsum(0)
     last = max(0, math.ceil(reached) - 1)  # rounding of the sum must not lead beyond the range
     cell = torch.searchsorted(below, u, right=True).clamp(max=last)
-    weight = open_part[cell] / open_part.sum() / mass[cell]
+    weight = bin_overlap[cell] / bin_overlap.sum() / mass[cell]
     if timesteps is not None:
         return ((cell + 1) / timesteps).float(), weight.float()
     # u is uniform between the two bounds of its cell: its place there serves as the place in time
-    inside = ((u - (below - mass)[cell]) / mass[cell]).clamp(0, 1) * open_part[cell]
+    inside = ((u - (below - mass)[cell]) / mass[cell]).clamp(0, 1) * bin_overlap[cell]
     return ((cell + inside) / cells).float(), weight.float()

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.anchoring import anchored
-from diffusion.denoisers import projected
-from diffusion.gradient_guidance import control, gradient, steered
-from diffusion.grids import make_grid
+from diffusion.classifier_guidance import classifier_guidance_hook, classifier_guided, grad_log_prob
+from diffusion.denoisers import project_x0
+from diffusion.guidance import with_known_positions
 from diffusion.samplers import SAMPLERS, sample_ddim, sample_ddpm
-from diffusion.schedules import level_at, make_continuous
+from diffusion.schedules import broadcast_level, make_continuous_schedule
+from diffusion.timesteps import make_grid
 
-COSINE = make_continuous("cosine")
+COSINE = make_continuous_schedule("cosine")
 WANTED, WIDTH = torch.tensor([0.5, 0.5, -1.0, 2.9], dtype=torch.float64), 0.6
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 
@@ -25,7 +25,7 @@ def label(gaussian):
     """log p(label | z_t), where p(label | x0) = exp(-|x0 - WANTED|^2 / (2 WIDTH^2)): x0 given z_t is Gaussian."""
 
     def log_prob(z: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = level_at(COSINE, t, z)
+        alpha, sigma = broadcast_level(COSINE, t, z)
         known = gaussian.denoise(COSINE)(z, t)
         rest = gaussian.std**2 * sigma**2 / (alpha**2 * gaussian.std**2 + sigma**2)  # variance of x0 given z_t
         return (-((known - WANTED) ** 2) / (2 * (rest + WIDTH**2)) - (rest + WIDTH**2).log() / 2).sum((1, 2))
@@ -56,7 +56,7 @@ def test_the_gradient_is_each_texts_own_also_without_gradients(gaussian, noise_a
     t = torch.tensor([0.3, 0.8], dtype=torch.float64)
     log_prob = label(gaussian)
     with torch.no_grad():
-        slope = gradient(log_prob, noise_at_start, t)
+        slope = grad_log_prob(log_prob, noise_at_start, t)
     assert not slope.requires_grad
     h = 1e-6 * torch.randn(noise_at_start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     rise = log_prob(noise_at_start + h, t) - log_prob(noise_at_start - h, t)
@@ -66,14 +66,14 @@ def test_the_gradient_is_each_texts_own_also_without_gradients(gaussian, noise_a
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95, 1.0])
 def test_a_steered_estimate_is_the_mean_given_the_label(gaussian, noise_at_start, t):
     times = torch.full((2,), t, dtype=torch.float64)
-    ours = steered(gaussian.denoise(COSINE), label(gaussian), COSINE)(noise_at_start, times, None)
+    ours = classifier_guided(gaussian.denoise(COSINE), label(gaussian), COSINE)(noise_at_start, times, None)
     torch.testing.assert_close(ours, given_label(gaussian).denoise(COSINE)(noise_at_start, times))
 
 
 @every_sampler
 def test_steered_samples_are_those_of_the_label(sampler, gaussian):
     denoise, times = gaussian.denoise(COSINE), make_grid("log_snr", COSINE, 60)
-    out = sampler(steered(denoise, label(gaussian), COSINE), COSINE, times, start(), noise)
+    out = sampler(classifier_guided(denoise, label(gaussian), COSINE), COSINE, times, start(), noise)
     exact = given_label(gaussian)
     torch.testing.assert_close(out.mean((0, 1)), exact.mean, atol=0.05, rtol=0)
     torch.testing.assert_close(out.std((0, 1)), exact.std, atol=0.03, rtol=0.1)
@@ -85,20 +85,20 @@ def test_control_raises_the_label_s_probability_the_more_the_stronger(sampler, g
     denoise, times = gaussian.denoise(COSINE), make_grid("log_snr", COSINE, 30)
 
     def reached(strength: float) -> float:
-        correct = control(label(gaussian), COSINE, strength=strength) if strength else None
-        return probability(sampler(denoise, COSINE, times, start(1000), noise, correct))
+        step_hook = classifier_guidance_hook(label(gaussian), COSINE, strength=strength) if strength else None
+        return probability(sampler(denoise, COSINE, times, start(1000), noise, step_hook))
 
     against, off, one, three = (reached(strength) for strength in (-1.0, 0.0, 1.0, 3.0))
     assert against < off < one < three
     assert one > off + 0.4 and against < off - 0.4, "the sign is right"
 
 
-def one_transition(correct, gaussian, seed: int = 5, n: int = 2):
+def one_transition(step_hook, gaussian, seed: int = 5, n: int = 2):
     """z before and after the correction of one ancestral step, its mean and std."""
     seen = {}
 
     def watch(z, x0, mean, std, t, s, step):
-        seen.update(before=z, mean=mean, std=std, t=t, s=s, after=correct(z, x0, mean, std, t, s, step))
+        seen.update(before=z, mean=mean, std=std, t=t, s=s, after=step_hook(z, x0, mean, std, t, s, step))
         return seen["after"]
 
     times = torch.tensor([0.7, 0.5], dtype=torch.float64)
@@ -110,16 +110,16 @@ def one_transition(correct, gaussian, seed: int = 5, n: int = 2):
 def test_many_steps_climb_to_the_top_of_the_objective(gaussian):
     strength, fluency = 2.0, 0.5
     seen = one_transition(
-        control(label(gaussian), COSINE, strength=strength, fluency=fluency, steps=1000, rate=0.3), gaussian
+        classifier_guidance_hook(label(gaussian), COSINE, strength=strength, fluency=fluency, steps=1000, rate=0.3), gaussian
     )
-    slope = gradient(label(gaussian), seen["after"], torch.full((2,), 0.5, dtype=torch.float64))
+    slope = grad_log_prob(label(gaussian), seen["after"], torch.full((2,), 0.5, dtype=torch.float64))
     top = seen["mean"] + strength / fluency * seen["std"] ** 2 * slope
     torch.testing.assert_close(seen["after"], top, atol=1e-6, rtol=0)
 
 
 def test_the_fluency_term_limits_how_far_the_label_pulls(gaussian):
     def distance(**choices) -> float:
-        seen = one_transition(control(label(gaussian), COSINE, strength=3.0, **choices), gaussian)
+        seen = one_transition(classifier_guidance_hook(label(gaussian), COSINE, strength=3.0, **choices), gaussian)
         return float((seen["after"] - seen["mean"]).norm())
 
     by_fluency = [distance(fluency=f, steps=400, rate=0.2) for f in (3.0, 1.0, 0.3)]
@@ -132,12 +132,12 @@ def test_the_fluency_term_limits_how_far_the_label_pulls(gaussian):
 
 def test_langevin_noise_draws_instead_of_climbing(gaussian):
     """From p(z_s | z_t) p(label | z_s), here a Gaussian in z_s too."""
-    correct = control(
+    step_hook = classifier_guidance_hook(
         label(gaussian), COSINE, steps=300, rate=0.05, langevin=lambda step: torch.Generator().manual_seed(7)
     )
     z = torch.zeros(6000, 1, 4, dtype=torch.float64)
     s, t, std = torch.tensor(0.5).double(), torch.tensor(0.7).double(), torch.tensor(0.4).double()
-    out = correct(z, z, z + 0.2, std, t, s, 0)
+    out = step_hook(z, z, z + 0.2, std, t, s, 0)
     alpha, sigma = COSINE(s)
     gain = alpha * gaussian.std**2 / (alpha**2 * gaussian.std**2 + sigma**2)
     width = gaussian.std**2 * (1 - alpha * gain) + WIDTH**2
@@ -149,7 +149,7 @@ def test_langevin_noise_draws_instead_of_climbing(gaussian):
 
 def two_classes(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """E[x0 | z] and log odds of the second of two narrow classes, at -1 and +1, of shares 0.8 and 0.2; L = D = 1."""
-    alpha, sigma = level_at(COSINE, t, z)
+    alpha, sigma = broadcast_level(COSINE, t, z)
     spread = 0.1
     variance = alpha**2 * spread**2 + sigma**2
     odds = 2 * alpha * z / variance + math.log(0.2 / 0.8)
@@ -176,8 +176,8 @@ def test_nearly_all_samples_have_the_wanted_label_and_are_still_of_the_data(samp
 
     unguided = share(sampler(denoise, COSINE, times, z, noise))
     assert unguided == pytest.approx((0.8, 0.2)[wanted], abs=0.05)
-    by_estimate = sampler(steered(denoise, log_prob, COSINE), COSINE, times, z, noise)
-    by_correction = sampler(denoise, COSINE, times, z, noise, control(log_prob, COSINE, strength=3.0))
+    by_estimate = sampler(classifier_guided(denoise, log_prob, COSINE), COSINE, times, z, noise)
+    by_correction = sampler(denoise, COSINE, times, z, noise, classifier_guidance_hook(log_prob, COSINE, strength=3.0))
     for out in (by_estimate, by_correction):
         assert share(out) >= 0.95
         assert float((out.abs() - 1).abs().max()) < 0.6, "near one of the classes"
@@ -186,19 +186,19 @@ def test_nearly_all_samples_have_the_wanted_label_and_are_still_of_the_data(samp
 def test_it_stands_between_guidance_and_projection_inside_the_anchor(gaussian, noise_at_start):
     mask = torch.tensor([[True, False, False]] * 2)
     value = noise_at_start.flip(0)
-    denoise = anchored(projected(steered(gaussian.denoise(COSINE), label(gaussian), COSINE), torch.sign), value, mask)
+    denoise = with_known_positions(project_x0(classifier_guided(gaussian.denoise(COSINE), label(gaussian), COSINE), torch.sign), value, mask)
     out = sample_ddim(denoise, COSINE, make_grid("uniform", COSINE, 3), noise_at_start)
     assert torch.equal(out[mask], value[mask]) and (out[~mask].abs() == 1).all()
 
 
 def test_nothing_moves_on_arrival(gaussian, noise_at_start):
     zero = torch.tensor(0.0)
-    correct = control(label(gaussian), COSINE)
-    assert correct(noise_at_start, None, None, zero, torch.tensor(0.1), zero, 9) is noise_at_start
+    step_hook = classifier_guidance_hook(label(gaussian), COSINE)
+    assert step_hook(noise_at_start, None, None, zero, torch.tensor(0.1), zero, 9) is noise_at_start
 
 
 @pytest.mark.parametrize("choice", [{"steps": 0}, {"rate": 0.0}, {"rate": 1.5}, {"fluency": -1.0}])
 def test_a_wrong_choice_is_one_line(choice, gaussian):
     with pytest.raises(ValueError, match="give 1 step or more") as caught:
-        partial(control, label(gaussian), COSINE)(**choice)
+        partial(classifier_guidance_hook, label(gaussian), COSINE)(**choice)
     assert "\n" not in str(caught.value)

@@ -2,7 +2,7 @@
 
     stability = TokenStability(rate, generator_at)
     denoise = stability.clamped(denoise, project)        in place of clamped or projected
-    sampler(denoise, ..., correct=stability.correct)     alone, or joined by diffusion/corrections
+    sampler(denoise, ..., correct=stability.correct)     alone, or joined by diffusion/sampler_steps
 
 So positions that have settled move on as the network says, instead of being noised and rounded again.
 Source: Gong et al. 2023, arXiv:2310.05793, their code (rejection_rate).
@@ -16,22 +16,22 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.noise import GeneratorAt, placed
+from diffusion.noise import StepGenerator, copy_like
 
 
-class TokenStability:
+class StableTokenRejection:
     """Remembers the last rounding. One object serves one walk at a time; a new walk starts when x0_prev is None."""
 
-    def __init__(self, rate: float, generator_at: GeneratorAt) -> None:
+    def __init__(self, rate: float, step_generator: StepGenerator) -> None:
         """rate: probability at t = 1; it falls in proportion to t. generator_at: call of the network -> generator."""
         if not 0 <= rate <= 1:
             raise ValueError(f"the rejection rate is {rate}: give a probability, from 0 (off) to 1")
-        self.rate, self.generator_at = rate, generator_at
+        self.rate, self.step_generator = rate, step_generator
         self.rounded: Tensor | None = None  # (B, L, D) of the call before
-        self.settled: Tensor | None = None  # (B, L) bool of the last call
+        self.unchanged: Tensor | None = None  # (B, L) bool of the last call
         self.calls = 0
 
-    def clamped(self, denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise:
+    def clamp_x0(self, denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise:
         """Every estimate rounded, but for positions whose token is that of the step before, by chance."""
 
         def denoise_stable(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
@@ -39,17 +39,17 @@ class TokenStability:
             rounded = project(raw)
             if x0_prev is None:
                 self.rounded, self.calls = None, 0
-            self.settled = torch.zeros(raw.shape[:2], dtype=torch.bool, device=raw.device)
+            self.unchanged = torch.zeros(raw.shape[:2], dtype=torch.bool, device=raw.device)
             if self.rounded is not None:
-                generator = self.generator_at(self.calls)
-                uniform = placed(torch.rand(raw.shape[:2], generator=generator, device=generator.device), raw)
+                generator = self.step_generator(self.calls)
+                uniform = copy_like(torch.rand(raw.shape[:2], generator=generator, device=generator.device), raw)
                 same = (rounded == self.rounded).all(-1)  # rows of one embedding table: equal tokens are equal bits
-                self.settled = same & (uniform < self.rate * t[:, None])
+                self.unchanged = same & (uniform < self.rate * t[:, None])
             self.rounded, self.calls = rounded, self.calls + 1
-            return torch.where(self.settled[..., None], raw, rounded)
+            return torch.where(self.unchanged[..., None], raw, rounded)
 
         return denoise_stable
 
-    def correct(self, z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
+    def step_hook(self, z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
         """No noise where the estimate was left unrounded."""
-        return z if self.settled is None else torch.where(self.settled[..., None], mean, z)
+        return z if self.unchanged is None else torch.where(self.unchanged[..., None], mean, z)

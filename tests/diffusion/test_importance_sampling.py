@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion.importance import LossSecondMoment, draw_cells, draw_fixstep
+from diffusion.importance_sampling import LossSecondMoment, sample_bins, sample_fixstep
 
 CASES = [(None, None), (7, None), (40, None), (40, 8), (2000, 100)]
 
@@ -61,19 +61,19 @@ def test_probabilities_are_of_the_second_moment_with_a_little_uniform(timesteps,
 
 
 @settings(max_examples=25, deadline=None)
-@given(case=st.sampled_from(CASES), t_max=st.sampled_from([1.0, 0.5, 0.23]), seed=st.integers(0, 99))
-def test_the_weighted_mean_is_the_uniform_one(case, t_max, seed):
+@given(case=st.sampled_from(CASES), max_time=st.sampled_from([1.0, 0.5, 0.23]), seed=st.integers(0, 99))
+def test_the_weighted_mean_is_the_uniform_one(case, max_time, seed):
     """Also where the range is limited: the mean over it, with fewer large errors than uniform times make."""
     timesteps, bins = case
     times = warmed(timesteps, bins)
-    t, weight = times(20_000, seeded(seed), t_max=t_max, timesteps=timesteps)
+    t, weight = times(20_000, seeded(seed), max_time=max_time, timesteps=timesteps)
     if timesteps:
-        allowed = nodes(timesteps)[: max(1, round(t_max * timesteps))]
+        allowed = nodes(timesteps)[: max(1, round(max_time * timesteps))]
         assert torch.isin(t, allowed).all()
         wanted = loss_at(allowed).mean()
     else:
-        assert ((t >= 0) & (t <= t_max)).all()
-        wanted = torch.tensor(0.1 + t_max**2)
+        assert ((t >= 0) & (t <= max_time)).all()
+        wanted = torch.tensor(0.1 + max_time**2)
     torch.testing.assert_close((weight * loss_at(t)).mean(), wanted, atol=0, rtol=0.01)
     torch.testing.assert_close(weight.mean(), torch.tensor(1.0), atol=0.02, rtol=0)
 
@@ -144,7 +144,7 @@ def test_losses_of_nothing_stay_uniform():
 
 @pytest.mark.parametrize("timesteps", [None, 2000, 7])
 def test_fixstep_draws_the_noisy_half_half_as_often(timesteps):
-    t, weight = draw_fixstep(30_000, seeded(), timesteps=timesteps)
+    t, weight = sample_fixstep(30_000, seeded(), timesteps=timesteps)
     cells = timesteps or 100
     half = (cells // 2) / cells
     noisy = t > half + 1e-6 if timesteps else t >= half
@@ -158,7 +158,7 @@ def test_fixstep_draws_the_noisy_half_half_as_often(timesteps):
 
 def test_within_a_cell_of_continuous_time_draws_are_uniform():
     p = torch.tensor([0.7, 0.2, 0.1])
-    t, _ = draw_cells(p, 30_000, seeded())
+    t, _ = sample_bins(p, 30_000, seeded())
     for c, share in enumerate(p):
         inside = t[(3 * t).floor() == c] * 3 - c
         assert len(inside) == pytest.approx(30_000 * float(share), rel=0.01)

@@ -1,4 +1,16 @@
-"""From data to the noise that DDIM would make it of: for editing, interpolation, and to see what a model holds likely.
+"""Progressive distillation: one step of a student's sampler is taught what several of a teacher's come to.
+
+    jump(z, x0, now, then)          -> z where a step of DDIM ends
+    jump_target(z, z_then, now, then) -> the x0 whose step of DDIM ends at z_then
+
+A student of K steps estimates no x0 of the data but for its last step: it says what leads to the teacher's z at the
+next of its own K times. So its estimates are right for that grid and DDIM alone, and are projected to where data lies
+at the last step only.
+Source: Salimans and Ho 2022, arXiv:2202.00512, Algorithm 2. A guided teacher: Meng et al. 2023, arXiv:2210.03142.
+Differs from them: the number of steps is not halved again and again, but cut to K at once, and the student may learn
+from where its own steps have led it.
+
+From data to the noise that DDIM would make it of: for editing, interpolation, and to see what a model holds likely.
 
 invert_ddim(denoise, schedule, timesteps, x0, iterations=5) -> z at timesteps[0]
 sample_ddim(denoise, schedule, timesteps, z)                 -> x0 again
@@ -10,8 +22,24 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.schedules import Schedule
-from diffusion.transitions import transitions
+from diffusion.sampler_steps import iterate_steps
+from diffusion.schedules import NoiseLevel, Schedule
+
+
+def ddim_step(z: Tensor, x0: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+    """Deterministic DDIM from one noise level to a lower one, (B, L, D); Song et al. 2021, arXiv:2010.02502, eq. 12."""
+    return (then.alpha * x0 + then.sigma * (z - now.alpha * x0) / now.sigma).to(z.dtype)
+
+
+def ddim_target_x0(z: Tensor, z_then: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+    """The x0 (B, L, D) with jump(z, x0, now, then) = z_then. `then` is less noisy than `now`."""
+    ratio = then.sigma / now.sigma
+    return ((z_then - ratio * z) / (then.alpha - ratio * now.alpha)).to(z.dtype)
+
+
+def eps_from_x0(z: Tensor, x0: Tensor, level: NoiseLevel) -> Tensor:
+    """The eps (B, L, D) that makes z of x0."""
+    return ((z - level.alpha * x0) / level.sigma).to(z.dtype)
 
 
 @torch.no_grad()
@@ -37,7 +65,7 @@ def invert_ddim(denoise: Denoise, schedule: Schedule, timesteps: Tensor, x0: Ten
     z = x0
     eps: Tensor | None = None
     x0_prev: Tensor | None = None
-    for at in reversed(list(transitions(schedule, timesteps, x0))):
+    for at in reversed(list(iterate_steps(schedule, timesteps, x0))):
         now, then = at.now, at.then
         # t = 0 is data itself: the sampler's last step returns x0_hat
         alpha, sigma = (torch.ones(()), torch.zeros(())) if at.s == 0 else (then.alpha, then.sigma)

@@ -4,7 +4,7 @@
     DISCRETE: name -> (T -> betas (T,) float64)
 
 Step i (0 is the cleanest) has the time t = (i + 1) / T; t = 0 is exactly clean. Walking a subset of the steps is a
-matter of the grid (diffusion/respacing), not of the chain.
+matter of the grid (diffusion/timesteps), not of the chain.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from diffusion.schedules import NoiseLevel, at_least_float32, from_log_snr
+from diffusion.schedules import NoiseLevel, from_log_snr, upcast
 
 MAX_BETA = 0.999  # a beta of 1 would leave nothing of the data, and no log-SNR
 
@@ -97,7 +97,7 @@ def _betas_of(alpha_bar: Tensor) -> Tensor:
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(0, MAX_BETA)
 
 
-DISCRETE: Mapping[str, Callable[[int], Tensor]] = {
+DISCRETE_SCHEDULES: Mapping[str, Callable[[int], Tensor]] = {
     "linear": linear_betas,
     "cosine": cosine_betas,
     "sqrt": sqrt_betas,
@@ -108,7 +108,7 @@ DISCRETE: Mapping[str, Callable[[int], Tensor]] = {
 }
 
 
-class Chain:
+class DiscreteSchedule:
     """A discrete chain as a schedule: t = (i + 1) / T holds alpha_bar_i, t = 0 is exactly clean.
 
     Between nodes log-SNR is interpolated linearly. Below the first node, which no chain visits, sigma falls to zero
@@ -127,7 +127,7 @@ class Chain:
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         """t: any shape, in [0, 1]. Returns NoiseLevel(alpha, sigma), each shaped like t."""
-        t = at_least_float32(t)
+        t = upcast(t)
         nodes = self._nodes(t.device, t.dtype)
         place = t * self.timesteps - 1  # node i at i
         nearest = place.round()
@@ -147,10 +147,10 @@ class Chain:
         return self._copies[key]
 
 
-def make_discrete(name: str, timesteps: int = 1000) -> Chain:
+def make_discrete_schedule(name: str, timesteps: int = 1000) -> DiscreteSchedule:
     """A chain of DISCRETE. ValueError for an unknown name or no steps."""
-    if name not in DISCRETE:
-        raise ValueError(f"no discrete schedule is called {name!r}: use one of {', '.join(DISCRETE)}")
+    if name not in DISCRETE_SCHEDULES:
+        raise ValueError(f"no discrete schedule is called {name!r}: use one of {', '.join(DISCRETE_SCHEDULES)}")
     if timesteps < 1:
         raise ValueError(f"a chain of {timesteps} timesteps is no chain: ask for 1 or more")
-    return Chain(DISCRETE[name](timesteps), name)
+    return DiscreteSchedule(DISCRETE_SCHEDULES[name](timesteps), name)

@@ -1,0 +1,126 @@
+"""Times drawn for training. Those that a sampler walks are in diffusion/timesteps.
+
+A draw is (n, generator) -> t (n,), weight (n,): the loss at t[i] is multiplied by weight[i], which is 1 here and what
+makes the mean unbiased where t is not uniform (diffusion/importance_sampling).
+
+Annealed range of noise levels: training starts on the clean fifth of the chain and widens to all of it.
+
+Low noise first; the whole range from half of training on. Only the draw of training times is limited: validation and
+sampling use the full range, also before annealing is over. Knows steps, not losses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion.importance_sampling import sample_fixstep
+
+
+class TimeSampler(Protocol):
+    def __call__(
+        self, n: int, generator: torch.Generator | None = None, *, max_time: float = 1.0, timesteps: int | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def sample_uniform(
+    n: int, generator: torch.Generator | None = None, *, max_time: float = 1.0, timesteps: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """t (n,) independent and uniform, weight (n,) of ones; float32, on the device of the generator.
+
+    t_max: the upper end of the range, for an annealed one (diffusion/time_sampling).
+    timesteps: None for t in [0, t_max); T of a discrete chain for t = (i + 1) / T, i uniform in {0, ..., t_max T - 1}.
+    """
+    return _in_range(_uniform(n, generator), max_time, timesteps)
+
+
+def sample_stratified(
+    n: int, generator: torch.Generator | None = None, *, max_time: float = 1.0, timesteps: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """As draw_uniform, each t uniform by itself, but the n of them evenly spread: less variance in the mean loss.
+
+    Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1. In random order, so that a slice is no range of t.
+    """
+    offset = _uniform(1, generator)
+    order = torch.randperm(n, generator=generator, device=offset.device)
+    return _in_range((offset + order / n).remainder(1), max_time, timesteps)
+
+
+TIME_SAMPLERS: Mapping[str, TimeSampler] = {  # --schedule_sampler; lossaware has a state: LossSecondMoment
+    "uniform": sample_uniform,
+    "stratified": sample_stratified,
+    "fixstep": sample_fixstep,
+}
+
+
+def _uniform(n: int, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(n, generator=generator, device=generator.device if generator is not None else "cpu")
+
+
+def _in_range(u: Tensor, max_time: float, timesteps: int | None) -> tuple[Tensor, Tensor]:
+    """u (n,) in [0, 1) -> t (n,) up to t_max, weight (n,)."""
+    if timesteps is None:
+        t = u * max_time
+    else:
+        steps = max(1, round(max_time * timesteps))
+        t = ((u * steps).floor().clamp(max=steps - 1) + 1) / timesteps
+    return t, torch.ones_like(t)
+
+
+RESOLUTION = 1000  # T of continuous time: the range moves in thousandths
+
+# share of the way from T / 5 to T, given progress s in [0, 1) over the first half of training
+_SHARES: Mapping[str, Callable[[float, float], float]] = {
+    "linear": lambda s, power: s,
+    "polynomial": lambda s, power: s**power,
+    "cosine": lambda s, power: 1 - 0.5 * (1 + math.cos(math.pi * s)),
+}
+
+
+def _normal(step: int, num_steps: int, timesteps: int, power: float) -> int:
+    return timesteps
+
+
+def _widening(share: Callable[[float, float], float]) -> Callable[[int, int, int, float], int]:
+    def widening(step: int, num_steps: int, timesteps: int, power: float) -> int:
+        half = num_steps // 2
+        if step >= half:
+            return timesteps
+        least = timesteps // 5
+        return min(timesteps, max(1, int(least + share(step / half, power) * (timesteps - least))))
+
+    return widening
+
+
+def _unsmooth(step: int, num_steps: int, timesteps: int, power: float) -> int:
+    half = num_steps // 2
+    if step >= half:
+        return timesteps
+    return max(1, (4 * step // half + 1) * timesteps // 5)  # T/5, 2T/5, 3T/5, 4T/5 on the quarters
+
+
+T_SCHEDULES: Mapping[str, Callable[[int, int, int, float], int]] = {
+    "normal": _normal,
+    **{name: _widening(share) for name, share in _SHARES.items()},
+    "unsmooth": _unsmooth,
+}
+
+
+def max_timestep(name: str, step: int, num_steps: int, timesteps: int = RESOLUTION, power: float = 2.0) -> int:
+    """T(step): training draws i from {0, ..., T(step) - 1}.
+
+    step: optimizer steps done, of num_steps. timesteps: T of the chain. power: of the polynomial alone.
+    """
+    if name not in T_SCHEDULES:
+        raise ValueError(f"no T schedule is called {name!r}: use one of {', '.join(T_SCHEDULES)}")
+    return T_SCHEDULES[name](step, num_steps, timesteps, power)
+
+
+def max_time(name: str, step: int, num_steps: int, timesteps: int | None = None, power: float = 2.0) -> float:
+    """T(step) / T, in (0, 1]: the upper end of the times to draw. timesteps None is continuous time."""
+    resolution = timesteps or RESOLUTION
+    return max_timestep(name, step, num_steps, resolution, power) / resolution

@@ -1,0 +1,133 @@
+"""Latent spaces in training: which data module and which training step belong to each --latent_space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, cast
+
+from torch import Tensor, nn
+
+from dataset_utils.corpus import Corpus
+from latent_models.spaces.embeddings import EmbeddingSpace
+from pipelines.cli.configs import DiffusionConfig
+from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
+from pipelines.data.datamodule import DataModule
+from pipelines.data.embedding_datamodule import EmbeddingDataModule
+from pipelines.data.latent_datamodule import LatentDataModule
+from pipelines.job import Job
+from pipelines.parts import Parts
+from pipelines.steps.diffusion import DiffusionStep
+from pipelines.steps.distillation import DistillationStep
+from pipelines.steps.embeddings import EmbeddingLoss, EmbeddingStep
+from pipelines.steps.teacher import Teacher, find_teacher, network_of
+from pipelines.steps.timestep_sampler import TimestepSampler
+
+
+class Step(Protocol):
+    """(step, micro) -> losses (B,), and values (B,) to log by name."""
+
+    num_steps: int  # of the whole run
+
+    def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+class StepFactory(Protocol):
+    """Makes the training step and the validation step of a run."""
+
+    network: nn.Module  # its gradients are averaged over ranks
+
+    def __call__(self, network: nn.Module, sampler: TrainingSampler | ValidationSampler) -> Step:
+        """The step on the rows of a sampler: training rows, or fixed validation rows. network: perhaps wrapped."""
+
+
+class LatentSteps:
+    """Steps on cached latents: of diffusion, or of distillation where there is a teacher."""
+
+    def __init__(
+        self,
+        run: Job[DiffusionConfig],
+        parts: Parts,
+        data: DataModule,
+        times: TimestepSampler,
+        teacher: Teacher | None = None,
+    ) -> None:
+        self.run, self.process, self.times, self.teacher = run, parts.process, times, teacher
+        self.data, self.network = cast(LatentDataModule, data), network_of(parts)
+
+    def __call__(self, network: nn.Module, sampler: TrainingSampler | ValidationSampler) -> Step:
+        settings, training = self.run.settings, isinstance(sampler, TrainingSampler)
+        latents = self.data.latents["train" if training else "valid"]
+        common = (network, latents, self.process, sampler, settings.config.loop.num_train_steps)
+        if self.teacher is None:
+            return DiffusionStep(*common, settings.config.denoiser.self_condition, self.times if training else None)
+        return DistillationStep(
+            *common,
+            self.teacher,
+            settings.config.distillation.distill_steps,
+            self_condition=settings.config.denoiser.self_condition,
+            average_steps=not training,
+        )
+
+
+class EmbeddingSteps:
+    """Steps on token ids: the embeddings train with the denoiser."""
+
+    def __init__(
+        self,
+        run: Job[DiffusionConfig],
+        parts: Parts,
+        data: DataModule,
+        times: TimestepSampler,
+        teacher: Teacher | None = None,
+    ) -> None:
+        assert teacher is None, "runs of embeddings are not distilled"
+        self.run, self.data, self.times = run, data, times
+        self.network = EmbeddingLoss(
+            parts.model.denoiser,
+            cast(EmbeddingSpace, parts.space.space),
+            parts.process,
+            parts.model.absorbing,
+            run.settings.config.absorbing.denoise_rate if run.settings.config.absorbing.denoise else 0.0,
+        )
+
+    def __call__(self, network: nn.Module, sampler: TrainingSampler | ValidationSampler) -> Step:
+        settings, training = self.run.settings, isinstance(sampler, TrainingSampler)
+        return EmbeddingStep(
+            network,
+            self.network,
+            self.data.tokens["train" if training else "valid"],
+            sampler,
+            settings.config.loop.num_train_steps,
+            settings.config.embedding_loss,
+            device=self.run.device,
+            self_condition=settings.config.denoiser.self_condition,
+            class_conditional=settings.config.denoiser.class_conditional,
+            reg_rate=settings.config.absorbing.reg_rate,
+            times=self.times if training else None,
+            prefix_share=settings.config.packing.prefix_share if settings.config.packing.unlabelled else None,
+        )
+
+
+class SpaceTraining(NamedTuple):
+    """A row of SPACES."""
+
+    make_data: Callable[[Job[DiffusionConfig], Parts, Corpus], DataModule]
+    steps: Callable[[Job[DiffusionConfig], Parts, DataModule, TimestepSampler, Teacher | None], StepFactory]
+
+
+def _latent_data(run: Job[DiffusionConfig], parts: Parts, corpus: Corpus) -> DataModule:
+    teacher_folder = (
+        None if run.settings.config.distillation.distill_run is None else find_teacher(run.settings, run.folder)
+    )
+    return LatentDataModule(run, corpus, parts.space, parts.context, teacher_folder)
+
+
+def _embedding_data(run: Job[DiffusionConfig], parts: Parts, corpus: Corpus) -> DataModule:
+    return EmbeddingDataModule(run, corpus, parts.space, parts.seq2seq)
+
+
+SPACES: dict[str, SpaceTraining] = {
+    "compressed": SpaceTraining(_latent_data, LatentSteps),
+    "states": SpaceTraining(_latent_data, LatentSteps),
+    "embeddings": SpaceTraining(_embedding_data, EmbeddingSteps),
+}
