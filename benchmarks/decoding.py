@@ -27,9 +27,9 @@ from utils.run_folder import git_commit, package_versions, write_json, write_tex
 WAYS: dict[str, dict[str, Any]] = {
     "whole batches": {"whole_batches": True},
     "default": {},
-    "static cache": {"decoding_cache": "static"},
-    "bf16, whole batches": {"decoding_precision": "bf16", "whole_batches": True},
-    "bf16": {"decoding_precision": "bf16"},
+    "static cache": {"kv_cache": "static"},
+    "bf16, whole batches": {"generation_dtype": "bf16", "whole_batches": True},
+    "bf16": {"generation_dtype": "bf16"},
 }
 
 
@@ -37,7 +37,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
 
     from latent_models.generation.decoding import strategies
-        from latent_models.language_models import LanguageModel
+    from latent_models.language_models import LanguageModel
     from latent_models.options import WritingOptions
     from latent_models.generation.generator import Writer
     from utils.distributed import pick_device

