@@ -27,12 +27,12 @@ from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
 from model.options import DenoiserOptions
 from pipelines.builders.models import DiffusionModel
-from pipelines.builders.process import make_process
+from pipelines.builders.diffusion_process import make_process
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit
 from pipelines.sampling.generator import TextGenerator
-from pipelines.training.autoencoder_step import AutoencoderStep
+from pipelines.steps.autoencoder import AutoencoderStep
 from pipelines.steps.diffusion import DiffusionStep
 from utils.compile import compile_network, should_compile, set_kernels
 from utils.distributed import DistContext, autocast, has_bf16

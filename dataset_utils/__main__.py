@@ -1,4 +1,4 @@
-"""The registry as a table to read: what each corpus is, whose terms it stands under, where it is looked for.
+"""List the corpora of the catalog: description, license, and the folder in which each is expected.
 
 python -m dataset_utils [--data_dir ROOT] [--markdown]
 """
@@ -14,11 +14,11 @@ from dataset_utils.registry import missing_files_message
 from utils.argparse_utils import OneLineParser
 from utils.errors import exit_on_user_error
 
-HEADS = ("name", "texts", "kind", "length", "licence", "where")
+HEADS = ("name", "texts", "kind", "length", "license", "where")
 
 
 def rows(data_dir: str | None = None, places: bool = True) -> list[tuple[str, ...]]:
-    """A row per corpus. length: tokens of text (and source) in published runs. places: say what is on this disk."""
+    """A row per corpus. length: tokens of text (and source) in published runs. places: mark those on this disk."""
     table: list[tuple[str, ...]] = []
     for name, spec in DATASETS.items():
         length = f"{spec.max_source_tokens} -> {spec.max_tokens}" if spec.source else str(spec.max_tokens)
@@ -31,7 +31,7 @@ def rows(data_dir: str | None = None, places: bool = True) -> list[tuple[str, ..
 
 
 def plain(table: Sequence[tuple[str, ...]]) -> str:
-    """Columns under each other."""
+    """The table as aligned plain text."""
     lines = [HEADS, *table]
     widths = [max(len(row[i]) for row in lines) for i in range(len(HEADS))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in lines)
@@ -45,17 +45,15 @@ def markdown(table: Sequence[tuple[str, ...]]) -> str:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = OneLineParser(prog="python -m dataset_utils", description="List the corpora by name.")
-    parser.add_argument("--data_dir", type=Path, help="where corpora lie (default: datasets/)")
+    parser = OneLineParser(prog="python -m dataset_utils", description="List the corpora of the catalog.")
+    parser.add_argument("--data_dir", type=Path, help="folder of the corpora (default: datasets/)")
     parser.add_argument("--markdown", action="store_true", help="as in docs/usage.md, without what is on this disk")
     args = parser.parse_args(argv)
     if args.markdown:
         print(markdown(rows(places=False)))
     else:
         print(plain(rows(str(args.data_dir) if args.data_dir else None)))
-        print(
-            "\n--dataset_name takes one, or several joined by '+', or a hub id (org/name); scripts/data/*.sh fetch them"
-        )
+        print("\n--dataset_name takes one, or several joined by '+', or a hub id (org/name)")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Upstream's files -> the form in which a row of the catalog is read: one function per format that corpora come in.
+"""Convert the published files of a corpus into the form that the catalog reads: one function for each format.
 
-Each takes the files by name and returns split -> rows, made one at a time where the format allows it, since some
-corpora have millions. A row is what one line of the result holds as JSON (for E2E the line itself).
-Knows formats of others; not where they are fetched from, and no tokenizer.
+Each function takes the files by name and returns split -> rows, as iterators where the format allows it, since some
+corpora have millions of rows. A row is the JSON value of one output line (for E2E the line itself). Where the files are
+downloaded from is in `downloads`.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from utils.errors import UserError
 Files = Mapping[str, Path]
 Rows = Iterable[Any]
 Convert = Callable[[Files], dict[str, Rows]]
-SEED = 42  # of the splits that upstream leaves to the reader
+SEED = 42  # of splits for corpora that are published without one
 
 
 # ------------------------------------------------------------------------------------------------ archives
 
 
 @contextmanager
-def member(path: Path, end: str) -> Iterator[IO[str]]:
-    """One file of a zip or tar archive as text, by the end of its name. UserError where it is not in there."""
+def open_member(path: Path, end: str) -> Iterator[IO[str]]:
+    """Open one file of a zip or tar archive as text, by the end of its name. UserError where the archive lacks it."""
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as packed, packed.open(_named(packed.namelist(), end, path)) as file:
+            with zipfile.ZipFile(path) as archive, archive.open(_find_member(archive.namelist(), end, path)) as file:
                 yield io.TextIOWrapper(file, encoding="utf-8", newline="")
         else:
             with tarfile.open(path) as tar:
-                inside = tar.extractfile(_named(tar.getnames(), end, path))
-                assert inside is not None
-                yield io.TextIOWrapper(inside, encoding="utf-8", newline="")
+                file = tar.extractfile(_find_member(tar.getnames(), end, path))
+                assert file is not None
+                yield io.TextIOWrapper(file, encoding="utf-8", newline="")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a whole archive ({error}): remove it and fetch it again") from None
+        raise UserError(f"{path} is not a complete archive ({error}): remove it and download it again") from None
 
 
-def _named(names: Iterable[str], end: str, path: Path) -> str:
+def _find_member(names: Iterable[str], end: str, path: Path) -> str:
     found = [n for n in names if n == end or n.endswith("/" + end)]
     found = [n for n in found if not Path(n).name.startswith("._") and "__MACOSX" not in n]
     if not found:
-        raise UserError(f"{path} holds no {end}: it is not the archive that was expected")
+        raise UserError(f"{path} contains no {end}: is it the right archive?")
     return min(found, key=len)
 
 
 def _table(text: IO[str], where: str, *columns: str, delimiter: str = ",") -> Iterator[dict[str, str]]:
-    """Rows of a table with a header that must have these columns."""
+    """Rows of a table whose header must have these columns."""
     csv.field_size_limit(1 << 24)
     rows = csv.DictReader(text, delimiter=delimiter)
     missing = [name for name in columns if name not in (rows.fieldnames or ())]
@@ -67,7 +67,7 @@ def _table(text: IO[str], where: str, *columns: str, delimiter: str = ",") -> It
         )
     for row in rows:
         if any(row[name] is None for name in columns):
-            raise UserError(f"{where}, line {rows.line_num}: too few cells: mend or remove the line")
+            raise UserError(f"{where}, line {rows.line_num}: too few cells: correct or remove the line")
         yield row
 
 
@@ -78,8 +78,8 @@ def _open(path: Path) -> IO[str]:
 # ------------------------------------------------------------------------------------------------ corpora
 
 
-def as_is(files: Files) -> dict[str, Rows]:
-    """Files that are in the right form already: train.* and so on, src1_*.txt, roc_*.json."""
+def passthrough(files: Files) -> dict[str, Rows]:
+    """Files that need no conversion: train.* and so on, src1_*.txt, roc_*.json."""
     found: dict[str, Rows] = {}
     for name, path in files.items():
         split = next(s for s in ("train", "valid", "test") if s in name)
@@ -88,22 +88,22 @@ def as_is(files: Files) -> dict[str, Rows]:
 
 
 def pairs(files: Files) -> dict[str, Rows]:
-    """DiffuSeq's train.jsonl, valid.jsonl and test.jsonl of {src, trg}, checked."""
+    """The files of DiffuSeq, train.jsonl, valid.jsonl and test.jsonl of {src, trg}; each row is checked."""
 
     def rows(path: Path) -> Iterator[dict[str, str]]:
         for line, row in readers.jsonl(path):
             if not (isinstance(row.get("src"), str) and isinstance(row.get("trg"), str)):
-                raise UserError(f"{path}, line {line}: expected src and trg, two texts: mend or remove the line")
+                raise UserError(f"{path}, line {line}: expected two texts, src and trg: correct or remove the line")
             yield {"src": row["src"], "trg": row["trg"]}
 
     return {Path(name).stem: rows(path) for name, path in files.items()}
 
 
 def roc_tables(files: Files) -> dict[str, Rows]:
-    """The tables that ROCStories are handed out as: storyid, storytitle, sentence1 to sentence5.
+    """The tables in which ROCStories is distributed: storyid, storytitle, sentence1 to sentence5.
 
-    Differs from the reference, whose division nobody published: 5,000 stories drawn with a seed become the validation
-    file (a twentieth of them, where there are fewer than 100,000), of which the catalog makes validation and test.
+    Differs from the reference, whose split was not published: 5,000 stories, chosen by a seed, become the validation
+    file (a twentieth of the stories if there are fewer than 100,000). The catalog splits it into validation and test.
     """
     sentences = [f"sentence{i}" for i in range(1, 6)]
     stories = []
@@ -123,21 +123,21 @@ _E2E_FILES = {"train": "trainset.csv", "valid": "devset.csv", "test": "testset_w
 
 
 def e2e_line(meaning: str, text: str) -> str:
-    """`name[A], eatType[pub]` and a text, as `name : A | Type : pub||text`, the fields called as in the reference."""
+    """`name[A], eatType[pub]` and a text, as `name : A | Type : pub||text`, with the field names of the reference."""
     fields = re.findall(r"\s*([^\[,]+)\[([^\]]*)\]", meaning)
-    said = " | ".join(f"{_E2E_FIELDS.get(name.strip(), name.strip())} : {value.strip()}" for name, value in fields)
-    return f"{said}||{' '.join(text.split())}"
+    meaning = " | ".join(f"{_E2E_FIELDS.get(name.strip(), name.strip())} : {value.strip()}" for name, value in fields)
+    return f"{meaning}||{' '.join(text.split())}"
 
 
 def e2e(files: Files) -> dict[str, Rows]:
-    """The release of the E2E challenge, a zip or its tables of mr and ref.
+    """The release of the E2E challenge: a zip, or its tables of mr and ref.
 
-    Differs from the reference's src1_*.txt: the same meanings and texts, but the texts are not split into tokens.
+    Differs from the reference's src1_*.txt: the same meanings and texts, but the texts are not tokenized.
     """
 
     def rows(name: str) -> Iterator[str]:
         archive = next((path for path in files.values() if path.suffix == ".zip"), None)
-        with member(archive, name) if archive else _open(files[name]) as text:
+        with open_member(archive, name) if archive else _open(files[name]) as text:
             for row in _table(text, name, "mr", "ref"):
                 yield e2e_line(row["mr"], row["ref"])
 
@@ -145,14 +145,14 @@ def e2e(files: Files) -> dict[str, Rows]:
 
 
 def sst(files: Files) -> dict[str, Rows]:
-    """The Stanford Sentiment Treebank's sentences with the score of the phrase that each of them is.
+    """Sentences of the Stanford Sentiment Treebank, each with the score of the phrase that equals it.
 
-    Sentences have brackets and accents written otherwise than the phrases that carry the scores; those are undone.
+    Sentences and phrases encode brackets and accents differently; the spelling of the phrases is used.
     """
     (path,) = files.values()
 
     def lines(name: str, separator: str, header: bool) -> Iterator[list[str]]:
-        with member(path, name) as text:
+        with open_member(path, name) as text:
             for line in itertools.islice(text, int(header), None):
                 yield line.rstrip("\r\n").rsplit(separator, 1)
 
@@ -161,17 +161,17 @@ def sst(files: Files) -> dict[str, Rows]:
     split_of = dict(lines("datasetSplit.txt", ",", True))
     found: dict[str, list[dict[str, Any]]] = {"train": [], "valid": [], "test": []}
     names = {"1": "train", "2": "test", "3": "valid"}
-    lost = 0
-    with member(path, "datasetSentences.txt") as text:
+    num_unscored = 0
+    with open_member(path, "datasetSentences.txt") as text:
         for line in itertools.islice(text, 1, None):
             number, _, sentence = line.rstrip("\r\n").partition("\t")
             phrase = next((p for p in _spellings(sentence) if p in score_of), None)
             if phrase is None:
-                lost += 1
+                num_unscored += 1
             else:
                 found[names[split_of[number]]].append({"sentence": phrase, "label": round(score_of[phrase], 5)})
-    if lost > 0.01 * sum(map(len, found.values())):
-        raise UserError(f"{path}: {lost} sentences have no score: it is not the treebank that was expected")
+    if num_unscored > 0.01 * sum(map(len, found.values())):
+        raise UserError(f"{path}: {num_unscored} sentences have no score: is it the right file?")
     return dict(found)
 
 
@@ -180,13 +180,13 @@ def _spellings(sentence: str) -> Iterator[str]:
     for spelling in (sentence, plain):
         yield spelling
         try:
-            yield spelling.encode("latin-1").decode("utf-8")  # accents were encoded twice
+            yield spelling.encode("latin-1").decode("utf-8")  # accents are encoded twice
         except UnicodeError:
             continue
 
 
 def ag_tables(files: Files) -> dict[str, Rows]:
-    """AG News as its authors hand it out: class (from 1), title, description, without header."""
+    """AG News as its authors distribute it: class (from 1), title, description; without a header."""
 
     def rows(path: Path) -> Iterator[dict[str, Any]]:
         with _open(path) as text:
@@ -199,7 +199,7 @@ def ag_tables(files: Files) -> dict[str, Rows]:
 
 
 def parquet_shards(*columns: str) -> Convert:
-    """Shards of the hub, train-0000.parquet and so on, of which these columns are kept."""
+    """Parquet shards of the hub, train-0000.parquet and so on; only these columns are kept."""
 
     def rows(paths: list[Path]) -> Iterator[dict[str, Any]]:
         for path in paths:
@@ -218,10 +218,10 @@ def parquet_shards(*columns: str) -> Convert:
 
 
 def quora(files: Files) -> dict[str, Rows]:
-    """Quora's table of question pairs: those that are duplicates, in the order in which they stand.
+    """Quora's table of question pairs: the duplicates, in the order of the file.
 
-    Differs from DiffuSeq, whose division of the same 149,263 pairs was not published as a rule: sizes as there (2,048
-    for validation, 2,500 for test, or a tenth each of a smaller table), which pairs by a seed.
+    Differs from DiffuSeq, whose split of the same 149,263 pairs was not published as a rule: the sizes are the same
+    (2,048 for validation, 2,500 for test, or a tenth each of a smaller table), but the pairs are chosen by a seed.
     """
     (path,) = files.values()
     with _open(path) as text:
@@ -240,35 +240,38 @@ def quora(files: Files) -> dict[str, Rows]:
     }
 
 
-def openqa(files: Files, most: int = 3) -> dict[str, Rows]:
-    """Quasar-T as OpenQA (Lin et al. 2018) prepared it: from a passage that holds an answer, the question.
+def openqa(files: Files, max_passages: int = 3) -> dict[str, Rows]:
+    """Quasar-T as prepared by OpenQA (Lin et al. 2018): source a passage that contains an answer, target the question.
 
-    Per question the first `most` such passages. Differs from DiffuSeq, whose choice of passages (117,000 in training)
-    was not published as a rule.
+    For each question the first max_passages such passages are used. Differs from DiffuSeq, whose choice of passages
+    (117,000 in training) was not published as a rule.
     """
     (path,) = files.values()
 
     def rows(split: str) -> Iterator[dict[str, str]]:
-        with member(path, f"quasart/{split}.txt") as questions, member(path, f"quasart/{split}.json") as passages:
-            for line, (asked, found) in enumerate(zip(questions, passages, strict=False), start=1):
+        with (
+            open_member(path, f"quasart/{split}.txt") as questions,
+            open_member(path, f"quasart/{split}.json") as passages,
+        ):
+            for line, (question_line, passage_line) in enumerate(zip(questions, passages, strict=False), start=1):
                 try:
-                    asked_row, documents = json.loads(asked), json.loads(found)
-                    question, answers = asked_row["question"], [a.lower() for a in asked_row["answers"]]
+                    question_row, documents = json.loads(question_line), json.loads(passage_line)
+                    question, answers = question_row["question"], [a.lower() for a in question_row["answers"]]
                     texts = [d["document"] for d in documents]
                 except (json.JSONDecodeError, KeyError, TypeError) as error:
                     raise UserError(
-                        f"{path}, {split}, line {line}: not OpenQA's form ({error!r}): fetch it again"
+                        f"{path}, {split}, line {line}: not in the format of OpenQA ({error!r}): download it again"
                     ) from None
                 texts = [" ".join(t) if isinstance(t, list) else t for t in texts]
                 question = " ".join(question) if isinstance(question, list) else question
-                for text in [t for t in texts if any(a in t.lower() for a in answers)][:most]:
+                for text in [t for t in texts if any(a in t.lower() for a in answers)][:max_passages]:
                     yield {"src": text, "trg": question}
 
     return {"train": rows("train"), "valid": rows("dev"), "test": rows("test")}
 
 
 def parallel(files: Files) -> dict[str, Rows]:
-    """train.src and train.dst, a sentence a line, that say the same; validation and test are cut when they are read."""
+    """train.src and train.dst, parallel sentences by line; the catalog takes validation and test from training."""
     (source,) = [path for name, path in files.items() if name.endswith(".src")]
     (target,) = [path for name, path in files.items() if name.endswith(".dst")]
 
@@ -276,7 +279,7 @@ def parallel(files: Files) -> dict[str, Rows]:
         both = itertools.zip_longest(readers.lines(source), readers.lines(target))
         for left, right in both:
             if left is None or right is None:
-                raise UserError(f"{source} and {target} have different numbers of lines: fetch both again")
+                raise UserError(f"{source} and {target} have different numbers of lines: download both again")
             yield {"src": left[1], "trg": right[1]}
 
     return {"train": rows()}
@@ -286,18 +289,18 @@ _CONVERSATION = {"train": "trainset.txt", "valid": "validset.txt", "test": "test
 
 
 def conversation(files: Files) -> dict[str, Rows]:
-    """Commonsense Conversation: an object a line, post and response being lists of words."""
+    """Commonsense Conversation: one object per line, whose post and response are lists of words."""
 
     def rows(name: str) -> Iterator[dict[str, str]]:
         archive = next((path for path in files.values() if path.suffix != ".txt"), None)
-        with member(archive, name) if archive else _open(files[name]) as text:
+        with open_member(archive, name) if archive else _open(files[name]) as text:
             for line, raw in enumerate(text, start=1):
                 try:
                     row = json.loads(raw)
                     yield {"src": " ".join(row["post"]), "trg": " ".join(row["response"])}
                 except (json.JSONDecodeError, KeyError, TypeError) as error:
                     raise UserError(
-                        f"{name}, line {line}: expected post and response ({error!r}): fetch it again"
+                        f"{name}, line {line}: expected post and response ({error!r}): download it again"
                     ) from None
 
     return {split: rows(name) for split, name in _CONVERSATION.items()}

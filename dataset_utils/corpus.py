@@ -1,4 +1,4 @@
-"""What a loaded corpus is: its splits, and the row of the registry that it came from. Knows no file, no tokenizer."""
+"""A loaded corpus: its splits and its row of the catalog."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 @dataclass
 class Corpus:
-    """A corpus by split, the row of the registry that it came from, and what was done to it, said in `notes`."""
+    """Splits by name, the row of the catalog, and `notes`: one line for each thing that was done to the rows."""
 
     name: str
     splits: dict[str, Split]  # train, valid, test
@@ -21,7 +21,7 @@ class Corpus:
 
     @property
     def num_classes(self) -> int:
-        """0 where there are no labels."""
+        """0 for a corpus without labels."""
         return len(self.class_names)
 
     @property
@@ -36,17 +36,17 @@ class Corpus:
     def test(self) -> Split:
         return self.splits["test"]
 
-    def need_classes(self, flag: str = "--class_conditional") -> None:
-        """UserError unless the training texts are of two classes or more."""
+    def require_classes(self, flag: str = "--class_conditional") -> None:
+        """UserError unless the training texts have two classes or more. flag: what needs them, for the message."""
         if not self.num_classes:
             raise UserError(
-                f"{flag} needs labels, and {self.name} has none: leave it out, name another corpus, or say with "
-                "--label_column which column holds them"
+                f"{flag} needs labels, but {self.name} has none: leave it out, name another corpus, or name the column "
+                "of the labels with --label_column"
             )
-        there = set(self.train.labels or ())
-        if len(there) < 2:
-            only = ", ".join(self.class_names[i] for i in there)
+        present = set(self.train.labels or ())
+        if len(present) < 2:
+            only = ", ".join(self.class_names[i] for i in present)
             raise UserError(
-                f"{flag} needs two classes or more, and the training texts of {self.name} are all of one ({only}): "
+                f"{flag} needs two classes or more, but all training texts of {self.name} have the same one ({only}): "
                 "leave it out, or name another --label_column"
             )

@@ -1,10 +1,10 @@
-"""The survey: what a corpus looks like to a tokenizer, and a warning in one line where a number is bad.
+"""Statistics of a corpus under a tokenizer, and one-line warnings about bad values.
 
     python -m dataset_utils.survey --dataset_name roc --tokenizer facebook/bart-base --max_seq_len 64
 
-Rows, lengths in tokens, what is cut, what is unknown, what comes twice, how the classes are spread. Worth a look before
-training: a share of truncated or unknown tokens is a ceiling on every reconstruction, and texts of the test split that
-stand in training flatter every score. Every training program prints it and keeps it as survey.json.
+Numbers of rows, lengths in tokens, shares of truncated texts, unknown tokens and duplicates, and class frequencies.
+Truncated texts and unknown tokens limit every reconstruction, and test texts that are also in the training split raise
+every score. Each training program prints these statistics and saves them as survey.json.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataset_utils.corpus import Corpus
 from dataset_utils.splits import Split
 
 PERCENTILES = (50, 90, 95, 99, 100)
-MEASURED = 20_000  # texts of a split that are tokenized, evenly spaced; the rest is counted without a tokenizer
+MAX_TOKENIZED = 20_000  # texts of a split that are tokenized, evenly spaced
 
 
 def compute_corpus_stats(
@@ -31,12 +31,12 @@ def compute_corpus_stats(
     source_tokenizer: Any = None,
     max_source_length: int | None = None,
 ) -> dict[str, Any]:
-    """Figures by split: rows, tokens (percentiles, special tokens included), shares in [0, 1].
+    """Statistics by split: rows, tokens (percentiles, special tokens included), shares in [0, 1].
 
-    measured: texts tokenized. truncated: share of texts longer than max_length. unknown: share of tokens that the
-    tokenizer does not know (special ones not counted). duplicates: rows that came before in the split, as a whole
-    (source and text). in_training: rows that are in the training split. labels: rows per class. source: lengths and
-    shares of the sources, by source_tokenizer (None: the same) and max_source_length (None: not cut).
+    measured: texts that were tokenized. truncated: share of texts longer than max_length. unknown: share of unknown
+    tokens (special tokens not counted). duplicates: share of rows whose source and text occurred earlier in the split.
+    in_training: share of rows that are also in the training split. labels: rows per class. source: the same for the
+    sources, by source_tokenizer (None: tokenizer) and max_source_length (None: not truncated).
     """
     training = np.unique(_hashes(corpus.train))
     splits = {}
@@ -60,13 +60,13 @@ def compute_corpus_stats(
 
 
 def _hashes(split: Split) -> np.ndarray:
-    """(n,) a number per row, of its source and text: eight bytes where the row itself may take thousands."""
+    """(n,) hash of source and text of each row: eight bytes, where the row itself may take thousands."""
     rows = split.texts if split.sources is None else zip(split.sources, split.texts, strict=True)
     return np.fromiter(map(hash, rows), np.int64, len(split))
 
 
 def _lengths(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> dict[str, Any]:
-    counts, unknown = token_counts(tokenizer, texts[:: max(1, -(-len(texts) // MEASURED))])
+    counts, unknown = token_counts(tokenizer, texts[:: max(1, -(-len(texts) // MAX_TOKENIZED))])
     known = int(counts.sum()) - tokenizer.num_special_tokens_to_add(pair=False) * len(counts)
     return {
         "measured": len(counts),
@@ -81,11 +81,11 @@ def _lengths(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> di
 
 @dataclass(frozen=True)
 class Rule:
-    """A figure that is bad: `says` is filled with the split's name, the value and what the survey knows."""
+    """A warning about a statistic; `message` is formatted with the split, the value and other statistics."""
 
-    value: Callable[[dict[str, Any]], float | None]  # of a split's figures; None: there is no such figure
+    value: Callable[[dict[str, Any]], float | None]  # from the statistics of a split; None: not available
     bad: Callable[[float], bool]
-    says: str
+    message: str
     splits: tuple[str, ...] = ("train", "valid", "test")
 
 
@@ -94,46 +94,46 @@ def _of_source(name: str) -> Callable[[dict[str, Any]], float | None]:
 
 
 def _smallest_class(s: dict[str, Any]) -> float | None:
-    """Share of the rarest class, in units of an even spread."""
+    """Share of the rarest class, relative to a uniform distribution."""
     return min(s["labels"].values()) * len(s["labels"]) / s["rows"] if len(s.get("labels", ())) > 1 else None
 
 
-def _classes_there(s: dict[str, Any]) -> float | None:
+def _num_classes_present(s: dict[str, Any]) -> float | None:
     return sum(n > 0 for n in s["labels"].values()) if "labels" in s else None
 
 
 RULES = (
     Rule(lambda s: s["truncated"], lambda x: x > 0.05,
-         "{value:.1%} of the {split} texts are longer than {max_length} tokens and are cut there: raise --max_seq_len "
+         "{value:.1%} of the {split} texts are longer than {max_length} tokens and are truncated: raise --max_seq_len "
          "(95 % of them have {p95} or fewer)"),
     Rule(lambda s: s["unknown"], lambda x: x > 0.01,
-         "{value:.1%} of the tokens of {split} are unknown to the tokenizer and can never be written: take a language "
-         "model whose vocabulary knows them"),
+         "{value:.1%} of the tokens of {split} are unknown to the tokenizer and cannot be generated: use a language "
+         "model whose vocabulary contains them"),
     Rule(_of_source("truncated"), lambda x: x > 0.05,
-         "{value:.1%} of the sources of {split} are longer than {max_source_length} tokens and are cut there (in a "
+         "{value:.1%} of the sources of {split} are longer than {max_source_length} tokens and are truncated (in a "
          "diffusion run raise --max_source_len)"),
     Rule(_of_source("unknown"), lambda x: x > 0.01,
          "{value:.1%} of the tokens in the sources of {split} are unknown to the tokenizer"),
     Rule(lambda s: s["duplicates"], lambda x: x > 0.10,
-         "{value:.1%} of the {split} rows are copies of rows before them: a model is likely to learn these by heart",
+         "{value:.1%} of the {split} rows are copies of earlier rows: a model is likely to memorize these",
          splits=("train",)),
     Rule(lambda s: s.get("in_training"), lambda x: x > 0.01,
-         "{value:.1%} of the {split} rows stand in the training split too, which flatters every score on {split}: take "
-         "them out of one of the two"),
+         "{value:.1%} of the {split} rows are also in the training split, which raises every score on {split}: remove "
+         "them from one of the two"),
     Rule(lambda s: s["rows"], lambda x: x < 1000,
-         "only {value:.0f} training texts: expect a model that repeats them", splits=("train",)),
+         "only {value:.0f} training texts: the model may memorize them", splits=("train",)),
     Rule(lambda s: s["rows"], lambda x: x < 100,
-         "only {value:.0f} {split} texts: figures on so few are mostly noise", splits=("valid", "test")),
-    Rule(_classes_there, lambda x: x == 1,
-         "all {split} rows are of one class: check the label column and how the file was cut"),
+         "only {value:.0f} {split} texts: scores on so few are mostly noise", splits=("valid", "test")),
+    Rule(_num_classes_present, lambda x: x == 1,
+         "all {split} rows have the same class: check the label column and how the file was split"),
     Rule(_smallest_class, lambda x: x < 0.1,
-         "the rarest class of {split} has {fewest} of {rows:,} rows ({rarest}): what is said of it will be uncertain"),
+         "the rarest class of {split} has {fewest} of {rows:,} rows ({rarest}): its scores will be uncertain"),
 )  # fmt: skip
 
 
 def find_warnings(figures: dict[str, Any]) -> list[str]:
-    """A line for each number that is bad."""
-    said = []
+    """One line for each rule that a split violates."""
+    lines = []
     for rule in RULES:
         for name, s in figures["splits"].items():
             value = rule.value(s) if name in rule.splits else None
@@ -141,18 +141,18 @@ def find_warnings(figures: dict[str, Any]) -> list[str]:
                 continue
             rarest, fewest = min(s.get("labels", {"": 0}).items(), key=lambda item: item[1])
             of_figures = {k: figures[k] for k in ("max_length", "max_source_length")}
-            said.append(
-                rule.says.format(split=name, value=value, rows=s["rows"], rarest=rarest, fewest=fewest,
+            lines.append(
+                rule.message.format(split=name, value=value, rows=s["rows"], rarest=rarest, fewest=fewest,
                                  p95=s["tokens"]["95"], **of_figures)
             )  # fmt: skip
-    return said
+    return lines
 
 
-# ------------------------------------------------------------------------------------------------ in words
+# ------------------------------------------------------------------------------------------------ text
 
 
 def format_table(figures: dict[str, Any]) -> str:
-    """The survey as text: a line per split (and one for its sources), then classes, then warnings."""
+    """The statistics as a table: a line per split (and one for its sources), then classes, then warnings."""
     heads = [f"p{p}" if p < 100 else "max" for p in PERCENTILES]
     lines = [
         f"{figures['name']}, in texts of at most {figures['max_length']} tokens",
@@ -167,11 +167,11 @@ def format_table(figures: dict[str, Any]) -> str:
             lines.append(f"{'  source':<8}{'':>11}{_columns(s['source'])}")
         sampled |= s["measured"] < s["rows"]
     if sampled:
-        lines.append(f"lengths are those of every n-th text, {MEASURED:,} at most of a split")
+        lines.append(f"lengths are of every n-th text, at most {MAX_TOKENIZED:,} of a split")
     for name, s in figures["splits"].items():
         if "labels" in s:
             most = sorted(s["labels"].items(), key=lambda item: -item[1])
-            rest = f" and {len(most) - 12} classes more" if len(most) > 12 else ""
+            rest = f" and {len(most) - 12} more classes" if len(most) > 12 else ""
             lines.append(f"{name} rows by class: " + ", ".join(f"{label} {n:,}" for label, n in most[:12]) + rest)
     return "\n".join([*lines, *(f"warning: {line}" for line in figures["warnings"])])
 
@@ -181,7 +181,7 @@ def _columns(s: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The survey by itself, without a model."""
+    """Print the statistics of a corpus, without a model."""
     from dataclasses import fields
     from pathlib import Path
 
@@ -191,10 +191,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from utils.errors import UserError
     from utils.hub import hub_kwargs
 
-    parser = OneLineParser(prog="python -m dataset_utils.survey", description="Survey a corpus.")
+    parser = OneLineParser(prog="python -m dataset_utils.survey", description="Statistics of a corpus.")
     for f in fields(DataOptions):
         parser.add_argument(f"--{f.name}", type=int if "int" in str(f.type) else str, help=f.metadata["help"])
-    parser.add_argument("--tokenizer", required=True, help="a folder or a hub id with a tokenizer in it")
+    parser.add_argument("--tokenizer", required=True, help="folder or hub id of a tokenizer")
     parser.add_argument("--max_seq_len", type=int, default=64, help="longest text, in tokens (default: %(default)s)")
     args = vars(parser.parse_args(argv))
     source, max_length = args.pop("tokenizer"), args.pop("max_seq_len")
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **({} if Path(source).is_dir() else hub_kwargs()))
     except (OSError, ValueError) as error:
-        raise UserError(f"--tokenizer {source} holds none that can be read: name a folder or a hub id") from error
+        raise UserError(f"--tokenizer {source} contains no tokenizer: name a folder or a hub id") from error
     print("\n".join(f"note: {note}" for note in corpus.notes))
     print(format_table(compute_corpus_stats(corpus, tokenizer, max_length)))
 

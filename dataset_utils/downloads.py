@@ -1,9 +1,9 @@
-"""Where corpora come from, as data: addresses, checksums where they are known, and what turns the files into ours.
+"""Download sources of corpora, as data: URLs, checksums if known, and the conversion of the files.
 
-To make a corpus of the catalog fetchable, add a row. Fetches nothing itself.
+To make a corpus of the catalog downloadable, add a row. `fetch` does the downloads.
 
-Where sha256 is None nobody who wrote this had the file at hand: what is fetched first is then recorded beside it, and
-compared from then on. Addresses were collected from the corpora's own pages, papers and packages. None of them could be
+Where sha256 is None the checksum is unknown: that of the first download is recorded beside the file, and later files
+are compared with it. The URLs were collected from the pages, papers and packages of the corpora. None of them could be
 tried where this was written; the conversions are tested on small files of the same form.
 """
 
@@ -17,128 +17,128 @@ from dataset_utils.convert import Convert
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A file to fetch."""
+class RemoteFile:
+    """A file to download."""
 
-    name: str  # what it is called here
+    name: str  # of the local file
     url: str  # https
     sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class HubParquet:
-    """The hub's parquet copy of a repository; which shards there are, its index says. splits: theirs."""
+    """The parquet copy of a repository on the hub; the index of the hub lists its shards."""
 
     repository: str
     config: str
-    splits: tuple[str, ...]
+    splits: tuple[str, ...]  # by their names in the repository
 
 
 @dataclass(frozen=True)
-class Form:
-    """A set of files that a corpus may come in: every pattern has a file; what turns them into ours."""
+class FileSet:
+    """A set of files in which a corpus may be published, and the function that converts them."""
 
-    patterns: tuple[str, ...]
+    patterns: tuple[str, ...]  # each must match a file
     convert: Convert
 
     def match(self, names: list[str]) -> list[str]:
-        """The files that belong to it; none, where a pattern has no file."""
+        """The files that match; empty where a pattern matches no file."""
         found = [[n for n in names if fnmatch(n.lower(), pattern)] for pattern in self.patterns]
         return [name for group in found for name in group] if all(found) else []
 
 
 @dataclass(frozen=True)
-class Upstream:
-    """A corpus at its source. forms: the first that the files have is taken."""
+class Download:
+    """A row: how a corpus is downloaded and converted."""
 
-    forms: tuple[Form, ...]
-    files: tuple[Remote, ...] = ()
+    file_sets: tuple[FileSet, ...]  # the first that matches is used
+    files: tuple[RemoteFile, ...] = ()
     hub: HubParquet | None = None
-    corpus: str = ""  # the row of the catalog, where it is called otherwise
-    note: str = ""  # what a user should know before fetching
+    corpus: str = ""  # row of the catalog, if its name differs
+    note: str = ""  # shown before the download
 
 
 _GITHUB = "https://raw.githubusercontent.com"
 _DIFFUSION_LM = f"{_GITHUB}/XiangLisaLi2/Diffusion-LM/main/datasets"
 _WIKI_AUTO = "https://github.com/chaojiang06/wiki-auto/raw/master/wiki-auto/GEM2021/full_no_split"
-_PAIRS = Form(("train.jsonl", "valid.jsonl", "test.jsonl"), convert.pairs)
+_PAIRS = FileSet(("train.jsonl", "valid.jsonl", "test.jsonl"), convert.pairs)
 _SHARDS = ("train*.parquet", "test*.parquet")
 _THREE_SHARDS = ("train*.parquet", "valid*.parquet", "test*.parquet")
-_NOT_DIFFUSEQS = "other rows than DiffuSeq's own files: for figures beside DiffuSeq's give those with --from FOLDER"
+_NOT_DIFFUSEQS = "rows differ from DiffuSeq's files: to compare with its results, give those with --from FOLDER"
 
-UPSTREAM: dict[str, Upstream] = {
-    "roc": Upstream(
-        files=tuple(Remote(f"roc_{s}.json", f"{_DIFFUSION_LM}/ROCstory/roc_{s}.json") for s in ("train", "valid")),
-        forms=(
-            Form(("roc_train.json", "roc_valid.json"), convert.as_is),
-            Form(("*rocstories*.csv",), convert.roc_tables),
+DOWNLOADS: dict[str, Download] = {
+    "roc": Download(
+        files=tuple(RemoteFile(f"roc_{s}.json", f"{_DIFFUSION_LM}/ROCstory/roc_{s}.json") for s in ("train", "valid")),
+        file_sets=(
+            FileSet(("roc_train.json", "roc_valid.json"), convert.passthrough),
+            FileSet(("*rocstories*.csv",), convert.roc_tables),
         ),
         note="the authors ask that you register at https://cs.rochester.edu/nlp/rocstories; with the .csv files that "
         "they send: --from FOLDER. These are the copies that published systems train on",
     ),
-    "e2e": Upstream(
+    "e2e": Download(
         files=(
-            Remote("e2e-dataset-1.0.0.zip", "https://github.com/tuetschek/e2e-dataset/archive/refs/tags/v1.0.0.zip"),
+            RemoteFile("e2e-dataset-1.0.0.zip", "https://github.com/tuetschek/e2e-dataset/archive/refs/tags/v1.0.0.zip"),
         ),
-        forms=(
-            Form(("e2e-dataset*.zip",), convert.e2e),
-            Form(("trainset.csv", "devset.csv", "testset_w_refs.csv"), convert.e2e),
-            Form(("src1_train.txt", "src1_valid.txt", "src1_test.txt"), convert.as_is),
+        file_sets=(
+            FileSet(("e2e-dataset*.zip",), convert.e2e),
+            FileSet(("trainset.csv", "devset.csv", "testset_w_refs.csv"), convert.e2e),
+            FileSet(("src1_train.txt", "src1_valid.txt", "src1_test.txt"), convert.passthrough),
         ),
     ),
-    "sst": Upstream(
+    "sst": Download(
         files=(
-            Remote(
+            RemoteFile(
                 "stanfordSentimentTreebank.zip",
                 "https://nlp.stanford.edu/~socherr/stanfordSentimentTreebank.zip",
                 "3f5209483b46bbf129cacbbbe6ae02fe780407034f61cf6342b7833257c3f1db",
             ),
         ),
-        forms=(
-            Form(("stanfordsentimenttreebank*.zip",), convert.sst),
-            Form(_SHARDS, convert.parquet_shards("sentence", "label")),
+        file_sets=(
+            FileSet(("stanfordsentimenttreebank*.zip",), convert.sst),
+            FileSet(_SHARDS, convert.parquet_shards("sentence", "label")),
         ),
     ),
-    "ag_news": Upstream(
+    "ag_news": Download(
         hub=HubParquet("fancyzhx/ag_news", "default", ("train", "test")),
-        forms=(
-            Form(_SHARDS, convert.parquet_shards("text", "label")),
-            Form(("train.csv", "test.csv"), convert.ag_tables),
+        file_sets=(
+            FileSet(_SHARDS, convert.parquet_shards("text", "label")),
+            FileSet(("train.csv", "test.csv"), convert.ag_tables),
         ),
     ),
-    "xsum": Upstream(
+    "xsum": Download(
         hub=HubParquet("EdinburghNLP/xsum", "default", ("train", "validation", "test")),
-        forms=(Form(_THREE_SHARDS, convert.parquet_shards("document", "summary")),),
+        file_sets=(FileSet(_THREE_SHARDS, convert.parquet_shards("document", "summary")),),
     ),
-    "qqp": Upstream(
+    "qqp": Download(
         files=(
-            Remote("quora_duplicate_questions.tsv", "https://qim.fs.quoracdn.net/quora_duplicate_questions.tsv"),
+            RemoteFile("quora_duplicate_questions.tsv", "https://qim.fs.quoracdn.net/quora_duplicate_questions.tsv"),
         ),
-        forms=(Form(("quora_duplicate_questions.tsv",), convert.quora), _PAIRS),
+        file_sets=(FileSet(("quora_duplicate_questions.tsv",), convert.quora), _PAIRS),
         note=_NOT_DIFFUSEQS,
     ),
-    "wmt14": Upstream(
+    "wmt14": Download(
         corpus="wmt14-de-en",
         hub=HubParquet("wmt/wmt14", "de-en", ("train", "validation", "test")),
-        forms=(Form(_THREE_SHARDS, convert.parquet_shards("de", "en")),),
+        file_sets=(FileSet(_THREE_SHARDS, convert.parquet_shards("de", "en")),),
     ),
-    "quasar-t": Upstream(
-        files=(Remote("OpenQA_data.tar.gz", "https://thunlp.oss-cn-qingdao.aliyuncs.com/OpenQA_data.tar.gz"),),
-        forms=(Form(("openqa_data*.tar.gz",), convert.openqa), _PAIRS),
+    "quasar-t": Download(
+        files=(RemoteFile("OpenQA_data.tar.gz", "https://thunlp.oss-cn-qingdao.aliyuncs.com/OpenQA_data.tar.gz"),),
+        file_sets=(FileSet(("openqa_data*.tar.gz",), convert.openqa), _PAIRS),
         note=_NOT_DIFFUSEQS,
     ),
-    "wiki-auto": Upstream(
-        files=(Remote("train.src", f"{_WIKI_AUTO}/train.src"), Remote("train.dst", f"{_WIKI_AUTO}/train.dst")),
-        forms=(Form(("train.src", "train.dst"), convert.parallel), _PAIRS),
+    "wiki-auto": Download(
+        files=(RemoteFile("train.src", f"{_WIKI_AUTO}/train.src"), RemoteFile("train.dst", f"{_WIKI_AUTO}/train.dst")),
+        file_sets=(FileSet(("train.src", "train.dst"), convert.parallel), _PAIRS),
         note=_NOT_DIFFUSEQS,
     ),
-    "commonsense": Upstream(
+    "commonsense": Download(
         files=(
-            Remote("commonsense_conversation_dataset.tar.gz", "https://cloud.tsinghua.edu.cn/f/d367736aaec64d399b1b/?dl=1"),
+            RemoteFile("commonsense_conversation_dataset.tar.gz", "https://cloud.tsinghua.edu.cn/f/d367736aaec64d399b1b/?dl=1"),
         ),
-        forms=(
-            Form(("commonsense_conversation_dataset*",), convert.conversation),
-            Form(("trainset.txt", "validset.txt", "testset.txt"), convert.conversation),
+        file_sets=(
+            FileSet(("commonsense_conversation_dataset*",), convert.conversation),
+            FileSet(("trainset.txt", "validset.txt", "testset.txt"), convert.conversation),
             _PAIRS,
         ),
         note=_NOT_DIFFUSEQS,

@@ -172,9 +172,7 @@ def write(split_rows: Mapping[str, Rows], folder: Path, names: Mapping[str, str]
             file.flush()
             os.fsync(file.fileno())
         if not counts[split]:
-            raise UserError(
-                f"nothing to write into {folder / names[split]}: the source files have no {split} rows"
-            )
+            raise UserError(f"nothing to write into {folder / names[split]}: the source files have no {split} rows")
     for split in counts:
         os.replace(folder / (names[split] + ".partial"), folder / names[split])
     return counts
@@ -214,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data_dir", type=Path, default=Path("datasets"), help="root of the data (default: %(default)s)"
     )
-    parser.add_argument("--from", dest="source", type=Path, help="folder with the published files: nothing is downloaded")
+    parser.add_argument("--from", dest="source", type=Path, help="folder with the published files: no download")
     parser.add_argument("--dry_run", action="store_true", help="print what would be downloaded from where, and stop")
     args = parser.parse_args(argv)
     if args.name not in DOWNLOADS:

@@ -1,40 +1,38 @@
-"""Corpora from the Hugging Face hub, as parquet, only when asked for; the library is imported here alone."""
+"""Corpora of the Hugging Face hub. The `datasets` library is imported only here, and only when a corpus is loaded."""
 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from dataset_utils.readers import Row, flat
+from dataset_utils.readers import Row, flatten
 from utils.errors import UserError
+from utils.hub import is_online
 
-# our split -> what repositories call it, the first that is there
+# split -> its names in repositories; the first that exists is used
 HUB_SPLITS = {"train": ("train",), "valid": ("validation", "valid", "val", "dev"), "test": ("test",)}
-PARQUET = "refs/convert/parquet"  # the hub's own copy, as parquet, of a repository that was a script
-_PATIENCE = 5.0  # seconds; the library itself would try for half a minute
+PARQUET = "refs/convert/parquet"  # the revision in which the hub keeps a parquet copy of repositories with scripts
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """A repository of the hub, its configuration where it has several, and the revision where it is not the newest."""
+    """A repository of the hub."""
 
     path: str
-    name: str | None = None
-    revision: str | None = None
+    name: str | None = None  # configuration, if there are several
+    revision: str | None = None  # None: the newest
 
-    def fetch(self, absent: str) -> Any:
-        """The repository's splits by their own names. absent: what to say when it cannot be had."""
+    def download(self, hint: str) -> Any:
+        """Splits by their names in the repository. hint: beginning of the error where it cannot be loaded."""
         import datasets
 
-        if not hasattr(datasets, "load_dataset"):  # a folder of that name gives an empty module
-            raise UserError(f"{absent} (the library `datasets` is not installed: pip install datasets)")
-        if not (offline() or Path(self.path).is_dir() or reachable()):
-            raise UserError(f"{absent} (the hub is unreachable now; with HF_HUB_OFFLINE=1 an earlier download is used)")
+        if not hasattr(datasets, "load_dataset"):  # a folder with this name is imported as an empty module
+            raise UserError(f"{hint} (the library `datasets` is not installed: pip install datasets)")
+        if not (offline() or Path(self.path).is_dir() or is_online()):
+            raise UserError(f"{hint} (the hub is unreachable; with HF_HUB_OFFLINE=1 an earlier download is used)")
         try:
             try:
                 return datasets.load_dataset(self.path, self.name, revision=self.revision)
@@ -42,23 +40,23 @@ class HubSource:
                 if self.revision or "script" not in str(error):
                     raise
                 return datasets.load_dataset(self.path, self.name, revision=PARQUET)
-        except Exception as error:  # the library raises a dozen kinds, of half a dozen packages
+        except Exception as error:  # the library raises a dozen classes from several packages
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"{absent} (the hub said: {type(error).__name__}: {reason})") from error
+            raise UserError(f"{hint} (error of the hub: {type(error).__name__}: {reason})") from error
 
-    def rows(self, absent: str) -> HubTables:
-        """The splits that are there. absent: what to say when they cannot be had."""
-        found = self.fetch(absent)
+    def load(self, hint: str) -> HubTables:
+        """The splits that the repository has. hint: beginning of the error where it cannot be loaded."""
+        found = self.download(hint)
         names = {
             ours: next((n for n in theirs if n in found and len(found[n])), None) for ours, theirs in HUB_SPLITS.items()
         }
         if names["train"] is None:
-            whole = [name for name in found if len(found[name])]
-            if len(whole) != 1:
+            nonempty = [name for name in found if len(found[name])]
+            if len(nonempty) != 1:
                 raise UserError(
-                    f"{self.path} on the hub has no split train, only {', '.join(found)}: name another corpus"
+                    f"{self.path} on the hub has no split named train, only {', '.join(found)}: name another corpus"
                 )
-            names["train"] = whole[0]
+            names["train"] = nonempty[0]
         tables = {ours: (f"{self.path} ({name})", _rows(found[name])) for ours, name in names.items() if name}
         features = found[names["train"]].features
         classes = {column: tuple(f.names) for column, f in features.items() if hasattr(f, "int2str")}
@@ -67,14 +65,14 @@ class HubSource:
 
 @dataclass(frozen=True)
 class HubTables:
-    """split -> (where, rows), and the names of classes of the columns that have some."""
+    """split -> (name for messages, rows); and column -> class names, for the columns that have any."""
 
     tables: dict[str, tuple[str, Iterator[Row]]]
     class_names: dict[str, tuple[str, ...]]
 
 
 def parse_id(name: str) -> HubSource:
-    """org/name, or org/name:configuration."""
+    """Parse org/name or org/name:configuration."""
     path, _, configuration = name.partition(":")
     return HubSource(path, configuration or None)
 
@@ -84,23 +82,10 @@ def _rows(table) -> Iterator[Row]:
     for columns in table.iter(batch_size=10_000):
         for values in zip(*columns.values(), strict=True):
             number += 1
-            yield number, flat(dict(zip(columns, values, strict=True)))
+            yield number, flatten(dict(zip(columns, values, strict=True)))
 
 
 def offline() -> bool:
-    """Whether the user has told the hub's libraries to stay off the network."""
+    """Whether the environment keeps the libraries of the hub offline."""
     yes = ("1", "TRUE", "ON", "YES")
     return any(os.environ.get(v, "").upper() in yes for v in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
-
-
-def reachable() -> bool:
-    """Whether the hub answers within a few seconds. Behind a proxy we cannot know, and say yes."""
-    if any(os.environ.get(v) for v in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    end = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        port = end.port or (80 if end.scheme == "http" else 443)
-        socket.create_connection((end.hostname or "", port), _PATIENCE).close()
-    except OSError:
-        return False
-    return True

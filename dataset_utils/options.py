@@ -39,12 +39,12 @@ class DataOptions:
 class PackingOptions:
     """How texts become sequences whose beginning is given (dataset_utils/packing)."""
 
-    trim_sources: bool = flag(False, "shorten a source that alone fills --max_seq_len, instead of refusing it")
-    unlabelled: bool = flag(
+    truncate_sources: bool = flag(False, "shorten a source that alone fills --max_seq_len, instead of refusing it")
+    pretrain_blocks: bool = flag(
         False,
         "pre-train on running text: texts are joined and cut into blocks of --max_seq_len tokens, of which a "
         "random beginning is given",
     )
-    prefix_share: float = flag(
-        0.5, "largest share of a block that --unlabelled gives", at_least=0, at_most=1, needs="unlabelled"
+    max_prefix_fraction: float = flag(
+        0.5, "largest share of a block that --pretrain_blocks gives", at_least=0, at_most=1, needs="pretrain_blocks"
     )

@@ -1,7 +1,7 @@
-"""File formats: one function each, path -> rows, a row being (line number, {column: value}).
+"""File formats: one function for each, path -> rows. A row is (line number, {column: value}).
 
-A reader knows how a format is written, and nothing of what its columns mean (`columns` decides that). A line that is
-not what the format says is a UserError with file and line.
+A reader parses a format; what the columns mean is decided in `columns`. A line that does not have the format raises a
+UserError with file and line.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ COMPRESSED: dict[str, Callable[[Path], IO[bytes]]] = {".gz": gzip.open, ".bz2": 
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file without their ends. Only \\n and \\r\\n end a line: texts may hold U+2028.
+    """Numbered lines of a UTF-8 file without line ends. Only \\n and \\r\\n end a line: texts may contain U+2028.
 
-    A file whose name ends in .gz, .bz2 or .xz is unpacked on the way.
+    A file whose name ends in .gz, .bz2 or .xz is decompressed while it is read.
     """
     try:
         with COMPRESSED.get(path.suffix.lower(), lambda path: path.open("rb"))(path) as file:
@@ -42,25 +42,25 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
                     ) from None
                 yield number, line.removesuffix("\n").removesuffix("\r")
     except IsADirectoryError:
-        raise UserError(f"{path} is a folder where a file was expected: name the file") from None
+        raise UserError(f"{path} is a folder, not a file: name the file") from None
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path} is not a whole {path.suffix} file ({error}): fetch it again") from None
+        raise UserError(f"{path} is not a complete {path.suffix} file ({error}): download it again") from None
 
 
-def _json(path: Path, number: int, line: str, expected: str) -> Any:
+def _parse_line(path: Path, number: int, line: str, expected: str) -> Any:
     try:
-        return _loaded(line)
+        return _parse_json(line)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {number}: expected {expected}, but it is not JSON ({error.msg} at column "
-            f"{error.colno}): mend or remove the line"
+            f"{error.colno}): correct or remove the line"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}, line {number}: not to be read ({error}): mend or remove the line") from None
+        raise UserError(f"{path}, line {number}: cannot be parsed ({error}): correct or remove the line") from None
 
 
-def _loaded(text: str) -> Any:
-    """Of JSON. ValueError, too, for half of a surrogate pair: Python reads it, but it is no text and no tokenizer's."""
+def _parse_json(text: str) -> Any:
+    """Parse JSON. ValueError also for half of a surrogate pair: Python accepts it, but no tokenizer does."""
     value = json.loads(text)
     if "\\u" in text:
         try:
@@ -71,30 +71,30 @@ def _loaded(text: str) -> Any:
 
 
 def plain(path: Path) -> Iterator[Row]:
-    """A text per line."""
+    """One text per line."""
     for number, line in lines(path):
         yield number, {"text": line}
 
 
 def jsonl(path: Path) -> Iterator[Row]:
-    """A JSON object per line. Columns inside an object (a `translation`) are columns of the row."""
+    """One JSON object per line. Keys of an inner object (such as `translation`) also become columns of the row."""
     expected = 'an object such as {"text": "..."}'
     for number, line in lines(path):
         if not line.strip():
             continue
-        value = _json(path, number, line, expected)
+        value = _parse_line(path, number, line, expected)
         if not isinstance(value, dict):
             raise UserError(
                 f"{path}, line {number}: expected {expected}, found {type(value).__name__} {line[:40]!r}: "
-                "mend or remove the line"
+                "correct or remove the line"
             )
-        yield number, flat(value)
+        yield number, flatten(value)
 
 
 def json_file(path: Path) -> Iterator[Row]:
-    """A .json file in one of its usual forms: an object per line; a list with one string per line; one list of objects.
+    """A .json file: one object per line, a list with one string per line, or one list of objects.
 
-    The last form is read whole; the line is then the number of the object in the list.
+    In the last case the whole file is loaded, and the line number is the position of the object in the list.
     """
     first = next((line.strip() for _, line in lines(path) if line.strip()), "")
     if first.startswith("{") and first.endswith("}"):
@@ -112,39 +112,41 @@ def json_file(path: Path) -> Iterator[Row]:
 def _json_list(path: Path) -> Iterator[Row]:
     expected = 'a list of objects such as [{"text": "..."}]'
     try:
-        rows = _loaded("\n".join(line for _, line in lines(path)) or "[]")
+        rows = _parse_json("\n".join(line for _, line in lines(path)) or "[]")
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}: expected {expected}, but it is not JSON ({error.msg} at column "
-            f"{error.colno}): mend the file"
+            f"{error.colno}): correct the file"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not to be read ({error}): mend the file") from None
+        raise UserError(f"{path}: cannot be parsed ({error}): correct the file") from None
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
         if not isinstance(row, dict):
             raise UserError(
-                f"{path}, object {number}: expected {expected}, found {type(row).__name__}: mend or remove it"
+                f"{path}, object {number}: expected {expected}, found {type(row).__name__}: correct or remove it"
             )
-        yield number, flat(row)
+        yield number, flatten(row)
 
 
 def rocstories(path: Path) -> Iterator[Row]:
-    """A JSON list with one string per line: the story.
+    """One JSON list per line, with one string: the story.
 
-    Differs from the reference, which cuts two characters off both ends: escapes such as \\" and \\u2019 are undone.
+    Differs from the reference, which removes two characters at both ends: escapes such as \\" and \\u2019 are decoded.
     """
     expected = 'a list with one string, ["..."]'
     for number, line in lines(path):
         if not line.strip():
             continue
-        value = _json(path, number, line, expected)
+        value = _parse_line(path, number, line, expected)
         if not (isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)):
-            raise UserError(f"{path}, line {number}: expected {expected}, found {line[:40]!r}: mend or remove the line")
+            raise UserError(
+                f"{path}, line {number}: expected {expected}, found {line[:40]!r}: correct or remove the line"
+            )
         yield number, {"text": value[0]}
 
 
 def e2e(path: Path) -> Iterator[Row]:
-    """`name : X | Type : Y || text`: the meaning representation and a text that says it."""
+    """`name : X | Type : Y || text`: a meaning representation and a text that expresses it."""
     for number, line in lines(path):
         if not line.strip():
             continue
@@ -152,14 +154,14 @@ def e2e(path: Path) -> Iterator[Row]:
         if not bars:
             raise UserError(
                 f"{path}, line {number}: expected `field : value | ... || text`, found no || in "
-                f"{line[:40]!r}: mend or remove the line"
+                f"{line[:40]!r}: correct or remove the line"
             )
         yield number, {"text": text, "meaning": meaning.strip()}
 
 
 def _table(path: Path, delimiter: str, quoting: int) -> Iterator[Row]:
-    csv_module.field_size_limit(1 << 24)  # a document may be longer than the library's 128 KiB
-    # lines are decoded one by one, so that a wrong byte is found on its own line; "\n" put back for quoted line breaks
+    csv_module.field_size_limit(1 << 24)  # the default limit of 128 KiB is too small for documents
+    # Lines are decoded one by one, so that an error names the line; "\n" is restored for quoted line breaks.
     texts = (line + "\n" for _, line in lines(path))
     rows = csv_module.reader(texts, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
     header: list[str] | None = None
@@ -167,7 +169,7 @@ def _table(path: Path, delimiter: str, quoting: int) -> Iterator[Row]:
         try:
             cells = next(rows, None)
         except csv_module.Error as error:
-            raise UserError(f"{path}, line {rows.line_num}: {error}: mend or remove the line") from None
+            raise UserError(f"{path}, line {rows.line_num}: {error}: correct or remove the line") from None
         if cells is None:
             return
         if not any(cells):
@@ -176,41 +178,41 @@ def _table(path: Path, delimiter: str, quoting: int) -> Iterator[Row]:
             header = [name.strip() for name in cells]
             twice = next((name for name in header if name and header.count(name) > 1), None)
             if twice:
-                raise UserError(f"{path}, line {rows.line_num}: two columns are called {twice!r}: rename one of them")
+                raise UserError(f"{path}, line {rows.line_num}: two columns are named {twice!r}: rename one of them")
         elif len(cells) != len(header):
             raise UserError(
                 f"{path}, line {rows.line_num}: {len(cells)} cells under {len(header)} columns "
-                f"({', '.join(header)}): mend or remove the line"
+                f"({', '.join(header)}): correct or remove the line"
             )
         else:
             yield rows.line_num, dict(zip(header, cells, strict=True))
 
 
 def csv(path: Path) -> Iterator[Row]:
-    """Comma-separated, quoted by double quotes, the first line naming the columns."""
+    """Comma-separated values, quoted with double quotes, with a header line."""
     return _table(path, ",", csv_module.QUOTE_MINIMAL)
 
 
 def tsv(path: Path) -> Iterator[Row]:
-    """Tab-separated, the first line naming the columns. A quotation mark is a character like any other."""
+    """Tab-separated values with a header line. Quotation marks have no special meaning."""
     return _table(path, "\t", csv_module.QUOTE_NONE)
 
 
-def labelled_lines(path: Path) -> Iterator[Row]:
-    """`text <tab> label` per line, no header."""
+def labeled_lines(path: Path) -> Iterator[Row]:
+    """`text <tab> label` lines without a header."""
     for number, line in lines(path):
         if not line.strip():
             continue
         text, tab, label = line.rpartition("\t")
         if not tab:
             raise UserError(
-                f"{path}, line {number}: expected `text <tab> label`, found {line[:40]!r}: mend or remove the line"
+                f"{path}, line {number}: expected `text <tab> label`, found {line[:40]!r}: correct or remove the line"
             )
         yield number, {"text": text, "label": label}
 
 
 def parquet(path: Path) -> Iterator[Row]:
-    """Parquet; the line is the row."""
+    """Parquet; the line number is the row number."""
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
@@ -220,13 +222,13 @@ def parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=4096):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, flat(row)
+                    yield number, flatten(row)
     except ArrowException as error:
-        raise UserError(f"{path} is not a whole parquet file ({error}): fetch it again") from None
+        raise UserError(f"{path} is not a complete parquet file ({error}): download it again") from None
 
 
-def flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Columns of inner objects beside the outer ones: {"translation": {"de": a, "en": b}} has de and en."""
+def flatten(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the keys of inner objects added: {"translation": {"de": a, "en": b}} also has de and en."""
     inner = {k: v for value in row.values() if isinstance(value, dict) for k, v in value.items()}
     return {**inner, **row} if inner else row
 
@@ -234,17 +236,17 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 BY_SUFFIX: dict[str, Reader] = {
     ".txt": plain, ".jsonl": jsonl, ".json": json_file, ".csv": csv, ".tsv": tsv, ".parquet": parquet,
 }  # fmt: skip
-TABLES = (".csv", ".tsv")  # their first line names the columns
+TABLES = (".csv", ".tsv")  # formats with a header line
 
 
 def suffix(path: Path) -> str:
-    """The end of a file's name that says its format: that before .gz, where it is compressed."""
-    packed = path.suffix.lower() in COMPRESSED
-    return (Path(path.stem) if packed else path).suffix.lower()
+    """File name extension of the format, without an extension of compression such as .gz."""
+    compressed = path.suffix.lower() in COMPRESSED
+    return (Path(path.stem) if compressed else path).suffix.lower()
 
 
 def first_cells(path: Path) -> list[str]:
-    """The cells of the first line of a .csv or .tsv file: names of columns, if it has them."""
+    """Cells of the first line of a .csv or .tsv file: column names, if it has a header."""
     tabs = suffix(path) == ".tsv"
     for _, line in lines(path):
         if line.strip():
@@ -254,10 +256,9 @@ def first_cells(path: Path) -> list[str]:
 
 
 def by_suffix(path: Path) -> Reader:
-    """The reader of a file by the end of its name."""
+    """The reader of a file by its extension."""
     if suffix(path) not in BY_SUFFIX:
         raise UserError(
-            f"{path}: no reader for files ending in {suffix(path) or 'nothing'!r}: "
-            f"convert it to one of {', '.join(BY_SUFFIX)}"
+            f"{path}: unknown file name extension {suffix(path)!r}: convert it to one of {', '.join(BY_SUFFIX)}"
         )
     return BY_SUFFIX[suffix(path)]

@@ -1,5 +1,7 @@
-"""Texts of a split, with labels or sources where it has them, and which rows are for training, validation and test
-where the files do not say. Knows no file, no tokenizer."""
+"""A split: texts with their labels or sources; and how rows are divided where a corpus lacks a split.
+
+This module reads no files and needs no tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,11 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass
 class Split:
-    """Texts of one split; labels and sources, where there are any, stand beside them row by row."""
+    """Texts of one split, with the label and the source of each row if the corpus has them."""
 
     texts: list[str]
     labels: list[int] | None = None  # 0 .. num_classes - 1
-    sources: list[str] | None = None  # what a text depends on: a document, a question, a sentence to translate
+    sources: list[str] | None = None  # inputs of pairs: a document, a question, a sentence to translate
 
     def __post_init__(self) -> None:
         for name, column in (("labels", self.labels), ("sources", self.sources)):
@@ -28,8 +30,8 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def take(self, rows: Sequence[int]) -> Split:
-        """The split of these rows, in this order."""
+    def select(self, rows: Sequence[int]) -> Split:
+        """A split of these rows, in this order."""
         return Split(
             [self.texts[i] for i in rows],
             None if self.labels is None else [self.labels[i] for i in rows],
@@ -37,67 +39,69 @@ class Split:
         )
 
     def all_texts(self) -> list[str]:
-        """Texts and sources: what a language model or a tokenizer of this corpus should have seen."""
+        """Texts and sources: the training text of a language model or a tokenizer for this corpus."""
         return self.texts + (self.sources or [])
 
 
-MOST = 1000  # rows of a split that is cut off; and no more than a tenth
+MAX_HELDOUT = 1000  # rows of a split that is taken from training; at most a tenth of the training rows
 
 
 def permutation(n: int, seed: int) -> list[int]:
-    """The order that `datasets.Dataset.shuffle(seed)` gives, so that our splits are those of the reference."""
+    """The order of `datasets.Dataset.shuffle(seed)`, so that splits equal those of the reference code."""
     return np.random.default_rng(seed).permutation(n).tolist()
 
 
-def divide_valid(splits: dict[str, Split], seed: int, notes: list[str]) -> dict[str, Split]:
-    """ROCStories: the validation file, shuffled, is one fifth validation and four fifths test (1000 : 4000)."""
+def split_validation(splits: dict[str, Split], seed: int, notes: list[str]) -> dict[str, Split]:
+    """ROCStories: shuffle the validation file; the first fifth is validation, the rest is test (1000 : 4000 rows)."""
     if "test" in splits or "valid" not in splits:
         return splits
     both = splits["valid"]
     if len(both) < 2:
-        raise UserError(f"{len(both)} validation text cannot be divided into validation and test: give a larger file")
+        raise UserError(f"{len(both)} validation text cannot be split into validation and test: give a larger file")
     order = permutation(len(both), seed)
     first = max(1, len(both) // 5)
     notes.append(
-        f"the validation file, shuffled with seed {seed}, is {first} validation and {len(both) - first} test texts"
+        f"the validation file was shuffled with seed {seed} and split: "
+        f"{first} validation and {len(both) - first} test rows"
     )
-    return {**splits, "valid": both.take(order[:first]), "test": both.take(order[first:])}
+    return {**splits, "valid": both.select(order[:first]), "test": both.select(order[first:])}
 
 
-def complete(splits: dict[str, Split], seed: int, notes: list[str]) -> dict[str, Split]:
-    """Cut the splits that are missing off the training split, with a seed, and say so.
+def fill_missing_splits(splits: dict[str, Split], seed: int, notes: list[str]) -> dict[str, Split]:
+    """Take the missing splits from the training split, by a seed, and add a line to notes.
 
-    Training rows whose text was cut off too (copies) are dropped, so that nothing of it stays in training.
+    Copies of their texts are dropped from training, so that no validation or test text is trained on. Errors: UserError
+    where there are too few texts.
     """
     missing = [name for name in SPLITS if name not in splits]
     if not missing:
         return splits
     train = splits["train"]
-    size = min(MOST, max(1, len(train) // 10))
+    size = min(MAX_HELDOUT, max(1, len(train) // 10))
     if size * len(missing) >= len(train):
         raise UserError(
-            f"{len(train)} training texts are too few to cut {' and '.join(missing)} from: "
-            "give more, or give files for each split"
+            f"{len(train)} training texts are too few to take {' and '.join(missing)} texts from: "
+            "give more, or give a file for each split"
         )
     order = permutation(len(train), seed)
     made = dict(splits)
     taken: set[str] = set()
     for i, name in enumerate(missing):
-        made[name] = train.take(order[i * size : (i + 1) * size])
+        made[name] = train.select(order[i * size : (i + 1) * size])
         taken |= set(made[name].texts)
     rest = order[len(missing) * size :]
     kept = sorted(i for i in rest if train.texts[i] not in taken)
     if not kept:
-        raise UserError(f"all {len(train)} training texts are copies of {len(taken)}: give different texts")
-    made["train"] = train.take(kept)
+        raise UserError(f"all {len(train)} training texts are copies of {len(taken)} texts: give different texts")
+    made["train"] = train.select(kept)
     each = "each " if len(missing) > 1 else ""
-    copies = f", {len(rest) - len(kept)} copies of them dropped" if len(kept) < len(rest) else ""
-    notes.append(f"no file for {' and '.join(missing)}: {size} rows {each}cut off training with seed {seed}{copies}")
+    copies = f", and {len(rest) - len(kept)} copies of them dropped" if len(kept) < len(rest) else ""
+    notes.append(f"no file for {' and '.join(missing)}: {size} rows {each}taken from training with seed {seed}{copies}")
     return {name: made[name] for name in SPLITS}
 
 
 def concatenate(parts: Sequence[Split]) -> Split:
-    """The rows of several splits one after another. Labels of different corpora mean different things: dropped."""
+    """The rows of several splits, one after another, without labels: those of different corpora are not comparable."""
     sources = [part.sources for part in parts]
     texts = [text for part in parts for text in part.texts]
     if any(s is None for s in sources):

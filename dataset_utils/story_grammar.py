@@ -1,14 +1,14 @@
-"""The grammar of the tales: the words of each slot, the frames of the sentences, what must agree with what. Data only.
+"""The grammar of the synthetic stories, as data: words of each slot, sentence frames, and agreement of pronouns.
 
-A story has four sentences. Each sentence has two frames that say the same, so that a story has a paraphrase: the same
-words in the slots, every frame the other one. Slots are written {slot}; frames are written in lower case, a sentence
-begins with a capital. The words are few (a small model must learn them in a minute), the stories are many (see
-`tales.number_of_stories`).
+A story has four sentences. Each sentence has two frames with the same meaning, so that a story has a paraphrase: the
+same words, with the other frame of every sentence. Slots are written {slot}. Frames are in lower case; sentences start
+with a capital. There are few words, so that a small model learns them in a minute, but many stories (see
+`synthetic_stories.num_stories`).
 """
 
 from __future__ import annotations
 
-# A topic decides where a story goes and what is found there; it is the class of the story.
+# The topic is the class of a story; it decides the possible places and the things found there.
 TOPICS: dict[str, dict[str, tuple[str, ...]]] = {
     "garden": {"place": ("garden", "orchard", "meadow"), "thing": ("rose", "pear", "pumpkin", "basket")},
     "sea": {"place": ("beach", "harbor", "lighthouse"), "thing": ("shell", "fish", "boat", "pearl")},
@@ -22,8 +22,8 @@ HEROES = {  # name -> gender
 }  # fmt: skip
 KIN = {"sister": "f", "mother": "f", "grandmother": "f", "brother": "m", "father": "m", "grandfather": "m"}
 
-# What a story is about: every word that a paraphrase keeps. "" is a slot left out. No word that follows "a" begins
-# with a vowel sound, so that the article never changes.
+# Content words, which a paraphrase keeps. "" is an empty slot. No word after "a" begins with a vowel sound, so that the
+# article never changes.
 CONTENT: dict[str, tuple[str, ...]] = {
     "weather": ("", "cold", "warm", "rainy", "windy", "foggy"),
     "time": ("morning", "afternoon", "evening", "night"),
@@ -41,7 +41,7 @@ CONTENT: dict[str, tuple[str, ...]] = {
 }
 OPTIONAL = frozenset(slot for slot, words in CONTENT.items() if "" in words)
 
-# A pronoun's slot -> whom it stands for, and its (feminine, masculine) form.
+# Slot of a pronoun -> slot of the person that it refers to, and its (feminine, masculine) forms.
 SUBJECT, POSSESSIVE, OBJECT = ("she", "he"), ("her", "his"), ("her", "him")
 PRONOUNS: dict[str, tuple[str, tuple[str, str]]] = {
     "finder": ("name", SUBJECT),

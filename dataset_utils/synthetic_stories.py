@@ -3,9 +3,9 @@
     One foggy evening Rosa hurried to the lighthouse. She noticed a shiny pearl there. Proudly she showed it to her
     grandmother. She laughed and hugged her.
 
-A fresh machine has neither a language model nor data; this corpus lets it do everything at once. As the grammar is
-ours, quality is measured exactly: which samples parse, whose pronouns agree with the names sentences before, which
-find what belongs to the place, which are not copied from training. The words and frames are in `tales_grammar`.
+It needs no download, so that every program runs on a new machine. Since the grammar is known, the quality of samples
+is measured exactly: which of them parse, in which pronouns agree with the names of earlier sentences, in which the
+thing belongs to the place, and which are not copied from training. Words and sentence frames are in `story_grammar`.
 
     python -m dataset_utils.tales --output_dir datasets/tales
 """
@@ -219,7 +219,7 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = OneLineParser(prog="python -m dataset_utils.tales", description="Write the built-in corpus of synthetic stories.")
+    parser = OneLineParser(prog="python -m dataset_utils.tales", description="Write the built-in corpus of stories.")
     parser.add_argument("--output_dir", type=Path, default=Path("datasets/tales"), help="folder (default: %(default)s)")
     for name, size in (("train", 20_000), ("valid", 2_000), ("test", 2_000)):
         parser.add_argument(f"--{name}", type=int, default=size, help="stories (default: %(default)s)")

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from dataset_utils import registry
 from latent_models.autoencoders import reference_weights as autoencoder_weights
-from latent_models.language_models import LanguageModel, load_language_model
+from latent_models.autoencoders.perceiver import PerceiverAutoencoder
+from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.compressed import CompressedSpace, copy_autoencoder
 from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.normalization import LatentStatistics, count_lengths
 from model import reference_weights as denoiser_weights
@@ -33,14 +35,7 @@ from model.denoiser import Denoiser, make_denoiser
 from model.encoder_state_denoiser import EncoderStateDenoiser
 from model.options import DenoiserOptions
 from model.reference_weights import strip_prefixes
-from pipelines.builders.models import (
-    AUTOENCODER_COPY,
-    load_autoencoder,
-    load_model_of_texts,
-    new_space,
-    save_autoencoder,
-)
-from pipelines.builders.models import relative as relative_path
+from pipelines.builders.models import AUTOENCODER_COPY, load_model_of_texts, new_space
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION
 from pipelines.data.tokens import tokenize_split
@@ -50,6 +45,7 @@ from utils.cli.args_io import read_args, saved_flags, write_args
 from utils.cli.settings import Program, Settings
 from utils.ema import ema_tensors
 from utils.errors import UserError, exit_on_user_error, one_line_text
+from utils.pretrained import relative_path
 from utils.state import trainable_state
 
 NEWEST, BEST = "model.pt", "best_model.pt"
@@ -128,7 +124,7 @@ def convert_autoencoder(source: Path, target: Path, language_model: str | None =
     settings = make_settings(AUTOENCODER, saved, source, num_decoder_latents=None, enc_dec_model=name)
     model = load_model_of_texts(settings, name, frozen=settings.config.autoencoder.lm_mode == "freeze")
     metadata = {"language_model_fingerprint": model.fingerprint() if model.frozen else None}
-    space = new_space(model, settings.config.autoencoder, settings.config.language_model.max_seq_len)
+    space = new_space(settings, model)
     for file, checkpoint in files.items():
         state = {strip_prefixes(key, ("module.",)): x for key, x in checkpoint["model"].items()}
         own = {key: x for key, x in state.items() if not key.startswith(autoencoder_weights.PREFIX)}
@@ -137,6 +133,7 @@ def convert_autoencoder(source: Path, target: Path, language_model: str | None =
         else:
             _load_finetuned(model.model, own, source / file)
         cut = autoencoder_weights.cut_positions(state, settings.config.language_model.max_seq_len)
+        assert isinstance(space.autoencoder, PerceiverAutoencoder)  # the only published one
         autoencoder_weights.load_reference(space.autoencoder, cut)
         _save(target, file, {"model": trainable_state(space)}, checkpoint, metadata, settings)
     trained = sum(p.numel() for p in space.parameters() if p.requires_grad)
@@ -174,11 +171,11 @@ def convert_diffusion(
         file: {strip_prefixes(key): x for key, x in checkpoint["model"].items()} for file, checkpoint in files.items()
     }
     first_state = next(iter(states.values()))
-    changes: dict[str, Any] = {"data_dir": data_dir, "dense_pairing": "reference"}
+    changes: dict[str, Any] = {"data_dir": data_dir, "skip_pairing": "ld4lg"}
     if "seq2seq_proj.weight" in first_state:  # an article may be four times as long as its summary
         changes["max_source_len"] = saved["max_seq_len"] * (4 if saved["dataset_name"] == "xsum" else 1)
     if FIRST_RELEASE in first_state:
-        changes |= {"denoiser_variant": "states", "sampler": "ddim", "dense_pairing": "mirror"}
+        changes |= {"denoiser_variant": "states", "sampler": "ddim", "skip_pairing": "unet"}
     if saved.get("latent_model_path"):
         changes["latent_model_path"] = AUTOENCODER_COPY
     elif language_model:
@@ -232,11 +229,11 @@ def _import_autoencoder(folder: Path, target: Path, language_model: str | None) 
     if not (folder / "args.json").is_file():
         raise UserError(f"{folder} is not the run of an autoencoder: name it with --latent_model_path")
     if "schema_version" in read_args(folder):
-        space, _ = load_autoencoder(folder, torch.device("cpu"), language_model)
-        save_autoencoder(folder, target, space.language_model.name)
+        space = CompressedSpace.from_pretrained(folder, language_model=language_model)
+        copy_autoencoder(folder, own, space.language_model.name)
         return space
     convert_autoencoder(folder, own, language_model)
-    return load_autoencoder(own, torch.device("cpu"), language_model)[0]
+    return CompressedSpace.from_pretrained(own, language_model=language_model)
 
 
 def _fill(network: Network, state: Mapping[str, Tensor], lengths: Tensor | None) -> dict[str, Tensor]:
@@ -275,7 +272,7 @@ def _context_metadata(
 ) -> dict[str, Any]:
     """Entries of args.json about the model that encodes the sources."""
     language = registry.languages(settings.config.data)[1]
-    model = load_language_model(name, language=language)
+    model = LanguageModel.from_pretrained(name, language=language)
     copy = {k.removeprefix("context_encoder."): x for k, x in state.items() if k.startswith("context_encoder.")}
     check_same_weights(model.model.get_encoder(), copy, name, source, "--context_encoder")
     shared = model.fingerprint() == own.fingerprint()

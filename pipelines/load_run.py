@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
+from pipelines.builders.components import Components, load_trained_weights, build_components
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.cli.programs import DIFFUSION
-from pipelines.job import refuse_another_programs_run
-from pipelines.parts import Parts, fill_from_run, make_parts
+from pipelines.run_context import check_same_program
 from utils import distributed
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
@@ -24,7 +24,7 @@ class LoadedRun:
     """A trained run, ready to sample from."""
 
     settings: Settings[DiffusionConfig]
-    parts: Parts
+    parts: Components
     device: torch.device
     class_names: list[str]
 
@@ -37,9 +37,9 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     """
     arguments = [*argv, *(f"--{name}={value}" for name, value in flags.items())]
     settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *arguments])
-    refuse_another_programs_run(settings)
+    check_same_program(settings)
     torch_device, class_names = distributed.pick_device(device), list(settings.checkpoint_args.get("class_names", ()))
     source_tokens = (settings.config.context.max_source_len or 1) if settings.checkpoint_args.get("seq2seq") else 0
-    parts = make_parts(settings, Path(folder), torch_device, len(class_names), source_tokens)
-    fill_from_run(parts.model, Path(folder), best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint)
+    parts = build_components(settings, Path(folder), torch_device, len(class_names), source_tokens)
+    load_trained_weights(parts.model, Path(folder), best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint)
     return LoadedRun(settings, parts, torch_device, class_names)

@@ -15,7 +15,7 @@ class AutoencoderIntervals:
     eval_texts: int = flag(
         1000, "held-out texts reconstructed at a validation", unit="texts", at_least=1, may_change="eval"
     )
-    midpoints: bool = flag(
+    eval_interpolation: bool = flag(
         False,
         "at --eval and --eval_test also write out the middle of each held-out text and its nearest neighbour, "
         "judged by --scorer or a small one trained on the corpus: a space whose middles read well can be generated "
@@ -26,20 +26,21 @@ class AutoencoderIntervals:
 
 @dataclass
 class PriorOptions:
-    """A decoder trained on for the latents that a denoiser comes up with; see pipelines/training/imagined."""
+    """A decoder trained on for the latents that a denoiser comes up with; see pipelines/steps/denoiser_augmentation."""
 
-    prior_run: str | None = flag(
+    denoiser_run: str | None = flag(
         None, "with --lm_mode decoder: train it on latents as the denoiser of this diffusion run would have them"
     )
-    prior_prob: float = flag(
-        0.8, "share of the texts whose latents come from --prior_run", at_least=0, at_most=1, needs="prior_run"
+    denoiser_prob: float = flag(
+        0.8, "share of the texts whose latents come from --denoiser_run", at_least=0, at_most=1, needs="denoiser_run"
     )
-    prior_steps: int = flag(
+    denoiser_steps: int = flag(
         8,
         "steps of its sampler from noise to data; a batch walks a random rest",
         unit="steps",
         at_least=1,
-        needs="prior_run",
+        needs="denoiser_run",
+        config_only=True,
     )
 
 
@@ -73,7 +74,12 @@ class DistillationOptions:
         4, "sampling steps, and network calls, of the student", unit="steps", at_least=1, needs="distill_run"
     )
     distill_substeps: int = flag(
-        6, "solver steps of the teacher for each step of the student", unit="steps", at_least=1, needs="distill_run"
+        6,
+        "solver steps of the teacher for each step of the student",
+        unit="steps",
+        at_least=1,
+        needs="distill_run",
+        config_only=True,
     )
     distill_guidance: float = flag(
         1.0,
@@ -94,7 +100,7 @@ class EmbeddingLossOptions:
     """What is learned beside the estimate of x0 in a space of token embeddings."""
 
     decoder_nll_weight: float = flag(1.0, "weight of -log p(w | x0), which keeps embeddings apart", unit="factor")
-    terminal_weight: float = flag(
+    tT_loss_weight: float = flag(
         1.0, "weight of what the noisiest step leaves of x0, which keeps them small", unit="factor"
     )
 
@@ -127,29 +133,30 @@ class ControlOptions:
         None, "run folder of python -m pipelines.train_classifier for this run's latents"
     )
     target_label: str | None = flag(None, "label of --latent_classifier, by name or number")
-    guidance_kind: str = flag(
-        "steps",
-        "steps: gradient steps after each sampling step, with a fluency term; estimate: one shift of each "
-        "estimate, exact where the classifier is",
-        choices=("steps", "estimate"),
+    classifier_guidance: str = flag(
+        "langevin",
+        "langevin: gradient steps on the latents after each sampling step, as in Diffusion-LM, with a term for the "
+        "prior; x0: one shift of each estimate of x0, which is exact where the classifier is",
+        choices=("langevin", "x0"),
         needs="latent_classifier",
     )
     guidance_steps: int = flag(
         3, "gradient steps after each sampling step", unit="steps", at_least=1, needs="latent_classifier"
     )
     guidance_strength: float = flag(1.0, "weight of the label", unit="factor", needs="latent_classifier")
-    guidance_fluency: float = flag(
+    guidance_prior_weight: float = flag(
         1.0,
-        "weight of what the diffusion itself says of the text; 0: none",
+        "weight of the diffusion model's own prior in --classifier_guidance langevin; 0 leaves it out",
         unit="factor",
         at_least=0,
         needs="latent_classifier",
     )
-    guidance_rate: float = flag(
-        0.5, "length of a gradient step, above 0 and up to 1", at_most=1, above=0, needs="latent_classifier"
-    )
-    guidance_langevin: bool = flag(
-        False, "add noise to the gradient steps, so that they sample instead of climbing", needs="latent_classifier"
+    guidance_step_size: float = flag(0.5, "size of a gradient step", at_most=1, above=0, needs="latent_classifier")
+    langevin_noise: bool = flag(
+        False,
+        "add noise to the gradient steps of --classifier_guidance langevin: they then sample instead of maximizing",
+        needs="latent_classifier",
+        config_only=True,
     )
 
 
@@ -160,9 +167,11 @@ class TrajectoryOptions:
     trajectory: bool = flag(
         False, "show texts on their way from noise, and write them to trajectory.json of the output folder"
     )
-    trajectory_texts: int = flag(3, "texts of --trajectory", unit="texts", at_least=1, needs="trajectory")
-    trajectory_views: int = flag(
-        20, "how often --trajectory looks on the way", unit="views", at_least=1, needs="trajectory"
+    trajectory_texts: int = flag(
+        3, "texts of --trajectory", unit="texts", at_least=1, needs="trajectory", config_only=True
+    )
+    trajectory_steps: int = flag(
+        20, "how often --trajectory looks on the way", unit="views", at_least=1, needs="trajectory", config_only=True
     )
 
 
@@ -190,14 +199,14 @@ class DrafterRunOptions:
         "where the language model is now; unset: where the autoencoder's run says that it was",
         may_change="resume",
     )
-    latent_noise: float = flag(
+    max_latent_noise: float = flag(
         0.4,
         "train on latents noised up to this sigma too, since those of samples are never quite right",
         at_least=0,
         at_most=1,
     )
     latent_noise_prob: float = flag(
-        0.5, "share of the texts whose latents are noised", at_least=0, at_most=1, needs="latent_noise"
+        0.5, "share of the texts whose latents are noised", at_least=0, at_most=1, needs="max_latent_noise"
     )
     latent_cache_dir: str | None = flag(
         None,

@@ -17,10 +17,10 @@ from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.cli.configs import PretrainConfig
 from pipelines.data.tokens import TokenSplit, tokenize_split
-from pipelines.describe import dry_run, survey_corpus
+from pipelines.summary import dry_run, log_corpus_stats
 from pipelines.evaluators.reconstruction import reconstruct, via_encoder
-from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
-from pipelines.training.pretraining_step import PretrainingStep
+from pipelines.run_context import RunContext, fit, load_corpus, make_train_state, setup_run, save_args
+from pipelines.steps.denoising_lm import DenoisingLMStep
 from utils import checkpoints
 from utils.cli.settings import Settings
 from utils.distributed import wrap
@@ -40,30 +40,30 @@ def run(settings: Settings[PretrainConfig]) -> int:
     if settings.config.run.dry_run:
         return dry_run(settings, _parts, lambda corpus: _new_tokenizer(corpus.train.all_texts(), settings))
     options = settings.config.model
-    job = open_job(settings, "language_model_pretraining", "pretrain")
+    job = setup_run(settings, "language_model_pretraining", "pretrain")
     corpus = load_corpus(job)
     train = Split(corpus.train.all_texts())  # sources are texts of the language, too
     valid = Split(corpus.valid.all_texts())
     torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
     model = _model(job, train, options)
-    survey_corpus(job, corpus, model.tokenizer, max_source_length=options.max_seq_len)
+    log_corpus_stats(job, corpus, model.tokenizer, max_source_length=options.max_seq_len)
     model.chunked_loss = not settings.config.loss.whole_logits
     data = tokenize_split(train, model, options.max_seq_len)
     held_out = tokenize_split(valid, model, options.max_seq_len)
-    job.say(
+    job.log(
         f"{len(train):,} texts, {len(model.tokenizer):,} tokens, {sum(p.numel() for p in model.parameters()):,} "
         "parameters, "
         f"{100 * data.table.truncated:.1f} % of the texts cut at {options.max_seq_len} tokens"
     )
 
-    state = new_state(job, model)
+    state = make_train_state(job, model)
     state.wrapped = wrap(model, job.dist)
     if settings.config.run.resume_training:
         state.restore(checkpoints.load(job.folder))
     elif job.dist.is_main:
         model.tokenizer.save_pretrained(job.folder)  # at once: resuming must not depend on training it again
-    record_args(job, vocabulary=len(model.tokenizer), trainable_params=sum(p.numel() for p in model.parameters()))
-    step = PretrainingStep(
+    save_args(job, vocabulary=len(model.tokenizer), trainable_params=sum(p.numel() for p in model.parameters()))
+    step = DenoisingLMStep(
         state.wrapped,
         data,
         options,
@@ -75,8 +75,8 @@ def run(settings: Settings[PretrainConfig]) -> int:
 
     def validate(state: State) -> None:
         result = _copying(job, model, held_out, options)
-        job.log.record({f"lm/{STRATEGY}/{k}": v for k, v in result.items() if isinstance(v, float)}, state.step)
-        job.log.print(
+        job.logger.record({f"lm/{STRATEGY}/{k}": v for k, v in result.items() if isinstance(v, float)}, state.step)
+        job.logger.print(
             f"copies {100 * result['exact_match']:.1f} % of held-out texts exactly, BLEU {result['bleu']:.1f}"
         )
 
@@ -94,12 +94,12 @@ def run(settings: Settings[PretrainConfig]) -> int:
     if job.dist.is_main:
         model.save_pretrained(job.folder)
         report.write(job.folder, "validation", result)
-        job.say(report.table(result, f"{job.folder}: copying held-out texts ({STRATEGY})"))
+        job.log(report.table(result, f"{job.folder}: copying held-out texts ({STRATEGY})"))
     job.dist.barrier()
     return 0
 
 
-def _model(job: Job[PretrainConfig], train: Split, options: PretrainingOptions) -> LanguageModel:
+def _model(job: RunContext[PretrainConfig], train: Split, options: PretrainingOptions) -> LanguageModel:
     """A fresh model with its tokenizer, or the run's own when it is resumed."""
     if job.settings.config.run.resume_training:
         return LanguageModel(
@@ -133,7 +133,7 @@ def _tokenizer(folder: Path):
         raise UserError(f"{folder} holds no tokenizer: it is not a run of stage 0 that can be resumed") from error
 
 
-def _copying(job: Job[PretrainConfig], model: LanguageModel, held_out: TokenSplit, options: PretrainingOptions) -> dict:
+def _copying(job: RunContext[PretrainConfig], model: LanguageModel, held_out: TokenSplit, options: PretrainingOptions) -> dict:
     """How exactly the model writes out held-out texts that it sees whole."""
     rows = torch.arange(min(job.settings.config.validation.eval_texts, len(held_out)))
     decode = via_encoder(model, options.max_seq_len)

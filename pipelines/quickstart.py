@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
+from pipelines.stages import StageTimer, Stage, banner, run_program, run_stage
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import ROOT, write_json
@@ -72,7 +72,7 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
         show(root, json.loads(report_path.read_text()))
         return 0
     root.mkdir(parents=True, exist_ok=True)
-    clock = Clock(root / "seconds.json")
+    clock = StageTimer(root / "seconds.json")
     if install_seconds:
         clock.add("install", install_seconds)
 

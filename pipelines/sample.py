@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     given, others = parse_known(parser(), arguments)
     from evaluation.report import single_line
-    from pipelines.job import refuse_unwritable
+    from pipelines.run_context import check_writable
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     pipeline = TextDiffusionPipeline.from_pretrained(given.run, device=given.device, argv=others)
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     generator = pipeline.generator
     steps = len(generator.process.grid(generator.steps)) - 1
     folder = given.output_dir or given.run / "samples"
-    refuse_unwritable(folder)
+    check_writable(folder)
     name = f"{pipeline.sampler}.steps-{steps}.samples-{given.num_samples}.seed-{given.seed}"
     if given.trajectory:
         path = folder / f"{name}.trajectory.json"

@@ -25,9 +25,9 @@ import torch
 
 from evaluation import mbr
 from latent_models.generation.decoding import one_strategy
+from pipelines.builders.components import make_generator, make_sources
 from pipelines.data.tokens import make_batch
 from pipelines.load_run import FlagValue, load_run
-from pipelines.parts import make_generator, make_sources
 from pipelines.sampling.classes import class_index, one_class, per_text_classes
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.inputs import ConditionFn, Sources, infilling_inputs

@@ -21,24 +21,23 @@ from latent_models.spaces.compressed import CompressedSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
 from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.models import configure_generation, load_model_of_texts, new_space
-from utils.pretrained import load_into, locate_model, relative_path
-from latent_models.spaces.compressed import CompressedSpace
 from pipelines.cli.configs import AutoencoderConfig
 from pipelines.data.cached_latents import EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit, tokenize_split
-from pipelines.describe import describe_run, dry_run, survey_corpus
+from pipelines.summary import summarize_run, dry_run, log_corpus_stats
 from pipelines.evaluators.interpolation import decode_all, evaluate_interpolation, midpoints
 from pipelines.evaluators.reconstruction import Decode, reconstruct, via_encoder, via_latents
-from pipelines.job import EVALUATION, Job, fit, load_corpus, new_state, open_job, record_args
-from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
-from pipelines.training.held_out import held_out_means
-from pipelines.training.imagined import load_prior
+from pipelines.run_context import EVALUATION, RunContext, fit, load_corpus, make_train_state, setup_run, save_args
+from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
+from pipelines.validation import mean_losses
+from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
 from utils import checkpoints
 from utils.cli.settings import Settings
 from utils.compile import compile_network, should_compile
 from utils.distributed import DistContext, wrap
 from utils.hooks import Hook, PeriodicHook, StepResult
 from utils.preemption import EXIT_CODES
+from utils.pretrained import load_into, locate_model, relative_path
 from utils.records import Batch
 from utils.seeding import derive_seed
 from utils.sharding import is_sharded, layers_of, shard, unsharded
@@ -51,39 +50,36 @@ def run(settings: Settings[AutoencoderConfig]) -> int:
     started = time.monotonic()
     if settings.config.run.dry_run:
         return dry_run(settings, _parts)
-    job = open_job(settings, "latent_finetuning", "autoencoder", {"loss": "train/loss", "learning_rate": "lr"})
-    if job.evaluating:
+    job = setup_run(settings, "latent_finetuning", "autoencoder", {"loss": "train/loss", "learning_rate": "lr"})
+    if job.is_eval:
         return _evaluate(job)
 
-    name = find_language_model(
-        settings.config.language_model.enc_dec_model,
-        job.folder,
-        settings.checkpoint_args.get("enc_dec_model_relative"),
-        "enc_dec_model" in settings.explicit,
-    )
+    explicit = "enc_dec_model" in settings.explicit
+    recorded = None if explicit else settings.checkpoint_args.get("enc_dec_model_relative")
+    name = locate_model(settings.config.language_model.enc_dec_model, job.folder, recorded)
     model = load_model_of_texts(settings, name, frozen=settings.config.autoencoder.lm_mode == "freeze")
     corpus = load_corpus(job)
     torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
     space = new_space(settings, model).to(job.device)
-    survey_corpus(job, corpus, model.tokenizer)
+    log_corpus_stats(job, corpus, model.tokenizer)
     model.chunked_loss = not settings.config.loss.whole_logits
     configure_generation(settings, model)
     data = tokenize_split(corpus.train, model, settings.config.language_model.max_seq_len)
     held_out = tokenize_split(corpus.valid, model, settings.config.language_model.max_seq_len)
-    job.say(describe_run(job, {"language model": model, "autoencoder": space.autoencoder}, corpus, data))
+    job.log(summarize_run(job, {"language model": model, "autoencoder": space.autoencoder}, corpus, data))
 
     if settings.config.autoencoder.lm_mode == "decoder":
         space.freeze_encoder()
     for network in (space.autoencoder.encoder, space.autoencoder.decoder):
-        compile_network(network, settings.config.compilation.compile, job.device, job.say, part=True)
+        compile_network(network, settings.config.compilation.compile, job.device, job.log, part=True)
     sharded = (
         settings.config.sharding.fsdp and job.dist.world_size > 1
     )  # before the optimizer, which must see the pieces
     if sharded:
         shard(space, job.dist, layers_of(model))
     elif settings.config.sharding.fsdp:
-        job.say("note: --fsdp spreads the weights over several processes, and this is one")
-    state = new_state(job, space)
+        job.log("note: --fsdp spreads the weights over several processes, and this is one")
+    state = make_train_state(job, space)
     state.wrapped = space if sharded else wrap(space, job.dist)
     fingerprint = model.fingerprint() if settings.config.autoencoder.lm_mode == "freeze" else None
     metadata: dict[str, Any] = {"language_model_fingerprint": fingerprint}
@@ -92,8 +88,10 @@ def run(settings: Settings[AutoencoderConfig]) -> int:
         model.check_fingerprint(checkpoint.metadata.get("language_model_fingerprint"), job.folder)
         state.restore(checkpoint)
     elif settings.config.run.resume_dir:
-        load_into(space, checkpoints.load(settings.config.run.resume_dir))  # weights only, as in the published command line
-    record_args(
+        load_into(
+            space, checkpoints.load(settings.config.run.resume_dir)
+        )  # weights only, as in the published command line
+    save_args(
         job,
         enc_dec_model_relative=relative_path(name, job.folder),
         language=model.language,
@@ -106,7 +104,7 @@ def run(settings: Settings[AutoencoderConfig]) -> int:
         validation.record(result, state.step)
         score = result[f"autoencoder/{validation.strategies[0]}/bleu"]
         # how well a decoder serves a denoiser shows in no reconstruction: the newest is the best
-        if settings.config.augmentation.prior_run is not None or score > state.best.get("bleu", -1.0):
+        if settings.config.augmentation.denoiser_run is not None or score > state.best.get("bleu", -1.0):
             state.best = {"bleu": score, "step": state.step}
             state.save_best(job.folder, **metadata)
 
@@ -129,10 +127,10 @@ def run(settings: Settings[AutoencoderConfig]) -> int:
     def losses(state: State, report: StepResult) -> None:
         """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""
         if state.step % settings.config.loop.log_every == 0:
-            job.log.record({**validation.loss(), **lm_loss}, state.step)
+            job.logger.record({**validation.loss(), **lm_loss}, state.step)
 
     total = job.batch_sampler().global_batch_size
-    job.log.extra = lambda done: {"epoch": done * total / len(data), "samples": done * total}
+    job.logger.extra = lambda done: {"epoch": done * total / len(data), "samples": done * total}
     validating = PeriodicHook(settings.config.validation.eval_every, validate, name="validate")
     saving = PeriodicHook(
         settings.config.loop.save_every or settings.config.validation.eval_every,
@@ -149,19 +147,19 @@ def run(settings: Settings[AutoencoderConfig]) -> int:
     return 0
 
 
-def _disturbance(job: Job[AutoencoderConfig], space: CompressedSpace) -> Disturbance:
+def _disturbance(job: RunContext[AutoencoderConfig], space: CompressedSpace) -> LatentAugmentation:
     settings = job.settings
-    run, steps = settings.config.augmentation.prior_run, settings.config.augmentation.prior_steps
-    prior = None if run is None else load_prior(run, space, steps, job.device)
-    return Disturbance(
-        settings.config.autoencoder.latent_noise,
+    run, steps = settings.config.augmentation.denoiser_run, settings.config.augmentation.denoiser_steps
+    prior = None if run is None else load_denoiser_augmentation(run, space, steps, job.device)
+    return LatentAugmentation(
+        settings.config.autoencoder.max_latent_noise,
         settings.config.autoencoder.latent_noise_prob,
         prior,
-        settings.config.augmentation.prior_prob,
+        settings.config.augmentation.denoiser_prob,
     )
 
 
-def _cached_states(job: Job[AutoencoderConfig], model: LanguageModel, data: TokenSplit) -> EncodedSplit | None:
+def _cached_states(job: RunContext[AutoencoderConfig], model: LanguageModel, data: TokenSplit) -> EncodedSplit | None:
     """The frozen encoder's states of the training texts, with --cache_encoder_states."""
     options = job.settings.config.encoder_cache
     if options.cache_encoder_states == "no":
@@ -177,7 +175,7 @@ def _cached_states(job: Job[AutoencoderConfig], model: LanguageModel, data: Toke
 class Validation:
     """Reconstruction of held-out texts, by each decoding strategy, from latents and by the plain language model."""
 
-    def __init__(self, job: Job[AutoencoderConfig], space: CompressedSpace, held_out: TokenSplit) -> None:
+    def __init__(self, job: RunContext[AutoencoderConfig], space: CompressedSpace, held_out: TokenSplit) -> None:
         self.job, self.space, self.held_out = job, space, held_out
         self.strategies = list(strategies(job.settings.config.evaluation.decoding))
         self.rows = torch.arange(min(job.settings.config.validation.eval_texts, len(held_out)))
@@ -190,7 +188,7 @@ class Validation:
         self.written: dict[str, list[str]] = {}
 
     def loss(self) -> dict[str, float]:
-        """Cross-entropy of --val_loss_texts held-out texts, in nats per token."""
+        """Cross-entropy of val_loss_examples held-out texts, in nats per token."""
         return self._mean("val/loss", self.space)
 
     def language_model_loss(self) -> dict[str, float]:
@@ -208,7 +206,7 @@ class Validation:
             return {name: losses(self.held_out.batch(batch_sampler.rows(0, micro, n)).to(job.device))}
 
         with eval_mode(self.space), job.autocast():
-            return held_out_means(dist, batch_sampler, [name], values)
+            return mean_losses(dist, batch_sampler, [name], values)
 
     def of_latents(self) -> dict[str, Any]:
         return self._score("autoencoder", via_latents(self.space, self.job.settings.config.language_model.max_seq_len))
@@ -276,10 +274,10 @@ class Validation:
     def record(self, result: Mapping[str, Any], step: int) -> None:
         self.results |= result
         numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
-        self.job.log.record(numbers, step)
-        self.job.say(report.table(numbers, f"step {step}, {len(self.texts)} held-out texts"))
+        self.job.logger.record(numbers, step)
+        self.job.log(report.table(numbers, f"step {step}, {len(self.texts)} held-out texts"))
         rows = list(zip(self.texts, *self.written.values(), strict=True))[:20]
-        self.job.log.table("Samples", ["reference", *self.written], rows, step)
+        self.job.logger.table("Samples", ["reference", *self.written], rows, step)
 
     def write(self, folder, name: str) -> None:
         """Metrics and texts, side by side."""
@@ -292,7 +290,7 @@ class Validation:
             report.write(folder, name, self.results, samples)
 
 
-def _evaluate(job: Job[AutoencoderConfig]) -> int:
+def _evaluate(job: RunContext[AutoencoderConfig]) -> int:
     """--eval: the best checkpoint, on the validation split (--eval_test: on the test split)."""
     settings = job.settings
     typed = settings.config.language_model.enc_dec_model if "enc_dec_model" in settings.explicit else None
@@ -307,7 +305,7 @@ def _evaluate(job: Job[AutoencoderConfig]) -> int:
     validation = Validation(job, space, held_out)
     validation.record(validation.of_language_model(), 0)
     validation.record(validation.of_latents(), 0)
-    if settings.config.validation.midpoints:
+    if settings.config.validation.eval_interpolation:
         validation.record(validation.of_midpoints(corpus), 0)
     validation.write(job.folder / EVALUATION, f"eval-{split}")
     return 0

@@ -20,20 +20,20 @@ from pipelines.cli.configs import ClassifierConfig
 from pipelines.cli.programs import CLASSIFIER, DIFFUSION
 from pipelines.data.cached_latents import EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit, tokenize_for
-from pipelines.describe import dry_run
-from pipelines.job import (
-    Job,
+from pipelines.summary import dry_run
+from pipelines.run_context import (
+    RunContext,
     fit,
     load_corpus,
-    new_state,
-    open_job,
-    record_args,
-    refuse_another_programs_run,
+    make_train_state,
+    setup_run,
+    save_args,
+    check_same_program,
 )
 from pipelines.load_run import load_run
-from pipelines.parts import Parts
+from pipelines.builders.components import Components
 from pipelines.steps.classifier import METRICS, ClassifierStep
-from pipelines.training.held_out import held_out_means
+from pipelines.validation import mean_losses
 from utils import checkpoints
 from utils.cli.args_io import read_args
 from utils.cli.parse import parse
@@ -57,7 +57,7 @@ def run(settings: Settings[ClassifierConfig]) -> int:
     read_args(Path(settings.config.task.diffusion_run))  # one line where it is no run, before a folder is made
     if settings.config.run.dry_run:
         return _dry_run(settings)
-    job = open_job(settings, "text_latent_classifier", "classifier")
+    job = setup_run(settings, "text_latent_classifier", "classifier")
     trained = load_run(settings.config.task.diffusion_run, device=settings.config.loop.device)
     parts = trained.parts
     parts.model.requires_grad_(False).eval()
@@ -67,7 +67,7 @@ def run(settings: Settings[ClassifierConfig]) -> int:
     classifier = LatentClassifier(
         parts.space.dim, parts.space.length, corpus.num_classes, settings.config.classifier
     ).to(job.device)
-    state = new_state(job, classifier)
+    state = make_train_state(job, classifier)
     if settings.config.run.resume_training:
         state.restore(checkpoints.load(job.folder))
     length = trained.settings.config.language_model.max_seq_len
@@ -75,7 +75,7 @@ def run(settings: Settings[ClassifierConfig]) -> int:
         name: _encoded(job, parts, tokenize_for(parts.space.space, corpus.splits[name], length), name)
         for name in ("train", "valid")
     }
-    record_args(
+    save_args(
         job,
         class_names=list(corpus.class_names),
         space_fingerprint=parts.space.fingerprint(),
@@ -93,9 +93,9 @@ def run(settings: Settings[ClassifierConfig]) -> int:
             return {"loss": losses, **values}
 
         with eval_mode(classifier), job.autocast():
-            found = held_out_means(job.dist, checker.batch_sampler, ("loss", *METRICS), judged)
-        job.log.record({f"val_{name}": value for name, value in found.items()}, state.step)
-        job.log.print(
+            found = mean_losses(job.dist, checker.batch_sampler, ("loss", *METRICS), judged)
+        job.logger.record({f"val_{name}": value for name, value in found.items()}, state.step)
+        job.logger.print(
             f"names {100 * found['accuracy']:.1f} % of held-out labels at all noise levels, "
             f"{100 * found['accuracy_q0']:.1f} % in the cleanest quarter"
         )
@@ -117,7 +117,7 @@ def run(settings: Settings[ClassifierConfig]) -> int:
     return 0
 
 
-def _encoded(job: Job[ClassifierConfig], parts: Parts, data: TokenSplit, split: str) -> EncodedSplit:
+def _encoded(job: RunContext[ClassifierConfig], parts: Components, data: TokenSplit, split: str) -> EncodedSplit:
     """Texts as latents: from a cache beside the classifier, but for embeddings, which cost nothing."""
     folder = None if parts.space.learned_with_denoiser else job.folder / "latent_cache"
     return encode_or_load(parts.space.space, data, folder, split, f"latents of the {split} split", job.dist, "off")
@@ -125,7 +125,7 @@ def _encoded(job: Job[ClassifierConfig], parts: Parts, data: TokenSplit, split: 
 
 def _dry_run(settings: Settings[ClassifierConfig]) -> int:
     of_run = parse(DIFFUSION, ["--eval", "--resume_dir", settings.config.task.diffusion_run])
-    refuse_another_programs_run(of_run)
+    check_same_program(of_run)
 
     def parts(settings: Settings[ClassifierConfig]) -> dict[str, Any]:
         import torch

@@ -16,28 +16,27 @@ from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from pipelines.builders.embeddings import MetaEmbeddings, tokenizer_of
 from pipelines.builders.models import DiffusionModel, encoder_options, meta_space, save_encoder_config
-from utils.pretrained import load_into
-from pipelines.builders.process import make_process
+from pipelines.builders.diffusion_process import make_process
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.context_encoder import load_context_encoder, resolve_source_limit
-from pipelines.describe import describe_run, dry_run, survey_corpus
+from pipelines.summary import summarize_run, dry_run, log_corpus_stats
 from pipelines.evaluators.evaluator import Evaluator, make_evaluator
-from pipelines.job import Job, fit, load_corpus, new_state, open_job, record_args
-from pipelines.parts import (
-    Parts,
-    fill_from_run,
+from pipelines.run_context import RunContext, fit, load_corpus, make_train_state, setup_run, save_args
+from pipelines.builders.components import (
+    Components,
+    load_trained_weights,
     make_generator,
-    make_parts,
+    build_components,
     make_sources,
-    named_parts,
+    named_components,
     new_model,
-    refuse_guidance_without_null,
+    check_guidance,
 )
+from pipelines.steps.spaces import SPACES, Step
 from pipelines.steps.teacher import Teacher, load_teacher, teacher_facts
 from pipelines.steps.timestep_sampler import TimestepSampler
-from pipelines.training.best import keep_if_best, remembered_best
-from pipelines.training.held_out import held_out_means
-from pipelines.training.spaces import SPACES, Step
+from pipelines.best_checkpoint import save_if_best, load_best_score
+from pipelines.validation import mean_losses
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
 from utils.cli.settings import Settings
@@ -46,6 +45,7 @@ from utils.ema import EMA
 from utils.errors import UserError
 from utils.hooks import Hook, PeriodicHook, StepResult
 from utils.preemption import EXIT_CODES
+from utils.pretrained import load_into
 from utils.state import State
 from utils.train_eval import eval_mode
 
@@ -55,12 +55,12 @@ def run(settings: Settings[DiffusionConfig]) -> int:
     started = time.monotonic()
     if settings.config.run.dry_run:
         return dry_run(settings, _empty_parts, tokenizer_of(settings))
-    job = open_job(settings, "text_denoising_diffusion", "diffusion")
-    run_folder = Path(settings.config.run.resume_dir) if job.evaluating else job.folder
+    job = setup_run(settings, "text_denoising_diffusion", "diffusion")
+    run_folder = Path(settings.config.run.resume_dir) if job.is_eval else job.folder
     if settings.config.distillation.distill_run and not settings.config.run.resume_dir:
         run_folder = Path(settings.config.distillation.distill_run)  # a new student's parts are those of its teacher
     corpus = _corpus(job)
-    parts = make_parts(
+    parts = build_components(
         settings,
         run_folder,
         job.device,
@@ -68,8 +68,8 @@ def run(settings: Settings[DiffusionConfig]) -> int:
         resolve_source_limit(settings, corpus),
         corpus.train.all_texts(),
     )
-    if job.evaluating:
-        fill_from_run(parts.model, run_folder, best=parts.seq2seq and not settings.config.pairs.newest_checkpoint)
+    if job.is_eval:
+        load_trained_weights(parts.model, run_folder, best=parts.seq2seq and not settings.config.pairs.newest_checkpoint)
         evaluator = _evaluator(job, parts, corpus)
         if not settings.config.evaluation.gen_data:
             evaluator.load_models()
@@ -77,20 +77,20 @@ def run(settings: Settings[DiffusionConfig]) -> int:
     return _train(job, parts, corpus, started)
 
 
-def _evaluator(job: Job[DiffusionConfig], parts: Parts, corpus: Corpus) -> Evaluator:
+def _evaluator(job: RunContext[DiffusionConfig], parts: Components, corpus: Corpus) -> Evaluator:
     generator = make_generator(job.settings, parts, job.device, job.autocast, job.dist)
     options = job.settings.config.trajectory
     if options.trajectory and job.dist.is_main:
         generator.with_trajectory(
             texts=options.trajectory_texts,
-            snapshots=options.trajectory_views,
+            snapshots=options.trajectory_steps,
             file=sys.stderr,
             path=job.folder / "trajectory.json",
         )
     return make_evaluator(job, generator, corpus, make_sources(job.settings, parts, job.device, job.autocast))
 
 
-def _corpus(job: Job[DiffusionConfig]) -> Corpus:
+def _corpus(job: RunContext[DiffusionConfig]) -> Corpus:
     """The corpus of the flags, with the labels that the run needs."""
     settings, corpus = job.settings, load_corpus(job)
     if settings.config.denoiser.class_conditional:
@@ -104,7 +104,7 @@ def _corpus(job: Job[DiffusionConfig]) -> Corpus:
     return corpus
 
 
-def _train(job: Job[DiffusionConfig], parts: Parts, corpus: Corpus, started: float) -> int:
+def _train(job: RunContext[DiffusionConfig], parts: Components, corpus: Corpus, started: float) -> int:
     settings, model, space = job.settings, parts.model, parts.space
     teacher = None
     if settings.config.distillation.distill_run is not None:
@@ -114,16 +114,16 @@ def _train(job: Job[DiffusionConfig], parts: Parts, corpus: Corpus, started: flo
     make_step = SPACES[settings.config.latents.latent_space].steps(job, parts, data_module, times, teacher)
     data = data_module.tokens["train"]
     reader = (parts.context.model.tokenizer, parts.context.states.length) if parts.context else ()
-    survey_corpus(job, corpus, data_module.tokenizer, *reader)
-    job.say(describe_run(job, named_parts(parts), corpus, data))
+    log_corpus_stats(job, corpus, data_module.tokenizer, *reader)
+    job.log(summarize_run(job, named_components(parts), corpus, data))
     if not settings.config.run.resume_training and job.dist.is_main:
         data_module.save_artifacts(job.folder)
         save_encoder_config(model.denoiser, job.folder)
-    state = new_state(job, model, new_averages(settings, model), extra=dict(times.stateful()))
+    state = make_train_state(job, model, make_ema(settings, model), extra=dict(times.stateful()))
     if settings.config.run.resume_training:
         state.restore(checkpoints.load(job.folder))
-        state.best = remembered_best(job.folder, state.best)
-    record_args(  # only now: a folder that cannot be resumed is left as it is
+        state.best = load_best_score(job.folder, state.best)
+    save_args(  # only now: a folder that cannot be resumed is left as it is
         job,
         **data_module.metadata(job.folder),
         **teacher_facts(settings, job.folder),
@@ -142,7 +142,7 @@ def _train(job: Job[DiffusionConfig], parts: Parts, corpus: Corpus, started: flo
     if not settings.config.run.resume_training:
         begin(model)  # its statistics, too, count over those just measured
         # made anew, of the weights and statistics as they are now
-        state.ema = new_averages(settings, model)
+        state.ema = make_ema(settings, model)
 
     state.wrapped = network = wrap(make_step.network, job.dist)
     batch_sampler = job.batch_sampler()
@@ -150,7 +150,7 @@ def _train(job: Job[DiffusionConfig], parts: Parts, corpus: Corpus, started: flo
     step, checker = make_step(network, batch_sampler), make_step(make_step.network, validation_sampler)
 
     if settings.config.process.T_schedule != "normal":
-        job.say(
+        job.log(
             f"note: --T_schedule {settings.config.process.T_schedule} anneals the noise levels of training (logged as T); validation "
             "losses and samples are over the whole range throughout"
         )
@@ -159,15 +159,15 @@ def _train(job: Job[DiffusionConfig], parts: Parts, corpus: Corpus, started: flo
         """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""
         assert state.ema is not None
         if state.step % settings.config.loop.log_every == 0:
-            job.log.record(validation_losses(job, model, state.ema, checker), state.step)
+            job.logger.record(compute_validation_losses(job, model, state.ema, checker), state.step)
 
     def sample(state: State) -> None:
         assert state.ema is not None
         with state.ema.applied():
             score = evaluator.evaluate_training(state.step)
-        keep_if_best(job, state, score)
+        save_if_best(job, state, score)
 
-    job.log.extra = lambda done: {
+    job.logger.extra = lambda done: {
         "epoch": done * batch_sampler.global_batch_size / len(data),
         "samples": done * batch_sampler.global_batch_size,
         "T": parts.process.max_time(done, settings.config.loop.num_train_steps),
@@ -195,7 +195,7 @@ def _train(job: Job[DiffusionConfig], parts: Parts, corpus: Corpus, started: flo
     return 0
 
 
-def new_averages(settings: Settings[DiffusionConfig], model: DiffusionModel) -> EMA:
+def make_ema(settings: Settings[DiffusionConfig], model: DiffusionModel) -> EMA:
     """The weights as they are now, from which their average sets out."""
     foreach = not settings.config.optimizer.no_fused_optimizer
     return EMA(model, settings.config.ema.ema_decay, settings.config.ema.ema_update_every, foreach=together)
@@ -206,20 +206,20 @@ def first_weights(settings: Settings[DiffusionConfig], teacher: Teacher | None) 
     if settings.config.run.resume_training or not (settings.config.intervals.init_path or teacher):
         return lambda model: None
     if teacher is None:
-        return partial(fill, checkpoint=checkpoints.load(settings.config.intervals.init_path))
+        return partial(load_into, checkpoint=checkpoints.load(settings.config.intervals.init_path))
     return partial(
-        fill, checkpoint=Checkpoint({"model": teacher.weights}, {}, Path(settings.config.distillation.distill_run))
+        load_into, checkpoint=Checkpoint({"model": teacher.weights}, {}, Path(settings.config.distillation.distill_run))
     )
 
 
-def validation_losses(job: Job[DiffusionConfig], model: DiffusionModel, ema: EMA, step: Step) -> dict[str, float]:
-    """Over --val_loss_texts validation texts and the whole range of times, by the weights and by their average.
+def compute_validation_losses(job: RunContext[DiffusionConfig], model: DiffusionModel, ema: EMA, step: Step) -> dict[str, float]:
+    """Over val_loss_examples validation texts and the whole range of times, by the weights and by their average.
 
     Every rank must ask: each does its share.
     """
 
     def mean(name: str) -> dict[str, float]:
-        return held_out_means(
+        return mean_losses(
             job.dist, step.batch_sampler, [name], lambda micro: {name: step(step.num_steps, micro)[0]}
         )
 
@@ -242,14 +242,14 @@ def _empty_parts(settings: Settings[DiffusionConfig]) -> Mapping[str, nn.Module]
         classes = classes if options.class_conditional else 0
         encoder = encoder_options(settings, None)
         model = new_model(space, options, settings.config.language_model.max_seq_len, classes, context, encoder)
-    refuse_guidance_without_null(settings, sources > 0)
+    check_guidance(settings, sources > 0)
     process = make_process(
         settings.config.process,
         settings.config.sampling,
         options.denoiser_variant,
         student=settings.config.distillation.distill_run is not None,
     )
-    return named_parts(Parts(model.normalize(space), model, process, context))
+    return named_components(Components(model.normalize(space), model, process, context))
 
 
 def _expected_conditions(settings: Settings[DiffusionConfig]) -> tuple[int, int]:

@@ -154,11 +154,11 @@ class ClassifierConfig(TrainingConfig):
     run: RunOptions = group(RunOptions, "run", save_dir="saved_classifiers")
     task: ClassifierRunOptions = group(ClassifierRunOptions, "task")
     classifier: ClassifierOptions = group(ClassifierOptions, "classifier")
-    validation_loss: HeldOutOptions = group(HeldOutOptions, "validation losses", val_loss_texts=1024)
+    validation_loss: HeldOutOptions = group(HeldOutOptions, "validation losses", val_loss_examples=1024)
 
 
 @dataclass
-class DrafterConfig(TrainingConfig):
+class DraftModelConfig(TrainingConfig):
     optimizer: OptimizerOptions = group(
         OptimizerOptions, "optimization", learning_rate=2e-3, lr_warmup_steps=50, adam_weight_decay=0.01
     )

@@ -44,8 +44,8 @@ def check_embedding_flags(settings: Settings[DiffusionConfig]) -> None:
         raise UserError(
             "--denoise replaces tokens by the absorbing state, which --learned_mean_embed trains: add --learned_mean_embed"
         )
-    if config.packing.unlabelled and config.denoiser.class_conditional:
-        raise UserError("--unlabelled trains on running text, which has no classes: leave --class_conditional out")
+    if config.packing.pretrain_blocks and config.denoiser.class_conditional:
+        raise UserError("--pretrain_blocks trains on running text, which has no classes: leave --class_conditional out")
     if "decoding" not in settings.explicit:
         settings.set("decoding", "greedy")  # whatever a preset sets
     decoding = settings.config.evaluation.decoding

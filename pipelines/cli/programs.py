@@ -7,7 +7,7 @@ from pipelines.cli.configs import (
     AutoencoderConfig,
     ClassifierConfig,
     DiffusionConfig,
-    DrafterConfig,
+    DraftModelConfig,
     PretrainConfig,
 )
 from pipelines.cli.distillation_rules import inherit_teacher_flags
@@ -20,7 +20,7 @@ PRETRAIN = Program(
     description="Stage 0: train a small BART from scratch, by denoising, into a folder for --enc_dec_model.",
     config=PretrainConfig,
     rejected={"fsdp": "shards the language model of train_latent_model.py --lm_mode ft only; leave it out"},
-    rules=(rules.check_resume_mode, warn_unused_flags),
+    rules=(rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
 )
 
 AUTOENCODER = Program(
@@ -38,6 +38,7 @@ AUTOENCODER = Program(
         rules.check_draft_model,
         rules.check_encoder_cache,
         rules.check_fsdp,
+        rules.apply_reference_kernels,
         warn_unused_flags,
     ),
 )
@@ -65,6 +66,7 @@ DIFFUSION = Program(
         rules.resolve_schedule_flags,
         rules.resolve_respacing,
         rules.check_class_flags,
+        rules.apply_reference_kernels,
         warn_unused_flags,
     ),
 )
@@ -73,13 +75,13 @@ CLASSIFIER = Program(
     name="python -m pipelines.train_classifier",
     description="Train a classifier on the noised latents of a diffusion run, for --latent_classifier.",
     config=ClassifierConfig,
-    rules=(rules.check_resume_mode, warn_unused_flags),
+    rules=(rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
 )
 
-DRAFTER = Program(
-    name="python -m pipelines.train_drafter",
+DRAFT_MODEL = Program(
+    name="python -m pipelines.train_draft_model",
     description="Train a draft model for an autoencoder: greedy decoding verifies its drafts and gives the same texts "
     "sooner.",
-    config=DrafterConfig,
-    rules=(rules.check_resume_mode, warn_unused_flags),
+    config=DraftModelConfig,
+    rules=(rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
 )

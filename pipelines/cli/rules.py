@@ -13,6 +13,15 @@ from pipelines.cli.presets import PRESETS
 from utils.cli.settings import MODES, Settings
 from utils.errors import UserError
 
+# What --reference_kernels switches off; each is a flag of --config files too.
+REFERENCE_KERNELS = {
+    "attention": "plain",
+    "freed_memory": "return",
+    "no_fused_optimizer": True,
+    "whole_logits": True,
+    "whole_batches": True,
+}
+
 
 def resolve_schedule_flags(settings: Settings[DiffusionConfig]) -> None:
     """Continuous and discrete processes exclude each other; eta has a default of its own in each."""
@@ -87,6 +96,15 @@ def reset_grid_shift(settings: Settings[DiffusionConfig]) -> None:
         settings.set("grid_shift", None)
 
 
+def apply_reference_kernels(settings: Settings[TrainingConfig]) -> None:
+    """--reference_kernels sets the flags of each implementation, unless these are explicit."""
+    if not settings.config.kernels.reference_kernels:
+        return
+    for name, value in REFERENCE_KERNELS.items():
+        if name in settings.program.flags and name not in settings.explicit:
+            settings.set(name, value)
+
+
 def check_resume_mode(settings: Settings[TrainingConfig]) -> None:
     """--resume_dir needs a flag that says what to do with the run."""
     folder = settings.config.run.resume_dir
@@ -112,15 +130,17 @@ def check_gen_data(settings: Settings[AutoencoderConfig]) -> None:
 
 
 def check_interpolation(settings: Settings[AutoencoderConfig]) -> None:
-    if settings.config.validation.midpoints and not _evaluates(settings):
-        raise UserError("--midpoints evaluates a trained autoencoder: add --eval or --eval_test and --resume_dir RUN")
+    if settings.config.validation.eval_interpolation and not _evaluates(settings):
+        raise UserError(
+            "--eval_interpolation evaluates a trained autoencoder: add --eval or --eval_test and --resume_dir RUN"
+        )
 
 
 def check_draft_model(settings: Settings[AutoencoderConfig]) -> None:
-    drafter = settings.config.generation.drafter
-    if drafter is not None and "drafter" in settings.explicit and not _evaluates(settings):
+    drafter = settings.config.generation.draft_model
+    if drafter is not None and "draft_model" in settings.explicit and not _evaluates(settings):
         raise UserError(
-            f"--drafter {drafter} drafts texts of a trained autoencoder, and this command trains a new one: add --eval "
+            f"--draft_model {drafter} drafts texts of a trained autoencoder, and this command trains a new one: add --eval "
             "or --eval_test and --resume_dir RUN"
         )
 
@@ -140,10 +160,10 @@ def check_decoder_mode(settings: Settings[AutoencoderConfig]) -> None:
 
 
 def check_denoiser_run(settings: Settings[AutoencoderConfig]) -> None:
-    run = settings.config.augmentation.prior_run
+    run = settings.config.augmentation.denoiser_run
     if run is not None and settings.config.autoencoder.lm_mode != "decoder":
         raise UserError(
-            f"--prior_run {run} needs latents that training does not change: add --lm_mode decoder, or leave it out"
+            f"--denoiser_run {run} needs latents that training does not change: add --lm_mode decoder, or leave it out"
         )
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latent_models.cache import DISK_FULL_HINT, LatentCache, DeviceLatentCache, cache_key, cache_layout, open_or_build
-from latent_models.spaces.normalization import NormalizedSpace
+from latent_models.cache import DISK_FULL_HINT, DeviceLatentCache, LatentCache, cache_key, cache_layout, open_or_build
 from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.normalization import NormalizedSpace
 from pipelines.data.context_encoder import ContextEncoder, SourceReader, trim_padding
 from pipelines.data.tokens import TokenSplit
 from utils.array_cache import format_bytes, size_of
@@ -83,7 +83,7 @@ class ConditionalLatents:
 
 
 def fits_on_device(flag: str, size: int, device: torch.device) -> bool:
-    """Whether a cache of `size` bytes is copied to the device. flag: value of --latents_on_device."""
+    """Whether a cache of `size` bytes is copied to the device. flag: value of latents_on_device."""
     if flag == "auto":
         return device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 5
     return flag == "on"
@@ -115,7 +115,7 @@ def encode_or_load(
     """Latents of a split from its cache below `folder`, which is filled now unless it is there. The ranks share it.
 
     folder: None: no cache; each batch is encoded anew. title: part of the cache key. what: name of the latents in
-    messages. on_device: value of --latents_on_device. dtype: of the files. no_room: hint in the error of a full disk.
+    messages. on_device: value of latents_on_device. dtype: of the files. disk_full_hint: hint in the error of a full disk.
     """
     if folder is None:
         return EncodedSplit(space, data, None, dist.device)

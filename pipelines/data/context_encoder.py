@@ -24,11 +24,11 @@ from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
 from pipelines.builders.models import context_by_enc_dec_model
-from utils.pretrained import locate_model, relative_path
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from utils.cli.settings import Settings
 from utils.errors import UserError
+from utils.pretrained import locate_model, relative_path
 from utils.records import Condition, Latents
 from utils.train_eval import eval_mode
 
@@ -133,8 +133,8 @@ def resolve_source_limit(settings: Settings[DiffusionConfig], corpus: Corpus) ->
     if settings.checkpoint_args:
         if settings.checkpoint_args.get("seq2seq") and unpaired:
             raise UserError(
-                f"{settings.config.run.resume_dir} was trained with sources, and {corpus.name} has none in its {unpaired} split: "
-                "name a corpus of pairs"
+                f"{settings.config.run.resume_dir} was trained with sources, and "
+                f"{corpus.name} has none in its {unpaired} split: name a corpus of pairs"
             )
         if not settings.checkpoint_args.get("seq2seq"):
             _check_source_flags(settings, f"{settings.config.run.resume_dir} was trained without sources")
@@ -172,8 +172,8 @@ def load_context_encoder(
         settings.set("max_source_len", min(corpus_limit, limit or corpus_limit))
     elif limit is not None and settings.config.context.max_source_len > limit:
         raise UserError(
-            f"--max_source_len {settings.config.context.max_source_len} is more than the {limit} tokens that {model.name} can encode: "
-            f"give {limit} or less"
+            f"--max_source_len {settings.config.context.max_source_len} is more than the "
+            f"{limit} tokens that {model.name} can encode: give {limit} or less"
         )
     context = ContextEncoder(
         EncoderStatesSpace(model, settings.config.context.max_source_len), shared=shared, trained=trained
@@ -205,7 +205,9 @@ def _load_source_model(
         model, shared = latents_model, True
     else:
         try:
-            model = LanguageModel.from_pretrained(name or latents_model.name, frozen=not trained, meta=empty, language=language)
+            model = LanguageModel.from_pretrained(
+                name or latents_model.name, frozen=not trained, meta=empty, language=language
+            )
         except UserError as error:
             line = str(error).replace("--enc_dec_model", flag).replace(languages.FLAG, "--source_language")
             raise UserError(line) from error
@@ -215,8 +217,8 @@ def _load_source_model(
         model.model.get_encoder().requires_grad_(True)
     if settings.config.context.source_language and not model.language:
         raise UserError(
-            f"--source_language {settings.config.context.source_language} needs a context encoder whose tokenizer has language codes, "
-            f"such as mBART; {model.name} has none: leave it out"
+            f"--source_language {settings.config.context.source_language} needs a context encoder whose "
+            f"tokenizer has language codes, such as mBART; {model.name} has none: leave it out"
         )
     return model, shared
 

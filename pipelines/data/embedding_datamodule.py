@@ -18,14 +18,14 @@ from latent_models.tokenizers.special_ids import end_id, separator_id
 from pipelines.builders.embeddings import embedding_metadata, save_embeddings
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.tokens import TokenSplit
-from pipelines.job import Job
+from pipelines.run_context import RunContext
 
 
 class EmbeddingDataModule:
     """See DataModule."""
 
     def __init__(
-        self, run: Job[DiffusionConfig], corpus: Corpus, space: NormalizedSpace, seq2seq: bool = False
+        self, run: RunContext[DiffusionConfig], corpus: Corpus, space: NormalizedSpace, seq2seq: bool = False
     ) -> None:
         """seq2seq: each source stands before its text, in one sequence."""
         self.run, self.seq2seq, self.statistics = run, seq2seq, space.statistics
@@ -34,9 +34,9 @@ class EmbeddingDataModule:
         self.tokens = {"train": self.tokenize(corpus.train), "valid": self.tokenize(corpus.valid)}
 
     def tokenize(self, split: Split) -> TokenSplit:
-        """Texts by themselves, pairs as one sequence, or with --unlabelled running text in blocks."""
+        """Texts by themselves, pairs as one sequence, or with --pretrain_blocks running text in blocks."""
         settings, tokenizer, length = self.run.settings, self.space.tokenizer, self.space.length
-        if settings.config.packing.unlabelled:
+        if settings.config.packing.pretrain_blocks:
             table = pack_blocks(tokenizer, split.all_texts(), length)
             split = Split([""] * len(table))  # a block is no text of the corpus
         elif self.seq2seq:
@@ -50,7 +50,7 @@ class EmbeddingDataModule:
                 length,
                 end_id=end,
                 separator_id=separator,
-                truncate=settings.config.packing.trim_sources,
+                truncate=settings.config.packing.truncate_sources,
             )
         else:
             table = tokenize(tokenizer, split.texts, length)

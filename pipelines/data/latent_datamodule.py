@@ -8,19 +8,19 @@ from typing import Any, cast
 from dataset_utils.corpus import Corpus
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.compressed import copy_autoencoder
 from latent_models.spaces.length_prior import count_pairs
 from latent_models.spaces.normalization import NormalizedSpace, count_lengths, estimate_mean_std
-from pipelines.builders.draft_models import draft_model_folder
 from latent_models.speculative.draft_model import copy_draft_model, has_draft_model
+from pipelines.builders.draft_models import draft_model_folder
 from pipelines.builders.models import AUTOENCODER_COPY
-from utils.pretrained import relative_path
-from latent_models.spaces.compressed import copy_autoencoder
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load, make_source_reader
 from pipelines.data.context_encoder import ContextEncoder, context_metadata
 from pipelines.data.tokens import TokenSplit, tokenize_split
-from pipelines.job import Job
+from pipelines.run_context import RunContext
+from utils.pretrained import relative_path
 
 MAX_COUNTED_PAIRS = 100_000  # of a larger corpus every n-th pair is counted
 
@@ -30,7 +30,7 @@ class LatentDataModule:
 
     def __init__(
         self,
-        run: Job[DiffusionConfig],
+        run: RunContext[DiffusionConfig],
         corpus: Corpus,
         space: NormalizedSpace,
         context: ContextEncoder | None = None,
@@ -54,7 +54,7 @@ class LatentDataModule:
             copy_autoencoder(source, folder / AUTOENCODER_COPY, self.language_model.name)
             drafter, used = draft_model_folder(settings, source), has_draft_model(self.space.space)
             # with drafting on, an unused draft model is one of another space
-            if drafter is not None and (used or settings.config.generation.drafting == "off"):
+            if drafter is not None and (used or settings.config.generation.speculative == "off"):
                 copy_draft_model(drafter, folder / AUTOENCODER_COPY)
 
     def metadata(self, folder: Path) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class LatentDataModule:
 
 
 def make_conditional_latents(
-    run: Job[DiffusionConfig],
+    run: RunContext[DiffusionConfig],
     space: NormalizedSpace,
     context: ContextEncoder | None,
     tokens: TokenSplit,
@@ -123,7 +123,7 @@ def make_conditional_latents(
     return ConditionalLatents(space, texts, run.settings.config.denoiser.class_conditional, sources)
 
 
-def cache_folder(run: Job[DiffusionConfig], teacher_folder: Path | None = None) -> Path | None:
+def cache_folder(run: RunContext[DiffusionConfig], teacher_folder: Path | None = None) -> Path | None:
     """Folder of the encoded corpora: a student shares its teacher's, if there is one. None with --no_latent_cache."""
     options = run.settings.config.latents
     if options.no_latent_cache:

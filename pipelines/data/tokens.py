@@ -1,4 +1,4 @@
-"""A corpus as token tables: tokenised once, then batches by row number."""
+"""Token ids of a corpus: each split is tokenized once; batches are taken by row number."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from dataset_utils.batching import TokenTable, collate, tokenize
 from dataset_utils.splits import Split
 from latent_models.language_models import LanguageModel
-from latent_models.spaces import LatentSpace
+from latent_models.spaces.base import LatentSpace
 from utils.errors import UserError
 from utils.records import Batch
 
 
 @dataclass
 class TokenSplit:
-    """One split of a corpus in tokens."""
+    """One split of a corpus with its token ids."""
 
     split: Split
     table: TokenTable
@@ -34,33 +34,35 @@ class TokenSplit:
         return torch.from_numpy(self.table.lengths).long()
 
     def batch(self, rows: Tensor, pad_to: int | None = None) -> Batch:
-        """Rows (B,) as a batch, padded to the longest of them or to pad_to tokens."""
+        """Rows (B,) as a batch on the CPU, padded to the longest of them, or to pad_to tokens."""
         return collate(self.table, rows, self.pad_id, pad_to, labels=self.split.labels)
 
-    def by_length(self, size: int, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Batch]]:
-        """Rows (all of them, unless given) in batches of like length: little padding where order does not matter."""
+    def length_sorted_batches(self, size: int, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Batch]]:
+        """Rows (None: all) in batches of similar length, which saves padding. Yields (rows, batch)."""
         rows = torch.arange(len(self)) if rows is None else rows
         for part in rows[self.lengths[rows].sort(stable=True).indices].split(size):
             yield part, self.batch(part)
 
 
 def tokenize_split(split: Split, model: LanguageModel, max_length: int, flag: str = "--max_seq_len") -> TokenSplit:
-    """A split in the tokens of a model. UserError, naming the flag, where the model cannot read so long a text."""
+    """Tokenize a split for a language model. UserError, which names `flag`, where the model allows no such length."""
     limit = model.max_length
     if limit is not None and max_length > limit:
-        raise UserError(f"{flag} {max_length} is longer than {model.name} can read: give {limit} or less")
+        raise UserError(
+            f"{flag} {max_length} is more than the {limit} tokens that {model.name} can encode: give {limit} or less"
+        )
     return TokenSplit(split, tokenize(model.tokenizer, split.texts, max_length), model.pad_id)
 
 
-def batch_of(space: LatentSpace, texts: Sequence[str], max_length: int) -> Batch:
-    """Texts as a batch in the tokens of a space, cut at max_length."""
-    model: Any = getattr(space, "language_model", space)  # a space of embeddings has a tokenizer itself
+def make_batch(space: LatentSpace, texts: Sequence[str], max_length: int) -> Batch:
+    """Tokenize texts for a latent space, cut to max_length tokens each, as one batch."""
+    model: Any = getattr(space, "language_model", space)  # the embedding space has its own tokenizer
     table = tokenize(model.tokenizer, texts, max_length)
     return collate(table, range(len(texts)), model.pad_id)
 
 
-def tokens_in(space: LatentSpace, split: Split, max_length: int) -> TokenSplit:
-    """A split in the tokens of a space, each text by itself."""
+def tokenize_for(space: LatentSpace, split: Split, max_length: int) -> TokenSplit:
+    """Tokenize a split for a latent space, each text by itself."""
     model = getattr(space, "language_model", None)
     if model is not None:
         return tokenize_split(split, model, max_length)

@@ -113,9 +113,9 @@ class PerClass(Part):
             try:
                 path = plots.heat_maps(self._heat_maps(mean, means), folder / f"eval-{split}-classes-{row}.png")
             except MissingPackage as error:
-                job.say(f"note: no heat map of the classes: the package {error.package} is not installed")
+                job.log(f"note: no heat map of the classes: the package {error.package} is not installed")
                 break
-            job.say(f"classes of {row} samples: {path}")
+            job.log(f"classes of {row} samples: {path}")
 
     # ---- pieces ----------------------------------------------------------------------------------------------------
 

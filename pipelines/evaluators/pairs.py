@@ -145,14 +145,14 @@ class Pairs(Part):
         for (_, strategy), records in samples.items():
             write_json(job.folder / f"{strategy}-pairs-{milestone}.json", records)
             rows = [[r["source"], r["reference"], r["sample"], r["chosen"]] for r in records[:50]]
-            job.log.table(f"seq2seq/{strategy}/samples", ["source", "reference", "one sample", "chosen"], rows, step)
-            job.say(f"step {step}, {strategy}:\n{format_records(records)}")
+            job.logger.table(f"seq2seq/{strategy}/samples", ["source", "reference", "one sample", "chosen"], rows, step)
+            job.log(f"step {step}, {strategy}:\n{format_records(records)}")
 
     def write_run(self, samples: Mapping[tuple[str, str], list[Record]], split: str, seed: int) -> None:
         job = self.context.job
         for (_, strategy), records in samples.items():
             write_json(job.folder / "evaluation" / f"eval-{split}-seed{seed}-{strategy}-pairs.json", records)
-            job.say(f"seed {seed}, {strategy}:\n{format_records(records)}")
+            job.log(f"seed {seed}, {strategy}:\n{format_records(records)}")
 
     def table(self, metrics: Metrics, title: str, split: str) -> str:
         """Format a comparison of the kinds of candidates for each strategy, then every other number."""

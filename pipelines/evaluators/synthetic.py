@@ -8,7 +8,7 @@ import io
 from dataset_utils.corpus import Corpus
 from evaluation.options import EvaluationOptions
 from pipelines.cli.configs import DiffusionConfig
-from pipelines.job import Job
+from pipelines.run_context import RunContext
 from pipelines.sampling.classes import one_class
 from pipelines.sampling.generator import TextGenerator
 from utils.errors import UserError
@@ -16,7 +16,7 @@ from utils.run_folder import write_text
 
 
 def write_synthetic(
-    job: Job[DiffusionConfig],
+    job: RunContext[DiffusionConfig],
     generator: TextGenerator,
     corpus: Corpus,
     options: EvaluationOptions,
@@ -49,4 +49,4 @@ def write_synthetic(
         path = job.folder / f"synth_sample{n}_seed{seed}.csv"
         if job.dist.is_main:
             write_text(path, file.getvalue())
-        job.say(f"wrote {path}")
+        job.log(f"wrote {path}")

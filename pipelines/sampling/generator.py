@@ -24,7 +24,7 @@ from diffusion.noise import make_noise
 from latent_models.generation.decoding import DECODING
 from latent_models.spaces.normalization import NormalizedSpace
 from latent_models.speculative.verification import pop_draft_stats
-from pipelines.builders.process import DiffusionProcess
+from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.sampling.inputs import ConditionFn, InputsFn, SampleInputs
 from pipelines.sampling.sampler_call import SamplerCall, SamplerHook
 from pipelines.sampling.trajectory import Trajectory
@@ -227,7 +227,9 @@ class TextGenerator:
         num_rows = n if inputs.empty else len(inputs)
         mask, z = mask[:num_rows].to(self.device), z[:num_rows].to(self.device)
         mask = mask if inputs.mask is None else inputs.mask
-        attention_mask = mask if space.variable_length else None  # None means the same as an all-True mask, and is faster
+        attention_mask = (
+            mask if space.variable_length else None
+        )  # None means the same as an all-True mask, and is faster
         shift = None
         if self.absorbing is not None:
             shift = absorbing_shift(self.absorbing, None if inputs.anchor is None else ~inputs.anchor.mask)
@@ -243,7 +245,7 @@ class TextGenerator:
             process.sampling_schedule,
             process.grid(self.steps),
             z,
-            make_noise(noise_generator, process.noise_bound, rows=n),
+            make_noise(noise_generator, process.truncate_noise, rows=n),
             mask,
             attention_mask,
             mask if inputs.decode_mask is None else inputs.decode_mask,
@@ -299,4 +301,4 @@ class TextGenerator:
         # in a space of embeddings, projection rounds to tokens, which is optional there (hooks.RoundingHook)
         if not (self.space.always_project and project):
             return denoise
-        return clamp_x0(denoise, self.space.project, from_t=process.project_from)
+        return clamp_x0(denoise, self.space.project, from_t=process.project_from_t)

@@ -20,14 +20,14 @@ from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import NormalizedSpace
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions
-from utils.pretrained import options_from
-from pipelines.builders.process import DiffusionProcess
+from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.options import ControlOptions, RoundingOptions
 from pipelines.sampling.classes import class_index
 from pipelines.sampling.sampler_call import SamplerCall
 from utils import checkpoints
 from utils.cli.args_io import read_args
 from utils.errors import UserError
+from utils.pretrained import options_from
 from utils.state import load_weights
 
 
@@ -40,7 +40,7 @@ class ClassifierControl:
 
     def __call__(self, call: SamplerCall) -> None:
         o, log_prob = self.options, self.log_prob(call)
-        if o.guidance_kind == "estimate":
+        if o.classifier_guidance == "x0":
             call.denoise = classifier_guided(call.denoise, log_prob, call.schedule, o.guidance_strength)
             return
         call.step_hooks.append(
@@ -49,9 +49,9 @@ class ClassifierControl:
                 call.schedule,
                 strength=o.guidance_strength,
                 steps=o.guidance_steps,
-                fluency=o.guidance_fluency,
-                rate=o.guidance_rate,
-                langevin=call.step_generator("langevin") if o.guidance_langevin else None,
+                fluency=o.guidance_prior_weight,
+                rate=o.guidance_step_size,
+                langevin=call.step_generator("langevin") if o.langevin_noise else None,
             )
         )
 

@@ -117,7 +117,7 @@ class PackedSources:
     """
 
     def __init__(self, space: NormalizedSpace, device: torch.device, trim: bool) -> None:
-        """trim: shorten sources that are too long instead of refusing them (--trim_sources)."""
+        """trim: shorten sources that are too long instead of refusing them (--truncate_sources)."""
         self.space, self.device, self.trim = space, device, trim
         self.embeddings = cast(EmbeddingSpace, space.space)
 
@@ -144,7 +144,7 @@ class PackedSources:
         return inputs
 
     def metadata(self) -> dict[str, Any]:
-        return {"sources": "packed", "trim_sources": self.trim}
+        return {"sources": "packed", "truncate_sources": self.trim}
 
 
 # ------------------------------------------------------------------------------------------------------- infilling

@@ -12,7 +12,7 @@ from diffusion.denoisers import Denoise, project_x0
 from diffusion.loss import BoundNetwork, DenoisingResult, denoising_loss, loss_terms, term_weights, weighted_total
 from diffusion.options import ProcessOptions
 from latent_models.spaces.base import LatentSpace
-from pipelines.builders.process import DiffusionProcess
+from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.datamodule import LatentSource
 from utils.device import to_device

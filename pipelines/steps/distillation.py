@@ -11,7 +11,7 @@ from diffusion.ddim_maps import ddim_step, ddim_target_x0, eps_from_x0
 from diffusion.denoisers import get_time_input, make_denoise
 from diffusion.loss import corrupt, prediction_loss
 from diffusion.schedules import broadcast_level
-from pipelines.builders.process import DiffusionProcess
+from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.datamodule import LatentSource
 from pipelines.steps.diffusion import drop_conditions

@@ -17,9 +17,9 @@ from dataset_utils.packing import reveal_prefix
 from diffusion.absorbing import AbsorbingNoise
 from diffusion.denoisers import Denoise
 from diffusion.guidance import with_known_positions
-from diffusion.loss import BoundNetwork, denoising_loss, loss_terms, term_weights, weighted_total
+from diffusion.loss import BoundNetwork, DenoisingResult, denoising_loss, loss_terms, term_weights, weighted_total
 from latent_models.spaces.embeddings import EmbeddingSpace
-from pipelines.builders.process import DiffusionProcess
+from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.tokens import TokenSplit
 from pipelines.options import EmbeddingLossOptions
@@ -59,9 +59,25 @@ class EmbeddingLoss(nn.Module):
     def forward(self, batch: Batch, noise: StepNoise, condition: Condition | None) -> dict[str, Tensor]:
         """Losses (B,) by name: diffusion; those of the space (decoder_nll); LOSS_TERMS; with an absorbing state its
         norm; and, to log only, rounding_nll of the generated positions, without gradient."""
-        space, process = self.space, self.process
+        space = self.space
         latents = space.add_sigma0_noise(space.encode(batch), noise.embedding_noise)
         anchor = space.anchor(batch, latents)
+        result, x0_hat = self.denoise(latents, anchor, noise, condition)
+        losses = {
+            "diffusion": result.loss * self.process.loss_weight(noise.t),
+            **space.auxiliary_losses(batch, latents, x0_hat),
+            **loss_terms(result, self.terms),
+            "rounding_nll": self.rounding_nll(batch, x0_hat, self.loss_mask(latents, anchor)),
+        }
+        if self.absorbing is not None:
+            losses["absorbing_norm"] = self.absorbing.norm().expand(len(result.loss))
+        return losses
+
+    def denoise(
+        self, latents: Latents, anchor: Anchor | None, noise: StepNoise, condition: Condition | None
+    ) -> tuple[DenoisingResult, Tensor]:
+        """Corrupt, self-condition, predict and compare; and x0_hat (B, L, D) with the values of known positions."""
+        space, process = self.space, self.process
         mask, loss_mask = latents.mask if space.variable_length else None, self.loss_mask(latents, anchor)
         absorbing = None
         if self.absorbing is not None:
@@ -91,16 +107,7 @@ class EmbeddingLoss(nn.Module):
             with_x0_hat=True,
         )
         assert result.x0_hat is not None
-        x0_hat = fill_known(result.x0_hat, anchor)
-        losses = {
-            "diffusion": result.loss * process.loss_weight(noise.t),
-            **space.auxiliary_losses(batch, latents, x0_hat),
-            **loss_terms(result, self.terms),
-            "rounding_nll": self.rounding_nll(batch, x0_hat, loss_mask),
-        }
-        if self.absorbing is not None:
-            losses["absorbing_norm"] = self.absorbing.norm().expand(len(result.loss))
-        return losses
+        return result, fill_known(result.x0_hat, anchor)
 
     def loss_mask(self, latents: Latents, anchor: Anchor | None) -> Tensor | None:
         """(B, L) bool: the positions that are noised and learned, without the known ones; None for all."""
@@ -130,21 +137,21 @@ class EmbeddingStep:
         self_condition: bool,
         class_conditional: bool,
         reg_rate: float = 0.0,
-        prefix_share: float | None = None,
+        max_prefix_fraction: float | None = None,
         times: Timesteps | None = None,
     ) -> None:
         """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
 
-        reg_rate: weight of the norm of an absorbing state. prefix_share: for blocks of running text, the largest share
+        reg_rate: weight of the norm of an absorbing state. max_prefix_fraction: for blocks of running text, the largest share
         of a block that is known; None: texts or pairs. times: how timesteps are sampled; None: stratified.
         """
         self.network, self.loss, self.data, self.batch_sampler = network, loss, data, batch_sampler
         self.num_steps, self.times = num_steps, times
-        self.device, self.prefix_share = device, prefix_share
+        self.device, self.max_prefix_fraction = device, max_prefix_fraction
         self.self_condition, self.class_conditional = self_condition, class_conditional
         self.weights = loss.terms | {
             "decoder_nll": options.decoder_nll_weight,
-            "tT_loss": options.terminal_weight,
+            "tT_loss": options.tT_loss_weight,
             "absorbing_norm": reg_rate,
         }
 
@@ -152,8 +159,8 @@ class EmbeddingStep:
         process, space = self.loss.process, self.loss.space
         batch = self.data.batch(self.batch_sampler.rows(step, micro, len(self.data)), space.length).to(self.device)
         draws = self.batch_sampler.rng(step, micro, self.device)
-        if self.prefix_share is not None:
-            batch = reveal_prefix(batch, draws.uniform("prefix"), self.prefix_share)
+        if self.max_prefix_fraction is not None:
+            batch = reveal_prefix(batch, draws.uniform("prefix"), self.max_prefix_fraction)
         t, weight = draws.sample_global((self.times or process.draw_times)(step, self.num_steps), "time")
         selected = draws.select_rows("self_condition", process.options.train_prob_self_cond)
         shape = (space.length, space.dim)

@@ -14,8 +14,8 @@ from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
 from pipelines.data.datamodule import DataModule
 from pipelines.data.embedding_datamodule import EmbeddingDataModule
 from pipelines.data.latent_datamodule import LatentDataModule
-from pipelines.job import Job
-from pipelines.parts import Parts
+from pipelines.run_context import RunContext
+from pipelines.builders.components import Components
 from pipelines.steps.diffusion import DiffusionStep
 from pipelines.steps.distillation import DistillationStep
 from pipelines.steps.embeddings import EmbeddingLoss, EmbeddingStep
@@ -45,8 +45,8 @@ class LatentSteps:
 
     def __init__(
         self,
-        run: Job[DiffusionConfig],
-        parts: Parts,
+        run: RunContext[DiffusionConfig],
+        parts: Components,
         data: DataModule,
         times: TimestepSampler,
         teacher: Teacher | None = None,
@@ -74,8 +74,8 @@ class EmbeddingSteps:
 
     def __init__(
         self,
-        run: Job[DiffusionConfig],
-        parts: Parts,
+        run: RunContext[DiffusionConfig],
+        parts: Components,
         data: DataModule,
         times: TimestepSampler,
         teacher: Teacher | None = None,
@@ -104,25 +104,27 @@ class EmbeddingSteps:
             class_conditional=settings.config.denoiser.class_conditional,
             reg_rate=settings.config.absorbing.reg_rate,
             times=self.times if training else None,
-            prefix_share=settings.config.packing.prefix_share if settings.config.packing.unlabelled else None,
+            max_prefix_fraction=settings.config.packing.max_prefix_fraction
+            if settings.config.packing.pretrain_blocks
+            else None,
         )
 
 
 class SpaceTraining(NamedTuple):
     """A row of SPACES."""
 
-    make_data: Callable[[Job[DiffusionConfig], Parts, Corpus], DataModule]
-    steps: Callable[[Job[DiffusionConfig], Parts, DataModule, TimestepSampler, Teacher | None], StepFactory]
+    make_data: Callable[[RunContext[DiffusionConfig], Components, Corpus], DataModule]
+    steps: Callable[[RunContext[DiffusionConfig], Components, DataModule, TimestepSampler, Teacher | None], StepFactory]
 
 
-def _latent_data(run: Job[DiffusionConfig], parts: Parts, corpus: Corpus) -> DataModule:
+def _latent_data(run: RunContext[DiffusionConfig], parts: Components, corpus: Corpus) -> DataModule:
     teacher_folder = (
         None if run.settings.config.distillation.distill_run is None else find_teacher(run.settings, run.folder)
     )
     return LatentDataModule(run, corpus, parts.space, parts.context, teacher_folder)
 
 
-def _embedding_data(run: Job[DiffusionConfig], parts: Parts, corpus: Corpus) -> DataModule:
+def _embedding_data(run: RunContext[DiffusionConfig], parts: Components, corpus: Corpus) -> DataModule:
     return EmbeddingDataModule(run, corpus, parts.space, parts.seq2seq)
 
 

@@ -13,7 +13,7 @@ from diffusion.samplers import Sampler, make_sampler
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.context_encoder import DenoiserWithContext
 from pipelines.load_run import load_run
-from pipelines.parts import Parts, make_generator
+from pipelines.builders.components import Components, make_generator
 from pipelines.sampling.generator import TextGenerator
 from utils.cli.settings import Settings
 from utils.distributed import autocast
@@ -98,7 +98,7 @@ def load_teacher(
     )
 
 
-def network_of(parts: Parts) -> torch.nn.Module:
+def network_of(parts: Components) -> torch.nn.Module:
     """The denoiser of a run, with what reads its sources where that trains along."""
     context = parts.context
     return (

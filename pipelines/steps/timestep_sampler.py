@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusion.importance_sampling import LossSecondMoment
 from diffusion.schedules import num_timesteps
 from diffusion.time_sampling import TIME_SAMPLERS, TimeSampler
-from pipelines.builders.process import DiffusionProcess
+from pipelines.builders.diffusion_process import DiffusionProcess
 from utils.distributed import DistContext
 from utils.hooks import StepResult
 from utils.state import State
@@ -29,7 +29,7 @@ class TimestepSampler:
         o, self.timesteps = process.options, num_timesteps(process.train_schedule)
         self.importance: LossSecondMoment | None = None
         if o.schedule_sampler == "lossaware":
-            self.importance = LossSecondMoment(self.timesteps, bins=o.time_bins, device=dist.device)
+            self.importance = LossSecondMoment(self.timesteps, bins=o.importance_bins, device=dist.device)
         self.sampler: TimeSampler = self.importance or TIME_SAMPLERS[o.schedule_sampler]
         self.recorded: list[tuple[Tensor, Tensor]] = []  # times and losses of the micro-batches of this step
 

@@ -1,4 +1,4 @@
-"""Tables hold what the tokenizer said, batches hold what the tables say, and every row comes once per epoch."""
+"""Token tables hold the ids of the tokenizer; batches hold the rows of a table, padded and masked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from dataset_utils.batching import collate, epoch_order, indices, tokenize
+from dataset_utils.batching import collate, tokenize
 from utils.errors import UserError
 
 WORDS = ["a", "b", "c", "d", "e", "f"]
@@ -48,44 +48,19 @@ def test_collate_pads_and_masks(words_tokenizer) -> None:
     batch = collate(table, torch.tensor([1, 2]), PAD)
     assert batch.input_ids.tolist() == [[0, 4, 2, PAD], [0, 5, 6, 2]]
     assert batch.attention_mask.tolist() == [[True] * 3 + [False], [True] * 4]
-    assert batch.input_ids.dtype == torch.int64 and batch.source_ids is None and batch.class_id is None
+    assert batch.input_ids.dtype == torch.int64 and batch.class_id is None
     wide = collate(table, [1, 2], PAD, pad_to=9)
     assert wide.input_ids.shape == (2, 9) and (wide.input_ids[:, 4:] == PAD).all()
     assert torch.equal(wide.attention_mask.sum(1), batch.attention_mask.sum(1))
 
 
-def test_collate_brings_sources_and_labels_of_the_same_rows(words_tokenizer) -> None:
-    table = tokenize(words_tokenizer, ["a", "b", "c"], 8)
-    source = tokenize(words_tokenizer, ["d d", "e e e", "f"], 8)
-    batch = collate(table, [2, 0], PAD, 8, source=source, source_pad_id=3, labels=[5, 6, 7])
-    assert batch.source_ids is not None and batch.source_mask is not None and batch.class_id is not None
-    assert batch.source_ids.tolist() == [[0, 9, 2, 3], [0, 7, 7, 2]] and batch.class_id.tolist() == [7, 5]
-    assert batch.source_mask.sum(1).tolist() == [3, 4]
+def test_collate_returns_the_labels_of_its_rows(words_tokenizer) -> None:
+    batch = collate(tokenize(words_tokenizer, ["a", "b", "c"], 8), [2, 0], PAD, 8, labels=[5, 6, 7])
+    assert batch.class_id is not None and batch.class_id.tolist() == [7, 5]
 
 
-@pytest.mark.parametrize(("n", "batch"), [(10, 3), (7, 7), (3, 10), (1, 4), (12, 5)])
-def test_every_row_comes_once_per_epoch(n: int, batch: int) -> None:
-    steps = 4 * n
-    stream = torch.cat([indices(5, step, batch, n) for step in range(steps)])
-    assert len(stream) == steps * batch
-    for epoch in range(steps * batch // n):
-        seen = stream[epoch * n : (epoch + 1) * n]
-        assert seen.sort().values.tolist() == list(range(n))
-        assert torch.equal(seen, epoch_order(5, epoch, n))
-
-
-def test_rows_of_a_step_are_a_pure_function() -> None:
-    late = indices(1, 1000, 8, 100)
-    assert torch.equal(late, indices(1, 1000, 8, 100))
-    assert not torch.equal(late, indices(2, 1000, 8, 100))
-    epoch_order(1, 80, 100).zero_()  # a caller may change what it was given
-    assert torch.equal(late, indices(1, 1000, 8, 100))
-
-
-def test_batching_refuses_in_one_line(words_tokenizer) -> None:
+def test_tokenize_refuses_no_texts_and_a_length_without_room(words_tokenizer) -> None:
     with pytest.raises(UserError, match="no texts"):
         tokenize(words_tokenizer, [], 8)
     with pytest.raises(UserError, match="--max_seq_len 3"):
         tokenize(words_tokenizer, ["a"], 2)
-    with pytest.raises(UserError, match="no rows"):
-        indices(0, 0, 4, 0)

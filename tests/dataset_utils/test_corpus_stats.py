@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from dataset_utils import corpus_stats as module
 from dataset_utils.catalog import DatasetSpec
 from dataset_utils.corpus import Corpus
-from dataset_utils.corpus_stats import main, survey, table
+from dataset_utils.corpus_stats import compute_corpus_stats, format_table, main
 from dataset_utils.splits import Split
 
 
@@ -33,7 +33,7 @@ def corpus_of(train: Split, valid: Split | None = None, test: Split | None = Non
 
 def test_survey_of_a_corpus_counted_by_hand(tokenizer) -> None:
     train = Split(["a b", "a b", "a a a a a", "c"], [0, 0, 1, 1])
-    found = survey(corpus_of(train, Split(["a b", "b"]), Split(["a"])), tokenizer, max_length=6)
+    found = compute_corpus_stats(corpus_of(train, Split(["a b", "b"]), Split(["a"])), tokenizer, max_length=6)
     figures = found["splits"]["train"]
     assert (
         figures["rows"] == figures["measured"] == 4 and figures["tokens"]["100"] == 7 and figures["tokens"]["50"] == 4
@@ -41,7 +41,7 @@ def test_survey_of_a_corpus_counted_by_hand(tokenizer) -> None:
     assert figures["truncated"] == 1 / 4 and figures["unknown"] == 1 / 10 and figures["duplicates"] == 1 / 4
     assert figures["labels"] == {"no": 2, "yes": 2} and "in_training" not in figures
     assert found["splits"]["valid"]["in_training"] == 1 / 2 and found["splits"]["test"]["in_training"] == 0
-    shown = table(found)
+    shown = format_table(found)
     assert "25.00%" in shown and "no 2, yes 2" in shown and "every n-th" not in shown
     assert json.loads(json.dumps(found)) == found
 
@@ -49,11 +49,13 @@ def test_survey_of_a_corpus_counted_by_hand(tokenizer) -> None:
 def test_sources_are_surveyed_with_their_texts(tokenizer) -> None:
     train = Split(["a", "a", "b", "a"], None, ["a a a", "b", "c", "b"])
     test = Split(["a", "b"], None, ["b", "b"])
-    found = survey(corpus_of(train, test=test), tokenizer, 10, max_source_length=4)["splits"]
+    found = compute_corpus_stats(corpus_of(train, test=test), tokenizer, 10, max_source_length=4)["splits"]
     assert found["train"]["source"]["truncated"] == 1 / 4 and found["train"]["source"]["unknown"] == 1 / 6
     assert found["train"]["duplicates"] == 1 / 4  # (b, a) alone comes twice, though a comes three times
     assert found["test"]["in_training"] == 1 / 2
-    assert survey(corpus_of(train, test=test), tokenizer, 10)["splits"]["train"]["source"]["truncated"] == 0
+    assert (
+        compute_corpus_stats(corpus_of(train, test=test), tokenizer, 10)["splits"]["train"]["source"]["truncated"] == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,34 +68,34 @@ def test_sources_are_surveyed_with_their_texts(tokenizer) -> None:
         ),
         (Split(["a c", "b"]), None, "33.3% of the tokens of train are unknown to the tokenizer"),
         (Split(["a", "b", "a"]), None, "33.3% of the train rows are copies"),
-        (Split(["a", "b"]), Split(["a", "b b"]), "50.0% of the test rows stand in the training split"),
+        (Split(["a", "b"]), Split(["a", "b b"]), "50.0% of the test rows are also in the training split"),
         (Split(["a", "b"]), None, "only 2 training texts"),
         (Split(["a", "b"]), Split(["a"] * 99), "only 99 test texts"),
-        (Split(["a", "b"], [0, 1]), Split(["a", "a b"], [1, 1]), "all test rows are of one class"),
+        (Split(["a", "b"], [0, 1]), Split(["a", "a b"], [1, 1]), "all test rows have the same class"),
         (Split(["a"] * 50, [0] * 49 + [1]), None, r"rarest class of train has 1 of 50 rows \(yes\)"),
         (Split(["a"], None, ["a a a a a a"]), None, "100.0% of the sources of train are longer than 6 tokens"),
         (Split(["a"], None, ["c"]), None, "100.0% of the tokens in the sources of train are unknown"),
     ],
 )
 def test_a_bad_number_is_a_warning_in_one_line(tokenizer, train: Split, test: Split | None, says: str) -> None:
-    found = survey(corpus_of(train, test=test), tokenizer, 6, max_source_length=6)
+    found = compute_corpus_stats(corpus_of(train, test=test), tokenizer, 6, max_source_length=6)
     assert sum(bool(re.search(says, line)) for line in found["warnings"]) == 1, found["warnings"]
     assert all("\n" not in line and "{" not in line for line in found["warnings"])
-    assert table(found).count("warning: ") == len(found["warnings"])
+    assert format_table(found).count("warning: ") == len(found["warnings"])
 
 
 def test_good_numbers_are_no_warning(tokenizer) -> None:
     texts = [" ".join("ab"[int(bit)] for bit in f"{i:013b}") for i in range(5000)]
     labels = [i % 2 for i in range(5000)]
     parts = [Split(texts[i:j], labels[i:j]) for i, j in ((0, 4000), (4000, 4500), (4500, 5000))]
-    assert survey(corpus_of(*parts), tokenizer, 16)["warnings"] == []
+    assert compute_corpus_stats(corpus_of(*parts), tokenizer, 16)["warnings"] == []
 
 
 def test_large_splits_are_measured_in_part_and_that_is_said(tokenizer, monkeypatch) -> None:
-    monkeypatch.setattr(module, "MEASURED", 10)
-    found = survey(corpus_of(Split(["a"] * 25)), tokenizer, 6)
+    monkeypatch.setattr(module, "MAX_TOKENIZED", 10)
+    found = compute_corpus_stats(corpus_of(Split(["a"] * 25)), tokenizer, 6)
     assert found["splits"]["train"]["measured"] == 9 and found["splits"]["train"]["rows"] == 25
-    assert found["splits"]["train"]["duplicates"] == 24 / 25 and "every n-th text, 10 at most" in table(found)
+    assert found["splits"]["train"]["duplicates"] == 24 / 25 and "every n-th text, at most 10" in format_table(found)
 
 
 def test_the_survey_by_itself(tokenizer, tmp_path, capsys) -> None:

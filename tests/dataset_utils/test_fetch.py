@@ -23,7 +23,7 @@ import pytest
 from dataset_utils import fetch
 from dataset_utils.catalog import DATASETS
 from dataset_utils.corpus import Corpus
-from dataset_utils.downloads import UPSTREAM, HubParquet, Remote
+from dataset_utils.downloads import DOWNLOADS, HubParquet, RemoteFile
 from dataset_utils.options import DataOptions
 from dataset_utils.registry import load
 from dataset_utils.splits import SPLITS
@@ -183,24 +183,24 @@ def test_every_form_becomes_what_the_catalog_reads(tmp_path, capsys, form: str) 
         assert found is None
     with pytest.raises(SystemExit):  # never written over
         fetch.main([name, "--from", str(source), "--data_dir", str(tmp_path / "data")])
-    assert "is there already: remove it" in capsys.readouterr().err
+    assert "already exists: remove it" in capsys.readouterr().err
 
 
 def test_nothing_of_a_split_that_fails_is_left(tmp_path, capsys) -> None:
     bad = {**PAIRS, "test.jsonl": jsonl([{"src": "a", "trg": "b"}, {"src": "a"}])}
     with pytest.raises(SystemExit):
         fetch.main(["qqp", "--from", str(put(tmp_path / "from", bad)), "--data_dir", str(tmp_path / "data")])
-    assert "test.jsonl, line 2: expected src and trg" in capsys.readouterr().err
+    assert "test.jsonl, line 2: expected two texts, src and trg" in capsys.readouterr().err
     assert not list((tmp_path / "data/qqp").glob("*.jsonl"))
 
 
 @pytest.mark.parametrize(
     ("name", "files", "says"),
     [
-        ("qqp", {"other.txt": b"x"}, "holds no form of qqp that is known: give a folder with quora_dup"),
+        ("qqp", {"other.txt": b"x"}, "does not contain the files of qqp: give a folder with quora_dup"),
         ("qqp", {"quora_duplicate_questions.tsv": b"a\tb\n1\t2\n"}, "has no column question1, only a, b"),
         ("e2e", {"e2e-dataset.zip": zipped(**{"trainset.csv": b"mr,ref\n"})}, "nothing to write into .*src1_train.txt"),
-        ("quasar-t", {"OpenQA_data.tar.gz": tarred(OPENQA)[:200]}, "is not a whole archive"),
+        ("quasar-t", {"OpenQA_data.tar.gz": tarred(OPENQA)[:200]}, "is not a complete archive"),
         ("wiki-auto", {"train.src": b"a\nb\n", "train.dst": b"a\n"}, "different numbers of lines"),
         ("commonsense", {**CCM, "trainset.txt": b"{}\n"}, "trainset.txt, line 1: expected post and response"),
         ("sst", {"stanfordSentimentTreebank.zip": zipped(**{**SST, "dictionary.txt": b"a|9"})}, "3 sentences have"),
@@ -262,8 +262,8 @@ def server() -> Iterator[str]:
 def test_a_download_that_broke_off_goes_on(server, tmp_path) -> None:
     content = os.urandom(3_000_000)
     Server.files, Server.breaks = {"a.bin": content}, {"a.bin"}
-    remote = Remote("a.bin", f"{server}/a.bin", hashlib.sha256(content).hexdigest())
-    with pytest.raises(UserError, match=r"a\.bin cannot be fetched.*(IncompleteRead|broke off).*--from"):
+    remote = RemoteFile("a.bin", f"{server}/a.bin", hashlib.sha256(content).hexdigest())
+    with pytest.raises(UserError, match=r"a\.bin cannot be downloaded.*(IncompleteRead|interrupted).*--from"):
         fetch.download(remote, tmp_path)
     kept = (tmp_path / "a.bin.partial").stat().st_size
     assert 0 < kept < len(content) and not (tmp_path / "a.bin").exists()
@@ -278,25 +278,25 @@ def test_a_download_that_broke_off_goes_on(server, tmp_path) -> None:
 
 def test_checksums_are_compared_or_recorded(server, tmp_path, capsys) -> None:
     Server.files = {"a.txt": b"one"}
-    with pytest.raises(UserError, match="has SHA-256 7692c3ad.* but the checksum that is known is 000: remove it"):
-        fetch.download(Remote("a.txt", f"{server}/a.txt", "000"), tmp_path / "known")
-    unknown = Remote("a.txt", f"{server}/a.txt")
+    with pytest.raises(UserError, match="has SHA-256 7692c3ad.* but the known checksum is 000: remove the file"):
+        fetch.download(RemoteFile("a.txt", f"{server}/a.txt", "000"), tmp_path / "known")
+    unknown = RemoteFile("a.txt", f"{server}/a.txt")
     fetch.download(unknown, tmp_path)
-    assert "no checksum is known for it; recorded in" in capsys.readouterr().err
+    assert "its checksum was unknown, and is now recorded in" in capsys.readouterr().err
     checked = subprocess.run(["sha256sum", "-c", fetch.SUMS], cwd=tmp_path, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
     (tmp_path / "a.txt").write_text("two")
-    with pytest.raises(UserError, match=r"that recorded in .*SHA256SUMS is 7692c3ad"):
+    with pytest.raises(UserError, match=r"the checksum in .*SHA256SUMS is 7692c3ad"):
         fetch.download(unknown, tmp_path)
 
 
 def test_only_https_is_fetched(server, tmp_path) -> None:
     for url in ("http://example.org/x", "ftp://example.org/x", "file:///etc/hostname"):
         with pytest.raises(UserError, match="is not https: refused"):
-            fetch.download(Remote("x", url), tmp_path)
-    with pytest.raises(UserError, match="leads to http://example.org/x, which is not https"):
-        fetch.download(Remote("x", f"{server}/elsewhere"), tmp_path)
-    assert all(remote.url.startswith("https://") for row in UPSTREAM.values() for remote in row.files)
+            fetch.download(RemoteFile("x", url), tmp_path)
+    with pytest.raises(UserError, match="redirects to http://example.org/x, which is not https"):
+        fetch.download(RemoteFile("x", f"{server}/elsewhere"), tmp_path)
+    assert all(remote.url.startswith("https://") for row in DOWNLOADS.values() for remote in row.files)
 
 
 def test_a_corpus_of_the_hub_is_fetched_by_its_index(server, tmp_path, monkeypatch, capsys) -> None:
@@ -313,15 +313,15 @@ def test_a_corpus_of_the_hub_is_fetched_by_its_index(server, tmp_path, monkeypat
 
 
 def test_without_a_network_it_is_one_line(tmp_path, monkeypatch, capsys) -> None:
-    nowhere = Remote("quora_duplicate_questions.tsv", "https://127.0.0.1:9/x")
-    monkeypatch.setitem(UPSTREAM, "qqp", replace(UPSTREAM["qqp"], files=(nowhere,)))
+    nowhere = RemoteFile("quora_duplicate_questions.tsv", "https://127.0.0.1:9/x")
+    monkeypatch.setitem(DOWNLOADS, "qqp", replace(DOWNLOADS["qqp"], files=(nowhere,)))
     with pytest.raises(SystemExit):
         fetch.main(["qqp", "--data_dir", str(tmp_path)])
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "cannot be fetched" in errors[0] and "--from" in errors[0]
+    assert len(errors) == 1 and "cannot be downloaded" in errors[0] and "--from" in errors[0]
     with pytest.raises(SystemExit):
         fetch.main(["qpp"])
-    assert "did you mean 'qqp'" in capsys.readouterr().err
+    assert "did you mean qqp" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ scripts
@@ -329,15 +329,15 @@ def test_without_a_network_it_is_one_line(tmp_path, monkeypatch, capsys) -> None
 
 def test_every_corpus_has_a_script_that_says_what_it_would_do(tmp_path, capsys) -> None:
     scripts = {path.stem for path in (ROOT / "scripts/data").glob("*.sh")}
-    assert scripts == set(UPSTREAM)
-    for name, row in UPSTREAM.items():
+    assert scripts == set(DOWNLOADS)
+    for name, row in DOWNLOADS.items():
         spec = DATASETS[row.corpus or name]
-        assert f"scripts/data/{name}.sh" in spec.origin
+        assert f"scripts/data/{name}.sh" in spec.how_to_get
         text = (ROOT / f"scripts/data/{name}.sh").read_text()
         assert f"\nfetch {name} " in text and "# Terms:" in text and spec.folders[0] in text
         fetch.main([name, "--dry_run", "--data_dir", str(tmp_path)])
         shown = capsys.readouterr().out
-        assert shown.count("https://") >= 1 and spec.licence in shown and str(tmp_path / spec.folders[0]) in shown
+        assert shown.count("https://") >= 1 and spec.license in shown and str(tmp_path / spec.folders[0]) in shown
     assert not list(tmp_path.iterdir())
 
 

@@ -77,7 +77,7 @@ def test_a_source_longer_than_the_budget_is_refused_or_trimmed(tokenizer):
     sources, targets = ["a", "a b c d e f g h i"], ["x", "x"]
     with pytest.raises(UserError, match=r"source of row 2 has 10 tokens, but --max_seq_len 10 leaves only 7"):
         pack_pairs(tokenizer, sources, targets, 10, **IDS)
-    with pytest.raises(UserError, match="or pass --trim_sources"):
+    with pytest.raises(UserError, match="or pass --truncate_sources"):
         pack_sources(tokenizer, sources, 10, **IDS)
     table = pack_pairs(tokenizer, sources, targets, 10, truncate=True, **IDS)
     assert table.lengths.tolist() == [7, 10] and table.prefix_lengths.tolist() == [4, 7] and table.truncated == 0.5

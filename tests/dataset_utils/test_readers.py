@@ -7,7 +7,16 @@ import json
 import pytest
 
 from dataset_utils import readers
-from dataset_utils.columns import Columns, assemble, choose, class_name, class_number, find_classes, finish, half
+from dataset_utils.columns import (
+    Columns,
+    binarize,
+    collect_rows,
+    find_classes,
+    lookup_label,
+    parse_class_label,
+    resolve_columns,
+    to_split,
+)
 from utils.errors import UserError
 
 
@@ -44,8 +53,8 @@ def test_csv_and_tsv_name_their_columns(tmp_path) -> None:
     assert rows_of(readers.tsv, tmp_path, 'text\tlabel\nsay "hi\t0\n') == [(2, {"text": 'say "hi', "label": "0"})]
 
 
-def test_labelled_lines_have_no_header(tmp_path) -> None:
-    assert rows_of(readers.labelled_lines, tmp_path, "a pear.\t1\n") == [(1, {"text": "a pear.", "label": "1"})]
+def test_labeled_lines_have_no_header(tmp_path) -> None:
+    assert rows_of(readers.labeled_lines, tmp_path, "a pear.\t1\n") == [(1, {"text": "a pear.", "label": "1"})]
 
 
 def test_parquet_and_inner_columns(tmp_path) -> None:
@@ -56,7 +65,7 @@ def test_parquet_and_inner_columns(tmp_path) -> None:
     ((line, row),) = readers.parquet(path)
     assert line == 1 and row["de"] == "Hallo" and row["en"] == "Hello"
     path.write_bytes(b"not parquet")
-    with pytest.raises(UserError, match=r"f\.parquet is not a whole parquet file"):
+    with pytest.raises(UserError, match=r"f\.parquet is not a complete parquet file"):
         list(readers.parquet(path))
 
 
@@ -72,10 +81,10 @@ def test_parquet_and_inner_columns(tmp_path) -> None:
         (readers.csv, "text,label\na,1\nb\n", 3, "1 cells under 2 columns"),
         (readers.csv, 'text,label\n"a"x,1\n', 2, "expected"),
         (readers.tsv, "text\tlabel\na\t1\tc\n", 2, "3 cells under 2 columns"),
-        (readers.labelled_lines, "a\t1\nb 2\n", 2, "text <tab> label"),
+        (readers.labeled_lines, "a\t1\nb 2\n", 2, "text <tab> label"),
         (readers.plain, b"good\nbad \xff\n", 2, "not UTF-8"),
         (readers.csv, b"text\ngood\nbad \xff\n", 3, "not UTF-8"),
-        (readers.csv, "text,label,text\na,1,b\n", 1, "two columns are called 'text'"),
+        (readers.csv, "text,label,text\na,1,b\n", 1, "two columns are named 'text'"),
         (readers.jsonl, '{"text": "a"}\n{"text": "\\ud800 b"}\n', 2, "half a surrogate pair"),
         (readers.jsonl, '{"text": ' + "[" * 100_000 + "\n", 1, "recursion"),
         (readers.jsonl, '{"text": ' + "1" * 5000 + "}\n", 1, "limit"),
@@ -104,10 +113,10 @@ def test_an_unknown_ending_is_refused(tmp_path) -> None:
 
 def test_columns_are_found_by_their_usual_names() -> None:
     rows = [(1, {"id": "7", "src": "q", "trg": " a "}), (2, {"id": "8", "src": "r", "trg": " "})]
-    split = assemble(rows, Columns(guess=True), "f")
-    assert split.texts == ["a"] and split.sources == ["q"] and split.labels is None and split.halves == [2]
+    split = collect_rows(rows, Columns(guess=True), "f")
+    assert split.texts == ["a"] and split.sources == ["q"] and split.labels is None and split.incomplete == [2]
     assert split.columns == Columns("trg", "src")
-    assert assemble([(1, {"poem": "x"})], Columns(guess=True), "f").texts == ["x"]
+    assert collect_rows([(1, {"poem": "x"})], Columns(guess=True), "f").texts == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +125,7 @@ def test_columns_are_found_by_their_usual_names() -> None:
         (
             [(1, {"text": "a"})],
             Columns("txt"),
-            r"no column 'txt' \(did you mean 'text'\?\), only text: pass --text_column",
+            r"no column 'txt' \(did you mean text\?\), only text: pass --text_column",
         ),
         ([(1, {"text": "a"})], Columns("text", label="mood"), "no column 'mood'.*--label_column"),
         ([(1, {"x": "a", "y": "b"})], Columns(guess=True), r"which of its columns \(x, y\)"),
@@ -128,19 +137,25 @@ def test_columns_are_found_by_their_usual_names() -> None:
 )
 def test_wrong_columns_are_named(rows, columns: Columns, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        assemble(rows, columns, "f")
+        collect_rows(rows, columns, "f")
 
 
 def test_labels_become_numbers_or_are_refused_by_line() -> None:
     def labelled(*values):
-        return assemble([(i, {"t": "x", "l": v}) for i, v in enumerate(values, 1)], Columns("t", label="l"), "f")
+        return collect_rows([(i, {"t": "x", "l": v}) for i, v in enumerate(values, 1)], Columns("t", label="l"), "f")
 
-    assert finish(labelled(0, "1", "pos"), ("neg", "pos"), class_number).labels == [0, 1, 1]
-    assert finish(labelled(0.0, 0.49, 0.5, "1"), ("neg", "pos"), half).labels == [0, 0, 1, 1]
-    assert finish(labelled("b", "a"), ("a", "b"), class_name).labels == [1, 0]
-    for bad, number in ((2, class_number), ("odd", class_number), (1.5, half), ("c", class_name), (None, half)):
+    assert to_split(labelled(0, "1", "pos"), ("neg", "pos"), parse_class_label).labels == [0, 1, 1]
+    assert to_split(labelled(0.0, 0.49, 0.5, "1"), ("neg", "pos"), binarize).labels == [0, 0, 1, 1]
+    assert to_split(labelled("b", "a"), ("a", "b"), lookup_label).labels == [1, 0]
+    for bad, number in (
+        (2, parse_class_label),
+        ("odd", parse_class_label),
+        (1.5, binarize),
+        ("c", lookup_label),
+        (None, binarize),
+    ):
         with pytest.raises(UserError, match="f, line 2: label"):
-            finish(labelled("0" if number is not class_name else "a", bad), ("a", "b"), number)
+            to_split(labelled("0" if number is not lookup_label else "a", bad), ("a", "b"), number)
     assert find_classes([10, 2, "2", None, ""], "f", "l") == ("2", "10")
     assert find_classes(["b", "a", "b"], "f", "l") == ("a", "b")
     with pytest.raises(UserError, match=r"f: column 'l' has 500 different values in 500 rows.*--label_column none"):
@@ -149,7 +164,7 @@ def test_labels_become_numbers_or_are_refused_by_line() -> None:
 
 def test_usual_pairs_and_names_are_found_whatever_their_case() -> None:
     def found(*names: str, **typed: str) -> Columns:
-        return choose(Columns(**typed, guess=True), dict.fromkeys(names, "x"), "f")
+        return resolve_columns(Columns(**typed, guess=True), dict.fromkeys(names, "x"), "f")
 
     assert found("Document", "Summary", "id") == Columns("Summary", "Document")
     assert found("text", "summary") == Columns("summary", "text") and found("input", "output").source == "input"
@@ -167,11 +182,11 @@ def test_rows_that_are_half_there_are_left_out_and_said() -> None:
         (3, {"src": "", "trg": "b"}),
         (4, {"src": "", "trg": ""}),
     ]
-    split = assemble(rows, Columns(guess=True), "f")
-    assert split.texts == ["b"] and split.sources == ["a"] and split.empty == 1 and split.halves == [2, 3]
-    assert split.notes()[1].startswith("2 rows of f left out: a source (src) without target (trg)")
-    with pytest.raises(UserError, match="a source .* without target .*the first is line 2.*no row is whole"):
-        assemble(rows[1:], Columns(guess=True), "f")
+    split = collect_rows(rows, Columns(guess=True), "f")
+    assert split.texts == ["b"] and split.sources == ["a"] and split.num_blank == 1 and split.incomplete == [2, 3]
+    assert split.notes()[1].startswith("2 rows of f were dropped: a source (src) without text (trg)")
+    with pytest.raises(UserError, match="a source .* without text .*the first is line 2.*no row is complete"):
+        collect_rows(rows[1:], Columns(guess=True), "f")
 
 
 def test_packed_files_and_forms_of_json(tmp_path) -> None:
@@ -184,7 +199,7 @@ def test_packed_files_and_forms_of_json(tmp_path) -> None:
         path.write_bytes(pack(b'{"text": "a"}\n{"text": "b"}\n'))
         assert [row["text"] for _, row in readers.by_suffix(path)(path)] == ["a", "b"]
         path.write_bytes(pack(b'{"text": "a"}\n' * 100)[:-9])
-        with pytest.raises(UserError, match=rf"a\.jsonl\{end} is not a whole \{end} file"):
+        with pytest.raises(UserError, match=rf"a\.jsonl\{end} is not a complete \{end} file"):
             list(readers.by_suffix(path)(path))
     path = tmp_path / "a.json"
     for content in ('{"text": "a"}\n{"text": "b"}', '["a"]\n["b"]', '[{"text": "a"}, {"text": "b"}]',

@@ -35,7 +35,7 @@ def test_ids_are_as_narrow_as_the_vocabulary_allows() -> None:
 
 
 def test_many_texts_show_progress_and_use_all_cores(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(batching, "_MANY", 30)
+    monkeypatch.setattr(batching, "PROGRESS_FROM", 30)
     monkeypatch.setattr(batching, "_CHUNK", 10)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     seen = []

@@ -17,8 +17,9 @@ import pytest
 from dataset_utils import synthetic_stories
 from evaluation import local_lm
 from latent_models.language_models import LanguageModel
-from pipelines import pretrain, train_autoencoder, train_diffusion, train_drafter
-from pipelines.cli.programs import AUTOENCODER, DIFFUSION, DRAFTER, PRETRAIN
+from pipelines import pretrain, train_autoencoder, train_diffusion
+from pipelines import train_draft_model
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION, DRAFT_MODEL, PRETRAIN
 from utils import checkpoints
 from utils.checkpoints import fingerprint
 from utils.cli.parse import parse
@@ -64,13 +65,13 @@ class Programs:
     def drafter(self, ae: Path, flags: str = "") -> int:
         """The corpus is the autoencoder's."""
         defaults = f"--latent_model_path {ae} {COMMON} --num_train_steps 4 --train_batch_size 16 --log_every 1"
-        return train_drafter.run(parse(DRAFTER, f"{defaults} --learning_rate 5e-3 {flags}".split()))
+        return train_draft_model.run(parse(DRAFT_MODEL, f"{defaults} --learning_rate 5e-3 {flags}".split()))
 
     def student(self, teacher: Path, out: Path, flags: str = "") -> int:
         """Of a run of diffusion, whose corpus, layout and latents it has."""
         defaults = (
             f"{COMMON} --num_train_steps 2 --train_batch_size 8 --eval_batch_size 8 --num_samples 4 --log_every 2 "
-            f"--val_loss_texts 8 --decoding greedy --scorer {self.scorer} --save_and_sample_every 1000"
+            f"--config val_loss_examples=8 --decoding greedy --scorer {self.scorer} --save_and_sample_every 1000"
         )
         return train_diffusion.run(
             parse(DIFFUSION, f"{defaults} --distill_run {teacher} --output_dir {out} {flags}".split())
@@ -85,7 +86,7 @@ class Programs:
             "pretrain": (PRETRAIN, pretrain.run),
             "autoencoder": (AUTOENCODER, train_autoencoder.run),
             "diffusion": (DIFFUSION, train_diffusion.run),
-            "drafter": (DRAFTER, train_drafter.run),
+            "drafter": (DRAFT_MODEL, train_draft_model.run),
         }[stage]
         return run(parse(program, f"--resume_dir {folder} --no_wandb {flags}".split()))
 

@@ -5,7 +5,7 @@ without dimensions excepted, as everywhere), and so does reading one: .item(), n
 here would not fail on a GPU for a tensor in the wrong place, and never waits for one.
 Not to be had on `meta`: its own random numbers (utils/seeding draws them on the CPU then), autocast (switched off
 below), fused optimizers, the words that a language model writes, since what comes next depends on values, and
---whole_logits, for which transformers looks at every batch whether it is padded.
+--reference_kernels, for which transformers looks at every batch whether it is padded.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from latent_models.tokenizers.training import train_tokenizer
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
 from pipelines.builders.models import DiffusionModel
-from pipelines.builders.process import make_process
+from pipelines.builders.diffusion_process import make_process
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load, make_source_reader
 from pipelines.data.context_encoder import ContextEncoder, DenoiserWithContext
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.options import ControlOptions, EmbeddingLossOptions, RoundingOptions
-from pipelines.parts import Parts
+from pipelines.builders.components import Components
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.hooks import ClassifierControl, RemaskHook, RoundingHook
 from pipelines.sampling.inputs import PackedSources, SampleInputs, infilling_inputs
 from pipelines.sampling.sdedit import SDEditStart
-from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
+from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
 from pipelines.steps.classifier import ClassifierStep
 from pipelines.steps.diffusion import DiffusionStep
 from pipelines.steps.distillation import DistillationStep
-from pipelines.training.drafter_step import DrafterStep
+from pipelines.steps.draft_model import DraftModelStep
 from pipelines.steps.embeddings import EmbeddingLoss
 from pipelines.steps.embeddings import EmbeddingStep
-from pipelines.training.imagined import Imagined
-from pipelines.training.pretraining_step import PretrainingStep
+from pipelines.steps.denoiser_augmentation import DenoiserAugmentation
+from pipelines.steps.denoising_lm import DenoisingLMStep
 from pipelines.steps.teacher import Teacher, split_grid
 from pipelines.steps.timestep_sampler import TimestepSampler
 from utils.distributed import DistContext
@@ -199,7 +199,9 @@ def test_a_step_of_the_denoiser(world, bert, tmp_path, case):
 def test_a_step_of_every_optimizer(world, optimizer):
     """In two micro-batches."""
     model = DiffusionModel(world.compressed, NET, LENGTH, 0).to(META)
-    source = ConditionalLatents(model.normalize(world.compressed), EncodedSplit(world.compressed, world.data, None, META))
+    source = ConditionalLatents(
+        model.normalize(world.compressed), EncodedSplit(world.compressed, world.data, None, META)
+    )
     step = DiffusionStep(model.denoiser, source, process(), TrainingSampler(0, 2, accumulate=2), 10, True)
     one_step(model, step, options=OptimizerOptions(optimizer=optimizer))
 
@@ -211,11 +213,11 @@ def test_a_step_of_the_autoencoder(world, monkeypatch, case):
         monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", 600)
     if case == "decoder":
         space.freeze_encoder()
-    how = Disturbance()
+    how = LatentAugmentation()
     if case == "noised":
-        how = Disturbance(0.3)
+        how = LatentAugmentation(0.3)
     elif case == "imagined":
-        how = Disturbance(0.3, imagined=Imagined(generator(world, sampler="ddpm"), STEPS))
+        how = LatentAugmentation(0.3, imagined=DenoiserAugmentation(generator(world, sampler="ddpm"), STEPS))
     states = EncodedSplit(world.states, world.data, None, META) if case == "cached" else None
     step = AutoencoderStep(space, world.data, PLAN, META, disturbance=how, pad_to=LENGTH, states=states)
     one_step(space, step)
@@ -234,7 +236,7 @@ def test_a_step_of_embeddings(world, case):
     loss = EmbeddingLoss(model.denoiser, space, made, model.absorbing, 0.2 if absorbing else 0.0)
     step = EmbeddingStep(
         loss, loss, data, PLAN, 10, EmbeddingLossOptions(), device=META, self_condition=True,
-        class_conditional=classes > 0, reg_rate=0.1, prefix_share=0.5 if case == "running text" else None,
+        class_conditional=classes > 0, reg_rate=0.1, max_prefix_fraction=0.5 if case == "running text" else None,
         times=(times := TimestepSampler(made, RANKS)),
     )  # fmt: skip
     one_step(model, step, times=times)
@@ -251,7 +253,7 @@ def test_a_step_of_the_classifier(world, kind):
     absorbing = kind == "embeddings"
     model = DiffusionModel(space, NET, LENGTH, 0, absorbing=absorbing).to(META)
     made = process(beta_schedule="sqrt", timesteps=20) if absorbing else process()
-    parts = Parts(model.normalize(space), model.requires_grad_(False), made)
+    parts = Components(model.normalize(space), model.requires_grad_(False), made)
     texts = EncodedSplit(space, world.data, None, META)
     classifier = new_classifier(space)
     one_step(classifier, ClassifierStep(classifier, texts, parts, PLAN))
@@ -269,23 +271,26 @@ def test_a_step_of_a_student(world, start):
     walks = split_grid(made.grid(2), made.grid(4))
     teacher = Teacher(of_teacher, walks, looks=True, sampler=make_sampler("dpmpp"))
     model = DiffusionModel(world.compressed, replace(NET, class_conditional=True), LENGTH, 3).to(META)
-    source = ConditionalLatents(model.normalize(world.compressed), EncodedSplit(world.compressed, world.data, None, META), True)
+    source = ConditionalLatents(
+        model.normalize(world.compressed), EncodedSplit(world.compressed, world.data, None, META), True
+    )
     student = DistillationStep(model.denoiser, source, made, PLAN, 10, teacher, 2, self_condition=True)
     one_step(model, student, step=1)  # the second of its steps, so that there is one before it
 
 
 def test_a_step_of_a_drafter(world):
-    drafter = DraftModel(world.model.dim, LENGTH, DrafterOptions(drafter_depth=1)).to(META)
-    how = Disturbance(0.3)
+    drafter = DraftModel(world.model.dim, LENGTH, DrafterOptions(draft_model_depth=1)).to(META)
+    how = LatentAugmentation(0.3)
     one_step(
-        drafter, DrafterStep(world.compressed, drafter, EncodedSplit(world.compressed, world.data, None, META), PLAN, how)
+        drafter,
+        DraftModelStep(world.compressed, drafter, EncodedSplit(world.compressed, world.data, None, META), PLAN, how),
     )
     assert drafter.draft_ids(world.model.model, torch.randn(2, 4, world.model.dim, device=META)).device == META
 
 
 def test_a_step_of_a_language_model(world):
     model = world.tuned_space().language_model
-    step = PretrainingStep(model, world.data, PretrainingOptions(max_seq_len=LENGTH), PLAN, META, 4, 60)
+    step = DenoisingLMStep(model, world.data, PretrainingOptions(max_seq_len=LENGTH), PLAN, META, 4, 60)
     one_step(model, step)
 
 
@@ -295,13 +300,13 @@ STEPS = 2  # the last of which arrives at data
 
 
 def generator(world, space=None, *, classes=0, source_dim=0, absorbing=False, guidance=1.0, hooks=(), chain=False,
-              noise_bound=None, **sampling) -> TextGenerator:  # fmt: skip
+              truncate_noise=None, **sampling) -> TextGenerator:  # fmt: skip
     space = space or world.compressed
     net = replace(NET, class_conditional=classes > 0)
     model = DiffusionModel(space, net, LENGTH, classes, source_dim, absorbing=absorbing)
     model.statistics.length_counts[3:] += 1
     own = {"beta_schedule": "sqrt", "timesteps": 20} if chain else {}
-    made = process(SamplingOptions(sampling_timesteps=STEPS, noise_bound=noise_bound, **sampling), **own)
+    made = process(SamplingOptions(sampling_timesteps=STEPS, truncate_noise=truncate_noise, **sampling), **own)
     statistics = model.statistics  # the counts of lengths are read by the host
     model.denoiser.to(META), statistics.mean.data, statistics.scale.data
     statistics.mean, statistics.scale = statistics.mean.to(META), statistics.scale.to(META)
@@ -335,18 +340,18 @@ def test_every_sampler_and_grid_guided(world, sampler, grid, chain):
     assert latents.x0.device == latents.mask.device == META and latents.x0.shape == (3, 4, 64)
 
 
-@pytest.mark.parametrize(("kind", "noise_bound"), [("states", 2.0), ("embeddings", None)])
-def test_spaces_whose_texts_have_lengths(world, kind, noise_bound):
+@pytest.mark.parametrize(("kind", "truncate_noise"), [("states", 2.0), ("embeddings", None)])
+def test_spaces_whose_texts_have_lengths(world, kind, truncate_noise):
     space = world.states if kind == "states" else world.embeddings(padding="masked")
-    made = generator(world, space, sampler="ddpm", noise_bound=noise_bound, classes=3, guidance=2.0)
+    made = generator(world, space, sampler="ddpm", truncate_noise=truncate_noise, classes=3, guidance=2.0)
     assert made.sample_latents(0, 0, told_all(world, False)).x0.device == META
 
 
 @pytest.mark.parametrize(("kind", "langevin", "sampler"), [
-    ("steps", False, "dpmpp"), ("steps", True, "ddpm"), ("estimate", False, "ddim"),
+    ("langevin", False, "dpmpp"), ("langevin", True, "ddpm"), ("x0", False, "ddim"),
 ])  # fmt: skip
 def test_control_by_a_classifier(world, kind, langevin, sampler):
-    options = ControlOptions(guidance_kind=kind, guidance_langevin=langevin, guidance_steps=2)
+    options = ControlOptions(classifier_guidance=kind, langevin_noise=langevin, guidance_steps=2)
     made = generator(world, sampler=sampler)
     classifier = new_classifier(world.compressed).requires_grad_(False).eval()
     made.hooks = (ClassifierControl(classifier, 1, made.process, options),)

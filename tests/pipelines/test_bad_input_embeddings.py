@@ -73,16 +73,16 @@ CASES = {
     # a source alone longer than the budget
     "a long source": (
         "train", NEW + " --train_file {there}/long.jsonl",
-        r"source of row 1 has \d+ tokens, and 13 is all that --max_seq_len 16 leaves.*--trim_sources"),
+        r"source of row 1 has \d+ tokens, and 13 is all that --max_seq_len 16 leaves.*--truncate_sources"),
     "a long source of a trained run": (
         "sample", "--run {there}/packed --device cpu --source '" + "plum " * 20 + "'",
-        "source of row 1 has .* tokens.*--trim_sources"),
+        "source of row 1 has .* tokens.*--truncate_sources"),
     # a vocabulary that covers too little
     "a small vocabulary": (
         "train", NEW + " --train_file {there}/labelled.jsonl --vocab_size 7", r"does not know \d+\.\d % of the words"),
     "words that are too rare": (
-        "train", NEW + " --train_file {there}/rare.txt --vocab_min_frequency 2",
-        r"vocabulary of \d+ tokens \(--vocab\) does not know 50\.0 % of the words .*--max_unknown 0.1"),
+        "train", NEW + " --train_file {there}/rare.txt --config vocab_min_frequency=2",
+        r"vocabulary of \d+ tokens \(--vocab\) does not know 50\.0 % of the words .*--config max_unk_rate=0.1"),
     "a word list of another corpus": (
         "train", NEW + " --train_file {there}/labelled.jsonl --vocab {there}/words.txt",
         r"does not know \d+\.\d % of the words"),
@@ -116,10 +116,10 @@ CASES = {
         "train", "--eval --resume_dir {there}/packed --output_dir {out} --bertscore_model nobody/nothing",
         "BERTScore's model nobody/nothing cannot be loaded"),
     "running text with classes": (
-        "train", NEW + " --train_file {there}/labelled.jsonl --unlabelled --class_conditional",
-        "--unlabelled trains on running text, which has no classes"),
+        "train", NEW + " --train_file {there}/labelled.jsonl --pretrain_blocks --class_conditional",
+        "--pretrain_blocks trains on running text, which has no classes"),
     "embeddings of no size": (
-        "train", NEW + " --train_file {there}/labelled.jsonl --embedding_std 0", "--embedding_std 0 leaves no"),
+        "train", NEW + " --train_file {there}/labelled.jsonl --config embedding_std=0", "--config embedding_std=0 leaves no"),
     "beginning from other tokens": (
         "train", NEW + " --train_file {there}/rare.txt --init_path {there}/run",
         "--init_path .*another tokenizer.*--vocab"),

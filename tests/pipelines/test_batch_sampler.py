@@ -42,7 +42,7 @@ def test_micro_batches_of_all_ranks_cover_the_global_batch_once() -> None:
     assert torch.equal(noise, whole.rng(3, 0).normal("noise", 2))
 
 
-@pytest.mark.parametrize("batch, world", [(16, 1), (3, 1), (2, 3), (8, 3)])
+@pytest.mark.parametrize("batch, world_size", [(16, 1), (3, 1), (2, 3), (8, 3)])
 def test_validation_rows_and_noise_depend_on_no_step_batch_size_or_rank(batch: int, world_size: int) -> None:
     samplers = [ValidationSampler(batch, 13, rank, world_size) for rank in range(world_size)]
     alone = ValidationSampler(40, 13)

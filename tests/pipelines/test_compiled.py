@@ -21,7 +21,7 @@ from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from latent_models.spaces.base import LatentSpace
 from model.denoiser import make_denoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
-from pipelines.builders.process import make_process
+from pipelines.builders.diffusion_process import make_process
 from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
 from pipelines.sampling.inputs import SampleInputs
 from pipelines.text_diffusion import TextDiffusionPipeline

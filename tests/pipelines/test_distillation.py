@@ -18,12 +18,12 @@ from diffusion.options import ProcessOptions, SamplingOptions
 from model.denoiser import make_denoiser
 from model.options import DenoiserOptions
 from pipelines import train_diffusion
-from pipelines.builders.process import make_process
+from pipelines.builders.diffusion_process import make_process
 from pipelines.cli.programs import DIFFUSION
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.steps.distillation import DistillationStep, DistillBatch
-from pipelines.training.imagined import load_prior
+from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
 from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
@@ -45,7 +45,7 @@ def teacher(programs, chain, tmp_path_factory):
 def student(programs, teacher):
     """Of two steps, each learned from three of the teacher's."""
     folder = teacher.with_name("two")
-    flags = "--distill_steps 2 --distill_substeps 3 --num_train_steps 200 --learning_rate 3e-3 --ema_decay 0.9"
+    flags = "--distill_steps 2 --config distill_substeps=3 --num_train_steps 200 --learning_rate 3e-3 --ema_decay 0.9"
     assert programs.student(teacher, folder, f"{flags} --log_every 100 --disable_dropout") == 0
     return folder
 
@@ -115,7 +115,7 @@ def test_every_step_is_learned_as_often_and_in_no_fixed_order():
 @pytest.mark.parametrize("kind, flags", [
     ("classes", "--class_conditional --class_unconditional_prob 0.3"),
     ("states", ""),
-    ("normalised", "--normalize_latent --normalize_batches 1"),
+    ("normalised", "--normalize_latent --config normalize_batches=1"),
     ("x0", "--objective pred_x0 --loss_weighting min_snr --beta_schedule cosine --timesteps 100"),
 ])  # fmt: skip
 def test_students_of_other_kinds(programs, chain, tmp_path, kind, flags):
@@ -140,7 +140,10 @@ def test_students_with_sources(programs, chain, tales_folder, tmp_path, flags):
     space = f"--latent_model_path {chain / 'ae'} --objective pred_v --num_samples 2 --seq2seq_candidates 2 {files}"
     assert programs.diffusion(space, tmp_path / "t", flags) == 0
     assert programs.student(tmp_path / "t", tmp_path / "s", f"--num_train_steps 3 {files}") == 0
-    assert len(TextDiffusionPipeline.from_run(tmp_path / "s").generate_from_sources(["Anna ran home."], decoding="greedy")) == 1
+    assert (
+        len(TextDiffusionPipeline.from_run(tmp_path / "s").generate_from_sources(["Anna ran home."], decoding="greedy"))
+        == 1
+    )
 
 
 def test_a_student_of_a_student_walks_its_teachers_steps(programs, student, tmp_path):
@@ -151,7 +154,7 @@ def test_a_student_of_a_student_walks_its_teachers_steps(programs, student, tmp_
 
 
 def test_resume_is_exact(programs, teacher, stop_after, tmp_path):
-    flags = "--distill_steps 2 --distill_substeps 3 --num_train_steps 8 --learning_rate 2e-3"
+    flags = "--distill_steps 2 --config distill_substeps=3 --num_train_steps 8 --learning_rate 2e-3"
     assert programs.student(teacher, tmp_path / "whole", flags) == 0
     stop_after(DistillationStep, 5)
     assert programs.student(teacher, tmp_path / "parts", flags) == 143
@@ -199,7 +202,7 @@ def test_two_processes_learn_what_one_learns(programs, chain, teacher, tmp_path,
         assert programs.diffusion(f"--enc_dec_model {chain / 'lm'}", teacher, flags) == 0
     flags = "--device cpu --lr_warmup_steps 2 --no_wandb --num_train_steps 8 --log_every 1 --disable_dropout"
     flags += f" --num_samples 2 --decoding greedy --scorer {programs.scorer} --save_and_sample_every 1000"
-    flags += f" --val_loss_texts 8 --distill_run {teacher} --distill_steps 2 --train_prob_self_cond 0.7"
+    flags += f" --config val_loss_examples=8 --distill_run {teacher} --distill_steps 2 --train_prob_self_cond 0.7"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     argv = f"train_text_diffusion.py {flags} --train_batch_size 4 --output_dir {tmp_path / 'two'}"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -222,7 +225,14 @@ def test_every_step_of_a_student_has_all_parameters_in_it(variant):
     process = make_process(ProcessOptions(objective="pred_v"), SamplingOptions(sampling_timesteps=2), variant)
     source = SimpleNamespace(space=SimpleNamespace(variable_length=False))
     step = DistillationStep(
-        student, source, process, TrainingSampler(0, 3), 9, lambda z, k, mask, condition, x0_prev: z, 2, self_condition=True
+        student,
+        source,
+        process,
+        TrainingSampler(0, 3),
+        9,
+        lambda z, k, mask, condition, x0_prev: z,
+        2,
+        self_condition=True,
     )
     x0, eps = torch.randn(2, 3, 4, 8)
     for start in (0, 1):
@@ -232,9 +242,9 @@ def test_every_step_of_a_student_has_all_parameters_in_it(variant):
 
 
 def test_a_decoder_trains_on_what_a_student_samples(student):
-    """In the student's own steps, whatever --prior_steps says."""
+    """In the student's own steps, whatever denoiser_steps is."""
     space = TextDiffusionPipeline.from_run(student).generator.space.space
-    imagine = load_prior(str(student), space, 8, torch.device("cpu"))
+    imagine = load_denoiser_augmentation(str(student), space, 8, torch.device("cpu"))
     assert imagine.times.tolist() == [1.0, 0.5, 0.0]
 
 

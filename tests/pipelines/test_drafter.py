@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import train_drafter
-from pipelines.cli.programs import DRAFTER
+from pipelines import train_draft_model
+from pipelines.cli.programs import DRAFT_MODEL
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.training.drafter_step import DrafterStep
+from pipelines.steps.draft_model import DraftModelStep
 from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
@@ -27,7 +27,12 @@ def drafted(programs, chain, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("drafted") / "ae"
     shutil.copytree(chain / "ae_l2", folder)
     shutil.copytree(chain / "lm", folder.parent / "lm")
-    assert programs.drafter(folder, "--num_train_steps 60 --eval_every 30 --val_loss_texts 16 --drafter_dim 64") == 0
+    assert (
+        programs.drafter(
+            folder, "--num_train_steps 60 --eval_every 30 --config val_loss_examples=16 --draft_model_dim 64"
+        )
+        == 0
+    )
     return folder
 
 
@@ -56,7 +61,7 @@ def test_training_says_how_good_drafts_are(drafted):
         assert 0 <= line["val_texts_right"] <= line["val_tokens_right"] <= 1 <= line["val_passes"] <= 41
     saved = json.loads((drafted / "drafter" / "args.json").read_text())
     assert saved["train_file"] == json.loads((drafted / "args.json").read_text())["train_file"]
-    assert saved["max_seq_len"] == 40 and saved["program"] == DRAFTER.name and saved["space_fingerprint"]
+    assert saved["max_seq_len"] == 40 and saved["program"] == DRAFT_MODEL.name and saved["space_fingerprint"]
 
 
 def test_texts_are_the_same_with_and_without(run, drafted):
@@ -64,7 +69,7 @@ def test_texts_are_the_same_with_and_without(run, drafted):
     assert sorted(p.name for p in copy.iterdir()) == ["args.json", "best"], "of a drafter, a run keeps what writes"
     with_drafts, (passes, verified) = texts_of(run)
     assert verified == 8 and passes >= 8
-    assert texts_of(run, drafting="off") == (with_drafts, (0, 0))
+    assert texts_of(run, speculative="off") == (with_drafts, (0, 0))
     pipeline = TextDiffusionPipeline.from_run(run, device="cpu")
     assert pipeline(4, decoding="beam") and pipeline.generator.timer.drafted_texts == 0
 
@@ -72,11 +77,11 @@ def test_texts_are_the_same_with_and_without(run, drafted):
 def test_evaluations_show_passes(programs, run, drafted, tmp_path):
     flags = "--eval --num_samples 8 --eval_batch_size 8 --decoding greedy"
     assert programs.again("diffusion", run, f"{flags} --output_dir {tmp_path / 'a'}") == 0
-    assert programs.again("diffusion", run, f"{flags} --output_dir {tmp_path / 'b'} --drafting off") == 0
+    assert programs.again("diffusion", run, f"{flags} --output_dir {tmp_path / 'b'} --speculative off") == 0
     a, b = (json.loads((tmp_path / name / "evaluation" / "eval-valid.json").read_text()) for name in "ab")
     assert a["speed/verify_passes_per_text"] >= 1 and "speed/passes_per_text" not in b
     assert a["model/greedy/local_lm_val_mauve"] == b["model/greedy/local_lm_val_mauve"]
-    for name, flag in (("c", ""), ("d", "--drafting off")):
+    for name, flag in (("c", ""), ("d", "--speculative off")):
         words = f"--eval --output_dir {tmp_path / name} --eval_texts 8 --decoding greedy {flag}"
         assert programs.again("autoencoder", drafted, words) == 0
     written = [(tmp_path / name / "evaluation" / "eval-valid-samples.json").read_text() for name in "cd"]
@@ -86,7 +91,7 @@ def test_evaluations_show_passes(programs, run, drafted, tmp_path):
 def test_a_drafter_can_come_later_and_from_elsewhere(programs, chain, run, drafted, tmp_path, capsys):
     plain, (_, none) = texts_of(chain / "diff")
     assert none == 0
-    found, (passes, verified) = texts_of(chain / "diff", drafter=drafted / "drafter")
+    found, (passes, verified) = texts_of(chain / "diff", draft_model=drafted / "drafter")
     assert found == plain and verified == 8 and passes >= 8
     late = tmp_path / "diff"
     shutil.copytree(chain / "diff", late)
@@ -94,7 +99,7 @@ def test_a_drafter_can_come_later_and_from_elsewhere(programs, chain, run, draft
     assert programs.drafter(late / "autoencoder", f"--latent_cache_dir {tmp_path / 'cache'}") == 0
     assert texts_of(late)[0] == plain and texts_of(late)[1][1] == 8
     with_given = tmp_path / "given"
-    flags = f"--drafter {drafted / 'drafter'}"
+    flags = f"--draft_model {drafted / 'drafter'}"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", with_given, flags) == 0
     assert (with_given / "autoencoder" / "drafter" / "best").is_dir(), "the run keeps the one that was named"
     capsys.readouterr()
@@ -103,8 +108,10 @@ def test_a_drafter_can_come_later_and_from_elsewhere(programs, chain, run, draft
 
 
 def test_a_drafter_of_another_space(programs, chain, drafted, tmp_path, capsys):
-    with pytest.raises(UserError, match=r"was trained for latents of another autoencoder: leave --drafter out"):
-        programs.again("autoencoder", chain / "ae", f"--eval --output_dir {tmp_path} --drafter {drafted / 'drafter'}")
+    with pytest.raises(UserError, match=r"was trained for latents of another autoencoder: leave --draft_model out"):
+        programs.again(
+            "autoencoder", chain / "ae", f"--eval --output_dir {tmp_path} --draft_model {drafted / 'drafter'}"
+        )
     stale = tmp_path / "ae"
     shutil.copytree(chain / "ae", stale)
     shutil.copytree(chain / "lm", tmp_path / "lm")
@@ -115,10 +122,10 @@ def test_a_drafter_of_another_space(programs, chain, drafted, tmp_path, capsys):
 
 def test_an_adapted_decoder_keeps_the_drafter_of_before(programs, drafted, tmp_path, capsys):
     adapted = tmp_path / "adapted"
-    flags = f"--lm_mode decoder --resume_dir {drafted} --latent_noise 0.5 --num_train_steps 3"
+    flags = f"--lm_mode decoder --resume_dir {drafted} --max_latent_noise 0.5 --num_train_steps 3"
     assert programs.autoencoder(drafted.parent / "lm", adapted, flags) == 0
     capsys.readouterr()
-    for name, flag in (("c", f"--drafter {drafted / 'drafter'}"), ("d", "")):
+    for name, flag in (("c", f"--draft_model {drafted / 'drafter'}"), ("d", "")):
         words = f"--eval --output_dir {tmp_path / name} --eval_texts 8 --decoding greedy {flag}"
         assert programs.again("autoencoder", adapted, words) == 0
     assert "was trained before the decoder was: texts are right all the same" in capsys.readouterr().err
@@ -128,22 +135,22 @@ def test_an_adapted_decoder_keeps_the_drafter_of_before(programs, drafted, tmp_p
 
 def test_mistakes_are_one_line(programs, chain, drafted, tmp_path):
     for folder, flag, said in (
-        (chain / "states", f"--drafter {drafted / 'drafter'}", "drafts texts of an autoencoder's latents"),
-        (chain / "diff", f"--drafter {tmp_path / 'none'}", "is not a run folder: there is no such folder"),
-        (chain / "diff", f"--drafter {chain / 'ae'}", "is not the run of a drafter: train one with"),
+        (chain / "states", f"--draft_model {drafted / 'drafter'}", "drafts texts of an autoencoder's latents"),
+        (chain / "diff", f"--draft_model {tmp_path / 'none'}", "is not a run folder: there is no such folder"),
+        (chain / "diff", f"--draft_model {chain / 'ae'}", "is not the run of a drafter: train one with"),
     ):
         with pytest.raises(UserError, match=said):
             programs.again("diffusion", folder, f"--eval --num_samples 2 --output_dir {tmp_path / 'out'} {flag}")
     with pytest.raises(UserError, match="this one is about to be trained: give it with --eval"):
-        programs.autoencoder(chain / "lm", tmp_path / "b", f"--drafter {drafted / 'drafter'}")
+        programs.autoencoder(chain / "lm", tmp_path / "b", f"--draft_model {drafted / 'drafter'}")
     with pytest.raises(UserError, match="already holds a run: continue it with"):
         programs.drafter(drafted)
     with pytest.raises(UserError, match="--latent_model_path is missing"):
-        train_drafter.run(parse(DRAFTER, []))
+        train_draft_model.run(parse(DRAFT_MODEL, []))
     with pytest.raises(UserError, match="is not the run of an autoencoder"):
         programs.drafter(chain / "diff")
-    with pytest.raises(UserError, match="--drafter_dim is 40, which is not a multiple"):
-        programs.drafter(drafted, f"--drafter_dim 40 --output_dir {tmp_path / 'a'}")
+    with pytest.raises(UserError, match="--draft_model_dim is 40, which is not a multiple"):
+        programs.drafter(drafted, f"--draft_model_dim 40 --output_dir {tmp_path / 'a'}")
     other = f"--latent_model_path {chain / 'ae'}"
     shutil.copytree(drafted / "drafter", tmp_path / "begun")
     with pytest.raises(UserError, match="was begun for another autoencoder"):
@@ -152,20 +159,20 @@ def test_mistakes_are_one_line(programs, chain, drafted, tmp_path):
 
 
 def test_drafters_resume_exactly(programs, chain, stopped_run, fingerprints, tmp_path):
-    flags = f"--num_train_steps {STEPS} --latent_noise 0.9"
+    flags = f"--num_train_steps {STEPS} --max_latent_noise 0.9"
     flags += " --train_batch_size 8 --gradient_accumulation_steps 2"
-    flags += f" --latent_cache_dir {tmp_path / 'cache'} --val_loss_texts 8 --eval_every 10"
+    flags += f" --latent_cache_dir {tmp_path / 'cache'} --config val_loss_examples=8 --eval_every 10"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert programs.drafter(chain / "ae", f"{flags} --output_dir {whole}") == 0
-    stopped_run("drafter", DrafterStep, lambda: programs.drafter(chain / "ae", f"{flags} --output_dir {parts}"), parts)
+    stopped_run("drafter", DraftModelStep, lambda: programs.drafter(chain / "ae", f"{flags} --output_dir {parts}"), parts)
     assert fingerprints(whole) == fingerprints(parts)
     assert checkpoints.load(whole).step == STEPS
 
 
 def test_dry_run_builds_and_writes_nothing(chain, contents, capsys):
     before = contents(chain / "ae")
-    words = f"--latent_model_path {chain / 'ae'} --dry_run --drafter_depth 3"
-    assert train_drafter.run(parse(DRAFTER, words.split())) == 0
+    words = f"--latent_model_path {chain / 'ae'} --dry_run --draft_model_depth 3"
+    assert train_draft_model.run(parse(DRAFT_MODEL, words.split())) == 0
     out = capsys.readouterr().out
     assert "drafter: blocks.2.down.weight [32, 64]" in out and "truncated" in out
     assert contents(chain / "ae") == before

@@ -54,7 +54,7 @@ def test_embeddings_train(trained, programs, tmp_path):
     [
         "--self_condition --train_batch_size 8 --gradient_accumulation_steps 2",
         "--normalize_embeddings --padding generated --rounding_head distance --train_batch_size 16",
-        "--schedule_sampler lossaware --time_bins 3 --train_batch_size 8 --gradient_accumulation_steps 2",
+        "--schedule_sampler lossaware --config importance_bins=3 --train_batch_size 8 --gradient_accumulation_steps 2",
     ],
     ids=["masked", "published", "importance"],
 )

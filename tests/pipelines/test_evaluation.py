@@ -48,7 +48,7 @@ def test_results_of_other_ways_to_sample_have_other_protocols(programs, chain, t
     found = []
     for k, flags in enumerate([
         "", "--time_grid shifted", "--time_grid shifted --grid_shift 2", "--posterior_variance small", "--sampler heun",
-        "--noise_bound 1", "--eval_batch_size 3", "--sampler ddim", "--sampler ddim --ddim_sampling_eta 1",
+        "--truncate_noise 1", "--eval_batch_size 3", "--sampler ddim", "--sampler ddim --ddim_sampling_eta 1",
     ]):  # fmt: skip
         assert programs.again("diffusion", chain / "diff", f"--eval {flags} --output_dir {tmp_path / str(k)}") == 0
         found.append(json.loads((tmp_path / str(k) / "evaluation/eval-valid.json").read_text())["protocol"])
@@ -86,7 +86,9 @@ def test_classes_are_judged_apart(programs, classy, contents):
     assert added(before, contents(classy)) == {"evaluation"}
     result = json.loads((classy / "evaluation" / "eval-valid.json").read_text())
     for c in range(4):
-        assert f"model/greedy/cond{c}_diversity" in result and f"model/greedy/local_lm_cond{c}_ref{c}_val_mauve" in result
+        assert (
+            f"model/greedy/cond{c}_diversity" in result and f"model/greedy/local_lm_cond{c}_ref{c}_val_mauve" in result
+        )
 
 
 def test_gen_data_writes_equally_many_texts_of_each_class(programs, classy):

@@ -14,7 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, MBart50Tokenizer, MBartConfig, M
 
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.training.autoencoder_step import AutoencoderStep
+from pipelines.steps.autoencoder import AutoencoderStep
 from pipelines.steps.diffusion import DiffusionStep
 from utils import checkpoints
 from utils.errors import UserError
@@ -81,7 +81,7 @@ def test_a_family_goes_the_whole_way(programs, language_model, stop_after, tmp_p
     assert programs.autoencoder(lm, ae, f"--num_train_steps 2 --eval_texts 4 {spoken} {tuned}") == EXIT_CODES["SIGTERM"]
     assert programs.resume("autoencoder", ae) == 0
     assert len(steps(ae, "train/loss")) == 2
-    assert programs.drafter(ae, "--num_train_steps 1 --val_loss_texts 4") == 0
+    assert programs.drafter(ae, "--num_train_steps 1 --config val_loss_examples=4") == 0
     assert programs.again("autoencoder", ae, "--eval") == 0
     stop_after(DiffusionStep, 1)
     assert programs.diffusion(f"--latent_model_path {ae}", latent, "--self_condition") == EXIT_CODES["SIGTERM"]
@@ -93,9 +93,12 @@ def test_a_family_goes_the_whole_way(programs, language_model, stop_after, tmp_p
         assert programs.again("diffusion", run, "--eval --num_samples 2") == 0
         assert (run / "evaluation").is_dir()
         assert json.loads((run / "args.json").read_text())["language"] == ("en_XX" if spoken else None)
-    pipelines = [TextDiffusionPipeline.from_run(latent, device="cpu", drafting=how) for how in ("auto", "off")]
+    pipelines = [TextDiffusionPipeline.from_run(latent, device="cpu", speculative=how) for how in ("auto", "off")]
     drafted, plain = (pipeline(4, decoding="greedy") for pipeline in pipelines)
-    assert drafted == plain and [bool(pipeline.generator.timer.drafted_texts) for pipeline in pipelines] == [True, False]
+    assert drafted == plain and [bool(pipeline.generator.timer.drafted_texts) for pipeline in pipelines] == [
+        True,
+        False,
+    ]
     if tuned:  # an output table of its own trains apart from the input's, and comes back
         held = checkpoints.load(ae).tensors["model"]
         assert not torch.equal(held["language_model.model.lm_head.weight"], held["language_model.model.shared.weight"])
@@ -115,7 +118,9 @@ def test_sources_are_read_by_a_model_of_another_family(programs, chain, tales_fo
     assert saved["seq2seq"] and saved["context_model"] == str(reader) and saved["language"] is None
     assert saved["context_language"] == ("en_XX" if spoken else None)
     pipeline = TextDiffusionPipeline.from_run(run, device="cpu")
-    assert len(pipeline.generate_from_sources(["One night Leo ran to the market."], candidates=2, decoding="greedy")) == 1
+    assert (
+        len(pipeline.generate_from_sources(["One night Leo ran to the market."], candidates=2, decoding="greedy")) == 1
+    )
 
 
 def test_a_model_of_many_languages_is_told_which_in_one_line(programs, chain, language_model, tmp_path):

@@ -13,7 +13,7 @@ from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
 from pipelines.builders.models import load_space
 from pipelines.cli.programs import DIFFUSION
-from pipelines.training.autoencoder_step import AutoencoderStep
+from pipelines.steps.autoencoder import AutoencoderStep
 from utils import checkpoints
 from utils.array_cache import format_bytes
 from utils.cli.parse import parse
@@ -38,7 +38,10 @@ def test_a_frozen_language_model_stays_in_eval_mode_and_gets_no_gradient(program
     assert programs.autoencoder(chain / "lm", tmp_path / "ae", "--eval_every 2") == 0  # validation comes between
     assert states == [(True, False)] * 4
     checkpoint = checkpoints.load(tmp_path / "ae")
-    assert checkpoint.metadata["language_model_fingerprint"] == LanguageModel.from_pretrained(str(chain / "lm")).fingerprint()
+    assert (
+        checkpoint.metadata["language_model_fingerprint"]
+        == LanguageModel.from_pretrained(str(chain / "lm")).fingerprint()
+    )
     frozen = {name for name in checkpoint.tensors["model"] if name.startswith("language_model")}
     assert frozen <= {"language_model.model.final_logits_bias"}, "frozen weights are the language model's to keep"
 
@@ -81,7 +84,7 @@ def test_the_cache_is_made_once_for_each_content(programs, chain, tmp_path, enco
 
 def test_without_a_cache_every_batch_is_encoded_and_gives_the_same_losses(programs, chain, tmp_path, encodings):
     ae = f"--latent_model_path {chain / 'ae'}"
-    flags = "--num_train_steps 3 --self_condition --normalize_latent --normalize_batches 2"
+    flags = "--num_train_steps 3 --self_condition --normalize_latent --config normalize_batches=2"
     assert programs.diffusion(ae, tmp_path / "cached", flags) == 0
     encodings.clear()
     assert programs.diffusion(ae, tmp_path / "live", f"{flags} --no_latent_cache") == 0
@@ -97,12 +100,12 @@ def test_without_a_cache_every_batch_is_encoded_and_gives_the_same_losses(progra
 
 def test_latents_on_the_device_give_the_same_run(programs, chain, tmp_path, fingerprints):
     for flag in ("off", "on"):
-        flags = f"--num_train_steps 3 --normalize_latent --normalize_batches 2 --latents_on_device {flag}"
+        flags = f"--num_train_steps 3 --normalize_latent --config normalize_batches=2 --config latents_on_device={flag}"
         assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / flag, flags) == 0
     assert fingerprints(tmp_path / "on") == fingerprints(tmp_path / "off")
 
 
-@pytest.mark.parametrize("flags", ["", "--latent_noise 0.3"])
+@pytest.mark.parametrize("flags", ["", "--max_latent_noise 0.3"])
 def test_cached_encoder_states_train_the_same_autoencoder(programs, chain, tmp_path, encodings, flags):
     flags = f"{flags} --eval_every 4 --latent_cache_dir {tmp_path / 'cache'}"
     assert programs.autoencoder(chain / "lm", tmp_path / "live", flags) == 0
@@ -156,7 +159,7 @@ def test_a_decoder_trains_alone_and_a_denoiser_takes_it_over(programs, chain, tm
     tuned, adapted, diff = tmp_path / "tuned", tmp_path / "adapted", tmp_path / "diff"
     assert programs.autoencoder(chain / "lm", tuned, "--lm_mode ft") == 0
     assert programs.diffusion(f"--latent_model_path {tuned}", diff) == 0
-    alone = f"--lm_mode decoder --resume_dir {tuned} --learning_rate 1e-2 --latent_noise 1 --latent_noise_prob 1"
+    alone = f"--lm_mode decoder --resume_dir {tuned} --learning_rate 1e-2 --max_latent_noise 1 --latent_noise_prob 1"
     assert programs.autoencoder(chain / "lm", adapted, alone) == 0
 
     before = CompressedSpace.from_pretrained(tuned)

@@ -64,7 +64,7 @@ NET = "--tx_dim 64 --tx_depth 2 --self_condition --num_samples 2 --sampling_time
 @pytest.mark.parametrize(
     "flags",
     [
-        "--latent_model_path {chain}/ae --normalize_latent --normalize_batches 1 --class_conditional --class_id prior",
+        "--latent_model_path {chain}/ae --normalize_latent --config normalize_batches=1 --class_conditional --class_id prior",
         "--enc_dec_model {chain}/lm --schedule_sampler lossaware --lr_schedule reduce_lr_on_plateau",
         "--latent_space embeddings --embedding_dim 16 --vocab_size 200",
         "--latent_model_path {chain}/ae --mixed_precision fp16",
@@ -78,7 +78,7 @@ def test_a_step_of_the_denoiser_reads_nothing_back(programs, chain, tmp_path, re
 
 
 @pytest.mark.parametrize(
-    "flags", ["--latent_noise 0.3", "--lm_mode ft --optimizer muon", "--cache_encoder_states float16"]
+    "flags", ["--max_latent_noise 0.3", "--lm_mode ft --optimizer muon", "--cache_encoder_states float16"]
 )
 def test_a_step_of_the_autoencoder_reads_nothing_back(programs, chain, tmp_path, readings, flags):
     argv = (
@@ -92,8 +92,8 @@ def test_a_step_of_the_autoencoder_reads_nothing_back(programs, chain, tmp_path,
 def test_a_decoder_that_trains_for_a_denoiser_reads_times_alone(programs, chain, tmp_path, readings):
     """Those of a sampler, which are on the CPU whatever the device: test_another_device.py has it on another."""
     flags = (
-        f"--lm_mode decoder --resume_dir {chain / 'ae_l2'} --l2_normalize_latents --prior_run {chain / 'diff'} "
-        "--prior_steps 3 --latent_noise 0.3 --num_train_steps 3 --log_every 3 --eval_texts 4"
+        f"--lm_mode decoder --resume_dir {chain / 'ae_l2'} --l2_normalize_latents --denoiser_run {chain / 'diff'} "
+        "--config denoiser_steps=3 --max_latent_noise 0.3 --num_train_steps 3 --log_every 3 --eval_texts 4"
     )
     assert programs.autoencoder(chain / "lm", tmp_path, flags) == 0
     assert len(readings) == 3 and all(step.keys() == {"_local_scalar_dense"} for step in readings)

@@ -1,4 +1,4 @@
-"""A decoder that trains on for a denoiser: what it is given to read, and what may be given as --prior_run."""
+"""A decoder that trains on for a denoiser: what it is given to read, and what may be given as --denoiser_run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from latent_models.spaces.compressed import CompressedSpace
-from pipelines.builders.process import make_process
+from pipelines.builders.diffusion_process import make_process
 from pipelines.sampling.generator import TextGenerator
-from pipelines.training.autoencoder_step import AutoencoderStep, Disturbance
-from pipelines.training.imagined import Imagined, load_prior
+from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
+from pipelines.steps.denoiser_augmentation import DenoiserAugmentation, load_denoiser_augmentation
 from utils import checkpoints
 from utils.errors import UserError
 from utils.seeding import StepRNG
@@ -58,7 +58,7 @@ def imagined(space, denoiser, sampler="ddpm", steps=6, **process):
         autocast=nullcontext,
         max_length=10,
     )
-    return Imagined(generator, steps)
+    return DenoiserAugmentation(generator, steps)
 
 
 @pytest.mark.parametrize("process", [{}, {"beta_schedule": "cosine", "timesteps": 50}], ids=["continuous", "chain"])
@@ -83,21 +83,21 @@ def test_only_the_chosen_texts_are_imagined(programs, tuned):
     space = CompressedSpace.from_pretrained(tuned / "ae")
     draws = StepRNG(3, 7, 10, 0, 10)
     x0 = torch.randn(10, space.length, space.dim, generator=torch.Generator().manual_seed(2))
-    how = Disturbance(imagined=imagined(space, Knows(torch.zeros(1, 1, 1))), imagined_prob=0.7)
+    how = LatentAugmentation(imagined=imagined(space, Knows(torch.zeros(1, 1, 1))), imagined_prob=0.7)
     disturbed = how.of(space, draws, torch.device("cpu"))
     same = (disturbed(x0) == x0).all((1, 2))
-    assert torch.equal(same, disturbed.untouched) and int(same.sum()) == 3
-    noisy = Disturbance(0.5, 0.5, how.imagined, 0.7).of(space, draws, torch.device("cpu"))
-    assert torch.equal((noisy(x0) == x0).all((1, 2)), noisy.untouched)
-    assert not Disturbance() and Disturbance(noise=0.1) and how
-    assert Disturbance().share_untouched == 1 and Disturbance(0.5, 0.25).share_untouched == 0.75
-    assert how.share_untouched == pytest.approx(0.3)
+    assert torch.equal(same, disturbed.clean_mask) and int(same.sum()) == 3
+    noisy = LatentAugmentation(0.5, 0.5, how.imagined, 0.7).of(space, draws, torch.device("cpu"))
+    assert torch.equal((noisy(x0) == x0).all((1, 2)), noisy.clean_mask)
+    assert not LatentAugmentation() and LatentAugmentation(noise=0.1) and how
+    assert LatentAugmentation().clean_fraction == 1 and LatentAugmentation(0.5, 0.25).clean_fraction == 0.75
+    assert how.clean_fraction == pytest.approx(0.3)
 
 
 def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stopped_run, fingerprints, tmp_path):
     flags = (
-        f"--lm_mode decoder --resume_dir {tuned / 'ae'} --prior_run {tuned / 'diff'} --prior_steps 3 --prior_prob 0.5 "
-        "--num_train_steps 16 --eval_every 4 --train_batch_size 8 --gradient_accumulation_steps 2 --latent_noise 0.3"
+        f"--lm_mode decoder --resume_dir {tuned / 'ae'} --denoiser_run {tuned / 'diff'} --config denoiser_steps=3 --denoiser_prob 0.5 "
+        "--num_train_steps 16 --eval_every 4 --train_batch_size 8 --gradient_accumulation_steps 2 --max_latent_noise 0.3"
     )
     assert programs.autoencoder(chain / "lm", tmp_path / "whole", flags) == 0
     stopped_run(
@@ -112,7 +112,7 @@ def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stoppe
     assert checkpoints.load_best(tmp_path / "whole").step == 16, "the newest, whatever its reconstructions"
     assert before.encoding_fingerprint() == after.encoding_fingerprint() and before.fingerprint() != after.fingerprint()
     assert programs.again("diffusion", tuned / "diff", f"--eval --latent_model_path {tmp_path / 'whole'}") == 0
-    flags = flags.replace("--prior_prob 0.5", "--prior_prob 0")
+    flags = flags.replace("--denoiser_prob 0.5", "--denoiser_prob 0")
     assert programs.autoencoder(chain / "lm", tmp_path / "without", flags) == 0
     whole = checkpoints.load(tmp_path / "whole").tensors["model"]
     plain = checkpoints.load(tmp_path / "without").tensors["model"]
@@ -133,9 +133,9 @@ def test_a_prior_of_other_latents_is_refused(programs, chain, tuned, tmp_path, r
     folder = {"diff": chain / "diff"}.get(run, tmp_path / run)
     space = CompressedSpace.from_pretrained(tuned / "ae")
     with pytest.raises(UserError, match=says):
-        load_prior(str(folder), space, 4, torch.device("cpu"))
+        load_denoiser_augmentation(str(folder), space, 4, torch.device("cpu"))
 
 
 def test_a_prior_is_for_a_decoder_alone(programs, chain, tuned, tmp_path):
-    with pytest.raises(UserError, match="--prior_run.*add --lm_mode decoder"):
-        programs.autoencoder(chain / "lm", tmp_path / "out", f"--prior_run {tuned / 'diff'}")
+    with pytest.raises(UserError, match="--denoiser_run.*add --lm_mode decoder"):
+        programs.autoencoder(chain / "lm", tmp_path / "out", f"--denoiser_run {tuned / 'diff'}")

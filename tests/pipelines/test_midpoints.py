@@ -46,7 +46,9 @@ def test_midpoints_are_projected_means_in_the_order_of_the_rows(chain):
 def test_evaluation_writes_midpoints_and_counts_copies_of_endpoints(chain, programs, tmp_path):
     folder = tmp_path / "ae"
     shutil.copytree(chain / "ae_l2", folder)
-    flags = f"--eval --midpoints --eval_texts 6 --eval_batch_size 4 --decoding greedy --scorer {programs.scorer}"
+    flags = (
+        f"--eval --eval_interpolation --eval_texts 6 --eval_batch_size 4 --decoding greedy --scorer {programs.scorer}"
+    )
     assert programs.again("autoencoder", folder, flags) == 0
     found = json.loads((folder / "evaluation/eval-valid.json").read_text())
     assert found["midpoints/greedy/perplexity"] > 1 and found["reference/midpoints_perplexity"] > 1
@@ -70,4 +72,4 @@ def test_endpoint_copies_is_the_share_of_midpoints_equal_to_an_endpoint(programs
 
 def test_training_rejects_flags_of_evaluation():
     with pytest.raises(UserError, match="give it with --eval"):
-        parse(AUTOENCODER, ["--midpoints"])
+        parse(AUTOENCODER, ["--eval_interpolation"])

@@ -112,14 +112,14 @@ def no_waiting(monkeypatch):
 @pytest.mark.parametrize("case", [name for name in CASES if name != "fp16"])
 @pytest.mark.parametrize("where", ["on", "off"])
 def test_no_step_of_the_denoiser_waits(programs, chain, tmp_path, no_waiting, case, where):
-    flags = f"{FLAGS} --log_every 6 --compile off --latents_on_device {where}"
+    flags = f"{FLAGS} --log_every 6 --compile off --config latents_on_device={where}"
     assert programs.diffusion(CASES[case].format(chain=chain), tmp_path, flags) == 0
 
 
 @needs_gpu
 @pytest.mark.parametrize("flags", [
-    "", "--latent_noise 0.3", "--lm_mode ft", "--cache_encoder_states float16",
-    "--cache_encoder_states float16 --states_on_device off",
+    "", "--max_latent_noise 0.3", "--lm_mode ft", "--cache_encoder_states float16",
+    "--cache_encoder_states float16 --config states_on_device=off",
 ])  # fmt: skip
 def test_no_step_of_the_autoencoder_waits(programs, chain, tmp_path, no_waiting, flags):
     flags = f"--device cuda --compile off --num_train_steps 6 --log_every 6 {flags}"

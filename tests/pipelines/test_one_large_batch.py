@@ -15,8 +15,8 @@ from pipelines.cli.programs import DIFFUSION
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.latent_datamodule import cache_folder, make_conditional_latents
 from pipelines.data.tokens import tokenize_split
-from pipelines.job import load_corpus, open_job
-from pipelines.parts import make_parts
+from pipelines.run_context import load_corpus, setup_run
+from pipelines.builders.components import build_components
 from pipelines.steps.diffusion import DiffusionStep
 from utils.cli.parse import parse
 from utils.trackers import read_metrics
@@ -46,9 +46,9 @@ def test_accumulated_gradients_are_those_of_the_large_batch(programs, chain, tmp
         f"--latent_model_path {chain / 'ae'} --output_dir {tmp_path} {flags}"
     )
     settings = parse(DIFFUSION, argv.split())
-    job = open_job(settings, "test", "test")
+    job = setup_run(settings, "test", "test")
     corpus = load_corpus(job)
-    parts = make_parts(settings, tmp_path, job.device, corpus.num_classes)
+    parts = build_components(settings, tmp_path, job.device, corpus.num_classes)
     data = tokenize_split(corpus.train, parts.space.space.language_model, 40)
     source = make_conditional_latents(job, parts.space, None, data, "train", cache_folder(job))
     gradients, totals = [], []
@@ -76,7 +76,7 @@ def test_programs_accumulate_to_the_large_batch(programs, chain, tmp_path):
         assert programs.pretrain(tmp_path / f"lm_{name}", flags) == 0
         assert programs.autoencoder(chain / "lm", tmp_path / f"ae_{name}", f"{flags} --lm_mode ft") == 0
         space = f"--latent_model_path {chain / 'ae'}"
-        more = "--num_train_steps 4 --disable_dropout --self_condition --normalize_latent --normalize_batches 2"
+        more = "--num_train_steps 4 --disable_dropout --self_condition --normalize_latent --config normalize_batches=2"
         assert programs.diffusion(space, tmp_path / f"diff_{name}", f"{flags} {more}") == 0
     for stage in ("lm", "ae", "diff"):
         alike(tmp_path / f"{stage}_large", tmp_path / f"{stage}_small")
@@ -95,7 +95,7 @@ def test_several_ranks_equal_one(programs, chain, tmp_path, processes):
     diff = (
         f"--latent_model_path {chain / 'ae'} --tx_dim 64 --tx_depth 2 --num_train_steps 4 --eval_batch_size 8 "
         f"--num_samples 4 --sampling_timesteps 2 --decoding greedy --scorer {programs.scorer} --disable_dropout "
-        "--self_condition --normalize_latent --normalize_batches 2 --save_and_sample_every 1000"
+        "--self_condition --normalize_latent --config normalize_batches=2 --save_and_sample_every 1000"
     )
     entries = {
         "lm": ("-m latent_models.pretraining", lm),

@@ -78,9 +78,11 @@ def test_how_far_estimates_are_is_told_of_what_is_to_be_written(trained):
     drawn = StepNoise(torch.tensor([0.3, 0.9]), *torch.randn(2, 2, space.length, space.dim), None)
     with torch.no_grad():
         found = loss(batch, drawn, None)["rounding_nll"]
-        latents = space.add_sigma0_noise(space.encode(batch), drawn.spread)
-        _, x0_hat = loss.diffusion(latents, space.anchor(batch, latents), drawn, None)
-        nll = F.cross_entropy(F.linear(x0_hat, *space.head(space.vectors(), space.bias)).flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
+        latents = space.add_sigma0_noise(space.encode(batch), drawn.embedding_noise)
+        _, x0_hat = loss.denoise(latents, space.anchor(batch, latents), drawn, None)
+        nll = F.cross_entropy(
+            F.linear(x0_hat, *space.head(space.vectors(), space.bias)).flatten(0, 1), ids.flatten(), reduction="none"
+        ).view(ids.shape)
     torch.testing.assert_close(found, nll[:, 7:].mean(1), rtol=1e-3, atol=0)
 
 
@@ -132,7 +134,7 @@ def test_an_absorbing_state_is_where_noise_drifts_to(programs, pairs, tmp_path):
 def test_unlabelled_text_pretrains_in_blocks(programs, tmp_path):
     file = tmp_path / "plain.txt"
     file.write_text("".join(f"the plum number {i} is red and green\n" for i in range(100)))
-    flags = f"--latent_space embeddings --embedding_dim 8 --timesteps 20 --unlabelled {V2} --max_seq_len 8"
+    flags = f"--latent_space embeddings --embedding_dim 8 --timesteps 20 --pretrain_blocks {V2} --max_seq_len 8"
     assert programs.diffusion(f"{flags} --train_file {file}", tmp_path / "run") == 0
     more = f"{flags} --train_file {file} --init_path {tmp_path / 'run'}"
     assert programs.diffusion(f"{more} --vocab {tmp_path / 'run' / 'tokenizer'}", tmp_path / "tuned") == 0
@@ -143,8 +145,8 @@ def test_unlabelled_text_pretrains_in_blocks(programs, tmp_path):
 def test_a_source_alone_longer_than_the_budget_is_refused(programs, pairs, tmp_path):
     with pytest.raises(UserError, match="the source of row") as error:
         train(programs, pairs, tmp_path / "run", "--max_seq_len 6")
-    assert "--trim_sources" in str(error.value) and "\n" not in str(error.value)
-    assert train(programs, pairs, tmp_path / "trimmed", "--max_seq_len 6 --trim_sources") == 0
+    assert "--truncate_sources" in str(error.value) and "\n" not in str(error.value)
+    assert train(programs, pairs, tmp_path / "trimmed", "--max_seq_len 6 --truncate_sources") == 0
 
 
 def test_what_sample_and_infill_refuse_of_a_run_of_embeddings(plain, tmp_path, capsys):
@@ -207,7 +209,10 @@ def test_texts_are_seen_on_their_way(plain, chain, kind, sampler):
 
 
 def test_a_trajectory_is_written_and_shown(plain, programs, tmp_path, capsys):
-    assert programs.again("diffusion", plain, f"--eval --output_dir {tmp_path} --trajectory --trajectory_views 3") == 0
+    assert (
+        programs.again("diffusion", plain, f"--eval --output_dir {tmp_path} --trajectory --config trajectory_steps=3")
+        == 0
+    )
     found = json.loads((tmp_path / "trajectory.json").read_text())
     assert found["steps"] == 2 and len(found["views"]) == 2 and len(found["views"][0]["texts"]) == 3
     assert "[1/2] " in capsys.readouterr().err

@@ -83,7 +83,11 @@ def test_a_run_on_pairs_is_judged_by_kind_and_keeps_its_best(told, tales_folder)
 
 def test_evaluation_reads_the_best_and_changes_nothing(programs, told, contents, tmp_path):
     before = contents(told)
-    for name, flags in (("best", ""), ("newest", "--newest_checkpoint"), ("guided", "--cls_free_guidance 3")):
+    for name, flags in (
+        ("best", ""),
+        ("newest", "--config newest_checkpoint=true"),
+        ("guided", "--cls_free_guidance 3"),
+    ):
         flags += f" --eval --seq2seq_candidates 2 --mbr_utility sacrebleu --output_dir {tmp_path / name}"
         assert programs.again("diffusion", told, flags) == 0
     assert contents(told) == before

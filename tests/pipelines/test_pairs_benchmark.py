@@ -15,7 +15,7 @@ from dataset_utils import synthetic_stories
 from dataset_utils.packing import pack_pairs
 from latent_models.tokenizers.special_ids import end_id, separator_id
 from latent_models.tokenizers.training import Options, train_tokenizer
-from pipelines.recipe import Stage, scaled
+from pipelines.stages import Stage, scale_steps
 from utils.cli.parse import parse
 from utils.errors import UserError
 
@@ -47,8 +47,8 @@ def test_a_stage_is_scaled_with_its_intervals():
     stage = Stage(
         "a", SYSTEMS["latent"].parts[0][0].program, "", "", "--num_train_steps 100 --eval_every 50 --layers 2"
     )
-    assert scaled(stage, 0.1).flags.split() == ["--num_train_steps", "10", "--eval_every", "5", "--layers", "2"]
-    assert "--num_train_steps 1 " in scaled(stage, 1e-6).flags
+    assert scale_steps(stage, 0.1).flags.split() == ["--num_train_steps", "10", "--eval_every", "5", "--layers", "2"]
+    assert "--num_train_steps 1 " in scale_steps(stage, 1e-6).flags
 
 
 def row(name: str, steps: int, bleu: float) -> Row:

@@ -88,8 +88,8 @@ def test_texts_do_not_depend_on_the_number_of_processes_nor_on_drafts(programs, 
     script, out = tmp_path / "program.py", tmp_path / "out.json"
     script.write_text(PROGRAM)
     drafter = tmp_path / "drafter"
-    assert programs.drafter(chain / "ae_l2", f"--output_dir {drafter} --val_loss_texts 4") == 0
-    start(processes, str(script), str(chain / "diff"), str(out), str(n), "--drafter", str(drafter))
+    assert programs.drafter(chain / "ae_l2", f"--output_dir {drafter} --config val_loss_examples=4") == 0
+    start(processes, str(script), str(chain / "diff"), str(out), str(n), "--draft_model", str(drafter))
     found = json.loads(out.read_text())
     worlds, drawn, counted = zip(*found["shares"], strict=True)
     assert list(worlds) == [processes] * processes
@@ -174,7 +174,7 @@ def test_importance_sampling_remembers_the_same_on_two_ranks(programs, tmp_path)
     script.write_text(WATCHED)
     flags = (
         f"{programs.data} --latent_space embeddings --embedding_dim 8 --timesteps 20 --max_seq_len 40 --tx_dim 64 "
-        f"--tx_depth 1 --disable_dropout --schedule_sampler lossaware --time_bins 3 --device cpu --no_wandb "
+        f"--tx_depth 1 --disable_dropout --schedule_sampler lossaware --config importance_bins=3 --device cpu --no_wandb "
         f"--lr_warmup_steps 2 --num_train_steps 12 --save_every 5 --save_and_sample_every 1000 --num_samples 4 "
         f"--eval_batch_size 4 --sampling_timesteps 2 --log_every 1 --scorer {programs.scorer}"
     )
@@ -210,11 +210,12 @@ OTHERS = """
 import sys
 import torch
 torch.set_num_threads(1)
-from pipelines import train_autoencoder, train_classifier, train_diffusion, train_drafter
+from pipelines import train_autoencoder, train_classifier, train_diffusion
+from pipelines import train_draft_model
 from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER
 from utils.cli.parse import parse
 runs = {"ae": (AUTOENCODER, train_autoencoder.run), "classifier": (CLASSIFIER, train_classifier.run),
-        "diffusion": (DIFFUSION, train_diffusion.run), "drafter": (DRAFTER, train_drafter.run)}
+        "diffusion": (DIFFUSION, train_diffusion.run), "drafter": (DRAFTER, train_draft_model.run)}
 for line in open(sys.argv[1]).read().splitlines():
     kind, *argv = line.split()
     program, run = runs[kind]
@@ -242,8 +243,8 @@ def test_every_other_program_trains_on_two_processes_as_on_one(programs, chain, 
             f"classifier --diffusion_run {chain / 'diff'} {programs.data} --classifier_dim 64 --classifier_depth 1 "
             "--classifier_dropout 0"
         ),
-        "drafter": f"drafter --latent_model_path {chain / 'ae'} --val_loss_texts 8",
-        "decoder": f"ae {ae} --lm_mode decoder --prior_run {chain / 'diff'} --prior_steps 2 --latent_noise 0.3",
+        "drafter": f"drafter --latent_model_path {chain / 'ae'} --config val_loss_examples=8",
+        "decoder": f"ae {ae} --lm_mode decoder --denoiser_run {chain / 'diff'} --config denoiser_steps=2 --max_latent_noise 0.3",
     }
     for name, processes, batch in (("two", 2, 4), ("one", 1, 8)):
         lines = (

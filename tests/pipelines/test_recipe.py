@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from pipelines.cli.programs import PRETRAIN
-from pipelines.recipe import Clock, Stage, run_stage
-from pipelines.training.pretraining_step import PretrainingStep
+from pipelines.stages import StageTimer, Stage, run_stage
+from pipelines.steps.denoising_lm import DenoisingLMStep
 from utils import checkpoints
 
 
@@ -16,10 +16,10 @@ def test_a_stage_goes_on_where_it_was(programs, tmp_path, stop_after, capsys):
         "--train_batch_size 4 --eval_every 100 --eval_texts 4 --log_every 1"
     )
     stage = Stage("lm", PRETRAIN, "a tiny BART", "validation.json", flags)
-    clock = Clock(tmp_path / "seconds.json")
+    clock = StageTimer(tmp_path / "seconds.json")
     run = partial(clock.time, stage.name, partial(run_stage, stage, tmp_path, ["--max_seconds", "600"]))
 
-    stop_after(PretrainingStep, 5)
+    stop_after(DenoisingLMStep, 5)
     assert run() == 143
     assert checkpoints.load(tmp_path / "lm").step == 5
     assert not (tmp_path / "lm/validation.json").exists()
@@ -30,7 +30,7 @@ def test_a_stage_goes_on_where_it_was(programs, tmp_path, stop_after, capsys):
     assert "--resume_training" in said and said.count("--max_seconds 600") == 2, "a limit holds for what goes on, too"
     assert checkpoints.load(tmp_path / "lm").step == 12
     assert (tmp_path / "lm/validation.json").exists()
-    assert Clock(tmp_path / "seconds.json").seconds["lm"] >= first
+    assert StageTimer(tmp_path / "seconds.json").seconds["lm"] >= first
 
     assert run() == 0
     assert "done already" in capsys.readouterr().out

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli.programs import DIFFUSION
-from pipelines.job import refuse_another_batch
-from pipelines.training.autoencoder_step import AutoencoderStep
+from pipelines.run_context import check_same_batch_size
+from pipelines.steps.autoencoder import AutoencoderStep
 from pipelines.steps.diffusion import DiffusionStep
-from pipelines.training.pretraining_step import PretrainingStep
+from pipelines.steps.denoising_lm import DenoisingLMStep
 from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
@@ -30,7 +30,7 @@ RUNS = ("whole", "parts")
 def test_language_model_resumes_exactly(programs, stopped_run, fingerprints, tmp_path):
     flags = f"--num_train_steps {STEPS} --lm_dropout 0.1 --train_batch_size 8 --gradient_accumulation_steps 2"
     assert programs.pretrain(tmp_path / "whole", flags) == 0
-    stopped_run("pretrain", PretrainingStep, lambda: programs.pretrain(tmp_path / "parts", flags), tmp_path / "parts")
+    stopped_run("pretrain", DenoisingLMStep, lambda: programs.pretrain(tmp_path / "parts", flags), tmp_path / "parts")
     whole, parts = fingerprints(tmp_path / "whole"), fingerprints(tmp_path / "parts")
     assert len(whole[0]) == STEPS and whole == parts
     model = "model.safetensors"
@@ -42,7 +42,7 @@ def test_language_model_resumes_exactly(programs, stopped_run, fingerprints, tmp
     [
         "--lr_schedule greedy",
         "--lm_mode ft --lr_schedule reduce_lr_on_plateau --mixed_precision bf16",
-        "--l2_normalize_latents --latent_noise 0.9",
+        "--l2_normalize_latents --max_latent_noise 0.9",
     ],
 )
 def test_autoencoder_resumes_exactly(programs, chain, stopped_run, fingerprints, tmp_path, flags):
@@ -105,9 +105,9 @@ def test_a_step_keeps_its_texts_however_they_are_shared_out(programs, chain, sto
     resumed = parse(DIFFUSION, f"--resume_training --resume_dir {tmp_path / 'parts'}".split())
     assert (resumed.train_batch_size, resumed.gradient_accumulation_steps) == (4, 2)
     with pytest.raises(UserError, match="with 3 process.* of 24"):
-        refuse_another_batch(resumed, 3)
+        check_same_batch_size(resumed, 3)
     resumed.set("gradient_accumulation_steps", 1)
-    refuse_another_batch(resumed, 2)
+    check_same_batch_size(resumed, 2)
 
 
 @pytest.mark.parametrize("stage", ["diffusion", "autoencoder"])

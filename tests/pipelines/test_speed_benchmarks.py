@@ -174,9 +174,11 @@ def test_throughput_writes_its_table(tmp_path):
 
 
 def test_drafts_are_measured_on_held_out_texts_and_on_samples(programs, chain, tmp_path, capsys):
-    flags = f"--output_dir {tmp_path / 'drafter'} --latent_cache_dir {tmp_path / 'cache'} --val_loss_texts 4"
+    flags = f"--output_dir {tmp_path / 'drafter'} --latent_cache_dir {tmp_path / 'cache'} --config val_loss_examples=4"
     assert programs.drafter(chain / "ae_l2", flags) == 0
-    words = f"--run {chain / 'diff'} --drafter {tmp_path / 'drafter'} --output_dir {tmp_path} --sampling_timesteps 2"
+    words = (
+        f"--run {chain / 'diff'} --draft_model {tmp_path / 'drafter'} --output_dir {tmp_path} --sampling_timesteps 2"
+    )
     assert drafting.main(f"{words} --batches 1,4 --texts 12 --rounds 1 --device cpu".split()) == 0
     found = json.loads((tmp_path / "drafting.json").read_text())
     kinds = [(row["latents"], row["batch"], row["texts"]) for row in found["rows"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER, PRETRAIN
+from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN
 from pipelines.cli.unused_flags import NEEDS, ON
 from utils.cli.parse import parse
 
@@ -27,13 +27,13 @@ def test_the_table_names_flags_and_their_choices(flag):
         (DIFFUSION, "--train_prob_self_cond 0.3", "--train_prob_self_cond counts only with --self_condition"),
         (DIFFUSION, "--train_prob_self_cond 0.3 --self_condition", None),
         (DIFFUSION, "--train_prob_self_cond 0.5", None),
-        (DIFFUSION, "--grid_rho 3", "--grid_rho counts only with --time_grid karras"),
+        (DIFFUSION, "--config grid_rho=3", "--config grid_rho counts only with --time_grid karras"),
         (DIFFUSION, "--grid_shift 2 --time_grid shifted", None),
         (DIFFUSION, "--scale 0.5 --beta_schedule linear", "--scale counts only without --beta_schedule"),
         (DIFFUSION, "--tx_dim 64 --denoiser_variant encoder", "--tx_dim counts only with --denoiser_variant latent or"),
         (DIFFUSION, "--muon_momentum 0.9", "--muon_momentum counts only with --optimizer muon"),
-        (AUTOENCODER, "--latent_noise_prob 0.1", "--latent_noise_prob counts only with --latent_noise"),
-        (AUTOENCODER, "--latent_noise_prob 0.1 --latent_noise 0.3", None),
+        (AUTOENCODER, "--latent_noise_prob 0.1", "--latent_noise_prob counts only with --max_latent_noise"),
+        (AUTOENCODER, "--latent_noise_prob 0.1 --max_latent_noise 0.3", None),
         (PRETRAIN, "--muon_momentum 0.9 --optimizer muon", None),
     ],
 )
@@ -46,7 +46,7 @@ def test_what_counts_for_nothing_is_said(program, typed, said, capsys):
 @pytest.mark.parametrize("flag", ["label_column", "source_column"])
 def test_a_column_that_is_not_to_be_used_is_not_one_to_be_found(flag):
     """Unset, it is found by its name."""
-    for program in (DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFTER):
+    for program in (DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFT_MODEL):
         assert parse(program, [f"--{flag}", "none"]).values[flag] == "none"
         assert parse(program, []).values[flag] is None
 

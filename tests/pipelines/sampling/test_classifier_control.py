@@ -49,12 +49,17 @@ def controlled(request, embedded, chain, label_file, tmp_path_factory):
     return run, classifier
 
 
-@pytest.mark.parametrize("kind", ["steps", "estimate"])
+@pytest.mark.parametrize("kind", ["langevin", "x0"])
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp"])
 def test_control_raises_the_probability_of_the_label(controlled, kind, sampler):
     run, classifier = controlled
     flags = {"sampling_timesteps": 10, "sampler": sampler}
-    control = {"latent_classifier": classifier, "guidance_kind": kind, "guidance_strength": 10, "guidance_rate": 0.1}
+    control = {
+        "latent_classifier": classifier,
+        "classifier_guidance": kind,
+        "guidance_strength": 10,
+        "guidance_step_size": 0.1,
+    }
     plain = TextDiffusionPipeline.from_run(run, device="cpu", **flags)
     space, process = plain.generator.space, plain.generator.process
     for label in ("0", "1"):

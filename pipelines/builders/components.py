@@ -18,10 +18,10 @@ from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.embeddings import load_embeddings
 from pipelines.builders.models import DiffusionModel, autoencoder_folder, encoder_options, load_space
 from utils.pretrained import best_or_newest, load_into
-from pipelines.builders.process import DiffusionProcess, make_process
+from pipelines.builders.diffusion_process import DiffusionProcess, make_process
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.context_encoder import ContextEncoder, load_context_encoder
-from pipelines.job import evaluates
+from pipelines.run_context import is_eval_run
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.hooks import RemaskHook, RoundingHook, load_classifier_control
 from pipelines.sampling.inputs import ContextSources, PackedSources, Sources
@@ -35,7 +35,7 @@ from utils.seeding import derive_seed
 
 
 @dataclass
-class Parts:
+class Components:
     """What training and sampling of a denoiser share."""
 
     space: NormalizedSpace
@@ -45,14 +45,14 @@ class Parts:
     seq2seq: bool = False
 
 
-def make_parts(
+def build_components(
     settings: Settings[DiffusionConfig],
     run: Path,
     device: torch.device,
     num_classes: int = 0,
     source_tokens: int = 0,
     texts: Sequence[str] = (),
-) -> Parts:
+) -> Components:
     """Space, network with fresh weights, and process of the flags, on the device.
 
     run: folder of the run, where it keeps its autoencoder. num_classes: of the corpus, for --class_conditional.
@@ -78,7 +78,7 @@ def make_parts(
     attach_draft_model(
         settings, space, autoencoder_folder(settings, run) if settings.config.latents.latent_model_path else None
     )
-    refuse_guidance_without_null(settings, context is not None)
+    check_guidance(settings, context is not None)
     if settings.config.latents.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
         raise UserError(
             "--normalize_latent and an autoencoder with --l2_normalize_latents exclude each other: its latents "
@@ -93,7 +93,7 @@ def make_parts(
     )
     model.to(device)
     compile_network(model.denoiser, settings.config.compilation.compile, device)
-    return Parts(model.normalize(space), model, process, context, source_tokens > 0)
+    return Components(model.normalize(space), model, process, context, source_tokens > 0)
 
 
 def new_model(
@@ -118,7 +118,7 @@ def new_model(
     return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained, encoder, absorbing, length)
 
 
-def named_parts(parts: Parts) -> dict[str, nn.Module]:
+def named_components(parts: Components) -> dict[str, nn.Module]:
     """What a run is made of, to show. An encoder of the sources stands by itself where it is not the latents' own."""
     context = parts.context
     shown: dict[str, nn.Module] = {"latent space": parts.space.space}
@@ -130,7 +130,7 @@ def named_parts(parts: Parts) -> dict[str, nn.Module]:
     return shown | {"denoiser": parts.model}
 
 
-def fill_from_run(model: DiffusionModel, folder: Path, *, best: bool = False) -> None:
+def load_trained_weights(model: DiffusionModel, folder: Path, *, best: bool = False) -> None:
     """The averaged weights of a run's newest checkpoint; best: of its best one, where one was kept."""
     checkpoint = best_or_newest(folder) if best else checkpoints.load(folder)
     if "ema" not in checkpoint.tensors:
@@ -140,7 +140,7 @@ def fill_from_run(model: DiffusionModel, folder: Path, *, best: bool = False) ->
 
 def make_generator(
     settings: Settings[DiffusionConfig],
-    parts: Parts,
+    parts: Components,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     dist: DistContext | None = None,
@@ -150,7 +150,7 @@ def make_generator(
     In blocks of --train_batch_size at least, as published, unless an evaluation asks for smaller ones.
     """
     least = (
-        1 if evaluates(settings) and "eval_batch_size" in settings.explicit else settings.config.loop.train_batch_size
+        1 if is_eval_run(settings) and "eval_batch_size" in settings.explicit else settings.config.loop.train_batch_size
     )
     return TextGenerator(
         parts.space,
@@ -170,7 +170,7 @@ def make_generator(
 
 def make_sources(
     settings: Settings[DiffusionConfig],
-    parts: Parts,
+    parts: Components,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Sources | None:
@@ -178,11 +178,11 @@ def make_sources(
     if not parts.seq2seq:
         return None
     if parts.context is None:
-        return PackedSources(parts.space, device, settings.config.packing.trim_sources)
+        return PackedSources(parts.space, device, settings.config.packing.truncate_sources)
     return ContextSources(parts.context, device, autocast)
 
 
-def make_hooks(settings: Settings[DiffusionConfig], parts: Parts, device: torch.device) -> list[SamplerHook]:
+def make_hooks(settings: Settings[DiffusionConfig], parts: Components, device: torch.device) -> list[SamplerHook]:
     """What the flags add to each walk, the innermost first."""
     hooks: list[SamplerHook] = []
     control, rounding = settings.config.control, settings.config.rounding
@@ -195,7 +195,7 @@ def make_hooks(settings: Settings[DiffusionConfig], parts: Parts, device: torch.
     return hooks
 
 
-def refuse_guidance_without_null(settings: Settings[DiffusionConfig], sources: bool) -> None:
+def check_guidance(settings: Settings[DiffusionConfig], sources: bool) -> None:
     """Guidance mixes what a network says with and without its condition, so it must have been trained on both."""
     weight = settings.config.sampling.cls_free_guidance
     if weight == 1:

@@ -18,10 +18,10 @@ from utils.run_folder import write_json
 
 if TYPE_CHECKING:
     from pipelines.data.tokens import TokenSplit
-    from pipelines.job import Job
+    from pipelines.run_context import RunContext
 
 
-SURVEY = "survey.json"  # of a run folder
+CORPUS_STATS = "survey.json"  # of a run folder
 
 
 def dry_run(
@@ -66,8 +66,8 @@ def dry_run(
     return 0
 
 
-def survey_corpus(
-    job: Job[TrainingConfig],
+def log_corpus_stats(
+    job: RunContext[TrainingConfig],
     corpus: Corpus,
     tokenizer: Any,
     source_tokenizer: Any = None,
@@ -77,8 +77,8 @@ def survey_corpus(
     if job.dist.is_main:
         length = job.settings.get("max_seq_len")
         figures = corpus_stats.compute_corpus_stats(corpus, tokenizer, length, source_tokenizer, max_source_length)
-        job.say(corpus_stats.format_table(figures))
-        write_json(job.folder / SURVEY, figures)
+        job.log(corpus_stats.format_table(figures))
+        write_json(job.folder / CORPUS_STATS, figures)
 
 
 def parameters(parts: Mapping[str, nn.Module]) -> str:
@@ -101,7 +101,7 @@ def shapes(parts: Mapping[str, nn.Module]) -> str:
     return "\n".join(lines)
 
 
-def describe_run(job: Job[TrainingConfig], parts: Mapping[str, nn.Module], corpus: Corpus, data: TokenSplit) -> str:
+def summarize_run(job: RunContext[TrainingConfig], parts: Mapping[str, nn.Module], corpus: Corpus, data: TokenSplit) -> str:
     """What is about to be trained, on what and where."""
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in corpus.splits.items())
     return "\n".join(
@@ -123,5 +123,5 @@ def precision(settings: Settings[TrainingConfig], parts: Mapping[str, nn.Module]
         f"note: {model.name} overflows in {settings.config.loop.mixed_precision}, so the language model itself runs in float32: "
         "--mixed_precision bf16 is safe for it, and faster"
         for model in models
-        if asked in model.family.overflows
+        if asked in model.family.unsafe_dtypes
     ]

@@ -34,25 +34,25 @@ class Stage:
 # Few latents, disturbed in nine texts of ten by up to nothing but noise: the decoder then writes sentences from any
 # latents. Nearly a latent for each token instead copies texts far better, and samples word salad (ROCStories on a CPU:
 # reconstruction BLEU 92 with 96 latents, 28 with these).
-FORGIVING = (
-    " --num_encoder_latents 16 --dim_ae 32 --num_layers 2 --l2_normalize_latents --lm_mode ft --latent_noise 1.0"
+ROBUST_AUTOENCODER = (
+    " --num_encoder_latents 16 --dim_ae 32 --num_layers 2 --l2_normalize_latents --lm_mode ft --max_latent_noise 1.0"
     " --latent_noise_prob 0.9"
 )
 
 
-def decoder_for_denoiser(autoencoder: str, more: str, folder: str = "{root}/autoencoder") -> Stage:
+def adapt_decoder_stage(autoencoder: str, more: str, folder: str = "{root}/autoencoder") -> Stage:
     """The decoder of an autoencoder trained on for {root}/diffusion. autoencoder: its flags; folder: its run."""
     return Stage(
         "decoder",
         AUTOENCODER,
         "what writes texts, for what the denoiser makes",
         "validation.json",
-        f"{autoencoder} --lm_mode decoder --resume_dir {folder} --prior_run {{root}}/diffusion --prior_prob 0.7"
-        f" --latent_noise 0 {more}",
+        f"{autoencoder} --lm_mode decoder --resume_dir {folder} --denoiser_run {{root}}/diffusion --denoiser_prob 0.7"
+        f" --max_latent_noise 0 {more}",
     )
 
 
-class Clock:
+class StageTimer:
     """Seconds per stage, kept on disk, so that an interrupted and continued recipe still adds up."""
 
     def __init__(self, path: Path) -> None:
@@ -77,7 +77,7 @@ class Clock:
 STEP_FLAGS = ("--num_train_steps", "--lr_warmup_steps", "--eval_every", "--save_and_sample_every")
 
 
-def scaled(stage: Stage, factor: float) -> Stage:
+def scale_steps(stage: Stage, factor: float) -> Stage:
     """The stage with fewer (or more) steps, at least one; warm-up and intervals in proportion."""
     words = stage.flags.split()
     for i, word in enumerate(words[:-1]):

@@ -1,6 +1,6 @@
 """Train a drafter for an autoencoder: greedy decoding then writes the same texts, sooner (latent_models/speculative/draft_model).
 
-    python -m pipelines.train_drafter --latent_model_path runs/quickstart/diffusion/autoencoder
+    python -m pipelines.train_draft_model --latent_model_path runs/quickstart/diffusion/autoencoder
 
 The corpus is that of the autoencoder unless another is named. The drafter lands in drafter/ below the autoencoder's
 folder, where everything that decodes its latents finds it, and goes with it into the diffusion runs that are trained
@@ -21,15 +21,15 @@ from pipelines.builders.draft_models import DRAFT_MODEL_COPY
 from latent_models.speculative.draft_model import draft_metadata, DraftModel
 from latent_models.spaces.compressed import read_autoencoder_args, CompressedSpace
 from utils.pretrained import relative_path
-from pipelines.cli.configs import DrafterConfig
-from pipelines.cli.programs import DRAFTER
+from pipelines.cli.configs import DraftModelConfig
+from pipelines.cli.programs import DRAFT_MODEL
 from pipelines.data.cached_latents import encode_or_load
 from pipelines.data.tokens import tokenize_split
-from pipelines.describe import dry_run, parameters
-from pipelines.job import fit, load_corpus, new_state, open_job, record_args
-from pipelines.training.autoencoder_step import Disturbance
-from pipelines.training.drafter_step import JUDGED, DrafterStep, judge
-from pipelines.training.held_out import held_out_means
+from pipelines.summary import dry_run, parameters
+from pipelines.run_context import fit, load_corpus, make_train_state, setup_run, save_args
+from pipelines.steps.autoencoder import LatentAugmentation
+from pipelines.steps.draft_model import METRICS, DraftModelStep, evaluate_draft
+from pipelines.validation import mean_losses
 from utils import checkpoints
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
@@ -43,7 +43,7 @@ from utils.state import State
 from utils.train_eval import eval_mode
 
 
-def run(settings: Settings[DrafterConfig]) -> int:
+def run(settings: Settings[DraftModelConfig]) -> int:
     """Train and save. Returns the exit code."""
     import torch
 
@@ -55,15 +55,15 @@ def run(settings: Settings[DrafterConfig]) -> int:
         return dry_run(settings, partial(_parts, autoencoder, saved["max_seq_len"]), max_seq_len=saved["max_seq_len"])
     if settings.config.run.output_dir is None and not settings.config.run.resume_training:
         settings.set("output_dir", str(autoencoder / DRAFT_MODEL_COPY))
-    job = open_job(settings, "text_latent_drafter", "drafter")
+    job = setup_run(settings, "text_latent_drafter", "drafter")
     space = CompressedSpace.from_pretrained(
         autoencoder, device=job.device, language_model=settings.config.task.enc_dec_model
     )
     corpus = load_corpus(job)
     torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
     drafter = DraftModel(space.language_model.dim, saved["max_seq_len"], settings.config.drafter).to(job.device)
-    job.say(parameters({"latent space": space, "drafter": drafter}))
-    state = new_state(job, drafter)
+    job.log(parameters({"latent space": space, "drafter": drafter}))
+    state = make_train_state(job, drafter)
     known = draft_metadata(space)
     if settings.config.run.resume_training:
         if any(settings.checkpoint_args.get(name) != value for name, value in known.items()):
@@ -85,22 +85,22 @@ def run(settings: Settings[DrafterConfig]) -> int:
         )
         for name in ("train", "valid")
     }
-    record_args(
+    save_args(
         job,
         **known,
         latent_model_path_relative=relative_path(str(autoencoder), job.folder),
         trainable_params=sum(p.numel() for p in drafter.parameters()),
     )
     state.wrapped = wrap(drafter, job.dist)
-    disturbance = Disturbance(settings.config.task.latent_noise, settings.config.task.latent_noise_prob)
-    step = DrafterStep(space, state.wrapped, texts["train"], job.batch_sampler(), disturbance)
-    checker = DrafterStep(space, drafter, texts["valid"], job.validation_sampler(len(corpus.valid)), Disturbance())
+    disturbance = LatentAugmentation(settings.config.task.max_latent_noise, settings.config.task.latent_noise_prob)
+    step = DraftModelStep(space, state.wrapped, texts["train"], job.batch_sampler(), disturbance)
+    checker = DraftModelStep(space, drafter, texts["valid"], job.validation_sampler(len(corpus.valid)), LatentAugmentation())
 
     def validate(state: State) -> None:
         with eval_mode(drafter), job.autocast():
-            found = held_out_means(job.dist, checker.batch_sampler, JUDGED, partial(judge, checker, drafter))
-        job.log.record({f"val_{name}": value for name, value in found.items()}, state.step)
-        job.log.print(
+            found = mean_losses(job.dist, checker.batch_sampler, METRICS, partial(evaluate_draft, checker, drafter))
+        job.logger.record({f"val_{name}": value for name, value in found.items()}, state.step)
+        job.logger.print(
             f"drafts {100 * found['tokens_right']:.1f} % of the tokens right that the language model writes for "
             f"held-out texts, and {100 * found['texts_right']:.1f} % of the texts: {found['passes']:.2f} passes a text"
         )
@@ -119,7 +119,7 @@ def run(settings: Settings[DrafterConfig]) -> int:
     return 0
 
 
-def corpus_of(settings: Settings[DrafterConfig], saved: Mapping[str, Any]) -> None:
+def corpus_of(settings: Settings[DraftModelConfig], saved: Mapping[str, Any]) -> None:
     """Unless a corpus is named, take that of the autoencoder, whose args.json is given."""
     if any(settings.get(name) for name in ("dataset_name", "data_dir", "train_file")):
         return
@@ -128,7 +128,7 @@ def corpus_of(settings: Settings[DrafterConfig], saved: Mapping[str, Any]) -> No
             settings.set(f.name, saved[f.name])
 
 
-def _autoencoder(settings: Settings[DrafterConfig]) -> Path:
+def _autoencoder(settings: Settings[DraftModelConfig]) -> Path:
     """The folder of the autoencoder: as given, or where it is from a run that goes on."""
     if settings.config.task.latent_model_path is None:
         raise UserError("--latent_model_path is missing: name the run folder of the autoencoder whose texts to draft")
@@ -138,13 +138,13 @@ def _autoencoder(settings: Settings[DrafterConfig]) -> Path:
     return resolve(path, settings.config.run.resume_dir, "--latent_model_path")
 
 
-def _cache(settings: Settings[DrafterConfig], autoencoder: Path, run: Path) -> Path:
+def _cache(settings: Settings[DraftModelConfig], autoencoder: Path, run: Path) -> Path:
     """Where latents are kept: as told, where the diffusion run that holds this autoencoder keeps them, or here."""
     there = autoencoder.parent / "latent_cache"
     return Path(settings.config.task.latent_cache_dir or (there if there.is_dir() else run / "latent_cache"))
 
 
-def _parts(autoencoder: Path, max_seq_len: int, settings: Settings[DrafterConfig]) -> dict[str, Any]:
+def _parts(autoencoder: Path, max_seq_len: int, settings: Settings[DraftModelConfig]) -> dict[str, Any]:
     """What a dry run builds."""
     import torch
 
@@ -156,7 +156,7 @@ def _parts(autoencoder: Path, max_seq_len: int, settings: Settings[DrafterConfig
 
 @exit_on_user_error
 def main() -> int:
-    code = run(parse(DRAFTER))
+    code = run(parse(DRAFT_MODEL))
     cleanup()
     return code
 

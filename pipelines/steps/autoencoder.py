@@ -11,18 +11,18 @@ from latent_models.spaces.compressed import CompressedSpace
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
 from pipelines.data.tokens import TokenSplit
-from pipelines.training.imagined import Imagined
+from pipelines.steps.denoiser_augmentation import DenoiserAugmentation
 from utils.seeding import StepRNG
 
 
 @dataclass(frozen=True)
-class Disturbance:
+class LatentAugmentation:
     """What a decoder's latents go through before it reads them, so that it forgives what diffusion gets wrong."""
 
     noise: float = 0.0
     """Largest sigma of the noise that a share noise_prob of the texts get on their latents; its size is uniform."""
     noise_prob: float = 0.5
-    imagined: Imagined | None = None
+    imagined: DenoiserAugmentation | None = None
     """A share imagined_prob of the texts get the latents that a denoiser makes of theirs."""
     imagined_prob: float = 0.8
 
@@ -30,24 +30,24 @@ class Disturbance:
         return bool(self.noise) or self.imagined is not None
 
     @property
-    def share_untouched(self) -> float:
+    def clean_fraction(self) -> float:
         """Of the texts, as they are drawn; the same for every micro-batch, so that their means add up."""
         noised, imagined = bool(self.noise), self.imagined is not None
         return (1 - noised * self.noise_prob) * (1 - imagined * self.imagined_prob)
 
-    def of(self, space: CompressedSpace, draws: StepRNG, device: torch.device) -> Disturbed:
-        return Disturbed(self, space, draws, device)
+    def of(self, space: CompressedSpace, draws: StepRNG, device: torch.device) -> AugmentedBatch:
+        return AugmentedBatch(self, space, draws, device)
 
 
-class Disturbed:
+class AugmentedBatch:
     """One batch of latents, disturbed. untouched: (B,) bool, the texts whose latents stay what they are."""
 
-    def __init__(self, how: Disturbance, space: CompressedSpace, draws: StepRNG, device: torch.device) -> None:
+    def __init__(self, how: LatentAugmentation, space: CompressedSpace, draws: StepRNG, device: torch.device) -> None:
         self.how, self.space, self.draws = how, space, draws
         none = torch.zeros(len(draws), dtype=torch.bool, device=device)
         self.imagined = none if how.imagined is None else draws.select_mask("imagined_rows", how.imagined_prob)
         self.noised = draws.select_mask("latent_noise", how.noise_prob) if how.noise else none
-        self.untouched = ~(self.imagined | self.noised)
+        self.clean_mask = ~(self.imagined | self.noised)
 
     def __call__(self, x0: Tensor) -> Tensor:
         how, draws = self.how, self.draws
@@ -70,7 +70,7 @@ class AutoencoderStep:
         device: torch.device,
         *,
         wrapped: nn.Module | None = None,
-        disturbance: Disturbance | None = None,
+        disturbance: LatentAugmentation | None = None,
         pad_to: int | None = None,
         states: EncodedSplit | None = None,
     ) -> None:
@@ -81,7 +81,7 @@ class AutoencoderStep:
         states: the frozen encoder's states of every text, where they are cached.
         """
         self.space, self.data, self.batch_sampler, self.device = space, data, batch_sampler, device
-        self.wrapped, self.disturbance = space if wrapped is None else wrapped, disturbance or Disturbance()
+        self.wrapped, self.disturbance = space if wrapped is None else wrapped, disturbance or LatentAugmentation()
         self.pad_to, self.states = pad_to, states
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -94,5 +94,5 @@ class AutoencoderStep:
             return self.wrapped(batch, states=states), {}
         disturbed = self.disturbance.of(self.space, self.batch_sampler.draws(step, micro, self.device), self.device)
         losses = self.wrapped(batch, disturbed, states)
-        clean = losses.detach() * disturbed.untouched / max(self.disturbance.share_untouched, 1e-9)
+        clean = losses.detach() * disturbed.clean_mask / max(self.disturbance.clean_fraction, 1e-9)
         return losses, {"loss_clean_latents": clean}

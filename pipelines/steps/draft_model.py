@@ -11,16 +11,16 @@ from latent_models.speculative.draft_model import DraftModel, draft_loss
 from latent_models.speculative.verification import SpeculativeLoop
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
-from pipelines.training.autoencoder_step import Disturbance
+from pipelines.steps.autoencoder import LatentAugmentation
 
-JUDGED = ("loss", "tokens_right", "texts_right", "passes")
+METRICS = ("loss", "tokens_right", "texts_right", "passes")
 
 
-class DrafterStep:
+class DraftModelStep:
     """(step, micro) -> losses (B,) in nats per token of what is to be drafted, and nothing else to log."""
 
     def __init__(
-        self, space: CompressedSpace, drafter: nn.Module, texts: EncodedSplit, batch_sampler: BatchSampler, disturbance: Disturbance
+        self, space: CompressedSpace, drafter: nn.Module, texts: EncodedSplit, batch_sampler: BatchSampler, disturbance: LatentAugmentation
     ) -> None:
         """drafter: memory -> hidden, perhaps in the wrapper that averages its gradients. texts: as latents."""
         self.space, self.drafter, self.texts, self.batch_sampler = space, drafter, texts, batch_sampler
@@ -45,7 +45,7 @@ class DrafterStep:
 
 
 @torch.no_grad()
-def judge(step: DrafterStep, drafter: DraftModel, micro: int) -> dict[str, Tensor]:
+def evaluate_draft(step: DraftModelStep, drafter: DraftModel, micro: int) -> dict[str, Tensor]:
     """JUDGED of the texts of a micro-batch, (b,) each, on clean latents.
 
     tokens_right, texts_right: of what greedy decoding writes, its end included. passes: of the language model, where

@@ -21,7 +21,7 @@ from utils.records import Latents
 from utils.seeding import StepRNG, seeded_generator
 
 
-class Imagined:
+class DenoiserAugmentation:
     """(x0, draws) -> what the sampler of a run makes of x0, both (B, L, D) and not normalised."""
 
     def __init__(self, generator: TextGenerator, steps: int) -> None:
@@ -49,21 +49,21 @@ class Imagined:
         return space.denormalize(x).to(x0)
 
 
-def load_prior(run: str, space: CompressedSpace, steps: int, device: torch.device) -> Imagined:
+def load_denoiser_augmentation(run: str, space: CompressedSpace, steps: int, device: torch.device) -> DenoiserAugmentation:
     """The denoiser of a run on latents of this very space. UserError where it is of other latents.
 
     steps: of its sampler; a student of --distill_run has its own.
     """
     pipeline = TextDiffusionPipeline.from_run(Path(run), device=device.type)
     if pipeline.sources is not None:
-        raise UserError(f"--prior_run {run} was trained with sources, and here are none: name a run without")
+        raise UserError(f"--denoiser_run {run} was trained with sources, and here are none: name a run without")
     if not pipeline.has_null_class:
-        raise UserError(f"--prior_run {run} never learned to do without a class: name one that did")
+        raise UserError(f"--denoiser_run {run} never learned to do without a class: name one that did")
     known = pipeline.generator.space.space
     if not isinstance(known, CompressedSpace):
-        raise UserError(f"--prior_run {run} diffuses no latents of an autoencoder: name a run that does")
+        raise UserError(f"--denoiser_run {run} diffuses no latents of an autoencoder: name a run that does")
     if known.encoding_fingerprint() != space.encoding_fingerprint():
         raise UserError(
-            f"--prior_run {run} was trained on latents of another autoencoder: name a run of the one in --resume_dir"
+            f"--denoiser_run {run} was trained on latents of another autoencoder: name a run of the one in --resume_dir"
         )
-    return Imagined(pipeline.generator, pipeline.generator.steps if pipeline.is_student else steps)
+    return DenoiserAugmentation(pipeline.generator, pipeline.generator.steps if pipeline.is_student else steps)

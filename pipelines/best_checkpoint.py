@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.configs import TrainingConfig
-from pipelines.job import Job
+from pipelines.run_context import RunContext
 from utils.distributed import gather_objects
 from utils.state import State
 
 Score = tuple[str, float]  # a metric's name and value; more is better
 
 
-def keep_if_best(job: Job[TrainingConfig], state: State, score: Score | None) -> None:
+def save_if_best(job: RunContext[TrainingConfig], state: State, score: Score | None) -> None:
     """Save the weights and their average as best/ where no earlier score was as good. Called by every rank.
 
     score: found by the main rank alone; None: nothing to compare.
@@ -28,10 +28,10 @@ def keep_if_best(job: Job[TrainingConfig], state: State, score: Score | None) ->
         return
     state.best = {"metric": name, "value": value, "step": state.step}
     state.save_best(job.folder)
-    job.say(f"best so far by {name}: {value:.4g} at step {state.step}")
+    job.log(f"best so far by {name}: {value:.4g} at step {state.step}")
 
 
-def remembered_best(folder: Path, held: dict[str, Any]) -> dict[str, Any]:
+def load_best_score(folder: Path, held: dict[str, Any]) -> dict[str, Any]:
     """What best/ says of itself, where that is more than the checkpoint knew: it was saved after it."""
     with suppress(OSError, ValueError, KeyError):
         kept = json.loads((folder / "best" / "state.json").read_text(encoding="utf-8"))["facts"]["best"]

@@ -11,7 +11,7 @@ from pipelines.data.batch_sampler import ValidationSampler
 from utils.distributed import DistContext
 
 
-def held_out_means(
+def mean_losses(
     dist: DistContext, batch_sampler: ValidationSampler, names: Sequence[str], values: Callable[[int], Mapping[str, Tensor]]
 ) -> dict[str, float]:
     """The mean over all texts of the sampler, whichever rank had them. Every rank must ask. Waits for the device once.

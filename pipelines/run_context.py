@@ -39,7 +39,7 @@ C = TypeVar("C", bound=TrainingConfig, covariant=True)
 
 
 @dataclass
-class Job(Generic[C]):
+class RunContext(Generic[C]):
     """What every stage needs beside its own parts."""
 
     settings: Settings[C]
@@ -57,8 +57,8 @@ class Job(Generic[C]):
         return self.settings.config.loop
 
     @property
-    def evaluating(self) -> bool:
-        return evaluates(self.settings)
+    def is_eval(self) -> bool:
+        return is_eval_run(self.settings)
 
     @property
     def quiet(self) -> bool:
@@ -79,33 +79,33 @@ class Job(Generic[C]):
         """Of the validation losses. n: texts of the split."""
         return ValidationSampler(
             self.loop.train_batch_size,
-            min(self.settings.config.validation_loss.val_loss_texts, n),
+            min(self.settings.config.validation_loss.val_loss_examples, n),
             self.dist.rank,
             self.dist.world_size,
         )
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         if self.dist.is_main:
             print(text, file=sys.stderr, flush=True)
 
 
-def open_job(settings: Settings[C], project: str, title: str, names: Mapping[str, str] | None = None) -> Job[C]:
+def setup_run(settings: Settings[C], project: str, title: str, names: Mapping[str, str] | None = None) -> RunContext[C]:
     """Find or make the run folder; refuse one that already holds another run.
 
     project: the tracker's. title: of the line of progress. names: published names of what the loop logs.
     """
-    refuse_another_programs_run(settings)
+    check_same_program(settings)
     dist = distributed.init_distributed(settings.config.loop.device)
-    refuse_another_batch(settings, dist.world_size)
+    check_same_batch_size(settings, dist.world_size)
     set_kernels(settings.config.kernels, dist.device)
     folder = _folder(settings, dist)
     if dist.is_main:
-        refuse_unwritable(folder)
-        if not evaluates(settings) and not try_lock(folder):
+        check_writable(folder)
+        if not is_eval_run(settings) and not try_lock(folder):
             raise UserError(f"another process is training into {folder}: wait for it, or name another --output_dir")
     trackers = make_trackers(settings, project, folder) if dist.is_main else []
     # The curves of training stay as they are: what an evaluation finds is logged beside them.
-    logged = folder / EVALUATION if evaluates(settings) else folder
+    logged = folder / EVALUATION if is_eval_run(settings) else folder
     log = Logger(
         settings.config.loop.log_every,
         logged,
@@ -114,15 +114,15 @@ def open_job(settings: Settings[C], project: str, title: str, names: Mapping[str
         title=title,
         names=names,
     )
-    return Job(settings, dist, folder, distributed.autocast(dist.device, settings.config.loop.mixed_precision), log)
+    return RunContext(settings, dist, folder, distributed.autocast(dist.device, settings.config.loop.mixed_precision), log)
 
 
-def evaluates(settings: Settings[TrainingConfig]) -> bool:
+def is_eval_run(settings: Settings[TrainingConfig]) -> bool:
     """Whether a trained run is used, and nothing trained."""
     return any(settings.values.get(mode) for mode in EVALUATIONS)
 
 
-def refuse_another_programs_run(settings: Settings[TrainingConfig]) -> None:
+def check_same_program(settings: Settings[TrainingConfig]) -> None:
     """Of the folder that --resume_dir names."""
     wrote = settings.checkpoint_args.get("program")
     if wrote not in (None, settings.program.name):
@@ -132,7 +132,7 @@ def refuse_another_programs_run(settings: Settings[TrainingConfig]) -> None:
         )
 
 
-def refuse_another_batch(settings: Settings[TrainingConfig], processes: int) -> None:
+def check_same_batch_size(settings: Settings[TrainingConfig], processes: int) -> None:
     """A run goes on with as many texts a step: with others it would see some of an epoch twice and some never."""
     if not settings.values.get("resume_training"):
         return
@@ -160,7 +160,7 @@ def _folder(settings: Settings[TrainingConfig], dist: DistContext) -> Path:
                 "--resume_training goes on in --resume_dir: leave --output_dir out, or copy the folder first"
             )
         return Path(settings.config.run.resume_dir)
-    if evaluates(settings):
+    if is_eval_run(settings):
         return Path(given or settings.config.run.resume_dir)
     if given:
         if checkpoints.has_checkpoint(given):
@@ -171,11 +171,11 @@ def _folder(settings: Settings[TrainingConfig], dist: DistContext) -> Path:
         if (Path(given) / "config.json").exists():
             raise UserError(f"--output_dir {given} already holds a model (config.json): name another folder")
         return Path(given)
-    made = [str(new_run_folder(settings.config.run.save_dir, corpus_title(settings)))] if dist.is_main else []
+    made = [str(new_run_folder(settings.config.run.save_dir, dataset_label(settings)))] if dist.is_main else []
     return Path(distributed.gather_objects(dist, made)[0])
 
 
-def refuse_unwritable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Make the folder, and see now whether files can be written there: an evaluation does so after hours only."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def refuse_unwritable(folder: Path) -> None:
         raise UserError(f"nothing can be written to {folder} ({error.strerror}): name another --output_dir") from None
 
 
-def record_args(job: Job[TrainingConfig], **metadata: Any) -> None:
+def save_args(job: RunContext[TrainingConfig], **metadata: Any) -> None:
     """args.json of a run that trains, with what is known of it."""
     if job.dist.is_main:
         write_args(
@@ -197,7 +197,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def corpus_title(settings: Settings[TrainingConfig]) -> str:
+def dataset_label(settings: Settings[TrainingConfig]) -> str:
     """What the corpus is called in the names of run folders."""
     return (
         settings.config.data.dataset_name
@@ -205,18 +205,18 @@ def corpus_title(settings: Settings[TrainingConfig]) -> str:
     )
 
 
-def load_corpus(job: Job[TrainingConfig]) -> Corpus:
+def load_corpus(job: RunContext[TrainingConfig]) -> Corpus:
     """The corpus of the flags; what was done to it is said once."""
     settings = job.settings
     if not (settings.config.data.dataset_name or settings.config.data.train_file or settings.config.data.data_dir):
         raise UserError("no corpus given: add --dataset_name NAME (see docs/usage.md) or --train_file FILE")
     corpus = registry.load(settings.config.data)
     for note in corpus.notes:
-        job.say(f"note: {note}")
+        job.log(f"note: {note}")
     return corpus
 
 
-def new_state(job: Job[TrainingConfig], network: torch.nn.Module, ema: EMA | None = None, **fields: Any) -> State:
+def make_train_state(job: RunContext[TrainingConfig], network: torch.nn.Module, ema: EMA | None = None, **fields: Any) -> State:
     """What training changes, at step 0: a network with the optimizer and the schedule of the flags.
 
     Sharded weights must be in shards already. fields: further ones of State.
@@ -228,7 +228,7 @@ def new_state(job: Job[TrainingConfig], network: torch.nn.Module, ema: EMA | Non
 
 
 def fit(
-    job: Job[TrainingConfig], state: State, step: StepFn, hooks: Sequence[Hook], started: float, **metadata: Any
+    job: RunContext[TrainingConfig], state: State, step: StepFn, hooks: Sequence[Hook], started: float, **metadata: Any
 ) -> str:
     """Train until done, late or stopped; save whatever the reason. Returns the reason of utils.loop.train.
 
@@ -236,13 +236,13 @@ def fit(
     """
     settings, loop = job.settings, job.loop
     if state.step >= loop.num_train_steps:
-        job.say(f"{job.folder} has already trained its {state.step} steps")
+        job.log(f"{job.folder} has already trained its {state.step} steps")
         release(job.folder)
         return "done"
     reason = train(
         state,
         step,
-        [job.log, *hooks],
+        [job.logger, *hooks],
         loop,
         clip_grad_norm=settings.config.optimizer.clip_grad_norm,
         autocast=job.autocast,
@@ -252,7 +252,7 @@ def fit(
     state.save(job.folder, **metadata)
     release(job.folder)
     if reason != "done":
-        job.say(
+        job.log(
             f"{reason} at step {state.step} of {loop.num_train_steps}; saved. "
             f"Continue with --resume_training --resume_dir {job.folder}"
         )

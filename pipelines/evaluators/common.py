@@ -1,0 +1,160 @@
+"""Parts that all evaluations of diffusion runs share: models that score texts, reference texts, and the protocol.
+
+evaluator.Evaluator runs a list of Parts per seed: samples (unconditional, classes, pairs) and real texts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from dataset_utils.corpus import Corpus
+from diffusion.samplers import nfe
+from evaluation import classifiers, report, scorers
+from evaluation.classifiers import Classifier
+from evaluation.distributed import on_rank0
+from evaluation.memorization import NgramIndex
+from evaluation.scorers import Scorer
+from latent_models.generation.decoding import strategies
+from pipelines.cli.configs import DiffusionConfig
+from pipelines.run_context import RunContext
+from pipelines.options import ControlOptions, RoundingOptions
+from pipelines.sampling.generator import TextGenerator
+from utils.seeding import seeded_generator
+
+T = TypeVar("T")
+Metrics = dict[str, Any]  # numbers by key; "protocol": everything that they depend on
+SPLIT_KEYS = {"train": "train", "valid": "val", "test": "test"}  # splits in the published keys
+EXTRA_OPTIONS = (RoundingOptions, ControlOptions)  # in the protocol if they differ from their defaults
+
+
+class EvaluationContext:
+    """One run under evaluation: its generator, its corpus, and the models that score texts, each loaded when needed."""
+
+    def __init__(self, job: RunContext[DiffusionConfig], generator: TextGenerator, corpus: Corpus) -> None:
+        self.job, self.generator, self.corpus = job, generator, corpus
+        self.config = job.settings.config
+        self.options, self.classes = self.config.evaluation, self.config.classes
+        self.strategies = list(strategies(self.options.decoding))
+
+    # ---- models that score texts -----------------------------------------------------------------------------------
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The language model of --scorer, or a small one trained on the corpus and saved in the run folder."""
+        texts = None if self.options.scorer else self.corpus.train.texts
+        scorer = scorers.load(
+            self.options.scorer, texts=texts, folder=self.job.folder / "scorer", device=self.job.device
+        )
+        scorer.cache_dir = self.cache_dir
+        return scorer
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier of --classifier, or a small one trained on the corpus and saved in the run folder."""
+        train, valid = self.corpus.train, self.corpus.valid
+        return classifiers.load(
+            self.classes.classifier,
+            self.corpus.class_names,
+            texts=train.texts,
+            labels=train.labels,
+            held_out=(valid.texts, valid.labels or []),
+            folder=self.job.folder / "classifier",
+            device=self.job.device,
+        )
+
+    @cached_property
+    def training_ngrams(self) -> NgramIndex:
+        """The n-grams of the training texts, for the memorization metric."""
+        return NgramIndex(self.corpus.train.texts, self.cache_dir)
+
+    @property
+    def cache_dir(self) -> Path:
+        """Disk cache of what was computed of real texts, shared by all evaluations into this folder."""
+        return self.job.folder / "evaluation" / "references"
+
+    def load_models(self) -> None:
+        """Load the models that the flags name now: a missing one should raise before hours of training, not after."""
+        if self.options.scorer:
+            _ = self.scorer
+        if self.classes.classifier and self.config.denoiser.class_conditional:
+            _ = self.classifier
+
+    def on_rank0(self, fn: Callable[[], T]) -> T:
+        """Call fn on rank 0, while the other ranks share the scorer's forward passes; every rank gets its result."""
+        return on_rank0(self.job.dist, self.scorer, fn)
+
+    # ---- reference texts -------------------------------------------------------------------------------------------
+
+    def num_samples(self, split: str) -> int:
+        """Return --num_samples, or the size of the split or of the training set if that is smaller."""
+        return min(self.options.num_samples, len(self.corpus.splits[split]), len(self.corpus.train))
+
+    def shuffled_rows(self, split: str, seed: int) -> list[int]:
+        """Return all rows of a split in an order that depends on the seed."""
+        generator = seeded_generator(seed, "references", split)
+        return torch.randperm(len(self.corpus.splits[split]), generator=generator).tolist()
+
+    def shuffled_texts(self, split: str, seed: int) -> list[str]:
+        texts = self.corpus.splits[split].texts
+        return [texts[i] for i in self.shuffled_rows(split, seed)]
+
+    # ---- protocol --------------------------------------------------------------------------------------------------
+
+    def sampling_metadata(self) -> dict[str, Any]:
+        """Return every flag that changes samples, and the number of network calls per text."""
+        settings, process, sampling = self.job.settings, self.config.process, self.config.sampling
+        guided = 2 if sampling.cls_free_guidance != 1 else 1
+        metadata = {name: value for name, value in asdict(sampling).items() if name != "preset"}  # it set other flags
+        values, flags = settings.values, settings.program.flags
+        extra = [f.name for group in EXTRA_OPTIONS for f in fields(group) if values[f.name] != flags[f.name].default]
+        return {
+            **metadata,
+            **{name: values[name] for name in extra},
+            "sampling_schedule": process.beta_schedule or sampling.sampling_schedule or process.train_schedule,
+            "network_calls": guided * nfe(sampling.sampler, sampling.sampling_timesteps),
+            "texts_together": self.generator.batch_size,
+            "max_seq_len": self.config.language_model.max_seq_len,
+        }
+
+
+@dataclass
+class PartResult:
+    """What one part gives for one seed."""
+
+    metrics: Metrics
+    # (prefix of file names, decoding strategy) -> texts, or records of pairs
+    samples: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+
+
+class Part(ABC):
+    """One part of an evaluation: samples, or real texts, and their metrics."""
+
+    def __init__(self, context: EvaluationContext) -> None:
+        self.context = context
+
+    @abstractmethod
+    def evaluate_seed(self, split: str, seed: int) -> PartResult:
+        """Compute the metrics of one seed against a split (valid, test). Every rank calls it."""
+
+    def load_models(self) -> None:  # noqa: B027 most parts have none of their own
+        """Load the models that only this part needs and the flags name."""
+
+    def write_extras(self, split: str) -> None:  # noqa: B027 most parts write none
+        """Write files beside eval-{split}.json, on rank 0 after the last seed."""
+
+
+def to_lines(texts: Sequence[str]) -> str:
+    """Format one text per line, without control characters."""
+    return "".join(report.single_line(text) + "\n" for text in texts)
+
+
+def numbers_of(metrics: Metrics) -> dict[str, float]:
+    """Return the entries that are numbers, which trackers accept."""
+    return {key: value for key, value in metrics.items() if isinstance(value, int | float)}

@@ -1,0 +1,179 @@
+"""The evaluation of a diffusion run: while it trains, and of a trained run (--eval, --eval_test, --gen_data).
+
+An Evaluator is composed of parts (samples, classes, pairs, real texts), whose metrics it merges for each seed, and of
+an output, which writes and formats their samples. make_evaluator selects the parts that the flags of a run ask for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from dataset_utils.corpus import Corpus
+from evaluation import report
+from evaluation.protocols import over_seeds, with_seed_suffix
+from pipelines.cli.configs import DiffusionConfig
+from pipelines.evaluators.classes import AllClasses, ClassReferences, PerClass
+from pipelines.evaluators.common import EvaluationContext, Metrics, Part, PartResult, numbers_of, to_lines
+from pipelines.evaluators.pairs import Pairs
+from pipelines.evaluators.synthetic import write_synthetic
+from pipelines.evaluators.unconditional import References, Samples
+from pipelines.run_context import RunContext
+from pipelines.sampling.classes import select_classes
+from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.inputs import Sources
+from utils.run_folder import write_json, write_text
+
+TEST_SEEDS = (42, 43, 44, 45, 46)
+NUM_SHOWN = 5  # samples in the log
+SampleTable = Mapping[tuple[str, str], list[Any]]  # (prefix of file names, decoding strategy) -> texts or records
+
+
+class Output(Protocol):
+    """How samples are written to files, trackers and the log. Rank 0 calls it."""
+
+    def write_training(self, samples: SampleTable, step: int, milestone: int) -> None:
+        """Write and log the samples of a step of training."""
+
+    def write_run(self, samples: SampleTable, split: str, seed: int) -> None:
+        """Write and log the samples of a trained run."""
+
+    def table(self, metrics: Metrics, title: str, split: str) -> str:
+        """Format metrics for the terminal."""
+
+    def best_score(self, metrics: Metrics) -> tuple[str, float] | None:
+        """Return name and value of the metric that selects the best checkpoint; None: the run keeps no best one."""
+
+
+class Evaluator:
+    """Evaluates a run by its parts."""
+
+    def __init__(self, context: EvaluationContext, parts: Sequence[Part], output: Output) -> None:
+        self.context, self.parts, self.output = context, parts, output
+
+    def load_models(self) -> None:
+        """Load every model that the flags name, so that a missing one raises before hours of training."""
+        self.context.load_models()
+        for part in self.parts:
+            part.load_models()
+
+    def evaluate_training(self, step: int) -> tuple[str, float] | None:
+        """Sample, write the samples, log the metrics. Every rank calls it, with the averaged weights in place.
+
+        Returns name and value of the metric that selects the best checkpoint, on rank 0; None if there is none.
+        """
+        job, score = self.context.job, None
+        result = self._evaluate_seed("valid", 42)
+        if job.dist.is_main:
+            self.output.write_training(result.samples, step, self._milestone(step))
+            job.logger.record(numbers_of(result.metrics), step)
+            write_json(job.folder / "metrics.json", report.nan_to_none({"step": step, **result.metrics}))
+            job.log(self.output.table(result.metrics, f"step {step}", "valid"))
+            score = self.output.best_score(result.metrics)
+        job.dist.barrier()
+        return score
+
+    def evaluate_run(self) -> int:
+        """Run --eval, --eval_test or --gen_data. Returns the exit code."""
+        context, job, options = self.context, self.context.job, self.context.options
+        if options.gen_data:
+            write_synthetic(job, context.generator, context.corpus, options, TEST_SEEDS)
+            return 0
+        split, seeds = ("test", TEST_SEEDS) if options.eval_test else ("valid", (42,))
+        folder, results = job.folder / "evaluation", []
+        for seed in seeds:
+            result = self._evaluate_seed(split, seed)
+            if job.dist.is_main:
+                self.output.write_run(result.samples, split, seed)
+            job.log(self.output.table(result.metrics, f"seed {seed}, {split} split", split))
+            results.append(result.metrics)
+        by_seed, summary = results[0], over_seeds(results)
+        if len(seeds) > 1:
+            by_seed = {k: v for s, r in zip(seeds, results, strict=True) for k, v in with_seed_suffix(r, s).items()}
+        if job.dist.is_main:
+            report.write(folder, f"eval-{split}", by_seed if len(seeds) == 1 else {**by_seed, **summary})
+            for part in self.parts:
+                part.write_extras(split)
+        job.logger.record(numbers_of(by_seed), 0)
+        if len(seeds) > 1:
+            job.log(report.table(summary, f"mean and standard deviation over seeds {seeds[0]} to {seeds[-1]}"))
+        job.log(f"written to {folder}")
+        return 0
+
+    def _evaluate_seed(self, split: str, seed: int) -> PartResult:
+        """Merge the results of all parts. If two have a key, the earlier part has precedence."""
+        merged = PartResult({"protocol": {}})
+        for part in self.parts:
+            result = part.evaluate_seed(split, seed)
+            protocol = {**result.metrics.get("protocol", {}), **merged.metrics["protocol"]}
+            merged.metrics = {**result.metrics, **merged.metrics, "protocol": protocol}
+            merged.samples |= result.samples
+        return merged
+
+    def _milestone(self, step: int) -> int:
+        """Return k for the k-th sampling, which is part of file names; rounded up if training ends between two."""
+        intervals = self.context.config.intervals
+        return math.ceil(step / (intervals.sample_every or intervals.save_and_sample_every))
+
+
+class TextOutput:
+    """Writes samples without a source: one text per line, and as JSON."""
+
+    def __init__(self, context: EvaluationContext) -> None:
+        self.context = context
+
+    def write_training(self, samples: SampleTable, step: int, milestone: int) -> None:
+        job = self.context.job
+        for (prefix, strategy), texts in samples.items():
+            write_text(job.folder / f"{prefix}{strategy}-sample-{milestone}.txt", to_lines(texts))
+            job.logger.table(f"model/{strategy}/{prefix}samples", ["text"], [[text] for text in texts[:50]], step)
+            job.log(f"step {step}, {prefix}{strategy}:\n{report.format_samples(texts, NUM_SHOWN)}")
+
+    def write_run(self, samples: SampleTable, split: str, seed: int) -> None:
+        job = self.context.job
+        for (prefix, strategy), texts in samples.items():
+            name = f"eval-{split}-seed{seed}-{prefix}{strategy}"
+            write_json(job.folder / "evaluation" / f"{name}-samples.json", texts)
+            write_text(job.folder / "evaluation" / f"{name}-samples.txt", to_lines(texts))
+            job.log(f"{name}:\n{report.format_samples(texts, NUM_SHOWN)}")
+
+    def table(self, metrics: Metrics, title: str, split: str) -> str:
+        return report.table(metrics, f"{title}, {self.context.num_samples(split)} samples")
+
+    def best_score(self, metrics: Metrics) -> tuple[str, float] | None:
+        return None
+
+
+def make_evaluator(
+    job: RunContext[DiffusionConfig], generator: TextGenerator, corpus: Corpus, sources: Sources | None = None
+) -> Evaluator:
+    """Compose the evaluator of a run. sources: of a sequence-to-sequence run; they need a corpus of pairs.
+
+    Raises UserError if --class_id names no class, or if a split lacks texts of a class with which to compare samples.
+    """
+    context = EvaluationContext(job, generator, corpus)
+    config = context.config
+    if sources is not None:
+        pairs = Pairs(context, sources)
+        return Evaluator(context, [pairs], pairs)
+    output = TextOutput(context)
+    if context.options.gen_data:
+        return Evaluator(context, [], output)
+    parts: list[Part] = []
+    if config.denoiser.class_conditional:
+        selection = select_classes(
+            context.classes.class_id,
+            corpus.class_names,
+            config.process.class_unconditional_prob,
+            training=not job.is_eval,
+        )
+        if selection.joint:
+            parts.append(AllClasses(context, selection.joint))
+        if selection.per_class:
+            splits = ("test" if context.options.eval_test else "valid", "train")
+            parts.append(PerClass(context, selection.per_class, splits, with_held_out=job.is_eval))
+        references: list[Part] = [References(context), ClassReferences(context)]
+    else:
+        parts, references = [Samples(context)], [References(context)]
+    return Evaluator(context, [*parts, *references] if job.is_eval else parts, output)
