@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOGITS_AT_ONCE = 2**25  # 128 MB in float32
+MAX_LOGITS = 2**25  # 128 MB in float32
 
 
-def token_nll(states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+def chunked_nll(states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """-log softmax(states weight^T + bias)[labels], in nats: (N, d), (V, d), (V,), (N,) -> (N,) float32.
 
     Products are in the dtype of states and weight, what follows in float32. As F.cross_entropy, within rounding.
     """
-    chunk = max(1, LOGITS_AT_ONCE // len(weight))
+    chunk = max(1, MAX_LOGITS // len(weight))
     if len(states) <= chunk:
         return F.cross_entropy(_logits(states, weight, bias), labels, reduction="none")
     return _ChunkedNll.apply(states, weight, bias, labels, chunk, torch.is_grad_enabled())

@@ -19,7 +19,7 @@ class Family:
 
     width: str = "d_model"  # configuration key of the encoder's width
     positions: str | None = None  # configuration key of the longest input; None: relative positions, no limit
-    overflows: tuple[torch.dtype, ...] = ()  # dtypes of autocast in which its states would not stay finite
+    unsafe_dtypes: tuple[torch.dtype, ...] = ()  # dtypes of autocast in which its states would not stay finite
 
     def dim(self, config: Any) -> int:
         """Width of an encoder state."""
@@ -33,8 +33,8 @@ class Family:
 FAMILIES = {
     "bart": Family(positions="max_position_embeddings"),
     "mbart": Family(positions="max_position_embeddings"),
-    "t5": Family(overflows=(torch.float16,)),  # in its feed-forward
-    "mt5": Family(overflows=(torch.float16,)),
+    "t5": Family(unsafe_dtypes=(torch.float16,)),  # in its feed-forward
+    "mt5": Family(unsafe_dtypes=(torch.float16,)),
 }
 
 

@@ -24,9 +24,9 @@ from transformers.utils import logging
 from latent_models import languages
 from latent_models.cross_entropy import chunked_nll
 from latent_models.families import family_of
-from latent_models.output_layer import scale_hidden, output_layer
-from latent_models.tokenizers.special_ids import tokenizer_rules
 from latent_models.generation.generator import GreedyLoop, TokenGenerator
+from latent_models.output_layer import output_layer, scale_hidden
+from latent_models.tokenizers.special_ids import tokenizer_rules
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import hub_kwargs
@@ -62,7 +62,7 @@ class LanguageModel(nn.Module):
             )
         self.start_id: int = start_id
         self.pad_id: int = tokenizer.pad_token_id
-        self.chunked_loss = True  # False: logits of a whole batch at once (--whole_logits)
+        self.chunked_loss = True  # False: logits of a whole batch at once (--config whole_logits=true)
         self.token_generator = TokenGenerator()
         self.frozen = frozen
         if frozen:
@@ -139,7 +139,9 @@ class LanguageModel(nn.Module):
     def encode(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """(B, T) ids -> encoder states (B, T, d_lm); no gradient where the model is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self._stable_precision():
-            return self.model.get_encoder()(input_ids=input_ids, attention_mask=self._expand_mask(mask)).last_hidden_state
+            return self.model.get_encoder()(
+                input_ids=input_ids, attention_mask=self._expand_mask(mask)
+            ).last_hidden_state
 
     def logits(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
         """Teacher-forced logits (B, T, V) of `labels` (B, T) given what the decoder attends to.

@@ -18,7 +18,7 @@ from utils.errors import UserError
 FLAG = "--target_language"
 
 
-class Marks(NamedTuple):
+class DecodingStart(NamedTuple):
     """What decoding in one language begins with; None: what the configuration of the model says."""
 
     start_id: int | None = None
@@ -31,7 +31,7 @@ def codes(tokenizer: Any) -> list[str]:
     return sorted(code for code, number in known.items() if number not in (None, tokenizer.unk_token_id))
 
 
-def choose(tokenizer: Any, wanted: str | None, name: str, flag: str = FLAG) -> str | None:
+def resolve_language(tokenizer: Any, wanted: str | None, name: str, flag: str = FLAG) -> str | None:
     """The code of the language that is wanted, else the one that the tokenizer was saved with.
 
     wanted: a code (de_DE), its first part (de), or None. None is returned for a tokenizer without languages.
@@ -54,9 +54,9 @@ def choose(tokenizer: Any, wanted: str | None, name: str, flag: str = FLAG) -> s
     return found[0]
 
 
-def speak(tokenizer: Any, code: str) -> Marks:
+def set_language(tokenizer: Any, code: str) -> DecodingStart:
     """Have a tokenizer mark its texts with a code; how decoding in that language begins."""
     tokenizer.src_lang = tokenizer.tgt_lang = code
     number = tokenizer.lang_code_to_id[code]
     before_the_text = tokenizer("")["input_ids"][0] == number
-    return Marks(forced_bos_id=number) if before_the_text else Marks(start_id=number)
+    return DecodingStart(forced_bos_id=number) if before_the_text else DecodingStart(start_id=number)

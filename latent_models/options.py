@@ -33,7 +33,7 @@ class AutoencoderOptions:
         choices=("freeze", "ft", "decoder"),
         published=True,
     )
-    latent_noise: float = flag(
+    max_latent_noise: float = flag(
         0.0,
         "train the decoder on latents noised up to this sigma too, so that it forgives what diffusion gets "
         "wrong; 0: on clean latents only",
@@ -41,14 +41,17 @@ class AutoencoderOptions:
         at_most=1,
     )
     latent_noise_prob: float = flag(
-        0.5, "share of the texts whose latents are noised", at_least=0, at_most=1, needs="latent_noise"
+        0.5, "share of the texts whose latents are noised", at_least=0, at_most=1, needs="max_latent_noise"
     )
 
 
 @dataclass
 class ReconstructionOptions:
     whole_logits: bool = flag(
-        False, "hold the logits of a whole batch in memory instead of some tokens at a time", may_change="both"
+        False,
+        "hold the logits of a whole batch in memory instead of some tokens at a time",
+        may_change="both",
+        config_only=True,
     )
 
 
@@ -61,30 +64,31 @@ class WritingOptions:
         "decode every batch to the end of its longest text, token by token; without, texts that have ended "
         "leave it, and beams of uncompressed latents are searched in batches of like lengths",
         space="frozen",
+        config_only=True,
     )
-    decoding_cache: str = flag(
+    kv_cache: str = flag(
         "dynamic",
         "keys and values of tokens already written: dynamic grows with them; static is allocated once, so "
-        "that transformers compiles the decoder on CUDA, and implies --whole_batches",
+        "that transformers compiles the decoder on CUDA, and decodes whole batches",
         choices=("dynamic", "static"),
         space="frozen",
     )
-    decoding_precision: str = flag(
+    generation_dtype: str = flag(
         "run",
         "run: bf16 where --mixed_precision says so; bf16 holds a copy of the language model in bfloat16",
         choices=("run", "fp32", "bf16"),
         space="frozen",
     )
-    drafting: str = flag(
+    speculative: str = flag(
         "auto",
-        "auto: where the autoencoder has a drafter (python -m pipelines.train_drafter), it writes all tokens "
+        "auto: where the autoencoder has a drafter (python -m pipelines.train_draft_model), it writes all tokens "
         "at once and greedy decoding verifies them, which gives the same texts sooner; off: token by token",
         choices=("auto", "off"),
     )
-    drafter: str | None = flag(
+    draft_model: str | None = flag(
         None,
         "folder of a trained drafter, for an autoencoder without its own; unset: drafter/ in its folder",
-        needs=("drafting", "auto"),
+        needs=("speculative", "auto"),
     )
 
 
@@ -92,10 +96,10 @@ class WritingOptions:
 class DrafterOptions:
     """The network that writes all tokens of a text at once; see latent_models/speculative/draft_model."""
 
-    drafter_dim: int | None = flag(
+    draft_model_dim: int | None = flag(
         None, "width, divisible by 32; unset: half the width of the language model", unit="channels", at_least=1
     )
-    drafter_depth: int = flag(2, "blocks of attention and feed-forward", unit="blocks", at_least=1)
+    draft_model_depth: int = flag(2, "blocks of attention and feed-forward", unit="blocks", at_least=1)
 
 
 @dataclass
@@ -120,6 +124,7 @@ class EncoderCacheOptions:
         choices=("auto", "on", "off"),
         needs=("cache_encoder_states", "float16", "float32"),
         may_change="both",
+        config_only=True,
     )
 
 
@@ -142,7 +147,12 @@ class LatentOptions:
         False, "centre and scale latents by statistics of the training set", space="frozen", published=True
     )
     normalize_batches: int = flag(
-        50, "batches that --normalize_latent is estimated over", unit="batches", at_least=1, needs="normalize_latent"
+        50,
+        "batches that --normalize_latent is estimated over",
+        unit="batches",
+        at_least=1,
+        needs="normalize_latent",
+        config_only=True,
     )
     latent_cache_dir: str | None = flag(
         None,
@@ -160,6 +170,7 @@ class LatentOptions:
         needs=("no_latent_cache", False),
         may_change="resume",
         student="may_differ",
+        config_only=True,
     )
 
 
@@ -204,17 +215,24 @@ class PretrainingOptions:
     d_model: int = flag(128, "width of the model", unit="channels", at_least=1)
     layers: int = flag(2, "layers of the encoder and of the decoder", unit="layers", at_least=1)
     heads: int = flag(4, "attention heads", unit="heads", at_least=1)
-    positions: str = flag(
+    pos_init: str = flag(
         "random",
-        "how learned positions start: random, or waves, the same sinusoids in encoder and decoder, from which "
+        "how learned positions start: random, or sinusoidal, the same sinusoids in encoder and decoder, from which "
         "long texts (a hundred tokens) are copied sooner and short ones (thirty) later",
-        choices=("random", "waves"),
+        choices=("random", "sinusoidal"),
+        config_only=True,
     )
     lm_dropout: float = flag(0.0, "dropout while pretraining", at_least=0, at_most=1)
     mask_prob: float = flag(0.1, "share of tokens hidden by spans from the encoder", at_least=0, at_most=1)
-    clean_prob: float = flag(0.5, "share of texts that are shown uncorrupted (plain copying)", at_least=0, at_most=1)
-    drill_prob: float = flag(
-        0.1, "share of a batch that is random token strings, which can only be copied", at_least=0, at_most=1
+    uncorrupted_prob: float = flag(
+        0.5, "share of texts that are shown uncorrupted (plain copying)", at_least=0, at_most=1, config_only=True
+    )
+    random_token_prob: float = flag(
+        0.1,
+        "share of a batch that is random token strings, which can only be copied",
+        at_least=0,
+        at_most=1,
+        config_only=True,
     )
     max_seq_len: int = flag(64, "longest text; what is longer is cut off", unit="tokens", at_least=1)
 
@@ -229,12 +247,16 @@ class TokenizerOptions:
         "file with one token per line. Unset: that of the model of --embedding_init, or word-level",
     )
     vocab_size: int = flag(10000, "largest vocabulary that is trained", unit="tokens", at_least=1)
-    vocab_min_frequency: int = flag(1, "words that the corpus holds less often stay unknown", unit="times", at_least=1)
-    vocab_lowercase: bool = flag(True, "a trained vocabulary holds lower case only")
-    vocab_strip_accents: bool = flag(True, "a trained vocabulary holds no accents")
-    vocab_individual_digits: bool = flag(True, "a trained vocabulary holds the digits of a number one by one")
-    max_unknown: float = flag(
-        0.1, "refuse a vocabulary that does not know this share of the corpus", at_least=0, at_most=1
+    vocab_min_frequency: int = flag(
+        1, "words that the corpus holds less often stay unknown", unit="times", at_least=1, config_only=True
+    )
+    vocab_lowercase: bool = flag(True, "a trained vocabulary holds lower case only", config_only=True)
+    vocab_strip_accents: bool = flag(True, "a trained vocabulary holds no accents", config_only=True)
+    vocab_individual_digits: bool = flag(
+        True, "a trained vocabulary holds the digits of a number one by one", config_only=True
+    )
+    max_unk_rate: float = flag(
+        0.1, "refuse a vocabulary that does not know this share of the corpus", at_least=0, at_most=1, config_only=True
     )
 
 
@@ -257,6 +279,7 @@ class EmbeddingOptions:
         1.0,
         "standard deviation of embeddings at first, pretrained ones rescaled; the noise of the process has 1",
         above=0,
+        config_only=True,
     )
     freeze_embeddings: bool = flag(
         False, "leave the table of embeddings as it is; a projection is trained all the same"

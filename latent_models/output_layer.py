@@ -13,7 +13,7 @@ def output_layer(model: Any) -> tuple[Tensor, Tensor | None]:
     return model.get_output_embeddings().weight, None if bias is None else bias[0]
 
 
-def before_output(model: Any, hidden: Tensor) -> Tensor:
+def scale_hidden(model: Any, hidden: Tensor) -> Tensor:
     """What the output layer takes of the decoder's last states (..., d_lm)."""
     scaled = getattr(model.config, "scale_decoder_outputs", False)  # T5 with tied embeddings
     return hidden * model.model_dim**-0.5 if scaled else hidden
@@ -22,5 +22,5 @@ def before_output(model: Any, hidden: Tensor) -> Tensor:
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
     """Logits (..., V) of the decoder's last states (..., d_lm), as the model itself computes them."""
     _, bias = output_layer(model)
-    logits = model.get_output_embeddings()(before_output(model, hidden))
+    logits = model.get_output_embeddings()(scale_hidden(model, hidden))
     return logits if bias is None else logits + bias

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def hide_spans(
+def mask_spans(
     ids: Tensor, mask: Tensor, special: int, mask_id: int, share: float, mean_span: float, uniform: Tensor
 ) -> Tensor:
     """Hide `share` of the tokens, on average, in spans of geometric length.
@@ -31,7 +31,7 @@ def hide_spans(
     return torch.where(hidden & mask & (ids >= special), mask_id, ids)
 
 
-def drill(ids: Tensor, special: int, vocab_size: int, uniform: Tensor) -> Tensor:
+def random_tokens(ids: Tensor, special: int, vocab_size: int, uniform: Tensor) -> Tensor:
     """Every ordinary token replaced by a random one; length and special tokens stay. uniform: (B, T) in [0, 1)."""
     random = special + (uniform * (vocab_size - special)).long().clamp(max=vocab_size - special - 1)
     return torch.where(ids >= special, random, ids)

@@ -36,13 +36,13 @@ def small_bart(options: PretrainingOptions, tokenizer: Any) -> BartForConditiona
         forced_eos_token_id=tokenizer.eos_token_id,
     )
     model = BartForConditionalGeneration(config)
-    if options.positions == "waves":
-        start_with_waves(model)
+    if options.pos_init == "sinusoidal":
+        init_sinusoidal_positions(model)
     return model
 
 
 @torch.no_grad()
-def start_with_waves(model: BartForConditionalGeneration) -> None:
+def init_sinusoidal_positions(model: BartForConditionalGeneration) -> None:
     """Let the learned positions of encoder and decoder start as the same sinusoids, at the size of their random start.
 
     Copying pairs position i of the decoder with position i + 1 of the encoder. From random positions that has to be

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel
 
-from latent_models.spaces.embeddings import EmbeddingSpace
 from latent_models.options import EmbeddingOptions
+from latent_models.spaces.embeddings import EmbeddingSpace
 from latent_models.tokenizers.files import ALIASES
 from utils.errors import UserError, one_line_text
 from utils.hub import hub_kwargs

@@ -68,7 +68,9 @@ class DraftLayer(nn.Module):
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         x = x + self.cross(x, memory)
         x = x + self.attention(x)
-        return x + self.down(F.relu(self.up(self.norm(x))))  # relu: on a CPU gelu would take a seventh of the whole time
+        return x + self.down(
+            F.relu(self.up(self.norm(x)))
+        )  # relu: on a CPU gelu would take a seventh of the whole time
 
 
 class DraftModel(nn.Module):
@@ -77,12 +79,12 @@ class DraftModel(nn.Module):
     def __init__(self, dim_lm: int, max_seq_len: int, options: DrafterOptions) -> None:
         """dim_lm: width of the language model. max_seq_len: longest text, in tokens."""
         super().__init__()
-        dim = options.drafter_dim or default_dim(dim_lm)
-        check_heads(dim, HEAD_DIM, "--drafter_dim")
+        dim = options.draft_model_dim or default_dim(dim_lm)
+        check_heads(dim, HEAD_DIM, "--draft_model_dim")
         self.queries = nn.Parameter(torch.randn(max_seq_len, dim))
         self.input_proj = nn.Linear(dim_lm, dim)
         self.input_norm = nn.LayerNorm(dim)
-        self.blocks = nn.ModuleList(DraftLayer(dim) for _ in range(options.drafter_depth))
+        self.blocks = nn.ModuleList(DraftLayer(dim) for _ in range(options.draft_model_depth))
         self.norm = nn.LayerNorm(dim)
         self.output_proj = nn.Linear(dim, dim_lm)
 
@@ -94,14 +96,14 @@ class DraftModel(nn.Module):
         trained for other latents.
         """
         saved = read_args(folder)
-        if SPACE not in saved or "drafter_depth" not in saved:
+        if SPACE not in saved or "draft_model_depth" not in saved:
             raise UserError(
-                f"--drafter {folder} is not the run of a draft model: train one with python -m pipelines.train_drafter"
+                f"--draft_model {folder} is not the run of a draft model: train one with python -m pipelines.train_draft_model"
             )
         if saved[SPACE] != space.encoding_fingerprint():
             raise UserError(
-                f"the draft model in {folder} was trained for latents of another autoencoder: leave --drafter out, or "
-                "train one for this one with python -m pipelines.train_drafter"
+                f"the draft model in {folder} was trained for latents of another autoencoder: leave --draft_model out, or "
+                "train one for this one with python -m pipelines.train_draft_model"
             )
         if saved[DECODER] != space.fingerprint():
             print(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from latent_models.tokenizers.specials import BART, BERT, Specials, dressed
+from latent_models.tokenizers.special_tokens import BART, BERT, SpecialTokens, wrap_fast
 from utils.errors import UserError
 
 SPECIAL = list(BART.tokens)
@@ -26,7 +26,7 @@ DIGITS_JOINED = ((r"(?<=\d) (?=\d)", ""),)  # and where digits stand alone, thos
 
 
 @dataclass(frozen=True)
-class Options:
+class TokenizerTraining:
     """How a tokenizer is trained."""
 
     vocab_size: int  # largest vocabulary, special tokens included
@@ -36,13 +36,13 @@ class Options:
     individual_digits: bool = False
 
 
-def _normalizer(options: Options) -> normalizers.Normalizer | None:
+def _normalizer(options: TokenizerTraining) -> normalizers.Normalizer | None:
     parts = [normalizers.NFD(), normalizers.StripAccents()] if options.strip_accents else []
     parts += [normalizers.Lowercase()] if options.lowercase else []
     return normalizers.Sequence(parts) if parts else None
 
 
-def words(texts: Iterable[str], options: Options, specials: Specials) -> Tokenizer:
+def words(texts: Iterable[str], options: TokenizerTraining, specials: SpecialTokens) -> Tokenizer:
     """Words and runs of punctuation. Decoding puts one blank between words, and joins punctuation as English does;
     of quotation marks it cannot know which side they belong to.
 
@@ -68,7 +68,7 @@ def words(texts: Iterable[str], options: Options, specials: Specials) -> Tokeniz
     return tokenizer
 
 
-def subwords(texts: Iterable[str], options: Options, specials: Specials) -> Tokenizer:
+def subwords(texts: Iterable[str], options: TokenizerTraining, specials: SpecialTokens) -> Tokenizer:
     """Byte-level subwords (Radford et al. 2019): any text decodes to itself, unless it was asked to be normalised."""
     tokenizer = Tokenizer(models.BPE())
     if normalizer := _normalizer(options):
@@ -89,24 +89,24 @@ def subwords(texts: Iterable[str], options: Options, specials: Specials) -> Toke
 
 
 @dataclass(frozen=True)
-class Kind:
+class TokenizerKind:
     """One way to train a tokenizer."""
 
-    train: Callable[[Iterable[str], Options, Specials], Tokenizer]
-    specials: Specials
+    train: Callable[[Iterable[str], TokenizerTraining, SpecialTokens], Tokenizer]
+    specials: SpecialTokens
     smallest: int  # vocabulary that it cannot go below: special tokens, and bytes
 
 
 KINDS = {
-    "word": Kind(words, BART, len(BART.tokens) + 1),
-    "bpe": Kind(subwords, BART, len(BART.tokens) + 256),
-    "word-level": Kind(words, BERT, len(BERT.tokens) + 1),
-    "byte-level": Kind(subwords, BART, len(BART.tokens) + 256),
+    "word": TokenizerKind(words, BART, len(BART.tokens) + 1),
+    "bpe": TokenizerKind(subwords, BART, len(BART.tokens) + 256),
+    "word-level": TokenizerKind(words, BERT, len(BERT.tokens) + 1),
+    "byte-level": TokenizerKind(subwords, BART, len(BART.tokens) + 256),
 }
 
 
 def train_tokenizer(
-    texts: Iterable[str], kind: str, vocab_size: int | Options, max_length: int
+    texts: Iterable[str], kind: str, vocab_size: int | TokenizerTraining, max_length: int
 ) -> PreTrainedTokenizerFast:
     """A tokenizer that puts a text between its start and its end token. max_length in tokens, both included.
 
@@ -114,9 +114,9 @@ def train_tokenizer(
     special ones, or for all bytes.
     """
     row = KINDS[kind]
-    options = vocab_size if isinstance(vocab_size, Options) else Options(vocab_size)
+    options = vocab_size if isinstance(vocab_size, TokenizerTraining) else TokenizerTraining(vocab_size)
     if options.vocab_size < row.smallest:
         raise UserError(
             f"--vocab_size {options.vocab_size} is too small for a {kind} tokenizer: give {row.smallest} or more"
         )
-    return dressed(row.train(texts, options, row.specials), row.specials, max_length)
+    return wrap_fast(row.train(texts, options, row.specials), row.specials, max_length)

@@ -69,9 +69,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture
 def language_model(tiny):
     """family -> a fresh LanguageModel of it."""
-    from latent_models.language_models import load_language_model
+    from latent_models.language_models import LanguageModel
 
-    return lambda family="bart", **options: load_language_model(str(tiny(family)), **options)
+    return lambda family="bart", **options: LanguageModel.from_pretrained(str(tiny(family)), **options)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from latent_models.cache import DeviceLatentCache, cache_key, open_or_build
-from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.encoder_states import EncoderStatesSpace
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
@@ -28,7 +28,7 @@ class Numbered(LatentSpace):
         super().__init__()
         self.length, self.dim, self.ragged, self.offset, self.calls = L, D, ragged, offset, 0
 
-    def encode(self, batch, generator=None):
+    def encode(self, batch):
         assert not self.training, "texts are encoded without dropout"
         self.calls += 1
         row = batch.input_ids[:, :1, None].float()
@@ -72,7 +72,7 @@ def test_it_is_built_once_and_rows_lie_where_they_belong(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("by_token", [False, True])
+@pytest.mark.parametrize("one_latent_per_token", [False, True])
 def test_whole_in_memory_it_holds_the_same_in_the_bytes_it_was_said_to_take(tmp_path, dtype, one_latent_per_token):
     space = Numbered()
     space.one_latent_per_token = one_latent_per_token

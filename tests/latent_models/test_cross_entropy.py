@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from latent_models import cross_entropy
-from latent_models.cross_entropy import token_nll
+from latent_models.cross_entropy import chunked_nll
 
 ROOT = Path(__file__).resolve().parents[2]
 N, D, V = 23, 8, 50
@@ -41,7 +41,7 @@ def test_values_and_gradients_are_the_plain_ones(monkeypatch, weight_trains, wit
         nll = (
             F.cross_entropy(F.linear(states, weight, bias), labels, reduction="none")
             if plain
-            else token_nll(states, weight, bias, labels)
+            else chunked_nll(states, weight, bias, labels)
         )
         (nll * share).sum().backward()
         found.append((nll.detach().double(), states.grad, weight.grad, None if bias is None else bias.grad))
@@ -56,7 +56,7 @@ def test_without_gradients_none_are_made(monkeypatch):
     monkeypatch.setattr(cross_entropy, "_error", None)
     states, weight, bias, labels, _ = inputs(False)
     with torch.no_grad():
-        nll = token_nll(states, weight, bias, labels)
+        nll = chunked_nll(states, weight, bias, labels)
     torch.testing.assert_close(nll, F.cross_entropy(F.linear(states, weight, bias), labels, reduction="none"))
 
 

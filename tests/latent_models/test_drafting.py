@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latent_models import drafting
-from latent_models.decoding import DECODING
-from latent_models.drafting import Drafter, default_dim, draft_nll
+from latent_models.generation.decoding import DECODING
+from latent_models.generation.generator import TokenGenerator
 from latent_models.options import DrafterOptions
-from latent_models.writing.writer import Writer
+from latent_models.speculative import draft_model
+from latent_models.speculative.draft_model import DraftModel, default_dim, draft_loss
+from latent_models.speculative.verification import SpeculativeLoop
 from utils.errors import UserError
 
 LENGTH = 14
@@ -20,7 +21,7 @@ LENGTH = 14
 def drafter():
     def make(model, **options):
         torch.manual_seed(0)
-        return Drafter(model.dim, LENGTH, DrafterOptions(**options))
+        return DraftModel(model.dim, LENGTH, DrafterOptions(**options))
 
     return make
 
@@ -28,50 +29,52 @@ def drafter():
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_a_trained_drafter_writes_what_greedy_decoding_writes(ragged, drafter, family):
     model, states, _ = ragged(family)
-    model.writer = Writer()
-    plain = model.write(states, None, LENGTH, **DECODING["greedy"])
+    model.token_generator = TokenGenerator()
+    plain = model.generate_ids(states, None, LENGTH, **DECODING["greedy"])
     rows = [F.pad(ids[1:], (0, LENGTH + 1 - len(ids)), value=model.pad_id) for ids in plain]
     labels = torch.stack(rows)
     real = labels != model.pad_id
-    network = drafter(model, drafter_dim=64)
+    network = drafter(model, draft_model_dim=64)
     optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
     for _ in range(150):
-        nll = draft_nll(model.model, network(states), labels)
+        nll = draft_loss(model.model, network(states), labels)
         optimizer.zero_grad()
         (nll * real).sum().div(real.sum()).backward()
         optimizer.step()
-    guessed = network.ids(model.model, states)
+    guessed = network.draft_ids(model.model, states)
     assert (guessed == labels)[real].float().mean() > 0.95
-    found = model.write(states, None, LENGTH, draft=lambda asked: network.ids(model.model, asked), **DECODING["greedy"])
+    loop = SpeculativeLoop(network)
+    found = model.generate_ids(states, None, LENGTH, greedy_loop=loop, **DECODING["greedy"])
     assert all(torch.equal(a[a != model.pad_id], b[b != model.pad_id]) for a, b in zip(found, plain, strict=True))
-    passes, texts = model.writer.passes()
-    assert texts == len(states) and passes / texts < 2
+    assert loop.stats.texts == len(states) and loop.stats.per_text() < 2
 
 
 def test_its_loss_is_cross_entropy_of_the_models_own_words(ragged, drafter):
     model, states, _ = ragged("bart")
-    network = drafter(model, drafter_depth=1)
+    network = drafter(model, draft_model_depth=1)
     model.model.final_logits_bias.normal_()
     labels = torch.randint(3, 200, (len(states), 9))
     logits = network(states)[:, :9] @ model.model.get_output_embeddings().weight.t() + model.model.final_logits_bias
     expected = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-    assert torch.allclose(draft_nll(model.model, network(states), labels), expected, atol=1e-5)
-    assert torch.equal(network.ids(model.model, states)[:, :9], logits.argmax(-1))
+    assert torch.allclose(draft_loss(model.model, network(states), labels), expected, atol=1e-5)
+    assert torch.equal(network.draft_ids(model.model, states)[:, :9], logits.argmax(-1))
 
 
 def test_logits_never_exist_whole(ragged, drafter, monkeypatch):
     model, states, _ = ragged("t5")
     network = drafter(model)
-    whole = network.ids(model.model, states)
+    whole = network.draft_ids(model.model, states)
     seen = []
     network.register_forward_hook(lambda *call: seen.append(len(call[-1])))
-    monkeypatch.setattr(drafting, "LOGITS_AT_ONCE", 5 * LENGTH * model.model.config.vocab_size)
-    assert torch.equal(network.ids(model.model, states), whole) and seen == [5, 5, 5, 5, 4]
+    monkeypatch.setattr(draft_model, "MAX_LOGITS", 5 * LENGTH * model.model.config.vocab_size)
+    assert torch.equal(network.draft_ids(model.model, states), whole) and seen == [5, 5, 5, 5, 4]
 
 
 def test_widths():
     assert [default_dim(dim) for dim in (16, 64, 128, 768, 1024)] == [32, 32, 64, 384, 512]
-    network = Drafter(48, 7, DrafterOptions(drafter_depth=3))
+    network = DraftModel(48, 7, DrafterOptions(draft_model_depth=3))
     assert network(torch.randn(2, 5, 48)).shape == (2, 7, 48) and network.max_seq_len == 7
-    with pytest.raises(UserError, match="--drafter_dim is 48, which is not a multiple of the attention head size 32"):
-        Drafter(48, 7, DrafterOptions(drafter_dim=48))
+    with pytest.raises(
+        UserError, match="--draft_model_dim is 48, which is not a multiple of the attention head size 32"
+    ):
+        DraftModel(48, 7, DrafterOptions(draft_model_dim=48))

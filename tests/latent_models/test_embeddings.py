@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latent_models import rounding
-from latent_models.embedding_init import input_embeddings, make_embedding_space
-from latent_models.embeddings import EmbeddingSpace
-from latent_models.normalisation import LatentStatistics, Normalised, count_lengths
 from latent_models.options import EmbeddingOptions
-from latent_models.tokenizers.training import Options, train_tokenizer
+from latent_models.spaces import rounding
+from latent_models.spaces.embedding_init import input_embeddings, make_embedding_space
+from latent_models.spaces.embeddings import EmbeddingSpace
+from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace, count_lengths
+from latent_models.tokenizers.training import TokenizerTraining, train_tokenizer
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
@@ -25,7 +25,7 @@ OPTIONS = EmbeddingOptions(embedding_dim=D)
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(TEXTS, "word-level", Options(100), L)
+    return train_tokenizer(TEXTS, "word-level", TokenizerTraining(100), L)
 
 
 @pytest.fixture
@@ -57,19 +57,19 @@ def test_a_position_is_the_embedding_of_its_token(space, batch):
     assert torch.equal(latents.mask.sum(1), batch.attention_mask.sum(1))
     assert torch.equal(latents.x0[1, 2], made.vectors.table[batch.input_ids[1, 2]])
     assert not latents.x0[~latents.mask].any()
-    assert made.trainable and made.masked and (made.length, made.dim) == (L, D)
+    assert made.learned_with_denoiser and made.variable_length and (made.length, made.dim) == (L, D)
 
 
 def test_x0_lies_sigma_0_around_its_mean(space, tokenizer):
     made = space(sigma_0=0.3, length=2000)
     ids = torch.randint(5, len(tokenizer), (4, 2000))
-    latents = made.encode(Batch(ids, torch.ones_like(ids, dtype=torch.bool)), noise_of())
+    latents = encode_with_noise(made, Batch(ids, torch.ones_like(ids, dtype=torch.bool)))
     off = latents.x0 - latents.mean
     assert off.std().item() == pytest.approx(0.3, rel=0.02) and off.mean().abs() < 0.005
-    again = made.encode(Batch(ids, torch.ones_like(ids, dtype=torch.bool)), noise_of())
+    again = encode_with_noise(made, Batch(ids, torch.ones_like(ids, dtype=torch.bool)))
     assert torch.equal(again.x0, latents.x0)
     noise = torch.randn(4, 2000, D)
-    torch.testing.assert_close(made.noised(latents, noise).x0, latents.mean + 0.3 * noise)
+    torch.testing.assert_close(made.add_sigma0_noise(latents, noise).x0, latents.mean + 0.3 * noise)
 
 
 def test_a_text_longer_than_the_space_is_refused(space, batch):
@@ -86,20 +86,20 @@ def test_padding_never_changes_a_loss(space, batch, head):
     latents, longer = narrow.encode(batch), wide.encode(batch)
     longer.x0[~longer.mask] = 1e4  # whatever stands there
     junk = replace(batch, input_ids=torch.where(batch.attention_mask, batch.input_ids, 7))
-    expected = narrow.auxiliary_losses(batch, latents, latents.x0)["decoder_nll"]
-    torch.testing.assert_close(wide.auxiliary_losses(junk, longer, longer.x0)["decoder_nll"], expected)
+    expected = narrow.losses(batch, latents, latents.x0)["decoder_nll"]
+    torch.testing.assert_close(wide.losses(junk, longer, longer.x0)["decoder_nll"], expected)
     for row in range(3):  # nor do the other texts of the batch
-        alone = narrow.auxiliary_losses(batch[row : row + 1], latents[row : row + 1], latents.x0)["decoder_nll"]
+        alone = narrow.losses(batch[row : row + 1], latents[row : row + 1], latents.x0)["decoder_nll"]
         torch.testing.assert_close(alone[0], expected[row])
 
 
 def test_padding_as_tokens_is_noised_learned_and_sampled(space, batch):
     made = space(padding="generated", sigma_0=0.1, rounding_head="distance")
-    latents = made.encode(batch, noise_of())
-    assert latents.mask.all() and not made.masked
+    latents = encode_with_noise(made, batch)
+    assert latents.mask.all() and not made.variable_length
     assert torch.equal(latents.mean[0, -1], made.vectors.table[made.pad_id])
     assert (latents.x0[0, -1] != latents.mean[0, -1]).all()
-    made.auxiliary_losses(batch, latents, latents.x0)["decoder_nll"].sum().backward()
+    made.losses(batch, latents, latents.x0)["decoder_nll"].sum().backward()
     assert made.vectors.table.grad[made.pad_id].any()
     assert made.sample_mask(5, noise_of()).all()
     assert made.decode(Latents(latents.mean, latents.mask)) == TEXTS
@@ -108,16 +108,16 @@ def test_padding_as_tokens_is_noised_learned_and_sampled(space, batch):
 def test_lengths_of_samples_come_from_training_texts(space):
     statistics = LatentStatistics(D, L)
     statistics.length_counts.copy_(count_lengths(torch.tensor([3, 3, 9]), L))
-    mask = Normalised(space(), statistics).sample_mask(300, noise_of())
+    mask = NormalizedSpace(space(), statistics).sample_mask(300, noise_of())
     assert set(mask.sum(1).tolist()) == {3, 9}
 
 
 def test_a_packed_source_is_anchored_at_its_embeddings(space, batch):
     made = space(sigma_0=0.2)
-    latents = made.encode(batch, noise_of())
+    latents = encode_with_noise(made, batch)
     assert made.anchor(batch, latents) is None
     given = torch.arange(batch.input_ids.shape[1]) < torch.tensor([3, 0, 5])[:, None]
-    anchor = made.anchor(replace(batch, given=given), latents)
+    anchor = made.anchor(replace(batch, known_mask=given), latents)
     assert anchor.mask.shape == (3, L) and anchor.mask.sum(1).tolist() == [3, 0, 5]
     assert torch.equal(anchor.value[0, 1], made.vectors.table[batch.input_ids[0, 1]])
 
@@ -150,8 +150,8 @@ def test_a_large_vocabulary_has_the_same_gradient_some_tokens_at_a_time(space, b
     made = space(rounding_head=head, sigma_0=0.1)
 
     def gradients() -> tuple[torch.Tensor, ...]:
-        latents = made.encode(batch, noise_of())
-        loss = made.auxiliary_losses(batch, latents, latents.x0)["decoder_nll"]
+        latents = encode_with_noise(made, batch)
+        loss = made.losses(batch, latents, latents.x0)["decoder_nll"]
         return loss, *torch.autograd.grad(loss.sum(), (made.vectors.table, made.bias))
 
     expected = gradients()
@@ -160,16 +160,27 @@ def test_a_large_vocabulary_has_the_same_gradient_some_tokens_at_a_time(space, b
         torch.testing.assert_close(a, b)
 
 
+def encode_with_noise(made: EmbeddingSpace, batch: Batch) -> Latents:
+    """Latents whose x0 is drawn around its mean, always with the same noise."""
+    latents = made.encode(batch)
+    return made.add_sigma0_noise(latents, torch.randn(latents.x0.shape, generator=noise_of()))
+
+
+def token_logits(made: EmbeddingSpace, x0: torch.Tensor) -> torch.Tensor:
+    """(B, L, V), all at once."""
+    return F.linear(x0, *made.head(made.vectors(), made.bias))
+
+
 @pytest.mark.parametrize("head", ["inner", "distance"])
 def test_the_head_is_tied_to_the_embeddings(space, batch, head):
     made = space(rounding_head=head)
     names = {name for name, _ in made.named_parameters()}
     assert names == {"vectors.table", "bias"}
-    before = made.token_logits(made.encode(batch).x0)
+    before = token_logits(made, made.encode(batch).x0)
     assert before.shape == (3, L, len(made.tokenizer))
     with torch.no_grad():
         made.vectors.table[9] += 1
-    assert not torch.equal(made.token_logits(made.encode(batch).x0)[..., 9], before[..., 9])
+    assert not torch.equal(token_logits(made, made.encode(batch).x0)[..., 9], before[..., 9])
     nll = F.cross_entropy(before[0, :8], batch.input_ids[0, :8])
     torch.testing.assert_close(space(rounding_head=head).nll(batch, space().encode(batch).x0)[0], nll)
 
@@ -188,11 +199,11 @@ def test_projection_is_the_nearest_embedding(space, batch):
 @pytest.mark.parametrize("changes", [{}, {"rounding_head": "distance"}, {"normalize_embeddings": True}])
 def test_gradients_reach_embeddings_and_bias_from_every_loss(space, batch, changes):
     made = space(sigma_0=0.1, **changes)
-    latents = made.encode(batch, noise_of())
-    made.auxiliary_losses(batch, latents, latents.x0)["decoder_nll"].mean().backward()
+    latents = encode_with_noise(made, batch)
+    made.losses(batch, latents, latents.x0)["decoder_nll"].mean().backward()
     assert made.vectors.table.grad.any() and made.bias.grad.any()
     made.zero_grad()
-    latents = made.encode(batch, noise_of())
+    latents = encode_with_noise(made, batch)
     ((latents.x0 - torch.randn_like(latents.x0)) ** 2).sum().backward()
     used = torch.zeros(len(made.tokenizer), dtype=torch.bool)
     used[batch.input_ids[batch.attention_mask]] = True
@@ -202,7 +213,7 @@ def test_gradients_reach_embeddings_and_bias_from_every_loss(space, batch, chang
 def test_frozen_embeddings_stay(space, batch):
     made = space(freeze_embeddings=True)
     made.nll(batch, made.encode(batch).x0).mean().backward()
-    assert made.vectors.table.grad is None and made.bias.grad.any() and made.trainable
+    assert made.vectors.table.grad is None and made.bias.grad.any() and made.learned_with_denoiser
 
 
 def spread_after(made: EmbeddingSpace, batch: Batch, with_nll: bool) -> float:
@@ -212,11 +223,12 @@ def spread_after(made: EmbeddingSpace, batch: Batch, with_nll: bool) -> float:
     optimizer = torch.optim.Adam([*made.parameters(), *denoiser.parameters()], lr=0.03)
     generator = noise_of(3)
     for _ in range(250):
-        latents = made.encode(batch, generator)
+        latents = made.encode(batch)
+        latents = made.add_sigma0_noise(latents, torch.randn(latents.x0.shape, generator=generator))
         z = 0.1 * latents.x0 + math.sqrt(1 - 0.01) * torch.randn(latents.x0.shape, generator=generator)
         loss = ((denoiser(z) - latents.x0) ** 2)[latents.mask].mean()
         if with_nll:
-            loss = loss + made.auxiliary_losses(batch, latents, z)["decoder_nll"].mean()
+            loss = loss + made.losses(batch, latents, z)["decoder_nll"].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -229,17 +241,6 @@ def test_embeddings_collapse_without_the_decoder_loss_and_not_with_it(space, bat
     kept = spread_after(space(sigma_0=0.1), batch, with_nll=True)
     unit = spread_after(space(sigma_0=0.1, normalize_embeddings=True), batch, with_nll=True)
     assert without < 0.1 < 0.4 < min(kept, unit), (without, kept, unit)
-
-
-def test_spread_of_a_known_table(space):
-    made = space()
-    expected = made.vectors.table.var(0, correction=0).mean().sqrt()
-    with torch.no_grad():
-        made.vectors.table.add_(5)  # where the centre is does not count
-    torch.testing.assert_close(made.spread(), expected)
-    with torch.no_grad():
-        made.vectors.table.fill_(3.0)
-    assert made.spread().item() == 0
 
 
 def test_unit_scale_is_kept_whatever_is_learned(space):
@@ -325,8 +326,8 @@ def test_saved_and_reloaded_it_is_the_same(space, batch, tmp_path):
     assert again.fingerprint() != made.fingerprint()
     again.load_state_dict(load_file(tmp_path / "space.safetensors"))
     assert again.fingerprint() == made.fingerprint()
-    a, b = made.encode(batch, noise_of()), again.encode(batch, noise_of())
-    assert torch.equal(a.x0, b.x0) and torch.equal(made.token_logits(a.x0), again.token_logits(b.x0))
+    a, b = encode_with_noise(made, batch), encode_with_noise(again, batch)
+    assert torch.equal(a.x0, b.x0) and torch.equal(token_logits(made, a.x0), token_logits(again, b.x0))
     assert space(sigma_0=0.2).fingerprint() != space(sigma_0=0.1).fingerprint()
 
 

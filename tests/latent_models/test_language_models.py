@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from latent_models.decoding import DECODING, strategies
 from latent_models.families import FAMILIES
-from latent_models.language_models import load_language_model
+from latent_models.generation.decoding import DECODING, strategies
+from latent_models.language_models import LanguageModel
 from utils.errors import UserError
 
 FAMILY_NAMES = sorted(FAMILIES)
@@ -101,14 +101,14 @@ def test_an_output_table_of_its_own_is_kept_and_never_scaled(tiny, tmp_path, bat
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"] = head = torch.randn(config["vocab_size"], config["d_model"])
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    model = load_language_model(str(folder), frozen=False)
+    model = LanguageModel.from_pretrained(str(folder), frozen=False)
     ids, mask = batch(model)
     hidden = []
     model.model.decoder.register_forward_hook(lambda *call: hidden.append(call[-1].last_hidden_state))
     logits = model.logits(model.encode(ids, mask), mask, ids)
     torch.testing.assert_close(logits, hidden[0] @ head.T, atol=1e-4, rtol=1e-4)
-    model.save(tmp_path / "again")
-    again = load_language_model(str(tmp_path / "again"))
+    model.save_pretrained(tmp_path / "again")
+    again = LanguageModel.from_pretrained(str(tmp_path / "again"))
     torch.testing.assert_close(again.logits(again.encode(ids, mask), mask, ids), logits, atol=1e-4, rtol=1e-4)
 
 
@@ -198,8 +198,8 @@ def test_a_model_that_trains_follows_its_parent(language_model, batch):
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_saved_model_is_the_same_model(language_model, batch, family, tmp_path):
     model = language_model(family)
-    model.save(tmp_path)
-    again = load_language_model(str(tmp_path))
+    model.save_pretrained(tmp_path)
+    again = LanguageModel.from_pretrained(str(tmp_path))
     assert again.fingerprint() == model.fingerprint()
     ids, mask = batch(model)
     assert all(torch.equal(a, b) for a, b in zip(batch(again), (ids, mask), strict=True))
@@ -261,7 +261,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 def test_what_does_not_fit_is_refused_in_one_line(copy, capsys, family, changes, says):
     folder = copy(family, **changes)
     with pytest.raises(UserError, match=says) as refused:
-        load_language_model(str(folder))
+        LanguageModel.from_pretrained(str(folder))
     message = str(refused.value)
     assert "\n" not in message and str(folder) in message
     captured = capsys.readouterr()
@@ -274,7 +274,7 @@ def test_the_tokenizer_of_another_model_is_refused(copy, tmp_path):
     folder = copy()
     train_tokenizer(["a b c d e"], "word", 100, 20).save_pretrained(folder)
     with pytest.raises(UserError, match="knows 10 tokens, but the model's vocabulary holds 300"):
-        load_language_model(str(folder))
+        LanguageModel.from_pretrained(str(folder))
 
 
 def test_damaged_weights_are_refused_in_one_line(copy):
@@ -282,7 +282,7 @@ def test_damaged_weights_are_refused_in_one_line(copy):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(UserError, match="cannot be read"):
-        load_language_model(str(folder))
+        LanguageModel.from_pretrained(str(folder))
 
 
 def test_weights_come_in_float32_and_old_files_without_constants_are_whole(copy, language_model):
@@ -291,7 +291,7 @@ def test_weights_come_in_float32_and_old_files_without_constants_are_whole(copy,
     weights = load_file(folder / "model.safetensors")
     old = {key.removeprefix("model."): x.half() for key, x in weights.items() if key != "final_logits_bias"}
     save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
-    model = load_language_model(str(folder))
+    model = LanguageModel.from_pretrained(str(folder))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert not model.model.final_logits_bias.any()
     for a, b in zip(model.parameters(), language_model().parameters(), strict=True):
@@ -301,25 +301,25 @@ def test_weights_come_in_float32_and_old_files_without_constants_are_whole(copy,
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "a/b/c"])
 def test_an_absent_folder_is_not_taken_for_a_hub_id(name):
     with pytest.raises(UserError, match="no such folder"):
-        load_language_model(name)
+        LanguageModel.from_pretrained(name)
 
 
 def test_an_unreachable_hub_is_said_at_once():
     began = time.monotonic()
     with pytest.raises(UserError, match="give a local folder") as refused:
-        load_language_model("facebook/bart-base-of-nobody")
+        LanguageModel.from_pretrained("facebook/bart-base-of-nobody")
     assert time.monotonic() - began < 2 and "\n" not in str(refused.value)
 
 
 def test_code_of_a_model_is_never_run(copy):
     folder = copy(auto_map={"AutoConfig": "theirs.Config", "AutoModelForSeq2SeqLM": "theirs.Model"})
     (folder / "theirs.py").write_text("raise SystemExit('their code ran')")
-    assert load_language_model(str(folder)).dim == 16
+    assert LanguageModel.from_pretrained(str(folder)).dim == 16
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_an_empty_model_has_shapes_and_no_weights(tiny, language_model, family):
-    empty = load_language_model(str(tiny(family)), empty=True)
+    empty = LanguageModel.from_pretrained(str(tiny(family)), meta=True)
     assert {p.device.type for p in empty.parameters()} == {"meta"}
     full = {name: (p.shape, p.dtype, p.requires_grad) for name, p in language_model(family).named_parameters()}
     assert {name: (p.shape, p.dtype, p.requires_grad) for name, p in empty.named_parameters()} == full

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from latent_models.normalisation import LatentStatistics, Normalised, count_lengths, estimate
-from latent_models.spaces import LatentSpace
+from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace, count_lengths, estimate_mean_std
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
@@ -21,11 +21,11 @@ class Table(LatentSpace):
 
     def __init__(self, masked: bool = True, norm: float | None = None) -> None:
         super().__init__()
-        self.length, self.dim, self.masked, self.norm = L, D, masked, norm
+        self.length, self.dim, self.variable_length, self.norm = L, D, masked, norm
         self.table = nn.Embedding.from_pretrained(torch.randn(20, D, generator=torch.Generator().manual_seed(0)) + 2)
         self.told: dict = {}
 
-    def encode(self, batch, generator=None):
+    def encode(self, batch):
         x0 = self.table(batch.input_ids)
         return Latents(x0, batch.attention_mask, mean=x0 - 1)
 
@@ -36,10 +36,7 @@ class Table(LatentSpace):
     def project(self, x0):
         return x0 if self.norm is None else nn.functional.normalize(x0, dim=-1) * self.norm
 
-    def token_logits(self, x0):
-        return -torch.cdist(x0, self.table.weight)
-
-    def auxiliary_losses(self, batch, latents, x0_hat):
+    def losses(self, batch, latents, x0_hat):
         return {"distance": (x0_hat - latents.x0).square().mean((1, 2)), "mean": latents.mean.mean((1, 2))}
 
     def fingerprint(self):
@@ -54,13 +51,13 @@ def batch() -> Batch:
 
 @pytest.fixture
 def wrapped(batch):
-    def of(**options) -> Normalised:
+    def of(**options) -> NormalizedSpace:
         space = Table(**options)
         statistics = LatentStatistics(D, L)
-        mean, scale = estimate([space.encode(batch)])
+        mean, scale = estimate_mean_std([space.encode(batch)])
         statistics.mean.copy_(mean)
         statistics.scale.copy_(scale)
-        return Normalised(space, statistics)
+        return NormalizedSpace(space, statistics)
 
     return of
 
@@ -71,7 +68,7 @@ def wrapped(batch):
 def test_statistics_are_mean_per_channel_and_one_population_deviation():
     x0 = torch.tensor([[[1.0, 10.0], [3.0, 10.0]], [[5.0, 40.0], [99.0, 99.0]]])
     mask = torch.tensor([[True, True], [True, False]])
-    mean, scale = estimate([Latents(x0, mask)])
+    mean, scale = estimate_mean_std([Latents(x0, mask)])
     assert mean.tolist() == [3.0, 20.0]
     # squares of what is centred: 4, 0, 4 and 100, 100, 400
     assert scale.item() == pytest.approx(math.sqrt((8 + 600) / 6))
@@ -83,23 +80,23 @@ def test_statistics_of_a_known_distribution_however_it_is_split():
     x0 = 5 * torch.randn(4000, 8, 2, generator=g) + torch.tensor([100.0, -3.0])
     mask = torch.rand(4000, 8, generator=g) < 0.7
     whole = Latents(torch.where(mask[..., None], x0, math.inf), mask)  # what is not text must not count
-    mean, scale = estimate([whole])
+    mean, scale = estimate_mean_std([whole])
     torch.testing.assert_close(mean, torch.tensor([100.0, -3.0]), atol=0.15, rtol=0)
     assert scale.item() == pytest.approx(5, rel=0.01)
     parts = [whole[:7], whole[7:1000], whole[1000:]]
-    for a, b in zip(estimate(parts), (mean, scale), strict=True):
+    for a, b in zip(estimate_mean_std(parts), (mean, scale), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_constant_latents_do_not_divide_by_zero():
-    mean, scale = estimate([Latents(torch.full((2, 3, D), 7.0), torch.ones(2, 3, dtype=torch.bool))])
+    mean, scale = estimate_mean_std([Latents(torch.full((2, 3, D), 7.0), torch.ones(2, 3, dtype=torch.bool))])
     assert scale == 0
     statistics = LatentStatistics(D, L)
     statistics.mean.copy_(mean)
     statistics.scale.copy_(scale)
-    space = Normalised(Table(), statistics)
+    space = NormalizedSpace(Table(), statistics)
     x = torch.full((2, L, D), 7.0)
-    assert not space.normalise(Latents(x, torch.ones(2, L, dtype=torch.bool))).x0.any()
+    assert not space.normalize(Latents(x, torch.ones(2, L, dtype=torch.bool))).x0.any()
 
 
 # ------------------------------------------------------------------------------------------------------ coordinates
@@ -111,19 +108,18 @@ def test_what_is_normalised_is_centred_scaled_and_restored(wrapped, batch):
     valid = latents.x0[latents.mask]
     torch.testing.assert_close(valid.mean(0), torch.zeros(D), atol=1e-6, rtol=0)
     assert valid.square().mean().item() == pytest.approx(1, rel=1e-5)
-    torch.testing.assert_close(space.restore(latents.x0), raw.x0)
-    torch.testing.assert_close(space.restore(latents.mean), raw.mean)
+    torch.testing.assert_close(space.denormalize(latents.x0), raw.x0)
+    torch.testing.assert_close(space.denormalize(latents.mean), raw.mean)
     assert torch.equal(latents.mask, batch.attention_mask)
     assert space.decode(latents) == space.space.decode(raw)
-    torch.testing.assert_close(space.token_logits(latents.x0), space.space.token_logits(raw.x0), atol=1e-4, rtol=1e-4)
 
 
 def test_losses_of_the_space_are_taken_in_its_own_coordinates(wrapped, batch):
     space = wrapped()
     raw, latents = space.space.encode(batch), space.encode(batch)
     x0_hat = torch.randn(B, L, D)
-    inside = space.space.auxiliary_losses(batch, raw, space.restore(x0_hat))
-    for name, loss in space.auxiliary_losses(batch, latents, x0_hat).items():
+    inside = space.space.losses(batch, raw, space.denormalize(x0_hat))
+    for name, loss in space.losses(batch, latents, x0_hat).items():
         torch.testing.assert_close(loss, inside[name])
 
 
@@ -131,20 +127,20 @@ def test_projection_is_that_of_the_space_inside(wrapped, batch):
     space = wrapped(norm=math.sqrt(D))
     x = torch.randn(B, L, D)
     projected = space.project(x)
-    torch.testing.assert_close(space.restore(projected).norm(dim=-1), torch.full((B, L), math.sqrt(D)))
+    torch.testing.assert_close(space.denormalize(projected).norm(dim=-1), torch.full((B, L), math.sqrt(D)))
     torch.testing.assert_close(space.project(projected), projected)
     plain = wrapped()
     assert plain.project(x) is x  # not even rounded where there is nothing to project
 
 
 def test_without_statistics_nothing_changes(batch):
-    space = Normalised(Table(), LatentStatistics(D, L))
+    space = NormalizedSpace(Table(), LatentStatistics(D, L))
     assert torch.equal(space.encode(batch).x0, space.space.encode(batch).x0)
 
 
 def test_statistics_travel_with_a_checkpoint(wrapped, batch):
     trained = wrapped()
-    fresh = Normalised(Table(), LatentStatistics(D, L))
+    fresh = NormalizedSpace(Table(), LatentStatistics(D, L))
     fresh.statistics.load_state_dict(trained.statistics.state_dict())
     assert torch.equal(fresh.encode(batch).x0, trained.encode(batch).x0)
     assert set(trained.statistics.state_dict()) == {"mean", "scale", "length_counts"}
@@ -154,8 +150,8 @@ def test_statistics_travel_with_a_checkpoint(wrapped, batch):
 def test_numbers_keep_their_dtype(wrapped, dtype):
     x = torch.randn(2, L, D, dtype=dtype)
     space = wrapped()
-    latents = space.normalise(Latents(x, torch.ones(2, L, dtype=torch.bool)))
-    assert latents.x0.dtype == dtype == space.restore(latents.x0).dtype
+    latents = space.normalize(Latents(x, torch.ones(2, L, dtype=torch.bool)))
+    assert latents.x0.dtype == dtype == space.denormalize(latents.x0).dtype
 
 
 # ----------------------------------------------------------------------------------------------------- length prior
@@ -165,7 +161,7 @@ def test_lengths_of_samples_follow_those_of_the_training_texts():
     statistics = LatentStatistics(D, L)
     statistics.length_counts.copy_(count_lengths(torch.tensor([1] * 10 + [3] * 30 + [9] * 60), L))
     assert statistics.length_counts.tolist() == [0, 10, 0, 30, 0, 60]  # what is longer was cut at L
-    space = Normalised(Table(), statistics)
+    space = NormalizedSpace(Table(), statistics)
     mask = space.sample_mask(20_000, torch.Generator().manual_seed(0))
     assert mask.shape == (20_000, L) and mask.dtype == torch.bool
     assert not (~mask[:, :-1] & mask[:, 1:]).any(), "a mask is True from the first position on"
@@ -177,9 +173,9 @@ def test_lengths_of_samples_follow_those_of_the_training_texts():
 
 def test_masks_follow_the_sources_and_fewer_sources_change_no_other():
     statistics = LatentStatistics(D, L, 6)
-    space = Normalised(Table(), statistics)
+    space = NormalizedSpace(Table(), statistics)
     statistics.length_counts[1] = 1
-    assert not space.knows_pairs
+    assert not space.has_pair_lengths
 
     def lengths(sources: list[int]) -> list[int]:
         generator = torch.Generator().manual_seed(3)
@@ -189,19 +185,19 @@ def test_masks_follow_the_sources_and_fewer_sources_change_no_other():
     counts = torch.zeros(7, L + 1)
     counts[2, 3], counts[5, 4], counts[5, 5] = 60, 30, 30
     statistics.pair_counts.copy_(counts)
-    assert space.knows_pairs
+    assert space.has_pair_lengths
     found = lengths([2, 5, 2, 5])
     assert found[0] == found[2] == 3 and {found[1], found[3]} <= {4, 5}
     assert lengths([2, 5]) == found[:2]
 
 
 def test_latents_of_fixed_length_need_no_prior():
-    space = Normalised(Table(masked=False), LatentStatistics(D, L))
+    space = NormalizedSpace(Table(masked=False), LatentStatistics(D, L))
     assert space.sample_mask(3, torch.Generator()).all()
 
 
 def test_no_prior_and_empty_texts_are_refused_in_one_line():
     with pytest.raises(UserError, match="no length prior"):
-        Normalised(Table(), LatentStatistics(D, L)).sample_mask(3, torch.Generator())
+        NormalizedSpace(Table(), LatentStatistics(D, L)).sample_mask(3, torch.Generator())
     with pytest.raises(UserError, match="2 training texts hold no tokens"):
         count_lengths(torch.tensor([0, 3, 0]), L)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latent_models.pair_lengths import count_pairs, draw, given_sources
+from latent_models.spaces.length_prior import count_pairs, counts_near_source_length, sample_length
 
 S, L = 6, 8
 
@@ -18,19 +18,19 @@ def test_pairs_are_counted_and_what_is_longer_was_cut():
 def test_a_source_is_judged_by_its_neighbours_until_there_are_enough():
     counts = torch.zeros(S + 1, L + 1)
     counts[1, 2], counts[3, 4], counts[5, 7] = 10, 1, 20
-    given = given_sources(counts, torch.tensor([1, 3, 5, 99, 0]), enough=10)
+    given = counts_near_source_length(counts, torch.tensor([1, 3, 5, 99, 0]), enough=10)
     assert given[0].nonzero().flatten().tolist() == [2]
     assert given[1].nonzero().flatten().tolist() == [2, 4, 7], "too few alone, so both neighbours count"
     assert given[2].nonzero().flatten().tolist() == [7]
     assert given[3].nonzero().flatten().tolist() == [7], "a longer source is cut to the longest"
     assert given[4].nonzero().flatten().tolist() == [2]
-    every = given_sources(counts, torch.tensor([3]), enough=1000)
+    every = counts_near_source_length(counts, torch.tensor([3]), enough=1000)
     assert torch.equal(every[0], counts.sum(0)), "there are no more than all"
 
 
 def test_a_draw_inverts_the_shares_and_never_takes_what_none_has():
     counts = torch.tensor([[0.0, 1, 0, 3], [0, 0, 5, 0]])
     for uniform, wanted in ((0.0, [1, 2]), (0.249, [1, 2]), (0.25, [3, 2]), (1 - 1e-7, [3, 2])):
-        assert draw(counts, torch.full((2,), uniform)).tolist() == wanted
-    many = draw(counts[:1].expand(20_000, -1), torch.rand(20_000, generator=torch.Generator().manual_seed(0)))
+        assert sample_length(counts, torch.full((2,), uniform)).tolist() == wanted
+    many = sample_length(counts[:1].expand(20_000, -1), torch.rand(20_000, generator=torch.Generator().manual_seed(0)))
     assert (many == 3).double().mean() == pytest.approx(0.75, abs=0.01)

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from latent_models.options import AutoencoderOptions
-from latent_models.perceiver import HeadNorm, PerceiverAutoencoder
-from latent_models.reference_weights import RULES, load_reference
-from model.reference_weights import renamed
+from latent_models.autoencoders.options import PerceiverOptions
+from latent_models.autoencoders.perceiver import PerceiverAutoencoder, QKNorm
+from latent_models.autoencoders.reference_weights import RULES, load_reference
+from model.reference_weights import rename
 from utils.errors import UserError
 
-OPTIONS = AutoencoderOptions(num_encoder_latents=4, dim_ae=64, num_layers=2)
+OPTIONS = PerceiverOptions(num_encoder_latents=4, dim_ae=64, num_layers=2)
 
 
 def autoencoder(dim_lm=128, max_seq_len=100, **changes):
@@ -23,7 +23,7 @@ def autoencoder(dim_lm=128, max_seq_len=100, **changes):
 
 @pytest.mark.parametrize("dim_ae, depth, count", [(64, 2, 17_121_408), (64, 3, 25_618_432), (256, 2, 19_441_920)])
 def test_parameter_counts_of_the_published_autoencoders(dim_ae, depth, count):
-    options = AutoencoderOptions(num_encoder_latents=32, dim_ae=dim_ae, num_layers=depth)
+    options = PerceiverOptions(num_encoder_latents=32, dim_ae=dim_ae, num_layers=depth)
     with torch.device("meta"):
         module = PerceiverAutoencoder(768, options, 64)
     assert sum(p.numel() for p in module.parameters()) == count
@@ -66,7 +66,7 @@ def test_l2_normalised_latents_have_norm_sqrt_d():
 
 def test_head_norm_is_the_published_formula():
     x = torch.randn(2, 3, 5, 64)
-    norm = HeadNorm(64)
+    norm = QKNorm(64)
     torch.nn.init.normal_(norm.gamma)
     expected = x / (x.norm(dim=-1, keepdim=True) * 64**-0.5).clamp(min=1e-8) * norm.gamma
     torch.testing.assert_close(norm(x), expected)
@@ -159,7 +159,7 @@ def reference_names(module):
 @pytest.mark.parametrize("prefix", ["", "perceiver_ae.", "module.perceiver_ae."])
 def test_published_weights_load_whatever_surrounds_them(dim_lm, prefix):
     names = reference_names(autoencoder(dim_lm))
-    assert all(renamed(reference, RULES) == ours for ours, reference in names.items())
+    assert all(rename(reference, RULES) == ours for ours, reference in names.items())
     source, module = autoencoder(dim_lm), autoencoder(dim_lm)
     for p in source.parameters():
         torch.nn.init.normal_(p)

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoTokenizer
 
 from dataset_utils import synthetic_stories
-from latent_models.language_models import LanguageModel, load_language_model
+from latent_models.language_models import LanguageModel
 from latent_models.options import PretrainingOptions
-from latent_models.pretraining.corruption import drill, hide_spans
+from latent_models.pretraining.corruption import mask_spans, random_tokens
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import SPECIAL, train_tokenizer
 from utils.errors import UserError
@@ -114,7 +114,7 @@ def runs(hidden: torch.Tensor) -> int:
 def test_spans_have_the_share_and_the_length_asked_for(share, mean_span):
     B, T = 400, 200
     ids, mask = torch.full((B, T), 9), torch.ones(B, T, dtype=torch.bool)
-    hidden = hide_spans(ids, mask, len(SPECIAL), MASK_ID, share, mean_span, uniform(2, B, T)) == MASK_ID
+    hidden = mask_spans(ids, mask, len(SPECIAL), MASK_ID, share, mean_span, uniform(2, B, T)) == MASK_ID
     assert hidden.float().mean() == pytest.approx(share, rel=0.03)
     assert hidden[:, 0].float().mean() == pytest.approx(share, abs=0.05)  # from the first token on
     # a run ends where a span ends and no other starts: with probability (1 - on)(1 - start)
@@ -130,30 +130,30 @@ def test_hiding_spares_special_tokens_padding_and_the_input():
     ids = torch.where(mask, ids, 1)
     ids[:, 0] = 0
     before = ids.clone()
-    seen = hide_spans(ids, mask, len(SPECIAL), MASK_ID, 0.5, 3.0, uniform(2, B, T))
+    seen = mask_spans(ids, mask, len(SPECIAL), MASK_ID, 0.5, 3.0, uniform(2, B, T))
     changed = seen != ids
     assert torch.equal(ids, before) and changed.any()
     assert (seen[changed] == MASK_ID).all() and (ids[changed] >= len(SPECIAL)).all() and mask[changed].all()
-    assert torch.equal(hide_spans(ids, mask, len(SPECIAL), MASK_ID, 0.0, 3.0, uniform(2, B, T)), ids)
-    everything = hide_spans(ids, mask, len(SPECIAL), MASK_ID, 1.0, 3.0, uniform(2, B, T))
+    assert torch.equal(mask_spans(ids, mask, len(SPECIAL), MASK_ID, 0.0, 3.0, uniform(2, B, T)), ids)
+    everything = mask_spans(ids, mask, len(SPECIAL), MASK_ID, 1.0, 3.0, uniform(2, B, T))
     assert (everything[ids >= len(SPECIAL)] == MASK_ID).all()
 
 
 def test_what_is_hidden_of_a_text_does_not_depend_on_its_padding():
     ids, mask, u = torch.full((4, 12), 9), torch.ones(4, 12, dtype=torch.bool), uniform(2, 4, 20)
     longer = torch.nn.functional.pad(ids, (0, 8), value=1), torch.nn.functional.pad(mask, (0, 8))
-    short = hide_spans(ids, mask, 5, MASK_ID, 0.4, 3.0, u[..., :12])
-    assert torch.equal(hide_spans(*longer, 5, MASK_ID, 0.4, 3.0, u)[:, :12], short)
+    short = mask_spans(ids, mask, 5, MASK_ID, 0.4, 3.0, u[..., :12])
+    assert torch.equal(mask_spans(*longer, 5, MASK_ID, 0.4, 3.0, u)[:, :12], short)
 
 
 def test_drills_keep_special_tokens_and_lengths_and_use_every_ordinary_token():
     ids = torch.tensor([[0] + [9] * 996 + [2, 1, 1]] * 3)
-    random = drill(ids, len(SPECIAL), 50, uniform(3, 1000))
+    random = random_tokens(ids, len(SPECIAL), 50, uniform(3, 1000))
     ordinary = ids >= len(SPECIAL)
     assert torch.equal(random[~ordinary], ids[~ordinary])
     assert set(random[ordinary].tolist()) == set(range(len(SPECIAL), 50))
     edge = torch.tensor([[1.0 - 2**-24, 0.0]])  # the ends of [0, 1)
-    assert drill(torch.tensor([[9, 9]]), len(SPECIAL), 50, edge).tolist() == [[49, 5]]
+    assert random_tokens(torch.tensor([[9, 9]]), len(SPECIAL), 50, edge).tolist() == [[49, 5]]
 
 
 # -------------------------------------------------------------------------------------------------------- the model
@@ -163,8 +163,8 @@ def test_a_small_bart_is_an_ordinary_language_model(texts, tmp_path):
     tokenizer = train_tokenizer(texts, "word", 100, OPTIONS.max_seq_len)
     torch.manual_seed(0)
     model = LanguageModel(small_bart(OPTIONS, tokenizer), tokenizer, "small", frozen=False).eval()
-    model.save(tmp_path)
-    loaded = load_language_model(str(tmp_path))
+    model.save_pretrained(tmp_path)
+    loaded = LanguageModel.from_pretrained(str(tmp_path))
     assert loaded.fingerprint() == model.fingerprint()
     assert (loaded.dim, loaded.max_length, loaded.family) == (16, 20, model.family)
     tokens = loaded.tokenize(texts, 20)
@@ -196,7 +196,7 @@ def test_a_small_bart_learns_to_copy(texts):
 
 def test_positions_start_as_one_rotation_for_all_places(texts):
     tokenizer = train_tokenizer(texts, "word", 50, 20)
-    model = small_bart(replace(OPTIONS, positions="waves"), tokenizer).model
+    model = small_bart(replace(OPTIONS, pos_init="sinusoidal"), tokenizer).model
     tables = [half.embed_positions.weight[half.embed_positions.offset :] for half in (model.encoder, model.decoder)]
     torch.testing.assert_close(tables[0], tables[1], rtol=0, atol=0)
     assert tables[0].shape == (20, 16) and tables[0].requires_grad

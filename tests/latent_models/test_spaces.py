@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from latent_models.compressed import CompressedSpace
-from latent_models.encoder_states import EncoderStatesSpace
+from latent_models.autoencoders.options import PerceiverOptions
+from latent_models.autoencoders.perceiver import PerceiverAutoencoder
 from latent_models.families import FAMILIES
-from latent_models.options import AutoencoderOptions
-from latent_models.perceiver import PerceiverAutoencoder
+from latent_models.spaces.compressed import CompressedSpace
+from latent_models.spaces.encoder_states import EncoderStatesSpace
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
@@ -23,7 +23,7 @@ def compressed(language_model):
     def of(family: str = "bart", frozen: bool = True, **options) -> CompressedSpace:
         model = language_model(family, frozen=frozen)
         torch.manual_seed(0)
-        sizes = AutoencoderOptions(num_encoder_latents=LENGTH, dim_ae=DIM, num_layers=1, **options)
+        sizes = PerceiverOptions(num_encoder_latents=LENGTH, dim_ae=DIM, num_layers=1, **options)
         return CompressedSpace(model, PerceiverAutoencoder(model.dim, sizes, 40, head_dim=8)).eval()
 
     return of
@@ -44,7 +44,7 @@ def test_any_family_is_compressed_and_written_out(compressed, batch, family):
     tokens = batch(space.language_model)
     latents = space.encode(tokens)
     assert latents.x0.shape == (4, LENGTH, DIM) == (4, space.length, space.dim)
-    assert latents.mask.shape == (4, LENGTH) and latents.mask.all() and not space.masked
+    assert latents.mask.shape == (4, LENGTH) and latents.mask.all() and not space.variable_length
     assert space.sample_mask(3, torch.Generator()).tolist() == [[True] * LENGTH] * 3
     texts = space.decode(latents, max_length=10, num_beams=2)
     assert len(texts) == 4 and space.decode(space.encode(tokens), max_length=10, num_beams=2) == texts
@@ -57,7 +57,7 @@ def test_disturbed_latents_stay_in_the_space_and_keep_their_size(compressed, bat
         x0 = 3 * space.encode(batch(space.language_model)).x0.detach()
         noise = torch.randn(x0.shape, generator=generator)
         sigma = torch.tensor([0.0, 0.3, 0.8, 1.0])
-        z = space.disturbed(space.project(x0), noise, sigma)
+        z = space.add_latent_noise(space.project(x0), noise, sigma)
         torch.testing.assert_close(z[0], space.project(x0)[0])  # sigma 0 changes nothing
         kept = torch.nn.functional.cosine_similarity(z.flatten(1), x0.flatten(1))
         assert kept[0] > kept[1] > kept[2] > kept[3]
@@ -133,12 +133,12 @@ def test_encoder_states_are_padded_to_the_length_of_the_space(language_model, ba
     tokens = batch(model)
     latents = space.encode(tokens)
     T = tokens.input_ids.shape[1]
-    assert latents.x0.shape == (4, 44, 16) == (4, space.length, space.dim) and space.masked
+    assert latents.x0.shape == (4, 44, 16) == (4, space.length, space.dim) and space.variable_length
     assert torch.equal(latents.mask[:, :T], tokens.attention_mask) and not latents.mask[:, T:].any()
     assert not latents.x0[~latents.mask].any(), "zero at padding"
     states = model.encode(tokens.input_ids, tokens.attention_mask)
     assert torch.equal(latents.x0[:, :T][tokens.attention_mask], states[tokens.attention_mask])
-    assert space.project(latents.x0) is latents.x0 and space.token_logits(latents.x0) is None
+    assert space.project(latents.x0) is latents.x0
     expected = model.generate(states, tokens.attention_mask, max_length=10, num_beams=2)
     assert space.decode(latents, max_length=10, num_beams=2) == expected
     junk = Latents(torch.where(latents.mask[..., None], latents.x0, 1e3), latents.mask)

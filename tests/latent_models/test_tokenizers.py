@@ -13,13 +13,13 @@ from tokenizers import models, normalizers
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from latent_models.options import TokenizerOptions
-from latent_models.tokenizers.from_flags import check_coverage, make_tokenizer, unknown_rate
 from latent_models.tokenizers.files import load_tokenizer
+from latent_models.tokenizers.from_flags import check_coverage, make_tokenizer, unknown_rate
 from latent_models.tokenizers.special_ids import (
-    tokenizer_rules,
-    end_id,
     check_same_tokenizer,
+    end_id,
     start_id,
+    tokenizer_rules,
 )
 from latent_models.tokenizers.training import KINDS, TokenizerTraining, train_tokenizer
 from utils.errors import UserError

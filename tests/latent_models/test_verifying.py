@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from latent_models.decoding import DECODING
 from latent_models.families import FAMILIES
+from latent_models.generation.decoding import DECODING
+from latent_models.generation.generator import TokenGenerator
 from latent_models.options import WritingOptions
-from latent_models.writing import verifying
-from latent_models.writing.verifying import Passes, drafted, end_of, redrafted
-from latent_models.writing.writer import Writer
+from latent_models.speculative import verification
+from latent_models.speculative.verification import (
+    DraftStats,
+    SpeculativeLoop,
+    end_of,
+    init_draft,
+    next_draft,
+    pop_draft_stats,
+)
 
 LENGTH = 14
-OFF = WritingOptions(drafting="off")
+
+
+def speculative(draft):
+    """A loop that verifies fixed drafts, ids (B, n)."""
+    return SpeculativeLoop(SimpleNamespace(draft_ids=lambda model, states: draft))
 
 
 def write(model, states, draft=None, options=None, length=LENGTH, **decoding):
-    """(ids (B, length), passes): greedy, from ids (B, n) as drafts; without them, token by token."""
-    model.writer = Writer(options)
-    drafts = None if draft is None else lambda asked: draft
-    ids = model.write(states, None, length, draft=drafts, **{**DECODING["greedy"], **decoding})
+    """(ids (B, length), DraftStats): greedy, from ids (B, n) as drafts; without them, token by token."""
+    model.token_generator = TokenGenerator(options)
+    loop = None if draft is None else speculative(draft)
+    ids = model.generate_ids(states, None, length, greedy_loop=loop, **{**DECODING["greedy"], **decoding})
     rows = [torch.nn.functional.pad(row[1:], (0, length + 1 - len(row)), value=model.pad_id) for row in ids]
-    return torch.stack(rows), model.writer.drafts
+    return torch.stack(rows), DraftStats() if loop is None else loop.stats
 
 
 def spoilt(greedy, vocabulary, end):
@@ -96,7 +109,7 @@ def test_what_is_done_to_scores_is_done_to_drafts(ragged, family, decoding):
         found, passes = write(model, states, draft, **decoding)
         assert torch.equal(found, plain), name
         alone = "repetition_penalty" in decoding or "no_repeat_ngram_size" in decoding
-        assert (passes.given_up == len(states)) if alone else name != "own" or passes.per_text() == 1
+        assert (passes.num_fallbacks == len(states)) if alone else name != "own" or passes.per_text() == 1
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 20])
@@ -127,7 +140,7 @@ def test_worthless_drafts_are_given_up_and_then_cost_a_token_a_step(ragged):
     looked = []
     model.model.get_decoder().register_forward_hook(lambda *call: looked.append(call[-1].last_hidden_state.shape[1]))
     found, passes = write(model, states, spoilt(plain, len(model.tokenizer), 2)["random"])
-    assert torch.equal(found, plain) and passes.given_up == len(states)
+    assert torch.equal(found, plain) and passes.num_fallbacks == len(states)
     assert looked[0] > 8 and max(looked[1:]) <= 4 and set(looked[3:]) == {1} and len(looked) <= LENGTH + 1
 
 
@@ -138,7 +151,7 @@ def test_logits_never_exist_whole(ragged, monkeypatch):
     sizes = []
     model.model.get_output_embeddings().register_forward_hook(lambda *call: sizes.append(call[-1].numel()))
     at_once = 3 * LENGTH * model.model.config.vocab_size
-    monkeypatch.setattr(verifying, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(verification, "MAX_LOGITS", at_once)
     found, _ = write(model, states, drafts["half"])
     assert torch.equal(found, plain) and max(sizes) <= at_once < plain.numel() * model.model.config.vocab_size / 2
 
@@ -146,27 +159,26 @@ def test_logits_never_exist_whole(ragged, monkeypatch):
 def test_only_greedy_decoding_of_whole_memories_asks_for_drafts(ragged):
     model, states, mask = ragged("bart")
 
-    def refuse(states):
+    def refuse(model, states):
         raise AssertionError("asked")
 
     for options, strategy, seen in (
         (WritingOptions(), "beam", None),
         (WritingOptions(), "nucleus", None),
         (WritingOptions(), "greedy", mask),
-        (OFF, "greedy", None),
         (WritingOptions(whole_batches=True), "greedy", None),
-        (WritingOptions(decoding_cache="static"), "greedy", None),
+        (WritingOptions(kv_cache="static"), "greedy", None),
     ):
-        model.writer = Writer(options)
-        model.generate(states[:4], None if seen is None else seen[:4], 4, draft=refuse, **DECODING[strategy])
-    model.writer = Writer()
+        model.token_generator = TokenGenerator(options)
+        model.generate(states[:4], None if seen is None else seen[:4], 4, greedy_loop=refuse, **DECODING[strategy])
+    model.token_generator = TokenGenerator()
     with pytest.raises(AssertionError, match="asked"):
-        model.generate(states[:4], None, 4, draft=refuse, **DECODING["greedy"])
+        model.generate(states[:4], None, 4, greedy_loop=refuse, **DECODING["greedy"])
 
 
 def test_bfloat16_is_verified_by_its_copy(ragged):
     model, states, _ = ragged("bart")
-    half = WritingOptions(decoding_precision="bf16")
+    half = WritingOptions(generation_dtype="bf16")
     plain, _ = write(model, states, options=half)
     found, passes = write(model, states, plain, options=half)
     same = (found == plain).all(1).float().mean()
@@ -176,9 +188,12 @@ def test_bfloat16_is_verified_by_its_copy(ragged):
 def test_passes_are_those_since_they_were_asked_for(ragged):
     model, states, _ = ragged("bart")
     plain, _ = write(model, states)
-    write(model, states, plain)
-    assert model.writer.passes() == (len(states), len(states)) and model.writer.passes() == (0, 0)
-    assert Passes().per_text() == 0
+    space = torch.nn.Module()
+    assert pop_draft_stats(space) == (0, 0), "nothing is attached"
+    space.greedy_loop = speculative(plain)
+    model.generate(states, None, LENGTH, greedy_loop=space.greedy_loop, **DECODING["greedy"])
+    assert pop_draft_stats(space) == (len(states), len(states)) and pop_draft_stats(space) == (0, 0)
+    assert DraftStats().per_text() == 0
 
 
 # ------------------------------------------------------------------------------------------------ parts
@@ -187,22 +202,22 @@ def test_passes_are_those_since_they_were_asked_for(ragged):
 def test_drafts_are_cut_and_filled():
     start, ends = torch.tensor([[9], [9]]), torch.tensor([2])
     draft = torch.tensor([[5, 2, 6], [5, 6, 7]])
-    assert drafted(start, draft, ends, 6).tolist() == [[9, 5, 2, 2, 2, 2], [9, 5, 6, 7, 2, 2]]
-    assert drafted(start, draft, ends, 3).tolist() == [[9, 5, 2], [9, 5, 6]]
-    assert end_of(drafted(start, draft, ends, 6), ends, torch.tensor([1, 1])).tolist() == [2, 4]
+    assert init_draft(start, draft, ends, 6).tolist() == [[9, 5, 2, 2, 2, 2], [9, 5, 6, 7, 2, 2]]
+    assert init_draft(start, draft, ends, 3).tolist() == [[9, 5, 2], [9, 5, 6]]
+    assert end_of(init_draft(start, draft, ends, 6), ends, torch.tensor([1, 1])).tolist() == [2, 4]
     none = ends[:0]
-    assert end_of(drafted(start, draft, none, 6), none, torch.tensor([1, 1])).tolist() == [6, 6]
+    assert end_of(init_draft(start, draft, none, 6), none, torch.tensor([1, 1])).tolist() == [6, 6]
 
 
 def test_the_next_draft_goes_on_after_the_same_token_else_as_the_model_said():
     first = torch.tensor([[9, 1, 2, 3, 4, 5, 6], [9, 1, 2, 3, 4, 5, 6], [9, 1, 2, 3, 4, 5, 6]])
-    said = torch.tensor([[1, 2, 4, 7], [1, 2, 8, 7], [1, 2, 3, 4]])  # of places 1 to 4
+    predicted = torch.tensor([[1, 2, 4, 7], [1, 2, 8, 7], [1, 2, 3, 4]])  # of places 1 to 4
     at, disagrees = torch.tensor([3, 3, 4]), torch.tensor([True, True, False])
-    ids, shift = redrafted(first, first, said, 1, at, torch.zeros(3, dtype=torch.long), disagrees)
+    ids, shift = next_draft(first, first, predicted, 1, at, torch.zeros(3, dtype=torch.long), disagrees)
     assert ids.tolist() == [[9, 1, 2, 4, 5, 6, 6], [9, 1, 2, 8, 7, 5, 6], [9, 1, 2, 3, 4, 5, 6]]
     assert shift.tolist() == [1, 0, 0]
     # the word before the last was missing: the one after it is found one place back
-    ids, shift = redrafted(
+    ids, shift = next_draft(
         ids[1:2], first[1:2], torch.tensor([[3, 9, 9]]), 4, torch.tensor([4]), shift[1:2], at[:1] > 0
     )
     assert ids.tolist() == [[9, 1, 2, 8, 3, 4, 5]] and shift.tolist() == [-1]

@@ -7,11 +7,11 @@ import itertools
 import pytest
 import torch
 
-from latent_models.decoding import DECODING
 from latent_models.families import FAMILIES
+from latent_models.generation.buckets import buckets
+from latent_models.generation.decoding import DECODING
+from latent_models.generation.generator import TokenGenerator, make_token_generator
 from latent_models.options import WritingOptions
-from latent_models.writing.buckets import buckets
-from latent_models.writing.writer import Writer, writer
 from utils.errors import UserError
 
 N, LENGTH = 24, 14
@@ -19,7 +19,7 @@ WHOLE = WritingOptions(whole_batches=True)
 
 
 def written(model, options, strategy, states, mask):
-    model.writer = Writer(options)
+    model.token_generator = TokenGenerator(options)
     torch.manual_seed(0)
     return model.generate(states, mask, max_length=LENGTH, **DECODING[strategy])
 
@@ -41,16 +41,16 @@ def test_every_way_of_writing_writes_the_same_texts(ragged, rows_computed, famil
             assert (max(computed) < 4 * N) == (seen is not None), "in buckets where lengths are known"
         elif seen is None:
             assert sum(computed) < whole
-        assert written(model, WritingOptions(decoding_cache="static"), strategy, states, seen) == plain
+        assert written(model, WritingOptions(kv_cache="static"), strategy, states, seen) == plain
         computed.clear()
 
 
 def test_bfloat16_is_a_copy_that_follows_the_weights(ragged):
     model, states, _ = ragged("bart")
     exact = written(model, WHOLE, "greedy", states, None)
-    half = written(model, WritingOptions(decoding_precision="bf16"), "greedy", states, None)
+    half = written(model, WritingOptions(generation_dtype="bf16"), "greedy", states, None)
     assert sum(a == b for a, b in zip(half, exact, strict=True)) > N / 2, "8 bits decide few arg-max"
-    writes = model.writer
+    writes = model.token_generator
     (_, copy) = writes._copy
     model.generate(states, None, max_length=4, **DECODING["greedy"])
     assert writes._copy[1] is copy and {p.dtype for p in copy.parameters()} == {torch.bfloat16}
@@ -62,7 +62,7 @@ def test_bfloat16_is_a_copy_that_follows_the_weights(ragged):
     assert writes._copy[1] is not copy and other != half
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for precision, same in (("run", other), ("fp32", exact)):
-            assert written(model, WritingOptions(decoding_precision=precision), "greedy", states, None) == same
+            assert written(model, WritingOptions(generation_dtype=precision), "greedy", states, None) == same
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -71,16 +71,16 @@ def test_bfloat16_follows_weights_that_train(ragged, fused):
     no trace in a parameter's version."""
     model, states, _ = ragged("bart")
     model.model.requires_grad_(True)
-    half = WritingOptions(decoding_precision="bf16")
+    half = WritingOptions(generation_dtype="bf16")
     before = written(model, half, "greedy", states, None)
-    writes = model.writer
+    writes = model.token_generator
     optimizer = torch.optim.AdamW(model.model.parameters(), lr=0.3, fused=fused)
     for p in model.model.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
     torch.manual_seed(0)
     after = model.generate(states, None, max_length=LENGTH, **DECODING["greedy"])
-    assert model.writer is writes and after == written(model, half, "greedy", states, None) != before
+    assert model.token_generator is writes and after == written(model, half, "greedy", states, None) != before
 
 
 @pytest.mark.parametrize("step_rows", [0.5, 3.0, 100.0])
@@ -102,8 +102,8 @@ def test_buckets_are_the_cheapest_of_all_cuts(step_rows):
 
 def test_a_static_cache_is_refused_where_there_is_none(language_model):
     model = language_model("bart").model
-    assert writer(WritingOptions(decoding_cache="static"), model, "a model").options.decoding_cache == "static"
+    assert make_token_generator(WritingOptions(kv_cache="static"), model, "a model").options.kv_cache == "static"
     model._can_compile_fullgraph = False
     with pytest.raises(UserError, match="no static cache for a model"):
-        writer(WritingOptions(decoding_cache="static"), model, "a model")
-    writer(WritingOptions(), model, "a model")
+        make_token_generator(WritingOptions(kv_cache="static"), model, "a model")
+    make_token_generator(WritingOptions(), model, "a model")

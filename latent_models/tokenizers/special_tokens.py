@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
-class Specials:
+class SpecialTokens:
     """One layout."""
 
     tokens: tuple[str, ...]  # ids 0, 1, ...
@@ -36,16 +36,16 @@ class Specials:
         return {**roles, "mask_token": self.mask} if self.mask else roles
 
 
-BART = Specials(
+BART = SpecialTokens(
     ("<s>", "<pad>", "</s>", "<unk>", "<mask>"), "<s>", "</s>", "<pad>", "<unk>", "<mask>",
     pair="{start} $A {end} {end} $B {end}",
 )  # fmt: skip
-BERT = Specials(("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"), "[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]")
-VOCABULARY_FILE = Specials(("[START]", "[END]", "[UNK]", "[PAD]"), "[START]", "[END]", "[PAD]", "[UNK]")
+BERT = SpecialTokens(("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"), "[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]")
+VOCABULARY_FILE = SpecialTokens(("[START]", "[END]", "[UNK]", "[PAD]"), "[START]", "[END]", "[PAD]", "[UNK]")
 LAYOUTS = (BART, BERT, VOCABULARY_FILE)
 
 
-def dressed(tokenizer: Tokenizer, specials: Specials, max_length: int) -> PreTrainedTokenizerFast:
+def wrap_fast(tokenizer: Tokenizer, specials: SpecialTokens, max_length: int) -> PreTrainedTokenizerFast:
     """The tokenizer for transformers: a text stands between start and end. max_length: in tokens, both included."""
     names = dict(start=specials.start, end=specials.end)
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latent_models.cross_entropy import LOGITS_AT_ONCE
+from latent_models.cross_entropy import MAX_LOGITS
 
 Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # table (V, D), bias (V,) -> weight and bias of a linear layer
 
@@ -30,22 +30,22 @@ def negative_distance(table: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return 2 * table, bias - table.square().sum(-1)
 
 
-HEADS: dict[str, Head] = {"inner": inner_product, "distance": negative_distance}
+ROUNDING_HEADS: dict[str, Head] = {"inner": inner_product, "distance": negative_distance}
 
 
 @torch.no_grad()
-def likeliest(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def argmax_token(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The token of highest score: (..., D) -> (...) int64. Scores are made for some points at a time."""
-    blocks = x.reshape(-1, x.shape[-1]).split(max(1, LOGITS_AT_ONCE // len(weight)))
+    blocks = x.reshape(-1, x.shape[-1]).split(max(1, MAX_LOGITS // len(weight)))
     return torch.cat([F.linear(block, weight, bias).argmax(-1) for block in blocks]).view(x.shape[:-1])
 
 
 @torch.no_grad()
-def nearest(x: Tensor, table: Tensor) -> Tensor:
+def nearest_token(x: Tensor, table: Tensor) -> Tensor:
     """The token whose embedding is nearest in Euclidean distance: (..., D) -> (...) int64.
 
     In full precision whatever autocast says: in half, neighbours of a large vocabulary are confused.
     """
     with torch.autocast(x.device.type, enabled=False):
         table = table.float()
-        return likeliest(x.float(), *negative_distance(table, table.new_zeros(len(table))))
+        return argmax_token(x.float(), *negative_distance(table, table.new_zeros(len(table))))

@@ -10,13 +10,13 @@ from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
-LOOK_EVERY = {"cpu": 1}  # tokens between looks at which rows have ended; a look waits for the device
-LOOK_EVERY_ELSEWHERE = 8
-LEAVE_BELOW = 0.8  # share of rows still writing at which those that have ended leave: moving the cache costs, too
+CHECK_EVERY = {"cpu": 1}  # tokens between looks at which rows have ended; a look waits for the device
+CHECK_EVERY_ELSEWHERE = 8
+COMPACT_BELOW = 0.8  # share of rows still writing at which those that have ended leave: moving the cache costs, too
 
 
 @torch.no_grad()
-def rows_that_leave(
+def generate_dropping_finished(
     model: Any,
     input_ids: Tensor,
     logits_processor: LogitsProcessorList,
@@ -31,7 +31,7 @@ def rows_that_leave(
     """
     count, device = len(input_ids), input_ids.device
     pad, limit = generation_config.pad_token_id, stopping_criteria.max_length
-    look = LOOK_EVERY.get(device.type, LOOK_EVERY_ELSEWHERE)
+    look = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
     written = input_ids.new_full((count, limit), pad)
     rows = torch.arange(count, device=device)  # of `written` that are still in the batch
     ids, ended, first = input_ids, torch.zeros(count, dtype=torch.bool, device=device), True
@@ -58,7 +58,7 @@ def rows_that_leave(
         if length == limit or not staying:
             written[rows, :length] = ids
             return written
-        if staying <= LEAVE_BELOW * len(ids):
+        if staying <= COMPACT_BELOW * len(ids):
             stay = (~ended).nonzero()[:, 0]
             written[rows, :length] = ids
             rows, ids, ended = rows[stay], ids[stay], ended[stay]

@@ -23,7 +23,7 @@ from transformers.generation import (
     SuppressTokensLogitsProcessor,
 )
 
-ACTS: Mapping[type, Callable[[Any, int], bool]] = {
+ACTIVE_AT: Mapping[type, Callable[[Any, int], bool]] = {
     # kind: (processor, tokens there are, the one that decoding starts from included) -> whether it changes any score
     ForcedBOSTokenLogitsProcessor: lambda processor, length: length == 1,
     ForcedEOSTokenLogitsProcessor: lambda processor, length: length == processor.max_length - 1,
@@ -35,17 +35,17 @@ ACTS: Mapping[type, Callable[[Any, int], bool]] = {
     SuppressTokensAtBeginLogitsProcessor: lambda processor, length: length == processor.begin_index,
     SuppressTokensLogitsProcessor: lambda processor, length: True,
 }
-ENDS = (EosTokenCriteria, MaxLengthCriteria)
+EOS_CRITERIA = (EosTokenCriteria, MaxLengthCriteria)
 
 
-def by_place(processors: Sequence[LogitsProcessor], criteria: Sequence[StoppingCriteria]) -> bool:
+def position_only(processors: Sequence[LogitsProcessor], criteria: Sequence[StoppingCriteria]) -> bool:
     """Whether scores and the end of a text depend on nothing but the place and the token that stands there."""
-    return all(type(p) in ACTS for p in processors) and all(type(c) in ENDS for c in criteria)
+    return all(type(p) in ACTIVE_AT for p in processors) and all(type(c) in EOS_CRITERIA for c in criteria)
 
 
-def acting(processors: Sequence[LogitsProcessor], length: int) -> list[LogitsProcessor]:
+def active_processors(processors: Sequence[LogitsProcessor], length: int) -> list[LogitsProcessor]:
     """Those that change the scores of what follows `length` tokens, in their order."""
-    return [p for p in processors if ACTS[type(p)](p, length)]
+    return [p for p in processors if ACTIVE_AT[type(p)](p, length)]
 
 
 def end_tokens(criteria: Sequence[StoppingCriteria]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from latent_models.options import TokenizerOptions
 from latent_models.tokenizers.files import load_tokenizer
-from latent_models.tokenizers.training import KINDS, Options, train_tokenizer
+from latent_models.tokenizers.training import KINDS, TokenizerTraining, train_tokenizer
 from utils.errors import UserError
 
 _MEASURED = 50_000  # texts looked at, evenly spaced
@@ -22,7 +22,7 @@ def make_tokenizer(
     vocab = options.vocab or ("word-level" if init == "random" else init)
     if vocab not in KINDS:
         return load_tokenizer(vocab, max_length, "--vocab" if options.vocab else "--embedding_init")
-    how = Options(
+    how = TokenizerTraining(
         options.vocab_size,
         options.vocab_min_frequency,
         options.vocab_lowercase,
@@ -32,7 +32,7 @@ def make_tokenizer(
     return train_tokenizer(texts, vocab, how, max_length)
 
 
-def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
+def unknown_rate(tokenizer: Any, texts: Sequence[str]) -> float:
     """Share of the words of some texts that a tokenizer does not know, in [0, 1]; special tokens do not count."""
     if tokenizer.unk_token_id is None or not texts:
         return 0.0
@@ -44,11 +44,11 @@ def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
 
 def check_coverage(tokenizer: Any, texts: Sequence[str], options: TokenizerOptions) -> float:
     """The share of words that the tokenizer does not know, for a line in the log; a UserError where it is too large."""
-    share = unknown_share(tokenizer, texts)
-    if share > options.max_unknown:
+    share = unknown_rate(tokenizer, texts)
+    if share > options.max_unk_rate:
         raise UserError(
             f"the vocabulary of {len(tokenizer):,} tokens (--vocab) does not know {100 * share:.1f} % "
-            f"of the words of the corpus, more than --max_unknown {options.max_unknown:g}: raise --vocab_size, lower "
-            "--vocab_min_frequency, or take --vocab byte-level"
+            f"of the words of the corpus, more than --config max_unk_rate={options.max_unk_rate:g}: raise --vocab_size, lower "
+            "--config vocab_min_frequency=N, or take --vocab byte-level"
         )
     return share

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from latent_models.perceiver import PerceiverAutoencoder
-from model.reference_weights import Rules, bare, load_renamed, renamed
+from latent_models.autoencoders.perceiver import PerceiverAutoencoder
+from model.reference_weights import Rules, load_renamed, rename_parameter, strip_prefixes
 
 PREFIX = "perceiver_ae."
 
@@ -40,7 +40,7 @@ def load_reference(module: PerceiverAutoencoder, state: Mapping[str, Tensor]) ->
     state: the state dict of the Perceiver alone, or of the whole model around it (prefix perceiver_ae.), whose language
     model is passed over.
     """
-    names = {key: bare(key, ("module.",)) for key in state}
+    names = {key: strip_prefixes(key, ("module.",)) for key in state}
     whole = any(name.startswith(PREFIX) for name in names.values())
-    ours = {bare(name): state[key] for key, name in names.items() if name.startswith(PREFIX) or not whole}
-    load_renamed(module, ours, lambda name: renamed(name, RULES), "autoencoder")
+    ours = {strip_prefixes(name): state[key] for key, name in names.items() if name.startswith(PREFIX) or not whole}
+    load_renamed(module, ours, lambda name: rename_parameter(name, RULES), "autoencoder")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ENOUGH = 50  # pairs that a length is drawn from, where there are so many
+MIN_PAIRS = 50  # pairs that a length is drawn from, where there are so many
 
 
 def count_pairs(sources: Tensor, texts: Tensor, shape: torch.Size) -> Tensor:
@@ -18,7 +18,7 @@ def count_pairs(sources: Tensor, texts: Tensor, shape: torch.Size) -> Tensor:
     return counts.index_put_(places, torch.ones(len(texts)), accumulate=True)
 
 
-def given_sources(counts: Tensor, sources: Tensor, enough: int = ENOUGH) -> Tensor:
+def counts_near_source_length(counts: Tensor, sources: Tensor, enough: int = MIN_PAIRS) -> Tensor:
     """Counts of text lengths for each source: those of the training sources nearest in length, `enough` of them or all.
 
     counts: (S + 1, L + 1). sources: (n,) lengths in tokens. Returns (n, L + 1).
@@ -39,7 +39,7 @@ def given_sources(counts: Tensor, sources: Tensor, enough: int = ENOUGH) -> Tens
     return torch.stack([found[source] for source in sources.clamp(max=longest).tolist()])
 
 
-def draw(counts: Tensor, uniform: Tensor) -> Tensor:
+def sample_length(counts: Tensor, uniform: Tensor) -> Tensor:
     """A length of each row of counts (n, L + 1), by inversion of uniform (n,) in [0, 1): (n,), never one of count 0."""
     total = counts.double().cumsum(1)
     reached = total > uniform.double()[:, None] * total[:, -1:]

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latent_models.options import AutoencoderOptions
+from latent_models.autoencoders.options import PerceiverOptions
 from model.attention import HEAD_DIM, attend, check_heads, split_heads
 from utils.errors import UserError
 
 
-class HeadNorm(nn.Module):
+class QKNorm(nn.Module):
     """RMS norm of each head's vector, x / rms(x) * gamma, one gamma for all heads: bounds the scores.
 
     Henry et al. 2020, arXiv:2010.04245, with a learned gain per channel.
@@ -62,8 +62,8 @@ class LatentAttention(nn.Module):
         self.kv = nn.Linear(dim_lm, 2 * inner, bias=False)  # keys first, then values
         # states and latents of the same width share one projection, as in the reference
         self.latent_kv = nn.Linear(dim, 2 * inner, bias=False) if dim != dim_lm else None
-        self.query_norm = HeadNorm(head_dim)
-        self.key_norm = HeadNorm(head_dim)
+        self.query_norm = QKNorm(head_dim)
+        self.key_norm = QKNorm(head_dim)
         self.out = nn.Linear(inner, dim)
 
     def forward(self, states: Tensor, latents: Tensor, visible: Tensor | None) -> Tensor:
@@ -85,8 +85,8 @@ class SelfAttention(nn.Module):
         self.q = nn.Linear(dim, dim, bias=False)
         self.k = nn.Linear(dim, dim, bias=False)
         self.v = nn.Linear(dim, dim, bias=False)
-        self.query_norm = HeadNorm(head_dim)
-        self.key_norm = HeadNorm(head_dim)
+        self.query_norm = QKNorm(head_dim)
+        self.key_norm = QKNorm(head_dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class PerceiverDecoder(nn.Module):
 class PerceiverAutoencoder(nn.Module):
     """Encoder states of a text <-> its latents."""
 
-    def __init__(self, dim_lm: int, options: AutoencoderOptions, max_seq_len: int, *, head_dim: int = HEAD_DIM) -> None:
+    def __init__(self, dim_lm: int, options: PerceiverOptions, max_seq_len: int, *, head_dim: int = HEAD_DIM) -> None:
         """dim_lm: width of the language model. max_seq_len: longest text, in tokens."""
         super().__init__()
         n, dim, depth = options.num_encoder_latents, options.dim_ae, options.num_layers

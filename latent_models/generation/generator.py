@@ -1,0 +1,141 @@
+"""Faster generation with identical output; decoding settings are in decoding.py.
+
+transformers decodes a batch until its longest text ends. Here:
+- a finished sequence leaves the batch and the key-value cache (dynamic_batch.py);
+- beams cannot leave one by one, so texts of similar lengths, where lengths are known, are searched together;
+- a model that generates in bfloat16 keeps a copy of its weights in it: autocast would convert frozen weights for every
+  token;
+- a greedy loop may be attached that produces several tokens per forward pass.
+Each has its flag (WritingOptions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from latent_models.generation.buckets import buckets
+from latent_models.generation.dynamic_batch import generate_dropping_finished
+from latent_models.options import WritingOptions
+from utils.errors import UserError
+from utils.sharding import is_sharded
+
+STEP_ROWS = {"cpu": 32}  # fixed cost of one decoding step, in rows of a batch
+STEP_ROWS_ELSEWHERE = 256
+Loop = Callable[..., Tensor]  # the `custom_generate` argument of transformers' generate
+GreedyLoop = Callable[[Any, Tensor], Callable[[Tensor], Loop]]
+"""(model, states (B, S, d_lm)) -> rows (b,) of them -> a loop that decodes these rows greedily, with the same result."""
+
+
+class TokenGenerator:
+    """Generates token ids from encoder states."""
+
+    def __init__(self, options: WritingOptions | None = None) -> None:
+        self.options = options or WritingOptions()
+        self._copy: tuple[Any, Any] | None = None  # version of the weights, and the model in bfloat16
+
+    def generate_ids(
+        self,
+        model: Any,
+        states: Tensor,
+        mask: Tensor | None,
+        decoding: dict[str, Any],
+        greedy_loop: GreedyLoop | None = None,
+    ) -> list[Tensor]:
+        """Ids of each text, with special tokens and possibly padding.
+
+        states: (B, S, d_lm); mask: (B, S), None where all of them may be attended to. decoding: arguments of
+        transformers' generate. A strategy that samples runs in one batch, so that its texts depend only on its seed.
+        greedy_loop: used where the strategy is greedy and mask is None.
+        """
+        device, autocast = states.device, torch.is_autocast_enabled(states.device.type)
+        dynamic = self.options.kv_cache == "dynamic" and not self.options.whole_batches
+        make_loop = None
+        if greedy_loop is not None and dynamic and mask is None and _is_greedy(decoding):
+            make_loop = greedy_loop(model, states)
+        precision = self.options.generation_dtype
+        if precision == "run" and autocast and torch.get_autocast_dtype(device.type) == torch.bfloat16:
+            precision = "bf16"
+        dtype, copied = None, precision == "bf16" and not is_sharded(model)
+        if precision == "bf16" and not copied:  # sharded weights cannot be copied
+            dtype, autocast = torch.bfloat16, True
+        with torch.autocast(device.type, dtype, enabled=autocast and precision != "fp32" and not copied):
+            model = self._in_bfloat16(model) if copied else model
+            states = states.to(model.dtype)
+            generated: list[Tensor | None] = [None] * len(states)
+            for rows in self._buckets(states, mask, decoding) if dynamic else [torch.arange(len(states))]:
+                loop = None if make_loop is None else make_loop(rows.to(device))
+                part, part_mask = states[rows.to(device)], None if mask is None else mask[rows.to(device)]
+                if part_mask is not None and dynamic:
+                    positions = torch.arange(1, part_mask.shape[1] + 1, device=device)
+                    longest = max(1, int((part_mask.any(0) * positions).max()))
+                    part, part_mask = part[:, :longest], part_mask[:, :longest]
+                if loop is None and dynamic and decoding.get("num_beams", 1) == 1:
+                    loop = generate_dropping_finished
+                for row, ids in zip(rows.tolist(), self._generate(model, part, part_mask, decoding, loop), strict=True):
+                    generated[row] = ids
+        return [ids for ids in generated if ids is not None]
+
+    def _generate(
+        self,
+        model: Any,
+        states: Tensor,
+        mask: Tensor | None,
+        decoding: dict[str, Any],
+        loop: Loop | None,
+    ) -> Any:
+        """Ids (B, T) of one batch. loop: replaces the decoding loop of transformers."""
+        if mask is None:
+            mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        kwargs: dict[str, Any] = {}
+        if loop is not None:
+            kwargs["custom_generate"] = loop
+        elif self.options.kv_cache == "static":
+            kwargs["cache_implementation"] = "static"
+        return model.generate(
+            # a new output each call: generate expands it in place for beams
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask.long(),
+            **kwargs,
+            **decoding,
+        )
+
+    def _buckets(self, states: Tensor, mask: Tensor | None, decoding: dict[str, Any]) -> list[Tensor]:
+        """Rows that are decoded together: all of them, except for beam search over texts of known lengths.
+
+        Lengths of compressed texts are unknown: a greedy pass that finds them costs what they save. Drafts reveal them,
+        but where a draft is poor, every part would fall back to decoding token by token.
+        """
+        beams = decoding.get("num_beams", 1)
+        if beams == 1 or mask is None or decoding.get("do_sample"):
+            return [torch.arange(len(states))]
+        return buckets(mask.sum(1).cpu(), STEP_ROWS.get(states.device.type, STEP_ROWS_ELSEWHERE) / beams)
+
+    def _in_bfloat16(self, model: Any) -> Any:
+        """A copy of the model in bfloat16: made again when the weights change, filled again while they train."""
+        version = (model, [(id(p), p._version) for p in model.parameters()])
+        if self._copy is None or self._copy[0] != version:
+            self._copy = version, deepcopy(model).requires_grad_(False).to(torch.bfloat16).eval()
+        elif any(p.requires_grad for p in model.parameters()):  # fused optimizers do not change versions
+            with torch.no_grad():
+                for own, p in zip(self._copy[1].parameters(), model.parameters(), strict=True):
+                    own.copy_(p)
+        return self._copy[1]
+
+
+def _is_greedy(decoding: dict[str, Any]) -> bool:
+    return decoding.get("num_beams", 1) == 1 and not decoding.get("do_sample", False)
+
+
+def make_token_generator(options: WritingOptions, model: Any, name: str) -> TokenGenerator:
+    """A token generator for a model; UserError where transformers has no static cache for its family."""
+    if options.kv_cache == "static" and not getattr(model, "_can_compile_fullgraph", False):
+        raise UserError(
+            f"--kv_cache static: transformers has no static cache for {name} ({model.config.model_type}): leave it out"
+        )
+    return TokenGenerator(options)

@@ -1,0 +1,50 @@
+"""The contract of a latent space: text to latents and back. Code above latent_models uses only this contract.
+
+A space knows tokens and language models; it does not know noise. Shapes: B texts, L positions, D channels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.records import Batch, Latents
+
+
+class LatentSpace(nn.Module, ABC):
+    """The space in which diffusion happens."""
+
+    length: int  # L, positions of a latent
+    dim: int  # D, channels of a position
+    variable_length: bool = True  # whether texts differ in their number of positions; then latents need their mask
+    one_latent_per_token: bool = False  # whether k tokens fill the first k positions; a cache then stores no padding
+    learned_with_denoiser: bool = False  # whether diffusion training changes the space; its latents are not cached
+    always_project: bool = True  # whether sampling projects every estimate; False where projecting rounds to tokens
+    has_text_decoder: bool = True  # whether decode generates text, so that it takes a decoding strategy (--decoding)
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Latents:
+        """Clean latents of a batch of tokens."""
+
+    @abstractmethod
+    def decode(self, latents: Latents, **generate: Any) -> list[str]:
+        """Texts of clean latents. generate: arguments of the decoder, see generation/decoding.py."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of all that determines what encode returns; part of the key of a latent cache."""
+
+    def project(self, x0: Tensor) -> Tensor:
+        """The nearest point of the space to an estimate (B, L, D); the identity where every point belongs to it."""
+        return x0
+
+    def losses(self, batch: Batch, latents: Latents, x0_hat: Tensor) -> dict[str, Tensor]:
+        """The space's own losses (B,) by name; training adds them to the diffusion loss. None by default."""
+        return {}
+
+    def sample_mask(self, n: int, generator: torch.Generator) -> Tensor:
+        """Masks (n, L) of the texts to be sampled: all True, or lengths drawn from those of the training set."""
+        return torch.ones(n, self.length, dtype=torch.bool)
