@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from pipelines.stages import StageTimer, Stage, banner, run_program, run_stage
+from pipelines.stages import Stage, StageTimer, banner, run_program, run_stage
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import ROOT, write_json

@@ -87,7 +87,7 @@ class PerClass(Part):
         n = min(context.options.num_samples, *(len(texts) for part in references.values() for texts in part.values()))
         references = {name: {c: texts[:n] for c, texts in part.items()} for name, part in references.items()}
         outputs = {
-            c: context.generator.sample(n, seed, context.strategies, one_class(c), quiet=context.job.quiet)
+            c: context.generator.sample(n, seed, context.strategies, one_class(c), quiet=context.run.quiet)
             for c in self.classes
         }
         assert context.classifier  # on every rank: the first trains it if there is none
@@ -101,9 +101,9 @@ class PerClass(Part):
 
     def write_extras(self, split: str) -> None:
         """Write the matrices, averaged over seeds, as eval-{split}-classes.json and as one heat map per strategy."""
-        job, names = self.context.job, self.context.corpus.class_names
+        run, names = self.context.run, self.context.corpus.class_names
         means = {row: classwise.average_seeds(results) for row, results in self._results.get(split, {}).items()}
-        folder = job.folder / "evaluation"
+        folder = run.folder / "evaluation"
         data = {"class_names": names, **{row: mean.as_dict() for row, mean in means.items()}, **self._protocol}
         data["seeds"] = max(map(len, self._results[split].values()))
         write_json(folder / f"eval-{split}-classes.json", report.nan_to_none(data))
@@ -113,9 +113,9 @@ class PerClass(Part):
             try:
                 path = plots.heat_maps(self._heat_maps(mean, means), folder / f"eval-{split}-classes-{row}.png")
             except MissingPackage as error:
-                job.log(f"note: no heat map of the classes: the package {error.package} is not installed")
+                run.log(f"note: no heat map of the classes: the package {error.package} is not installed")
                 break
-            job.log(f"classes of {row} samples: {path}")
+            run.log(f"classes of {row} samples: {path}")
 
     # ---- pieces ----------------------------------------------------------------------------------------------------
 

@@ -24,22 +24,22 @@ from evaluation.scorers import Scorer
 from latent_models.generation.decoding import strategies
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.run_context import RunContext
-from pipelines.options import ControlOptions, RoundingOptions
+from pipelines.options import ControlOptions, ClampOptions
 from pipelines.sampling.generator import TextGenerator
 from utils.seeding import seeded_generator
 
 T = TypeVar("T")
 Metrics = dict[str, Any]  # numbers by key; "protocol": everything that they depend on
 SPLIT_KEYS = {"train": "train", "valid": "val", "test": "test"}  # splits in the published keys
-EXTRA_OPTIONS = (RoundingOptions, ControlOptions)  # in the protocol if they differ from their defaults
+EXTRA_OPTIONS = (ClampOptions, ControlOptions)  # in the protocol if they differ from their defaults
 
 
 class EvaluationContext:
     """One run under evaluation: its generator, its corpus, and the models that score texts, each loaded when needed."""
 
-    def __init__(self, job: RunContext[DiffusionConfig], generator: TextGenerator, corpus: Corpus) -> None:
-        self.job, self.generator, self.corpus = job, generator, corpus
-        self.config = job.settings.config
+    def __init__(self, run: RunContext[DiffusionConfig], generator: TextGenerator, corpus: Corpus) -> None:
+        self.run, self.generator, self.corpus = run, generator, corpus
+        self.config = run.settings.config
         self.options, self.classes = self.config.evaluation, self.config.classes
         self.strategies = list(strategies(self.options.decoding))
 
@@ -50,7 +50,7 @@ class EvaluationContext:
         """The language model of --scorer, or a small one trained on the corpus and saved in the run folder."""
         texts = None if self.options.scorer else self.corpus.train.texts
         scorer = scorers.load(
-            self.options.scorer, texts=texts, folder=self.job.folder / "scorer", device=self.job.device
+            self.options.scorer, texts=texts, folder=self.run.folder / "scorer", device=self.run.device
         )
         scorer.cache_dir = self.cache_dir
         return scorer
@@ -65,8 +65,8 @@ class EvaluationContext:
             texts=train.texts,
             labels=train.labels,
             held_out=(valid.texts, valid.labels or []),
-            folder=self.job.folder / "classifier",
-            device=self.job.device,
+            folder=self.run.folder / "classifier",
+            device=self.run.device,
         )
 
     @cached_property
@@ -77,7 +77,7 @@ class EvaluationContext:
     @property
     def cache_dir(self) -> Path:
         """Disk cache of what was computed of real texts, shared by all evaluations into this folder."""
-        return self.job.folder / "evaluation" / "references"
+        return self.run.folder / "evaluation" / "references"
 
     def load_models(self) -> None:
         """Load the models that the flags name now: a missing one should raise before hours of training, not after."""
@@ -88,7 +88,7 @@ class EvaluationContext:
 
     def on_rank0(self, fn: Callable[[], T]) -> T:
         """Call fn on rank 0, while the other ranks share the scorer's forward passes; every rank gets its result."""
-        return on_rank0(self.job.dist, self.scorer, fn)
+        return on_rank0(self.run.dist, self.scorer, fn)
 
     # ---- reference texts -------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class EvaluationContext:
 
     def sampling_metadata(self) -> dict[str, Any]:
         """Return every flag that changes samples, and the number of network calls per text."""
-        settings, process, sampling = self.job.settings, self.config.process, self.config.sampling
+        settings, process, sampling = self.run.settings, self.config.process, self.config.sampling
         guided = 2 if sampling.cls_free_guidance != 1 else 1
         metadata = {name: value for name, value in asdict(sampling).items() if name != "preset"}  # it set other flags
         values, flags = settings.values, settings.program.flags

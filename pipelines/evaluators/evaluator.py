@@ -63,42 +63,42 @@ class Evaluator:
 
         Returns name and value of the metric that selects the best checkpoint, on rank 0; None if there is none.
         """
-        job, score = self.context.job, None
+        run, score = self.context.run, None
         result = self._evaluate_seed("valid", 42)
-        if job.dist.is_main:
+        if run.dist.is_main:
             self.output.write_training(result.samples, step, self._milestone(step))
-            job.logger.record(numbers_of(result.metrics), step)
-            write_json(job.folder / "metrics.json", report.nan_to_none({"step": step, **result.metrics}))
-            job.log(self.output.table(result.metrics, f"step {step}", "valid"))
+            run.logger.record(numbers_of(result.metrics), step)
+            write_json(run.folder / "metrics.json", report.nan_to_none({"step": step, **result.metrics}))
+            run.log(self.output.table(result.metrics, f"step {step}", "valid"))
             score = self.output.best_score(result.metrics)
-        job.dist.barrier()
+        run.dist.barrier()
         return score
 
     def evaluate_run(self) -> int:
         """Run --eval, --eval_test or --gen_data. Returns the exit code."""
-        context, job, options = self.context, self.context.job, self.context.options
+        context, run, options = self.context, self.context.run, self.context.options
         if options.gen_data:
-            write_synthetic(job, context.generator, context.corpus, options, TEST_SEEDS)
+            write_synthetic(run, context.generator, context.corpus, options, TEST_SEEDS)
             return 0
         split, seeds = ("test", TEST_SEEDS) if options.eval_test else ("valid", (42,))
-        folder, results = job.folder / "evaluation", []
+        folder, results = run.folder / "evaluation", []
         for seed in seeds:
             result = self._evaluate_seed(split, seed)
-            if job.dist.is_main:
+            if run.dist.is_main:
                 self.output.write_run(result.samples, split, seed)
-            job.log(self.output.table(result.metrics, f"seed {seed}, {split} split", split))
+            run.log(self.output.table(result.metrics, f"seed {seed}, {split} split", split))
             results.append(result.metrics)
         by_seed, summary = results[0], over_seeds(results)
         if len(seeds) > 1:
             by_seed = {k: v for s, r in zip(seeds, results, strict=True) for k, v in with_seed_suffix(r, s).items()}
-        if job.dist.is_main:
+        if run.dist.is_main:
             report.write(folder, f"eval-{split}", by_seed if len(seeds) == 1 else {**by_seed, **summary})
             for part in self.parts:
                 part.write_extras(split)
-        job.logger.record(numbers_of(by_seed), 0)
+        run.logger.record(numbers_of(by_seed), 0)
         if len(seeds) > 1:
-            job.log(report.table(summary, f"mean and standard deviation over seeds {seeds[0]} to {seeds[-1]}"))
-        job.log(f"written to {folder}")
+            run.log(report.table(summary, f"mean and standard deviation over seeds {seeds[0]} to {seeds[-1]}"))
+        run.log(f"written to {folder}")
         return 0
 
     def _evaluate_seed(self, split: str, seed: int) -> PartResult:
@@ -124,19 +124,19 @@ class TextOutput:
         self.context = context
 
     def write_training(self, samples: SampleTable, step: int, milestone: int) -> None:
-        job = self.context.job
+        run = self.context.run
         for (prefix, strategy), texts in samples.items():
-            write_text(job.folder / f"{prefix}{strategy}-sample-{milestone}.txt", to_lines(texts))
-            job.logger.table(f"model/{strategy}/{prefix}samples", ["text"], [[text] for text in texts[:50]], step)
-            job.log(f"step {step}, {prefix}{strategy}:\n{report.format_samples(texts, NUM_SHOWN)}")
+            write_text(run.folder / f"{prefix}{strategy}-sample-{milestone}.txt", to_lines(texts))
+            run.logger.table(f"model/{strategy}/{prefix}samples", ["text"], [[text] for text in texts[:50]], step)
+            run.log(f"step {step}, {prefix}{strategy}:\n{report.format_samples(texts, NUM_SHOWN)}")
 
     def write_run(self, samples: SampleTable, split: str, seed: int) -> None:
-        job = self.context.job
+        run = self.context.run
         for (prefix, strategy), texts in samples.items():
             name = f"eval-{split}-seed{seed}-{prefix}{strategy}"
-            write_json(job.folder / "evaluation" / f"{name}-samples.json", texts)
-            write_text(job.folder / "evaluation" / f"{name}-samples.txt", to_lines(texts))
-            job.log(f"{name}:\n{report.format_samples(texts, NUM_SHOWN)}")
+            write_json(run.folder / "evaluation" / f"{name}-samples.json", texts)
+            write_text(run.folder / "evaluation" / f"{name}-samples.txt", to_lines(texts))
+            run.log(f"{name}:\n{report.format_samples(texts, NUM_SHOWN)}")
 
     def table(self, metrics: Metrics, title: str, split: str) -> str:
         return report.table(metrics, f"{title}, {self.context.num_samples(split)} samples")
@@ -146,13 +146,13 @@ class TextOutput:
 
 
 def make_evaluator(
-    job: RunContext[DiffusionConfig], generator: TextGenerator, corpus: Corpus, sources: Sources | None = None
+    run: RunContext[DiffusionConfig], generator: TextGenerator, corpus: Corpus, sources: Sources | None = None
 ) -> Evaluator:
     """Compose the evaluator of a run. sources: of a sequence-to-sequence run; they need a corpus of pairs.
 
     Raises UserError if --class_id names no class, or if a split lacks texts of a class with which to compare samples.
     """
-    context = EvaluationContext(job, generator, corpus)
+    context = EvaluationContext(run, generator, corpus)
     config = context.config
     if sources is not None:
         pairs = Pairs(context, sources)
@@ -166,14 +166,14 @@ def make_evaluator(
             context.classes.class_id,
             corpus.class_names,
             config.process.class_unconditional_prob,
-            training=not job.is_eval,
+            training=not run.is_eval,
         )
         if selection.joint:
             parts.append(AllClasses(context, selection.joint))
         if selection.per_class:
             splits = ("test" if context.options.eval_test else "valid", "train")
-            parts.append(PerClass(context, selection.per_class, splits, with_held_out=job.is_eval))
+            parts.append(PerClass(context, selection.per_class, splits, with_held_out=run.is_eval))
         references: list[Part] = [References(context), ClassReferences(context)]
     else:
         parts, references = [Samples(context)], [References(context)]
-    return Evaluator(context, [*parts, *references] if job.is_eval else parts, output)
+    return Evaluator(context, [*parts, *references] if run.is_eval else parts, output)

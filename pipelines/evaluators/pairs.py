@@ -51,21 +51,21 @@ class Pairs(Part):
 
     def load_models(self) -> None:
         if self.options.bertscore_model is not None:
-            load_bertscore(self.options.bertscore_model, str(self.context.job.device))
+            load_bertscore(self.options.bertscore_model, str(self.context.run.device))
 
     def evaluate_seed(self, split: str, seed: int) -> PartResult:
         context, num_samples = self.context, self.context.options.num_samples
         part = context.corpus.splits[split].select(context.shuffled_rows(split, seed)[:num_samples])
         sources, k = part.sources or [], self.options.seq2seq_candidates
         classes = self._requested_classes(part.labels)
-        class_ids = None if classes is None else torch.tensor(classes, device=context.job.device)
+        class_ids = None if classes is None else torch.tensor(classes, device=context.run.device)
         candidates = context.generator.candidates(
             len(part),
             k,
             seed,
             context.strategies,
             self.sources.make_inputs(sources, seed, class_ids),
-            quiet=context.job.quiet,
+            quiet=context.run.quiet,
         )
         metrics, records = context.on_rank0(lambda: self._score(candidates, part, split, seed))
         metrics |= context.generator.timer.metadata()
@@ -88,7 +88,7 @@ class Pairs(Part):
         self, candidates: Mapping[str, list[list[str]]], part: Split, split: str, seed: int
     ) -> tuple[Metrics, dict[str, list[Record]]]:
         """Compute the metrics of the candidates and of the references, and one record per source."""
-        context, model, device = self.context, self.options.bertscore_model, str(self.context.job.device)
+        context, model, device = self.context, self.options.bertscore_model, str(self.context.run.device)
         metrics: Metrics = {}
         records: dict[str, list[Record]] = {}
         for strategy, rows in candidates.items():
@@ -141,18 +141,18 @@ class Pairs(Part):
     # ---- output: evaluator.Output ----------------------------------------------------------------------------------
 
     def write_training(self, samples: Mapping[tuple[str, str], list[Record]], step: int, milestone: int) -> None:
-        job = self.context.job
+        run = self.context.run
         for (_, strategy), records in samples.items():
-            write_json(job.folder / f"{strategy}-pairs-{milestone}.json", records)
+            write_json(run.folder / f"{strategy}-pairs-{milestone}.json", records)
             rows = [[r["source"], r["reference"], r["sample"], r["chosen"]] for r in records[:50]]
-            job.logger.table(f"seq2seq/{strategy}/samples", ["source", "reference", "one sample", "chosen"], rows, step)
-            job.log(f"step {step}, {strategy}:\n{format_records(records)}")
+            run.logger.table(f"seq2seq/{strategy}/samples", ["source", "reference", "one sample", "chosen"], rows, step)
+            run.log(f"step {step}, {strategy}:\n{format_records(records)}")
 
     def write_run(self, samples: Mapping[tuple[str, str], list[Record]], split: str, seed: int) -> None:
-        job = self.context.job
+        run = self.context.run
         for (_, strategy), records in samples.items():
-            write_json(job.folder / "evaluation" / f"eval-{split}-seed{seed}-{strategy}-pairs.json", records)
-            job.log(f"seed {seed}, {strategy}:\n{format_records(records)}")
+            write_json(run.folder / "evaluation" / f"eval-{split}-seed{seed}-{strategy}-pairs.json", records)
+            run.log(f"seed {seed}, {strategy}:\n{format_records(records)}")
 
     def table(self, metrics: Metrics, title: str, split: str) -> str:
         """Format a comparison of the kinds of candidates for each strategy, then every other number."""

@@ -16,7 +16,7 @@ from utils.run_folder import write_text
 
 
 def write_synthetic(
-    job: RunContext[DiffusionConfig],
+    run: RunContext[DiffusionConfig],
     generator: TextGenerator,
     corpus: Corpus,
     options: EvaluationOptions,
@@ -27,7 +27,7 @@ def write_synthetic(
     Decoded by the first strategy of --decoding. A file can be used for training: --train_file FILE --valid_file ...
     Raises UserError if the run has no classes, or if num_samples is not a multiple of their number.
     """
-    n, classes, settings = options.num_samples, corpus.num_classes, job.settings
+    n, classes, settings = options.num_samples, corpus.num_classes, run.settings
     if not settings.config.denoiser.class_conditional:
         raise UserError(f"--gen_data needs a class-conditional run, and {settings.config.run.resume_dir} is not one")
     if "class_id" in settings.explicit and settings.config.classes.class_id is not None:
@@ -44,9 +44,9 @@ def write_synthetic(
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         for c in range(classes):
-            sampled = generator.sample(n // classes, seed, (strategy,), one_class(c), quiet=job.quiet)
+            sampled = generator.sample(n // classes, seed, (strategy,), one_class(c), quiet=run.quiet)
             writer.writerows([text, c] for text in sampled.texts[strategy])
-        path = job.folder / f"synth_sample{n}_seed{seed}.csv"
-        if job.dist.is_main:
+        path = run.folder / f"synth_sample{n}_seed{seed}.csv"
+        if run.dist.is_main:
             write_text(path, file.getvalue())
-        job.log(f"wrote {path}")
+        run.log(f"wrote {path}")

@@ -44,7 +44,7 @@ def sample_and_score(
 ) -> tuple[PartResult, SampleOutput]:
     """Sample as many texts as there are references, and compute their metrics for each decoding strategy."""
     n = context.num_samples(split)
-    output = context.generator.sample(n, seed, context.strategies, conditions, quiet=context.job.quiet)
+    output = context.generator.sample(n, seed, context.strategies, conditions, quiet=context.run.quiet)
     references = {SPLIT_KEYS[name]: context.shuffled_texts(name, seed)[:n] for name in (split, "train")}
 
     def score() -> Metrics:

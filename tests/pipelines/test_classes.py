@@ -10,7 +10,16 @@ import torch
 
 from dataset_utils import readers
 from dataset_utils.columns import Columns, collect_rows
-from pipelines.sampling.classes import ALL, NO_LABEL, NULL, PRIOR, ClassSelection, TrainingClassPrior, select_classes, class_index
+from pipelines.sampling.classes import (
+    ALL,
+    NO_LABEL,
+    NULL,
+    PRIOR,
+    ClassSelection,
+    TrainingClassPrior,
+    class_index,
+    select_classes,
+)
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
 from utils.train_eval import eval_mode

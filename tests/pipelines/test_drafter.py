@@ -11,8 +11,8 @@ import torch
 
 from pipelines import train_draft_model
 from pipelines.cli.programs import DRAFT_MODEL
-from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.steps.draft_model import DraftModelStep
+from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
@@ -146,7 +146,7 @@ def test_mistakes_are_one_line(programs, chain, drafted, tmp_path):
     with pytest.raises(UserError, match="already holds a run: continue it with"):
         programs.drafter(drafted)
     with pytest.raises(UserError, match="--latent_model_path is missing"):
-        train_draft_model.run(parse(DRAFT_MODEL, []))
+        train_draft_model.train(parse(DRAFT_MODEL, []))
     with pytest.raises(UserError, match="is not the run of an autoencoder"):
         programs.drafter(chain / "diff")
     with pytest.raises(UserError, match="--draft_model_dim is 40, which is not a multiple"):
@@ -172,7 +172,7 @@ def test_drafters_resume_exactly(programs, chain, stopped_run, fingerprints, tmp
 def test_dry_run_builds_and_writes_nothing(chain, contents, capsys):
     before = contents(chain / "ae")
     words = f"--latent_model_path {chain / 'ae'} --dry_run --draft_model_depth 3"
-    assert train_draft_model.run(parse(DRAFT_MODEL, words.split())) == 0
+    assert train_draft_model.train(parse(DRAFT_MODEL, words.split())) == 0
     out = capsys.readouterr().out
     assert "drafter: blocks.2.down.weight [32, 64]" in out and "truncated" in out
     assert contents(chain / "ae") == before

@@ -11,8 +11,8 @@ import torch
 
 from latent_models.language_models import LanguageModel
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.steps.diffusion import DiffusionStep
+from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
