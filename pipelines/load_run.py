@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.builders.components import Components, load_trained_weights, build_components
+from pipelines.builders.components import Components, build_components, load_trained_weights
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.cli.programs import DIFFUSION
 from pipelines.run_context import check_same_program

@@ -21,7 +21,7 @@ from latent_models.spaces.normalization import NormalizedSpace
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions
 from pipelines.builders.diffusion_process import DiffusionProcess
-from pipelines.options import ControlOptions, RoundingOptions
+from pipelines.options import ControlOptions, ClampOptions
 from pipelines.sampling.classes import class_index
 from pipelines.sampling.sampler_call import SamplerCall
 from utils import checkpoints
@@ -100,7 +100,7 @@ class RoundingHook:
     For a space whose `project` returns the nearest embedding.
     """
 
-    def __init__(self, options: RoundingOptions, space: LatentSpace) -> None:
+    def __init__(self, options: ClampOptions, space: LatentSpace) -> None:
         self.options, self.space = options, space
 
     def __call__(self, call: SamplerCall) -> None:

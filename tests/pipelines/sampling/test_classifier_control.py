@@ -38,7 +38,7 @@ def train(run, label_file, out, flags=""):
     words += (
         " --classifier_dim 64 --classifier_depth 1 --classifier_dropout 0 --num_train_steps 30 --train_batch_size 16"
     )
-    return train_classifier.run(parse(CLASSIFIER, f"{words} --log_every 10 --lr_warmup_steps 2 {flags}".split()))
+    return train_classifier.train(parse(CLASSIFIER, f"{words} --log_every 10 --lr_warmup_steps 2 {flags}".split()))
 
 
 @pytest.fixture(scope="module", params=["embeddings", "compressed"])
@@ -77,7 +77,7 @@ def test_control_raises_the_probability_of_the_label(controlled, kind, sampler):
 def test_training_of_a_classifier_can_be_resumed(embedded, label_file, tmp_path):
     assert train(embedded, label_file, tmp_path / "run", "--num_train_steps 2") == 0
     words = f"--resume_training --resume_dir {tmp_path / 'run'}"
-    assert train_classifier.run(parse(CLASSIFIER, words.split())) == 0
+    assert train_classifier.train(parse(CLASSIFIER, words.split())) == 0
 
 
 def test_a_dry_run_lists_the_parameters_and_writes_no_file(
@@ -92,11 +92,11 @@ def test_a_dry_run_lists_the_parameters_and_writes_no_file(
         assert space.split()[2] == "0", "the latent space has no trainable parameters"
         assert "truncated" in out and contents(run) == before and not (tmp_path / "out").exists()
     absent = f"--diffusion_run {run} --dataset_name sst --dry_run"
-    assert train_classifier.run(parse(CLASSIFIER, absent.split())) == 0
+    assert train_classifier.train(parse(CLASSIFIER, absent.split())) == 0
     assert "note: sst is not in datasets" in capsys.readouterr().err
     with pytest.raises(UserError, match="a classifier needs labels"):
         words = f"--diffusion_run {run} --dry_run --label_column none {programs.data}"
-        train_classifier.run(parse(CLASSIFIER, words.split()))
+        train_classifier.train(parse(CLASSIFIER, words.split()))
 
 
 def test_incomplete_flags_and_classifiers_of_other_latents_are_refused(
