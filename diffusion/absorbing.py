@@ -58,7 +58,9 @@ def mask_probability(level: NoiseLevel, rate: float) -> Tensor:
     return rate * level.sigma.flatten(1)[:, 0]
 
 
-def mask_positions(z_t: Tensor, state: Tensor, probability: Tensor, uniform: Tensor, mask: Tensor | None = None) -> Tensor:
+def mask_positions(
+    z_t: Tensor, state: Tensor, probability: Tensor, uniform: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """z_t (B, L, D) with whole positions replaced by m, each with the probability (B,) of its text.
 
     uniform: (B, L) in [0, 1), drawn by the caller for the global batch. mask: (B, L), True where positions may be
@@ -100,10 +102,11 @@ def shift_sampler(sampler: Sampler, shift: Tensor) -> Sampler:
 
 
 def remask_hook(state: Tensor, rate: float, step_generator: StepGenerator, mask: Tensor | None = None) -> StepHook:
-    """Discrete noise while sampling: after a step with noise of size std each position becomes m with std * rate.
+    """Discrete noise while sampling: after a step with noise of size std, each position becomes m with
+    probability std * rate.
 
-    Never at t = 0; with a deterministic sampler, whose std is zero, nothing is replaced. mask: (B, L), True where that
-    may happen. generator_at: step -> a seeded generator.
+    Nothing is replaced at t = 0, nor with a deterministic sampler, whose std is zero. mask: (B, L), True where
+    positions may be replaced. step_generator: step -> a seeded generator.
     """
 
     def step_hook(z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:

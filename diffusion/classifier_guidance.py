@@ -1,14 +1,15 @@
-"""Control by the gradient of a classifier on noised latents.
+"""Classifier guidance: the gradient of a classifier on noised latents.
 
     log_prob: (z (B, L, D), t (B,) or (1,)) -> log p(label | z_t) (B,), in nats, differentiable in z
 
-    steered(denoise, log_prob, schedule, strength)     a wrapper: shifts every estimate of x0, one gradient a step
-    control(log_prob, schedule, strength=, steps=, fluency=, rate=, langevin=)
-        a `correct` for samplers: several gradient steps after each transition, held back by a fluency term
-    gradient(log_prob, z, t)                           of log p with respect to z, (B, L, D)
+    classifier_guided(denoise, log_prob, schedule, strength)
+        a wrapper: shifts every estimate of x0, one gradient a step
+    classifier_guidance_hook(log_prob, schedule, strength=, steps=, fluency=, rate=, langevin=)
+        a step hook of samplers: several gradient steps after each step, with a fluency term
+    grad_log_prob(log_prob, z, t)
+        of log p with respect to z, (B, L, D)
 
-Both climb: what they return is more probably of the label. Knows nothing of classifiers or labels: they are in
-log_prob, as is the choice of positions that it reads.
+Both increase log p(label | z). The classifier, the label and the positions that count are inside log_prob.
 """
 
 from __future__ import annotations
@@ -59,37 +60,37 @@ def classifier_guidance_hook(
     rate: float = 0.5,
     langevin: StepGenerator | None = None,
 ) -> StepHook:
-    """After each transition to s: gradient steps that climb, from z,
+    """After each sampler step to s: gradient ascent, from z, on
 
         strength * log p(label | z_s) - fluency * |z - mean|^2 / (2 std^2)
 
-    The second term is log p(z_s | z_t), what the diffusion itself says of z: it keeps z where the network will find
-    it plausible. Its width std is that of ancestral sampling, whichever sampler walks; a step is in units of std^2,
+    The second term is log p(z_s | z_t) of the diffusion: it keeps z in the region that the network was trained on. Its
+    width std is that of ancestral sampling, for every sampler; a gradient step is in units of std^2,
 
         z <- z + rate * (strength * std^2 * grad log p - fluency * (z - mean))
 
     so the fluency term alone is stable at every noise level, and many steps end at
-    mean + strength / fluency * std^2 * grad log p. None is taken on arrival at t = 0, where nothing is left to move.
-    A label whose own slope is steep wants a small rate: steps that are too long jump across its top.
+    mean + strength / fluency * std^2 * grad log p. There is none at t = 0, where sampling has ended.
+    A label with a steep gradient needs a small rate: steps that are too long overshoot the maximum.
 
-    strength: weight of the label. steps: gradients after each transition. fluency: 0 lets z go as far as the steps
-    reach; 1 is the published objective up to a factor. rate: length of a step, in (0, 1].
+    strength: weight of the label. steps: gradient steps after each sampler step. fluency: weight of the second term; 0
+    leaves it out, 1 is the published objective up to a factor. rate: step size, in (0, 1].
     langevin: step -> generator: each gradient step then adds sqrt(2 rate) std noise, so that many of them draw from
-        p(z_s | z_t)^fluency p(label | z_s)^strength instead of climbing to its top.
+        p(z_s | z_t)^fluency p(label | z_s)^strength instead of moving to its maximum.
     Source: Li et al. 2022, arXiv:2205.14217, section 5.1. Differs from it: plain steps in units of std^2 in place of
     Adagrad, whose first step has one length at every noise level. For a deterministic sampler mean is its z.
     """
     if steps < 1 or not 0 < rate <= 1 or fluency < 0:
         raise ValueError(
-            f"control by {steps} steps of rate {rate} with fluency {fluency}: "
-            "give 1 step or more, a rate in (0, 1], and a fluency of 0 or more"
+            f"classifier guidance with {steps} steps of size {rate} and fluency weight {fluency}: "
+            "use 1 step or more, a size in (0, 1], and a weight of 0 or more"
         )
 
     def step_hook(z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
         if s == 0:
             return z
-        now, then = schedule(t), schedule(s)
-        variance = std**2 if std > 0 else step_variance(now, then) * (then.sigma / now.sigma) ** 2
+        level_t, level_s = schedule(t), schedule(s)
+        variance = std**2 if std > 0 else step_variance(level_t, level_s) * (level_s.sigma / level_t.sigma) ** 2
         times = torch.full((1,), float(s), dtype=z.dtype, device=z.device)
         generator = None if langevin is None else langevin(step)
         for _ in range(steps):

@@ -1,19 +1,18 @@
-"""Progressive distillation: one step of a student's sampler is taught what several of a teacher's come to.
+"""Deterministic DDIM as a map between noise levels, and two inverses of it: for distillation, and from data to noise.
 
-    jump(z, x0, now, then)          -> z where a step of DDIM ends
-    jump_target(z, z_then, now, then) -> the x0 whose step of DDIM ends at z_then
+    ddim_step(z, x0, level_t, level_s)              -> z at level_s
+    ddim_target_x0(z, z_s, level_t, level_s)        -> the x0 whose DDIM step ends at z_s
+    eps_from_x0(z, x0, level)                       -> eps
+    invert_ddim(denoise, schedule, timesteps, x0)   -> z at timesteps[0]; sample_ddim returns x0 from it
 
-A student of K steps estimates no x0 of the data but for its last step: it says what leads to the teacher's z at the
-next of its own K times. So its estimates are right for that grid and DDIM alone, and are projected to where data lies
-at the last step only.
+Progressive distillation: one step of a student's sampler learns the result of several steps of its teacher. Except at
+its last step, a student of K steps predicts the x0 whose DDIM step lands on the teacher's z at the next of the
+student's K times. So its estimates are valid for that grid and for DDIM only, and are projected at the last step only.
 Source: Salimans and Ho 2022, arXiv:2202.00512, Algorithm 2. A guided teacher: Meng et al. 2023, arXiv:2210.03142.
-Differs from them: the number of steps is not halved again and again, but cut to K at once, and the student may learn
-from where its own steps have led it.
+Differs from them: the number of steps is cut to K at once instead of halved repeatedly, and the student may train from
+states that its own steps reach.
 
-From data to the noise that DDIM would make it of: for editing, interpolation, and to see what a model holds likely.
-
-invert_ddim(denoise, schedule, timesteps, x0, iterations=5) -> z at timesteps[0]
-sample_ddim(denoise, schedule, timesteps, z)                 -> x0 again
+Inversion serves editing and interpolation.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from diffusion.sampler_steps import iterate_steps
 from diffusion.schedules import NoiseLevel, Schedule
 
 
-def ddim_step(z: Tensor, x0: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+def ddim_step(z: Tensor, x0: Tensor, level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
     """Deterministic DDIM from one noise level to a lower one, (B, L, D); Song et al. 2021, arXiv:2010.02502, eq. 12."""
-    return (then.alpha * x0 + then.sigma * (z - now.alpha * x0) / now.sigma).to(z.dtype)
+    return (level_s.alpha * x0 + level_s.sigma * (z - level_t.alpha * x0) / level_t.sigma).to(z.dtype)
 
 
-def ddim_target_x0(z: Tensor, z_then: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+def ddim_target_x0(z: Tensor, z_then: Tensor, level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
     """The x0 (B, L, D) with jump(z, x0, now, then) = z_then. `then` is less noisy than `now`."""
-    ratio = then.sigma / now.sigma
-    return ((z_then - ratio * z) / (then.alpha - ratio * now.alpha)).to(z.dtype)
+    ratio = level_s.sigma / level_t.sigma
+    return ((z_then - ratio * z) / (level_s.alpha - ratio * level_t.alpha)).to(z.dtype)
 
 
 def eps_from_x0(z: Tensor, x0: Tensor, level: NoiseLevel) -> Tensor:
@@ -65,15 +64,15 @@ def invert_ddim(denoise: Denoise, schedule: Schedule, timesteps: Tensor, x0: Ten
     z = x0
     eps: Tensor | None = None
     x0_prev: Tensor | None = None
-    for at in reversed(list(iterate_steps(schedule, timesteps, x0))):
-        now, then = at.now, at.then
+    for step in reversed(list(iterate_steps(schedule, timesteps, x0))):
+        level_t, level_s = step.level_t, step.level_s
         # t = 0 is data itself: the sampler's last step returns x0_hat
-        alpha, sigma = (torch.ones(()), torch.zeros(())) if at.s == 0 else (then.alpha, then.sigma)
-        slope = alpha * now.alpha + sigma * now.sigma
+        alpha, sigma = (torch.ones(()), torch.zeros(())) if step.s == 0 else (level_s.alpha, level_s.sigma)
+        slope = alpha * level_t.alpha + sigma * level_t.sigma
         wanted = z
-        z = wanted / slope if x0_prev is None or eps is None else now.alpha * x0_prev + now.sigma * eps
+        z = wanted / slope if x0_prev is None or eps is None else level_t.alpha * x0_prev + level_t.sigma * eps
         for _ in range(iterations):
-            x0_prev = denoise(z, at.times, x0_prev)
-            eps = (z - now.alpha * x0_prev) / now.sigma
+            x0_prev = denoise(z, step.times, x0_prev)
+            eps = (z - level_t.alpha * x0_prev) / level_t.sigma
             z = z + (wanted - alpha * x0_prev - sigma * eps) / slope
     return z

@@ -1,19 +1,19 @@
-"""From a network to a function that estimates x0, which is all that samplers ask for.
+"""From a network to a function that estimates x0, the only thing that samplers need.
 
     network: (z (B, L, D), time (B,), x0_prev (B, L, D) or None) -> prediction (B, L, D)
     Denoise: (z (B, L, D), t (B,),    x0_prev (B, L, D) or None) -> x0_hat (B, L, D)
 
-Mask and condition are bound inside the network. Samplers take all texts along at one time, and give it as (1,): what
-the network computes of time alone it then computes once.
+Mask and condition are bound inside the network. A sampler passes one time for all texts, (1,), so that the network
+computes what depends on time alone once.
 Wrappers turn one Denoise into another, in this order, inside out:
 
-    make_denoise        network and to_x0
-    guided              classifier-free guidance (diffusion/guidance)
-    steered             by the gradient of a classifier (diffusion/classifier_guidance)
-    projected, clamped  back to where data lies, always or at some times
-    anchored            given positions (diffusion/guidance)
+    make_denoise                 network and to_x0
+    classifier_free_guided       classifier-free guidance (diffusion/guidance)
+    classifier_guided            the gradient of a classifier (diffusion/classifier_guidance)
+    project_x0, clamp_x0         the nearest point of the data space, always or at some times
+    with_known_positions         positions that stay clean (diffusion/guidance)
 
-So what one sampler can do, all can. x0_prev is the last estimate that the outermost wrapper returned.
+So every wrapper works with every sampler. x0_prev is the last estimate that the outermost wrapper returned.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TIME_INPUT_KINDS = ("alpha_bar", "index")
 
 
 def get_time_input(schedule: Schedule, t: Tensor, kind: str = "alpha_bar", timesteps: int | None = None) -> Tensor:
-    """What the network is told of time, of the shape of t, in [0, 1]; it multiplies by 1000 itself.
+    """The time input of the network, shaped like t, in [0, 1]; the network multiplies it by 1000.
 
     alpha_bar: alpha_bar(t), so that a network trained under one schedule can be sampled under another.
     index: of a chain of T steps i / T = t - 1 / T, so that with T = 1000 the network sees the integers 0 to 999 of
@@ -45,7 +45,7 @@ def get_time_input(schedule: Schedule, t: Tensor, kind: str = "alpha_bar", times
     if kind == "index":
         timesteps = timesteps or num_timesteps(schedule)
         return t if timesteps is None else (t - 1 / timesteps).clamp(min=0)
-    raise ValueError(f"no time input is called {kind!r}: use one of {', '.join(TIME_INPUT_KINDS)}")
+    raise ValueError(f"unknown time input {kind!r}: use one of {', '.join(TIME_INPUT_KINDS)}")
 
 
 def make_denoise(
@@ -57,7 +57,7 @@ def make_denoise(
     *,
     shift: Tensor | None = None,
 ) -> Denoise:
-    """The network as an estimate of x0, whatever it was trained to predict.
+    """The network as an estimate of x0, for any objective.
 
     shift: (B, L, D), where noise drifts to an absorbing state (diffusion/absorbing) instead of zero.
     """
@@ -68,7 +68,7 @@ def make_denoise(
         prediction = network(z, time, x0_prev).to(z.dtype)  # autocast may have lowered it
         level = broadcast_level(schedule, t, z)
         if shift is not None:
-            z = z - (1 - level.alpha) * shift.to(z)  # what is left is alpha x0 + sigma eps
+            z = z - (1 - level.alpha) * shift.to(z)  # the rest is alpha x0 + sigma eps
         return to_x0(objective, prediction, z, level)
 
     return denoise

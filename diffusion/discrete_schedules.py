@@ -1,10 +1,10 @@
-"""Discrete chains: schedules of T steps, given by their betas.
+"""Discrete noise schedules: chains of T steps, given by their betas.
 
-    make_discrete(name, T) -> Chain, a schedule t -> NoiseLevel with .timesteps = T
-    DISCRETE: name -> (T -> betas (T,) float64)
+    make_discrete_schedule(name, T) -> DiscreteSchedule, a schedule t -> NoiseLevel with .timesteps = T
+    DISCRETE_SCHEDULES: name -> (T -> betas (T,) float64)
 
-Step i (0 is the cleanest) has the time t = (i + 1) / T; t = 0 is exactly clean. Walking a subset of the steps is a
-matter of the grid (diffusion/timesteps), not of the chain.
+Step i (0 is the cleanest) has the time t = (i + 1) / T; t = 0 is exactly clean. A subset of the steps is a
+list of times (diffusion/timesteps), not another chain.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def pw_lin_betas(timesteps: int) -> Tensor:
 def warmup_decay_betas(timesteps: int) -> Tensor:
     """The sqrt betas, the last tenth of which falls in a line to 1e-4, (T,) float64. Gong et al. 2023, their code.
 
-    At least one beta belongs to that tenth. What is left of the data at the end is not small: alpha_bar is 0.03.
+    At least one beta belongs to that tenth. The data does not vanish at the end: alpha_bar is 0.03.
     """
     betas = sqrt_betas(timesteps)
     tenth = max(1, int(0.1 * timesteps))
@@ -93,7 +93,7 @@ def _cosine(x: Tensor, offset: float) -> Tensor:
 
 
 def _betas_of(alpha_bar: Tensor) -> Tensor:
-    """What multiplies each value of a falling curve (T + 1,) into the next, as betas (T,)."""
+    """Ratios of neighboring values of a falling curve (T + 1,), as betas (T,)."""
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(0, MAX_BETA)
 
 
@@ -150,7 +150,7 @@ class DiscreteSchedule:
 def make_discrete_schedule(name: str, timesteps: int = 1000) -> DiscreteSchedule:
     """A chain of DISCRETE. ValueError for an unknown name or no steps."""
     if name not in DISCRETE_SCHEDULES:
-        raise ValueError(f"no discrete schedule is called {name!r}: use one of {', '.join(DISCRETE_SCHEDULES)}")
+        raise ValueError(f"unknown discrete schedule {name!r}: use one of {', '.join(DISCRETE_SCHEDULES)}")
     if timesteps < 1:
-        raise ValueError(f"a chain of {timesteps} timesteps is no chain: ask for 1 or more")
+        raise ValueError(f"a discrete schedule needs 1 timestep or more, not {timesteps}")
     return DiscreteSchedule(DISCRETE_SCHEDULES[name](timesteps), name)

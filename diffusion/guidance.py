@@ -1,8 +1,9 @@
-"""Classifier-free guidance, as a wrapper around a Denoise. Never sees a condition: the caller has bound it.
+"""Classifier-free guidance and known positions, as wrappers around a Denoise.
 
-Positions that stay clean while the others are denoised: a source prefix, or given text around blanks.
+    classifier_free_guided(denoise_2B, weight)       conditions are bound by the caller
+    with_known_positions(denoise, value, mask)       a source prefix, or the text around blanks, stays clean
 
-Source: partial noising of Gong et al. 2023, arXiv:2210.08933, section 3.1.
+Known positions: partial noising of Gong et al. 2023, arXiv:2210.08933, section 3.1.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ def classifier_free_guided(denoise_2B: Denoise, weight: float) -> Denoise:
     """weight * conditional + (1 - weight) * unconditional.
 
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6, with weight = 1 + their w.
-    denoise_2B: bound to the conditions of B examples, followed by the null conditions of the same B. Both halves are
-    shown the same z, t and x0_prev. Mixing estimates of x0, of eps or of v gives one answer: each is affine in the
+    denoise_2B: bound to the conditions of B examples, followed by the null conditions of the same B. Both halves
+    receive the same z, t and x0_prev. Guidance in x0, in eps or in v gives the same result: each is affine in the
     others with coefficients that the halves share.
-    Weight 1 is the unguided answer, to the bit; 0 ignores the condition. Two network calls per example at any weight,
-    1 included: whoever samples unguided leaves the wrapper off.
+    Weight 1 gives the conditional estimate to the bit, 0 the unconditional one. Every weight costs two network calls
+    per example, 1 included: leave the wrapper out for unguided sampling.
     """
 
     def denoise_guided(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
@@ -34,9 +35,10 @@ def classifier_free_guided(denoise_2B: Denoise, weight: float) -> Denoise:
 
 
 def with_known_positions(denoise: Denoise, value: Tensor, mask: Tensor) -> Denoise:
-    """Where mask is True, the network is shown `value` instead of z, and the estimate is `value`.
+    """Where mask is True, the network receives `value` instead of z, and the estimate is `value`.
 
-    value: (B, L, D). mask: (B, L) bool. The sampler's own z still carries noise there until it reaches t = 0, unseen.
+    value: (B, L, D). mask: (B, L) bool. The sampler's z carries noise there until t = 0, which the network does not
+    receive.
     """
     kept = mask[..., None]  # (B, L, 1)
 

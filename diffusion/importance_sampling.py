@@ -1,13 +1,13 @@
-"""Training times drawn where the loss is large, and weighted so that the mean loss stays the uniform one.
+"""Importance sampling of training timesteps by their loss, with weights that keep the mean loss unbiased.
 
-    times = LossSecondMoment(timesteps=2000)      timesteps=None: continuous time
-    t, weight = times(n, generator, t_max=1.0)    a draw as those of diffusion/time_sampling; the loss of row i counts weight[i]
-    times.update(t, loss)                         of all ranks and micro-batches, unweighted, in one order on all ranks
-    times.state_dict(), times.load_state_dict(d)  tensors, for checkpoints
-    draw_fixstep(n, generator, ...)               half as often in the noisy half; without state
+    sampler = LossSecondMoment(timesteps=2000)      timesteps=None: continuous time
+    t, weight = sampler(n, generator, max_time=1.0) as the samplers of diffusion/time_sampling
+    sampler.update(t, loss)                         of all ranks and micro-batches, unweighted, in equal order
+    sampler.state_dict(), sampler.load_state_dict() tensors, for checkpoints
+    sample_fixstep(n, generator, ...)               half as often in the noisy half; without state
 
-Everything is a tensor operation on one device: nothing waits for it, and equal updates in equal order give equal draws
-on every rank. Knows nothing of how losses were gathered.
+All operations are tensor operations on one device, so the host never waits, and equal updates in equal order give equal
+times on every rank. The caller gathers the losses.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class LossSecondMoment:
     ) -> tuple[Tensor, Tensor]:
         """t (n,) and weight (n,), on the device of the losses. timesteps: T, given at construction already."""
         if timesteps != self.timesteps:
-            raise ValueError(f"times of {self.timesteps or 'continuous time'} cannot be drawn for T = {timesteps}")
+            raise ValueError(f"times of {self.timesteps or 'continuous time'} cannot be sampled for T = {timesteps}")
         return sample_bins(self.probabilities(), n, generator, max_time=max_time, timesteps=self.timesteps)
 
     def update(self, t: Tensor, loss: Tensor) -> None:
@@ -97,14 +97,17 @@ class LossSecondMoment:
         self.counts = self.counts + new[:-1]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What was seen: losses (bins, history) float32, counts (bins,) int64."""
+        """losses (bins, history) float32 and counts (bins,) int64."""
         return {"losses": self.losses.clone(), "counts": self.counts.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """ValueError where the state is of another number of bins or another history."""
         if state["losses"].shape != self.losses.shape:
             found, wanted = (" x ".join(map(str, x.shape)) for x in (state["losses"], self.losses))
-            raise ValueError(f"the saved losses by time are {found}, but this run remembers {wanted}")
+            raise ValueError(
+                f"the checkpoint holds losses by timestep of shape {found}, but this run keeps {wanted}: "
+                "use the bins and the noise schedule that it was trained with"
+            )
         self.losses = state["losses"].to(self.losses).clone()
         self.counts = state["counts"].to(self.counts).clone()
 

@@ -1,12 +1,12 @@
 """The noise of a sampler: (step, like) -> standard normal like `like`, a function of the step alone.
 
-    make_noise(generator_at, bound=None, rows=None)     one of the two:
-    seeded(generator_at, rows)                          the whole normal distribution
-    truncated(generator_at, bound, rows)                |eps| <= bound
+    make_noise(step_generator, bound=None, rows=None)     one of the two:
+    seeded(step_generator, rows)                          the whole normal distribution
+    truncated(step_generator, bound, rows)                |eps| <= bound
 
-generator_at: step -> a torch.Generator seeded for that step, on the CPU or on the device, so that what is drawn does
-not depend on how many steps asked before.
-rows: draw for so many rows, of which `like` has the first: a block cut short then gets the noise of the whole one.
+step_generator: step -> a torch.Generator seeded for that step, on the CPU or on the device, so that the noise of a
+step does not depend on the steps before it.
+rows: draw for this many rows, of which `like` has the first: a short batch then gets the noise of a full one.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def seeded(step_generator: StepGenerator, rows: int | None = None) -> Noise:
 
 
 def truncated(step_generator: StepGenerator, bound: float, rows: int | None = None) -> Noise:
-    """Normal noise of which what is beyond bound standard deviations was drawn again: no outliers, less diversity.
+    """Normal noise, redrawn beyond `bound` standard deviations: no outliers, less diversity.
 
     bound: positive; inf is no bound.
     Source: Li et al. 2022, arXiv:2205.14217, their code. Differs from it: by the inverse of the distribution function,
     one uniform number for each, which is the same distribution without a loop until all are inside.
     """
     if not bound > 0:
-        raise ValueError(f"noise cannot be bounded by {bound}: give a positive number of standard deviations")
+        raise ValueError(f"the bound of the noise must be a positive number of standard deviations, not {bound}")
     if math.isinf(bound):
         return seeded(step_generator, rows)
     inside = math.erf(bound / math.sqrt(2))  # probability of |eps| <= bound
@@ -62,7 +62,7 @@ def make_noise(step_generator: StepGenerator, bound: float | None = None, rows: 
 
 
 def copy_like(drawn: Tensor, like: Tensor) -> Tensor:
-    """What a generator drew, where `like` is and in its dtype; a GPU fetches it while the host goes on."""
+    """`drawn` with the device and dtype of `like`; a copy to a GPU does not make the host wait."""
     if like.device.type == "cuda" and drawn.device.type == "cpu":
         drawn = drawn.pin_memory()
     return drawn.to(like, non_blocking=True)

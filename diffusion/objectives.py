@@ -1,11 +1,11 @@
-"""What the network predicts, and how one prediction is turned into another.
+"""What the network predicts, and the conversion of predictions into each other.
 
-A target is two coefficients; everything else is linear algebra on
+An objective is two coefficients, a row of TARGETS; the rest is linear algebra on
 
     z_t        = alpha * x0 + sigma * eps
     prediction =     a * x0 +     b * eps
 
-Knows nothing of schedules: a NoiseLevel comes in, with amplitudes that broadcast against z_t (B, L, D).
+Levels are NoiseLevels whose amplitudes broadcast against z_t (B, L, D); where they come from does not matter here.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ TARGETS: Mapping[str, Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]
     "flow": lambda alpha, sigma: (-1.0, 1.0),  # velocity of the linear path, Liu et al. 2022, arXiv:2209.03003
 }
 
-FLAG_NAMES: Mapping[str, str] = {"pred_noise": "eps", "pred_x0": "x0", "pred_v": "v"}  # names of the command line
+# values of --objective: pred_ and the symbol, but for the published name of eps
+FLAG_NAMES: Mapping[str, str] = {f"pred_{'noise' if symbol == 'eps' else symbol}": symbol for symbol in TARGETS}
 
 
 def resolve_objective(objective: str) -> str:
     """The symbol of an objective, given by symbol or by flag name. ValueError for an unknown one."""
     symbol = FLAG_NAMES.get(objective, objective)
     if symbol not in TARGETS:
-        raise ValueError(f"no objective is called {objective!r}: use one of {', '.join([*FLAG_NAMES, *TARGETS])}")
+        raise ValueError(f"unknown objective {objective!r}: use one of {', '.join([*FLAG_NAMES, *TARGETS])}")
     return symbol
 
 
 def target(objective: str, x0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
-    """What the network should say, (B, L, D)."""
+    """The value that the network should predict, (B, L, D)."""
     a, b = TARGETS[resolve_objective(objective)](*level)
     return a * x0 + b * eps
 
 
 def to_x0(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) -> Tensor:
-    """Solve both equations for x0, (B, L, D). Infinite for eps where alpha = 0: pure noise tells nothing of x0."""
+    """Solve both equations for x0, (B, L, D). Infinite for eps where alpha = 0: x0 is undefined there."""
     objective = resolve_objective(objective)
     if objective == "x0":
         return prediction  # the general formula is 0 / 0 at sigma = 0
@@ -52,7 +53,7 @@ def to_x0(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) ->
 
 
 def to_eps(objective: str, prediction: Tensor, z_t: Tensor, level: NoiseLevel) -> Tensor:
-    """Solve both equations for eps, (B, L, D). Undefined for x0 where sigma = 0: clean data tells nothing of eps."""
+    """Solve both equations for eps, (B, L, D). Undefined for x0 where sigma = 0."""
     objective = resolve_objective(objective)
     if objective == "eps":
         return prediction  # the general formula is 0 / 0 at alpha = 0

@@ -15,7 +15,7 @@ TIMESTEP_GRIDS = ("uniform", "shifted", "log_snr", "logit_normal", "karras")
 @dataclass
 class ProcessOptions:
     objective: str = flag(
-        "pred_noise", "what the network predicts", choices=("pred_noise", "pred_x0", "pred_v"), published=True
+        "pred_noise", "what the network predicts", choices=("pred_noise", "pred_x0", "pred_v", "pred_flow"), published=True
     )
     loss_type: str = flag(
         "l2", "error of the prediction", choices=("l1", "l2", "smooth_l1"), student="may_differ", published=True
@@ -89,7 +89,7 @@ class ProcessOptions:
         aliases={"loss-second-moment": "lossaware"},
         student="unused",
     )
-    time_bins: int | None = flag(
+    importance_bins: int | None = flag(
         100,
         "neighbouring times that --schedule_sampler lossaware remembers together; none: each step of the "
         "chain by itself, as published, which needs ten losses of every one",
@@ -97,6 +97,7 @@ class ProcessOptions:
         at_least=1,
         needs=("schedule_sampler", "lossaware"),
         student="unused",
+        config_only=True,
     )
     T_schedule: str = flag(
         "normal",
@@ -185,6 +186,7 @@ class SamplingOptions:
         unit="exponent",
         needs=("time_grid", "karras"),
         student="grid",
+        config_only=True,
     )
     timestep_respacing: str | None = flag(
         None,
@@ -192,7 +194,7 @@ class SamplingOptions:
         "or 10,15), or at:0,9,49; only with --beta_schedule",
         student="sampler",
     )
-    noise_bound: float | None = flag(
+    truncate_noise: float | None = flag(
         None,
         "noise of a sampling step stays within this bound, being drawn again beyond it; unset or 0: no bound",
         unit="standard deviations",

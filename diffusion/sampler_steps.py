@@ -1,26 +1,21 @@
-"""What all samplers share: their signature, the steps of a grid, and how a step ends.
+"""The part that all samplers share: their signature, the steps of a grid, the end of a step, and step hooks.
 
-    (denoise, schedule, timesteps, z, noise=None, correct=None) -> z
+    (denoise, schedule, timesteps, z, noise=None, step_hook=None) -> z
 
-denoise: (z (B, L, D), t (1,), x0_prev) -> x0_hat (B, L, D). Conditions, guidance, projection, masks live inside it.
-    x0_prev is the estimate before, None at the first.
-schedule: t -> NoiseLevel; it may differ from the one trained with.
-timesteps: (N + 1,), falling (diffusion/timesteps). They are walked on the CPU in float64, so that no step makes the host
-    wait for the device.
+denoise: (z (B, L, D), t (1,), x0_prev) -> x0_hat (B, L, D). Conditions, guidance, projection and masks are inside it.
+    x0_prev is the previous estimate, None at the first step.
+schedule: t -> NoiseLevel; it may differ from the schedule of training.
+timesteps: (N + 1,), falling (diffusion/timesteps). Samplers compute levels on the CPU in float64, so that no step makes
+    the host wait for the device.
 z: (B, L, D), drawn at timesteps[0]; its dtype and device are those of the result.
-noise: (step, like) -> standard normal like `like`; the only source of randomness, asked only where a transition has
-    variance (diffusion/noise). None draws from torch's global generator.
-correct: (z, x0_hat, mean, std, t, s, step) -> z, called after every transition, whose z is mean + std * noise.
-    mean (B, L, D); std, t, s: 0-dim on the CPU. diffusion/sampler_steps joins several.
+noise: (step, like) -> standard normal like `like`; the only source of randomness, called only where a step has variance
+    (diffusion/noise). None: torch's global generator.
+step_hook: (z, x0_hat, mean, std, t, s, step) -> z, called after every step, whose z is mean + std * noise.
+    mean (B, L, D); std, t, s: 0-dim on the CPU. compose_hooks joins several:
 
-A transition to t = 0 returns x0_hat itself: t = 0 is data by definition, though the continuous schedules hold a trace
-of noise there.
+    sampler(..., step_hook=compose_hooks(stability.step_hook, remask_hook(...), classifier_guidance_hook(...)))
 
-Several corrections of a sampler's state, as one.
-
-    sampler(..., correct=in_turn(stability.correct, remasking(...), control(...), watch))
-
-A correction is (z, x0_hat, mean, std, t, s, step) -> z, called after every transition (diffusion/sampler_steps).
+A step to t = 0 returns x0_hat: t = 0 is data by definition, though continuous schedules keep a trace of noise there.
 """
 
 from __future__ import annotations
@@ -52,55 +47,58 @@ class Sampler(Protocol):
 
 
 class SamplerStep(NamedTuple):
-    """One step, from noise level t down to s. 0-dim tensors on the CPU multiply those of any device without a copy."""
+    """One step, from t down to s. 0-dim tensors on the CPU multiply tensors of any device without a copy."""
 
-    step: int
+    index: int
     t: Tensor
     s: Tensor
-    now: NoiseLevel  # at t
-    then: NoiseLevel  # at s
-    times: Tensor  # (1,), t for the denoiser, of all texts, on the device of z
+    level_t: NoiseLevel  # at t
+    level_s: NoiseLevel  # at s
+    times: Tensor  # (1,), t for the denoiser, on the device of z
 
 
 def iterate_steps(schedule: Schedule, timesteps: Tensor, z: Tensor) -> Iterator[SamplerStep]:
-    """The steps of a grid. ValueError for a grid that does not fall."""
+    """The steps of a grid. ValueError for timesteps that do not fall."""
     dtype = torch.promote_types(z.dtype, torch.float32)
-    # rounded to what the denoiser will see, so that both sides speak of the same level; then exact
+    # rounded to the precision of the denoiser's input, so that both use the same level; then exact
     timesteps = timesteps.detach().to("cpu", dtype).double()
     if timesteps.dim() != 1 or len(timesteps) < 2 or bool((timesteps.diff() >= 0).any()):
-        raise ValueError("timesteps must be two or more falling numbers, one list for the whole batch")
-    for step, (t, s) in enumerate(pairwise(timesteps)):
+        raise ValueError("timesteps must be two or more falling numbers, shared by the whole batch")
+    for index, (t, s) in enumerate(pairwise(timesteps)):
         times = torch.full((1,), float(t), dtype=dtype, device=z.device)
-        yield SamplerStep(step, t, s, schedule(t), schedule(s), times)
+        yield SamplerStep(index, t, s, schedule(t), schedule(s), times)
 
 
 def finish_step(
-    at: SamplerStep, x0: Tensor, mean: Tensor, std: Tensor, noise: Noise | None, step_hook: StepHook | None
+    step: SamplerStep, x0: Tensor, mean: Tensor, std: Tensor, noise: Noise | None, step_hook: StepHook | None
 ) -> Tensor:
-    """The z that a transition ends in: mean + std * noise, or x0 where it reaches t = 0; then corrected."""
-    if at.s == 0:
+    """The z after a step: mean + std * noise, or x0 at t = 0; then the step hook."""
+    if step.s == 0:
         mean, std = x0, torch.zeros_like(std)
     z = mean
     if std > 0:
-        z = mean + std * (torch.randn_like(mean) if noise is None else noise(at.step, mean))
-    return z if step_hook is None else step_hook(z, x0, mean, std, at.t, at.s, at.step)
+        z = mean + std * (torch.randn_like(mean) if noise is None else noise(step.index, mean))
+    return z if step_hook is None else step_hook(z, x0, mean, std, step.t, step.s, step.index)
 
 
-def step_variance(now: NoiseLevel, then: NoiseLevel) -> Tensor:
+def step_variance(level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
     """Variance of z_t given z_s, s < t: beta_t of a chain. Kingma et al. 2021, arXiv:2107.00630, eq. 22."""
-    variance = now.sigma**2 - (now.alpha / then.alpha * then.sigma) ** 2
-    return variance.clamp(min=0)  # two times whose log-SNR was clamped share a level; rounding must not go below
+    variance = level_t.sigma**2 - (level_t.alpha / level_s.alpha * level_s.sigma) ** 2
+    return variance.clamp(min=0)  # times whose log-SNR is clamped share a level, and rounding could go below 0
 
 
-def compose_hooks(*corrections: StepHook | None) -> StepHook | None:
-    """Each gets the z of the one before; all see the same estimate, mean and std. None among them is left out."""
-    there = [step_hook for step_hook in corrections if step_hook is not None]
-    if not there:
+def compose_hooks(*hooks: StepHook | None) -> StepHook | None:
+    """Several step hooks as one, in order: each receives the z of the one before, and the same x0_hat, mean and std.
+
+    None among them is left out; None alone gives None.
+    """
+    present = [hook for hook in hooks if hook is not None]
+    if not present:
         return None
 
     def step_hook(z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
-        for one in there:
-            z = one(z, x0, mean, std, t, s, step)
+        for hook in present:
+            z = hook(z, x0, mean, std, t, s, step)
         return z
 
     return step_hook

@@ -1,11 +1,11 @@
 """Samplers: from noise at timesteps[0] to data at timesteps[-1].
 
-    make_sampler(name, eta=0.0, variance="large") -> (denoise, schedule, timesteps, z, noise=None, correct=None) -> z
-    SAMPLERS: name -> sampler, with what is its own by keyword
-    network_calls(name, steps): what N steps cost
+    make_sampler(name, eta=0.0, variance="large") -> (denoise, schedule, timesteps, z, noise=None, step_hook=None) -> z
+    SAMPLERS: name -> sampler    --sampler; its own options are keywords, named in SAMPLER_KWARGS
+    nfe(name, steps): calls of denoise
 
-All share one signature (diffusion/sampler_steps), so they read side by side and any serves in place of another. N steps
-are N calls of denoise, from N = 1 up; 2 N - 1 for Heun.
+All have one signature (diffusion/sampler_steps), so any of them replaces another. N steps are N calls of denoise, from
+N = 1; 2 N - 1 for Heun.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ def sample_ddpm(
 ) -> Tensor:
     """Ancestral sampling: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, for steps of any length. Variance-preserving.
 
-    variance: "large" is that of z_t given z_s, their beta_t, right for x0 ~ N(0, I); "small" that of the posterior of
-    z_s given z_t and x0, right where x0 is certain (their section 3.2).
+    variance: "large" is the variance of z_t given z_s, their beta_t, exact for x0 ~ N(0, I); "small" is that of the
+    posterior of z_s given z_t and x0, exact where x0 is certain (their section 3.2).
     """
     if variance not in POSTERIOR_VARIANCES:
-        raise ValueError(f"no posterior variance is called {variance!r}: use one of {', '.join(POSTERIOR_VARIANCES)}")
+        raise ValueError(f"unknown posterior variance {variance!r}: use one of {', '.join(POSTERIOR_VARIANCES)}")
     dtype = torch.promote_types(z.dtype, torch.float32)
     x0 = None
-    for at in iterate_steps(schedule, timesteps, z):
-        x0 = denoise(z, at.times, x0)
+    for step in iterate_steps(schedule, timesteps, z):
+        x0 = denoise(z, step.times, x0)
         # In the paper's own order and in the precision of z: at the first step 1 / sqrt(a) is in the hundreds and
         # magnifies rounding, so trajectories recorded elsewhere can be met by the same operations only.
-        alpha = at.now.alpha.to(dtype)
-        alpha_bar, alpha_bar_s = alpha**2, at.then.alpha.to(dtype) ** 2
+        alpha = step.level_t.alpha.to(dtype)
+        alpha_bar, alpha_bar_s = alpha**2, step.level_s.alpha.to(dtype) ** 2
         a = (alpha_bar / alpha_bar_s).clamp(max=1)  # their alpha_t, over the whole step
         sigma = (1 - alpha_bar).sqrt().clamp(min=1e-8)  # alpha_bar may round to 1; then a does too, and z stays
         eps = (z - alpha * x0) / sigma
         mean = (z - (1 - a) / sigma * eps) / a.sqrt()
         std = POSTERIOR_VARIANCES[variance](1 - a, alpha_bar, alpha_bar_s).sqrt()
-        z = finish_step(at, x0, mean, std, noise, step_hook)
+        z = finish_step(step, x0, mean, std, noise, step_hook)
     return z
 
 
@@ -78,15 +78,17 @@ def sample_ddim(
     eta: 0 is deterministic, 1 is ancestral sampling with the small variance.
     """
     if not 0 <= eta <= 1:
-        raise ValueError(f"eta of DDIM is {eta}, outside of [0, 1]: 0 adds no noise, 1 as much as ancestral sampling")
+        raise ValueError(
+            f"eta of DDIM is {eta}, but must be in [0, 1]: 0 adds no noise, 1 as much as ancestral sampling"
+        )
     x0 = None
-    for at in iterate_steps(schedule, timesteps, z):
-        _, _, _, now, then, times = at
+    for step in iterate_steps(schedule, timesteps, z):
+        _, _, _, level_t, level_s, times = step
         x0 = denoise(z, times, x0)
-        eps = (z - now.alpha * x0) / now.sigma
-        std = eta * step_variance(now, then).sqrt() * then.sigma / now.sigma
-        mean = then.alpha * x0 + (then.sigma**2 - std**2).sqrt() * eps
-        z = finish_step(at, x0, mean, std, noise, step_hook)
+        eps = (z - level_t.alpha * x0) / level_t.sigma
+        std = eta * step_variance(level_t, level_s).sqrt() * level_s.sigma / level_t.sigma
+        mean = level_s.alpha * x0 + (level_s.sigma**2 - std**2).sqrt() * eps
+        z = finish_step(step, x0, mean, std, noise, step_hook)
     return z
 
 
@@ -101,17 +103,17 @@ def sample_dpmpp_2m(
 ) -> Tensor:
     """DPM-Solver++(2M), second-order multistep: Lu et al. 2022, arXiv:2211.01095, Algorithm 2. Deterministic.
 
-    The first step has no history and is of first order, as is one to t = 0, whose length in log-SNR would be beyond
-    any extrapolation.
+    The first step has no history and is of first order; so is a step to t = 0, which is too long in log-SNR to
+    extrapolate over.
     """
     x0_prev, h_prev = None, torch.zeros(())
-    for at in iterate_steps(schedule, timesteps, z):
-        _, _, _, now, then, times = at
+    for step in iterate_steps(schedule, timesteps, z):
+        _, _, _, level_t, level_s, times = step
         x0 = denoise(z, times, x0_prev)
-        h = half_log_snr_step(now, then)
+        h = half_log_snr_step(level_t, level_s)
         d = extrapolate_x0(x0, x0_prev, h, h_prev)
-        mean = then.sigma / now.sigma * z - then.alpha * torch.expm1(-h) * d
-        z = finish_step(at, x0, mean, torch.zeros_like(h), noise, step_hook)
+        mean = level_s.sigma / level_t.sigma * z - level_s.alpha * torch.expm1(-h) * d
+        z = finish_step(step, x0, mean, torch.zeros_like(h), noise, step_hook)
         x0_prev, h_prev = x0, h
     return z
 
@@ -127,17 +129,17 @@ def sample_dpmpp_2m_sde(
 ) -> Tensor:
     """SDE-DPM-Solver++(2M), the stochastic counterpart: Lu et al. 2022, arXiv:2211.01095, section 5.
 
-    A step without history is one of DDIM with eta 1, or of ancestral sampling with the small variance.
+    A step without history equals a step of DDIM with eta 1, or of ancestral sampling with the small variance.
     """
     x0_prev, h_prev = None, torch.zeros(())
-    for at in iterate_steps(schedule, timesteps, z):
-        _, _, _, now, then, times = at
+    for step in iterate_steps(schedule, timesteps, z):
+        _, _, _, level_t, level_s, times = step
         x0 = denoise(z, times, x0_prev)
-        h = half_log_snr_step(now, then)
+        h = half_log_snr_step(level_t, level_s)
         d = extrapolate_x0(x0, x0_prev, h, h_prev)
-        mean = then.sigma / now.sigma * torch.exp(-h) * z - then.alpha * torch.expm1(-2 * h) * d
-        std = then.sigma * (-torch.expm1(-2 * h)).sqrt()
-        z = finish_step(at, x0, mean, std, noise, step_hook)
+        mean = level_s.sigma / level_t.sigma * torch.exp(-h) * z - level_s.alpha * torch.expm1(-2 * h) * d
+        std = level_s.sigma * (-torch.expm1(-2 * h)).sqrt()
+        z = finish_step(step, x0, mean, std, noise, step_hook)
         x0_prev, h_prev = x0, h
     return z
 
@@ -153,34 +155,34 @@ def sample_heun(
 ) -> Tensor:
     """Heun's method on the probability-flow ODE: second order without history. Deterministic. Two calls a step.
 
-    The estimate is taken at both ends of a step, at the far end after a step of first order, and laid in a line over
-    log-SNR between them; the rest of the ODE is solved exactly. The step to t = 0 takes one call.
+    Each step estimates x0 at both ends (at the far end after a step of first order), interpolates linearly in log-SNR
+    between the two estimates, and solves the rest of the ODE exactly. The step to t = 0 takes one call.
     Source: Karras et al. 2022, arXiv:2206.00364, Algorithm 1; as an exponential integrator, Cox & Matthews 2002.
     Differs from the former: they average slopes over sigma / alpha, which is 90 at most on their grid. Ours start from
     alpha = 5e-4, where one step spans a factor of hundreds and that average is far off.
     """
     x0 = None
-    for at in iterate_steps(schedule, timesteps, z):
-        _, _, s, now, then, times = at
+    for step in iterate_steps(schedule, timesteps, z):
+        _, _, s, level_t, level_s, times = step
         x0 = denoise(z, times, x0)
-        h = half_log_snr_step(now, then)
-        mean = then.sigma / now.sigma * z - then.alpha * torch.expm1(-h) * x0
+        h = half_log_snr_step(level_t, level_s)
+        mean = level_s.sigma / level_t.sigma * z - level_s.alpha * torch.expm1(-h) * x0
         if s > 0 and h > 0:
             x0_then = denoise(mean, torch.full_like(times, float(s)), x0)
-            mean = mean + then.alpha * (1 + torch.expm1(-h) / h) * (x0_then - x0)
+            mean = mean + level_s.alpha * (1 + torch.expm1(-h) / h) * (x0_then - x0)
             x0 = x0_then
-        z = finish_step(at, x0, mean, torch.zeros_like(h), noise, step_hook)
+        z = finish_step(step, x0, mean, torch.zeros_like(h), noise, step_hook)
     return z
 
 
-def half_log_snr_step(now: NoiseLevel, then: NoiseLevel) -> Tensor:
-    """Length of a step in half a log-SNR, the h of Lu et al. 2022; inf to a level without noise."""
-    return (then.alpha / then.sigma).log() - (now.alpha / now.sigma).log()
+def half_log_snr_step(level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
+    """Length of a step in half the log-SNR, the h of Lu et al. 2022; inf to a level without noise."""
+    return (level_s.alpha / level_s.sigma).log() - (level_t.alpha / level_t.sigma).log()
 
 
 def extrapolate_x0(x0: Tensor, x0_prev: Tensor | None, h: Tensor, h_prev: Tensor) -> Tensor:
-    """The estimate expected at the middle of a step, in a line through the last two; x0 itself where there is one."""
-    if x0_prev is None or not h_prev > 0:  # no length, no slope: two times whose log-SNR was clamped
+    """x0 at the middle of a step, extrapolated linearly from the last two estimates; x0 without a previous estimate."""
+    if x0_prev is None or not h_prev > 0:  # a previous step between times with one clamped log-SNR has no length
         return x0
     return x0 + h / (2 * h_prev) * (x0 - x0_prev)
 
@@ -193,18 +195,18 @@ SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     "heun": sample_heun,
 }
 
-# what each takes beyond the signature
+# keywords of each sampler beyond the shared signature
 SAMPLER_KWARGS: Mapping[str, tuple[str, ...]] = {"ddpm": ("variance",), "ddim": ("eta",)}
 
 
 def make_sampler(name: str, *, eta: float = 0.0, variance: str = "large") -> Sampler:
-    """A sampler of SAMPLERS with its own choice bound; the others do not concern it. ValueError for an unknown name."""
+    """A sampler of SAMPLERS with its keywords bound; it ignores those of others. ValueError for an unknown name."""
     if name not in SAMPLERS:
-        raise ValueError(f"no sampler is called {name!r}: use one of {', '.join(SAMPLERS)}")
-    choices = {"eta": eta, "variance": variance}
-    return partial(SAMPLERS[name], **{choice: choices[choice] for choice in SAMPLER_KWARGS.get(name, ())})
+        raise ValueError(f"unknown sampler {name!r}: use one of {', '.join(SAMPLERS)}")
+    given = {"eta": eta, "variance": variance}
+    return partial(SAMPLERS[name], **{key: given[key] for key in SAMPLER_KWARGS.get(name, ())})
 
 
 def nfe(name: str, steps: int) -> int:
-    """Calls of denoise that N steps to t = 0 make, the NFE of an unguided run; classifier-free guidance doubles it."""
+    """Calls of denoise in N steps to t = 0: the NFE of unguided sampling; classifier-free guidance doubles it."""
     return 2 * steps - 1 if name == "heun" else steps

@@ -1,8 +1,8 @@
 """Noise schedules: how much signal and how much noise at time t.
 
-A schedule maps t in [0, 1] (0 is clean) to amplitudes, of any shape, on any device, in any floating dtype. It knows
-nothing of networks, samplers or text. Those of this file are closed formulas in continuous time; a discrete chain
-(diffusion/discrete_schedules) is a schedule too, so that whatever takes a schedule takes either.
+A schedule maps t in [0, 1] (0 is clean) to amplitudes, of any shape, on any device, in any floating dtype. Those of
+this file are closed formulas in continuous time; a discrete chain (diffusion/discrete_schedules) has the same
+interface, so a function that takes a schedule takes either.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def num_timesteps(schedule: Schedule) -> int | None:
 
 
 def upcast(t: Tensor) -> Tensor:
-    """Half precision cannot tell t = 0.999 from 1."""
+    """float32 at least: half precision rounds t = 0.999 to 1."""
     return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
@@ -135,7 +135,9 @@ class ContinuousSchedule:
 def make_continuous_schedule(name: str, scale: float = 1.0) -> ContinuousSchedule:
     """A schedule of CONTINUOUS. ValueError for an unknown name or a scale that is not positive."""
     if name not in CONTINUOUS_SCHEDULES:
-        raise ValueError(f"no continuous schedule is called {name!r}: use one of {', '.join(CONTINUOUS_SCHEDULES)}")
+        raise ValueError(f"unknown continuous schedule {name!r}: use one of {', '.join(CONTINUOUS_SCHEDULES)}")
     if not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(f"the scale of a schedule is a positive factor, not {scale}: 1 leaves the schedule as it is")
+        raise ValueError(
+            f"the scale of a schedule must be a positive number, not {scale}: 1 leaves the schedule as it is"
+        )
     return ContinuousSchedule(name, float(scale))

@@ -1,12 +1,14 @@
-"""Times drawn for training. Those that a sampler walks are in diffusion/timesteps.
+"""Timesteps of training: how they are sampled, and how their range grows. Those of samplers are in diffusion/timesteps.
 
-A draw is (n, generator) -> t (n,), weight (n,): the loss at t[i] is multiplied by weight[i], which is 1 here and what
-makes the mean unbiased where t is not uniform (diffusion/importance_sampling).
+    TIME_SAMPLERS: name -> (n, generator) -> t (n,), weight (n,)      --schedule_sampler
+    max_time(name, step, num_steps, ...) -> upper end of the range    --T_schedule
 
-Annealed range of noise levels: training starts on the clean fifth of the chain and widens to all of it.
+The loss at t[i] is multiplied by weight[i], which makes the mean loss unbiased where t is not uniform
+(diffusion/importance_sampling); it is 1 for uniform times.
 
-Low noise first; the whole range from half of training on. Only the draw of training times is limited: validation and
-sampling use the full range, also before annealing is over. Knows steps, not losses.
+Annealed range of noise levels: training starts on the clean fifth of the chain, and the range grows to the whole chain
+over the first half of training. Only the timesteps of training are limited: validation and sampling always use the
+whole range. The range depends on the step, not on losses.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ def sample_uniform(
 ) -> tuple[Tensor, Tensor]:
     """t (n,) independent and uniform, weight (n,) of ones; float32, on the device of the generator.
 
-    t_max: the upper end of the range, for an annealed one (diffusion/time_sampling).
-    timesteps: None for t in [0, t_max); T of a discrete chain for t = (i + 1) / T, i uniform in {0, ..., t_max T - 1}.
+    max_time: the upper end of the range. timesteps: None for t in [0, max_time); T of a discrete chain for
+    t = (i + 1) / T, i uniform in {0, ..., max_time T - 1}.
     """
     return _in_range(_uniform(n, generator), max_time, timesteps)
 
@@ -41,9 +43,9 @@ def sample_uniform(
 def sample_stratified(
     n: int, generator: torch.Generator | None = None, *, max_time: float = 1.0, timesteps: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As draw_uniform, each t uniform by itself, but the n of them evenly spread: less variance in the mean loss.
+    """As sample_uniform, each t uniform by itself, but all n evenly spread: less variance in the mean loss.
 
-    Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1. In random order, so that a slice is no range of t.
+    Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1. In random order, so that a slice covers the range.
     """
     offset = _uniform(1, generator)
     order = torch.randperm(n, generator=generator, device=offset.device)
@@ -62,7 +64,7 @@ def _uniform(n: int, generator: torch.Generator | None) -> Tensor:
 
 
 def _in_range(u: Tensor, max_time: float, timesteps: int | None) -> tuple[Tensor, Tensor]:
-    """u (n,) in [0, 1) -> t (n,) up to t_max, weight (n,)."""
+    """u (n,) in [0, 1) -> t (n,) up to max_time, weight (n,)."""
     if timesteps is None:
         t = u * max_time
     else:
@@ -71,7 +73,7 @@ def _in_range(u: Tensor, max_time: float, timesteps: int | None) -> tuple[Tensor
     return t, torch.ones_like(t)
 
 
-RESOLUTION = 1000  # T of continuous time: the range moves in thousandths
+RESOLUTION = 1000  # T of continuous time: the range grows in thousandths
 
 # share of the way from T / 5 to T, given progress s in [0, 1) over the first half of training
 _SHARES: Mapping[str, Callable[[float, float], float]] = {
@@ -111,16 +113,16 @@ T_SCHEDULES: Mapping[str, Callable[[int, int, int, float], int]] = {
 
 
 def max_timestep(name: str, step: int, num_steps: int, timesteps: int = RESOLUTION, power: float = 2.0) -> int:
-    """T(step): training draws i from {0, ..., T(step) - 1}.
+    """T(step): training samples i from {0, ..., T(step) - 1}.
 
     step: optimizer steps done, of num_steps. timesteps: T of the chain. power: of the polynomial alone.
     """
     if name not in T_SCHEDULES:
-        raise ValueError(f"no T schedule is called {name!r}: use one of {', '.join(T_SCHEDULES)}")
+        raise ValueError(f"unknown T schedule {name!r}: use one of {', '.join(T_SCHEDULES)}")
     return T_SCHEDULES[name](step, num_steps, timesteps, power)
 
 
 def max_time(name: str, step: int, num_steps: int, timesteps: int | None = None, power: float = 2.0) -> float:
-    """T(step) / T, in (0, 1]: the upper end of the times to draw. timesteps None is continuous time."""
+    """T(step) / T, in (0, 1]: the upper end of the times to sample. timesteps None: continuous time."""
     resolution = timesteps or RESOLUTION
     return max_timestep(name, step, num_steps, resolution, power) / resolution

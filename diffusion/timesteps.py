@@ -1,19 +1,16 @@
-"""Time grids: the times that a sampler walks, (N + 1,) float64 on the CPU, falling from 1 to 0.
+"""Timesteps of samplers: (N + 1,) float64 on the CPU, falling from 1 to 0, for N steps.
 
-    make_grid(name, schedule, steps, shift=None, rho=7.0) -> times
-    GRIDS: name -> (schedule, steps, shift, rho) -> times
+    make_grid(name, schedule, steps, shift=None, rho=7.0) -> times       --time_grid
+    TIMESTEP_GRIDS: name -> (schedule, steps, shift, rho) -> times
+    parse_respacing(spec, T) -> step indices, falling                    parse_respacing("ddim50", 1000)
+    respaced_timesteps(T, indices) -> times (n + 1,)                     --timestep_respacing
 
-For N transitions. On a discrete chain every grid is moved to nodes, N of them, N at most T.
+On a discrete chain every grid is snapped to nodes, N different ones, N at most T.
 
-Respacing: sampling along any subset of a chain's steps.
-
-    kept_steps(spec, T) -> step indices, falling         kept_steps("ddim50", 1000), kept_steps([0, 4, 9], 10)
-    respaced_grid(T, kept) -> times (n + 1,) for any sampler
-
-A sampler takes transitions of any length, so a subset of steps is a grid, and nothing is built anew: between two kept
-steps beta is what the chain loses between them, both posterior variances follow from it, and the network is told the
-time of the chain that it was trained on. It equals the chain of betas 1 - alpha_bar_i / alpha_bar_j of
-Nichol & Dhariwal 2021, arXiv:2102.09672, section 4, with their map of indices.
+Respacing: a sampler takes steps of any length, so a subset of a chain's steps is a list of times, and no new chain is
+built: between two of its steps beta is what the chain loses between them, both posterior variances follow from it, and
+the network receives the time of the chain that it was trained on. The result equals the chain of betas
+1 - alpha_bar_i / alpha_bar_j of Nichol & Dhariwal 2021, arXiv:2102.09672, section 4, with their map of indices.
 """
 
 from __future__ import annotations
@@ -27,11 +24,11 @@ from torch import Tensor
 from diffusion.schedules import Schedule, log_snr, num_timesteps
 
 LOG_SNR_RANGE = 9.0  # nats either side of 0: sigma / alpha from 90 to 0.01, about the 80 to 0.002 of Karras et al.
-LAST_TIME = 1e-3  # the earliest time before 0, of Lu et al. 2022: some schedules are not clean at 0
+LAST_TIME = 1e-3  # the last time before 0, as in Lu et al. 2022: some schedules are not clean at 0
 
 
 def uniform(schedule: Schedule, steps: int, shift: float = 1.0, rho: float = 7.0) -> Tensor:
-    """Evenly spaced times; on a chain the published sub-sequence of its nodes (discrete_grid)."""
+    """Evenly spaced times; on a chain the published sub-sequence of its nodes (chain_grid)."""
     timesteps = num_timesteps(schedule)
     return linear_grid(steps) if timesteps is None else chain_grid(steps, timesteps)
 
@@ -96,13 +93,13 @@ def make_grid(name: str, schedule: Schedule, steps: int, *, shift: float | None 
     ValueError, one line, for an unknown name, for a number out of range, and for more steps than a chain has.
     """
     if name not in TIMESTEP_GRIDS:
-        raise ValueError(f"no time grid is called {name!r}: use one of {', '.join(TIMESTEP_GRIDS)}")
+        raise ValueError(f"unknown time grid {name!r}: use one of {', '.join(TIMESTEP_GRIDS)}")
     if shift is not None and name not in _SHIFTED:
-        raise ValueError(f"a grid shift has no meaning for the {name} grid: it moves {' and '.join(_SHIFTED)}")
+        raise ValueError(f"--grid_shift has no effect on the {name} grid: it is for {' and '.join(_SHIFTED)}")
     if shift is not None and not (shift > 0 and math.isfinite(shift)):
-        raise ValueError(f"the shift of a time grid is a positive factor, not {shift}: 1 moves nothing")
+        raise ValueError(f"the grid shift must be a positive number, not {shift}: 1 leaves the grid as it is")
     if not (rho > 0 and math.isfinite(rho)):
-        raise ValueError(f"rho of the karras grid is a positive number, not {rho}: 7 is usual")
+        raise ValueError(f"rho of the karras grid must be a positive number, not {rho}: 7 is usual")
     _check(steps, num_timesteps(schedule))
     return TIMESTEP_GRIDS[name](schedule, steps, **({} if shift is None else {"shift": shift}), rho=rho)
 
@@ -167,9 +164,9 @@ def snap_to_chain(times: Tensor, schedule: Schedule) -> Tensor:
 
 def _check(steps: int, timesteps: int | None = None) -> None:
     if steps < 1:
-        raise ValueError(f"{steps} sampling steps lead nowhere: ask for 1 or more")
+        raise ValueError(f"the number of sampling steps is {steps}: use 1 or more")
     if timesteps is not None and steps > timesteps:
-        raise ValueError(f"{steps} sampling steps do not fit into a chain of {timesteps}: ask for {timesteps} or fewer")
+        raise ValueError(f"{steps} sampling steps are more than the chain of {timesteps} has: use {timesteps} or fewer")
 
 
 def parse_respacing(spec: str | Sequence[int], timesteps: int) -> list[int]:

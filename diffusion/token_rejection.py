@@ -1,10 +1,10 @@
-"""Token-stability rejection: a rounded token that did not change is, by chance, left unrounded and without noise.
+"""Token-stability rejection: a rounded token that did not change is, at random, left unrounded and without noise.
 
-    stability = TokenStability(rate, generator_at)
-    denoise = stability.clamped(denoise, project)        in place of clamped or projected
-    sampler(denoise, ..., correct=stability.correct)     alone, or joined by diffusion/sampler_steps
+    stability = StableTokenRejection(rate, step_generator)
+    denoise = stability.clamp_x0(denoise, project)               in place of clamp_x0 or project_x0
+    sampler(denoise, ..., step_hook=stability.step_hook)         alone, or with others by compose_hooks
 
-So positions that have settled move on as the network says, instead of being noised and rounded again.
+So positions whose token is stable follow the network, instead of being noised and rounded again.
 Source: Gong et al. 2023, arXiv:2310.05793, their code (rejection_rate).
 """
 
@@ -20,19 +20,19 @@ from diffusion.noise import StepGenerator, copy_like
 
 
 class StableTokenRejection:
-    """Remembers the last rounding. One object serves one walk at a time; a new walk starts when x0_prev is None."""
+    """Keeps the last rounded estimate. One object serves one sampler call at a time; x0_prev None starts a new one."""
 
     def __init__(self, rate: float, step_generator: StepGenerator) -> None:
         """rate: probability at t = 1; it falls in proportion to t. generator_at: call of the network -> generator."""
         if not 0 <= rate <= 1:
-            raise ValueError(f"the rejection rate is {rate}: give a probability, from 0 (off) to 1")
+            raise ValueError(f"the rejection rate is {rate}: use a probability, from 0 (off) to 1")
         self.rate, self.step_generator = rate, step_generator
         self.rounded: Tensor | None = None  # (B, L, D) of the call before
         self.unchanged: Tensor | None = None  # (B, L) bool of the last call
         self.calls = 0
 
     def clamp_x0(self, denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise:
-        """Every estimate rounded, but for positions whose token is that of the step before, by chance."""
+        """Every estimate rounded, except, at random, positions whose token did not change since the previous step."""
 
         def denoise_stable(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
             raw = denoise(z, t, x0_prev)

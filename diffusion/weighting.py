@@ -30,15 +30,17 @@ def p2_weight(schedule: Schedule, t: Tensor, gamma: float, k: float = 1.0) -> Te
 def min_snr_weight(schedule: Schedule, t: Tensor, objective: str, gamma: float = 5.0) -> Tensor:
     """min(snr, gamma) on the squared error of x0, (B,), in the units of what the network predicts.
 
-    x0: min(snr, gamma); eps: that over snr; v: that over snr + 1. All are one weight on the error of x0, so the
-    objective no longer decides which noise levels count. Variance-preserving.
+    x0: min(snr, gamma); eps: that over snr; v: that over snr + 1; flow: that over (sqrt(snr) + 1)^2. All are the same
+    weight on the error of x0, so the objective does not change the weight of a noise level. Variance-preserving.
     Source: Hang et al. 2023, arXiv:2303.09556, eq. 8 and section 3.4, with gamma = 5.
     """
     alpha_bar, noise = (x**2 for x in schedule(t))
     tiny = torch.finfo(noise.dtype).tiny  # both ends are limits: no noise at t = 0, no signal where alpha rounds to 0
     weight = MIN_SNR.get(resolve_objective(objective))
     if weight is None:
-        raise ValueError(f"min-SNR weighting is for {', '.join(MIN_SNR)}, not for {objective!r}")
+        raise ValueError(
+            f"min-SNR weighting has no formula for the objective {objective!r}: use one of {', '.join(MIN_SNR)}"
+        )
     return weight(alpha_bar, noise, gamma, tiny)
 
 
@@ -46,6 +48,9 @@ MIN_SNR: Mapping[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {
     "eps": lambda alpha_bar, noise, gamma, tiny: (gamma * noise / alpha_bar.clamp(min=tiny)).clamp(max=1),
     "x0": lambda alpha_bar, noise, gamma, tiny: (alpha_bar / noise.clamp(min=tiny)).clamp(max=gamma),
     "v": lambda alpha_bar, noise, gamma, tiny: torch.minimum(alpha_bar, gamma * noise),
+    "flow": lambda alpha_bar, noise, gamma, tiny: (
+        torch.minimum(alpha_bar, gamma * noise) / (alpha_bar.sqrt() + noise.sqrt()) ** 2
+    ),
 }
 
 
@@ -59,7 +64,7 @@ WEIGHTINGS: Mapping[str, Callable[[Schedule, Tensor, str, float], Tensor]] = {"n
 def make_weighting(name: str, objective: str, gamma: float = 5.0) -> Weighting:
     """A weighting of WEIGHTINGS with its choices bound. ValueError for an unknown name, or a gamma not above 0."""
     if name not in WEIGHTINGS:
-        raise ValueError(f"no loss weighting is called {name!r}: use one of {', '.join(WEIGHTINGS)}")
+        raise ValueError(f"unknown loss weighting {name!r}: use one of {', '.join(WEIGHTINGS)}")
     if not gamma > 0:
         raise ValueError(f"gamma of min-SNR weighting is {gamma}: give a positive number, 5 is usual")
     resolve_objective(objective)

@@ -35,7 +35,7 @@ def attention_dtype(x: Tensor) -> torch.dtype:
 
 
 def mask_bias(query_mask: Tensor, key_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores: 0 where query and key are both text, else a number that swallows every score.
+    """Bias of the attention scores: 0 where query and key are both text, else a large negative number.
 
     query_mask: (B, L), key_mask: (B, S), bool. Returns (B, 1, L, S).
     A row whose query is padding is thus constant: uniform attention over all keys, finite, as in the reference. With a

@@ -1,5 +1,5 @@
-"""The trunk of both denoisers: blocks of attention and feed-forward branches, with long skips. Knows no conditions:
-what the stream attends to comes in as a memory.
+"""The transformer backbone of the denoisers: blocks of attention and feed-forward branches, with long skips. Conditions
+arrive as a memory, which the blocks attend to.
 
 Shapes: B texts, L positions, S memory tokens, D channels.
 """
@@ -104,7 +104,7 @@ def ld4lg_pairing(depth: int, skips: int) -> list[int]:
     return skip_sources
 
 
-SKIP_PAIRINGS = {"mirror": unet_pairing, "reference": ld4lg_pairing}
+SKIP_PAIRINGS = {"unet": unet_pairing, "ld4lg": ld4lg_pairing}
 
 
 class TransformerBackbone(nn.Module):
@@ -149,5 +149,5 @@ def make_backbone(options: DenoiserOptions, cross: bool) -> TransformerBackbone:
         cross=cross,
         dropout=0.0 if options.disable_dropout else DROPOUT,
         skips=options.num_dense_connections,
-        pairing=options.dense_pairing,
+        pairing=options.skip_pairing,
     )

@@ -1,4 +1,4 @@
-"""A classifier of noised latents, of any space: what guides a sampler towards a label.
+"""A classifier of noised latents of any space, which guides a sampler towards a label.
 
     z_t (B, L, d), noise level, mask -> logits (B, classes)
 
@@ -43,7 +43,7 @@ class LatentClassifier(nn.Module):
             cross=False,
             dropout=options.classifier_dropout,
             skips=0,
-            pairing="mirror",
+            pairing="unet",
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)

@@ -1,5 +1,5 @@
-"""What a denoiser is told beside z_t: class, source text, its previous estimate. Each has a learned null that stands in
-where it was dropped, example by example, without changing a shape.
+"""Inputs of a denoiser beside z_t: class, source text, self-conditioning. Each has a learned null, which replaces it
+where it is dropped, example by example, without changing a shape.
 
 Shapes: B texts, S tokens, C channels of a source state, D width of the denoiser.
 """
@@ -14,11 +14,12 @@ from utils.records import Condition
 
 
 def drop_to_null(tokens: Tensor, mask: Tensor, keep: Tensor | None, null: Tensor) -> tuple[Tensor, Tensor]:
-    """tokens where they are kept, else the null token alone, which is always visible.
+    """tokens where they are kept, else the null token, which is always visible.
 
     tokens: (B, S, D); mask: (B, S) bool; keep: (B,) bool, None for all; null: (1, D). Returns tokens and mask, shaped
-    alike. The null fills the row of a dropped example, but only its first copy is visible: it counts once, and padded
-    queries, which see everything, see nothing of what was dropped. An example without any token counts as dropped.
+    alike. The null fills the row of a dropped example, but only its first copy is visible: it counts once, and the
+    tokens of a dropped example do not reach padded queries, which attend to every key. An example without any token
+    counts as dropped.
     """
     some = mask.any(dim=1)
     keep = some if keep is None else keep & some
@@ -33,9 +34,9 @@ def null_tokens(rows: int, null: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def concat_self_cond(z: Tensor, x0_self_cond: Tensor | None, self_cond_mask: Tensor | None, start: Tensor) -> Tensor:
-    """z beside the previous estimate: (B, L, 2 d). Chen et al. 2022, arXiv:2208.04202.
+    """z and the estimate of self-conditioning, concatenated: (B, L, 2 d). Chen et al. 2022, arXiv:2208.04202.
 
-    start: (1, d), what stands in where there is no estimate yet.
+    start: (1, d), replaces the estimate where there is none.
     Differs from the paper: a learned vector instead of zeros.
     """
     start = start.to(z.dtype)
@@ -94,13 +95,13 @@ def check_classes(class_conditional: bool, num_classes: int) -> int:
 
 
 def check_length(length: int, max_len: int) -> None:
-    """Refuse what the position table does not reach."""
+    """UserError for a length beyond the position table."""
     if length > max_len:
         raise UserError(f"length {length} exceeds the denoiser's {max_len} positions: raise --max_seq_len")
 
 
 def check_condition(condition: Condition | None, labels: nn.Module | None, source: nn.Module | None) -> None:
-    """Refuse what this network would silently ignore."""
+    """ValueError for a condition that this network would silently ignore."""
     if condition is None:
         return
     if condition.class_id is not None and labels is None:

@@ -1,12 +1,15 @@
 """The denoising network of the method's second release: a pre-norm transformer on latents.
 
-    z_t, noise level, mask, condition, previous estimate  ->  prediction (eps, x0 or v: the network does not know which)
+    z_t, noise level, mask, condition, x0_self_cond  ->  prediction (of eps, x0, v or flow)
 
-Knows shapes and conditions; no schedule, no text. Lovelace et al. 2023, arXiv:2212.09462.
+Lovelace et al. 2023, arXiv:2212.09462. DENOISERS lists all networks of --denoiser_variant.
 Shapes: B texts, L latent positions, d channels of a latent, D width of the network (--tx_dim).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,11 +72,11 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Predict from z_t (B, L, d) at noise level `time` (B,), in [0, 1]: alpha_bar(t), or the step's index / 1000.
 
-        time: (1,) where one level is that of all, which costs less: what it alone decides is computed for one row.
-        mask: (B, L) bool, True where there is text; None says that it is everywhere, and is faster.
+        time: (1,) where all rows have one level: what depends on it alone is then computed once.
+        mask: (B, L) bool, True where there is text; None: everywhere, which is faster.
         condition: None is the null condition.
-        x0_prev: (B, L, d), the previous estimate of x0; a network without self-conditioning ignores it.
-        has_prev: (B,) bool; where it is False, and for x0_prev None, the learned init_self_cond stands in.
+        x0_self_cond: (B, L, d), an earlier estimate of x0; a network without self-conditioning ignores it.
+        self_cond_mask: (B,) bool; where it is False, and without x0_self_cond, the learned init_self_cond replaces it.
         Returns (B, L, d). Positions outside the mask never reach those inside it.
         """
         check_condition(condition, self.class_labels, self.source_tokens)
@@ -101,16 +104,27 @@ class Denoiser(nn.Module):
         return self.output_proj(self.norm(x))  # (B, L, d)
 
     def add_self_cond(self, z: Tensor, x0_self_cond: Tensor | None, self_cond_mask: Tensor | None) -> Tensor:
-        """What the stream begins with: z, beside the previous estimate where the network conditions on it."""
+        """z, concatenated with the estimate of self-conditioning where the network has it."""
         if self.init_self_cond is None:
             return z
         return concat_self_cond(z, x0_self_cond, self_cond_mask, self.init_self_cond)
 
 
-DENOISERS: dict[str, type[Denoiser] | type[EncoderStateDenoiser] | type[HFEncoderDenoiser]] = {
-    "latent": Denoiser,
-    "states": EncoderStateDenoiser,
-    "encoder": HFEncoderDenoiser,
+class DenoiserRow(NamedTuple):
+    """A row of DENOISERS."""
+
+    build: Callable[..., DenoiserNetwork]  # (latent_dim, max_len, options, *, num_classes, source_dim)
+    time_input: str  # how it reads the noise level: a kind of diffusion.denoisers.get_time_input
+    options: str | None = None  # keyword of build for options of its own, an argument of make_denoiser
+
+
+DenoiserNetwork = Denoiser | EncoderStateDenoiser | HFEncoderDenoiser
+
+# --denoiser_variant. The second release reads alpha_bar, the others the index of the step.
+DENOISERS: dict[str, DenoiserRow] = {
+    "latent": DenoiserRow(Denoiser, "alpha_bar"),
+    "states": DenoiserRow(EncoderStateDenoiser, "index"),
+    "encoder": DenoiserRow(HFEncoderDenoiser, "index", options="encoder"),
 }
 
 
@@ -121,8 +135,9 @@ def make_denoiser(
     num_classes: int = 0,
     source_dim: int = 0,
     encoder: EncoderDenoiserOptions | None = None,
-) -> Denoiser | EncoderStateDenoiser | HFEncoderDenoiser:
-    """The network that --denoiser_variant names. encoder: options of the variant of that name; None: its defaults."""
-    variant = DENOISERS[options.denoiser_variant]
-    own = {"encoder": encoder} if issubclass(variant, HFEncoderDenoiser) else {}
-    return variant(latent_dim, max_len, options, num_classes=num_classes, source_dim=source_dim, **own)
+) -> DenoiserNetwork:
+    """The network of --denoiser_variant. encoder: options of the variant of that name; None: its defaults."""
+    row = DENOISERS[options.denoiser_variant]
+    own = {"encoder": encoder}
+    extra = {} if row.options is None else {row.options: own[row.options]}
+    return row.build(latent_dim, max_len, options, num_classes=num_classes, source_dim=source_dim, **extra)

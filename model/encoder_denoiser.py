@@ -50,7 +50,7 @@ class SinusoidalTimeEmbedding(nn.Module):
 
 
 def projection_mlp(inside: int, outside: int) -> nn.Module:
-    """From one width to another, with a nonlinearity between; nothing where they are the same."""
+    """Linear, tanh, linear from one width to another; the identity where they are equal."""
     if inside == outside:
         return nn.Identity()
     hidden = max(inside, outside)
@@ -183,7 +183,9 @@ def _pretrained(name: str, config: PretrainedConfig) -> Any:
             name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, **where
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"--encoder_config {name} holds no weights that can be read: {one_line_text(error)[:200]}") from error
+        raise UserError(
+            f"--encoder_config {name} holds no weights that can be read: {one_line_text(error)[:200]}"
+        ) from error
     missing = sorted(key for key in found["missing_keys"] if "pooler" not in key)
     if missing:
         raise UserError(

@@ -27,15 +27,17 @@ from utils.records import Condition
 
 
 class SelfCondTokens(nn.Module):
-    """The previous estimate as memory tokens; the null token where there is none."""
+    """The estimate of self-conditioning as memory tokens; the null token where there is none."""
 
     def __init__(self, latent_dim: int, dim: int) -> None:
         super().__init__()
         self.proj = nn.Linear(latent_dim, dim)
         self.null = nn.Parameter(torch.randn(1, dim))
 
-    def forward(self, x0_self_cond: Tensor | None, mask: Tensor, self_cond_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns tokens (B, L, D) and their mask (B, L); one token without x0_prev."""
+    def forward(
+        self, x0_self_cond: Tensor | None, mask: Tensor, self_cond_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns tokens (B, L, D) and their mask (B, L); one token without x0_self_cond."""
         if x0_self_cond is None:
             return null_tokens(len(mask), self.null)
         return drop_to_null(self.proj(x0_self_cond), mask, self_cond_mask, self.null)

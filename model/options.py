@@ -40,11 +40,11 @@ class DenoiserOptions:
         needs=("denoiser_variant", "latent", "states"),
         published=True,
     )
-    dense_pairing: str = flag(
-        "mirror",
-        "which block a long skip comes from: mirror pairs first with last; reference reproduces the published "
+    skip_pairing: str = flag(
+        "unet",
+        "which block a long skip comes from: unet pairs the first with the last; ld4lg reproduces the published "
         "code, where all but one skip are the stream itself (needed for its weights)",
-        choices=("mirror", "reference"),
+        choices=("unet", "ld4lg"),
         needs="num_dense_connections",
     )
     denoiser_variant: str = flag(

@@ -100,7 +100,7 @@ def load_reference(module: Denoiser | EncoderStateDenoiser, state: Mapping[str, 
     """Load the published implementation's denoiser weights.
 
     state: its state dict, bare or with the prefixes module. and diffusion_model.; buffers and the language model's
-    encoder in it are passed over. Weights with dense connections want --dense_pairing reference.
+    encoder in it are passed over. Weights with dense connections want --skip_pairing ld4lg.
     """
     block = module.trunk.blocks[0]
     branches = tuple(name for name in BRANCH_RULES if getattr(block, name) is not None)

@@ -1,4 +1,4 @@
-"""How the network is told the noise level. Knows no schedule: it is given a number in [0, 1]."""
+"""Embedding of the noise level, a number in [0, 1] (diffusion.denoisers.get_time_input)."""
 
 from __future__ import annotations
 

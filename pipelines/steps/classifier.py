@@ -10,9 +10,9 @@ from diffusion.absorbing import AbsorbingNoise
 from diffusion.denoisers import get_time_input
 from diffusion.loss import corrupt
 from diffusion.schedules import broadcast_level
+from pipelines.builders.components import Components
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
-from pipelines.builders.components import Components
 from pipelines.steps.diffusion import QUARTERS, by_quarter
 from utils.device import to_device
 
@@ -26,7 +26,9 @@ class ClassifierStep:
     All noise levels have the same weight, the clean end included, since guidance uses the classifier at every level.
     """
 
-    def __init__(self, classifier: nn.Module, texts: EncodedSplit, parts: Components, batch_sampler: BatchSampler) -> None:
+    def __init__(
+        self, classifier: nn.Module, texts: EncodedSplit, parts: Components, batch_sampler: BatchSampler
+    ) -> None:
         self.classifier, self.texts, self.parts, self.batch_sampler = classifier, texts, parts, batch_sampler
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:

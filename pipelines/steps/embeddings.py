@@ -142,8 +142,8 @@ class EmbeddingStep:
     ) -> None:
         """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
 
-        reg_rate: weight of the norm of an absorbing state. max_prefix_fraction: for blocks of running text, the largest share
-        of a block that is known; None: texts or pairs. times: how timesteps are sampled; None: stratified.
+        reg_rate: weight of the norm of an absorbing state. max_prefix_fraction: for blocks of running text, the largest
+        share of a block that is known; None: texts or pairs. times: how timesteps are sampled; None: stratified.
         """
         self.network, self.loss, self.data, self.batch_sampler = network, loss, data, batch_sampler
         self.num_steps, self.times = num_steps, times

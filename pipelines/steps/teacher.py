@@ -1,4 +1,4 @@
-"""The teacher of a distillation: a trained run that walks from one time of its student's grid to the next."""
+"""The teacher of a distillation: a trained run that samples from one time of its student's grid to the next."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from diffusion.samplers import Sampler, make_sampler
+from pipelines.builders.components import Components, make_generator
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.context_encoder import DenoiserWithContext
 from pipelines.load_run import load_run
-from pipelines.builders.components import Components, make_generator
 from pipelines.sampling.generator import TextGenerator
 from utils.cli.settings import Settings
 from utils.distributed import autocast
@@ -25,23 +25,24 @@ TEACHER = "teacher_relative"  # fact of args.json
 
 
 class Teacher:
-    """(z, k, mask, condition, x0_prev) -> z at the end of the student's step k, by small steps of its own, no noise."""
+    """(z, k, mask, condition, x0_prev) -> z at the end of the student's step k, by smaller steps, without noise."""
 
     def __init__(
         self,
         generator: TextGenerator,
-        walks: Sequence[Tensor],
+        sub_grids: Sequence[Tensor],
         *,
-        looks: bool,
+        extra_estimate: bool,
         sampler: Sampler,
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """generator: of the run, guided as the student will be. walks: for each of the student's steps falling times.
-
-        looks: estimate twice at the start of a walk, so that a network with self-conditioning begins with an estimate.
-        weights: of the run's DiffusionModel, which a new student begins with.
+        """generator: of the run, with the guidance of the student. sub_grids: falling times for each step of the
+            student.
+        extra_estimate: one more forward pass at the first time, to initialize self-conditioning.
+        weights: of the run's DiffusionModel, the initial weights of a new student.
         """
-        self.generator, self.walks, self.looks, self.sampler = generator, walks, looks, sampler
+        self.generator, self.sub_grids, self.sampler = generator, sub_grids, sampler
+        self.extra_estimate = extra_estimate
         self.weights = dict(weights or {})
         generator.denoiser.eval().requires_grad_(False)
 
@@ -49,19 +50,19 @@ class Teacher:
     def __call__(
         self, z: Tensor, k: int, mask: Tensor | None, condition: Condition | None, x0_prev: Tensor | None
     ) -> Tensor:
-        """z: (B, L, D), where step k begins. x0_prev: what the student said at the step before; None: nothing yet."""
-        denoise, times, first = self.generator.make_denoise_fn(condition, mask), self.walks[k], x0_prev
-        if self.looks:
+        """z: (B, L, D), where step k begins. x0_prev: the student's estimate of the previous step; None: none yet."""
+        denoise, times, first = self.generator.make_denoise_fn(condition, mask), self.sub_grids[k], x0_prev
+        if self.extra_estimate:
             first = denoise(z, torch.full((1,), float(times[0]), device=z.device, dtype=z.dtype), x0_prev)
 
-        def begun(z: Tensor, t: Tensor, x0_prev: Tensor | None) -> Tensor:
+        def with_initial_estimate(z: Tensor, t: Tensor, x0_prev: Tensor | None) -> Tensor:
             return denoise(z, t, first if x0_prev is None else x0_prev)
 
-        return self.sampler(begun, self.generator.process.sampling_schedule, times, z)
+        return self.sampler(with_initial_estimate, self.generator.process.sampling_schedule, times, z)
 
 
 def split_grid(times: Tensor, fine: Tensor) -> list[Tensor]:
-    """For each pair of neighbouring times the two of them with what lies between in a finer grid."""
+    """For each pair of neighboring times: both of them, and the times of a finer grid between them."""
     ends = zip(times[:-1], times[1:], strict=True)
     return [torch.cat([t[None], fine[(fine < t - 1e-9) & (fine > s + 1e-9)], s[None]]) for t, s in ends]
 
@@ -69,9 +70,9 @@ def split_grid(times: Tensor, fine: Tensor) -> list[Tensor]:
 def load_teacher(
     settings: Settings[DiffusionConfig], run: Path, grid: Callable[[int], Tensor], device: torch.device
 ) -> Teacher:
-    """The run of --distill_run. run: the student's folder, which remembers where that one was. grid: steps -> times.
+    """The run of --distill_run. run: the student's folder, which holds a relative path to it. grid: steps -> times.
 
-    UserError where it is gone, is of other latents than when the student began, or cannot be guided.
+    UserError where it is missing, has other latents than when the student started, or cannot be guided.
     """
     try:
         trained = load_run(
@@ -82,7 +83,7 @@ def load_teacher(
     except UserError as error:
         raise UserError(str(error).replace("--cls_free_guidance", "--distill_guidance")) from error
     of_student, process = trained.settings.config.distillation.distill_run is not None, trained.parts.process
-    # whatever it samples with by itself: student and teacher have to speak of the same noise
+    # not its own sampling schedule: teacher and student must use the same noise levels
     trained.parts.process = replace(process, sampling_schedule=process.train_schedule)
     generator = make_generator(
         trained.settings, trained.parts, trained.device, autocast(trained.device, settings.config.loop.mixed_precision)
@@ -92,14 +93,14 @@ def load_teacher(
     return Teacher(
         generator,
         split_grid(grid(steps), grid(steps * settings.config.distillation.distill_substeps)),
-        looks=trained.settings.config.denoiser.self_condition and not of_student,
+        extra_estimate=trained.settings.config.denoiser.self_condition and not of_student,
         sampler=generator.process.sampler if of_student else make_sampler("dpmpp"),
         weights=trained.parts.model.state_dict(),
     )
 
 
 def network_of(parts: Components) -> torch.nn.Module:
-    """The denoiser of a run, with what reads its sources where that trains along."""
+    """The denoiser of a run, with the context encoder where that trains too."""
     context = parts.context
     return (
         DenoiserWithContext(parts.model.denoiser, context.states)
@@ -109,17 +110,17 @@ def network_of(parts: Components) -> torch.nn.Module:
 
 
 def find_teacher(settings: Settings[DiffusionConfig], run: Path) -> Path:
-    """Where the teacher is now: as given, else relative to the student's folder."""
+    """The folder of the teacher: --distill_run, else the path relative to the student's folder."""
     given, recorded = Path(settings.config.distillation.distill_run), settings.checkpoint_args.get(TEACHER)
     if (given / "args.json").is_file() or recorded is None or "distill_run" in settings.explicit:
         return given
     if not (run / recorded / "args.json").is_file():
-        raise UserError(f"the teacher of {run}, {given}, is gone: say with --distill_run where it is now")
+        raise UserError(f"the teacher of {run}, {given}, was not found: pass its folder as --distill_run")
     return run / recorded
 
 
 def teacher_facts(settings: Settings[DiffusionConfig], run: Path) -> dict[str, str | None]:
-    """What args.json of a student keeps."""
+    """Entries of args.json of a student."""
     return (
         {}
         if settings.config.distillation.distill_run is None

@@ -199,6 +199,6 @@ def test_nothing_moves_on_arrival(gaussian, noise_at_start):
 
 @pytest.mark.parametrize("choice", [{"steps": 0}, {"rate": 0.0}, {"rate": 1.5}, {"fluency": -1.0}])
 def test_a_wrong_choice_is_one_line(choice, gaussian):
-    with pytest.raises(ValueError, match="give 1 step or more") as caught:
+    with pytest.raises(ValueError, match="use 1 step or more") as caught:
         partial(classifier_guidance_hook, label(gaussian), COSINE)(**choice)
     assert "\n" not in str(caught.value)

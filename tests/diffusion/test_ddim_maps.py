@@ -23,9 +23,9 @@ def rows(*t):
 def test_the_target_of_a_jump_leads_where_it_was_to_lead(name, t, s):
     schedule = make_continuous_schedule(name)
     z, z_then = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    now, then = broadcast_level(schedule, rows(t, t, t), z), broadcast_level(schedule, rows(s, s, s), z)
-    x0 = ddim_target_x0(z, z_then, now, then)
-    torch.testing.assert_close(ddim_step(z, x0, now, then), z_then, atol=1e-7, rtol=1e-7)
+    level_t, level_s = broadcast_level(schedule, rows(t, t, t), z), broadcast_level(schedule, rows(s, s, s), z)
+    x0 = ddim_target_x0(z, z_then, level_t, level_s)
+    torch.testing.assert_close(ddim_step(z, x0, level_t, level_s), z_then, atol=1e-7, rtol=1e-7)
 
 
 def test_a_jump_is_a_step_of_ddim():
@@ -58,8 +58,8 @@ def test_a_student_that_has_learned_all_ends_where_its_teacher_does(steps):
         walk = fine[(fine <= t + 1e-9) & (fine >= s - 1e-9)]
         teacher = sample_dpmpp_2m(best, COSINE, walk, teacher)
         goal = sample_dpmpp_2m(best, COSINE, walk, taught)
-        now, then = (broadcast_level(COSINE, x.expand(500), z) for x in (t, s))
-        taught = goal if s == 0 else ddim_step(taught, ddim_target_x0(taught, goal, now, then), now, then)
+        level_t, level_s = (broadcast_level(COSINE, x.expand(500), z) for x in (t, s))
+        taught = goal if s == 0 else ddim_step(taught, ddim_target_x0(taught, goal, level_t, level_s), level_t, level_s)
     torch.testing.assert_close(taught, teacher, atol=1e-6, rtol=1e-6)
     assert (teacher.abs() > 0.99).double().mean() > 0.98
     untaught = sample_ddim(best, COSINE, coarse, z)

@@ -58,5 +58,5 @@ def test_a_sampler_takes_it(gaussian, noise_at_start):
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
 def test_a_wrong_bound_is_refused(bound):
-    with pytest.raises(ValueError, match="bounded"):
+    with pytest.raises(ValueError, match="the bound of the noise must be a positive number"):
         truncated(at, bound)

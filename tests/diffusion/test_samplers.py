@@ -133,10 +133,10 @@ def test_the_small_variance_is_exact_for_a_single_point(gaussian, noise_at_start
     gaussian.std = torch.zeros(4, dtype=torch.float64)
     z = noise_at_start
     for mean, std, t, s in moments(partial(sample_ddpm, variance="small"), gaussian, z):
-        now, then = COSINE(t), COSINE(s)
-        kept = (mean - then.alpha * gaussian.mean) / (z - now.alpha * gaussian.mean)
+        level_t, level_s = COSINE(t), COSINE(s)
+        kept = (mean - level_s.alpha * gaussian.mean) / (z - level_t.alpha * gaussian.mean)
         torch.testing.assert_close(kept, torch.full_like(kept, float(kept.flatten()[0])))
-        torch.testing.assert_close((kept.flatten()[0] * now.sigma) ** 2 + std**2, then.sigma**2)
+        torch.testing.assert_close((kept.flatten()[0] * level_t.sigma) ** 2 + std**2, level_s.sigma**2)
         z = mean
 
 

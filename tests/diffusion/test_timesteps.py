@@ -140,7 +140,7 @@ def test_time_at_inverts_a_schedule(schedule):
         (lambda: make_grid("karras", make_discrete_schedule("sqrt", 10), 11), "10 or fewer"),
         (lambda: make_grid("log_snr", COSINE, 0), "1 or more"),
         (lambda: make_grid("even", COSINE, 4), "even"),
-        (lambda: make_grid("uniform", COSINE, 4, shift=2.0), "no meaning"),
+        (lambda: make_grid("uniform", COSINE, 4, shift=2.0), "no effect on the uniform grid"),
         (lambda: make_grid("shifted", COSINE, 4, shift=-1.0), "positive"),
         (lambda: make_grid("karras", COSINE, 4, rho=0.0), "rho"),
     ],
@@ -212,8 +212,8 @@ def test_a_perfect_predictor_reaches_zero_noise_at_every_respacing(name, sampler
     z = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=generator, dtype=torch.float64)
 
     def denoise(z, t, x0_prev):
-        now = chain(t[0])
-        std = float(((z - now.alpha * x0) / now.sigma).square().mean().sqrt())
+        level_t = chain(t[0])
+        std = float(((z - level_t.alpha * x0) / level_t.sigma).square().mean().sqrt())
         # the large variance is that of unit Gaussian data: with x0 known it is too much, but never without bound
         assert abs(std - 1) < 0.1 or (sampler == "ddpm large" and std < 40)
         return x0
@@ -241,10 +241,10 @@ def test_respacing_is_the_chain_of_the_betas_between_kept_steps(name, timesteps,
     whole = list(iterate_steps(rebuilt, chain_grid(len(kept), len(kept)), z))
     for at, new, old in zip(steps, whole, reversed(range(len(kept))), strict=True):
         atol = 1e-9 + 4 * float(rounding[old])
-        torch.testing.assert_close(log_snr(at.now), log_snr(new.now), atol=atol, rtol=1e-9)
+        torch.testing.assert_close(log_snr(at.level_t), log_snr(new.level_t), atol=atol, rtol=1e-9)
         told = get_time_input(chain, at.times, "index") * timesteps
         torch.testing.assert_close(told, torch.tensor([float(kept[old])], dtype=torch.float64), atol=1e-9, rtol=0)
-        one, bar, bar_s = 1 - (at.now.alpha / at.then.alpha) ** 2, at.now.alpha**2, at.then.alpha**2
+        one, bar, bar_s = 1 - (at.level_t.alpha / at.level_s.alpha) ** 2, at.level_t.alpha**2, at.level_s.alpha**2
         torch.testing.assert_close(POSTERIOR_VARIANCES["large"](one, bar, bar_s), betas[old], atol=1e-9, rtol=1e-6)
         posterior = betas[old] * (1 - before[old]) / (1 - alpha_bar[old])
         torch.testing.assert_close(POSTERIOR_VARIANCES["small"](one, bar, bar_s), posterior, atol=1e-9, rtol=1e-6)

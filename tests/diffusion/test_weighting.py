@@ -58,8 +58,8 @@ def test_both_ends_are_finite(objective, dtype):
         weight = min_snr_weight(schedule, ends, objective)
         assert weight.dtype == dtype and weight.isfinite().all() and (weight >= 0).all()
     clean, noisy = min_snr_weight(make_discrete_schedule("sqrt", 10), ends, objective).tolist()
-    assert clean == {"eps": 0.0, "x0": 5.0, "v": 0.0}[objective]
-    assert noisy == pytest.approx({"eps": 1.0, "x0": 0.0, "v": 0.0}[objective], abs=1e-3)
+    assert clean == {"eps": 0.0, "x0": 5.0, "v": 0.0, "flow": 0.0}[objective]
+    assert noisy == pytest.approx({"eps": 1.0, "x0": 0.0, "v": 0.0, "flow": 0.0}[objective], abs=1e-3)
 
 
 def test_weightings_by_name():
@@ -78,7 +78,5 @@ def test_a_wrong_weighting_is_one_line(arguments, words):
     assert "\n" not in str(caught.value)
 
 
-def test_flow_has_no_min_snr_weight():
-    assert set(TARGETS) - set(MIN_SNR) == {"flow"}
-    with pytest.raises(ValueError, match="flow"):
-        min_snr_weight(SCHEDULE, torch.rand(2), "flow")
+def test_every_objective_has_a_min_snr_weight():
+    assert set(MIN_SNR) == set(TARGETS)

@@ -9,7 +9,7 @@ from model.blocks import SKIP_PAIRINGS, FeedForward, TransformerBackbone
 from utils.errors import UserError
 
 
-def trunk(depth, skips, pairing="mirror"):
+def trunk(depth, skips, pairing="unet"):
     torch.manual_seed(0)
     return TransformerBackbone(64, depth, time_dim=None, cross=False, dropout=0.0, skips=skips, pairing=pairing).eval()
 
@@ -37,19 +37,19 @@ def test_mirror_pops_the_first_blocks_last_in_first_out(depth, skips):
 
 
 def test_reference_pairing_carries_one_early_state():
-    halves, outputs = carried_states(trunk(12, 3, "reference"), torch.randn(2, 3, 64))
+    halves, outputs = carried_states(trunk(12, 3, "ld4lg"), torch.randn(2, 3, 64))
     assert torch.equal(halves[0][1], outputs[2]) and not torch.equal(*halves[0])
     assert torch.equal(*halves[1]) and torch.equal(*halves[2])
 
 
 def test_pairings_by_number():
-    assert SKIP_PAIRINGS["mirror"](12, 3) == [2, 1, 0]
-    assert SKIP_PAIRINGS["reference"](12, 3) == [2, 9, 10]
-    assert SKIP_PAIRINGS["reference"](6, 3) == [2, 3, 4]  # with depth = 2 n each is the stream itself
-    assert SKIP_PAIRINGS["mirror"](4, 0) == SKIP_PAIRINGS["reference"](4, 0) == []
+    assert SKIP_PAIRINGS["unet"](12, 3) == [2, 1, 0]
+    assert SKIP_PAIRINGS["ld4lg"](12, 3) == [2, 9, 10]
+    assert SKIP_PAIRINGS["ld4lg"](6, 3) == [2, 3, 4]  # with depth = 2 n each is the stream itself
+    assert SKIP_PAIRINGS["unet"](4, 0) == SKIP_PAIRINGS["ld4lg"](4, 0) == []
 
 
-@pytest.mark.parametrize("pairing, depth, skips", [("mirror", 5, 3), ("reference", 3, 3), ("mirror", 4, -1)])
+@pytest.mark.parametrize("pairing, depth, skips", [("unet", 5, 3), ("ld4lg", 3, 3), ("unet", 4, -1)])
 def test_too_many_skips_are_refused(pairing, depth, skips):
     with pytest.raises(UserError, match="--num_dense_connections.*use at most"):
         SKIP_PAIRINGS[pairing](depth, skips)

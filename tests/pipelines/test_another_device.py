@@ -22,41 +22,40 @@ from dataset_utils.splits import Split
 from diffusion.options import SAMPLERS, ProcessOptions, SamplingOptions
 from diffusion.samplers import make_sampler
 from latent_models import cross_entropy
+from latent_models.autoencoders.options import PerceiverOptions
+from latent_models.autoencoders.perceiver import PerceiverAutoencoder
 from latent_models.cache import DeviceLatentCache
+from latent_models.language_models import LanguageModel
+from latent_models.options import DraftModelOptions, EmbeddingOptions, PretrainingOptions
+from latent_models.pretraining.small_bart import small_bart
 from latent_models.spaces.compressed import CompressedSpace
-from latent_models.speculative.draft_model import DraftModel
 from latent_models.spaces.embeddings import EmbeddingSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
-from latent_models.language_models import LanguageModel
-from latent_models.autoencoders.options import PerceiverOptions
-from latent_models.options import DrafterOptions, EmbeddingOptions, PretrainingOptions
-from latent_models.autoencoders.perceiver import PerceiverAutoencoder
-from latent_models.pretraining.small_bart import small_bart
+from latent_models.speculative.draft_model import DraftModel
 from latent_models.tokenizers.special_ids import end_id, separator_id
 from latent_models.tokenizers.training import train_tokenizer
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
-from pipelines.builders.models import DiffusionModel
+from pipelines.builders.components import Components
 from pipelines.builders.diffusion_process import make_process
+from pipelines.builders.models import DiffusionModel
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load, make_source_reader
 from pipelines.data.context_encoder import ContextEncoder, DenoiserWithContext
 from pipelines.data.tokens import TokenSplit, tokenize_split
-from pipelines.options import ControlOptions, EmbeddingLossOptions, RoundingOptions
-from pipelines.builders.components import Components
+from pipelines.options import ClampOptions, ControlOptions, EmbeddingLossOptions
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.hooks import ClassifierControl, RemaskHook, RoundingHook
 from pipelines.sampling.inputs import PackedSources, SampleInputs, infilling_inputs
 from pipelines.sampling.sdedit import SDEditStart
 from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
 from pipelines.steps.classifier import ClassifierStep
+from pipelines.steps.denoiser_augmentation import DenoiserAugmentation
+from pipelines.steps.denoising_lm import DenoisingLMStep
 from pipelines.steps.diffusion import DiffusionStep
 from pipelines.steps.distillation import DistillationStep
 from pipelines.steps.draft_model import DraftModelStep
-from pipelines.steps.embeddings import EmbeddingLoss
-from pipelines.steps.embeddings import EmbeddingStep
-from pipelines.steps.denoiser_augmentation import DenoiserAugmentation
-from pipelines.steps.denoising_lm import DenoisingLMStep
+from pipelines.steps.embeddings import EmbeddingLoss, EmbeddingStep
 from pipelines.steps.teacher import Teacher, split_grid
 from pipelines.steps.timestep_sampler import TimestepSampler
 from utils.distributed import DistContext
@@ -269,7 +268,7 @@ def test_a_step_of_a_student(world, start):
     made = process(objective="pred_v", train_prob_self_cond=prob)
     of_teacher = generator(world, classes=3, guidance=2.0)
     walks = split_grid(made.grid(2), made.grid(4))
-    teacher = Teacher(of_teacher, walks, looks=True, sampler=make_sampler("dpmpp"))
+    teacher = Teacher(of_teacher, walks, extra_estimate=True, sampler=make_sampler("dpmpp"))
     model = DiffusionModel(world.compressed, replace(NET, class_conditional=True), LENGTH, 3).to(META)
     source = ConditionalLatents(
         model.normalize(world.compressed), EncodedSplit(world.compressed, world.data, None, META), True
@@ -279,7 +278,7 @@ def test_a_step_of_a_student(world, start):
 
 
 def test_a_step_of_a_drafter(world):
-    drafter = DraftModel(world.model.dim, LENGTH, DrafterOptions(draft_model_depth=1)).to(META)
+    drafter = DraftModel(world.model.dim, LENGTH, DraftModelOptions(draft_model_depth=1)).to(META)
     how = LatentAugmentation(0.3)
     one_step(
         drafter,
@@ -359,7 +358,7 @@ def test_control_by_a_classifier(world, kind, langevin, sampler):
 
 
 @pytest.mark.parametrize("options", [
-    RoundingOptions(clamp=True), RoundingOptions(clamp=True, clamp_from=0.7), RoundingOptions(rejection_rate=0.3),
+    ClampOptions(clamp=True), ClampOptions(clamp=True, clamp_from=0.7), ClampOptions(rejection_rate=0.3),
 ])  # fmt: skip
 def test_rounding_towards_an_absorbing_state(world, options):
     made = generator(world, world.embeddings(), absorbing=True, sampler="ddpm", chain=True)

@@ -21,9 +21,9 @@ from pipelines import train_diffusion
 from pipelines.builders.diffusion_process import make_process
 from pipelines.cli.programs import DIFFUSION
 from pipelines.data.batch_sampler import TrainingSampler
-from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.steps.distillation import DistillationStep, DistillBatch
 from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
+from pipelines.steps.distillation import DistillationStep, DistillBatch
+from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
@@ -176,7 +176,7 @@ def test_a_moved_run_finds_its_teacher_or_says_that_it_is_gone(programs, chain, 
     shutil.rmtree(tmp_path / "b/teacher")
     for checkpoint in (tmp_path / "b/s/checkpoints").glob("step_*2"):
         shutil.rmtree(checkpoint)
-    with pytest.raises(UserError, match=r"teacher of .*b/s, .* is gone: say with --distill_run where it is"):
+    with pytest.raises(UserError, match=r"teacher of .*b/s, .* was not found: pass its folder as --distill_run"):
         programs.resume("diffusion", tmp_path / "b/s", more)
 
 
@@ -209,7 +209,7 @@ def test_two_processes_learn_what_one_learns(programs, chain, teacher, tmp_path,
     done = subprocess.run([*launch, *argv.split()], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     one = f"{flags} --train_batch_size 8 --output_dir {tmp_path / 'one'}"
-    assert train_diffusion.run(parse(DIFFUSION, one.split())) == 0
+    assert train_diffusion.train(parse(DIFFUSION, one.split())) == 0
     lines = [[line for line in read_metrics(tmp_path / name) if "loss" in line] for name in ("one", "two")]
     assert len(lines[0]) == 8 and {line["student_step"] for line in lines[0]} == {1.0, 2.0}
     for a, b in zip(*lines, strict=True):
