@@ -28,7 +28,7 @@ def words_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def test_a_table_holds_the_tokens_and_knows_what_was_cut(words_tokenizer) -> None:
+def test_a_table_holds_token_ids_and_the_share_of_truncated_texts(words_tokenizer) -> None:
     table = tokenize(words_tokenizer, ["a b", "a b c d", "a b c d e", ""], max_length=6)
     assert table.lengths.tolist() == [4, 6, 6, 2] and table.ids.dtype == np.uint16
     assert table.truncated == 1 / 4  # four words fill six places exactly; five do not fit

@@ -1,4 +1,4 @@
-"""The survey counts what a tokenizer makes of a corpus, and warns where a number is bad."""
+"""Statistics of a corpus under a tokenizer, and warnings about bad values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def corpus_of(train: Split, valid: Split | None = None, test: Split | None = Non
     return Corpus("hand", {"train": train, "valid": valid, "test": test or valid}, DatasetSpec(), ["a note"], names)
 
 
-def test_survey_of_a_corpus_counted_by_hand(tokenizer) -> None:
+def test_statistics_of_a_corpus_equal_those_counted_by_hand(tokenizer) -> None:
     train = Split(["a b", "a b", "a a a a a", "c"], [0, 0, 1, 1])
     found = compute_corpus_stats(corpus_of(train, Split(["a b", "b"]), Split(["a"])), tokenizer, max_length=6)
     figures = found["splits"]["train"]
@@ -46,7 +46,7 @@ def test_survey_of_a_corpus_counted_by_hand(tokenizer) -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def test_sources_are_surveyed_with_their_texts(tokenizer) -> None:
+def test_sources_have_statistics_beside_their_texts(tokenizer) -> None:
     train = Split(["a", "a", "b", "a"], None, ["a a a", "b", "c", "b"])
     test = Split(["a", "b"], None, ["b", "b"])
     found = compute_corpus_stats(corpus_of(train, test=test), tokenizer, 10, max_source_length=4)["splits"]
@@ -77,28 +77,28 @@ def test_sources_are_surveyed_with_their_texts(tokenizer) -> None:
         (Split(["a"], None, ["c"]), None, "100.0% of the tokens in the sources of train are unknown"),
     ],
 )
-def test_a_bad_number_is_a_warning_in_one_line(tokenizer, train: Split, test: Split | None, says: str) -> None:
+def test_a_bad_value_gives_one_warning_of_one_line(tokenizer, train: Split, test: Split | None, says: str) -> None:
     found = compute_corpus_stats(corpus_of(train, test=test), tokenizer, 6, max_source_length=6)
     assert sum(bool(re.search(says, line)) for line in found["warnings"]) == 1, found["warnings"]
     assert all("\n" not in line and "{" not in line for line in found["warnings"])
     assert format_table(found).count("warning: ") == len(found["warnings"])
 
 
-def test_good_numbers_are_no_warning(tokenizer) -> None:
+def test_good_values_give_no_warning(tokenizer) -> None:
     texts = [" ".join("ab"[int(bit)] for bit in f"{i:013b}") for i in range(5000)]
     labels = [i % 2 for i in range(5000)]
     parts = [Split(texts[i:j], labels[i:j]) for i, j in ((0, 4000), (4000, 4500), (4500, 5000))]
     assert compute_corpus_stats(corpus_of(*parts), tokenizer, 16)["warnings"] == []
 
 
-def test_large_splits_are_measured_in_part_and_that_is_said(tokenizer, monkeypatch) -> None:
+def test_large_splits_are_tokenized_in_part_and_the_table_notes_it(tokenizer, monkeypatch) -> None:
     monkeypatch.setattr(module, "MAX_TOKENIZED", 10)
     found = compute_corpus_stats(corpus_of(Split(["a"] * 25)), tokenizer, 6)
     assert found["splits"]["train"]["measured"] == 9 and found["splits"]["train"]["rows"] == 25
     assert found["splits"]["train"]["duplicates"] == 24 / 25 and "every n-th text, at most 10" in format_table(found)
 
 
-def test_the_survey_by_itself(tokenizer, tmp_path, capsys) -> None:
+def test_the_command_prints_the_statistics(tokenizer, tmp_path, capsys) -> None:
     tokenizer.save_pretrained(tmp_path / "words")
     (tmp_path / "train.txt").write_text("a b\nb a\n" * 20 + "a\nb\n" * 20 + "b b\n")
     main(["--train_file", str(tmp_path / "train.txt"), "--tokenizer", str(tmp_path / "words"), "--max_seq_len", "8"])

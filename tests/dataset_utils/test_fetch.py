@@ -1,4 +1,4 @@
-"""Corpora from their source: every upstream form becomes what the catalog reads; downloads are checked and go on."""
+"""Downloads are verified and resumed; every published file set is converted into what the catalog reads."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def put(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_becomes_what_the_catalog_reads(tmp_path, capsys, form: str) -> None:
+def test_every_file_set_is_converted_into_files_that_the_catalog_reads(tmp_path, capsys, form: str) -> None:
     name, files, row, text, beside, sizes = FORMS[form]
     source = put(tmp_path / "from", files)
     fetch.main([name, "--from", str(source), "--data_dir", str(tmp_path / "data")])
@@ -186,7 +186,7 @@ def test_every_form_becomes_what_the_catalog_reads(tmp_path, capsys, form: str) 
     assert "already exists: remove it" in capsys.readouterr().err
 
 
-def test_nothing_of_a_split_that_fails_is_left(tmp_path, capsys) -> None:
+def test_a_failed_conversion_leaves_no_files(tmp_path, capsys) -> None:
     bad = {**PAIRS, "test.jsonl": jsonl([{"src": "a", "trg": "b"}, {"src": "a"}])}
     with pytest.raises(SystemExit):
         fetch.main(["qqp", "--from", str(put(tmp_path / "from", bad)), "--data_dir", str(tmp_path / "data")])
@@ -208,7 +208,7 @@ def test_nothing_of_a_split_that_fails_is_left(tmp_path, capsys) -> None:
         ("wmt14", {**WMT, "train-0000.parquet": parquet([{"x": 1}])}, "has no column de, only x"),
     ],
 )  # fmt: skip
-def test_wrong_files_are_one_line(tmp_path, capsys, name: str, files: dict[str, bytes], says: str) -> None:
+def test_wrong_files_raise_an_error_of_one_line(tmp_path, capsys, name: str, files: dict[str, bytes], says: str) -> None:
     with pytest.raises(SystemExit):
         fetch.main([name, "--from", str(put(tmp_path / "from", files)), "--data_dir", str(tmp_path / "data")])
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -259,7 +259,7 @@ def server() -> Iterator[str]:
         running.shutdown()
 
 
-def test_a_download_that_broke_off_goes_on(server, tmp_path) -> None:
+def test_an_interrupted_download_is_resumed(server, tmp_path) -> None:
     content = os.urandom(3_000_000)
     Server.files, Server.breaks = {"a.bin": content}, {"a.bin"}
     remote = RemoteFile("a.bin", f"{server}/a.bin", hashlib.sha256(content).hexdigest())
@@ -290,7 +290,7 @@ def test_checksums_are_compared_or_recorded(server, tmp_path, capsys) -> None:
         fetch.download(unknown, tmp_path)
 
 
-def test_only_https_is_fetched(server, tmp_path) -> None:
+def test_only_https_is_downloaded(server, tmp_path) -> None:
     for url in ("http://example.org/x", "ftp://example.org/x", "file:///etc/hostname"):
         with pytest.raises(UserError, match="is not https: refused"):
             fetch.download(RemoteFile("x", url), tmp_path)
@@ -299,7 +299,7 @@ def test_only_https_is_fetched(server, tmp_path) -> None:
     assert all(remote.url.startswith("https://") for row in DOWNLOADS.values() for remote in row.files)
 
 
-def test_a_corpus_of_the_hub_is_fetched_by_its_index(server, tmp_path, monkeypatch, capsys) -> None:
+def test_a_corpus_of_the_hub_is_downloaded_by_its_index(server, tmp_path, monkeypatch, capsys) -> None:
     index = "api/datasets/fancyzhx/ag_news/parquet/default"
     Server.files = {f"{s}.parquet": FORMS["ag_parquet"][1][f"{s}-0000.parquet"] for s in ("train", "test")}
     Server.files |= {f"{index}/{s}": json.dumps([f"{server}/{s}.parquet"]).encode() for s in ("train", "test")}
@@ -312,7 +312,7 @@ def test_a_corpus_of_the_hub_is_fetched_by_its_index(server, tmp_path, monkeypat
         fetch.shards(HubParquet("fancyzhx/ag_news", "default", ("train",)))
 
 
-def test_without_a_network_it_is_one_line(tmp_path, monkeypatch, capsys) -> None:
+def test_a_missing_network_raises_an_error_of_one_line(tmp_path, monkeypatch, capsys) -> None:
     nowhere = RemoteFile("quora_duplicate_questions.tsv", "https://127.0.0.1:9/x")
     monkeypatch.setitem(DOWNLOADS, "qqp", replace(DOWNLOADS["qqp"], files=(nowhere,)))
     with pytest.raises(SystemExit):
@@ -327,7 +327,7 @@ def test_without_a_network_it_is_one_line(tmp_path, monkeypatch, capsys) -> None
 # ------------------------------------------------------------------------------------------------ scripts
 
 
-def test_every_corpus_has_a_script_that_says_what_it_would_do(tmp_path, capsys) -> None:
+def test_every_corpus_has_a_script_with_a_dry_run(tmp_path, capsys) -> None:
     scripts = {path.stem for path in (ROOT / "scripts/data").glob("*.sh")}
     assert scripts == set(DOWNLOADS)
     for name, row in DOWNLOADS.items():

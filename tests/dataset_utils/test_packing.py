@@ -1,4 +1,4 @@
-"""Pairs as one sequence: by hand, against the published rule a token at a time, and what is refused."""
+"""Packed pairs against examples by hand and against the published rule, one token at a time; and errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def letters(text: str) -> list[int]:
     return [5 + ord(c) - ord("a") for c in text]
 
 
-def test_a_pair_by_hand(tokenizer):
+def test_a_packed_pair_equals_the_one_written_by_hand(tokenizer):
     table = pack_pairs(tokenizer, ["a b c", "d"], ["x y", "z w v u"], 16, **IDS)
     batch = collate(table, [0, 1], PAD, pad_to=16)
     first = [START, *letters("abc"), END, SEP, START, *letters("xy"), END]
@@ -48,7 +48,7 @@ def test_a_pair_by_hand(tokenizer):
     assert table.truncated == 0
 
 
-def test_a_long_pair_is_trimmed_from_its_longer_side(tokenizer):
+def test_a_long_pair_is_truncated_on_its_longer_side(tokenizer):
     # budget 9: [START] a b c d e f g with [START] x y is 8 + 3, so the source loses two
     table = pack_pairs(tokenizer, ["a b c d e f g"], ["x y"], 12, **IDS)
     assert table.ids[0].tolist() == [START, *letters("abcde"), END, SEP, START, *letters("xy"), END]
@@ -64,7 +64,7 @@ def a_token_at_a_time(source: int, target: int, budget: int) -> tuple[int, int]:
     return source, target
 
 
-def test_trimming_is_the_published_rule():
+def test_truncation_equals_the_published_rule():
     lengths = np.arange(1, 20)
     source, target = (x.ravel() for x in np.meshgrid(lengths, lengths))
     for budget in range(2, 24):
@@ -73,7 +73,7 @@ def test_trimming_is_the_published_rule():
         assert list(zip(*(x.tolist() for x in kept), strict=True)) == expected, budget
 
 
-def test_a_source_longer_than_the_budget_is_refused_or_trimmed(tokenizer):
+def test_a_source_longer_than_the_budget_is_refused_or_truncated(tokenizer):
     sources, targets = ["a", "a b c d e f g h i"], ["x", "x"]
     with pytest.raises(UserError, match=r"source of row 2 has 10 tokens, but --max_seq_len 10 leaves only 7"):
         pack_pairs(tokenizer, sources, targets, 10, **IDS)
@@ -96,7 +96,7 @@ def test_pieces_of_a_large_corpus_are_one_table(tokenizer, monkeypatch):
         pack_pairs(tokenizer, [*["a"] * 4, "a b c d e f g h i"], ["x"] * 5, 10, **IDS)
 
 
-def test_a_source_alone_leaves_room_for_what_is_written(tokenizer):
+def test_a_packed_source_leaves_room_for_its_target(tokenizer):
     table = pack_sources(tokenizer, ["a b", "c"], 12, **IDS)
     batch = collate(table, [0, 1], PAD, 12)
     assert batch.attention_mask.all() and batch.known_mask.sum(1).tolist() == [5, 4]
@@ -115,7 +115,7 @@ def test_an_unended_tokenizer_loses_no_token(tokenizer):
     assert table.ids[0].tolist() == [*letters("ab"), END, SEP, *letters("xy"), END]
 
 
-def test_running_text_in_blocks(tokenizer):
+def test_running_text_is_cut_into_full_blocks(tokenizer):
     table = pack_blocks(tokenizer, ["a b", "c d e", "f"], 5)  # 4 + 5 + 3 tokens
     assert table.ids.tolist() == [[START, *letters("ab"), END, START], [*letters("cde"), END, START]]
     assert table.lengths.tolist() == [5, 5] and table.prefix_lengths is None
@@ -123,7 +123,7 @@ def test_running_text_in_blocks(tokenizer):
         pack_blocks(tokenizer, ["a"], 8)
 
 
-def test_a_random_beginning_is_given_by_seed_step_and_row(tokenizer):
+def test_the_known_prefix_depends_on_seed_step_and_row(tokenizer):
     n, length = 4000, 20
     table = pack_blocks(tokenizer, ["a b c d e f g h"] * 20, length)
     batch = collate(table, [i % len(table) for i in range(n)], PAD)
@@ -138,6 +138,6 @@ def test_a_random_beginning_is_given_by_seed_step_and_row(tokenizer):
     assert batch.known_mask is None
 
 
-def test_a_length_without_room_is_refused(tokenizer):
+def test_a_length_too_short_for_a_pair_is_refused(tokenizer):
     with pytest.raises(UserError, match="--max_seq_len 4 is too short for a pair: give 5"):
         pack_pairs(tokenizer, ["a"], ["b"], 4, **IDS)

@@ -1,4 +1,4 @@
-"""Each format is read as it is written, and a line that is not of the format is named by file and line."""
+"""Each format is parsed; a malformed line raises an error that names file and line."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_usual_pairs_and_names_are_found_whatever_their_case() -> None:
     assert found("de", "en", source="DE", text="en") == Columns("en", "de")
 
 
-def test_rows_that_are_half_there_are_left_out_and_said() -> None:
+def test_incomplete_rows_are_dropped_and_noted() -> None:
     rows = [
         (1, {"src": "a", "trg": "b"}),
         (2, {"src": "a", "trg": None}),
@@ -189,7 +189,7 @@ def test_rows_that_are_half_there_are_left_out_and_said() -> None:
         collect_rows(rows[1:], Columns(guess=True), "f")
 
 
-def test_packed_files_and_forms_of_json(tmp_path) -> None:
+def test_compressed_files_and_all_layouts_of_json_are_read(tmp_path) -> None:
     import bz2
     import gzip
     import lzma

@@ -1,4 +1,4 @@
-"""Names and files become corpora: every row's format, the splits that are cut, and one line for what is wrong."""
+"""Corpora by name and from files: every row of the catalog, missing splits, and errors of one line."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_every_row_loads_from_files(root: Path, name: str) -> None:
     assert not set(corpus.train.texts) & set(corpus.test.texts)
 
 
-def test_rows_mean_what_they_should(root: Path) -> None:
+def test_columns_of_known_corpora_have_the_right_roles(root: Path) -> None:
     pair = corpus_of("wmt14-de-en", root).train
     assert pair.sources is not None and pair.sources[0] == "de train 0" and pair.texts[0] == "en train 0"
     same = corpus_of("wmt14-de-de", root).train
@@ -105,7 +105,7 @@ def test_data_dir_is_the_root_or_the_folder(root: Path) -> None:
     assert corpus_of("roc", root).splits == corpus_of("roc", root / "ROCstory").splits
 
 
-def test_roc_validation_file_is_shuffled_and_divided(root: Path) -> None:
+def test_the_roc_validation_file_is_shuffled_and_split(root: Path) -> None:
     corpus = corpus_of("roc", root)
     order = permutation(10, 42)
     assert corpus.valid.texts == [f"valid story {i}." for i in order[:2]]
@@ -121,7 +121,7 @@ def test_the_shuffle_is_that_of_the_datasets_library() -> None:
     assert list(rows.train_test_split(test_size=10, seed=42)["test"]["i"]) == permutation(57, 42)[:10]
 
 
-def test_missing_splits_are_cut_without_copies_and_said() -> None:
+def test_missing_splits_are_taken_from_training_without_copies() -> None:
     notes: list[str] = []
     texts = [f"text {i // 2}" for i in range(100)]  # every text twice
     made = fill_missing_splits({"train": Split(texts, list(range(100)))}, 42, notes)
@@ -188,7 +188,7 @@ def test_own_files_of_every_kind(tmp_path) -> None:
         ({"dataset_name": "roc", "data_dir": "no_such", "max_train_texts": 0}, "--max_train_texts 0"),
     ],
 )
-def test_wrong_flags_are_one_line(flags, says: str) -> None:
+def test_wrong_flags_raise_an_error_of_one_line(flags, says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
         load(DataOptions(**flags))
     assert "\n" not in str(caught.value)
@@ -286,7 +286,7 @@ def test_any_repository_of_the_hub_by_its_id(tmp_path, monkeypatch) -> None:
     assert "downloaded from the hub" in (missing_files_message(DataOptions(dataset_name="org/poems")) or "")
 
 
-def test_what_conditions_need_of_a_corpus(root: Path) -> None:
+def test_classes_and_sources_are_required_by_conditional_runs(root: Path) -> None:
     corpus_of("sst", root).require_classes()
     with pytest.raises(UserError, match="--class_conditional needs labels, but roc has none"):
         corpus_of("roc", root).require_classes()
@@ -295,7 +295,7 @@ def test_what_conditions_need_of_a_corpus(root: Path) -> None:
         one.require_classes()
 
 
-def test_columns_of_a_named_corpus_may_be_typed(root: Path) -> None:
+def test_columns_of_a_named_corpus_may_be_overridden(root: Path) -> None:
     assert corpus_of("ag_news", root, label_column="none").num_classes == 0
     write_json(root / "ag_news/train.jsonl", ({"text": f"{i}", "label": 0, "mood": "ab"[i % 2]} for i in range(40)))
     for split in ("valid", "test"):
@@ -331,13 +331,13 @@ def test_own_files_that_are_wrong(tmp_path) -> None:
         load(DataOptions(data_dir=str(tmp_path / "r")))
 
 
-def test_find_says_where_absent_data_is(tmp_path) -> None:
+def test_the_message_of_missing_files_names_the_source(tmp_path) -> None:
     line = missing_files_message(DataOptions(dataset_name="xsum", data_dir=str(tmp_path)))
     assert line is not None and "EdinburghNLP/xsum" in line and "\n" not in line
     assert "there is no file" in (missing_files_message(DataOptions(train_file=str(tmp_path / "x.txt"))) or "")
 
 
-def test_an_absent_hub_corpus_offline_is_one_line(tmp_path, monkeypatch) -> None:
+def test_a_hub_corpus_without_a_network_raises_an_error_of_one_line(tmp_path, monkeypatch) -> None:
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there, whatever was imported before
@@ -352,7 +352,7 @@ def test_an_absent_hub_corpus_offline_is_one_line(tmp_path, monkeypatch) -> None
     is_online.cache_clear()
 
 
-def test_every_row_has_an_origin_and_a_place() -> None:
+def test_every_row_has_a_license_a_folder_and_instructions() -> None:
     for name, spec in DATASETS.items():
         assert (
             isinstance(spec, DatasetSpec) and spec.how_to_get and spec.folders and spec.license and spec.description
@@ -360,5 +360,5 @@ def test_every_row_has_an_origin_and_a_place() -> None:
         assert name in (ROOT / "datasets" / "README.md").read_text() or name.startswith("wmt14-"), name
 
 
-def test_tidy_joins_punctuation() -> None:
+def test_detokenize_joins_punctuation() -> None:
     assert detokenize("It is n't far , is it ? No .") == "It isn't far, is it? No."

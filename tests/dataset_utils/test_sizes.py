@@ -1,4 +1,4 @@
-"""Large corpora: memory stays near the size of the file, and long work says how far it is."""
+"""Large corpora: memory stays near the size of the file, and long work shows its progress."""
 
 from __future__ import annotations
 

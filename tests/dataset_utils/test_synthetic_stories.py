@@ -1,4 +1,4 @@
-"""The embedded corpus: what the grammar makes it recognises, and it recognises nothing else."""
+"""The synthetic stories: every generated text is parsed, and no other text is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def some_stories(n: int, seed: int = 0) -> list[synthetic_stories.Story]:
     return [synthetic_stories.sample_story(rng) for _ in range(n)]
 
 
-def test_a_story_reads_as_it_was_told() -> None:
+def test_the_example_story_is_parsed() -> None:
     story = synthetic_stories.parse(ROSA)
     assert story is not None and story.text() == ROSA
     assert synthetic_stories.pronouns_agree(story) and synthetic_stories.is_coherent(story) and story.topic == "sea"
@@ -73,11 +73,11 @@ def test_random_stories_are_small_in_words_and_large_in_number() -> None:
     ROSA.replace("a shiny", "shiny"),
     ROSA.replace("Rosa", "rosa"),
 ])  # fmt: skip
-def test_what_is_not_of_the_grammar_does_not_parse(wrong: str) -> None:
+def test_other_texts_do_not_parse(wrong: str) -> None:
     assert synthetic_stories.parse(wrong) is None
 
 
-def test_blanks_at_the_ends_are_forgiven() -> None:
+def test_blanks_at_the_ends_are_ignored() -> None:
     assert synthetic_stories.parse(f" {ROSA}\n") == synthetic_stories.parse(ROSA)
 
 
@@ -100,7 +100,7 @@ def test_a_thing_out_of_place_is_not_coherent() -> None:
     assert story is not None and synthetic_stories.pronouns_agree(story) and not synthetic_stories.is_coherent(story)
 
 
-def test_judge_takes_each_share_of_its_own_whole() -> None:
+def test_each_metric_is_a_share_of_the_right_texts() -> None:
     disagreeing = ROSA.replace("hugged her", "hugged him")
     found = synthetic_stories.grammar_metrics([ROSA, ROSA_ROUND, disagreeing, "Not a tale."], training={ROSA + " "})
     assert found["n"] == 4 and found["grammatical"] == 3 / 4 and found["agreement"] == 2 / 3
@@ -109,7 +109,7 @@ def test_judge_takes_each_share_of_its_own_whole() -> None:
     assert math.isnan(synthetic_stories.grammar_metrics([], set())["grammatical"])
 
 
-def test_written_corpus_is_whole_disjoint_and_the_same_again(tmp_path) -> None:
+def test_a_written_corpus_is_complete_disjoint_and_reproducible(tmp_path) -> None:
     synthetic_stories.write(tmp_path / "a", train=300, valid=40, test=30, seed=5)
     synthetic_stories.write(tmp_path / "b", train=300, valid=40, test=30, seed=5)
     synthetic_stories.write(tmp_path / "c", train=300, valid=40, test=30, seed=6)
