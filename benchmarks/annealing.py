@@ -51,7 +51,7 @@ def own_scorer(root: Path, flags: list[str]) -> Path | None:
 def train(root: Path, schedule: str, seed: int, flags: list[str], scorer: Path | None) -> Path:
     """The run folder, trained now or as far as it is lacking. scorer: that of own_scorer."""
     from pipelines.cli.programs import DIFFUSION
-    from pipelines.recipe import run_program
+    from pipelines.stages import run_program
     from utils import checkpoints
 
     folder = root / f"{schedule}-{seed}"

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from pipelines.quickstart import DENOISER, stages_before_diffusion
-from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_stage
+from pipelines.stages import ROBUST_AUTOENCODER, StageTimer, Stage, banner, adapt_decoder_stage, run_stage
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import write_json, write_text
@@ -73,12 +73,12 @@ def real_stages(where: Paths, dataset: str) -> list[Stage]:
     autoencoder = (
         f"--enc_dec_model {where.lm} --num_train_steps 1200 --train_batch_size 32 --learning_rate 1e-3"
         " --lr_schedule cosine --lr_warmup_steps 50 --eval_every 400 --eval_texts 100 --eval_batch_size 100"
-        " --decoding greedy" + FORGIVING
+        " --decoding greedy" + ROBUST_AUTOENCODER
     )
     return [
         Stage("lm", PRETRAIN, "a small BART on every text at hand", "validation.json",
-              several + "--tokenizer bpe --vocab_size 2000 --d_model 192 --layers 2 --heads 4 --drill_prob 0.3"
-              " --mask_prob 0.1 --clean_prob 0.6 --num_train_steps 700 --train_batch_size 48 --learning_rate 2e-3"
+              several + "--tokenizer bpe --vocab_size 2000 --d_model 192 --layers 2 --heads 4 --config random_token_prob=0.3"
+              " --mask_prob 0.1 --config uncorrupted_prob=0.6 --num_train_steps 700 --train_batch_size 48 --learning_rate 2e-3"
               " --lr_warmup_steps 100 --eval_every 350 --eval_texts 200"),
         Stage("autoencoder", AUTOENCODER, f"the autoencoder on {dataset}", "validation.json", one + autoencoder),
         Stage("diffusion", DIFFUSION, f"the denoiser on {dataset}, told the class", "metrics.json",
@@ -86,11 +86,11 @@ def real_stages(where: Paths, dataset: str) -> list[Stage]:
               " --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 1200 --train_batch_size 64"
               " --learning_rate 2e-3 --lr_warmup_steps 50 --ema_decay 0.995 --save_and_sample_every 100000"
               " --save_every 300 --num_samples 16 --sampling_timesteps 30 --decoding greedy"),
-        decoder_for_denoiser(one + autoencoder, "--num_train_steps 1500", where.autoencoder),
+        adapt_decoder_stage(one + autoencoder, "--num_train_steps 1500", where.autoencoder),
     ]  # fmt: skip
 
 
-def train(where: Paths, stages: Sequence[Stage], given: Sequence[str], seconds: float | None, clock: Clock) -> int:
+def train(where: Paths, stages: Sequence[Stage], given: Sequence[str], seconds: float | None, clock: StageTimer) -> int:
     """Every stage but those given; returns the exit code of the one that stopped, or 0."""
     wanted = [stage for stage in stages if stage.name not in given]
     whole = sum(SHARES[stage.name] for stage in wanted)
@@ -197,7 +197,7 @@ def sample(where: Paths, steps: int) -> Callable[[Sequence[int], float], list[st
     return lambda asked, weight: pipeline(len(asked), decoding="greedy", class_id=asked, guidance=weight)
 
 
-def judge(where: Paths, dataset: str, weights: Sequence[float], samples: int, steps: int, clock: Clock) -> None:
+def judge(where: Paths, dataset: str, weights: Sequence[float], samples: int, steps: int, clock: StageTimer) -> None:
     from dataset_utils import registry
     from dataset_utils.options import DataOptions
 
@@ -215,7 +215,7 @@ def judge(where: Paths, dataset: str, weights: Sequence[float], samples: int, st
     record(where, dataset, measure, weights, steps, clock)
 
 
-def record(where: Paths, dataset: str, measure: Measure, weights: Sequence[float], steps: int, clock: Clock) -> None:
+def record(where: Paths, dataset: str, measure: Measure, weights: Sequence[float], steps: int, clock: StageTimer) -> None:
     """record.json, the table, samples, and two pictures."""
     from evaluation import plots, report
 
@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--dataset {args.dataset} needs --data_dir, the folder that holds it")
     root = args.output_dir
     root.mkdir(parents=True, exist_ok=True)
-    clock = Clock(root / "seconds.json")
+    clock = StageTimer(root / "seconds.json")
     data = args.data_dir or root / "corpus"
     if args.dataset == "tales" and not (data / "train.jsonl").is_file():
         from dataset_utils import synthetic_stories

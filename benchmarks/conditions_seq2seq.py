@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 
 from pipelines.cli.programs import DIFFUSION
 from pipelines.quickstart import DENOISER, stages_before_diffusion
-from pipelines.recipe import Clock, Stage, banner, run_program, run_stage
+from pipelines.stages import StageTimer, Stage, banner, run_program, run_stage
 from utils.argparse_utils import OneLineParser
 from utils.errors import exit_on_user_error
 from utils.run_folder import write_json, write_text
@@ -54,7 +54,7 @@ def run(root: Path, diffusion_steps: int | None) -> int:
     from dataset_utils import synthetic_stories
 
     root.mkdir(parents=True, exist_ok=True)
-    clock = Clock(root / "seconds.json")
+    clock = StageTimer(root / "seconds.json")
     if not (root / "corpus" / "pairs_test.jsonl").is_file():
         clock.time("corpus", lambda: int(not synthetic_stories.write(root / "corpus")))
     for stage in STAGES:

@@ -38,8 +38,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     from latent_models.generation.decoding import strategies
     from latent_models.language_models import LanguageModel
-    from latent_models.options import WritingOptions
-    from latent_models.generation.generator import Writer
+    from latent_models.options import GenerationOptions
+    from latent_models.generation.generator import TokenGenerator
     from utils.distributed import pick_device
 
     device = pick_device(args.device)
@@ -52,7 +52,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     last = states[torch.arange(len(states)), lengths - 1][:, None]
     given = {"known": (states, mask), "unknown": (torch.where(mask[..., None], states, last), None)}
     cases = [(place, strategy, way) for place in given for strategy in strategies(args.strategies) for way in WAYS]
-    writers = {way: Writer(WritingOptions(**options)) for way, options in WAYS.items()}
+    writers = {way: TokenGenerator(GenerationOptions(**options)) for way, options in WAYS.items()}
     seconds: dict[tuple[str, str, str], list[float]] = {case: [] for case in cases}
     texts: dict[tuple[str, str, str], list[str]] = {}
     for number in range(-1, args.rounds):  # the first is a warm-up

@@ -1,6 +1,6 @@
 """What drafts are worth to a diffusion run: texts a second with and without, and whether the texts stay the same.
 
-    python benchmarks/drafting.py --run RUN --output_dir runs/drafting [--drafter FOLDER] [--latent_model_path RUN]
+    python benchmarks/drafting.py --run RUN --output_dir runs/drafting [--draft_model FOLDER] [--latent_model_path RUN]
         [--data_dir DIR] [--enc_dec_model DIR] [--batches 1,32,250] [--texts 1000] [--rounds 5]
         [--sampling_timesteps 25] [--threads N] [--device auto] [--end_to_end_only]
 
@@ -64,17 +64,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     from latent_models.spaces.compressed import CompressedSpace
     from pipelines.load_run import load_run
-    from pipelines.parts import make_generator
+    from pipelines.builders.components import make_generator
     from utils import distributed
 
     student = read_args(Path(args.run)).get("distill_run") is not None  # which has steps of its own
     named = {"eval_batch_size": 250} | ({} if student else {"sampling_timesteps": args.sampling_timesteps})
-    given = {name: getattr(args, name) for name in ("drafter", "data_dir", "enc_dec_model", "latent_model_path")}
+    given = {name: getattr(args, name) for name in ("draft_model", "data_dir", "enc_dec_model", "latent_model_path")}
     run = load_run(args.run, device=args.device, **named, **{k: v for k, v in given.items() if v is not None})
     space = run.parts.space.space
     if not isinstance(space, CompressedSpace) or space.greedy_loop is None:
         raise UserError(
-            f"{args.run} has no drafter: train one with python -m pipelines.train_drafter, or give --drafter"
+            f"{args.run} has no drafter: train one with python -m pipelines.train_draft_model, or give --draft_model"
         )
     autocast = distributed.autocast(run.device, run.settings.config.loop.mixed_precision)
     generator = make_generator(run.settings, run.parts, run.device, autocast)
@@ -132,6 +132,7 @@ def compare(run: Any, memory: Any, size: int, rounds: int) -> dict[str, Any]:
     from torch.nn.utils.rnn import pad_sequence
 
     from latent_models.generation.decoding import DECODING
+    from latent_models.speculative.verification import pop_draft_stats
 
     space = run.parts.space.space
     model, loop = space.language_model, space.greedy_loop
@@ -214,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="folder of a diffusion run")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--drafter", help="its folder; unset: the run's own")
+    parser.add_argument("--draft_model", help="its folder; unset: the run's own")
     parser.add_argument("--data_dir", help="where the corpus is now")
     parser.add_argument("--enc_dec_model", help="where the language model is now")
     parser.add_argument("--latent_model_path", help="an autoencoder run with another decoder for the same latents")

@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
 
 from pipelines.cli.programs import CLASSIFIER, DIFFUSION
-from pipelines.recipe import Stage, run_stage
+from pipelines.stages import Stage, run_stage
 from utils.argparse_utils import OneLineParser
 from utils.cli.parse import parse
 from utils.errors import exit_on_user_error
@@ -33,7 +33,7 @@ from utils.run_folder import write_json, write_text
 SENTENCE = re.compile(r"The (\S+) (\S+(?: \S+)?) is (\S+)\.")
 SOLVER: dict[str, Any] = {"sampler": "dpmpp", "sampling_timesteps": 20}
 NETWORK = (
-    "--latent_space embeddings --no_vocab_lowercase --embedding_dim 32 --tx_dim 128 --tx_depth 3 --self_condition "
+    "--latent_space embeddings --config vocab_lowercase=false --embedding_dim 32 --tx_dim 128 --tx_depth 3 --self_condition "
     "--scale_shift --disable_dropout --learning_rate 1e-3 --lr_schedule cosine --lr_warmup_steps 100 "
     "--train_batch_size 64 --eval_batch_size 100 --num_samples 100 --save_and_sample_every 100000 --save_every 500 "
     "--sampler dpmpp --sampling_timesteps 20 --log_every 100 --device cpu "
@@ -117,7 +117,7 @@ def run(given: argparse.Namespace) -> int:
     seconds = {"simple": timed(lambda: run_stage(training, root, ["--max_seconds", str(given.max_seconds)]))}
     if not (root / "labels" / "checkpoints").is_dir():
         settings = parse(CLASSIFIER, [*LABELS.format(**numbers).split(), "--output_dir", str(root / "labels")])
-        seconds["classifier"] = timed(lambda: train_classifier.run(settings))
+        seconds["classifier"] = timed(lambda: train_classifier.train(settings))
 
     corpus = registry.load(DataOptions(dataset_name="simple", data_dir=given.data_dir))
     grammar = Grammar.of(corpus.train.texts, corpus.train.labels or [], corpus.class_names)
@@ -134,7 +134,7 @@ def run(given: argparse.Namespace) -> int:
         return samples[name]
 
     free = sample("solver, 20 steps", given.samples, **SOLVER)
-    control = {"latent_classifier": root / "labels", "guidance_strength": 20, "guidance_rate": 0.2}
+    control = {"latent_classifier": root / "labels", "guidance_strength": 20, "guidance_step_size": 0.2}
     for label in corpus.class_names:
         guided = sample(f"solver, 20 steps, label {label}", given.samples, **SOLVER, **control, target_label=label)
         shares = {"wanted": grammar.with_label(guided, label), "wanted_unguided": grammar.with_label(free, label)}

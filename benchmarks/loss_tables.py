@@ -76,7 +76,7 @@ class Runs:
             )
         return common + (
             f"--latent_model_path {self.folder / 'ae'} --tx_dim 64 --tx_depth 2 --disable_dropout --self_condition "
-            "--normalize_latent --normalize_batches 4 --save_and_sample_every 100000 --num_samples 4 "
+            "--normalize_latent --config normalize_batches=4 --save_and_sample_every 100000 --num_samples 4 "
             f"--sampling_timesteps 2 --eval_batch_size 4 --learning_rate 1e-3 --scorer {self.folder / 'scorer'}"
         )
 

@@ -36,7 +36,7 @@ from benchmarks.pairs_table import samples, tables
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
-from pipelines.recipe import Clock, banner, run_stage, scaled
+from pipelines.stages import StageTimer, banner, run_stage, scale_steps
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import git_commit, package_versions, write_json, write_text
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, size: Size, device: str) -> int:
         raise UserError(f"--dataset {args.dataset} has no sources: name a corpus of pairs, such as qqp or e2e-mr")
     root.mkdir(parents=True, exist_ok=True)
     write_texts(corpus, root / "texts")
-    clock = Clock(root / "seconds.json")
+    clock = StageTimer(root / "seconds.json")
     scorer = root / "scorer"
     clock.time("scorer", lambda: train_scorer(corpus, scorer, device))
     asks = CORPORA.get(args.dataset, OTHER)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, size: Size, device: str) -> int:
         for stage, share in system.stages(size, bool(args.lm), words):
             limit = [] if args.max_seconds is None else [str(round(share * args.max_seconds / len(args.systems)))]
             extra = ["--max_seconds", *limit] if limit else []
-            code = clock.time(stage.name, partial(run_stage, scaled(stage, args.steps_factor), root, extra))
+            code = clock.time(stage.name, partial(run_stage, scale_steps(stage, args.steps_factor), root, extra))
             if code:
                 return code
     judge = Judge(corpus, root, scorer, size, device, args.bertscore_model, KEEPS.get(args.dataset))

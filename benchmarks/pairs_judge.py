@@ -123,7 +123,7 @@ class Judge:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["asked"] == asked:
                 return kept
-        typed = [*flags.split(), "--sampling_timesteps", str(steps), "--newest_checkpoint"]
+        typed = [*flags.split(), "--sampling_timesteps", str(steps), "--config", "newest_checkpoint=true"]
         batch = {"eval_batch_size": self.size.batch}
         pipeline = TextDiffusionPipeline.from_run(run, device=self.device, argv=typed, **batch)
         part, began = self.pairs(seed), time.monotonic()

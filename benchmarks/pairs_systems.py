@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pipelines.flags.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from pipelines.recipe import Stage
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ SIZES = {
         lm="--vocab_size 2000 --d_model 192 --layers 2 --heads 4 --num_train_steps 500 --train_batch_size 48"
         " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
         autoencoder="--num_encoder_latents 24 --dim_ae 64 --num_layers 2 --l2_normalize_latents --lm_mode ft"
-        " --latent_noise 0.7 --latent_noise_prob 0.5 --num_train_steps 400 --train_batch_size 32 --learning_rate 1e-3"
+        " --max_latent_noise 0.7 --latent_noise_prob 0.5 --num_train_steps 400 --train_batch_size 32 --learning_rate 1e-3"
         " --lr_warmup_steps 50 --lr_schedule cosine --eval_every 400 --eval_texts 100 --eval_batch_size 100",
         latent="--num_train_steps 1000 --train_batch_size 48 --learning_rate 1.5e-3",
         steps=(2, 5, 10, 25),
@@ -92,15 +92,15 @@ class Pairs:
     target: int  # tokens of a text, of its source, and of both packed: more than 90 % of the pairs fit whole
     source: int
     packed: int
-    vocab: str = "byte-level --vocab_size 2000 --no_vocab_lowercase"  # of the embeddings
-    lm: str = "--tokenizer bpe --positions waves --drill_prob 0.3 --mask_prob 0.1 --clean_prob 0.6"
+    vocab: str = "byte-level --vocab_size 2000 --config vocab_lowercase=false"  # of the embeddings
+    lm: str = "--tokenizer bpe --config pos_init=sinusoidal --config random_token_prob=0.3 --mask_prob 0.1 --config uncorrupted_prob=0.6"
     cpu: str = "cpu"  # which size a CPU is up to
 
 
 CORPORA = {
     "qqp": Pairs(40, 40, 64),
     "e2e-mr": Pairs(48, 56, 96),
-    "tales-pairs": Pairs(32, 32, 66, "word-level --no_vocab_lowercase", "--tokenizer word", "tales"),
+    "tales-pairs": Pairs(32, 32, 66, "word-level --config vocab_lowercase=false", "--tokenizer word", "tales"),
 }
 OTHER = Pairs(64, 64, 128)
 
@@ -111,7 +111,7 @@ DENOISER = (  # evaluated by pairs.py alone: as little as a run allows while it 
 )
 EMBEDDINGS = (
     DENOISER + "--latent_space embeddings --vocab {vocab} --beta_schedule sqrt --timesteps 2000"
-    " --schedule_sampler lossaware --padding generated --trim_sources --max_seq_len {packed} "
+    " --schedule_sampler lossaware --padding generated --truncate_sources --max_seq_len {packed} "
 )
 
 

@@ -193,7 +193,7 @@ class Judge:
     def _generator(self, setting: dict[str, Any]) -> TextGenerator:
         """What samples so: a student, or the run itself with this sampler."""
         from diffusion.options import ProcessOptions, SamplingOptions
-        from pipelines.builders.process import make_process
+        from pipelines.builders.diffusion_process import make_process
         from pipelines.cli.programs import DIFFUSION
         from pipelines.text_diffusion import TextDiffusionPipeline
         from utils.cli.parse import parse

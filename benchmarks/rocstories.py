@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from 
 from dataset_utils import registry
 from dataset_utils.options import DataOptions
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from pipelines.recipe import FORGIVING, Clock, Stage, banner, decoder_for_denoiser, run_program, run_stage, scaled
+from pipelines.stages import ROBUST_AUTOENCODER, StageTimer, Stage, banner, adapt_decoder_stage, run_program, run_stage, scale_steps
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import write_json, write_text
@@ -54,7 +54,7 @@ SIZES = {
         lm="--vocab_size 2000 --d_model 192 --layers 2 --heads 4 --num_train_steps 500 --train_batch_size 48"
         " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
         autoencoder="--num_train_steps 1500 --train_batch_size 32 --learning_rate 1e-3 --lr_warmup_steps 50"
-        " --lr_schedule cosine --eval_every 500 --eval_texts 100 --eval_batch_size 100 --decoding greedy" + FORGIVING,
+        " --lr_schedule cosine --eval_every 500 --eval_texts 100 --eval_batch_size 100 --decoding greedy" + ROBUST_AUTOENCODER,
         diffusion="--tx_dim 192 --tx_depth 5 --num_train_steps 1500 --train_batch_size 64 --learning_rate 2e-3"
         " --lr_warmup_steps 50 --disable_dropout --ema_decay 0.995 --save_and_sample_every 500 --eval_batch_size 50",
         decoder="--num_train_steps 2700 --train_batch_size 32 --learning_rate 1e-3 --lr_warmup_steps 50"
@@ -68,7 +68,7 @@ SIZES = {
         " --learning_rate 5e-4 --lr_warmup_steps 500 --eval_every 1000 --eval_texts 200 --mixed_precision bf16",
         autoencoder="--num_train_steps 6000 --train_batch_size 128 --learning_rate 5e-4 --lr_warmup_steps 300"
         " --lr_schedule cosine --eval_every 2000 --eval_texts 200 --eval_batch_size 100 --decoding greedy"
-        " --mixed_precision bf16" + FORGIVING,
+        " --mixed_precision bf16" + ROBUST_AUTOENCODER,
         diffusion="--tx_dim 768 --tx_depth 12 --num_train_steps 12000 --train_batch_size 128 --learning_rate 2e-4"
         " --lr_warmup_steps 1000 --save_and_sample_every 4000 --eval_batch_size 250 --mixed_precision bf16",
         decoder="--num_train_steps 3000 --train_batch_size 128 --learning_rate 5e-4 --lr_warmup_steps 100"
@@ -88,14 +88,14 @@ def stages(size: Size, data: str) -> list[Stage]:
     model = "--enc_dec_model {root}/lm "
     return [
         Stage("lm", PRETRAIN, "a small BART on every text at hand", "validation.json",
-              every + "--tokenizer bpe --positions waves --drill_prob 0.3 --mask_prob 0.1 --clean_prob 0.6 " + size.lm),
+              every + "--tokenizer bpe --config pos_init=sinusoidal --config random_token_prob=0.3 --mask_prob 0.1 --config uncorrupted_prob=0.6 " + size.lm),
         Stage("autoencoder", AUTOENCODER, "the autoencoder on the stories", "validation.json",
               stories + model + size.autoencoder),
         Stage("diffusion", DIFFUSION, "the denoiser on the stories' latents", "metrics.json",
               f"--dataset_name roc --data_dir {data} --max_seq_len 112 --log_every 50 "
               "--latent_model_path {root}/autoencoder --objective pred_v --self_condition --scale_shift"
               " --num_samples 50 --sampling_timesteps 30 --decoding greedy " + size.diffusion),
-        decoder_for_denoiser(stories + model + size.autoencoder, size.decoder),
+        adapt_decoder_stage(stories + model + size.autoencoder, size.decoder),
     ]  # fmt: skip
 
 
@@ -120,11 +120,11 @@ def run(data: Path, root: Path, size: Size, factor: float, max_seconds: float | 
     names = "+".join(["roc", *(name for name, place in places.items() if (data / place).is_dir())])
     root.mkdir(parents=True, exist_ok=True)
     write_texts(str(data), names, root / "texts")
-    clock = Clock(root / "seconds.json")
+    clock = StageTimer(root / "seconds.json")
     began = time.monotonic()
     for stage, share in zip(stages(size, str(data)), size.shares, strict=True):
         limit = [] if max_seconds is None else ["--max_seconds", str(round(share * max_seconds))]
-        code = clock.time(stage.name, partial(run_stage, scaled(stage, factor), root, [*limit, "--device", device]))
+        code = clock.time(stage.name, partial(run_stage, scale_steps(stage, factor), root, [*limit, "--device", device]))
         if code:
             return code
     evaluation = (

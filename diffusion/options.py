@@ -15,7 +15,10 @@ TIMESTEP_GRIDS = ("uniform", "shifted", "log_snr", "logit_normal", "karras")
 @dataclass
 class ProcessOptions:
     objective: str = flag(
-        "pred_noise", "what the network predicts", choices=("pred_noise", "pred_x0", "pred_v", "pred_flow"), published=True
+        "pred_noise",
+        "what the network predicts",
+        choices=("pred_noise", "pred_x0", "pred_v", "pred_flow"),
+        published=True,
     )
     loss_type: str = flag(
         "l2", "error of the prediction", choices=("l1", "l2", "smooth_l1"), student="may_differ", published=True
@@ -80,6 +83,7 @@ class ProcessOptions:
         unit="snr",
         needs=("loss_weighting", "min_snr"),
         student="may_differ",
+        config_only=True,
     )
     schedule_sampler: str = flag(
         "stratified",

@@ -81,6 +81,7 @@ class PairOptions:
         None,
         "sacreBLEU's tokenizer; unset: that of the corpus's language, 13a where it names none",
         choices=("13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab", "flores101", "flores200"),
+        config_only=True,
     )
     bertscore_model: str | None = flag(
         None, "encoder for BERTScore, a local folder or a hub id; unset: BERTScore is left out", may_change="both"
@@ -91,7 +92,9 @@ class PairOptions:
         "else rougeL; mbr_ before it judges the chosen candidates instead of one sample",
         choices=OVERLAPS + tuple(f"mbr_{name}" for name in OVERLAPS),
     )
-    newest_checkpoint: bool = flag(False, "evaluate the newest checkpoint of a run of pairs instead of its best")
+    newest_checkpoint: bool = flag(
+        False, "evaluate the newest checkpoint of a run of pairs instead of its best", config_only=True
+    )
 
 
 @dataclass

@@ -56,7 +56,7 @@ class ReconstructionOptions:
 
 
 @dataclass
-class WritingOptions:
+class GenerationOptions:
     """How a language model writes; see latent_models/generation."""
 
     whole_batches: bool = flag(
@@ -93,7 +93,7 @@ class WritingOptions:
 
 
 @dataclass
-class DrafterOptions:
+class DraftModelOptions:
     """The network that writes all tokens of a text at once; see latent_models/speculative/draft_model."""
 
     draft_model_dim: int | None = flag(
@@ -222,7 +222,7 @@ class PretrainingOptions:
         choices=("random", "sinusoidal"),
         config_only=True,
     )
-    lm_dropout: float = flag(0.0, "dropout while pretraining", at_least=0, at_most=1)
+    lm_dropout: float = flag(0.0, "dropout while pretraining", at_least=0, at_most=1, config_only=True)
     mask_prob: float = flag(0.1, "share of tokens hidden by spans from the encoder", at_least=0, at_most=1)
     uncorrupted_prob: float = flag(
         0.5, "share of texts that are shown uncorrupted (plain copying)", at_least=0, at_most=1, config_only=True

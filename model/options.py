@@ -80,6 +80,7 @@ class EncoderDenoiserOptions:
         at_least=0,
         at_most=1,
         needs=("denoiser_variant", "encoder"),
+        config_only=True,
     )
     encoder_time_dim: int = flag(
         128,
@@ -87,6 +88,7 @@ class EncoderDenoiserOptions:
         unit="channels",
         at_least=1,
         needs=("denoiser_variant", "encoder"),
+        config_only=True,
     )
 
 
@@ -97,6 +99,9 @@ class ClassifierOptions:
     classifier_dim: int = flag(128, "width, divisible by 64", unit="channels", at_least=1)
     classifier_depth: int = flag(2, "blocks of attention and feed-forward", unit="blocks", at_least=1)
     classifier_pooling: str = flag(
-        "mean", "what the label is read from: the mean over the text, or its first position", choices=("mean", "first")
+        "mean",
+        "what the label is read from: the mean over the text, or its first position",
+        choices=("mean", "first"),
+        config_only=True,
     )
-    classifier_dropout: float = flag(0.1, "dropout while training", at_least=0, at_most=1)
+    classifier_dropout: float = flag(0.1, "dropout while training", at_least=0, at_most=1, config_only=True)

@@ -8,7 +8,7 @@ from utils.cli.flags import flag
 
 
 @dataclass
-class AutoencoderIntervals:
+class AutoencoderValidationOptions:
     eval_every: int = flag(
         1000, "steps between validations, each with a checkpoint", unit="steps", at_least=1, published=True
     )
@@ -25,7 +25,7 @@ class AutoencoderIntervals:
 
 
 @dataclass
-class PriorOptions:
+class DenoiserAugmentationOptions:
     """A decoder trained on for the latents that a denoiser comes up with; see pipelines/steps/denoiser_augmentation."""
 
     denoiser_run: str | None = flag(
@@ -45,7 +45,7 @@ class PriorOptions:
 
 
 @dataclass
-class DiffusionIntervals:
+class IntervalOptions:
     save_and_sample_every: int = flag(
         5000,
         "steps between samplings with evaluation, each with a checkpoint",
@@ -90,7 +90,7 @@ class DistillationOptions:
 
 
 @dataclass
-class PretrainingIntervals:
+class PretrainingValidationOptions:
     eval_every: int = flag(500, "steps between validations", unit="steps", at_least=1)
     eval_texts: int = flag(500, "held-out texts copied at a validation", unit="texts", at_least=1, may_change="eval")
 
@@ -99,14 +99,16 @@ class PretrainingIntervals:
 class EmbeddingLossOptions:
     """What is learned beside the estimate of x0 in a space of token embeddings."""
 
-    decoder_nll_weight: float = flag(1.0, "weight of -log p(w | x0), which keeps embeddings apart", unit="factor")
+    decoder_nll_weight: float = flag(
+        1.0, "weight of -log p(w | x0), which keeps embeddings apart", unit="factor", config_only=True
+    )
     tT_loss_weight: float = flag(
-        1.0, "weight of what the noisiest step leaves of x0, which keeps them small", unit="factor"
+        1.0, "weight of what the noisiest step leaves of x0, which keeps them small", unit="factor", config_only=True
     )
 
 
 @dataclass
-class RoundingOptions:
+class ClampOptions:
     """Rounding of estimates to token embeddings while sampling; see pipelines/sampling/hooks."""
 
     clamp: bool = flag(False, "round each estimate to the nearest token embeddings while sampling")
@@ -150,6 +152,7 @@ class ControlOptions:
         unit="factor",
         at_least=0,
         needs="latent_classifier",
+        config_only=True,
     )
     guidance_step_size: float = flag(0.5, "size of a gradient step", at_most=1, above=0, needs="latent_classifier")
     langevin_noise: bool = flag(
@@ -184,7 +187,7 @@ class ClassifierRunOptions:
 
 
 @dataclass
-class DrafterRunOptions:
+class DraftModelRunOptions:
     """What a drafter is trained for."""
 
     latent_model_path: str | None = flag(

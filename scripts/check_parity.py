@@ -128,7 +128,7 @@ def denoiser(file: File) -> Denoiser:
         self_condition=file.argument("self_condition"),
         scale_shift=file.argument("scale_shift"),
         num_dense_connections=file.argument("num_dense_connections"),
-        dense_pairing="reference",
+        skip_pairing="ld4lg",
         class_conditional=file.argument("class_conditional", False),
     )
     module = Denoiser(
@@ -229,7 +229,11 @@ def check_diffusion(file: File) -> Iterator[Result]:
         if norm:
             denoise = project_x0(denoise, lambda x: F.normalize(x, dim=-1) * x.shape[-1] ** 0.5)
         ours = make_sampler(sampler)(
-            denoise, schedule, linear_grid(int(steps)), file["in.z_T"], noise=lambda step, _: file["in.ddpm_noises"][step]
+            denoise,
+            schedule,
+            linear_grid(int(steps)),
+            file["in.z_T"],
+            noise=lambda step, _: file["in.ddpm_noises"][step],
         )
         largest = file[f"out.{name}"].abs().max().item()
         unbounded = objective == "pred_noise" and not norm

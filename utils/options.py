@@ -14,7 +14,13 @@ LR_SCHEDULES = (
 
 @dataclass
 class OptimizerOptions:
-    optimizer: str = flag("adamw", "update rule; letter case is ignored", choices=("adamw", "lion", "muon"), aliases={"awamW": "adamw"}, published=True)  # the default of the annealed fork, misspelt: its args.json hold it  # fmt: skip
+    optimizer: str = flag(
+        "adamw",
+        "update rule",
+        choices=("adamw", "lion", "muon"),
+        aliases={"awamW": "adamw"},  # the misspelt default of the annealed fork, which its args.json files contain
+        published=True,
+    )
     learning_rate: float = flag(1e-4, "peak learning rate", at_least=0, published=True)
     lr_schedule: str = flag(
         "cosine", "learning-rate schedule of transformers.get_scheduler", choices=LR_SCHEDULES, published=True
@@ -30,16 +36,23 @@ class OptimizerOptions:
         1e-6, "weight decay of tensors with two or more dimensions", at_least=0, published=True
     )
     muon_momentum: float = flag(
-        0.95, "momentum of the matrices of --optimizer muon", at_least=0, at_most=1, needs=("optimizer", "muon")
+        0.95,
+        "momentum of the matrices of --optimizer muon",
+        at_least=0,
+        at_most=1,
+        needs=("optimizer", "muon"),
+        config_only=True,
     )
-    no_fused_optimizer: bool = flag(False, "update parameters, and their averages, one by one instead of in one kernel")
+    no_fused_optimizer: bool = flag(
+        False, "update parameters, and their averages, one by one instead of in one kernel", config_only=True
+    )
     clip_grad_norm: float = flag(
         1.0, "largest gradient norm; 0 switches clipping off", at_least=0, may_change="resume", published=True
     )
 
 
 @dataclass
-class AverageOptions:
+class EMAOptions:
     ema_decay: float = flag(0.9999, "cap of the decay of averaged weights", at_least=0, at_most=1, published=True)
     ema_update_every: int = flag(
         1, "steps between updates of the averaged weights", unit="steps", at_least=1, published=True
@@ -74,27 +87,37 @@ class LoopOptions:
 
 
 @dataclass
-class HeldOutOptions:
-    val_loss_texts: int = flag(
+class ValidationLossOptions:
+    val_loss_examples: int = flag(
         128,
         "held-out texts that validation losses are the mean of, the same ones with the same noise each time",
         unit="texts",
         at_least=1,
         may_change="both",
+        config_only=True,
     )
 
 
 @dataclass
 class KernelOptions:
-    """How fast a number is computed, and its last digits, but not which number it is."""
+    """Implementations of the same computation: they change speed, memory and the last digits of a result."""
 
-    attention: str = flag("fused", "attention in one kernel, or as plain matrix products", choices=("fused", "plain"))
+    reference_kernels: bool = flag(
+        False,
+        "plain PyTorch instead of fused and chunked implementations, for comparison: attention as matrix products, the "
+        "optimizer parameter by parameter, the logits of a whole batch at once, decoding of whole batches",
+    )
+
+    attention: str = flag(
+        "fused", "attention in one kernel, or as plain matrix products", choices=("fused", "plain"), config_only=True
+    )
     tf32: bool = flag(False, "float32 matrix products in TF32 on CUDA: 10 bits of mantissa, much faster")
     freed_memory: str = flag(
         "keep",
         "memory of freed tensors, where the CPU computes: keep it for the next ones, as much as was in use at "
         "the peak, or return it to the system as the C library sees fit, which is slower",
         choices=("keep", "return"),
+        config_only=True,
     )
 
 
@@ -130,7 +153,11 @@ class RunOptions:
     resume_training: bool = flag(
         False, "continue the run in --resume_dir, to the last bit", may_change="invocation", published=True
     )
-    config: str | None = flag(None, "YAML or JSON file of flags; typed flags override it", may_change="invocation")
+    config: str | None = flag(
+        None,
+        "YAML or JSON file of flags, or NAME=VALUE[,NAME=VALUE]; may be repeated; typed flags override it",
+        may_change="invocation",
+    )
     dry_run: bool = flag(
         False,
         "parse, build every part, print configuration, shapes and what trains, and exit without training",

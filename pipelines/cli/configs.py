@@ -14,41 +14,41 @@ from latent_models.autoencoders.options import PerceiverOptions
 from latent_models.options import (
     AutoencoderOptions,
     ContextOptions,
-    DrafterOptions,
+    DraftModelOptions,
     EmbeddingOptions,
     EncoderCacheOptions,
+    GenerationOptions,
     LanguageModelOptions,
     LatentOptions,
     PretrainingOptions,
     ReconstructionOptions,
     TokenizerOptions,
-    WritingOptions,
 )
 from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
 from pipelines.options import (
     AbsorbingOptions,
-    AutoencoderIntervals,
+    AutoencoderValidationOptions,
+    ClampOptions,
     ClassifierRunOptions,
     ControlOptions,
-    DiffusionIntervals,
+    DenoiserAugmentationOptions,
     DistillationOptions,
-    DrafterRunOptions,
+    DraftModelRunOptions,
     EmbeddingLossOptions,
-    PretrainingIntervals,
-    PriorOptions,
-    RoundingOptions,
+    IntervalOptions,
+    PretrainingValidationOptions,
     TrajectoryOptions,
 )
 from utils.cli.settings import group
 from utils.options import (
-    AverageOptions,
     CompileOptions,
-    HeldOutOptions,
+    EMAOptions,
     KernelOptions,
     LoopOptions,
     OptimizerOptions,
     RunOptions,
     ShardingOptions,
+    ValidationLossOptions,
 )
 
 INHERITED = {"student": "inherits"}
@@ -64,7 +64,7 @@ class TrainingConfig:
     data: DataOptions = group(DataOptions, "corpus", flags={"student": "may_differ"})
     optimizer: OptimizerOptions = group(OptimizerOptions, "optimization")
     loop: LoopOptions = group(LoopOptions, "training")
-    validation_loss: HeldOutOptions = group(HeldOutOptions, "validation losses")
+    validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses")
     kernels: KernelOptions = group(KernelOptions, "kernels", flags=ALWAYS_FREE)
     run: RunOptions = group(RunOptions, "run")
 
@@ -84,7 +84,7 @@ class PretrainConfig(TrainingConfig):
     run: RunOptions = group(RunOptions, "run", save_dir="saved_language_models")
     model: PretrainingOptions = group(PretrainingOptions, "model")
     loss: ReconstructionOptions = group(ReconstructionOptions, "loss")
-    validation: PretrainingIntervals = group(PretrainingIntervals, "validation")
+    validation: PretrainingValidationOptions = group(PretrainingValidationOptions, "validation")
 
 
 @dataclass
@@ -92,7 +92,7 @@ class TextModelConfig(TrainingConfig):
     """What stage 1 and stage 2 share: a language model that generates texts, and their evaluation."""
 
     language_model: LanguageModelOptions = group(LanguageModelOptions, "language model", flags=INHERITED)
-    generation: WritingOptions = group(WritingOptions, "generation of texts from latents", flags=ALWAYS_FREE)
+    generation: GenerationOptions = group(GenerationOptions, "generation of texts from latents", flags=ALWAYS_FREE)
     compilation: CompileOptions = group(CompileOptions, "compilation")
     evaluation: EvaluationOptions = group(EvaluationOptions, "evaluation")
 
@@ -115,8 +115,8 @@ class AutoencoderConfig(TextModelConfig):
     sharding: ShardingOptions = group(ShardingOptions, "sharding")
     loss: ReconstructionOptions = group(ReconstructionOptions, "loss")
     encoder_cache: EncoderCacheOptions = group(EncoderCacheOptions, "cache of encoder states")
-    augmentation: PriorOptions = group(PriorOptions, "a decoder for a denoiser")
-    validation: AutoencoderIntervals = group(AutoencoderIntervals, "validation")
+    augmentation: DenoiserAugmentationOptions = group(DenoiserAugmentationOptions, "a decoder for a denoiser")
+    validation: AutoencoderValidationOptions = group(AutoencoderValidationOptions, "validation")
 
 
 @dataclass
@@ -136,13 +136,13 @@ class DiffusionConfig(TextModelConfig):
     process: ProcessOptions = group(ProcessOptions, "diffusion process", flags=INHERITED)
     distillation: DistillationOptions = group(DistillationOptions, "distillation to few steps")
     sampling: SamplingOptions = group(SamplingOptions, "sampling", flags=FREE_AT_EVAL)
-    rounding: RoundingOptions = group(
-        RoundingOptions, "rounding while sampling", flags={"space": "embeddings", **FREE_AT_EVAL}
+    clamp: ClampOptions = group(
+        ClampOptions, "clamping to token embeddings", flags={"space": "embeddings", **FREE_AT_EVAL}
     )
     control: ControlOptions = group(ControlOptions, "control by a classifier", flags=FREE_AT_EVAL)
     trajectory: TrajectoryOptions = group(TrajectoryOptions, "trajectories", flags=FREE_AT_EVAL)
-    ema: AverageOptions = group(AverageOptions, "averaged weights")
-    intervals: DiffusionIntervals = group(DiffusionIntervals, "intervals")
+    ema: EMAOptions = group(EMAOptions, "averaged weights")
+    intervals: IntervalOptions = group(IntervalOptions, "intervals")
     classes: ClassOptions = group(ClassOptions, "evaluation of classes", flags=FREE_AT_EVAL)
     pairs: PairOptions = group(PairOptions, "evaluation of pairs", flags=FREE_AT_EVAL)
 
@@ -154,7 +154,7 @@ class ClassifierConfig(TrainingConfig):
     run: RunOptions = group(RunOptions, "run", save_dir="saved_classifiers")
     task: ClassifierRunOptions = group(ClassifierRunOptions, "task")
     classifier: ClassifierOptions = group(ClassifierOptions, "classifier")
-    validation_loss: HeldOutOptions = group(HeldOutOptions, "validation losses", val_loss_examples=1024)
+    validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses", val_loss_examples=1024)
 
 
 @dataclass
@@ -164,5 +164,5 @@ class DraftModelConfig(TrainingConfig):
     )
     loop: LoopOptions = group(LoopOptions, "training", num_train_steps=1000, train_batch_size=64)
     run: RunOptions = group(RunOptions, "run", save_dir="saved_drafters")
-    task: DrafterRunOptions = group(DrafterRunOptions, "task")
-    drafter: DrafterOptions = group(DrafterOptions, "draft model")
+    task: DraftModelRunOptions = group(DraftModelRunOptions, "task")
+    draft_model: DraftModelOptions = group(DraftModelOptions, "draft model")

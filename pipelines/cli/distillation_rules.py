@@ -1,4 +1,4 @@
-"""Distillation on the command line: a student (--distill_run) inherits its teacher's flags and samples in its own steps.
+"""Distillation on the command line: a student inherits its teacher's flags and samples in its own steps.
 
 Each flag declares which of them it follows (`student` of utils.cli.flags.Flag).
 """
@@ -91,8 +91,8 @@ def _distill_student(settings: Settings[DiffusionConfig], saved: dict[str, Any],
     steps, teacher_steps = settings.config.distillation.distill_steps, saved["sampling_timesteps"]
     if teacher_steps % steps or teacher_steps == steps:
         raise UserError(
-            f"--distill_steps {steps}: {teacher} is a student of {teacher_steps} steps, and each step of its own student "
-            f"spans a whole number of them: give a smaller divisor of {teacher_steps}"
+            f"--distill_steps {steps}: {teacher} is a student of {teacher_steps} steps, and each step of its own "
+            f"student spans a whole number of them: give a smaller divisor of {teacher_steps}"
         )
     for name in _names(settings, "grid"):
         if name in settings.explicit and settings.get(name) != saved[name]:
@@ -110,6 +110,6 @@ def _check_student_flags(settings: Settings[DiffusionConfig]) -> None:
     for name in (*_names(settings, "sampler", "grid"), "scale"):
         if name in settings.explicit and settings.get(name) != settings.checkpoint_args.get(name):
             raise UserError(
-                f"--{name}: this run is a student that was trained for {options.distill_steps} steps only: leave it out, "
-                f"or sample from its teacher, {options.distill_run}"
+                f"--{name}: this run is a student that was trained for {options.distill_steps} steps only: leave it "
+                f"out, or sample from its teacher, {options.distill_run}"
             )

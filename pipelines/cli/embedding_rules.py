@@ -33,8 +33,8 @@ def check_embedding_flags(settings: Settings[DiffusionConfig]) -> None:
             )
     if "enc_dec_model" in settings.explicit:
         print(
-            "note: --enc_dec_model has no effect on token embeddings; --embedding_init names the model whose embeddings "
-            "they start from",
+            "note: --enc_dec_model has no effect on token embeddings; --embedding_init names the model whose "
+            "embeddings they start from",
             file=sys.stderr,
         )
     _set_defaults(settings, DEFAULTS)
@@ -42,7 +42,8 @@ def check_embedding_flags(settings: Settings[DiffusionConfig]) -> None:
         _set_defaults(settings, CHAIN)
     if config.absorbing.denoise and not config.absorbing.learned_mean_embed:
         raise UserError(
-            "--denoise replaces tokens by the absorbing state, which --learned_mean_embed trains: add --learned_mean_embed"
+            "--denoise replaces tokens by the absorbing state, which --learned_mean_embed trains: add "
+            "--learned_mean_embed"
         )
     if config.packing.pretrain_blocks and config.denoiser.class_conditional:
         raise UserError("--pretrain_blocks trains on running text, which has no classes: leave --class_conditional out")

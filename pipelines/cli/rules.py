@@ -140,8 +140,8 @@ def check_draft_model(settings: Settings[AutoencoderConfig]) -> None:
     drafter = settings.config.generation.draft_model
     if drafter is not None and "draft_model" in settings.explicit and not _evaluates(settings):
         raise UserError(
-            f"--draft_model {drafter} drafts texts of a trained autoencoder, and this command trains a new one: add --eval "
-            "or --eval_test and --resume_dir RUN"
+            f"--draft_model {drafter} drafts texts of a trained autoencoder, and this command trains a new one: add "
+            "--eval or --eval_test and --resume_dir RUN"
         )
 
 

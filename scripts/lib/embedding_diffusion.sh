@@ -27,7 +27,7 @@ EMBEDDING_DIFFUSION=(
 DIFFUSION_LM=(
   "${EMBEDDING_DIFFUSION[@]}"
   --vocab word-level
-  --vocab_min_frequency 10
+  --config vocab_min_frequency=10
   --max_seq_len 64
   --train_batch_size 64
   --posterior_variance large
@@ -48,7 +48,7 @@ MINIMAL_TEXT_DIFFUSION=(
   --train_batch_size 64
   --posterior_variance small
   --sampling_timesteps 2000
-  --noise_bound 0.9
+  --truncate_noise 0.9
   --num_samples 50
   --eval_batch_size 50
   --random_seed 10708
@@ -59,10 +59,10 @@ PAIRS_OF_DIFFUSEQ=(
   "${EMBEDDING_DIFFUSION[@]}"
   --vocab "${VOCAB:-bert}"
   --max_seq_len 128
-  --trim_sources
+  --truncate_sources
   --embedding_dim 128
   --schedule_sampler lossaware
-  --time_bins none
+  --config importance_bins=none
   --posterior_variance large
   --save_and_sample_every 10000
   --num_samples 100

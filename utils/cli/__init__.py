@@ -1,4 +1,4 @@
-"""The command line: flags (flags), programs and their values (settings), parsing (parse), files (args_io), --help (help).
+"""The command line: flags, settings (programs and their values), parse, args_io (files) and help.
 
 No module here imports torch, so that --help is quick.
 """

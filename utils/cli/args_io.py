@@ -19,6 +19,19 @@ from utils.run_folder import git_commit, package_versions, write_json
 SCHEMA_VERSION = 2  # of args.json; 1: before the flags had their present names
 
 
+def read_config_argument(program: Program[Any], text: str) -> dict[str, Any]:
+    """Flags of a --config argument: a file, or NAME=VALUE pairs joined by commas."""
+    if "=" not in text or Path(text).exists():
+        return read_config(program, Path(text))
+    pairs = {}
+    for pair in text.split(","):
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--config {text}: expected NAME=VALUE pairs joined by commas, or a file")
+        pairs[name.strip()] = value
+    return _convert_config(program, pairs, "--config")
+
+
 def read_config(program: Program[Any], path: Path) -> dict[str, Any]:
     """Flags of a configuration file: flat, or grouped by the headings of --help. Or another run's args.json."""
     data = _read_mapping(path, "the configuration")
@@ -35,6 +48,10 @@ def read_config(program: Program[Any], path: Path) -> dict[str, Any]:
     if recorded:
         _check_schema(data, path)
         flat = {k: v for k, v in flat.items() if k in program.flags and not _of_invocation(program, k)}
+    return _convert_config(program, flat, str(path))
+
+
+def _convert_config(program: Program[Any], flat: Mapping[str, Any], path: str) -> dict[str, Any]:
     result = {}
     for key, value in flat.items():
         if key in program.deprecated and key not in program.flags:
@@ -71,8 +88,8 @@ def _check_schema(data: Mapping[str, Any], path: Path) -> None:
     if version < SCHEMA_VERSION:
         commit = data.get("git_commit") or "of that time"
         raise UserError(
-            f"{path} was written by an older release (schema {version}, this one reads {SCHEMA_VERSION}): check out the "
-            f"commit {commit} to use the run, or train again"
+            f"{path} was written by an older release (schema {version}, this one reads {SCHEMA_VERSION}): check out "
+            f"the commit {commit} to use the run, or train again"
         )
 
 

@@ -30,7 +30,7 @@ def help_text(program: Program[Any]) -> str:
         entries = [entry(_head(flag), _line(flag)) for flag in flags if not flag.config_only]
         out += ["", f"{heading}:", *entries] if entries else []
     if config_only:
-        out += ["", "in a --config file only:"]
+        out += ["", "set by --config NAME=VALUE or a --config file only:"]
         out += [entry(flag.name, _line(flag)) for flag in config_only]
     if program.deprecated:
         out += ["", "accepted without effect:"]

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from utils.cli.args_io import read_args, read_config, saved_flags
+from utils.cli.args_io import read_args, read_config_argument, saved_flags
 from utils.cli.flags import convert, expected, format_value
 from utils.cli.help import help_text
 from utils.cli.settings import MODES, Program, Settings
@@ -32,12 +32,13 @@ def parse(program: Program[C], argv: Sequence[str] | None = None) -> Settings[C]
     """The settings of a command line; argv: default sys.argv[1:]. --help prints and exits 0. UserError: one line."""
     typed = _read_command_line(program, sys.argv[1:] if argv is None else list(argv))
     settings = Settings(program)
-    asked = {**typed}
-
     config: dict[str, Any] = {}
-    if typed.get("config") is not None:
-        config = read_config(program, Path(typed["config"]))
-        asked = {**config, **typed}
+    if "config" in typed:
+        arguments = typed.pop("config")
+        for argument in arguments:
+            config |= read_config_argument(program, argument)
+        typed["config"] = " ".join(arguments)
+    asked = {**config, **typed}
     _apply(settings, {n: v for n, v in launcher_defaults().items() if n in program.flags}, "launcher")
     _apply(settings, config, "config")
 
@@ -131,7 +132,7 @@ def _read_command_line(program: Program[Any], argv: list[str]) -> dict[str, Any]
             continue
         flag = program.flags[name]
         if flag.config_only:
-            raise UserError(f"--{name} is accepted in a --config file only: write '{name}: VALUE' into one")
+            raise UserError(f"--{name} is set by --config only: type --config {name}=VALUE, or write it into a file")
         value: Any
         if flag.type is bool:
             value = attached if equals else True
@@ -141,6 +142,9 @@ def _read_command_line(program: Program[Any], argv: list[str]) -> dict[str, Any]
             value = tokens.pop()
         else:
             raise UserError(f"--{name} expects {expected(flag)}, and nothing follows it")
+        if name == "config":  # may be repeated; a later one takes precedence
+            typed.setdefault(name, []).append(value)
+            continue
         try:
             typed[name] = convert(flag, value)
         except ValueError as error:

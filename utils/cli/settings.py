@@ -95,7 +95,9 @@ class Settings(Generic[C]):
             names = [option.name for option in fields(f.metadata["options"])]
             values = {name: convert(program.flags[name], program.flags[name].default) for name in names}
             setattr(self.config, f.name, f.metadata["options"](**values))
-        self.sources: dict[str, str] = dict.fromkeys(program.flags, "default")  # default, launcher, config, saved, flag or rule
+        self.sources: dict[str, str] = dict.fromkeys(
+            program.flags, "default"
+        )  # default, launcher, config, saved, flag or rule
         self.checkpoint_args: dict[str, Any] = {}  # args.json of the run, also what is no flag; empty: not read
 
     @property

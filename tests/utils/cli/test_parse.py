@@ -116,6 +116,18 @@ def test_flags_of_config_files_only(tmp_path):
     assert settings("--config", str(path)).config.sampling.texts == 5
 
 
+def test_config_arguments_are_files_or_pairs_and_the_last_takes_precedence(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("texts: 5\ntx_dim: 32\n")
+    s = settings("--config", str(path), "--config", "texts=7,rate=0.25", "--tx_depth", "2")
+    assert (s.config.sampling.texts, s.config.sampling.rate, s.config.network.tx_dim) == (7, 0.25, 32)
+    assert {"texts", "rate", "tx_dim", "tx_depth"} <= s.explicit
+    assert "no flag 'text'" in refused("--config", "text=3") and "expected NAME=VALUE" in refused(
+        "--config", "texts=3,4"
+    )
+    assert "texts expects a whole number" in refused("--config", "texts=many")
+
+
 def test_yaml_that_reads_1e_4_as_text_is_a_number(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("learning_rate: 1e-4\neta: null\nnum_train_steps: 1e3\n")
@@ -284,7 +296,7 @@ def test_equals_signs_negative_numbers_none_and_repeats():
         (["--tx_dim", "0"], "at least 1"),
         (["--adam_beta1", "1.5"], "at most 1"),
         (["--rate", "0"], "must be above 0 and at most 1, not 0.0"),
-        (["--texts", "3"], "--config file only"),
+        (["--texts", "3"], "type --config texts=VALUE"),
         (["--learning_rate", "nan"], "finite"),
         (["--self_condition=maybe"], "true or false"),
         (["--self_condition", "true"], "unexpected argument"),
@@ -384,9 +396,9 @@ def test_help_shows_every_flag_with_default_and_unit(capsys):
         settings("--tx_dim", "3", "--help")
     text = capsys.readouterr().out
     assert stopped.value.code == 0 and text.strip() == help_text(PROGRAM).strip()
-    for name, flag in PROGRAM.flags.items():
-        assert len(re.findall(rf"^  {'' if flag.config_only else '--'}{name}\b", text, re.M)) == 1, name
-        assert flag.help.split()[0] in text
+    for name, found in PROGRAM.flags.items():
+        assert len(re.findall(rf"^  {'' if found.config_only else '--'}{name}\b", text, re.M)) == 1, name
+        assert found.help.split()[0] in text
     assert (
         "[default: 512 channels; at least 1]" in text and "unit: factor" in text and "accepted without effect" in text
     )

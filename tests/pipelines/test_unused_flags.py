@@ -1,0 +1,72 @@
+"""One note names the flags without effect; columns, ranges and the precision of accelerate launch."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN
+from utils.cli.parse import parse
+
+DATA = "--dataset_name tales"
+
+
+@pytest.mark.parametrize("program", [DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFT_MODEL], ids=lambda p: p.name)
+def test_what_a_flag_needs_are_choices_of_the_other_flag(program):
+    for flag in program.flags.values():
+        if flag.needed and flag.needed[0] in program.flags:
+            other, values = flag.needed
+            choices = program.flags[other].choices
+            assert values in ((), (None,), (False,)) or choices and set(values) < set(choices), flag.name
+
+
+@pytest.mark.parametrize(
+    "program, typed, said",
+    [
+        (DIFFUSION, "--train_prob_self_cond 0.3", "--train_prob_self_cond has an effect only with --self_condition"),
+        (DIFFUSION, "--train_prob_self_cond 0.3 --self_condition", None),
+        (DIFFUSION, "--train_prob_self_cond 0.5", None),
+        (DIFFUSION, "--config grid_rho=3", "--grid_rho has an effect only with --time_grid karras"),
+        (DIFFUSION, "--grid_shift 2 --time_grid shifted", None),
+        (DIFFUSION, "--scale 0.5 --beta_schedule linear", "--scale has an effect only without --beta_schedule"),
+        (
+            DIFFUSION,
+            "--tx_dim 64 --denoiser_variant encoder",
+            "--tx_dim has an effect only with --denoiser_variant latent or",
+        ),
+        (DIFFUSION, "--config muon_momentum=0.9", "--muon_momentum has an effect only with --optimizer muon"),
+        (AUTOENCODER, "--latent_noise_prob 0.1", "--latent_noise_prob has an effect only with --max_latent_noise"),
+        (AUTOENCODER, "--latent_noise_prob 0.1 --max_latent_noise 0.3", None),
+        (PRETRAIN, "--config muon_momentum=0.9 --optimizer muon", None),
+    ],
+)
+def test_a_flag_without_effect_is_named_in_one_note(program, typed, said, capsys):
+    parse(program, f"{DATA} {typed}".split())
+    errors = capsys.readouterr().err
+    assert ("note: these flags have no effect here: " + said in errors) if said else errors == ""
+
+
+@pytest.mark.parametrize("flag", ["label_column", "source_column"])
+def test_the_text_none_switches_a_column_off_and_is_not_the_default(flag):
+    """Unset, it is found by its name."""
+    for program in (DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFT_MODEL):
+        assert parse(program, [f"--{flag}", "none"]).values[flag] == "none"
+        assert parse(program, []).values[flag] is None
+
+
+def test_a_power_below_zero_is_refused(capsys):
+    with pytest.raises(ValueError, match="--polynomial_T_power must be at least 0"):
+        parse(DIFFUSION, f"{DATA} --T_schedule polynomial --polynomial_T_power -2".split())
+
+
+def test_the_precision_of_accelerate_launch_counts_unless_a_flag_or_a_file_gives_another(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    file = tmp_path / "config.json"
+    file.write_text('{"mixed_precision": "fp16"}')
+    for words, precision, source in (
+        ("", "bf16", "launcher"),
+        ("--mixed_precision no", "no", "flag"),
+        (f"--config {file}", "fp16", "config"),
+    ):
+        settings = parse(DIFFUSION, f"{DATA} {words}".split())
+        assert settings.get("mixed_precision") == precision and settings.sources["mixed_precision"] == source
+        assert ("mixed_precision" in settings.explicit) == (source != "launcher")
