@@ -71,5 +71,5 @@ def test_endpoint_copies_is_the_share_of_midpoints_equal_to_an_endpoint(programs
 
 
 def test_training_rejects_flags_of_evaluation():
-    with pytest.raises(UserError, match="give it with --eval"):
+    with pytest.raises(UserError, match="evaluates a trained autoencoder: add --eval"):
         parse(AUTOENCODER, ["--eval_interpolation"])
