@@ -152,5 +152,5 @@ def make_discrete_schedule(name: str, timesteps: int = 1000) -> DiscreteSchedule
     if name not in DISCRETE_SCHEDULES:
         raise ValueError(f"unknown discrete schedule {name!r}: use one of {', '.join(DISCRETE_SCHEDULES)}")
     if timesteps < 1:
-        raise ValueError(f"a discrete schedule needs 1 timestep or more, not {timesteps}")
+        raise ValueError(f"a discrete schedule cannot have {timesteps} timesteps: use 1 or more")
     return DiscreteSchedule(DISCRETE_SCHEDULES[name](timesteps), name)

@@ -40,7 +40,7 @@ class ProcessOptions:
     )
     train_prob_self_cond: float = flag(
         0.5,
-        "share of each batch that is shown its previous estimate (with --self_condition)",
+        "share of a batch that trains with its previous estimate",
         at_least=0,
         at_most=1,
         needs="self_condition",
@@ -73,7 +73,7 @@ class ProcessOptions:
     )
     loss_weighting: str = flag(
         "none",
-        "weight of a noise level in the loss; min_snr: min(snr, gamma) on the error of x0",
+        "weight of the loss by noise level; min_snr: min(snr, gamma) on the error of x0",
         choices=("none", "min_snr"),
         student="may_differ",
     )
@@ -95,8 +95,8 @@ class ProcessOptions:
     )
     importance_bins: int | None = flag(
         100,
-        "neighbouring times that --schedule_sampler lossaware remembers together; none: each step of the "
-        "chain by itself, as published, which needs ten losses of every one",
+        "bins of neighboring timesteps that share statistics in --schedule_sampler lossaware; none: one per step of "
+        "the chain, as published, which needs ten losses of each",
         unit="bins",
         at_least=1,
         needs=("schedule_sampler", "lossaware"),
@@ -125,7 +125,7 @@ class ProcessOptions:
 class SamplingOptions:
     preset: str | None = flag(
         None,
-        "sampler, time grid, steps and decoding in one word; what is typed beside it goes before it",
+        "sets sampler, time grid, steps and decoding; typed flags take precedence",
         choices=("fast", "balanced", "best"),
     )
     sampler: str = flag(
@@ -179,14 +179,14 @@ class SamplingOptions:
     grid_shift: float | None = flag(
         None,
         "factor on the odds of t in --time_grid shifted (unset: 3) and logit_normal (unset: 1); "
-        "above 1 more steps are spent where there is noise",
+        "above 1 spends more steps at high noise",
         unit="factor",
         needs=("time_grid", "shifted", "logit_normal"),
         student="grid",
     )
     grid_rho: float = flag(
         7.0,
-        "how --time_grid karras favours low noise; 7 is published",
+        "exponent of --time_grid karras; larger spends more steps at low noise; 7 is published",
         unit="exponent",
         needs=("time_grid", "karras"),
         student="grid",
@@ -194,13 +194,13 @@ class SamplingOptions:
     )
     timestep_respacing: str | None = flag(
         None,
-        "steps of the chain to walk, in place of --sampling_timesteps: ddimN, counts by section (50, "
+        "steps of the chain to use instead of --sampling_timesteps: ddimN, counts by section (50, "
         "or 10,15), or at:0,9,49; only with --beta_schedule",
         student="sampler",
     )
     truncate_noise: float | None = flag(
         None,
-        "noise of a sampling step stays within this bound, being drawn again beyond it; unset or 0: no bound",
+        "bound of the noise of a sampling step, by drawing again beyond it; unset or 0: none",
         unit="standard deviations",
         at_least=0,
     )
