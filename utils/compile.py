@@ -79,9 +79,7 @@ def compile_network(
             works = False
             _in_cuda_graphs.discard(network)
             result = plain(*args, **kwargs)  # first, so that an error of the call itself is raised as it is
-            log(
-                f"note: torch.compile failed ({_short(error)}): running uncompiled; --compile off skips the attempt"
-            )
+            log(f"note: torch.compile failed ({_short(error)}): running uncompiled; --compile off skips the attempt")
             return result
         works = True
         # results that are kept over calls, such as a sampler's estimates, must not stay in the graph's memory

@@ -45,7 +45,7 @@ def user_message(error: BaseException) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """" (did you mean X?)" for the known name nearest to a misspelt one, or "". prefix: put before X, such as "--"."""
+    """ " (did you mean X?)" for the known name nearest to a misspelt one, or "". prefix: put before X, such as "--"."""
     names = {n.lower(): n for n in known}
     near = get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
     return f" (did you mean {prefix}{names[near[0]]}?)" if near else ""

@@ -59,7 +59,7 @@ class StepResult:
         bad = next((n for n in names if not abs(scalars[n]) < float("inf")), None)
         if bad:
             raise UserError(
-                f"the {bad} is {scalars[bad]} at step {self.step}: training stopped, and no checkpoint was overwritten; "
+                f"the {bad} is {scalars[bad]} at step {self.step}: training stopped, no checkpoint was overwritten; "
                 "resume the last checkpoint with a lower --clip_grad_norm or with --mixed_precision no, or train again "
                 "with a lower --learning_rate"
             )

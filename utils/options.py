@@ -1,4 +1,4 @@
-"""Flags of the machinery: optimisation, the loop, run folders, tracking."""
+"""Flags of every training program: optimization, the loop, kernels, run folders, tracking."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class OptimizerOptions:
 
 @dataclass
 class EMAOptions:
-    ema_decay: float = flag(0.9999, "cap of the decay of averaged weights", at_least=0, at_most=1, published=True)
+    ema_decay: float = flag(
+        0.9999, "largest decay of the averaged weights (EMA)", at_least=0, at_most=1, published=True
+    )
     ema_update_every: int = flag(
         1, "steps between updates of the averaged weights", unit="steps", at_least=1, published=True
     )
@@ -79,7 +81,7 @@ class LoopOptions:
         at_least=0,
         may_change="invocation",
     )
-    random_seed: int = flag(42, "seed of everything that is drawn", at_least=0, published=True)
+    random_seed: int = flag(42, "seed of all random numbers", at_least=0, published=True)
     mixed_precision: str = flag(
         "no", "autocast of forward passes", choices=("no", "fp16", "bf16"), may_change="both", published=True
     )
@@ -90,7 +92,7 @@ class LoopOptions:
 class ValidationLossOptions:
     val_loss_examples: int = flag(
         128,
-        "held-out texts that validation losses are the mean of, the same ones with the same noise each time",
+        "held-out texts for validation losses, always the same with the same noise",
         unit="texts",
         at_least=1,
         may_change="both",
@@ -135,7 +137,7 @@ class CompileOptions:
 class ShardingOptions:
     fsdp: bool = flag(
         False,
-        "spread weights, gradients and the optimizer's state over the processes, for a large language model "
+        "shard weights, gradients and optimizer state over the processes, for a large language model "
         "that trains (--lm_mode ft)",
         may_change="both",
     )
@@ -151,7 +153,7 @@ class RunOptions:
         None, "run folder to evaluate or to continue", may_change="invocation", published=True
     )
     resume_training: bool = flag(
-        False, "continue the run in --resume_dir, to the last bit", may_change="invocation", published=True
+        False, "continue training the run in --resume_dir, bit for bit", may_change="invocation", published=True
     )
     config: str | None = flag(
         None,
@@ -160,10 +162,10 @@ class RunOptions:
     )
     dry_run: bool = flag(
         False,
-        "parse, build every part, print configuration, shapes and what trains, and exit without training",
+        "build all parts on the meta device, print configuration, shapes and trainable parts, and exit",
         may_change="invocation",
     )
-    wandb: bool = flag(False, "log to Weights & Biases, offline when no key is there", may_change="invocation")
+    wandb: bool = flag(False, "log to Weights & Biases, offline without an API key", may_change="invocation")
     wandb_name: str | None = flag(
-        None, "name of the run there; typing it switches --wandb on", may_change="invocation", published=True
+        None, "name of the run in Weights & Biases; switches --wandb on", may_change="invocation", published=True
     )

@@ -20,6 +20,7 @@ class ProgressBar(tqdm):
     """
 
     monitor_interval = 0  # no thread that wakes up idle bars
+    disable: bool
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ class Batch(_Record):
     input_ids: Tensor  # (B, T) int64
     attention_mask: Tensor  # (B, T) bool
     class_id: Tensor | None = None  # (B,) int64
-    known_mask: Tensor | None = None  # (B, T) bool, True at what is given rather than written: a source packed before it
+    known_mask: Tensor | None = None  # (B, T) bool, True at known tokens: a source packed before the text
 
 
 @dataclass
