@@ -1,7 +1,7 @@
 """Latents of a corpus, computed once and kept on disk as memory-mapped arrays.
 
-Diffusion training then never runs the language model. A cache is keyed by everything that decides its content: weights
-and tokenizer, texts, split, length and dtype. Another key is another folder, so a stale cache is never read.
+Diffusion training then never runs the language model. The key of a cache covers everything that determines its content:
+weights, tokenizer, texts, split, length and dtype. Another key is another folder, so a stale cache is never read.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from utils.device import to_device
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
-DISK_FULL_HINT = "name a roomier place with --latent_cache_dir, or encode at every step with --no_latent_cache"
+DISK_FULL_HINT = "choose a disk with more space by --latent_cache_dir, or encode at every step with --no_latent_cache"
 Batches = Callable[[Tensor], Iterable[tuple[Tensor, Batch]]]
-"""rows (m,) -> pieces (rows (k,), Batch) in any order, so that texts can be grouped by length; each row once."""
+"""rows (m,) -> batches (rows (k,), Batch), each row once, in any order, so that texts can be grouped by length."""
 
 
 def cache_key(space: LatentSpace, texts: Sequence[str], split: str, max_seq_len: int, dtype: str = "float32") -> str:
-    """Hash of all that decides what the cache holds."""
+    """Hash of all that determines the content of a cache."""
     digest = sha256()
     for part in (space.fingerprint(), split, str(max_seq_len), dtype, str(len(texts))):
         digest.update(part.encode() + b"\0")
@@ -38,9 +38,9 @@ def cache_key(space: LatentSpace, texts: Sequence[str], split: str, max_seq_len:
 
 
 def cache_layout(space: LatentSpace, lengths: np.ndarray, dtype: str = "float32") -> dict[str, Layout]:
-    """What a cache of a space's latents holds: x0 (n, L, D) and, where lengths differ, mask (n, L).
+    """Arrays of a cache: x0 (n, L, D) and, where lengths differ, mask (n, L).
 
-    lengths: (n,) tokens of each text; a space that gives each token a position of its own keeps only those, (k, D).
+    lengths: (n,) tokens of each text; a space with one latent per token stores those positions only, (k, D).
     """
     if space.one_latent_per_token:
         return {"x0": Layout((space.dim,), dtype, lengths)}
@@ -60,11 +60,11 @@ class LatentCache:
 
     def __getitem__(self, rows: Tensor) -> Latents:
         """Latents of rows (n,), float32, on the CPU."""
-        held = self.get_raw(rows)
-        return replace(held, x0=held.x0.float())
+        stored = self.get_raw(rows)
+        return replace(stored, x0=stored.x0.float())
 
     def get_raw(self, rows: Tensor) -> Latents:
-        """The same in the dtype of the disk."""
+        """As __getitem__, in the dtype on disk."""
         index = rows.cpu().numpy()
         if self.arrays.layouts["x0"].lengths is not None:
             padded, mask = self.arrays.padded_rows("x0", index, self.length)
@@ -76,7 +76,7 @@ class LatentCache:
 
 
 class DeviceLatentCache:
-    """The same, whole in the memory of a device, padded: a batch then never passes through the host."""
+    """A latent cache copied to the memory of a device, padded, so that batches need no transfer from the host."""
 
     def __init__(self, cache: LatentCache, device: torch.device) -> None:
         self.folder, n = cache.folder, len(cache)
@@ -84,14 +84,14 @@ class DeviceLatentCache:
         self.x0, self.mask = (
             torch.empty((n, *x.shape[1:]), dtype=x.dtype, device=device) for x in (first.x0, first.mask)
         )
-        for start in range(0, n, 4096):  # in place: parts to be joined would take the memory twice
+        for start in range(0, n, 4096):  # in place: concatenating parts would need twice the memory
             rows = slice(start, min(start + 4096, n))
             part = cache.get_raw(torch.arange(rows.start, rows.stop))
             self.x0[rows], self.mask[rows] = part.x0.to(device), part.mask.to(device)
 
     @staticmethod
     def nbytes(cache: LatentCache) -> int:
-        """What a cache will take there, with its padding."""
+        """Bytes that a cache needs on a device, with padding."""
         layout = cache.arrays.layouts["x0"]
         positions = len(cache) * cache.length
         return positions * (layout.shape[-1] * np.dtype(layout.dtype).itemsize + 1)
@@ -101,11 +101,11 @@ class DeviceLatentCache:
 
     def __getitem__(self, rows: Tensor) -> Latents:
         """Latents of rows (n,), float32, on the device."""
-        held = self.get_raw(rows)
-        return replace(held, x0=held.x0.float())
+        stored = self.get_raw(rows)
+        return replace(stored, x0=stored.x0.float())
 
     def get_raw(self, rows: Tensor) -> Latents:
-        """The same in the dtype of the cache."""
+        """As __getitem__, in the dtype of the cache."""
         rows = to_device(rows, self.x0.device)
         return Latents(self.x0[rows], self.mask[rows])
 
@@ -123,7 +123,7 @@ def open_or_build(
     progress: Callable[[int], None] | None = None,
     disk_full_hint: str = DISK_FULL_HINT,
 ) -> LatentCache:
-    """The cache of `key` below `folder`, encoded now unless it is there.
+    """The cache of `key` below `folder`; the texts are encoded now unless it exists.
 
     lengths: (n,) tokens of each text. batches: not touched where the cache is there. rank, world_size, progress, no_room: as
     in utils/array_cache, of which this is the case that a latent space encodes.

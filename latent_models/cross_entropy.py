@@ -1,9 +1,9 @@
-"""Cross-entropy over a large vocabulary without ever holding all logits.
+"""Cross-entropy over a large vocabulary in chunks, so that not all logits are in memory at once.
 
-Logits of 256 texts of 64 tokens over 50,000 words are 3.3 GB in float32, and as much again for their gradient. Here
-tokens go through the output layer some at a time. With frozen output weights the gradient of the states is made in the
-same pass, so that nothing is computed twice; with trained ones the logits of each chunk are computed again on the way
-back. After the idea of Wijmans et al. 2024, arXiv:2411.09009, in plain torch.
+Logits of 256 texts of 64 tokens over 50,000 words take 3.3 GB in float32, and their gradient as much again. Here the
+output layer is applied to a chunk of tokens at a time. With frozen output weights, the forward pass also computes the
+gradient of the states, so nothing is computed twice; with trained ones, the backward pass computes the logits of each
+chunk again. After the idea of Wijmans et al. 2024, arXiv:2411.09009, in plain torch.
 
 Shapes: N tokens of d channels, V words.
 """
@@ -22,7 +22,7 @@ MAX_LOGITS = 2**25  # 128 MB in float32
 def chunked_nll(states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """-log softmax(states weight^T + bias)[labels], in nats: (N, d), (V, d), (V,), (N,) -> (N,) float32.
 
-    Products are in the dtype of states and weight, what follows in float32. As F.cross_entropy, within rounding.
+    Products are in the dtype of states and weight, the rest in float32. Equals F.cross_entropy within rounding.
     """
     chunk = max(1, MAX_LOGITS // len(weight))
     if len(states) <= chunk:
@@ -36,7 +36,7 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _error(logits: Tensor, labels: Tensor) -> Tensor:
-    """Gradient of each token's nll with respect to its logits, softmax - one-hot; in place of the logits."""
+    """Gradient of each token's nll with respect to its logits, softmax - one-hot. Overwrites the logits."""
     torch.softmax(logits, dim=-1, out=logits)
     logits.scatter_add_(1, labels[:, None], logits.new_full((len(labels), 1), -1.0))
     return logits
@@ -50,23 +50,23 @@ class _ChunkedNll(torch.autograd.Function):
         nll = torch.empty(len(states), device=states.device)
         of_states, of_weight, of_bias = (needed and learns for needed in ctx.needs_input_grad[:3])
         trains = of_weight or of_bias
-        unit = torch.empty_like(states) if of_states and not trains else None
+        unit_grad = torch.empty_like(states) if of_states and not trains else None
         for at in range(0, len(states), chunk):
             part = slice(at, at + chunk)
             logits = _logits(states[part], weight, bias)
             nll[part] = F.cross_entropy(logits, labels[part], reduction="none")
-            if unit is not None:  # for a loss of 1 per token; backward scales it by what each token got
-                unit[part] = _error(logits, labels[part]).to(weight.dtype) @ weight
+            if unit_grad is not None:  # for a gradient of 1 per token; backward multiplies by the actual gradient
+                unit_grad[part] = _error(logits, labels[part]).to(weight.dtype) @ weight
         ctx.chunk, ctx.trains = chunk, trains
-        ctx.save_for_backward(unit, *((states, weight, bias, labels) if trains else ()))
+        ctx.save_for_backward(unit_grad, *((states, weight, bias, labels) if trains else ()))
         return nll
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads  # (N,)
         if not ctx.trains:
-            (unit,) = ctx.saved_tensors
-            return (None if unit is None else unit * grad[:, None].to(unit.dtype)), None, None, None, None, None
+            (unit_grad,) = ctx.saved_tensors
+            return (None if unit_grad is None else unit_grad * grad[:, None].to(unit_grad.dtype)), None, None, None, None, None
         _, states, weight, bias, labels = ctx.saved_tensors
         of_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None

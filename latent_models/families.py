@@ -1,6 +1,6 @@
-"""Families of encoder-decoder language models as data, chosen by `model_type` of the configuration, never by a name.
+"""Families of encoder-decoder language models, one row each, chosen by `model_type` of the configuration.
 
-What differs between families stands here in one row each; everything else in latent_models asks the row.
+All differences between families are in these rows.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class Family:
-    """How to talk to one family of language models."""
+    """Properties of one family of language models."""
 
     width: str = "d_model"  # configuration key of the encoder's width
     positions: str | None = None  # configuration key of the longest input; None: relative positions, no limit
-    unsafe_dtypes: tuple[torch.dtype, ...] = ()  # dtypes of autocast in which its states would not stay finite
+    unsafe_dtypes: tuple[torch.dtype, ...] = ()  # autocast dtypes in which its states overflow
 
     def dim(self, config: Any) -> int:
         """Width of an encoder state."""
@@ -33,13 +33,13 @@ class Family:
 FAMILIES = {
     "bart": Family(positions="max_position_embeddings"),
     "mbart": Family(positions="max_position_embeddings"),
-    "t5": Family(unsafe_dtypes=(torch.float16,)),  # in its feed-forward
+    "t5": Family(unsafe_dtypes=(torch.float16,)),  # its feed-forward layers overflow
     "mt5": Family(unsafe_dtypes=(torch.float16,)),
 }
 
 
 def family_of(config: Any, name: str) -> Family:
-    """The row of a configuration; a family that is not there is refused in one line."""
+    """The row of a configuration; UserError for a family that has none."""
     try:
         return FAMILIES[config.model_type]
     except KeyError:

@@ -1,12 +1,12 @@
-"""Language codes: how a model of many languages with one vocabulary (mBART) is told which of them a text is in.
+"""Language codes of multilingual models with one vocabulary (mBART).
 
-Its tokenizer puts a code beside each text, and its decoder has to be given the same one:
+The tokenizer puts the code of its language beside each text, and decoding must start with the same code:
 
     mBART-50    code text </s>    decoding starts with </s>, and its first token is forced to be the code
     mBART       text </s> code    decoding starts with the code
 
-Liu et al. 2020, arXiv:2001.08210; Tang et al. 2020, arXiv:2008.00401. Which of the two a tokenizer follows is seen in
-what it does, not in what it is called.
+Liu et al. 2020, arXiv:2001.08210; Tang et al. 2020, arXiv:2008.00401. The order
+is read off the tokenizer's output, not its class.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ FLAG = "--target_language"
 
 
 class DecodingStart(NamedTuple):
-    """What decoding in one language begins with; None: what the configuration of the model says."""
+    """The tokens that decoding in a language starts with; None: those of the model's configuration."""
 
     start_id: int | None = None
     forced_bos_id: int | None = None
 
 
 def codes(tokenizer: Any) -> list[str]:
-    """The codes of a tokenizer that are in its vocabulary; empty where it has no languages."""
+    """The language codes in a tokenizer's vocabulary; empty where it has none."""
     known = getattr(tokenizer, "lang_code_to_id", None) or {}
     return sorted(code for code, number in known.items() if number not in (None, tokenizer.unk_token_id))
 
 
 def resolve_language(tokenizer: Any, wanted: str | None, name: str, flag: str = FLAG) -> str | None:
-    """The code of the language that is wanted, else the one that the tokenizer was saved with.
+    """The code of the wanted language, else that of the language that the tokenizer was saved with.
 
-    wanted: a code (de_DE), its first part (de), or None. None is returned for a tokenizer without languages.
-    UserError, in one line, where it does not know the language, or where nothing says which.
+    wanted: a code (de_DE), its first part (de), or None. Returns None for a tokenizer without language codes.
+    Errors: UserError, in one line, where the tokenizer lacks the language, or where none is set.
     """
     known = codes(tokenizer)
     if not known:
         return None
-    # the class has English as its default, without a word; only what a file says counts
+    # the tokenizer class defaults to English; only a language in its files counts
     wanted = wanted or tokenizer.init_kwargs.get("src_lang")
     if not wanted:
         raise UserError(
@@ -55,7 +55,7 @@ def resolve_language(tokenizer: Any, wanted: str | None, name: str, flag: str = 
 
 
 def set_language(tokenizer: Any, code: str) -> DecodingStart:
-    """Have a tokenizer mark its texts with a code; how decoding in that language begins."""
+    """Set the language of a tokenizer; returns the tokens that decoding in it starts with."""
     tokenizer.src_lang = tokenizer.tgt_lang = code
     number = tokenizer.lang_code_to_id[code]
     before_the_text = tokenizer("")["input_ids"][0] == number

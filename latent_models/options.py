@@ -17,9 +17,11 @@ class LanguageModelOptions:
         student="may_differ",
         published=True,
     )
-    max_seq_len: int = flag(64, "longest text; what is longer is cut off", unit="tokens", at_least=1, published=True)
+    max_seq_len: int = flag(64, "longest text; longer ones are truncated", unit="tokens", at_least=1, published=True)
     target_language: str | None = flag(
-        None, "of the texts, for models with language codes (mBART): de_DE or de; unset: the corpus' or tokenizer's"
+        None,
+        "language of the texts for models with language codes (mBART), such as de_DE or de; unset: "
+        "that of the corpus or tokenizer",
     )
 
 
@@ -28,15 +30,15 @@ class AutoencoderOptions:
     autoencoder: str = flag("perceiver", "kind of autoencoder", choices=tuple(AUTOENCODERS))
     lm_mode: str = flag(
         "freeze",
-        "freeze: train the autoencoder alone; ft: the language model too; decoder: of --resume_dir only what "
-        "writes texts, so that latents stay what they were and a denoiser of them stays good",
+        "freeze: train the autoencoder alone; ft: the language model too; decoder: only "
+        "the decoder of --resume_dir, so that its latents, and denoisers trained on them, stay valid",
         choices=("freeze", "ft", "decoder"),
         published=True,
     )
     max_latent_noise: float = flag(
         0.0,
-        "train the decoder on latents noised up to this sigma too, so that it forgives what diffusion gets "
-        "wrong; 0: on clean latents only",
+        "largest sigma of the noise on the decoder's training latents, which makes it robust to sampling errors; 0: "
+        "no noise",
         at_least=0,
         at_most=1,
     )
@@ -57,7 +59,7 @@ class ReconstructionOptions:
 
 @dataclass
 class GenerationOptions:
-    """How a language model writes; see latent_models/generation."""
+    """How a language model generates texts; see latent_models/generation."""
 
     whole_batches: bool = flag(
         False,
@@ -68,7 +70,7 @@ class GenerationOptions:
     )
     kv_cache: str = flag(
         "dynamic",
-        "keys and values of tokens already written: dynamic grows with them; static is allocated once, so "
+        "cache of keys and values: dynamic grows with the text; static is allocated once, so "
         "that transformers compiles the decoder on CUDA, and decodes whole batches",
         choices=("dynamic", "static"),
         space="frozen",
@@ -81,20 +83,20 @@ class GenerationOptions:
     )
     speculative: str = flag(
         "auto",
-        "auto: where the autoencoder has a drafter (python -m pipelines.train_draft_model), it writes all tokens "
-        "at once and greedy decoding verifies them, which gives the same texts sooner; off: token by token",
+        "auto: where the autoencoder has a draft model (python -m pipelines.train_draft_model), it drafts all "
+        "tokens at once and greedy decoding verifies them, which gives the same texts sooner; off: token by token",
         choices=("auto", "off"),
     )
     draft_model: str | None = flag(
         None,
-        "folder of a trained drafter, for an autoencoder without its own; unset: drafter/ in its folder",
+        "folder of a trained draft model; unset: the one in the autoencoder's folder",
         needs=("speculative", "auto"),
     )
 
 
 @dataclass
 class DraftModelOptions:
-    """The network that writes all tokens of a text at once; see latent_models/speculative/draft_model."""
+    """The network that drafts all tokens of a text at once; see latent_models/speculative/draft_model."""
 
     draft_model_dim: int | None = flag(
         None, "width, divisible by 32; unset: half the width of the language model", unit="channels", at_least=1
@@ -107,13 +109,13 @@ class EncoderCacheOptions:
     cache_encoder_states: str = flag(
         "no",
         "keep the frozen encoder's states of every training text on disk, in this precision, instead of "
-        "encoding each batch; the size is said first",
+        "encoding each batch; the size is printed before",
         choices=("no", "float16", "float32"),
         may_change="both",
     )
     latent_cache_dir: str | None = flag(
         None,
-        "where encoded corpora are kept; unset: latent_cache/ in the run folder",
+        "folder of encoded corpora; unset: latent_cache/ in the run folder",
         may_change="both",
         student="may_differ",
         space="frozen",
@@ -133,7 +135,7 @@ class LatentOptions:
     latent_space: str | None = flag(
         None,
         "where diffusion happens: compressed latents of --latent_model_path (its default), states of the "
-        "encoder of --enc_dec_model (the default without), or embeddings of tokens, learned along",
+        "encoder of --enc_dec_model (the default without), or token embeddings that train with the denoiser",
         choices=("compressed", "states", "embeddings"),
     )
     latent_model_path: str | None = flag(
@@ -144,11 +146,11 @@ class LatentOptions:
         published=True,
     )
     normalize_latent: bool = flag(
-        False, "centre and scale latents by statistics of the training set", space="frozen", published=True
+        False, "center and scale latents by statistics of the training set", space="frozen", published=True
     )
     normalize_batches: int = flag(
         50,
-        "batches that --normalize_latent is estimated over",
+        "batches from which --normalize_latent estimates its statistics",
         unit="batches",
         at_least=1,
         needs="normalize_latent",
@@ -156,13 +158,13 @@ class LatentOptions:
     )
     latent_cache_dir: str | None = flag(
         None,
-        "where encoded corpora are kept; unset: latent_cache/ in the run folder",
+        "folder of encoded corpora; unset: latent_cache/ in the run folder",
         needs=("no_latent_cache", False),
         may_change="both",
         student="may_differ",
         space="frozen",
     )
-    no_latent_cache: bool = flag(False, "encode each batch anew instead of once per corpus", student="may_differ")
+    no_latent_cache: bool = flag(False, "encode each batch instead of once per corpus", student="may_differ")
     latents_on_device: str = flag(
         "auto",
         "keep cached latents in the device's memory; auto: on CUDA, up to a fifth of what is free",
@@ -176,11 +178,11 @@ class LatentOptions:
 
 @dataclass
 class ContextOptions:
-    """Sources of a corpus of pairs, and what reads them."""
+    """Sources of a corpus of pairs, and their encoder."""
 
     context_encoder: str | None = flag(
         None,
-        "language model whose encoder reads the source texts, a local folder or a hub id; unset: "
+        "language model whose encoder encodes the source texts, a local folder or a hub id; unset: "
         "--enc_dec_model typed beside --latent_model_path, else the language model of the latents",
         may_change="both",
         student="may_differ",
@@ -191,15 +193,17 @@ class ContextOptions:
     )
     max_source_len: int | None = flag(
         None,
-        "longest source, what is longer is cut off; unset: as the corpus says",
+        "longest source; longer ones are truncated; unset: the limit of the corpus",
         unit="tokens",
         at_least=1,
         space="frozen",
     )
     source_language: str | None = flag(
-        None, "of the sources, for a context encoder with language codes (mBART): de_DE or de; unset: the corpus's"
+        None,
+        "language of the sources for a context encoder with language codes (mBART), such as de_DE or "
+        "de; unset: that of the corpus",
     )
-    ignore_sources: bool = flag(False, "leave the sources of the corpus aside: learn its texts unconditionally")
+    ignore_sources: bool = flag(False, "ignore the sources of the corpus and train on its texts unconditionally")
 
 
 @dataclass
@@ -223,18 +227,20 @@ class PretrainingOptions:
         config_only=True,
     )
     lm_dropout: float = flag(0.0, "dropout while pretraining", at_least=0, at_most=1, config_only=True)
-    mask_prob: float = flag(0.1, "share of tokens hidden by spans from the encoder", at_least=0, at_most=1)
+    mask_prob: float = flag(
+        0.1, "share of tokens that are masked in spans in the encoder's input", at_least=0, at_most=1
+    )
     uncorrupted_prob: float = flag(
-        0.5, "share of texts that are shown uncorrupted (plain copying)", at_least=0, at_most=1, config_only=True
+        0.5, "share of texts without corruption (plain copying)", at_least=0, at_most=1, config_only=True
     )
     random_token_prob: float = flag(
         0.1,
-        "share of a batch that is random token strings, which can only be copied",
+        "share of a batch that consists of random tokens, which can only be copied",
         at_least=0,
         at_most=1,
         config_only=True,
     )
-    max_seq_len: int = flag(64, "longest text; what is longer is cut off", unit="tokens", at_least=1)
+    max_seq_len: int = flag(64, "longest text; longer ones are truncated", unit="tokens", at_least=1)
 
 
 @dataclass
@@ -248,7 +254,7 @@ class TokenizerOptions:
     )
     vocab_size: int = flag(10000, "largest vocabulary that is trained", unit="tokens", at_least=1)
     vocab_min_frequency: int = flag(
-        1, "words that the corpus holds less often stay unknown", unit="times", at_least=1, config_only=True
+        1, "least frequency of a word of a trained vocabulary", unit="times", at_least=1, config_only=True
     )
     vocab_lowercase: bool = flag(True, "a trained vocabulary holds lower case only", config_only=True)
     vocab_strip_accents: bool = flag(True, "a trained vocabulary holds no accents", config_only=True)
@@ -256,7 +262,11 @@ class TokenizerOptions:
         True, "a trained vocabulary holds the digits of a number one by one", config_only=True
     )
     max_unk_rate: float = flag(
-        0.1, "refuse a vocabulary that does not know this share of the corpus", at_least=0, at_most=1, config_only=True
+        0.1,
+        "largest share of unknown words in the corpus; with more the vocabulary is refused",
+        at_least=0,
+        at_most=1,
+        config_only=True,
     )
 
 
@@ -272,20 +282,19 @@ class EmbeddingOptions:
     )
     embedding_init: str = flag(
         "random",
-        "random, or the language model whose input embeddings to begin with: a local folder or a hub id; its "
+        "random, or the language model whose input embeddings initialize the table: a local folder or a hub id; its "
         "tokenizer is then the default of --vocab",
     )
     embedding_std: float = flag(
         1.0,
-        "standard deviation of embeddings at first, pretrained ones rescaled; the noise of the process has 1",
+        "initial standard deviation of embeddings, pretrained ones rescaled; the noise of the process has 1",
         above=0,
         config_only=True,
     )
-    freeze_embeddings: bool = flag(
-        False, "leave the table of embeddings as it is; a projection is trained all the same"
-    )
+    freeze_embeddings: bool = flag(False, "do not train the table of embeddings; a projection still trains")
     normalize_embeddings: bool = flag(
-        False, "keep every embedding at norm sqrt(embedding_dim), so that they cannot shrink into the noise"
+        False,
+        "rescale every embedding to norm sqrt(embedding_dim), so that embeddings cannot collapse relative to the noise",
     )
     rounding_head: str = flag(
         "inner",
@@ -294,7 +303,7 @@ class EmbeddingOptions:
     )
     padding: str = flag(
         "masked",
-        "masked: padding is neither seen nor learned, lengths of samples are drawn from those of the training "
-        "texts; generated: padding is a token like any other and is sampled, as published",
+        "masked: padding has no attention and no loss, lengths of samples are drawn from those of the training "
+        "texts; generated: padding is generated like any token, as published",
         choices=("masked", "generated"),
     )

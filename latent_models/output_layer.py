@@ -1,4 +1,4 @@
-"""From the states of a language model's decoder to logits, for those who cannot have all logits at once."""
+"""The output layer of a language model: from the last states of its decoder to logits, also for some states only."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 def output_layer(model: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight (V, d_lm) and bias (V,) or None of the layer that names tokens."""
+    """Weight (V, d_lm), and bias (V,) or None, of the layer that gives the logits."""
     bias = getattr(model, "final_logits_bias", None)  # of BART
     return model.get_output_embeddings().weight, None if bias is None else bias[0]
 
 
 def scale_hidden(model: Any, hidden: Tensor) -> Tensor:
-    """What the output layer takes of the decoder's last states (..., d_lm)."""
+    """The decoder's last states (..., d_lm), scaled as the output layer expects them."""
     scaled = getattr(model.config, "scale_decoder_outputs", False)  # T5 with tied embeddings
     return hidden * model.model_dim**-0.5 if scaled else hidden
 

@@ -1,9 +1,9 @@
-"""The autoencoder between a language model's encoder and its decoder: a Perceiver compresses the states of a text of
-any length into a fixed number of latents, a transformer expands them into what the decoder attends to.
+"""The Perceiver autoencoder: a Perceiver compresses the encoder states of a text into a fixed number of latents, and a
+transformer expands these into the memory that the language model's decoder attends to.
 
     states (B, T, d_lm), mask (B, T)  ->  latents (B, N, d)  ->  memory (B, N, d_lm)
 
-Knows states and latents; no tokens, no noise. Lovelace et al. 2023, arXiv:2212.09462; Jaegle et al. 2021,
+Lovelace et al. 2023, arXiv:2212.09462; Jaegle et al. 2021,
 arXiv:2103.03206; the resampler of Alayrac et al. 2022, arXiv:2204.14198.
 Shapes: B texts, T tokens, N latents (--num_encoder_latents) of d channels (--dim_ae).
 """
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latent_models.autoencoders.base import Autoencoder
 from latent_models.autoencoders.options import PerceiverOptions
 from model.attention import HEAD_DIM, attend, check_heads, split_heads
 from utils.errors import UserError
@@ -37,7 +38,7 @@ class QKNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """A pre-norm branch, four times as wide inside."""
+    """A pre-norm branch with a hidden layer four times as wide."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class LatentAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """A pre-norm branch with normed queries and keys."""
+    """A pre-norm branch with normalized queries and keys."""
 
     def __init__(self, dim: int, head_dim: int) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class PerceiverEncoder(nn.Module):
         if length > self.positions.num_embeddings:
             raise UserError(
                 f"a text of {length} tokens exceeds the autoencoder's {self.positions.num_embeddings}: "
-                "train it with a larger --max_seq_len, or cut texts off there"
+                "train it with a larger --max_seq_len, or truncate texts there"
             )
         states = states + self.positions.weight[:length] * dim_lm**-0.5  # (B, T, d_lm)
         latents = self.queries.expand(rows, -1, -1)  # (B, N, d)
@@ -163,8 +164,8 @@ class PerceiverDecoder(nn.Module):
         return self.norm(x)
 
 
-class PerceiverAutoencoder(nn.Module):
-    """Encoder states of a text <-> its latents."""
+class PerceiverAutoencoder(Autoencoder):
+    """Encoder states of a text <-> its latents. It has no losses of its own."""
 
     def __init__(self, dim_lm: int, options: PerceiverOptions, max_seq_len: int, *, head_dim: int = HEAD_DIM) -> None:
         """dim_lm: width of the language model. max_seq_len: longest text, in tokens."""
@@ -196,10 +197,10 @@ class PerceiverAutoencoder(nn.Module):
         return self.decoder(latents)
 
     def project(self, latents: Tensor) -> Tensor:
-        """Every latent to norm sqrt(d) with --l2_normalize_latents, else as it is. (..., d) -> (..., d)."""
+        """Rescale each latent to norm sqrt(d) with --l2_normalize_latents, else the identity. (..., d) -> (..., d)."""
         return F.normalize(latents, dim=-1) * math.sqrt(self.dim) if self.l2_normalize else latents
 
     def forward(self, states: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latents (B, N, d) and what is decoded from them (B, N, d_lm)."""
+        """Latents (B, N, d), and the memory (B, N, d_lm) decoded from them."""
         latents = self.encode(states, mask)
         return latents, self.decode(latents)

@@ -1,4 +1,4 @@
-"""Weights of the published implementation's Perceiver autoencoder, under our names. The table is data."""
+"""Loads weights of the published implementation's Perceiver autoencoder: a table of their names and ours."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RULES: Rules = (
 
 
 def cut_positions(state: Mapping[str, Tensor], max_seq_len: int) -> dict[str, Tensor]:
-    """The weights with a table of max_seq_len token positions; the reference's has 64, or 192, whatever is read."""
+    """The weights with a table of max_seq_len token positions; that of the reference always has 64 or 192."""
     return {
         key: x[:max_seq_len] if key.endswith("perceiver_encoder.pos_emb.emb.weight") else x for key, x in state.items()
     }
@@ -38,7 +38,7 @@ def load_reference(module: PerceiverAutoencoder, state: Mapping[str, Tensor]) ->
     """Load the published implementation's autoencoder weights.
 
     state: the state dict of the Perceiver alone, or of the whole model around it (prefix perceiver_ae.), whose language
-    model is passed over.
+    model is ignored.
     """
     names = {key: strip_prefixes(key, ("module.",)) for key in state}
     whole = any(name.startswith(PREFIX) for name in names.values())

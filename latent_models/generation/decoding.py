@@ -1,9 +1,9 @@
 """Decoding strategies as data: arguments of transformers' generate.
 
 `beam` and `nucleus` carry the published settings of the latent diffusion systems. `greedy` is plain arg-max decoding
-without penalties: a latent already holds the whole text, so there is little left to search for, and it costs a tenth.
-What a row leaves out comes from the model's own generation_config.json, as it did in the published systems; `greedy`
-says all, because BART's asks for beams and forbids repeated trigrams.
+without penalties: a latent already encodes the whole text, so search gains little, and greedy costs a tenth of it.
+Missing arguments come from the model's own generation_config.json, as in the published systems; `greedy` sets all of
+them, because that of BART asks for beams and forbids repeated trigrams.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DECODING: dict[str, dict[str, Any]] = {
 
 
 def strategies(names: str) -> dict[str, dict[str, Any]]:
-    """The strategies of a comma-separated list, in its order; an unknown one is a UserError."""
+    """The strategies of a comma-separated list, in its order; UserError for an unknown one."""
     chosen = {}
     for name in (part.strip() for part in names.split(",")):
         if name not in DECODING:
@@ -34,8 +34,8 @@ def strategies(names: str) -> dict[str, dict[str, Any]]:
 
 
 def one_strategy(name: str) -> str:
-    """The name of a strategy, where no more than one will do; UserError for none and for several."""
+    """The name of a single strategy; UserError for several or an unknown one."""
     chosen = list(strategies(name))
     if len(chosen) > 1:
-        raise UserError(f"--decoding {name} names {len(chosen)} strategies where one is wanted: give one")
+        raise UserError(f"--decoding {name} names {len(chosen)} strategies, and one is needed: give one")
     return chosen[0]

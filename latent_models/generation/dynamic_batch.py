@@ -1,4 +1,4 @@
-"""The loop that writes token after token; rows that have ended leave the batch, with their place in the cache."""
+"""Decoding loop that drops finished sequences from the batch and the key-value cache."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
-CHECK_EVERY = {"cpu": 1}  # tokens between looks at which rows have ended; a look waits for the device
+CHECK_EVERY = {"cpu": 1}  # tokens between checks for finished rows; a check synchronizes with the device
 CHECK_EVERY_ELSEWHERE = 8
-COMPACT_BELOW = 0.8  # share of rows still writing at which those that have ended leave: moving the cache costs, too
+COMPACT_BELOW = 0.8  # share of unfinished rows below which finished ones are dropped: copying the cache costs too
 
 
 @torch.no_grad()
@@ -24,16 +24,16 @@ def generate_dropping_finished(
     generation_config: GenerationConfig,
     **kwargs: Any,
 ) -> Tensor:
-    """Greedy or sampled ids (B, T), as transformers writes them, but rows that have ended leave the batch.
+    """Greedy or sampled ids (B, T), equal to those of transformers, with finished rows dropped from the batch.
 
-    A decoding loop for `generate(custom_generate=...)`, which prepares its arguments. What sampling draws is drawn for
-    the whole batch, so that a row that leaves changes no other.
+    A decoding loop for `generate(custom_generate=...)`, which prepares its arguments. Sampling draws for the whole
+    batch, so that dropping a row does not change the others.
     """
     count, device = len(input_ids), input_ids.device
     pad, limit = generation_config.pad_token_id, stopping_criteria.max_length
-    look = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
-    written = input_ids.new_full((count, limit), pad)
-    rows = torch.arange(count, device=device)  # of `written` that are still in the batch
+    every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
+    output = input_ids.new_full((count, limit), pad)
+    rows = torch.arange(count, device=device)  # rows of `output` that are still in the batch
     ids, ended, first = input_ids, torch.zeros(count, dtype=torch.bool, device=device), True
     while True:
         inputs = model.prepare_inputs_for_generation(
@@ -43,24 +43,24 @@ def generate_dropping_finished(
         kwargs = model._update_model_kwargs_for_generation(outputs, kwargs, is_encoder_decoder=True)
         scores = logits_processor(ids, outputs.logits[:, -1].to(torch.float32, copy=True))
         if generation_config.do_sample:
-            drawn = scores.new_zeros(count, scores.shape[1])
-            drawn[:, pad] = 1  # of rows that have left
-            drawn[rows] = scores.softmax(-1)
-            token = torch.multinomial(drawn, 1)[rows, 0]
+            probabilities = scores.new_zeros(count, scores.shape[1])
+            probabilities[:, pad] = 1  # of dropped rows
+            probabilities[rows] = scores.softmax(-1)
+            token = torch.multinomial(probabilities, 1)[rows, 0]
         else:
             token = scores.argmax(-1)
         ids = torch.cat([ids, token.masked_fill(ended, pad)[:, None]], 1)
         ended = ended | stopping_criteria(ids, None)
         length = ids.shape[1]
-        if length < limit and length % look:
+        if length < limit and length % every:
             continue
         staying = count if length == limit else int((~ended).sum())
         if length == limit or not staying:
-            written[rows, :length] = ids
-            return written
+            output[rows, :length] = ids
+            return output
         if staying <= COMPACT_BELOW * len(ids):
             stay = (~ended).nonzero()[:, 0]
-            written[rows, :length] = ids
+            output[rows, :length] = ids
             rows, ids, ended = rows[stay], ids[stay], ended[stay]
             kwargs["past_key_values"].batch_select_indices(stay)
             kwargs["attention_mask"] = kwargs["attention_mask"][stay]

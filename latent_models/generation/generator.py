@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from latent_models.generation.buckets import buckets
 from latent_models.generation.dynamic_batch import generate_dropping_finished
-from latent_models.options import WritingOptions
+from latent_models.options import GenerationOptions
 from utils.errors import UserError
 from utils.sharding import is_sharded
 
@@ -35,8 +35,8 @@ GreedyLoop = Callable[[Any, Tensor], Callable[[Tensor], Loop]]
 class TokenGenerator:
     """Generates token ids from encoder states."""
 
-    def __init__(self, options: WritingOptions | None = None) -> None:
-        self.options = options or WritingOptions()
+    def __init__(self, options: GenerationOptions | None = None) -> None:
+        self.options = options or GenerationOptions()
         self._copy: tuple[Any, Any] | None = None  # version of the weights, and the model in bfloat16
 
     def generate_ids(
@@ -132,7 +132,7 @@ def _is_greedy(decoding: dict[str, Any]) -> bool:
     return decoding.get("num_beams", 1) == 1 and not decoding.get("do_sample", False)
 
 
-def make_token_generator(options: WritingOptions, model: Any, name: str) -> TokenGenerator:
+def make_token_generator(options: GenerationOptions, model: Any, name: str) -> TokenGenerator:
     """A token generator for a model; UserError where transformers has no static cache for its family."""
     if options.kv_cache == "static" and not getattr(model, "_can_compile_fullgraph", False):
         raise UserError(

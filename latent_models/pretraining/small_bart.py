@@ -14,7 +14,7 @@ from utils.errors import UserError
 
 
 def small_bart(options: PretrainingOptions, tokenizer: Any) -> BartForConditionalGeneration:
-    """BART of the asked size around a tokenizer. UserError where the width cannot be split among the heads."""
+    """A BART of the given size for a tokenizer. UserError where the width is not divisible by the heads."""
     if options.d_model % options.heads:
         raise UserError(f"--d_model {options.d_model} is not divisible by --heads {options.heads}")
     config = BartConfig(
@@ -43,11 +43,11 @@ def small_bart(options: PretrainingOptions, tokenizer: Any) -> BartForConditiona
 
 @torch.no_grad()
 def init_sinusoidal_positions(model: BartForConditionalGeneration) -> None:
-    """Let the learned positions of encoder and decoder start as the same sinusoids, at the size of their random start.
+    """Initialize the learned positions of encoder and decoder as the same sinusoids, scaled like the random ones.
 
-    Copying pairs position i of the decoder with position i + 1 of the encoder. From random positions that has to be
-    learned for each i by itself; between sinusoids it is one rotation, the same for all i (Vaswani et al. 2017,
-    arXiv:1706.03762, section 3.5). That pays where texts are long; on short ones neighbours are too alike at first.
+    Copying pairs position i of the decoder with position i + 1 of the encoder. From random positions this
+    is learned for each i separately; between sinusoids it is one rotation for all i (Vaswani et al. 2017,
+    arXiv:1706.03762, section 3.5). This helps on long texts; on short ones, neighbors are too similar at first.
     """
     for half in (model.model.encoder, model.model.decoder):
         table = half.embed_positions

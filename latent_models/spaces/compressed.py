@@ -71,7 +71,7 @@ class CompressedSpace(LatentSpace):
     @classmethod
     def _from_args(cls, model: LanguageModel, saved: Mapping[str, Any]) -> CompressedSpace:
         name = saved.get("autoencoder", "perceiver")
-        options = options_from(autoencoder_row(name).options, saved)
+        options: Any = options_from(autoencoder_row(name).options, saved)
         return cls(model, make_autoencoder(name, model.dim, options, saved["max_seq_len"]))
 
     def encode(self, batch: Batch) -> Latents:

@@ -1,4 +1,4 @@
-"""A space of token embeddings from flags: random vectors, or the input embeddings of a pretrained language model."""
+"""A space of token embeddings: random, or initialized from the input embeddings of a pretrained language model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from utils.hub import hub_kwargs
 
 @torch.no_grad()
 def input_embeddings(name: str, tokenizer: Any, flag: str = "--embedding_init") -> Tensor:
-    """(V, d) vectors of the tokens of `tokenizer`, float32, from the model in a local folder or on the hub.
+    """Input embeddings (V, d) of a model in a local folder or on the hub, float32, for the tokens of its tokenizer.
 
-    tokenizer: that of the model. Errors: UserError where there is no such model, or its vocabulary is another one.
+    Errors: UserError where there is no such model, or where its vocabulary does not match the tokenizer.
     """
     local = Path(name).is_dir()
     where: dict[str, Any] = {} if local else hub_kwargs()
@@ -50,10 +50,10 @@ def make_embedding_space(
     *,
     trained_width: int | None = None,
 ) -> EmbeddingSpace:
-    """The space of the flags, with weights of the moment.
+    """A space with initial weights.
 
-    trained_width: `space.vectors.width` of a trained run whose weights are going to be filled in: then no language
-    model is looked for, even where --embedding_init names one.
+    trained_width: `space.vectors.width` of a trained run whose weights will be loaded; then the language model of
+    --embedding_init is not needed.
     """
     pretrained = None
     if options.embedding_init != "random":

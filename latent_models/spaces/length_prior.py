@@ -1,25 +1,22 @@
-"""How long a text is, given how long its source is: as in the training pairs whose sources are about as long.
-
-A count for each length of source and text, no model: it needs no training, and knows nothing but lengths.
-"""
+"""Lengths of texts given the lengths of their sources, from counts over the training pairs. No model, no training."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-MIN_PAIRS = 50  # pairs that a length is drawn from, where there are so many
+MIN_PAIRS = 50  # a length is drawn from at least so many pairs, if there are
 
 
 def count_pairs(sources: Tensor, texts: Tensor, shape: torch.Size) -> Tensor:
-    """Lengths in tokens (n,) of sources and of their texts -> counts of `shape` (S + 1, L + 1); longer ones are cut."""
+    """Lengths in tokens (n,) of sources and of their texts -> counts of `shape` (S + 1, L + 1); longer ones are clamped."""
     counts = torch.zeros(shape)
     places = (sources.long().clamp(max=shape[0] - 1), texts.long().clamp(max=shape[1] - 1))
     return counts.index_put_(places, torch.ones(len(texts)), accumulate=True)
 
 
 def counts_near_source_length(counts: Tensor, sources: Tensor, enough: int = MIN_PAIRS) -> Tensor:
-    """Counts of text lengths for each source: those of the training sources nearest in length, `enough` of them or all.
+    """Counts of text lengths for each source, over the training pairs nearest in source length: at least `enough` pairs.
 
     counts: (S + 1, L + 1). sources: (n,) lengths in tokens. Returns (n, L + 1).
     """
@@ -40,7 +37,7 @@ def counts_near_source_length(counts: Tensor, sources: Tensor, enough: int = MIN
 
 
 def sample_length(counts: Tensor, uniform: Tensor) -> Tensor:
-    """A length of each row of counts (n, L + 1), by inversion of uniform (n,) in [0, 1): (n,), never one of count 0."""
+    """One length per row of counts (n, L + 1), by inversion of uniform (n,) in [0, 1): (n,). Lengths of count 0 are never drawn."""
     total = counts.double().cumsum(1)
     reached = total > uniform.double()[:, None] * total[:, -1:]
     return reached.int().argmax(1)

@@ -1,7 +1,7 @@
-"""From points back to tokens: a softmax tied to a table of embeddings, and the nearest embedding.
+"""From points to tokens: a softmax tied to a table of embeddings, and the nearest embedding.
 
-Li et al. 2022 (Diffusion-LM), arXiv:2205.14217, section 4.2: p(w | x0) is a softmax over the embeddings that made x0.
-Knows tables and points; no tokenizer, no noise. Shapes: V vocabulary, D channels.
+Li et al. 2022 (Diffusion-LM), arXiv:2205.14217, section 4.2: p(w | x0) is a softmax over the embeddings.
+No tokenizer, no noise. Shapes: V vocabulary, D channels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def inner_product(table: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def negative_distance(table: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """b_w - |x - e_w|^2, but for |x|^2, which is the same for every token: what is nearest is likeliest.
+    """b_w - |x - e_w|^2 without |x|^2, which is equal for all tokens: the nearest token is the likeliest.
 
     Differs from DiffuSeq, which takes the distance itself: squared, it is the posterior of Gaussian clusters.
     """
@@ -35,7 +35,7 @@ ROUNDING_HEADS: dict[str, Head] = {"inner": inner_product, "distance": negative_
 
 @torch.no_grad()
 def argmax_token(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The token of highest score: (..., D) -> (...) int64. Scores are made for some points at a time."""
+    """The token of highest score: (..., D) -> (...) int64. Scores are computed for some points at a time."""
     blocks = x.reshape(-1, x.shape[-1]).split(max(1, MAX_LOGITS // len(weight)))
     return torch.cat([F.linear(block, weight, bias).argmax(-1) for block in blocks]).view(x.shape[:-1])
 
@@ -44,7 +44,7 @@ def argmax_token(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def nearest_token(x: Tensor, table: Tensor) -> Tensor:
     """The token whose embedding is nearest in Euclidean distance: (..., D) -> (...) int64.
 
-    In full precision whatever autocast says: in half, neighbours of a large vocabulary are confused.
+    In float32 also under autocast: half precision confuses neighbors in a large vocabulary.
     """
     with torch.autocast(x.device.type, enabled=False):
         table = table.float()

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_models.cross_entropy import MAX_LOGITS, chunked_nll
-from latent_models.options import DrafterOptions
+from latent_models.options import DraftModelOptions
 from latent_models.output_layer import output_layer
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.speculative.verification import SpeculativeLoop
@@ -76,7 +76,7 @@ class DraftLayer(nn.Module):
 class DraftModel(nn.Module):
     """Predicts all tokens of a text from its memory."""
 
-    def __init__(self, dim_lm: int, max_seq_len: int, options: DrafterOptions) -> None:
+    def __init__(self, dim_lm: int, max_seq_len: int, options: DraftModelOptions) -> None:
         """dim_lm: width of the language model. max_seq_len: longest text, in tokens."""
         super().__init__()
         dim = options.draft_model_dim or default_dim(dim_lm)
@@ -111,7 +111,7 @@ class DraftModel(nn.Module):
                 "generated faster with a new one",
                 file=sys.stderr,
             )
-        made = cls(space.language_model.dim, saved["max_seq_len"], options_from(DrafterOptions, saved))
+        made = cls(space.language_model.dim, saved["max_seq_len"], options_from(DraftModelOptions, saved))
         load_into(made, best_or_newest(folder))
         return made.requires_grad_(False).eval()
 

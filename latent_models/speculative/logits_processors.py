@@ -1,7 +1,4 @@
-"""What transformers does to scores before it takes the largest, for those who look at many places at once.
-
-A processor that looks at nothing but how many tokens there are can be asked about each place by itself.
-"""
+"""Logits processors of transformers that depend only on the position, so that many positions can be scored at once."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from transformers.generation import (
 )
 
 ACTIVE_AT: Mapping[type, Callable[[Any, int], bool]] = {
-    # kind: (processor, tokens there are, the one that decoding starts from included) -> whether it changes any score
+    # class: (processor, number of tokens so far with the start token) -> whether it changes scores
     ForcedBOSTokenLogitsProcessor: lambda processor, length: length == 1,
     ForcedEOSTokenLogitsProcessor: lambda processor, length: length == processor.max_length - 1,
     InfNanRemoveLogitsProcessor: lambda processor, length: True,
@@ -39,15 +36,15 @@ EOS_CRITERIA = (EosTokenCriteria, MaxLengthCriteria)
 
 
 def position_only(processors: Sequence[LogitsProcessor], criteria: Sequence[StoppingCriteria]) -> bool:
-    """Whether scores and the end of a text depend on nothing but the place and the token that stands there."""
+    """Whether scores and the end of a text depend only on the position and the token there."""
     return all(type(p) in ACTIVE_AT for p in processors) and all(type(c) in EOS_CRITERIA for c in criteria)
 
 
 def active_processors(processors: Sequence[LogitsProcessor], length: int) -> list[LogitsProcessor]:
-    """Those that change the scores of what follows `length` tokens, in their order."""
+    """The processors that change the scores of the token after the first `length` tokens, in order."""
     return [p for p in processors if ACTIVE_AT[type(p)](p, length)]
 
 
 def end_tokens(criteria: Sequence[StoppingCriteria]) -> list[Tensor]:
-    """The tokens that end a text, (n,) for each criterion that knows some."""
+    """The end tokens (n,) of each criterion that has some."""
     return [c.eos_token_id for c in criteria if isinstance(c, EosTokenCriteria)]

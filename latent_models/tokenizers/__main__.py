@@ -20,7 +20,7 @@ DEFAULTS = TokenizerOptions()
 
 
 def parser() -> argparse.ArgumentParser:
-    """Published spellings; a flag that is on by default is turned off by its --no- form."""
+    """Flags in their published spellings; --no-X turns off a flag that is on by default."""
     made = OneLineParser(
         prog="python -m latent_models.tokenizers",
         description=__doc__,
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> int:
-    """Train, save, say how much of the files the vocabulary knows."""
+    """Train, save, and print the rate of unknown words in the files."""
     given = parser().parse_args(arguments)
     from dataset_utils.columns import Columns, collect_rows
     from dataset_utils.readers import by_suffix

@@ -1,4 +1,4 @@
-"""Tokenizers that are already there: a Hugging Face folder or hub id, a file of the tokenizers library, a word list."""
+"""Loading tokenizers: a Hugging Face folder or hub id, a file of the tokenizers library, or a word list."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from utils.errors import UserError, one_line_text
 from utils.hub import hub_kwargs
 
 ALIASES = {"bert": "bert-base-uncased"}  # the published spelling
-SUBWORD_MARKS = ((r"(@@|__)( |$)", ""),)  # marks of subword lists: the next token continues the word
+SUBWORD_MARKS = ((r"(@@|__)( |$)", ""),)  # marks in word lists: the next token continues the word
 
 
 def load_tokenizer(name: str, max_length: int, flag: str = "--vocab") -> PreTrainedTokenizerFast:
-    """The tokenizer that `name` stands for, its specials and its end token known. max_length: in tokens.
+    """The tokenizer of a name, with padding and end tokens. max_length: in tokens.
 
     name: a folder that save_pretrained wrote, a hub id, a .json file of the tokenizers library, or any other file with
     one token per line. Errors: UserError in one line.
@@ -32,7 +32,7 @@ def load_tokenizer(name: str, max_length: int, flag: str = "--vocab") -> PreTrai
     for what, found in (("padding", tokenizer.pad_token_id), ("end", end_id(tokenizer))):
         if found is None:
             raise UserError(f"the tokenizer of {flag} {name} has no {what} token, which texts in embeddings need")
-    # where the files of a tokenizer are absent, transformers makes one of a few special tokens without a word
+    # where the files of a tokenizer are absent, transformers silently makes one of a few special tokens
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids) + 1:
         raise UserError(f"{flag} {name} holds only special tokens: the files of its tokenizer are absent")
     tokenizer.model_max_length = max_length
@@ -56,7 +56,7 @@ def _from_folder_or_hub(name: str, flag: str) -> Any:
 
 
 def from_json(path: Path, max_length: int) -> PreTrainedTokenizerFast:
-    """A file of the tokenizers library, such as word-level-vocab.json; its special tokens tell its layout."""
+    """A file of the tokenizers library, such as word-level-vocab.json; its special tokens determine its layout."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
@@ -74,7 +74,7 @@ def from_json(path: Path, max_length: int) -> PreTrainedTokenizerFast:
 def from_word_list(path: Path, max_length: int) -> PreTrainedTokenizerFast:
     """One token per line, up to the first blank; ids 0 to 3 are [START], [END], [UNK], [PAD] whether listed or not.
 
-    Texts are split at blanks; decoding joins what "@@" and "__" mark as pieces of one word.
+    Texts are split at whitespace; decoding joins tokens that "@@" or "__" mark as pieces of one word.
     """
     ids = {token: i for i, token in enumerate(VOCABULARY_FILE.tokens)}
     try:

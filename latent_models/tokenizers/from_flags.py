@@ -1,4 +1,4 @@
-"""From flags and the texts of a corpus to a tokenizer, and how much of the corpus it knows."""
+"""The tokenizer of the flags, trained on a corpus or loaded, and its coverage of the corpus."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from latent_models.tokenizers.files import load_tokenizer
 from latent_models.tokenizers.training import KINDS, TokenizerTraining, train_tokenizer
 from utils.errors import UserError
 
-_MEASURED = 50_000  # texts looked at, evenly spaced
+_MEASURED = 50_000  # texts that the coverage is measured on, evenly spaced
 
 
 def make_tokenizer(
     options: TokenizerOptions, texts: Sequence[str], max_length: int, init: str = "random"
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of the flags: trained on `texts`, or found. max_length: in tokens. init: --embedding_init."""
+    """The tokenizer of the flags: trained on `texts`, or loaded. max_length: in tokens. init: --embedding_init."""
     vocab = options.vocab or ("word-level" if init == "random" else init)
     if vocab not in KINDS:
         return load_tokenizer(vocab, max_length, "--vocab" if options.vocab else "--embedding_init")
@@ -33,7 +33,7 @@ def make_tokenizer(
 
 
 def unknown_rate(tokenizer: Any, texts: Sequence[str]) -> float:
-    """Share of the words of some texts that a tokenizer does not know, in [0, 1]; special tokens do not count."""
+    """Rate of unknown words in some texts, in [0, 1]; special tokens do not count."""
     if tokenizer.unk_token_id is None or not texts:
         return 0.0
     some = list(texts[:: max(1, -(-len(texts) // _MEASURED))])
@@ -43,7 +43,7 @@ def unknown_rate(tokenizer: Any, texts: Sequence[str]) -> float:
 
 
 def check_coverage(tokenizer: Any, texts: Sequence[str], options: TokenizerOptions) -> float:
-    """The share of words that the tokenizer does not know, for a line in the log; a UserError where it is too large."""
+    """The rate of unknown words, for the log; UserError where it is too large."""
     share = unknown_rate(tokenizer, texts)
     if share > options.max_unk_rate:
         raise UserError(

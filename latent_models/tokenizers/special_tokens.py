@@ -1,4 +1,4 @@
-"""Special tokens as data: which there are, in the order of their ids, and what each is for."""
+"""Layouts of special tokens: the tokens in order of their ids, and their roles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """One layout."""
+    """A layout of special tokens."""
 
     tokens: tuple[str, ...]  # ids 0, 1, ...
     start: str
@@ -24,7 +24,7 @@ class SpecialTokens:
 
     @property
     def roles(self) -> Mapping[str, str]:
-        """transformers' names of the roles. A text's start is both `bos` and `cls`, its end both `eos` and `sep`."""
+        """Tokens by transformers' names of the roles. A text's start is both `bos` and `cls`, its end both `eos` and `sep`."""
         roles = dict(
             bos_token=self.start,
             cls_token=self.start,
@@ -46,7 +46,7 @@ LAYOUTS = (BART, BERT, VOCABULARY_FILE)
 
 
 def wrap_fast(tokenizer: Tokenizer, specials: SpecialTokens, max_length: int) -> PreTrainedTokenizerFast:
-    """The tokenizer for transformers: a text stands between start and end. max_length: in tokens, both included."""
+    """Wrap a tokenizer for transformers: a text is put between start and end. max_length: in tokens, with both."""
     names = dict(start=specials.start, end=specials.end)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="{start} $A {end}".format(**names),

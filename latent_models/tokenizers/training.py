@@ -1,8 +1,8 @@
 """Tokenizers trained on a corpus, saved as ordinary Hugging Face tokenizers.
 
-`word` and `bpe` carry BART's special tokens and are what stage 0 trains. `word-level` and `byte-level` are those of the
+`word` and `bpe` carry BART's special tokens and are trained by stage 0. `word-level` and `byte-level` are those of the
 embedding systems: words in lower case without accents, digits one by one, between [CLS] and [SEP]; and byte-level
-subwords. A small model copies words far sooner than bytes; bytes lose nothing on any text.
+subwords. A small model learns to copy words far sooner than bytes; byte-level subwords encode any text without loss.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ SPECIAL = list(BART.tokens)
 
 # A word may hold apostrophes and hyphens, and a number points and commas: don't, well-known, 1,000, 3.5.
 WORD = r"\w+(?:['’\-]\w+|(?<=\d)[.,]\d+)*"
-PUNCTUATION = r"[^\w\s]+"  # in runs, as they stand
-JOINED = ((r" (?=[.,;:!?)\]}…])", ""), (r"(?<=[(\[{]) ", ""))  # blanks that decoding takes out again
-DIGITS_JOINED = ((r"(?<=\d) (?=\d)", ""),)  # and where digits stand alone, those between two of them
+PUNCTUATION = r"[^\w\s]+"  # runs of punctuation
+JOINED = ((r" (?=[.,;:!?)\]}…])", ""), (r"(?<=[(\[{]) ", ""))  # spaces that decoding removes
+DIGITS_JOINED = ((r"(?<=\d) (?=\d)", ""),)  # with individual digits, also spaces between two digits
 
 
 @dataclass(frozen=True)
 class TokenizerTraining:
-    """How a tokenizer is trained."""
+    """Options of training a tokenizer."""
 
     vocab_size: int  # largest vocabulary, special tokens included
-    min_frequency: int = 0  # what is rarer in the corpus stays unknown, or in pieces
+    min_frequency: int = 0  # rarer words stay unknown, rarer pairs unmerged
     lowercase: bool = False
     strip_accents: bool = False
     individual_digits: bool = False
@@ -43,8 +43,8 @@ def _normalizer(options: TokenizerTraining) -> normalizers.Normalizer | None:
 
 
 def words(texts: Iterable[str], options: TokenizerTraining, specials: SpecialTokens) -> Tokenizer:
-    """Words and runs of punctuation. Decoding puts one blank between words, and joins punctuation as English does;
-    of quotation marks it cannot know which side they belong to.
+    """Words and runs of punctuation. Decoding puts one space between words, and joins punctuation as in English;
+    the side of a quotation mark is not known.
 
     Differs from the published word-level tokenizer: don't and well-known are one word each, and decoding joins.
     """
@@ -69,7 +69,7 @@ def words(texts: Iterable[str], options: TokenizerTraining, specials: SpecialTok
 
 
 def subwords(texts: Iterable[str], options: TokenizerTraining, specials: SpecialTokens) -> Tokenizer:
-    """Byte-level subwords (Radford et al. 2019): any text decodes to itself, unless it was asked to be normalised."""
+    """Byte-level subwords (Radford et al. 2019): any text decodes to itself, unless it is normalized."""
     tokenizer = Tokenizer(models.BPE())
     if normalizer := _normalizer(options):
         tokenizer.normalizer = normalizer
@@ -90,11 +90,11 @@ def subwords(texts: Iterable[str], options: TokenizerTraining, specials: Special
 
 @dataclass(frozen=True)
 class TokenizerKind:
-    """One way to train a tokenizer."""
+    """A way to train a tokenizer."""
 
     train: Callable[[Iterable[str], TokenizerTraining, SpecialTokens], Tokenizer]
     specials: SpecialTokens
-    smallest: int  # vocabulary that it cannot go below: special tokens, and bytes
+    smallest: int  # smallest vocabulary: special tokens, and one more or all bytes
 
 
 KINDS = {

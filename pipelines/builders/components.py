@@ -14,11 +14,10 @@ from torch import nn
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import NormalizedSpace
 from model.options import DenoiserOptions, EncoderDenoiserOptions
+from pipelines.builders.diffusion_process import DiffusionProcess, make_process
 from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.embeddings import load_embeddings
 from pipelines.builders.models import DiffusionModel, autoencoder_folder, encoder_options, load_space
-from utils.pretrained import best_or_newest, load_into
-from pipelines.builders.diffusion_process import DiffusionProcess, make_process
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.context_encoder import ContextEncoder, load_context_encoder
 from pipelines.run_context import is_eval_run
@@ -31,6 +30,7 @@ from utils.cli.settings import Settings
 from utils.compile import compile_network
 from utils.distributed import DistContext
 from utils.errors import UserError
+from utils.pretrained import best_or_newest, load_into
 from utils.seeding import derive_seed
 
 
@@ -185,7 +185,7 @@ def make_sources(
 def make_hooks(settings: Settings[DiffusionConfig], parts: Components, device: torch.device) -> list[SamplerHook]:
     """What the flags add to each walk, the innermost first."""
     hooks: list[SamplerHook] = []
-    control, rounding = settings.config.control, settings.config.rounding
+    control, rounding = settings.config.control, settings.config.clamp
     if control.latent_classifier is not None or control.target_label is not None:
         hooks.append(load_classifier_control(control, parts.space, parts.process, device))
     if rounding.clamp or rounding.rejection_rate:

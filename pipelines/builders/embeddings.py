@@ -1,4 +1,4 @@
-"""The space of token embeddings of a run: its tokenizer trained, found or taken from the run, and its vectors."""
+"""The space of token embeddings of a run: its tokenizer, trained or loaded, and its embeddings."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from utils.errors import UserError
 from utils.seeding import derive_seed
 from utils.tokenizer_fingerprint import fingerprint
 
-TOKENIZER = "tokenizer"  # folder of a run
-FROZEN = "embeddings.safetensors"  # file of a run
+TOKENIZER = "tokenizer"  # folder below a run
+FROZEN = "embeddings.safetensors"  # file of a run whose embeddings do not train
 
 
 def first_step_sigma(schedule: Schedule) -> float:
@@ -38,9 +38,9 @@ def first_step_sigma(schedule: Schedule) -> float:
 def load_embeddings(
     settings: Settings[DiffusionConfig], run: Path, schedule: Schedule, texts: Sequence[str], device: torch.device
 ) -> EmbeddingSpace:
-    """The space of the flags with fresh vectors, or that of a trained run, whose vectors its checkpoint fills.
+    """The space of the flags with initial embeddings; those of a trained run are loaded later, with its checkpoint.
 
-    texts: of the corpus, which a new tokenizer is trained on.
+    texts: of the corpus, to train a new tokenizer on.
     """
     options = settings.config.embeddings
     tokenizer = find_tokenizer(settings, run, texts)
@@ -55,14 +55,14 @@ def load_embeddings(
 
 
 def save_embeddings(space: EmbeddingSpace, run: Path) -> None:
-    """Save what a run needs beside its checkpoints: the tokenizer, and vectors that do not train."""
+    """Save the tokenizer and embeddings that do not train, which checkpoints do not hold."""
     space.tokenizer.save_pretrained(run / TOKENIZER)
     if not space.vectors.table.requires_grad:
         save_file({"table": space.vectors.table.detach().cpu().contiguous()}, run / FROZEN)
 
 
 def find_tokenizer(settings: Settings[DiffusionConfig], run: Path, texts: Sequence[str]) -> Any:
-    """That of a trained run, from its folder; else the one of the flags. UserError where it knows too little."""
+    """The tokenizer of a trained run, else that of the flags. UserError where its rate of unknown words is too high."""
     options = settings.config.tokenizer
     if settings.checkpoint_args:
         return _of_run(settings, run)
@@ -76,7 +76,7 @@ def find_tokenizer(settings: Settings[DiffusionConfig], run: Path, texts: Sequen
 
 
 def _refuse_foreign(tokenizer: Any, begun: Path) -> None:
-    """UserError where --init_path holds embeddings of other tokens."""
+    """UserError where the run of --init_path has another tokenizer."""
     expected = read_args(begun).get("tokenizer_fingerprint")
     if fingerprint(tokenizer) != expected:
         raise UserError(
@@ -104,7 +104,7 @@ def _of_run(settings: Settings[DiffusionConfig], run: Path) -> Any:
 
 
 def embedding_metadata(space: EmbeddingSpace) -> dict[str, Any]:
-    """What args.json keeps of the space."""
+    """Entries of args.json about the space."""
     return {
         "tokenizer_fingerprint": fingerprint(space.tokenizer),
         "embedding_width": space.vectors.width,
@@ -113,7 +113,7 @@ def embedding_metadata(space: EmbeddingSpace) -> dict[str, Any]:
 
 
 def tokenizer_of(settings: Settings[DiffusionConfig]) -> Callable[[Corpus], Any] | None:
-    """For a dry run: what makes the tokenizer of a corpus, or says why it cannot be had. None in other spaces."""
+    """For a dry run: a function corpus -> tokenizer, or None with a note where there is none. None in other spaces."""
     if settings.config.latents.latent_space != "embeddings":
         return None
 
@@ -128,7 +128,7 @@ def tokenizer_of(settings: Settings[DiffusionConfig]) -> Callable[[Corpus], Any]
 
 
 class MetaEmbeddings(nn.Module):
-    """Shapes of a space whose tokenizer is not there yet, for a dry run: a vocabulary as large as the flags allow."""
+    """Shapes of a space whose tokenizer does not exist yet, for a dry run, with the largest vocabulary of the flags."""
 
     def __init__(self, settings: Settings[DiffusionConfig]) -> None:
         super().__init__()

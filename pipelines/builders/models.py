@@ -98,12 +98,14 @@ def check_same_latents(space: CompressedSpace, known: CompressedSpace, folder: P
 
 def autoencoder_folder(settings: Settings[DiffusionConfig], run: Path) -> Path:
     """The autoencoder's folder: a trained run's own copy unless --latent_model_path is explicit, else that of the flag."""
-    own = run / AUTOENCODER_COPY
-    kept = settings.checkpoint_args and (own / "args.json").is_file() and "latent_model_path" not in settings.explicit
-    return own if kept else resolve(settings.config.latents.latent_model_path, run, "--latent_model_path")
+    own, path = run / AUTOENCODER_COPY, settings.config.latents.latent_model_path
+    if settings.checkpoint_args and (own / "args.json").is_file() and "latent_model_path" not in settings.explicit:
+        return own
+    assert path is not None, "only runs of compressed latents have an autoencoder"
+    return resolve(path, run, "--latent_model_path")
 
 
-def _language_model_arguments(settings: Settings[DiffusionConfig], sources: bool) -> dict[str, str | None]:
+def _language_model_arguments(settings: Settings[DiffusionConfig], sources: bool) -> dict[str, Any]:
     """Arguments of CompressedSpace.from_pretrained that come from --enc_dec_model.
 
     sources: whether the run has source texts; then the flag may name the context encoder, and is only a fallback here.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from latent_models.generation.decoding import DECODING
 from latent_models.generation.generator import TokenGenerator
-from latent_models.options import DrafterOptions
+from latent_models.options import DraftModelOptions
 from latent_models.speculative import draft_model
 from latent_models.speculative.draft_model import DraftModel, default_dim, draft_loss
 from latent_models.speculative.verification import SpeculativeLoop
@@ -21,7 +21,7 @@ LENGTH = 14
 def drafter():
     def make(model, **options):
         torch.manual_seed(0)
-        return DraftModel(model.dim, LENGTH, DrafterOptions(**options))
+        return DraftModel(model.dim, LENGTH, DraftModelOptions(**options))
 
     return make
 
@@ -72,9 +72,9 @@ def test_logits_never_exist_whole(ragged, drafter, monkeypatch):
 
 def test_widths():
     assert [default_dim(dim) for dim in (16, 64, 128, 768, 1024)] == [32, 32, 64, 384, 512]
-    network = DraftModel(48, 7, DrafterOptions(draft_model_depth=3))
+    network = DraftModel(48, 7, DraftModelOptions(draft_model_depth=3))
     assert network(torch.randn(2, 5, 48)).shape == (2, 7, 48) and network.max_seq_len == 7
     with pytest.raises(
         UserError, match="--draft_model_dim is 48, which is not a multiple of the attention head size 32"
     ):
-        DraftModel(48, 7, DrafterOptions(draft_model_dim=48))
+        DraftModel(48, 7, DraftModelOptions(draft_model_dim=48))

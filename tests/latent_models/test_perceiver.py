@@ -10,7 +10,7 @@ import torch
 from latent_models.autoencoders.options import PerceiverOptions
 from latent_models.autoencoders.perceiver import PerceiverAutoencoder, QKNorm
 from latent_models.autoencoders.reference_weights import RULES, load_reference
-from model.reference_weights import rename
+from model.reference_weights import rename_parameter
 from utils.errors import UserError
 
 OPTIONS = PerceiverOptions(num_encoder_latents=4, dim_ae=64, num_layers=2)
@@ -159,7 +159,7 @@ def reference_names(module):
 @pytest.mark.parametrize("prefix", ["", "perceiver_ae.", "module.perceiver_ae."])
 def test_published_weights_load_whatever_surrounds_them(dim_lm, prefix):
     names = reference_names(autoencoder(dim_lm))
-    assert all(rename(reference, RULES) == ours for ours, reference in names.items())
+    assert all(rename_parameter(reference, RULES) == ours for ours, reference in names.items())
     source, module = autoencoder(dim_lm), autoencoder(dim_lm)
     for p in source.parameters():
         torch.nn.init.normal_(p)

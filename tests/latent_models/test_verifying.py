@@ -10,7 +10,7 @@ import torch
 from latent_models.families import FAMILIES
 from latent_models.generation.decoding import DECODING
 from latent_models.generation.generator import TokenGenerator
-from latent_models.options import WritingOptions
+from latent_models.options import GenerationOptions
 from latent_models.speculative import verification
 from latent_models.speculative.verification import (
     DraftStats,
@@ -163,11 +163,11 @@ def test_only_greedy_decoding_of_whole_memories_asks_for_drafts(ragged):
         raise AssertionError("asked")
 
     for options, strategy, seen in (
-        (WritingOptions(), "beam", None),
-        (WritingOptions(), "nucleus", None),
-        (WritingOptions(), "greedy", mask),
-        (WritingOptions(whole_batches=True), "greedy", None),
-        (WritingOptions(kv_cache="static"), "greedy", None),
+        (GenerationOptions(), "beam", None),
+        (GenerationOptions(), "nucleus", None),
+        (GenerationOptions(), "greedy", mask),
+        (GenerationOptions(whole_batches=True), "greedy", None),
+        (GenerationOptions(kv_cache="static"), "greedy", None),
     ):
         model.token_generator = TokenGenerator(options)
         model.generate(states[:4], None if seen is None else seen[:4], 4, greedy_loop=refuse, **DECODING[strategy])
@@ -178,7 +178,7 @@ def test_only_greedy_decoding_of_whole_memories_asks_for_drafts(ragged):
 
 def test_bfloat16_is_verified_by_its_copy(ragged):
     model, states, _ = ragged("bart")
-    half = WritingOptions(generation_dtype="bf16")
+    half = GenerationOptions(generation_dtype="bf16")
     plain, _ = write(model, states, options=half)
     found, passes = write(model, states, plain, options=half)
     same = (found == plain).all(1).float().mean()

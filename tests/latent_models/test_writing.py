@@ -11,11 +11,11 @@ from latent_models.families import FAMILIES
 from latent_models.generation.buckets import buckets
 from latent_models.generation.decoding import DECODING
 from latent_models.generation.generator import TokenGenerator, make_token_generator
-from latent_models.options import WritingOptions
+from latent_models.options import GenerationOptions
 from utils.errors import UserError
 
 N, LENGTH = 24, 14
-WHOLE = WritingOptions(whole_batches=True)
+WHOLE = GenerationOptions(whole_batches=True)
 
 
 def written(model, options, strategy, states, mask):
@@ -36,19 +36,19 @@ def test_every_way_of_writing_writes_the_same_texts(ragged, rows_computed, famil
         whole = sum(computed)
         assert len(set(plain)) > N / 3 and len({len(text) for text in plain}) > 4, plain
         computed.clear()
-        assert written(model, WritingOptions(), strategy, states, seen) == plain
+        assert written(model, GenerationOptions(), strategy, states, seen) == plain
         if strategy == "beam":  # random weights write texts of any length from states of any length
             assert (max(computed) < 4 * N) == (seen is not None), "in buckets where lengths are known"
         elif seen is None:
             assert sum(computed) < whole
-        assert written(model, WritingOptions(kv_cache="static"), strategy, states, seen) == plain
+        assert written(model, GenerationOptions(kv_cache="static"), strategy, states, seen) == plain
         computed.clear()
 
 
 def test_bfloat16_is_a_copy_that_follows_the_weights(ragged):
     model, states, _ = ragged("bart")
     exact = written(model, WHOLE, "greedy", states, None)
-    half = written(model, WritingOptions(generation_dtype="bf16"), "greedy", states, None)
+    half = written(model, GenerationOptions(generation_dtype="bf16"), "greedy", states, None)
     assert sum(a == b for a, b in zip(half, exact, strict=True)) > N / 2, "8 bits decide few arg-max"
     writes = model.token_generator
     (_, copy) = writes._copy
@@ -62,7 +62,7 @@ def test_bfloat16_is_a_copy_that_follows_the_weights(ragged):
     assert writes._copy[1] is not copy and other != half
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for precision, same in (("run", other), ("fp32", exact)):
-            assert written(model, WritingOptions(generation_dtype=precision), "greedy", states, None) == same
+            assert written(model, GenerationOptions(generation_dtype=precision), "greedy", states, None) == same
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -71,7 +71,7 @@ def test_bfloat16_follows_weights_that_train(ragged, fused):
     no trace in a parameter's version."""
     model, states, _ = ragged("bart")
     model.model.requires_grad_(True)
-    half = WritingOptions(generation_dtype="bf16")
+    half = GenerationOptions(generation_dtype="bf16")
     before = written(model, half, "greedy", states, None)
     writes = model.token_generator
     optimizer = torch.optim.AdamW(model.model.parameters(), lr=0.3, fused=fused)
@@ -102,8 +102,8 @@ def test_buckets_are_the_cheapest_of_all_cuts(step_rows):
 
 def test_a_static_cache_is_refused_where_there_is_none(language_model):
     model = language_model("bart").model
-    assert make_token_generator(WritingOptions(kv_cache="static"), model, "a model").options.kv_cache == "static"
+    assert make_token_generator(GenerationOptions(kv_cache="static"), model, "a model").options.kv_cache == "static"
     model._can_compile_fullgraph = False
     with pytest.raises(UserError, match="no static cache for a model"):
-        make_token_generator(WritingOptions(kv_cache="static"), model, "a model")
-    make_token_generator(WritingOptions(), model, "a model")
+        make_token_generator(GenerationOptions(kv_cache="static"), model, "a model")
+    make_token_generator(GenerationOptions(), model, "a model")
