@@ -37,14 +37,14 @@ class DataOptions:
 
 @dataclass
 class PackingOptions:
-    """How texts become sequences whose beginning is given (dataset_utils/packing)."""
+    """How pairs and running text become sequences with a known prefix (dataset_utils/packing)."""
 
-    truncate_sources: bool = flag(False, "shorten a source that alone fills --max_seq_len, instead of refusing it")
+    truncate_sources: bool = flag(False, "truncate a source that alone fills --max_seq_len instead of refusing it")
     pretrain_blocks: bool = flag(
         False,
         "pre-train on running text: texts are joined and cut into blocks of --max_seq_len tokens, of which a "
-        "random beginning is given",
+        "random prefix is known",
     )
     max_prefix_fraction: float = flag(
-        0.5, "largest share of a block that --pretrain_blocks gives", at_least=0, at_most=1, needs="pretrain_blocks"
+        0.5, "largest known share of a block of --pretrain_blocks", at_least=0, at_most=1, needs="pretrain_blocks"
     )

@@ -39,7 +39,8 @@ class EvaluationOptions:
     scorer: str | None = flag(
         None,
         "causal language model for perplexity and MAUVE, a local folder or a hub id (published figures: "
-        "openai-community/gpt2-large); unset: a small one is trained on the corpus, comparable to nothing published",
+        "openai-community/gpt2-large); unset: a small one is trained on the corpus, not comparable "
+        "to published figures",
         may_change="eval",
     )
 
@@ -61,7 +62,7 @@ UTILITIES = (
 
 @dataclass
 class PairOptions:
-    """Texts that belong to a source: how many are drawn, how one is chosen, by what they are judged."""
+    """Generation for source texts: number of candidates, choice among them, metrics."""
 
     seq2seq_candidates: int = flag(
         5,
@@ -73,7 +74,7 @@ class PairOptions:
     )
     mbr_utility: str | None = flag(
         None,
-        "what candidates agree by in MBR decoding; unset: sacrebleu (of a sentence) for a translation corpus, "
+        "similarity of candidates in MBR decoding; unset: sacrebleu (of a sentence) for a translation corpus, "
         "else rouge2",
         choices=UTILITIES,
     )
@@ -84,12 +85,12 @@ class PairOptions:
         config_only=True,
     )
     bertscore_model: str | None = flag(
-        None, "encoder for BERTScore, a local folder or a hub id; unset: BERTScore is left out", may_change="both"
+        None, "encoder for BERTScore, a local folder or a hub id; unset: BERTScore is skipped", may_change="both"
     )
     best_metric: str | None = flag(
         None,
-        "validation metric of the pairs by which best/ is kept; unset: sacrebleu for a translation corpus, "
-        "else rougeL; mbr_ before it judges the chosen candidates instead of one sample",
+        "validation metric that selects the checkpoint in best/; unset: sacrebleu for a translation corpus, "
+        "else rougeL; mbr_ scores the chosen candidates instead of one sample",
         choices=OVERLAPS + tuple(f"mbr_{name}" for name in OVERLAPS),
     )
     newest_checkpoint: bool = flag(
@@ -99,17 +100,17 @@ class PairOptions:
 
 @dataclass
 class ClassOptions:
-    """Which classes a class-conditional run is asked for, and who says what came out."""
+    """Classes to sample, and the classifier that scores the samples."""
 
     class_id: str | None = flag(
         None,
-        "sample this class, by number or name; all: each by itself; prior: as frequent as in training; "
-        "unconditional: told none. Unset: prior, and at --eval and --eval_test each by itself as well",
+        "sample this class, by number or name; all: each by itself; prior: with the frequencies of training; "
+        "unconditional: without a class. Unset: prior, and at --eval and --eval_test each by itself as well",
         may_change="both",
     )
     classifier: str | None = flag(
         None,
-        "sequence classifier that judges whether samples are of their class, a local folder or a hub id; "
+        "sequence classifier that predicts the classes of samples, a local folder or a hub id; "
         "unset: a small one is trained on the corpus",
         may_change="both",
     )

@@ -25,7 +25,7 @@ class DenoiserOptions:
         needs=("denoiser_variant", "latent", "states"),
         published=True,
     )
-    self_condition: bool = flag(False, "show the network its previous estimate of x0", published=True)
+    self_condition: bool = flag(False, "feed the network its previous estimate of x0", published=True)
     scale_shift: bool = flag(
         False,
         "modulate feed-forward branches by the noise level",
@@ -76,7 +76,7 @@ class EncoderDenoiserOptions:
     )
     encoder_dropout: float | None = flag(
         None,
-        "dropout of the encoder; unset: what its configuration says",
+        "dropout of the encoder; unset: that of its configuration",
         at_least=0,
         at_most=1,
         needs=("denoiser_variant", "encoder"),
@@ -84,7 +84,7 @@ class EncoderDenoiserOptions:
     )
     encoder_time_dim: int = flag(
         128,
-        "width of the sinusoids that tell the encoder the noise level",
+        "width of the sinusoidal embedding of the noise level",
         unit="channels",
         at_least=1,
         needs=("denoiser_variant", "encoder"),
@@ -100,7 +100,7 @@ class ClassifierOptions:
     classifier_depth: int = flag(2, "blocks of attention and feed-forward", unit="blocks", at_least=1)
     classifier_pooling: str = flag(
         "mean",
-        "what the label is read from: the mean over the text, or its first position",
+        "input of the label's layer: the mean over the text, or its first position",
         choices=("mean", "first"),
         config_only=True,
     )

@@ -17,26 +17,26 @@ class AutoencoderValidationOptions:
     )
     eval_interpolation: bool = flag(
         False,
-        "at --eval and --eval_test also write out the middle of each held-out text and its nearest neighbour, "
-        "judged by --scorer or a small one trained on the corpus: a space whose middles read well can be generated "
-        "from, whatever its reconstruction",
+        "at --eval and --eval_test also decode the mean of the latents of each held-out text and its nearest neighbor, "
+        "and score the texts with --scorer or a small model trained on the corpus: a measure of the latent space's "
+        "smoothness",
         may_change="eval",
     )
 
 
 @dataclass
 class DenoiserAugmentationOptions:
-    """A decoder trained on for the latents that a denoiser comes up with; see pipelines/steps/denoiser_augmentation."""
+    """Training of a decoder on latents that a denoiser produces; see pipelines/steps/denoiser_augmentation."""
 
     denoiser_run: str | None = flag(
-        None, "with --lm_mode decoder: train it on latents as the denoiser of this diffusion run would have them"
+        None, "with --lm_mode decoder: train the decoder on latents that the denoiser of this diffusion run produces"
     )
     denoiser_prob: float = flag(
         0.8, "share of the texts whose latents come from --denoiser_run", at_least=0, at_most=1, needs="denoiser_run"
     )
     denoiser_steps: int = flag(
         8,
-        "steps of its sampler from noise to data; a batch walks a random rest",
+        "steps of its sampler from noise to data; each batch starts at a random one of them",
         unit="steps",
         at_least=1,
         needs="denoiser_run",
@@ -66,8 +66,8 @@ class DistillationOptions:
 
     distill_run: str | None = flag(
         None,
-        "train a student of this diffusion run: it begins with the run's weights and learns to sample in "
-        "--distill_steps network calls, without guidance's second one; layout, latents and corpus are the run's",
+        "train a student of this diffusion run: it starts from the run's weights and learns to sample in "
+        "--distill_steps network calls; layout, latents and corpus are those of the run",
         may_change="resume",
     )
     distill_steps: int = flag(
@@ -83,7 +83,7 @@ class DistillationOptions:
     )
     distill_guidance: float = flag(
         1.0,
-        "weight of classifier-free guidance that the teacher samples with, and the student then has in it",
+        "weight of classifier-free guidance with which the teacher samples; the student learns the guided estimate",
         unit="factor",
         needs="distill_run",
     )
@@ -97,13 +97,19 @@ class PretrainingValidationOptions:
 
 @dataclass
 class EmbeddingLossOptions:
-    """What is learned beside the estimate of x0 in a space of token embeddings."""
+    """Losses of a space of token embeddings beside that of the estimate of x0."""
 
     decoder_nll_weight: float = flag(
-        1.0, "weight of -log p(w | x0), which keeps embeddings apart", unit="factor", config_only=True
+        1.0,
+        "weight of -log p(w | x0), which keeps the embeddings of different tokens apart",
+        unit="factor",
+        config_only=True,
     )
     tT_loss_weight: float = flag(
-        1.0, "weight of what the noisiest step leaves of x0, which keeps them small", unit="factor", config_only=True
+        1.0,
+        "weight of the mean of z_T given x0 (the tT loss of Li et al. 2022), which keeps embeddings small",
+        unit="factor",
+        config_only=True,
     )
 
 
@@ -165,46 +171,54 @@ class ControlOptions:
 
 @dataclass
 class TrajectoryOptions:
-    """Seeing texts come out of noise; see pipelines/sampling/trajectory."""
+    """Decoded intermediate estimates; see pipelines/sampling/trajectory."""
 
     trajectory: bool = flag(
-        False, "show texts on their way from noise, and write them to trajectory.json of the output folder"
+        False,
+        "decode intermediate estimates while sampling, print them, and write them to trajectory.json "
+        "in the output folder",
     )
     trajectory_texts: int = flag(
         3, "texts of --trajectory", unit="texts", at_least=1, needs="trajectory", config_only=True
     )
     trajectory_steps: int = flag(
-        20, "how often --trajectory looks on the way", unit="views", at_least=1, needs="trajectory", config_only=True
+        20,
+        "number of sampling steps that --trajectory decodes",
+        unit="steps",
+        at_least=1,
+        needs="trajectory",
+        config_only=True,
     )
 
 
 @dataclass
 class ClassifierRunOptions:
-    """What a classifier of noised latents is trained for."""
+    """The run whose latents a classifier is trained on."""
 
-    diffusion_run: str | None = flag(None, "run folder whose latents the classifier is to judge", may_change="resume")
+    diffusion_run: str | None = flag(
+        None, "folder of the diffusion run on whose latents the classifier is trained", may_change="resume"
+    )
     eval_every: int = flag(500, "steps between validations", unit="steps", at_least=1)
 
 
 @dataclass
 class DraftModelRunOptions:
-    """What a drafter is trained for."""
+    """The autoencoder whose texts a draft model is trained to draft."""
 
     latent_model_path: str | None = flag(
         None,
-        "run folder of the trained autoencoder whose texts are to be written sooner; a diffusion run keeps "
-        "its own under autoencoder/",
+        "run folder of the trained autoencoder; a diffusion run has a copy in autoencoder/",
         may_change="resume",
         space="frozen",
     )
     enc_dec_model: str | None = flag(
         None,
-        "where the language model is now; unset: where the autoencoder's run says that it was",
+        "folder or hub id of the language model; unset: the one in the autoencoder's args.json",
         may_change="resume",
     )
     max_latent_noise: float = flag(
         0.4,
-        "train on latents noised up to this sigma too, since those of samples are never quite right",
+        "largest sigma of the noise on training latents, which makes the draft model robust to sampling errors",
         at_least=0,
         at_most=1,
     )
@@ -213,7 +227,7 @@ class DraftModelRunOptions:
     )
     latent_cache_dir: str | None = flag(
         None,
-        "where encoded corpora are kept; unset: latent_cache/ in the run folder",
+        "folder of encoded corpora; unset: latent_cache/ in the run folder",
         may_change="resume",
         space="frozen",
     )
@@ -224,7 +238,9 @@ class DraftModelRunOptions:
 class AbsorbingOptions:
     """The soft absorbing state of DiffuSeq-v2; see diffusion/absorbing."""
 
-    learned_mean_embed: bool = flag(False, "noise drifts to a learned vector instead of zero: a soft absorbing state")
+    learned_mean_embed: bool = flag(
+        False, "noise drifts to a learned vector instead of zero: the soft absorbing state of DiffuSeq-v2"
+    )
     denoise: bool = flag(
         False,
         "discrete noise: whole tokens are replaced by the absorbing state, in training and while sampling",

@@ -2,8 +2,8 @@
 
     python -m pipelines.train_classifier --diffusion_run runs/simple --train_file simple_labeled.tsv
 
-The space, the noise and the averaged weights are those of the run, so that the classifier judges what a sampler visits.
-Works in every latent space. Minutes for a small corpus.
+The latent space, the noise schedule and the averaged weights are those of the run, so that the classifier trains on
+what a sampler visits. Works in every latent space. Takes minutes for a small corpus.
 """
 
 from __future__ import annotations
@@ -14,146 +14,156 @@ from typing import Any
 
 from dataset_utils import registry
 from model.classifier import LatentClassifier
-from pipelines.builders.embeddings import MetaEmbeddings, tokenizer_of
-from pipelines.builders.models import meta_space
+from pipelines.builders.components import Components, build_components
+from pipelines.builders.embeddings import tokenizer_of
 from pipelines.cli.configs import ClassifierConfig
 from pipelines.cli.programs import CLASSIFIER, DIFFUSION
 from pipelines.data.cached_latents import EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit, tokenize_for
-from pipelines.summary import dry_run
+from pipelines.load_run import load_run
 from pipelines.run_context import (
     RunContext,
-    fit,
+    check_same_program,
     load_corpus,
     make_train_state,
-    setup_run,
     save_args,
-    check_same_program,
+    setup_run,
 )
-from pipelines.load_run import load_run
-from pipelines.builders.components import Components
 from pipelines.steps.classifier import METRICS, ClassifierStep
+from pipelines.summary import dry_run
+from pipelines.training import resume, run_training
 from pipelines.validation import mean_losses
-from utils import checkpoints
 from utils.cli.args_io import read_args
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
 from utils.distributed import cleanup, wrap
 from utils.errors import UserError, exit_on_user_error
 from utils.hooks import PeriodicHook
-from utils.preemption import EXIT_CODES
 from utils.seeding import derive_seed
 from utils.state import State
 from utils.train_eval import eval_mode
 
 
-def run(settings: Settings[ClassifierConfig]) -> int:
+def train(settings: Settings[ClassifierConfig]) -> int:
     """Train and save. Returns the exit code."""
     import torch
 
     started = time.monotonic()
-    if settings.config.task.diffusion_run is None:
+    config = settings.config
+    if config.task.diffusion_run is None:
         raise UserError("--diffusion_run is missing: name the run folder whose samples are to be controlled")
-    read_args(Path(settings.config.task.diffusion_run))  # one line where it is no run, before a folder is made
-    if settings.config.run.dry_run:
+    read_args(Path(config.task.diffusion_run))  # UserError where it is no run, before a folder is made
+    if config.run.dry_run:
         return _dry_run(settings)
-    job = setup_run(settings, "text_latent_classifier", "classifier")
-    trained = load_run(settings.config.task.diffusion_run, device=settings.config.loop.device)
-    parts = trained.parts
-    parts.model.requires_grad_(False).eval()
-    corpus = load_corpus(job)
+
+    run = setup_run(settings, "text_latent_classifier", "classifier")
+    diffusion_run = load_run(config.task.diffusion_run, device=config.loop.device)
+    components = diffusion_run.parts
+    components.model.requires_grad_(False).eval()
+    corpus = load_corpus(run)
     corpus.require_classes("a classifier")
-    torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
-    classifier = LatentClassifier(
-        parts.space.dim, parts.space.length, corpus.num_classes, settings.config.classifier
-    ).to(job.device)
-    state = make_train_state(job, classifier)
-    if settings.config.run.resume_training:
-        state.restore(checkpoints.load(job.folder))
-    length = trained.settings.config.language_model.max_seq_len
-    texts = {
-        name: _encoded(job, parts, tokenize_for(parts.space.space, corpus.splits[name], length), name)
+    torch.manual_seed(derive_seed(config.loop.random_seed, "weights"))
+    classifier = build_classifier(settings, components, corpus.num_classes).to(run.device)
+
+    state = make_train_state(run, classifier)
+    resume(run, state)
+    max_seq_len = diffusion_run.settings.config.language_model.max_seq_len
+    latents = {
+        name: encode_split(run, components, tokenize_for(components.space.space, corpus.splits[name], max_seq_len), name)
         for name in ("train", "valid")
     }
     save_args(
-        job,
+        run,
         class_names=list(corpus.class_names),
-        space_fingerprint=parts.space.fingerprint(),
-        latent_dim=parts.space.dim,
-        latent_length=parts.space.length,
+        space_fingerprint=components.space.fingerprint(),
+        latent_dim=components.space.dim,
+        latent_length=components.space.length,
         trainable_params=sum(p.numel() for p in classifier.parameters()),
     )
-    state.wrapped = wrap(classifier, job.dist)
-    step = ClassifierStep(state.wrapped, texts["train"], parts, job.batch_sampler())
-    checker = ClassifierStep(classifier, texts["valid"], parts, job.validation_sampler(len(corpus.valid)))
+    state.wrapped = wrap(classifier, run.dist)
+    step = ClassifierStep(state.wrapped, latents["train"], components, run.batch_sampler())
+    validation_step = ClassifierStep(
+        classifier, latents["valid"], components, run.validation_sampler(len(corpus.valid))
+    )
 
     def validate(state: State) -> None:
-        def judged(micro: int) -> dict[str, torch.Tensor]:
-            losses, values = checker(0, micro)
+        def metrics(micro: int) -> dict[str, torch.Tensor]:
+            losses, values = validation_step(0, micro)
             return {"loss": losses, **values}
 
-        with eval_mode(classifier), job.autocast():
-            found = mean_losses(job.dist, checker.batch_sampler, ("loss", *METRICS), judged)
-        job.logger.record({f"val_{name}": value for name, value in found.items()}, state.step)
-        job.logger.print(
-            f"names {100 * found['accuracy']:.1f} % of held-out labels at all noise levels, "
-            f"{100 * found['accuracy_q0']:.1f} % in the cleanest quarter"
+        with eval_mode(classifier), run.autocast():
+            means = mean_losses(run.dist, validation_step.batch_sampler, ("loss", *METRICS), metrics)
+        run.logger.record({f"val_{name}": value for name, value in means.items()}, state.step)
+        run.logger.print(
+            f"accuracy on held-out texts: {100 * means['accuracy']:.1f} % at all noise levels, "
+            f"{100 * means['accuracy_q0']:.1f} % in the quarter with least noise"
         )
 
-    validation = PeriodicHook(settings.config.task.eval_every, validate, name="validate")
-    hooks = [
-        validation,
-        PeriodicHook(
-            settings.config.loop.save_every or settings.config.task.eval_every, lambda state: state.save(job.folder)
-        ),
-    ]
-    reason = fit(job, state, step, hooks, started)
-    if EXIT_CODES[reason]:
-        return EXIT_CODES[reason]
-    made_up = bool(state.pending)
-    validation.finish(state)
-    if made_up:
-        state.save(job.folder)
-    return 0
+    return run_training(
+        run,
+        state,
+        step,
+        started=started,
+        evaluation=PeriodicHook(config.task.eval_every, validate, name="validate"),
+        save_every=config.loop.save_every or config.task.eval_every,
+    )
 
 
-def _encoded(job: RunContext[ClassifierConfig], parts: Components, data: TokenSplit, split: str) -> EncodedSplit:
-    """Texts as latents: from a cache beside the classifier, but for embeddings, which cost nothing."""
-    folder = None if parts.space.learned_with_denoiser else job.folder / "latent_cache"
-    return encode_or_load(parts.space.space, data, folder, split, f"latents of the {split} split", job.dist, "off")
+def build_classifier(
+    settings: Settings[ClassifierConfig], components: Components, num_classes: int
+) -> LatentClassifier:
+    """A classifier with fresh weights for the latents of a run, on the default device of torch."""
+    space = components.space
+    return LatentClassifier(space.dim, space.length, num_classes, settings.config.classifier)
+
+
+def encode_split(
+    run: RunContext[ClassifierConfig], components: Components, data: TokenSplit, split: str
+) -> EncodedSplit:
+    """Latents of a split, cached in the run folder; embeddings are not cached, because a look-up costs nothing."""
+    folder = None if components.space.learned_with_denoiser else run.folder / "latent_cache"
+    what = f"latents of the {split} split"
+    return encode_or_load(components.space.space, data, folder, split, what, run.dist, "off")
 
 
 def _dry_run(settings: Settings[ClassifierConfig]) -> int:
-    of_run = parse(DIFFUSION, ["--eval", "--resume_dir", settings.config.task.diffusion_run])
-    check_same_program(of_run)
+    folder = str(settings.path("diffusion_run"))
+    diffusion_run = parse(DIFFUSION, ["--eval", "--resume_dir", folder])
+    check_same_program(diffusion_run)
 
-    def parts(settings: Settings[ClassifierConfig]) -> dict[str, Any]:
+    def build(settings: Settings[ClassifierConfig]) -> dict[str, Any]:
         import torch
 
-        embeddings = of_run.config.latents.latent_space == "embeddings"
-        space: Any = MetaEmbeddings(of_run) if embeddings else meta_space(of_run, bool(of_run.checkpoint_args.get("seq2seq")))
+        saved = diffusion_run.checkpoint_args
+        source_tokens = (diffusion_run.config.context.max_source_len or 1) if saved.get("seq2seq") else 0
+        components = build_components(
+            diffusion_run,
+            Path(folder),
+            torch.device("meta"),
+            len(saved.get("class_names", ())),
+            source_tokens,
+        )
         with torch.device("meta"):
-            options = settings.config.classifier
-            classifier = LatentClassifier(space.dim, space.length, _expected_classes(settings), options)
-        return {"latent space": space.requires_grad_(False), "classifier": classifier}
+            classifier = build_classifier(settings, components, _expected_classes(settings))
+        return {"latent space": components.space.space.requires_grad_(False), "classifier": classifier}
 
-    return dry_run(settings, parts, tokenizer_of(of_run), of_run.config.language_model.max_seq_len)
+    return dry_run(settings, build, tokenizer_of(diffusion_run), diffusion_run.config.language_model.max_seq_len)
 
 
 def _expected_classes(settings: Settings[ClassifierConfig]) -> int:
-    """Of a corpus that may not be at hand; two are enough to show the parts."""
+    """Number of classes of the corpus; by the catalog, and at least 2, where its files are missing."""
     options = settings.config.data
     if registry.missing_files_message(options) is None:
         corpus = registry.load(options)
         corpus.require_classes("a classifier")
         return corpus.num_classes
-    row = registry.DATASETS.get(settings.config.data.dataset_name or "")
+    row = registry.DATASETS.get(options.dataset_name or "")
     return max(2, len(row.class_names) if row else 0)
 
 
 @exit_on_user_error
 def main() -> int:
-    code = run(parse(CLASSIFIER))
+    code = train(parse(CLASSIFIER))
     cleanup()
     return code
 

@@ -76,7 +76,7 @@ class LoopOptions:
     )
     max_seconds: float | None = flag(
         None,
-        "stop training after so long, save, evaluate and exit 0 (leave the evaluation its time); a resumed run goes on",
+        "stop training after this time, save, evaluate (which takes extra time) and exit with code 0; resume to go on",
         unit="seconds",
         at_least=0,
         may_change="invocation",

@@ -175,9 +175,7 @@ def load_context_encoder(
             f"--max_source_len {settings.config.context.max_source_len} is more than the "
             f"{limit} tokens that {model.name} can encode: give {limit} or less"
         )
-    context = ContextEncoder(
-        EncoderStatesSpace(model, settings.config.context.max_source_len), shared=shared, trained=trained
-    )
+    context = ContextEncoder(EncoderStatesSpace(model, settings.get("max_source_len")), shared=shared, trained=trained)
     if empty:
         return context
     if not shared:

@@ -111,7 +111,7 @@ def network_of(parts: Components) -> torch.nn.Module:
 
 def find_teacher(settings: Settings[DiffusionConfig], run: Path) -> Path:
     """The folder of the teacher: --distill_run, else the path relative to the student's folder."""
-    given, recorded = Path(settings.config.distillation.distill_run), settings.checkpoint_args.get(TEACHER)
+    given, recorded = settings.path("distill_run"), settings.checkpoint_args.get(TEACHER)
     if (given / "args.json").is_file() or recorded is None or "distill_run" in settings.explicit:
         return given
     if not (run / recorded / "args.json").is_file():

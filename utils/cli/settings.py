@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from utils.cli.flags import Flag, convert, flag_from, format_value
@@ -118,6 +119,12 @@ class Settings(Generic[C]):
     def get(self, name: str) -> Any:
         """The value of a flag whose name is not known before the program runs."""
         return getattr(getattr(self.config, self.program.group_of[name]), name)
+
+    def path(self, name: str) -> Path:
+        """The folder or file that a flag names, where the rules make sure that it is given."""
+        value = self.get(name)
+        assert value is not None, f"--{name} is not given"
+        return Path(value)
 
     def set(self, name: str, value: Any, *, source: str = "rule") -> None:
         """Give a flag a value. It is checked as a typed one is: UserError."""

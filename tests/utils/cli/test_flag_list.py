@@ -47,7 +47,7 @@ def test_every_flag_has_help_and_what_it_needs_is_a_flag(title):
 
 
 def test_names_given_as_text_to_settings_are_flags():
-    """Literals in settings.set("..."), settings.get("..."), "..." in settings.explicit, settings.sources["..."]."""
+    """Literals in settings.set("..."), settings.get("..."), settings.path("..."), "..." in settings.explicit, settings.sources["..."]."""
     known = {name for program in PROGRAMS.values() for name in program.flags}
     unknown, found = [], 0
     for path in sorted((ROOT / "pipelines").rglob("*.py")):
@@ -63,7 +63,7 @@ def test_names_given_as_text_to_settings_are_flags():
 def _literals(node: ast.AST) -> list[str]:
     texts: list[ast.expr] = []
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
-        if node.func.attr in ("set", "get") and ast.unparse(node.func.value).endswith("settings"):
+        if node.func.attr in ("set", "get", "path") and ast.unparse(node.func.value).endswith("settings"):
             texts = [node.args[0]]
     elif isinstance(node, ast.Compare) and ast.unparse(node.comparators[0]).endswith("explicit"):
         texts = [node.left]
