@@ -38,7 +38,7 @@ def decay_split(named: Named, matrices: Set[int] = frozenset()) -> list[dict[str
 
 
 def _kernels(groups: list[dict[str, Any]], options: OptimizerOptions) -> dict[str, Any]:
-    """fused and foreach of AdamW: one kernel for all parameters; a loop over them with no_fused_optimizer (--config)."""
+    """fused and foreach of AdamW: one kernel for all parameters; a loop over them with no_fused_optimizer."""
     devices = {p.device.type for group in groups for _, p in group["params"]}
     if options.no_fused_optimizer:
         return {"fused": False, "foreach": False}
