@@ -208,7 +208,7 @@ def test_a_failed_conversion_leaves_no_files(tmp_path, capsys) -> None:
         ("wmt14", {**WMT, "train-0000.parquet": parquet([{"x": 1}])}, "has no column de, only x"),
     ],
 )  # fmt: skip
-def test_wrong_files_raise_an_error_of_one_line(tmp_path, capsys, name: str, files: dict[str, bytes], says: str) -> None:
+def test_wrong_files_raise_one_line(tmp_path, capsys, name: str, files: dict[str, bytes], says: str) -> None:
     with pytest.raises(SystemExit):
         fetch.main([name, "--from", str(put(tmp_path / "from", files)), "--data_dir", str(tmp_path / "data")])
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
