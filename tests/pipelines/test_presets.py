@@ -16,7 +16,7 @@ BASE = "--train_file t --valid_file v --test_file t"
 
 
 def test_the_flag_offers_every_row():
-    assert DIFFUSION.flags["preset"].metadata["choices"] == tuple(PRESETS)
+    assert DIFFUSION.flags["preset"].choices == tuple(PRESETS)
     names = {name for row in PRESETS.values() for name in row}
     assert names <= set(DIFFUSION.flags) and len({frozenset(row) for row in PRESETS.values()}) == 1
 
@@ -55,7 +55,7 @@ def test_a_preset_replaces_the_shift_and_the_respacing_of_training(programs, cha
     shifted = "--time_grid shifted --grid_shift 9 --sampling_timesteps 2"
     for name, flags in (("respaced", respaced), ("shifted", shifted)):
         argv = f"{words} {flags} --no_wandb --output_dir {tmp_path / name}".split()
-        assert train_diffusion.run(parse(DIFFUSION, argv)) == 0
+        assert train_diffusion.train(parse(DIFFUSION, argv)) == 0
     for run in ("respaced", "shifted"):
         again = f"--eval --resume_dir {tmp_path / run}".split()
         fast = parse(DIFFUSION, [*again, "--preset", "fast"])
