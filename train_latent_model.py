@@ -8,10 +8,10 @@ from utils.errors import exit_on_user_error
 @exit_on_user_error
 def main() -> int:
     settings = parse(AUTOENCODER)
-    from pipelines.train_autoencoder import run  # after parsing, so that --help need not wait for torch
+    from pipelines.train_autoencoder import train  # after parsing, so that --help need not wait for torch
     from utils.distributed import cleanup
 
-    code = run(settings)
+    code = train(settings)
     cleanup()
     return code
 

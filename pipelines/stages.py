@@ -107,7 +107,7 @@ def run_program(program: Program, argv: Sequence[str]) -> int:
     settings = parse(program, list(argv))
     from pipelines import pretrain, train_autoencoder, train_diffusion
 
-    runs = {PRETRAIN.name: pretrain.run, AUTOENCODER.name: train_autoencoder.run, DIFFUSION.name: train_diffusion.run}
+    runs = {PRETRAIN.name: pretrain.train, AUTOENCODER.name: train_autoencoder.train, DIFFUSION.name: train_diffusion.train}
     return runs[program.name](settings)
 
 

@@ -67,18 +67,18 @@ def dry_run(
 
 
 def log_corpus_stats(
-    job: RunContext[TrainingConfig],
+    run: RunContext[TrainingConfig],
     corpus: Corpus,
     tokenizer: Any,
     source_tokenizer: Any = None,
     max_source_length: int | None = None,
 ) -> None:
     """Say what the corpus looks like to the tokenizers, and keep it in the run folder. Lengths in tokens."""
-    if job.dist.is_main:
-        length = job.settings.get("max_seq_len")
+    if run.dist.is_main:
+        length = run.settings.get("max_seq_len")
         figures = corpus_stats.compute_corpus_stats(corpus, tokenizer, length, source_tokenizer, max_source_length)
-        job.log(corpus_stats.format_table(figures))
-        write_json(job.folder / CORPUS_STATS, figures)
+        run.log(corpus_stats.format_table(figures))
+        write_json(run.folder / CORPUS_STATS, figures)
 
 
 def parameters(parts: Mapping[str, nn.Module]) -> str:
@@ -101,16 +101,16 @@ def shapes(parts: Mapping[str, nn.Module]) -> str:
     return "\n".join(lines)
 
 
-def summarize_run(job: RunContext[TrainingConfig], parts: Mapping[str, nn.Module], corpus: Corpus, data: TokenSplit) -> str:
+def summarize_run(run: RunContext[TrainingConfig], parts: Mapping[str, nn.Module], corpus: Corpus, data: TokenSplit) -> str:
     """What is about to be trained, on what and where."""
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in corpus.splits.items())
     return "\n".join(
         [
-            f"run folder {job.folder}, device {job.device}, {job.dist.world_size} process(es)",
+            f"run folder {run.folder}, device {run.device}, {run.dist.world_size} process(es)",
             f"corpus {corpus.name}: {sizes} texts; {100 * data.table.truncated:.1f} % of the training texts are cut "
             f"at {data.table.max_length} tokens",
             parameters(parts),
-            *precision(job.settings, parts),
+            *precision(run.settings, parts),
         ]
     )
 

@@ -88,8 +88,6 @@ class TextDiffusionPipeline:
             decoding=settings.config.evaluation.decoding if {"decoding", "preset"} & settings.explicit else None,
         )
 
-    from_run = from_pretrained
-
     # ---- texts -----------------------------------------------------------------------------------------------------
 
     def sample(

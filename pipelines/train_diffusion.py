@@ -1,41 +1,37 @@
-"""Stage 2, whole: latents of a corpus -> a denoiser, sampled from and evaluated while it trains and afterwards."""
+"""Stage 2: train a denoiser on the latents of a corpus, sample from it, and evaluate the samples."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
-from pipelines.builders.embeddings import MetaEmbeddings, tokenizer_of
-from pipelines.builders.models import DiffusionModel, encoder_options, meta_space, save_encoder_config
-from pipelines.builders.diffusion_process import make_process
-from pipelines.cli.configs import DiffusionConfig
-from pipelines.data.context_encoder import load_context_encoder, resolve_source_limit
-from pipelines.summary import summarize_run, dry_run, log_corpus_stats
-from pipelines.evaluators.evaluator import Evaluator, make_evaluator
-from pipelines.run_context import RunContext, fit, load_corpus, make_train_state, setup_run, save_args
+from pipelines.best_checkpoint import load_best_score, save_if_best
 from pipelines.builders.components import (
     Components,
+    build_components,
     load_trained_weights,
     make_generator,
-    build_components,
     make_sources,
     named_components,
-    new_model,
-    check_guidance,
 )
+from pipelines.builders.embeddings import tokenizer_of
+from pipelines.builders.models import DiffusionModel, save_encoder_config
+from pipelines.cli.configs import DiffusionConfig
+from pipelines.data.context_encoder import resolve_source_limit
+from pipelines.evaluators.evaluator import Evaluator, make_evaluator
+from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
 from pipelines.steps.spaces import SPACES, Step
 from pipelines.steps.teacher import Teacher, load_teacher, teacher_facts
 from pipelines.steps.timestep_sampler import TimestepSampler
-from pipelines.best_checkpoint import save_if_best, load_best_score
+from pipelines.summary import dry_run, log_corpus_stats, summarize_run
+from pipelines.training import progress_metrics, resume, run_training
 from pipelines.validation import mean_losses
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
@@ -43,217 +39,198 @@ from utils.cli.settings import Settings
 from utils.distributed import wrap
 from utils.ema import EMA
 from utils.errors import UserError
-from utils.hooks import Hook, PeriodicHook, StepResult
-from utils.preemption import EXIT_CODES
+from utils.hooks import PeriodicHook, StepResult
 from utils.pretrained import load_into
 from utils.state import State
 from utils.train_eval import eval_mode
 
 
-def run(settings: Settings[DiffusionConfig]) -> int:
-    """Train, sample and evaluate; with --eval, --eval_test or --gen_data use a trained run. Returns the exit code."""
+def train(settings: Settings[DiffusionConfig]) -> int:
+    """Train; with --eval, --eval_test or --gen_data, use a trained run. Returns the exit code."""
     started = time.monotonic()
-    if settings.config.run.dry_run:
-        return dry_run(settings, _empty_parts, tokenizer_of(settings))
-    job = setup_run(settings, "text_denoising_diffusion", "diffusion")
-    run_folder = Path(settings.config.run.resume_dir) if job.is_eval else job.folder
-    if settings.config.distillation.distill_run and not settings.config.run.resume_dir:
-        run_folder = Path(settings.config.distillation.distill_run)  # a new student's parts are those of its teacher
-    corpus = _corpus(job)
-    parts = build_components(
+    config = settings.config
+    if config.run.dry_run:
+        return dry_run(settings, _meta_components, tokenizer_of(settings))
+    run = setup_run(settings, "text_denoising_diffusion", "diffusion")
+
+    # data and model
+    corpus = load_corpus_with_classes(run)
+    components = build_components(
         settings,
-        run_folder,
-        job.device,
+        _source_folder(run),
+        run.device,
         corpus.num_classes,
         resolve_source_limit(settings, corpus),
         corpus.train.all_texts(),
     )
-    if job.is_eval:
-        load_trained_weights(parts.model, run_folder, best=parts.seq2seq and not settings.config.pairs.newest_checkpoint)
-        evaluator = _evaluator(job, parts, corpus)
-        if not settings.config.evaluation.gen_data:
-            evaluator.load_models()
-        return evaluator.evaluate_run()
-    return _train(job, parts, corpus, started)
-
-
-def _evaluator(job: RunContext[DiffusionConfig], parts: Components, corpus: Corpus) -> Evaluator:
-    generator = make_generator(job.settings, parts, job.device, job.autocast, job.dist)
-    options = job.settings.config.trajectory
-    if options.trajectory and job.dist.is_main:
-        generator.with_trajectory(
-            texts=options.trajectory_texts,
-            snapshots=options.trajectory_steps,
-            file=sys.stderr,
-            path=job.folder / "trajectory.json",
-        )
-    return make_evaluator(job, generator, corpus, make_sources(job.settings, parts, job.device, job.autocast))
-
-
-def _corpus(job: RunContext[DiffusionConfig]) -> Corpus:
-    """The corpus of the flags, with the labels that the run needs."""
-    settings, corpus = job.settings, load_corpus(job)
-    if settings.config.denoiser.class_conditional:
-        corpus.require_classes()
-    trained = settings.checkpoint_args.get("class_names")
-    if trained and list(corpus.class_names) != trained:
-        raise UserError(
-            f"{settings.config.run.resume_dir} learned the classes {', '.join(trained)}, and {corpus.name} has "
-            f"{', '.join(corpus.class_names) or 'none'}: name texts with the same classes"
-        )
-    return corpus
-
-
-def _train(job: RunContext[DiffusionConfig], parts: Components, corpus: Corpus, started: float) -> int:
-    settings, model, space = job.settings, parts.model, parts.space
+    if run.is_eval:
+        return evaluate(run, components, corpus)
+    model, space, process = components.model, components.space, components.process
     teacher = None
-    if settings.config.distillation.distill_run is not None:
-        teacher = load_teacher(settings, job.folder, parts.process.grid, job.device)
-    times = TimestepSampler(parts.process, job.dist)
-    data_module = SPACES[settings.config.latents.latent_space].make_data(job, parts, corpus)
-    make_step = SPACES[settings.config.latents.latent_space].steps(job, parts, data_module, times, teacher)
-    data = data_module.tokens["train"]
-    reader = (parts.context.model.tokenizer, parts.context.states.length) if parts.context else ()
-    log_corpus_stats(job, corpus, data_module.tokenizer, *reader)
-    job.log(summarize_run(job, named_components(parts), corpus, data))
-    if not settings.config.run.resume_training and job.dist.is_main:
-        data_module.save_artifacts(job.folder)
-        save_encoder_config(model.denoiser, job.folder)
-    state = make_train_state(job, model, make_ema(settings, model), extra=dict(times.stateful()))
-    if settings.config.run.resume_training:
-        state.restore(checkpoints.load(job.folder))
-        state.best = load_best_score(job.folder, state.best)
-    save_args(  # only now: a folder that cannot be resumed is left as it is
-        job,
-        **data_module.metadata(job.folder),
-        **teacher_facts(settings, job.folder),
+    if config.distillation.distill_run is not None:
+        teacher = load_teacher(settings, run.folder, process.grid, run.device)
+    timestep_sampler = TimestepSampler(process, run.dist)
+    row = SPACES[config.latents.latent_space]
+    data_module = row.make_data(run, components, corpus)
+    make_step = row.steps(run, components, data_module, timestep_sampler, teacher)
+    train_tokens, valid_tokens = data_module.tokens["train"], data_module.tokens["valid"]
+    reader = (components.context.model.tokenizer, components.context.states.length) if components.context else ()
+    log_corpus_stats(run, corpus, data_module.tokenizer, *reader)
+    run.log(summarize_run(run, named_components(components), corpus, train_tokens))
+    if not config.run.resume_training and run.dist.is_main:
+        data_module.save_artifacts(run.folder)
+        save_encoder_config(model.denoiser, run.folder)
+
+    # training state
+    state = make_train_state(run, model, make_ema(settings, model), extra=dict(timestep_sampler.stateful()))
+    resumed = resume(run, state)
+    if resumed:
+        state.best = load_best_score(run.folder, state.best)
+    save_args(  # only after resume(), which changes nothing in a folder that cannot be resumed
+        run,
+        **data_module.metadata(run.folder),
+        **teacher_facts(settings, run.folder),
         latent_dim=space.dim,
         latent_length=space.length,
-        class_names=list(corpus.class_names) if settings.config.denoiser.class_conditional else [],
-        seq2seq=parts.seq2seq,
+        class_names=list(corpus.class_names) if config.denoiser.class_conditional else [],
+        seq2seq=components.seq2seq,
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
-    # what the flags name and is not there, or is of another kind, is better known before hours of encoding
-    evaluator = _evaluator(job, parts, corpus)
-    evaluator.load_models()
-    begin = first_weights(settings, teacher)
-    begin(model)
-    data_module.setup(estimate_stats=not settings.config.run.resume_training)
-    if not settings.config.run.resume_training:
-        begin(model)  # its statistics, too, count over those just measured
-        # made anew, of the weights and statistics as they are now
-        state.ema = make_ema(settings, model)
+    evaluator = build_evaluator(run, components, corpus)
+    evaluator.load_models()  # a missing scorer must fail now, not after hours of encoding
+    initial = None if resumed else load_initial_weights(settings, teacher)
+    if initial is not None:
+        load_into(model, initial)  # before setup(), which encodes with weights that may be among these
+    data_module.setup(estimate_stats=not resumed)
+    if not resumed:
+        if initial is not None:
+            load_into(model, initial)  # again: its latent statistics replace those that setup() estimated
+        state.ema = make_ema(settings, model)  # from the weights and statistics as they are now
 
-    state.wrapped = network = wrap(make_step.network, job.dist)
-    batch_sampler = job.batch_sampler()
-    validation_sampler = job.validation_sampler(len(data_module.tokens["valid"]))
-    step, checker = make_step(network, batch_sampler), make_step(make_step.network, validation_sampler)
-
-    if settings.config.process.T_schedule != "normal":
-        job.log(
-            f"note: --T_schedule {settings.config.process.T_schedule} anneals the noise levels of training (logged as T); validation "
-            "losses and samples are over the whole range throughout"
+    # step and training
+    state.wrapped = network = wrap(make_step.network, run.dist)
+    step = make_step(network, run.batch_sampler())
+    validation_step = make_step(make_step.network, run.validation_sampler(len(valid_tokens)))
+    if config.process.T_schedule != "normal":
+        run.log(
+            f"note: --T_schedule {config.process.T_schedule} limits the noise levels of training (logged as t_max); "
+            "validation losses and samples always use all levels"
         )
 
-    def validate(state: State, report: StepResult) -> None:
-        """Not an Every: done at a step that a signal ends, too, or the log of the resumed run would lack it."""
+    def log_validation_losses(state: State, report: StepResult) -> None:
+        """No PeriodicHook, which skips a step that a signal ends: the log of a resumed run would lack that step."""
         assert state.ema is not None
-        if state.step % settings.config.loop.log_every == 0:
-            job.logger.record(compute_validation_losses(job, model, state.ema, checker), state.step)
+        if state.step % config.loop.log_every == 0:
+            run.logger.record(compute_validation_losses(run, model, state.ema, validation_step), state.step)
 
     def sample(state: State) -> None:
         assert state.ema is not None
         with state.ema.applied():
             score = evaluator.evaluate_training(state.step)
-        save_if_best(job, state, score)
+        save_if_best(run, state, score)
 
-    job.logger.extra = lambda done: {
-        "epoch": done * batch_sampler.global_batch_size / len(data),
-        "samples": done * batch_sampler.global_batch_size,
-        "T": parts.process.max_time(done, settings.config.loop.num_train_steps),
-    }
-    sampling = PeriodicHook(
-        settings.config.intervals.sample_every or settings.config.intervals.save_and_sample_every, sample, name="sample"
+    progress, num_steps = progress_metrics(run, len(train_tokens)), config.loop.num_train_steps
+    run.logger.extra = lambda step: {**progress(step), "t_max": process.max_time(step, num_steps)}
+    sample_every = config.intervals.sample_every or config.intervals.save_and_sample_every
+    return run_training(
+        run,
+        state,
+        step,
+        started=started,
+        hooks=[timestep_sampler.sync_losses, log_validation_losses],
+        evaluation=PeriodicHook(sample_every, sample, name="sample"),
+        save_every=config.loop.save_every or config.intervals.save_and_sample_every,
+        save_first=True,  # an error of the evaluation must not cost the steps before it
     )
-    hooks: list[Hook] = [
-        times.sync_losses,
-        validate,
-        # first to the disk: what an evaluation stumbles over must not cost the steps before it
-        PeriodicHook(
-            settings.config.loop.save_every or settings.config.intervals.save_and_sample_every,
-            lambda state: state.save(job.folder),
-        ),
-        sampling,
-    ]
-    reason = fit(job, state, step, hooks, started)
-    if EXIT_CODES[reason]:
-        return EXIT_CODES[reason]
-    made_up = bool(state.pending)
-    sampling.finish(state)
-    if made_up:
-        state.save(job.folder)  # that it need not be made up for again
-    return 0
+
+
+def evaluate(run: RunContext[DiffusionConfig], components: Components, corpus: Corpus) -> int:
+    """Evaluate a trained run, or sample a labeled data set from it. Returns the exit code."""
+    config = run.settings.config
+    best = components.seq2seq and not config.pairs.newest_checkpoint
+    load_trained_weights(components.model, _source_folder(run), best=best)
+    evaluator = build_evaluator(run, components, corpus)
+    if not config.evaluation.gen_data:
+        evaluator.load_models()
+    return evaluator.evaluate_run()
+
+
+def build_evaluator(run: RunContext[DiffusionConfig], components: Components, corpus: Corpus) -> Evaluator:
+    """The evaluator of a run, with the trajectories of --trajectory where they are asked for."""
+    generator = make_generator(run.settings, components, run.device, run.autocast, run.dist)
+    options = run.settings.config.trajectory
+    if options.trajectory and run.dist.is_main:
+        generator.with_trajectory(
+            texts=options.trajectory_texts,
+            snapshots=options.trajectory_steps,
+            file=sys.stderr,
+            path=run.folder / "trajectory.json",
+        )
+    return make_evaluator(run, generator, corpus, make_sources(run.settings, components, run.device, run.autocast))
+
+
+def _source_folder(run: RunContext[DiffusionConfig]) -> Path:
+    """The run folder that components come from: of a trained run its own, of a new student its teacher's."""
+    config = run.settings.config
+    if config.distillation.distill_run and not config.run.resume_dir:
+        return Path(config.distillation.distill_run)
+    return Path(config.run.resume_dir) if run.is_eval else run.folder
+
+
+def load_corpus_with_classes(run: RunContext[DiffusionConfig]) -> Corpus:
+    """The corpus of the flags. Errors: UserError where it lacks the classes that flags or the trained run need."""
+    settings, corpus = run.settings, load_corpus(run)
+    if settings.config.denoiser.class_conditional:
+        corpus.require_classes()
+    trained = settings.checkpoint_args.get("class_names")
+    if trained and list(corpus.class_names) != trained:
+        raise UserError(
+            f"{settings.config.run.resume_dir} was trained on the classes {', '.join(trained)}, and {corpus.name} has "
+            f"{', '.join(corpus.class_names) or 'none'}: name texts with the same classes"
+        )
+    return corpus
 
 
 def make_ema(settings: Settings[DiffusionConfig], model: DiffusionModel) -> EMA:
-    """The weights as they are now, from which their average sets out."""
+    """Averaged weights that start from the weights as they are now."""
     foreach = not settings.config.optimizer.no_fused_optimizer
-    return EMA(model, settings.config.ema.ema_decay, settings.config.ema.ema_update_every, foreach=together)
+    return EMA(model, settings.config.ema.ema_decay, settings.config.ema.ema_update_every, foreach=foreach)
 
 
-def first_weights(settings: Settings[DiffusionConfig], teacher: Teacher | None) -> Callable[[DiffusionModel], None]:
-    """What gives a new run the weights of --init_path, or those of its teacher; nothing without."""
-    if settings.config.run.resume_training or not (settings.config.intervals.init_path or teacher):
-        return lambda model: None
-    if teacher is None:
-        return partial(load_into, checkpoint=checkpoints.load(settings.config.intervals.init_path))
-    return partial(
-        load_into, checkpoint=Checkpoint({"model": teacher.weights}, {}, Path(settings.config.distillation.distill_run))
-    )
+def load_initial_weights(settings: Settings[DiffusionConfig], teacher: Teacher | None) -> Checkpoint | None:
+    """The weights that a new run starts from: those of its teacher, or of --init_path; None: fresh ones."""
+    if teacher is not None:
+        return Checkpoint({"model": teacher.weights}, {}, Path(settings.config.distillation.distill_run or "."))
+    path = settings.config.intervals.init_path
+    return checkpoints.load(path) if path else None
 
 
-def compute_validation_losses(job: RunContext[DiffusionConfig], model: DiffusionModel, ema: EMA, step: Step) -> dict[str, float]:
-    """Over val_loss_examples validation texts and the whole range of times, by the weights and by their average.
+def compute_validation_losses(
+    run: RunContext[DiffusionConfig], model: DiffusionModel, ema: EMA, step: Step
+) -> dict[str, float]:
+    """Mean losses of --val_loss_examples validation texts over all noise levels: val_loss, and val_ema_loss.
 
-    Every rank must ask: each does its share.
+    Every rank must call it: each computes its share.
     """
 
     def mean(name: str) -> dict[str, float]:
-        return mean_losses(
-            job.dist, step.batch_sampler, [name], lambda micro: {name: step(step.num_steps, micro)[0]}
-        )
+        return mean_losses(run.dist, step.batch_sampler, [name], lambda micro: {name: step(step.num_steps, micro)[0]})
 
-    with eval_mode(model), job.autocast():
-        found = mean("val_loss")
+    with eval_mode(model), run.autocast():
+        losses = mean("val_loss")
         with ema.applied():
-            return found | mean("val_ema_loss")
+            return losses | mean("val_ema_loss")
 
 
-def _empty_parts(settings: Settings[DiffusionConfig]) -> Mapping[str, nn.Module]:
-    """What a dry run builds, without weights."""
-    options = settings.config.denoiser
-    classes, sources = _expected_conditions(settings)
-    embeddings, context = settings.config.latents.latent_space == "embeddings", None
-    space: Any = MetaEmbeddings(settings) if embeddings else meta_space(settings, sources > 0)
-    if sources and not embeddings:
-        run = Path(settings.config.run.resume_dir or settings.config.distillation.distill_run or ".")
-        context = load_context_encoder(settings, run, space, torch.device("cpu"), sources, empty=True)
-    with torch.device("meta"):
-        classes = classes if options.class_conditional else 0
-        encoder = encoder_options(settings, None)
-        model = new_model(space, options, settings.config.language_model.max_seq_len, classes, context, encoder)
-    check_guidance(settings, sources > 0)
-    process = make_process(
-        settings.config.process,
-        settings.config.sampling,
-        options.denoiser_variant,
-        student=settings.config.distillation.distill_run is not None,
-    )
-    return named_components(Components(model.normalize(space), model, process, context))
+def _meta_components(settings: Settings[DiffusionConfig]) -> Mapping[str, nn.Module]:
+    """The components on the meta device, for a dry run."""
+    num_classes, source_tokens = _expected_conditions(settings)
+    run = Path(settings.config.run.resume_dir or settings.config.distillation.distill_run or ".")
+    return named_components(build_components(settings, run, torch.device("meta"), num_classes, source_tokens))
 
 
 def _expected_conditions(settings: Settings[DiffusionConfig]) -> tuple[int, int]:
-    """Classes, and the longest source in tokens (0 without sources), of a corpus that may not be at hand."""
+    """Number of classes, and longest source in tokens (0: no sources), of a corpus whose files may be missing."""
     row = registry.DATASETS.get(settings.config.data.dataset_name or "")
     if settings.checkpoint_args:
         classes = len(settings.checkpoint_args.get("class_names", ()))

@@ -1,10 +1,10 @@
-"""Train a drafter for an autoencoder: greedy decoding then writes the same texts, sooner (latent_models/speculative/draft_model).
+"""Train a draft model for an autoencoder: greedy decoding verifies its drafts, and writes the same texts sooner.
 
     python -m pipelines.train_draft_model --latent_model_path runs/quickstart/diffusion/autoencoder
 
-The corpus is that of the autoencoder unless another is named. The drafter lands in drafter/ below the autoencoder's
-folder, where everything that decodes its latents finds it, and goes with it into the diffusion runs that are trained
-from then on. Minutes for a small corpus.
+The corpus is that of the autoencoder unless another is given. The draft model is saved in drafter/ in the autoencoder's
+folder, where every program that decodes its latents loads it from; diffusion runs trained later copy it with the
+autoencoder. Takes minutes for a small corpus.
 """
 
 from __future__ import annotations
@@ -17,110 +17,112 @@ from pathlib import Path
 from typing import Any
 
 from dataset_utils.options import DataOptions
+from latent_models.spaces.compressed import CompressedSpace, read_autoencoder_args
+from latent_models.speculative.draft_model import DraftModel, draft_metadata
 from pipelines.builders.draft_models import DRAFT_MODEL_COPY
-from latent_models.speculative.draft_model import draft_metadata, DraftModel
-from latent_models.spaces.compressed import read_autoencoder_args, CompressedSpace
-from utils.pretrained import relative_path
 from pipelines.cli.configs import DraftModelConfig
 from pipelines.cli.programs import DRAFT_MODEL
 from pipelines.data.cached_latents import encode_or_load
 from pipelines.data.tokens import tokenize_split
-from pipelines.summary import dry_run, parameters
-from pipelines.run_context import fit, load_corpus, make_train_state, setup_run, save_args
+from pipelines.run_context import load_corpus, make_train_state, save_args, setup_run
 from pipelines.steps.autoencoder import LatentAugmentation
 from pipelines.steps.draft_model import METRICS, DraftModelStep, evaluate_draft
+from pipelines.summary import dry_run, parameters
+from pipelines.training import resume, run_training
 from pipelines.validation import mean_losses
-from utils import checkpoints
+from utils.checkpoints import Checkpoint
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
 from utils.distributed import cleanup, wrap
 from utils.errors import UserError, exit_on_user_error
 from utils.hooks import PeriodicHook
-from utils.preemption import EXIT_CODES
+from utils.pretrained import relative_path
 from utils.run_folder import resolve
 from utils.seeding import derive_seed
 from utils.state import State
 from utils.train_eval import eval_mode
 
 
-def run(settings: Settings[DraftModelConfig]) -> int:
+def train(settings: Settings[DraftModelConfig]) -> int:
     """Train and save. Returns the exit code."""
     import torch
 
     started = time.monotonic()
-    autoencoder = _autoencoder(settings)
+    config, autoencoder = settings.config, _autoencoder_folder(settings)
     saved = read_autoencoder_args(autoencoder)
-    corpus_of(settings, saved)
-    if settings.config.run.dry_run:
-        return dry_run(settings, partial(_parts, autoencoder, saved["max_seq_len"]), max_seq_len=saved["max_seq_len"])
-    if settings.config.run.output_dir is None and not settings.config.run.resume_training:
+    max_seq_len = saved["max_seq_len"]
+    use_corpus_of_autoencoder(settings, saved)
+    if config.run.dry_run:
+        return dry_run(settings, partial(_meta_components, autoencoder, max_seq_len), max_seq_len=max_seq_len)
+
+    if config.run.output_dir is None and not config.run.resume_training:
         settings.set("output_dir", str(autoencoder / DRAFT_MODEL_COPY))
-    job = setup_run(settings, "text_latent_drafter", "drafter")
-    space = CompressedSpace.from_pretrained(
-        autoencoder, device=job.device, language_model=settings.config.task.enc_dec_model
-    )
-    corpus = load_corpus(job)
-    torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
-    drafter = DraftModel(space.language_model.dim, saved["max_seq_len"], settings.config.drafter).to(job.device)
-    job.log(parameters({"latent space": space, "drafter": drafter}))
-    state = make_train_state(job, drafter)
-    known = draft_metadata(space)
-    if settings.config.run.resume_training:
-        if any(settings.checkpoint_args.get(name) != value for name, value in known.items()):
+    run = setup_run(settings, "text_latent_drafter", "draft model")
+    space = CompressedSpace.from_pretrained(autoencoder, device=run.device, language_model=config.task.enc_dec_model)
+    corpus = load_corpus(run)
+    torch.manual_seed(derive_seed(config.loop.random_seed, "weights"))
+    draft_model = DraftModel(space.language_model.dim, max_seq_len, config.draft_model).to(run.device)
+    run.log(parameters({"latent space": space, "draft model": draft_model}))
+
+    state = make_train_state(run, draft_model)
+    metadata = draft_metadata(space)
+
+    def check_autoencoder(checkpoint: Checkpoint) -> None:
+        if any(settings.checkpoint_args.get(name) != value for name, value in metadata.items()):
             raise UserError(
-                f"{job.folder} was begun for another autoencoder than the one in {autoencoder}: name that one with "
-                "--latent_model_path, or begin anew in another --output_dir"
+                f"{run.folder} was trained for another autoencoder than {autoencoder}: name the right one with "
+                "--latent_model_path, or train from scratch into another --output_dir"
             )
-        state.restore(checkpoints.load(job.folder))
-    folder = _cache(settings, autoencoder, job.folder)
-    texts = {
+
+    resume(run, state, check_autoencoder)
+    cache = _cache_folder(settings, autoencoder, run.folder)
+    latents = {
         name: encode_or_load(
             space,
-            tokenize_split(corpus.splits[name], space.language_model, saved["max_seq_len"]),
-            folder,
+            tokenize_split(corpus.splits[name], space.language_model, max_seq_len),
+            cache,
             name,
             f"latents of the {name} split",
-            job.dist,
+            run.dist,
             "auto",
         )
         for name in ("train", "valid")
     }
     save_args(
-        job,
-        **known,
-        latent_model_path_relative=relative_path(str(autoencoder), job.folder),
-        trainable_params=sum(p.numel() for p in drafter.parameters()),
+        run,
+        **metadata,
+        latent_model_path_relative=relative_path(str(autoencoder), run.folder),
+        trainable_params=sum(p.numel() for p in draft_model.parameters()),
     )
-    state.wrapped = wrap(drafter, job.dist)
-    disturbance = LatentAugmentation(settings.config.task.max_latent_noise, settings.config.task.latent_noise_prob)
-    step = DraftModelStep(space, state.wrapped, texts["train"], job.batch_sampler(), disturbance)
-    checker = DraftModelStep(space, drafter, texts["valid"], job.validation_sampler(len(corpus.valid)), LatentAugmentation())
+    state.wrapped = wrap(draft_model, run.dist)
+    augmentation = LatentAugmentation(config.task.max_latent_noise, config.task.latent_noise_prob)
+    step = DraftModelStep(space, state.wrapped, latents["train"], run.batch_sampler(), augmentation)
+    validation_step = DraftModelStep(
+        space, draft_model, latents["valid"], run.validation_sampler(len(corpus.valid)), LatentAugmentation()
+    )
 
     def validate(state: State) -> None:
-        with eval_mode(drafter), job.autocast():
-            found = mean_losses(job.dist, checker.batch_sampler, METRICS, partial(evaluate_draft, checker, drafter))
-        job.logger.record({f"val_{name}": value for name, value in found.items()}, state.step)
-        job.logger.print(
-            f"drafts {100 * found['tokens_right']:.1f} % of the tokens right that the language model writes for "
-            f"held-out texts, and {100 * found['texts_right']:.1f} % of the texts: {found['passes']:.2f} passes a text"
+        evaluate = partial(evaluate_draft, validation_step, draft_model)
+        with eval_mode(draft_model), run.autocast():
+            means = mean_losses(run.dist, validation_step.batch_sampler, METRICS, evaluate)
+        run.logger.record({f"val_{name}": value for name, value in means.items()}, state.step)
+        run.logger.print(
+            f"drafts equal {100 * means['token_accuracy']:.1f} % of the tokens and {100 * means['exact_match']:.1f} % of "
+            f"the texts that greedy decoding writes for held-out latents; {means['verify_passes']:.2f} passes per text"
         )
 
-    validation = PeriodicHook(settings.config.task.eval_every, validate, name="validate")
-    saving = PeriodicHook(
-        settings.config.loop.save_every or settings.config.task.eval_every, lambda state: state.save(job.folder)
+    return run_training(
+        run,
+        state,
+        step,
+        started=started,
+        evaluation=PeriodicHook(config.task.eval_every, validate, name="validate"),
+        save_every=config.loop.save_every or config.task.eval_every,
     )
-    reason = fit(job, state, step, [validation, saving], started)
-    if EXIT_CODES[reason]:
-        return EXIT_CODES[reason]
-    made_up = bool(state.pending)
-    validation.finish(state)
-    if made_up:
-        state.save(job.folder)
-    return 0
 
 
-def corpus_of(settings: Settings[DraftModelConfig], saved: Mapping[str, Any]) -> None:
-    """Unless a corpus is named, take that of the autoencoder, whose args.json is given."""
+def use_corpus_of_autoencoder(settings: Settings[DraftModelConfig], saved: Mapping[str, Any]) -> None:
+    """Unless a corpus is given, set the corpus flags to those of the autoencoder. saved: its args.json."""
     if any(settings.get(name) for name in ("dataset_name", "data_dir", "train_file")):
         return
     for f in fields(DataOptions):
@@ -128,35 +130,36 @@ def corpus_of(settings: Settings[DraftModelConfig], saved: Mapping[str, Any]) ->
             settings.set(f.name, saved[f.name])
 
 
-def _autoencoder(settings: Settings[DraftModelConfig]) -> Path:
-    """The folder of the autoencoder: as given, or where it is from a run that goes on."""
-    if settings.config.task.latent_model_path is None:
-        raise UserError("--latent_model_path is missing: name the run folder of the autoencoder whose texts to draft")
+def _autoencoder_folder(settings: Settings[DraftModelConfig]) -> Path:
+    """The folder of --latent_model_path; for a resumed run that was moved, its path relative to the run."""
+    task = settings.config.task
+    if task.latent_model_path is None:
+        raise UserError("--latent_model_path is missing: name the run folder of the autoencoder to draft for")
     recorded = settings.checkpoint_args.get("latent_model_path_relative")
-    moved = "latent_model_path" not in settings.explicit and not Path(settings.config.task.latent_model_path).is_dir()
-    path = recorded if recorded and moved else settings.config.task.latent_model_path
+    moved = "latent_model_path" not in settings.explicit and not Path(task.latent_model_path).is_dir()
+    path = recorded if recorded and moved else task.latent_model_path
     return resolve(path, settings.config.run.resume_dir, "--latent_model_path")
 
 
-def _cache(settings: Settings[DraftModelConfig], autoencoder: Path, run: Path) -> Path:
-    """Where latents are kept: as told, where the diffusion run that holds this autoencoder keeps them, or here."""
-    there = autoencoder.parent / "latent_cache"
-    return Path(settings.config.task.latent_cache_dir or (there if there.is_dir() else run / "latent_cache"))
+def _cache_folder(settings: Settings[DraftModelConfig], autoencoder: Path, run_folder: Path) -> Path:
+    """The cache of latents: --latent_cache_dir, else that of the diffusion run that holds the autoencoder, else here."""
+    shared = autoencoder.parent / "latent_cache"
+    return Path(settings.config.task.latent_cache_dir or (shared if shared.is_dir() else run_folder / "latent_cache"))
 
 
-def _parts(autoencoder: Path, max_seq_len: int, settings: Settings[DraftModelConfig]) -> dict[str, Any]:
-    """What a dry run builds."""
+def _meta_components(autoencoder: Path, max_seq_len: int, settings: Settings[DraftModelConfig]) -> dict[str, Any]:
+    """The components on the meta device, for a dry run."""
     import torch
 
     space = CompressedSpace.from_pretrained(autoencoder, language_model=settings.config.task.enc_dec_model, meta=True)
     with torch.device("meta"):
-        drafter = DraftModel(space.language_model.dim, max_seq_len, settings.config.drafter)
-    return {"language model": space.language_model, "autoencoder": space.autoencoder, "drafter": drafter}
+        draft_model = DraftModel(space.language_model.dim, max_seq_len, settings.config.draft_model)
+    return {"language model": space.language_model, "autoencoder": space.autoencoder, "draft model": draft_model}
 
 
 @exit_on_user_error
 def main() -> int:
-    code = run(parse(DRAFT_MODEL))
+    code = train(parse(DRAFT_MODEL))
     cleanup()
     return code
 

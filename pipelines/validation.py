@@ -1,4 +1,4 @@
-"""Validation losses: means over the fixed texts of a ValidationSampler, of which each rank does its share."""
+"""Validation losses: means over the fixed texts of a ValidationSampler. Each rank computes its share."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from utils.distributed import DistContext
 
 
 def mean_losses(
-    dist: DistContext, batch_sampler: ValidationSampler, names: Sequence[str], values: Callable[[int], Mapping[str, Tensor]]
+    dist: DistContext,
+    batch_sampler: ValidationSampler,
+    names: Sequence[str],
+    fn: Callable[[int], Mapping[str, Tensor]],
 ) -> dict[str, float]:
-    """The mean over all texts of the sampler, whichever rank had them. Every rank must ask. Waits for the device once.
+    """Means over all texts of the sampler, on all ranks. Every rank must call it. Waits for the device once.
 
-    values: micro-batch -> (b,) by name, of its texts; each of `names` among them.
+    fn: micro-batch -> values (b,) of its texts by name; it may return more than `names`.
     """
     sums = torch.zeros(len(names), device=dist.device)
     for micro in batch_sampler.micro_batches:
-        found = values(micro)
-        sums = sums + torch.stack([found[name].float().sum() for name in names])
+        values = fn(micro)
+        sums = sums + torch.stack([values[name].float().sum() for name in names])
     return dict(zip(names, (dist.sum(sums) / batch_sampler.num_examples).tolist(), strict=True))

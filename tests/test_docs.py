@@ -30,9 +30,9 @@ def test_links_lead_somewhere(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_flags_exist(name: str) -> None:
     from pipelines import infill, rewrite, sample
-    from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER, PRETRAIN
+    from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN
 
-    programs = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER, DRAFTER)
+    programs = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER, DRAFT_MODEL)
     known = {field.name for program in programs for group in program.groups.values() for field in fields(group)}
     known |= {flag for program in programs for flag in (*program.ignored, *program.reference_flags)} | FOREIGN
     known |= {action.dest for program in (infill, rewrite, sample) for action in program.parser()._actions}

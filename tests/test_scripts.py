@@ -223,7 +223,7 @@ def classifier(trained, data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("classifier") / "run"
     argv = ["--diffusion_run", str(trained), "--train_file", str(data / "simple/simple_labeled.tsv")]
     argv += SMALL["pipelines.train_classifier"].split()
-    assert train_classifier.run(parse(CLASSIFIER, [*argv, "--output_dir", str(folder)])) == 0
+    assert train_classifier.train(parse(CLASSIFIER, [*argv, "--output_dir", str(folder)])) == 0
     return folder
 
 
@@ -409,7 +409,7 @@ MINIMAL = dict(
     vocab="word-level",
     sampling_timesteps=2000,
     posterior_variance="small",
-    noise_bound=0.9,
+    truncate_noise=0.9,
 )
 FIRST_DIFFUSEQ = dict(
     EMBEDDINGS,
@@ -417,7 +417,7 @@ FIRST_DIFFUSEQ = dict(
     embedding_dim=128,
     encoder_time_dim=128,
     schedule_sampler="lossaware",
-    time_bins=None,
+    importance_bins=None,
     random_seed=102,
     train_batch_size=64,
     gradient_accumulation_steps=32,

@@ -1,12 +1,12 @@
-"""The parts of a diffusion run, fresh or trained: space, network and process, and the generator that they make."""
+"""The components of a diffusion run, new or trained: space, denoiser and process; and the generator built from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,8 +16,8 @@ from latent_models.spaces.normalization import NormalizedSpace
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.builders.diffusion_process import DiffusionProcess, make_process
 from pipelines.builders.draft_models import attach_draft_model
-from pipelines.builders.embeddings import load_embeddings
-from pipelines.builders.models import DiffusionModel, autoencoder_folder, encoder_options, load_space
+from pipelines.builders.embeddings import MetaEmbeddings, load_embeddings
+from pipelines.builders.models import DiffusionModel, autoencoder_folder, encoder_options, load_space, meta_space
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.context_encoder import ContextEncoder, load_context_encoder
 from pipelines.run_context import is_eval_run
@@ -41,7 +41,7 @@ class Components:
     space: NormalizedSpace
     model: DiffusionModel
     process: DiffusionProcess
-    context: ContextEncoder | None = None  # of a run with sources, but for embeddings, which hold the source itself
+    context: ContextEncoder | None = None  # of source texts; None without sources, and where the space packs them
     seq2seq: bool = False
 
 
@@ -53,13 +53,14 @@ def build_components(
     source_tokens: int = 0,
     texts: Sequence[str] = (),
 ) -> Components:
-    """Space, network with fresh weights, and process of the flags, on the device.
+    """Space, denoiser with fresh weights, and process of the flags.
 
-    run: folder of the run, where it keeps its autoencoder. num_classes: of the corpus, for --class_conditional.
-    source_tokens: longest source where --max_source_len does not say; 0: the run has no sources. texts: of a new run's
-    corpus, for a tokenizer that is trained on them.
+    run: the run folder, which holds a copy of the autoencoder once the run has begun. device: on the meta device, for a
+    dry run, everything has shapes but no weights. num_classes: of the corpus, for --class_conditional. source_tokens:
+    longest source where --max_source_len is not given; 0: the run has no sources. texts: of the corpus of a new run, to
+    train a tokenizer on.
     """
-    options = settings.config.denoiser
+    options, meta = settings.config.denoiser, device.type == "meta"
     process = make_process(
         settings.config.process,
         settings.config.sampling,
@@ -67,33 +68,56 @@ def build_components(
         settings.checkpoint_args.get("scale"),
         student=settings.config.distillation.distill_run is not None,
     )
+    space = _build_space(settings, run, device, source_tokens, process, texts)
     context = None
-    if settings.config.latents.latent_space == "embeddings":
-        if source_tokens and settings.sources["padding"] == "default":
-            settings.set("padding", "generated")  # as published: nobody knows how long a target is
-        space: LatentSpace = load_embeddings(settings, run, process.train_schedule, texts, device)
-    else:
-        space = load_space(settings, run, device, source_tokens > 0)
-        context = load_context_encoder(settings, run, space, device, source_tokens) if source_tokens else None
-    attach_draft_model(
-        settings, space, autoencoder_folder(settings, run) if settings.config.latents.latent_model_path else None
-    )
+    if source_tokens and settings.config.latents.latent_space != "embeddings":
+        where = torch.device("cpu") if meta else device
+        context = load_context_encoder(settings, run, space, where, source_tokens, empty=meta)
+    if not meta:
+        autoencoder = autoencoder_folder(settings, run) if settings.config.latents.latent_model_path else None
+        attach_draft_model(settings, space, autoencoder)
     check_guidance(settings, context is not None)
     if settings.config.latents.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
         raise UserError(
-            "--normalize_latent and an autoencoder with --l2_normalize_latents exclude each other: its latents "
-            "already have a norm; leave --normalize_latent out"
+            "--normalize_latent cannot be combined with an autoencoder of --l2_normalize_latents, whose latents are "
+            "normalized already: leave --normalize_latent out"
         )
     torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
-    classes = num_classes if options.class_conditional else 0
-    encoder, absorbing = encoder_options(settings, run), settings.config.absorbing.learned_mean_embed
-    packed = space.length if source_tokens and context is None else 0
-    model = new_model(
-        space, options, settings.config.language_model.max_seq_len, classes, context, encoder, absorbing, packed
-    )
-    model.to(device)
-    compile_network(model.denoiser, settings.config.compilation.compile, device)
+    with device if meta else nullcontext():
+        model = new_model(
+            space,
+            options,
+            settings.config.language_model.max_seq_len,
+            num_classes if options.class_conditional else 0,
+            context,
+            encoder_options(settings, None if meta else run),
+            settings.config.absorbing.learned_mean_embed,
+            space.length if source_tokens and context is None else 0,
+        )
+    if not meta:
+        model.to(device)
+        compile_network(model.denoiser, settings.config.compilation.compile, device)
     return Components(model.normalize(space), model, process, context, source_tokens > 0)
+
+
+def _build_space(
+    settings: Settings[DiffusionConfig],
+    run: Path,
+    device: torch.device,
+    source_tokens: int,
+    process: DiffusionProcess,
+    texts: Sequence[str],
+) -> LatentSpace:
+    meta = device.type == "meta"
+    if settings.config.latents.latent_space == "embeddings":
+        if source_tokens and settings.sources["padding"] == "default":
+            settings.set("padding", "generated")  # as published: the length of a target is not known
+        if meta:
+            return cast(LatentSpace, MetaEmbeddings(settings))
+        return load_embeddings(settings, run, process.train_schedule, texts, device)
+    if meta:
+        return meta_space(settings, source_tokens > 0)
+    return load_space(settings, run, device, source_tokens > 0)
 
 
 def new_model(
@@ -104,22 +128,23 @@ def new_model(
     context: ContextEncoder | None,
     encoder: EncoderDenoiserOptions,
     absorbing: bool = False,
-    packed: int = 0,
+    max_source_len: int = 0,
 ) -> DiffusionModel:
-    """The network and what trains beside it. num_classes: 0 for none. context: what reads sources, if there are any.
+    """The denoiser, and the modules that train with it, with fresh weights.
 
-    packed: longest source in tokens, where sources stand before their texts instead.
+    num_classes: 0 without classes. context: encoder of source texts, None without. max_source_len: longest source in
+    tokens where the space packs a source before its text; 0 otherwise.
     """
     if context is None:
         return DiffusionModel(
-            space, options, max_seq_len, num_classes, encoder=encoder, absorbing=absorbing, source_length=packed
+            space, options, max_seq_len, num_classes, encoder=encoder, absorbing=absorbing, source_length=max_source_len
         )
     trained, length = context.states if context.trained else None, context.states.length
     return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained, encoder, absorbing, length)
 
 
 def named_components(parts: Components) -> dict[str, nn.Module]:
-    """What a run is made of, to show. An encoder of the sources stands by itself where it is not the latents' own."""
+    """The modules of a run by name, for the table of parameters. A context encoder is listed apart from the space."""
     context = parts.context
     shown: dict[str, nn.Module] = {"latent space": parts.space.space}
     if context is not None:
@@ -131,10 +156,10 @@ def named_components(parts: Components) -> dict[str, nn.Module]:
 
 
 def load_trained_weights(model: DiffusionModel, folder: Path, *, best: bool = False) -> None:
-    """The averaged weights of a run's newest checkpoint; best: of its best one, where one was kept."""
+    """Load the averaged weights of the newest checkpoint of a run; best: of its best checkpoint, if it has one."""
     checkpoint = best_or_newest(folder) if best else checkpoints.load(folder)
     if "ema" not in checkpoint.tensors:
-        raise UserError(f"{checkpoint.path} holds no averaged weights: it is not the run of a denoiser")
+        raise UserError(f"{checkpoint.path} holds no averaged weights: name the run folder of a denoiser")
     load_into(model, checkpoint, "ema")
 
 
@@ -145,11 +170,12 @@ def make_generator(
     autocast: Callable[[], AbstractContextManager[Any]],
     dist: DistContext | None = None,
 ) -> TextGenerator:
-    """What writes texts with these parts. ranks: processes that share the work.
+    """The generator that samples texts with these components. dist: ranks that share the batches.
 
-    In blocks of --train_batch_size at least, as published, unless an evaluation asks for smaller ones.
+    A batch has --eval_batch_size texts, but at least --train_batch_size, as published; an explicit --eval_batch_size of
+    an evaluation may be smaller.
     """
-    least = (
+    smallest = (
         1 if is_eval_run(settings) and "eval_batch_size" in settings.explicit else settings.config.loop.train_batch_size
     )
     return TextGenerator(
@@ -157,7 +183,7 @@ def make_generator(
         parts.model.denoiser,
         parts.process,
         steps=settings.config.sampling.sampling_timesteps,
-        batch_size=max(settings.config.evaluation.eval_batch_size, least),
+        batch_size=max(settings.config.evaluation.eval_batch_size, smallest),
         device=device,
         autocast=autocast,
         max_length=settings.config.language_model.max_seq_len,
@@ -174,7 +200,7 @@ def make_sources(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Sources | None:
-    """How sources reach the sampler; None for a run without."""
+    """The sources of a run for its sampler: packed or encoded; None for a run without sources."""
     if not parts.seq2seq:
         return None
     if parts.context is None:
@@ -183,7 +209,7 @@ def make_sources(
 
 
 def make_hooks(settings: Settings[DiffusionConfig], parts: Components, device: torch.device) -> list[SamplerHook]:
-    """What the flags add to each walk, the innermost first."""
+    """The sampler hooks of the flags, the innermost first."""
     hooks: list[SamplerHook] = []
     control, rounding = settings.config.control, settings.config.clamp
     if control.latent_classifier is not None or control.target_label is not None:
@@ -196,7 +222,11 @@ def make_hooks(settings: Settings[DiffusionConfig], parts: Components, device: t
 
 
 def check_guidance(settings: Settings[DiffusionConfig], sources: bool) -> None:
-    """Guidance mixes what a network says with and without its condition, so it must have been trained on both."""
+    """UserError if --cls_free_guidance is used without a condition, or the denoiser does not train without it too.
+
+    Classifier-free guidance mixes the predictions with and without the condition. sources: whether the denoiser
+    attends to a context encoder.
+    """
     weight = settings.config.sampling.cls_free_guidance
     if weight == 1:
         return
@@ -206,12 +236,12 @@ def check_guidance(settings: Settings[DiffusionConfig], sources: bool) -> None:
     }
     if not any(shares.values()):
         raise UserError(
-            f"--cls_free_guidance {weight:g} needs a condition to follow: add --class_conditional, name a corpus with "
-            "sources, or leave it out"
+            f"--cls_free_guidance {weight:g} needs a condition: add --class_conditional, name a corpus with sources, or "
+            "leave it out"
         )
     never = next((flag for flag, there in shares.items() if there and settings.get(flag) == 0), None)
     if never:
         raise UserError(
-            f"--cls_free_guidance {weight:g} needs a network that knows the null condition, and this one trains with "
-            f"--{never} 0: leave guidance out, or train with a share above 0"
+            f"--cls_free_guidance {weight:g} needs a denoiser that also trains without the condition, and --{never} is 0: "
+            "leave guidance out, or train with a value above 0"
         )

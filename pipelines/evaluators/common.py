@@ -23,8 +23,8 @@ from evaluation.memorization import NgramIndex
 from evaluation.scorers import Scorer
 from latent_models.generation.decoding import strategies
 from pipelines.cli.configs import DiffusionConfig
+from pipelines.options import ClampOptions, ControlOptions
 from pipelines.run_context import RunContext
-from pipelines.options import ControlOptions, ClampOptions
 from pipelines.sampling.generator import TextGenerator
 from utils.seeding import seeded_generator
 

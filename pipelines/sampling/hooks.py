@@ -21,7 +21,7 @@ from latent_models.spaces.normalization import NormalizedSpace
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions
 from pipelines.builders.diffusion_process import DiffusionProcess
-from pipelines.options import ControlOptions, ClampOptions
+from pipelines.options import ClampOptions, ControlOptions
 from pipelines.sampling.classes import class_index
 from pipelines.sampling.sampler_call import SamplerCall
 from utils import checkpoints

@@ -1,4 +1,4 @@
-"""Stage 1: a batch of texts to the loss of writing them out again from their latents."""
+"""Training step of stage 1: a batch of texts to the loss of reconstructing them from their latents."""
 
 from __future__ import annotations
 
@@ -17,50 +17,66 @@ from utils.seeding import StepRNG
 
 @dataclass(frozen=True)
 class LatentAugmentation:
-    """What a decoder's latents go through before it reads them, so that it forgives what diffusion gets wrong."""
+    """Augmentation of latents before they are decoded, for a decoder that is robust to the errors of sampling.
 
-    noise: float = 0.0
-    """Largest sigma of the noise that a share noise_prob of the texts get on their latents; its size is uniform."""
+    A text's latents get noise, or are replaced by what a denoiser makes of them, or both, or neither.
+    """
+
+    max_noise: float = 0.0
+    """Largest sigma of the noise. A text that gets noise has a sigma that is uniform between 0 and this."""
     noise_prob: float = 0.5
-    imagined: DenoiserAugmentation | None = None
-    """A share imagined_prob of the texts get the latents that a denoiser makes of theirs."""
-    imagined_prob: float = 0.8
+    """Share of the texts that get noise."""
+    denoiser: DenoiserAugmentation | None = None
+    denoiser_prob: float = 0.8
+    """Share of the texts whose latents come from the denoiser."""
 
     def __bool__(self) -> bool:
-        return bool(self.noise) or self.imagined is not None
+        return bool(self.max_noise) or self.denoiser is not None
 
     @property
     def clean_fraction(self) -> float:
-        """Of the texts, as they are drawn; the same for every micro-batch, so that their means add up."""
-        noised, imagined = bool(self.noise), self.imagined is not None
-        return (1 - noised * self.noise_prob) * (1 - imagined * self.imagined_prob)
+        """Expected share of the texts that are not augmented.
 
-    def of(self, space: CompressedSpace, draws: StepRNG, device: torch.device) -> AugmentedBatch:
-        return AugmentedBatch(self, space, draws, device)
+        The expectation, not the count, normalizes loss_clean_latents: it is the same for every micro-batch, so that
+        their means add up.
+        """
+        has_noise, has_denoiser = bool(self.max_noise), self.denoiser is not None
+        return (1 - has_noise * self.noise_prob) * (1 - has_denoiser * self.denoiser_prob)
+
+    def sample(self, space: CompressedSpace, rng: StepRNG, device: torch.device) -> AugmentedBatch:
+        """Choose the texts of a batch that are augmented."""
+        return AugmentedBatch(self, space, rng, device)
 
 
 class AugmentedBatch:
-    """One batch of latents, disturbed. untouched: (B,) bool, the texts whose latents stay what they are."""
+    """The augmentation of one batch: latents (B, L, D) -> latents (B, L, D).
 
-    def __init__(self, how: LatentAugmentation, space: CompressedSpace, draws: StepRNG, device: torch.device) -> None:
-        self.how, self.space, self.draws = how, space, draws
-        none = torch.zeros(len(draws), dtype=torch.bool, device=device)
-        self.imagined = none if how.imagined is None else draws.select_mask("imagined_rows", how.imagined_prob)
-        self.noised = draws.select_mask("latent_noise", how.noise_prob) if how.noise else none
-        self.clean_mask = ~(self.imagined | self.noised)
+    clean_mask: (B,) bool, True for texts that are not augmented.
+    """
+
+    def __init__(
+        self, augmentation: LatentAugmentation, space: CompressedSpace, rng: StepRNG, device: torch.device
+    ) -> None:
+        self.augmentation, self.space, self.rng = augmentation, space, rng
+        none = torch.zeros(len(rng), dtype=torch.bool, device=device)
+        by_denoiser, max_noise = augmentation.denoiser, augmentation.max_noise
+        # the strings seed the random numbers, so they keep their first names
+        self.denoised = none if by_denoiser is None else rng.select_mask("imagined_rows", augmentation.denoiser_prob)
+        self.noised = rng.select_mask("latent_noise", augmentation.noise_prob) if max_noise else none
+        self.clean_mask = ~(self.denoised | self.noised)
 
     def __call__(self, x0: Tensor) -> Tensor:
-        how, draws = self.how, self.draws
-        if how.imagined is not None:
-            x0 = torch.where(self.imagined[:, None, None], how.imagined(x0, draws), x0)
-        if how.noise:
-            sigma = how.noise * draws.uniform("latent_noise_size") * self.noised
-            x0 = self.space.add_latent_noise(x0, draws.normal("latent_noise", *x0.shape[1:]), sigma)
+        augmentation, rng = self.augmentation, self.rng
+        if augmentation.denoiser is not None:
+            x0 = torch.where(self.denoised[:, None, None], augmentation.denoiser(x0, rng), x0)
+        if augmentation.max_noise:
+            sigma = augmentation.max_noise * rng.uniform("latent_noise_size") * self.noised
+            x0 = self.space.add_latent_noise(x0, rng.normal("latent_noise", *x0.shape[1:]), sigma)
         return x0
 
 
 class AutoencoderStep:
-    """(step, micro) -> losses (B,) in nats per token, and values to log."""
+    """(step, micro) -> losses (b,) in nats per token, and values to log."""
 
     def __init__(
         self,
@@ -70,18 +86,18 @@ class AutoencoderStep:
         device: torch.device,
         *,
         wrapped: nn.Module | None = None,
-        disturbance: LatentAugmentation | None = None,
+        augmentation: LatentAugmentation | None = None,
         pad_to: int | None = None,
         states: EncodedSplit | None = None,
     ) -> None:
-        """wrapped: the space in the wrapper that averages its gradients over ranks; None: the space itself.
+        """wrapped: the space in DDP, which averages its gradients over ranks; None: the space itself.
 
-        disturbance: of the latents, before they are decoded.
-        pad_to: tokens that every batch is padded to, for a compiled network; None: to the longest of its texts.
-        states: the frozen encoder's states of every text, where they are cached.
+        augmentation: of the latents, before they are decoded.
+        pad_to: tokens that every batch is padded to, for a compiled network; None: to the longest text of the batch.
+        states: cached states of the frozen encoder, for every text of the data.
         """
         self.space, self.data, self.batch_sampler, self.device = space, data, batch_sampler, device
-        self.wrapped, self.disturbance = space if wrapped is None else wrapped, disturbance or LatentAugmentation()
+        self.wrapped, self.augmentation = space if wrapped is None else wrapped, augmentation or LatentAugmentation()
         self.pad_to, self.states = pad_to, states
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -90,9 +106,9 @@ class AutoencoderStep:
         if self.states is not None:
             states = self.states(rows).x0[:, : batch.input_ids.shape[1]]
         batch = batch.to(self.device)
-        if not self.disturbance:
+        if not self.augmentation:
             return self.wrapped(batch, states=states), {}
-        disturbed = self.disturbance.of(self.space, self.batch_sampler.draws(step, micro, self.device), self.device)
-        losses = self.wrapped(batch, disturbed, states)
-        clean = losses.detach() * disturbed.clean_mask / max(self.disturbance.clean_fraction, 1e-9)
+        augment = self.augmentation.sample(self.space, self.batch_sampler.rng(step, micro, self.device), self.device)
+        losses = self.wrapped(batch, augment, states)
+        clean = losses.detach() * augment.clean_mask / max(self.augmentation.clean_fraction, 1e-9)
         return losses, {"loss_clean_latents": clean}

@@ -1,9 +1,8 @@
-"""Latents as a trained denoiser would have them, for a decoder that is to read what diffusion writes.
+"""Latents as a trained denoiser makes them, to train a decoder on (--denoiser_run).
 
-A decoder that has only seen the latents of texts trusts every latent it is given, and those of a sample are never quite
-right. Here the latents of a text are noised to some step of a sampler's way and sampled from there on: near the end
-they are the text's own but for the denoiser's errors, from the start they know nothing of the text, and the decoder
-learns to make the best of either.
+A decoder trained only on encoder latents is not robust to sampling errors. Here the latents of a text are noised to a
+random step of the sampler and sampled from there. Near the last step the result is the text's own latents plus the
+denoiser's errors; from the first step it does not depend on the text. The decoder learns to decode both.
 """
 
 from __future__ import annotations
@@ -22,47 +21,52 @@ from utils.seeding import StepRNG, seeded_generator
 
 
 class DenoiserAugmentation:
-    """(x0, draws) -> what the sampler of a run makes of x0, both (B, L, D) and not normalised."""
+    """(x0, rng) -> latents that a run's sampler makes from noised x0. Both (B, L, D), not normalized."""
 
     def __init__(self, generator: TextGenerator, steps: int) -> None:
-        """generator: of the run. steps: of its sampler on the whole way, of which a batch walks a random rest."""
+        """generator: of the run. steps: of its sampler from noise to data; a batch does a random number of the last."""
         self.generator, self.times = generator, generator.process.grid(steps)
         generator.denoiser.eval()
 
     @torch.no_grad()
-    def __call__(self, x0: Tensor, draws: StepRNG) -> Tensor:
+    def __call__(self, x0: Tensor, rng: StepRNG) -> Tensor:
         space, process = self.generator.space, self.generator.process
         steps = len(self.times) - 1
-        # drawn on the CPU, where the number of steps that follow is decided; one start for the whole batch
-        drawn = seeded_generator(draws.seed, draws.step, "imagined_start")
-        times = self.times[int(torch.randint(steps, (), generator=drawn)) :]
+        # One start for the whole batch; drawn on the CPU, since the host must know how many steps follow.
+        # The strings seed the random numbers, so they keep their first names.
+        start = seeded_generator(rng.seed, rng.step, "imagined_start")
+        times = self.times[int(torch.randint(steps, (), generator=start)) :]
 
         def noise(step: int, like: Tensor) -> Tensor:
-            return draws.normal(f"imagined_step_{step}", *like.shape[1:])
+            return rng.normal(f"imagined_step_{step}", *like.shape[1:])
 
         level = process.sampling_schedule(times[0])  # on the CPU, as in a sampler
-        inner = space.normalize(
-            Latents(x0.detach().float(), torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device))
-        ).x0
-        z = level.alpha * inner + level.sigma * draws.normal("imagined", *x0.shape[1:])
+        mask = torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device)
+        normalized = space.normalize(Latents(x0.detach().float(), mask)).x0
+        z = level.alpha * normalized + level.sigma * rng.normal("imagined", *x0.shape[1:])
         x = process.sampler(self.generator.make_denoise_fn(None, None), process.sampling_schedule, times, z, noise)
         return space.denormalize(x).to(x0)
 
 
-def load_denoiser_augmentation(run: str, space: CompressedSpace, steps: int, device: torch.device) -> DenoiserAugmentation:
-    """The denoiser of a run on latents of this very space. UserError where it is of other latents.
+def load_denoiser_augmentation(
+    run: str, space: CompressedSpace, steps: int, device: torch.device
+) -> DenoiserAugmentation:
+    """The denoiser of a run folder. steps: of its sampler; a student of --distill_run keeps its own number.
 
-    steps: of its sampler; a student of --distill_run has its own.
+    Errors: UserError where the run needs sources or a class, or was trained on latents of another autoencoder.
     """
-    pipeline = TextDiffusionPipeline.from_run(Path(run), device=device.type)
+    pipeline = TextDiffusionPipeline.from_pretrained(Path(run), device=device.type)
     if pipeline.sources is not None:
-        raise UserError(f"--denoiser_run {run} was trained with sources, and here are none: name a run without")
+        raise UserError(f"--denoiser_run {run} was trained with sources: name a run without sources")
     if not pipeline.has_null_class:
-        raise UserError(f"--denoiser_run {run} never learned to do without a class: name one that did")
-    known = pipeline.generator.space.space
-    if not isinstance(known, CompressedSpace):
-        raise UserError(f"--denoiser_run {run} diffuses no latents of an autoencoder: name a run that does")
-    if known.encoding_fingerprint() != space.encoding_fingerprint():
+        raise UserError(
+            f"--denoiser_run {run} cannot sample without a class: name a run that was trained with "
+            "--class_unconditional_prob above 0, or without classes"
+        )
+    run_space = pipeline.generator.space.space
+    if not isinstance(run_space, CompressedSpace):
+        raise UserError(f"--denoiser_run {run} was not trained on latents of an autoencoder: name a run that was")
+    if run_space.encoding_fingerprint() != space.encoding_fingerprint():
         raise UserError(
             f"--denoiser_run {run} was trained on latents of another autoencoder: name a run of the one in --resume_dir"
         )

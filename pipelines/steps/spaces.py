@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from dataset_utils.corpus import Corpus
 from latent_models.spaces.embeddings import EmbeddingSpace
+from pipelines.builders.components import Components
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
 from pipelines.data.datamodule import DataModule
 from pipelines.data.embedding_datamodule import EmbeddingDataModule
 from pipelines.data.latent_datamodule import LatentDataModule
 from pipelines.run_context import RunContext
-from pipelines.builders.components import Components
 from pipelines.steps.diffusion import DiffusionStep
 from pipelines.steps.distillation import DistillationStep
 from pipelines.steps.embeddings import EmbeddingLoss, EmbeddingStep

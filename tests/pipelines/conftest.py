@@ -17,8 +17,7 @@ import pytest
 from dataset_utils import synthetic_stories
 from evaluation import local_lm
 from latent_models.language_models import LanguageModel
-from pipelines import pretrain, train_autoencoder, train_diffusion
-from pipelines import train_draft_model
+from pipelines import pretrain, train_autoencoder, train_diffusion, train_draft_model
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, DRAFT_MODEL, PRETRAIN
 from utils import checkpoints
 from utils.checkpoints import fingerprint
@@ -44,14 +43,14 @@ class Programs:
         defaults = (
             f"{self.data} {MODEL} {COMMON} --num_train_steps 4 --train_batch_size 16 --log_every 1 --eval_texts 8"
         )
-        return pretrain.run(parse(PRETRAIN, f"{defaults} --output_dir {out} {flags}".split()))
+        return pretrain.train(parse(PRETRAIN, f"{defaults} --output_dir {out} {flags}".split()))
 
     def autoencoder(self, lm: Path, out: Path, flags: str = "") -> int:
         defaults = (
             f"{self.data} {COMMON} --enc_dec_model {lm} --max_seq_len 40 --num_encoder_latents 4 --dim_ae 64 "
             "--num_layers 1 --num_train_steps 4 --train_batch_size 16 --log_every 1 --eval_texts 8 --decoding greedy"
         )
-        return train_autoencoder.run(parse(AUTOENCODER, f"{defaults} --output_dir {out} {flags}".split()))
+        return train_autoencoder.train(parse(AUTOENCODER, f"{defaults} --output_dir {out} {flags}".split()))
 
     def diffusion(self, space: str, out: Path, flags: str = "") -> int:
         """space: flags that name the latents, --latent_model_path or --enc_dec_model."""
@@ -60,12 +59,12 @@ class Programs:
             f"--eval_batch_size 8 --num_samples 4 --sampling_timesteps 2 --log_every 1 --decoding greedy "
             f"--scorer {self.scorer} --save_and_sample_every 1000"
         )
-        return train_diffusion.run(parse(DIFFUSION, f"{defaults} {space} --output_dir {out} {flags}".split()))
+        return train_diffusion.train(parse(DIFFUSION, f"{defaults} {space} --output_dir {out} {flags}".split()))
 
     def drafter(self, ae: Path, flags: str = "") -> int:
         """The corpus is the autoencoder's."""
         defaults = f"--latent_model_path {ae} {COMMON} --num_train_steps 4 --train_batch_size 16 --log_every 1"
-        return train_draft_model.run(parse(DRAFT_MODEL, f"{defaults} --learning_rate 5e-3 {flags}".split()))
+        return train_draft_model.train(parse(DRAFT_MODEL, f"{defaults} --learning_rate 5e-3 {flags}".split()))
 
     def student(self, teacher: Path, out: Path, flags: str = "") -> int:
         """Of a run of diffusion, whose corpus, layout and latents it has."""
@@ -73,7 +72,7 @@ class Programs:
             f"{COMMON} --num_train_steps 2 --train_batch_size 8 --eval_batch_size 8 --num_samples 4 --log_every 2 "
             f"--config val_loss_examples=8 --decoding greedy --scorer {self.scorer} --save_and_sample_every 1000"
         )
-        return train_diffusion.run(
+        return train_diffusion.train(
             parse(DIFFUSION, f"{defaults} --distill_run {teacher} --output_dir {out} {flags}".split())
         )
 
@@ -83,10 +82,10 @@ class Programs:
     def again(self, stage: str, folder: Path, flags: str) -> int:
         """A program on a run folder that is there: everything else comes from its args.json."""
         program, run = {
-            "pretrain": (PRETRAIN, pretrain.run),
-            "autoencoder": (AUTOENCODER, train_autoencoder.run),
-            "diffusion": (DIFFUSION, train_diffusion.run),
-            "drafter": (DRAFT_MODEL, train_draft_model.run),
+            "pretrain": (PRETRAIN, pretrain.train),
+            "autoencoder": (AUTOENCODER, train_autoencoder.train),
+            "diffusion": (DIFFUSION, train_diffusion.train),
+            "drafter": (DRAFT_MODEL, train_draft_model.train),
         }[stage]
         return run(parse(program, f"--resume_dir {folder} --no_wandb {flags}".split()))
 

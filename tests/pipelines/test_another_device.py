@@ -216,9 +216,9 @@ def test_a_step_of_the_autoencoder(world, monkeypatch, case):
     if case == "noised":
         how = LatentAugmentation(0.3)
     elif case == "imagined":
-        how = LatentAugmentation(0.3, imagined=DenoiserAugmentation(generator(world, sampler="ddpm"), STEPS))
+        how = LatentAugmentation(0.3, denoiser=DenoiserAugmentation(generator(world, sampler="ddpm"), STEPS))
     states = EncodedSplit(world.states, world.data, None, META) if case == "cached" else None
-    step = AutoencoderStep(space, world.data, PLAN, META, disturbance=how, pad_to=LENGTH, states=states)
+    step = AutoencoderStep(space, world.data, PLAN, META, augmentation=how, pad_to=LENGTH, states=states)
     one_step(space, step)
 
 

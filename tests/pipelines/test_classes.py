@@ -85,7 +85,7 @@ def test_what_is_sampled(training):
 
 
 def test_drawn_classes_are_as_frequent_as_in_training_and_follow_their_texts(classy, monkeypatch):
-    generator = TextDiffusionPipeline.from_run(classy, device="cpu", eval_batch_size=8).generator
+    generator = TextDiffusionPipeline.from_pretrained(classy, device="cpu", eval_batch_size=8).generator
     drawn = TrainingClassPrior(torch.tensor([0] * 30 + [3] * 10))
 
     def decode(latents, strategy, seed):  # every third text of a block comes out empty
@@ -195,7 +195,7 @@ def test_training_judges_classes_as_frequent_as_they_are_unless_told(programs, c
     with pytest.raises(UserError, match="--class_id unconditional: this network was trained without the null class"):
         programs.again("diffusion", tmp_path / "run", "--eval --class_id unconditional")
     with pytest.raises(UserError, match="trained without a null class"):
-        TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")(1)
+        TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")(1)
 
 
 def test_other_classes_may_be_judged_when_a_run_goes_on(programs, chain, tmp_path):
@@ -212,7 +212,7 @@ def test_other_classes_may_be_judged_when_a_run_goes_on(programs, chain, tmp_pat
 def test_synthetic_data_is_what_the_run_writes_and_can_be_read_as_training_texts(programs, classy, tmp_path):
     flags = f"--gen_data --num_samples 8 --cls_free_guidance 4 --output_dir {tmp_path}"
     assert programs.again("diffusion", classy, flags) == 0
-    pipeline = TextDiffusionPipeline.from_run(classy, device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(classy, device="cpu")
     for seed in (42, 46):
         file = tmp_path / f"synth_sample8_seed{seed}.csv"
         read = collect_rows(readers.by_suffix(file)(file), Columns(guess=True), str(file))
@@ -230,7 +230,7 @@ def test_synthetic_data_is_of_every_class(programs, classy):
 
 
 def test_the_pipeline_takes_a_class_or_one_for_each_text(classy):
-    pipeline = TextDiffusionPipeline.from_run(classy, device="cpu", sampling_timesteps=2, eval_batch_size=4)
+    pipeline = TextDiffusionPipeline.from_pretrained(classy, device="cpu", sampling_timesteps=2, eval_batch_size=4)
     assert pipeline.class_names == TOPICS
     draw = pipeline.generator.sample_latents
     with eval_mode(pipeline.generator.denoiser):
@@ -245,7 +245,7 @@ def test_the_pipeline_takes_a_class_or_one_for_each_text(classy):
 
 
 def test_the_pipelines_mistakes(classy):
-    pipeline = TextDiffusionPipeline.from_run(classy, device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(classy, device="cpu")
     with pytest.raises(UserError, match="class mountain is not a class"):
         pipeline(1, class_id="mountain")
     with pytest.raises(UserError, match="2 classes for 3 texts"):
@@ -262,7 +262,7 @@ def test_classes_of_uncompressed_states(programs, chain, tmp_path, network):
     assert programs.diffusion(f"--enc_dec_model {chain / 'lm'}", tmp_path / "run", flags) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert 0 <= metrics["model/greedy/label_accuracy"] <= 1
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", sampling_timesteps=2)
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu", sampling_timesteps=2)
     with eval_mode(pipeline.generator.denoiser):
         found = [pipeline.generator.sample_latents(1, 0, pipeline._conditions(c, 8)) for c in ("sea", "town", None)]
     assert all(torch.equal(latents.mask, found[0].mask) for latents in found), "lengths are drawn apart from the class"

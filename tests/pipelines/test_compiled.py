@@ -17,15 +17,15 @@ import torch
 from torch import nn
 
 from diffusion.options import ProcessOptions, SamplingOptions
-from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from model.denoiser import make_denoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.builders.diffusion_process import make_process
 from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
 from pipelines.sampling.inputs import SampleInputs
-from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.steps.diffusion import DiffusionStep
+from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.records import Condition, Latents
 from utils.trackers import read_metrics
 
@@ -180,7 +180,7 @@ def test_a_run_compiles_six_graphs_without_a_break(programs, chain, tmp_path, tr
 
 def test_a_block_that_is_cut_short_compiles_nothing(chain, traced):
     """The last of several, or a few texts that are varied or filled in."""
-    generator = TextDiffusionPipeline.from_run(
+    generator = TextDiffusionPipeline.from_pretrained(
         chain / "diff", device="cpu", compile="on", sampling_timesteps=3
     ).generator
     together = generator.batch_size

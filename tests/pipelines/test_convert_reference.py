@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from latent_models.language_models import LanguageModel
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
-from latent_models.tokenizers.training import train_tokenizer
 from latent_models.spaces.compressed import CompressedSpace
+from latent_models.tokenizers.training import train_tokenizer
 from pipelines.convert_reference import main
 from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.model.test_reference_weights import first_release_names
@@ -126,7 +126,7 @@ def test_a_converted_denoiser_samples_with_the_averaged_weights(autoencoder, tmp
     source = write_run(tmp_path / "reference", args, {f"module.{k}": x for k, x in state.items()}, ema)
     named = ["--latent_model_path", str(folder)] if converted else []
     assert main([str(source), str(tmp_path / "run"), *named]) == 0
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     network = pipeline.generator.denoiser
     assert torch.equal(network.output_proj.weight, ema["diffusion_model.output_proj.weight"])
     assert not checkpoints.load(tmp_path / "run").tensors["model"]["denoiser.output_proj.weight"].any()
@@ -135,7 +135,7 @@ def test_a_converted_denoiser_samples_with_the_averaged_weights(autoencoder, tmp
     assert texts == pipeline(3, seed=1, decoding="greedy") and len(texts) == 3
     moved = tmp_path / "elsewhere"
     os.replace(tmp_path / "run", moved)
-    assert TextDiffusionPipeline.from_run(moved, device="cpu")(3, seed=1, decoding="greedy") == texts
+    assert TextDiffusionPipeline.from_pretrained(moved, device="cpu")(3, seed=1, decoding="greedy") == texts
 
 
 def test_a_converted_denoiser_on_encoder_states_predicts_as_recorded_and_draws_lengths(
@@ -152,7 +152,7 @@ def test_a_converted_denoiser_on_encoder_states_predicts_as_recorded_and_draws_l
         main([str(source), str(tmp_path / "run"), "--data_dir", str(tmp_path)])
     assert not (tmp_path / "run").exists() and not list(tmp_path.glob("*.partial"))
     assert main([str(source), str(tmp_path / "run"), "--data_dir", str(programs.corpus)]) == 0
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     network, space = pipeline.generator.denoiser.eval(), pipeline.generator.space
     out = network(data["in.z_t"], data["in.alpha"], data["in.mask"].bool(), x0_self_cond=data["in.self_cond"])
     torch.testing.assert_close(out, data["out.with_self_cond"], atol=5e-5, rtol=0)
@@ -183,7 +183,7 @@ def test_a_class_conditional_denoiser_keeps_class_names_and_the_best_checkpoint(
     write_run(source, args, state, state, "best_model.pt", step=3)
     assert main([str(source), str(tmp_path / "run"), "--data_dir", str(programs.corpus)]) == 0
     assert checkpoints.load(tmp_path / "run").step == 7 and checkpoints.load_best(tmp_path / "run").step == 3
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     assert len(pipeline(2, decoding="greedy", class_id=pipeline.class_names[2])) == 2
 
 
@@ -200,7 +200,7 @@ def test_a_denoiser_with_sources_finds_its_context_encoder(language_model, progr
     with pytest.raises(SystemExit):  # another model than the one that it was trained with
         main([str(source), str(tmp_path / "run"), *flags, str(lm)])
     assert main([str(source), str(tmp_path / "run"), *flags, str(reader)]) == 0
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     network = pipeline.generator.denoiser.eval()
     told = Condition.of(source=data["in.context"], source_mask=data["in.context_mask"].bool())
     out = network(data["in.z_t"], data["in.alpha"], data["in.mask"].bool(), told, data["in.self_cond"])
@@ -224,7 +224,7 @@ def test_a_run_of_the_first_release_keeps_its_schedule_and_network(language_mode
     saved = json.loads((tmp_path / "run/args.json").read_text())
     wanted = dict(denoiser_variant="states", beta_schedule="linear", sampler="ddim", ddim_sampling_eta=1.0)
     assert {name: saved[name] for name in wanted} == wanted and saved["optimizer"] == "adamw"
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     assert torch.isclose(pipeline.generator.space.statistics.scale, torch.tensor(2.00001))
     assert len(pipeline(2, decoding="greedy")) == 2
 

@@ -46,7 +46,7 @@ def run(programs, drafted, tmp_path_factory) -> Path:
 
 def texts_of(run, flags=(), **named):
     """Texts by greedy decoding, and (passes, texts) of drafts."""
-    pipeline = TextDiffusionPipeline.from_run(run, device="cpu", argv=flags, eval_batch_size=8, **named)
+    pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu", argv=flags, eval_batch_size=8, **named)
     texts = pipeline(8, decoding="greedy")
     watch = pipeline.generator.timer
     return texts, (watch.draft_passes, watch.drafted_texts)
@@ -58,7 +58,7 @@ def test_training_says_how_good_drafts_are(drafted):
     assert [line["step"] for line in found] == [30, 60]
     assert found[1]["val_loss"] < found[0]["val_loss"]
     for line in found:
-        assert 0 <= line["val_texts_right"] <= line["val_tokens_right"] <= 1 <= line["val_passes"] <= 41
+        assert 0 <= line["val_exact_match"] <= line["val_token_accuracy"] <= 1 <= line["val_verify_passes"] <= 41
     saved = json.loads((drafted / "drafter" / "args.json").read_text())
     assert saved["train_file"] == json.loads((drafted / "args.json").read_text())["train_file"]
     assert saved["max_seq_len"] == 40 and saved["program"] == DRAFT_MODEL.name and saved["space_fingerprint"]
@@ -70,7 +70,7 @@ def test_texts_are_the_same_with_and_without(run, drafted):
     with_drafts, (passes, verified) = texts_of(run)
     assert verified == 8 and passes >= 8
     assert texts_of(run, speculative="off") == (with_drafts, (0, 0))
-    pipeline = TextDiffusionPipeline.from_run(run, device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu")
     assert pipeline(4, decoding="beam") and pipeline.generator.timer.drafted_texts == 0
 
 
@@ -117,7 +117,7 @@ def test_a_drafter_of_another_space(programs, chain, drafted, tmp_path, capsys):
     shutil.copytree(chain / "lm", tmp_path / "lm")
     shutil.copytree(drafted / "drafter", stale / "drafter")
     assert programs.again("autoencoder", stale, f"--eval --eval_texts 4 --output_dir {tmp_path / 'out'}") == 0
-    assert "note: texts are written token by token: the drafter in" in capsys.readouterr().err
+    assert "note: texts are decoded token by token: the draft model in" in capsys.readouterr().err
 
 
 def test_an_adapted_decoder_keeps_the_drafter_of_before(programs, drafted, tmp_path, capsys):
@@ -135,9 +135,9 @@ def test_an_adapted_decoder_keeps_the_drafter_of_before(programs, drafted, tmp_p
 
 def test_mistakes_are_one_line(programs, chain, drafted, tmp_path):
     for folder, flag, said in (
-        (chain / "states", f"--draft_model {drafted / 'drafter'}", "drafts texts of an autoencoder's latents"),
+        (chain / "states", f"--draft_model {drafted / 'drafter'}", "drafts texts from an autoencoder's latents"),
         (chain / "diff", f"--draft_model {tmp_path / 'none'}", "is not a run folder: there is no such folder"),
-        (chain / "diff", f"--draft_model {chain / 'ae'}", "is not the run of a drafter: train one with"),
+        (chain / "diff", f"--draft_model {chain / 'ae'}", "is not the run of a draft model: train one with"),
     ):
         with pytest.raises(UserError, match=said):
             programs.again("diffusion", folder, f"--eval --num_samples 2 --output_dir {tmp_path / 'out'} {flag}")
@@ -179,7 +179,7 @@ def test_dry_run_builds_and_writes_nothing(chain, contents, capsys):
 
 
 def test_an_untrained_drafter_is_only_slower(run):
-    pipeline = TextDiffusionPipeline.from_run(run, device="cpu", eval_batch_size=8)
+    pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu", eval_batch_size=8)
     plain = pipeline(8, decoding="greedy")
     drafter = pipeline.generator.space.space.greedy_loop.draft_model
     with torch.no_grad():

@@ -13,8 +13,7 @@ from latent_models.options import PretrainingOptions
 from latent_models.pretraining import __main__ as pretraining
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines import train_classifier
-from pipelines import train_draft_model
+from pipelines import train_classifier, train_draft_model
 from utils.distributed import cleanup
 
 STAGE_0 = "--dataset_name roc --tokenizer bpe --vocab_size 2000 --d_model 256 --heads 4 --layers 3 --max_seq_len 64"
@@ -90,7 +89,7 @@ def test_published_recipes_without_their_data(dry_run, parts, program, argv, sai
     out, errors = dry_run(program, argv.format(parts=parts))
     assert all(word in out for word in said)
     assert "trained" in out and "frozen" in out
-    of_encoder = "note: without effect here: --tx_dim counts only with"  # its layout is that of a model, not of flags
+    of_encoder = "note: these flags have no effect here: --tx_dim has an effect only with"  # its layout is that of a model, not of flags
     notes = [line for line in errors if "--amp" not in line and not line.startswith(of_encoder)]
     assert len(notes) == 1 and notes[0].startswith("note: roc is not in datasets"), errors
 

@@ -9,9 +9,8 @@ import torch
 
 from pipelines.builders.embeddings import load_embeddings
 from pipelines.cli.programs import DIFFUSION
+from pipelines.steps.embeddings import EmbeddingLoss, EmbeddingStep, StepNoise
 from pipelines.text_diffusion import TextDiffusionPipeline
-from pipelines.steps.embeddings import EmbeddingLoss, StepNoise
-from pipelines.steps.embeddings import EmbeddingStep
 from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
@@ -82,13 +81,13 @@ def test_half_precision_trains_like_the_whole(programs, tmp_path, precision):
     )
     assert len(whole) == 6 and half == pytest.approx(whole, rel=0.05) and half != whole
     assert all(x.dtype == torch.float32 for x in checkpoints.load(tmp_path / "half").tensors["model"].values())
-    texts = TextDiffusionPipeline.from_run(tmp_path / "half", device="cpu", mixed_precision=precision)(2, seed=3)
+    texts = TextDiffusionPipeline.from_pretrained(tmp_path / "half", device="cpu", mixed_precision=precision)(2, seed=3)
     assert len(texts) == 2
 
 
 def test_reloaded_run_samples_what_the_training_sampled(trained):
-    pipeline = TextDiffusionPipeline.from_run(trained, device="cpu")
-    again = TextDiffusionPipeline.from_run(trained, device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(trained, device="cpu")
+    again = TextDiffusionPipeline.from_pretrained(trained, device="cpu")
     texts = pipeline(4, seed=3, decoding="greedy")
     assert texts == again(4, seed=3, decoding="greedy") and len(texts) == 4
     latents, same = pipeline.encode(["Anna saw a red bird ."]), again.encode(["Anna saw a red bird ."])
@@ -105,7 +104,7 @@ def test_evaluates_like_the_other_spaces(trained, programs, tmp_path):
 def test_padding_never_changes_a_loss(trained):
     """The same texts in a space of more positions: every loss is the same."""
     settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(trained)])
-    pipeline = TextDiffusionPipeline.from_run(trained, device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(trained, device="cpu")
     process, denoiser = pipeline.generator.process, pipeline.generator.denoiser
     torch.manual_seed(0)
     losses = []

@@ -27,9 +27,9 @@ def test_a_pretrained_encoder_trains_samples_and_resumes_by_itself(programs, cha
     flags = f"{ENCODER} --encoder_config {bert} --encoder_init pretrained --save_and_sample_every 2"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", run, flags) == 0
     shutil.rmtree(bert)  # the run holds all that it needs
-    pipeline = TextDiffusionPipeline.from_run(run, device="cpu", sampling_timesteps=2)
+    pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu", sampling_timesteps=2)
     texts = pipeline(3, seed=1, decoding="greedy")
-    assert texts == TextDiffusionPipeline.from_run(run, device="cpu", sampling_timesteps=2)(
+    assert texts == TextDiffusionPipeline.from_pretrained(run, device="cpu", sampling_timesteps=2)(
         3, seed=1, decoding="greedy"
     )
     assert programs.resume("diffusion", run) == 0

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, MBart50Tokenizer, MBartConfig, MT5Config, T5Config
 
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.steps.autoencoder import AutoencoderStep
 from pipelines.steps.diffusion import DiffusionStep
+from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.errors import UserError
 from utils.preemption import EXIT_CODES
@@ -93,7 +93,7 @@ def test_a_family_goes_the_whole_way(programs, language_model, stop_after, tmp_p
         assert programs.again("diffusion", run, "--eval --num_samples 2") == 0
         assert (run / "evaluation").is_dir()
         assert json.loads((run / "args.json").read_text())["language"] == ("en_XX" if spoken else None)
-    pipelines = [TextDiffusionPipeline.from_run(latent, device="cpu", speculative=how) for how in ("auto", "off")]
+    pipelines = [TextDiffusionPipeline.from_pretrained(latent, device="cpu", speculative=how) for how in ("auto", "off")]
     drafted, plain = (pipeline(4, decoding="greedy") for pipeline in pipelines)
     assert drafted == plain and [bool(pipeline.generator.timer.drafted_texts) for pipeline in pipelines] == [
         True,
@@ -117,7 +117,7 @@ def test_sources_are_read_by_a_model_of_another_family(programs, chain, tales_fo
     saved = json.loads((run / "args.json").read_text())
     assert saved["seq2seq"] and saved["context_model"] == str(reader) and saved["language"] is None
     assert saved["context_language"] == ("en_XX" if spoken else None)
-    pipeline = TextDiffusionPipeline.from_run(run, device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu")
     assert (
         len(pipeline.generate_from_sources(["One night Leo ran to the market."], candidates=2, decoding="greedy")) == 1
     )

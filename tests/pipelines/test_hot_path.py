@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION
-from pipelines.train_autoencoder import run as train_autoencoder
-from pipelines.train_diffusion import run as train_diffusion
+from pipelines.train_autoencoder import train as train_autoencoder
+from pipelines.train_diffusion import train as train_diffusion
 from utils import loop
 from utils.cli.parse import parse
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from diffusion.options import ProcessOptions, SamplingOptions
-from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from latent_models.spaces.compressed import CompressedSpace
+from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from pipelines.builders.diffusion_process import make_process
 from pipelines.sampling.generator import TextGenerator
 from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
@@ -41,7 +41,7 @@ def tuned(programs, chain, tmp_path_factory):
     return root
 
 
-def imagined(space, denoiser, sampler="ddpm", steps=6, **process):
+def make_augmentation(space, denoiser, sampler="ddpm", steps=6, **process):
     made = make_process(
         ProcessOptions(objective="pred_x0", **process), SamplingOptions(sampler=sampler, sampling_timesteps=9), "latent"
     )
@@ -69,11 +69,11 @@ def test_a_perfect_denoiser_imagines_the_text_itself(programs, tuned, sampler, p
     x0 = torch.randn(1, space.length, space.dim, generator=torch.Generator().manual_seed(0))
     statistics = torch.linspace(-1, 1, space.dim)
     denoiser = Knows((x0 - statistics) / 3)
-    imagine = imagined(space, denoiser, sampler, **process)
+    augment = make_augmentation(space, denoiser, sampler, **process)
     asked = set()
     for step in range(30):
         denoiser.calls = 0
-        made = imagine(x0.expand(5, -1, -1), StepRNG(0, step, 5, 0, 5))
+        made = augment(x0.expand(5, -1, -1), StepRNG(0, step, 5, 0, 5))
         torch.testing.assert_close(made, x0.expand(5, -1, -1), atol=1e-4, rtol=1e-4)
         asked.add(denoiser.calls)
     assert asked == {1, 2, 3, 4, 5, 6}
@@ -81,17 +81,17 @@ def test_a_perfect_denoiser_imagines_the_text_itself(programs, tuned, sampler, p
 
 def test_only_the_chosen_texts_are_imagined(programs, tuned):
     space = CompressedSpace.from_pretrained(tuned / "ae")
-    draws = StepRNG(3, 7, 10, 0, 10)
+    rng = StepRNG(3, 7, 10, 0, 10)
     x0 = torch.randn(10, space.length, space.dim, generator=torch.Generator().manual_seed(2))
-    how = LatentAugmentation(imagined=imagined(space, Knows(torch.zeros(1, 1, 1))), imagined_prob=0.7)
-    disturbed = how.of(space, draws, torch.device("cpu"))
-    same = (disturbed(x0) == x0).all((1, 2))
-    assert torch.equal(same, disturbed.clean_mask) and int(same.sum()) == 3
-    noisy = LatentAugmentation(0.5, 0.5, how.imagined, 0.7).of(space, draws, torch.device("cpu"))
+    augmentation = LatentAugmentation(denoiser=make_augmentation(space, Knows(torch.zeros(1, 1, 1))), denoiser_prob=0.7)
+    augment = augmentation.sample(space, rng, torch.device("cpu"))
+    same = (augment(x0) == x0).all((1, 2))
+    assert torch.equal(same, augment.clean_mask) and int(same.sum()) == 3
+    noisy = LatentAugmentation(0.5, 0.5, augmentation.denoiser, 0.7).sample(space, rng, torch.device("cpu"))
     assert torch.equal((noisy(x0) == x0).all((1, 2)), noisy.clean_mask)
-    assert not LatentAugmentation() and LatentAugmentation(noise=0.1) and how
+    assert not LatentAugmentation() and LatentAugmentation(max_noise=0.1) and augmentation
     assert LatentAugmentation().clean_fraction == 1 and LatentAugmentation(0.5, 0.25).clean_fraction == 0.75
-    assert how.clean_fraction == pytest.approx(0.3)
+    assert augmentation.clean_fraction == pytest.approx(0.3)
 
 
 def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stopped_run, fingerprints, tmp_path):

@@ -82,7 +82,7 @@ def test_compiled_networks_sample_as_plain_ones(chain, sampler):
     found = []
     for compiles in ("on", "off"):
         how = {"compile": compiles, "sampler": sampler, "sampling_timesteps": 6, "eval_batch_size": 8}
-        generator = TextDiffusionPipeline.from_run(chain / "diff", device=DEVICE, **how).generator
+        generator = TextDiffusionPipeline.from_pretrained(chain / "diff", device=DEVICE, **how).generator
         generator.denoiser.eval()
         # twice: a graph is recorded, then replayed
         found.append(torch.stack([generator.sample_latents(1, b).x0.cpu() for b in (0, 1, 0)]))

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines.builders.components import build_components
 from pipelines.cli.programs import DIFFUSION
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.latent_datamodule import cache_folder, make_conditional_latents
 from pipelines.data.tokens import tokenize_split
 from pipelines.run_context import load_corpus, setup_run
-from pipelines.builders.components import build_components
 from pipelines.steps.diffusion import DiffusionStep
 from utils.cli.parse import parse
 from utils.trackers import read_metrics
@@ -46,11 +46,11 @@ def test_accumulated_gradients_are_those_of_the_large_batch(programs, chain, tmp
         f"--latent_model_path {chain / 'ae'} --output_dir {tmp_path} {flags}"
     )
     settings = parse(DIFFUSION, argv.split())
-    job = setup_run(settings, "test", "test")
-    corpus = load_corpus(job)
-    parts = build_components(settings, tmp_path, job.device, corpus.num_classes)
+    run = setup_run(settings, "test", "test")
+    corpus = load_corpus(run)
+    parts = build_components(settings, tmp_path, run.device, corpus.num_classes)
     data = tokenize_split(corpus.train, parts.space.space.language_model, 40)
-    source = make_conditional_latents(job, parts.space, None, data, "train", cache_folder(job))
+    source = make_conditional_latents(run, parts.space, None, data, "train", cache_folder(run))
     gradients, totals = [], []
     for batch_size, accumulate in ((8, 1), (4, 2), (2, 4)):
         batch_sampler = TrainingSampler(7, batch_size, accumulate)

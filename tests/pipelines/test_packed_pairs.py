@@ -68,7 +68,7 @@ def test_the_vocabulary_knows_the_words_that_only_sources_have(trained):
 
 def test_how_far_estimates_are_is_told_of_what_is_to_be_written(trained):
     """The source is given, so counting it would only dilute rounding_nll."""
-    generator = TextDiffusionPipeline.from_run(trained, device="cpu").generator
+    generator = TextDiffusionPipeline.from_pretrained(trained, device="cpu").generator
     space, denoiser = generator.space.space, generator.denoiser
     absorbing = torch.nn.Parameter(torch.zeros(space.dim))
     loss = EmbeddingLoss(denoiser, space, generator.process, absorbing)
@@ -88,7 +88,7 @@ def test_how_far_estimates_are_is_told_of_what_is_to_be_written(trained):
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])
 def test_the_source_is_anchored_at_every_step(trained, sampler):
-    pipeline = TextDiffusionPipeline.from_run(trained, device="cpu", sampler=sampler, sampling_timesteps=3)
+    pipeline = TextDiffusionPipeline.from_pretrained(trained, device="cpu", sampler=sampler, sampling_timesteps=3)
     generator = pipeline.generator
     assert isinstance(pipeline.sources, PackedSources)
     told = pipeline.sources.make_inputs(["a red plum", "a blue nut"], 1)
@@ -108,7 +108,7 @@ def test_the_source_is_anchored_at_every_step(trained, sampler):
 
 def test_lengths_of_targets_are_drawn_by_the_seed_of_the_sampling(programs, pairs, tmp_path):
     assert train(programs, pairs, tmp_path / "run", "--padding masked --num_train_steps 1") == 0
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     pipeline.generator.space.statistics.pair_counts[:, 2:9] = 5  # as if targets were of any length
 
     def lengths(seed, n=12):
@@ -121,7 +121,7 @@ def test_lengths_of_targets_are_drawn_by_the_seed_of_the_sampling(programs, pair
 
 def test_an_absorbing_state_is_where_noise_drifts_to(programs, pairs, tmp_path):
     assert train(programs, pairs, tmp_path / "run", V2) == 0
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", rejection_rate=0.5)
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu", rejection_rate=0.5)
     generator = pipeline.generator
     call = generator.prepare(1, 0, lambda b, n, g: pipeline.sources.make_inputs(["a red plum"], 1)(0, 1), 1)
     shift, fixed = call.shift[0], call.anchor.mask[0]
@@ -171,7 +171,7 @@ def plain(programs, tmp_path_factory):
 
 
 def test_blanks_are_filled_and_nothing_else(plain, capsys):
-    pipeline = TextDiffusionPipeline.from_run(plain, device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(plain, device="cpu")
     space = pipeline.generator.space
     space.space.vectors.table.data.copy_(torch.randn_like(space.space.vectors.table) * 3)  # untrained: kept apart
     words = [w for w in pipeline.generator.space.space.tokenizer.get_vocab() if w.isalpha()][:3]
@@ -187,19 +187,19 @@ def test_blanks_are_filled_and_nothing_else(plain, capsys):
 @pytest.mark.parametrize(("text", "message"), [("no gap", "has no blank"), ("___ " * 60, "has 62 tokens")])
 def test_blanks_that_cannot_be_filled(plain, text, message):
     with pytest.raises(UserError, match=message):
-        TextDiffusionPipeline.from_run(plain, device="cpu").infill([text])
+        TextDiffusionPipeline.from_pretrained(plain, device="cpu").infill([text])
 
 
 def test_compressed_latents_have_no_blanks(chain):
     with pytest.raises(UserError, match="--latent_space embeddings"):
-        TextDiffusionPipeline.from_run(chain / "diff", device="cpu").infill(["one ___ more"])
+        TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu").infill(["one ___ more"])
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp", "heun"])
 @pytest.mark.parametrize("kind", ["plain", "compressed", "states"])
 def test_texts_are_seen_on_their_way(plain, chain, kind, sampler):
     run = {"plain": plain, "compressed": chain / "diff", "states": chain / "states"}[kind]
-    pipeline = TextDiffusionPipeline.from_run(run, device="cpu", sampler=sampler, sampling_timesteps=4)
+    pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu", sampler=sampler, sampling_timesteps=4)
     snapshots = pipeline.trajectory(2, snapshots=2, seed=5)
     assert [snapshot.step for snapshot in snapshots] == [2, 4] and snapshots[-1].t == 0
     assert not pipeline.generator.hooks  # nobody looks afterwards

@@ -108,7 +108,7 @@ def test_the_test_split_over_five_seeds(programs, told, tmp_path):
 
 
 def test_a_source_is_read_once_whatever_is_drawn_of_it(told, encodings):
-    pipeline = TextDiffusionPipeline.from_run(told, device="cpu", sampling_timesteps=3, eval_batch_size=8)
+    pipeline = TextDiffusionPipeline.from_pretrained(told, device="cpu", sampling_timesteps=3, eval_batch_size=8)
     sources = [f"One night Leo ran to the {place}." for place in ("market", "river", "beach", "forest", "garden")]
     rows = pipeline.candidates(sources, 4, decoding="greedy")
     assert [len(row) for row in rows] == [4] * 5
@@ -175,7 +175,7 @@ def test_a_trained_context_encoder_travels_with_the_run(programs, chain, pairs, 
     for part in ("model", "ema"):
         assert any(name.startswith("context.") for name in checkpoint.tensors[part]), part
         assert not any("decoder.layers" in name for name in checkpoint.tensors[part]), part
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu", newest_checkpoint=True)
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu", newest_checkpoint=True)
     trained = pipeline.sources.context.model.model.get_encoder().state_dict()
     fresh = LanguageModel.fingerprint(pipeline.sources.context.model)
     base = LanguageModel.from_pretrained(str(other_lm))
@@ -234,7 +234,7 @@ def test_classes_and_sources_together_on_uncompressed_states(programs, chain, ta
         for wanted, said in (("7", "--class_id 7 is not a class"), ("all", "has a class of its own")):
             with pytest.raises(UserError, match=said):
                 programs.again("diffusion", tmp_path / "run", f"--eval --class_id {wanted}")
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     seen, forward = [], pipeline.generator.denoiser.forward
 
     def watched(z, time, mask=None, condition=None, x0_self_cond=None, self_cond_mask=None):
@@ -257,7 +257,7 @@ def test_sources_may_be_left_aside(programs, chain, pairs, tmp_path):
 
 def test_the_source_decides_the_estimate_and_the_null_does_not(told):
     """A network whose output layer says something hears its source; two nulls of different sources are one."""
-    pipeline = TextDiffusionPipeline.from_run(told, device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(told, device="cpu")
     generator, context = pipeline.generator, pipeline.sources.context
     torch.manual_seed(0)
     generator.denoiser.eval()
@@ -324,7 +324,7 @@ def test_a_run_on_pairs_needs_a_corpus_of_pairs(programs, told, chain):
     with pytest.raises(UserError, match="--mbr_utility needs source texts, but .* was trained without"):
         programs.again("diffusion", chain / "diff", "--eval --mbr_utility rouge1")
     with pytest.raises(UserError, match="trained without sources"):
-        TextDiffusionPipeline.from_run(chain / "diff", device="cpu").candidates(["a"])
+        TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu").candidates(["a"])
 
 
 def test_a_dry_run_shows_the_context_encoder(programs, chain, pairs, other_lm, tmp_path, capsys):
@@ -350,7 +350,7 @@ def test_uncompressed_samples_are_as_long_as_texts_of_such_sources(programs, cha
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = " ".join(f"--{split}_file {tmp_path / split}.jsonl" for split in SPLITS)
     assert programs.diffusion(f"--enc_dec_model {chain / 'lm'}", tmp_path / "run", files) == 0
-    pipeline = TextDiffusionPipeline.from_run(tmp_path / "run", device="cpu")
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     generator, tokens = pipeline.generator, LanguageModelTokens(chain / "lm")
     sources = [rows[0]["src"], rows[-1]["src"]]
     told = pipeline.sources.make_inputs(sources, 42)

@@ -78,11 +78,11 @@ def test_a_preset_decodes_in_python_and_in_the_shell_too(chain, tmp_path, monkey
     decode = TextGenerator.decode
     monkeypatch.setattr(TextGenerator, "decode", lambda *args: asked.append(args[2]) or decode(*args))
     few = {"sampling_timesteps": 2, "device": "cpu"}
-    pipeline = TextDiffusionPipeline.from_run(chain / "diff", preset="fast", **few)
+    pipeline = TextDiffusionPipeline.from_pretrained(chain / "diff", preset="fast", **few)
     pipeline(2)
     pipeline.variations(["Ben ran home."], strength=0.9)
     pipeline(2, decoding="nucleus")
-    TextDiffusionPipeline.from_run(chain / "diff", **few)(2)
+    TextDiffusionPipeline.from_pretrained(chain / "diff", **few)(2)
     assert asked == ["greedy", "greedy", "nucleus", "beam"]
     words = f"--run {chain / 'diff'} --num_samples 2 --output_dir {tmp_path} --device cpu".split()
     words += ["--sampling_timesteps", "2"]

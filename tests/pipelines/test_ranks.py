@@ -68,7 +68,7 @@ def remembered(self, state, report):
 
 EmbeddingStep.__call__, TimestepSampler.sync_losses = stepped, remembered
 out, *argv = sys.argv[1:]
-code = train_diffusion.run(parse(DIFFUSION, argv))
+code = train_diffusion.train(parse(DIFFUSION, argv))
 json.dump(seen, open(f"{out}-{rank}.json", "w"))
 sys.exit(code)
 """
@@ -95,7 +95,7 @@ def test_texts_do_not_depend_on_the_number_of_processes_nor_on_drafts(programs, 
     assert list(worlds) == [processes] * processes
     assert sorted(b for blocks in drawn for b in blocks) == [0, 1, 2, 3] and all(0 < len(b) < 3 for b in drawn)
     assert list(counted) == [32] * processes, "what is said of speed is of all processes together"
-    alone = TextDiffusionPipeline.from_run(chain / "diff", device="cpu", eval_batch_size=8).generator
+    alone = TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu", eval_batch_size=8).generator
     expected = alone.sample(n, 42, ["greedy", "nucleus"], quiet=True).texts
     assert found["texts"] == [expected] * processes, "every rank has every text"
 
@@ -210,12 +210,11 @@ OTHERS = """
 import sys
 import torch
 torch.set_num_threads(1)
-from pipelines import train_autoencoder, train_classifier, train_diffusion
-from pipelines import train_draft_model
-from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFTER
+from pipelines import train_autoencoder, train_classifier, train_diffusion, train_draft_model
+from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFT_MODEL
 from utils.cli.parse import parse
-runs = {"ae": (AUTOENCODER, train_autoencoder.run), "classifier": (CLASSIFIER, train_classifier.run),
-        "diffusion": (DIFFUSION, train_diffusion.run), "drafter": (DRAFTER, train_draft_model.run)}
+runs = {"ae": (AUTOENCODER, train_autoencoder.train), "classifier": (CLASSIFIER, train_classifier.train),
+        "diffusion": (DIFFUSION, train_diffusion.train), "drafter": (DRAFT_MODEL, train_draft_model.train)}
 for line in open(sys.argv[1]).read().splitlines():
     kind, *argv = line.split()
     program, run = runs[kind]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from pipelines.cli.programs import PRETRAIN
-from pipelines.stages import StageTimer, Stage, run_stage
+from pipelines.stages import Stage, StageTimer, run_stage
 from pipelines.steps.denoising_lm import DenoisingLMStep
 from utils import checkpoints
 

@@ -13,8 +13,8 @@ import pytest
 from pipelines.cli.programs import DIFFUSION
 from pipelines.run_context import check_same_batch_size
 from pipelines.steps.autoencoder import AutoencoderStep
-from pipelines.steps.diffusion import DiffusionStep
 from pipelines.steps.denoising_lm import DenoisingLMStep
+from pipelines.steps.diffusion import DiffusionStep
 from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError

@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 @pytest.fixture(scope="module")
 def pipeline(chain) -> TextDiffusionPipeline:
-    return TextDiffusionPipeline.from_run(chain / "diff", device="cpu", sampling_timesteps=3)
+    return TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu", sampling_timesteps=3)
 
 
 def test_a_seed_gives_the_same_texts_again(pipeline):
@@ -39,10 +39,10 @@ def test_mistakes_raise_one_line_errors(pipeline, chain, tmp_path):
     with pytest.raises(UserError, match="--decoding beam,greedy names 2 strategies"):
         pipeline(1, decoding="beam,greedy")
     with pytest.raises(UserError, match="ae is a run of train_latent_model.py, not of train_text_diffusion.py"):
-        TextDiffusionPipeline.from_run(chain / "ae")
+        TextDiffusionPipeline.from_pretrained(chain / "ae")
     with pytest.raises(UserError, match="without classes"):
         pipeline(1, class_id="sports")
     with pytest.raises(UserError, match="not a run folder"):
-        TextDiffusionPipeline.from_run(tmp_path)
+        TextDiffusionPipeline.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="greedy"):
         pipeline(1, decoding="best")

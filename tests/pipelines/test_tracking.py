@@ -8,7 +8,7 @@ from utils.trackers import read_metrics
 
 NAMES = {
     "ae": {"train/loss", "val/loss", "val/lm_loss", "grad_norm", "lr", "epoch", "samples", "bart/greedy/bleu"},
-    "diff": {"loss", "learning_rate", "grad_norm", "epoch", "samples", "T", "val_loss", "val_ema_loss"}
+    "diff": {"loss", "learning_rate", "grad_norm", "epoch", "samples", "t_max", "val_loss", "val_ema_loss"}
     | {"loss_q0", "loss_q1", "loss_q2", "loss_q3"},
 }
 

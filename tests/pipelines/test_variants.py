@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion.options import CONTINUOUS_SCHEDULES, DISCRETE_SCHEDULES, TIMESTEP_GRIDS, SAMPLERS
+from diffusion.options import CONTINUOUS_SCHEDULES, DISCRETE_SCHEDULES, SAMPLERS, TIMESTEP_GRIDS
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.options import LR_SCHEDULES
@@ -109,7 +109,7 @@ def test_any_steps_of_a_chain_may_be_walked(train):
 @pytest.mark.parametrize("T_schedule", ["linear", "polynomial", "cosine", "unsmooth"])
 def test_annealed_times(train, T_schedule, process):
     folder = train(f"--T_schedule {T_schedule} --polynomial_T_power 3 {process}")
-    assert [line["T"] for line in read_metrics(folder) if "T" in line][-1] == 1
+    assert [line["t_max"] for line in read_metrics(folder) if "t_max" in line][-1] == 1
 
 
 @pytest.mark.parametrize("flags", ["", "--denoiser_variant states --beta_schedule linear --normalize_latent"])
@@ -153,4 +153,4 @@ def _generator(folder: Path, flags: str):
     """The generator of a trained run, as --eval makes it."""
     words = flags.split()
     typed = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
-    return TextDiffusionPipeline.from_run(folder, device="cpu", **typed).generator
+    return TextDiffusionPipeline.from_pretrained(folder, device="cpu", **typed).generator

@@ -60,10 +60,10 @@ def test_control_raises_the_probability_of_the_label(controlled, kind, sampler):
         "guidance_strength": 10,
         "guidance_step_size": 0.1,
     }
-    plain = TextDiffusionPipeline.from_run(run, device="cpu", **flags)
+    plain = TextDiffusionPipeline.from_pretrained(run, device="cpu", **flags)
     space, process = plain.generator.space, plain.generator.process
     for label in ("0", "1"):
-        guided = TextDiffusionPipeline.from_run(run, device="cpu", **flags, **control, target_label=label)
+        guided = TextDiffusionPipeline.from_pretrained(run, device="cpu", **flags, **control, target_label=label)
         hook = load_classifier_control(ControlOptions(str(classifier), label), space, process, torch.device("cpu"))
         found = []
         for pipeline in (plain, guided):
@@ -112,7 +112,7 @@ def test_incomplete_flags_and_classifiers_of_other_latents_are_refused(
         (other, {"latent_classifier": classifier, "target_label": "1"}, "latents of another run"),
     ):
         with pytest.raises(UserError, match=message) as error:
-            TextDiffusionPipeline.from_run(folder, device="cpu", **flags)
+            TextDiffusionPipeline.from_pretrained(folder, device="cpu", **flags)
         assert "\n" not in str(error.value)
 
 

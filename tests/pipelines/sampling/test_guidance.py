@@ -27,7 +27,7 @@ def classy(programs, chain, tmp_path_factory):
 
 
 def generator(run, **flags):
-    pipeline = TextDiffusionPipeline.from_run(run, device="cpu", sampling_timesteps=3, **flags)
+    pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu", sampling_timesteps=3, **flags)
     pipeline.generator.denoiser.eval()
     return pipeline.generator
 
@@ -86,6 +86,6 @@ def test_guidance_needs_a_condition_and_a_null_condition(programs, chain, tmp_pa
     with pytest.raises(UserError, match="--cls_free_guidance 2 needs a condition"):
         programs.again("diffusion", chain / "diff", "--eval --cls_free_guidance 2")
     flags = "--class_conditional --class_unconditional_prob 0 --cls_free_guidance 2"
-    with pytest.raises(UserError, match="knows the null condition"):
+    with pytest.raises(UserError, match="also trains without the condition"):
         programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flags)
     assert not (tmp_path / "run" / "checkpoints").exists()

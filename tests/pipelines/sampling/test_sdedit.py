@@ -16,7 +16,7 @@ SPACE = "--latent_space embeddings --embedding_dim 16 --max_seq_len 24 --num_tra
 
 @pytest.fixture(scope="module")
 def pipeline(chain) -> TextDiffusionPipeline:
-    return TextDiffusionPipeline.from_run(chain / "diff", device="cpu", sampling_timesteps=10)
+    return TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu", sampling_timesteps=10)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def of_words(programs, tmp_path_factory) -> TextDiffusionPipeline:
     """A run of token embeddings whose texts differ in length, with classes."""
     folder = tmp_path_factory.mktemp("words") / "run"
     assert programs.diffusion(SPACE + " --padding masked", folder) == 0
-    return TextDiffusionPipeline.from_run(folder, device="cpu", sampling_timesteps=10)
+    return TextDiffusionPipeline.from_pretrained(folder, device="cpu", sampling_timesteps=10)
 
 
 def test_strength_1_equals_sampling_from_noise(pipeline):
@@ -91,7 +91,7 @@ def inverts(programs, chain, tmp_path_factory) -> TextDiffusionPipeline:
     folder = tmp_path_factory.mktemp("inverts") / "run"
     flags = f"--latent_model_path {chain / 'ae_l2'} --objective pred_v --time_grid log_snr"
     assert programs.diffusion(flags, folder, "--num_train_steps 60 --learning_rate 3e-3 --log_every 60") == 0
-    return TextDiffusionPipeline.from_run(folder, device="cpu", sampling_timesteps=20)
+    return TextDiffusionPipeline.from_pretrained(folder, device="cpu", sampling_timesteps=20)
 
 
 def test_ddim_inversion_reconstructs_the_ends(inverts):

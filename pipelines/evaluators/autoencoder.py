@@ -1,0 +1,154 @@
+"""Evaluation of an autoencoder: reconstruction of held-out texts, and validation losses.
+
+Metrics carry the prefixes of the published code: "autoencoder/" for texts that pass through latents, "bart/" for texts
+that pass through the language model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset_utils.corpus import Corpus
+from evaluation import report, scorers
+from evaluation.distributed import on_rank0
+from evaluation.protocols import evaluate_reconstruction
+from latent_models.generation.decoding import strategies
+from latent_models.spaces.compressed import CompressedSpace
+from pipelines.cli.configs import AutoencoderConfig
+from pipelines.data.tokens import TokenSplit
+from pipelines.evaluators.interpolation import decode_all, evaluate_interpolation, midpoints
+from pipelines.evaluators.reconstruction import Decode, reconstruct, via_encoder, via_latents
+from pipelines.run_context import RunContext
+from pipelines.validation import mean_losses
+from utils.distributed import DistContext
+from utils.records import Batch
+from utils.sharding import is_sharded, unsharded
+from utils.train_eval import eval_mode
+
+NUM_SHOWN = 20  # texts in the table of the trackers
+
+
+class AutoencoderEvaluator:
+    """Reconstructs held-out texts by each decoding strategy, and collects metrics and texts until write().
+
+    Every rank must call the methods that compute; sharded, every rank does all the work, else its share.
+    """
+
+    def __init__(self, run: RunContext[AutoencoderConfig], space: CompressedSpace, data: TokenSplit) -> None:
+        config = run.settings.config
+        self.run, self.space, self.data = run, space, data
+        self.batch_size, self.max_seq_len = config.evaluation.eval_batch_size, config.language_model.max_seq_len
+        self.strategies = list(strategies(config.evaluation.decoding))
+        self.rows = torch.arange(min(config.validation.eval_texts, len(data)))
+        self.references = [data.split.texts[row] for row in self.rows.tolist()]
+        # perplexity only with --scorer: no model is trained for it
+        source = config.evaluation.scorer
+        self.scorer = scorers.load(source, device=run.device) if source else None
+        self.metrics: dict[str, Any] = {}
+        self.texts: dict[str, list[str]] = {}  # by column of the file of samples
+
+    def validation_loss(self) -> dict[str, float]:
+        """val/loss: cross-entropy of --val_loss_examples held-out texts given their latents, in nats per token."""
+        return self._mean_loss("val/loss", self.space)
+
+    def language_model_loss(self) -> dict[str, float]:
+        """val/lm_loss: the same given the encoder states. It is constant while the language model is frozen."""
+        model = self.space.language_model
+        return self._mean_loss(
+            "val/lm_loss", lambda batch: model(batch.input_ids, batch.input_ids, batch.attention_mask)
+        )
+
+    def _mean_loss(self, name: str, loss: Callable[[Batch], torch.Tensor]) -> dict[str, float]:
+        run, n = self.run, len(self.data)
+        dist = DistContext(device=run.device) if is_sharded(self.space) else run.dist
+        batch_sampler = replace(run.validation_sampler(n), rank=dist.rank, world_size=dist.world_size)
+
+        def losses(micro: int) -> dict[str, torch.Tensor]:
+            return {name: loss(self.data.batch(batch_sampler.rows(0, micro, n)).to(run.device))}
+
+        with eval_mode(self.space), run.autocast():
+            return mean_losses(dist, batch_sampler, [name], losses)
+
+    def evaluate_latents(self) -> dict[str, Any]:
+        """Metrics of texts that are encoded to latents and decoded again."""
+        return self._evaluate("autoencoder", via_latents(self.space, self.max_seq_len))
+
+    def evaluate_language_model(self) -> dict[str, Any]:
+        """Metrics of texts that the language model alone copies: an upper bound of what the decoder can reach."""
+        return self._evaluate("bart", via_encoder(self.space.language_model, self.max_seq_len))
+
+    def _evaluate(self, prefix: str, decode: Decode) -> dict[str, Any]:
+        run, sharded = self.run, is_sharded(self.space)
+        metrics: dict[str, Any] = {}
+        for strategy in self.strategies:
+            with eval_mode(self.space), unsharded(self.space):
+                texts = reconstruct(
+                    decode,
+                    self.data,
+                    self.rows,
+                    self.batch_size,
+                    strategy,
+                    run.device,
+                    run.autocast,
+                    f"reconstruct ({prefix}, {strategy})",
+                    run.quiet,
+                    None if sharded else run.dist,
+                )
+            self.texts[f"{prefix}/{strategy}"] = texts
+            metrics |= on_rank0(
+                run.dist,
+                self.scorer,
+                partial(evaluate_reconstruction, texts, self.references, self.scorer, prefix=f"{prefix}/{strategy}/"),
+            )
+        return metrics
+
+    def evaluate_midpoints(self, corpus: Corpus) -> dict[str, Any]:
+        """Metrics of texts decoded midway between held-out texts (--eval_interpolation). On rank 0: it takes seconds."""
+        run = self.run
+
+        def evaluate() -> dict[str, Any]:
+            train_texts = None if self.scorer else corpus.train.texts
+            scorer = self.scorer or scorers.load(
+                None, texts=train_texts, folder=run.folder / "scorer", device=run.device
+            )
+            metrics: dict[str, Any] = {}
+            with eval_mode(self.space):
+                latents, neighbors = midpoints(
+                    self.space, self.data, self.rows, self.batch_size, run.device, run.autocast
+                )
+                for strategy in self.strategies:
+                    texts = decode_all(
+                        self.space, latents, strategy, self.batch_size, self.max_seq_len, run.autocast, run.quiet
+                    )
+                    self.texts[f"midpoints/{strategy}"] = texts
+                    metrics |= evaluate_interpolation(
+                        texts, self.references, neighbors.tolist(), scorer, prefix=f"midpoints/{strategy}/"
+                    )
+            return metrics
+
+        return on_rank0(run.dist, None, evaluate)
+
+    def record(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Log metrics and texts, and keep the metrics for write()."""
+        self.metrics |= metrics
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        self.run.logger.record(numbers, step)
+        self.run.log(report.table(numbers, f"step {step}, {len(self.references)} held-out texts"))
+        rows = list(zip(self.references, *self.texts.values(), strict=True))[:NUM_SHOWN]
+        self.run.logger.table("Samples", ["reference", *self.texts], rows, step)
+
+    def write(self, folder: Path, name: str) -> None:
+        """Write all metrics to NAME.json and all texts, beside their references, to NAME-samples.json; on rank 0."""
+        if self.run.dist.is_main and self.metrics:
+            columns = list(self.texts)
+            samples = [
+                {"reference": reference, **dict(zip(columns, row, strict=True)), "text": row[-1]}
+                for reference, *row in zip(self.references, *self.texts.values(), strict=True)
+            ]
+            report.write(folder, name, self.metrics, samples)
