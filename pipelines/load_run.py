@@ -41,5 +41,7 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     torch_device, class_names = distributed.pick_device(device), list(settings.checkpoint_args.get("class_names", ()))
     source_tokens = (settings.config.context.max_source_len or 1) if settings.checkpoint_args.get("seq2seq") else 0
     parts = build_components(settings, Path(folder), torch_device, len(class_names), source_tokens)
-    load_trained_weights(parts.model, Path(folder), best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint)
+    load_trained_weights(
+        parts.model, Path(folder), best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint
+    )
     return LoadedRun(settings, parts, torch_device, class_names)

@@ -1,7 +1,6 @@
-"""The whole way on the embedded corpus: text -> language model -> latents -> diffusion -> text again, measured.
+"""The quickstart: all stages on a synthetic corpus, from raw text to evaluated samples, on a CPU in minutes.
 
-Every stage is the ordinary program with ordinary flags, printed before it runs, so that this file can be read as a
-tutorial.
+Each stage is an ordinary program with its flags, and its command is printed before it runs: the file is a tutorial.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import ROOT, write_json
 
-SAMPLES = 1000  # texts sampled, and as many held-out ones beside them: fewer make MAUVE a matter of luck
-SHOWN = 12
+NUM_SAMPLES = 1000  # and as many held-out texts: MAUVE is too noisy with fewer
+NUM_SHOWN = 12
 
 
 CORPUS = "--dataset_name tales --data_dir {root}/corpus --max_seq_len 32"
@@ -31,7 +30,7 @@ DENOISER = (
 
 
 def stages_before_diffusion(corpus: str, lm: str = "{root}/lm") -> tuple[Stage, Stage]:
-    """Stages 0 and 1 on tales. corpus: its flags. lm: folder of the language model that stage 1 is built around."""
+    """Stages 0 and 1 on tales. corpus: flags of the corpus. lm: folder of the language model of the autoencoder."""
     return (
         Stage(
             "lm", PRETRAIN, "a small BART, pretrained by denoising", "validation.json",
@@ -58,17 +57,17 @@ STAGES = (
     ),
 )  # fmt: skip
 EVALUATION = (
-    f"--eval --resume_dir {{root}}/diffusion --data_dir {{root}}/corpus --num_samples {SAMPLES} --eval_batch_size 250 "
+    f"--eval --resume_dir {{root}}/diffusion --data_dir {{root}}/corpus --num_samples {NUM_SAMPLES} --eval_batch_size 250 "
     "--scorer {root}/diffusion/scorer"
 )
 REPORTED = ("mauve", "perplexity", "diversity", "memorization")
 
 
 def run(root: Path, install_seconds: float = 0.0) -> int:
-    """All stages into root, then the report. Returns the exit code of the stage that stopped, or 0."""
+    """Run all stages into root, and write the report. Returns 0, or the exit code of the stage that stopped."""
     report_path = root / "report.json"
     if report_path.is_file():
-        print(f"{root} is done: here is its report. Delete the folder to start anew.")
+        print(f"{root} is finished: its report follows. Delete the folder to start anew.")
         show(root, json.loads(report_path.read_text()))
         return 0
     root.mkdir(parents=True, exist_ok=True)
@@ -89,7 +88,7 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
         if code:
             return code
     evaluation = EVALUATION.format(root=root).split()
-    banner("evaluation", f"{SAMPLES} samples against as many held-out stories", DIFFUSION, evaluation)
+    banner("evaluation", f"{NUM_SAMPLES} samples against as many held-out stories", DIFFUSION, evaluation)
     code = clock.time("evaluation", lambda: run_program(DIFFUSION, evaluation))
     if code:
         return code
@@ -100,7 +99,7 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
 
 
 def make_report(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
-    """The flat report: what the grammar says of the samples, and what the metrics say."""
+    """The report, as a flat dictionary: shares of samples that follow the grammar, and the metrics of the evaluation."""
     from dataset_utils import synthetic_stories
 
     texts = json.loads((root / "diffusion/evaluation/eval-valid-seed42-greedy-samples.json").read_text())
@@ -131,11 +130,11 @@ def make_report(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
 
 
 def show(root: Path, result: dict[str, Any]) -> None:
-    """A dozen samples beside the metrics."""
+    """Print a dozen samples, and the metrics beside those of held-out texts."""
     from evaluation import report
 
     texts = json.loads((root / "diffusion/evaluation/eval-valid-seed42-greedy-samples.json").read_text())
-    print(f"\n== {SHOWN} of the {len(texts)} samples\n" + report.format_samples(texts, SHOWN))
+    print(f"\n== {NUM_SHOWN} of the {len(texts)} samples\n" + report.format_samples(texts, NUM_SHOWN))
     rows = {
         "reconstructed exactly": (result["reconstruction_exact"], None),
         "grammatical": (result["grammatical"], None),

@@ -1,6 +1,6 @@
-"""Several programs in a row in one process: stages, each the ordinary program with ordinary flags, timed and resumable.
+"""Runs several training programs one after another, in one process: the stages of quickstart and of experiments.
 
-A stage that is done is not done again; one that was interrupted goes on where it was.
+A stage is a program with its flags. A finished stage is skipped, an interrupted one is resumed, and all are timed.
 """
 
 from __future__ import annotations
@@ -10,30 +10,31 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
 from utils.cli.parse import parse
-from utils.cli.settings import Program
+from utils.cli.settings import Program, Settings
 from utils.run_folder import write_json
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One program with its flags; {root} in them is the folder of the whole recipe."""
+    """A program with its flags, in which {root} stands for the folder of all stages."""
 
-    name: str  # of its folder
+    name: str  # of the stage, and of its folder
     program: Program
     title: str
-    done: str  # a file in its folder, written last
+    done_file: str  # the file that the program writes last; it marks a finished stage
     flags: str
 
     def argv(self, root: Path) -> list[str]:
         return [part.format(root=root) for part in self.flags.split()]
 
 
-# Few latents, disturbed in nine texts of ten by up to nothing but noise: the decoder then writes sentences from any
-# latents. Nearly a latent for each token instead copies texts far better, and samples word salad (ROCStories on a CPU:
-# reconstruction BLEU 92 with 96 latents, 28 with these).
+# An autoencoder whose decoder is robust to sampling errors: few latents, and noise of up to sigma = 1 on nine texts of
+# ten. Nearly one latent per token reconstructs far better, but samples of the denoiser then decode to word salad
+# (ROCStories on a CPU: reconstruction BLEU 92 with 96 latents, 28 with these).
 ROBUST_AUTOENCODER = (
     " --num_encoder_latents 16 --dim_ae 32 --num_layers 2 --l2_normalize_latents --lm_mode ft --max_latent_noise 1.0"
     " --latent_noise_prob 0.9"
@@ -41,11 +42,14 @@ ROBUST_AUTOENCODER = (
 
 
 def adapt_decoder_stage(autoencoder: str, more: str, folder: str = "{root}/autoencoder") -> Stage:
-    """The decoder of an autoencoder trained on for {root}/diffusion. autoencoder: its flags; folder: its run."""
+    """Fine-tune the decoder of an autoencoder on latents of the denoiser in {root}/diffusion.
+
+    autoencoder: flags of the autoencoder. more: further flags. folder: run folder of the autoencoder.
+    """
     return Stage(
         "decoder",
         AUTOENCODER,
-        "what writes texts, for what the denoiser makes",
+        "the decoder, fine-tuned on latents of the denoiser",
         "validation.json",
         f"{autoencoder} --lm_mode decoder --resume_dir {folder} --denoiser_run {{root}}/diffusion --denoiser_prob 0.7"
         f" --max_latent_noise 0 {more}",
@@ -53,7 +57,7 @@ def adapt_decoder_stage(autoencoder: str, more: str, folder: str = "{root}/autoe
 
 
 class StageTimer:
-    """Seconds per stage, kept on disk, so that an interrupted and continued recipe still adds up."""
+    """Seconds per stage, saved to a file, so that they add up over interruptions."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,10 +67,10 @@ class StageTimer:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 1)
         write_json(self.path, self.seconds)
 
-    def time(self, name: str, deed: Callable[[], int]) -> int:
+    def time(self, name: str, fn: Callable[[], int]) -> int:
         began = time.monotonic()
         try:
-            return deed()
+            return fn()
         finally:
             self.add(name, time.monotonic() - began)
 
@@ -78,7 +82,7 @@ STEP_FLAGS = ("--num_train_steps", "--lr_warmup_steps", "--eval_every", "--save_
 
 
 def scale_steps(stage: Stage, factor: float) -> Stage:
-    """The stage with fewer (or more) steps, at least one; warm-up and intervals in proportion."""
+    """The stage with its number of steps, warm-up and intervals times a factor, at least 1 each."""
     words = stage.flags.split()
     for i, word in enumerate(words[:-1]):
         if word in STEP_FLAGS:
@@ -87,12 +91,12 @@ def scale_steps(stage: Stage, factor: float) -> Stage:
 
 
 def run_stage(stage: Stage, root: Path, extra: Sequence[str] = ()) -> int:
-    """Start, continue or pass over a stage. extra: more flags. Returns its exit code."""
+    """Start, resume or skip a stage. extra: more flags. Returns the exit code of the program."""
     from utils.checkpoints import has_checkpoint
 
     folder = root / stage.name
-    if (folder / stage.done).is_file():
-        print(f"{stage.name}: done already", flush=True)
+    if (folder / stage.done_file).is_file():
+        print(f"{stage.name}: already done", flush=True)
         return 0
     if has_checkpoint(folder):
         argv = ["--resume_training", "--resume_dir", str(folder), *extra]
@@ -103,16 +107,20 @@ def run_stage(stage: Stage, root: Path, extra: Sequence[str] = ()) -> int:
 
 
 def run_program(program: Program, argv: Sequence[str]) -> int:
-    """One of the three programs in this process, which has loaded torch already."""
+    """Run stage 0, 1 or 2 in this process, so that torch is imported only once."""
     settings = parse(program, list(argv))
     from pipelines import pretrain, train_autoencoder, train_diffusion
 
-    runs = {PRETRAIN.name: pretrain.train, AUTOENCODER.name: train_autoencoder.train, DIFFUSION.name: train_diffusion.train}
-    return runs[program.name](settings)
+    programs: dict[str, Callable[[Settings[Any]], int]] = {
+        PRETRAIN.name: pretrain.train,
+        AUTOENCODER.name: train_autoencoder.train,
+        DIFFUSION.name: train_diffusion.train,
+    }
+    return programs[program.name](settings)
 
 
 def banner(name: str, title: str, program: Program | None = None, argv: Sequence[str] = ()) -> None:
-    """What begins now, and the command that does the same by itself."""
+    """Print the title of a stage, and the command that runs it alone."""
     print(f"\n== {name}: {title}", flush=True)
     if program is not None:
         print(f"   {program.name} {' '.join(argv)}", flush=True)

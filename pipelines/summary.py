@@ -1,4 +1,4 @@
-"""What a run is made of, in words: before training, and instead of it with --dry_run."""
+"""A summary of a run: its components and their parameters, and its corpus; before training, or alone with --dry_run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipelines.run_context import RunContext
 
 
-CORPUS_STATS = "survey.json"  # of a run folder
+CORPUS_STATS = "survey.json"  # file of a run folder
 
 
 def dry_run(
@@ -30,10 +30,11 @@ def dry_run(
     tokenizer_of: Callable[[Corpus], Any] | None = None,
     max_seq_len: int | None = None,
 ) -> int:
-    """Build every part without weights, print the configuration and what trains, survey the data or say what is absent.
+    """Print the configuration, the components and statistics of the corpus, or which of its files are missing.
 
-    tokenizer_of: makes the tokenizer where it depends on the corpus; None where it cannot be had now. max_seq_len: of a
-    program that has no such flag. Returns 0.
+    build: settings -> components on the meta device, by name. tokenizer_of: corpus -> tokenizer, where it depends on
+    the corpus; it returns None where there is none yet. max_seq_len: of a program without that flag. Returns 0, the
+    exit code.
     """
     parts = build(settings)
     print(settings.describe())
@@ -56,7 +57,7 @@ def dry_run(
         return 0
     print()
     print("".join(f"note: {note}\n" for note in corpus.notes), end="")
-    # an encoder of its own for the sources has other tokens: only the run itself knows how many are cut
+    # a context encoder of its own has another tokenizer, which a dry run does not load: no statistics of sources then
     shared = "context encoder (shared)" in parts
     limit = settings.values.get("max_source_len") if shared else None
     length = max_seq_len or settings.get("max_seq_len")
@@ -73,7 +74,10 @@ def log_corpus_stats(
     source_tokenizer: Any = None,
     max_source_length: int | None = None,
 ) -> None:
-    """Say what the corpus looks like to the tokenizers, and keep it in the run folder. Lengths in tokens."""
+    """Log statistics of the corpus, and write them to the run folder. Lengths in tokens.
+
+    source_tokenizer: of the sources, where it is another. max_source_length: in tokens, at which sources are truncated.
+    """
     if run.dist.is_main:
         length = run.settings.get("max_seq_len")
         figures = corpus_stats.compute_corpus_stats(corpus, tokenizer, length, source_tokenizer, max_source_length)
@@ -82,7 +86,7 @@ def log_corpus_stats(
 
 
 def parameters(parts: Mapping[str, nn.Module]) -> str:
-    """A table of what is frozen and what trains, in parameters."""
+    """A table of the number of trained and of frozen parameters of each component."""
     lines = [f"{'part':<20}{'trained':>15}{'frozen':>15}"]
     for name, part in parts.items():
         counts = {True: 0, False: 0}
@@ -93,7 +97,7 @@ def parameters(parts: Mapping[str, nn.Module]) -> str:
 
 
 def shapes(parts: Mapping[str, nn.Module]) -> str:
-    """The largest tensors of each trained part: enough to see whether it is the intended network."""
+    """Name and shape of every trained tensor, a line each."""
     lines = []
     for name, part in parts.items():
         trained = [(n, tuple(p.shape)) for n, p in part.named_parameters() if p.requires_grad]
@@ -101,14 +105,16 @@ def shapes(parts: Mapping[str, nn.Module]) -> str:
     return "\n".join(lines)
 
 
-def summarize_run(run: RunContext[TrainingConfig], parts: Mapping[str, nn.Module], corpus: Corpus, data: TokenSplit) -> str:
-    """What is about to be trained, on what and where."""
+def summarize_run(
+    run: RunContext[TrainingConfig], parts: Mapping[str, nn.Module], corpus: Corpus, data: TokenSplit
+) -> str:
+    """Run folder, device, corpus and components, a few lines."""
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in corpus.splits.items())
     return "\n".join(
         [
             f"run folder {run.folder}, device {run.device}, {run.dist.world_size} process(es)",
-            f"corpus {corpus.name}: {sizes} texts; {100 * data.table.truncated:.1f} % of the training texts are cut "
-            f"at {data.table.max_length} tokens",
+            f"corpus {corpus.name}: {sizes} texts; {100 * data.table.truncated:.1f} % of the training texts are truncated "
+            f"to {data.table.max_length} tokens",
             parameters(parts),
             *precision(run.settings, parts),
         ]
@@ -116,7 +122,7 @@ def summarize_run(run: RunContext[TrainingConfig], parts: Mapping[str, nn.Module
 
 
 def precision(settings: Settings[TrainingConfig], parts: Mapping[str, nn.Module]) -> list[str]:
-    """Lines on language models that do not follow --mixed_precision."""
+    """Notes on language models that overflow in the dtype of --mixed_precision, and so run in float32."""
     asked = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(settings.config.loop.mixed_precision)
     models = {m for part in parts.values() for m in part.modules() if isinstance(m, LanguageModel)}
     return [

@@ -69,7 +69,9 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     resume(run, state)
     max_seq_len = diffusion_run.settings.config.language_model.max_seq_len
     latents = {
-        name: encode_split(run, components, tokenize_for(components.space.space, corpus.splits[name], max_seq_len), name)
+        name: encode_split(
+            run, components, tokenize_for(components.space.space, corpus.splits[name], max_seq_len), name
+        )
         for name in ("train", "valid")
     }
     save_args(
@@ -82,9 +84,8 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     )
     state.wrapped = wrap(classifier, run.dist)
     step = ClassifierStep(state.wrapped, latents["train"], components, run.batch_sampler())
-    validation_step = ClassifierStep(
-        classifier, latents["valid"], components, run.validation_sampler(len(corpus.valid))
-    )
+    validation_sampler = run.validation_sampler(len(corpus.valid))
+    validation_step = ClassifierStep(classifier, latents["valid"], components, validation_sampler)
 
     def validate(state: State) -> None:
         def metrics(micro: int) -> dict[str, torch.Tensor]:
@@ -92,7 +93,7 @@ def train(settings: Settings[ClassifierConfig]) -> int:
             return {"loss": losses, **values}
 
         with eval_mode(classifier), run.autocast():
-            means = mean_losses(run.dist, validation_step.batch_sampler, ("loss", *METRICS), metrics)
+            means = mean_losses(run.dist, validation_sampler, ("loss", *METRICS), metrics)
         run.logger.record({f"val_{name}": value for name, value in means.items()}, state.step)
         run.logger.print(
             f"accuracy on held-out texts: {100 * means['accuracy']:.1f} % at all noise levels, "

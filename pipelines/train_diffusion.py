@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from pipelines.builders.components import (
 from pipelines.builders.embeddings import tokenizer_of
 from pipelines.builders.models import DiffusionModel, save_encoder_config
 from pipelines.cli.configs import DiffusionConfig
+from pipelines.data.batch_sampler import ValidationSampler
 from pipelines.data.context_encoder import resolve_source_limit
 from pipelines.evaluators.evaluator import Evaluator, make_evaluator
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
@@ -70,6 +72,7 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     if config.distillation.distill_run is not None:
         teacher = load_teacher(settings, run.folder, process.grid, run.device)
     timestep_sampler = TimestepSampler(process, run.dist)
+    assert config.latents.latent_space is not None  # a rule of the command line sets it
     row = SPACES[config.latents.latent_space]
     data_module = row.make_data(run, components, corpus)
     make_step = row.steps(run, components, data_module, timestep_sampler, teacher)
@@ -110,18 +113,21 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     # step and training
     state.wrapped = network = wrap(make_step.network, run.dist)
     step = make_step(network, run.batch_sampler())
-    validation_step = make_step(make_step.network, run.validation_sampler(len(valid_tokens)))
+    validation_sampler = run.validation_sampler(len(valid_tokens))
+    validation_step = make_step(make_step.network, validation_sampler)
     if config.process.T_schedule != "normal":
         run.log(
             f"note: --T_schedule {config.process.T_schedule} limits the noise levels of training (logged as t_max); "
             "validation losses and samples always use all levels"
         )
 
+    compute_losses = partial(compute_validation_losses, run, model, validation_step, validation_sampler)
+
     def log_validation_losses(state: State, report: StepResult) -> None:
         """No PeriodicHook, which skips a step that a signal ends: the log of a resumed run would lack that step."""
         assert state.ema is not None
         if state.step % config.loop.log_every == 0:
-            run.logger.record(compute_validation_losses(run, model, state.ema, validation_step), state.step)
+            run.logger.record(compute_losses(state.ema), state.step)
 
     def sample(state: State) -> None:
         assert state.ema is not None
@@ -174,7 +180,7 @@ def _source_folder(run: RunContext[DiffusionConfig]) -> Path:
     config = run.settings.config
     if config.distillation.distill_run and not config.run.resume_dir:
         return Path(config.distillation.distill_run)
-    return Path(config.run.resume_dir) if run.is_eval else run.folder
+    return Path(config.run.resume_dir or run.folder) if run.is_eval else run.folder
 
 
 def load_corpus_with_classes(run: RunContext[DiffusionConfig]) -> Corpus:
@@ -199,14 +205,14 @@ def make_ema(settings: Settings[DiffusionConfig], model: DiffusionModel) -> EMA:
 
 def load_initial_weights(settings: Settings[DiffusionConfig], teacher: Teacher | None) -> Checkpoint | None:
     """The weights that a new run starts from: those of its teacher, or of --init_path; None: fresh ones."""
-    if teacher is not None:
-        return Checkpoint({"model": teacher.weights}, {}, Path(settings.config.distillation.distill_run or "."))
-    path = settings.config.intervals.init_path
+    teacher_run, path = settings.config.distillation.distill_run, settings.config.intervals.init_path
+    if teacher is not None and teacher_run is not None:
+        return Checkpoint({"model": teacher.weights}, {}, Path(teacher_run))
     return checkpoints.load(path) if path else None
 
 
 def compute_validation_losses(
-    run: RunContext[DiffusionConfig], model: DiffusionModel, ema: EMA, step: Step
+    run: RunContext[DiffusionConfig], model: DiffusionModel, step: Step, sampler: ValidationSampler, ema: EMA
 ) -> dict[str, float]:
     """Mean losses of --val_loss_examples validation texts over all noise levels: val_loss, and val_ema_loss.
 
@@ -214,7 +220,7 @@ def compute_validation_losses(
     """
 
     def mean(name: str) -> dict[str, float]:
-        return mean_losses(run.dist, step.batch_sampler, [name], lambda micro: {name: step(step.num_steps, micro)[0]})
+        return mean_losses(run.dist, sampler, [name], lambda micro: {name: step(step.num_steps, micro)[0]})
 
     with eval_mode(model), run.autocast():
         losses = mean("val_loss")

@@ -97,14 +97,13 @@ def train(settings: Settings[DraftModelConfig]) -> int:
     state.wrapped = wrap(draft_model, run.dist)
     augmentation = LatentAugmentation(config.task.max_latent_noise, config.task.latent_noise_prob)
     step = DraftModelStep(space, state.wrapped, latents["train"], run.batch_sampler(), augmentation)
-    validation_step = DraftModelStep(
-        space, draft_model, latents["valid"], run.validation_sampler(len(corpus.valid)), LatentAugmentation()
-    )
+    validation_sampler = run.validation_sampler(len(corpus.valid))
+    validation_step = DraftModelStep(space, draft_model, latents["valid"], validation_sampler, LatentAugmentation())
 
     def validate(state: State) -> None:
         evaluate = partial(evaluate_draft, validation_step, draft_model)
         with eval_mode(draft_model), run.autocast():
-            means = mean_losses(run.dist, validation_step.batch_sampler, METRICS, evaluate)
+            means = mean_losses(run.dist, validation_sampler, METRICS, evaluate)
         run.logger.record({f"val_{name}": value for name, value in means.items()}, state.step)
         run.logger.print(
             f"drafts equal {100 * means['token_accuracy']:.1f} % of the tokens and {100 * means['exact_match']:.1f} % of "

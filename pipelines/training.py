@@ -6,6 +6,7 @@ A program builds its data, model and step, then calls resume() and run_training(
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipelines.cli.configs import TrainingConfig
 from pipelines.run_context import RunContext, dataset_label
@@ -42,7 +43,7 @@ def run_training(
     hooks: Sequence[Hook] = (),
     evaluation: PeriodicHook | None = None,
     save_first: bool = False,
-    **metadata: object,
+    **metadata: Any,
 ) -> int:
     """Train to the last step. Returns the exit code: 0 when done, else that of utils.preemption.
 

@@ -1,4 +1,4 @@
-"""The diffusion process of a run: schedules, objective, time, grid and sampler, put together from flags."""
+"""The diffusion process of a run: schedules, objective, timesteps and sampler, built from options."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from diffusion.weighting import make_weighting, p2_weight
 
 @dataclass(frozen=True)
 class DiffusionProcess:
-    """Everything about noise that training and sampling share."""
+    """Schedules, timesteps and sampler, which training and sampling share."""
 
     options: ProcessOptions
     time_input: str
     train_schedule: Schedule
     sampling_schedule: Schedule
     sampler: Sampler
-    make_timesteps: Callable[[int], Tensor]  # steps -> times
-    truncate_noise: float | None = None  # of a sampling step, in standard deviations
-    project_from_t: float = 1.0  # time from which on estimates are brought back to where data lies
+    make_timesteps: Callable[[int], Tensor]  # number of steps N -> times (N + 1,), falling from 1 to 0
+    truncate_noise: float | None = None  # largest noise of a sampling step, in standard deviations
+    project_from_t: float = 1.0  # estimates of x0 are projected onto the space for t <= this
 
     @property
     def loss_config(self) -> LossConfig:
-        """What the denoiser is trained to predict."""
+        """Schedule, target and norm of the training loss."""
         o = self.options
         return LossConfig(self.train_schedule, o.objective, o.loss_type, self.time_input)
 
     def max_time(self, step: int, num_steps: int) -> float:
-        """T(step) / T: the upper end of the times that training draws from."""
+        """T(step) / T: the largest time that training samples at a step (--T_schedule)."""
         o = self.options
         return time_sampling.max_time(
             o.T_schedule, step, num_steps, num_timesteps(self.train_schedule), o.polynomial_T_power
@@ -54,14 +54,14 @@ class DiffusionProcess:
         )
 
     def loss_weight(self, t: Tensor) -> Tensor:
-        """Weight (B,) of a text's loss by its noise level."""
+        """Weight (B,) of each text's loss, at times t (B,)."""
         o, schedule = self.options, self.train_schedule
         weight = make_weighting(o.loss_weighting, o.objective, o.min_snr_gamma)(schedule, t)
         gamma = o.p2_loss_weight_gamma
         return weight * p2_weight(schedule, t, gamma) if gamma else weight
 
     def grid(self, steps: int) -> Tensor:
-        """Falling times (steps + 1,) from 1 to 0; sampling always walks the whole range."""
+        """Times (steps + 1,) of the sampler, falling from 1 to 0."""
         return self.make_timesteps(steps)
 
 
@@ -73,9 +73,11 @@ def make_process(
     *,
     student: bool = False,
 ) -> DiffusionProcess:
-    """variant: of the denoiser. trained_scale: --scale of training where options holds another for sampling.
+    """The process of the options. Errors: ValueError or UserError where they cannot be combined.
 
-    student: of a distillation, whose estimates are of data at its last step only (diffusion/ddim_maps).
+    variant: --denoiser_variant, which decides the time input. trained_scale: --scale of training, where options hold
+    another for sampling. student: of a distillation, whose predictions are estimates of x0 only at the last step
+    (diffusion/ddim_maps); only they are projected.
     """
     from model.denoiser import DENOISERS  # here: what uses a process need not load the networks
 
@@ -90,23 +92,34 @@ def make_process(
         train = make_continuous_schedule(
             options.train_schedule, options.scale if trained_scale is None else trained_scale
         )
-        sampling_schedule = make_continuous_schedule(sampling.sampling_schedule or options.train_schedule, options.scale)
+        sampling_schedule = make_continuous_schedule(
+            sampling.sampling_schedule or options.train_schedule, options.scale
+        )
     make_timesteps = make_timesteps_fn(sampling, sampling_schedule)
-    # what cannot be done is refused now, not after training
+    # options that cannot be combined fail here, before training
     times = make_timesteps(sampling.sampling_timesteps)
     project_from_t = float(times[-2]) if student else 1.0
     make_weighting(options.loss_weighting, options.objective, options.min_snr_gamma)
     return DiffusionProcess(
-        options, DENOISERS[variant].time_input, train, sampling_schedule, sampler, make_timesteps, sampling.truncate_noise, project_from_t
+        options,
+        DENOISERS[variant].time_input,
+        train,
+        sampling_schedule,
+        sampler,
+        make_timesteps,
+        sampling.truncate_noise,
+        project_from_t,
     )
 
 
 def make_timesteps_fn(sampling: SamplingOptions, schedule: Schedule) -> Callable[[int], Tensor]:
-    """steps -> times of a schedule, laid out as the flags say."""
+    """A function: number of steps -> times, on the grid or the respacing of the options."""
     if sampling.timestep_respacing is None:
         return partial(make_grid, sampling.time_grid, schedule, shift=sampling.grid_shift, rho=sampling.grid_rho)
     timesteps = num_timesteps(schedule)
     if timesteps is None:
-        raise ValueError("--timestep_respacing chooses steps of a discrete chain: add --beta_schedule, or drop it")
+        raise ValueError(
+            "--timestep_respacing chooses steps of a discrete schedule: add --beta_schedule, or leave it out"
+        )
     times = respaced_timesteps(timesteps, parse_respacing(sampling.timestep_respacing, timesteps))
     return lambda steps: times

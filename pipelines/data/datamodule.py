@@ -25,6 +25,9 @@ class LatentSource(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def tokens(self) -> TokenSplit: ...
+
     def __len__(self) -> int:
         """Texts of the split."""
 
@@ -36,7 +39,10 @@ class DataModule(Protocol):
     """Training data of a latent space: tokens, cached latents, and the files that a run folder keeps of them."""
 
     tokenizer: Any
-    tokens: Mapping[str, TokenSplit]  # "train" and "valid"
+
+    @property
+    def tokens(self) -> Mapping[str, TokenSplit]:
+        """By split: "train" and "valid"."""
 
     def save_artifacts(self, folder: Path) -> None:
         """Save what a run folder needs beside its checkpoints. Called once, by rank 0, before training."""

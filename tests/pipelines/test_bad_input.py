@@ -149,7 +149,7 @@ CASES = {
     "no such respacing": ("diff", TALES + " --beta_schedule sqrt --timestep_respacing fast", "the respacing 'fast'"),
     "a shift of what cannot be shifted": ("diff", TALES + " --grid_shift 2", "grid shift.*uniform"),
     "a shift below zero": ("diff", TALES + " --time_grid shifted --grid_shift -2", "positive factor"),
-    "no bound of the weight": ("diff", TALES + " --loss_weighting min_snr --min_snr_gamma 0", "gamma"),
+    "no bound of the weight": ("diff", TALES + " --loss_weighting min_snr --config min_snr_gamma=0", "gamma"),
     "a bound below zero": ("diff", TALES + " --truncate_noise -1", "--truncate_noise"),
     "no probability": ("diff", TALES + " --train_prob_self_cond 1.5", "--train_prob_self_cond 1.5"),
     # models and runs

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluation import classifiers
 from latent_models.language_models import LanguageModel
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.steps.diffusion import DiffusionStep
@@ -223,7 +224,14 @@ def test_classes_and_sources_together_on_uncompressed_states(programs, chain, ta
     assert programs.diffusion(f"--enc_dec_model {chain / 'lm'} --normalize_latent", tmp_path / "run", flags) == 0
     result = json.loads((tmp_path / "run/metrics.json").read_text())
     assert "model/seq2seq/guide2/mbr_rougeL" in result and result["reference/val_label_accuracy"] >= 0
-    assert 0 <= result["model/seq2seq/guide2/label_accuracy"] <= 1
+    (path,) = (tmp_path / "run").glob("*-pairs-1.json")
+    records = json.loads(path.read_text())
+    labels = {(row["src"], row["trg"]): row["label"] for row in map(json.loads, (tmp_path / "valid.jsonl").open())}
+    class_names = json.loads((tmp_path / "run/args.json").read_text())["class_names"]
+    predicted = classifiers.load(tmp_path / "run/classifier", class_names).predict([r["sample"] for r in records])
+    requested = [class_names.index(labels[r["source"], r["reference"]]) for r in records]
+    correct = sum(a == b for a, b in zip(predicted, requested, strict=True))
+    assert result["model/seq2seq/guide2/label_accuracy"] == pytest.approx(correct / len(records), abs=1e-12)
     if variant == "latent":
         for wanted in ("2", "unconditional"):
             where = tmp_path / wanted

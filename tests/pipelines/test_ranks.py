@@ -27,7 +27,7 @@ from utils.distributed import cleanup, gather_objects, init_distributed
 torch.set_num_threads(1)
 dist = init_distributed("cpu")
 from pipelines.text_diffusion import TextDiffusionPipeline
-generator = TextDiffusionPipeline.from_run(sys.argv[1], device="cpu", argv=sys.argv[4:], eval_batch_size=8).generator
+generator = TextDiffusionPipeline.from_pretrained(sys.argv[1], device="cpu", argv=sys.argv[4:], eval_batch_size=8).generator
 generator.dist = dist
 prepare, drawn = generator.prepare, []
 generator.prepare = lambda seed, b, *rest: drawn.append(b) or prepare(seed, b, *rest)
@@ -240,7 +240,7 @@ def test_every_other_program_trains_on_two_processes_as_on_one(programs, chain, 
         ),
         "classifier": (
             f"classifier --diffusion_run {chain / 'diff'} {programs.data} --classifier_dim 64 --classifier_depth 1 "
-            "--classifier_dropout 0"
+            "--config classifier_dropout=0"
         ),
         "drafter": f"drafter --latent_model_path {chain / 'ae'} --config val_loss_examples=8",
         "decoder": f"ae {ae} --lm_mode decoder --denoiser_run {chain / 'diff'} --config denoiser_steps=2 --max_latent_noise 0.3",

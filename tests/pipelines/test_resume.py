@@ -28,7 +28,7 @@ RUNS = ("whole", "parts")
 
 
 def test_language_model_resumes_exactly(programs, stopped_run, fingerprints, tmp_path):
-    flags = f"--num_train_steps {STEPS} --lm_dropout 0.1 --train_batch_size 8 --gradient_accumulation_steps 2"
+    flags = f"--num_train_steps {STEPS} --config lm_dropout=0.1 --train_batch_size 8 --gradient_accumulation_steps 2"
     assert programs.pretrain(tmp_path / "whole", flags) == 0
     stopped_run("pretrain", DenoisingLMStep, lambda: programs.pretrain(tmp_path / "parts", flags), tmp_path / "parts")
     whole, parts = fingerprints(tmp_path / "whole"), fingerprints(tmp_path / "parts")
@@ -92,7 +92,7 @@ def test_a_step_keeps_its_texts_however_they_are_shared_out(programs, chain, sto
     assert programs.diffusion(space, tmp_path / "whole", flags) == 0
     stop_after(DiffusionStep, 3)
     assert programs.diffusion(space, tmp_path / "parts", flags) == 143
-    with pytest.raises(UserError, match="is of 8 texts, and here, with 1 process.* of 4: give --train_batch") as said:
+    with pytest.raises(UserError, match="global batch of 8 texts, and 1 process.* make it 4: set --train_batch") as said:
         programs.resume("diffusion", tmp_path / "parts", "--train_batch_size 4")
     assert "\n" not in str(said.value)
     halves = "--train_batch_size 4 --gradient_accumulation_steps 2"
@@ -104,7 +104,7 @@ def test_a_step_keeps_its_texts_however_they_are_shared_out(programs, chain, sto
         assert other["samples"] == one["samples"]
     resumed = parse(DIFFUSION, f"--resume_training --resume_dir {tmp_path / 'parts'}".split())
     assert (resumed.train_batch_size, resumed.gradient_accumulation_steps) == (4, 2)
-    with pytest.raises(UserError, match="with 3 process.* of 24"):
+    with pytest.raises(UserError, match="3 process.* make it 24"):
         check_same_batch_size(resumed, 3)
     resumed.set("gradient_accumulation_steps", 1)
     check_same_batch_size(resumed, 2)

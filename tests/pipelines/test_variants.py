@@ -84,7 +84,7 @@ def test_every_combination(train, objective, loss, schedule, sampler):
         "--reference_kernels",
         "--no_latent_cache --self_condition",
         "--beta_schedule linear --ddim_sampling_eta 0.5",
-        "--loss_weighting min_snr --min_snr_gamma 3 --objective pred_x0 --truncate_noise 0.9",
+        "--loss_weighting min_snr --config min_snr_gamma=3 --objective pred_x0 --truncate_noise 0.9",
         "--sampler dpmpp_sde --time_grid shifted --grid_shift 2",
         "--train_schedule cosine --sampling_schedule simple_linear --scale 0.5 --posterior_variance small",
         "--p2_loss_weight_gamma 1 --train_prob_self_cond 1.0 --self_condition",

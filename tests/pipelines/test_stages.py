@@ -33,4 +33,4 @@ def test_a_stage_goes_on_where_it_was(programs, tmp_path, stop_after, capsys):
     assert StageTimer(tmp_path / "seconds.json").seconds["lm"] >= first
 
     assert run() == 0
-    assert "done already" in capsys.readouterr().out
+    assert "already done" in capsys.readouterr().out
