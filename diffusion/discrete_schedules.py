@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from diffusion.schedules import NoiseLevel, from_log_snr, upcast
+from diffusion.noise_levels import NoiseLevel, from_log_snr, upcast
 
 MAX_BETA = 0.999  # a beta of 1 would leave nothing of the data, and no log-SNR
 
@@ -123,7 +123,7 @@ class DiscreteSchedule:
         self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def __repr__(self) -> str:
-        return f"Chain({self.name!r}, timesteps={self.timesteps})"
+        return f"DiscreteSchedule({self.name!r}, timesteps={self.timesteps})"
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         """t: any shape, in [0, 1]. Returns NoiseLevel(alpha, sigma), each shaped like t."""
@@ -148,7 +148,7 @@ class DiscreteSchedule:
 
 
 def make_discrete_schedule(name: str, timesteps: int = 1000) -> DiscreteSchedule:
-    """A chain of DISCRETE. ValueError for an unknown name or no steps."""
+    """A chain of DISCRETE_SCHEDULES. ValueError for an unknown name or no steps."""
     if name not in DISCRETE_SCHEDULES:
         raise ValueError(f"unknown discrete schedule {name!r}: use one of {', '.join(DISCRETE_SCHEDULES)}")
     if timesteps < 1:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from diffusion.absorbing import AbsorbingNoise, mask_positions, mask_probability
 from diffusion.denoisers import Denoise, get_time_input, make_denoise
+from diffusion.masking import masked_mean
 from diffusion.objectives import target, to_x0
 from diffusion.schedules import NoiseLevel, Schedule, broadcast_level, num_timesteps
 
@@ -44,18 +45,6 @@ def get_loss_fn(loss_type: str) -> LossFn:
     if loss_type not in LOSSES:
         raise ValueError(f"unknown loss type {loss_type!r}: use one of {', '.join(LOSSES)}")
     return LOSSES[loss_type]
-
-
-def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of x (B, L, D) over the positions where mask (B, L) is True, and over D: (B,).
-
-    Short texts count as much as long ones. Values at masked positions have no effect, not even nan. A text without a
-    valid position has the mean 0. mask None: all True.
-    """
-    if mask is None:
-        return x.flatten(1).mean(1)
-    total = x.masked_fill(~mask[..., None], 0).sum((1, 2))
-    return total / (mask.sum(1).clamp(min=1) * x.shape[-1])
 
 
 def corrupt(x0: Tensor, eps: Tensor, level: NoiseLevel, absorbing: AbsorbingNoise | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """What the network predicts, and the conversion of predictions into each other.
 
-An objective is two coefficients, a row of TARGETS; the rest is linear algebra on
+An objective is two coefficients, a row of OBJECTIVES; the rest is linear algebra on
 
     z_t        = alpha * x0 + sigma * eps
     prediction =     a * x0 +     b * eps
@@ -11,29 +11,39 @@ Levels are NoiseLevels whose amplitudes broadcast against z_t (B, L, D); where t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
 from diffusion.schedules import NoiseLevel
 
 Coefficient = Tensor | float
+Coefficients = Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]
 
-TARGETS: Mapping[str, Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]] = {  # target = a * x0 + b * eps
-    "eps": lambda alpha, sigma: (0.0, 1.0),  # Ho et al. 2020, arXiv:2006.11239
-    "x0": lambda alpha, sigma: (1.0, 0.0),  # Li et al. 2022, arXiv:2205.14217
-    "v": lambda alpha, sigma: (-sigma, alpha),  # Salimans & Ho 2022, arXiv:2202.00512
-    "flow": lambda alpha, sigma: (-1.0, 1.0),  # velocity of the linear path, Liu et al. 2022, arXiv:2209.03003
+
+class Objective(NamedTuple):
+    """A row of OBJECTIVES."""
+
+    symbol: str  # of what the network predicts
+    coefficients: Coefficients  # (alpha, sigma) -> (a, b) of target = a * x0 + b * eps
+
+
+OBJECTIVES: Mapping[str, Objective] = {  # --objective
+    "pred_noise": Objective("eps", lambda alpha, sigma: (0.0, 1.0)),  # Ho et al. 2020, arXiv:2006.11239
+    "pred_x0": Objective("x0", lambda alpha, sigma: (1.0, 0.0)),  # Li et al. 2022, arXiv:2205.14217
+    "pred_v": Objective("v", lambda alpha, sigma: (-sigma, alpha)),  # Salimans & Ho 2022, arXiv:2202.00512
+    # velocity of the linear path, Liu et al. 2022, arXiv:2209.03003
+    "pred_flow": Objective("flow", lambda alpha, sigma: (-1.0, 1.0)),
 }
 
-# values of --objective: pred_ and the symbol, but for the published name of eps
-FLAG_NAMES: Mapping[str, str] = {f"pred_{'noise' if symbol == 'eps' else symbol}": symbol for symbol in TARGETS}
+TARGETS: Mapping[str, Coefficients] = {row.symbol: row.coefficients for row in OBJECTIVES.values()}
 
 
 def resolve_objective(objective: str) -> str:
     """The symbol of an objective, given by symbol or by flag name. ValueError for an unknown one."""
-    symbol = FLAG_NAMES.get(objective, objective)
+    symbol = OBJECTIVES[objective].symbol if objective in OBJECTIVES else objective
     if symbol not in TARGETS:
-        raise ValueError(f"unknown objective {objective!r}: use one of {', '.join([*FLAG_NAMES, *TARGETS])}")
+        raise ValueError(f"unknown objective {objective!r}: use one of {', '.join([*OBJECTIVES, *TARGETS])}")
     return symbol
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.cli.flags import flag
+from utils.cli.flags import flag, table_keys
 
-CONTINUOUS_SCHEDULES = ("cosine", "simple_linear", "beta_linear", "sigmoid", "sqrt")
-DISCRETE_SCHEDULES = ("cosine", "linear", "sqrt", "trunc_cos", "trunc_lin", "pw_lin", "warmup-decay")
-SAMPLERS = ("ddpm", "ddim", "dpmpp", "dpmpp_sde", "heun")
-TIMESTEP_GRIDS = ("uniform", "shifted", "log_snr", "logit_normal", "karras")
+CONTINUOUS_SCHEDULES = table_keys("diffusion.schedules", "CONTINUOUS_SCHEDULES")
+DISCRETE_SCHEDULES = table_keys("diffusion.discrete_schedules", "DISCRETE_SCHEDULES")
+SAMPLERS = table_keys("diffusion.samplers", "SAMPLERS")
+TIMESTEP_GRIDS = table_keys("diffusion.timesteps", "TIMESTEP_GRIDS")
 
 
 @dataclass
@@ -17,11 +17,15 @@ class ProcessOptions:
     objective: str = flag(
         "pred_noise",
         "what the network predicts",
-        choices=("pred_noise", "pred_x0", "pred_v", "pred_flow"),
+        choices=table_keys("diffusion.objectives", "OBJECTIVES"),
         published=True,
     )
     loss_type: str = flag(
-        "l2", "error of the prediction", choices=("l1", "l2", "smooth_l1"), student="may_differ", published=True
+        "l2",
+        "error of the prediction",
+        choices=table_keys("diffusion.loss", "LOSSES"),
+        student="may_differ",
+        published=True,
     )
     train_schedule: str = flag("cosine", "continuous noise schedule", choices=CONTINUOUS_SCHEDULES, published=True)
     scale: float = flag(
@@ -33,7 +37,10 @@ class ProcessOptions:
         published=True,
     )
     beta_schedule: str | None = flag(
-        None, "train on a discrete chain instead of a continuous schedule", choices=DISCRETE_SCHEDULES, published=True
+        None,
+        "train on a discrete chain instead of a continuous schedule",
+        choices=DISCRETE_SCHEDULES,
+        published=True,
     )
     timesteps: int = flag(
         1000, "length of the discrete chain; only with --beta_schedule", unit="steps", at_least=1, published=True
@@ -74,7 +81,7 @@ class ProcessOptions:
     loss_weighting: str = flag(
         "none",
         "weight of the loss by noise level; min_snr: min(snr, gamma) on the error of x0",
-        choices=("none", "min_snr"),
+        choices=table_keys("diffusion.weighting", "WEIGHTINGS"),
         student="may_differ",
     )
     min_snr_gamma: float = flag(
@@ -89,7 +96,7 @@ class ProcessOptions:
         "stratified",
         "times of training: stratified (evenly spread over each batch), uniform, lossaware (where the loss "
         "was large, weighted), or fixstep (half as often in the noisy half)",
-        choices=("stratified", "uniform", "lossaware", "fixstep"),
+        choices=(*table_keys("diffusion.time_sampling", "TIME_SAMPLERS"), "lossaware"),
         aliases={"loss-second-moment": "lossaware"},
         student="unused",
     )
@@ -106,7 +113,7 @@ class ProcessOptions:
     T_schedule: str = flag(
         "normal",
         "anneal the range of noise levels over the first half of training",
-        choices=("normal", "linear", "polynomial", "cosine", "unsmooth"),
+        choices=table_keys("diffusion.time_sampling", "T_SCHEDULES"),
         student="unused",
         published=True,
     )
@@ -126,7 +133,7 @@ class SamplingOptions:
     preset: str | None = flag(
         None,
         "sets sampler, time grid, steps and decoding; typed flags take precedence",
-        choices=("fast", "balanced", "best"),
+        choices=table_keys("pipelines.cli.presets", "PRESETS"),
     )
     sampler: str = flag(
         "ddpm",
@@ -172,7 +179,7 @@ class SamplingOptions:
     posterior_variance: str = flag(
         "large",
         "variance of a ddpm step: beta_t, or that of the posterior",
-        choices=("small", "large"),
+        choices=table_keys("diffusion.samplers", "POSTERIOR_VARIANCES"),
         needs=("sampler", "ddpm"),
     )
     time_grid: str = flag("uniform", "how the sampling steps are spaced", choices=TIMESTEP_GRIDS, student="grid")

@@ -49,7 +49,7 @@ class Sampler(Protocol):
 class SamplerStep(NamedTuple):
     """One step, from t down to s. 0-dim tensors on the CPU multiply tensors of any device without a copy."""
 
-    index: int
+    i: int  # of this step, from 0
     t: Tensor
     s: Tensor
     level_t: NoiseLevel  # at t
@@ -64,9 +64,9 @@ def iterate_steps(schedule: Schedule, timesteps: Tensor, z: Tensor) -> Iterator[
     timesteps = timesteps.detach().to("cpu", dtype).double()
     if timesteps.dim() != 1 or len(timesteps) < 2 or bool((timesteps.diff() >= 0).any()):
         raise ValueError("timesteps must be two or more falling numbers, shared by the whole batch")
-    for index, (t, s) in enumerate(pairwise(timesteps)):
+    for i, (t, s) in enumerate(pairwise(timesteps)):
         times = torch.full((1,), float(t), dtype=dtype, device=z.device)
-        yield SamplerStep(index, t, s, schedule(t), schedule(s), times)
+        yield SamplerStep(i, t, s, schedule(t), schedule(s), times)
 
 
 def finish_step(
@@ -77,8 +77,8 @@ def finish_step(
         mean, std = x0, torch.zeros_like(std)
     z = mean
     if std > 0:
-        z = mean + std * (torch.randn_like(mean) if noise is None else noise(step.index, mean))
-    return z if step_hook is None else step_hook(z, x0, mean, std, step.t, step.s, step.index)
+        z = mean + std * (torch.randn_like(mean) if noise is None else noise(step.i, mean))
+    return z if step_hook is None else step_hook(z, x0, mean, std, step.t, step.s, step.i)
 
 
 def step_variance(level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:

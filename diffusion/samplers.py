@@ -1,7 +1,7 @@
 """Samplers: from noise at timesteps[0] to data at timesteps[-1].
 
     make_sampler(name, eta=0.0, variance="large") -> (denoise, schedule, timesteps, z, noise=None, step_hook=None) -> z
-    SAMPLERS: name -> sampler    --sampler; its own options are keywords, named in SAMPLER_KWARGS
+    SAMPLERS: name -> sampler    --sampler; options of its own are keyword-only arguments
     nfe(name, steps): calls of denoise
 
 All have one signature (diffusion/sampler_steps), so any of them replaces another. N steps are N calls of denoise, from
@@ -10,6 +10,7 @@ N = 1; 2 N - 1 for Heun.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -195,8 +196,13 @@ SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     "heun": sample_heun,
 }
 
-# keywords of each sampler beyond the shared signature
-SAMPLER_KWARGS: Mapping[str, tuple[str, ...]] = {"ddpm": ("variance",), "ddim": ("eta",)}
+TWO_CALLS = ("heun",)  # samplers that call denoise twice in every step but the last
+
+
+def sampler_kwargs(name: str) -> set[str]:
+    """Names of the arguments that a sampler has beyond the shared signature: its keyword-only ones."""
+    parameters = inspect.signature(SAMPLERS[name]).parameters.values()
+    return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def make_sampler(name: str, *, eta: float = 0.0, variance: str = "large") -> Sampler:
@@ -204,9 +210,9 @@ def make_sampler(name: str, *, eta: float = 0.0, variance: str = "large") -> Sam
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}: use one of {', '.join(SAMPLERS)}")
     given = {"eta": eta, "variance": variance}
-    return partial(SAMPLERS[name], **{key: given[key] for key in SAMPLER_KWARGS.get(name, ())})
+    return partial(SAMPLERS[name], **{key: given[key] for key in given if key in sampler_kwargs(name)})
 
 
 def nfe(name: str, steps: int) -> int:
     """Calls of denoise in N steps to t = 0: the NFE of unguided sampling; classifier-free guidance doubles it."""
-    return 2 * steps - 1 if name == "heun" else steps
+    return 2 * steps - 1 if name in TWO_CALLS else steps

@@ -10,57 +10,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from diffusion.noise_levels import (
+    CLAMP,
+    NoiseLevel,
+    Schedule,
+    broadcast_level,
+    from_log_snr,
+    from_shifted_log_snr,
+    log_snr,
+    num_timesteps,
+    upcast,
+)
 
-class NoiseLevel(NamedTuple):
-    """z_t = alpha * x0 + sigma * eps. Amplitudes, not powers: alpha_bar = alpha ** 2."""
-
-    alpha: Tensor  # signal amplitude
-    sigma: Tensor  # noise amplitude
-
-
-Schedule = Callable[[Tensor], NoiseLevel]
-
-CLAMP = 15.0  # nats; before the shift, as in the reference: it decides 1 / alpha(1), hence the first sampling step
-
-
-def from_log_snr(log_snr: Tensor) -> NoiseLevel:
-    """Variance-preserving level: alpha_bar = sigmoid(log_snr). Kingma et al. 2021, arXiv:2107.00630.
-
-    Exactly (1, 0) at log_snr = inf.
-    """
-    # sigmoid(-x), not 1 - sigmoid(x): the difference is 17 % wrong in float32 at log_snr = 15
-    return NoiseLevel(torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt())
-
-
-def log_snr(level: NoiseLevel) -> Tensor:
-    """2 (log alpha - log sigma), in nats; inf where there is no noise."""
-    return 2 * (level.alpha.log() - level.sigma.log())
-
-
-def broadcast_level(schedule: Schedule, t: Tensor, like: Tensor) -> NoiseLevel:
-    """The level of each example, ready to multiply `like` (B, ...): t (B,) -> amplitudes (B, 1, ...), dtype of like."""
-    level = schedule(t.view(-1, *(1,) * (like.dim() - 1)))
-    return NoiseLevel(level.alpha.to(like.dtype), level.sigma.to(like.dtype))
-
-
-def num_timesteps(schedule: Schedule) -> int | None:
-    """T of a discrete chain, None for a continuous schedule."""
-    return getattr(schedule, "timesteps", None)
-
-
-def upcast(t: Tensor) -> Tensor:
-    """float32 at least: half precision rounds t = 0.999 to 1."""
-    return t.to(torch.promote_types(t.dtype, torch.float32))
-
-
-def _shifted(log_snr: Tensor, scale: float) -> NoiseLevel:
-    """scale < 1 adds noise at every t: log_snr + 2 log scale. Chen 2023, arXiv:2301.10972. The ends may be infinite."""
-    return from_log_snr(log_snr.clamp(-CLAMP, CLAMP) + 2 * math.log(scale))
+__all__ = [  # also the names of diffusion/noise_levels that users of a schedule need
+    "CLAMP",
+    "CONTINUOUS_SCHEDULES",
+    "ContinuousSchedule",
+    "NoiseLevel",
+    "Schedule",
+    "broadcast_level",
+    "from_log_snr",
+    "log_snr",
+    "make_continuous_schedule",
+    "num_timesteps",
+    "upcast",
+]
 
 
 def cosine(t: Tensor, scale: float = 1.0) -> NoiseLevel:
@@ -72,13 +50,13 @@ def cosine(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     t = upcast(t)
     # cos(pi t / 2) as the sine of what is left: in float32 cos(pi / 2) is negative, and its log nan
     signal, noise = torch.sin(math.pi / 2 * (1 - t)), torch.sin(math.pi / 2 * t)
-    return _shifted(2 * (signal.log() - noise.log()), scale)
+    return from_shifted_log_snr(2 * (signal.log() - noise.log()), scale)
 
 
 def simple_linear(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     """alpha_bar(t) = 1 - t. Chen 2023, arXiv:2301.10972, Algorithm 1. Shapes as in cosine."""
     t = upcast(t)
-    return _shifted(torch.log1p(-t) - t.log(), scale)
+    return from_shifted_log_snr(torch.log1p(-t) - t.log(), scale)
 
 
 def beta_linear(t: Tensor, scale: float = 1.0) -> NoiseLevel:
@@ -87,7 +65,7 @@ def beta_linear(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     Source: Song et al. 2021, arXiv:2011.13456, eq. 33, with beta_min = 0 and the offset 1e-4 of the reference.
     """
     t = upcast(t)
-    return _shifted(-torch.expm1(1e-4 + 10 * t**2).log(), scale)
+    return from_shifted_log_snr(-torch.expm1(1e-4 + 10 * t**2).log(), scale)
 
 
 def sigmoid(t: Tensor, scale: float = 1.0) -> NoiseLevel:
@@ -97,7 +75,7 @@ def sigmoid(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     """
     t = upcast(t)
     # S(a) - S(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)): in the SNR only the two sinh are left
-    return _shifted(torch.sinh(3 * (1 - t)).log() - torch.sinh(3 * t).log(), scale)
+    return from_shifted_log_snr(torch.sinh(3 * (1 - t)).log() - torch.sinh(3 * t).log(), scale)
 
 
 def sqrt(t: Tensor, scale: float = 1.0) -> NoiseLevel:
@@ -108,7 +86,7 @@ def sqrt(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     t = upcast(t)
     root = (t + 1e-4).sqrt()
     left = (1 - 1e-4 - t).clamp(min=0)  # 1 - root = left / (1 + root), without cancellation; none from t = 0.9999 on
-    return _shifted(left.log() - torch.log1p(root) - root.log(), scale)
+    return from_shifted_log_snr(left.log() - torch.log1p(root) - root.log(), scale)
 
 
 CONTINUOUS_SCHEDULES: Mapping[str, Callable[[Tensor, float], NoiseLevel]] = {
@@ -133,7 +111,7 @@ class ContinuousSchedule:
 
 
 def make_continuous_schedule(name: str, scale: float = 1.0) -> ContinuousSchedule:
-    """A schedule of CONTINUOUS. ValueError for an unknown name or a scale that is not positive."""
+    """A schedule of CONTINUOUS_SCHEDULES. ValueError for an unknown name or a scale that is not positive."""
     if name not in CONTINUOUS_SCHEDULES:
         raise ValueError(f"unknown continuous schedule {name!r}: use one of {', '.join(CONTINUOUS_SCHEDULES)}")
     if not (scale > 0 and math.isfinite(scale)):

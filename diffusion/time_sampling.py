@@ -75,19 +75,14 @@ def _in_range(u: Tensor, max_time: float, timesteps: int | None) -> tuple[Tensor
 
 RESOLUTION = 1000  # T of continuous time: the range grows in thousandths
 
-# share of the way from T / 5 to T, given progress s in [0, 1) over the first half of training
-_SHARES: Mapping[str, Callable[[float, float], float]] = {
-    "linear": lambda s, power: s,
-    "polynomial": lambda s, power: s**power,
-    "cosine": lambda s, power: 1 - 0.5 * (1 + math.cos(math.pi * s)),
-}
-
 
 def _normal(step: int, num_steps: int, timesteps: int, power: float) -> int:
     return timesteps
 
 
 def _widening(share: Callable[[float, float], float]) -> Callable[[int, int, int, float], int]:
+    """share: (progress s in [0, 1) over the first half of training, power) -> share of the way from T / 5 to T."""
+
     def widening(step: int, num_steps: int, timesteps: int, power: float) -> int:
         half = num_steps // 2
         if step >= half:
@@ -107,7 +102,9 @@ def _unsmooth(step: int, num_steps: int, timesteps: int, power: float) -> int:
 
 T_SCHEDULES: Mapping[str, Callable[[int, int, int, float], int]] = {
     "normal": _normal,
-    **{name: _widening(share) for name, share in _SHARES.items()},
+    "linear": _widening(lambda s, power: s),
+    "polynomial": _widening(lambda s, power: s**power),
+    "cosine": _widening(lambda s, power: 1 - 0.5 * (1 + math.cos(math.pi * s))),
     "unsmooth": _unsmooth,
 }
 

@@ -88,7 +88,7 @@ _SHIFTED = ("shifted", "logit_normal")  # those that a shift concerns
 
 
 def make_grid(name: str, schedule: Schedule, steps: int, *, shift: float | None = None, rho: float = 7.0) -> Tensor:
-    """A grid of GRIDS for N = steps transitions. shift: factor on the odds of t; None is that of the grid.
+    """A grid of TIMESTEP_GRIDS for N = steps transitions. shift: factor on the odds of t; None is that of the grid.
 
     ValueError, one line, for an unknown name, for a number out of range, and for more steps than a chain has.
     """

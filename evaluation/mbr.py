@@ -23,13 +23,16 @@ def _each(agreement: Callable[[str, str], float]) -> Utility:
     return lambda candidates, others: [agreement(*pair) for pair in zip(candidates, others, strict=True)]
 
 
-def _rouge(name: str) -> Utility:
-    return _each(lambda candidate, other: rouge_each(candidate, other, names=(name,))[name])
+def _rouge(name: str) -> Callable[[str, str, str], Utility]:
+    return lambda tokenizer, model, device: _each(lambda c, o: rouge_each(c, o, names=(name,))[name])
 
 
 # name -> (tokenizer of sacreBLEU, model of BERTScore, device) -> utility
 UTILITIES: dict[str, Callable[[str, str, str], Utility]] = {
-    **{name: lambda tokenizer, model, device, name=name: _rouge(name) for name in ROUGES},  # type: ignore[misc]
+    "rouge1": _rouge("rouge1"),
+    "rouge2": _rouge("rouge2"),
+    "rougeL": _rouge("rougeL"),
+    "rougeLsum": _rouge("rougeLsum"),
     "sacrebleu": lambda tokenizer, model, device: _each(lambda c, o: sentence_bleu(c, o, tokenizer=tokenizer)),
     "diffuseq_bleu": lambda tokenizer, model, device: _each(sentence_bleu4),
     "chrf": lambda tokenizer, model, device: _each(chrf),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.cli.flags import flag
+from utils.cli.flags import flag, table_keys
 
 
 @dataclass
@@ -47,17 +47,6 @@ class EvaluationOptions:
 
 BLEU_TOKENIZERS = {"de": "intl", "zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by language; of others 13a
 OVERLAPS = ("rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "bertscore")
-UTILITIES = (
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "rougeLsum",
-    "sacrebleu",
-    "diffuseq_bleu",
-    "chrf",
-    "exact_match",
-    "bertscore",
-)
 
 
 @dataclass
@@ -76,7 +65,7 @@ class PairOptions:
         None,
         "similarity of candidates in MBR decoding; unset: sacrebleu (of a sentence) for a translation corpus, "
         "else rouge2",
-        choices=UTILITIES,
+        choices=table_keys("evaluation.mbr", "UTILITIES"),
     )
     bleu_tokenizer: str | None = flag(
         None,

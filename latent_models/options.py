@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from latent_models.autoencoders import AUTOENCODERS
-from utils.cli.flags import flag
+from utils.cli.flags import flag, table_keys
 
 
 @dataclass
@@ -27,7 +26,7 @@ class LanguageModelOptions:
 
 @dataclass
 class AutoencoderOptions:
-    autoencoder: str = flag("perceiver", "kind of autoencoder", choices=tuple(AUTOENCODERS))
+    autoencoder: str = flag("perceiver", "kind of autoencoder", choices=table_keys("latent_models.autoencoders", "AUTOENCODERS"))
     lm_mode: str = flag(
         "freeze",
         "freeze: train the autoencoder alone; ft: the language model too; decoder: only "
@@ -299,7 +298,7 @@ class EmbeddingOptions:
     rounding_head: str = flag(
         "inner",
         "scores of tokens: inner product with their embeddings, or negative squared distance to them",
-        choices=("inner", "distance"),
+        choices=table_keys("latent_models.spaces.rounding", "ROUNDING_HEADS"),
     )
     padding: str = flag(
         "masked",

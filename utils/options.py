@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.cli.flags import flag
+from utils.cli.flags import flag, table_keys
 
 LR_SCHEDULES = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -17,7 +17,7 @@ class OptimizerOptions:
     optimizer: str = flag(
         "adamw",
         "update rule",
-        choices=("adamw", "lion", "muon"),
+        choices=table_keys("utils.optim", "OPTIMIZERS"),
         aliases={"awamW": "adamw"},  # the misspelt default of the annealed fork, which its args.json files contain
         published=True,
     )

@@ -5,16 +5,11 @@ import math
 import pytest
 import torch
 
-from diffusion import options
 from diffusion.discrete_schedules import DISCRETE_SCHEDULES, DiscreteSchedule, make_discrete_schedule
 from diffusion.schedules import log_snr
 
 DTYPES = [torch.float32, torch.float64]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
-
-
-def test_the_flags_offer_the_chains_there_are():
-    assert set(options.DISCRETE_SCHEDULES) == set(DISCRETE_SCHEDULES)
 
 
 @pytest.mark.parametrize("name", DISCRETE_SCHEDULES)

@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 
-from diffusion import options
 from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.loss import (
     LOSS_TERMS,
@@ -40,11 +39,6 @@ def example(rows: int = 4, length: int = 5, width: int = 3):
 def loss_of(network, x0, mask, schedule, objective, loss_type, t, eps, *, self_cond=None, time_input="alpha_bar"):
     config = LossConfig(schedule, objective, loss_type, time_input)
     return denoising_loss(lambda rows: network, x0, t, eps, config, mask=mask, self_cond=self_cond).loss
-
-
-def test_the_flags_offer_the_losses_there_are():
-    choices = options.ProcessOptions.__dataclass_fields__["loss_type"].metadata["choices"]
-    assert set(choices) == set(LOSSES)
 
 
 def test_masked_mean_counts_valid_positions_once_each():

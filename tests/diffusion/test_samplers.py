@@ -6,13 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from diffusion import options
 from diffusion.denoisers import make_denoise
 from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.sampler_steps import step_variance
 from diffusion.samplers import (
-    POSTERIOR_VARIANCES,
-    SAMPLERS,
     make_sampler,
     nfe,
     sample_ddim,
@@ -43,12 +40,6 @@ SCHEDULES = [make_continuous_schedule(name, scale) for name in CONTINUOUS_SCHEDU
     make_discrete_schedule("warmup-decay", 20),
 ]
 every_sampler = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
-
-
-def test_the_flags_offer_the_samplers_there_are():
-    fields = options.SamplingOptions.__dataclass_fields__
-    assert set(fields["sampler"].metadata["choices"]) == set(SAMPLERS)
-    assert set(fields["posterior_variance"].metadata["choices"]) == set(POSTERIOR_VARIANCES)
 
 
 @every_sampler

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusion import options
 from diffusion.discrete_schedules import DISCRETE_SCHEDULES, make_discrete_schedule
 from diffusion.schedules import (
     CLAMP,
@@ -31,11 +30,6 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 def times(dtype: torch.dtype) -> torch.Tensor:
     return torch.linspace(0, 1, 201, dtype=torch.float64).to(dtype)
-
-
-def test_the_flags_offer_the_schedules_there_are():
-    assert set(options.CONTINUOUS_SCHEDULES) == set(CONTINUOUS_SCHEDULES)
-    assert set(options.DISCRETE_SCHEDULES) == set(DISCRETE_SCHEDULES)
 
 
 @every_schedule

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from diffusion import options
 from diffusion.time_sampling import RESOLUTION, T_SCHEDULES, TIME_SAMPLERS, max_time, max_timestep, sample_stratified
 
 UNWEIGHTED = ("uniform", "stratified")
@@ -48,16 +47,6 @@ def test_stratified_times_fill_every_stratum_in_random_order():
 
 
 every_name = pytest.mark.parametrize("name", T_SCHEDULES)
-
-
-def test_the_flags_offer_the_time_samplers_there_are():
-    choices = options.ProcessOptions.__dataclass_fields__["schedule_sampler"].metadata["choices"]
-    assert set(choices) == {*TIME_SAMPLERS, "lossaware"}
-
-
-def test_the_flags_offer_the_T_schedules_there_are():
-    choices = options.ProcessOptions.__dataclass_fields__["T_schedule"].metadata["choices"]
-    assert set(choices) == set(T_SCHEDULES)
 
 
 @pytest.mark.parametrize(

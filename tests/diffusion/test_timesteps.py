@@ -9,7 +9,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from diffusion import options
 from diffusion.denoisers import get_time_input, make_denoise
 from diffusion.discrete_schedules import DISCRETE_SCHEDULES, DiscreteSchedule, make_discrete_schedule
 from diffusion.sampler_steps import iterate_steps
@@ -35,10 +34,6 @@ from diffusion.timesteps import (
 
 COSINE = make_continuous_schedule("cosine")
 every_grid = pytest.mark.parametrize("name", TIMESTEP_GRIDS)
-
-
-def test_the_flags_offer_the_grids_there_are():
-    assert set(options.TIMESTEP_GRIDS) == set(TIMESTEP_GRIDS)
 
 
 @every_grid

@@ -5,17 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion import options
 from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.objectives import TARGETS, target, to_x0
 from diffusion.schedules import log_snr, make_continuous_schedule
-from diffusion.weighting import MIN_SNR, WEIGHTINGS, make_weighting, min_snr_weight, p2_weight
+from diffusion.weighting import MIN_SNR, make_weighting, min_snr_weight, p2_weight
 
 SCHEDULE = make_continuous_schedule("cosine")
-
-
-def test_the_flags_offer_the_weightings_there_are():
-    assert set(options.ProcessOptions.__dataclass_fields__["loss_weighting"].metadata["choices"]) == set(WEIGHTINGS)
 
 
 def test_p2_weights_are_those_of_the_paper():

@@ -3,16 +3,20 @@
     sampling_timesteps: int = flag(250, "steps of the reverse process", unit="steps", at_least=1, published=True)
 
 The field is the only place of that knowledge: the parser, --help, the checks, the record of a run, the rules of
-distillation and those of latent spaces all read it. This module knows nothing of programs, command lines and files.
+distillation and those of latent spaces all read it. This module knows nothing of programs and command lines. The only
+files that it reads are the sources of tables whose keys are the choices of a flag (table_keys).
 """
 
 from __future__ import annotations
 
+import ast
 import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from utils.errors import did_you_mean, one_line_text
@@ -21,6 +25,7 @@ T = TypeVar("T")
 MayChange = Literal["never", "eval", "resume", "both", "invocation"]
 Needs = str | tuple[Any, ...]
 Student = Literal["inherits", "may_differ", "unused", "sampler", "grid"]
+ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the packages
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -92,6 +97,27 @@ def flag(
     declared = {k: v for k, v in locals().items() if k != "default" and v is not None}
     made: T = field(default=default, metadata=declared)
     return made
+
+
+@cache
+def table_keys(module: str, table: str) -> tuple[str, ...]:
+    """The keys of a module-level dict of literal keys, in its order, as the choices of a flag.
+
+    module: dotted name, as in "diffusion.samplers". The source is parsed and not imported: a table of samplers needs
+    torch, and --help must not.
+    """
+    base = ROOT.joinpath(*module.split("."))
+    path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    assert path.is_file(), f"there is no module {module} ({path}), whose {table} holds the choices of a flag"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        if any(isinstance(target, ast.Name) and target.id == table for target in targets):
+            value = getattr(node, "value", None)
+            assert isinstance(value, ast.Dict), f"{table} of {path} is not written as a dict, so its keys are unknown"
+            keys = [key.value for key in value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+            assert len(keys) == len(value.keys), f"a key of {table} in {path} is not a literal text: write it out"
+            return tuple(keys)
+    raise AssertionError(f"{path} has no table {table} at its top level, which holds the choices of a flag")
 
 
 def flag_from(f: Field[Any], hint: Any, default: Any = MISSING, shared: Mapping[str, Any] | None = None) -> Flag:
