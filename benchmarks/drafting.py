@@ -63,21 +63,21 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from latent_models.spaces.compressed import CompressedSpace
+    from pipelines.components import make_generator
     from pipelines.load_run import load_run
-    from pipelines.builders.components import make_generator
     from utils import distributed
 
     student = read_args(Path(args.run)).get("distill_run") is not None  # which has steps of its own
     named = {"eval_batch_size": 250} | ({} if student else {"sampling_timesteps": args.sampling_timesteps})
     given = {name: getattr(args, name) for name in ("draft_model", "data_dir", "enc_dec_model", "latent_model_path")}
     run = load_run(args.run, device=args.device, **named, **{k: v for k, v in given.items() if v is not None})
-    space = run.parts.space.space
+    space = run.components.space.space
     if not isinstance(space, CompressedSpace) or space.greedy_loop is None:
         raise UserError(
             f"{args.run} has no drafter: train one with python -m pipelines.train_draft_model, or give --draft_model"
         )
     autocast = distributed.autocast(run.device, run.settings.config.loop.mixed_precision)
-    generator = make_generator(run.settings, run.parts, run.device, autocast)
+    generator = make_generator(run.settings, run.components, run.device, autocast)
     rows = []
     metadata: dict[str, Any] = {}
     if not args.end_to_end_only:
@@ -134,11 +134,11 @@ def compare(run: Any, memory: Any, size: int, rounds: int) -> dict[str, Any]:
     from latent_models.generation.decoding import DECODING
     from latent_models.speculative.verification import pop_draft_stats
 
-    space = run.parts.space.space
+    space = run.components.space.space
     model, loop = space.language_model, space.greedy_loop
     draft = partial(loop.draft_model.draft_ids, model.model)
-    parts = memory.split(size)
-    parts = parts[: max(BATCHES, TEXTS // size)]
+    components = memory.split(size)
+    components = components[: max(BATCHES, TEXTS // size)]
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     written: dict[str, list[Any]] = {}
     passes = 0.0
@@ -148,7 +148,7 @@ def compare(run: Any, memory: Any, size: int, rounds: int) -> dict[str, Any]:
             began = time.perf_counter()
             written[way] = [
                 ids
-                for part in parts
+                for part in components
                 for ids in model.generate_ids(part, None, run.settings.config.language_model.max_seq_len, **how)
             ]
             if run.device.type == "cuda":
@@ -157,7 +157,7 @@ def compare(run: Any, memory: Any, size: int, rounds: int) -> dict[str, Any]:
             looked, texts = pop_draft_stats(loop)
             passes = looked / texts if texts else passes
     wanted, found = (pad_sequence(written[way], True, model.pad_id)[:, 1:].cpu() for way in WAYS)
-    guessed = torch.cat([draft(part) for part in parts]).cpu()
+    guessed = torch.cat([draft(part) for part in components]).cpu()
     width = min(wanted.shape[1], found.shape[1], guessed.shape[1])  # what is beyond is padding
     real = wanted[:, :width] != model.pad_id
     right = (guessed[:, :width] == wanted[:, :width]) & real

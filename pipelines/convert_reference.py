@@ -30,8 +30,9 @@ from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.compressed import CompressedSpace, copy_autoencoder
 from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.normalization import LatentStatistics, count_lengths
+from model import make_denoiser
 from model import reference_weights as denoiser_weights
-from model.denoiser import Denoiser, make_denoiser
+from model.denoiser import Denoiser
 from model.encoder_state_denoiser import EncoderStateDenoiser
 from model.options import DenoiserOptions
 from model.reference_weights import strip_prefixes

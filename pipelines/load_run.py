@@ -1,4 +1,4 @@
-"""Load a trained diffusion run: its settings, and its parts with the averaged weights."""
+"""Load a trained diffusion run: its settings, and its components with the averaged weights."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from pipelines.builders.components import Components, build_components, load_trained_weights
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.cli.programs import DIFFUSION
+from pipelines.components import Components, build_components, load_trained_weights
 from pipelines.run_context import check_same_program
 from utils import distributed
 from utils.cli.parse import parse
@@ -24,7 +24,7 @@ class LoadedRun:
     """A trained run, ready to sample from."""
 
     settings: Settings[DiffusionConfig]
-    parts: Components
+    components: Components
     device: torch.device
     class_names: list[str]
 
@@ -40,8 +40,8 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     check_same_program(settings)
     torch_device, class_names = distributed.pick_device(device), list(settings.checkpoint_args.get("class_names", ()))
     source_tokens = (settings.config.context.max_source_len or 1) if settings.checkpoint_args.get("seq2seq") else 0
-    parts = build_components(settings, Path(folder), torch_device, len(class_names), source_tokens)
+    components = build_components(settings, Path(folder), torch_device, len(class_names), source_tokens)
     load_trained_weights(
-        parts.model, Path(folder), best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint
+        components.model, Path(folder), best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint
     )
-    return LoadedRun(settings, parts, torch_device, class_names)
+    return LoadedRun(settings, components, torch_device, class_names)

@@ -25,7 +25,7 @@ import torch
 
 from evaluation import mbr
 from latent_models.generation.decoding import one_strategy
-from pipelines.builders.components import make_generator, make_sources
+from pipelines.components import make_generator, make_sources
 from pipelines.data.tokens import make_batch
 from pipelines.load_run import FlagValue, load_run
 from pipelines.sampling.classes import class_index, one_class, per_text_classes
@@ -74,13 +74,13 @@ class TextDiffusionPipeline:
         texts. UserError where the folder is not the run of a denoiser, or a flag is fixed by training.
         """
         run = load_run(folder, device=device, argv=argv, **flags)
-        settings, parts = run.settings, run.parts
+        settings, components = run.settings, run.components
         autocast = distributed.autocast(run.device, settings.config.loop.mixed_precision)
         is_student = settings.config.distillation.distill_run is not None
         return cls(
-            make_generator(settings, parts, run.device, autocast),
+            make_generator(settings, components, run.device, autocast),
             run.class_names,
-            make_sources(settings, parts, run.device, autocast),
+            make_sources(settings, components, run.device, autocast),
             has_null_class=not run.class_names or settings.config.process.class_unconditional_prob > 0,
             sampler=settings.config.sampling.sampler,
             is_student=is_student,

@@ -14,10 +14,10 @@ from typing import Any
 
 from dataset_utils import registry
 from model.classifier import LatentClassifier
-from pipelines.builders.components import Components, build_components
 from pipelines.builders.embeddings import tokenizer_of
 from pipelines.cli.configs import ClassifierConfig
 from pipelines.cli.programs import CLASSIFIER, DIFFUSION
+from pipelines.components import Components, build_components
 from pipelines.data.cached_latents import EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit, tokenize_for
 from pipelines.load_run import load_run
@@ -58,7 +58,7 @@ def train(settings: Settings[ClassifierConfig]) -> int:
 
     run = setup_run(settings, "text_latent_classifier", "classifier")
     diffusion_run = load_run(config.task.diffusion_run, device=config.loop.device)
-    components = diffusion_run.parts
+    components = diffusion_run.components
     components.model.requires_grad_(False).eval()
     corpus = load_corpus(run)
     corpus.require_classes("a classifier")

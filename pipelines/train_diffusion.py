@@ -14,7 +14,10 @@ from torch import nn
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from pipelines.best_checkpoint import load_best_score, save_if_best
-from pipelines.builders.components import (
+from pipelines.builders.embeddings import tokenizer_of
+from pipelines.builders.models import DiffusionModel, save_encoder_config
+from pipelines.cli.configs import DiffusionConfig
+from pipelines.components import (
     Components,
     build_components,
     load_trained_weights,
@@ -22,9 +25,6 @@ from pipelines.builders.components import (
     make_sources,
     named_components,
 )
-from pipelines.builders.embeddings import tokenizer_of
-from pipelines.builders.models import DiffusionModel, save_encoder_config
-from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.batch_sampler import ValidationSampler
 from pipelines.data.context_encoder import resolve_source_limit
 from pipelines.evaluators.evaluator import Evaluator, make_evaluator

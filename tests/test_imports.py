@@ -1,4 +1,4 @@
-"""The arrows between the rooms (docs/architecture.md), and what importing a room may cost."""
+"""Which package may import which (docs/architecture.md), and what importing a package may cost."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Room -> the rooms that it may import beside itself. Entry scripts (a __main__.py is one), benchmarks, scripts
+# Package -> the packages that it may import beside itself. Entry scripts (a __main__.py is one), benchmarks, scripts
 # and tests may import anything.
-ARROWS: dict[str, set[str]] = {
+ALLOWED_IMPORTS: dict[str, set[str]] = {
     "diffusion": set(),
     "utils": set(),
     "model": {"utils"},
@@ -25,16 +25,16 @@ ARROWS: dict[str, set[str]] = {
     "latent_models": {"model", "utils"},
     "pipelines": {"diffusion", "utils", "model", "dataset_utils", "evaluation", "latent_models"},
 }
-# Modules beside the folders of pipelines that are no programs: folders may build on them.
-SHARED = {"job", "parts", "trained", "text_diffusion"}
+# Modules beside the folders of pipelines that are no programs: folders may import them.
+SHARED = {"run_context", "components", "load_run", "text_diffusion", "validation"}
 # Folder of pipelines -> the folders of pipelines that it may import beside itself.
-FLOORS: dict[str, set[str]] = {
+ALLOWED_FOLDERS: dict[str, set[str]] = {
     "cli": {"options"},
-    "building": {"cli", "options"},
-    "data": {"cli", "options", "building", "job"},
-    "sampling": {"cli", "options", "building", "data"},
-    "training": {"cli", "options", "building", "data", "sampling", *SHARED},
-    "evaluators": {"cli", "options", "building", "data", "sampling", *SHARED},
+    "builders": {"cli", "options"},
+    "data": {"cli", "options", "builders", "run_context"},
+    "sampling": {"cli", "options", "builders", "data"},
+    "steps": {"cli", "options", "builders", "data", "sampling", *SHARED},
+    "evaluators": {"cli", "options", "builders", "data", "sampling", *SHARED},
 }
 # Seconds and hundreds of megabytes each, or absent from lean installations: imported inside the functions that need
 # them, so that training needs none of them and --help answers at once.
@@ -47,15 +47,13 @@ HEAVY = (
     "wandb",
     "matplotlib",
     "sklearn",
-    "tensorboard",
-    "nltk",
     "faiss",
     "rouge_score",
     "lion_pytorch",
     "pyarrow",
 )
-# Modules that are a thin cover of one such library and are themselves imported lazily.
-COVERS = {"evaluation.hf_metrics"}
+# Modules that wrap one such library and are themselves imported lazily.
+WRAPPERS = {"evaluation.hf_metrics"}
 
 
 def module_name(path: Path) -> str:
@@ -63,18 +61,18 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def modules(room: str) -> list[str]:
-    return sorted(module_name(path) for path in (ROOT / room).rglob("*.py"))
+def modules(package: str) -> list[str]:
+    return sorted(module_name(path) for path in (ROOT / package).rglob("*.py"))
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of every import in a file, those inside functions and by import_module("...") included."""
-    package = path.relative_to(ROOT).parent.parts
+    folder = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
+            above = folder[: len(folder) - node.level + 1] if node.level else ()
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield from ((node.lineno, base or alias.name) for alias in node.names)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
@@ -94,31 +92,31 @@ def run(code: str, *arguments: str, env: dict[str, str] | None = None) -> subpro
     )
 
 
-def test_every_room_has_its_arrows_stated() -> None:
-    rooms = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()}
-    assert rooms == set(ARROWS)
+def test_every_package_states_what_it_may_import() -> None:
+    packages = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()}
+    assert packages == set(ALLOWED_IMPORTS)
 
 
-@pytest.mark.parametrize("room", ARROWS)
-def test_rooms_import_only_along_the_arrows(room: str) -> None:
-    allowed = ARROWS[room] | {room}
+@pytest.mark.parametrize("package", ALLOWED_IMPORTS)
+def test_packages_import_only_what_they_may(package: str) -> None:
+    allowed = ALLOWED_IMPORTS[package] | {package}
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
-        for path in sorted((ROOT / room).rglob("*.py"))
+        for path in sorted((ROOT / package).rglob("*.py"))
         if path.name != "__main__.py"
         for line, name in imported(path)
-        if name.split(".")[0] in ARROWS and name.split(".")[0] not in allowed
+        if name.split(".")[0] in ALLOWED_IMPORTS and name.split(".")[0] not in allowed
         if (path.name, name) != ("options.py", "utils.cli.flags")  # how every option group declares its flags
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def test_pipelines_import_only_downwards() -> None:
+def test_folders_of_pipelines_import_only_what_they_may() -> None:
     folders = {path.name for path in (ROOT / "pipelines").iterdir() if (path / "__init__.py").is_file()}
-    assert folders == set(FLOORS)
+    assert folders == set(ALLOWED_FOLDERS)
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
-        for folder, allowed in FLOORS.items()
+        for folder, allowed in ALLOWED_FOLDERS.items()
         for path in sorted((ROOT / "pipelines" / folder).glob("*.py"))
         for line, name in imported(path)
         if name.startswith("pipelines.") and name.split(".")[1] not in allowed | {folder}
@@ -126,12 +124,12 @@ def test_pipelines_import_only_downwards() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_rooms_import_no_entry_script_or_test() -> None:
+def test_packages_import_no_entry_script_and_no_test() -> None:
     tops = {path.stem for path in ROOT.glob("*.py")} | {"tests", "benchmarks", "scripts"}
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
-        for room in ARROWS
-        for path in (ROOT / room).rglob("*.py")
+        for package in ALLOWED_IMPORTS
+        for path in (ROOT / package).rglob("*.py")
         for line, name in imported(path)
         if name.split(".")[0] in tops
     ]
@@ -139,13 +137,14 @@ def test_rooms_import_no_entry_script_or_test() -> None:
 
 
 def test_diffusion_needs_torch_and_the_standard_library_only() -> None:
-    libraries = {name.split(".")[0] for path in (ROOT / "diffusion").rglob("*.py") for _, name in imported(path)}
+    files = [path for path in (ROOT / "diffusion").rglob("*.py") if path.name != "options.py"]
+    libraries = {name.split(".")[0] for path in files for _, name in imported(path)}
     assert libraries <= {"torch", "diffusion"} | sys.stdlib_module_names
 
 
-def test_rooms_can_be_imported_without_the_heavy_libraries() -> None:
+def test_packages_can_be_imported_without_the_heavy_libraries() -> None:
     """A None in sys.modules makes a library look absent, to `import` and to importlib.util.find_spec alike."""
-    names = [name for room in ARROWS for name in modules(room) if name not in COVERS and not name.endswith("__main__")]
+    names = [name for package in ALLOWED_IMPORTS for name in modules(package) if name not in WRAPPERS and not name.endswith("__main__")]
     code = f"""
 import importlib, json, sys
 for heavy in {HEAVY!r}:
@@ -165,7 +164,7 @@ print(json.dumps(failed))
 
 
 def test_option_modules_import_the_standard_library_only() -> None:
-    names = [name for room in ARROWS for name in modules(room) if name.split(".")[-1] == "options"]
+    names = [name for package in ALLOWED_IMPORTS for name in modules(package) if name.split(".")[-1] == "options"]
     assert names
     code = """
 import importlib, json, sys
@@ -198,26 +197,26 @@ print("torch" in sys.modules)
     "module", ["pipelines.cli.programs", "pipelines.sample", "latent_models.pretraining.__main__"]
 )
 def test_idle_threads_sleep_unless_the_environment_says_otherwise(module: str) -> None:
-    """OpenMP reads it when torch is imported: said later, it would have no effect."""
+    """OpenMP reads the variable when torch is imported: set later, it would have no effect."""
     code = """
 import importlib.abc, importlib, json, os, sys
 
 class Watch(importlib.abc.MetaPathFinder):
-    seen = None
+    at_import = None
     def find_spec(self, name, path, target=None):
-        if name == "torch" and Watch.seen is None:
-            Watch.seen = os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")
+        if name == "torch" and Watch.at_import is None:
+            Watch.at_import = os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")
 
 sys.meta_path.insert(0, Watch())
 importlib.import_module(sys.argv[1])
 import torch
-print(json.dumps(Watch.seen))
+print(json.dumps(Watch.at_import))
 """
     unset = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    for said, wanted in (({}, ["passive", "1000"]), ({"OMP_WAIT_POLICY": "active"}, ["active", None])):
-        done = run(code, module, env=unset | said)
+    for given, expected in (({}, ["passive", "1000"]), ({"OMP_WAIT_POLICY": "active"}, ["active", None])):
+        done = run(code, module, env=unset | given)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout.splitlines()[-1]) == wanted
+        assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
 MAX_CLOSURE = 35  # files of ours; the training step of diffusion should stay readable by itself

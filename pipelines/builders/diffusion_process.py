@@ -17,6 +17,7 @@ from diffusion.samplers import Sampler, make_sampler
 from diffusion.schedules import Schedule, make_continuous_schedule, num_timesteps
 from diffusion.timesteps import make_grid, parse_respacing, respaced_timesteps
 from diffusion.weighting import make_weighting, p2_weight
+from model import DENOISERS
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,6 @@ def make_process(
     another for sampling. student: of a distillation, whose predictions are estimates of x0 only at the last step
     (diffusion/ddim_maps); only they are projected.
     """
-    from model.denoiser import DENOISERS  # here: what uses a process need not load the networks
-
     sampler = make_sampler(
         sampling.sampler, eta=sampling.ddim_sampling_eta or 0.0, variance=sampling.posterior_variance
     )

@@ -18,7 +18,7 @@ from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
-from model.denoiser import make_denoiser
+from model import DENOISERS, make_denoiser
 from model.encoder_denoiser import HFEncoderDenoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.cli.configs import AutoencoderConfig, DiffusionConfig, TextModelConfig
@@ -169,9 +169,17 @@ def meta_space(settings: Settings[DiffusionConfig], sources: bool = False) -> La
     return CompressedSpace.from_pretrained(folder, meta=True, **_language_model_arguments(settings, sources))
 
 
-def encoder_options(settings: Settings[DiffusionConfig], run: Path | None) -> EncoderDenoiserOptions:
-    """Options of a Hugging Face encoder; a trained run, and a dry run (None), build it from its configuration alone."""
-    options = settings.config.encoder_denoiser
+def own_denoiser_options(settings: Settings[DiffusionConfig], run: Path | None) -> Any:
+    """Options that only the network of --denoiser_variant has (DENOISERS); None where it has none.
+
+    A trained run, and a dry run (run: None), build a Hugging Face encoder from its configuration alone.
+    """
+    kind = DENOISERS[settings.config.denoiser.denoiser_variant].options
+    if kind is None:
+        return None
+    options = kind(**{f.name: settings.get(f.name) for f in fields(kind)})
+    if not isinstance(options, EncoderDenoiserOptions):
+        return options
     if run is None:
         return replace(options, encoder_init="random")
     own = run / ENCODER_COPY / "config.json"
@@ -198,18 +206,18 @@ class DiffusionModel(nn.Module):
         num_classes: int,
         source_dim: int = 0,
         context: nn.Module | None = None,
-        encoder: EncoderDenoiserOptions | None = None,
+        own_options: Any = None,
         absorbing: bool = False,
         source_length: int = 0,
     ) -> None:
         """source_dim: channels of a source state, 0 without sources. context: the context encoder, if it trains.
 
-        encoder: for --denoiser_variant encoder. absorbing: learn an absorbing state. source_length: tokens of the
+        own_options: of the denoiser, see make_denoiser. absorbing: learn an absorbing state. source_length: tokens of the
         longest source, 0 without sources; in a space of variable length, the lengths of samples depend on it.
         """
         super().__init__()
         length = max(space.length, max_seq_len)  # the position table of the reference counts tokens, even for latents
-        self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim, encoder)
+        self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim, own_options)
         self.statistics = LatentStatistics(space.dim, space.length, source_length if space.variable_length else 0)
         self.context = context
         self.space = space if space.learned_with_denoiser else None

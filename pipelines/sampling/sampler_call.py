@@ -6,7 +6,7 @@
     latents = call.run()
 
 A hook wraps `denoise`, appends to `step_hooks`, or both. Hooks run in order, the innermost wrapper first: control,
-rounding, trajectory (pipelines/builders/components). Known positions are applied last, so that no hook changes them.
+rounding, trajectory (pipelines/components). Known positions are applied last, so that no hook changes them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from diffusion.absorbing import AbsorbingNoise
 from diffusion.denoisers import get_time_input
 from diffusion.loss import corrupt
 from diffusion.schedules import broadcast_level
-from pipelines.builders.components import Components
+from pipelines.components import Components
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
 from pipelines.steps.diffusion import QUARTERS, by_quarter
@@ -27,12 +27,12 @@ class ClassifierStep:
     """
 
     def __init__(
-        self, classifier: nn.Module, texts: EncodedSplit, parts: Components, batch_sampler: BatchSampler
+        self, classifier: nn.Module, texts: EncodedSplit, components: Components, batch_sampler: BatchSampler
     ) -> None:
-        self.classifier, self.texts, self.parts, self.batch_sampler = classifier, texts, parts, batch_sampler
+        self.classifier, self.texts, self.components, self.batch_sampler = classifier, texts, components, batch_sampler
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
-        space, process = self.parts.space, self.parts.process
+        space, process = self.components.space, self.components.process
         rows = self.batch_sampler.rows(step, micro, len(self.texts.tokens))
         draws = self.batch_sampler.rng(step, micro, self.texts.device)
         clean = space.normalize(self.texts(rows))
@@ -44,7 +44,7 @@ class ClassifierStep:
         if clean.mean is not None:
             x0 = clean.mean + sigma_0(space) * draws.normal("spread", *x0.shape[1:]) * clean.mask[..., None]
         level = broadcast_level(process.train_schedule, t, x0)
-        state = self.parts.model.absorbing
+        state = self.components.model.absorbing
         absorbing = None if state is None else AbsorbingNoise.of(state.detach())
         z_t = corrupt(x0, draws.normal("noise", *x0.shape[1:]), level, absorbing)
         time = get_time_input(process.train_schedule, t, process.time_input)

@@ -55,9 +55,9 @@ def by_quarter(name: str, values: Tensor, t: Tensor, max_time: float) -> dict[st
 
 
 def has_own_losses(space: Any) -> bool:
-    """Whether a latent space, or the one inside a NormalizedSpace, defines auxiliary_losses."""
-    method = getattr(type(getattr(space, "space", space)), "auxiliary_losses", None)
-    return method is not None and method is not LatentSpace.auxiliary_losses
+    """Whether a latent space, or the one inside a NormalizedSpace, defines losses."""
+    method = getattr(type(getattr(space, "space", space)), "losses", None)
+    return method is not None and method is not LatentSpace.losses
 
 
 def rows_on(selected: SelectedRows, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ class DiffusionStep:
     """(step, micro) -> losses (B,), and values (B,) to log: the loss by quarter of the noise range, and each loss term.
 
     The loss is that of the prediction, plus the losses that the latent space brings of its own
-    (LatentSpace.auxiliary_losses, weight 1) and those LOSS_TERMS whose weight is not 0 (diffusion/loss).
+    (LatentSpace.losses, weight 1) and those LOSS_TERMS whose weight is not 0 (diffusion/loss).
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class DiffusionStep:
         if self.own_losses:
             assert result.x0_hat is not None
             batch = self.latents.tokens.batch(rows).to(self.latents.device)
-            own = self.latents.space.auxiliary_losses(batch, clean, result.x0_hat)
+            own = self.latents.space.losses(batch, clean, result.x0_hat)
         return own | loss_terms(result, self.terms)
 
 

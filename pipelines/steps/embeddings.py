@@ -65,7 +65,7 @@ class EmbeddingLoss(nn.Module):
         result, x0_hat = self.denoise(latents, anchor, noise, condition)
         losses = {
             "diffusion": result.loss * self.process.loss_weight(noise.t),
-            **space.auxiliary_losses(batch, latents, x0_hat),
+            **space.losses(batch, latents, x0_hat),
             **loss_terms(result, self.terms),
             "rounding_nll": self.rounding_nll(batch, x0_hat, self.loss_mask(latents, anchor)),
         }

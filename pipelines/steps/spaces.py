@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dataset_utils.corpus import Corpus
 from latent_models.spaces.embeddings import EmbeddingSpace
-from pipelines.builders.components import Components
 from pipelines.cli.configs import DiffusionConfig
+from pipelines.components import Components
 from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
 from pipelines.data.datamodule import DataModule
 from pipelines.data.embedding_datamodule import EmbeddingDataModule
@@ -46,13 +46,13 @@ class LatentSteps:
     def __init__(
         self,
         run: RunContext[DiffusionConfig],
-        parts: Components,
+        components: Components,
         data: DataModule,
         times: TimestepSampler,
         teacher: Teacher | None = None,
     ) -> None:
-        self.run, self.process, self.times, self.teacher = run, parts.process, times, teacher
-        self.data, self.network = cast(LatentDataModule, data), network_of(parts)
+        self.run, self.process, self.times, self.teacher = run, components.process, times, teacher
+        self.data, self.network = cast(LatentDataModule, data), network_of(components)
 
     def __call__(self, network: nn.Module, sampler: TrainingSampler | ValidationSampler) -> Step:
         settings, training = self.run.settings, isinstance(sampler, TrainingSampler)
@@ -75,7 +75,7 @@ class EmbeddingSteps:
     def __init__(
         self,
         run: RunContext[DiffusionConfig],
-        parts: Components,
+        components: Components,
         data: DataModule,
         times: TimestepSampler,
         teacher: Teacher | None = None,
@@ -83,10 +83,10 @@ class EmbeddingSteps:
         assert teacher is None, "runs of embeddings are not distilled"
         self.run, self.data, self.times = run, data, times
         self.network = EmbeddingLoss(
-            parts.model.denoiser,
-            cast(EmbeddingSpace, parts.space.space),
-            parts.process,
-            parts.model.absorbing,
+            components.model.denoiser,
+            cast(EmbeddingSpace, components.space.space),
+            components.process,
+            components.model.absorbing,
             run.settings.config.absorbing.denoise_rate if run.settings.config.absorbing.denoise else 0.0,
         )
 
@@ -117,15 +117,15 @@ class SpaceTraining(NamedTuple):
     steps: Callable[[RunContext[DiffusionConfig], Components, DataModule, TimestepSampler, Teacher | None], StepFactory]
 
 
-def _latent_data(run: RunContext[DiffusionConfig], parts: Components, corpus: Corpus) -> DataModule:
+def _latent_data(run: RunContext[DiffusionConfig], components: Components, corpus: Corpus) -> DataModule:
     teacher_folder = (
         None if run.settings.config.distillation.distill_run is None else find_teacher(run.settings, run.folder)
     )
-    return LatentDataModule(run, corpus, parts.space, parts.context, teacher_folder)
+    return LatentDataModule(run, corpus, components.space, components.context, teacher_folder)
 
 
-def _embedding_data(run: RunContext[DiffusionConfig], parts: Components, corpus: Corpus) -> DataModule:
-    return EmbeddingDataModule(run, corpus, parts.space, parts.seq2seq)
+def _embedding_data(run: RunContext[DiffusionConfig], components: Components, corpus: Corpus) -> DataModule:
+    return EmbeddingDataModule(run, corpus, components.space, components.seq2seq)
 
 
 SPACES: dict[str, SpaceTraining] = {

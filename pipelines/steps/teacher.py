@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from diffusion.samplers import Sampler, make_sampler
-from pipelines.builders.components import Components, make_generator
 from pipelines.cli.configs import DiffusionConfig
+from pipelines.components import Components, make_generator
 from pipelines.data.context_encoder import DenoiserWithContext
 from pipelines.load_run import load_run
 from pipelines.sampling.generator import TextGenerator
@@ -82,30 +82,30 @@ def load_teacher(
         )
     except UserError as error:
         raise UserError(str(error).replace("--cls_free_guidance", "--distill_guidance")) from error
-    of_student, process = trained.settings.config.distillation.distill_run is not None, trained.parts.process
+    of_student, process = trained.settings.config.distillation.distill_run is not None, trained.components.process
     # not its own sampling schedule: teacher and student must use the same noise levels
-    trained.parts.process = replace(process, sampling_schedule=process.train_schedule)
+    trained.components.process = replace(process, sampling_schedule=process.train_schedule)
     generator = make_generator(
-        trained.settings, trained.parts, trained.device, autocast(trained.device, settings.config.loop.mixed_precision)
+        trained.settings, trained.components, trained.device, autocast(trained.device, settings.config.loop.mixed_precision)
     )
-    generator.denoiser = network_of(trained.parts)
+    generator.denoiser = network_of(trained.components)
     steps = settings.config.distillation.distill_steps
     return Teacher(
         generator,
         split_grid(grid(steps), grid(steps * settings.config.distillation.distill_substeps)),
         extra_estimate=trained.settings.config.denoiser.self_condition and not of_student,
         sampler=generator.process.sampler if of_student else make_sampler("dpmpp"),
-        weights=trained.parts.model.state_dict(),
+        weights=trained.components.model.state_dict(),
     )
 
 
-def network_of(parts: Components) -> torch.nn.Module:
+def network_of(components: Components) -> torch.nn.Module:
     """The denoiser of a run, with the context encoder where that trains too."""
-    context = parts.context
+    context = components.context
     return (
-        DenoiserWithContext(parts.model.denoiser, context.states)
+        DenoiserWithContext(components.model.denoiser, context.states)
         if context and context.trained
-        else parts.model.denoiser
+        else components.model.denoiser
     )
 
 

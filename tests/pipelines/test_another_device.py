@@ -36,9 +36,9 @@ from latent_models.tokenizers.special_ids import end_id, separator_id
 from latent_models.tokenizers.training import train_tokenizer
 from model.classifier import LatentClassifier
 from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
-from pipelines.builders.components import Components
 from pipelines.builders.diffusion_process import make_process
 from pipelines.builders.models import DiffusionModel
+from pipelines.components import Components
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load, make_source_reader
 from pipelines.data.context_encoder import ContextEncoder, DenoiserWithContext

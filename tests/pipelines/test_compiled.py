@@ -19,7 +19,7 @@ from torch import nn
 from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
-from model.denoiser import make_denoiser
+from model import make_denoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.builders.diffusion_process import make_process
 from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import quality_speed
 from diffusion.options import ProcessOptions, SamplingOptions
-from model.denoiser import make_denoiser
+from model import make_denoiser
 from model.options import DenoiserOptions
 from pipelines import train_diffusion
 from pipelines.builders.diffusion_process import make_process

@@ -13,7 +13,7 @@ from latent_models.options import PretrainingOptions
 from latent_models.pretraining import __main__ as pretraining
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines import train_classifier, train_draft_model
+from pipelines import train_classifier
 from utils.distributed import cleanup
 
 STAGE_0 = "--dataset_name roc --tokenizer bpe --vocab_size 2000 --d_model 256 --heads 4 --layers 3 --max_seq_len 64"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.builders.components import build_components
 from pipelines.cli.programs import DIFFUSION
+from pipelines.components import build_components
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.latent_datamodule import cache_folder, make_conditional_latents
 from pipelines.data.tokens import tokenize_split
@@ -48,23 +48,23 @@ def test_accumulated_gradients_are_those_of_the_large_batch(programs, chain, tmp
     settings = parse(DIFFUSION, argv.split())
     run = setup_run(settings, "test", "test")
     corpus = load_corpus(run)
-    parts = build_components(settings, tmp_path, run.device, corpus.num_classes)
-    data = tokenize_split(corpus.train, parts.space.space.language_model, 40)
-    source = make_conditional_latents(run, parts.space, None, data, "train", cache_folder(run))
+    components = build_components(settings, tmp_path, run.device, corpus.num_classes)
+    data = tokenize_split(corpus.train, components.space.space.language_model, 40)
+    source = make_conditional_latents(run, components.space, None, data, "train", cache_folder(run))
     gradients, totals = [], []
     for batch_size, accumulate in ((8, 1), (4, 2), (2, 4)):
         batch_sampler = TrainingSampler(7, batch_size, accumulate)
         step = DiffusionStep(
-            parts.model.denoiser, source, parts.process, batch_sampler, 100, settings.config.denoiser.self_condition
+            components.model.denoiser, source, components.process, batch_sampler, 100, settings.config.denoiser.self_condition
         )
-        parts.model.zero_grad()
+        components.model.zero_grad()
         total = 0.0
         for micro in range(batch_sampler.accumulate):
             losses, _ = step(5, micro)
             (losses.sum() / batch_sampler.global_batch_size).backward()
             total += float(losses.sum().detach()) / batch_sampler.global_batch_size
         totals.append(total)
-        gradients.append([p.grad.clone() for p in parts.model.parameters() if p.grad is not None])
+        gradients.append([p.grad.clone() for p in components.model.parameters() if p.grad is not None])
     for total, found in zip(totals[1:], gradients[1:], strict=True):
         assert total == pytest.approx(totals[0], rel=1e-5)
         torch.testing.assert_close(found, gradients[0], rtol=1e-3, atol=1e-6)

@@ -124,4 +124,4 @@ def test_training_a_classifier_needs_labels(embedded, tmp_path):
 
 
 def test_a_run_with_a_classifier_loads_with_its_fingerprint(controlled):
-    assert load_run(controlled[0], device="cpu").parts.space.fingerprint()
+    assert load_run(controlled[0], device="cpu").components.space.fingerprint()

@@ -13,11 +13,11 @@ from torch import nn
 
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import NormalizedSpace
-from model.options import DenoiserOptions, EncoderDenoiserOptions
+from model.options import DenoiserOptions
 from pipelines.builders.diffusion_process import DiffusionProcess, make_process
 from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.embeddings import MetaEmbeddings, load_embeddings
-from pipelines.builders.models import DiffusionModel, autoencoder_folder, encoder_options, load_space, meta_space
+from pipelines.builders.models import DiffusionModel, autoencoder_folder, load_space, meta_space, own_denoiser_options
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.context_encoder import ContextEncoder, load_context_encoder
 from pipelines.run_context import is_eval_run
@@ -90,7 +90,7 @@ def build_components(
             settings.config.language_model.max_seq_len,
             num_classes if options.class_conditional else 0,
             context,
-            encoder_options(settings, None if meta else run),
+            own_denoiser_options(settings, None if meta else run),
             settings.config.absorbing.learned_mean_embed,
             space.length if source_tokens and context is None else 0,
         )
@@ -126,33 +126,34 @@ def new_model(
     max_seq_len: int,
     num_classes: int,
     context: ContextEncoder | None,
-    encoder: EncoderDenoiserOptions,
+    own_options: Any,
     absorbing: bool = False,
     max_source_len: int = 0,
 ) -> DiffusionModel:
     """The denoiser, and the modules that train with it, with fresh weights.
 
-    num_classes: 0 without classes. context: encoder of source texts, None without. max_source_len: longest source in
+    num_classes: 0 without classes. context: encoder of source texts, None without. own_options: of the denoiser, see
+    model.make_denoiser. max_source_len: longest source in
     tokens where the space packs a source before its text; 0 otherwise.
     """
     if context is None:
         return DiffusionModel(
-            space, options, max_seq_len, num_classes, encoder=encoder, absorbing=absorbing, source_length=max_source_len
+            space, options, max_seq_len, num_classes, own_options=own_options, absorbing=absorbing, source_length=max_source_len
         )
     trained, length = context.states if context.trained else None, context.states.length
-    return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained, encoder, absorbing, length)
+    return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained, own_options, absorbing, length)
 
 
-def named_components(parts: Components) -> dict[str, nn.Module]:
+def named_components(components: Components) -> dict[str, nn.Module]:
     """The modules of a run by name, for the table of parameters. A context encoder is listed apart from the space."""
-    context = parts.context
-    shown: dict[str, nn.Module] = {"latent space": parts.space.space}
+    context = components.context
+    shown: dict[str, nn.Module] = {"latent space": components.space.space}
     if context is not None:
         name = "context encoder" + (" (shared)" if context.shared else "")
         shown[name] = context.model.model.get_encoder()
-    if parts.space.learned_with_denoiser or (context is not None and context.trained):
-        return shown | {"denoiser": parts.model.denoiser}
-    return shown | {"denoiser": parts.model}
+    if components.space.learned_with_denoiser or (context is not None and context.trained):
+        return shown | {"denoiser": components.model.denoiser}
+    return shown | {"denoiser": components.model}
 
 
 def load_trained_weights(model: DiffusionModel, folder: Path, *, best: bool = False) -> None:
@@ -165,7 +166,7 @@ def load_trained_weights(model: DiffusionModel, folder: Path, *, best: bool = Fa
 
 def make_generator(
     settings: Settings[DiffusionConfig],
-    parts: Components,
+    components: Components,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     dist: DistContext | None = None,
@@ -179,9 +180,9 @@ def make_generator(
         1 if is_eval_run(settings) and "eval_batch_size" in settings.explicit else settings.config.loop.train_batch_size
     )
     return TextGenerator(
-        parts.space,
-        parts.model.denoiser,
-        parts.process,
+        components.space,
+        components.model.denoiser,
+        components.process,
         steps=settings.config.sampling.sampling_timesteps,
         batch_size=max(settings.config.evaluation.eval_batch_size, smallest),
         device=device,
@@ -189,35 +190,35 @@ def make_generator(
         max_length=settings.config.language_model.max_seq_len,
         guidance=settings.config.sampling.cls_free_guidance,
         dist=dist,
-        absorbing=parts.model.absorbing,
-        hooks=make_hooks(settings, parts, device),
+        absorbing=components.model.absorbing,
+        hooks=make_hooks(settings, components, device),
     )
 
 
 def make_sources(
     settings: Settings[DiffusionConfig],
-    parts: Components,
+    components: Components,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Sources | None:
     """The sources of a run for its sampler: packed or encoded; None for a run without sources."""
-    if not parts.seq2seq:
+    if not components.seq2seq:
         return None
-    if parts.context is None:
-        return PackedSources(parts.space, device, settings.config.packing.truncate_sources)
-    return ContextSources(parts.context, device, autocast)
+    if components.context is None:
+        return PackedSources(components.space, device, settings.config.packing.truncate_sources)
+    return ContextSources(components.context, device, autocast)
 
 
-def make_hooks(settings: Settings[DiffusionConfig], parts: Components, device: torch.device) -> list[SamplerHook]:
+def make_hooks(settings: Settings[DiffusionConfig], components: Components, device: torch.device) -> list[SamplerHook]:
     """The sampler hooks of the flags, the innermost first."""
     hooks: list[SamplerHook] = []
     control, rounding = settings.config.control, settings.config.clamp
     if control.latent_classifier is not None or control.target_label is not None:
-        hooks.append(load_classifier_control(control, parts.space, parts.process, device))
+        hooks.append(load_classifier_control(control, components.space, components.process, device))
     if rounding.clamp or rounding.rejection_rate:
-        hooks.append(RoundingHook(rounding, parts.space))
-    if parts.model.absorbing is not None and settings.config.absorbing.denoise:
-        hooks.append(RemaskHook(parts.model.absorbing, settings.config.absorbing.denoise_rate))
+        hooks.append(RoundingHook(rounding, components.space))
+    if components.model.absorbing is not None and settings.config.absorbing.denoise:
+        hooks.append(RemaskHook(components.model.absorbing, settings.config.absorbing.denoise_rate))
     return hooks
 
 
