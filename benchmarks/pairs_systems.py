@@ -132,7 +132,7 @@ class System:
         for stage, share in parts:
             text = " ".join([stage.flags, *(getattr(size, name) for name in self.size_flags[stage.name])])
             flags = text.format_map({**words, "root": "{root}"})
-            filled.append((Stage(stage.name, stage.program, stage.title, stage.done, flags), share / total))
+            filled.append((Stage(stage.name, stage.program, stage.title, stage.done_file, flags), share / total))
         return filled
 
     @property

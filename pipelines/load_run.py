@@ -35,7 +35,7 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     flags: that an evaluation may set, such as sampler="dpmpp" or sampling_timesteps=20. argv: flags as on a command
     line. UserError where the folder is not the run of a denoiser, or a flag is fixed by training.
     """
-    arguments = [*argv, *(f"--{name}={value}" for name, value in flags.items())]
+    arguments = [*argv, *(word for name, value in flags.items() for word in _as_arguments(name, value))]
     settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *arguments])
     check_same_program(settings)
     torch_device, class_names = distributed.pick_device(device), list(settings.checkpoint_args.get("class_names", ()))
@@ -45,3 +45,8 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
         components.model, Path(folder), best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint
     )
     return LoadedRun(settings, components, torch_device, class_names)
+
+
+def _as_arguments(name: str, value: FlagValue) -> list[str]:
+    flag = DIFFUSION.flags.get(name)
+    return ["--config", f"{name}={value}"] if flag is not None and flag.config_only else [f"--{name}={value}"]

@@ -12,7 +12,7 @@ from latent_models.spaces.compressed import copy_autoencoder
 from latent_models.spaces.length_prior import count_pairs
 from latent_models.spaces.normalization import NormalizedSpace, count_lengths, estimate_mean_std
 from latent_models.speculative.draft_model import copy_draft_model, has_draft_model
-from pipelines.builders.draft_models import draft_model_folder
+from pipelines.builders.draft_models import DRAFT_MODEL_COPY, draft_model_folder
 from pipelines.builders.models import AUTOENCODER_COPY
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.batch_sampler import TrainingSampler
@@ -55,7 +55,7 @@ class LatentDataModule:
             drafter, used = draft_model_folder(settings, source), has_draft_model(self.space.space)
             # with drafting on, an unused draft model is one of another space
             if drafter is not None and (used or settings.config.generation.speculative == "off"):
-                copy_draft_model(drafter, folder / AUTOENCODER_COPY)
+                copy_draft_model(drafter, folder / AUTOENCODER_COPY / DRAFT_MODEL_COPY)
 
     def metadata(self, folder: Path) -> dict[str, Any]:
         model = self.language_model

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dataset_utils.corpus import Corpus
 from latent_models.spaces.embeddings import EmbeddingSpace
+from pipelines.builders.spaces import SPACES
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.components import Components
 from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
@@ -34,7 +35,9 @@ class Step(Protocol):
 class StepFactory(Protocol):
     """Makes the training step and the validation step of a run."""
 
-    network: nn.Module  # its gradients are averaged over ranks
+    @property
+    def network(self) -> nn.Module:
+        """The module whose gradients are averaged over ranks."""
 
     def __call__(self, network: nn.Module, sampler: TrainingSampler | ValidationSampler) -> Step:
         """The step on the rows of a sampler: training rows, or fixed validation rows. network: perhaps wrapped."""
@@ -111,7 +114,7 @@ class EmbeddingSteps:
 
 
 class SpaceTraining(NamedTuple):
-    """A row of SPACES."""
+    """A row of TRAINING."""
 
     make_data: Callable[[RunContext[DiffusionConfig], Components, Corpus], DataModule]
     steps: Callable[[RunContext[DiffusionConfig], Components, DataModule, TimestepSampler, Teacher | None], StepFactory]
@@ -128,8 +131,12 @@ def _embedding_data(run: RunContext[DiffusionConfig], components: Components, co
     return EmbeddingDataModule(run, corpus, components.space, components.seq2seq)
 
 
-SPACES: dict[str, SpaceTraining] = {
-    "compressed": SpaceTraining(_latent_data, LatentSteps),
-    "states": SpaceTraining(_latent_data, LatentSteps),
-    "embeddings": SpaceTraining(_embedding_data, EmbeddingSteps),
+TRAINING: dict[str, SpaceTraining] = {
+    "latents": SpaceTraining(_latent_data, LatentSteps),
+    "tokens": SpaceTraining(_embedding_data, EmbeddingSteps),
 }
+
+
+def space_training(name: str) -> SpaceTraining:
+    """How a denoiser trains in the latent space of a name (--latent_space)."""
+    return TRAINING[SPACES[name].training]

@@ -171,7 +171,7 @@ def test_a_step_of_the_denoiser(world, bert, tmp_path, case):
     if variant == "encoder":
         net = replace(net, scale_shift=False)
     encoder = EncoderDenoiserOptions(encoder_config=str(bert)) if variant == "encoder" else None
-    model = DiffusionModel(space, net, LENGTH, classes, context.dim if context else 0, encoder=encoder).to(META)
+    model = DiffusionModel(space, net, LENGTH, classes, context.dim if context else 0, own_options=encoder).to(META)
     made = process(variant=variant or "latent", schedule_sampler=times, **options)
     read = network = None
     if context is not None:

@@ -123,7 +123,7 @@ def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stoppe
     ("run", "says"),
     [
         ("diff", "latents of another autoencoder"),
-        ("plain", "no latents of an autoencoder"),
+        ("plain", "not trained on latents of an autoencoder"),
         ("nowhere", "nowhere"),
     ],
 )

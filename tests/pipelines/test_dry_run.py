@@ -13,7 +13,7 @@ from latent_models.options import PretrainingOptions
 from latent_models.pretraining import __main__ as pretraining
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines import train_classifier
+from pipelines import train_classifier, train_draft_model
 from utils.distributed import cleanup
 
 STAGE_0 = "--dataset_name roc --tokenizer bpe --vocab_size 2000 --d_model 256 --heads 4 --layers 3 --max_seq_len 64"
@@ -101,7 +101,7 @@ def test_every_training_program_leaves_the_group_of_its_processes(dry_run, parts
         (pretraining, STAGE_0),
         (train_latent_model, f"{AUTOENCODER} --enc_dec_model {parts}/lm"),
         (train_text_diffusion, f"{DIFFUSION} --latent_model_path {parts}/ae"),
-        (train_drafter, f"--latent_model_path {parts}/ae"),
+        (train_draft_model, f"--latent_model_path {parts}/ae"),
         (train_classifier, f"--diffusion_run {chain}/diff --dataset_name sst"),
     )):  # fmt: skip
         torch.distributed.init_process_group("gloo", init_method=f"file://{store / str(i)}", rank=0, world_size=1)

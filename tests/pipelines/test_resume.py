@@ -103,7 +103,7 @@ def test_a_step_keeps_its_texts_however_they_are_shared_out(programs, chain, sto
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert other["samples"] == one["samples"]
     resumed = parse(DIFFUSION, f"--resume_training --resume_dir {tmp_path / 'parts'}".split())
-    assert (resumed.train_batch_size, resumed.gradient_accumulation_steps) == (4, 2)
+    assert (resumed.config.loop.train_batch_size, resumed.config.loop.gradient_accumulation_steps) == (4, 2)
     with pytest.raises(UserError, match="3 process.* make it 24"):
         check_same_batch_size(resumed, 3)
     resumed.set("gradient_accumulation_steps", 1)
@@ -196,8 +196,8 @@ def test_a_damaged_checkpoint_costs_a_warning_and_steps(programs, chain, stop_af
 def test_a_folder_in_which_another_process_trains_is_left_to_it(programs, chain, contents, tmp_path):
     space, out = f"--latent_model_path {chain / 'ae'}", tmp_path / "run"
     assert programs.diffusion(space, out) == 0
-    program = "import sys, time; from pathlib import Path; from utils.locks import claim; "
-    program += "print(claim(Path(sys.argv[1])), flush=True); time.sleep(60)"
+    program = "import sys, time; from pathlib import Path; from utils.locks import try_lock; "
+    program += "print(try_lock(Path(sys.argv[1])), flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", program, out], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "True\n"

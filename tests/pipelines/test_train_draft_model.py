@@ -128,7 +128,7 @@ def test_an_adapted_decoder_keeps_the_drafter_of_before(programs, drafted, tmp_p
     for name, flag in (("c", f"--draft_model {drafted / 'drafter'}"), ("d", "")):
         words = f"--eval --output_dir {tmp_path / name} --eval_texts 8 --decoding greedy {flag}"
         assert programs.again("autoencoder", adapted, words) == 0
-    assert "was trained before the decoder was: texts are right all the same" in capsys.readouterr().err
+    assert "was trained for an earlier decoder: text" in capsys.readouterr().err
     written = [(tmp_path / name / "evaluation" / "eval-valid-samples.json").read_text() for name in "cd"]
     assert written[0] == written[1]
 
@@ -141,7 +141,7 @@ def test_mistakes_are_one_line(programs, chain, drafted, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             programs.again("diffusion", folder, f"--eval --num_samples 2 --output_dir {tmp_path / 'out'} {flag}")
-    with pytest.raises(UserError, match="this one is about to be trained: give it with --eval"):
+    with pytest.raises(UserError, match="this command trains a new one: add --eval"):
         programs.autoencoder(chain / "lm", tmp_path / "b", f"--draft_model {drafted / 'drafter'}")
     with pytest.raises(UserError, match="already holds a run: continue it with"):
         programs.drafter(drafted)
@@ -174,7 +174,7 @@ def test_dry_run_builds_and_writes_nothing(chain, contents, capsys):
     words = f"--latent_model_path {chain / 'ae'} --dry_run --draft_model_depth 3"
     assert train_draft_model.train(parse(DRAFT_MODEL, words.split())) == 0
     out = capsys.readouterr().out
-    assert "drafter: blocks.2.down.weight [32, 64]" in out and "truncated" in out
+    assert "draft model: blocks.2.down.weight [32, 64]" in out and "truncated" in out
     assert contents(chain / "ae") == before
 
 
