@@ -135,7 +135,7 @@ class LatentOptions:
         None,
         "where diffusion happens: compressed latents of --latent_model_path (its default), states of the "
         "encoder of --enc_dec_model (the default without), or token embeddings that train with the denoiser",
-        choices=("compressed", "states", "embeddings"),
+        choices=table_keys("pipelines.builders.spaces", "SPACES"),
     )
     latent_model_path: str | None = flag(
         None,

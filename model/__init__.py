@@ -1,0 +1,59 @@
+"""Denoising networks by name (--denoiser_variant). To add one: write its file in this folder, and add a row to DENOISERS.
+
+This file imports no torch, so that `--help` stays fast: a row names the module of its class.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from model.options import DenoiserOptions, EncoderDenoiserOptions
+
+if TYPE_CHECKING:
+    from model.denoiser import Denoiser
+    from model.encoder_denoiser import HFEncoderDenoiser
+    from model.encoder_state_denoiser import EncoderStateDenoiser
+
+    DenoiserNetwork = Denoiser | EncoderStateDenoiser | HFEncoderDenoiser
+
+
+class DenoiserRow(NamedTuple):
+    """A row of DENOISERS."""
+
+    module: str  # below model
+    name: str  # of the class: (latent_dim, max_len, options, *, num_classes, source_dim), called as Denoiser.forward
+    time_input: str  # how it reads the noise level: a kind of diffusion.denoisers.get_time_input
+    options: type | None = None  # dataclass of flags of its own; the class takes an instance as keyword own_options
+
+    def load_class(self) -> Any:
+        return getattr(import_module(f"{__name__}.{self.module}"), self.name)
+
+
+# The second release of the method reads alpha_bar, the others the index of the step.
+DENOISERS: dict[str, DenoiserRow] = {
+    "latent": DenoiserRow("denoiser", "Denoiser", "alpha_bar"),
+    "states": DenoiserRow("encoder_state_denoiser", "EncoderStateDenoiser", "index"),
+    "encoder": DenoiserRow("encoder_denoiser", "HFEncoderDenoiser", "index", EncoderDenoiserOptions),
+}
+
+
+def make_denoiser(
+    latent_dim: int,
+    max_len: int,
+    options: DenoiserOptions,
+    num_classes: int = 0,
+    source_dim: int = 0,
+    own_options: Any = None,
+) -> DenoiserNetwork:
+    """The network of --denoiser_variant with random weights.
+
+    latent_dim: channels of a latent. max_len: positions of the longest latent. num_classes, source_dim: 0 without
+    classes, without sources. own_options: an instance of the row's dataclass; None: its defaults.
+    """
+    row = DENOISERS[options.denoiser_variant]
+    own = {} if row.options is None else {"own_options": own_options or row.options()}
+    made: DenoiserNetwork = row.load_class()(
+        latent_dim, max_len, options, num_classes=num_classes, source_dim=source_dim, **own
+    )
+    return made

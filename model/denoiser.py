@@ -2,14 +2,11 @@
 
     z_t, noise level, mask, condition, x0_self_cond  ->  prediction (of eps, x0, v or flow)
 
-Lovelace et al. 2023, arXiv:2212.09462. DENOISERS lists all networks of --denoiser_variant.
+Lovelace et al. 2023, arXiv:2212.09462. Other networks: see DENOISERS of model/__init__.py.
 Shapes: B texts, L latent positions, d channels of a latent, D width of the network (--tx_dim).
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +21,7 @@ from model.conditions import (
     check_length,
     concat_self_cond,
 )
-from model.encoder_denoiser import HFEncoderDenoiser
-from model.encoder_state_denoiser import EncoderStateDenoiser
-from model.options import DenoiserOptions, EncoderDenoiserOptions
+from model.options import DenoiserOptions
 from model.time_embedding import TimeEmbedding
 from utils.records import Condition
 
@@ -108,36 +103,3 @@ class Denoiser(nn.Module):
         if self.init_self_cond is None:
             return z
         return concat_self_cond(z, x0_self_cond, self_cond_mask, self.init_self_cond)
-
-
-class DenoiserRow(NamedTuple):
-    """A row of DENOISERS."""
-
-    build: Callable[..., DenoiserNetwork]  # (latent_dim, max_len, options, *, num_classes, source_dim)
-    time_input: str  # how it reads the noise level: a kind of diffusion.denoisers.get_time_input
-    options: str | None = None  # keyword of build for options of its own, an argument of make_denoiser
-
-
-DenoiserNetwork = Denoiser | EncoderStateDenoiser | HFEncoderDenoiser
-
-# --denoiser_variant. The second release reads alpha_bar, the others the index of the step.
-DENOISERS: dict[str, DenoiserRow] = {
-    "latent": DenoiserRow(Denoiser, "alpha_bar"),
-    "states": DenoiserRow(EncoderStateDenoiser, "index"),
-    "encoder": DenoiserRow(HFEncoderDenoiser, "index", options="encoder"),
-}
-
-
-def make_denoiser(
-    latent_dim: int,
-    max_len: int,
-    options: DenoiserOptions,
-    num_classes: int = 0,
-    source_dim: int = 0,
-    encoder: EncoderDenoiserOptions | None = None,
-) -> DenoiserNetwork:
-    """The network of --denoiser_variant. encoder: options of the variant of that name; None: its defaults."""
-    row = DENOISERS[options.denoiser_variant]
-    own = {"encoder": encoder}
-    extra = {} if row.options is None else {row.options: own[row.options]}
-    return row.build(latent_dim, max_len, options, num_classes=num_classes, source_dim=source_dim, **extra)

@@ -66,13 +66,13 @@ class HFEncoderDenoiser(nn.Module):
         max_len: int,
         options: DenoiserOptions,
         *,
-        encoder: EncoderDenoiserOptions | None = None,
+        own_options: EncoderDenoiserOptions | None = None,
         num_classes: int = 0,
         source_dim: int = 0,
     ) -> None:
         """latent_dim: d. max_len: longest latent. options: self_condition, class_conditional, disable_dropout count."""
         super().__init__()
-        own = encoder or EncoderDenoiserOptions()
+        own = own_options or EncoderDenoiserOptions()
         if source_dim:
             raise UserError(
                 "--denoiser_variant encoder attends to no source states: take latent or states, or pack the source "

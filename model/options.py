@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.cli.flags import flag
+from utils.cli.flags import flag, table_keys
+
+# a Hugging Face encoder has a layout of its own
+OTHER_DENOISERS = tuple(name for name in table_keys("model", "DENOISERS") if name != "encoder")
 
 
 @dataclass
@@ -14,7 +17,7 @@ class DenoiserOptions:
         "width of the denoiser, divisible by 64",
         unit="channels",
         at_least=1,
-        needs=("denoiser_variant", "latent", "states"),
+        needs=("denoiser_variant", *OTHER_DENOISERS),
         published=True,
     )
     tx_depth: int = flag(
@@ -22,14 +25,14 @@ class DenoiserOptions:
         "blocks of attention and feed-forward",
         unit="blocks",
         at_least=1,
-        needs=("denoiser_variant", "latent", "states"),
+        needs=("denoiser_variant", *OTHER_DENOISERS),
         published=True,
     )
     self_condition: bool = flag(False, "feed the network its previous estimate of x0", published=True)
     scale_shift: bool = flag(
         False,
         "modulate feed-forward branches by the noise level",
-        needs=("denoiser_variant", "latent", "states"),
+        needs=("denoiser_variant", *OTHER_DENOISERS),
         published=True,
     )
     num_dense_connections: int = flag(
@@ -37,7 +40,7 @@ class DenoiserOptions:
         "long skips from the first blocks to the last",
         unit="skips",
         at_least=0,
-        needs=("denoiser_variant", "latent", "states"),
+        needs=("denoiser_variant", *OTHER_DENOISERS),
         published=True,
     )
     skip_pairing: str = flag(
@@ -51,7 +54,7 @@ class DenoiserOptions:
         "latent",
         "latent: second release of the method; states: the first release's network (relative positions, "
         "self-conditioning by cross-attention); encoder: a Hugging Face encoder, see --encoder_config",
-        choices=("latent", "states", "encoder"),
+        choices=table_keys("model", "DENOISERS"),
     )
     disable_dropout: bool = flag(False, "dropout 0 instead of 0.1", student="may_differ", published=True)
     class_conditional: bool = flag(False, "condition on the class label of the corpus", published=True)

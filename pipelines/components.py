@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,8 +16,8 @@ from latent_models.spaces.normalization import NormalizedSpace
 from model.options import DenoiserOptions
 from pipelines.builders.diffusion_process import DiffusionProcess, make_process
 from pipelines.builders.draft_models import attach_draft_model
-from pipelines.builders.embeddings import MetaEmbeddings, load_embeddings
-from pipelines.builders.models import DiffusionModel, autoencoder_folder, load_space, meta_space, own_denoiser_options
+from pipelines.builders.models import DiffusionModel, SpaceInputs, autoencoder_folder, own_denoiser_options
+from pipelines.builders.spaces import SPACES
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.context_encoder import ContextEncoder, load_context_encoder
 from pipelines.run_context import is_eval_run
@@ -68,7 +68,9 @@ def build_components(
         settings.checkpoint_args.get("scale"),
         student=settings.config.distillation.distill_run is not None,
     )
-    space = _build_space(settings, run, device, source_tokens, process, texts)
+    inputs = SpaceInputs(settings, run, device, process.train_schedule, source_tokens > 0, texts)
+    assert settings.config.latents.latent_space is not None  # a rule of the command line sets it
+    space = SPACES[settings.config.latents.latent_space].build(inputs)
     context = None
     if source_tokens and settings.config.latents.latent_space != "embeddings":
         where = torch.device("cpu") if meta else device
@@ -98,26 +100,6 @@ def build_components(
         model.to(device)
         compile_network(model.denoiser, settings.config.compilation.compile, device)
     return Components(model.normalize(space), model, process, context, source_tokens > 0)
-
-
-def _build_space(
-    settings: Settings[DiffusionConfig],
-    run: Path,
-    device: torch.device,
-    source_tokens: int,
-    process: DiffusionProcess,
-    texts: Sequence[str],
-) -> LatentSpace:
-    meta = device.type == "meta"
-    if settings.config.latents.latent_space == "embeddings":
-        if source_tokens and settings.sources["padding"] == "default":
-            settings.set("padding", "generated")  # as published: the length of a target is not known
-        if meta:
-            return cast(LatentSpace, MetaEmbeddings(settings))
-        return load_embeddings(settings, run, process.train_schedule, texts, device)
-    if meta:
-        return meta_space(settings, source_tokens > 0)
-    return load_space(settings, run, device, source_tokens > 0)
 
 
 def new_model(

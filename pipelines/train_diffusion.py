@@ -29,7 +29,7 @@ from pipelines.data.batch_sampler import ValidationSampler
 from pipelines.data.context_encoder import resolve_source_limit
 from pipelines.evaluators.evaluator import Evaluator, make_evaluator
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
-from pipelines.steps.spaces import SPACES, Step
+from pipelines.steps.spaces import Step, space_training
 from pipelines.steps.teacher import Teacher, load_teacher, teacher_facts
 from pipelines.steps.timestep_sampler import TimestepSampler
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
@@ -73,7 +73,7 @@ def train(settings: Settings[DiffusionConfig]) -> int:
         teacher = load_teacher(settings, run.folder, process.grid, run.device)
     timestep_sampler = TimestepSampler(process, run.dist)
     assert config.latents.latent_space is not None  # a rule of the command line sets it
-    row = SPACES[config.latents.latent_space]
+    row = space_training(config.latents.latent_space)
     data_module = row.make_data(run, components, corpus)
     make_step = row.steps(run, components, data_module, timestep_sampler, teacher)
     train_tokens, valid_tokens = data_module.tokens["train"], data_module.tokens["valid"]

@@ -45,6 +45,6 @@ class Autoencoder(nn.Module, ABC):
         """The autoencoder's own losses (B,) by name, for example a KL divergence; none by default.
 
         latents: as encoded, before any augmentation. states: (B, T, d_lm) that they were encoded from. Training adds
-        each, times its weight, to the reconstruction loss (CompressedSpace.forward).
+        each, times its weight, to the reconstruction loss (CompressedSpace.total_loss), and logs it by its name.
         """
         return {}

@@ -6,6 +6,7 @@ A space knows tokens and language models; it does not know noise. Shapes: B text
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ class LatentSpace(nn.Module, ABC):
     one_latent_per_token: bool = False  # whether k tokens fill the first k positions; a cache then stores no padding
     learned_with_denoiser: bool = False  # whether diffusion training changes the space; its latents are not cached
     always_project: bool = True  # whether sampling projects every estimate; False where projecting rounds to tokens
+    loss_weights: Mapping[str, float] = {}  # weights of the losses by name; 1 where a name is missing
     has_text_decoder: bool = True  # whether decode generates text, so that it takes a decoding strategy (--decoding)
 
     @abstractmethod
@@ -42,7 +44,11 @@ class LatentSpace(nn.Module, ABC):
         return x0
 
     def losses(self, batch: Batch, latents: Latents, x0_hat: Tensor) -> dict[str, Tensor]:
-        """The space's own losses (B,) by name; training adds them to the diffusion loss. None by default."""
+        """The space's own losses (B,) by name; training adds each, times its weight, to that of the prediction.
+
+        latents: what the prediction aims at; of a distillation, the teacher's estimate. x0_hat: (B, L, D), the
+        denoiser's estimate, with gradient. None by default.
+        """
         return {}
 
     def sample_mask(self, n: int, generator: torch.Generator) -> Tensor:

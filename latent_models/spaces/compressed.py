@@ -24,6 +24,8 @@ from utils.pretrained import best_or_newest, copy_weights, load_into, locate_mod
 from utils.records import Batch, Latents
 from utils.run_folder import write_json
 
+RECONSTRUCTION = "reconstruction"  # name of the loss that every autoencoder has
+
 
 class CompressedSpace(LatentSpace):
     """(B, T) tokens -> states (B, T, d_lm) -> latents (B, L, D) -> memory (B, S, d_lm) -> text."""
@@ -94,8 +96,8 @@ class CompressedSpace(LatentSpace):
         batch: Batch,
         augment: Callable[[Tensor], Tensor] | None = None,
         states: Tensor | None = None,
-    ) -> Tensor:
-        """Training loss of the autoencoder (B,): reconstruction in nats per token, plus the autoencoder's own losses.
+    ) -> dict[str, Tensor]:
+        """Training losses of the autoencoder (B,) by name: reconstruction, in nats per token, and the autoencoder's own.
 
         Reconstruction is the cross-entropy of the text given its latents. augment: applied to the latents (B, L, D)
         before they are decoded, for example add_latent_noise. states: encoder states (B, T, d_lm), if already known.
@@ -106,9 +108,15 @@ class CompressedSpace(LatentSpace):
         x0 = latents.x0 if augment is None else augment(latents.x0)
         memory = self.autoencoder.decode(x0)
         loss = self.language_model.reconstruction_loss(memory, None, batch.input_ids, batch.attention_mask)
-        for name, value in self.autoencoder.losses(batch, latents, states).items():
-            loss = loss + self.autoencoder.loss_weights.get(name, 1.0) * value
-        return loss
+        return {RECONSTRUCTION: loss} | self.autoencoder.losses(batch, latents, states)
+
+    def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The loss that is minimized (B,): reconstruction, and each other loss times its weight."""
+        total = losses[RECONSTRUCTION]
+        for name, loss in losses.items():
+            if name != RECONSTRUCTION:
+                total = total + self.autoencoder.loss_weights.get(name, 1.0) * loss
+        return total
 
     def freeze_encoder(self) -> None:
         """Train only the decoders; the encoders stay in eval mode, so that all latents stay as they are.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from dataset_utils import registry
+from diffusion.schedules import Schedule
 from latent_models import languages
 from latent_models.autoencoders import autoencoder_row, make_autoencoder
 from latent_models.generation.generator import make_token_generator
@@ -114,6 +116,28 @@ def _language_model_arguments(settings: Settings[DiffusionConfig], sources: bool
     return {"fallback" if sources and context_by_enc_dec_model(settings) else "language_model": explicit}
 
 
+@dataclass(frozen=True)
+class SpaceInputs:
+    """What the latent space of a diffusion run is built from."""
+
+    settings: Settings[DiffusionConfig]
+    run: Path  # the run folder
+    device: torch.device  # meta for a dry run: shapes without weights
+    schedule: Schedule  # of training
+    has_sources: bool = False  # whether the run has source texts
+    texts: Sequence[str] = ()  # of the corpus of a new run, to train a tokenizer on
+
+    @property
+    def meta(self) -> bool:
+        return self.device.type == "meta"
+
+    def load_language_model(self) -> LanguageModel:
+        """The language model of --enc_dec_model, in eval mode, for a space of its encoder's states."""
+        if self.meta:
+            return load_model_of_texts(self.settings, self.settings.config.language_model.enc_dec_model, meta=True)
+        return _load_states_model(self.settings, self.run).to(self.device).eval()
+
+
 def load_space(
     settings: Settings[DiffusionConfig], run: Path, device: torch.device, sources: bool = False
 ) -> LatentSpace:
@@ -122,7 +146,9 @@ def load_space(
     sources: whether the run has source texts.
     """
     if not settings.config.latents.latent_model_path:
-        return _load_encoder_states(settings, run).to(device).requires_grad_(False).eval()
+        model = _load_states_model(settings, run)
+        space = EncoderStatesSpace(model, settings.config.language_model.max_seq_len)
+        return space.to(device).requires_grad_(False).eval()
     folder = autoencoder_folder(settings, run)
     space = CompressedSpace.from_pretrained(folder, device=device, **_language_model_arguments(settings, sources))
     check_same_language(settings, space.language_model, folder)
@@ -135,14 +161,15 @@ def load_space(
     return space
 
 
-def _load_encoder_states(settings: Settings[DiffusionConfig], run: Path) -> EncoderStatesSpace:
+def _load_states_model(settings: Settings[DiffusionConfig], run: Path) -> LanguageModel:
+    """The language model whose encoder's states are the latents; of a trained run, the one that it was trained with."""
     options, saved = settings.config.language_model, settings.checkpoint_args
     explicit = "enc_dec_model" in settings.explicit
     recorded = None if explicit else saved.get("enc_dec_model_relative")
     model = load_model_of_texts(settings, locate_model(options.enc_dec_model, run, recorded))
     model.check_fingerprint(saved.get("language_model_fingerprint"), run)
     configure_generation(settings, model)
-    return EncoderStatesSpace(model, options.max_seq_len)
+    return model
 
 
 def _limit_length(settings: Settings[DiffusionConfig], longest: int, folder: Path) -> None:

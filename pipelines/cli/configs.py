@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from dataset_utils.options import DataOptions, PackingOptions
 from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import ClassOptions, EvaluationOptions, PairOptions
+from latent_models.autoencoders import AUTOENCODERS
 from latent_models.autoencoders.options import PerceiverOptions
 from latent_models.options import (
     AutoencoderOptions,
@@ -24,6 +25,7 @@ from latent_models.options import (
     ReconstructionOptions,
     TokenizerOptions,
 )
+from model import DENOISERS
 from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
 from pipelines.options import (
     AbsorbingOptions,
@@ -39,7 +41,7 @@ from pipelines.options import (
     PretrainingValidationOptions,
     TrajectoryOptions,
 )
-from utils.cli.settings import group
+from utils.cli.settings import group, groups_of_rows
 from utils.options import (
     CompileOptions,
     EMAOptions,
@@ -97,6 +99,7 @@ class TextModelConfig(TrainingConfig):
     evaluation: EvaluationOptions = group(EvaluationOptions, "evaluation")
 
 
+@groups_of_rows({name: row.options for name, row in AUTOENCODERS.items()}, "autoencoder")
 @dataclass
 class AutoencoderConfig(TextModelConfig):
     data: DataOptions = group(DataOptions, "corpus", dataset_name="roc")
@@ -119,6 +122,7 @@ class AutoencoderConfig(TextModelConfig):
     validation: AutoencoderValidationOptions = group(AutoencoderValidationOptions, "validation")
 
 
+@groups_of_rows({name: row.options for name, row in DENOISERS.items()}, "denoiser", flags=INHERITED)
 @dataclass
 class DiffusionConfig(TextModelConfig):
     run: RunOptions = group(RunOptions, "run", save_dir="saved_diff_models")

@@ -54,8 +54,8 @@ class AutoencoderEvaluator:
         self.texts: dict[str, list[str]] = {}  # by column of the file of samples
 
     def validation_loss(self) -> dict[str, float]:
-        """val/loss: cross-entropy of --val_loss_examples held-out texts given their latents, in nats per token."""
-        return self._mean_loss("val/loss", self.space)
+        """val/loss: the training loss on --val_loss_examples held-out texts, in nats per token."""
+        return self._mean_loss("val/loss", lambda batch: self.space.total_loss(self.space(batch)))
 
     def language_model_loss(self) -> dict[str, float]:
         """val/lm_loss: the same given the encoder states. It is constant while the language model is frozen."""

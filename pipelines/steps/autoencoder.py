@@ -76,7 +76,7 @@ class AugmentedBatch:
 
 
 class AutoencoderStep:
-    """(step, micro) -> losses (b,) in nats per token, and values to log."""
+    """(step, micro) -> losses (b,) in nats per token, and values (b,) to log: each loss, where there are several."""
 
     def __init__(
         self,
@@ -106,9 +106,14 @@ class AutoencoderStep:
         if self.states is not None:
             states = self.states(rows).x0[:, : batch.input_ids.shape[1]]
         batch = batch.to(self.device)
-        if not self.augmentation:
-            return self.wrapped(batch, states=states), {}
-        augment = self.augmentation.sample(self.space, self.batch_sampler.rng(step, micro, self.device), self.device)
-        losses = self.wrapped(batch, augment, states)
-        clean = losses.detach() * augment.clean_mask / max(self.augmentation.clean_fraction, 1e-9)
-        return losses, {"loss_clean_latents": clean}
+        augment = None
+        if self.augmentation:
+            rng = self.batch_sampler.rng(step, micro, self.device)
+            augment = self.augmentation.sample(self.space, rng, self.device)
+        by_name = self.wrapped(batch, augment, states)
+        losses = self.space.total_loss(by_name)
+        logged = {name: loss.detach() for name, loss in by_name.items()} if len(by_name) > 1 else {}
+        if augment is not None:
+            clean_fraction = max(self.augmentation.clean_fraction, 1e-9)
+            logged["loss_clean_latents"] = losses.detach() * augment.clean_mask / clean_fraction
+        return losses, logged

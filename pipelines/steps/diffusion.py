@@ -54,10 +54,38 @@ def by_quarter(name: str, values: Tensor, t: Tensor, max_time: float) -> dict[st
     return {f"{name}_q{q}": 4 * values * (quarter == q) for q in QUARTERS}
 
 
-def has_own_losses(space: Any) -> bool:
-    """Whether a latent space, or the one inside a NormalizedSpace, defines losses."""
-    method = getattr(type(getattr(space, "space", space)), "losses", None)
-    return method is not None and method is not LatentSpace.losses
+class AdditionalLosses:
+    """The losses beside that of the prediction: a latent space's own (LatentSpace.losses), and the LOSS_TERMS whose
+    weight is not 0 (diffusion/loss)."""
+
+    def __init__(self, latents: LatentSource, weights: Mapping[str, float] | None = None) -> None:
+        """weights: by name, over those of the table and the space; the weight of a name that nobody gives is 1."""
+        self.latents = latents
+        space: Any = getattr(latents.space, "space", latents.space)  # the one inside a NormalizedSpace
+        method = getattr(type(space), "losses", None)
+        self.own = method is not None and method is not LatentSpace.losses
+        self.terms = term_weights(weights)
+        self.weights = {**getattr(space, "loss_weights", {}), **(weights or {}), **self.terms}
+
+    def __bool__(self) -> bool:
+        """Whether there are any; they need an estimate of x0 with gradient."""
+        return self.own or bool(self.terms)
+
+    def __call__(self, rows: Tensor, clean: Latents, result: DenoisingResult) -> dict[str, Tensor]:
+        """Losses (B,) by name, unweighted. rows: (B,) of the split."""
+        own: dict[str, Tensor] = {}
+        if self.own:
+            assert result.x0_hat is not None
+            batch = self.latents.tokens.batch(rows).to(self.latents.device)
+            own = self.latents.space.losses(batch, clean, result.x0_hat)
+        return own | loss_terms(result, self.terms)
+
+    def add(self, prediction: Tensor, terms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total (B,) of the loss of the prediction and of these, and values to log: each by name, unweighted."""
+        if not terms:
+            return prediction, {}
+        logged = {"diffusion": prediction.detach()} | {name: loss.detach() for name, loss in terms.items()}
+        return weighted_total(prediction, terms, self.weights), logged
 
 
 def rows_on(selected: SelectedRows, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -89,9 +117,7 @@ class DiffusionStep:
         """
         self.denoiser, self.latents, self.process, self.batch_sampler = denoiser, latents, process, batch_sampler
         self.num_steps, self.self_condition, self.times = num_steps, self_condition, times
-        self.own_losses = has_own_losses(latents.space)
-        self.terms = term_weights(weights)
-        self.weights = dict(weights or {}) | self.terms
+        self.additional_losses = AdditionalLosses(latents, weights)
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         options, space = self.process.options, self.latents.space
@@ -109,10 +135,8 @@ class DiffusionStep:
             self.times.record_losses(t, losses)
         weighted = losses * weight
         logged = by_quarter("loss", losses.detach() * weight, t, self.process.max_time(step, self.num_steps))
-        terms = self.additional_losses(rows, clean, result)
-        if terms:
-            logged |= {"diffusion": weighted.detach()} | {name: loss.detach() for name, loss in terms.items()}
-        return weighted_total(weighted, terms, self.weights), logged
+        total, terms = self.additional_losses.add(weighted, self.additional_losses(rows, clean, result))
+        return total, logged | terms
 
     def losses(
         self,
@@ -156,17 +180,8 @@ class DiffusionStep:
             mask=mask,
             self_cond=None if selected is None else rows_on(selected, x0.device),
             wrap=project,
-            with_x0_hat=self.own_losses or bool(self.terms),
+            with_x0_hat=bool(self.additional_losses),
         )
-
-    def additional_losses(self, rows: Tensor, clean: Latents, result: DenoisingResult) -> dict[str, Tensor]:
-        """Losses (B,) by name, unweighted: those of the latent space, then LOSS_TERMS."""
-        own: dict[str, Tensor] = {}
-        if self.own_losses:
-            assert result.x0_hat is not None
-            batch = self.latents.tokens.batch(rows).to(self.latents.device)
-            own = self.latents.space.losses(batch, clean, result.x0_hat)
-        return own | loss_terms(result, self.terms)
 
 
 def bind_denoiser(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor, nn
 
 from diffusion.ddim_maps import ddim_step, ddim_target_x0, eps_from_x0
 from diffusion.denoisers import get_time_input, make_denoise
-from diffusion.loss import corrupt, prediction_loss
+from diffusion.loss import DenoisingResult, corrupt, prediction_loss
+from diffusion.objectives import to_x0
 from diffusion.schedules import broadcast_level
 from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.datamodule import LatentSource
-from pipelines.steps.diffusion import drop_conditions
+from pipelines.steps.diffusion import AdditionalLosses, drop_conditions
 from pipelines.steps.teacher import Teacher
 from utils.records import Condition
 from utils.seeding import seeded_generator
@@ -36,7 +38,8 @@ class DistillationStep:
     All micro-batches of an optimizer step train one step of the student; of student_steps consecutive optimizer steps
     each trains another one, in random order. In a share --train_prob_self_cond of the optimizer steps the student
     reaches that step by steps of its own from an earlier time, which also provides an estimate for self-conditioning;
-    the others start from latents of texts, noised to that time.
+    the others start from latents of texts, noised to that time. The loss is that of the prediction plus the
+    AdditionalLosses of pipelines/steps/diffusion.
     """
 
     def __init__(
@@ -61,18 +64,27 @@ class DistillationStep:
         self.num_steps, self.teacher, self.student_steps = num_steps, teacher, student_steps
         self.self_condition, self.average_steps = self_condition, average_steps
         self.times = process.grid(student_steps).tolist()
+        self.additional_losses = AdditionalLosses(latents)
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
-        clean, condition = self.latents(self.batch_sampler.rows(step, micro, len(self.latents)))
+        rows = self.batch_sampler.rows(step, micro, len(self.latents))
+        clean, condition = self.latents(rows)
         draws = self.batch_sampler.rng(step, micro, self.latents.device)
         condition = drop_conditions(condition, draws, self.process.options)
         mask = clean.mask if self.latents.space.variable_length else None
         batch = DistillBatch(clean.x0, mask, condition, draws.normal("noise", *clean.x0.shape[1:]))
+
+        def total(start: int, k: int) -> tuple[Tensor, dict[str, Tensor]]:
+            result = self.evaluate(batch, start, k)
+            losses = result.loss * self.process.loss_weight(result.t)
+            target = replace(clean, x0=result.x0)
+            return self.additional_losses.add(losses, self.additional_losses(rows, target, result))
+
         if self.average_steps:
-            return torch.stack([self.losses(batch, k, k) for k in range(self.student_steps)]).mean(0), {}
+            return torch.stack([total(k, k)[0] for k in range(self.student_steps)]).mean(0), {}
         k = self._select_step(step)
-        losses = self.losses(batch, self._rollout_start(step, k), k)
-        return losses, {"student_step": torch.full_like(losses, k + 1)}
+        losses, terms = total(self._rollout_start(step, k), k)
+        return losses, {"student_step": torch.full_like(losses, k + 1)} | terms
 
     def _select_step(self, step: int) -> int:
         """The step of the student's grid to train. In random order: losses logged at an interval are of all of them."""
@@ -89,7 +101,15 @@ class DistillationStep:
         return int(torch.randint(k, (), generator=generator)) if rollout and k else k
 
     def losses(self, batch: DistillBatch, start: int, k: int) -> Tensor:
-        """Error (B,) of the student's step k, counted from 0 at t = 1, which it reaches from its step `start`."""
+        """Loss (B,) of the prediction at the student's step k, weighted by noise level. Arguments as of `evaluate`."""
+        result = self.evaluate(batch, start, k)
+        return result.loss * self.process.loss_weight(result.t)
+
+    def evaluate(self, batch: DistillBatch, start: int, k: int) -> DenoisingResult:
+        """The student's step k, counted from 0 at t = 1, which it reaches from its step `start`, against the teacher.
+
+        The x0 of the result is the one that the teacher's step stands for.
+        """
         schedule, options, times = self.process.train_schedule, self.process.options, self.times
         z, x0_prev = corrupt(batch.x0, batch.eps, schedule(torch.tensor(times[start]))).to(batch.x0), None
         with torch.no_grad():
@@ -105,7 +125,10 @@ class DistillationStep:
         prediction = self._predict(z, get_time_input(schedule, time, self.process.time_input), batch, x0_prev)
         eps = eps_from_x0(z, x0, level)
         losses = prediction_loss(prediction, x0, eps, level, options.objective, options.loss_type, batch.mask)
-        return losses * self.process.loss_weight(time)
+        x0_hat = None
+        if self.additional_losses:
+            x0_hat = to_x0(options.objective, prediction.to(z.dtype), z, level)
+        return DenoisingResult(losses, x0, x0_hat, time.expand(len(z)), batch.mask, schedule)
 
     def _predict(self, z: Tensor, time: Tensor, batch: DistillBatch, x0_prev: Tensor | None) -> Tensor:
         if not self.self_condition:

@@ -149,7 +149,9 @@ class EmbeddingStep:
         self.num_steps, self.times = num_steps, times
         self.device, self.max_prefix_fraction = device, max_prefix_fraction
         self.self_condition, self.class_conditional = self_condition, class_conditional
-        self.weights = loss.terms | {
+        self.weights = {
+            **loss.terms,
+            **loss.space.loss_weights,
             "decoder_nll": options.decoder_nll_weight,
             "tT_loss": options.tT_loss_weight,
             "absorbing_norm": reg_rate,

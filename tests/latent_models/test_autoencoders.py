@@ -50,6 +50,11 @@ def test_own_losses_are_added_to_the_reconstruction_loss_by_their_weights(langua
     plain.autoencoder.load_state_dict(space.autoencoder.state_dict())
     batch = Batch(torch.randint(3, 20, (2, 6)), torch.ones(2, 6, dtype=torch.bool))
     own = 0.5 * space.encode(batch).x0.square().mean((1, 2)) + 1
-    torch.testing.assert_close(space(batch), plain(batch) + own)
-    doubled = space(batch, lambda x0: 2 * x0) - plain(batch, lambda x0: 2 * x0)
+    assert list(space(batch)) == ["reconstruction", "norm", "one"]
+
+    def loss(space, *augment):
+        return space.total_loss(space(batch, *augment))
+
+    torch.testing.assert_close(loss(space), loss(plain) + own)
+    doubled = loss(space, lambda x0: 2 * x0) - loss(plain, lambda x0: 2 * x0)
     torch.testing.assert_close(doubled, own, msg="own losses see the latents before augmentation")

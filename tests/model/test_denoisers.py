@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.denoiser import make_denoiser
+from model import make_denoiser
 from model.options import DenoiserOptions
 from model.time_embedding import sinusoids
 from utils.errors import UserError

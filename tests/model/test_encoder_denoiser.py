@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, GPT2Config
 
-from model.denoiser import make_denoiser
+from model import make_denoiser
 from model.encoder_denoiser import HFEncoderDenoiser, encoder_config, projection_mlp
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from utils.errors import UserError
@@ -38,7 +38,7 @@ def network(bert):
     def of(options: DenoiserOptions = PLAIN, latent_dim: int = D, seed: int = 0, classes: int = 0, **changes):
         torch.manual_seed(seed)
         own = EncoderDenoiserOptions(**{"encoder_config": str(bert), **changes})
-        return make_denoiser(latent_dim, 16, options, classes, encoder=own).eval()
+        return make_denoiser(latent_dim, 16, options, classes, own_options=own).eval()
 
     return of
 
@@ -67,7 +67,7 @@ def test_it_is_called_like_the_other_networks(network):
 ])  # fmt: skip
 def test_padding_never_reaches_text_in_any_encoder(kind, changes, tmp_path):
     AutoConfig.for_model(kind, **{**SMALL, **changes}).save_pretrained(tmp_path)
-    made = make_denoiser(D, 16, PLAIN, encoder=EncoderDenoiserOptions(encoder_config=str(tmp_path))).eval()
+    made = make_denoiser(D, 16, PLAIN, own_options=EncoderDenoiserOptions(encoder_config=str(tmp_path))).eval()
     z, time = noisy()
     mask = torch.arange(L) < torch.tensor([10, 4, 7])[:, None]
     found = made(z, time, mask)
@@ -172,6 +172,6 @@ def test_what_cannot_be_built_is_one_line(network, bert, tmp_path):
             network(**changes)
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="longer than the 24 positions"):
-        make_denoiser(D, 25, PLAIN, encoder=EncoderDenoiserOptions(encoder_config=str(bert)))
+        make_denoiser(D, 25, PLAIN, own_options=EncoderDenoiserOptions(encoder_config=str(bert)))
     with pytest.raises(UserError, match="attends to no source states"):
-        make_denoiser(D, 16, PLAIN, source_dim=4, encoder=EncoderDenoiserOptions(encoder_config=str(bert)))
+        make_denoiser(D, 16, PLAIN, source_dim=4, own_options=EncoderDenoiserOptions(encoder_config=str(bert)))

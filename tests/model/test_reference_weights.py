@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.denoiser import make_denoiser
+from model import make_denoiser
 from model.options import DenoiserOptions
 from model.reference_weights import denoiser_name, load_reference, strip_prefixes
 from utils.errors import UserError

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from model.denoiser import make_denoiser
+from model import make_denoiser
 from model.options import DenoiserOptions
 from utils.compile import compile_network, set_kernels, should_compile
 from utils.options import KernelOptions

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -39,6 +39,26 @@ def group(options: type[O], heading: str, /, *, flags: Mapping[str, Any] | None 
         metadata=dict(options=options, heading=heading, flags=flags or {}, defaults=defaults),
     )
     return made
+
+
+def groups_of_rows(
+    rows: Mapping[str, type | None], kind: str, *, flags: Mapping[str, Any] | None = None
+) -> Callable[[type[O]], type[O]]:
+    """A decorator of a config, above @dataclass: an option group for every row of a table that has options of its own.
+
+    rows: name -> options dataclass, or None. kind: what the rows are, for the headings. flags: see group. Options of a
+    group that the config declares itself are left out; the others are read by name, with Settings.get.
+    """
+
+    def decorate(config: type[O]) -> type[O]:
+        declared = {f.metadata["options"] for f in fields(config)}  # type: ignore[arg-type]
+        added = {options: name for name, options in rows.items() if options is not None and options not in declared}
+        if not added:
+            return config
+        made = [(f"{name}_options", o, group(o, f"{kind} {name}", flags=flags)) for o, name in added.items()]
+        return make_dataclass(config.__name__, made, bases=(config,), namespace={"__doc__": config.__doc__})
+
+    return decorate
 
 
 @dataclass(frozen=True)
