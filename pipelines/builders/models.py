@@ -146,9 +146,8 @@ def load_space(
     sources: whether the run has source texts.
     """
     if not settings.config.latents.latent_model_path:
-        model = _load_states_model(settings, run)
-        space = EncoderStatesSpace(model, settings.config.language_model.max_seq_len)
-        return space.to(device).requires_grad_(False).eval()
+        states = EncoderStatesSpace(_load_states_model(settings, run), settings.config.language_model.max_seq_len)
+        return states.to(device).requires_grad_(False).eval()
     folder = autoencoder_folder(settings, run)
     space = CompressedSpace.from_pretrained(folder, device=device, **_language_model_arguments(settings, sources))
     check_same_language(settings, space.language_model, folder)

@@ -52,10 +52,15 @@ def groups_of_rows(
 
     def decorate(config: type[O]) -> type[O]:
         declared = {f.metadata["options"] for f in fields(config)}  # type: ignore[arg-type]
-        added = {options: name for name, options in rows.items() if options is not None and options not in declared}
+        added: dict[type, str] = {}
+        for name, options in rows.items():
+            if options is not None and options not in declared:
+                added.setdefault(options, name)
         if not added:
             return config
-        made = [(f"{name}_options", o, group(o, f"{kind} {name}", flags=flags)) for o, name in added.items()]
+        made: list[tuple[str, type, Any]] = [
+            (f"{name}_options", o, group(o, f"{kind} {name}", flags=flags)) for o, name in added.items()
+        ]
         return make_dataclass(config.__name__, made, bases=(config,), namespace={"__doc__": config.__doc__})
 
     return decorate
