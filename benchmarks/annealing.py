@@ -1,14 +1,13 @@
-"""Whether annealing the range of noise levels (--T_schedule) reaches the same loss and quality sooner.
+"""Compare schedules of the range of noise levels (--T_schedule): steps and seconds to the same loss and quality.
 
     python benchmarks/annealing.py --output_dir runs/annealing [--schedules normal,linear,...] [--seeds 1]
         -- FLAGS of train_text_diffusion.py that name corpus, latents, network and length of training
 
-One run for each schedule and seed, the same flags otherwise, so the same data, noise and first weights. The validation
-loss is always over the whole range of noise levels, and samples always walk it: both schedules are judged by the same
-task. The range that training used at a step is logged beside it as T. Seconds are of the whole run, validation and
-sampling included, which cost every schedule the same.
-A schedule has reached the loss or the MAUVE of the plain run at the first evaluation where it is as good as the plain
-run at its end. Run again, it goes on. Writes result.json, table.txt and annealing.png.
+It trains one run for each schedule and seed. All other flags are equal, and so are data, noise and initial weights. The
+validation loss and the samples always use the whole range of noise levels, so they compare. The range that training
+uses at a step is logged as T. Seconds are of the whole run with validation and sampling, which cost the same for every
+schedule. A schedule has reached the loss or the MAUVE of the normal run at its first evaluation that is as good as the
+last one of the normal run. A second call continues an interrupted one. Writes result.json, table.txt and annealing.png.
 How long: as many trainings as schedules times seeds.
 """
 
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our packages are importable from any directory
 
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
@@ -31,10 +30,9 @@ SCHEDULES = ("normal", "linear", "polynomial", "cosine", "unsmooth")
 LOSS = "val_ema_loss"
 
 
-def own_scorer(root: Path, flags: list[str]) -> Path | None:
-    """What judges all runs where the flags name no scorer: a small one trained on the corpus, before any clock runs."""
+def train_scorer(root: Path, flags: list[str]) -> Path | None:
+    """Train a small scorer before any run is timed. Returns its folder; None if the flags name a scorer."""
     from dataset_utils import registry
-    from dataset_utils.options import DataOptions
     from evaluation import scorers
     from pipelines.cli.programs import DIFFUSION
     from utils.cli.parse import parse
@@ -49,7 +47,7 @@ def own_scorer(root: Path, flags: list[str]) -> Path | None:
 
 
 def train(root: Path, schedule: str, seed: int, flags: list[str], scorer: Path | None) -> Path:
-    """The run folder, trained now or as far as it is lacking. scorer: that of own_scorer."""
+    """Train a run, or the rest of it; return its folder. scorer: that of train_scorer."""
     from pipelines.cli.programs import DIFFUSION
     from pipelines.stages import run_program
     from utils import checkpoints
@@ -77,23 +75,23 @@ def curve(folder: Path) -> dict[str, list[tuple[int, float, float]]]:
     found: dict[str, list[tuple[int, float, float]]] = {"loss": [], "mauve": []}
     clock, before = 0.0, 0.0
     for line in read_metrics(folder):
-        if "seconds" in line:  # of this call: a resumed run counts anew
+        if "seconds" in line:  # of one call: a resumed run starts again at 0
             clock += line["seconds"] - (before if line["seconds"] >= before else 0.0)
             before = line["seconds"]
             seconds[line["step"]] = clock
-        at = seconds.get(line["step"], clock)
+        time = seconds.get(line["step"], clock)
         if LOSS in line:
-            found["loss"].append((line["step"], at, line[LOSS]))
+            found["loss"].append((line["step"], time, line[LOSS]))
         mauve = next((value for key, value in line.items() if key.endswith("val_mauve") and "cond" not in key), None)
         if mauve is not None:
-            found["mauve"].append((line["step"], at, mauve))
+            found["mauve"].append((line["step"], time, mauve))
     for points in found.values():
         points.sort()
     return found
 
 
 def smooth(points: list[tuple[int, float, float]], width: int = 5) -> list[tuple[int, float, float]]:
-    """Running means over so many evaluations: one validation batch is noise."""
+    """Running means over `width` evaluations, since a single validation batch is noisy."""
     return [
         (step, seconds, statistics.fmean(value for _, _, value in points[max(0, i - width + 1) : i + 1]))
         for i, (step, seconds, _) in enumerate(points)
@@ -107,21 +105,22 @@ def reached(points: list[tuple[int, float, float]], target: float, *, falls: boo
 
 
 def compare(curves: dict[str, list[dict[str, list[tuple[int, float, float]]]]]) -> list[dict[str, Any]]:
-    """Each schedule: how it ends, and when it is where the plain run ends; means over seeds."""
+    """For each schedule the last values, and the step and seconds at which it reaches the last value of the normal run;
+    means over seeds."""
     found = []
     for schedule, runs in curves.items():
         row: dict[str, Any] = {"schedule": schedule, "seeds": len(runs)}
         for key, falls in (("loss", True), ("mauve", False)):
             ends, steps, seconds = [], [], []
-            for run, plain in zip(runs, curves["normal"], strict=True):
-                if not run[key] or not plain[key]:
+            for run, normal in zip(runs, curves["normal"], strict=True):
+                if not run[key] or not normal[key]:
                     continue
-                own, base = (smooth(points) if falls else points for points in (run[key], plain[key]))
+                own, base = (smooth(points) if falls else points for points in (run[key], normal[key]))
                 ends.append(own[-1][2])
-                when = reached(own, base[-1][2], falls=falls)
-                if when is not None:
-                    steps.append(when[0])
-                    seconds.append(when[1])
+                first = reached(own, base[-1][2], falls=falls)
+                if first is not None:
+                    steps.append(first[0])
+                    seconds.append(first[1])
             row[f"last_{key}"] = statistics.fmean(ends) if ends else None
             row[f"reached_{key}"] = f"{len(steps)} of {len(runs)}"
             row[f"steps_to_{key}"] = statistics.fmean(steps) if steps else None
@@ -136,7 +135,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells = ("never" if row[k] is None else f"{row[k]:.5g}" if isinstance(row[k], float) else row[k] for k in keys)
         lines.append(f"{row['schedule']:<12}" + "".join(f"{cell:>18}" for cell in cells))
-    note = "Validation loss (averaged weights) and samples are over the whole range of noise levels, whatever T was."
+    note = "Validation loss (averaged weights) and samples use the whole range of noise levels, whatever T is."
     return "\n".join([*lines, "", note]) + "\n"
 
 
@@ -157,8 +156,8 @@ def plot(curves: dict[str, list[dict[str, list[tuple[int, float, float]]]]], pat
                     points = smooth(run[key]) if key == "loss" else run[key]
                     color = f"C{list(curves).index(schedule)}"
                     label = schedule if not number else None
-                    where, values = [p[column] for p in points], [p[2] for p in points]
-                    axis.plot(where, values, ".-", color=color, label=label, linewidth=1, markersize=4)
+                    xs, values = [p[column] for p in points], [p[2] for p in points]
+                    axis.plot(xs, values, ".-", color=color, label=label, linewidth=1, markersize=4)
             axis.set_xlabel(unit)
             axis.set_ylabel("validation loss, whole range" if key == "loss" else "MAUVE")
             if key == "loss":
@@ -180,12 +179,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     schedules = ["normal", *(name for name in args.schedules.split(",") if name != "normal")]
     unknown = next((name for name in schedules if name not in SCHEDULES), None)
     if unknown is not None:
-        raise UserError(f"--schedules {unknown!r} is not one: choose from {', '.join(SCHEDULES)}")
+        raise UserError(f"--schedules {unknown!r} is unknown: use some of {', '.join(SCHEDULES)}")
     flags = argv[cut + 1 :]
     if not flags:
-        raise UserError("name corpus, latents and training after --, as for train_text_diffusion.py")
+        raise UserError("name the corpus, the latents and the training flags after --, as for train_text_diffusion.py")
     curves: dict[str, list[dict[str, list[tuple[int, float, float]]]]] = {name: [] for name in schedules}
-    scorer = own_scorer(args.output_dir, flags)
+    scorer = train_scorer(args.output_dir, flags)
     for seed in range(41, 41 + args.seeds):
         for schedule in schedules:
             curves[schedule].append(curve(train(args.output_dir, schedule, seed, flags, scorer)))

@@ -1,9 +1,9 @@
-"""How fast a large corpus is read, surveyed and tokenized, and how much memory that takes.
+"""Speed and memory of reading, summarizing and tokenizing a large corpus.
 
     python benchmarks/corpus_sizes.py --rows 500000
 
-Pairs of made-up sentences are written in each format, and each is read in a process of its own, so that peaks of memory
-are its own. Prints a line per format, and with --json the figures. About two minutes a format on one core.
+It writes pairs of random sentences in each format and reads each file in a separate process, so that peaks of memory do
+not mix. Prints a line per format, or JSON with --json. About two minutes a format on one core.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our packages are importable from any directory
 
 from utils.argparse_utils import OneLineParser
 from utils.errors import exit_on_user_error
@@ -35,7 +35,7 @@ def sentence(rng: random.Random, words: list[str]) -> str:
 
 
 def write(folder: Path, rows: int, kind: str, seed: int = 0) -> Path:
-    """Pairs of sentences of 8 to 31 words, of a vocabulary of 20,000 made-up words."""
+    """Pairs of sentences of 8 to 31 words, from a vocabulary of 20,000 random words."""
     rng = random.Random(seed)
     words = ["".join(chr(97 + int(rng.random() * 26)) for _ in range(2 + int(rng.random() * 8))) for _ in range(20_000)]
     pairs = ((sentence(rng, words), sentence(rng, words)) for _ in range(rows))
@@ -56,7 +56,7 @@ def write(folder: Path, rows: int, kind: str, seed: int = 0) -> Path:
 
 
 def measure(path: Path, max_length: int) -> dict[str, float]:
-    """Seconds and peaks of memory (MiB above what imports take) of reading, surveying and tokenizing a file."""
+    """Seconds and peaks of memory (MiB, without that of imports) of reading, summarizing and tokenizing a file."""
     from dataset_utils.batching import tokenize
     from dataset_utils.corpus_stats import compute_corpus_stats
     from dataset_utils.options import DataOptions

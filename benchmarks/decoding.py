@@ -1,11 +1,12 @@
-"""What each way of decoding fast is worth with a language model: seconds a batch, and whether the texts stay the same.
+"""Speed of the options of decoding with a language model: seconds per batch, and whether the texts are equal.
 
     python benchmarks/decoding.py --enc_dec_model DIR --texts FILE --output_dir runs/decoding [--batch 128]
         [--max_seq_len 64] [--strategies greedy,beam,nucleus] [--rounds 5] [--threads N] [--device auto]
 
-FILE: a text a line. They are encoded once, then written again from their states: with their lengths known, as in the
-space of encoder states, and unknown, as from compressed latents (there the end of each text is repeated instead of
-being masked). Every way runs once in each round; medians and ranges are over rounds. Writes decoding.json, table.txt.
+FILE has one text per line. The texts are encoded once and decoded from their states: with known lengths, as in the
+space of encoder states, and with unknown lengths, as from compressed latents (the last state is repeated instead of
+being masked). Every option runs once in each round; medians and ranges are over rounds. Writes decoding.json,
+table.txt.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our packages are importable from any directory
 
 from utils.argparse_utils import OneLineParser
 from utils.errors import exit_on_user_error
 from utils.run_folder import git_commit, package_versions, write_json, write_text
 
-WAYS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {
     "whole batches": {"whole_batches": True},
     "default": {},
     "static cache": {"kv_cache": "static"},
@@ -37,9 +38,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
 
     from latent_models.generation.decoding import strategies
+    from latent_models.generation.generator import TokenGenerator
     from latent_models.language_models import LanguageModel
     from latent_models.options import GenerationOptions
-    from latent_models.generation.generator import TokenGenerator
     from utils.distributed import pick_device
 
     device = pick_device(args.device)
@@ -50,30 +51,35 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     states = model.encode(tokens.input_ids, mask)
     lengths = mask.sum(1)
     last = states[torch.arange(len(states)), lengths - 1][:, None]
-    given = {"known": (states, mask), "unknown": (torch.where(mask[..., None], states, last), None)}
-    cases = [(place, strategy, way) for place in given for strategy in strategies(args.strategies) for way in WAYS]
-    writers = {way: TokenGenerator(GenerationOptions(**options)) for way, options in WAYS.items()}
+    memories = {"known": (states, mask), "unknown": (torch.where(mask[..., None], states, last), None)}
+    cases = [
+        (length_kind, strategy, way)
+        for length_kind in memories
+        for strategy in strategies(args.strategies)
+        for way in METHODS
+    ]
+    generators = {way: TokenGenerator(GenerationOptions(**options)) for way, options in METHODS.items()}
     seconds: dict[tuple[str, str, str], list[float]] = {case: [] for case in cases}
     texts: dict[tuple[str, str, str], list[str]] = {}
     for number in range(-1, args.rounds):  # the first is a warm-up
         for case in cases:
-            place, strategy, way = case
-            model.token_generator = writers[way]
+            length_kind, strategy, way = case
+            model.token_generator = generators[way]
             torch.manual_seed(0)
             began = time.perf_counter()
             texts[case] = model.generate(
-                *given[place], max_length=args.max_seq_len, **strategies(args.strategies)[strategy]
+                *memories[length_kind], max_length=args.max_seq_len, **strategies(args.strategies)[strategy]
             )
             seconds[case] += [time.perf_counter() - began] * (number >= 0)
         print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
     rows = []
     for case in cases:
-        place, strategy, way = case
-        plain = (place, strategy, next(iter(WAYS)))
+        length_kind, strategy, way = case
+        plain = (length_kind, strategy, next(iter(METHODS)))
         same = sum(a == b for a, b in zip(texts[case], texts[plain], strict=True))
         ratio = statistics.median(a / b for a, b in zip(seconds[plain], seconds[case], strict=True))
         rows.append(
-            {"lengths": place, "strategy": strategy, "way": way, "seconds": seconds[case], "faster": ratio}
+            {"lengths": length_kind, "strategy": strategy, "way": way, "seconds": seconds[case], "faster": ratio}
             | {"same_texts": same, "texts": len(states), "mean_tokens": float(lengths.float().mean())}
         )
     return rows
@@ -106,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max_seq_len", type=int, default=64)
     parser.add_argument("--strategies", default="greedy,beam,nucleus")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=None, help="of torch on the CPU")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
     args = parser.parse_args(argv)
 

@@ -1,11 +1,12 @@
-"""Losses with the cache, compiled, in bfloat16, accumulated and by two processes beside those without any of it.
+"""Training losses with caching, compilation, bfloat16, accumulation and two processes beside those of a plain run.
 
     python benchmarks/loss_tables.py --output_dir runs/loss_tables [--steps 20] [--batch 16]
         [--stages denoiser,autoencoder] [--columns plain,cached,...]
 
-Makes a corpus of tales and a small language model, then trains the same autoencoder and the same denoiser once for each
-column of the table, from the same weights and with the same random numbers, without dropout. Writes losses.json
-and table.txt: a row for each step, and the largest relative difference from the first column. About 5 CPU minutes.
+It writes a corpus of embedded stories, trains a small language model, and then trains the same autoencoder and the same
+denoiser once for each column of the table, from the same weights and with the same random numbers, without dropout.
+Writes losses.json and table.txt: a row for each step, and the largest relative difference from the first column. About
+5 CPU minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our packages are importable from any directory
 
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
@@ -52,7 +53,7 @@ class Runs:
             synthetic_stories.write(folder / "corpus", train=2000, valid=100, test=100)
 
     def prepare(self) -> None:
-        """The language model and the autoencoder that the tables start from."""
+        """Train the language model and the autoencoder of all runs."""
         if not (self.folder / "lm" / "config.json").is_file():
             self._start(
                 "-m latent_models.pretraining",
@@ -87,18 +88,18 @@ class Runs:
         flags, processes, micros = COLUMNS[column]
         without, cached = CACHE[stage]
         flags = flags.replace(" CACHED", f" {cached}") if "CACHED" in flags else f"{flags} {without}"
-        each = self.batch // (processes * micros)
+        micro_batch = self.batch // (processes * micros)
         name = f"{stage}-{column.replace(' ', '-')}"
         own = (
-            f"{self._stage(stage)} {flags} --num_train_steps {self.steps} --log_every 1 --train_batch_size {each} "
-            f"--gradient_accumulation_steps {micros}"
+            f"{self._stage(stage)} {flags} --num_train_steps {self.steps} --log_every 1 "
+            f"--train_batch_size {micro_batch} --gradient_accumulation_steps {micros}"
         )
         self._start(ENTRIES[stage], own, name, processes)
         lines = [line for line in read_metrics(self.folder / name) if LOSS[stage] in line]
         return [line[LOSS[stage]] for line in lines]
 
     def scorer(self) -> None:
-        """A tiny one: each run ends with an evaluation, which is not looked at here."""
+        """Train a tiny scorer, which the evaluation at the end of each run needs; its results are not used."""
         from evaluation import local_lm
 
         if not (self.folder / "scorer").is_dir():
@@ -116,7 +117,7 @@ class Runs:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run([sys.executable, *argv], cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"{name} failed: {(done.stderr.strip() or 'no word').splitlines()[-1]}")
+            raise UserError(f"{name} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
 
 
 def differences(columns: dict[str, list[float]]) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""What benchmarks/pairs.py compares: three systems as rows of flags, in sizes by machine and by corpus.
+"""The systems of benchmarks/pairs.py as rows of flags, in sizes by machine and by corpus.
 
-All three have the same transformer, so that what differs is the space, the process and how the source is told; the
-published layouts and sizes stand in scripts/embedding and scripts/diffusion.
+All have the same transformer, so they differ in the latent space, the diffusion process and the conditioning on the
+source; published layouts and sizes are in scripts/embedding and scripts/diffusion.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pipelines.stages import Stage
 
 @dataclass(frozen=True)
 class Size:
-    """Flags by machine. {target}, {source} and {packed} in them are tokens, as the corpus needs."""
+    """Flags of a size. {target}, {source} and {packed} in them are the token limits of the corpus."""
 
     network: str  # of every denoiser
-    embeddings: str  # training of the two systems that diffuse embeddings
+    embeddings: str  # training of the two systems on token embeddings
     lm: str
     autoencoder: str
     latent: str
-    steps: tuple[int, ...]  # of the samplers; the largest is that of the first table
+    steps: tuple[int, ...]  # sampling steps; the first table is of the largest
     candidates: int
     sources: int  # test pairs of each seed
     seeds: int
-    batch: int  # texts drawn together
-    more_steps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # by way to sample, for its own curve
+    batch: int  # texts in a sampling batch
+    more_steps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # additional steps by sampler setting
 
     def with_sources(self, sources: int | None) -> Size:
         return self if sources is None else replace(self, sources=sources)
@@ -40,8 +40,9 @@ SIZES = {
         lm="--vocab_size 2000 --d_model 192 --layers 2 --heads 4 --num_train_steps 500 --train_batch_size 48"
         " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
         autoencoder="--num_encoder_latents 24 --dim_ae 64 --num_layers 2 --l2_normalize_latents --lm_mode ft"
-        " --max_latent_noise 0.7 --latent_noise_prob 0.5 --num_train_steps 400 --train_batch_size 32 --learning_rate 1e-3"
-        " --lr_warmup_steps 50 --lr_schedule cosine --eval_every 400 --eval_texts 100 --eval_batch_size 100",
+        " --max_latent_noise 0.7 --latent_noise_prob 0.5 --num_train_steps 400 --train_batch_size 32"
+        " --learning_rate 1e-3 --lr_warmup_steps 50 --lr_schedule cosine --eval_every 400"
+        " --eval_texts 100 --eval_batch_size 100",
         latent="--num_train_steps 1000 --train_batch_size 48 --learning_rate 1.5e-3",
         steps=(2, 5, 10, 25),
         candidates=5,
@@ -65,7 +66,7 @@ SIZES = {
         seeds=3,
         batch=1000,
     ),
-    # The embedded corpus: a vocabulary of some hundred words, so that minutes are enough to learn it.
+    # The embedded pairs: a vocabulary of some hundred words, which is learned within minutes.
     "tales": Size(
         network="--tx_dim 128 --tx_depth 3 --scale_shift --disable_dropout --lr_schedule cosine --lr_warmup_steps 50",
         embeddings="--embedding_dim 32 --num_train_steps 1500 --train_batch_size 32 --learning_rate 2e-3",
@@ -86,27 +87,30 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """What a corpus of pairs asks for."""
+class CorpusFlags:
+    """Token limits and tokenizers of a corpus of pairs."""
 
-    target: int  # tokens of a text, of its source, and of both packed: more than 90 % of the pairs fit whole
+    target: int  # tokens of a target, of a source, and of both packed: at least 90 % of the pairs are not truncated
     source: int
     packed: int
     vocab: str = "byte-level --vocab_size 2000 --config vocab_lowercase=false"  # of the embeddings
-    lm: str = "--tokenizer bpe --config pos_init=sinusoidal --config random_token_prob=0.3 --mask_prob 0.1 --config uncorrupted_prob=0.6"
-    cpu: str = "cpu"  # which size a CPU is up to
+    lm: str = (
+        "--tokenizer bpe --config pos_init=sinusoidal --config random_token_prob=0.3 --mask_prob 0.1"
+        " --config uncorrupted_prob=0.6"
+    )
+    cpu: str = "cpu"  # default --size on a CPU
 
 
 CORPORA = {
-    "qqp": Pairs(40, 40, 64),
-    "e2e-mr": Pairs(48, 56, 96),
-    "tales-pairs": Pairs(32, 32, 66, "word-level --config vocab_lowercase=false", "--tokenizer word", "tales"),
+    "qqp": CorpusFlags(40, 40, 64),
+    "e2e-mr": CorpusFlags(48, 56, 96),
+    "tales-pairs": CorpusFlags(32, 32, 66, "word-level --config vocab_lowercase=false", "--tokenizer word", "tales"),
 }
-OTHER = Pairs(64, 64, 128)
+OTHER = CorpusFlags(64, 64, 128)
 
-EVERY = "--dataset_name {dataset} --data_dir {data} --device {device} --log_every 50 "
-DENOISER = (  # evaluated by pairs.py alone: as little as a run allows while it trains
-    EVERY + "--objective {objective} --num_samples 16 --seq2seq_candidates 1 --sampling_timesteps 5 --sampler dpmpp"
+COMMON = "--dataset_name {dataset} --data_dir {data} --device {device} --log_every 50 "
+DENOISER = (  # pairs.py evaluates, so training evaluates as little as possible
+    COMMON + "--objective {objective} --num_samples 16 --seq2seq_candidates 1 --sampling_timesteps 5 --sampler dpmpp"
     " --save_and_sample_every 1000000 --save_every 100 --eval_batch_size 16 --decoding greedy --scorer {scorer} "
 )
 EMBEDDINGS = (
@@ -117,27 +121,27 @@ EMBEDDINGS = (
 
 @dataclass(frozen=True)
 class System:
-    """Stages and their shares of the time for training; ways to sample the last of them, as flags."""
+    """Training stages with their shares of the time, and sampler settings (flags) of the last stage."""
 
-    about: str
+    description: str
     parts: tuple[tuple[Stage, float], ...]
-    ways: Mapping[str, str]
+    sampler_settings: Mapping[str, str]
     size_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # stage -> fields of Size
 
-    def stages(self, size: Size, lm_is_given: bool, words: Mapping[str, str]) -> list[tuple[Stage, float]]:
-        """The stages with their flags filled in but for {root}, and the share of each of this system's time."""
-        parts = [part for part in self.parts if not (lm_is_given and part[0].name == "lm")]
+    def stages(self, size: Size, has_lm: bool, values: Mapping[str, str]) -> list[tuple[Stage, float]]:
+        """The stages with all placeholders of their flags replaced except {root}, and the share of each of the time."""
+        parts = [part for part in self.parts if not (has_lm and part[0].name == "lm")]
         total = sum(share for _, share in parts)
         filled = []
         for stage, share in parts:
             text = " ".join([stage.flags, *(getattr(size, name) for name in self.size_flags[stage.name])])
-            flags = text.format_map({**words, "root": "{root}"})
+            flags = text.format_map({**values, "root": "{root}"})
             filled.append((Stage(stage.name, stage.program, stage.title, stage.done_file, flags), share / total))
         return filled
 
     @property
     def run(self) -> str:
-        """The stage that is sampled."""
+        """Name of the stage whose run is sampled."""
         return self.parts[-1][0].name
 
 
@@ -186,7 +190,7 @@ SYSTEMS = {
             ),
             (
                 Stage(
-                    "latent", DIFFUSION, "the denoiser, told the source", "metrics.json",
+                    "latent", DIFFUSION, "the denoiser with source texts", "metrics.json",
                     DENOISER + "--latent_model_path {root}/autoencoder --self_condition --max_seq_len {longest}"
                     " --max_source_len {source}",
                 ),

@@ -1,4 +1,4 @@
-"""The record of benchmarks/pairs.py as Markdown tables and as samples to read."""
+"""Markdown tables and samples of the results of benchmarks/pairs.py."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from evaluation.report import single_line
 
 if TYPE_CHECKING:
-    from benchmarks.pairs_judge import Judge
+    from benchmarks.pairs_metrics import PairsEvaluator
 
-SHOWN = 40  # sources in samples.txt
+NUM_SHOWN = 40  # sources in samples.txt
 KINDS = {"one sample": "", "MBR-{k}": "mbr_", "oracle-{k}": "oracle_", "chance": "chance_"}
 COLUMNS = {
     "slots kept": "kept",
@@ -26,12 +26,12 @@ AMONG = {"self-BLEU": "diffuseq_self_bleu", "div-4": "div4"}  # of the candidate
 
 
 def tables(metadata: Mapping[str, Any]) -> str:
-    """Every kind of every system at the most steps; then quality by steps."""
+    """One table of all systems at the largest number of steps, one of quality by number of steps."""
     k, results = metadata["protocol"]["candidates"], metadata["results"]
     columns = {
         name: key
         for name, key in COLUMNS.items()
-        if any(key in row["metrics"] for row in results)  # BERTScore may be left out, and few corpora have slots
+        if any(key in row["metrics"] for row in results)  # BERTScore is optional, and few corpora have slots
     }
     head = ["", *columns, *AMONG]
     best = max(metadata["protocol"]["steps"])
@@ -61,15 +61,15 @@ def tables(metadata: Mapping[str, Any]) -> str:
     return "\n".join([first, "", *_table(head, lines), "", *_table(["", "steps", *names], by_steps), ""])
 
 
-def samples(judge: Judge) -> str:
-    """For the same sources what each system wrote at the most steps."""
-    rows = [row for row in judge.rows if row.steps == max(judge.steps)]
+def samples(evaluator: PairsEvaluator) -> str:
+    """The samples of every system for the same sources, at the largest number of steps."""
+    rows = [row for row in evaluator.rows if row.steps == max(evaluator.steps)]
     parts = []
-    for i, record in enumerate(rows[0].seeds[0]["records"][:SHOWN]):
+    for i, record in enumerate(rows[0].seeds[0]["records"][:NUM_SHOWN]):
         part = {"source": record["source"], "reference": record["reference"]}
         for row in rows:
-            mine = row.seeds[0]["records"][i]
-            part |= {f"{row.name}, one sample": mine["sample"], f"{row.name}, MBR": mine["chosen"]}
+            own = row.seeds[0]["records"][i]
+            part |= {f"{row.name}, one sample": own["sample"], f"{row.name}, MBR": own["chosen"]}
         width = max(map(len, part)) + 2
         parts.append("".join(f"{name:<{width}}{single_line(text) or '(empty)'}\n" for name, text in part.items()))
     return "\n".join(parts)

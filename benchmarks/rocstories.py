@@ -1,16 +1,15 @@
 """The whole method on ROCStories without any pretrained model: stages 0, 1 and 2 and the evaluation, in one command.
 
-Last, the decoder trains on by itself, on what the denoiser makes of the stories' latents, which stay what they are.
+The last stage trains only the decoder, on latents that the denoiser makes from those of the stories.
 
     python benchmarks/rocstories.py --data_dir FOLDER --output_dir runs/roc [--size cpu|gpu] [--max_seconds S]
 
-FOLDER holds ROCstory/roc_train.json and roc_valid.json. What else of ag_news, sst, e2e_data and qqp is there joins the
-stories in stage 0, which learns to copy and needs breadth more than stories. Every stage is judged on held-out stories.
-Run again, it goes on.
---max_seconds is shared among the stages by their weights; a stage that ran out of time is evaluated and saved as it is.
-Writes the runs, and record.json with the figures, samples.txt and curves as PNG, for benchmarks/records/.
-How long: on the CPU its stages, run one by one, took about two and a half hours of one busy core. Neither size has been
-run from end to end as this one command.
+FOLDER holds ROCstory/roc_train.json and roc_valid.json. If it also holds ag_news, sst, e2e_data or qqp, stage 0 trains
+on them, too: it learns to copy, which takes varied texts. Every stage is evaluated on held-out stories. A second call
+continues an interrupted one. --max_seconds is shared among the stages; a stage that runs out of time is saved and
+evaluated as it is. Writes the runs, and record.json with the figures, samples.txt and curves as PNG, for
+benchmarks/records/. How long: on the CPU its stages, run one by one, took about two and a half hours of one busy core.
+Neither size has been run from end to end as this one command.
 """
 
 from __future__ import annotations
@@ -25,12 +24,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our packages are importable from any directory
 
 from dataset_utils import registry
 from dataset_utils.options import DataOptions
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from pipelines.stages import ROBUST_AUTOENCODER, StageTimer, Stage, banner, adapt_decoder_stage, run_program, run_stage, scale_steps
+from pipelines.stages import (
+    ROBUST_AUTOENCODER,
+    Stage,
+    StageTimer,
+    adapt_decoder_stage,
+    banner,
+    run_program,
+    run_stage,
+    scale_steps,
+)
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import write_json, write_text
@@ -54,7 +62,8 @@ SIZES = {
         lm="--vocab_size 2000 --d_model 192 --layers 2 --heads 4 --num_train_steps 500 --train_batch_size 48"
         " --learning_rate 2e-3 --lr_warmup_steps 150 --eval_every 250 --eval_texts 200",
         autoencoder="--num_train_steps 1500 --train_batch_size 32 --learning_rate 1e-3 --lr_warmup_steps 50"
-        " --lr_schedule cosine --eval_every 500 --eval_texts 100 --eval_batch_size 100 --decoding greedy" + ROBUST_AUTOENCODER,
+        " --lr_schedule cosine --eval_every 500 --eval_texts 100 --eval_batch_size 100 --decoding greedy"
+        + ROBUST_AUTOENCODER,
         diffusion="--tx_dim 192 --tx_depth 5 --num_train_steps 1500 --train_batch_size 64 --learning_rate 2e-3"
         " --lr_warmup_steps 50 --disable_dropout --ema_decay 0.995 --save_and_sample_every 500 --eval_batch_size 50",
         decoder="--num_train_steps 2700 --train_batch_size 32 --learning_rate 1e-3 --lr_warmup_steps 50"
@@ -81,14 +90,15 @@ SIZES = {
 
 
 def stages(size: Size, data: str) -> list[Stage]:
-    """The stages, below {root}, where `write_texts` has been."""
+    """The stages, in {root}, which holds the files of `write_texts`."""
     texts = " ".join(f"--{split}_file {{root}}/texts/{split}.jsonl" for split in ("train", "valid", "test"))
-    every = f"{texts} --max_seq_len 112 --log_every 50 "
-    stories = every.replace("texts/train", "texts/stories")
+    all_texts = f"{texts} --max_seq_len 112 --log_every 50 "
+    stories = all_texts.replace("texts/train", "texts/stories")
     model = "--enc_dec_model {root}/lm "
     return [
-        Stage("lm", PRETRAIN, "a small BART on every text at hand", "validation.json",
-              every + "--tokenizer bpe --config pos_init=sinusoidal --config random_token_prob=0.3 --mask_prob 0.1 --config uncorrupted_prob=0.6 " + size.lm),
+        Stage("lm", PRETRAIN, "a small BART on the texts of all corpora", "validation.json",
+              all_texts + "--tokenizer bpe --config pos_init=sinusoidal --config random_token_prob=0.3"
+              " --mask_prob 0.1 --config uncorrupted_prob=0.6 " + size.lm),
         Stage("autoencoder", AUTOENCODER, "the autoencoder on the stories", "validation.json",
               stories + model + size.autoencoder),
         Stage("diffusion", DIFFUSION, "the denoiser on the stories' latents", "metrics.json",
@@ -100,7 +110,7 @@ def stages(size: Size, data: str) -> list[Stage]:
 
 
 def write_texts(data: str, names: str, folder: Path) -> None:
-    """train.jsonl with the training texts of every corpus; stories, valid and test.jsonl with stories alone."""
+    """Write train.jsonl with the training texts of all corpora, the other files with stories alone."""
     if (folder / "test.jsonl").is_file():
         return
     joined = registry.load(DataOptions(dataset_name=names, data_dir=data))
@@ -116,15 +126,17 @@ def write_texts(data: str, names: str, folder: Path) -> None:
 
 
 def run(data: Path, root: Path, size: Size, factor: float, max_seconds: float | None, device: str) -> int:
-    places = {"ag_news": "ag_news", "sst": "sst", "e2e": "e2e_data", "qqp": "qqp"}
-    names = "+".join(["roc", *(name for name, place in places.items() if (data / place).is_dir())])
+    folders = {"ag_news": "ag_news", "sst": "sst", "e2e": "e2e_data", "qqp": "qqp"}
+    names = "+".join(["roc", *(name for name, folder in folders.items() if (data / folder).is_dir())])
     root.mkdir(parents=True, exist_ok=True)
     write_texts(str(data), names, root / "texts")
     clock = StageTimer(root / "seconds.json")
     began = time.monotonic()
     for stage, share in zip(stages(size, str(data)), size.shares, strict=True):
         limit = [] if max_seconds is None else ["--max_seconds", str(round(share * max_seconds))]
-        code = clock.time(stage.name, partial(run_stage, scale_steps(stage, factor), root, [*limit, "--device", device]))
+        code = clock.time(
+            stage.name, partial(run_stage, scale_steps(stage, factor), root, [*limit, "--device", device])
+        )
         if code:
             return code
     evaluation = (
@@ -141,7 +153,7 @@ def run(data: Path, root: Path, size: Size, factor: float, max_seconds: float | 
 
 
 def record(root: Path, seconds: dict[str, float], this_call: float) -> None:
-    """The figures of the whole run in one small file, beside samples and curves."""
+    """Write record.json, samples.txt and the curves."""
     from evaluation import plots
 
     reconstruction = json.loads((root / "decoder/validation.json").read_text())
@@ -173,10 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--size", choices=SIZES, default=None, help="default: gpu where CUDA is, else cpu")
     parser.add_argument("--max_seconds", type=float, default=None)
-    parser.add_argument("--steps_factor", type=float, default=1.0, help="scale the steps of every stage, to try it out")
+    parser.add_argument("--steps_factor", type=float, default=1.0, help="factor on the training steps of every stage")
     args = parser.parse_args(argv)
     if not (args.data_dir / "ROCstory").is_dir():
-        raise UserError(f"{args.data_dir} holds no ROCstory folder: see docs/usage.md for where to get the corpus")
+        raise UserError(f"{args.data_dir} holds no ROCstory folder: docs/usage.md names its source")
     from utils.distributed import pick_device
 
     device = pick_device()

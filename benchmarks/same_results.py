@@ -4,11 +4,12 @@
     python benchmarks/same_results.py run --checkout .   --corpus CORPUS --out after
     python benchmarks/same_results.py compare before after
 
-`run` trains, with the programs of a checkout, a small language model, an autoencoder around it, and a diffusion model in
-each latent space (autoencoder latents, encoder states, token embeddings), draws 64 samples from each of them, and writes
-results.json: the losses of every logged step, a hash of every tensor of the last checkpoint, and the texts. Only flags
-that have kept their names are used. CORPUS is a folder of the embedded stories, written by the first run that lacks it.
-`compare` prints a line for each part and exits with 1 where any value differs. A refactoring must change none.
+`run` trains, with the programs of a checkout, a small language model, an autoencoder around it, and a diffusion model
+in each latent space (autoencoder latents, encoder states, token embeddings), draws 64 samples from each of them, and
+writes results.json: the losses of every logged step, a hash of every tensor of the last checkpoint, and the texts. It
+uses only flags whose names did not change. CORPUS is a folder of the embedded stories, written by the first run that
+lacks it. `compare` prints a line for each part and exits with 1 where any value differs. A refactoring must not change
+any.
 
 How long: about five minutes for each checkout on 2 cores.
 """
@@ -24,6 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,9 +63,7 @@ RUNS = {  # name -> (module or script, flags)
     "encoder_states": (
         "train_text_diffusion.py",
         CORPUS + " --enc_dec_model {out}/language_model --self_condition --normalize_latent --num_train_steps 20"
-        " --decoding greedy"
-        + SMALL_DENOISER
-        + SAMPLED,
+        " --decoding greedy" + SMALL_DENOISER + SAMPLED,
     ),
     "embeddings": (
         "train_text_diffusion.py",
@@ -110,18 +110,14 @@ def logged_losses(folder: Path) -> list[dict[str, float]]:
 
 def tensor_hashes(folder: Path) -> dict[str, str]:
     """A hash of every tensor of the last checkpoint, by file and name."""
-    checkpoint = sorted((path for path in folder.glob("checkpoint*") if path.is_dir()), key=step_of)[-1]
+    checkpoint = max(folder.glob("checkpoints/step_*"), key=lambda path: int(path.name.removeprefix("step_")))
     found = {}
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in sorted(file.keys()):
-                tensor = file.get_tensor(name).contiguous()
+                tensor = file.get_tensor(name).contiguous().view(-1).view(torch.uint8)
                 found[f"{path.stem}: {name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()[:16]
     return found
-
-
-def step_of(path: Path) -> int:
-    return int("".join(c for c in path.name if c.isdigit()) or 0)
 
 
 def run(checkout: Path, corpus: Path, out: Path) -> None:

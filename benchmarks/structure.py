@@ -1,21 +1,21 @@
-"""Measure how much code there is, how many flags, and how many files a reader has to open to follow one thing.
+"""Measure the size of the code, the number of flags, and the number of files that one route crosses.
 
     python benchmarks/structure.py --checkout OLD --run OLD_RUNS/latents --json before.json
     python benchmarks/structure.py --checkout .   --run RUNS/latents     --json after.json
 
---run is a trained run of that checkout on the latents of an autoencoder; benchmarks/same_results.py makes one. Measured:
+--run is a trained run of that checkout on the latents of an autoencoder, such as benchmarks/same_results.py trains:
 
     lines and files     of Python outside tests/, by folder
-    flags               of --help, by program, and how many different ones there are in all
-    import closure      files of ours that an import of DiffusionStep's module loads, imports inside functions excluded
-    four routes         files of ours in which a function is called
+    flags               of --help, by program, and the number of different ones
+    import closure      our files that an import of the module of DiffusionStep loads, without imports inside functions
+    four routes         our files in which a function is called
         training step   while one call of DiffusionStep runs
-        evaluation      from the entry script down to the sampler, and while TextGenerator.sample runs; how many calls
-                        of ours lie between TextGenerator.sample and the sampler
+        evaluation      from the entry script to the sampler, and while TextGenerator.sample runs; also our calls
+                        between TextGenerator.sample and the sampler
         flag            files that name --sampler: as a string, a field, a keyword or an attribute
         saved run       while a run folder becomes a latent space; climbs: calls from a lower package into a higher one
 
-Routes are traced, not read: the programs of the checkout run with a profiler. How long: two minutes.
+Routes are traced: the programs of the checkout run with a profiler. How long: two minutes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,15 @@ PROGRAMS = ("train_text_diffusion.py", "train_latent_model.py", "-m latent_model
             "-m pipelines.train_classifier")  # fmt: skip
 DRAFT_PROGRAMS = ("train_draft_model", "train_drafter")  # after and before the redesign
 # Lower packages first: a call from one into a later one is a climb.
-LEVELS = {"utils": 0, "diffusion": 0, "dataset_utils": 1, "model": 1, "evaluation": 1, "latent_models": 2, "pipelines": 3}
+LEVELS = {
+    "utils": 0,
+    "diffusion": 0,
+    "dataset_utils": 1,
+    "model": 1,
+    "evaluation": 1,
+    "latent_models": 2,
+    "pipelines": 3,
+}
 LOADERS = ("load_space", "load_latent_space", "build_space")  # the function that turns a run folder into a latent space
 
 TRACER = r"""
@@ -138,7 +146,7 @@ def module_file(checkout: Path, name: str) -> Path | None:
 
 
 def imports(checkout: Path, path: Path) -> set[Path]:
-    """Files of ours that a file imports when it is imported; not what stands under `if TYPE_CHECKING` or in functions."""
+    """Our files that importing a file loads directly; without imports under `if TYPE_CHECKING` and in functions."""
     found: set[Path] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import):
@@ -154,7 +162,7 @@ def imports(checkout: Path, path: Path) -> set[Path]:
 
 
 def import_closure(checkout: Path) -> list[str]:
-    """Files that the module of DiffusionStep imports, directly or not, itself included; empty __init__ files excluded."""
+    """Files that the module of DiffusionStep imports, directly or not, and itself, without empty __init__ files."""
     start = next(
         checkout / path for path in python_files(checkout)
         if path.parts[0] == "pipelines" and "\nclass DiffusionStep" in (checkout / path).read_text(encoding="utf-8")
@@ -186,9 +194,13 @@ def traced(checkout: Path, triggers: list[str], argv: list[str]) -> dict[str, An
         out, script = Path(folder) / "trace.json", Path(folder) / "tracer.py"
         script.write_text(TRACER)
         command = [sys.executable, str(script), str(checkout), str(out), ",".join(triggers), "train_text_diffusion.py"]
-        done = subprocess.run([*command, *argv], cwd=checkout, env=environment(checkout), capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, *argv], cwd=checkout, env=environment(checkout), capture_output=True, text=True
+        )
         if done.returncode:
-            raise SystemExit(f"train_text_diffusion.py {' '.join(argv)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+            raise SystemExit(
+                f"train_text_diffusion.py {' '.join(argv)} ended with {done.returncode}:\n{done.stderr[-2000:]}"
+            )
         return json.loads(out.read_text())
 
 
@@ -212,8 +224,8 @@ def routes(checkout: Path, run: Path) -> dict[str, Any]:
         corpus = f"--dataset_name {saved['dataset_name']} --data_dir {saved['data_dir']} --max_seq_len 32"
         parts = f"--enc_dec_model {saved['enc_dec_model']} --latent_model_path {saved['latent_model_path']}"
         training = (
-            f"{corpus} {parts} --self_condition --tx_dim 64 --tx_depth 2 --num_train_steps 1 --num_samples 1 --device cpu"
-            f" --sampling_timesteps 2 --decoding greedy --output_dir {folder}/trained"
+            f"{corpus} {parts} --self_condition --tx_dim 64 --tx_depth 2 --num_train_steps 1 --num_samples 1"
+            f" --device cpu --sampling_timesteps 2 --decoding greedy --output_dir {folder}/trained"
         )
         evaluation = (
             f"--eval --resume_dir {run} --num_samples 4 --sampling_timesteps 4 --decoding greedy --device cpu"
@@ -232,8 +244,10 @@ def routes(checkout: Path, run: Path) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkout", type=Path, default=ROOT)
-    parser.add_argument("--run", type=Path, help="a diffusion run on latents; without it the traced routes are left out")
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument(
+        "--run", type=Path, help="a diffusion run on latents; without it the traced routes are left out"
+    )
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     given = parser.parse_args()
     checkout = given.checkout.resolve()
     sizes, closure, flag = size(checkout), import_closure(checkout), flag_files(checkout)

@@ -1,16 +1,16 @@
-"""How fast this machine trains, samples and decodes, and what each way of being fast is worth here.
+"""Throughput of training, sampling and decoding on this machine, with and without each optimization of speed.
 
     python benchmarks/throughput.py --output_dir runs/throughput [--size small|paper] [--device auto] [--rounds 5]
         [--seconds 3] [--parts denoiser,autoencoder,sampling,guidance] [--threads N] [--profile] [--steps K] [--batch B]
         [--freed_memory keep|return]
 
-The real loops, steps and generators at random weights. Every case runs once in each round, one after another, so that a
-busy moment of the machine meets all of them; medians and ranges are over rounds. "everything off" runs the encoder at
-every step, in float32, with plain attention, an unfused optimizer, whole logits and no compilation.
-Writes throughput.json and table.txt; with --profile also profile.txt, where the time of a denoiser step goes.
+It times the real training loops and samplers, with random weights. Every case runs once in each round, so that a busy
+moment of the machine affects all cases; medians and ranges are over rounds. "everything off" runs the encoder at every
+step, in float32, with plain attention, an unfused optimizer, the logits of a whole batch and no compilation.
+Writes throughput.json and table.txt; with --profile also profile.txt, the time of a denoiser step by kernel.
 How long: small about 8 minutes on 2 CPU cores. paper is meant for a GPU; give --seconds 12 for a minute a case.
-To see that every case of it works, anywhere: --size paper --rounds 1 --steps 1 --batch 2 takes minutes and one case's
-memory at a time; its figures say nothing.
+To check on any machine that every case works: --size paper --rounds 1 --steps 1 --batch 2 takes minutes and holds one
+case in memory at a time; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our packages are importable from any directory
 
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
@@ -37,7 +37,7 @@ PROJECTED = {"denoiser": 250_000, "autoencoder": 50_000}  # steps of the publish
 
 
 class Machine:
-    """What arithmetic and memory can do at best, of several tries: beside other work a single one may be slow."""
+    """Peak speed of matrix products and copies: the best of several tries, since other processes may slow down one."""
 
     def __init__(self, device: Any, dtypes: dict[str, Any]) -> None:
         self.device, self.dtypes = device, dtypes
@@ -53,7 +53,7 @@ class Machine:
 
 @dataclass
 class Measured:
-    """A case with what was found of it."""
+    """A case and its measurements."""
 
     case: Any
     count: int  # steps in a round
@@ -61,20 +61,20 @@ class Measured:
     memory: int = 0  # peak bytes of the case alone
 
     def take(self, device: Any) -> None:
-        """One round."""
+        """Time one round."""
         before = _allocated(device)
         self.seconds.append(_timed(self.case, self.count, device) / self.count)
-        # what the others keep on the device meanwhile is not this one's
+        # without the memory of the other cases
         self.memory = max(self.memory, _peak(device) - before + self.case.bytes_held)
 
 
 def measure(
     makers: list[Any], machine: Machine, rounds: int, seconds: float, steps: int | None = None
 ) -> list[Measured]:
-    """What was found of each case, in their order.
+    """Measure every case, in order.
 
-    seconds: of one case in one round, about. steps: so many instead, without more of a warm-up. A single round takes
-    the cases one after another, and each leaves the memory before the next is made.
+    seconds: of one case in one round, about. steps: steps of a case in a round instead of seconds, and of its warm-up.
+    With a single round, each case is freed before the next one is made.
     """
     if rounds == 1:
         machine.measure()
@@ -82,7 +82,7 @@ def measure(
         for make in makers:
             measured = _ready(make, machine.device, seconds, steps)
             measured.take(machine.device)
-            measured.case.run = None  # its networks go
+            measured.case.run = None  # frees its networks
             found.append(measured)
         return found
     found = [_ready(make, machine.device, seconds, steps) for make in makers]
@@ -95,40 +95,40 @@ def measure(
 
 
 def _ready(make: Any, device: Any, seconds: float, steps: int | None) -> Measured:
-    """A case, made and warm: compiled, its operations counted."""
-    from benchmarks.throughput_cases import LOSSES, operations, wait
+    """Make a case, run its warm-up (which compiles it), and count its operations."""
+    from benchmarks.throughput_cases import NUM_LOSSES, count_flops, synchronize
 
     before = _allocated(device)
     case = make()
     print(f"warm-up: {case.part}, {case.name}", file=sys.stderr, flush=True)
-    warm = LOSSES if case.part in PROJECTED else 2
-    case.run(warm if steps is None else min(steps, warm))
-    wait(device)
+    warm_up = NUM_LOSSES if case.part in PROJECTED else 2
+    case.run(warm_up if steps is None else min(steps, warm_up))
+    synchronize(device)
     count = max(1, round(seconds / max(_timed(case, 1, device), 1e-6))) if steps is None else steps
-    # a compiled network is opaque to the counter, and the products of Muon are not the network's
+    # the counter cannot look into a compiled network, and would count the matrix products of Muon
     if not case.switches.compile and case.switches.optimizer != "muon" and case.part != "guidance":
-        case.flops = operations(case)
+        case.flops = count_flops(case)
     case.bytes_held = _allocated(device) - before
     return Measured(case, count)
 
 
 def _allocated(device: Any) -> int:
-    """Bytes on a GPU. The peak is counted from here.
+    """Bytes allocated on a GPU, 0 on a CPU. Also resets the peak that _peak returns.
 
-    0 on a CPU, where only the memory of the whole process is known: there the peak is all that it holds.
+    On a CPU only the memory of the whole process is known.
     """
     import torch
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    with suppress(OSError):  # of Linux, which else counts from the start of the process
+    with suppress(OSError):  # Linux only: without it the peak is since the start of the process
         Path("/proc/self/clear_refs").write_text("5")
     return 0
 
 
 def _peak(device: Any) -> int:
-    """Bytes at most since _allocated; 0 where nobody knows."""
+    """Peak of the memory in bytes since the last call of _allocated; 0 where it is not known."""
     import torch
 
     if device.type == "cuda":
@@ -141,12 +141,12 @@ def _peak(device: Any) -> int:
 
 
 def _timed(case: Any, count: int, device: Any) -> float:
-    from benchmarks.throughput_cases import wait
+    from benchmarks.throughput_cases import synchronize
 
-    wait(device)
+    synchronize(device)
     began = time.perf_counter()
     case.run(count)
-    wait(device)
+    synchronize(device)
     return time.perf_counter() - began
 
 
@@ -173,7 +173,7 @@ def row_of(measured: Measured) -> dict[str, Any]:
 
 
 def bounds(rows: list[dict[str, Any]], cases: list[Any], metadata: dict[str, Any]) -> None:
-    """What arithmetic and memory would allow beside what was measured."""
+    """Add to each row the speed that peak arithmetic and memory bandwidth would allow (a roofline)."""
     for row, case in zip(rows, cases, strict=True):
         if case.part == "sampling" and case.flops is not None:
             peak = metadata["matmul_flops_per_second"]["bfloat16" if case.switches.bf16 else "float32"]
@@ -186,7 +186,7 @@ def bounds(rows: list[dict[str, Any]], cases: list[Any], metadata: dict[str, Any
     for part in PROJECTED:
         own = [(row, case) for row, case in zip(rows, cases, strict=True) if row["part"] == part]
         for row, case in own:
-            # where they could not be counted, those of another case with a cache, or without
+            # a compiled case has the operations of another case with the same caching
             twins = (c.flops for _, c in own if c.flops is not None and c.switches.cache == case.switches.cache)
             flops = case.flops or next(twins, None)
             if flops is None:
@@ -204,7 +204,7 @@ def bounds(rows: list[dict[str, Any]], cases: list[Any], metadata: dict[str, Any
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The comparisons that the text of a record quotes."""
+    """Ratios of speeds that the README of a record quotes."""
     rate = {(row["part"], row["case"]): row["steps_per_second"]["median"] for row in rows}
     found = {}
     for part in PROJECTED:
@@ -226,7 +226,7 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def differences(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Largest relative difference of the first losses from those with everything off."""
+    """Largest relative difference of the first losses from those of the case "everything off"."""
     found = {}
     for part in PROJECTED:
         own = {row["case"]: row["first_losses"] for row in rows if row["part"] == part}
@@ -272,7 +272,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def profile(case: Any, device: Any) -> str:
-    """Where the time of a step goes, by kernel."""
+    """Time of a step by kernel."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 

@@ -1,4 +1,4 @@
-"""What benchmarks/throughput.py times: the real training loops and generators at two sizes, with random weights."""
+"""The cases of benchmarks/throughput.py: the real training loops and samplers, in two sizes, with random weights."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torch import nn
 
 from dataset_utils.batching import TokenTable
 from dataset_utils.splits import Split
-from dataset_utils.synthetic_stories import splits
+from dataset_utils.synthetic_stories import generate_splits
 from diffusion.options import ProcessOptions, SamplingOptions
+from latent_models.autoencoders.options import PerceiverOptions
+from latent_models.autoencoders.perceiver import PerceiverAutoencoder
+from latent_models.language_models import LanguageModel
+from latent_models.options import PretrainingOptions
+from latent_models.pretraining.small_bart import small_bart
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
-from latent_models.language_models import LanguageModel
-from latent_models.autoencoders.options import PerceiverOptions
-from latent_models.options import PretrainingOptions
-from latent_models.autoencoders.perceiver import PerceiverAutoencoder
-from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
 from model.options import DenoiserOptions
-from pipelines.builders.models import DiffusionModel
 from pipelines.builders.diffusion_process import make_process
+from pipelines.builders.models import DiffusionModel
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit
 from pipelines.sampling.generator import TextGenerator
 from pipelines.steps.autoencoder import AutoencoderStep
 from pipelines.steps.diffusion import DiffusionStep
-from utils.compile import compile_network, should_compile, set_kernels
+from utils.compile import compile_network, set_kernels, should_compile
 from utils.distributed import DistContext, autocast, has_bf16
 from utils.ema import EMA
 from utils.hooks import StepResult
@@ -47,7 +47,7 @@ from utils.state import State
 
 @dataclass(frozen=True)
 class Size:
-    """Layout of the three networks and batches."""
+    """Sizes of the three networks and of their batches."""
 
     vocabulary: int
     width: int  # of the language model
@@ -62,12 +62,12 @@ class Size:
     batch: int  # of the denoiser
     ae_batch: int
     texts: int  # of the corpus
-    sampled: int  # texts drawn together
+    sampled: int  # texts in a sampling batch
     steps: tuple[int, int]  # of the sampler: few, many
     guided: int = 128  # texts of the larger batch that guidance is measured at
 
     def with_batch(self, batch: int) -> Size:
-        """The same networks on so many texts at a time."""
+        """The same networks with this batch size in every case."""
         return replace(
             self, batch=batch, ae_batch=batch, sampled=batch, guided=batch, texts=min(self.texts, 64 * batch)
         )
@@ -82,12 +82,12 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Switches:
-    """Each way of being fast."""
+    """The optimizations of speed that a case turns on."""
 
-    cache: bool = True  # latents, or the encoder's states, computed once
+    cache: bool = True  # latents or encoder states are computed once
     bf16: bool = True
     attention: bool = True
-    fused: bool = True  # the optimizer and the averages
+    fused: bool = True  # optimizer and EMA
     chunked: bool = True  # cross-entropy
     compile: bool = True
     optimizer: str = "adamw"
@@ -98,40 +98,42 @@ OFF = Switches(cache=False, bf16=False, attention=False, fused=False, chunked=Fa
 
 @dataclass
 class Case:
-    """Something to run k times in a row, again and again."""
+    """A computation to time: run(k) runs k steps."""
 
     part: str  # denoiser, autoencoder, sampling, guidance
     name: str
-    run: Callable[[int], float | None]  # k -> seconds, where the case knows better than the clock outside
+    run: Callable[[int], float | None]  # number of steps -> None
     texts: int  # of one step
     tokens: float = 0.0  # of one step
     switches: Switches = field(default_factory=Switches)
     losses: list[float] = field(default_factory=list)  # of the first steps
-    parameters: int = 0  # trained ones
-    bytes_read: float = 0.0  # of weights in one step, of sampling: read once for each network call or token
-    flops: float | None = None  # of the network's matrix products in one step; unknown of a compiled one
-    bytes_held: int = 0  # on a GPU, of what the case alone keeps there
+    parameters: int = 0  # trainable
+    bytes_read: float = 0.0  # weights read in one step of sampling: once for each network call or token
+    flops: float | None = None  # of the matrix products in one step; None for a compiled network
+    bytes_held: int = 0  # GPU memory of the tensors of this case
 
 
 Maker = Callable[[], Case]
 
 
 class Bench:
-    """Networks and corpus of one size, on one device."""
+    """Networks and a corpus of one size on one device; makes the cases."""
 
     def __init__(self, size: Size, device: torch.device, cache: Path, freed_memory: str = "keep") -> None:
         self.size, self.device, self.dist, self.folder = size, device, DistContext(device=device), cache
-        self.freed_memory = freed_memory  # of the process, once and for all: no switch of a case
+        self.freed_memory = freed_memory  # set once for the process, so not one of the Switches
         self.bf16, self.compiles = has_bf16(device), should_compile("auto", device)
         torch.manual_seed(0)
-        stories = [story.text() for story in splits({"train": 500})["train"]]
+        stories = [story.text() for story in generate_splits({"train": 500})["train"]]
         tokenizer = train_tokenizer(stories, "word", size.vocabulary, size.tokens)
-        # every id is a word: texts that came out empty would be drawn again
+        # every id is a word, because empty texts would be sampled again
         tokenizer.add_tokens([f"w{number}" for number in range(len(tokenizer), size.vocabulary)])
         options = PretrainingOptions(d_model=size.width, layers=size.layers, heads=size.heads, max_seq_len=size.tokens)
         bart = small_bart(options, tokenizer)
         bart.resize_token_embeddings(size.vocabulary, mean_resizing=False)
-        bart.final_logits_bias[0, tokenizer.eos_token_id] = -1e4  # every text as long as can be: decoders compare
+        bart.final_logits_bias[
+            0, tokenizer.eos_token_id
+        ] = -1e4  # no end token: all texts have full length, so times compare
         self.model = LanguageModel(bart, tokenizer, "random weights").to(device)
         ae = PerceiverOptions(num_encoder_latents=size.latents, dim_ae=size.dim, num_layers=2)
         self.new_autoencoder = lambda: PerceiverAutoencoder(size.width, ae, size.tokens).to(device)
@@ -143,23 +145,23 @@ class Bench:
         split = Split([str(row) for row in range(size.texts)], labels=(ids[:, 0] % 4).tolist())
         self.data = TokenSplit(split, table, self.model.pad_id)
         self.mean_tokens = float(lengths.mean())
-        # of the network of the paper; dropout 0, so that losses compare
+        # the network of the paper; dropout 0, so that losses compare
         self.denoiser = DenoiserOptions(
             tx_dim=size.tx_dim, tx_depth=size.tx_depth, self_condition=True, scale_shift=True,
             num_dense_connections=size.skips, disable_dropout=True,
         )  # fmt: skip
 
     def available(self, switches: Switches) -> Switches:
-        """The same without what this machine has not."""
+        """The switches without those that this machine does not support."""
         return replace(switches, bf16=switches.bf16 and self.bf16, compile=switches.compile and self.compiles)
 
     def cases(self, parts: list[str]) -> list[Maker]:
-        """What makes each case: its networks take memory only from then on."""
+        """Functions that make the cases; networks are allocated when they are called."""
         on = Switches()
-        dropped = {f"without {name}": Switches(**{**vars(on), key: False}) for key, name in LABELS.items()}
+        dropped = {f"without {name}": Switches(**{**vars(on), key: False}) for key, name in SWITCH_LABELS.items()}
         denoiser = {"all on": on, **dropped, "muon": replace(on, optimizer="muon"), "everything off": OFF}
         denoiser.pop("without chunked loss")
-        found: list[Maker] = []
+        makers: list[Maker] = []
         for part, make, table in (
             ("denoiser", self.denoiser_training, denoiser),
             ("autoencoder", self.autoencoder_training, {"all on": on, **dropped, "everything off": OFF}),
@@ -167,14 +169,14 @@ class Bench:
             seen: set[Switches] = set()
             for name, switches in table.items() if part in parts else ():
                 switches = self.available(switches)
-                if switches not in seen:  # what this machine has not cannot be switched off
+                if switches not in seen:  # equal to another case where this machine lacks the optimization
                     seen.add(switches)
-                    found.append(partial(make, name, switches))
+                    makers.append(partial(make, name, switches))
         if "sampling" in parts:
-            found += self.sampling()
+            makers += self.sampling()
         if "guidance" in parts:
-            found += self.guidance()
-        return found
+            makers += self.guidance()
+        return makers
 
     # ---- training ------------------------------------------------------------------------------------------------
 
@@ -189,19 +191,20 @@ class Bench:
         case.parameters = sum(p.numel() for p in state.parameters())
         precision = autocast(self.device, "bf16" if case.switches.bf16 else "no")
 
-        def note(state: State, report: StepResult) -> None:
-            if len(case.losses) < LOSSES:
+        def record_loss(state: State, report: StepResult) -> None:
+            if len(case.losses) < NUM_LOSSES:
                 case.losses.append(float(report.loss))
 
         def run(k: int) -> None:
-            self.use(case.switches)
+            self.set_kernels(case.switches)
             loop = LoopOptions(num_train_steps=state.step + k, log_every=10**9, train_batch_size=batch)
-            train(state, step, [note], loop, clip_grad_norm=1.0, autocast=precision, global_batch=batch)
+            train(state, step, [record_loss], loop, clip_grad_norm=1.0, autocast=precision, global_batch=batch)
 
         case.run = run
         return case
 
     def set_kernels(self, switches: Switches) -> None:
+        """Apply the switches that are global to the process."""
         attention = "fused" if switches.attention else "plain"
         set_kernels(KernelOptions(attention=attention, freed_memory=self.freed_memory), self.device)
         self.model.chunked_loss = switches.chunked
@@ -239,9 +242,9 @@ class Bench:
 
     # ---- sampling ------------------------------------------------------------------------------------------------
 
-    @cache  # noqa: B019 - one bench lives as long as its cases
+    @cache  # noqa: B019 - the Bench lives as long as its cases
     def network(self, compiled: bool, classes: int) -> DiffusionModel:
-        """A denoiser to sample with, shared by the cases: it compiles once."""
+        """A denoiser for sampling. The cases share it, so that it is compiled once."""
         torch.manual_seed(1)
         options = replace(self.denoiser, class_conditional=classes > 0)
         model = DiffusionModel(self.space, options, self.size.tokens, classes).to(self.device).eval()
@@ -289,7 +292,7 @@ class Bench:
         generator = self.generator(switches, steps)
 
         def run(k: int) -> None:
-            self.use(switches)
+            self.set_kernels(switches)
             for b in range(k):
                 generator.sample_latents(0, b)
 
@@ -301,12 +304,12 @@ class Bench:
         clean = generator.sample_latents(0, 0)
 
         def run(k: int) -> None:
-            self.use(switches)
+            self.set_kernels(switches)
             for b in range(k):
                 generator.decode(clean, strategy, b)
 
         read = self._weights(self.model.model.get_decoder(), switches) * self.size.tokens
-        switches = replace(switches, compile=False)  # the language model's decoder is not
+        switches = replace(switches, compile=False)  # the decoder of the language model is not compiled
         return Case("sampling", name, run, self.size.sampled, switches=switches, bytes_read=read)
 
     def end_to_end(self, name: str, switches: Switches) -> Case:
@@ -314,7 +317,7 @@ class Bench:
         generator = self.generator(switches, few)
 
         def run(k: int) -> None:
-            self.use(switches)
+            self.set_kernels(switches)
             generator.sample(k * self.size.sampled, 0, ("greedy",), quiet=True)
 
         read = self._weights(generator.denoiser, switches) * few
@@ -323,7 +326,7 @@ class Bench:
 
     @staticmethod
     def _weights(network: nn.Module, switches: Switches) -> float:
-        """Bytes of a network's weights."""
+        """Bytes of the weights of a network."""
         return (2.0 if switches.bf16 else 4.0) * sum(p.numel() for p in network.parameters())
 
     def guidance(self) -> list[Maker]:
@@ -334,20 +337,20 @@ class Bench:
         ]
 
     def guided(self, name: str, batch: int) -> Case:
-        """Network calls of one sampling step: guided, unguided, and conditional and null called apart."""
+        """Network calls of one sampling step: guided, unguided, or two separate calls (conditional, unconditional)."""
         switches = self.available(Switches())
         condition = Condition.of(class_id=torch.arange(batch) % 4).to(self.device)
         z = torch.randn(batch, self.size.latents, self.size.dim, device=self.device)
-        t = torch.full((1,), 0.5, device=self.device)  # as samplers give it
-        plain, weighted = self.generator(switches, 1, 4), self.generator(switches, 1, 4, guidance=2.0)
+        t = torch.full((1,), 0.5, device=self.device)  # as samplers pass it
+        unguided, guided = self.generator(switches, 1, 4), self.generator(switches, 1, 4, guidance=2.0)
         denoisers = {
-            "guided": [weighted.make_denoise_fn(condition, None)],
-            "two calls": [plain.make_denoise_fn(condition, None), plain.make_denoise_fn(condition.null(), None)],
-            "unguided": [plain.make_denoise_fn(condition, None)],
+            "guided": [guided.make_denoise_fn(condition, None)],
+            "two calls": [unguided.make_denoise_fn(condition, None), unguided.make_denoise_fn(condition.null(), None)],
+            "unguided": [unguided.make_denoise_fn(condition, None)],
         }[name]
 
         def run(k: int) -> None:
-            self.use(switches)
+            self.set_kernels(switches)
             with torch.no_grad():
                 for _ in range(k):
                     for denoise in denoisers:
@@ -356,8 +359,8 @@ class Bench:
         return Case("guidance", f"{name}, batch {batch}", run, batch, switches=switches)
 
 
-LOSSES = 20  # first steps whose losses are compared
-LABELS = {
+NUM_LOSSES = 20  # number of first steps whose losses are compared
+SWITCH_LABELS = {
     "cache": "cache",
     "bf16": "bf16",
     "attention": "fused attention",
@@ -367,38 +370,40 @@ LABELS = {
 }
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def products_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """Floating-point operations per second of a large matrix product: what arithmetic allows here."""
+    """Floating-point operations per second of a large matrix product: the peak of this device."""
     n = 8192 if device.type == "cuda" else 1024
     a = torch.randn(n, n, device=device).to(dtype)
     return 2 * n**3 * _rate(lambda: a @ a, device, seconds)
 
 
 def bytes_per_second(device: torch.device, seconds: float = 0.5) -> float:
-    """What a copy of a large tensor reads and writes."""
+    """Memory bandwidth: bytes that a copy of a large tensor reads and writes per second."""
     a = torch.empty(2**28 if device.type == "cuda" else 2**25, device=device)
     b = torch.zeros_like(a)
     return 8 * a.numel() * _rate(lambda: a.copy_(b), device, seconds)
 
 
-def _rate(deed: Callable[[], Any], device: torch.device, seconds: float) -> float:
+def _rate(fn: Callable[[], Any], device: torch.device, seconds: float) -> float:
+    """Calls of fn per second."""
     for _ in range(3):
-        deed()
-    wait(device)
+        fn()
+    synchronize(device)
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
-        deed()
-        wait(device)
+        fn()
+        synchronize(device)
         count += 1
     return count / (time.perf_counter() - began)
 
 
-def operations(case: Case) -> float:
+def count_flops(case: Case) -> float:
     """Floating-point operations of the matrix products of one step, forward and backward."""
     from torch.utils.flop_counter import FlopCounterMode
 

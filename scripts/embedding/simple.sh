@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Minimal text diffusion: "The COLOUR FOOD is ADJECTIVE." from word-level embeddings that are learned along.
+# Minimal text diffusion: "The COLOR FOOD is ADJECTIVE." with word-level embeddings, which train with the model.
 # Source:   the published script: 2,000 steps of the sqrt chain, 25,001 training steps of batch 64, learning rate
 #           1e-4, embeddings of 128 channels, BERT-base's layout from scratch, dropout 0.1.
-# Expect:   no published figures. A network a hundredth of this size, 2,378 steps: every one of 250 samples by 20 solver
-#           steps is of the grammar; see benchmarks/embedding_simple.py, which fits into 20 minutes of two CPU cores.
+# Expect:   no published figures. A network a hundredth of this size, 2,378 steps: all of 250 samples by 20 solver
+#           steps are grammatical; see benchmarks/records/2026-11-21_embedding_simple_cpu, which takes 20 minutes of two
+#           CPU cores.
 # Cost:     no published hours.
 # Needs:    simple (datasets/README.md says from where), as DATA_DIR/simple/simple-train.txt.
 # Use:      bash scripts/embedding/simple.sh [flags]; then bash scripts/text_sample.sh RUN 2000 10

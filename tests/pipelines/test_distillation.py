@@ -323,4 +323,4 @@ def test_the_benchmark_sets_students_beside_their_teacher(programs, teacher, stu
     assert rows["student two 2"]["seeds"] == 2 and (tmp_path / "quality_speed.png").is_file()
     with pytest.raises(SystemExit):
         quality_speed.main([*argv, *few, "--students", str(teacher)])
-    assert "is no run of --distill_run" in capsys.readouterr().err
+    assert "was not trained with --distill_run" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from benchmarks import pairs
-from benchmarks.pairs_judge import KEEPS, Judge, Row
+from benchmarks.pairs_metrics import KEEPS_CONTENT, PairsEvaluator, Row
 from benchmarks.pairs_systems import CORPORA, OBJECTIVES, SIZES, SYSTEMS
 from benchmarks.pairs_table import tables
 from dataset_utils import synthetic_stories
@@ -88,15 +88,15 @@ def test_what_is_kept_is_counted_by_kind():
     rng = random.Random(1)
     stories = [synthetic_stories.sample_story(rng) for _ in range(4)]
     right = [synthetic_stories.paraphrase(story).text() for story in stories]
-    judge = object.__new__(Judge)
-    judge.keeps = KEEPS["tales-pairs"]
+    judge = object.__new__(PairsEvaluator)
+    judge.keeps_content = KEEPS_CONTENT["tales-pairs"]
     records = [
         {"source": story.text(), "sample": one, "chosen": chosen, "candidates": [one, chosen]}
         for story, one, chosen in zip(
             stories, [*right[:2], "no story", right[0]], [*right[:3], "no story"], strict=True
         )
     ]
-    found = judge.kept(records, 42)
+    found = judge.kept_content(records, 42)
     assert found == {"kept": 0.5, "mbr_kept": 0.75, "oracle_kept": 0.75, "chance_kept": found["chance_kept"]}
     assert found["chance_kept"] <= 0.25, "of one source alone another's sample says all"
     row = Row("one", 2, [{"records": [{"reference": "a", **r} for r in records]}])
@@ -132,7 +132,7 @@ def test_a_tiny_comparison(tales_folder, chain, tmp_path):
     assert pairs.main(argv) == 0
     before = (tmp_path / "table.md").read_text()
     record = json.loads((tmp_path / "record.json").read_text())
-    assert {r["name"] for r in record["results"]} == {way for s in SYSTEMS.values() for way in s.ways}
+    assert {r["name"] for r in record["results"]} == {way for s in SYSTEMS.values() for way in s.sampler_settings}
     assert {r["steps"] for r in record["results"]} == {*SIZES["tales"].steps, *SIZES["tales"].more_steps["DiffuSeq"]}
     assert all("kept" in r["metrics"] for r in record["results"])
     assert set(record["systems"]) == set(SYSTEMS) and "autoencoder" in record["systems"]["latent"]

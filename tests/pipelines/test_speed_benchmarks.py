@@ -8,8 +8,10 @@ from functools import partial
 
 import pytest
 
-from benchmarks import annealing, decoding, drafting, loss_tables, quality_speed, throughput
-from benchmarks.quality_speed import BASELINE, different, differs, summarise, sweep, title
+from benchmarks import annealing, decoding, loss_tables, quality_speed, throughput
+
+from benchmarks import speculative_decoding
+from benchmarks.quality_speed import BASELINE, differs, summarize, sweep, title, unique_settings
 from evaluation import local_lm
 from pipelines.cli.presets import PRESETS
 from utils.errors import UserError
@@ -31,11 +33,11 @@ def test_the_sweep_holds_the_baseline_the_presets_and_everything_else_once():
 
 def test_a_setting_that_is_named_twice_is_one_row_and_two_students_of_one_name_are_refused():
     few = {"sampler": "dpmpp", "time_grid": "uniform", "sampling_timesteps": 4}
-    assert different([BASELINE, few, dict(BASELINE), dict(few)]) == [BASELINE, few]
+    assert unique_settings([BASELINE, few, dict(BASELINE), dict(few)]) == [BASELINE, few]
     one, other = ({**few, "student": f"runs/{folder}/few"} for folder in "ab")
-    assert different([few, one, dict(one)]) == [few, one]
-    with pytest.raises(UserError, match="--students runs/a/few and runs/b/few have one name"):
-        different([one, other])
+    assert unique_settings([few, one, dict(one)]) == [few, one]
+    with pytest.raises(UserError, match="--students runs/a/few and runs/b/few have the same name"):
+        unique_settings([one, other])
 
 
 def test_a_difference_counts_beyond_the_larger_of_two_deviations_and_a_point():
@@ -47,10 +49,10 @@ def test_a_difference_counts_beyond_the_larger_of_two_deviations_and_a_point():
     assert not differs(rows("a", [0.57] * 3), wide, "mauve", 0.02) and differs(
         rows("a", [0.5] * 3), wide, "mauve", 0.02
     )
-    found = summarise([*rows(title(BASELINE), [0.7, 0.7]), *rows("other", [0.6, 0.6])])
+    found = summarize([*rows(title(BASELINE), [0.7, 0.7]), *rows("other", [0.6, 0.6])])
     assert [entry["misses"] for entry in found] == [[], ["mauve"]]
     judged = [{**row, "grammatical": 0.9} for row in rows(title(BASELINE), [0.7, 0.7])]
-    found = summarise([*judged, *rows("other", [0.7, 0.7])])
+    found = summarize([*judged, *rows("other", [0.7, 0.7])])
     assert [entry["misses"] for entry in found] == [[], ["grammatical"]], "what is not known is not as good"
 
 
@@ -114,17 +116,17 @@ def test_classes_are_told_and_a_run_of_pairs_is_refused(programs, chain, tales_f
     capsys.readouterr()
     with pytest.raises(SystemExit):
         quality_speed.main([str(tmp_path / "pairs"), *few])
-    assert "writes from sources: --eval judges" in capsys.readouterr().err
+    assert "samples from source texts: use --eval" in capsys.readouterr().err
 
 
 def test_no_schedule_pays_for_what_judges_them_all(programs, chain, tmp_path, monkeypatch):
     """The first run would train a scorer at its first evaluation, and its seconds, the plain run's, would count it."""
     small = partial(local_lm.LocalLMOptions, steps=3, width=32, layers=1, heads=2)
-    monkeypatch.setattr(local_lm, "HomeScorerOptions", small)
+    monkeypatch.setattr(local_lm, "LocalLMOptions", small)
     flags = f"{programs.data} --latent_model_path {chain / 'ae'} --device cpu".split()
-    assert annealing.own_scorer(tmp_path, [*flags, "--scorer", str(programs.scorer)]) is None
-    assert annealing.own_scorer(tmp_path, flags) == tmp_path / "scorer"
-    assert (tmp_path / "scorer" / local_lm.FACTS).is_file()
+    assert annealing.train_scorer(tmp_path, [*flags, "--scorer", str(programs.scorer)]) is None
+    assert annealing.train_scorer(tmp_path, flags) == tmp_path / "scorer"
+    assert (tmp_path / "scorer" / local_lm.INFO_FILE).is_file()
 
 
 @pytest.mark.slow
@@ -147,7 +149,7 @@ def test_ways_of_decoding_are_compared(chain, tales_folder, tmp_path):
     argv = f"--enc_dec_model {chain / 'lm'} --texts {tmp_path / 'texts.txt'} --output_dir {tmp_path} --batch 6"
     assert decoding.main([*argv.split(), "--max_seq_len", "40", "--rounds", "1", "--device", "cpu"]) == 0
     rows = json.loads((tmp_path / "decoding.json").read_text())["rows"]
-    assert len(rows) == 2 * 3 * len(decoding.WAYS)
+    assert len(rows) == 2 * 3 * len(decoding.METHODS)
     assert all(row["same_texts"] == row["texts"] == 6 for row in rows if "bf16" not in row["way"])
 
 
@@ -179,8 +181,8 @@ def test_drafts_are_measured_on_held_out_texts_and_on_samples(programs, chain, t
     words = (
         f"--run {chain / 'diff'} --draft_model {tmp_path / 'drafter'} --output_dir {tmp_path} --sampling_timesteps 2"
     )
-    assert drafting.main(f"{words} --batches 1,4 --texts 12 --rounds 1 --device cpu".split()) == 0
-    found = json.loads((tmp_path / "drafting.json").read_text())
+    assert speculative_decoding.main(f"{words} --batches 1,4 --texts 12 --rounds 1 --device cpu".split()) == 0
+    found = json.loads((tmp_path / "speculative_decoding.json").read_text())
     kinds = [(row["latents"], row["batch"], row["texts"]) for row in found["rows"]]
     assert kinds == [(name, size, n) for name in ("held-out texts", "samples") for size, n in ((1, 12), (4, 12))]
     for row in found["rows"]:
@@ -192,8 +194,8 @@ def test_drafts_are_measured_on_held_out_texts_and_on_samples(programs, chain, t
     assert "12 of 12" in (tmp_path / "table.txt").read_text() and found["denoise_texts_per_second"] > 0
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        drafting.main(f"--run {chain / 'diff'} --output_dir {tmp_path / 'none'}".split())
-    assert "has no drafter" in capsys.readouterr().err
+        speculative_decoding.main(f"--run {chain / 'diff'} --output_dir {tmp_path / 'none'}".split())
+    assert "has no draft model" in capsys.readouterr().err
 
 
 @pytest.mark.slow

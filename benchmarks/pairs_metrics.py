@@ -1,4 +1,4 @@
-"""Draws candidates for the test sources with every system, at every number of steps, and judges them alike."""
+"""Sampling and metrics of benchmarks/pairs.py: every system and number of steps, evaluated under one protocol."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.conditions_seq2seq import keeps
 from benchmarks.pairs_systems import Size, System
+from benchmarks.source_conditioning import keeps_slots
 from dataset_utils.corpus import Corpus, Split
 from evaluation import bootstrap, mbr, report, scorers
 from evaluation.diffuseq import reference_scores, sentence_bleu4
@@ -30,13 +30,13 @@ from utils.seeding import seeded_generator
 
 UTILITY = "diffuseq_bleu"
 FIRST_SEED = 42
-Keeps = Callable[[str, str], bool]  # (source, text) -> whether all is said
-KEEPS: Mapping[str, Keeps] = {"tales-pairs": keeps}  # by corpus, where that can be told exactly
+KeepsContent = Callable[[str, str], bool]  # (source, text) -> whether the text keeps the content of its source
+KEEPS_CONTENT: Mapping[str, KeepsContent] = {"tales-pairs": keeps_slots}  # corpora where this is exact
 
 
 @dataclass
 class Row:
-    """One way to sample one system at one number of steps: of each seed the numbers and the texts."""
+    """Results of one system, one setting of its sampler and one number of steps: metrics and texts of each seed."""
 
     name: str
     steps: int
@@ -53,8 +53,7 @@ class Row:
         return {"name": self.name, "steps": self.steps, "metrics": means, "std": spread, "seconds_per_source": seconds}
 
     def gains(self) -> dict[str, dict[str, Any]]:
-        """What MBR adds to one sample, in BLEU and where it can be told in what is kept, with 95 % intervals over
-        sources."""
+        """Gain of MBR over one sample, in BLEU and, where known, in kept content, with 95 % intervals over sources."""
         records = [record for seed in self.seeds for record in seed["records"]]
         kinds = ("sample", "chosen")
         found = {"diffuseq_bleu": [[sentence_bleu4(r[kind], r["reference"]) for r in records] for kind in kinds]}
@@ -67,12 +66,13 @@ class Row:
 
 
 def difference(one: Sequence[float], chosen: Sequence[float]) -> dict[str, Any]:
+    """Mean of chosen - one, with a paired bootstrap interval."""
     low, high = bootstrap.paired_bootstrap_ci(one, chosen)
     return {"mean": statistics.fmean(chosen) - statistics.fmean(one), "interval_95": [low, high]}
 
 
-class Judge:
-    """Samples runs below root, and keeps what it found in root/evaluation, a file for each row and seed."""
+class PairsEvaluator:
+    """Samples the runs below root and caches the results in root/evaluation: one file for each row and seed."""
 
     def __init__(
         self,
@@ -82,10 +82,10 @@ class Judge:
         size: Size,
         device: str,
         bertscore_model: str | None,
-        keeps: Keeps | None = None,
+        keeps_content: KeepsContent | None = None,
     ) -> None:
         self.corpus, self.root, self.size, self.device = corpus, root, size, device
-        self.bertscore_model, self.keeps = bertscore_model, keeps
+        self.bertscore_model, self.keeps_content = bertscore_model, keeps_content
         self.steps, self.candidates = size.steps, size.candidates
         self.scorer = scorers.load(scorer, device=device)
         self.rows: list[Row] = []
@@ -104,83 +104,86 @@ class Judge:
     def seeds(self) -> range:
         return range(FIRST_SEED, FIRST_SEED + self.size.seeds)
 
-    def system(self, system: System) -> None:
-        """Every way and number of steps of one system, those that are there already read from their files."""
-        shown = ("diffuseq_bleu", "mbr_diffuseq_bleu", "rougeL", *(("kept",) if self.keeps else ()))
-        for name, flags in system.ways.items():
+    def evaluate_system(self, system: System) -> None:
+        """Evaluate every sampler setting and number of steps of one system, or read cached results."""
+        printed = ("diffuseq_bleu", "mbr_diffuseq_bleu", "rougeL", *(("kept",) if self.keeps_content else ()))
+        for name, flags in system.sampler_settings.items():
             for steps in (*self.steps, *self.size.more_steps.get(name, ())):
                 row = Row(name, steps)
-                row.seeds = [self.row(self.root / system.run, name, flags, steps, seed) for seed in self.seeds]
+                row.seeds = [
+                    self.evaluate_seed(self.root / system.run, name, flags, steps, seed) for seed in self.seeds
+                ]
                 self.rows.append(row)
-                print(f"{name}, {steps} steps: { {key: round(row.mean(key), 4) for key in shown} }", flush=True)
+                print(f"{name}, {steps} steps: { {key: round(row.mean(key), 4) for key in printed} }", flush=True)
 
-    def row(self, run: Path, name: str, flags: str, steps: int, seed: int) -> dict[str, Any]:
+    def evaluate_seed(self, run: Path, name: str, flags: str, steps: int, seed: int) -> dict[str, Any]:
         slug = "".join(c if c.isalnum() else "_" for c in f"{name} {steps} {seed}")
         path = self.root / "evaluation" / f"{slug}.json"
-        weights = fingerprint(checkpoints.load(run).tensors["ema"])  # trained on, a run is judged anew
-        asked = {"flags": flags, "sources": self.size.sources, "candidates": self.candidates, "weights": weights}
+        weights = fingerprint(checkpoints.load(run).tensors["ema"])  # a run with other weights is evaluated again
+        request = {"flags": flags, "sources": self.size.sources, "candidates": self.candidates, "weights": weights}
         if path.is_file():
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["asked"] == asked:
-                return kept
-        typed = [*flags.split(), "--sampling_timesteps", str(steps), "--config", "newest_checkpoint=true"]
+            cached = json.loads(path.read_text(encoding="utf-8"))
+            if cached["asked"] == request:
+                return cached
+        argv = [*flags.split(), "--sampling_timesteps", str(steps), "--config", "newest_checkpoint=true"]
         batch = {"eval_batch_size": self.size.batch}
-        pipeline = TextDiffusionPipeline.from_run(run, device=self.device, argv=typed, **batch)
-        part, began = self.pairs(seed), time.monotonic()
-        drawn = pipeline.candidates(part.sources or [], self.candidates, seed=seed, decoding="greedy")
+        pipeline = TextDiffusionPipeline.from_pretrained(run, device=self.device, argv=argv, **batch)
+        pairs, began = self.pairs(seed), time.monotonic()
+        candidates = pipeline.candidates(pairs.sources or [], self.candidates, seed=seed, decoding="greedy")
         seconds = time.monotonic() - began
-        found = {"asked": asked, "seconds": round(seconds, 2), **self.judge(part, drawn, seed)}
+        found = {"asked": request, "seconds": round(seconds, 2), **self.score(pairs, candidates, seed)}
         write_json(path, report.nan_to_none(found))
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def judge(self, part: Split, drawn: Sequence[Sequence[str]], seed: int) -> dict[str, Any]:
-        """Metrics of the candidates of each source, and a record of each."""
+    def score(self, pairs: Split, candidates: Sequence[Sequence[str]], seed: int) -> dict[str, Any]:
+        """Metrics of the candidates of all sources, and a record of each source."""
         model = self.bertscore_model
-        chosen = mbr.mbr_select(drawn, UTILITY)
+        chosen = mbr.mbr_select(candidates, UTILITY)
         metrics = evaluate_pairs(
-            drawn, part.texts, self.memory, self.scorer, utility=UTILITY, selected=chosen, bertscore_model=model,
+            candidates, pairs.texts, self.memory, self.scorer, utility=UTILITY, selected=chosen, bertscore_model=model,
             device=self.device, seed=seed,
         )  # fmt: skip
         metrics["mbr_perplexity"] = perplexity(chosen, self.scorer)["perplexity"]
-        columns = zip(part.sources or [], part.texts, drawn, chosen, strict=True)
+        columns = zip(pairs.sources or [], pairs.texts, candidates, chosen, strict=True)
         records = [
             {"source": s, "reference": t, "sample": row[0], "chosen": best, "candidates": list(row)}
             for s, t, row, best in columns
         ]
-        if self.keeps:
-            metrics |= self.kept(records, seed)
+        if self.keeps_content:
+            metrics |= self.kept_content(records, seed)
         return {"metrics": metrics, "records": records}
 
-    def kept(self, records: list[dict[str, Any]], seed: int) -> dict[str, float]:
-        """Shares of the sources of which all is said; notes in each record by which of its texts."""
-        assert self.keeps is not None
+    def kept_content(self, records: list[dict[str, Any]], seed: int) -> dict[str, float]:
+        """Share of the sources whose content is kept. Adds to each record which of its texts keep it."""
+        assert self.keeps_content is not None
         others = mbr.shuffle_predictions([record["sample"] for record in records], seed)
         for record, other in zip(records, others, strict=True):
             source = record["source"]
             texts = {"sample": record["sample"], "chosen": record["chosen"], "chance": other}
-            record["kept"] = {kind: self.keeps(source, text) for kind, text in texts.items()}
-            record["kept"]["oracle"] = any(self.keeps(source, text) for text in record["candidates"])
+            record["kept"] = {kind: self.keeps_content(source, text) for kind, text in texts.items()}
+            record["kept"]["oracle"] = any(self.keeps_content(source, text) for text in record["candidates"])
         kinds = {"kept": "sample", "mbr_kept": "chosen", "oracle_kept": "oracle", "chance_kept": "chance"}
         return {key: statistics.fmean(record["kept"][kind] for record in records) for key, kind in kinds.items()}
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """What needs no system: the source itself, a reference of another source, and the reference (its style alone).
+        """Metrics of texts without a model: the source itself, a reference of another source, and the reference.
 
-        Of the first seed's pairs.
+        On the pairs of the first seed.
         """
-        part = self.pairs(self.seeds[0])
+        pairs = self.pairs(self.seeds[0])
         texts = {
-            "the source itself": part.sources or [],
-            "a reference of another source": mbr.shuffle_predictions(part.texts, self.seeds[0]),
-            "the reference": part.texts,
+            "the source itself": pairs.sources or [],
+            "a reference of another source": mbr.shuffle_predictions(pairs.texts, self.seeds[0]),
+            "the reference": pairs.texts,
         }
-        return {name: self.plain(found, part) for name, found in texts.items()}
+        return {name: self.score_texts(found, pairs) for name, found in texts.items()}
 
-    def plain(self, texts: Sequence[str], part: Split) -> dict[str, float]:
-        references = part.texts
+    def score_texts(self, texts: Sequence[str], pairs: Split) -> dict[str, float]:
+        """Metrics of one text for each pair."""
+        references = pairs.texts
         found = reference_scores(texts, references) | rouge(texts, references)
-        if self.keeps:
-            found["kept"] = statistics.fmean(map(self.keeps, part.sources or [], texts))
+        if self.keeps_content:
+            found["kept"] = statistics.fmean(map(self.keeps_content, pairs.sources or [], texts))
         found["sacrebleu"] = bleu(texts, references)
         return found | {"perplexity": perplexity(texts, self.scorer)["perplexity"]}
 

@@ -1,14 +1,14 @@
-"""Sequence to sequence on the embedded corpus: does a paraphrase keep what its source says?
+"""Sequence to sequence on the embedded stories: how many paraphrases keep the content of their source.
 
-    python benchmarks/conditions_seq2seq.py --output_dir runs/tales_seq2seq [--diffusion_steps N]
+    python benchmarks/source_conditioning.py --output_dir runs/tales_seq2seq [--diffusion_steps N]
 
-A story of the grammar has 13 content slots (who, where, what, ...), and its paraphrase keeps them all, so "kept" is
-exact: the sample parses, and its slots are those of its source. Reported are the share kept by one sample, by the
-candidate that agrees best with the others (MBR), by the best of all (oracle) and by chance, with a paired bootstrap of
-MBR minus one sample. Trains a language model, an autoencoder and a denoiser whose source is read by the same frozen
-language model; run again, it goes on. Writes the runs, and record.json, samples.txt and curves for benchmarks/records/.
-The denoiser is stopped early (--diffusion_steps): trained on, it keeps everything, and there is nothing to choose from.
-How long: about 9 minutes on one core.
+A story of the grammar has 13 content slots (who, where, what, ...), and its paraphrase has the same slots, so the share
+of samples that keep all slots is exact: the sample parses, and its slots equal those of the source. It reports this
+share for one sample, for the candidate that agrees best with the others (MBR), for the best of all (oracle) and by
+chance, with a paired bootstrap of MBR minus one sample. It trains a language model, an autoencoder and a denoiser; the
+same frozen language model encodes the sources. A second call continues an interrupted one. Writes the runs, and
+record.json, samples.txt and curves for benchmarks/records/. The denoiser trains for few steps (--diffusion_steps):
+after a longer training it keeps all slots, and MBR has no effect. How long: about 9 minutes on one core.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our packages are importable from any directory
 
 from pipelines.cli.programs import DIFFUSION
 from pipelines.quickstart import DENOISER, stages_before_diffusion
-from pipelines.stages import StageTimer, Stage, banner, run_program, run_stage
+from pipelines.stages import Stage, StageTimer, banner, run_program, run_stage
 from utils.argparse_utils import OneLineParser
 from utils.errors import exit_on_user_error
 from utils.run_folder import write_json, write_text
 
-SOURCES, CANDIDATES, STEPS = 200, 5, 25  # of each seed of the evaluation; steps of the sampler
-BOTH = "--dataset_name tales+tales-pairs --data_dir {root}/corpus --max_seq_len 32 --log_every 20"
+NUM_SOURCES, CANDIDATES, STEPS = 200, 5, 25  # of each seed of the evaluation; steps of the sampler
+STORIES_AND_PAIRS = "--dataset_name tales+tales-pairs --data_dir {root}/corpus --max_seq_len 32 --log_every 20"
 STAGES = (
-    *stages_before_diffusion(BOTH),
+    *stages_before_diffusion(STORIES_AND_PAIRS),
     Stage(
-        "diffusion", DIFFUSION, "the denoiser, told the source", "metrics.json",
+        "diffusion", DIFFUSION, "the denoiser with source texts", "metrics.json",
         "--dataset_name tales-pairs --data_dir {root}/corpus --max_seq_len 32 --log_every 50"
         " --context_encoder {root}/lm --latent_model_path {root}/autoencoder --num_train_steps 400"
         " --save_and_sample_every 200 --save_every 200 --num_samples 50 --sampling_timesteps 25 --seq2seq_candidates 2"
@@ -43,14 +43,14 @@ STAGES = (
     ),
 )  # fmt: skip
 EVALUATION = (
-    f"--eval_test --resume_dir {{root}}/diffusion --data_dir {{root}}/corpus --num_samples {SOURCES} "
+    f"--eval_test --resume_dir {{root}}/diffusion --data_dir {{root}}/corpus --num_samples {NUM_SOURCES} "
     f"--seq2seq_candidates {CANDIDATES} --sampling_timesteps {STEPS} --eval_batch_size 500 "
     "--scorer {root}/diffusion/scorer"
 )
 
 
 def run(root: Path, diffusion_steps: int | None) -> int:
-    """All stages into root, the evaluation, the record. Returns the exit code of the stage that stopped, or 0."""
+    """Run all stages and the evaluation, write the record. Returns the exit code of the first that failed, or 0."""
     from dataset_utils import synthetic_stories
 
     root.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def run(root: Path, diffusion_steps: int | None) -> int:
         if code:
             return code
     argv = EVALUATION.format(root=root).split()
-    banner("evaluation", f"{CANDIDATES} candidates of {SOURCES} test sources, five seeds", DIFFUSION, argv)
+    banner("evaluation", f"{CANDIDATES} candidates of {NUM_SOURCES} test sources, five seeds", DIFFUSION, argv)
     code = clock.time("evaluation", lambda: run_program(DIFFUSION, argv))
     if code:
         return code
@@ -71,24 +71,24 @@ def run(root: Path, diffusion_steps: int | None) -> int:
     return 0
 
 
-def keeps(source: str, text: str) -> bool:
-    """Whether a text is of the grammar and says, slot by slot, what its source says."""
+def keeps_slots(source: str, text: str) -> bool:
+    """Whether a text parses and all its content slots equal those of its source."""
     from dataset_utils import synthetic_stories
 
     story, other = synthetic_stories.parse(source), synthetic_stories.parse(text)
     return story is not None and other is not None and synthetic_stories.slots(story) == synthetic_stories.slots(other)
 
 
-def judge(records: Sequence[dict[str, Any]]) -> dict[str, list[bool]]:
-    """Of each source whether its content was kept: by one sample, the chosen one, any candidate, another's sample."""
+def slot_accuracy(records: Sequence[dict[str, Any]]) -> dict[str, list[bool]]:
+    """For each source whether all slots are kept by one sample, MBR, any candidate, or the sample of another source."""
     from evaluation import mbr
 
     chance = mbr.shuffle_predictions([record["sample"] for record in records], 42)
     return {
-        "one sample": [keeps(r["source"], r["sample"]) for r in records],
-        "MBR": [keeps(r["source"], r["chosen"]) for r in records],
-        "oracle": [any(keeps(r["source"], text) for text in r["candidates"]) for r in records],
-        "chance": [keeps(r["source"], text) for r, text in zip(records, chance, strict=True)],
+        "one sample": [keeps_slots(r["source"], r["sample"]) for r in records],
+        "MBR": [keeps_slots(r["source"], r["chosen"]) for r in records],
+        "oracle": [any(keeps_slots(r["source"], text) for text in r["candidates"]) for r in records],
+        "chance": [keeps_slots(r["source"], text) for r, text in zip(records, chance, strict=True)],
         "grammatical": [grammatical(r["sample"]) for r in records],
     }
 
@@ -100,7 +100,7 @@ def grammatical(text: str) -> bool:
 
 
 def record(root: Path, seconds: dict[str, float]) -> None:
-    """The figures of the whole run in one small file, beside samples and curves."""
+    """Write record.json, samples.txt and the curves."""
     from evaluation import bootstrap, plots
 
     folder = root / "diffusion/evaluation"
@@ -108,19 +108,19 @@ def record(root: Path, seconds: dict[str, float]) -> None:
     args = json.loads((root / "diffusion/args.json").read_text())
     seeds = range(42, 47)
     runs = [json.loads((folder / f"eval-test-seed{seed}-greedy-pairs.json").read_text()) for seed in seeds]
-    judged = [judge(records) for records in runs]
-    shares = {kind: [sum(found[kind]) / len(found[kind]) for found in judged] for kind in judged[0]}
-    together = {kind: [kept for found in judged for kept in found[kind]] for kind in judged[0]}
-    low, high = bootstrap.paired_bootstrap_ci(together["one sample"], together["MBR"])
+    per_seed = [slot_accuracy(records) for records in runs]
+    shares = {kind: [sum(found[kind]) / len(found[kind]) for found in per_seed] for kind in per_seed[0]}
+    pooled = {kind: [value for found in per_seed for value in found[kind]] for kind in per_seed[0]}
+    low, high = bootstrap.paired_bootstrap_ci(pooled["one sample"], pooled["MBR"])
     metadata = {
         "kept_all_slots": {kind: {"mean": sum(v) / len(v), "by_seed": v} for kind, v in shares.items()},
-        "mbr_minus_one_sample": {"mean": shares_mean(together), "interval_95": [low, high],
+        "mbr_minus_one_sample": {"mean": mbr_gain(pooled), "interval_95": [low, high],
                                  "resamples": bootstrap.RESAMPLES},
         "metrics": {key: value["mean"] for key, value in evaluation.items()
                     if isinstance(value, dict) and "mean" in value and "reference" not in key},
         "protocol": evaluation["protocol"]["runs"][0],
-        "setting": {"sources_per_seed": SOURCES, "seeds": list(seeds), "num_train_steps": args["num_train_steps"],
-                    "train_batch_size": args["train_batch_size"], "best": json_best(root)},
+        "setting": {"sources_per_seed": NUM_SOURCES, "seeds": list(seeds), "num_train_steps": args["num_train_steps"],
+                    "train_batch_size": args["train_batch_size"], "best": best_checkpoint(root)},
         "seconds": seconds,
         "package_versions": args["package_versions"],
         "git_commit": args["git_commit"],
@@ -129,19 +129,19 @@ def record(root: Path, seconds: dict[str, float]) -> None:
     lines = [f"{name:<10}{r[name]}\n" for r in runs[0][:20] for name in ("source", "reference", "sample", "chosen")]
     write_text(root / "samples.txt", "".join(lines))
     plots.plot_run(root / "diffusion")
-    print(f"\nshare of {SOURCES} x {len(seeds)} test sources whose {CANDIDATES} candidates keep every content slot")
+    print(f"\nshare of {NUM_SOURCES} x {len(seeds)} test sources whose {CANDIDATES} candidates keep every content slot")
     for kind, values in shares.items():
         print(f"  {kind:<14}{sum(values) / len(values):.4f}   by seed " + ", ".join(f"{v:.3f}" for v in values))
-    print(f"  MBR minus one sample {shares_mean(together):+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]")
+    print(f"  MBR minus one sample {mbr_gain(pooled):+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]")
     print(f"figures in {root / 'record.json'}")
 
 
-def shares_mean(together: dict[str, list[bool]]) -> float:
-    return (sum(together["MBR"]) - sum(together["one sample"])) / len(together["MBR"])
+def mbr_gain(pooled: dict[str, list[bool]]) -> float:
+    return (sum(pooled["MBR"]) - sum(pooled["one sample"])) / len(pooled["MBR"])
 
 
-def json_best(root: Path) -> dict[str, Any]:
-    """Which checkpoint was judged."""
+def best_checkpoint(root: Path) -> dict[str, Any]:
+    """The score and step of the evaluated checkpoint."""
     return json.loads((root / "diffusion/best/state.json").read_text())["facts"]["best"]
 
 

@@ -1,13 +1,15 @@
-"""Diffusion on token embeddings, learned from nothing on two CPU cores: the simple corpus, greetings, and control.
+"""Diffusion on token embeddings, trained from scratch on two CPU cores: the simple corpus, control, and greetings.
 
-    python benchmarks/embedding_simple.py --data_dir FOLDER --output_dir runs/embedding_simple
+    python benchmarks/records/2026-11-21_embedding_simple_cpu/embedding_simple.py --data_dir FOLDER \
+        --output_dir runs/embedding_simple
 
-FOLDER holds simple/ and greetings/ (scripts/data fetches them). The sentences of `simple` follow a grammar, "The
-COLOUR FOOD is ADJECTIVE.", so quality can be counted: the share of samples that parse, with every step of the chain and
-with 20 solver steps; how much of the vocabulary they use; how many are new, beside the same share of held-out lines. A
-classifier of noised latents then steers samples to either label, which in this corpus goes with the colour. Greetings
-are judged by the perplexity of a small scorer trained on them. Run again, it goes on. Writes record.json, table.md and
-samples.txt. How long: --max_seconds of training (below 20 minutes), 3 minutes for the classifier, 15 for the samples.
+FOLDER holds simple/ and greetings/ (scripts/data fetches them). The sentences of `simple` follow a grammar, "The COLOR
+FOOD is ADJECTIVE.", so quality is exact: the share of samples that parse, with every step of the chain and with 20
+solver steps; the share of the vocabulary in them; the share of new sentences, beside that of held-out lines. A
+classifier of noised latents then guides samples towards each label, which in this corpus depends on the color. The
+metric of greetings is perplexity by a small scorer trained on them. A second call continues an interrupted one. Writes
+record.json, table.md and samples.txt. How long: --max_seconds of training (20 minutes at most), 3 minutes for the
+classifier, 15 for the samples.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rooms, from any directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # so that our packages are importable from any directory
 
 from pipelines.cli.programs import CLASSIFIER, DIFFUSION
 from pipelines.stages import Stage, run_stage
@@ -33,8 +35,8 @@ from utils.run_folder import write_json, write_text
 SENTENCE = re.compile(r"The (\S+) (\S+(?: \S+)?) is (\S+)\.")
 SOLVER: dict[str, Any] = {"sampler": "dpmpp", "sampling_timesteps": 20}
 NETWORK = (
-    "--latent_space embeddings --config vocab_lowercase=false --embedding_dim 32 --tx_dim 128 --tx_depth 3 --self_condition "
-    "--scale_shift --disable_dropout --learning_rate 1e-3 --lr_schedule cosine --lr_warmup_steps 100 "
+    "--latent_space embeddings --config vocab_lowercase=false --embedding_dim 32 --tx_dim 128 --tx_depth 3 "
+    "--self_condition --scale_shift --disable_dropout --learning_rate 1e-3 --lr_schedule cosine --lr_warmup_steps 100 "
     "--train_batch_size 64 --eval_batch_size 100 --num_samples 100 --save_and_sample_every 100000 --save_every 500 "
     "--sampler dpmpp --sampling_timesteps 20 --log_every 100 --device cpu "
 )
@@ -48,27 +50,27 @@ LABELS = (
 
 @dataclass(frozen=True)
 class Grammar:
-    """Words by place, as the training lines have them, and those lines themselves."""
+    """Words of the training lines by position, and the lines."""
 
     words: tuple[frozenset[str], frozenset[str], frozenset[str]]
     seen: frozenset[str]
-    label_of: dict[str, str]  # colour -> label
+    label_of: dict[str, str]  # color -> label
 
     @classmethod
     def of(cls, texts: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> Grammar:
         parsed = [match.groups() for text in texts if (match := SENTENCE.fullmatch(text))]
         places = tuple(frozenset(row[i] for row in parsed) for i in range(3))
         pairs = zip(texts, labels, strict=True)
-        found = {match[1]: names[label] for text, label in pairs if (match := SENTENCE.fullmatch(text))}
-        return cls(places, frozenset(texts), found)  # type: ignore[arg-type]
+        label_of = {match[1]: names[label] for text, label in pairs if (match := SENTENCE.fullmatch(text))}
+        return cls(places, frozenset(texts), label_of)  # type: ignore[arg-type]
 
     def parse(self, text: str) -> tuple[str, ...] | None:
-        """(colour, food, adjective), or None for what is no sentence of it."""
+        """(color, food, adjective), or None for other texts."""
         match = SENTENCE.fullmatch(text)
         good = match and all(word in place for word, place in zip(match.groups(), self.words, strict=True))
         return match.groups() if match and good else None
 
-    def judge(self, texts: Sequence[str]) -> dict[str, float]:
+    def metrics(self, texts: Sequence[str]) -> dict[str, float]:
         parsed = [row for text in texts if (row := self.parse(text))]
         used = [len({row[i] for row in parsed}) / len(self.words[i]) for i in range(3)]
         return {
@@ -82,7 +84,7 @@ class Grammar:
         }
 
     def with_label(self, texts: Sequence[str], label: str) -> float:
-        """Share of texts whose colour goes with the label."""
+        """Share of texts whose color has the label."""
         rows = [self.parse(text) for text in texts]
         return sum(row is not None and self.label_of[row[0]] == label for row in rows) / len(texts)
 
@@ -104,47 +106,47 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from dataset_utils import registry
     from dataset_utils.options import DataOptions
     from pipelines import train_classifier
     from pipelines.text_diffusion import TextDiffusionPipeline
 
-    root, began = given.output_dir, time.monotonic()
+    root, began = args.output_dir, time.monotonic()
     root.mkdir(parents=True, exist_ok=True)
-    numbers = {"data": given.data_dir, "steps": given.steps, "greeting_steps": given.greeting_steps, "root": root}
+    numbers = {"data": args.data_dir, "steps": args.steps, "greeting_steps": args.greeting_steps, "root": root}
     training = Stage("simple", DIFFUSION, "embeddings on the simple corpus", "metrics.json", SIMPLE.format(**numbers))
-    seconds = {"simple": timed(lambda: run_stage(training, root, ["--max_seconds", str(given.max_seconds)]))}
+    seconds = {"simple": timed(lambda: run_stage(training, root, ["--max_seconds", str(args.max_seconds)]))}
     if not (root / "labels" / "checkpoints").is_dir():
         settings = parse(CLASSIFIER, [*LABELS.format(**numbers).split(), "--output_dir", str(root / "labels")])
         seconds["classifier"] = timed(lambda: train_classifier.train(settings))
 
-    corpus = registry.load(DataOptions(dataset_name="simple", data_dir=given.data_dir))
+    corpus = registry.load(DataOptions(dataset_name="simple", data_dir=args.data_dir))
     grammar = Grammar.of(corpus.train.texts, corpus.train.labels or [], corpus.class_names)
     run_of = root / "simple"
-    record: dict[str, Any] = {"held_out": grammar.judge(corpus.test.texts)}
+    record: dict[str, Any] = {"held_out": grammar.metrics(corpus.test.texts)}
     samples: dict[str, list[str]] = {}
 
     def sample(name: str, n: int, **flags: Any) -> list[str]:
         started = time.monotonic()
-        pipeline = TextDiffusionPipeline.from_run(run_of, device="cpu", eval_batch_size=100, **flags)
+        pipeline = TextDiffusionPipeline.from_pretrained(run_of, device="cpu", eval_batch_size=100, **flags)
         samples[name] = pipeline(n, seed=1, decoding="greedy")
-        record[name] = grammar.judge(samples[name]) | {"seconds": round(time.monotonic() - started, 1)}
+        record[name] = grammar.metrics(samples[name]) | {"seconds": round(time.monotonic() - started, 1)}
         print(name, {key: round(value, 4) for key, value in record[name].items()}, flush=True)
         return samples[name]
 
-    free = sample("solver, 20 steps", given.samples, **SOLVER)
+    unguided = sample("solver, 20 steps", args.samples, **SOLVER)
     control = {"latent_classifier": root / "labels", "guidance_strength": 20, "guidance_step_size": 0.2}
     for label in corpus.class_names:
-        guided = sample(f"solver, 20 steps, label {label}", given.samples, **SOLVER, **control, target_label=label)
-        shares = {"wanted": grammar.with_label(guided, label), "wanted_unguided": grammar.with_label(free, label)}
+        guided = sample(f"solver, 20 steps, label {label}", args.samples, **SOLVER, **control, target_label=label)
+        shares = {"wanted": grammar.with_label(guided, label), "wanted_unguided": grammar.with_label(unguided, label)}
         record[f"solver, 20 steps, label {label}"] |= shares
         print(f"label {label}", shares, flush=True)
-    sample("every step (2000)", given.full_samples, sampler="ddpm", sampling_timesteps=2000)
-    if given.greeting_steps:
+    sample("every step (2000)", args.full_samples, sampler="ddpm", sampling_timesteps=2000)
+    if args.greeting_steps:
         stage = Stage("greetings", DIFFUSION, "embeddings on greetings", "metrics.json", GREETINGS.format(**numbers))
         seconds["greetings"] = timed(lambda: run_stage(stage, root))
-        record["greetings"] = greetings(root / "greetings", given.data_dir, samples)
+        record["greetings"] = greetings(root / "greetings", args.data_dir, samples)
     write_json(root / "record.json", {"seconds": seconds | {"all": round(time.monotonic() - began)}, **record})
     write_text(root / "table.md", table(record))
     write_text(root / "samples.txt", "".join(f"## {k}\n" + "\n".join(v[:20]) + "\n\n" for k, v in samples.items()))
@@ -153,7 +155,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def greetings(folder: Path, data: str, samples: dict[str, list[str]]) -> dict[str, float]:
-    """Perplexity of samples by a small scorer trained on greetings, beside that of held-out ones; how many are new."""
+    """Perplexity of samples and of held-out greetings by a small scorer; share of new and of distinct samples."""
     from dataset_utils import registry
     from dataset_utils.options import DataOptions
     from evaluation import scorers
@@ -161,22 +163,22 @@ def greetings(folder: Path, data: str, samples: dict[str, list[str]]) -> dict[st
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     corpus = registry.load(DataOptions(dataset_name="greetings", data_dir=data))
-    texts = TextDiffusionPipeline.from_run(folder, device="cpu", **SOLVER)(100, seed=1, decoding="greedy")
+    texts = TextDiffusionPipeline.from_pretrained(folder, device="cpu", **SOLVER)(100, seed=1, decoding="greedy")
     samples["greetings, solver, 20 steps"] = texts
-    judge = scorers.load(None, texts=corpus.train.texts, folder=folder / "scorer", device="cpu")
+    scorer = scorers.load(None, texts=corpus.train.texts, folder=folder / "scorer", device="cpu")
     seen = set(corpus.train.texts)
     return {
-        "perplexity": perplexity(texts, judge)["perplexity"],
-        "perplexity_held_out": perplexity(corpus.test.texts, judge)["perplexity"],
+        "perplexity": perplexity(texts, scorer)["perplexity"],
+        "perplexity_held_out": perplexity(corpus.test.texts, scorer)["perplexity"],
         "new": sum(text not in seen for text in texts) / len(texts),
         "different": len(set(texts)) / len(texts),
     }
 
 
-def timed(deed: Any) -> float:
+def timed(fn: Any) -> float:
     began = time.monotonic()
-    if deed():
-        raise SystemExit("a stage did not end well: see above")
+    if fn():
+        raise SystemExit("a stage failed: see its messages above")
     return round(time.monotonic() - began, 1)
 
 
