@@ -251,7 +251,7 @@ def test_the_pipelines_mistakes(classy):
         pipeline(1, class_id="mountain")
     with pytest.raises(UserError, match="2 classes for 3 texts"):
         pipeline(3, class_id=["sea", "town"])
-    with pytest.raises(UserError, match="guidance 2 needs a condition"):
+    with pytest.raises(UserError, match="guidance 2 needs a class"):
         pipeline(3, guidance=2.0)
 
 
@@ -304,16 +304,16 @@ def test_a_wrong_class_or_classifier_is_told_before_anything_is_done(programs, c
 
 
 def test_guidance_needs_a_class_to_follow(programs, classy, tmp_path):
-    with pytest.raises(UserError, match="--cls_free_guidance 2 follows a class, and --class_id unconditional"):
+    with pytest.raises(UserError, match="--cls_free_guidance 2 needs a condition, and --class_id unconditional gives none"):
         flags = "--class_id unconditional --cls_free_guidance 2"
         programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {flags}")
 
 
 def test_a_class_of_a_run_without_classes(programs, chain, tmp_path):
     for flag in ("--class_id sea", "--classifier home"):
-        with pytest.raises(UserError, match=f"{flag} belongs to a run with --class_conditional"):
+        with pytest.raises(UserError, match=f"{flag} needs a run with --class_conditional"):
             programs.again("diffusion", chain / "diff", f"--eval {flag}")
-        with pytest.raises(UserError, match=f"{flag} belongs to a run with --class_conditional"):
+        with pytest.raises(UserError, match=f"{flag} needs a run with --class_conditional"):
             programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flag)
 
 
@@ -321,7 +321,7 @@ def test_a_split_without_a_class_cannot_judge_it(programs, classy, tales_folder,
     rows = [line for line in (tales_folder / "valid.jsonl").read_text().splitlines() if '"class": "sea"' not in line]
     (tmp_path / "valid.jsonl").write_text("\n".join(rows) + "\n")
     flags = f"--eval --output_dir {tmp_path} --valid_file {tmp_path / 'valid.jsonl'}"
-    with pytest.raises(UserError, match="the valid split of .* holds no text of class sea.*--class_id prior"):
+    with pytest.raises(UserError, match="the valid split of .* has no text of class sea.*--class_id prior"):
         programs.again("diffusion", classy, flags)
     assert programs.again("diffusion", classy, f"{flags} --class_id prior {FEW}") == 0
 
@@ -332,7 +332,7 @@ def test_other_classes_than_those_learned(programs, classy, tales_folder, tmp_pa
         text = (tales_folder / f"{split}.jsonl").read_text().replace('"class": "sea"', '"class": "ocean"')
         (tmp_path / f"{split}.jsonl").write_text(text)
     files = " ".join(f"--{split}_file {tmp_path / split}.jsonl" for split in ("train", "valid", "test"))
-    with pytest.raises(UserError, match="learned the classes forest, garden, sea, town, and .* has forest, garden, oc"):
+    with pytest.raises(UserError, match="was trained on the classes forest, garden, sea, town, and .* has forest, garden, oc"):
         programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {files}")
 
 

@@ -134,12 +134,12 @@ def test_how_much_will_be_kept_is_said_before_anything_is(programs, chain, tmp_p
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, 500))
     with pytest.raises(UserError, match="its disk has 500 bytes free: .*or leave --cache_encoder_states out"):
         programs.autoencoder(chain / "lm", tmp_path / "third", f"{states} --max_train_texts 100")
-    assert "what else is there is of other weights, texts or lengths" in capsys.readouterr().err
+    assert "other caches in this folder are of other weights, texts or lengths" in capsys.readouterr().err
     assert list(cache.glob("*/x0.npy")) == [file]
 
 
 def test_states_of_an_encoder_that_trains_are_not_cached(programs, chain, tmp_path):
-    with pytest.raises(UserError, match="--cache_encoder_states float16.*--lm_mode ft"):
+    with pytest.raises(UserError, match="--cache_encoder_states float16 needs a frozen encoder, and --lm_mode is ft"):
         programs.autoencoder(chain / "lm", tmp_path, "--lm_mode ft --cache_encoder_states float16")
 
 
@@ -175,5 +175,5 @@ def test_a_decoder_trains_alone_and_a_denoiser_takes_it_over(programs, chain, tm
     assert programs.again("diffusion", diff, f"--eval --latent_model_path {adapted}") == 0
     with pytest.raises(UserError, match="gives other latents than the autoencoder that this run was trained with"):
         programs.again("diffusion", diff, f"--eval --latent_model_path {chain / 'ae'}")
-    with pytest.raises(UserError, match="--lm_mode decoder trains the decoder of an autoencoder that is there"):
+    with pytest.raises(UserError, match="--lm_mode decoder trains the decoder of a trained autoencoder"):
         programs.autoencoder(chain / "lm", tmp_path / "none", "--lm_mode decoder")

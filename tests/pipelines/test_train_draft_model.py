@@ -153,7 +153,7 @@ def test_mistakes_are_one_line(programs, chain, drafted, tmp_path):
         programs.drafter(drafted, f"--draft_model_dim 40 --output_dir {tmp_path / 'a'}")
     other = f"--latent_model_path {chain / 'ae'}"
     shutil.copytree(drafted / "drafter", tmp_path / "begun")
-    with pytest.raises(UserError, match="was begun for another autoencoder"):
+    with pytest.raises(UserError, match="was trained for another autoencoder than"):
         programs.resume("drafter", tmp_path / "begun", other)
     assert not (tmp_path / "a" / "checkpoints").exists()
 
