@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Are our modules those of the reference implementation? Runs them on recorded weights, inputs and results.
+"""Compare our modules with the published implementation on recorded weights, inputs and results.
 
 How long: a few seconds on one core. Use, from any directory:
 
@@ -8,9 +8,9 @@ How long: a few seconds on one core. Use, from any directory:
 
 The folder holds meta.json (file name -> constructor arguments) and some or all of the files that it names, of any
 size: {autoencoder,denoiser,diffusion,guidance}_*.safetensors and schedules.safetensors. In each, param.* are weights
-under the reference's names, in.* are inputs, out.* results. tests/golden/README.md says what they are.
+under the reference's names, in.* are inputs, out.* results; see tests/golden/README.md.
 
-Exit status: 0 within tolerance, 1 beyond it, 2 for a folder that cannot be read. CPU, float32.
+Exit status: 0 within tolerance, 1 beyond it, 2 for an invalid folder. CPU, float32.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ class Result(NamedTuple):
 
 
 class File:
-    """A recording: tensors by name, and its constructor arguments. What is absent is one line."""
+    """A recording: tensors by name, and constructor arguments. UserError for missing entries."""
 
     def __init__(self, folder: Path, name: str, meta: Meta) -> None:
         self.folder, self.name, self.meta = folder, name, meta
         try:
             self.tensors = load_file(folder / f"{name}.safetensors")
-        except Exception as error:  # the library has no common class for damage, shortness and absence
+        except Exception as error:  # safetensors has no common class for damaged, truncated and missing files
             raise UserError(f"{folder / name}.safetensors cannot be read: {error}") from error
 
     def __getitem__(self, key: str) -> Tensor:
@@ -153,8 +153,8 @@ def condition(file: File) -> Condition | None:
 
 
 def matched(pattern: str, name: str, file: File) -> re.Match[str]:
-    if found := re.fullmatch(pattern, name):
-        return found
+    if match := re.fullmatch(pattern, name):
+        return match
     raise UserError(f"{file.folder / file.name}.safetensors holds out.{name}, for which there is no check")
 
 
@@ -167,7 +167,7 @@ def check_autoencoder(file: File) -> Iterator[Result]:
     yield file.compare("decoder_states", states, EXACT)
 
 
-# result -> which mask, whether the condition and the previous estimate are given
+# result -> mask, whether to pass the condition, whether to pass the previous estimate
 PASSES = {
     "no_self_cond": ("in.mask", True, False),
     "with_self_cond": ("in.mask", True, True),
@@ -180,9 +180,10 @@ def check_denoiser(file: File) -> Iterator[Result]:
     network = denoiser(file)
     for name in file.results():
         matched("|".join(PASSES), name, file)
-        mask, told, shown = PASSES[name]
-        given, previous = condition(file) if told else None, file["in.self_cond"] if shown else None
-        ours = network(file["in.z_t"], file["in.alpha"], file[mask], given, previous)
+        mask, with_condition, with_previous = PASSES[name]
+        inputs = condition(file) if with_condition else None
+        previous = file["in.self_cond"] if with_previous else None
+        ours = network(file["in.z_t"], file["in.alpha"], file[mask], inputs, previous)
         yield file.compare(name, ours, DENOISER)
 
 
@@ -243,13 +244,13 @@ def check_diffusion(file: File) -> Iterator[Result]:
 
 
 def check_guidance(file: File) -> Iterator[Result]:
-    network, told = denoiser_of(file), condition(file)
-    if told is None:
+    network, inputs = denoiser_of(file), condition(file)
+    if inputs is None:
         raise UserError(
             f"{file.folder / file.name}.safetensors holds neither in.class_id nor in.context: record it again"
         )
     schedule = make_continuous_schedule(file.argument("train_schedule", "cosine"), file.argument("scale", 1.0))
-    twice = Condition.stack(told, told.null())
+    twice = Condition.stack(inputs, inputs.null())
     denoise = classifier_free_guided(
         make_denoise(
             lambda z, time, x0_prev: network(z, time, None, twice, x0_prev), file.argument("objective"), schedule
@@ -305,9 +306,9 @@ def check_file(folder: Path, name: str, meta: Meta) -> list[Result]:
     return results
 
 
-def row(result: Result, ok: bool, wide: int) -> str:
+def row(result: Result, ok: bool, width: int) -> str:
     verdict = "ok" if ok else "BEYOND TOLERANCE"
-    return f"{result.file:{wide}}  {result.difference:18.2e}  {result.tolerance:9.1e}  {verdict:3} {result.name}"
+    return f"{result.file:{width}}  {result.difference:18.2e}  {result.tolerance:9.1e}  {verdict:3} {result.name}"
 
 
 @exit_on_user_error
@@ -319,17 +320,17 @@ def main(argv: list[str] | None = None) -> int:
 
     meta = read_meta(arguments.folder)
     names = recordings(arguments.folder)
-    wide = max(map(len, names))
-    print(f"{'file':{wide}}  largest difference  tolerance  result")
+    width = max(map(len, names))
+    print(f"{'file':{width}}  largest difference  tolerance  result")
     failed = False
     for name in names:
         results = check_file(arguments.folder, name, meta)
         beyond = [result for result in results if not result.ok]
         failed |= bool(beyond)
-        # without --each: the largest difference, and whatever is beyond tolerance
+        # without --each: all results beyond tolerance, or the one with the largest difference
         shown = results if arguments.each else beyond or [max(results, key=lambda result: result.difference)]
         for result in shown:
-            print(row(result, result.ok, wide), flush=True)
+            print(row(result, result.ok, width), flush=True)
     return int(failed)
 
 

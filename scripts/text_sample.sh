@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Texts from a trained run, seen on their way from noise: minimal text diffusion's script of this name.
+# Samples of a trained run with intermediate texts of the sampler: the script of this name of minimal text diffusion.
 # Use:      bash scripts/text_sample.sh CHECKPOINT STEPS N [flags], CHECKPOINT a run folder or a checkpoint in one
-# Writes:   samples/ of the run folder. SEED=1 draws other texts. Flags are those of python -m pipelines.sample.
+# Writes:   samples/ of the run folder. SEED=1 samples other texts. Flags are those of python -m pipelines.sample.
 set -euo pipefail
 # shellcheck source=scripts/lib/recipe.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/recipe.sh"

@@ -4,7 +4,7 @@
 #           ROCStories script (bart_base_roc.sh).
 # Expect:   25.6 M trained parameters; no reconstruction figure was published for this corpus (on ROCStories BLEU 97.6).
 # Cost:     no published hours; those of bart_base_roc.sh, 12.6 on one A6000, have the same steps and sizes.
-# Needs:    AG News (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
+# Needs:    AG News (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/autoencoder/bart_base_ag_news.sh [flags], for example  --mixed_precision bf16 --save_dir FOLDER
 set -euo pipefail
 # shellcheck source=scripts/lib/autoencoder.sh

@@ -3,7 +3,7 @@
 # Paper:    Lovelace et al. 2023, arXiv:2212.09462, section 3.1, with the published hyper-parameters.
 # Expect:   25.6 M trained parameters; reconstruction BLEU of held-out stories 97.6 (published).
 # Cost:     12.6 hours on one A6000 as published, without mixed precision; see the rate in the first minutes for yours.
-# Needs:    ROCStories (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
+# Needs:    ROCStories (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/autoencoder/bart_base_roc.sh [flags], for example  --mixed_precision bf16 --save_dir FOLDER
 set -euo pipefail
 # shellcheck source=scripts/lib/autoencoder.sh

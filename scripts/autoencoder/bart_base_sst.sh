@@ -4,7 +4,7 @@
 #           ROCStories script (bart_base_roc.sh), with fewer steps for a smaller corpus.
 # Expect:   25.6 M trained parameters; no reconstruction figure was published for this corpus (on ROCStories BLEU 97.6).
 # Cost:     no published hours; a fifth of the steps of bart_base_roc.sh, which took 12.6 hours on one A6000.
-# Needs:    SST (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
+# Needs:    SST (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/autoencoder/bart_base_sst.sh [flags], for example  --mixed_precision bf16 --save_dir FOLDER
 set -euo pipefail
 # shellcheck source=scripts/lib/autoencoder.sh

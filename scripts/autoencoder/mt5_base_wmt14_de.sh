@@ -4,7 +4,7 @@
 #           ROCStories script (bart_base_roc.sh), around a model of many languages.
 # Expect:   25.6 M trained parameters; no reconstruction figure was published for this corpus (on ROCStories BLEU 97.6).
 # Cost:     no published hours; those of bart_base_roc.sh, 12.6 on one A6000, have the same steps and sizes.
-# Needs:    WMT14 (datasets/README.md says from where), google/mt5-base or ENC_DEC_MODEL=FOLDER.
+# Needs:    WMT14 (sources: datasets/README.md), google/mt5-base or ENC_DEC_MODEL=FOLDER.
 #           It overflows in float16: --mixed_precision bf16 is what makes it faster.
 # Use:      bash scripts/autoencoder/mt5_base_wmt14_de.sh [flags], for example  --mixed_precision bf16 --save_dir FOLDER
 set -euo pipefail

@@ -6,7 +6,7 @@
 #           memorization: .866 / 100.6 / .540 / .293; MAUVE by class .842, .845, .752, .813. For this model none are at
 #           hand.
 # Cost:     no published hours; half the steps of text_diffusion_roc.sh.
-# Needs:    AG News (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
+# Needs:    AG News (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/diffusion/text_diffusion_ag_news.sh [flags]; evaluate with eval_text_diffusion.sh beside it
 set -euo pipefail
 # shellcheck source=scripts/lib/states_diffusion.sh

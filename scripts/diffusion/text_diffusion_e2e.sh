@@ -5,7 +5,7 @@
 # Expect:   214.3 M trained parameters. No published figures for this corpus are at hand; what a run
 #           reaches stands in its metrics.json.
 # Cost:     no published hours; a fifth of the steps of text_diffusion_roc.sh.
-# Needs:    E2E (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
+# Needs:    E2E (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/diffusion/text_diffusion_e2e.sh [flags]; evaluate with eval_text_diffusion.sh beside it
 set -euo pipefail
 # shellcheck source=scripts/lib/states_diffusion.sh

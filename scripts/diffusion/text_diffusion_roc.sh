@@ -5,7 +5,7 @@
 # Expect:   214.3 M trained parameters. The paper's uncompressed encoder states reach, on test texts:
 #           MAUVE .605, perplexity 46.8, diversity .424 (with latents: .716, 30.6, .331).
 # Cost:     no published hours; to the same MAUVE 3.86 times those of the latent recipe.
-# Needs:    ROCStories (datasets/README.md says from where), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
+# Needs:    ROCStories (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/diffusion/text_diffusion_roc.sh [flags]; evaluate with eval_text_diffusion.sh beside it
 set -euo pipefail
 # shellcheck source=scripts/lib/states_diffusion.sh

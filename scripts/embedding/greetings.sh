@@ -3,7 +3,7 @@
 # Source:   the published script, of the simple corpus, with 5,000 training steps.
 # Expect:   no published figures.
 # Cost:     no published hours; a fifth of simple.sh.
-# Needs:    greetings (datasets/README.md says from where), as DATA_DIR/greetings/greetings-train.txt.
+# Needs:    greetings (sources: datasets/README.md), as DATA_DIR/greetings/greetings-train.txt.
 # Use:      bash scripts/embedding/greetings.sh [flags]; then bash scripts/text_sample.sh RUN 2000 10
 set -euo pipefail
 # shellcheck source=scripts/lib/embedding_diffusion.sh

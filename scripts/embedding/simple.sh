@@ -6,7 +6,7 @@
 #           steps are grammatical; see benchmarks/records/2026-11-21_embedding_simple_cpu, which takes 20 minutes of two
 #           CPU cores.
 # Cost:     no published hours.
-# Needs:    simple (datasets/README.md says from where), as DATA_DIR/simple/simple-train.txt.
+# Needs:    simple (sources: datasets/README.md), as DATA_DIR/simple/simple-train.txt.
 # Use:      bash scripts/embedding/simple.sh [flags]; then bash scripts/text_sample.sh RUN 2000 10
 set -euo pipefail
 # shellcheck source=scripts/lib/embedding_diffusion.sh

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the recipes below scripts/autoencoder share: hyper-parameters of LD4LG's published ROCStories script.
+# Shared by the recipes in scripts/autoencoder: hyperparameters of LD4LG's published ROCStories script.
 # A recipe adds its corpus, its number of steps and its language model.
 set -euo pipefail
 # shellcheck source=scripts/lib/recipe.sh

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the recipes below scripts/embedding share: published hyper-parameters of the systems that diffuse learned token
-# embeddings. A recipe adds its corpus, its number of training steps and what else is its own.
+# Shared by the recipes in scripts/embedding: published hyperparameters of the systems that diffuse learned token
+# embeddings. A recipe adds its corpus, its number of training steps and its other flags.
 set -euo pipefail
 # shellcheck source=scripts/lib/recipe.sh
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
@@ -21,8 +21,8 @@ EMBEDDING_DIFFUSION=(
   --clip_grad_norm 0
 )
 
-# Diffusion-LM, Li et al. 2022, arXiv:2205.14217: batch 64, sampled in 200 of the 2,000 steps. What else stands here is
-# ours, after the paper.
+# Diffusion-LM, Li et al. 2022, arXiv:2205.14217: batch 64, sampled in 200 of the 2,000 steps. The other values
+# are ours, after the paper.
 # shellcheck disable=SC2034  # for the scripts that source this
 DIFFUSION_LM=(
   "${EMBEDDING_DIFFUSION[@]}"
@@ -95,7 +95,7 @@ DIFFUSEQ_V2=(
   --eval_batch_size 100
 )
 
-# what decoding the test sources of either has in common: 10 candidates of each, chosen by their mutual BLEU
+# decoding of test sources with both versions: 10 candidates of each, chosen by their mutual BLEU
 # shellcheck disable=SC2034
 DECODING=(
   --bertscore_model "${BERTSCORE_MODEL:-microsoft/deberta-xlarge-mnli}"

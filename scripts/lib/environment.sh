@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# The one place that finds or makes the Python environment. Sourced by the scripts, never run itself:
+# Finds or creates the Python environment. The scripts source this file:
 #
 #     source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
 #     environment core eval            # levels: core, or an extra of pyproject.toml (eval, track, dev)
 #     "$PYTHON" -m latent_models.pretraining ...
 #
-# Afterwards ROOT is the top of the project, PYTHON the interpreter, and the rooms can be imported from any directory.
-# The order in which an environment is looked for:
-#   1. USE_PYTHON=/path/to/python   yours, taken as it is if it meets the lower bounds of pyproject.toml
-#   2. an active one (venv, conda)  taken if it holds exactly the pins of constraints.txt; nothing is installed into it
-#   3. .venv in the project         made and filled when needed: about a minute, 2 GB; later calls cost nothing
+# Afterwards ROOT is the top of the project, PYTHON the interpreter, and our packages can be imported from any directory.
+# It looks for an environment in this order:
+#   1. USE_PYTHON=/path/to/python   used unchanged if it meets the lower bounds of pyproject.toml
+#   2. an active one (venv, conda)  used if it has exactly the versions of constraints.txt; nothing is installed into it
+#   3. .venv in the project         created when needed: about a minute, 2 GB; later calls reuse it
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -50,12 +50,12 @@ _active_satisfies() {
 }
 
 _fill_venv() {
-  # The stamp names the files that decided what was installed, so that a second run needs no Python at all.
+  # The stamp has hashes of the files that determine the packages, so that a second run needs no Python.
   local stamp="$ROOT/.venv/.installed" wanted base lock
   wanted="$(cat "$ROOT/constraints.txt" "$ROOT/pyproject.toml" | cksum) $*"
   if [[ -x "$PYTHON" ]] && grep -qxF -- "$wanted" "$stamp" 2>/dev/null; then return; fi
 
-  # Two scripts started together must not fill one .venv at once.
+  # Two scripts that start together must not install into .venv at the same time.
   mkdir -p "$ROOT/.venv"
   if command -v flock >/dev/null; then
     exec {lock}>"$ROOT/.venv/.lock"
@@ -67,7 +67,7 @@ _fill_venv() {
     "$base" -m venv "$ROOT/.venv" || fail "$base could not make a virtual environment (Debian: install python3-venv)"
   fi
   if ! "$PYTHON" "$ROOT/scripts/lib/pins.py" missing "$@" >/dev/null; then
-    rm -f "$stamp"  # what older pins left there is no longer so
+    rm -f "$stamp"  # packages of older pins are out of date
     _install "$@"
   fi
   printf '%s\n' "$wanted" >>"$stamp"
@@ -102,7 +102,7 @@ _install() {
 }
 
 _install_torch() {
-  # On Linux the package index gives a CUDA build of several GB even where no GPU is: there PyTorch's CPU index comes first.
+  # On Linux the package index gives a CUDA build of several GB even without a GPU: in that case PyTorch's CPU index comes first.
   if [[ "$(uname -s)" == Linux ]] && ! nvidia-smi >/dev/null 2>&1; then
     if _answers "$TORCH_CPU_INDEX/torch/"; then
       say "installing $1, CPU build"

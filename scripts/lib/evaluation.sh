@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# What the evaluation scripts share: the protocols of LD4LG's two releases, by the published scorer.
+# Shared by the evaluation scripts: the protocols of LD4LG's two releases, with the published scorer.
 #
 #     evaluate --eval_test "${EVALUATION[@]}" --flag value -- "$@"
 set -euo pipefail
 # shellcheck source=scripts/lib/recipe.sh
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-# a run knows its own language model: ENC_DEC_MODEL says only where it is now
+# a run records its language model: ENC_DEC_MODEL is only for one that was moved
 SCORED=(${OWN_MODEL[@]+"${OWN_MODEL[@]}"} --scorer "${SCORER:-openai-community/gpt2-large}")
 
 # latents, second release. Lovelace et al. 2023, arXiv:2212.09462, section 5

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts below scripts/data share: fetch NAME FLAGS... brings a corpus into DATA_DIR, else datasets/ here.
+# Shared by the scripts in scripts/data: fetch NAME FLAGS... downloads a corpus into DATA_DIR, by default datasets/.
 set -euo pipefail
 # shellcheck source=scripts/lib/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the recipes of diffusion on an autoencoder's latents share: hyper-parameters of LD4LG's published ROCStories
+# Shared by the recipes of diffusion on the latents of an autoencoder: hyperparameters of LD4LG's published ROCStories
 # script. A recipe adds its corpus, its number of steps and its conditions.
 set -euo pipefail
 # shellcheck source=scripts/lib/recipe.sh
@@ -23,7 +23,7 @@ LATENT_DIFFUSION=(
   --save_and_sample_every 5000
 )
 
-# conditions, section 4: one text in ten is told none, so that guidance has something to compare with
+# conditions, section 4: one text in ten is trained without a condition, for classifier-free guidance
 # shellcheck disable=SC2034
 BY_CLASS=(--class_conditional --class_unconditional_prob 0.1)
 # shellcheck disable=SC2034

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# How the recipes below scripts/ start a program. Never run itself: sourced by the files of hyper-parameters beside this
-# (autoencoder, latent_diffusion, states_diffusion, embedding_diffusion, evaluation), and those by the recipes:
+# Starts the programs of the recipes in scripts/. The files of hyperparameters in this folder (autoencoder,
+# latent_diffusion, states_diffusion, embedding_diffusion, evaluation) source it, and the recipes source those:
 #
 #     source "$(dirname "${BASH_SOURCE[0]}")/../lib/autoencoder.sh"
 #     run train_latent_model.py "${MODEL[@]}" "${AUTOENCODER[@]}" --flag value "$@"
@@ -8,7 +8,7 @@
 # From the environment of the caller:
 #   ENC_DEC_MODEL    encoder-decoder language model, a local folder or a hub id (default facebook/bart-base)
 #   LATENT_MODEL_PATH  run folder of an autoencoder, for diffusion on its latents (default: the newest of the corpus)
-#   DATA_DIR         where the corpus lies (default: datasets/ here or in the project; some corpora come from the hub)
+#   DATA_DIR         folder of the corpus (default: datasets/ here or in the project; some corpora come from the hub)
 #   SCORER           causal language model of the evaluation scripts, a local folder or a hub id
 #   BERTSCORE_MODEL  encoder of BERTScore in the evaluations of pairs, a local folder or a hub id; none leaves it out
 #   VOCAB            BERT-style tokenizer of DiffuSeq's recipes, a local folder or a hub id (default bert)
@@ -21,11 +21,11 @@ environment core eval track
 
 # shellcheck disable=SC2034  # for the scripts that source this
 MODEL=(--enc_dec_model "${ENC_DEC_MODEL:-facebook/bart-base}")
-OWN_MODEL=()  # for runs that know their own language model: only what the caller says
+OWN_MODEL=()  # for runs that record their language model: only ENC_DEC_MODEL of the caller
 # shellcheck disable=SC2034
 if [[ -n "${ENC_DEC_MODEL:-}" ]]; then OWN_MODEL=("${MODEL[@]}"); fi
 
-# language_model HUB_ID: the language model of a recipe that is not BART's, unless ENC_DEC_MODEL says otherwise
+# language_model HUB_ID: the language model of a recipe other than BART, unless ENC_DEC_MODEL is set
 language_model() {
   # shellcheck disable=SC2034
   MODEL=(--enc_dec_model "${ENC_DEC_MODEL:-$1}")

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the recipes of diffusion on a language model's own encoder states share: hyper-parameters of LD4LG's first
-# release, whose four scripts differ in corpus, steps, dropout, weight decay and classes. Its annealed fork has them, too.
+# Shared by the recipes of diffusion on encoder states of a language model: hyperparameters of LD4LG's first
+# release, whose four scripts differ in corpus, steps, dropout, weight decay and classes. Its annealed fork uses the same.
 set -euo pipefail
 # shellcheck source=scripts/lib/recipe.sh
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
