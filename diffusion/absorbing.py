@@ -1,9 +1,9 @@
-"""DiffuSeq-v2: a learned absorbing state m that noise drifts towards, and discrete noise that replaces positions by it.
+"""DiffuSeq-v2: a learned absorbing state m as the mean of the noise, and discrete noise that sets positions to m.
 
     noise = AbsorbingNoise.of(state (D,), mask (B, L) or None)       for diffusion.loss.corrupt and denoising_loss
     make_denoise(network, ..., shift=noise.shift)                    the estimate of x0 from such a z_t
     shift_sampler(sampler, shift)                                    any sampler, between N(m, I) and data
-    remask_hook(state, rate, step_generator, mask)                   a step hook of samplers: replaces while sampling
+    remask_hook(state, rate, step_generator, mask)                   the discrete noise as a step hook of samplers
 
     absorbing_shift(state, mask)                                     (B, L, D), zero where nothing is generated
     mask_positions(z_t, state, probability, uniform, mask)           whole positions replaced by m
@@ -12,8 +12,8 @@
 The absorbing state is a shift of coordinates: x - m follows the usual process. Networks, x0, known positions,
 projections and step hooks work in x; only the arithmetic of the sampler works in x - m.
 
-Source: Gong et al. 2023, arXiv:2310.05793, sections 3.1 and 3.2. Differs from their code: m is in the start noise too,
-and the solver keeps its own state instead of the network's last estimate.
+Source: Gong et al. 2023, arXiv:2310.05793, sections 3.1 and 3.2. Differs from their code: m is part of the initial
+noise, too, and the solver updates z instead of replacing it by the last estimate of x0.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def shift_sampler(sampler: Sampler, shift: Tensor) -> Sampler:
     ) -> Tensor:
         m = shift.detach().to(z)
 
-        def inner(y: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+        def shifted_denoise(y: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
             return denoise(y + m, t, None if x0_prev is None else x0_prev + m) - m
 
-        def outer(y: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
+        def shifted_hook(y: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
             assert step_hook is not None
             return step_hook(y + m, x0 + m, mean + m, std, t, s, step) - m
 
-        return sampler(inner, schedule, timesteps, z, noise, None if step_hook is None else outer) + m
+        return sampler(shifted_denoise, schedule, timesteps, z, noise, None if step_hook is None else shifted_hook) + m
 
     return sample
 

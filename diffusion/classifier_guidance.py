@@ -28,26 +28,26 @@ LogProb = Callable[[Tensor, Tensor], Tensor]
 
 
 def grad_log_prob(log_prob: LogProb, z: Tensor, t: Tensor) -> Tensor:
-    """d log p(label | z_t) / d z, (B, L, D): each text's own, also inside torch.no_grad."""
+    """d log p(label | z_t) / d z of each text, (B, L, D). It also works inside torch.no_grad."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(log_prob(z, t).sum(), z)
-    return slope
+        (gradient,) = torch.autograd.grad(log_prob(z, t).sum(), z)
+    return gradient
 
 
 def classifier_guided(denoise: Denoise, log_prob: LogProb, schedule: Schedule, strength: float = 1.0) -> Denoise:
-    """x0_hat + strength * sigma^2 / alpha * grad log p(label | z_t): the estimate given the label too.
+    """x0_hat + strength * sigma^2 / alpha * grad log p(label | z_t): the estimate of x0 given the label.
 
     With strength 1 and the true classifier it is exactly E[x0 | z_t, label] (Tweedie's formula), so any sampler then
-    draws from p(x0 | label); above 1 the label weighs more than it does in the data.
-    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, Algorithm 2, whose eps - sigma * grad is this in terms of x0.
+    draws from p(x0 | label); with more than 1 the label has more weight.
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, Algorithm 2, whose eps - sigma * grad gives this x0.
     """
 
-    def denoise_steered(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+    def denoise_guided(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
         alpha, sigma = broadcast_level(schedule, t, z)
         return denoise(z, t, x0_prev) + strength * sigma**2 / alpha * grad_log_prob(log_prob, z, t)
 
-    return denoise_steered
+    return denoise_guided
 
 
 def classifier_guidance_hook(
@@ -64,21 +64,21 @@ def classifier_guidance_hook(
 
         strength * log p(label | z_s) - fluency * |z - mean|^2 / (2 std^2)
 
-    The second term is log p(z_s | z_t) of the diffusion: it keeps z in the region that the network was trained on. Its
-    width std is that of ancestral sampling, for every sampler; a gradient step is in units of std^2,
+    The second term, the fluency term, is log p(z_s | z_t) of the diffusion: it keeps z where the network was trained.
+    Its std is that of ancestral sampling, for every sampler; gradient steps are in units of std^2,
 
         z <- z + rate * (strength * std^2 * grad log p - fluency * (z - mean))
 
-    so the fluency term alone is stable at every noise level, and many steps end at
-    mean + strength / fluency * std^2 * grad log p. There is none at t = 0, where sampling has ended.
-    A label with a steep gradient needs a small rate: steps that are too long overshoot the maximum.
+    so the fluency term is stable at every noise level, and many steps converge to
+    mean + strength / fluency * std^2 * grad log p. At t = 0, where sampling has ended, there is no gradient step.
+    A label with a steep gradient needs a small rate, since long steps overshoot the maximum.
 
     strength: weight of the label. steps: gradient steps after each sampler step. fluency: weight of the second term; 0
     leaves it out, 1 is the published objective up to a factor. rate: step size, in (0, 1].
     langevin: step -> generator: each gradient step then adds sqrt(2 rate) std noise, so that many of them draw from
         p(z_s | z_t)^fluency p(label | z_s)^strength instead of moving to its maximum.
     Source: Li et al. 2022, arXiv:2205.14217, section 5.1. Differs from it: plain steps in units of std^2 in place of
-    Adagrad, whose first step has one length at every noise level. For a deterministic sampler mean is its z.
+    Adagrad, whose first step has the same length at every noise level. With a deterministic sampler, mean is its z.
     """
     if steps < 1 or not 0 < rate <= 1 or fluency < 0:
         raise ValueError(

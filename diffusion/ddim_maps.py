@@ -6,13 +6,13 @@
     invert_ddim(denoise, schedule, timesteps, x0)   -> z at timesteps[0]; sample_ddim returns x0 from it
 
 Progressive distillation: one step of a student's sampler learns the result of several steps of its teacher. Except at
-its last step, a student of K steps predicts the x0 whose DDIM step lands on the teacher's z at the next of the
-student's K times. So its estimates are valid for that grid and for DDIM only, and are projected at the last step only.
+its last step, a student of K steps predicts the x0 whose DDIM step gives the z of the teacher at the next of its K
+times. So its estimates are valid for that grid and for DDIM only, and are projected at the last step only.
 Source: Salimans and Ho 2022, arXiv:2202.00512, Algorithm 2. A guided teacher: Meng et al. 2023, arXiv:2210.03142.
 Differs from them: the number of steps is cut to K at once instead of halved repeatedly, and the student may train from
 states that its own steps reach.
 
-Inversion serves editing and interpolation.
+Inversion is used for editing and interpolation.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def ddim_step(z: Tensor, x0: Tensor, level_t: NoiseLevel, level_s: NoiseLevel) -
     return (level_s.alpha * x0 + level_s.sigma * (z - level_t.alpha * x0) / level_t.sigma).to(z.dtype)
 
 
-def ddim_target_x0(z: Tensor, z_then: Tensor, level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
-    """The x0 (B, L, D) with jump(z, x0, now, then) = z_then. `then` is less noisy than `now`."""
+def ddim_target_x0(z: Tensor, z_s: Tensor, level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
+    """The x0 (B, L, D) with ddim_step(z, x0, level_t, level_s) = z_s. level_s has less noise than level_t."""
     ratio = level_s.sigma / level_t.sigma
-    return ((z_then - ratio * z) / (level_s.alpha - ratio * level_t.alpha)).to(z.dtype)
+    return ((z_s - ratio * z) / (level_s.alpha - ratio * level_t.alpha)).to(z.dtype)
 
 
 def eps_from_x0(z: Tensor, x0: Tensor, level: NoiseLevel) -> Tensor:
-    """The eps (B, L, D) that makes z of x0."""
+    """The eps (B, L, D) with z = alpha x0 + sigma eps."""
     return ((z - level.alpha * x0) / level.sigma).to(z.dtype)
 
 
@@ -49,30 +49,30 @@ def invert_ddim(denoise: Denoise, schedule: Schedule, timesteps: Tensor, x0: Ten
 
         z_t <- z_t + (z_s - F(z_t)) / slope,    slope = alpha_s alpha_t + sigma_s sigma_t
 
-    which is F's own slope where the data is N(0, I), and near it for normalised latents: there each iteration gains a
-    digit or more. The first guess goes on in the direction of the step before, which alone is the usual inversion.
+    which is the slope of F where the data is N(0, I), and nearly so for normalized latents: each iteration then gains a
+    digit or more. The initial guess continues in the direction of the previous step: alone, it is the usual inversion.
     Source: Song et al. 2021, arXiv:2010.02502, section 5.4; solved exactly, as in Pan et al. 2023, arXiv:2309.04907.
 
     timesteps: (N + 1,), falling, as for the sampler. x0: (B, L, D), data at timesteps[-1]. N * iterations calls of
-    denoise. A network with self-conditioning is shown the estimate of the less noisy step, since that of the noisier
-    one is not yet known: its round trip is close, not exact. Where the data is much narrower than the noise of the
-    last step, or projected, many z lead to one x0, and iteration comes near it slowly or not at all: leave the
-    projection out and end the grid with short steps.
+    denoise. A network with self-conditioning receives the estimate of the less noisy step, as that of the noisier
+    one is not yet known: its round trip is close, not exact. If the std of the data is much smaller than the noise of
+    the last step, or x0 is projected, many z lead to one x0, and the iteration converges slowly or not at all: omit the
+    projection and end the grid with short steps.
     """
     if iterations < 1:
-        raise ValueError(f"{iterations} iterations invert nothing: ask for 1 or more")
+        raise ValueError(f"iterations is {iterations}: use 1 or more")
     z = x0
     eps: Tensor | None = None
     x0_prev: Tensor | None = None
     for step in reversed(list(iterate_steps(schedule, timesteps, x0))):
         level_t, level_s = step.level_t, step.level_s
-        # t = 0 is data itself: the sampler's last step returns x0_hat
+        # t = 0 is data: the last step of the sampler returns x0_hat
         alpha, sigma = (torch.ones(()), torch.zeros(())) if step.s == 0 else (level_s.alpha, level_s.sigma)
         slope = alpha * level_t.alpha + sigma * level_t.sigma
-        wanted = z
-        z = wanted / slope if x0_prev is None or eps is None else level_t.alpha * x0_prev + level_t.sigma * eps
+        z_s = z
+        z = z_s / slope if x0_prev is None or eps is None else level_t.alpha * x0_prev + level_t.sigma * eps
         for _ in range(iterations):
             x0_prev = denoise(z, step.times, x0_prev)
             eps = (z - level_t.alpha * x0_prev) / level_t.sigma
-            z = z + (wanted - alpha * x0_prev - sigma * eps) / slope
+            z = z + (z_s - alpha * x0_prev - sigma * eps) / slope
     return z

@@ -4,7 +4,7 @@
     Denoise: (z (B, L, D), t (B,),    x0_prev (B, L, D) or None) -> x0_hat (B, L, D)
 
 Mask and condition are bound inside the network. A sampler passes one time for all texts, (1,), so that the network
-computes what depends on time alone once.
+embeds the time only once.
 Wrappers turn one Denoise into another, in this order, inside out:
 
     make_denoise                 network and to_x0
@@ -36,7 +36,7 @@ def get_time_input(schedule: Schedule, t: Tensor, kind: str = "alpha_bar", times
     """The time input of the network, shaped like t, in [0, 1]; the network multiplies it by 1000.
 
     alpha_bar: alpha_bar(t), so that a network trained under one schedule can be sampled under another.
-    index: of a chain of T steps i / T = t - 1 / T, so that with T = 1000 the network sees the integers 0 to 999 of
+    index: of a chain of T steps i / T = t - 1 / T, so that with T = 1000 the network receives the integers 0 to 999 of
         Ho et al. 2020, and another T is stretched over the same range; in continuous time t itself.
     timesteps: T of the chain trained on, where the schedule is not that chain.
     """
@@ -59,7 +59,7 @@ def make_denoise(
 ) -> Denoise:
     """The network as an estimate of x0, for any objective.
 
-    shift: (B, L, D), where noise drifts to an absorbing state (diffusion/absorbing) instead of zero.
+    shift: (B, L, D), the mean of the noise where there is an absorbing state (diffusion/absorbing); None: zero.
     """
     objective = resolve_objective(objective)
 
@@ -68,14 +68,14 @@ def make_denoise(
         prediction = network(z, time, x0_prev).to(z.dtype)  # autocast may have lowered it
         level = broadcast_level(schedule, t, z)
         if shift is not None:
-            z = z - (1 - level.alpha) * shift.to(z)  # the rest is alpha x0 + sigma eps
+            z = z - (1 - level.alpha) * shift.to(z)  # leaves alpha x0 + sigma eps
         return to_x0(objective, prediction, z, level)
 
     return denoise
 
 
 def project_x0(denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise:
-    """Every estimate brought back to where data lies: norm sqrt(D), the nearest embedding, ..."""
+    """Project every estimate onto the data space: norm sqrt(D), the nearest embedding, ..."""
 
     def denoise_projected(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
         return project(denoise(z, t, x0_prev))
@@ -86,10 +86,10 @@ def project_x0(denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise
 def clamp_x0(
     denoise: Denoise, project: Callable[[Tensor], Tensor], *, from_t: float = 1.0, until_t: float = 0.0
 ) -> Denoise:
-    """Estimates brought back at the times until_t <= t <= from_t: the clamping trick of token embeddings.
+    """Project estimates at the times until_t <= t <= from_t: the clamping trick of token embeddings.
 
-    from_t: 1 projects from the first step on, 0.3 only the last third, when there is something to round. until_t: below
-    it estimates are left as they are. The chain's step i is t = (i + 1) / T.
+    from_t: 1 projects from the first step on, 0.3 only in the last third, where estimates are close to
+    tokens. until_t: estimates below it are not projected. The chain's step i is t = (i + 1) / T.
     Source: Li et al. 2022, arXiv:2205.14217, section 4.2; a chosen range, Gong et al. 2023, their code.
     """
     if until_t <= 0 and from_t >= 1:
@@ -97,8 +97,8 @@ def clamp_x0(
 
     def denoise_clamped(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
         x0 = denoise(z, t, x0_prev)
-        # half a millionth: t = 0.3 of float32 is not 0.3. Chosen by the device, which the host need not wait for
-        chosen = ((t <= from_t + 5e-7) & (t >= until_t - 5e-7)).view(-1, *(1,) * (x0.dim() - 1))
-        return torch.where(chosen, project(x0), x0)
+        # tolerance: t = 0.3 in float32 is not 0.3. torch.where, so that the host does not wait for the device
+        in_range = ((t <= from_t + 5e-7) & (t >= until_t - 5e-7)).view(-1, *(1,) * (x0.dim() - 1))
+        return torch.where(in_range, project(x0), x0)
 
     return denoise_clamped

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffusion.noise_levels import NoiseLevel, from_log_snr, upcast
 
-MAX_BETA = 0.999  # a beta of 1 would leave nothing of the data, and no log-SNR
+MAX_BETA = 0.999  # with a beta of 1 no signal is left, and the log-SNR is -inf
 
 
 def linear_betas(timesteps: int) -> Tensor:
@@ -45,7 +45,7 @@ def sqrt_betas(timesteps: int) -> Tensor:
 def trunc_cos_betas(timesteps: int) -> Tensor:
     """alpha_bar_i = f(i) = cos^2((i / T + s) / (1 + s) pi / 2),  s = 0.1, (T,) float64: noisy from the first step on.
 
-    The cosine chain without its clean end, one step to the left: beta_0 = 1 - f(0). Li et al. 2022, their code.
+    The cosine chain without its clean end, shifted by one step: beta_0 = 1 - f(0). Li et al. 2022, their code.
     """
     f = _cosine(_fractions(timesteps)[:-1], 0.1)
     return _betas_of(torch.cat([torch.ones(1, dtype=f.dtype), f]))
@@ -64,15 +64,15 @@ def pw_lin_betas(timesteps: int) -> Tensor:
     """
     rate = 1000 / timesteps
     first = min(10, timesteps // 2)
-    # the second piece from its far end: a piece of one step is the noisy one
+    # built from its noisy end: a piece of one step is the noisy one
     second = _ramp(0.02 * rate, 1e-4 * rate, timesteps - first).flip(0)
     return torch.cat([_ramp(1e-4 * rate + 0.01, 1e-4 * rate, first), second])
 
 
 def warmup_decay_betas(timesteps: int) -> Tensor:
-    """The sqrt betas, the last tenth of which falls in a line to 1e-4, (T,) float64. Gong et al. 2023, their code.
+    """The sqrt betas, of which the last tenth falls linearly to 1e-4, (T,) float64. Gong et al. 2023, their code.
 
-    At least one beta belongs to that tenth. The data does not vanish at the end: alpha_bar is 0.03.
+    That tenth has at least one beta. The signal does not vanish at the end: alpha_bar is 0.03.
     """
     betas = sqrt_betas(timesteps)
     tenth = max(1, int(0.1 * timesteps))
@@ -111,7 +111,7 @@ DISCRETE_SCHEDULES: Mapping[str, Callable[[int], Tensor]] = {
 class DiscreteSchedule:
     """A discrete chain as a schedule: t = (i + 1) / T holds alpha_bar_i, t = 0 is exactly clean.
 
-    Between nodes log-SNR is interpolated linearly. Below the first node, which no chain visits, sigma falls to zero
+    Between nodes log-SNR is interpolated linearly. Below the first node, where a chain has no step, sigma falls to zero
     in proportion to t.
     """
 
@@ -129,18 +129,18 @@ class DiscreteSchedule:
         """t: any shape, in [0, 1]. Returns NoiseLevel(alpha, sigma), each shaped like t."""
         t = upcast(t)
         nodes = self._nodes(t.device, t.dtype)
-        place = t * self.timesteps - 1  # node i at i
-        nearest = place.round()
-        # a node is met exactly: 0.999 * 1000 is not 999 in float32, and the last gap of the cosine chain is 7 nats
-        place = torch.where((place - nearest).abs() < 1e-3, nearest, place)
-        lower = place.floor().clamp(0, max(self.timesteps - 2, 0)).long()
+        index = t * self.timesteps - 1  # node i has the index i
+        nearest = index.round()
+        # nodes are exact: 0.999 * 1000 is not 999 in float32, and the last gap of the cosine chain is 7 nats
+        index = torch.where((index - nearest).abs() < 1e-3, nearest, index)
+        lower = index.floor().clamp(0, max(self.timesteps - 2, 0)).long()
         upper = (lower + 1).clamp(max=self.timesteps - 1)
-        inside = torch.lerp(nodes[lower], nodes[upper], (place - lower).clamp(0, 1))
-        below = nodes[0] - 2 * torch.log((place + 1).clamp(0, 1))
-        return from_log_snr(torch.where(place < 0, below, inside))
+        inside = torch.lerp(nodes[lower], nodes[upper], (index - lower).clamp(0, 1))
+        below = nodes[0] - 2 * torch.log((index + 1).clamp(0, 1))
+        return from_log_snr(torch.where(index < 0, below, inside))
 
     def _nodes(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The nodes where they are needed; copied once, because a copy to a GPU makes the host wait."""
+        """The nodes on a device; cached, because a copy to a GPU makes the host wait."""
         key = (device, dtype)
         if key not in self._copies:
             self._copies[key] = self.log_snr.to(dtype).to(device)  # the dtype first: some devices have no float64
@@ -152,5 +152,5 @@ def make_discrete_schedule(name: str, timesteps: int = 1000) -> DiscreteSchedule
     if name not in DISCRETE_SCHEDULES:
         raise ValueError(f"unknown discrete schedule {name!r}: use one of {', '.join(DISCRETE_SCHEDULES)}")
     if timesteps < 1:
-        raise ValueError(f"a discrete schedule cannot have {timesteps} timesteps: use 1 or more")
+        raise ValueError(f"the number of timesteps of a discrete schedule is {timesteps}: use 1 or more")
     return DiscreteSchedule(DISCRETE_SCHEDULES[name](timesteps), name)

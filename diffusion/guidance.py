@@ -1,7 +1,7 @@
 """Classifier-free guidance and known positions, as wrappers around a Denoise.
 
     classifier_free_guided(denoise_2B, weight)       conditions are bound by the caller
-    with_known_positions(denoise, value, mask)       a source prefix, or the text around blanks, stays clean
+    with_known_positions(denoise, value, mask)       positions of a source, or around gaps, stay clean
 
 Known positions: partial noising of Gong et al. 2023, arXiv:2210.08933, section 3.1.
 """
@@ -26,9 +26,9 @@ def classifier_free_guided(denoise_2B: Denoise, weight: float) -> Denoise:
     """
 
     def denoise_guided(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
-        twice = None if x0_prev is None else torch.cat([x0_prev, x0_prev])
+        x0_prev_twice = None if x0_prev is None else torch.cat([x0_prev, x0_prev])
         times = t if len(t) == 1 else torch.cat([t, t])
-        conditional, unconditional = denoise_2B(torch.cat([z, z]), times, twice).chunk(2)  # (B, L, D) each
+        conditional, unconditional = denoise_2B(torch.cat([z, z]), times, x0_prev_twice).chunk(2)  # (B, L, D) each
         return weight * conditional + (1 - weight) * unconditional
 
     return denoise_guided
@@ -40,9 +40,9 @@ def with_known_positions(denoise: Denoise, value: Tensor, mask: Tensor) -> Denoi
     value: (B, L, D). mask: (B, L) bool. The sampler's z carries noise there until t = 0, which the network does not
     receive.
     """
-    kept = mask[..., None]  # (B, L, 1)
+    known = mask[..., None]  # (B, L, 1)
 
-    def denoise_anchored(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
-        return torch.where(kept, value, denoise(torch.where(kept, value, z), t, x0_prev))
+    def denoise_with_known(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+        return torch.where(known, value, denoise(torch.where(known, value, z), t, x0_prev))
 
-    return denoise_anchored
+    return denoise_with_known

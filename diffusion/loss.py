@@ -5,9 +5,9 @@
     result.loss                                    (B,), Ho et al. 2020, arXiv:2006.11239, Algorithm 1
 
     corrupt(x0, eps, level)                        z_t
-    self_condition(denoise, z_t, t, rows)          an estimate of x0 for some rows, zero for the others, no gradient
+    self_condition(denoise, z_t, t, rows)          an estimate of x0 for some rows, zeros for the others, no gradient
     prediction_loss(prediction, x0, eps, ...)      the error of a prediction
-    LOSSES, LOSS_TERMS                             errors of an element by name; additional losses by name
+    LOSSES, LOSS_TERMS                             elementwise errors by name; additional losses by name
 
 `denoising_loss` is the only training loss of a denoiser: every training step and scripts/check_parity.py call it. The
 caller draws t and eps, applies weights (diffusion/weighting) and averages over the batch.
@@ -50,8 +50,8 @@ def get_loss_fn(loss_type: str) -> LossFn:
 def corrupt(x0: Tensor, eps: Tensor, level: NoiseLevel, absorbing: AbsorbingNoise | None = None) -> Tensor:
     """z_t = alpha x0 + sigma eps, (B, L, D).
 
-    With an absorbing state m: z_t = alpha (x0 - m) + sigma eps + m, N(m, I) where alpha is zero; then positions are
-    replaced by m at random where absorbing.uniform is given (diffusion/absorbing).
+    With an absorbing state m: z_t = alpha (x0 - m) + sigma eps + m, N(m, I) at alpha = 0; with absorbing.uniform random
+    positions are then replaced by m (diffusion/absorbing).
     """
     z_t = level.alpha * x0 + level.sigma * eps
     if absorbing is None:
@@ -76,8 +76,8 @@ def prediction_loss(
     prediction: Tensor, x0: Tensor, eps: Tensor, level: NoiseLevel, objective: str, loss_type: str, mask: Tensor | None
 ) -> Tensor:
     """Error of a prediction made at z_t = corrupt(x0, eps, level): (B,). The target matches the objective."""
-    wanted = target(objective, x0, eps, level)
-    return masked_mean(get_loss_fn(loss_type)(prediction.to(wanted.dtype), wanted), mask)
+    goal = target(objective, x0, eps, level)
+    return masked_mean(get_loss_fn(loss_type)(prediction.to(goal.dtype), goal), mask)
 
 
 class BoundNetwork(Protocol):
@@ -95,7 +95,7 @@ Wrap = Callable[[Denoise, Tensor], Denoise]  # (denoise, rows (k,)) -> denoise
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What a denoiser is trained to predict, and how it reads time."""
+    """Schedule, objective, error and time input of the training of a denoiser."""
 
     schedule: Schedule
     objective: str
@@ -109,7 +109,7 @@ class DenoisingResult(NamedTuple):
 
     loss: Tensor  # (B,), unweighted
     x0: Tensor  # (B, L, D)
-    x0_hat: Tensor | None  # (B, L, D), the estimate that the prediction stands for; None unless requested
+    x0_hat: Tensor | None  # (B, L, D), the estimate of x0 by the prediction; None unless requested
     t: Tensor  # (B,)
     mask: Tensor | None  # (B, L), the positions that the loss counts
     schedule: Schedule
@@ -135,7 +135,7 @@ def denoising_loss(
     x0, eps: (B, L, D). t: (B,). mask: (B, L) bool, the positions that the loss counts; None: all of them.
     self_cond: (mask (B,) bool, rows (k,) int64): the network first estimates x0 for `rows`, without gradient; the rows
         of the mask then receive their estimate, the others the learned start. None: no self-conditioning.
-    wrap: applied to that estimate, as sampling does: projection, known positions.
+    wrap: applied to the denoiser of that estimate, as in sampling: projection, known positions.
     absorbing: noise with an absorbing state.
     mean: (B, L, D), where x0 ~ N(mean, sigma_0^2): the target of a chain's first step (first_step_targets).
     with_x0_hat: also return the estimate of x0, with gradient.
@@ -168,9 +168,9 @@ def denoising_loss(
 
 
 def tT_loss(schedule: Schedule, x0: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean square of alpha(1) x0, (B,): what is left of the data at t = 1, where sampling assumes pure noise.
+    """Mean square of alpha(1) x0, (B,): the rest of the data at t = 1, where sampling assumes pure noise.
 
-    Source: Li et al. 2022, arXiv:2205.14217, eq. 2, its first term. It matters where x0 itself is learned.
+    Source: Li et al. 2022, arXiv:2205.14217, eq. 2, its first term. It has an effect where x0 is learned.
     """
     last = broadcast_level(schedule, torch.ones(1, dtype=x0.dtype, device=x0.device), x0)
     return masked_mean((last.alpha * x0) ** 2, mask)
@@ -207,8 +207,8 @@ def term_weights(weights: Mapping[str, float] | None = None) -> dict[str, float]
 
     weights: names that are not in LOSS_TERMS are left out: they are of losses of a latent space.
     """
-    given = {name: weight for name, weight in (weights or {}).items() if name in LOSS_TERMS}
-    return {name: term.weight for name, term in LOSS_TERMS.items() if term.weight} | given
+    overrides = {name: weight for name, weight in (weights or {}).items() if name in LOSS_TERMS}
+    return {name: term.weight for name, term in LOSS_TERMS.items() if term.weight} | overrides
 
 
 def loss_terms(result: DenoisingResult, names: Mapping[str, float]) -> dict[str, Tensor]:

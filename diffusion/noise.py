@@ -1,12 +1,12 @@
 """The noise of a sampler: (step, like) -> standard normal like `like`, a function of the step alone.
 
     make_noise(step_generator, bound=None, rows=None)     one of the two:
-    seeded(step_generator, rows)                          the whole normal distribution
+    seeded(step_generator, rows)                          standard normal
     truncated(step_generator, bound, rows)                |eps| <= bound
 
 step_generator: step -> a torch.Generator seeded for that step, on the CPU or on the device, so that the noise of a
-step does not depend on the steps before it.
-rows: draw for this many rows, of which `like` has the first: a short batch then gets the noise of a full one.
+step does not depend on earlier steps.
+rows: number of rows to draw; `like` gets the first of them, so a short batch has the noise of a full one.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ def seeded(step_generator: StepGenerator, rows: int | None = None) -> Noise:
 
 
 def truncated(step_generator: StepGenerator, bound: float, rows: int | None = None) -> Noise:
-    """Normal noise, redrawn beyond `bound` standard deviations: no outliers, less diversity.
+    """Standard normal noise truncated to |eps| <= bound: no outliers, less diversity.
 
-    bound: positive; inf is no bound.
-    Source: Li et al. 2022, arXiv:2205.14217, their code. Differs from it: by the inverse of the distribution function,
-    one uniform number for each, which is the same distribution without a loop until all are inside.
+    bound: positive, in standard deviations; inf: no bound.
+    Source: Li et al. 2022, arXiv:2205.14217, their code. Differs from it: the inverse of the distribution function, one
+    uniform number for each value, gives the same distribution without rejection.
     """
     if not bound > 0:
-        raise ValueError(f"the bound of the noise must be a positive number of standard deviations, not {bound}")
+        raise ValueError(f"the bound of the noise is {bound}: use a positive number of standard deviations")
     if math.isinf(bound):
         return seeded(step_generator, rows)
     inside = math.erf(bound / math.sqrt(2))  # probability of |eps| <= bound
 
     def noise(step: int, like: Tensor) -> Tensor:
         generator = step_generator(step)
-        exact = torch.float32 if generator.device.type == "mps" else torch.float64  # float32 knows no tail beyond 5
+        exact = torch.float32 if generator.device.type == "mps" else torch.float64  # float32 has no values beyond 5
         u = torch.rand(_shape(like, rows), generator=generator, device=generator.device, dtype=exact)
         eps = math.sqrt(2) * torch.erfinv(inside * (2 * u - 1))
         return copy_like(eps[: len(like)].clamp(-bound, bound), like)
@@ -57,7 +57,7 @@ def truncated(step_generator: StepGenerator, bound: float, rows: int | None = No
 
 
 def make_noise(step_generator: StepGenerator, bound: float | None = None, rows: int | None = None) -> Noise:
-    """Bounded noise, or all of it where bound is None or 0."""
+    """Truncated noise; standard normal noise where bound is None or 0."""
     return truncated(step_generator, bound, rows) if bound else seeded(step_generator, rows)
 
 

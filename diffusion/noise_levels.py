@@ -1,4 +1,4 @@
-"""Noise levels: how much signal and how much noise a latent holds, as amplitudes or as a log-SNR.
+"""Noise levels: the amplitudes of signal and noise in a latent, or their log-SNR.
 
 A schedule is a function t -> NoiseLevel; those that a flag names are in diffusion/schedules and
 diffusion/discrete_schedules.

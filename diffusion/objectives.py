@@ -5,7 +5,7 @@ An objective is two coefficients, a row of OBJECTIVES; the rest is linear algebr
     z_t        = alpha * x0 + sigma * eps
     prediction =     a * x0 +     b * eps
 
-Levels are NoiseLevels whose amplitudes broadcast against z_t (B, L, D); where they come from does not matter here.
+Levels are NoiseLevels whose amplitudes broadcast against z_t (B, L, D); they may come from any schedule.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ step_hook: (z, x0_hat, mean, std, t, s, step) -> z, called after every step, who
 
     sampler(..., step_hook=compose_hooks(stability.step_hook, remask_hook(...), classifier_guidance_hook(...)))
 
-A step to t = 0 returns x0_hat: t = 0 is data by definition, though continuous schedules keep a trace of noise there.
+A step to t = 0 returns x0_hat: t = 0 is data by definition, although continuous schedules have a little noise there.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def finish_step(
 def step_variance(level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
     """Variance of z_t given z_s, s < t: beta_t of a chain. Kingma et al. 2021, arXiv:2107.00630, eq. 22."""
     variance = level_t.sigma**2 - (level_t.alpha / level_s.alpha * level_s.sigma) ** 2
-    return variance.clamp(min=0)  # times whose log-SNR is clamped share a level, and rounding could go below 0
+    return variance.clamp(min=0)  # at equal (clamped) levels rounding could give a negative number
 
 
 def compose_hooks(*hooks: StepHook | None) -> StepHook | None:

@@ -4,7 +4,7 @@
     SAMPLERS: name -> sampler    --sampler; options of its own are keyword-only arguments
     nfe(name, steps): calls of denoise
 
-All have one signature (diffusion/sampler_steps), so any of them replaces another. N steps are N calls of denoise, from
+All have the same signature (diffusion/sampler_steps). N steps are N calls of denoise, from
 N = 1; 2 N - 1 for Heun.
 """
 
@@ -44,8 +44,8 @@ def sample_ddpm(
     x0 = None
     for step in iterate_steps(schedule, timesteps, z):
         x0 = denoise(z, step.times, x0)
-        # In the paper's own order and in the precision of z: at the first step 1 / sqrt(a) is in the hundreds and
-        # magnifies rounding, so trajectories recorded elsewhere can be met by the same operations only.
+        # In the order of the paper and in the precision of z: at the first step 1 / sqrt(a) is in the hundreds and
+        # magnifies rounding, so only the same operations reproduce recorded trajectories.
         alpha = step.level_t.alpha.to(dtype)
         alpha_bar, alpha_bar_s = alpha**2, step.level_s.alpha.to(dtype) ** 2
         a = (alpha_bar / alpha_bar_s).clamp(max=1)  # their alpha_t, over the whole step
@@ -169,9 +169,9 @@ def sample_heun(
         h = half_log_snr_step(level_t, level_s)
         mean = level_s.sigma / level_t.sigma * z - level_s.alpha * torch.expm1(-h) * x0
         if s > 0 and h > 0:
-            x0_then = denoise(mean, torch.full_like(times, float(s)), x0)
-            mean = mean + level_s.alpha * (1 + torch.expm1(-h) / h) * (x0_then - x0)
-            x0 = x0_then
+            x0_s = denoise(mean, torch.full_like(times, float(s)), x0)
+            mean = mean + level_s.alpha * (1 + torch.expm1(-h) / h) * (x0_s - x0)
+            x0 = x0_s
         z = finish_step(step, x0, mean, torch.zeros_like(h), noise, step_hook)
     return z
 
@@ -196,7 +196,7 @@ SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     "heun": sample_heun,
 }
 
-TWO_CALLS = ("heun",)  # samplers that call denoise twice in every step but the last
+TWO_CALLS = ("heun",)  # samplers with two calls of denoise in every step but the last
 
 
 def sampler_kwargs(name: str) -> set[str]:
@@ -206,11 +206,11 @@ def sampler_kwargs(name: str) -> set[str]:
 
 
 def make_sampler(name: str, *, eta: float = 0.0, variance: str = "large") -> Sampler:
-    """A sampler of SAMPLERS with its keywords bound; it ignores those of others. ValueError for an unknown name."""
+    """A sampler of SAMPLERS with its keywords bound; others are ignored. ValueError for an unknown name."""
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}: use one of {', '.join(SAMPLERS)}")
-    given = {"eta": eta, "variance": variance}
-    return partial(SAMPLERS[name], **{key: given[key] for key in given if key in sampler_kwargs(name)})
+    options = {"eta": eta, "variance": variance}
+    return partial(SAMPLERS[name], **{key: options[key] for key in options if key in sampler_kwargs(name)})
 
 
 def nfe(name: str, steps: int) -> int:

@@ -1,4 +1,4 @@
-"""Noise schedules: how much signal and how much noise at time t.
+"""Noise schedules: the amplitudes of signal and noise at time t.
 
 A schedule maps t in [0, 1] (0 is clean) to amplitudes, of any shape, on any device, in any floating dtype. Those of
 this file are closed formulas in continuous time; a discrete chain (diffusion/discrete_schedules) has the same
@@ -48,7 +48,7 @@ def cosine(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     t: any shape, in [0, 1]. Returns NoiseLevel(alpha, sigma), each shaped like t.
     """
     t = upcast(t)
-    # cos(pi t / 2) as the sine of what is left: in float32 cos(pi / 2) is negative, and its log nan
+    # cos(pi t / 2) as sin(pi (1 - t) / 2), because in float32 cos(pi / 2) is negative and its log nan
     signal, noise = torch.sin(math.pi / 2 * (1 - t)), torch.sin(math.pi / 2 * t)
     return from_shifted_log_snr(2 * (signal.log() - noise.log()), scale)
 
@@ -74,19 +74,19 @@ def sigmoid(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     Source: Jabri et al. 2022, arXiv:2212.11972, with start -3, end 3, temperature 1.
     """
     t = upcast(t)
-    # S(a) - S(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)): in the SNR only the two sinh are left
+    # S(a) - S(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)): in the SNR the cosh factors cancel
     return from_shifted_log_snr(torch.sinh(3 * (1 - t)).log() - torch.sinh(3 * t).log(), scale)
 
 
 def sqrt(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     """alpha_bar(t) = 1 - sqrt(t + 1e-4), noisy from the start: sigma(0) = 0.1. Shapes as in cosine.
 
-    Source: Li et al. 2022, arXiv:2205.14217, appendix A, for token embeddings, whose neighbours are far.
+    Source: Li et al. 2022, arXiv:2205.14217, appendix A, for token embeddings, whose nearest neighbors are far.
     """
     t = upcast(t)
     root = (t + 1e-4).sqrt()
-    left = (1 - 1e-4 - t).clamp(min=0)  # 1 - root = left / (1 + root), without cancellation; none from t = 0.9999 on
-    return from_shifted_log_snr(left.log() - torch.log1p(root) - root.log(), scale)
+    rest = (1 - 1e-4 - t).clamp(min=0)  # 1 - root = rest / (1 + root), without cancellation; none from t = 0.9999 on
+    return from_shifted_log_snr(rest.log() - torch.log1p(root) - root.log(), scale)
 
 
 CONTINUOUS_SCHEDULES: Mapping[str, Callable[[Tensor, float], NoiseLevel]] = {
@@ -115,7 +115,5 @@ def make_continuous_schedule(name: str, scale: float = 1.0) -> ContinuousSchedul
     if name not in CONTINUOUS_SCHEDULES:
         raise ValueError(f"unknown continuous schedule {name!r}: use one of {', '.join(CONTINUOUS_SCHEDULES)}")
     if not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(
-            f"the scale of a schedule must be a positive number, not {scale}: 1 leaves the schedule as it is"
-        )
+        raise ValueError(f"the scale of a schedule is {scale}: use a positive number; 1 is the unscaled schedule")
     return ContinuousSchedule(name, float(scale))

@@ -1,4 +1,4 @@
-"""Timesteps of training: how they are sampled, and how their range grows. Those of samplers are in diffusion/timesteps.
+"""Sampling of training timesteps, and schedules of their range. Timesteps of samplers are in diffusion/timesteps.
 
     TIME_SAMPLERS: name -> (n, generator) -> t (n,), weight (n,)      --schedule_sampler
     max_time(name, step, num_steps, ...) -> upper end of the range    --T_schedule
@@ -43,7 +43,7 @@ def sample_uniform(
 def sample_stratified(
     n: int, generator: torch.Generator | None = None, *, max_time: float = 1.0, timesteps: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As sample_uniform, each t uniform by itself, but all n evenly spread: less variance in the mean loss.
+    """As sample_uniform: each t is uniform, but all n are evenly spread, so the mean loss has less variance.
 
     Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1. In random order, so that a slice covers the range.
     """
@@ -80,17 +80,17 @@ def _normal(step: int, num_steps: int, timesteps: int, power: float) -> int:
     return timesteps
 
 
-def _widening(share: Callable[[float, float], float]) -> Callable[[int, int, int, float], int]:
+def _growing(share: Callable[[float, float], float]) -> Callable[[int, int, int, float], int]:
     """share: (progress s in [0, 1) over the first half of training, power) -> share of the way from T / 5 to T."""
 
-    def widening(step: int, num_steps: int, timesteps: int, power: float) -> int:
+    def growing(step: int, num_steps: int, timesteps: int, power: float) -> int:
         half = num_steps // 2
         if step >= half:
             return timesteps
-        least = timesteps // 5
-        return min(timesteps, max(1, int(least + share(step / half, power) * (timesteps - least))))
+        initial = timesteps // 5
+        return min(timesteps, max(1, int(initial + share(step / half, power) * (timesteps - initial))))
 
-    return widening
+    return growing
 
 
 def _unsmooth(step: int, num_steps: int, timesteps: int, power: float) -> int:
@@ -102,9 +102,9 @@ def _unsmooth(step: int, num_steps: int, timesteps: int, power: float) -> int:
 
 T_SCHEDULES: Mapping[str, Callable[[int, int, int, float], int]] = {
     "normal": _normal,
-    "linear": _widening(lambda s, power: s),
-    "polynomial": _widening(lambda s, power: s**power),
-    "cosine": _widening(lambda s, power: 1 - 0.5 * (1 + math.cos(math.pi * s))),
+    "linear": _growing(lambda s, power: s),
+    "polynomial": _growing(lambda s, power: s**power),
+    "cosine": _growing(lambda s, power: 1 - 0.5 * (1 + math.cos(math.pi * s))),
     "unsmooth": _unsmooth,
 }
 

@@ -5,11 +5,11 @@
     parse_respacing(spec, T) -> step indices, falling                    parse_respacing("ddim50", 1000)
     respaced_timesteps(T, indices) -> times (n + 1,)                     --timestep_respacing
 
-On a discrete chain every grid is snapped to nodes, N different ones, N at most T.
+On a discrete chain every grid consists of nodes: N different ones, N at most T.
 
 Respacing: a sampler takes steps of any length, so a subset of a chain's steps is a list of times, and no new chain is
-built: between two of its steps beta is what the chain loses between them, both posterior variances follow from it, and
-the network receives the time of the chain that it was trained on. The result equals the chain of betas
+built: beta of a step follows from the alpha_bar of both ends, both posterior variances follow from beta, and the
+network receives the times of the chain that it was trained on. The result equals the chain of betas
 1 - alpha_bar_i / alpha_bar_j of Nichol & Dhariwal 2021, arXiv:2102.09672, section 4, with their map of indices.
 """
 
@@ -45,8 +45,8 @@ def shifted(schedule: Schedule, steps: int, shift: float = 3.0, rho: float = 7.0
 def uniform_log_snr(schedule: Schedule, steps: int, shift: float = 1.0, rho: float = 7.0) -> Tensor:
     """Times evenly spaced in log-SNR. Lu et al. 2022, arXiv:2206.00927, section 3.4.
 
-    Between the ends of the schedule, but within LOG_SNR_RANGE: beyond it an estimate barely changes. The first time
-    is 1 nevertheless, since sampling starts from pure noise.
+    The range is that of the schedule, within LOG_SNR_RANGE: estimates barely change beyond it. The first time is
+    always 1, since sampling starts from pure noise.
     """
     return _by_log_snr(schedule, torch.lerp, steps)
 
@@ -54,7 +54,7 @@ def uniform_log_snr(schedule: Schedule, steps: int, shift: float = 1.0, rho: flo
 def karras(schedule: Schedule, steps: int, shift: float = 1.0, rho: float = 7.0) -> Tensor:
     """Times evenly spaced in (sigma / alpha) ** (1 / rho), within the range of uniform_log_snr.
 
-    rho: the larger, the more steps at low noise; without bound it is uniform_log_snr.
+    rho: a larger value has more steps at low noise; the limit is uniform_log_snr.
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 5.
     """
 
@@ -68,7 +68,7 @@ def karras(schedule: Schedule, steps: int, shift: float = 1.0, rho: float = 7.0)
 def logit_normal(schedule: Schedule, steps: int, shift: float = 1.0, rho: float = 7.0) -> Tensor:
     """Quantiles of the logit-normal distribution: logit t ~ N(log shift, 1), most steps in the middle of the range.
 
-    Source: its density for training times, Esser et al. 2024, arXiv:2403.03206, eq. 19; here laid out for sampling.
+    Source: its density for training times, Esser et al. 2024, arXiv:2403.03206, eq. 19; here used for sampling.
     """
     logit = torch.special.ndtri(linear_grid(steps)) + math.log(shift)
     return snap_to_chain(torch.sigmoid(logit), schedule)
@@ -84,11 +84,11 @@ TIMESTEP_GRIDS: Mapping[str, Grid] = {
     "karras": karras,
 }
 
-_SHIFTED = ("shifted", "logit_normal")  # those that a shift concerns
+_SHIFTED = ("shifted", "logit_normal")  # grids with a shift
 
 
 def make_grid(name: str, schedule: Schedule, steps: int, *, shift: float | None = None, rho: float = 7.0) -> Tensor:
-    """A grid of TIMESTEP_GRIDS for N = steps transitions. shift: factor on the odds of t; None is that of the grid.
+    """A grid of TIMESTEP_GRIDS for N = steps transitions. shift: factor on the odds of t; None: that of the grid.
 
     ValueError, one line, for an unknown name, for a number out of range, and for more steps than a chain has.
     """
@@ -97,9 +97,9 @@ def make_grid(name: str, schedule: Schedule, steps: int, *, shift: float | None 
     if shift is not None and name not in _SHIFTED:
         raise ValueError(f"--grid_shift has no effect on the {name} grid: it is for {' and '.join(_SHIFTED)}")
     if shift is not None and not (shift > 0 and math.isfinite(shift)):
-        raise ValueError(f"the grid shift must be a positive number, not {shift}: 1 leaves the grid as it is")
+        raise ValueError(f"the grid shift is {shift}: use a positive number; 1 is no shift")
     if not (rho > 0 and math.isfinite(rho)):
-        raise ValueError(f"rho of the karras grid must be a positive number, not {rho}: 7 is usual")
+        raise ValueError(f"rho of the karras grid is {rho}: use a positive number; 7 is usual")
     _check(steps, num_timesteps(schedule))
     return TIMESTEP_GRIDS[name](schedule, steps, **({} if shift is None else {"shift": shift}), rho=rho)
 
@@ -118,7 +118,7 @@ def chain_grid(steps: int, timesteps: int) -> Tensor:
     ValueError where steps exceed T: a chain has no node between its nodes.
     """
     _check(steps, timesteps)
-    # in integers: k T / steps + (i = -1 at k = 0) needs no rounding, where linspace in float32 may miss a node by one
+    # in integers, without rounding; linspace in float32 may be off by one node
     nodes = torch.tensor([k * timesteps // steps for k in range(steps, -1, -1)], dtype=torch.float64)
     return nodes / timesteps
 
@@ -127,7 +127,7 @@ def invert_log_snr(schedule: Schedule, levels: Tensor) -> Tensor:
     """Times at which a schedule has given log-SNRs, by bisection; the nearest end where it has none. float64."""
     levels = levels.double()
     low, high = torch.zeros_like(levels), torch.ones_like(levels)
-    for _ in range(60):  # 2 ** -60 of the range: beyond what float64 can tell
+    for _ in range(60):  # 2 ** -60 of the range is below the precision of float64
         middle = (low + high) / 2
         cleaner = log_snr(schedule(middle)) > levels
         low, high = torch.where(cleaner, middle, low), torch.where(cleaner, high, middle)
@@ -136,28 +136,28 @@ def invert_log_snr(schedule: Schedule, levels: Tensor) -> Tensor:
 
 def _by_log_snr(schedule: Schedule, between: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int) -> Tensor:
     """Times at log-SNRs between(low, high, u), u from 0 to 1: N of them, the first moved to 1, and 0 after the last."""
-    first = max(LAST_TIME, 1 / (num_timesteps(schedule) or math.inf))  # no chain has anything below its first node
+    first = max(LAST_TIME, 1 / (num_timesteps(schedule) or math.inf))  # a chain has no noise level below its first node
     noisy, clean = (log_snr(schedule(torch.tensor(t, dtype=torch.float64))) for t in (1.0, first))
     high = clean.clamp(max=LOG_SNR_RANGE)
     low = torch.maximum(noisy, (high - LOG_SNR_RANGE).clamp(max=-LOG_SNR_RANGE))
     u = torch.linspace(0, 1, steps, dtype=torch.float64)
     times = invert_log_snr(schedule, between(low, high, u))
     times[0] = 1
-    # near 1 a schedule may be so steep that in float32, where the network lives, two times would be one
+    # near 1 a schedule may be so steep that two times would be equal in float32, the precision of the network
     gaps = min(2**-22, LAST_TIME / (2 * steps)) * torch.arange(steps, dtype=torch.float64)
     times = (times + gaps).cummin(0).values - gaps
     return snap_to_chain(torch.cat([times, torch.zeros(1, dtype=torch.float64)]), schedule)
 
 
 def snap_to_chain(times: Tensor, schedule: Schedule) -> Tensor:
-    """The times themselves in continuous time; on a chain the nearest nodes, moved apart where two would be one."""
+    """The times themselves in continuous time; on a chain the nearest nodes, moved apart where two would be equal."""
     timesteps = num_timesteps(schedule)
     if timesteps is None:
         return times
     steps, last = len(times) - 1, timesteps + 1
     nodes = []
     for k, t in enumerate(times.tolist()):
-        last = min(last - 1, max(round(t * timesteps), steps - k))  # enough nodes are left for those that follow
+        last = min(last - 1, max(round(t * timesteps), steps - k))  # leaves enough nodes for the following times
         nodes.append(last)
     return torch.tensor(nodes, dtype=torch.float64) / timesteps
 
@@ -170,13 +170,13 @@ def _check(steps: int, timesteps: int | None = None) -> None:
 
 
 def parse_respacing(spec: str | Sequence[int], timesteps: int) -> list[int]:
-    """Indices of the steps to keep, falling, each of 0, ..., T - 1.
+    """Indices of the selected steps of a chain, falling, in 0, ..., T - 1.
 
-    spec: "ddimN": N steps at one whole stride from 0. Song et al. 2021, arXiv:2010.02502.
+    spec: "ddimN": N steps from 0 with an integer stride. Song et al. 2021, arXiv:2010.02502.
         "N1,N2,...": the chain in as many equal sections (the first ones a step longer), N_k steps of section k, spread
         evenly from its first to its last. "N" alone spreads N steps over the whole chain.
         "at:I1,I2,...", or a sequence of numbers: these steps.
-    ValueError, one line, for what is none of these or does not fit.
+    ValueError, one line, for any other specification, and for steps that the chain does not have.
     """
     if not isinstance(spec, str):
         return _explicit(list(spec), timesteps)
@@ -187,14 +187,14 @@ def parse_respacing(spec: str | Sequence[int], timesteps: int) -> list[int]:
     return _sections(_numbers(spec, spec), timesteps)
 
 
-def respaced_timesteps(timesteps: int, kept: Sequence[int]) -> Tensor:
-    """(n + 1,) float64: times (i + 1) / T of the kept steps, falling, then 0.
+def respaced_timesteps(timesteps: int, indices: Sequence[int]) -> Tensor:
+    """(n + 1,) float64: times (i + 1) / T of the selected steps, falling, then 0.
 
-    Where the last step of the chain is not kept, sampling starts later than t = 1, still from pure noise, as published.
+    If the last step of the chain is not selected, sampling starts below t = 1, still from pure noise, as published.
     """
-    steps = sorted(set(kept), reverse=True)
+    steps = sorted(set(indices), reverse=True)
     if not steps:
-        raise ValueError("no step of the chain is kept: keep 1 or more")
+        raise ValueError("the respacing selects no step of the chain: select 1 or more")
     return torch.tensor([*(i + 1 for i in steps), 0], dtype=torch.float64) / timesteps
 
 
@@ -208,8 +208,8 @@ def _numbers(text: str, spec: str) -> list[int]:
 def _explicit(steps: list[int], timesteps: int) -> list[int]:
     wrong = [i for i in steps if not 0 <= i < timesteps]
     if wrong or not steps:
-        found = f"step {wrong[0]}" if wrong else "no step"
-        raise ValueError(f"{found} cannot be kept of a chain of {timesteps}: its steps are 0 to {timesteps - 1}")
+        reason = f"step {wrong[0]}" if wrong else "no step"
+        raise ValueError(f"the respacing selects {reason}, but the chain has the steps 0 to {timesteps - 1}")
     return sorted(set(steps), reverse=True)
 
 
@@ -217,23 +217,23 @@ def _strided(numbers: list[int], timesteps: int) -> list[int]:
     possible = {len(range(0, timesteps, stride)): stride for stride in range(timesteps, 0, -1)}
     (n, *more) = numbers
     if more or n not in possible:
-        near = sorted(possible, key=lambda count: abs(count - n))[:2]
+        nearest = sorted(possible, key=lambda count: abs(count - n))[:2]
         raise ValueError(
-            f"no whole stride leaves ddim{','.join(map(str, numbers))} of {timesteps} steps: "
-            f"use ddim{' or ddim'.join(map(str, sorted(near)))}, or the number alone"
+            f"no integer stride gives ddim{','.join(map(str, numbers))} of {timesteps} steps: "
+            f"use ddim{' or ddim'.join(map(str, sorted(nearest)))}, or the number alone"
         )
     return list(range(0, timesteps, possible[n]))[::-1]
 
 
 def _sections(counts: list[int], timesteps: int) -> list[int]:
     size, longer = divmod(timesteps, len(counts))
-    kept: list[int] = []
+    selected: list[int] = []
     start = 0
     for k, count in enumerate(counts):
         length = size + (k < longer)
         if not 1 <= count <= length:
-            raise ValueError(f"{count} steps do not fit into section {k + 1} of the chain, which has {length}")
+            raise ValueError(f"section {k + 1} of the chain has {length} steps, but the respacing selects {count}")
         stride = (length - 1) / (count - 1) if count > 1 else 0
-        kept += [start + round(j * stride) for j in range(count)]
+        selected += [start + round(j * stride) for j in range(count)]
         start += length
-    return sorted(set(kept), reverse=True)
+    return sorted(set(selected), reverse=True)

@@ -1,10 +1,10 @@
-"""Token-stability rejection: a rounded token that did not change is, at random, left unrounded and without noise.
+"""Token-stability rejection: at random, positions whose rounded token did not change are not rounded and get no noise.
 
     stability = StableTokenRejection(rate, step_generator)
     denoise = stability.clamp_x0(denoise, project)               in place of clamp_x0 or project_x0
     sampler(denoise, ..., step_hook=stability.step_hook)         alone, or with others by compose_hooks
 
-So positions whose token is stable follow the network, instead of being noised and rounded again.
+So positions with a stable token keep the estimate of the network, instead of being noised and rounded again.
 Source: Gong et al. 2023, arXiv:2310.05793, their code (rejection_rate).
 """
 
@@ -23,7 +23,7 @@ class StableTokenRejection:
     """Keeps the last rounded estimate. One object serves one sampler call at a time; x0_prev None starts a new one."""
 
     def __init__(self, rate: float, step_generator: StepGenerator) -> None:
-        """rate: probability at t = 1; it falls in proportion to t. generator_at: call of the network -> generator."""
+        """rate: probability at t = 1; it falls in proportion to t. step_generator: call of the network -> generator."""
         if not 0 <= rate <= 1:
             raise ValueError(f"the rejection rate is {rate}: use a probability, from 0 (off) to 1")
         self.rate, self.step_generator = rate, step_generator

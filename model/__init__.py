@@ -1,4 +1,4 @@
-"""Denoising networks by name (--denoiser_variant). To add one: write its file in this folder, and add a row to DENOISERS.
+"""Denoising networks by name (--denoiser_variant). To add one: write its file here, and add a row to DENOISERS.
 
 This file imports no torch, so that `--help` stays fast: a row names the module of its class.
 """
@@ -23,14 +23,14 @@ class DenoiserRow(NamedTuple):
 
     module: str  # below model
     name: str  # of the class: (latent_dim, max_len, options, *, num_classes, source_dim), called as Denoiser.forward
-    time_input: str  # how it reads the noise level: a kind of diffusion.denoisers.get_time_input
+    time_input: str  # how the network receives the noise level: a kind of diffusion.denoisers.get_time_input
     options: type | None = None  # dataclass of flags of its own; the class takes an instance as keyword own_options
 
     def load_class(self) -> Any:
         return getattr(import_module(f"{__name__}.{self.module}"), self.name)
 
 
-# The second release of the method reads alpha_bar, the others the index of the step.
+# The second release of the method uses alpha_bar, the others the index of the step.
 DENOISERS: dict[str, DenoiserRow] = {
     "latent": DenoiserRow("denoiser", "Denoiser", "alpha_bar"),
     "states": DenoiserRow("encoder_state_denoiser", "EncoderStateDenoiser", "index"),

@@ -1,4 +1,4 @@
-"""Multi-head attention, its masks and relative positions. Knows nothing of noise, conditions or depth.
+"""Multi-head attention, its masks and relative positions.
 
 Shapes: B texts, L queries, S keys, H heads.
 """
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 
-HEAD_DIM = 64  # the reference's head size everywhere
+HEAD_DIM = 64  # as in the published implementation
 
 
 def check_heads(width: int, head_dim: int, what: str) -> int:
-    """The number of heads, or one line naming `what` ("--tx_dim") and the nearest widths that divide."""
+    """The number of heads. UserError with `what` ("--tx_dim") and the nearest valid widths, if width is no multiple."""
     if width > 0 and width % head_dim == 0:
         return width // head_dim
     below = max(width, 0) // head_dim * head_dim
@@ -38,12 +38,12 @@ def mask_bias(query_mask: Tensor, key_mask: Tensor, dtype: torch.dtype) -> Tenso
     """Bias of the attention scores: 0 where query and key are both text, else a large negative number.
 
     query_mask: (B, L), key_mask: (B, S), bool. Returns (B, 1, L, S).
-    A row whose query is padding is thus constant: uniform attention over all keys, finite, as in the reference. With a
+    Rows of padding queries are constant, which is uniform attention over all keys, as in the published code. With a
     boolean mask such rows would be 0 or nan, depending on the kernel.
     """
     visible = query_mask[:, None, :, None] & key_mask[:, None, None, :]
-    hidden = torch.finfo(dtype).min / 2  # half, so that score + bias cannot overflow to -inf
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, hidden)
+    lowest = torch.finfo(dtype).min / 2  # half, so that score + bias cannot overflow to -inf
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, lowest)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -61,7 +61,7 @@ def split_heads(x: Tensor, head_dim: int = HEAD_DIM) -> Tensor:
 
 
 class Attention(nn.Module):
-    """A pre-norm branch: to itself, or to a memory. Vaswani et al. 2017, arXiv:1706.03762; no biases.
+    """Pre-norm self-attention, or cross-attention to a memory. Vaswani et al. 2017, arXiv:1706.03762; no biases.
 
     The memory is not normalised.
     """
@@ -86,13 +86,13 @@ class Attention(nn.Module):
 def position_buckets(length: int, buckets: int, max_distance: int, device: torch.device | str | None = None) -> Tensor:
     """Bucket of each (query, key) pair by key - query: (length, length), in 0..buckets - 1.
 
-    Half of the buckets is for keys after the query. Within a half, small distances have a bucket each; larger ones
-    share buckets that widen logarithmically up to max_distance. Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+    Half of the buckets is for keys after the query. In each half, small distances have a bucket each; larger ones share
+    buckets whose width grows logarithmically up to max_distance. Raffel et al. 2020, arXiv:1910.10683, section 2.1.
     """
     half = buckets // 2
     exact = half // 2
-    place = torch.arange(length, device=device)
-    offset = place[None, :] - place[:, None]  # key - query
+    position = torch.arange(length, device=device)
+    offset = position[None, :] - position[:, None]  # key - query
     distance = offset.abs()
     growth = torch.log(distance.clamp(min=exact).float() / exact) / math.log(max_distance / exact)
     far = (exact + (growth * (half - exact)).long()).clamp(max=half - 1)
@@ -100,7 +100,7 @@ def position_buckets(length: int, buckets: int, max_distance: int, device: torch
 
 
 class RelativePositions(nn.Module):
-    """A learned bias by distance, one table for all layers. Scaled by sqrt(head size), as in the reference."""
+    """A learned bias by distance, one table for all layers, scaled by sqrt(head size) as in the published code."""
 
     BUCKETS = 32
     MAX_DISTANCE = 128

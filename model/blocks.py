@@ -1,5 +1,5 @@
-"""The transformer backbone of the denoisers: blocks of attention and feed-forward branches, with long skips. Conditions
-arrive as a memory, which the blocks attend to.
+"""The transformer backbone of the denoisers: blocks of attention and feed-forward branches, with long skips. The blocks
+attend to conditions by cross-attention to a memory.
 
 Shapes: B texts, L positions, S memory tokens, D channels.
 """
@@ -18,7 +18,7 @@ DROPOUT = 0.1  # on attention probabilities and inside the feed-forward branches
 
 
 class ScaleShift(nn.Module):
-    """(1 + scale) h + shift, from the time vector; at first the identity. Perez et al. 2018, arXiv:1709.07871."""
+    """(1 + scale) h + shift, from the time vector; initialized to the identity. Perez et al. 2018, arXiv:1709.07871."""
 
     def __init__(self, time_dim: int, dim: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ScaleShift(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """A pre-norm gated branch (GEGLU, Shazeer 2020, arXiv:2002.05202), with scale_shift normed again and modulated."""
+    """A pre-norm gated branch (GEGLU, Shazeer 2020, arXiv:2002.05202), optionally modulated by the time vector."""
 
     def __init__(self, dim: int, time_dim: int | None, dropout: float = 0.0) -> None:
         super().__init__()
@@ -71,10 +71,10 @@ class Block(nn.Module):
 
 
 def unet_pairing(depth: int, skips: int) -> list[int]:
-    """Which block's output each skip carries, in order of use: first in, last out.
+    """The source block of each skip, in order of use: first in, last out.
 
-    The last of the first n blocks goes to the first of the last n: a U, as in Bao et al. 2022, arXiv:2209.12152. Where
-    depth = 2 n there is no middle block, so that the innermost skip carries the stream itself.
+    The last of the first n blocks is joined with the first of the last n: a U-Net, as in Bao et al. 2022,
+    arXiv:2209.12152. Where depth = 2 n there is no middle block, so the innermost skip joins the stream with itself.
     """
     if not 0 <= 2 * skips <= depth:
         raise UserError(
@@ -85,9 +85,9 @@ def unet_pairing(depth: int, skips: int) -> list[int]:
 
 
 def ld4lg_pairing(depth: int, skips: int) -> list[int]:
-    """The published code's pairing, needed to use its weights: only the first skip carries an earlier state.
+    """The pairing of the published code, which its weights need: only the first skip comes from an earlier block.
 
-    It stores a state after every block whenever fewer than n are stored, so each later skip finds the stream itself.
+    That code stores a state after every block while fewer than n are stored, so each later skip is the stream itself.
     """
     if not 0 <= skips <= max(depth - 1, 0):
         raise UserError(
@@ -141,7 +141,7 @@ class TransformerBackbone(nn.Module):
 
 
 def make_backbone(options: DenoiserOptions, cross: bool) -> TransformerBackbone:
-    """The trunk that the flags ask for; cross: its blocks attend to a memory."""
+    """The backbone of the flags. cross: its blocks attend to a memory."""
     return TransformerBackbone(
         options.tx_dim,
         options.tx_depth,

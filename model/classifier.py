@@ -3,9 +3,9 @@
     z_t (B, L, d), noise level, mask -> logits (B, classes)
 
 It is smooth in z_t, so that a sampler can follow its gradient: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4; on
-text Li et al. 2022 (Diffusion-LM), arXiv:2205.14217, section 5. Knows no schedule and no text.
-Differs from the published code, which has a token table of its own and so judges vectors that it was not trained on:
-this one sees the latents themselves.
+text Li et al. 2022 (Diffusion-LM), arXiv:2205.14217, section 5.
+Differs from the published code, which has a separate token table and so classifies vectors that it was not trained
+on: the input here is the latents of the diffusion model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LatentClassifier(nn.Module):
         """latent_dim: d. max_len: longest latent. Errors: UserError where there are fewer than two classes."""
         super().__init__()
         if num_classes < 2:
-            raise UserError(f"a classifier tells at least two labels apart, and this corpus has {num_classes}")
+            raise UserError(f"a classifier needs at least two labels, but the corpus has {num_classes}: use another")
         dim = options.classifier_dim
         check_heads(dim, HEAD_DIM, "--classifier_dim")
         self.max_len, self.num_classes, self.pooling = max_len, num_classes, options.classifier_pooling
@@ -49,10 +49,9 @@ class LatentClassifier(nn.Module):
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, z: Tensor, time: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, classes) of z_t (B, L, d) at noise level `time`, (B,) or (1,), as the denoiser is told it.
+        """Logits (B, classes) of z_t (B, L, d) at noise level `time`, (B,) or (1,), the time input of the denoiser.
 
-        Clean is 1 with alpha_bar. mask: (B, L) bool, None where every position is text; what stands at padding has no
-        influence.
+        mask: (B, L) bool, None where every position is text; values at padding have no effect.
         """
         length = z.shape[1]
         check_length(length, self.max_len)

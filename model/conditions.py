@@ -1,5 +1,5 @@
-"""Inputs of a denoiser beside z_t: class, source text, self-conditioning. Each has a learned null, which replaces it
-where it is dropped, example by example, without changing a shape.
+"""Inputs of a denoiser beside z_t: class, source text, self-conditioning. Each has a learned null,
+which replaces it in the examples where it is dropped; shapes stay the same.
 
 Shapes: B texts, S tokens, C channels of a source state, D width of the denoiser.
 """
@@ -14,15 +14,15 @@ from utils.records import Condition
 
 
 def drop_to_null(tokens: Tensor, mask: Tensor, keep: Tensor | None, null: Tensor) -> tuple[Tensor, Tensor]:
-    """tokens where they are kept, else the null token, which is always visible.
+    """The tokens of examples that keep their condition, the null token for the others.
 
-    tokens: (B, S, D); mask: (B, S) bool; keep: (B,) bool, None for all; null: (1, D). Returns tokens and mask, shaped
-    alike. The null fills the row of a dropped example, but only its first copy is visible: it counts once, and the
-    tokens of a dropped example do not reach padded queries, which attend to every key. An example without any token
-    counts as dropped.
+    tokens: (B, S, D); mask: (B, S) bool; keep: (B,) bool, None for all; null: (1, D). Returns tokens and mask of the
+    same shapes. The null token fills the row of a dropped example, but only its first copy is visible: it counts once,
+    and the tokens of a dropped example do not reach padded queries, which attend to every key. An example without any
+    token counts as dropped.
     """
-    some = mask.any(dim=1)
-    keep = some if keep is None else keep & some
+    has_tokens = mask.any(dim=1)
+    keep = has_tokens if keep is None else keep & has_tokens
     first = torch.arange(tokens.shape[1], device=tokens.device) == 0
     tokens = torch.where(keep[:, None, None], tokens, null.to(tokens.dtype))
     return tokens, torch.where(keep[:, None], mask, first)
@@ -85,11 +85,11 @@ class SourceTokens(nn.Module):
 
 
 def check_classes(class_conditional: bool, num_classes: int) -> int:
-    """The number of classes to build: 0 for an unconditional network, or one line when the corpus has none."""
+    """The number of classes of the network, 0 for an unconditional one. UserError where the corpus has none."""
     if class_conditional and num_classes < 1:
         raise UserError(
             "--class_conditional needs a corpus with class labels, and this one has none: "
-            "choose another --dataset_name, or leave the flag out"
+            "use another --dataset_name, or omit the flag"
         )
     return num_classes if class_conditional else 0
 
@@ -101,7 +101,7 @@ def check_length(length: int, max_len: int) -> None:
 
 
 def check_condition(condition: Condition | None, labels: nn.Module | None, source: nn.Module | None) -> None:
-    """ValueError for a condition that this network would silently ignore."""
+    """ValueError for a condition that the network does not support."""
     if condition is None:
         return
     if condition.class_id is not None and labels is None:

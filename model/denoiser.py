@@ -67,7 +67,7 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Predict from z_t (B, L, d) at noise level `time` (B,), in [0, 1]: alpha_bar(t), or the step's index / 1000.
 
-        time: (1,) where all rows have one level: what depends on it alone is then computed once.
+        time: (1,) where all rows have the same level, so that its embedding is computed once.
         mask: (B, L) bool, True where there is text; None: everywhere, which is faster.
         condition: None is the null condition.
         x0_self_cond: (B, L, d), an earlier estimate of x0; a network without self-conditioning ignores it.

@@ -4,7 +4,7 @@
 
 Li et al. 2022 (Diffusion-LM), arXiv:2205.14217; Gong et al. 2023 (DiffuSeq), arXiv:2210.08933. Called like `Denoiser`.
 Differs from the published code: padding is masked out of attention, and with self_condition the previous estimate
-stands beside z_t; a class, where there is one, is added to the time vector.
+is concatenated with z_t; a class is added to the time vector.
 Shapes: B texts, L positions, d channels of a latent, E width of the encoder's input, H of its output.
 """
 
@@ -27,7 +27,7 @@ from utils.records import Condition
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# Encoders that read vectors instead of ids, by model_type: rows of the position table that no text can use.
+# Encoders that read vectors instead of ids, by model_type: unusable rows of the position table.
 UNUSED_POSITIONS = {
     "bert": 0, "electra": 0, "distilbert": 0, "albert": 0, "deberta-v2": 0,
     "roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2,
@@ -58,7 +58,7 @@ def projection_mlp(inside: int, outside: int) -> nn.Module:
 
 
 class HFEncoderDenoiser(nn.Module):
-    """Self-conditioning on the channels, class in the time vector; a source is text kept clean, not a memory."""
+    """Self-conditioning on the channels, class in the time vector; a source is a clean prefix, not a memory."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class HFEncoderDenoiser(nn.Module):
         num_classes: int = 0,
         source_dim: int = 0,
     ) -> None:
-        """latent_dim: d. max_len: longest latent. options: self_condition, class_conditional, disable_dropout count."""
+        """latent_dim: d. max_len: longest latent. options: uses self_condition, class_conditional, disable_dropout."""
         super().__init__()
         own = own_options or EncoderDenoiserOptions()
         if source_dim:
             raise UserError(
-                "--denoiser_variant encoder attends to no source states: take latent or states, or pack the source "
-                "with its target"
+                "--denoiser_variant encoder has no cross-attention to source states: use latent or states, or pack the "
+                "source with its target"
             )
         config = encoder_config(own.encoder_config)
         positions = config.max_position_embeddings - UNUSED_POSITIONS[config.model_type]
@@ -116,7 +116,7 @@ class HFEncoderDenoiser(nn.Module):
         return self.output_proj(hidden)
 
     def save_config(self, folder: Path) -> None:
-        """Write config.json of the encoder, so that a run needs neither hub nor the folder it began with."""
+        """Write config.json of the encoder, so that loading a run needs neither the hub nor the original folder."""
         self.encoder.config.save_pretrained(folder)
 
 
@@ -135,16 +135,16 @@ def encoder_config(name: str | None) -> PretrainedConfig:
         raise UserError(f"--encoder_config {name} cannot be read ({hint}): {one_line_text(error)[:200]}") from error
     if config.model_type not in UNUSED_POSITIONS:
         raise UserError(
-            f"--encoder_config {name} is a {config.model_type!r} model, which is no encoder that is supported here: "
-            f"give one of type {', '.join(UNUSED_POSITIONS)}"
+            f"--encoder_config {name} is a {config.model_type!r} model, which is not supported: "
+            f"use an encoder of type {', '.join(UNUSED_POSITIONS)}"
         )
     return config
 
 
 def make_encoder(config: PretrainedConfig, options: EncoderDenoiserOptions, dropout: float | None) -> tuple[Any, int]:
-    """The encoder and its input width, without word embeddings and pooler: nothing here would use or train them.
+    """The encoder and its input width, without word embeddings and pooler, which would be unused.
 
-    dropout: None leaves what the configuration says.
+    dropout: None: that of the configuration.
     """
     from transformers import AutoModel
     from transformers.utils import logging
@@ -156,7 +156,7 @@ def make_encoder(config: PretrainedConfig, options: EncoderDenoiserOptions, drop
     if options.encoder_init == "random":
         model = AutoModel.from_config(config, dtype=torch.float32)
     elif options.encoder_config is None or Path(options.encoder_config).is_file():
-        raise UserError("--encoder_init pretrained takes its weights from --encoder_config: give a folder or a hub id")
+        raise UserError("--encoder_init pretrained needs weights: set --encoder_config to a folder or a hub id")
     else:
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
@@ -173,7 +173,7 @@ def make_encoder(config: PretrainedConfig, options: EncoderDenoiserOptions, drop
 
 
 def _pretrained(name: str, config: PretrainedConfig) -> Any:
-    """transformers fills weights that a file lacks with random numbers and goes on; here they are refused."""
+    """Load pretrained weights. UserError for missing weights, which transformers would initialize at random."""
     from safetensors import SafetensorError
     from transformers import AutoModel
 
@@ -189,7 +189,7 @@ def _pretrained(name: str, config: PretrainedConfig) -> Any:
     missing = sorted(key for key in found["missing_keys"] if "pooler" not in key)
     if missing:
         raise UserError(
-            f"--encoder_config {name} lacks {len(missing)} weights that its config.json asks for, such as "
-            f"{missing[0]}: take another folder, or --encoder_init random"
+            f"--encoder_config {name} lacks {len(missing)} weights of its config.json, such as "
+            f"{missing[0]}: use another folder, or --encoder_init random"
         )
     return model

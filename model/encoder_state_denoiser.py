@@ -1,7 +1,7 @@
 """The denoising network of the method's first release, made for uncompressed encoder states.
 
 Differs from `Denoiser`: attention is biased by relative position; the previous estimate, the class and the source are
-tokens of one memory that each block attends to. Called alike. The source is our addition.
+tokens of one memory that each block attends to. The signature is the same. The source is our addition.
 Shapes: B texts, L positions, d channels of a state, D width of the network (--tx_dim).
 """
 

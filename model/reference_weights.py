@@ -1,6 +1,6 @@
-"""Weights of the published implementation's denoisers, under our names.
+"""Load weights of the denoisers of the published implementation.
 
-The tables are data: (pattern of a reference name, our name), applied one after the other. Nothing here reads files.
+The tables are (pattern of a published name, our name), applied in order.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from utils.errors import UserError
 
 Rules = Iterable[tuple[str, str]]
 
-WRAPPERS = ("module.", "diffusion_model.", "perceiver_ae.")  # of data parallelism and of the models around the part
+WRAPPERS = ("module.", "diffusion_model.", "perceiver_ae.")  # of data parallelism and of the enclosing models
 
-# what a training checkpoint holds beside the network: normalisation, schedules of the first release, the language model
+# other tensors of a training checkpoint: normalization, schedules of the first release, the language model
 IGNORED_KEYS = re.compile(
     r"(latent_mean|latent_scale|betas|alphas_cumprod.*|sqrt_.*|log_one_minus_.*|posterior_.*|p2_loss_weight)$"
     r"|context_encoder\."
@@ -42,7 +42,7 @@ STATES_RULES: Rules = (
     (r"^encoder\.rel_pos\.relative_attention_bias\.", "relative_positions.table."),
     *(rule for rule in LATENT_RULES if "class_embedding" not in rule[0]),
 )
-# what follows `encoder.layers.{l}.`, within the branch that sub-layer l is
+# names after `encoder.layers.{l}.`, by the branch of sub-layer l
 ATTENTION_RULES: Rules = ((r"^0\.0\.", "norm."), (r"^1\.to_", ""))
 FEED_FORWARD_RULES: Rules = (
     (r"^0\.0\.", "norm."),
@@ -62,14 +62,14 @@ def rename_parameter(name: str, rules: Rules) -> str:
 
 
 def strip_prefixes(name: str, wrappers: Iterable[str] = WRAPPERS) -> str:
-    """The name without the prefixes of what was wrapped around the part, in any order."""
+    """The name without the prefixes of wrappers, in any order."""
     while prefix := next((w for w in wrappers if name.startswith(w)), None):
         name = name.removeprefix(prefix)
     return name
 
 
 def denoiser_name(reference: str, branches: tuple[str, ...], rules: Rules) -> str:
-    """Our name of a denoiser's parameter. branches: those of one block, in the reference's order of sub-layers."""
+    """Our name of a denoiser's parameter. branches: those of one block, in the published order of sub-layers."""
     if found := re.match(r"encoder\.layers\.(\d+)\.(.+)$", reference):
         block, branch = divmod(int(found[1]), len(branches))
         return f"trunk.blocks.{block}.{branches[branch]}.{rename_parameter(found[2], BRANCH_RULES[branches[branch]])}"
@@ -77,20 +77,20 @@ def denoiser_name(reference: str, branches: tuple[str, ...], rules: Rules) -> st
 
 
 def load_renamed(module: nn.Module, state: Mapping[str, Tensor], name: Callable[[str], str], what: str) -> None:
-    """Copy state into module, every parameter exactly once, or refuse in one line and leave the module as it was."""
+    """Copy state into module. UserError where names or shapes differ; the module is then unchanged."""
     ours = {name(key): value for key, value in state.items()}
     own = module.state_dict()
-    faults = [f"lacks {k}" for k in own if k not in ours]
-    faults += [f"holds {k}, which is unknown here" for k in ours if k not in own]
-    faults += [
+    differences = [f"lacks {k}" for k in own if k not in ours]
+    differences += [f"holds {k}, which is unknown here" for k in ours if k not in own]
+    differences += [
         f"holds {k} of shape {tuple(v.shape)} instead of {tuple(own[k].shape)}"
         for k, v in ours.items()
         if k in own and v.shape != own[k].shape
     ]
-    if faults:
-        more = f" ({len(faults) - 1} more differences)" if len(faults) > 1 else ""
+    if differences:
+        more = f" ({len(differences) - 1} more differences)" if len(differences) > 1 else ""
         raise UserError(
-            f"these weights are of another {what}: the file {faults[0]}{more}; "
+            f"these weights are of another {what}: the file {differences[0]}{more}; "
             "build it with the options it was trained with"
         )
     module.load_state_dict(ours)
@@ -99,8 +99,8 @@ def load_renamed(module: nn.Module, state: Mapping[str, Tensor], name: Callable[
 def load_reference(module: Denoiser | EncoderStateDenoiser, state: Mapping[str, Tensor]) -> None:
     """Load the published implementation's denoiser weights.
 
-    state: its state dict, bare or with the prefixes module. and diffusion_model.; buffers and the language model's
-    encoder in it are passed over. Weights with dense connections want --skip_pairing ld4lg.
+    state: its state dict, bare or with the prefixes module. and diffusion_model.; buffers and the language
+    model's encoder in it are ignored. Weights with dense connections need --skip_pairing ld4lg.
     """
     block = module.trunk.blocks[0]
     branches = tuple(name for name in BRANCH_RULES if getattr(block, name) is not None)

@@ -27,7 +27,7 @@ def sinusoids(position: Tensor, width: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Noise level (B,) -> vector (B, 4 * dim), already through the nonlinearity that all its readers begin with."""
+    """Noise level (B,) -> vector (B, 4 * dim), with the activation that all layers on it need."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, time: Tensor, extra: Tensor | None = None) -> Tensor:
         """time: (B,) in [0, 1], alpha_bar or index / 1000. extra: (B, 4 * dim), added before the last nonlinearity."""
-        # (1000 time) * frequency, grouped so: near alpha_bar = 1 another grouping turns the phase by 1e-4 rad
+        # the order of the products matters: near alpha_bar = 1 another one changes the phase by 1e-4 rad
         wave = sinusoids(TIME_SCALE * time, self.dim).to(self.up.weight.dtype)
         embedding = self.out(F.gelu(self.up(wave)))  # (B, 4 * dim)
         return F.gelu(embedding if extra is None else embedding + extra)

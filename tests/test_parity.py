@@ -1,4 +1,4 @@
-"""Our modules return what the reference implementation returned: scripts/check_parity.py, its checks and its exits."""
+"""scripts/check_parity.py: our modules reproduce recordings of the published implementation; its exit statuses."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def run(folder, capsys):
     return status, capsys.readouterr()
 
 
-def test_a_subset_is_enough(tmp_path, capsys):
+def test_a_subset_of_the_files_is_valid(tmp_path, capsys):
     status, printed = run(folder_of(tmp_path, "schedules", "denoiser_plain"), capsys)
     assert status == 0
     assert printed.out.count(" ok ") == 2 and printed.err == ""
 
 
-def test_from_another_directory_as_a_program(tmp_path):
+def test_runs_as_a_program_from_another_directory(tmp_path):
     folder_of(tmp_path, "schedules")
     done = subprocess.run([sys.executable, SCRIPT, "."], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
@@ -70,7 +70,7 @@ def test_from_another_directory_as_a_program(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", [lambda x: x + 1e-3, lambda x: x * float("nan"), lambda x: x[:1]])
-def test_beyond_tolerance_is_exit_1(tmp_path, capsys, spoil):
+def test_a_difference_beyond_tolerance_exits_with_1(tmp_path, capsys, spoil):
     folder_of(tmp_path, "denoiser_plain", "schedules")
     recorded = load_file(GOLDEN / "denoiser_plain.safetensors")["out.no_self_cond"]
     change(tmp_path, "denoiser_plain", **{"out.no_self_cond": spoil(recorded).contiguous()})
@@ -139,7 +139,7 @@ def without_denoiser(folder):
 
 
 @pytest.mark.parametrize(
-    "deed, line",
+    "spoil, line",
     [
         (spoiled_meta, "meta.json"),
         (missing_meta, "meta.json"),
@@ -153,8 +153,8 @@ def without_denoiser(folder):
         (without_denoiser, "denoiser_class_conditional"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, deed, line):
-    deed(folder_of(tmp_path, "denoiser_plain"))
+def test_invalid_input_is_one_line_and_exits_with_2(tmp_path, capsys, spoil, line):
+    spoil(folder_of(tmp_path, "denoiser_plain"))
     status, printed = run(tmp_path, capsys)
     assert status == 2
     assert printed.err.startswith("error: ") and line in printed.err and printed.err.count("\n") == 1

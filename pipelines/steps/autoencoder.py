@@ -19,7 +19,7 @@ from utils.seeding import StepRNG
 class LatentAugmentation:
     """Augmentation of latents before they are decoded, for a decoder that is robust to the errors of sampling.
 
-    A text's latents get noise, or are replaced by what a denoiser makes of them, or both, or neither.
+    The latents of a text get noise, or are replaced by those of a denoiser that starts from them, or both, or neither.
     """
 
     max_noise: float = 0.0

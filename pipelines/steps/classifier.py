@@ -36,9 +36,9 @@ class ClassifierStep:
         rows = self.batch_sampler.rows(step, micro, len(self.texts.tokens))
         draws = self.batch_sampler.rng(step, micro, self.texts.device)
         clean = space.normalize(self.texts(rows))
-        labels = self.texts.tokens.split.labels
-        assert labels is not None, "a classifier trains on a corpus with labels"
-        wanted = to_device(torch.tensor([labels[row] for row in rows.tolist()]), self.texts.device)
+        all_labels = self.texts.tokens.split.labels
+        assert all_labels is not None, "the corpus has no labels"
+        labels = to_device(torch.tensor([all_labels[row] for row in rows.tolist()]), self.texts.device)
         t, _ = draws.sample_global(process.draw_times(step, 1), "time")
         x0 = clean.x0
         if clean.mean is not None:
@@ -49,8 +49,8 @@ class ClassifierStep:
         z_t = corrupt(x0, draws.normal("noise", *x0.shape[1:]), level, absorbing)
         time = get_time_input(process.train_schedule, t, process.time_input)
         logits = self.classifier(z_t, time, clean.mask if space.variable_length else None).float()
-        correct = (logits.argmax(-1) == wanted).float()
-        losses = F.cross_entropy(logits, wanted, reduction="none")
+        correct = (logits.argmax(-1) == labels).float()
+        losses = F.cross_entropy(logits, labels, reduction="none")
         return losses, {"accuracy": correct, **by_quarter("accuracy", correct, t, 1.0)}
 
 

@@ -1,4 +1,4 @@
-"""Latents as a trained denoiser makes them, to train a decoder on (--denoiser_run).
+"""Augmentation of latents by a trained denoiser, for the training of a decoder (--denoiser_run).
 
 A decoder trained only on encoder latents is not robust to sampling errors. Here the latents of a text are noised to a
 random step of the sampler and sampled from there. Near the last step the result is the text's own latents plus the

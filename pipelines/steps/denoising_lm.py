@@ -1,6 +1,6 @@
 """Training step of stage 0: text infilling, the denoising objective of BART.
 
-Lewis et al. 2020, arXiv:1910.13461: the encoder reads a text with masked spans, the decoder writes the whole text.
+Lewis et al. 2020, arXiv:1910.13461: the encoder input is a text with masked spans, the target is the whole text.
 """
 
 from __future__ import annotations

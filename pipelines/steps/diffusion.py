@@ -55,11 +55,11 @@ def by_quarter(name: str, values: Tensor, t: Tensor, max_time: float) -> dict[st
 
 
 class AdditionalLosses:
-    """The losses beside that of the prediction: a latent space's own (LatentSpace.losses), and the LOSS_TERMS whose
-    weight is not 0 (diffusion/loss)."""
+    """The losses in addition to that of the prediction: those of the latent space (LatentSpace.losses), and the
+    LOSS_TERMS whose weight is not 0 (diffusion/loss)."""
 
     def __init__(self, latents: LatentSource, weights: Mapping[str, float] | None = None) -> None:
-        """weights: by name, over those of the table and the space; the weight of a name that nobody gives is 1."""
+        """weights: by name, overriding those of the table and the space; the weight of any other name is 1."""
         self.latents = latents
         space: Any = getattr(latents.space, "space", latents.space)  # the one inside a NormalizedSpace
         method = getattr(type(space), "losses", None)
@@ -96,7 +96,7 @@ def rows_on(selected: SelectedRows, device: torch.device) -> tuple[Tensor, Tenso
 class DiffusionStep:
     """(step, micro) -> losses (B,), and values (B,) to log: the loss by quarter of the noise range, and each loss term.
 
-    The loss is that of the prediction, plus the losses that the latent space brings of its own
+    The loss is that of the prediction, plus the losses of the latent space
     (LatentSpace.losses, weight 1) and those LOSS_TERMS whose weight is not 0 (diffusion/loss).
     """
 

@@ -1,4 +1,4 @@
-"""The training step of distillation: clean latents to the error of one step of a student against its teacher's."""
+"""The training step of distillation: clean latents to the error of one step of a student."""
 
 from __future__ import annotations
 
@@ -89,9 +89,7 @@ class DistillationStep:
     def _select_step(self, step: int) -> int:
         """The step of the student's grid to train. In random order: losses logged at an interval are of all of them."""
         cycle, place = divmod(step, self.student_steps)
-        order = torch.randperm(
-            self.student_steps, generator=seeded_generator(self.batch_sampler.seed, cycle, "jumps")
-        )
+        order = torch.randperm(self.student_steps, generator=seeded_generator(self.batch_sampler.seed, cycle, "jumps"))
         return int(order[place])
 
     def _rollout_start(self, step: int, k: int) -> int:
@@ -108,7 +106,7 @@ class DistillationStep:
     def evaluate(self, batch: DistillBatch, start: int, k: int) -> DenoisingResult:
         """The student's step k, counted from 0 at t = 1, which it reaches from its step `start`, against the teacher.
 
-        The x0 of the result is the one that the teacher's step stands for.
+        The x0 of the result is the target x0 of the step of the teacher.
         """
         schedule, options, times = self.process.train_schedule, self.process.options, self.times
         z, x0_prev = corrupt(batch.x0, batch.eps, schedule(torch.tensor(times[start]))).to(batch.x0), None

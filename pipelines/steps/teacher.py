@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.pretrained import relative_path
 from utils.records import Condition
 
-TEACHER = "teacher_relative"  # fact of args.json
+TEACHER = "teacher_relative"  # entry of args.json
 
 
 class Teacher:
@@ -83,10 +83,13 @@ def load_teacher(
     except UserError as error:
         raise UserError(str(error).replace("--cls_free_guidance", "--distill_guidance")) from error
     of_student, process = trained.settings.config.distillation.distill_run is not None, trained.components.process
-    # not its own sampling schedule: teacher and student must use the same noise levels
+    # the training schedule, so that teacher and student use the same noise levels
     trained.components.process = replace(process, sampling_schedule=process.train_schedule)
     generator = make_generator(
-        trained.settings, trained.components, trained.device, autocast(trained.device, settings.config.loop.mixed_precision)
+        trained.settings,
+        trained.components,
+        trained.device,
+        autocast(trained.device, settings.config.loop.mixed_precision),
     )
     generator.denoiser = network_of(trained.components)
     steps = settings.config.distillation.distill_steps
@@ -111,11 +114,11 @@ def network_of(components: Components) -> torch.nn.Module:
 
 def find_teacher(settings: Settings[DiffusionConfig], run: Path) -> Path:
     """The folder of the teacher: --distill_run, else the path relative to the student's folder."""
-    given, recorded = settings.path("distill_run"), settings.checkpoint_args.get(TEACHER)
-    if (given / "args.json").is_file() or recorded is None or "distill_run" in settings.explicit:
-        return given
+    folder, recorded = settings.path("distill_run"), settings.checkpoint_args.get(TEACHER)
+    if (folder / "args.json").is_file() or recorded is None or "distill_run" in settings.explicit:
+        return folder
     if not (run / recorded / "args.json").is_file():
-        raise UserError(f"the teacher of {run}, {given}, was not found: pass its folder as --distill_run")
+        raise UserError(f"the teacher of {run}, {folder}, was not found: pass its folder as --distill_run")
     return run / recorded
 
 

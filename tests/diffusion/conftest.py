@@ -1,4 +1,4 @@
-"""Gaussian data: the one distribution whose best denoiser and whose reverse process have closed forms."""
+"""Gaussian data, whose optimal denoiser and reverse process have closed forms."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Gaussian:
         return denoise
 
     def flow(self, schedule: Schedule, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Where the probability-flow ODE takes z from t to s: the same quantile of the other marginal."""
+        """The solution at s of the probability-flow ODE from z at t: the same quantile of the other marginal."""
 
         def marginal(u: Tensor) -> tuple[Tensor, Tensor]:
             alpha, sigma = schedule(u)
@@ -42,10 +42,10 @@ class Gaussian:
 
 @dataclass
 class Prefixed:
-    """Two positions of one Gaussian text, the first given: x1 = x0 couple + rest, rest ~ N(mean, std^2).
+    """Two positions of a Gaussian text, the first one known: x1 = x0 couple + rest, rest ~ N(mean, std^2).
 
-    What a network learns by partial noising, which is shown the first position clean: it reads x0 from z there, so a
-    sampler that let noise in would be found out.
+    This is the denoiser that partial noising learns. It reads x0 from z at the first position, so its results are wrong
+    with a sampler that adds noise there.
     """
 
     rest: Gaussian
@@ -55,15 +55,15 @@ class Prefixed:
         rest = self.rest.denoise(schedule)
 
         def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
-            given = z[:, :1]
-            offset = self.couple * given  # (B, 1, D), known
+            known = z[:, :1]
+            offset = self.couple * known  # (B, 1, D), known
             alpha = broadcast_level(schedule, t, z).alpha
-            return torch.cat([torch.zeros_like(given), offset + rest(z[:, 1:] - alpha * offset, t)], 1)
+            return torch.cat([torch.zeros_like(known), offset + rest(z[:, 1:] - alpha * offset, t)], 1)
 
         return denoise
 
     def flow(self, schedule: Schedule, value: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Where the second position (B, 1, D) is taken from t to s; value: (B, 1, D) of the first."""
+        """The solution at s of the ODE for the second position (B, 1, D); value: (B, 1, D) of the first."""
         offset = self.couple * value
         moved = self.rest.flow(schedule, z - schedule(t).alpha * offset, t, s)
         return moved + schedule(s).alpha * offset
@@ -71,7 +71,7 @@ class Prefixed:
 
 @pytest.fixture
 def gaussian() -> Gaussian:
-    """Wide, narrow, centred and shifted channels."""
+    """Wide, narrow, centered and shifted channels."""
     return Gaussian(
         torch.tensor([1.5, -0.7, 0.0, 3.0], dtype=torch.float64),
         torch.tensor([0.3, 0.8, 1.7, 0.05], dtype=torch.float64),
@@ -91,7 +91,7 @@ def noise_at_start() -> Tensor:
 
 @pytest.fixture
 def recorded_noise():
-    """noise(step, like): always the same for the same step."""
+    """noise(step, like): a function of the step."""
 
     def noise(step: int, like: Tensor) -> Tensor:
         return torch.randn(like.shape, dtype=like.dtype, generator=torch.Generator().manual_seed(step))

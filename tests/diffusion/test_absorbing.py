@@ -34,7 +34,7 @@ def at(step: int) -> torch.Generator:
     return torch.Generator().manual_seed(50 + step)
 
 
-def test_noise_drifts_to_the_state_where_text_is_generated_and_nowhere_else():
+def test_noise_has_the_state_as_its_mean_at_generated_positions_only():
     mask = torch.tensor([[False, True, True], [False, False, True]])
     shift = absorbing_shift(STATE, mask)
     assert torch.equal(shift[mask], STATE.expand(3, 4)) and not shift[~mask].any()
@@ -57,7 +57,7 @@ def test_a_perfect_network_finds_x0_under_a_shift(objective):
 
 
 @every_sampler
-def test_the_start_and_every_state_are_those_of_training(sampler):
+def test_initial_and_intermediate_z_have_the_distribution_of_training(sampler):
     """With x0 known, what the network is shown at t is alpha (x0 - m) + sigma eps + m, from t = 1 on."""
     x0 = torch.tensor([0.7, 0.0, -1.0, 2.0], dtype=torch.float64).expand(4000, 1, 4)
     shown = []
@@ -94,8 +94,8 @@ def test_the_solver_under_a_shift_is_the_solver_of_shifted_data(gaussian, noise_
 
 
 @every_sampler
-def test_given_positions_meet_the_state_neither_at_the_start_nor_later(sampler):
-    value, given = rows(3, 2, 3, 4), torch.tensor([[True, True, False]] * 2)
+def test_known_positions_are_never_shifted(sampler):
+    value, known = rows(3, 2, 3, 4), torch.tensor([[True, True, False]] * 2)
     shown, x0_prevs = [], []
 
     def network(z, t, x0_prev):
@@ -109,12 +109,14 @@ def test_given_positions_meet_the_state_neither_at_the_start_nor_later(sampler):
         corrected.append((z, x0, mean))
         return z
 
-    sampler = shift_sampler(sampler, absorbing_shift(STATE, ~given))
-    out = sampler(with_known_positions(network, value, given), COSINE, linear_grid(4), z, lambda step, like: 0 * like, step_hook)
-    assert all(torch.equal(x[given], value[given]) for x in (*shown, out))
-    torch.testing.assert_close(shown[0][~given], z[~given] + STATE)
-    assert x0_prevs[0] is None and all(torch.equal(x[given], value[given]) for x in x0_prevs[1:])
-    assert all(torch.equal(x0[given], value[given]) for _, x0, _ in corrected)
+    sampler = shift_sampler(sampler, absorbing_shift(STATE, ~known))
+    out = sampler(
+        with_known_positions(network, value, known), COSINE, linear_grid(4), z, lambda step, like: 0 * like, step_hook
+    )
+    assert all(torch.equal(x[known], value[known]) for x in (*shown, out))
+    torch.testing.assert_close(shown[0][~known], z[~known] + STATE)
+    assert x0_prevs[0] is None and all(torch.equal(x[known], value[known]) for x in x0_prevs[1:])
+    assert all(torch.equal(x0[known], value[known]) for _, x0, _ in corrected)
     torch.testing.assert_close(corrected[-1][0], out)
 
 
@@ -149,7 +151,7 @@ def grid_points(x):
     return x.round()
 
 
-def test_rejection_leaves_settled_tokens_unrounded_and_without_noise():
+def test_rejected_positions_are_not_rounded_and_get_no_noise():
     raw = torch.tensor([[[0.2], [1.3], [2.4]]])
     stability = StableTokenRejection(1.0, at)
     denoise = stability.clamp_x0(lambda z, t, x0_prev: raw, grid_points)
@@ -162,10 +164,10 @@ def test_rejection_leaves_settled_tokens_unrounded_and_without_noise():
     assert torch.equal(second, torch.tensor([[[0.3], [2.0], [2.2]]]))
     assert torch.equal(stability.step_hook(z, *arguments), torch.tensor([[[5.0], [9.0], [5.0]]]))
     again = denoise(z, t, None)
-    assert torch.equal(again, raw.round()), "a new walk remembers nothing"
+    assert torch.equal(again, raw.round()), "the state is reset when sampling starts again"
 
 
-def test_the_chance_of_rejection_falls_with_time():
+def test_the_rejection_probability_falls_with_t():
     stability = StableTokenRejection(0.8, at)
     x = torch.full((2, 20_000, 1), 0.3)
     denoise = stability.clamp_x0(lambda z, t, x0_prev: x, grid_points)
@@ -176,28 +178,30 @@ def test_the_chance_of_rejection_falls_with_time():
 
 
 @every_sampler
-def test_all_of_it_together(sampler):
-    """State, discrete noise, rejection, rounding, given positions, with any sampler; rates of 0 are plain rounding."""
-    value, given = rows(3, 2, 3, 4), torch.tensor([[True, False, False]] * 2)
-    shift, z = absorbing_shift(STATE, ~given), rows(4, 2, 3, 4)
+def test_all_parts_combined_with_any_sampler(sampler):
+    """State, discrete noise, rejection, rounding, known positions, with any sampler; rates of 0 are plain rounding."""
+    value, known = rows(3, 2, 3, 4), torch.tensor([[True, False, False]] * 2)
+    shift, z = absorbing_shift(STATE, ~known), rows(4, 2, 3, 4)
 
     def run(rate: float):
         stability = StableTokenRejection(rate, at)
         inner = make_denoise(lambda z, time, x0_prev: torch.tanh(z), "v", COSINE, shift=shift)
-        denoise = with_known_positions(stability.clamp_x0(inner, grid_points), value, given)
-        step_hook = compose_hooks(stability.step_hook, remask_hook(STATE, rate, at, ~given), None)
-        return shift_sampler(sampler, shift)(denoise, COSINE, linear_grid(6), z, lambda step, like: 0.5 + 0 * like, step_hook)
+        denoise = with_known_positions(stability.clamp_x0(inner, grid_points), value, known)
+        step_hook = compose_hooks(stability.step_hook, remask_hook(STATE, rate, at, ~known), None)
+        return shift_sampler(sampler, shift)(
+            denoise, COSINE, linear_grid(6), z, lambda step, like: 0.5 + 0 * like, step_hook
+        )
 
     inner = make_denoise(lambda z, time, x0_prev: torch.tanh(z), "v", COSINE, shift=shift)
-    plain = with_known_positions(lambda z, t, x0_prev: inner(z, t, x0_prev).round(), value, given)
-    wanted = shift_sampler(sampler, shift)(plain, COSINE, linear_grid(6), z, lambda step, like: 0.5 + 0 * like)
-    assert torch.equal(run(0.0), wanted)
+    plain = with_known_positions(lambda z, t, x0_prev: inner(z, t, x0_prev).round(), value, known)
+    expected = shift_sampler(sampler, shift)(plain, COSINE, linear_grid(6), z, lambda step, like: 0.5 + 0 * like)
+    assert torch.equal(run(0.0), expected)
     out = run(0.9)
-    assert out.isfinite().all() and torch.equal(out[given], value[given])
+    assert out.isfinite().all() and torch.equal(out[known], value[known])
     assert compose_hooks() is None and compose_hooks(None) is None
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1])
-def test_a_wrong_rejection_rate_is_refused(rate):
+def test_an_invalid_rejection_rate_is_an_error(rate):
     with pytest.raises(ValueError, match="probability"):
         StableTokenRejection(rate, at)

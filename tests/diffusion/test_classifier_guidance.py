@@ -52,7 +52,7 @@ def probability(x0: Tensor) -> float:
     return float((-((x0 - WANTED) ** 2) / (2 * WIDTH**2)).sum((1, 2)).mean())
 
 
-def test_the_gradient_is_each_texts_own_also_without_gradients(gaussian, noise_at_start):
+def test_the_gradient_is_per_text_and_works_inside_no_grad(gaussian, noise_at_start):
     t = torch.tensor([0.3, 0.8], dtype=torch.float64)
     log_prob = label(gaussian)
     with torch.no_grad():
@@ -64,14 +64,14 @@ def test_the_gradient_is_each_texts_own_also_without_gradients(gaussian, noise_a
 
 
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95, 1.0])
-def test_a_steered_estimate_is_the_mean_given_the_label(gaussian, noise_at_start, t):
+def test_a_guided_estimate_is_the_mean_given_the_label(gaussian, noise_at_start, t):
     times = torch.full((2,), t, dtype=torch.float64)
     ours = classifier_guided(gaussian.denoise(COSINE), label(gaussian), COSINE)(noise_at_start, times, None)
     torch.testing.assert_close(ours, given_label(gaussian).denoise(COSINE)(noise_at_start, times))
 
 
 @every_sampler
-def test_steered_samples_are_those_of_the_label(sampler, gaussian):
+def test_guided_samples_have_the_distribution_given_the_label(sampler, gaussian):
     denoise, times = gaussian.denoise(COSINE), make_grid("log_snr", COSINE, 60)
     out = sampler(classifier_guided(denoise, label(gaussian), COSINE), COSINE, times, start(), noise)
     exact = given_label(gaussian)
@@ -81,7 +81,7 @@ def test_steered_samples_are_those_of_the_label(sampler, gaussian):
 
 
 @every_sampler
-def test_control_raises_the_label_s_probability_the_more_the_stronger(sampler, gaussian):
+def test_a_larger_strength_gives_a_higher_label_probability(sampler, gaussian):
     denoise, times = gaussian.denoise(COSINE), make_grid("log_snr", COSINE, 30)
 
     def reached(strength: float) -> float:
@@ -107,17 +107,18 @@ def one_transition(step_hook, gaussian, seed: int = 5, n: int = 2):
     return seen
 
 
-def test_many_steps_climb_to_the_top_of_the_objective(gaussian):
+def test_many_gradient_steps_converge_to_the_maximum(gaussian):
     strength, fluency = 2.0, 0.5
     seen = one_transition(
-        classifier_guidance_hook(label(gaussian), COSINE, strength=strength, fluency=fluency, steps=1000, rate=0.3), gaussian
+        classifier_guidance_hook(label(gaussian), COSINE, strength=strength, fluency=fluency, steps=1000, rate=0.3),
+        gaussian,
     )
     slope = grad_log_prob(label(gaussian), seen["after"], torch.full((2,), 0.5, dtype=torch.float64))
     top = seen["mean"] + strength / fluency * seen["std"] ** 2 * slope
     torch.testing.assert_close(seen["after"], top, atol=1e-6, rtol=0)
 
 
-def test_the_fluency_term_limits_how_far_the_label_pulls(gaussian):
+def test_the_fluency_term_limits_the_effect_of_the_label(gaussian):
     def distance(**choices) -> float:
         seen = one_transition(classifier_guidance_hook(label(gaussian), COSINE, strength=3.0, **choices), gaussian)
         return float((seen["after"] - seen["mean"]).norm())
@@ -130,7 +131,7 @@ def test_the_fluency_term_limits_how_far_the_label_pulls(gaussian):
     assert held[0] == pytest.approx(held[1], rel=1e-6)
 
 
-def test_langevin_noise_draws_instead_of_climbing(gaussian):
+def test_langevin_steps_sample_the_posterior(gaussian):
     """From p(z_s | z_t) p(label | z_s), here a Gaussian in z_s too."""
     step_hook = classifier_guidance_hook(
         label(gaussian), COSINE, steps=300, rate=0.05, langevin=lambda step: torch.Generator().manual_seed(7)
@@ -159,23 +160,23 @@ def two_classes(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @every_sampler
-@pytest.mark.parametrize("wanted", [0, 1])
-def test_nearly_all_samples_have_the_wanted_label_and_are_still_of_the_data(sampler, wanted):
+@pytest.mark.parametrize("expected", [0, 1])
+def test_nearly_all_samples_have_the_target_label_and_stay_on_the_data(sampler, expected):
     def denoise(z, t, x0_prev=None):
         return two_classes(z, t)[0]
 
     def log_prob(z, t):
         odds = two_classes(z, t)[1]
-        return torch.nn.functional.logsigmoid(odds if wanted else -odds)
+        return torch.nn.functional.logsigmoid(odds if expected else -odds)
 
     z = torch.randn(1000, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     times = make_grid("log_snr", COSINE, 40)
 
     def share(out):
-        return float(((out > 0) == bool(wanted)).double().mean())
+        return float(((out > 0) == bool(expected)).double().mean())
 
     unguided = share(sampler(denoise, COSINE, times, z, noise))
-    assert unguided == pytest.approx((0.8, 0.2)[wanted], abs=0.05)
+    assert unguided == pytest.approx((0.8, 0.2)[expected], abs=0.05)
     by_estimate = sampler(classifier_guided(denoise, log_prob, COSINE), COSINE, times, z, noise)
     by_correction = sampler(denoise, COSINE, times, z, noise, classifier_guidance_hook(log_prob, COSINE, strength=3.0))
     for out in (by_estimate, by_correction):
@@ -183,22 +184,24 @@ def test_nearly_all_samples_have_the_wanted_label_and_are_still_of_the_data(samp
         assert float((out.abs() - 1).abs().max()) < 0.6, "near one of the classes"
 
 
-def test_it_stands_between_guidance_and_projection_inside_the_anchor(gaussian, noise_at_start):
+def test_classifier_guidance_composes_with_guidance_projection_and_known_positions(gaussian, noise_at_start):
     mask = torch.tensor([[True, False, False]] * 2)
     value = noise_at_start.flip(0)
-    denoise = with_known_positions(project_x0(classifier_guided(gaussian.denoise(COSINE), label(gaussian), COSINE), torch.sign), value, mask)
+    denoise = with_known_positions(
+        project_x0(classifier_guided(gaussian.denoise(COSINE), label(gaussian), COSINE), torch.sign), value, mask
+    )
     out = sample_ddim(denoise, COSINE, make_grid("uniform", COSINE, 3), noise_at_start)
     assert torch.equal(out[mask], value[mask]) and (out[~mask].abs() == 1).all()
 
 
-def test_nothing_moves_on_arrival(gaussian, noise_at_start):
+def test_no_gradient_step_at_t_0(gaussian, noise_at_start):
     zero = torch.tensor(0.0)
     step_hook = classifier_guidance_hook(label(gaussian), COSINE)
     assert step_hook(noise_at_start, None, None, zero, torch.tensor(0.1), zero, 9) is noise_at_start
 
 
 @pytest.mark.parametrize("choice", [{"steps": 0}, {"rate": 0.0}, {"rate": 1.5}, {"fluency": -1.0}])
-def test_a_wrong_choice_is_one_line(choice, gaussian):
-    with pytest.raises(ValueError, match="use 1 step or more") as caught:
+def test_an_invalid_option_is_a_one_line_error(choice, gaussian):
+    with pytest.raises(ValueError, match="use 1 step or more") as error:
         partial(classifier_guidance_hook, label(gaussian), COSINE)(**choice)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)

@@ -82,13 +82,13 @@ every_solver = pytest.mark.parametrize("solver", ORDERS, ids=lambda solver: solv
 
 
 @every_solver
-def test_solvers_are_of_their_order(solver, gaussian, noise_at_start):
+def test_solvers_have_their_order_of_convergence(solver, gaussian, noise_at_start):
     least, most = ORDERS[solver]
     assert least <= order(solver, gaussian, noise_at_start) <= most
 
 
 @every_solver
-def test_solvers_keep_their_order_towards_an_absorbing_state_with_given_positions(solver, prefixed, noise_at_start):
+def test_solvers_keep_their_order_with_an_absorbing_state_and_known_positions(solver, prefixed, noise_at_start):
     """In coordinates moved by m at the second position, the rest of its text has the mean less m."""
     state = torch.tensor([0.5, 2.0, -1.0, 1.0], dtype=torch.float64)
     shift = absorbing_shift(state, torch.tensor([[False, True]]))
@@ -104,12 +104,12 @@ def test_solvers_keep_their_order_towards_an_absorbing_state_with_given_position
 
 
 @every_solver
-def test_solvers_keep_their_order_with_given_positions(solver, prefixed, noise_at_start):
+def test_solvers_keep_their_order_with_known_positions(solver, prefixed, noise_at_start):
     least, most = ORDERS[solver]
     assert least <= anchored_order(solver, prefixed, noise_at_start[:, :2]) <= most
 
 
-def test_dpmpp_2m_without_its_history_would_be_found_out(gaussian, noise_at_start):
+def test_dpmpp_2m_without_history_is_first_order(gaussian, noise_at_start):
     assert order(restarted_dpmpp_2m, gaussian, noise_at_start) < 1.5
 
 

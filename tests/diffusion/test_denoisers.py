@@ -30,17 +30,17 @@ def test_a_perfect_network_of_any_objective_finds_x0(objective):
     x0, eps = rows(1, dtype=torch.float64), rows(2, dtype=torch.float64)
     t = T.double()
     level = broadcast_level(SCHEDULE, t, x0)
-    told = target(objective, x0, eps, level)
-    denoise = make_denoise(lambda z, time, x0_prev: told, objective, SCHEDULE)
+    prediction = target(objective, x0, eps, level)
+    denoise = make_denoise(lambda z, time, x0_prev: prediction, objective, SCHEDULE)
     torch.testing.assert_close(denoise(level.alpha * x0 + level.sigma * eps, t, None), x0)
 
 
-def test_the_estimate_is_in_the_dtype_of_z_whatever_the_time_is():
+def test_the_estimate_has_the_dtype_of_z():
     denoise = make_denoise(lambda z, time, x0_prev: z.bfloat16() * time[:, None, None].bfloat16(), "v", SCHEDULE)
     assert denoise(rows(1), T.double(), None).dtype == torch.float32
 
 
-def test_time_input_alpha_bar_survives_another_schedule():
+def test_time_input_alpha_bar_is_independent_of_the_schedule():
     assert torch.equal(get_time_input(SCHEDULE, T), SCHEDULE(T).alpha ** 2)
 
 
@@ -49,7 +49,9 @@ def test_time_input_index_is_the_integer_of_the_first_release():
     t = (torch.arange(1000) + 1) / 1000
     torch.testing.assert_close(1000 * get_time_input(chain, t, "index"), torch.arange(1000.0), atol=1e-4, rtol=0)
     short = make_discrete_schedule("linear", 10)
-    torch.testing.assert_close(1000 * get_time_input(short, torch.tensor([0.1, 1.0]), "index"), torch.tensor([0.0, 900.0]))
+    torch.testing.assert_close(
+        1000 * get_time_input(short, torch.tensor([0.1, 1.0]), "index"), torch.tensor([0.0, 900.0])
+    )
     assert torch.equal(get_time_input(SCHEDULE, T, "index"), T)
     torch.testing.assert_close(get_time_input(SCHEDULE, T, "index", timesteps=1000), T - 0.001)
     with pytest.raises(ValueError, match="beta"):
@@ -58,7 +60,7 @@ def test_time_input_index_is_the_integer_of_the_first_release():
 
 @pytest.mark.parametrize("objective", ["eps", "x0", "v"])
 @pytest.mark.parametrize("weight", [0.0, 2.0, 7.5])
-def test_guiding_in_any_objective_gives_one_answer(objective, weight):
+def test_guidance_gives_the_same_result_in_every_objective(objective, weight):
     """Mixing the network's outputs, then solving for x0, equals mixing the two x0."""
     z, t = rows(3, dtype=torch.float64), T.double()
     f = small_network().double()
@@ -75,14 +77,16 @@ def test_guiding_in_any_objective_gives_one_answer(objective, weight):
     )
 
 
-def test_guidance_weight_one_changes_nothing_to_the_bit():
+def test_guidance_weight_one_is_bit_identical_to_no_guidance():
     z, f = rows(3), small_network()
     plain = make_denoise(lambda z, time, x0_prev: f(z), "v", SCHEDULE)
-    both = classifier_free_guided(lambda z, t, x0_prev: torch.cat([plain(z[:3], t[:3], None), plain(z[3:] + 1, t[3:], None)]), 1.0)
+    both = classifier_free_guided(
+        lambda z, t, x0_prev: torch.cat([plain(z[:3], t[:3], None), plain(z[3:] + 1, t[3:], None)]), 1.0
+    )
     assert torch.equal(both(z, T, None), plain(z, T, None))
 
 
-def test_guidance_shows_both_halves_the_same_estimate_before():
+def test_guidance_passes_the_same_previous_estimate_to_both_halves():
     def denoise_2b(z, t, x0_prev):
         assert x0_prev is None or torch.equal(x0_prev[:3], x0_prev[3:])
         return z if x0_prev is None else x0_prev
@@ -92,7 +96,7 @@ def test_guidance_shows_both_halves_the_same_estimate_before():
     torch.testing.assert_close(classifier_free_guided(denoise_2b, 2.0)(rows(4), T, None), rows(4))
 
 
-def test_a_projection_holds_for_every_estimate_and_for_the_sample():
+def test_project_x0_projects_every_estimate_and_the_sample():
     def sphere(x):
         return x * 6**0.5 / x.norm(dim=-1, keepdim=True)
 
@@ -112,7 +116,7 @@ def test_a_projection_holds_for_every_estimate_and_for_the_sample():
             torch.testing.assert_close(x.norm(dim=-1), torch.full((3, 4), 6**0.5))
 
 
-def test_clamping_acts_from_its_time_on_for_each_example():
+def test_clamp_x0_projects_only_in_its_range_of_times():
     z, t = rows(3, count=4), torch.tensor([1.0, 0.3, 0.29, 0.0])
     denoise = clamp_x0(lambda z, t, x0_prev: z, torch.sign, from_t=0.3)
     out = denoise(z, t, None)
@@ -122,7 +126,7 @@ def test_clamping_acts_from_its_time_on_for_each_example():
     assert torch.equal(clamp_x0(lambda z, t, x0_prev: z, torch.sign)(z, t, None), z.sign())
 
 
-def test_clamping_meets_guidance_inside_and_anchors_outside():
+def test_clamp_x0_composes_with_guidance_and_known_positions():
     """network -> to_x0 -> guidance -> projection -> anchor, as every composing program builds it."""
     f, value = small_network(), rows(7)
     mask = torch.tensor([[True, False, False, False]] * 3)
@@ -143,7 +147,7 @@ def test_clamping_meets_guidance_inside_and_anchors_outside():
     assert torch.equal(denoise(z, torch.full((3,), 0.4), None)[mask], value[mask])
 
 
-def test_anchored_positions_stay_clean_and_the_network_sees_them_so():
+def test_known_positions_are_clean_in_input_and_output():
     value = rows(7)
     mask = torch.tensor([[True, True, False, False]] * 2 + [[False] * 4])
     f, shown = small_network(), []
@@ -152,7 +156,9 @@ def test_anchored_positions_stay_clean_and_the_network_sees_them_so():
         shown.append(z)
         return f(z)
 
-    out = sample_ddpm(with_known_positions(make_denoise(network, "x0", SCHEDULE), value, mask), SCHEDULE, linear_grid(3), rows(8))
+    out = sample_ddpm(
+        with_known_positions(make_denoise(network, "x0", SCHEDULE), value, mask), SCHEDULE, linear_grid(3), rows(8)
+    )
     for x in (*shown, out):
         assert torch.equal(x[mask], value[mask])
     assert not torch.equal(out[~mask], value[~mask])

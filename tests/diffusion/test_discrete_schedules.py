@@ -15,7 +15,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", DISCRETE_SCHEDULES)
 @pytest.mark.parametrize("timesteps", [2, 3, 10, 1000, 4000])
 @every_dtype
-def test_the_nodes_of_a_chain_are_met_exactly(name, timesteps, dtype):
+def test_the_nodes_of_a_chain_are_exact(name, timesteps, dtype):
     chain = make_discrete_schedule(name, timesteps)
     assert chain.timesteps == timesteps
     t = ((torch.arange(timesteps, dtype=torch.float64) + 1) / timesteps).to(dtype)
@@ -43,7 +43,7 @@ def test_betas_are_those_of_the_papers():
     torch.testing.assert_close(cosine[0], torch.tensor(4.128e-5, dtype=torch.float64), atol=1e-8, rtol=0)
 
 
-def test_one_chain_serves_several_dtypes():
+def test_one_chain_works_with_several_dtypes():
     chain = DiscreteSchedule(DISCRETE_SCHEDULES["linear"](20))
     for dtype in (torch.float32, torch.float64, torch.float32):
         assert chain(torch.tensor(0.5, dtype=dtype)).alpha.dtype == dtype
@@ -83,11 +83,11 @@ def published(name: str, timesteps: int) -> list[float]:
 @pytest.mark.parametrize("name", DISCRETE_SCHEDULES)
 @pytest.mark.parametrize("timesteps", [40, 200, 2000])
 def test_every_chain_is_the_published_one(name, timesteps):
-    wanted = torch.tensor(published(name, timesteps), dtype=torch.float64)
-    torch.testing.assert_close(DISCRETE_SCHEDULES[name](timesteps), wanted, atol=1e-12, rtol=1e-9)
+    expected = torch.tensor(published(name, timesteps), dtype=torch.float64)
+    torch.testing.assert_close(DISCRETE_SCHEDULES[name](timesteps), expected, atol=1e-12, rtol=1e-9)
 
 
-def test_the_sqrt_chain_has_the_figures_that_diffuseq_trains_with():
+def test_the_sqrt_chain_has_the_values_of_diffuseq():
     chain = make_discrete_schedule("sqrt", 2000)
     first, last = chain(torch.tensor([1 / 2000, 1.0], dtype=torch.float64)).alpha ** 2
     assert float(DISCRETE_SCHEDULES["sqrt"](2000)[0]) == pytest.approx(0.01464, abs=1e-5)
@@ -98,7 +98,7 @@ def test_the_sqrt_chain_has_the_figures_that_diffuseq_trains_with():
 
 @pytest.mark.parametrize("name", DISCRETE_SCHEDULES)
 @pytest.mark.parametrize("timesteps", [*range(2, 24), 100])
-def test_any_length_from_two_up_is_a_chain(name, timesteps):
+def test_chains_of_any_length_are_valid(name, timesteps):
     betas = DISCRETE_SCHEDULES[name](timesteps)
     assert betas.shape == (timesteps,) and betas.dtype == torch.float64
     assert ((betas > 0) & (betas <= 0.999)).all()

@@ -49,7 +49,7 @@ def test_uniform_until_every_bin_is_full(timesteps, bins):
 
 
 @pytest.mark.parametrize(("timesteps", "bins"), CASES)
-def test_probabilities_are_of_the_second_moment_with_a_little_uniform(timesteps, bins):
+def test_probabilities_are_the_root_second_moment_mixed_with_uniform(timesteps, bins):
     times = warmed(timesteps, bins)
     cells = times.cells
     losses = loss_at(nodes(cells) if timesteps else (torch.arange(cells) + 0.5) / cells)
@@ -62,7 +62,7 @@ def test_probabilities_are_of_the_second_moment_with_a_little_uniform(timesteps,
 
 @settings(max_examples=25, deadline=None)
 @given(case=st.sampled_from(CASES), max_time=st.sampled_from([1.0, 0.5, 0.23]), seed=st.integers(0, 99))
-def test_the_weighted_mean_is_the_uniform_one(case, max_time, seed):
+def test_the_weighted_mean_loss_equals_the_uniform_mean(case, max_time, seed):
     """Also where the range is limited: the mean over it, with fewer large errors than uniform times make."""
     timesteps, bins = case
     times = warmed(timesteps, bins)
@@ -70,11 +70,11 @@ def test_the_weighted_mean_is_the_uniform_one(case, max_time, seed):
     if timesteps:
         allowed = nodes(timesteps)[: max(1, round(max_time * timesteps))]
         assert torch.isin(t, allowed).all()
-        wanted = loss_at(allowed).mean()
+        expected = loss_at(allowed).mean()
     else:
         assert ((t >= 0) & (t <= max_time)).all()
-        wanted = torch.tensor(0.1 + max_time**2)
-    torch.testing.assert_close((weight * loss_at(t)).mean(), wanted, atol=0, rtol=0.01)
+        expected = torch.tensor(0.1 + max_time**2)
+    torch.testing.assert_close((weight * loss_at(t)).mean(), expected, atol=0, rtol=0.01)
     torch.testing.assert_close(weight.mean(), torch.tensor(1.0), atol=0.02, rtol=0)
 
 
@@ -88,7 +88,7 @@ def test_draws_follow_the_probabilities():
 
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
-def test_histories_are_those_of_a_loop_over_the_losses(data):
+def test_histories_equal_those_of_a_loop_over_the_losses(data):
     """Vectorised: any batch, with times that repeat, in any number of updates, leaves the last ten losses of each."""
     timesteps, history = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 4))
     bins = data.draw(st.integers(1, timesteps))
@@ -109,7 +109,7 @@ def test_histories_are_those_of_a_loop_over_the_losses(data):
     assert p.isfinite().all() and p.sum() == pytest.approx(1, abs=1e-5) and (p > 0).all()
 
 
-def test_a_split_batch_and_a_restored_state_are_the_same():
+def test_a_split_batch_and_a_restored_state_give_the_same_draws():
     whole, parts = LossSecondMoment(5), LossSecondMoment(5)
     t, loss = nodes(5).repeat(20), torch.rand(100, generator=seeded())
     whole.update(t, loss)
@@ -135,7 +135,7 @@ def test_draws_depend_on_the_generator_alone_and_are_in_random_order():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_losses_of_nothing_stay_uniform():
+def test_zero_losses_stay_uniform():
     times = LossSecondMoment(4)
     for _ in range(10):
         times.update(nodes(4), torch.zeros(4))
@@ -166,7 +166,7 @@ def test_within_a_cell_of_continuous_time_draws_are_uniform():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("make", "message"),
     [
         (lambda: LossSecondMoment(10, history=0), "history 0"),
         (lambda: LossSecondMoment(10, uniform=0.0), "uniform"),
@@ -174,14 +174,14 @@ def test_within_a_cell_of_continuous_time_draws_are_uniform():
         (lambda: LossSecondMoment(10).load_state_dict(LossSecondMoment(12).state_dict()), "12 x 10"),
     ],
 )
-def test_a_wrong_use_is_one_line(wrong, words):
-    with pytest.raises(ValueError, match=words) as caught:
-        wrong()
-    assert "\n" not in str(caught.value)
+def test_an_invalid_use_is_a_one_line_error(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_nothing_waits_for_the_gpu():
+def test_the_host_never_waits_for_the_gpu():
     times = LossSecondMoment(40, device="cuda")
     generator, t, loss = torch.Generator("cuda").manual_seed(0), nodes(40).cuda(), torch.rand(40).cuda()
     times.update(t, loss)

@@ -43,8 +43,8 @@ def loss_of(network, x0, mask, schedule, objective, loss_type, t, eps, *, self_c
 
 def test_masked_mean_counts_valid_positions_once_each():
     x0, _, mask, _ = example()
-    wanted = torch.stack([x[m].mean() for x, m in zip(x0, mask, strict=True)])
-    torch.testing.assert_close(masked_mean(x0, mask), wanted)
+    expected = torch.stack([x[m].mean() for x, m in zip(x0, mask, strict=True)])
+    torch.testing.assert_close(masked_mean(x0, mask), expected)
     torch.testing.assert_close(masked_mean(x0, torch.ones_like(mask)), masked_mean(x0, None))
     assert masked_mean(x0, torch.zeros_like(mask)).tolist() == [0.0] * 4
     assert masked_mean(x0[:, :1], mask[:, :1]).shape == (4,)
@@ -73,7 +73,7 @@ def test_padding_changes_neither_loss_nor_gradient(objective, loss_type):
     assert loss.shape == (4,)
 
 
-def test_not_even_nan_leaks_from_padding():
+def test_nan_at_padding_has_no_effect():
     x0, eps, mask, t = example()
     x0 = x0.masked_fill(~mask[..., None], torch.nan)
     assert loss_of(lambda z, *_: z, x0, mask, SCHEDULE, "v", "l2", t, eps).isfinite().all()
@@ -81,14 +81,14 @@ def test_not_even_nan_leaks_from_padding():
 
 @pytest.mark.parametrize("objective", TARGETS)
 def test_the_target_matches_the_objective(objective):
-    """A network that says exactly what is asked has no loss; the loss is that of the table otherwise."""
+    """A network that predicts the target has the loss 0; the loss of another prediction is that of the table."""
     x0, eps, mask, t = example()
     level = broadcast_level(SCHEDULE, t, x0)
-    wanted = target(objective, x0, eps, level)
+    goal = target(objective, x0, eps, level)
     for loss_type in LOSSES:
-        told = loss_of(lambda z, *_: wanted, x0, mask, SCHEDULE, objective, loss_type, t, eps)
-        assert told.tolist() == [0.0] * 4
-        off_by_two = prediction_loss(wanted + 2, x0, eps, level, objective, loss_type, mask)
+        zero = loss_of(lambda z, *_: goal, x0, mask, SCHEDULE, objective, loss_type, t, eps)
+        assert zero.tolist() == [0.0] * 4
+        off_by_two = prediction_loss(goal + 2, x0, eps, level, objective, loss_type, mask)
         expected = {"l1": 2.0, "l2": 4.0, "smooth_l1": 1.5}[loss_type]
         torch.testing.assert_close(off_by_two, torch.full((4,), expected))
 
@@ -127,12 +127,10 @@ def test_losses_do_not_depend_on_the_other_rows_of_the_batch():
     torch.testing.assert_close(whole, torch.cat(parts), atol=0, rtol=1e-6)
 
 
-def test_tT_loss_is_the_signal_left_at_t_1():
+def test_tT_loss_is_the_signal_at_t_1():
     x0, _, mask, _ = example()
     chain = make_discrete_schedule("linear", 100)
-    torch.testing.assert_close(
-        tT_loss(chain, x0, mask), chain(torch.tensor(1.0)).alpha ** 2 * masked_mean(x0**2, mask)
-    )
+    torch.testing.assert_close(tT_loss(chain, x0, mask), chain(torch.tensor(1.0)).alpha ** 2 * masked_mean(x0**2, mask))
 
 
 def test_an_unknown_loss_type_is_an_error():
@@ -156,8 +154,8 @@ def test_the_target_of_the_first_step_is_the_mean_for_every_objective(objective)
     said = target(objective, x0_aim, eps_aim, level)
     torch.testing.assert_close(to_x0(objective, said, z_t, level), x0_aim, atol=1e-4, rtol=1e-4)
     padded = mean.masked_fill(~mask[..., None], 1e3)
-    for wanted in (mean, padded):
-        pair = first_step_targets(x0, eps, wanted, level, t, 20)
+    for expected in (mean, padded):
+        pair = first_step_targets(x0, eps, expected, level, t, 20)
         assert prediction_loss(said, *pair, level, objective, "l2", mask).max() < 1e-6
 
 

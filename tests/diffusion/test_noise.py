@@ -38,25 +38,25 @@ def test_truncated_noise_is_the_normal_distribution_between_its_bounds(bound):
     assert float(eps.mean()) == pytest.approx(0, abs=0.01)
 
 
-def test_no_bound_is_plain_noise():
+def test_no_bound_is_standard_normal_noise():
     like = torch.zeros(5)
     for noise in (make_noise(at), make_noise(at, 0), truncated(at, math.inf)):
         assert torch.equal(noise(2, like), seeded(at)(2, like))
     assert torch.equal(make_noise(at, 0.9)(2, like), truncated(at, 0.9)(2, like))
 
 
-def test_a_block_cut_short_gets_the_noise_of_the_whole():
+def test_a_short_batch_gets_the_noise_of_a_full_batch():
     for noise in (make_noise(at, None, rows=6), make_noise(at, 0.5, rows=6)):
         assert torch.equal(noise(1, torch.zeros(2, 3)), noise(1, torch.zeros(6, 3))[:2])
 
 
-def test_a_sampler_takes_it(gaussian, noise_at_start):
+def test_a_sampler_accepts_the_noise(gaussian, noise_at_start):
     schedule = make_continuous_schedule("cosine")
     out = sample_ddpm(gaussian.denoise(schedule), schedule, linear_grid(4), noise_at_start, truncated(at, 0.9))
     assert out.isfinite().all()
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
-def test_a_wrong_bound_is_refused(bound):
-    with pytest.raises(ValueError, match="the bound of the noise must be a positive number"):
+def test_an_invalid_bound_is_an_error(bound):
+    with pytest.raises(ValueError, match="use a positive number of standard deviations"):
         truncated(at, bound)

@@ -33,7 +33,7 @@ def test_every_objective_makes_a_round_trip(objective, length, dtype):
 
 
 @every_objective
-def test_a_prediction_is_its_own_conversion(objective):
+def test_conversion_to_the_same_objective_is_the_identity(objective):
     _, eps, level, z_t = example(torch.float32)
     same = {"x0": to_x0, "eps": to_eps, "v": to_v}
     if objective in same:
@@ -41,7 +41,7 @@ def test_a_prediction_is_its_own_conversion(objective):
 
 
 @every_objective
-def test_where_everything_is_signal_x0_is_z(objective):
+def test_without_noise_x0_is_z(objective):
     """t = 0 of a chain: sigma = 0."""
     z_t = torch.randn(2, 3, 4)
     level = broadcast_level(make_discrete_schedule("linear", 10), torch.zeros(2), z_t)

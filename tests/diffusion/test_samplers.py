@@ -45,9 +45,7 @@ every_sampler = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 @every_sampler
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("steps", [1, 2, 3, 20])
-def test_calls_are_as_many_as_said_and_the_last_estimate_is_the_sample(
-    sampler, schedule, steps, gaussian, noise_at_start
-):
+def test_number_of_calls_and_the_last_estimate_is_the_sample(sampler, schedule, steps, gaussian, noise_at_start):
     estimates, shown = [], []
     best = gaussian.denoise(schedule)
 
@@ -84,7 +82,9 @@ def test_samples_of_gaussian_data_have_its_moments(sampler, gaussian):
     torch.testing.assert_close(out.std((0, 1)), gaussian.std, atol=0.02, rtol=0.1)
 
 
-@pytest.mark.parametrize("schedule", [COSINE, make_continuous_schedule("sigmoid", 0.5), make_discrete_schedule("cosine", 50)], ids=repr)
+@pytest.mark.parametrize(
+    "schedule", [COSINE, make_continuous_schedule("sigmoid", 0.5), make_discrete_schedule("cosine", 50)], ids=repr
+)
 def test_ddim_with_eta_one_is_ddpm_with_the_small_variance(schedule, gaussian, noise_at_start, recorded_noise):
     arguments = (gaussian.denoise(schedule), schedule, uniform(schedule, 12), noise_at_start, recorded_noise)
     torch.testing.assert_close(
@@ -160,7 +160,7 @@ def test_ddpm_is_algorithm_2_of_the_paper(noise_at_start, recorded_noise):
 
 
 @every_sampler
-def test_noise_is_asked_only_where_a_transition_has_variance(sampler, gaussian, noise_at_start, recorded_noise):
+def test_noise_is_drawn_only_for_steps_with_variance(sampler, gaussian, noise_at_start, recorded_noise):
     asked = []
 
     def noise(step, like):
@@ -174,7 +174,7 @@ def test_noise_is_asked_only_where_a_transition_has_variance(sampler, gaussian, 
 
 
 @every_sampler
-def test_correct_runs_after_every_transition_and_has_the_last_word(sampler, gaussian, noise_at_start):
+def test_the_step_hook_runs_after_every_step_and_replaces_z(sampler, gaussian, noise_at_start):
     called = []
 
     def step_hook(z, x0_hat, mean, std, t, s, step):
@@ -211,7 +211,7 @@ def test_float32_follows_float64(sampler, gaussian, noise_at_start, recorded_noi
 
 
 @every_sampler
-def test_no_gradient_is_kept(sampler, gaussian, noise_at_start):
+def test_samples_have_no_gradient(sampler, gaussian, noise_at_start):
     z = noise_at_start.requires_grad_()
     assert not sampler(gaussian.denoise(COSINE), COSINE, linear_grid(2), z).requires_grad
 
@@ -228,7 +228,7 @@ def test_the_stochastic_solver_without_history_is_ancestral_sampling(
         )
 
 
-def test_make_sampler_gives_each_what_concerns_it(gaussian, noise_at_start, recorded_noise):
+def test_make_sampler_passes_each_sampler_its_own_keywords(gaussian, noise_at_start, recorded_noise):
     arguments = (gaussian.denoise(COSINE), COSINE, linear_grid(5), noise_at_start, recorded_noise)
     small, half = make_sampler("ddpm", eta=0.5, variance="small"), make_sampler("ddim", eta=0.5, variance="small")
     assert torch.equal(small(*arguments), sample_ddpm(*arguments, variance="small"))
@@ -237,7 +237,7 @@ def test_make_sampler_gives_each_what_concerns_it(gaussian, noise_at_start, reco
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("make", "message"),
     [
         (lambda run: make_sampler("euler"), "euler"),
         (lambda run: run(sample_ddpm, linear_grid(3), variance="medium"), "medium"),
@@ -247,13 +247,13 @@ def test_make_sampler_gives_each_what_concerns_it(gaussian, noise_at_start, reco
         (lambda run: run(sample_ddim, linear_grid(3)[:1]), "two or more"),
     ],
 )
-def test_a_wrong_choice_is_one_line(wrong, words, gaussian, noise_at_start):
+def test_an_invalid_option_is_a_one_line_error(make, message, gaussian, noise_at_start):
     def run(sampler, times, **choice):
         sampler(gaussian.denoise(COSINE), COSINE, times, noise_at_start, **choice)
 
-    with pytest.raises(ValueError, match=words) as caught:
-        wrong(run)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=message) as error:
+        make(run)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

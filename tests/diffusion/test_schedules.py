@@ -56,7 +56,7 @@ def test_float32_agrees_with_float64_in_log_snr(schedule):
 
 
 @every_schedule
-def test_any_shape_comes_back(schedule):
+def test_shapes_are_preserved(schedule):
     for shape in ((), (3,), (3, 1, 1)):
         alpha, sigma = schedule(torch.full(shape, 0.5))
         assert alpha.shape == sigma.shape == shape
@@ -77,7 +77,7 @@ def test_scale_shifts_the_clamped_log_snr(scale):
 
 
 @pytest.mark.parametrize("name", ["cosine", "simple_linear", "sigmoid"])
-def test_the_clamp_decides_both_ends(name):
+def test_the_clamp_determines_both_ends(name):
     """1 / alpha(1) is the first thing that a sampler divides by."""
     for dtype in DTYPES:
         ends = log_snr(make_continuous_schedule(name, 0.5)(torch.tensor([0.0, 1.0], dtype=dtype)))
@@ -109,12 +109,14 @@ def test_sqrt_is_noisy_at_zero_and_clamped_at_one():
 
 
 @pytest.mark.skipif(not GOLDEN.exists(), reason="tests/golden is not there")
-def test_continuous_schedules_meet_the_reference():
+def test_continuous_schedules_equal_the_recorded_ones():
     golden = load_file(GOLDEN)
     t = golden.pop("t")
     for key, alpha_bar in golden.items():
         name, scale = key.split(".scale_")
-        torch.testing.assert_close(make_continuous_schedule(name, float(scale))(t).alpha ** 2, alpha_bar, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            make_continuous_schedule(name, float(scale))(t).alpha ** 2, alpha_bar, atol=1e-6, rtol=0
+        )
 
 
 def test_log_snr_inverts_from_log_snr():
@@ -123,14 +125,14 @@ def test_log_snr_inverts_from_log_snr():
     assert from_log_snr(torch.tensor(math.inf)) == (1.0, 0.0)
 
 
-def test_level_at_broadcasts_in_the_dtype_of_its_reader():
+def test_broadcast_level_has_the_dtype_of_the_latents():
     z = torch.zeros(5, 1, 3)
     level = broadcast_level(make_continuous_schedule("cosine"), torch.rand(5, dtype=torch.float64), z)
     assert level.alpha.shape == (5, 1, 1) and level.alpha.dtype == z.dtype
 
 
 @pytest.mark.parametrize(
-    ("make", "argument", "words"),
+    ("make", "argument", "message"),
     [
         (make_continuous_schedule, ("cosin",), "cosin"),
         (make_continuous_schedule, ("cosine", 0.0), "positive"),
@@ -139,7 +141,7 @@ def test_level_at_broadcasts_in_the_dtype_of_its_reader():
         (make_discrete_schedule, ("linear", 0), "1 or more"),
     ],
 )
-def test_a_wrong_schedule_is_one_line(make, argument, words):
-    with pytest.raises(ValueError, match=words) as caught:
+def test_an_invalid_schedule_is_a_one_line_error(make, argument, message):
+    with pytest.raises(ValueError, match=message) as error:
         make(*argument)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,3 @@
-
 from __future__ import annotations
 
 import math
@@ -50,7 +49,7 @@ every_name = pytest.mark.parametrize("name", T_SCHEDULES)
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         ("normal", [1000, 1000, 1000, 1000, 1000, 1000]),
         ("linear", [200, 240, 400, 600, 960, 1000]),
@@ -59,22 +58,22 @@ every_name = pytest.mark.parametrize("name", T_SCHEDULES)
         ("unsmooth", [200, 200, 400, 600, 800, 1000]),
     ],
 )
-def test_the_range_widens_over_the_first_half(name, wanted):
+def test_the_range_grows_over_the_first_half_of_training(name, expected):
     steps = [0, 5, 25, 50, 95, 100]
-    assert [max_timestep(name, step, 200, 1000) for step in steps] == wanted
+    assert [max_timestep(name, step, 200, 1000) for step in steps] == expected
     assert max_timestep(name, 199, 200, 1000) == 1000
 
 
 @every_name
 @pytest.mark.parametrize("timesteps", [1, 3, 50, 1000])
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 100])
-def test_the_range_never_narrows_never_is_empty_and_ends_whole(name, timesteps, num_steps):
+def test_the_range_never_shrinks_is_never_empty_and_ends_complete(name, timesteps, num_steps):
     ranges = [max_timestep(name, step, num_steps, timesteps) for step in range(num_steps + 1)]
     assert ranges == sorted(ranges)
     assert ranges[0] >= 1 and ranges[-1] == timesteps
 
 
-def test_the_power_bends_the_polynomial_alone():
+def test_the_power_affects_only_the_polynomial():
     assert max_timestep("polynomial", 50, 200, 1000, power=1) == max_timestep("linear", 50, 200, 1000)
     assert max_timestep("polynomial", 50, 200, 1000, power=4) == 250
     assert max_timestep("cosine", 50, 200, 1000, power=4) == max_timestep("cosine", 50, 200, 1000)
@@ -87,6 +86,6 @@ def test_continuous_time_is_annealed_in_thousandths(name):
         assert max_time(name, step, 200, timesteps=50) == max_timestep(name, step, 200, 50) / 50
 
 
-def test_an_unknown_curriculum_is_refused():
+def test_an_unknown_schedule_of_the_range_is_an_error():
     with pytest.raises(ValueError, match="stepwise"):
         max_time("stepwise", 0, 10)

@@ -1,4 +1,3 @@
-
 from __future__ import annotations
 
 import math
@@ -53,7 +52,7 @@ def test_every_grid_falls_from_one_to_zero(name, kind, scale, steps):
 @every_grid
 @settings(max_examples=25, deadline=None)
 @given(chain=st.sampled_from(list(DISCRETE_SCHEDULES)), timesteps=st.integers(1, 60), data=st.data())
-def test_on_a_chain_every_grid_is_of_nodes(name, chain, timesteps, data):
+def test_on_a_chain_every_grid_consists_of_nodes(name, chain, timesteps, data):
     steps = data.draw(st.integers(1, timesteps))
     times = make_grid(name, make_discrete_schedule(chain, timesteps), steps) * timesteps
     torch.testing.assert_close(times, times.round(), atol=1e-9, rtol=0)
@@ -74,12 +73,12 @@ def test_discrete_grid_is_the_published_sub_sequence(steps, timesteps):
     times = chain_grid(steps, timesteps)
     index = (times * timesteps).round().int() - 1
     published = torch.linspace(-1, timesteps - 1, steps + 1, dtype=torch.float64)
-    wanted = published.add(1e-9).floor().int().flip(0)  # int(), but for -1 + rounding
-    assert torch.equal(index, wanted)
+    expected = published.add(1e-9).floor().int().flip(0)  # int(), but for -1 + rounding
+    assert torch.equal(index, expected)
     assert times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
 
 
-def test_a_schedule_gets_the_uniform_grid_that_suits_it():
+def test_the_uniform_grid_depends_on_the_kind_of_schedule():
     assert torch.equal(make_grid("uniform", COSINE, 5), linear_grid(5))
     assert torch.equal(make_grid("uniform", make_discrete_schedule("cosine", 12), 5), chain_grid(5, 12))
 
@@ -95,8 +94,8 @@ def test_karras_grid_is_equation_5():
     sigma = level.sigma / level.alpha
     largest, smallest = math.exp(LOG_SNR_RANGE / 2), math.exp(-LOG_SNR_RANGE / 2)
     i = torch.arange(1, 18, dtype=torch.float64)
-    wanted = (largest ** (1 / 7) + i / 17 * (smallest ** (1 / 7) - largest ** (1 / 7))) ** 7
-    torch.testing.assert_close(sigma, wanted, atol=0, rtol=1e-6)
+    expected = (largest ** (1 / 7) + i / 17 * (smallest ** (1 / 7) - largest ** (1 / 7))) ** 7
+    torch.testing.assert_close(sigma, expected, atol=0, rtol=1e-6)
     even = make_grid("log_snr", COSINE, 18)
     torch.testing.assert_close(make_grid("karras", COSINE, 18, rho=1e5), even, atol=1e-4, rtol=0)
 
@@ -107,7 +106,7 @@ def test_a_shift_multiplies_the_odds_of_time(name):
     torch.testing.assert_close(moved / (1 - moved), 2.5 * plain / (1 - plain))
 
 
-def test_a_shift_of_one_is_uniform_and_three_is_what_shifted_means():
+def test_shift_one_is_uniform_and_three_is_the_default_of_shifted():
     assert torch.equal(make_grid("shifted", COSINE, 7, shift=1.0), linear_grid(7))
     assert torch.equal(make_grid("shifted", COSINE, 7), make_grid("shifted", COSINE, 7, shift=3.0))
 
@@ -118,8 +117,10 @@ def test_logit_normal_quantiles_hold_equal_probability():
     torch.testing.assert_close(below, torch.tensor([0.75, 0.5, 0.25], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("schedule", [COSINE, make_continuous_schedule("sqrt"), make_discrete_schedule("pw_lin", 30)], ids=repr)
-def test_time_at_inverts_a_schedule(schedule):
+@pytest.mark.parametrize(
+    "schedule", [COSINE, make_continuous_schedule("sqrt"), make_discrete_schedule("pw_lin", 30)], ids=repr
+)
+def test_invert_log_snr_inverts_a_schedule(schedule):
     t = torch.linspace(0.05, 0.95, 40, dtype=torch.float64)
     torch.testing.assert_close(invert_log_snr(schedule, log_snr(schedule(t))), t, atol=1e-6, rtol=0)
     ends = invert_log_snr(schedule, torch.tensor([-1e3, 1e3]))
@@ -127,7 +128,7 @@ def test_time_at_inverts_a_schedule(schedule):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("make", "message"),
     [
         (lambda: linear_grid(0), "1 or more"),
         (lambda: chain_grid(0, 10), "1 or more"),
@@ -140,10 +141,10 @@ def test_time_at_inverts_a_schedule(schedule):
         (lambda: make_grid("karras", COSINE, 4, rho=0.0), "rho"),
     ],
 )
-def test_a_wrong_grid_is_refused_in_one_line(wrong, words):
-    with pytest.raises(ValueError, match=words) as caught:
-        wrong()
-    assert "\n" not in str(caught.value)
+def test_an_invalid_grid_is_a_one_line_error(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
 
 
 SAMPLERS = {
@@ -157,7 +158,7 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize(
-    ("spec", "timesteps", "kept"),
+    ("spec", "timesteps", "indices"),
     [
         ("ddim5", 10, [8, 6, 4, 2, 0]),
         ("ddim1", 10, [0]),
@@ -170,13 +171,13 @@ SAMPLERS = {
         ([4, 0, 9, 4], 10, [9, 4, 0]),
     ],
 )
-def test_the_kept_steps_are_the_published_ones(spec, timesteps, kept):
-    assert parse_respacing(spec, timesteps) == kept
+def test_respacing_selects_the_published_steps(spec, timesteps, indices):
+    assert parse_respacing(spec, timesteps) == indices
 
 
 @settings(max_examples=60, deadline=None)
 @given(timesteps=st.integers(2, 80), data=st.data())
-def test_sections_keep_what_was_asked_for_in_each(timesteps, data):
+def test_each_section_has_the_requested_number_of_steps(timesteps, data):
     sections = data.draw(st.integers(1, min(4, timesteps)))
     size, longer = divmod(timesteps, sections)
     counts = [data.draw(st.integers(1, size + (k < longer))) for k in range(sections)]
@@ -221,7 +222,7 @@ def test_a_perfect_predictor_reaches_zero_noise_at_every_respacing(name, sampler
 
 @settings(max_examples=40, deadline=None)
 @given(name=st.sampled_from(list(DISCRETE_SCHEDULES)), timesteps=st.integers(2, 60), data=st.data())
-def test_respacing_is_the_chain_of_the_betas_between_kept_steps(name, timesteps, data):
+def test_respacing_equals_the_chain_of_the_betas_between_selected_steps(name, timesteps, data):
     """The published construction: betas rebuilt from the kept alpha_bar, and a map from new indices to old ones."""
     kept = sorted(data.draw(st.sets(st.integers(0, timesteps - 1), min_size=1)))
     chain = make_discrete_schedule(name, timesteps)
@@ -245,7 +246,7 @@ def test_respacing_is_the_chain_of_the_betas_between_kept_steps(name, timesteps,
         torch.testing.assert_close(POSTERIOR_VARIANCES["small"](one, bar, bar_s), posterior, atol=1e-9, rtol=1e-6)
 
 
-def test_the_network_is_told_the_time_of_its_own_chain():
+def test_the_network_receives_the_times_of_its_training_chain():
     chain, told = make_discrete_schedule("sqrt", 2000), []
 
     def network(z, time, x0_prev):
@@ -258,20 +259,20 @@ def test_the_network_is_told_the_time_of_its_own_chain():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("make", "message"),
     [
         (lambda: parse_respacing("ddim7", 10), "ddim4 or ddim5"),
         (lambda: parse_respacing("ddim3,4", 10), "ddim3,4"),
         (lambda: parse_respacing("fast", 10), "fast"),
         (lambda: parse_respacing("", 10), "none of"),
-        (lambda: parse_respacing("6,3", 10), "section 1 of the chain, which has 5"),
-        (lambda: parse_respacing("0", 10), "0 steps"),
+        (lambda: parse_respacing("6,3", 10), "section 1 of the chain has 5 steps"),
+        (lambda: parse_respacing("0", 10), "selects 0"),
         (lambda: parse_respacing("at:3,10", 10), "step 10"),
         (lambda: parse_respacing([], 10), "no step"),
         (lambda: respaced_timesteps(10, []), "no step"),
     ],
 )
-def test_a_wrong_respacing_is_one_line(wrong, words):
-    with pytest.raises(ValueError, match=words) as caught:
-        wrong()
-    assert "\n" not in str(caught.value)
+def test_an_invalid_respacing_is_a_one_line_error(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)

@@ -32,7 +32,7 @@ def test_min_snr_weights_are_those_of_the_paper(gamma):
 
 
 @given(t=st.floats(0.001, 0.999), gamma=st.floats(0.1, 20))
-def test_min_snr_is_one_weight_on_the_error_of_x0_for_all_objectives(t, gamma):
+def test_min_snr_weights_the_error_of_x0_equally_for_all_objectives(t, gamma):
     """An error in x0 of one costs min(snr, gamma), in whatever terms it was predicted."""
     time = torch.tensor([t], dtype=torch.float64)
     level = SCHEDULE(time)
@@ -49,7 +49,11 @@ def test_min_snr_is_one_weight_on_the_error_of_x0_for_all_objectives(t, gamma):
 @pytest.mark.parametrize("objective", MIN_SNR)
 def test_both_ends_are_finite(objective, dtype):
     ends = torch.tensor([0.0, 1.0], dtype=dtype)
-    for schedule in (make_discrete_schedule("sqrt", 10), make_continuous_schedule("cosine", 1e-6), make_continuous_schedule("cosine", 1e6)):
+    for schedule in (
+        make_discrete_schedule("sqrt", 10),
+        make_continuous_schedule("cosine", 1e-6),
+        make_continuous_schedule("cosine", 1e6),
+    ):
         weight = min_snr_weight(schedule, ends, objective)
         assert weight.dtype == dtype and weight.isfinite().all() and (weight >= 0).all()
     clean, noisy = min_snr_weight(make_discrete_schedule("sqrt", 10), ends, objective).tolist()
@@ -64,13 +68,13 @@ def test_weightings_by_name():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [(("snr", "v"), "snr"), (("min_snr", "v", 0.0), "gamma"), (("none", "score"), "score")],
 )
-def test_a_wrong_weighting_is_one_line(arguments, words):
-    with pytest.raises(ValueError, match=words) as caught:
+def test_an_invalid_weighting_is_a_one_line_error(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
         make_weighting(*arguments)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def test_every_objective_has_a_min_snr_weight():

@@ -26,7 +26,7 @@ def carried_states(network, x):
 
 
 @pytest.mark.parametrize("depth, skips", [(5, 2), (12, 3), (7, 3), (3, 1), (6, 3)])
-def test_mirror_pops_the_first_blocks_last_in_first_out(depth, skips):
+def test_unet_pairing_is_last_in_first_out(depth, skips):
     halves, outputs = carried_states(trunk(depth, skips), torch.randn(2, 3, 64))
     assert len(halves) == skips
     for j, (stream, skip_sources) in enumerate(halves):
@@ -36,13 +36,13 @@ def test_mirror_pops_the_first_blocks_last_in_first_out(depth, skips):
         assert torch.equal(stream, skip_sources) == bend
 
 
-def test_reference_pairing_carries_one_early_state():
+def test_ld4lg_pairing_has_one_early_source():
     halves, outputs = carried_states(trunk(12, 3, "ld4lg"), torch.randn(2, 3, 64))
     assert torch.equal(halves[0][1], outputs[2]) and not torch.equal(*halves[0])
     assert torch.equal(*halves[1]) and torch.equal(*halves[2])
 
 
-def test_pairings_by_number():
+def test_pairings_for_each_number_of_skips():
     assert SKIP_PAIRINGS["unet"](12, 3) == [2, 1, 0]
     assert SKIP_PAIRINGS["ld4lg"](12, 3) == [2, 9, 10]
     assert SKIP_PAIRINGS["ld4lg"](6, 3) == [2, 3, 4]  # with depth = 2 n each is the stream itself
@@ -50,12 +50,12 @@ def test_pairings_by_number():
 
 
 @pytest.mark.parametrize("pairing, depth, skips", [("unet", 5, 3), ("ld4lg", 3, 3), ("unet", 4, -1)])
-def test_too_many_skips_are_refused(pairing, depth, skips):
+def test_too_many_skips_are_an_error(pairing, depth, skips):
     with pytest.raises(UserError, match="--num_dense_connections.*use at most"):
         SKIP_PAIRINGS[pairing](depth, skips)
 
 
-def test_a_trunk_without_blocks_is_refused():
+def test_a_backbone_without_blocks_is_an_error():
     with pytest.raises(UserError, match="--tx_depth is 0"):
         trunk(0, 0)
 
@@ -68,7 +68,7 @@ def test_every_skip_gets_a_gradient_through_its_early_half():
         assert stream.abs().max() > 0 and early.abs().max() > 0 and not torch.equal(stream, early)
 
 
-def test_scale_shift_ignores_time_at_the_start_of_training():
+def test_scale_shift_is_initialized_to_the_identity():
     branch = FeedForward(64, time_dim=32)
     x = torch.randn(2, 3, 64)
     assert torch.equal(branch(x, torch.randn(2, 32)), branch(x, torch.randn(2, 32)))

@@ -34,7 +34,7 @@ def test_padding_has_no_influence(pooling):
     assert not torch.allclose(made(z, 1 - time), made(z, time))
 
 
-def test_it_is_smooth_in_the_latents_alone_where_there_is_text():
+def test_logits_are_differentiable_in_the_latents_of_the_text_only():
     made = network().requires_grad_(False)
     z = torch.randn(2, L, D, requires_grad=True)
     mask = torch.arange(L) < torch.tensor([7, 3])[:, None]
@@ -46,7 +46,7 @@ def test_it_is_smooth_in_the_latents_alone_where_there_is_text():
     assert torch.autograd.gradcheck(lambda x: double(x, torch.full((1,), 0.5, dtype=torch.double)), (z,))
 
 
-def test_it_learns_a_label_through_noise_and_its_gradient_points_there():
+def test_the_classifier_learns_noised_labels_and_its_gradient_increases_them():
     """Class c has its text around +-1 in channel 0; following the gradient of its score raises its probability."""
     made = network(classes=2)
     optimizer = torch.optim.AdamW(made.parameters(), lr=2e-3)
@@ -80,8 +80,8 @@ def test_it_learns_a_label_through_noise_and_its_gradient_points_there():
     assert gradient[..., 0].sum() > 0.9 * gradient.abs().sum() / D  # mostly along the channel that tells them apart
 
 
-def test_what_cannot_be_built_is_one_line():
-    with pytest.raises(UserError, match="at least two labels apart, and this corpus has 1"):
+def test_an_invalid_classifier_is_a_one_line_error():
+    with pytest.raises(UserError, match="at least two labels, but the corpus has 1"):
         network(1)
     with pytest.raises(UserError, match="--classifier_dim is 100"):
         network(classifier_dim=100)

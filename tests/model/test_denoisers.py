@@ -127,7 +127,7 @@ def test_stacked_conditions_are_two_passes(variant):
 
 @both
 @pytest.mark.parametrize("conditioned", [False, True])
-def test_one_time_for_all_may_be_one_row(variant, conditioned):
+def test_a_time_shared_by_all_rows_may_have_one_row(variant, conditioned):
     network = denoiser(variant, num_classes=3, source_dim=C)
     z, time, prev = inputs()
     mask, condition = prefix_mask(6, 3, 2, 1), full_condition() if conditioned else None
@@ -137,7 +137,7 @@ def test_one_time_for_all_may_be_one_row(variant, conditioned):
 
 
 @both
-def test_a_source_without_tokens_is_no_source(variant):
+def test_a_source_without_tokens_equals_no_source(variant):
     network = denoiser(variant, source_dim=C)
     z, time, prev = inputs()
     empty = Condition.of(None, torch.randn(B, S, C), torch.zeros(B, S, dtype=torch.bool))
@@ -155,7 +155,7 @@ def test_source_mask_none_is_all_visible(variant):
 
 @both
 @pytest.mark.parametrize("masked", [False, True])
-def test_previous_estimate_is_given_example_by_example(variant, masked):
+def test_the_previous_estimate_is_masked_example_by_example(variant, masked):
     network = denoiser(variant)
     z, time, prev = inputs()
     mask = prefix_mask(6, 3, 2, 1) if masked else None
@@ -175,7 +175,7 @@ def test_without_self_conditioning_the_previous_estimate_is_ignored(variant):
 
 
 @both
-def test_nulls_learn(variant):
+def test_null_embeddings_get_gradients(variant):
     network = denoiser(variant, num_classes=3, source_dim=C)
     z, time, prev = inputs()
     keep = torch.tensor([True, False, True, False])
@@ -187,7 +187,7 @@ def test_nulls_learn(variant):
 
 
 @both
-def test_conditions_that_would_be_ignored_are_refused(variant):
+def test_unsupported_conditions_are_an_error(variant):
     network = denoiser(variant)
     z, time, _ = inputs()
     with pytest.raises(ValueError, match="without classes"):
@@ -197,7 +197,7 @@ def test_conditions_that_would_be_ignored_are_refused(variant):
 
 
 @both
-def test_bad_sizes_are_one_line(variant):
+def test_invalid_sizes_are_one_line_errors(variant):
     with pytest.raises(UserError, match="--tx_dim is 100"):
         make_denoiser(D, 8, replace(OPTIONS, denoiser_variant=variant, tx_dim=100))
     with pytest.raises(UserError, match="--class_conditional"):
@@ -207,7 +207,7 @@ def test_bad_sizes_are_one_line(variant):
 
 
 @both
-def test_dropout_only_in_training_and_only_if_wanted(variant):
+def test_dropout_is_only_in_training_and_can_be_disabled(variant):
     z, time, _ = inputs()
     network = denoiser(variant).train()
     assert not torch.equal(network(z, time), network(z, time))
@@ -244,7 +244,7 @@ def test_one_position_one_example(variant):
     assert network(torch.randn(1, 1, D), torch.ones(1), torch.ones(1, 1, dtype=torch.bool)).shape == (1, 1, D)
 
 
-def test_states_variant_sees_only_valid_tokens_of_the_previous_estimate():
+def test_states_variant_attends_only_to_valid_tokens_of_the_previous_estimate():
     network = denoiser("states")
     z, time, prev = inputs()
     mask = prefix_mask(6, 3, 2, 1)
@@ -275,7 +275,7 @@ def test_sinusoids_closed_form():
 
 @pytest.mark.slow
 @both
-def test_compiled_whole_without_graph_breaks(variant):
+def test_networks_compile_without_graph_breaks(variant):
     network = denoiser(variant, num_classes=3, source_dim=C)
     z, time, prev = inputs()
     args = (z, time, prefix_mask(6, 3, 2, 1), full_condition(), prev, torch.tensor([True, False, True, False]))

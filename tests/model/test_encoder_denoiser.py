@@ -48,14 +48,14 @@ def noisy(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(B, L, D, generator=g), torch.rand(B, generator=g)
 
 
-def test_it_is_called_like_the_other_networks(network):
+def test_the_signature_is_that_of_the_other_networks(network):
     made = network()
     assert isinstance(made, HFEncoderDenoiser)
     z, time = noisy()
     assert made(z, time).shape == (B, L, D)
     everywhere = made(z, time, torch.ones(B, L, dtype=torch.bool))
     torch.testing.assert_close(made(z, time), everywhere)
-    assert not torch.allclose(made(z, time), made(z, 1 - time))  # it is told the time
+    assert not torch.allclose(made(z, time), made(z, 1 - time))  # the output depends on the time
     torch.testing.assert_close(made(z, time[:1]), made(z, time[:1].expand(B)))  # of all at once
     assert not torch.allclose(made(z, time).flip(1), made(z.flip(1), time))  # and the places
 
@@ -65,7 +65,7 @@ def test_it_is_called_like_the_other_networks(network):
     ("albert", dict(embedding_size=16)), ("distilbert", dict(dim=32, n_layers=1, n_heads=2, hidden_dim=48)),
     ("deberta-v2", dict(relative_attention=True)),
 ])  # fmt: skip
-def test_padding_never_reaches_text_in_any_encoder(kind, changes, tmp_path):
+def test_padding_has_no_effect_in_any_encoder(kind, changes, tmp_path):
     AutoConfig.for_model(kind, **{**SMALL, **changes}).save_pretrained(tmp_path)
     made = make_denoiser(D, 16, PLAIN, own_options=EncoderDenoiserOptions(encoder_config=str(tmp_path))).eval()
     z, time = noisy()
@@ -94,14 +94,14 @@ def test_self_conditioning_and_class_have_learned_nulls(network):
     torch.testing.assert_close(mixed[1], made(z, time)[1])
     torch.testing.assert_close(mixed[0], made(z, time, x0_self_cond=previous)[0])
     assert not torch.allclose(mixed[0], made(z, time)[0])
-    told = Condition.of(class_id=torch.tensor([0, 1, 1]))
-    assert not torch.allclose(made(z, time, None, told), made(z, time))
-    torch.testing.assert_close(made(z, time, None, told.null()), made(z, time))
+    condition = Condition.of(class_id=torch.tensor([0, 1, 1]))
+    assert not torch.allclose(made(z, time, None, condition), made(z, time))
+    torch.testing.assert_close(made(z, time, None, condition.null()), made(z, time))
     with pytest.raises(ValueError, match="built without classes"):
-        network()(z, time, None, told)
+        network()(z, time, None, condition)
 
 
-def test_the_stream_is_bridged_where_widths_differ(network):
+def test_projections_exist_where_widths_differ(network):
     assert [type(part).__name__ for part in projection_mlp(8, 32)] == ["Linear", "Tanh", "Linear"]
     same = network(latent_dim=32)
     assert isinstance(same.input_proj, torch.nn.Identity) and isinstance(same.output_proj, torch.nn.Identity)
@@ -109,7 +109,7 @@ def test_the_stream_is_bridged_where_widths_differ(network):
     assert same(z, torch.rand(B)).shape == z.shape
 
 
-def test_pretrained_weights_are_those_of_the_folder(network, bert):
+def test_pretrained_weights_equal_those_of_the_folder(network, bert):
     theirs = AutoModel.from_pretrained(bert).state_dict()
     ours = network(encoder_init="pretrained", seed=3).encoder.state_dict()
     assert len(ours) > 15 and all(torch.equal(x, theirs[name]) for name, x in ours.items())
@@ -125,7 +125,7 @@ def test_pretrained_weights_are_those_of_the_folder(network, bert):
         torch.testing.assert_close(made(words, torch.rand(1)), model(torch.arange(L)[None]).last_hidden_state)
 
 
-def test_reloaded_from_its_own_config_it_is_the_same(network, tmp_path):
+def test_a_network_rebuilt_from_its_saved_config_is_equal(network, tmp_path):
     made = network(encoder_init="pretrained")
     made.save_config(tmp_path)
     again = network(encoder_config=str(tmp_path / "config.json"), seed=9)
@@ -134,7 +134,7 @@ def test_reloaded_from_its_own_config_it_is_the_same(network, tmp_path):
     assert torch.equal(made(z, time), again(z, time))
 
 
-def test_dropout_is_what_was_asked_for(network):
+def test_dropout_follows_the_options(network):
     z, time = noisy()
 
     def varies(options=PLAIN, **changes) -> bool:
@@ -145,7 +145,7 @@ def test_dropout_is_what_was_asked_for(network):
     assert not varies(encoder_dropout=0.0) and not varies(replace(PLAIN, disable_dropout=True))
 
 
-def test_bert_base_is_the_layout_by_default():
+def test_the_default_layout_is_bert_base():
     config = encoder_config(None)
     assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("bert", 12, 768)
     with torch.device("meta"):
@@ -153,12 +153,14 @@ def test_bert_base_is_the_layout_by_default():
     assert sum(p.numel() for p in made.encoder.parameters()) == pytest.approx(85.4e6, rel=0.01)
 
 
-def test_what_cannot_be_built_is_one_line(network, bert, tmp_path):
+def test_an_invalid_encoder_is_a_one_line_error(network, bert, tmp_path):
     cases = []
     GPT2Config(n_embd=32, n_layer=1, n_head=2).save_pretrained(tmp_path / "gpt2")
-    cases.append((dict(encoder_config=str(tmp_path / "gpt2")), "is a 'gpt2' model, which is no encoder"))
+    cases.append((dict(encoder_config=str(tmp_path / "gpt2")), "is a 'gpt2' model, which is not supported"))
     cases.append((dict(encoder_config=str(tmp_path / "absent")), "cannot be read"))
-    cases.append((dict(encoder_config=None, encoder_init="pretrained"), "takes its weights from --encoder_config"))
+    cases.append(
+        (dict(encoder_config=None, encoder_init="pretrained"), "pretrained needs weights: set --encoder_config")
+    )
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text((bert / "config.json").read_text())
     cases.append((dict(encoder_config=str(tmp_path / "empty"), encoder_init="pretrained"), "holds no weights"))
@@ -173,5 +175,5 @@ def test_what_cannot_be_built_is_one_line(network, bert, tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="longer than the 24 positions"):
         make_denoiser(D, 25, PLAIN, own_options=EncoderDenoiserOptions(encoder_config=str(bert)))
-    with pytest.raises(UserError, match="attends to no source states"):
+    with pytest.raises(UserError, match="has no cross-attention to source states"):
         make_denoiser(D, 16, PLAIN, source_dim=4, own_options=EncoderDenoiserOptions(encoder_config=str(bert)))

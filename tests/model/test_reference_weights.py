@@ -68,7 +68,7 @@ def test_sub_layers_are_counted_by_the_branches_of_a_block():
     assert denoiser_name(names[1], with_cross, ()) == "trunk.blocks.2.cross.norm.weight"
 
 
-def test_bare_strips_prefixes_in_any_order():
+def test_strip_prefixes_in_any_order():
     assert strip_prefixes("module.diffusion_model.module.norm.weight") == "norm.weight"
     assert strip_prefixes("norm.weight") == "norm.weight"
 
@@ -81,7 +81,7 @@ def test_bare_strips_prefixes_in_any_order():
         (lambda s: s.update({"diffusion_model.norm.bias": torch.zeros(3)}), "(3,) instead of (64,)"),
     ],
 )
-def test_weights_of_another_network_are_one_line_and_change_nothing(change, found):
+def test_weights_of_another_network_are_a_one_line_error_and_change_nothing(change, found):
     state = {f"diffusion_model.{k}": torch.randn(v) for k, v in first_release_names().items()}
     network = make_denoiser(8, 16, replace(OPTIONS, denoiser_variant="states", class_conditional=True), num_classes=3)
     before = {k: v.clone() for k, v in network.state_dict().items()}
