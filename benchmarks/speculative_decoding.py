@@ -183,7 +183,8 @@ def table(found: dict[str, Any]) -> str:
     rate = found.get("denoise_texts_per_second")
     lines = [
         f"medians of {len(end_to_end_rows[0]['seconds'][METHODS[0]])} interleaved rounds on {found['device']}; "
-        f"denoising in {found['sampling_timesteps']} steps" + (f": {rate:.0f} texts/s in batches of 250" if rate else "")
+        f"denoising in {found['sampling_timesteps']} steps"
+        + (f": {rate:.0f} texts/s in batches of 250" if rate else "")
     ]
     lines += ["", HEADING] if rows else []
     for row in rows:

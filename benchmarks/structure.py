@@ -12,8 +12,8 @@
         training step   while one call of DiffusionStep runs
         evaluation      from the entry script to the sampler, and while TextGenerator.sample runs; also our calls
                         between TextGenerator.sample and the sampler
-        flag            files that name --sampler: as a string, a field, a keyword or an attribute
-        saved run       while a run folder becomes a latent space; climbs: calls from a lower package into a higher one
+        flag            files that know --sampler: declare it, name it as a string, or read it from the settings
+        saved run       while a run folder becomes a latent space; and in how many of them a function receives the flags
 
 Routes are traced: the programs of the checkout run with a profiler. How long: two minutes.
 """
@@ -34,8 +34,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("dataset_utils", "diffusion", "evaluation", "latent_models", "model", "pipelines", "utils")
-PROGRAMS = ("train_text_diffusion.py", "train_latent_model.py", "-m latent_models.pretraining",
-            "-m pipelines.train_classifier")  # fmt: skip
+PROGRAMS = (
+    "train_text_diffusion.py", "train_latent_model.py", "-m latent_models.pretraining", "-m pipelines.train_classifier",
+)  # fmt: skip
 DRAFT_PROGRAMS = ("train_draft_model", "train_drafter")  # after and before the redesign
 # Lower packages first: a call from one into a later one is a climb.
 LEVELS = {
@@ -72,6 +73,8 @@ def trace(frame, event, _):
                 caller = caller.f_back
             route = found[active[-1][0]]
             route["calls"].append([ours(caller) if caller is not None else None, file])
+            if any(type(value).__name__ == "Settings" for value in frame.f_locals.values()):
+                route["with flags"].append(file)
             if name.startswith("sample_") and "depth" not in route and file.startswith("diffusion/"):
                 above, names = frame.f_back, []
                 while above is not active[-1][1]:
@@ -83,7 +86,7 @@ def trace(frame, event, _):
             while above is not None:
                 if ours(above): stack.append(ours(above))
                 above = above.f_back
-            found[name] = {"stack": stack, "calls": [[None, file]]}
+            found[name] = {"stack": stack, "calls": [[None, file]], "with flags": []}
             active.append((name, frame))
     elif event == "return" and active and frame is active[-1][1]:
         active.pop()
@@ -178,7 +181,8 @@ def import_closure(checkout: Path) -> list[str]:
 
 def flag_files(checkout: Path, flag: str = "sampler") -> dict[str, list[str]]:
     """Files that name a flag, and those among them that name it as a string."""
-    anywhere = re.compile(rf"""\.{flag}\b(?!\()|["']{flag}["']|^    {flag}\s*:|--{flag}\b""", re.MULTILINE)
+    settings = "settings|config|sampling|options|o|s"
+    anywhere = re.compile(rf"""\b(?:{settings})\.{flag}\b|["']{flag}["']|^    {flag}\s*:""", re.MULTILINE)
     quoted = re.compile(rf"""["']{flag}["']""")
     own = [path for path in python_files(checkout) if path.parts[0] in (*FOLDERS, "train_text_diffusion.py")]
     texts = {str(path): (checkout / path).read_text(encoding="utf-8") for path in own}
@@ -213,8 +217,13 @@ def summary(route: dict[str, Any], *, stack: bool = False) -> dict[str, Any]:
         return LEVELS.get((file or "").split("/")[0], 9)
 
     climbs = sum(level(caller) < level(file) for caller, file in calls if caller)
-    return {"files": len(files), "climbs": climbs, "crossed": files,
-            **({"calls before the sampler": route["depth"]} if "depth" in route else {})}  # fmt: skip
+    return {
+        "files": len(files),
+        "climbs": climbs,
+        "files that receive the flags": sorted(set(route["with flags"])),
+        "crossed": files,
+        **({"calls before the sampler": route["depth"]} if "depth" in route else {}),
+    }
 
 
 def routes(checkout: Path, run: Path) -> dict[str, Any]:

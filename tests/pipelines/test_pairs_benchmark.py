@@ -14,7 +14,7 @@ from benchmarks.pairs_table import tables
 from dataset_utils import synthetic_stories
 from dataset_utils.packing import pack_pairs
 from latent_models.tokenizers.special_ids import end_id, separator_id
-from latent_models.tokenizers.training import Options, train_tokenizer
+from latent_models.tokenizers.training import train_tokenizer
 from pipelines.stages import Stage, scale_steps
 from utils.cli.parse import parse
 from utils.errors import UserError
@@ -119,7 +119,7 @@ def test_packed_pairs_of_the_embedded_corpus_fit_whole(corpus):
         [story.text() for story in stories],
         [synthetic_stories.paraphrase(story).text() for story in stories],
     )
-    tokenizer = train_tokenizer(sources + targets, "word-level", Options(2000), 99)
+    tokenizer = train_tokenizer(sources + targets, "word-level", 2000, 99)
     end, separator = end_id(tokenizer), separator_id(tokenizer)
     table = pack_pairs(tokenizer, sources, targets, CORPORA[corpus].packed, end_id=end, separator_id=separator)
     assert table.truncated == 0
