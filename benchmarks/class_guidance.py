@@ -86,7 +86,8 @@ def real_stages(paths: Paths, dataset: str) -> list[Stage]:
               single + f"--latent_model_path {paths.autoencoder} --class_conditional --objective pred_v"
               " --self_condition --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 1200"
               " --train_batch_size 64 --learning_rate 2e-3 --lr_warmup_steps 50"
-              " --ema_decay 0.995 --save_and_sample_every 100000 --save_every 300 --num_samples 16 --sampling_timesteps 30 --decoding greedy"),
+              " --ema_decay 0.995 --save_and_sample_every 100000 --save_every 300 --num_samples 16 "
+              "--sampling_timesteps 30 --decoding greedy"),
         adapt_decoder_stage(single + autoencoder, "--num_train_steps 1500", paths.autoencoder),
     ]  # fmt: skip
 

@@ -51,7 +51,7 @@ def decoder_memories(run: Any, generator: Any, count: int) -> tuple[dict[str, An
     began = time.perf_counter()
     blocks = [generator.sample_latents(42, b).x0 for b in range(-(-count // generator.batch_size))]
     seconds = time.perf_counter() - began
-    sampled = generator.space.restore(torch.cat(blocks))
+    sampled = generator.space.denormalize(torch.cat(blocks))
     latents = {"held-out texts": torch.cat(encoded), "samples": sampled[:count]}
     return {name: space.autoencoder.decode(x0) for name, x0 in latents.items()}, {
         "denoise_texts_per_second": len(sampled) / seconds

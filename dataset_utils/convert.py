@@ -41,9 +41,9 @@ def open_member(path: Path, end: str) -> Iterator[IO[str]]:
                 yield io.TextIOWrapper(file, encoding="utf-8", newline="")
         else:
             with tarfile.open(path) as tar:
-                file = tar.extractfile(_find_member(tar.getnames(), end, path))
-                assert file is not None
-                yield io.TextIOWrapper(file, encoding="utf-8", newline="")
+                member = tar.extractfile(_find_member(tar.getnames(), end, path))
+                assert member is not None
+                yield io.TextIOWrapper(member, encoding="utf-8", newline="")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a complete archive ({error}): remove it and download it again") from None
 

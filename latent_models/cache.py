@@ -125,8 +125,8 @@ def open_or_build(
 ) -> LatentCache:
     """The cache of `key` below `folder`; the texts are encoded now unless it exists.
 
-    lengths: (n,) tokens of each text. batches: not touched where the cache is there. rank, world_size, progress, no_room: as
-    in utils/array_cache, of which this is the case that a latent space encodes.
+    lengths: (n,) tokens of each text. batches: not touched where the cache is there. rank, world_size, progress,
+    disk_full_hint: as in utils/array_cache, of which this is the case that a latent space encodes.
     """
 
     def encode(start: int, stop: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:

@@ -66,7 +66,14 @@ class _ChunkedNll(torch.autograd.Function):
         (grad,) = grads  # (N,)
         if not ctx.trains:
             (unit_grad,) = ctx.saved_tensors
-            return (None if unit_grad is None else unit_grad * grad[:, None].to(unit_grad.dtype)), None, None, None, None, None
+            return (
+                (None if unit_grad is None else unit_grad * grad[:, None].to(unit_grad.dtype)),
+                None,
+                None,
+                None,
+                None,
+                None,
+            )
         _, states, weight, bias, labels = ctx.saved_tensors
         of_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None

@@ -1,4 +1,5 @@
-"""A pretrained encoder-decoder language model with its tokenizer. It knows tokens and states, neither latents nor noise.
+"""A pretrained encoder-decoder language model with its tokenizer. It knows tokens and states, neither latents nor
+noise.
 
 The transformers model is a submodule rather than a base class: with a subclass, `from_pretrained` of transformers 5
 silently leaves parameters of one's own uninitialized.
@@ -58,7 +59,8 @@ class LanguageModel(nn.Module):
             start_id = getattr(model.config, "decoder_start_token_id", None)
         if start_id is None:
             raise UserError(
-                f"{name} does not define the token that decoding starts with: add decoder_start_token_id to its config.json"
+                f"{name} does not define the token that decoding starts with: add decoder_start_token_id to its "
+                "config.json"
             )
         self.start_id: int = start_id
         self.pad_id: int = tokenizer.pad_token_id
@@ -123,7 +125,8 @@ class LanguageModel(nn.Module):
         return self.family.max_length(self.model.config)
 
     def fingerprint(self) -> str:
-        """Hash of the weights, the vocabulary, the tokenizer's merges and normalizer, and the language if there is one."""
+        """Hash of the weights, the vocabulary, the tokenizer's merges and normalizer, and the language if there is
+        one."""
         vocabulary = self.tokenizer.get_vocab()
         parts = [f"{k}\0{v}" for k, v in sorted(vocabulary.items())]
         rules = tokenizer_rules(self.tokenizer)

@@ -26,7 +26,9 @@ class LanguageModelOptions:
 
 @dataclass
 class AutoencoderOptions:
-    autoencoder: str = flag("perceiver", "kind of autoencoder", choices=table_keys("latent_models.autoencoders", "AUTOENCODERS"))
+    autoencoder: str = flag(
+        "perceiver", "kind of autoencoder", choices=table_keys("latent_models.autoencoders", "AUTOENCODERS")
+    )
     lm_mode: str = flag(
         "freeze",
         "freeze: train the autoencoder alone; ft: the language model too; decoder: only "

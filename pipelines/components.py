@@ -120,10 +120,18 @@ def new_model(
     """
     if context is None:
         return DiffusionModel(
-            space, options, max_seq_len, num_classes, own_options=own_options, absorbing=absorbing, source_length=max_source_len
+            space,
+            options,
+            max_seq_len,
+            num_classes,
+            own_options=own_options,
+            absorbing=absorbing,
+            source_length=max_source_len,
         )
     trained, length = context.states if context.trained else None, context.states.length
-    return DiffusionModel(space, options, max_seq_len, num_classes, context.dim, trained, own_options, absorbing, length)
+    return DiffusionModel(
+        space, options, max_seq_len, num_classes, context.dim, trained, own_options, absorbing, length
+    )
 
 
 def named_components(components: Components) -> dict[str, nn.Module]:
@@ -219,12 +227,14 @@ def check_guidance(settings: Settings[DiffusionConfig], sources: bool) -> None:
     }
     if not any(shares.values()):
         raise UserError(
-            f"--cls_free_guidance {weight:g} needs a condition: add --class_conditional, name a corpus with sources, or "
+            f"--cls_free_guidance {weight:g} needs a condition: add --class_conditional, name a corpus with "
+            "sources, or "
             "leave it out"
         )
     never = next((flag for flag, there in shares.items() if there and settings.get(flag) == 0), None)
     if never:
         raise UserError(
-            f"--cls_free_guidance {weight:g} needs a denoiser that also trains without the condition, and --{never} is 0: "
+            f"--cls_free_guidance {weight:g} needs a denoiser that also trains without the condition, and --{never} "
+            "is 0: "
             "leave guidance out, or train with a value above 0"
         )

@@ -57,7 +57,8 @@ STAGES = (
     ),
 )  # fmt: skip
 EVALUATION = (
-    f"--eval --resume_dir {{root}}/diffusion --data_dir {{root}}/corpus --num_samples {NUM_SAMPLES} --eval_batch_size 250 "
+    f"--eval --resume_dir {{root}}/diffusion --data_dir {{root}}/corpus --num_samples {NUM_SAMPLES} "
+    "--eval_batch_size 250 "
     "--scorer {root}/diffusion/scorer"
 )
 REPORTED = ("mauve", "perplexity", "diversity", "memorization")
@@ -99,7 +100,8 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
 
 
 def make_report(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
-    """The report, as a flat dictionary: shares of samples that follow the grammar, and the metrics of the evaluation."""
+    """The report, as a flat dictionary: shares of samples that follow the grammar, and the metrics of the
+    evaluation."""
     from dataset_utils import synthetic_stories
 
     texts = json.loads((root / "diffusion/evaluation/eval-valid-seed42-greedy-samples.json").read_text())

@@ -151,7 +151,8 @@ def check_same_batch_size(settings: Settings[TrainingConfig], processes: int) ->
     now = total(settings.values, processes)
     if before != now:
         raise UserError(
-            f"{settings.config.run.resume_dir} trains with a global batch of {before} texts, and {processes} process(es) "
+            f"{settings.config.run.resume_dir} trains with a global batch of {before} texts, and {processes} "
+            "process(es) "
             f"with these flags make it {now}: set --train_batch_size and --gradient_accumulation_steps so that their "
             f"product is {before} divided by the number of processes"
         )

@@ -113,7 +113,8 @@ def summarize_run(
     return "\n".join(
         [
             f"run folder {run.folder}, device {run.device}, {run.dist.world_size} process(es)",
-            f"corpus {corpus.name}: {sizes} texts; {100 * data.table.truncated:.1f} % of the training texts are truncated "
+            f"corpus {corpus.name}: {sizes} texts; {100 * data.table.truncated:.1f} % of the training texts are "
+            "truncated "
             f"to {data.table.max_length} tokens",
             parameters(parts),
             *precision(run.settings, parts),
@@ -126,7 +127,8 @@ def precision(settings: Settings[TrainingConfig], parts: Mapping[str, nn.Module]
     asked = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(settings.config.loop.mixed_precision)
     models = {m for part in parts.values() for m in part.modules() if isinstance(m, LanguageModel)}
     return [
-        f"note: {model.name} overflows in {settings.config.loop.mixed_precision}, so the language model itself runs in float32: "
+        f"note: {model.name} overflows in {settings.config.loop.mixed_precision}, so the language model itself runs "
+        "in float32: "
         "--mixed_precision bf16 is safe for it, and faster"
         for model in models
         if asked in model.family.unsafe_dtypes

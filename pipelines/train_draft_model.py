@@ -106,7 +106,8 @@ def train(settings: Settings[DraftModelConfig]) -> int:
             means = mean_losses(run.dist, validation_sampler, METRICS, evaluate)
         run.logger.record({f"val_{name}": value for name, value in means.items()}, state.step)
         run.logger.print(
-            f"drafts equal {100 * means['token_accuracy']:.1f} % of the tokens and {100 * means['exact_match']:.1f} % of "
+            f"drafts equal {100 * means['token_accuracy']:.1f} % of the tokens and {100 * means['exact_match']:.1f} "
+            "% of "
             f"the texts that greedy decoding writes for held-out latents; {means['verify_passes']:.2f} passes per text"
         )
 
@@ -141,7 +142,8 @@ def _autoencoder_folder(settings: Settings[DraftModelConfig]) -> Path:
 
 
 def _cache_folder(settings: Settings[DraftModelConfig], autoencoder: Path, run_folder: Path) -> Path:
-    """The cache of latents: --latent_cache_dir, else that of the diffusion run that holds the autoencoder, else here."""
+    """The cache of latents: --latent_cache_dir, else that of the diffusion run that holds the autoencoder, else
+    here."""
     shared = autoencoder.parent / "latent_cache"
     return Path(settings.config.task.latent_cache_dir or (shared if shared.is_dir() else run_folder / "latent_cache"))
 

@@ -61,7 +61,8 @@ def run_training(
     else:
         run.log(
             f"training: {run.title}, {sum(p.numel() for p in state.parameters()):,} parameters, on "
-            f"{dataset_label(settings)}, steps {state.step} to {loop.num_train_steps}, on {run.device}, into {run.folder}"
+            f"{dataset_label(settings)}, steps {state.step} to {loop.num_train_steps}, on {run.device}, into "
+            f"{run.folder}"
         )
         saving = PeriodicHook(save_every, lambda state: state.save(run.folder, **metadata))
         evaluating = [] if evaluation is None else [evaluation]

@@ -1,4 +1,5 @@
-"""What the documents promise: links lead somewhere; files, flags and corpora that they name exist; the README is short."""
+"""What the documents promise: links lead somewhere; files, flags and corpora that they name exist; the README is
+short."""
 
 from __future__ import annotations
 
@@ -16,7 +17,18 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER, DRAFT_MODEL)
 # flags of other programs that the documents name
-FOREIGN = {"train", "valid", "test", "nproc_per_node", "standalone", "output_dir", "markdown", "from", "dry_run", "tokenizer"}
+FOREIGN = {
+    "train",
+    "valid",
+    "test",
+    "nproc_per_node",
+    "standalone",
+    "output_dir",
+    "markdown",
+    "from",
+    "dry_run",
+    "tokenizer",
+}
 MAX_README_LINES = 130
 
 

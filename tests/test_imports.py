@@ -144,7 +144,12 @@ def test_diffusion_needs_torch_and_the_standard_library_only() -> None:
 
 def test_packages_can_be_imported_without_the_heavy_libraries() -> None:
     """A None in sys.modules makes a library look absent, to `import` and to importlib.util.find_spec alike."""
-    names = [name for package in ALLOWED_IMPORTS for name in modules(package) if name not in WRAPPERS and not name.endswith("__main__")]
+    names = [
+        name
+        for package in ALLOWED_IMPORTS
+        for name in modules(package)
+        if name not in WRAPPERS and not name.endswith("__main__")
+    ]
     code = f"""
 import importlib, json, sys
 for heavy in {HEAVY!r}:
@@ -193,9 +198,7 @@ print("torch" in sys.modules)
     assert done.stdout.splitlines()[-1] == "False", f"{script} --help imports torch"
 
 
-@pytest.mark.parametrize(
-    "module", ["pipelines.cli.programs", "pipelines.sample", "latent_models.pretraining.__main__"]
-)
+@pytest.mark.parametrize("module", ["pipelines.cli.programs", "pipelines.sample", "latent_models.pretraining.__main__"])
 def test_idle_threads_sleep_unless_the_environment_says_otherwise(module: str) -> None:
     """OpenMP reads the variable when torch is imported: set later, it would have no effect."""
     code = """

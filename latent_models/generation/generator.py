@@ -29,7 +29,8 @@ STEP_ROWS = {"cpu": 32}  # fixed cost of one decoding step, in rows of a batch
 STEP_ROWS_ELSEWHERE = 256
 Loop = Callable[..., Tensor]  # the `custom_generate` argument of transformers' generate
 GreedyLoop = Callable[[Any, Tensor], Callable[[Tensor], Loop]]
-"""(model, states (B, S, d_lm)) -> rows (b,) of them -> a loop that decodes these rows greedily, with the same result."""
+"""(model, states (B, S, d_lm)) -> rows (b,) of them -> a loop that decodes these rows greedily, with the same
+result."""
 
 
 class TokenGenerator:

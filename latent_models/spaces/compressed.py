@@ -64,7 +64,10 @@ class CompressedSpace(LatentSpace):
                 return cls._from_args(model, saved).requires_grad_(False)
         checkpoint = best_or_newest(folder)
         model = _load_language_model(folder, saved, language_model, fallback)
-        if saved.get("lm_mode") not in ("ft", "decoder"):  # there the checkpoint also holds the language model's weights
+        if saved.get("lm_mode") not in (
+            "ft",
+            "decoder",
+        ):  # there the checkpoint also holds the language model's weights
             model.check_fingerprint(checkpoint.metadata.get("language_model_fingerprint"), folder)
         space = cls._from_args(model, saved)
         load_into(space, checkpoint)
@@ -97,7 +100,8 @@ class CompressedSpace(LatentSpace):
         augment: Callable[[Tensor], Tensor] | None = None,
         states: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Training losses of the autoencoder (B,) by name: reconstruction, in nats per token, and the autoencoder's own.
+        """Training losses of the autoencoder (B,) by name: reconstruction, in nats per token, and the autoencoder's
+        own.
 
         Reconstruction is the cross-entropy of the text given its latents. augment: applied to the latents (B, L, D)
         before they are decoded, for example add_latent_noise. states: encoder states (B, T, d_lm), if already known.

@@ -102,7 +102,8 @@ class EmbeddingSpace(LatentSpace):
         self.head = ROUNDING_HEADS[options.rounding_head]
 
     def positions(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Ids and mask (B, L) of a batch (B, T), padded to the length of the space; all True where padding is generated."""
+        """Ids and mask (B, L) of a batch (B, T), padded to the length of the space; all True where padding is
+        generated."""
         short = self.length - batch.input_ids.shape[1]
         if short < 0:
             raise UserError(

@@ -9,14 +9,16 @@ MIN_PAIRS = 50  # a length is drawn from at least so many pairs, if there are
 
 
 def count_pairs(sources: Tensor, texts: Tensor, shape: torch.Size) -> Tensor:
-    """Lengths in tokens (n,) of sources and of their texts -> counts of `shape` (S + 1, L + 1); longer ones are clamped."""
+    """Lengths in tokens (n,) of sources and of their texts -> counts of `shape` (S + 1, L + 1); longer ones are
+    clamped."""
     counts = torch.zeros(shape)
     places = (sources.long().clamp(max=shape[0] - 1), texts.long().clamp(max=shape[1] - 1))
     return counts.index_put_(places, torch.ones(len(texts)), accumulate=True)
 
 
 def counts_near_source_length(counts: Tensor, sources: Tensor, enough: int = MIN_PAIRS) -> Tensor:
-    """Counts of text lengths for each source, over the training pairs nearest in source length: at least `enough` pairs.
+    """Counts of text lengths for each source, over the training pairs nearest in source length: at least `enough`
+    pairs.
 
     counts: (S + 1, L + 1). sources: (n,) lengths in tokens. Returns (n, L + 1).
     """
@@ -37,7 +39,8 @@ def counts_near_source_length(counts: Tensor, sources: Tensor, enough: int = MIN
 
 
 def sample_length(counts: Tensor, uniform: Tensor) -> Tensor:
-    """One length per row of counts (n, L + 1), by inversion of uniform (n,) in [0, 1): (n,). Lengths of count 0 are never drawn."""
+    """One length per row of counts (n, L + 1), by inversion of uniform (n,) in [0, 1): (n,). Lengths of count 0 are
+    never drawn."""
     total = counts.double().cumsum(1)
     reached = total > uniform.double()[:, None] * total[:, -1:]
     return reached.int().argmax(1)

@@ -98,11 +98,13 @@ class DraftModel(nn.Module):
         saved = read_args(folder)
         if SPACE not in saved or "draft_model_depth" not in saved:
             raise UserError(
-                f"--draft_model {folder} is not the run of a draft model: train one with python -m pipelines.train_draft_model"
+                f"--draft_model {folder} is not the run of a draft model: train one with python -m "
+                "pipelines.train_draft_model"
             )
         if saved[SPACE] != space.encoding_fingerprint():
             raise UserError(
-                f"the draft model in {folder} was trained for latents of another autoencoder: leave --draft_model out, or "
+                f"the draft model in {folder} was trained for latents of another autoencoder: leave --draft_model "
+                "out, or "
                 "train one for this one with python -m pipelines.train_draft_model"
             )
         if saved[DECODER] != space.fingerprint():

@@ -65,7 +65,8 @@ class SpeculativeLoop(nn.Module):
 
 
 def pop_draft_stats(module: nn.Module) -> tuple[int, int]:
-    """(passes, texts) of all speculative loops in a module, such as a latent space, since the last call; else (0, 0)."""
+    """(passes, texts) of all speculative loops in a module, such as a latent space, since the last call; else (0,
+    0)."""
     stats = [part.pop_stats() for part in module.modules() if isinstance(part, SpeculativeLoop)]
     return sum(s.passes for s in stats), sum(s.texts for s in stats)
 
@@ -115,7 +116,9 @@ class SpeculativeDecoding:
                 use_cache=True,
             ).last_hidden_state  # (b, W, d_lm)
             stats.passes, verified = stats.passes + len(rows), verified + len(rows)
-            predicted = greedy_tokens(model, hidden, ids, cached, logits_processor)  # (b, W), positions cached + 1 to last
+            predicted = greedy_tokens(
+                model, hidden, ids, cached, logits_processor
+            )  # (b, W), positions cached + 1 to last
             window = position[cached + 1 : last + 1]
             # final tokens stay, even if another kernel breaks a tie differently
             wrong = (predicted != ids[:, cached + 1 : last + 1]) & (window >= known[:, None])

@@ -1,4 +1,5 @@
-"""Ids of a tokenizer's start, end and separator tokens, and the check that a run gets the tokenizer it was trained with."""
+"""Ids of a tokenizer's start, end and separator tokens, and the check that a run gets the tokenizer it was trained
+with."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ class SpecialTokens:
 
     @property
     def roles(self) -> Mapping[str, str]:
-        """Tokens by transformers' names of the roles. A text's start is both `bos` and `cls`, its end both `eos` and `sep`."""
+        """Tokens by transformers' names of the roles. A text's start is both `bos` and `cls`, its end both `eos` and
+        `sep`."""
         roles = dict(
             bos_token=self.start,
             cls_token=self.start,

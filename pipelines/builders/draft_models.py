@@ -17,10 +17,11 @@ DRAFT_MODEL_COPY = "drafter"  # folder below that of an autoencoder
 
 
 def attach_draft_model(settings: Settings[TextModelConfig], space: LatentSpace, autoencoder: Path | None) -> None:
-    """Attach the draft model of --draft_model to a space, or the one stored in the autoencoder's folder, if there is one.
+    """Attach the draft model of --draft_model to a space, or the one stored in the autoencoder's folder, if there is
+    one.
 
-    autoencoder: None where the space has none. Errors: UserError where an explicit --draft_model does not fit the space; a
-    stored draft model that does not fit is left out, with a note.
+    autoencoder: None where the space has none. Errors: UserError where an explicit --draft_model does not fit the
+    space; a stored draft model that does not fit is left out, with a note.
     """
     given = settings.config.generation.draft_model if "draft_model" in settings.explicit else None
     if not isinstance(space, CompressedSpace) or autoencoder is None:
@@ -43,7 +44,8 @@ def attach_draft_model(settings: Settings[TextModelConfig], space: LatentSpace, 
 
 
 def draft_model_folder(settings: Settings[TextModelConfig], autoencoder: Path) -> Path | None:
-    """The folder of an explicit --draft_model, else the one below the autoencoder's folder, if it holds a draft model."""
+    """The folder of an explicit --draft_model, else the one below the autoencoder's folder, if it holds a draft
+    model."""
     if "draft_model" in settings.explicit and settings.config.generation.draft_model is not None:
         return Path(settings.config.generation.draft_model)
     own = autoencoder / DRAFT_MODEL_COPY

@@ -99,7 +99,8 @@ def check_same_latents(space: CompressedSpace, known: CompressedSpace, folder: P
 
 
 def autoencoder_folder(settings: Settings[DiffusionConfig], run: Path) -> Path:
-    """The autoencoder's folder: a trained run's own copy unless --latent_model_path is explicit, else that of the flag."""
+    """The autoencoder's folder: a trained run's own copy unless --latent_model_path is explicit, else that of the
+    flag."""
     own, path = run / AUTOENCODER_COPY, settings.config.latents.latent_model_path
     if settings.checkpoint_args and (own / "args.json").is_file() and "latent_model_path" not in settings.explicit:
         return own
@@ -238,8 +239,8 @@ class DiffusionModel(nn.Module):
     ) -> None:
         """source_dim: channels of a source state, 0 without sources. context: the context encoder, if it trains.
 
-        own_options: of the denoiser, see make_denoiser. absorbing: learn an absorbing state. source_length: tokens of the
-        longest source, 0 without sources; in a space of variable length, the lengths of samples depend on it.
+        own_options: of the denoiser, see make_denoiser. absorbing: learn an absorbing state. source_length: tokens of
+        the longest source, 0 without sources; in a space of variable length, the lengths of samples depend on it.
         """
         super().__init__()
         length = max(space.length, max_seq_len)  # the position table of the reference counts tokens, even for latents

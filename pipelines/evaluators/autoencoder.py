@@ -109,7 +109,8 @@ class AutoencoderEvaluator:
         return metrics
 
     def evaluate_midpoints(self, corpus: Corpus) -> dict[str, Any]:
-        """Metrics of texts decoded midway between held-out texts (--eval_interpolation). On rank 0: it takes seconds."""
+        """Metrics of texts decoded midway between held-out texts (--eval_interpolation). On rank 0: it takes
+        seconds."""
         run = self.run
 
         def evaluate() -> dict[str, Any]:

@@ -119,7 +119,8 @@ CASES = {
         "train", NEW + " --train_file {there}/labelled.jsonl --pretrain_blocks --class_conditional",
         "--pretrain_blocks trains on running text, which has no classes"),
     "embeddings of no size": (
-        "train", NEW + " --train_file {there}/labelled.jsonl --config embedding_std=0", "--config embedding_std=0 leaves no"),
+        "train", NEW + " --train_file {there}/labelled.jsonl --config embedding_std=0", "--config embedding_std=0 "
+        "leaves no"),
     "beginning from other tokens": (
         "train", NEW + " --train_file {there}/rare.txt --init_path {there}/run",
         "--init_path .*another tokenizer.*--vocab"),

@@ -72,7 +72,9 @@ def test_a_class_goes_by_name_or_number():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_what_is_sampled(training):
-    choices = {wanted: select_classes(wanted, NAMES, 0.1, training=training) for wanted in (None, ALL, PRIOR, NULL, "sports")}
+    choices = {
+        wanted: select_classes(wanted, NAMES, 0.1, training=training) for wanted in (None, ALL, PRIOR, NULL, "sports")
+    }
     every = (0, 1, 2)
     assert choices == {
         None: ClassSelection(PRIOR, () if training else every),
@@ -115,7 +117,12 @@ def test_classes_are_judged_together_and_apart(everything):
     for key in ("label_accuracy", "mean_class_accuracy", "local_lm_val_mauve", "diversity"):
         assert isinstance(result[model + key], int | float), key
     for c in range(4):
-        for key in (f"cond{c}_label_accuracy", f"cond{c}_diversity", f"cond{c}_perplexity", f"cond{c}_num_empty_resampled"):
+        for key in (
+            f"cond{c}_label_accuracy",
+            f"cond{c}_diversity",
+            f"cond{c}_perplexity",
+            f"cond{c}_num_empty_resampled",
+        ):
             assert model + key in result, key
         for d in range(4):
             for split in ("val", "train"):
@@ -178,7 +185,9 @@ def test_seeds_of_the_test_split(judged):
     assert len(result["model/greedy/cond0_label_accuracy"]["values"]) == 5
     found = json.loads((folder / "eval-test-classes.json").read_text())
     assert found["seeds"] == 5
-    assert found["greedy"]["predicted_shares"][0][0] == pytest.approx(result["model/greedy/cond0_label_accuracy"]["mean"])
+    assert found["greedy"]["predicted_shares"][0][0] == pytest.approx(
+        result["model/greedy/cond0_label_accuracy"]["mean"]
+    )
 
 
 def test_every_class_is_judged_while_training_too(classy):
@@ -304,7 +313,9 @@ def test_a_wrong_class_or_classifier_is_told_before_anything_is_done(programs, c
 
 
 def test_guidance_needs_a_class_to_follow(programs, classy, tmp_path):
-    with pytest.raises(UserError, match="--cls_free_guidance 2 needs a condition, and --class_id unconditional gives none"):
+    with pytest.raises(
+        UserError, match="--cls_free_guidance 2 needs a condition, and --class_id unconditional gives none"
+    ):
         flags = "--class_id unconditional --cls_free_guidance 2"
         programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {flags}")
 
@@ -332,7 +343,9 @@ def test_other_classes_than_those_learned(programs, classy, tales_folder, tmp_pa
         text = (tales_folder / f"{split}.jsonl").read_text().replace('"class": "sea"', '"class": "ocean"')
         (tmp_path / f"{split}.jsonl").write_text(text)
     files = " ".join(f"--{split}_file {tmp_path / split}.jsonl" for split in ("train", "valid", "test"))
-    with pytest.raises(UserError, match="was trained on the classes forest, garden, sea, town, and .* has forest, garden, oc"):
+    with pytest.raises(
+        UserError, match="was trained on the classes forest, garden, sea, town, and .* has forest, garden, oc"
+    ):
         programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {files}")
 
 

@@ -184,7 +184,9 @@ def test_a_block_that_is_cut_short_compiles_nothing(chain, traced):
         chain / "diff", device="cpu", compile="on", sampling_timesteps=3
     ).generator
     together = generator.batch_size
-    texts = generator.candidates(together + 3, 1, 0, ["greedy"], lambda first, last: SampleInputs(mask=MASK[first:last]))
+    texts = generator.candidates(
+        together + 3, 1, 0, ["greedy"], lambda first, last: SampleInputs(mask=MASK[first:last])
+    )
     assert traced == [together] * 2 and len(texts["greedy"]) == together + 3, "the first step and the others"
     assert generator.candidates(3, 1, 0, ["greedy"], lambda first, last: SampleInputs(mask=MASK[first:last]))
     assert traced == [together] * 2

@@ -85,7 +85,9 @@ def autoencoder(language_model, tmp_path_factory) -> tuple[Path, Path]:
     """(folder of the published run, its language model)."""
     lm = language_model(128)
     weights, _ = golden("autoencoder_l2norm_true")
-    state = {f"perceiver_ae.{key}": x for key, x in weights.items()} | LanguageModel.from_pretrained(str(lm)).model.state_dict()
+    state = {f"perceiver_ae.{key}": x for key, x in weights.items()} | LanguageModel.from_pretrained(
+        str(lm)
+    ).model.state_dict()
     args = {**AUTOENCODER, "enc_dec_model": str(lm)}
     return write_run(tmp_path_factory.mktemp("reference") / "ae", args, state), lm
 

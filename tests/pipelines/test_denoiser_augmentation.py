@@ -96,8 +96,10 @@ def test_only_the_chosen_texts_are_imagined(programs, tuned):
 
 def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stopped_run, fingerprints, tmp_path):
     flags = (
-        f"--lm_mode decoder --resume_dir {tuned / 'ae'} --denoiser_run {tuned / 'diff'} --config denoiser_steps=3 --denoiser_prob 0.5 "
-        "--num_train_steps 16 --eval_every 4 --train_batch_size 8 --gradient_accumulation_steps 2 --max_latent_noise 0.3"
+        f"--lm_mode decoder --resume_dir {tuned / 'ae'} --denoiser_run {tuned / 'diff'} --config denoiser_steps=3 "
+        "--denoiser_prob 0.5 "
+        "--num_train_steps 16 --eval_every 4 --train_batch_size 8 --gradient_accumulation_steps 2 "
+        "--max_latent_noise 0.3"
     )
     assert programs.autoencoder(chain / "lm", tmp_path / "whole", flags) == 0
     stopped_run(

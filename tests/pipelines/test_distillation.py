@@ -141,7 +141,11 @@ def test_students_with_sources(programs, chain, tales_folder, tmp_path, flags):
     assert programs.diffusion(space, tmp_path / "t", flags) == 0
     assert programs.student(tmp_path / "t", tmp_path / "s", f"--num_train_steps 3 {files}") == 0
     assert (
-        len(TextDiffusionPipeline.from_pretrained(tmp_path / "s").generate_from_sources(["Anna ran home."], decoding="greedy"))
+        len(
+            TextDiffusionPipeline.from_pretrained(tmp_path / "s").generate_from_sources(
+                ["Anna ran home."], decoding="greedy"
+            )
+        )
         == 1
     )
 
@@ -169,7 +173,10 @@ def test_a_moved_run_finds_its_teacher_or_says_that_it_is_gone(programs, chain, 
     assert programs.student(tmp_path / "a/teacher", tmp_path / "a/s", "--num_train_steps 2 --save_every 1") == 0
     (tmp_path / "a").rename(tmp_path / "b")
     more = f"--enc_dec_model {chain / 'lm'}"
-    assert len(TextDiffusionPipeline.from_pretrained(tmp_path / "b/s", enc_dec_model=chain / "lm")(1, decoding="greedy")) == 1
+    assert (
+        len(TextDiffusionPipeline.from_pretrained(tmp_path / "b/s", enc_dec_model=chain / "lm")(1, decoding="greedy"))
+        == 1
+    )
     for checkpoint in (tmp_path / "b/s/checkpoints").glob("step_*2"):
         shutil.rmtree(checkpoint)
     assert programs.resume("diffusion", tmp_path / "b/s", more) == 0

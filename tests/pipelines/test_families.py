@@ -93,7 +93,9 @@ def test_a_family_goes_the_whole_way(programs, language_model, stop_after, tmp_p
         assert programs.again("diffusion", run, "--eval --num_samples 2") == 0
         assert (run / "evaluation").is_dir()
         assert json.loads((run / "args.json").read_text())["language"] == ("en_XX" if spoken else None)
-    pipelines = [TextDiffusionPipeline.from_pretrained(latent, device="cpu", speculative=how) for how in ("auto", "off")]
+    pipelines = [
+        TextDiffusionPipeline.from_pretrained(latent, device="cpu", speculative=how) for how in ("auto", "off")
+    ]
     drafted, plain = (pipeline(4, decoding="greedy") for pipeline in pipelines)
     assert drafted == plain and [bool(pipeline.generator.timer.drafted_texts) for pipeline in pipelines] == [
         True,

@@ -64,7 +64,8 @@ NET = "--tx_dim 64 --tx_depth 2 --self_condition --num_samples 2 --sampling_time
 @pytest.mark.parametrize(
     "flags",
     [
-        "--latent_model_path {chain}/ae --normalize_latent --config normalize_batches=1 --class_conditional --class_id prior",
+        "--latent_model_path {chain}/ae --normalize_latent --config normalize_batches=1 --class_conditional "
+        "--class_id prior",
         "--enc_dec_model {chain}/lm --schedule_sampler lossaware --lr_schedule reduce_lr_on_plateau",
         "--latent_space embeddings --embedding_dim 16 --vocab_size 200",
         "--latent_model_path {chain}/ae --mixed_precision fp16",

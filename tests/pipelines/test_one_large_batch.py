@@ -55,7 +55,12 @@ def test_accumulated_gradients_are_those_of_the_large_batch(programs, chain, tmp
     for batch_size, accumulate in ((8, 1), (4, 2), (2, 4)):
         batch_sampler = TrainingSampler(7, batch_size, accumulate)
         step = DiffusionStep(
-            components.model.denoiser, source, components.process, batch_sampler, 100, settings.config.denoiser.self_condition
+            components.model.denoiser,
+            source,
+            components.process,
+            batch_sampler,
+            100,
+            settings.config.denoiser.self_condition,
         )
         components.model.zero_grad()
         total = 0.0

@@ -27,8 +27,8 @@ from utils.distributed import cleanup, gather_objects, init_distributed
 torch.set_num_threads(1)
 dist = init_distributed("cpu")
 from pipelines.text_diffusion import TextDiffusionPipeline
-generator = TextDiffusionPipeline.from_pretrained(sys.argv[1], device="cpu", argv=sys.argv[4:], eval_batch_size=8).generator
-generator.dist = dist
+generator = TextDiffusionPipeline.from_pretrained(sys.argv[1], device="cpu", argv=sys.argv[4:],
+eval_batch_size=8).generator generator.dist = dist
 prepare, drawn = generator.prepare, []
 generator.prepare = lambda seed, b, *rest: drawn.append(b) or prepare(seed, b, *rest)
 sampled = generator.sample(int(sys.argv[3]), 42, ["greedy", "nucleus"], quiet=True)
@@ -174,7 +174,8 @@ def test_importance_sampling_remembers_the_same_on_two_ranks(programs, tmp_path)
     script.write_text(WATCHED)
     flags = (
         f"{programs.data} --latent_space embeddings --embedding_dim 8 --timesteps 20 --max_seq_len 40 --tx_dim 64 "
-        f"--tx_depth 1 --disable_dropout --schedule_sampler lossaware --config importance_bins=3 --device cpu --no_wandb "
+        "--tx_depth 1 --disable_dropout --schedule_sampler lossaware --config importance_bins=3 --device cpu "
+        "--no_wandb "
         f"--lr_warmup_steps 2 --num_train_steps 12 --save_every 5 --save_and_sample_every 1000 --num_samples 4 "
         f"--eval_batch_size 4 --sampling_timesteps 2 --log_every 1 --scorer {programs.scorer}"
     )

@@ -92,7 +92,9 @@ def test_a_step_keeps_its_texts_however_they_are_shared_out(programs, chain, sto
     assert programs.diffusion(space, tmp_path / "whole", flags) == 0
     stop_after(DiffusionStep, 3)
     assert programs.diffusion(space, tmp_path / "parts", flags) == 143
-    with pytest.raises(UserError, match="global batch of 8 texts, and 1 process.* make it 4: set --train_batch") as said:
+    with pytest.raises(
+        UserError, match="global batch of 8 texts, and 1 process.* make it 4: set --train_batch"
+    ) as said:
         programs.resume("diffusion", tmp_path / "parts", "--train_batch_size 4")
     assert "\n" not in str(said.value)
     halves = "--train_batch_size 4 --gradient_accumulation_steps 2"

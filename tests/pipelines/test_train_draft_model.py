@@ -164,7 +164,9 @@ def test_drafters_resume_exactly(programs, chain, stopped_run, fingerprints, tmp
     flags += f" --latent_cache_dir {tmp_path / 'cache'} --config val_loss_examples=8 --eval_every 10"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert programs.drafter(chain / "ae", f"{flags} --output_dir {whole}") == 0
-    stopped_run("drafter", DraftModelStep, lambda: programs.drafter(chain / "ae", f"{flags} --output_dir {parts}"), parts)
+    stopped_run(
+        "drafter", DraftModelStep, lambda: programs.drafter(chain / "ae", f"{flags} --output_dir {parts}"), parts
+    )
     assert fingerprints(whole) == fingerprints(parts)
     assert checkpoints.load(whole).step == STEPS
 

@@ -35,9 +35,7 @@ def embedded(programs, label_file, tmp_path_factory):
 
 def train(run, label_file, out, flags=""):
     words = f"--diffusion_run {run} --train_file {label_file} --valid_file {label_file} --output_dir {out} --device cpu"
-    words += (
-        " --classifier_dim 64 --classifier_depth 1 --config classifier_dropout=0 --num_train_steps 30 --train_batch_size 16"
-    )
+    words += " --classifier_dim 64 --classifier_depth 1 --config classifier_dropout=0 --num_train_steps 30 --train_batch_size 16"
     return train_classifier.train(parse(CLASSIFIER, f"{words} --log_every 10 --lr_warmup_steps 2 {flags}".split()))
 
 

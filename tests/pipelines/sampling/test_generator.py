@@ -66,4 +66,6 @@ def test_sampling_ends_where_every_text_is_empty(generator):
 def test_an_evaluation_may_set_a_smaller_batch_size(chain):
     """The default is the batch size of training, but a flag given with a trained run takes precedence."""
     assert TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu").generator.batch_size == 8
-    assert TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu", eval_batch_size=3).generator.batch_size == 3
+    assert (
+        TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu", eval_batch_size=3).generator.batch_size == 3
+    )

@@ -47,7 +47,8 @@ def test_every_flag_has_help_and_what_it_needs_is_a_flag(title):
 
 
 def test_names_given_as_text_to_settings_are_flags():
-    """Literals in settings.set("..."), settings.get("..."), settings.path("..."), "..." in settings.explicit, settings.sources["..."]."""
+    """Literals in settings.set("..."), settings.get("..."), settings.path("..."), "..." in settings.explicit,
+    settings.sources["..."]."""
     known = {name for program in PROGRAMS.values() for name in program.flags}
     unknown, found = [], 0
     for path in sorted((ROOT / "pipelines").rglob("*.py")):
