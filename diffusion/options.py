@@ -139,7 +139,7 @@ class SamplingOptions:
         "ddpm",
         "reverse process; heun calls the network twice a step",
         choices=SAMPLERS,
-        student="sampler",
+        student="sampling",
         published=True,
     )
     sampling_timesteps: int = flag(
@@ -148,14 +148,14 @@ class SamplingOptions:
         unit="steps",
         at_least=1,
         may_change="both",
-        student="sampler",
+        student="sampling",
         published=True,
     )
     sampling_schedule: str | None = flag(
         None,
         "continuous schedule to sample with; unset: the one trained with",
         choices=CONTINUOUS_SCHEDULES,
-        student="sampler",
+        student="sampling",
         published=True,
     )
     ddim_sampling_eta: float | None = flag(
@@ -166,7 +166,7 @@ class SamplingOptions:
         at_least=0,
         at_most=1,
         may_change="both",
-        student="sampler",
+        student="sampling",
         published=True,
     )
     cls_free_guidance: float = flag(
@@ -203,7 +203,7 @@ class SamplingOptions:
         None,
         "steps of the chain to use instead of --sampling_timesteps: ddimN, counts by section (50, "
         "or 10,15), or at:0,9,49; only with --beta_schedule",
-        student="sampler",
+        student="sampling",
     )
     truncate_noise: float | None = flag(
         None,

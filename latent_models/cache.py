@@ -18,9 +18,8 @@ from torch import Tensor
 from latent_models.spaces.base import LatentSpace
 from utils import array_cache
 from utils.array_cache import ArrayCache, Layout
-from utils.device import to_device
 from utils.errors import UserError
-from utils.records import Batch, Latents
+from utils.records import Batch, Latents, to_device
 
 DISK_FULL_HINT = "choose a disk with more space by --latent_cache_dir, or encode at every step with --no_latent_cache"
 Batches = Callable[[Tensor], Iterable[tuple[Tensor, Batch]]]

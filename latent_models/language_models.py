@@ -22,15 +22,14 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import BatchEncoding
 from transformers.utils import logging
 
-from latent_models import languages
 from latent_models.cross_entropy import chunked_nll
-from latent_models.families import family_of
+from latent_models.families import DecodingStart, family_of, resolve_language, set_language
 from latent_models.generation.generator import GreedyLoop, TokenGenerator
 from latent_models.output_layer import output_layer, scale_hidden
-from latent_models.tokenizers.special_ids import tokenizer_rules
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import hub_kwargs
+from utils.tokenizer_fingerprint import tokenizer_rules
 
 logging.disable_progress_bar()  # bars of loading and saving would interrupt our own progress lines
 
@@ -51,8 +50,8 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.name = name
         self.dim: int = self.family.dim(model.config)
-        self.language = languages.resolve_language(tokenizer, language, name)  # None: no language codes
-        start = languages.set_language(tokenizer, self.language) if self.language else languages.DecodingStart()
+        self.language = resolve_language(tokenizer, language, name)  # None: no language codes
+        start = set_language(tokenizer, self.language) if self.language else DecodingStart()
         self.forced_bos_id = start.forced_bos_id
         start_id = start.start_id
         if start_id is None:

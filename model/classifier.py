@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, attention_dtype, check_heads, mask_bias
-from model.blocks import TransformerBackbone
+from model.blocks import TimeEmbedding, TransformerBackbone
 from model.conditions import check_length
 from model.options import ClassifierOptions
-from model.time_embedding import TimeEmbedding
 from utils.errors import UserError
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, attention_dtype, check_heads, mask_bias
-from model.blocks import make_backbone
+from model.blocks import TimeEmbedding, make_backbone
 from model.conditions import (
     ClassLabels,
     SourceTokens,
@@ -22,7 +22,6 @@ from model.conditions import (
     concat_self_cond,
 )
 from model.options import DenoiserOptions
-from model.time_embedding import TimeEmbedding
 from utils.records import Condition
 
 

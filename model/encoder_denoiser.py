@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.blocks import TIME_SCALE, sinusoids
 from model.conditions import ClassLabels, check_classes, check_condition, check_length, concat_self_cond
 from model.options import DenoiserOptions, EncoderDenoiserOptions
-from model.time_embedding import TIME_SCALE, sinusoids
 from utils.errors import UserError, one_line_text
 from utils.hub import hub_kwargs
 from utils.records import Condition

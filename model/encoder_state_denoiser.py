@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, RelativePositions, attention_dtype, check_heads, mask_bias
-from model.blocks import make_backbone
+from model.blocks import TimeEmbedding, make_backbone
 from model.conditions import (
     ClassLabels,
     SourceTokens,
@@ -22,7 +22,6 @@ from model.conditions import (
     null_tokens,
 )
 from model.options import DenoiserOptions
-from model.time_embedding import TimeEmbedding
 from utils.records import Condition
 
 

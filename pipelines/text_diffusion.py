@@ -30,7 +30,8 @@ from pipelines.data.tokens import make_batch
 from pipelines.load_run import FlagValue, load_run
 from pipelines.sampling.classes import class_index, one_class, per_text_classes
 from pipelines.sampling.generator import TextGenerator
-from pipelines.sampling.inputs import ConditionFn, Sources, infilling_inputs
+from pipelines.sampling.inputs import Sources, infilling_inputs
+from pipelines.sampling.sampler_call import ConditionFn
 from pipelines.sampling.sdedit import ddim_inversion_path, sdedit, slerp
 from pipelines.sampling.trajectory import Snapshot
 from utils import distributed

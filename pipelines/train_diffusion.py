@@ -29,9 +29,9 @@ from pipelines.data.batch_sampler import ValidationSampler
 from pipelines.data.context_encoder import resolve_source_limit
 from pipelines.evaluators.evaluator import Evaluator, make_evaluator
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
+from pipelines.steps.diffusion import TimestepSampler
 from pipelines.steps.spaces import Step, space_training
 from pipelines.steps.teacher import Teacher, load_teacher, teacher_facts
-from pipelines.steps.timestep_sampler import TimestepSampler
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
 from pipelines.training import progress_metrics, resume, run_training
 from pipelines.validation import mean_losses

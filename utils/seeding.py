@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from utils.device import to_device
+from utils.records import to_device
 
 
 def derive_seed(seed: int, *names: int | str) -> int:

@@ -1,10 +1,16 @@
-"""Hash of everything in a tokenizer that decides which ids it gives a text."""
+"""Hash of everything in a tokenizer that decides which ids it gives a text.
+
+A run keeps the hash; check_same_tokenizer compares it with the tokenizer that the run gets later.
+"""
 
 from __future__ import annotations
 
 import json
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
+
+from utils.errors import UserError
 
 ROLES = ("bos", "eos", "cls", "sep", "pad", "unk", "mask")
 
@@ -26,3 +32,19 @@ def canonical_config(tokenizer: Any) -> dict[str, Any]:
 def fingerprint(tokenizer: Any) -> str:
     """SHA-256 of canonical_config: equal only where two tokenizers give the same ids for every text."""
     return sha256(json.dumps(canonical_config(tokenizer), sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_rules(tokenizer: Any) -> str:
+    """Merges and normalizer as JSON, in which tokenizers of one vocabulary can differ; "" where there are neither."""
+    metadata = canonical_config(tokenizer)
+    found = {"merges": (metadata.get("model") or {}).get("merges"), "normalizer": metadata.get("normalizer")}
+    return json.dumps(found, sort_keys=True) if any(found.values()) else ""
+
+
+def check_same_tokenizer(tokenizer: Any, expected: str | None, run: Path | str, flag: str = "--vocab") -> None:
+    """UserError where a run was trained with another tokenizer. expected: its fingerprint, if one is known."""
+    if expected and fingerprint(tokenizer) != expected:
+        raise UserError(
+            f"{run} was trained with another tokenizer (other vocabulary, merges or normalization): "
+            f"leave {flag} out, or give the one that the run folder holds"
+        )

@@ -1,12 +1,12 @@
 """Faster generation with identical output; decoding settings are in decoding.py.
 
 transformers decodes a batch until its longest text ends. Here:
-- a finished sequence leaves the batch and the key-value cache (dynamic_batch.py);
+- a finished sequence leaves the batch and the key-value cache (generate_dropping_finished);
 - beams cannot leave one by one, so texts of similar lengths, where lengths are known, are searched together;
 - a model that generates in bfloat16 keeps a copy of its weights in it: autocast would convert frozen weights for every
   token;
 - a greedy loop may be attached that produces several tokens per forward pass.
-Each has its flag (WritingOptions).
+Each has its flag (GenerationOptions).
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
+from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
 from latent_models.generation.buckets import buckets
-from latent_models.generation.dynamic_batch import generate_dropping_finished
 from latent_models.options import GenerationOptions
 from utils.errors import UserError
 from utils.sharding import is_sharded
 
 STEP_ROWS = {"cpu": 32}  # fixed cost of one decoding step, in rows of a batch
 STEP_ROWS_ELSEWHERE = 256
+CHECK_EVERY = {"cpu": 1}  # tokens between checks for finished rows; a check synchronizes with the device
+CHECK_EVERY_ELSEWHERE = 8
+COMPACT_BELOW = 0.8  # share of unfinished rows below which finished ones are dropped: copying the cache costs too
 Loop = Callable[..., Tensor]  # the `custom_generate` argument of transformers' generate
 GreedyLoop = Callable[[Any, Tensor], Callable[[Tensor], Loop]]
 """(model, states (B, S, d_lm)) -> rows (b,) of them -> a loop that decodes these rows greedily, with the same
@@ -127,6 +131,59 @@ class TokenGenerator:
                 for own, p in zip(self._copy[1].parameters(), model.parameters(), strict=True):
                     own.copy_(p)
         return self._copy[1]
+
+
+@torch.no_grad()
+def generate_dropping_finished(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    **kwargs: Any,
+) -> Tensor:
+    """Greedy or sampled ids (B, T), equal to those of transformers, with finished rows dropped from the batch.
+
+    A decoding loop for `generate(custom_generate=...)`, which prepares its arguments. Sampling draws for the whole
+    batch, so that dropping a row does not change the others.
+    """
+    count, device = len(input_ids), input_ids.device
+    pad, limit = generation_config.pad_token_id, stopping_criteria.max_length
+    every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
+    output = input_ids.new_full((count, limit), pad)
+    rows = torch.arange(count, device=device)  # rows of `output` that are still in the batch
+    ids, ended, first = input_ids, torch.zeros(count, dtype=torch.bool, device=device), True
+    while True:
+        inputs = model.prepare_inputs_for_generation(
+            ids, next_sequence_length=None if first else 1, is_first_iteration=first, **kwargs
+        )
+        outputs, first = model(**inputs, return_dict=True), False
+        kwargs = model._update_model_kwargs_for_generation(outputs, kwargs, is_encoder_decoder=True)
+        scores = logits_processor(ids, outputs.logits[:, -1].to(torch.float32, copy=True))
+        if generation_config.do_sample:
+            probabilities = scores.new_zeros(count, scores.shape[1])
+            probabilities[:, pad] = 1  # of dropped rows
+            probabilities[rows] = scores.softmax(-1)
+            token = torch.multinomial(probabilities, 1)[rows, 0]
+        else:
+            token = scores.argmax(-1)
+        ids = torch.cat([ids, token.masked_fill(ended, pad)[:, None]], 1)
+        ended = ended | stopping_criteria(ids, None)
+        length = ids.shape[1]
+        if length < limit and length % every:
+            continue
+        staying = count if length == limit else int((~ended).sum())
+        if length == limit or not staying:
+            output[rows, :length] = ids
+            return output
+        if staying <= COMPACT_BELOW * len(ids):
+            stay = (~ended).nonzero()[:, 0]
+            output[rows, :length] = ids
+            rows, ids, ended = rows[stay], ids[stay], ended[stay]
+            kwargs["past_key_values"].batch_select_indices(stay)
+            kwargs["attention_mask"] = kwargs["attention_mask"][stay]
+            states = kwargs["encoder_outputs"].last_hidden_state[stay]
+            kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
 
 
 def _is_greedy(decoding: dict[str, Any]) -> bool:

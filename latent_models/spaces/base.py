@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from utils.records import Batch, Latents
@@ -50,7 +49,3 @@ class LatentSpace(nn.Module, ABC):
         denoiser's estimate, with gradient. None by default.
         """
         return {}
-
-    def sample_mask(self, n: int, generator: torch.Generator) -> Tensor:
-        """Masks (n, L) of the texts to be sampled: all True, or lengths drawn from those of the training set."""
-        return torch.ones(n, self.length, dtype=torch.bool)

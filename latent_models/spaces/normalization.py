@@ -86,9 +86,12 @@ class NormalizedSpace(LatentSpace):
         return self.space.losses(batch, inner, self.denormalize(x0_hat))
 
     def sample_mask(self, n: int, generator: torch.Generator, sources: Tensor | None = None) -> Tensor:
-        """See LatentSpace. sources: see sample_lengths."""
+        """Masks (n, L) of the texts to be sampled: all True, or lengths drawn from those of the training texts.
+
+        sources: see sample_lengths.
+        """
         if not self.variable_length:
-            return super().sample_mask(n, generator)
+            return torch.ones(n, self.length, dtype=torch.bool)
         return torch.arange(self.length) < self.sample_lengths(n, generator, sources)[:, None]
 
     def sample_lengths(self, n: int, generator: torch.Generator, sources: Tensor | None = None) -> Tensor:

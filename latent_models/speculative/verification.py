@@ -22,8 +22,7 @@ from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
 from latent_models.cross_entropy import MAX_LOGITS
-from latent_models.generation.dynamic_batch import generate_dropping_finished
-from latent_models.generation.generator import Loop
+from latent_models.generation.generator import Loop, generate_dropping_finished
 from latent_models.output_layer import logits_of
 from latent_models.speculative.logits_processors import active_processors, end_tokens, position_only
 

@@ -16,7 +16,7 @@ from diffusion.options import ProcessOptions, SamplingOptions
 from diffusion.samplers import Sampler, make_sampler
 from diffusion.schedules import Schedule, make_continuous_schedule, num_timesteps
 from diffusion.timesteps import make_grid, parse_respacing, respaced_timesteps
-from diffusion.weighting import make_weighting, p2_weight
+from diffusion.weighting import Weighting, make_weighting, p2_weight
 from model import DENOISERS
 
 
@@ -32,6 +32,7 @@ class DiffusionProcess:
     make_timesteps: Callable[[int], Tensor]  # number of steps N -> times (N + 1,), falling from 1 to 0
     truncate_noise: float | None = None  # largest noise of a sampling step, in standard deviations
     project_from_t: float = 1.0  # estimates of x0 are projected onto the space for t <= this
+    weighting: Weighting | None = None  # of the training loss by noise level (--loss_weighting); None: no weights
 
     @property
     def loss_config(self) -> LossConfig:
@@ -54,12 +55,9 @@ class DiffusionProcess:
             timesteps=num_timesteps(self.train_schedule),
         )
 
-    def loss_weight(self, t: Tensor) -> Tensor:
-        """Weight (B,) of each text's loss, at times t (B,)."""
-        o, schedule = self.options, self.train_schedule
-        weight = make_weighting(o.loss_weighting, o.objective, o.min_snr_gamma)(schedule, t)
-        gamma = o.p2_loss_weight_gamma
-        return weight * p2_weight(schedule, t, gamma) if gamma else weight
+    def weight_losses(self, losses: Tensor, t: Tensor) -> Tensor:
+        """losses (B,) of texts at times t (B,), each times the weight of its noise level."""
+        return losses if self.weighting is None else losses * self.weighting(self.train_schedule, t)
 
     def grid(self, steps: int) -> Tensor:
         """Times (steps + 1,) of the sampler, falling from 1 to 0."""
@@ -98,7 +96,6 @@ def make_process(
     # options that cannot be combined fail here, before training
     times = make_timesteps(sampling.sampling_timesteps)
     project_from_t = float(times[-2]) if student else 1.0
-    make_weighting(options.loss_weighting, options.objective, options.min_snr_gamma)
     return DiffusionProcess(
         options,
         DENOISERS[variant].time_input,
@@ -108,7 +105,17 @@ def make_process(
         make_timesteps,
         sampling.truncate_noise,
         project_from_t,
+        make_loss_weighting(options),
     )
+
+
+def make_loss_weighting(options: ProcessOptions) -> Weighting | None:
+    """The weighting of the training loss by noise level: --loss_weighting times p2; None: no weights."""
+    gamma = options.p2_loss_weight_gamma
+    named = make_weighting(options.loss_weighting, options.objective, options.min_snr_gamma)
+    if gamma:
+        return lambda schedule, t: named(schedule, t) * p2_weight(schedule, t, gamma)
+    return None if options.loss_weighting == "none" else named
 
 
 def make_timesteps_fn(sampling: SamplingOptions, schedule: Schedule) -> Callable[[int], Tensor]:

@@ -17,13 +17,12 @@ from latent_models.spaces.embedding_init import make_embedding_space
 from latent_models.spaces.embeddings import EmbeddingSpace, TokenEmbedding
 from latent_models.tokenizers.files import load_tokenizer
 from latent_models.tokenizers.from_flags import check_coverage, make_tokenizer
-from latent_models.tokenizers.special_ids import check_same_tokenizer
 from pipelines.cli.configs import DiffusionConfig
 from utils.cli.args_io import read_args
 from utils.cli.settings import Settings
 from utils.errors import UserError
 from utils.seeding import derive_seed
-from utils.tokenizer_fingerprint import fingerprint
+from utils.tokenizer_fingerprint import check_same_tokenizer, fingerprint
 
 TOKENIZER = "tokenizer"  # folder below a run
 FROZEN = "embeddings.safetensors"  # file of a run whose embeddings do not train

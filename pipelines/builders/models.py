@@ -12,8 +12,8 @@ from torch import nn
 
 from dataset_utils import registry
 from diffusion.schedules import Schedule
-from latent_models import languages
 from latent_models.autoencoders import autoencoder_row, make_autoencoder
+from latent_models.families import resolve_language
 from latent_models.generation.generator import make_token_generator
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
@@ -79,7 +79,7 @@ def context_by_enc_dec_model(settings: Settings[DiffusionConfig]) -> bool:
 def check_same_language(settings: Settings[DiffusionConfig], model: LanguageModel, autoencoder: Path) -> None:
     """UserError where --target_language differs from the language that an autoencoder was trained in."""
     wanted = settings.config.language_model.target_language
-    if wanted and languages.resolve_language(model.tokenizer, wanted, model.name) != model.language:
+    if wanted and resolve_language(model.tokenizer, wanted, model.name) != model.language:
         raise UserError(
             f"--target_language {wanted} is not the language that the autoencoder in {autoencoder} was trained in "
             f"({model.language}): leave it out, or name another autoencoder"

@@ -33,7 +33,7 @@ def inherit_teacher_flags(settings: Settings[DiffusionConfig]) -> None:
     saved = read_args(teacher)
     if saved.get("program") != settings.program.name:
         raise UserError(f"--distill_run {teacher} is not a run of {settings.program.name}: name one that is")
-    for name in _names(settings, "sampler"):
+    for name in _names(settings, "sampling"):
         if name in settings.explicit:
             raise UserError(
                 f"--{name} has no effect on a student of --distill_run: it samples in its --distill_steps; leave it out"
@@ -107,7 +107,7 @@ def _distill_student(settings: Settings[DiffusionConfig], saved: dict[str, Any],
 
 def _check_student_flags(settings: Settings[DiffusionConfig]) -> None:
     options = settings.config.distillation
-    for name in (*_names(settings, "sampler", "grid"), "scale"):
+    for name in (*_names(settings, "sampling", "grid"), "scale"):
         if name in settings.explicit and settings.get(name) != settings.checkpoint_args.get(name):
             raise UserError(
                 f"--{name}: this run is a student that was trained for {options.distill_steps} steps only: leave it "

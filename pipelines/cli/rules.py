@@ -78,7 +78,7 @@ def apply_preset(settings: Settings[DiffusionConfig]) -> None:
     student = settings.config.distillation.distill_run is not None
     flags = settings.program.flags
     for name, value in PRESETS[preset].items():
-        if name not in settings.explicit and not (student and flags[name].student in ("sampler", "grid")):
+        if name not in settings.explicit and not (student and flags[name].student in ("sampling", "grid")):
             settings.set(name, value)
     if student:
         print(

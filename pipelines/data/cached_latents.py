@@ -15,10 +15,9 @@ from latent_models.spaces.normalization import NormalizedSpace
 from pipelines.data.context_encoder import ContextEncoder, SourceReader, trim_padding
 from pipelines.data.tokens import TokenSplit
 from utils.array_cache import format_bytes, size_of
-from utils.device import to_device
 from utils.distributed import DistContext
 from utils.progress import ProgressBar
-from utils.records import Batch, Condition, Latents
+from utils.records import Batch, Condition, Latents, to_device
 
 ENCODE_BATCH = 256  # texts that are encoded at once to fill a cache
 
@@ -51,9 +50,10 @@ class ConditionalLatents:
     ) -> None:
         """texts: latents of the space before normalization. sources: states or token ids of the sources by row."""
         self.space, self.texts, self.class_conditional, self.sources = space, texts, class_conditional, sources
+        self.num_rows = len(texts.tokens)
 
     def __len__(self) -> int:
-        return len(self.texts.tokens)
+        return self.num_rows
 
     @property
     def device(self) -> torch.device:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from dataset_utils.splits import Split
-from latent_models import languages
+from latent_models.families import LANGUAGE_FLAG, resolve_language
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
@@ -207,7 +207,7 @@ def _load_source_model(
                 name or latents_model.name, frozen=not trained, meta=empty, language=language
             )
         except UserError as error:
-            line = str(error).replace("--enc_dec_model", flag).replace(languages.FLAG, "--source_language")
+            line = str(error).replace("--enc_dec_model", flag).replace(LANGUAGE_FLAG, "--source_language")
             raise UserError(line) from error
         shared = False
     if trained:  # the decoder is not used
@@ -228,7 +228,7 @@ def _source_language(settings: Settings[DiffusionConfig]) -> str | None:
 
 
 def _same_language(model: LanguageModel, language: str | None) -> bool:
-    return language is None or languages.resolve_language(model.tokenizer, language, model.name) == model.language
+    return language is None or resolve_language(model.tokenizer, language, model.name) == model.language
 
 
 def context_metadata(context: ContextEncoder, run: Path) -> dict[str, Any]:

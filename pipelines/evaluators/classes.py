@@ -19,8 +19,8 @@ from pipelines.evaluators.unconditional import sample_and_score
 from pipelines.sampling.classes import NULL, TrainingClassPrior, one_class
 from pipelines.sampling.generator import SampleOutput
 from utils.errors import UserError
+from utils.progress import Stopwatch
 from utils.run_folder import write_json
-from utils.stopwatch import Stopwatch
 
 HELD_OUT = "held-out texts"  # the row of real texts in eval-{split}-classes.json
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from evaluation.protocols import evaluate_texts, reference_metrics
 from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, Metrics, Part, PartResult
 from pipelines.sampling.generator import SampleOutput
-from pipelines.sampling.inputs import ConditionFn
+from pipelines.sampling.sampler_call import ConditionFn
 
 
 class Samples(Part):

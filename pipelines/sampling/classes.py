@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipelines.sampling.generator import SampleOutput
-from pipelines.sampling.inputs import ConditionFn
+from pipelines.sampling.sampler_call import ConditionFn
 from utils.errors import UserError, did_you_mean
 from utils.records import Condition
 

@@ -23,18 +23,16 @@ from diffusion.guidance import classifier_free_guided
 from diffusion.noise import make_noise
 from latent_models.generation.decoding import DECODING
 from latent_models.spaces.normalization import NormalizedSpace
-from latent_models.speculative.verification import pop_draft_stats
+from latent_models.speculative.verification import SpeculativeLoop, pop_draft_stats
 from pipelines.builders.diffusion_process import DiffusionProcess
-from pipelines.sampling.inputs import ConditionFn, InputsFn, SampleInputs
-from pipelines.sampling.sampler_call import SamplerCall, SamplerHook
+from pipelines.sampling.sampler_call import ConditionFn, InputsFn, SampleInputs, SamplerCall, SamplerHook
 from pipelines.sampling.trajectory import Trajectory
 from utils.compile import uncompiled
 from utils.distributed import DistContext, gather_objects
 from utils.preemption import check_interrupt
-from utils.progress import ProgressBar
+from utils.progress import ProgressBar, Stopwatch
 from utils.records import Condition, Latents
 from utils.seeding import derive_seed, seeded_generator
-from utils.stopwatch import Stopwatch
 from utils.train_eval import eval_mode
 
 Origin = tuple[int, int]  # batch index and row of a text
@@ -189,11 +187,14 @@ class TextGenerator:
         num_rows, texts = num_rows or batch_size, {}
         with timer.measure("denoise", num_rows):
             latents = self.prepare(seed, batch_index, conditions, batch_size).run()
-        for strategy in strategies:
+        has_drafts = any(isinstance(part, SpeculativeLoop) for part in self.space.modules())
+        if has_drafts:
             pop_draft_stats(self.space)  # reset the count: hooks may have decoded too
+        for strategy in strategies:
             with timer.measure("decode", num_rows):
                 texts[strategy] = self.decode(latents, strategy, derive_seed(seed, "block", batch_index))
-            timer.count(*pop_draft_stats(self.space))
+            if has_drafts:
+                timer.count(*pop_draft_stats(self.space))
         return texts
 
     @torch.no_grad()

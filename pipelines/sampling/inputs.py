@@ -1,4 +1,4 @@
-"""Inputs of one sampling batch: condition, known positions, length mask, decode mask; and what makes them.
+"""Makes the inputs of sampling batches (SampleInputs of pipelines/sampling/sampler_call).
 
 Sources of pairs reach the sampler as states that the denoiser attends to (ContextSources) or as a known prefix
 (PackedSources). Texts with blanks become known positions around the blanks (infilling_inputs).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -22,59 +22,12 @@ from latent_models.spaces.embeddings import EmbeddingSpace
 from latent_models.spaces.normalization import NormalizedSpace
 from latent_models.tokenizers.special_ids import end_id, separator_id, start_id
 from pipelines.data.context_encoder import ContextEncoder
-from utils.device import to_device
+from pipelines.sampling.sampler_call import InputsFn, SampleInputs
 from utils.errors import UserError
 from utils.records import Anchor, Batch, Condition
 from utils.seeding import seeded_generator
 
 BLANK = re.compile(r"_{3,}|\[blank(?::(\d{1,3}))?\]")
-
-
-@dataclass
-class SampleInputs:
-    """Inputs of one sampling batch, one row for each text. Every part is optional."""
-
-    condition: Condition | None = None
-    anchor: Anchor | None = None  # known positions: a source, or the text around blanks
-    mask: Tensor | None = None  # (B, L) bool, positions of the texts; None: lengths are drawn, as in training
-    decode_mask: Tensor | None = None  # (B, L) bool, positions to decode; None: all positions of the texts
-
-    @classmethod
-    def coerce(cls, inputs: SampleInputs | Condition | None) -> SampleInputs:
-        """A condition alone, or None, as SampleInputs."""
-        return inputs if isinstance(inputs, SampleInputs) else cls(inputs)
-
-    def __len__(self) -> int:
-        """Number of rows. At least one part must be there."""
-        return next(len(part) for part in self._parts() if part is not None)
-
-    @property
-    def empty(self) -> bool:
-        return all(part is None for part in self._parts())
-
-    def _parts(self) -> tuple[Condition | Anchor | Tensor | None, ...]:
-        return self.condition, self.anchor, self.mask, self.decode_mask
-
-    def repeat(self, times: int) -> SampleInputs:
-        """Each row `times` times in a row: (B, ...) -> (B * times, ...)."""
-        return self._map(lambda part: part.repeat(times), lambda x: x.repeat_interleave(times, dim=0))
-
-    def to(self, device: torch.device | str) -> SampleInputs:
-        return self._map(lambda part: part.to(device), lambda x: to_device(x, device))
-
-    def _map(self, of_record: Callable, of_tensor: Callable[[Tensor], Tensor]) -> SampleInputs:
-        return SampleInputs(
-            *(None if part is None else of_record(part) for part in (self.condition, self.anchor)),
-            *(None if part is None else of_tensor(part) for part in (self.mask, self.decode_mask)),
-        )
-
-
-ConditionFn = Callable[[int, int, torch.Generator], Condition | SampleInputs | None]
-"""(batch_index, n, generator) -> inputs of the n texts of a batch. The generator is the batch's own, after it has drawn
-the mask and the noise. Fewer than n rows give a short batch; its samples are the same as in a full one."""
-
-InputsFn = Callable[[int, int], SampleInputs]
-"""(first, last) -> inputs of the examples from `first` up to `last`, one row for each."""
 
 
 # ------------------------------------------------------------------------------------------------ sources of pairs

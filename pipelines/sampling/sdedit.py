@@ -15,8 +15,7 @@ from diffusion.loss import corrupt
 from diffusion.samplers import sample_ddim
 from diffusion.schedules import broadcast_level
 from pipelines.sampling.generator import TextGenerator
-from pipelines.sampling.inputs import SampleInputs
-from pipelines.sampling.sampler_call import SamplerCall
+from pipelines.sampling.sampler_call import SampleInputs, SamplerCall
 from utils.errors import UserError
 from utils.records import Condition, Latents
 from utils.train_eval import eval_mode

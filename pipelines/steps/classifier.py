@@ -14,7 +14,7 @@ from pipelines.components import Components
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
 from pipelines.steps.diffusion import QUARTERS, by_quarter
-from utils.device import to_device
+from utils.records import to_device
 
 METRICS = ("accuracy", *(f"accuracy_q{q}" for q in QUARTERS))
 

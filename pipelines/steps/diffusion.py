@@ -3,33 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from diffusion.denoisers import Denoise, project_x0
+from diffusion.importance_sampling import LossSecondMoment
 from diffusion.loss import BoundNetwork, DenoisingResult, denoising_loss, loss_terms, term_weights, weighted_total
 from diffusion.options import ProcessOptions
+from diffusion.schedules import num_timesteps
+from diffusion.time_sampling import TIME_SAMPLERS, TimeSampler
 from latent_models.spaces.base import LatentSpace
 from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.datamodule import LatentSource
-from utils.device import to_device
-from utils.records import Condition, Latents
+from utils.records import Condition, Latents, to_device
 from utils.seeding import SelectedRows, StepRNG
+
+if TYPE_CHECKING:
+    from utils.distributed import DistContext
+    from utils.hooks import StepResult
+    from utils.state import State
 
 QUARTERS = (0, 1, 2, 3)  # of the noise range; 0 is the cleanest
 
 
-class Timesteps(Protocol):
-    """How timesteps are sampled in training; see pipelines/steps/timestep_sampler."""
+class TimestepSampler:
+    """Timestep sampling (--schedule_sampler): stratified, uniform, or by the loss of each timestep.
+
+    (step, num_steps) -> a function (n, generator) -> timesteps (n,) and importance weights (n,)
+
+    Importance sampling depends on the losses of the global batch: after each optimizer step the ranks gather them, so
+    that all of them keep the same state. Checkpoints hold it, so that a resumed run samples as an uninterrupted one.
+    """
+
+    def __init__(self, process: DiffusionProcess, dist: DistContext) -> None:
+        self.process, self.dist = process, dist
+        o, self.timesteps = process.options, num_timesteps(process.train_schedule)
+        self.importance: LossSecondMoment | None = None
+        if o.schedule_sampler == "lossaware":
+            self.importance = LossSecondMoment(self.timesteps, bins=o.importance_bins, device=dist.device)
+        self.sampler: TimeSampler = self.importance or TIME_SAMPLERS[o.schedule_sampler]
+        self.recorded: list[tuple[Tensor, Tensor]] = []  # times and losses of the micro-batches of this step
 
     def __call__(self, step: int, num_steps: int) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
-        """A function (n, generator) -> timesteps (n,) and importance weights (n,) for one step."""
+        return partial(self.sampler, max_time=self.process.max_time(step, num_steps), timesteps=self.timesteps)
 
     def record_losses(self, t: Tensor, loss: Tensor) -> None:
         """Losses (B,) of a micro-batch at times (B,), without importance weights."""
+        if self.importance is not None:
+            self.recorded.append((t.detach(), loss.detach().float()))
+
+    def sync_losses(self, state: State, report: StepResult) -> None:
+        """A hook that runs after every step, before anything is saved."""
+        if self.importance is None:
+            return
+        # (micro, 2, B) of each rank -> (micro, rank, B): the order of the global batch
+        own = torch.stack([torch.stack(pair) for pair in self.recorded])
+        gathered = self.dist.gather(own)  # (rank, micro, 2, B)
+        times, losses = gathered.permute(2, 1, 0, 3).flatten(1)
+        self.importance.update(times, losses)
+        self.recorded = []
+
+    def stateful(self) -> dict[str, LossSecondMoment]:
+        """State to checkpoint, by file name."""
+        return {} if self.importance is None else {"times": self.importance}
 
 
 def drop_conditions(condition: Condition | None, draws: StepRNG, options: ProcessOptions) -> Condition | None:
@@ -108,7 +148,7 @@ class DiffusionStep:
         batch_sampler: BatchSampler,
         num_steps: int,
         self_condition: bool,
-        times: Timesteps | None = None,
+        times: TimestepSampler | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         """denoiser: the network, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
@@ -130,7 +170,7 @@ class DiffusionStep:
         selected = draws.select_rows("self_condition", options.train_prob_self_cond)
         mask = clean.mask if space.variable_length else None
         result = self.denoise(clean.x0, mask, t, eps, condition, selected if self.self_condition else None)
-        losses = result.loss * self.process.loss_weight(t)
+        losses = self.process.weight_losses(result.loss, t)
         if self.times is not None:
             self.times.record_losses(t, losses)
         weighted = losses * weight
@@ -148,7 +188,7 @@ class DiffusionStep:
         selected: SelectedRows | None,
     ) -> Tensor:
         """Loss (B,) of the prediction at given times and noise, weighted by noise level. Arguments as of `denoise`."""
-        return self.denoise(x0, mask, t, eps, condition, selected).loss * self.process.loss_weight(t)
+        return self.process.weight_losses(self.denoise(x0, mask, t, eps, condition, selected).loss, t)
 
     def denoise(
         self,

@@ -76,7 +76,7 @@ class DistillationStep:
 
         def total(start: int, k: int) -> tuple[Tensor, dict[str, Tensor]]:
             result = self.evaluate(batch, start, k)
-            losses = result.loss * self.process.loss_weight(result.t)
+            losses = self.process.weight_losses(result.loss, result.t)
             target = replace(clean, x0=result.x0)
             return self.additional_losses.add(losses, self.additional_losses(rows, target, result))
 
@@ -101,7 +101,7 @@ class DistillationStep:
     def losses(self, batch: DistillBatch, start: int, k: int) -> Tensor:
         """Loss (B,) of the prediction at the student's step k, weighted by noise level. Arguments as of `evaluate`."""
         result = self.evaluate(batch, start, k)
-        return result.loss * self.process.loss_weight(result.t)
+        return self.process.weight_losses(result.loss, result.t)
 
     def evaluate(self, batch: DistillBatch, start: int, k: int) -> DenoisingResult:
         """The student's step k, counted from 0 at t = 1, which it reaches from its step `start`, against the teacher.

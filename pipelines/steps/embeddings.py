@@ -23,7 +23,7 @@ from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.tokens import TokenSplit
 from pipelines.options import EmbeddingLossOptions
-from pipelines.steps.diffusion import Timesteps, bind_denoiser, by_quarter, drop_conditions, rows_on
+from pipelines.steps.diffusion import TimestepSampler, bind_denoiser, by_quarter, drop_conditions, rows_on
 from utils.records import Anchor, Batch, Condition, Latents
 from utils.seeding import SelectedRows
 
@@ -64,7 +64,7 @@ class EmbeddingLoss(nn.Module):
         anchor = space.anchor(batch, latents)
         result, x0_hat = self.denoise(latents, anchor, noise, condition)
         losses = {
-            "diffusion": result.loss * self.process.loss_weight(noise.t),
+            "diffusion": self.process.weight_losses(result.loss, noise.t),
             **space.losses(batch, latents, x0_hat),
             **loss_terms(result, self.terms),
             "rounding_nll": self.rounding_nll(batch, x0_hat, self.loss_mask(latents, anchor)),
@@ -138,7 +138,7 @@ class EmbeddingStep:
         class_conditional: bool,
         reg_rate: float = 0.0,
         max_prefix_fraction: float | None = None,
-        times: Timesteps | None = None,
+        times: TimestepSampler | None = None,
     ) -> None:
         """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
 

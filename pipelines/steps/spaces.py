@@ -17,11 +17,10 @@ from pipelines.data.datamodule import DataModule
 from pipelines.data.embedding_datamodule import EmbeddingDataModule
 from pipelines.data.latent_datamodule import LatentDataModule
 from pipelines.run_context import RunContext
-from pipelines.steps.diffusion import DiffusionStep
+from pipelines.steps.diffusion import DiffusionStep, TimestepSampler
 from pipelines.steps.distillation import DistillationStep
 from pipelines.steps.embeddings import EmbeddingLoss, EmbeddingStep
 from pipelines.steps.teacher import Teacher, find_teacher, network_of
-from pipelines.steps.timestep_sampler import TimestepSampler
 
 
 class Step(Protocol):

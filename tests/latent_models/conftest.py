@@ -16,7 +16,7 @@ TEXTS = [
 ]
 MAX_LENGTH = 48  # tokens
 WIDTH = 16
-RAGGED, STATES = 24, 9  # texts of many lengths, and the states that each is written from
+RAGGED, STATES = 24, 9  # texts of many lengths, and the number of states that each is decoded from
 
 _BARTS = dict(
     d_model=WIDTH,
@@ -40,7 +40,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """family -> the folder of a tiny model of it with its tokenizer; made once, to be left as it is."""
+    """family -> the folder of a tiny model of it with its tokenizer; built once per session, not to be changed."""
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
     from latent_models.tokenizers.training import train_tokenizer
@@ -56,7 +56,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             )
             torch.manual_seed(0)
             model = AutoModelForSeq2SeqLM.from_config(config)
-            with torch.no_grad():  # as wide apart as trained weights are, so that nothing is equal by being nearly zero
+            # weights as large as trained ones, so that outputs are not equal only because all are near zero
+            with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.add_(0.2 * torch.randn_like(parameter))
             model.save_pretrained(place)
@@ -81,9 +82,11 @@ def ragged(language_model):
     def of(family):
         model, generator = language_model(family), torch.Generator().manual_seed(0)
         head = model.model.get_output_embeddings()
-        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)  # no longer the embeddings
+        # untied from the embeddings
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         end = torch.randn(model.dim, generator=generator)
-        head.weight[model.tokenizer.eos_token_id] = 4 * head.weight.std() * end  # now the likeliest, now the least so
+        # the end token is very likely or very unlikely, depending on the state
+        head.weight[model.tokenizer.eos_token_id] = 4 * head.weight.std() * end
         states = 4 * torch.randn(RAGGED, STATES, model.dim, generator=generator)
         lengths = torch.randint(1, STATES + 1, (RAGGED,), generator=generator)
         return model, states, torch.arange(STATES) < lengths[:, None]
@@ -93,7 +96,7 @@ def ragged(language_model):
 
 @pytest.fixture
 def rows_computed(monkeypatch):
-    """What the decoder of a model computes: rows of each call."""
+    """The number of rows in each call of a model's decoder."""
 
     def of(model):
         seen = []

@@ -1,4 +1,4 @@
-"""The table of autoencoders: each row builds one that fulfils the contract, and own losses are part of training."""
+"""The table of autoencoders: each row builds one that fulfills the contract, and training adds its own losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.records import Batch, Latents
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
-def test_every_row_fulfils_the_contract(name):
+def test_every_row_fulfills_the_contract(name):
     made = make_autoencoder(name, 64, autoencoder_row(name).options(), 20)
     states, mask = torch.randn(2, 9, 64), torch.ones(2, 9, dtype=torch.bool)
     latents = made.encode(states, mask)
@@ -32,7 +32,7 @@ def test_an_unknown_name_is_refused_in_one_line():
 
 
 class RegularizedAutoencoder(PerceiverAutoencoder):
-    """With two losses of its own."""
+    """An autoencoder with two losses of its own."""
 
     loss_weights = {"norm": 0.5}
 

@@ -1,4 +1,4 @@
-"""The cache of latents: built once, keyed, read from disk, whole or refused."""
+"""The cache of latents: built once, found by its key, read from disk, refused if damaged."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def batches(rows: torch.Tensor):
 
 
 def never(rows):
-    raise AssertionError("nothing is to be encoded")
+    raise AssertionError("no text may be encoded again")
 
 
 def expected(rows) -> torch.Tensor:
     return (torch.tensor(rows).float()[:, None, None] + torch.arange(L)[:, None] / 10).expand(-1, L, D)
 
 
-def test_it_is_built_once_and_rows_lie_where_they_belong(tmp_path):
+def test_a_cache_is_built_once_and_stores_rows_at_their_index(tmp_path):
     space, seen = Numbered().train(), []
     cache = open_or_build(tmp_path, "key", LENGTHS, batches, space, progress=seen.append)
     assert space.calls == 4 and seen == sorted(seen) and seen[-1] == ROWS and space.training
@@ -73,7 +73,7 @@ def test_it_is_built_once_and_rows_lie_where_they_belong(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("one_latent_per_token", [False, True])
-def test_whole_in_memory_it_holds_the_same_in_the_bytes_it_was_said_to_take(tmp_path, dtype, one_latent_per_token):
+def test_a_cache_in_memory_has_equal_contents_and_the_announced_size(tmp_path, dtype, one_latent_per_token):
     space = Numbered()
     space.one_latent_per_token = one_latent_per_token
     lengths = np.where(np.arange(ROWS) % 2, L // 2, L)
@@ -86,7 +86,7 @@ def test_whole_in_memory_it_holds_the_same_in_the_bytes_it_was_said_to_take(tmp_
     assert held[rows].x0.dtype == torch.float32 and len(held) == ROWS
 
 
-def test_it_is_read_from_disk_and_copies_can_be_changed(tmp_path):
+def test_a_cache_is_read_from_disk_and_its_batches_are_writable(tmp_path):
     cache = open_or_build(tmp_path, "key", LENGTHS, batches, Numbered())
     assert all(isinstance(cache.arrays.arrays[name], np.memmap) for name in ("x0", "mask"))
     latents = cache[torch.tensor([1])]
@@ -95,7 +95,7 @@ def test_it_is_read_from_disk_and_copies_can_be_changed(tmp_path):
     torch.testing.assert_close(cache[torch.tensor([1])].x0, expected([1]))
 
 
-def test_a_space_without_masks_keeps_none(tmp_path):
+def test_a_space_without_masks_stores_none(tmp_path):
     space = Numbered(ragged=False)
     space.variable_length = False
     cache = open_or_build(tmp_path, "key", LENGTHS, batches, space)
@@ -124,7 +124,7 @@ def test_numbers_that_the_dtype_cannot_hold_are_refused(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- keys
 
 
-def test_the_key_holds_all_that_decides_the_content():
+def test_the_key_depends_on_everything_that_determines_the_content():
     base = dict(space=Numbered(), texts=["a", "b"], split="train", max_seq_len=8, dtype="float32")
     others = [
         dict(space=Numbered(offset=1.0)),
@@ -150,7 +150,7 @@ def test_another_key_is_another_folder(tmp_path):
 # ---------------------------------------------------------------------------------------------------- killed, damaged
 
 
-def test_what_broke_off_is_not_used_and_is_made_anew(tmp_path):
+def test_an_incomplete_cache_is_not_used_and_is_rebuilt(tmp_path):
     space = Numbered().train()
 
     def broken(rows):
@@ -215,7 +215,7 @@ def test_cached_encoder_states_are_those_of_the_language_model(language_model, t
 
     lengths = tokens.attention_mask.sum(1).numpy()
     cache = open_or_build(tmp_path, cache_key(space, texts, "train", 40), lengths, parts, space)
-    assert cache.arrays.nbytes == lengths.sum() * model.dim * 4, "no padding is kept"
+    assert cache.arrays.nbytes == lengths.sum() * model.dim * 4, "no padding is stored"
     latents, direct = cache[torch.arange(4)], space.encode(batch)
     assert torch.equal(latents.mask, direct.mask)
     torch.testing.assert_close(latents.x0, direct.x0, atol=1e-5, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Cross-entropy some tokens at a time is the cross-entropy, in value, gradient and less memory."""
+"""Chunked cross-entropy has the values and gradients of plain cross-entropy, and needs less memory."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def inputs(weight_trains: bool, dtype=torch.float32):
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("weight_trains", [True, False])
-def test_values_and_gradients_are_the_plain_ones(monkeypatch, weight_trains, with_bias):
-    monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", 4 * V)  # chunks of four tokens, the last of three
+def test_values_and_gradients_equal_unchunked_cross_entropy(monkeypatch, weight_trains, with_bias):
+    monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 4 * V)  # chunks of four tokens, the last of three
     found = []
     for plain in (True, False):
         states, weight, bias, labels, share = inputs(weight_trains, torch.float64)
@@ -51,8 +51,8 @@ def test_values_and_gradients_are_the_plain_ones(monkeypatch, weight_trains, wit
             torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-6)
 
 
-def test_without_gradients_none_are_made(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", 4 * V)
+def test_no_gradient_is_computed_without_grad_mode(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 4 * V)
     monkeypatch.setattr(cross_entropy, "_error", None)
     states, weight, bias, labels, _ = inputs(False)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_without_gradients_none_are_made(monkeypatch):
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("family", ["bart", "mbart", "t5", "mt5"])
 def test_every_family_has_the_same_loss_in_chunks(language_model, texts, monkeypatch, family, frozen, autocast):
-    monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", 3 * 300)
+    monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 3 * 300)
     model = language_model(family, frozen=frozen).eval()
     tokens = model.tokenize(texts, 40)
     ids, mask = tokens.input_ids, tokens.attention_mask.bool()
@@ -89,19 +89,19 @@ MEMORY = """
 import pathlib, sys, torch
 from latent_models import cross_entropy
 torch.set_num_threads(1)
-cross_entropy.LOGITS_AT_ONCE = int(sys.argv[1])
+cross_entropy.MAX_LOGITS = int(sys.argv[1])
 states = torch.randn(1024, 32, requires_grad=True)
 weight = torch.randn(50_000, 32)
-def peak():  # of this program alone; getrusage begins with what the process held before it
+def peak():  # of this program only; getrusage includes the process that started it
     return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 before = peak()
-cross_entropy.token_nll(states, weight, None, torch.randint(50_000, (1024,))).sum().backward()
+cross_entropy.chunked_nll(states, weight, None, torch.randint(50_000, (1024,))).sum().backward()
 print(peak() - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_logits_never_exist_whole():
+def test_peak_memory_stays_below_that_of_all_logits():
     """1,024 tokens over 50,000 words: 205 MB of logits, and as much for their gradient."""
     used = {}
     for at_once in (2**22, 2**30):
@@ -114,5 +114,5 @@ def test_logits_never_exist_whole():
         assert done.returncode == 0, done.stderr[-2000:]
         used[at_once] = int(done.stdout)
     print(f"peak memory beyond the start, in bytes: {used}")
-    whole = 1024 * 50_000 * 4  # of the logits alone; whoever holds them holds their gradient, too
+    whole = 1024 * 50_000 * 4  # of the logits; without chunks their gradient exists beside them
     assert used[2**22] < whole and used[2**30] > 2 * whole

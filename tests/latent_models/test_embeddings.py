@@ -1,4 +1,4 @@
-"""The space of token embeddings: what is encoded, what is learned, what comes out as text."""
+"""The space of token embeddings: encoding, losses, training and decoding."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def test_a_text_longer_than_the_space_is_refused(space, batch):
 def test_padding_never_changes_a_loss(space, batch, head):
     narrow, wide = space(rounding_head=head, length=11), space(rounding_head=head, length=L + 9)
     latents, longer = narrow.encode(batch), wide.encode(batch)
-    longer.x0[~longer.mask] = 1e4  # whatever stands there
+    longer.x0[~longer.mask] = 1e4  # values at padding must not matter
     junk = replace(batch, input_ids=torch.where(batch.attention_mask, batch.input_ids, 7))
     expected = narrow.losses(batch, latents, latents.x0)["decoder_nll"]
     torch.testing.assert_close(wide.losses(junk, longer, longer.x0)["decoder_nll"], expected)
-    for row in range(3):  # nor do the other texts of the batch
+    for row in range(3):  # the other texts of the batch must not matter
         alone = narrow.losses(batch[row : row + 1], latents[row : row + 1], latents.x0)["decoder_nll"]
         torch.testing.assert_close(alone[0], expected[row])
 
@@ -101,7 +101,7 @@ def test_padding_as_tokens_is_noised_learned_and_sampled(space, batch):
     assert (latents.x0[0, -1] != latents.mean[0, -1]).all()
     made.losses(batch, latents, latents.x0)["decoder_nll"].sum().backward()
     assert made.vectors.table.grad[made.pad_id].any()
-    assert made.sample_mask(5, noise_of()).all()
+    assert NormalizedSpace(made, LatentStatistics(D, L)).sample_mask(5, noise_of()).all()
     assert made.decode(Latents(latents.mean, latents.mask)) == TEXTS
 
 
@@ -134,19 +134,19 @@ def test_scores_are_inner_products_or_squared_distances():
     torch.testing.assert_close(distance.softmax(-1), (bias - far).softmax(-1))
 
 
-def test_the_nearest_embedding_is_found_block_by_block(monkeypatch):
+def test_the_nearest_embedding_does_not_depend_on_chunks_or_autocast(monkeypatch):
     x, table = torch.randn(5, 7, 6), torch.randn(101, 6)
     expected = torch.cdist(x.view(-1, 6), table).argmin(-1).view(5, 7)
-    assert torch.equal(rounding.nearest(x, table), expected)
-    monkeypatch.setattr(rounding, "LOGITS_AT_ONCE", 101 * 4)  # four points at a time
-    assert torch.equal(rounding.nearest(x, table), expected)
+    assert torch.equal(rounding.nearest_token(x, table), expected)
+    monkeypatch.setattr(rounding, "MAX_LOGITS", 101 * 4)  # four points at a time
+    assert torch.equal(rounding.nearest_token(x, table), expected)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(rounding.nearest(x, table), expected)
-    assert torch.equal(rounding.nearest(table, table), torch.arange(101))
+        assert torch.equal(rounding.nearest_token(x, table), expected)
+    assert torch.equal(rounding.nearest_token(table, table), torch.arange(101))
 
 
 @pytest.mark.parametrize("head", ["inner", "distance"])
-def test_a_large_vocabulary_has_the_same_gradient_some_tokens_at_a_time(space, batch, head, monkeypatch):
+def test_gradients_do_not_depend_on_chunks(space, batch, head, monkeypatch):
     made = space(rounding_head=head, sigma_0=0.1)
 
     def gradients() -> tuple[torch.Tensor, ...]:
@@ -155,7 +155,7 @@ def test_a_large_vocabulary_has_the_same_gradient_some_tokens_at_a_time(space, b
         return loss, *torch.autograd.grad(loss.sum(), (made.vectors.table, made.bias))
 
     expected = gradients()
-    monkeypatch.setattr("latent_models.cross_entropy.LOGITS_AT_ONCE", 4 * len(made.tokenizer))
+    monkeypatch.setattr("latent_models.cross_entropy.MAX_LOGITS", 4 * len(made.tokenizer))
     for a, b in zip(gradients(), expected, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -167,7 +167,7 @@ def encode_with_noise(made: EmbeddingSpace, batch: Batch) -> Latents:
 
 
 def token_logits(made: EmbeddingSpace, x0: torch.Tensor) -> torch.Tensor:
-    """(B, L, V), all at once."""
+    """(B, L, V), without chunks."""
     return F.linear(x0, *made.head(made.vectors(), made.bias))
 
 
@@ -210,14 +210,17 @@ def test_gradients_reach_embeddings_and_bias_from_every_loss(space, batch, chang
     assert torch.equal(made.vectors.table.grad.any(1), used)
 
 
-def test_frozen_embeddings_stay(space, batch):
+def test_frozen_embeddings_do_not_change(space, batch):
     made = space(freeze_embeddings=True)
     made.nll(batch, made.encode(batch).x0).mean().backward()
     assert made.vectors.table.grad is None and made.bias.grad.any() and made.learned_with_denoiser
 
 
 def spread_after(made: EmbeddingSpace, batch: Batch, with_nll: bool) -> float:
-    """Of the tokens seen, after training with a linear denoiser at high noise: it pulls x0 to what it can predict."""
+    """Spread of the embeddings of seen tokens after training with a linear denoiser at high noise.
+
+    Such a denoiser pulls x0 toward values that it can predict.
+    """
     torch.manual_seed(1)
     denoiser = torch.nn.Linear(D, D)
     optimizer = torch.optim.Adam([*made.parameters(), *denoiser.parameters()], lr=0.03)
@@ -236,14 +239,14 @@ def spread_after(made: EmbeddingSpace, batch: Batch, with_nll: bool) -> float:
     return (vectors - vectors.mean(0)).square().mean().sqrt().item()
 
 
-def test_embeddings_collapse_without_the_decoder_loss_and_not_with_it(space, batch):
+def test_only_the_decoder_loss_keeps_embeddings_from_collapsing(space, batch):
     without = spread_after(space(sigma_0=0.1), batch, with_nll=False)
-    kept = spread_after(space(sigma_0=0.1), batch, with_nll=True)
+    with_nll = spread_after(space(sigma_0=0.1), batch, with_nll=True)
     unit = spread_after(space(sigma_0=0.1, normalize_embeddings=True), batch, with_nll=True)
-    assert without < 0.1 < 0.4 < min(kept, unit), (without, kept, unit)
+    assert without < 0.1 < 0.4 < min(with_nll, unit), (without, with_nll, unit)
 
 
-def test_unit_scale_is_kept_whatever_is_learned(space):
+def test_normalized_embeddings_keep_unit_scale_in_training(space):
     made = space(normalize_embeddings=True)
     with torch.no_grad():
         made.vectors.table.mul_(1e-3)
@@ -298,16 +301,17 @@ def batch_of(tokenizer, texts) -> Batch:
 
 @pytest.mark.parametrize("changes", [{"rounding_head": "distance"}, {"normalize_embeddings": True}])
 def test_a_latent_decodes_to_its_text(space, batch, changes):
-    made = space(**changes)  # else a longer vector can score higher than the one that x0 is, before it is trained
+    # without these changes, before training, a longer vector can score higher than the embedding that equals x0
+    made = space(**changes)
     latents = made.encode(batch)
     assert made.decode(latents) == TEXTS
-    assert made.decode(latents, max_length=64, num_beams=4) == TEXTS  # a decoder's settings mean nothing here
+    assert made.decode(latents, max_length=64, num_beams=4) == TEXTS  # settings of a decoder have no effect here
     skip = torch.zeros(3, L, dtype=torch.bool)
     skip[:, :3] = True  # start, two words
     assert made.decode(latents, skip=skip)[0] == "apple is fresh."
 
 
-def test_texts_end_at_the_end_token(space, tokenizer):
+def test_decoded_texts_end_at_the_end_token(space, tokenizer):
     made = space()
     word = tokenizer.convert_tokens_to_ids("red")
     ids = torch.tensor([[1, word, 2, word, 2], [2, word, word, word, word], [word, 3, word, 4, word]])
@@ -315,7 +319,7 @@ def test_texts_end_at_the_end_token(space, tokenizer):
     assert made.texts(ids, torch.tensor([[False] * 2 + [True] * 3] * 3)) == ["", "red red red", "red red"]
 
 
-def test_saved_and_reloaded_it_is_the_same(space, batch, tmp_path):
+def test_a_saved_space_is_reloaded_unchanged(space, batch, tmp_path):
     from safetensors.torch import load_file, save_file
 
     made = space(sigma_0=0.1)
@@ -331,7 +335,7 @@ def test_saved_and_reloaded_it_is_the_same(space, batch, tmp_path):
     assert space(sigma_0=0.2).fingerprint() != space(sigma_0=0.1).fingerprint()
 
 
-def test_precision_of_autocast_does_not_touch_the_table(space, batch):
+def test_autocast_does_not_change_the_precision_of_the_table(space, batch):
     made = space()
     with torch.autocast("cpu", torch.bfloat16):
         latents = made.encode(batch)

@@ -1,4 +1,4 @@
-"""Language models of every family: states, logits, losses, texts; what is refused when one is loaded."""
+"""Language models of every family: states, logits, losses, texts, and errors of loading."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def batch(texts):
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_states_have_the_width_of_the_config_and_never_see_padding(language_model, batch, family):
+def test_states_have_the_width_of_the_config_and_do_not_depend_on_padding(language_model, batch, family):
     model = language_model(family)
     ids, mask = batch(model)
     states = model.encode(ids, mask)
@@ -52,12 +52,12 @@ def test_logits_are_those_of_the_model_itself(language_model, batch, family):
     model = language_model(family)
     ids, mask = batch(model)
     logits = model.logits(model.encode(ids, mask), mask, ids)
-    if family == "mbart":  # its own shift would take the last token to the front
+    if family == "mbart":  # its own shift would move the last token to the front
         start = torch.full((len(ids), 1), model.start_id)
-        told = {"decoder_input_ids": torch.cat([start, ids[:, :-1]], 1)}
+        inputs = {"decoder_input_ids": torch.cat([start, ids[:, :-1]], 1)}
     else:
-        told = {"labels": ids}
-    expected = model.model(input_ids=ids, attention_mask=mask.long(), **told).logits
+        inputs = {"labels": ids}
+    expected = model.model(input_ids=ids, attention_mask=mask.long(), **inputs).logits
     torch.testing.assert_close(logits, expected, atol=1e-6, rtol=1e-5)
 
 
@@ -91,8 +91,8 @@ def test_padding_never_changes_a_loss(language_model, batch, family):
 
 
 @pytest.mark.parametrize("family", ["t5", "mt5"])
-def test_an_output_table_of_its_own_is_kept_and_never_scaled(tiny, tmp_path, batch, family):
-    """Flan-T5 and mT5 tie nothing. transformers makes their tie_word_embeddings True, and T5 scales what is tied."""
+def test_an_untied_output_table_is_kept_and_not_scaled(tiny, tmp_path, batch, family):
+    """Flan-T5 and mT5 tie no weights. transformers sets their tie_word_embeddings to True, and T5 scales tied outputs."""
     folder = tmp_path / "untied"
     shutil.copytree(tiny(family), folder)
     config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
@@ -120,7 +120,7 @@ def test_a_mask_of_all_true_is_no_mask(language_model):
     )
 
 
-def test_float16_autocast_leaves_a_family_alone_that_would_overflow(language_model, batch):
+def test_float16_autocast_skips_a_family_that_would_overflow(language_model, batch):
     for family, changed in (("bart", True), ("t5", False)):
         model = language_model(family)
         ids, mask = batch(model)
@@ -136,7 +136,7 @@ def test_float16_autocast_leaves_a_family_alone_that_would_overflow(language_mod
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("strategy", sorted(DECODING))
-def test_generate_writes_a_text_per_row_and_changes_nothing(language_model, batch, family, strategy):
+def test_generate_returns_a_text_per_row_and_changes_no_weights(language_model, batch, family, strategy):
     model = language_model(family)
     ids, mask = batch(model)
     states = model.encode(ids, mask)
@@ -146,13 +146,13 @@ def test_generate_writes_a_text_per_row_and_changes_nothing(language_model, batc
     assert torch.equal(states, states_before) and torch.equal(mask, mask_before) and DECODING[strategy] == options
     if not options["do_sample"]:
         assert model.generate(states, mask, max_length=9, **DECODING[strategy]) == texts
-        # what lies at padding is never read
+        # states at padding are not read
         junk = torch.where(mask[..., None], states, 1e3)
         assert model.generate(junk, mask, max_length=9, **DECODING[strategy]) == texts
     assert len(model.generate(states[:1], None, max_length=3, **options)) == 1  # shorter than min_length
 
 
-def test_greedy_asks_for_nothing_that_the_model_says_itself(language_model, batch):
+def test_greedy_decoding_ignores_the_generation_config_of_the_model(language_model, batch):
     """Published BART's generation_config.json asks for beams and forbids repeated trigrams."""
     model = language_model()
     ids, mask = batch(model)
@@ -180,11 +180,11 @@ def test_a_frozen_model_neither_trains_nor_drops_out(language_model, batch):
     assert torch.equal(model.encode(ids, mask), model.encode(ids, mask))
     assert not model.encode(ids, mask).requires_grad
     states = torch.randn(len(ids), 5, 16, requires_grad=True)
-    model.reconstruction_loss(states, None, ids, mask).sum().backward()  # the decoder hands gradients on
+    model.reconstruction_loss(states, None, ids, mask).sum().backward()  # gradients pass through the frozen decoder
     assert states.grad is not None and states.grad.abs().sum() > 0
 
 
-def test_a_model_that_trains_follows_its_parent(language_model, batch):
+def test_a_trainable_model_has_the_training_mode_of_its_parent(language_model, batch):
     model = language_model(frozen=False)
     assert model.train().model.training and not model.eval().model.training
     ids, mask = batch(model)
@@ -206,7 +206,7 @@ def test_a_saved_model_is_the_same_model(language_model, batch, family, tmp_path
     assert torch.equal(again.encode(ids, mask), model.encode(ids, mask))
 
 
-def test_the_fingerprint_knows_weights_and_vocabulary(language_model):
+def test_the_fingerprint_depends_on_weights_and_vocabulary(language_model):
     model, other = language_model(), language_model()
     same = model.fingerprint()
     with torch.no_grad():
@@ -241,7 +241,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @pytest.mark.parametrize(
-    "family, changes, says",
+    "family, changes, message",
     [
         ("bart", dict(d_model=32), "config.json asks for"),  # weights of another width
         ("bart", dict(encoder_layers=2), "lacks 16 weights"),
@@ -258,9 +258,9 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
         ("t5", dict(decoder_start_token_id=None), "decoder_start_token_id"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(copy, capsys, family, changes, says):
+def test_unsuitable_models_are_refused_in_one_line(copy, capsys, family, changes, message):
     folder = copy(family, **changes)
-    with pytest.raises(UserError, match=says) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         LanguageModel.from_pretrained(str(folder))
     message = str(refused.value)
     assert "\n" not in message and str(folder) in message
@@ -285,7 +285,7 @@ def test_damaged_weights_are_refused_in_one_line(copy):
         LanguageModel.from_pretrained(str(folder))
 
 
-def test_weights_come_in_float32_and_old_files_without_constants_are_whole(copy, language_model):
+def test_weights_are_loaded_in_float32_and_old_files_without_constants_are_complete(copy, language_model):
     """Published checkpoints come in half precision, without the outer prefix and without BART's constant bias."""
     folder = copy(dtype="float16")
     weights = load_file(folder / "model.safetensors")
@@ -304,21 +304,21 @@ def test_an_absent_folder_is_not_taken_for_a_hub_id(name):
         LanguageModel.from_pretrained(name)
 
 
-def test_an_unreachable_hub_is_said_at_once():
+def test_an_unreachable_hub_raises_an_error_at_once():
     began = time.monotonic()
     with pytest.raises(UserError, match="give a local folder") as refused:
         LanguageModel.from_pretrained("facebook/bart-base-of-nobody")
     assert time.monotonic() - began < 2 and "\n" not in str(refused.value)
 
 
-def test_code_of_a_model_is_never_run(copy):
+def test_code_in_a_model_folder_is_not_run(copy):
     folder = copy(auto_map={"AutoConfig": "theirs.Config", "AutoModelForSeq2SeqLM": "theirs.Model"})
     (folder / "theirs.py").write_text("raise SystemExit('their code ran')")
     assert LanguageModel.from_pretrained(str(folder)).dim == 16
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_an_empty_model_has_shapes_and_no_weights(tiny, language_model, family):
+def test_a_model_on_the_meta_device_has_shapes_and_no_weights(tiny, language_model, family):
     empty = LanguageModel.from_pretrained(str(tiny(family)), meta=True)
     assert {p.device.type for p in empty.parameters()} == {"meta"}
     full = {name: (p.shape, p.dtype, p.requires_grad) for name, p in language_model(family).named_parameters()}

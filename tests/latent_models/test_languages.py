@@ -1,4 +1,4 @@
-"""Models of many languages with their real tokenizers: marks of a text, what decoding begins with, what is refused."""
+"""Multilingual models with their real tokenizers: language codes of inputs and of decoding, and errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mbart(tmp_path_factory):
         tokenizer.save_pretrained(folder)
         metadata = (
             folder / "tokenizer_config.json"
-        )  # published ones say null; save_pretrained writes the class's default
+        )  # published files have null; save_pretrained writes the class's default
         metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "src_lang": saved}))
         return folder
 
@@ -43,14 +43,14 @@ def mbart(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", [MBartTokenizer, MBart50Tokenizer])
-def test_encoder_and_decoder_are_given_the_language_as_the_model_was_trained(mbart, kind):
+def test_encoder_and_decoder_inputs_mark_the_language_as_in_training(mbart, kind):
     model = LanguageModel.from_pretrained(str(mbart(kind)), language="de")
     code = model.tokenizer.convert_tokens_to_ids("de_DE")
     assert model.language == "de_DE"
     ids, mask = model.tokenize([TEXT], 20).values()
     words = model.tokenizer.convert_tokens_to_ids([f"▁{word}" for word in TEXT.split()])
     assert ids[0].tolist() == ([*words, 2, code] if kind is MBartTokenizer else [code, *words, 2])
-    # transformers' own rule of what the decoder sees, given a target in that language
+    # the decoder inputs of transformers for a target in that language
     target = model.tokenizer(text_target=TEXT, return_tensors="pt").input_ids
     states = model.encode(ids, mask)
     if kind is MBartTokenizer:  # rolls the code to the front
@@ -62,7 +62,7 @@ def test_encoder_and_decoder_are_given_the_language_as_the_model_was_trained(mba
 
 
 @pytest.mark.parametrize("kind", [MBartTokenizer, MBart50Tokenizer])
-def test_decoding_begins_with_the_language(mbart, kind):
+def test_decoding_starts_with_the_language_code(mbart, kind):
     model = LanguageModel.from_pretrained(str(mbart(kind)), language="fr_XX")
     code = model.tokenizer.convert_tokens_to_ids("fr_XX")
     seen = []
@@ -87,14 +87,14 @@ def test_a_tokenizer_that_was_saved_with_a_language_needs_no_flag(mbart):
 
 
 @pytest.mark.parametrize(
-    "language, says", [(None, "nothing says which one"), ("tlh", "does not know the language 'tlh'")]
+    "language, message", [(None, "nothing says which one"), ("tlh", "does not know the language 'tlh'")]
 )
-def test_no_language_and_an_unknown_one_are_one_line(mbart, language, says):
-    with pytest.raises(UserError, match=says) as refused:
+def test_a_missing_or_unknown_language_raises_an_error_of_one_line(mbart, language, message):
+    with pytest.raises(UserError, match=message) as refused:
         LanguageModel.from_pretrained(str(mbart(MBartTokenizer)), language=language)
     assert "\n" not in str(refused.value) and "--target_language, one of ar_AR" in str(refused.value)
 
 
-def test_a_model_without_languages_passes_over_that_of_the_corpus(language_model):
+def test_a_model_without_language_codes_ignores_the_language_of_the_corpus(language_model):
     model = language_model("mbart", language="en")  # an mBART whose tokenizer is of one language
     assert model.language is None and model.forced_bos_id is None and model.start_id == 2

@@ -23,7 +23,7 @@ class Table(LatentSpace):
         super().__init__()
         self.length, self.dim, self.variable_length, self.norm = L, D, masked, norm
         self.table = nn.Embedding.from_pretrained(torch.randn(20, D, generator=torch.Generator().manual_seed(0)) + 2)
-        self.told: dict = {}
+        self.received: dict = {}
 
     def encode(self, batch):
         x0 = self.table(batch.input_ids)
@@ -70,7 +70,7 @@ def test_statistics_are_mean_per_channel_and_one_population_deviation():
     mask = torch.tensor([[True, True], [True, False]])
     mean, scale = estimate_mean_std([Latents(x0, mask)])
     assert mean.tolist() == [3.0, 20.0]
-    # squares of what is centred: 4, 0, 4 and 100, 100, 400
+    # squares of the centered values: 4, 0, 4 and 100, 100, 400
     assert scale.item() == pytest.approx(math.sqrt((8 + 600) / 6))
     assert mean.dtype == scale.dtype == torch.float32 and scale.shape == ()
 
@@ -79,7 +79,7 @@ def test_statistics_of_a_known_distribution_however_it_is_split():
     g = torch.Generator().manual_seed(0)
     x0 = 5 * torch.randn(4000, 8, 2, generator=g) + torch.tensor([100.0, -3.0])
     mask = torch.rand(4000, 8, generator=g) < 0.7
-    whole = Latents(torch.where(mask[..., None], x0, math.inf), mask)  # what is not text must not count
+    whole = Latents(torch.where(mask[..., None], x0, math.inf), mask)  # padding must not count
     mean, scale = estimate_mean_std([whole])
     torch.testing.assert_close(mean, torch.tensor([100.0, -3.0]), atol=0.15, rtol=0)
     assert scale.item() == pytest.approx(5, rel=0.01)
@@ -102,7 +102,7 @@ def test_constant_latents_do_not_divide_by_zero():
 # ------------------------------------------------------------------------------------------------------ coordinates
 
 
-def test_what_is_normalised_is_centred_scaled_and_restored(wrapped, batch):
+def test_normalized_latents_are_centered_scaled_and_restored(wrapped, batch):
     space = wrapped()
     raw, latents = space.space.encode(batch), space.encode(batch)
     valid = latents.x0[latents.mask]
@@ -114,7 +114,7 @@ def test_what_is_normalised_is_centred_scaled_and_restored(wrapped, batch):
     assert space.decode(latents) == space.space.decode(raw)
 
 
-def test_losses_of_the_space_are_taken_in_its_own_coordinates(wrapped, batch):
+def test_losses_of_the_wrapped_space_are_computed_on_denormalized_latents(wrapped, batch):
     space = wrapped()
     raw, latents = space.space.encode(batch), space.encode(batch)
     x0_hat = torch.randn(B, L, D)
@@ -123,14 +123,14 @@ def test_losses_of_the_space_are_taken_in_its_own_coordinates(wrapped, batch):
         torch.testing.assert_close(loss, inside[name])
 
 
-def test_projection_is_that_of_the_space_inside(wrapped, batch):
+def test_projection_is_that_of_the_wrapped_space(wrapped, batch):
     space = wrapped(norm=math.sqrt(D))
     x = torch.randn(B, L, D)
     projected = space.project(x)
     torch.testing.assert_close(space.denormalize(projected).norm(dim=-1), torch.full((B, L), math.sqrt(D)))
     torch.testing.assert_close(space.project(projected), projected)
     plain = wrapped()
-    assert plain.project(x) is x  # not even rounded where there is nothing to project
+    assert plain.project(x) is x  # without a projection not even rounded
 
 
 def test_without_statistics_nothing_changes(batch):
@@ -147,7 +147,7 @@ def test_statistics_travel_with_a_checkpoint(wrapped, batch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_numbers_keep_their_dtype(wrapped, dtype):
+def test_latents_keep_their_dtype(wrapped, dtype):
     x = torch.randn(2, L, D, dtype=dtype)
     space = wrapped()
     latents = space.normalize(Latents(x, torch.ones(2, L, dtype=torch.bool)))
@@ -160,7 +160,7 @@ def test_numbers_keep_their_dtype(wrapped, dtype):
 def test_lengths_of_samples_follow_those_of_the_training_texts():
     statistics = LatentStatistics(D, L)
     statistics.length_counts.copy_(count_lengths(torch.tensor([1] * 10 + [3] * 30 + [9] * 60), L))
-    assert statistics.length_counts.tolist() == [0, 10, 0, 30, 0, 60]  # what is longer was cut at L
+    assert statistics.length_counts.tolist() == [0, 10, 0, 30, 0, 60]  # longer texts count as length L
     space = NormalizedSpace(Table(), statistics)
     mask = space.sample_mask(20_000, torch.Generator().manual_seed(0))
     assert mask.shape == (20_000, L) and mask.dtype == torch.bool

@@ -1,4 +1,4 @@
-"""The Perceiver autoencoder: sizes, padding, lengths, normalisation, and its published weights."""
+"""The Perceiver autoencoder: sizes, padding, lengths, normalization, and its published weights."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_parameter_counts_of_the_published_autoencoders(dim_ae, depth, count):
 
 @pytest.mark.parametrize("dim_lm, dim_ae", [(128, 64), (64, 64), (64, 128), (128, 24)])
 @pytest.mark.parametrize("length", [1, 7, 100])
-def test_any_length_becomes_the_same_number_of_latents(dim_lm, dim_ae, length):
+def test_texts_of_any_length_have_the_same_number_of_latents(dim_lm, dim_ae, length):
     module = autoencoder(dim_lm, dim_ae=dim_ae)
     latents, memory = module(torch.randn(3, length, dim_lm))
     assert latents.shape == (3, 4, dim_ae) and memory.shape == (3, 4, dim_lm)
 
 
 @pytest.mark.parametrize("dim_lm", [128, 64])
-def test_padding_never_reaches_the_latents(dim_lm):
+def test_latents_do_not_depend_on_padding(dim_lm):
     module = autoencoder(dim_lm)
     states = torch.randn(3, 9, dim_lm)
     mask = torch.arange(9) < torch.tensor([9, 4, 1])[:, None]
@@ -54,7 +54,7 @@ def test_a_text_without_tokens_still_has_finite_latents():
     assert module.encode(torch.randn(1, 5, 128), torch.zeros(1, 5, dtype=torch.bool)).isfinite().all()
 
 
-def test_l2_normalised_latents_have_norm_sqrt_d():
+def test_l2_normalized_latents_have_norm_sqrt_d():
     module = autoencoder(l2_normalize_latents=True)
     latents = module.encode(torch.randn(2, 7, 128))
     torch.testing.assert_close(latents.norm(dim=-1), torch.full((2, 4), 8.0))
@@ -101,24 +101,24 @@ def test_bfloat16_autocast_is_close():
         (128, {"num_layers": 0}, r"--num_layers is 0"),
     ],
 )
-def test_bad_sizes_are_one_line(dim_lm, changes, line):
+def test_invalid_sizes_raise_an_error_of_one_line(dim_lm, changes, line):
     with pytest.raises(UserError, match=line) as error:
         autoencoder(dim_lm, **changes)
     assert "\n" not in str(error.value)
 
 
-def test_another_head_size_and_equal_decoder_latents_are_taken():
+def test_another_head_size_and_equal_decoder_latents_are_accepted():
     module = PerceiverAutoencoder(48, replace(OPTIONS, dim_ae=32, num_decoder_latents=4), 10, head_dim=16)
     assert module(torch.randn(1, 10, 48))[1].shape == (1, 4, 48)
 
 
-def test_texts_beyond_the_table_are_refused():
+def test_texts_longer_than_the_position_table_are_refused():
     with pytest.raises(UserError, match="101 tokens.*100.*--max_seq_len"):
         autoencoder().encode(torch.randn(1, 101, 128))
 
 
 def reference_names(module):
-    """The published names of a module's parameters, each tried against the table of rules."""
+    """The published names of a module's parameters, each checked against the table of rules."""
     inner = {
         "attention.norm": "0.norm",
         "attention.norm_latents": "0.norm_latents",
@@ -143,12 +143,12 @@ def reference_names(module):
     }
     names = {}
     for name in module.state_dict():
-        room, _, rest = name.partition(".")
+        half, _, rest = name.partition(".")
         if rest.startswith("layers."):
             _, i, branch, part, leaf = rest.split(".")
             key = f"{branch}.{part}"
-            inside = {"attention.out": "0.to_out.0" if room == "encoder" else "0.to_out"} | inner
-            names[name] = f"perceiver_{room}.layers.{i}.{inside[key]}.{leaf}"
+            inside = {"attention.out": "0.to_out.0" if half == "encoder" else "0.to_out"} | inner
+            names[name] = f"perceiver_{half}.layers.{i}.{inside[key]}.{leaf}"
         else:
             stem, _, leaf = name.rpartition(".")
             names[name] = outer[name] if name in outer else f"{outer[stem]}.{leaf}"
@@ -157,7 +157,7 @@ def reference_names(module):
 
 @pytest.mark.parametrize("dim_lm", [128, 64])
 @pytest.mark.parametrize("prefix", ["", "perceiver_ae.", "module.perceiver_ae."])
-def test_published_weights_load_whatever_surrounds_them(dim_lm, prefix):
+def test_published_weights_load_from_every_known_layout(dim_lm, prefix):
     names = reference_names(autoencoder(dim_lm))
     assert all(rename_parameter(reference, RULES) == ours for ours, reference in names.items())
     source, module = autoencoder(dim_lm), autoencoder(dim_lm)
@@ -170,7 +170,7 @@ def test_published_weights_load_whatever_surrounds_them(dim_lm, prefix):
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in module.state_dict().items())
 
 
-def test_weights_of_another_autoencoder_are_one_line():
+def test_weights_of_another_autoencoder_raise_an_error_of_one_line():
     wide = autoencoder(dim_ae=32)
     state = {reference: wide.state_dict()[ours] for ours, reference in reference_names(wide).items()}
     with pytest.raises(UserError, match="another autoencoder.*instead of") as error:

@@ -1,4 +1,4 @@
-"""Stage 0's own parts: tokenizers, what the encoder is shown, the small model."""
+"""Pretraining of a small language model: tokenizers, corruption of the encoder input, the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MASK_ID = SPECIAL.index("<mask>")
 # ------------------------------------------------------------------------------------------------------- tokenizers
 
 
-def written_again(tokenizer, text: str) -> str:
+def round_trip(tokenizer, text: str) -> str:
     return tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True)
 
 
@@ -38,9 +38,9 @@ ANY_TEXT = [
 
 
 @pytest.mark.parametrize("text", ANY_TEXT)
-def test_subwords_write_any_text_out_again(texts, text):
+def test_subword_tokenizers_round_trip_any_text(texts, text):
     tokenizer = train_tokenizer(texts, "bpe", 300, 64)
-    assert written_again(tokenizer, text) == text
+    assert round_trip(tokenizer, text) == text
     assert tokenizer.unk_token_id not in tokenizer(text).input_ids
 
 
@@ -55,9 +55,9 @@ WELL_SET = [
 
 
 @pytest.mark.parametrize("text", WELL_SET)
-def test_words_are_joined_to_their_punctuation_again(text):
+def test_word_tokenizers_restore_punctuation(text):
     tokenizer = train_tokenizer(WELL_SET, "word", 100, 64)
-    assert written_again(tokenizer, text) == text
+    assert round_trip(tokenizer, text) == text
 
 
 def test_an_unknown_word_is_one_unknown_token():
@@ -66,28 +66,28 @@ def test_an_unknown_word_is_one_unknown_token():
     assert ids.count(tokenizer.unk_token_id) == 1 and len(ids) == len(tokenizer("The dog ran home.").input_ids)
 
 
-def test_the_embedded_corpus_is_written_out_again(tmp_path):
+def test_the_synthetic_corpus_round_trips(tmp_path):
     synthetic_stories.write(tmp_path, train=200, valid=10, test=10)
     stories = [json.loads(line)["text"] for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     tokenizer = train_tokenizer(stories, "word", 2000, 64)
-    assert [written_again(tokenizer, story) for story in stories] == stories
+    assert [round_trip(tokenizer, story) for story in stories] == stories
 
 
 @pytest.mark.parametrize("kind", ["bpe", "word"])
-def test_a_saved_tokenizer_is_the_same_one(kind, texts, tmp_path):
+def test_a_saved_tokenizer_is_reloaded_unchanged(kind, texts, tmp_path):
     tokenizer = train_tokenizer(texts, kind, 300, 12)
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again.get_vocab() == tokenizer.get_vocab()
     for text in texts:
         assert again(text).input_ids == tokenizer(text).input_ids
-        assert written_again(again, text) == written_again(tokenizer, text)
+        assert round_trip(again, text) == round_trip(tokenizer, text)
     assert again.model_max_length == 12
     assert len(again(texts[-1], truncation=True).input_ids) == 12
 
 
 @pytest.mark.parametrize("kind", ["bpe", "word"])
-def test_special_tokens_have_barts_ids_and_stand_around_a_text(kind, texts):
+def test_special_tokens_have_the_ids_of_bart_and_surround_a_text(kind, texts):
     tokenizer = train_tokenizer(texts, kind, 300, 64)
     assert [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL] == list(range(len(SPECIAL)))
     ids = tokenizer("Yes.").input_ids
@@ -111,7 +111,7 @@ def runs(hidden: torch.Tensor) -> int:
 
 
 @pytest.mark.parametrize("share, mean_span", [(0.1, 3.0), (0.3, 3.0), (0.15, 1.0), (0.2, 8.0)])
-def test_spans_have_the_share_and_the_length_asked_for(share, mean_span):
+def test_masked_spans_have_the_requested_share_and_mean_length(share, mean_span):
     B, T = 400, 200
     ids, mask = torch.full((B, T), 9), torch.ones(B, T, dtype=torch.bool)
     hidden = mask_spans(ids, mask, len(SPECIAL), MASK_ID, share, mean_span, uniform(2, B, T)) == MASK_ID
@@ -123,7 +123,7 @@ def test_spans_have_the_share_and_the_length_asked_for(share, mean_span):
     assert float(hidden.sum()) / runs(hidden) == pytest.approx(1 / ((1 - on) * (1 - start)), rel=0.05)
 
 
-def test_hiding_spares_special_tokens_padding_and_the_input():
+def test_masking_leaves_special_tokens_padding_and_the_input_unchanged():
     B, T = 50, 30
     ids = torch.randint(5, 100, (B, T), generator=torch.Generator().manual_seed(1))
     mask = torch.arange(T) < torch.randint(3, T, (B, 1), generator=torch.Generator().manual_seed(2))
@@ -139,14 +139,14 @@ def test_hiding_spares_special_tokens_padding_and_the_input():
     assert (everything[ids >= len(SPECIAL)] == MASK_ID).all()
 
 
-def test_what_is_hidden_of_a_text_does_not_depend_on_its_padding():
+def test_masked_positions_do_not_depend_on_padding():
     ids, mask, u = torch.full((4, 12), 9), torch.ones(4, 12, dtype=torch.bool), uniform(2, 4, 20)
     longer = torch.nn.functional.pad(ids, (0, 8), value=1), torch.nn.functional.pad(mask, (0, 8))
     short = mask_spans(ids, mask, 5, MASK_ID, 0.4, 3.0, u[..., :12])
     assert torch.equal(mask_spans(*longer, 5, MASK_ID, 0.4, 3.0, u)[:, :12], short)
 
 
-def test_drills_keep_special_tokens_and_lengths_and_use_every_ordinary_token():
+def test_random_tokens_keep_special_tokens_and_use_every_ordinary_token():
     ids = torch.tensor([[0] + [9] * 996 + [2, 1, 1]] * 3)
     random = random_tokens(ids, len(SPECIAL), 50, uniform(3, 1000))
     ordinary = ids >= len(SPECIAL)
@@ -173,7 +173,7 @@ def test_a_small_bart_is_an_ordinary_language_model(texts, tmp_path):
 
 
 def test_a_small_bart_learns_to_copy(texts):
-    """A few steps, and the loss falls: gradients reach everything, and labels are what is seen."""
+    """The loss falls in a few steps: gradients reach every parameter, and labels equal the input."""
     tokenizer = train_tokenizer(texts, "word", 100, OPTIONS.max_seq_len)
     torch.manual_seed(0)
     model = LanguageModel(small_bart(OPTIONS, tokenizer), tokenizer, "small", frozen=False)
@@ -194,13 +194,13 @@ def test_a_small_bart_learns_to_copy(texts):
     assert written == [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
 
 
-def test_positions_start_as_one_rotation_for_all_places(texts):
+def test_inner_products_of_sinusoidal_positions_depend_on_distance_only(texts):
     tokenizer = train_tokenizer(texts, "word", 50, 20)
     model = small_bart(replace(OPTIONS, pos_init="sinusoidal"), tokenizer).model
     tables = [half.embed_positions.weight[half.embed_positions.offset :] for half in (model.encoder, model.decoder)]
     torch.testing.assert_close(tables[0], tables[1], rtol=0, atol=0)
     assert tables[0].shape == (20, 16) and tables[0].requires_grad
-    # the same step has the same inner product wherever it is taken, and the smallest step the largest
+    # inner products depend on the distance of two positions only, and are largest for neighbors
     near = (tables[0][:-1] * tables[0][1:]).sum(1)
     far = (tables[0][:-5] * tables[0][5:]).sum(1)
     torch.testing.assert_close(near, near[:1].expand_as(near))
@@ -208,7 +208,7 @@ def test_positions_start_as_one_rotation_for_all_places(texts):
     torch.testing.assert_close(tables[0].square().mean().sqrt(), torch.tensor(0.02), rtol=1e-3, atol=0)  # BART's
 
 
-def test_a_width_that_heads_cannot_share_is_refused(texts):
+def test_a_width_not_divisible_by_the_heads_is_refused(texts):
     tokenizer = train_tokenizer(texts, "word", 100, 20)
     with pytest.raises(UserError, match="--d_model 18 is not divisible by --heads 4"):
         small_bart(PretrainingOptions(d_model=18), tokenizer)

@@ -12,6 +12,7 @@ from latent_models.autoencoders.perceiver import PerceiverAutoencoder
 from latent_models.families import FAMILIES
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
+from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
@@ -39,18 +40,19 @@ def batch(texts):
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_any_family_is_compressed_and_written_out(compressed, batch, family):
+def test_texts_of_any_family_are_compressed_and_decoded(compressed, batch, family):
     space = compressed(family)
     tokens = batch(space.language_model)
     latents = space.encode(tokens)
     assert latents.x0.shape == (4, LENGTH, DIM) == (4, space.length, space.dim)
     assert latents.mask.shape == (4, LENGTH) and latents.mask.all() and not space.variable_length
-    assert space.sample_mask(3, torch.Generator()).tolist() == [[True] * LENGTH] * 3
+    normalized = NormalizedSpace(space, LatentStatistics(DIM, LENGTH))
+    assert normalized.sample_mask(3, torch.Generator()).tolist() == [[True] * LENGTH] * 3
     texts = space.decode(latents, max_length=10, num_beams=2)
     assert len(texts) == 4 and space.decode(space.encode(tokens), max_length=10, num_beams=2) == texts
 
 
-def test_disturbed_latents_stay_in_the_space_and_keep_their_size(compressed, batch):
+def test_noised_latents_stay_in_the_space_and_keep_their_norm(compressed, batch):
     generator = torch.Generator().manual_seed(0)
     for options in ({"l2_normalize_latents": True}, {}):
         space = compressed(**options)
@@ -69,7 +71,7 @@ def test_disturbed_latents_stay_in_the_space_and_keep_their_size(compressed, bat
             )
 
 
-def test_padding_never_reaches_compressed_latents(compressed, batch):
+def test_compressed_latents_do_not_depend_on_padding(compressed, batch):
     space = compressed()
     tokens = batch(space.language_model)
     latents = space.encode(tokens)
@@ -88,30 +90,31 @@ def test_projection_gives_the_norm_of_the_latents(compressed, batch):
     assert plain.project(x0) is x0
 
 
-def test_the_autoencoder_learns_and_the_frozen_model_does_not(compressed, batch):
+def test_the_autoencoder_has_gradients_and_the_frozen_model_has_none(compressed, batch):
     """Its loss is the reconstruction loss of what it decodes, and gradients stop at the language model."""
     space = compressed().train()
     tokens = batch(space.language_model)
     losses = space(tokens)
     states = space.autoencoder.decode(space.encode(tokens).x0)
     by_hand = space.language_model.reconstruction_loss(states, None, tokens.input_ids, tokens.attention_mask)
-    torch.testing.assert_close(losses, by_hand)
-    losses.mean().backward()
+    assert set(losses) == {"reconstruction"}
+    torch.testing.assert_close(losses["reconstruction"], by_hand)
+    losses["reconstruction"].mean().backward()
     assert all(p.grad is not None for p in space.autoencoder.parameters())
     assert all(p.grad is None for p in space.language_model.parameters())
     tuned = compressed(frozen=False).train()
-    tuned(tokens).mean().backward()
+    tuned(tokens)["reconstruction"].mean().backward()
     assert all(p.grad is not None for p in tuned.parameters())
 
 
-def test_a_text_longer_than_the_autoencoder_reads_is_refused(compressed, texts):
+def test_a_text_longer_than_the_autoencoder_allows_is_refused(compressed, texts):
     space = compressed()
     ids = torch.full((1, 41), 9)
     with pytest.raises(UserError, match="41 tokens exceeds the autoencoder's 40"):
         space.encode(Batch(ids, torch.ones_like(ids, dtype=torch.bool)))
 
 
-def test_fingerprints_know_the_autoencoder_and_the_language_model(compressed):
+def test_fingerprints_depend_on_the_autoencoder_and_the_language_model(compressed):
     one, other = compressed(), compressed()
     assert one.fingerprint() == other.fingerprint()
     with torch.no_grad():
@@ -145,7 +148,7 @@ def test_encoder_states_are_padded_to_the_length_of_the_space(language_model, ba
     assert space.decode(junk, max_length=10, num_beams=2) == expected
 
 
-def test_lengths_that_do_not_fit_are_refused(language_model):
+def test_lengths_beyond_the_model_or_the_space_are_refused(language_model):
     model = language_model()
     with pytest.raises(UserError, match="--max_seq_len 49 is longer than .* can read: give 48 or less"):
         EncoderStatesSpace(model, 49)
@@ -155,7 +158,7 @@ def test_lengths_that_do_not_fit_are_refused(language_model):
         EncoderStatesSpace(model, 8).encode(Batch(ids, torch.ones_like(ids, dtype=torch.bool)))
 
 
-def test_fingerprints_of_encoder_states_know_their_length(language_model):
+def test_fingerprints_of_encoder_states_depend_on_their_length(language_model):
     model = language_model()
     assert EncoderStatesSpace(model, 8).fingerprint() != EncoderStatesSpace(model, 9).fingerprint()
     assert EncoderStatesSpace(model, 8).fingerprint() == EncoderStatesSpace(language_model(), 8).fingerprint()

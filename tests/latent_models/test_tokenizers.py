@@ -1,4 +1,4 @@
-"""Tokenizers of the embedding systems: trained, found, reloaded, told apart."""
+"""Tokenizers of embedding diffusion: training, loading, reloading, fingerprints."""
 
 from __future__ import annotations
 
@@ -15,26 +15,21 @@ from transformers import AutoTokenizer, BertTokenizerFast
 from latent_models.options import TokenizerOptions
 from latent_models.tokenizers.files import load_tokenizer
 from latent_models.tokenizers.from_flags import check_coverage, make_tokenizer, unknown_rate
-from latent_models.tokenizers.special_ids import (
-    check_same_tokenizer,
-    end_id,
-    start_id,
-    tokenizer_rules,
-)
+from latent_models.tokenizers.special_ids import end_id, start_id
 from latent_models.tokenizers.training import KINDS, TokenizerTraining, train_tokenizer
 from utils.errors import UserError
-from utils.tokenizer_fingerprint import fingerprint
+from utils.tokenizer_fingerprint import check_same_tokenizer, fingerprint, tokenizer_rules
 
 TEXTS = ["The RED apple is fresh.", "Café in 1984: don't!", "the red pear is fresh."]
 PLAIN = TokenizerTraining(400)
 PUBLISHED = TokenizerTraining(400, 1, lowercase=True, strip_accents=True, individual_digits=True)
 
 
-def written_again(tokenizer, text: str) -> str:
+def round_trip(tokenizer, text: str) -> str:
     return tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True)
 
 
-def test_word_level_is_the_published_layout():
+def test_word_level_tokenizers_have_the_published_layout():
     tokenizer = train_tokenizer(TEXTS, "word-level", PUBLISHED, 64)
     assert [tokenizer.convert_ids_to_tokens(i) for i in range(5)] == ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
     ids = tokenizer("The RED apple").input_ids
@@ -43,15 +38,15 @@ def test_word_level_is_the_published_layout():
     assert tokenizer.convert_ids_to_tokens(tokenizer("Café 1984").input_ids) == (
         ["[CLS]", "cafe", "1", "9", "8", "4", "[SEP]"]
     )
-    assert written_again(tokenizer, TEXTS[0]) == "the red apple is fresh."
-    assert written_again(tokenizer, TEXTS[1]) == "cafe in 1984: don't!"
+    assert round_trip(tokenizer, TEXTS[0]) == "the red apple is fresh."
+    assert round_trip(tokenizer, TEXTS[1]) == "cafe in 1984: don't!"
     pair = tokenizer("the red", "the pear").input_ids
     assert pair.count(2) == 2 and pair.count(1) == 1
 
 
-def test_each_option_does_what_it_says():
-    kept = train_tokenizer(TEXTS, "word-level", PLAIN, 64)
-    assert written_again(kept, TEXTS[1]) == TEXTS[1] and "1984" in kept.get_vocab()
+def test_each_option_has_its_effect():
+    plain = train_tokenizer(TEXTS, "word-level", PLAIN, 64)
+    assert round_trip(plain, TEXTS[1]) == TEXTS[1] and "1984" in plain.get_vocab()
     lower = train_tokenizer(TEXTS, "word-level", replace(PLAIN, lowercase=True), 64)
     assert "café" in lower.get_vocab() and "RED" not in lower.get_vocab()
     bare = train_tokenizer(TEXTS, "word-level", replace(PLAIN, strip_accents=True), 64)
@@ -61,34 +56,34 @@ def test_each_option_does_what_it_says():
     assert len(train_tokenizer(TEXTS, "word-level", replace(PUBLISHED, vocab_size=8), 64)) == 8
 
 
-def test_bytes_write_any_text_out_again():
+def test_byte_level_tokenizers_round_trip_any_text():
     tokenizer = train_tokenizer(TEXTS, "byte-level", PLAIN, 64)
     for text in [*TEXTS, "  two  blanks, 東京 🙂 e\u0301"]:
-        assert written_again(tokenizer, text) == text
+        assert round_trip(tokenizer, text) == text
     assert [tokenizer.convert_ids_to_tokens(i) for i in range(5)] == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 @pytest.mark.parametrize("kind, size", [("byte-level", 100), ("word-level", 5)])
-def test_a_vocabulary_without_room_is_refused(kind, size):
+def test_a_vocabulary_smaller_than_its_special_tokens_is_refused(kind, size):
     with pytest.raises(UserError, match=f"--vocab_size {size} is too small .* give {KINDS[kind].smallest} or more"):
         train_tokenizer(TEXTS, kind, size, 64)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("options", [PLAIN, PUBLISHED])
-def test_saved_and_reloaded_it_is_the_same(kind, options, tmp_path):
+def test_a_saved_tokenizer_is_reloaded_unchanged(kind, options, tmp_path):
     tokenizer = train_tokenizer(TEXTS, kind, options, 64)
     before = fingerprint(tokenizer)
-    tokenizer(TEXTS, truncation=True, max_length=3, padding=True)  # leaves its marks on the tokenizer
+    tokenizer(TEXTS, truncation=True, max_length=3, padding=True)  # changes settings of the tokenizer
     tokenizer.save_pretrained(tmp_path)
     again = load_tokenizer(str(tmp_path), 64)
     assert fingerprint(again) == before == fingerprint(tokenizer)
     for text in [*TEXTS, "an unknown Ünword 7"]:
         assert again(text).input_ids == tokenizer(text).input_ids
-        assert written_again(again, text) == written_again(tokenizer, text)
+        assert round_trip(again, text) == round_trip(tokenizer, text)
 
 
-def test_one_vocabulary_with_other_merges_or_normaliser_is_another_tokenizer():
+def test_other_merges_or_another_normalizer_change_the_fingerprint():
     one = train_tokenizer(TEXTS, "byte-level", PLAIN, 64)
     other = train_tokenizer(TEXTS, "byte-level", PLAIN, 64)
     assert fingerprint(one) == fingerprint(other)
@@ -120,24 +115,24 @@ def test_a_word_list_has_fixed_special_ids_and_joins_pieces(tmp_path):
     assert fingerprint(load_tokenizer(str(tmp_path / "saved"), 32)) == fingerprint(tokenizer)
 
 
-def test_a_bert_tokenizer_from_disk(tmp_path):
+def test_a_bert_tokenizer_is_loaded_from_disk(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "red", "app", "##le"]
     BertTokenizerFast(vocab={w: i for i, w in enumerate(words)}).save_pretrained(tmp_path)
     tokenizer = load_tokenizer(str(tmp_path), 16)
     assert tokenizer("The red apple").input_ids == [2, 5, 6, 7, 8, 3]
     assert (start_id(tokenizer), end_id(tokenizer)) == (2, 3)
-    assert written_again(tokenizer, "The red apple") == "the red apple"
+    assert round_trip(tokenizer, "The red apple") == "the red apple"
     assert fingerprint(tokenizer) == fingerprint(AutoTokenizer.from_pretrained(tmp_path))
 
 
-def test_a_file_of_the_tokenizers_library(tmp_path):
+def test_a_file_of_the_tokenizers_library_is_loaded(tmp_path):
     trained = train_tokenizer(TEXTS, "word-level", PUBLISHED, 64)
     trained.backend_tokenizer.save(str(tmp_path / "word-level-vocab.json"))
     loaded = load_tokenizer(str(tmp_path / "word-level-vocab.json"), 64)
     assert fingerprint(loaded) == fingerprint(trained)
 
 
-def test_what_is_no_tokenizer_is_one_line(tmp_path):
+def test_anything_but_a_tokenizer_raises_an_error_of_one_line(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "twice.txt").write_text("a\nb\na\n")
     (tmp_path / "no.json").write_text("{}")
@@ -160,7 +155,7 @@ def test_what_is_no_tokenizer_is_one_line(tmp_path):
 # --------------------------------------------------------------------------------------------------------- coverage
 
 
-def test_a_vocabulary_that_knows_too_little_is_refused_with_its_share():
+def test_too_many_unknown_words_are_refused_with_their_share():
     options = TokenizerOptions(vocab_size=8)
     tokenizer = make_tokenizer(options, TEXTS, 64)
     share = unknown_rate(tokenizer, TEXTS)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from model import make_denoiser
+from model.blocks import sinusoids
 from model.options import DenoiserOptions
-from model.time_embedding import sinusoids
 from utils.errors import UserError
 from utils.records import Condition
 

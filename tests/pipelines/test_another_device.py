@@ -1,11 +1,11 @@
-"""Training steps and walks on a device that is not the CPU: nothing they touch stays behind, and nothing is read back.
+"""Training steps and sampling on a device that is not the CPU: all tensors are on it, and the host reads none of them.
 
-The device is torch's `meta`: its tensors have shapes and no values. Mixing one with a tensor of the CPU raises (numbers
-without dimensions excepted, as everywhere), and so does reading one: .item(), nonzero(), .cpu(). So whatever passes
-here would not fail on a GPU for a tensor in the wrong place, and never waits for one.
-Not to be had on `meta`: its own random numbers (utils/seeding draws them on the CPU then), autocast (switched off
-below), fused optimizers, the words that a language model writes, since what comes next depends on values, and
---reference_kernels, for which transformers looks at every batch whether it is padded.
+The device is torch's `meta`: its tensors have shapes and no values. An operation that mixes such a tensor with one of
+the CPU raises an error (except for tensors without dimensions, as on every device), and so does reading a value:
+.item(), nonzero(), .cpu(). What passes here has no tensor on the wrong device on a GPU, and never waits for the GPU.
+`meta` does not support random numbers of its own (utils/seeding draws them on the CPU), autocast (switched off below),
+fused optimizers, decoding by a language model, whose next token depends on values, and --reference_kernels, for which
+transformers checks whether each batch is padded.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.options import ClampOptions, ControlOptions, EmbeddingLossOptions
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.hooks import ClassifierControl, RemaskHook, RoundingHook
-from pipelines.sampling.inputs import PackedSources, SampleInputs, infilling_inputs
+from pipelines.sampling.inputs import PackedSources, infilling_inputs
+from pipelines.sampling.sampler_call import SampleInputs
 from pipelines.sampling.sdedit import SDEditStart
 from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
 from pipelines.steps.classifier import ClassifierStep
 from pipelines.steps.denoiser_augmentation import DenoiserAugmentation
 from pipelines.steps.denoising_lm import DenoisingLMStep
-from pipelines.steps.diffusion import DiffusionStep
+from pipelines.steps.diffusion import DiffusionStep, TimestepSampler
 from pipelines.steps.distillation import DistillationStep
 from pipelines.steps.draft_model import DraftModelStep
 from pipelines.steps.embeddings import EmbeddingLoss, EmbeddingStep
 from pipelines.steps.teacher import Teacher, split_grid
-from pipelines.steps.timestep_sampler import TimestepSampler
 from utils.distributed import DistContext
 from utils.ema import EMA
 from utils.hooks import StepResult
@@ -72,13 +72,13 @@ RANKS = DistContext(device=META)
 TEXTS = [f"{name} went to the {place} and {end}." for name in ("Anna", "Ben") for place in ("sea", "old tall house")
          for end in ("slept", "sang a song")]  # fmt: skip
 LENGTH = 16
-PLAN = TrainingSampler(0, 4)
+SAMPLER = TrainingSampler(0, 4)
 NET = DenoiserOptions(tx_dim=64, tx_depth=1, self_condition=True, scale_shift=True)
 
 
 @pytest.fixture(autouse=True)
 def no_autocast(monkeypatch):
-    """torch knows no autocast of this device, and says so by an error even when asked whether it is on."""
+    """torch has no autocast on this device, and raises an error even for the question whether it is on."""
     enabled, autocast = torch.is_autocast_enabled, torch.autocast
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind="cpu": kind != "meta" and enabled(kind))
     monkeypatch.setattr(
@@ -103,10 +103,10 @@ class World:
         return CompressedSpace(self.model, PerceiverAutoencoder(self.model.dim, self.autoencoder, LENGTH).to(META))
 
     def tuned_space(self) -> CompressedSpace:
-        """Around a language model that trains along."""
+        """With a language model that is trained too."""
         options = PretrainingOptions(d_model=64, layers=1, heads=2, max_seq_len=LENGTH)
         bart = small_bart(options, self.model.tokenizer)
-        model = LanguageModel(bart, self.model.tokenizer, "trains", frozen=False)
+        model = LanguageModel(bart, self.model.tokenizer, "trained", frozen=False)
         return CompressedSpace(model, PerceiverAutoencoder(64, self.autoencoder, LENGTH)).to(META)
 
     def embeddings(self, **options) -> EmbeddingSpace:
@@ -126,22 +126,22 @@ def process(sampling: SamplingOptions | None = None, variant: str = "latent", **
     return make_process(ProcessOptions(**options), sampling or SamplingOptions(sampling_timesteps=4), variant)
 
 
-def one_step(modules, fn, *, options=None, times=None, step=0) -> StepResult:
-    """A real optimizer step, with averages, on the device: forward and backward over micro-batches, then the update."""
+def run_step(modules, fn, *, options=None, times=None, step=0) -> StepResult:
+    """One real optimizer step with EMA on the device: forward and backward over micro-batches, then the update."""
     options = options or OptimizerOptions()
     optimizer = make_optimizer(modules, options)
     state = State(modules, optimizer, make_lr_schedule(optimizer, options, 10), EMA(modules), dist=RANKS)
     state.step = step
     modules.train()
     loss, values = _gradients(state, fn, fn.batch_sampler.accumulate, nullcontext, fn.batch_sampler.global_batch_size)
-    report = _update(state, loss, values, state.parameters(), 1.0)
+    result = _update(state, loss, values, state.parameters(), 1.0)
     if times is not None:
-        times.sync_losses(state, report)
-    found = [report.loss, report.grad_norm, *report.values.values(), *state.parameters()]
+        times.sync_losses(state, result)
+    found = [result.loss, result.grad_norm, *result.values.values(), *state.parameters()]
     found += [x for part in optimizer.state.values() for x in part.values() if isinstance(x, torch.Tensor) and x.ndim]
     found += [*state.ema.tensors.values()]
     assert {x.device for x in found} == {META}
-    return report
+    return result
 
 
 # ------------------------------------------------------------------------------------------------------- training
@@ -150,7 +150,7 @@ CASES = {
     "plain": {},
     "classes": {"classes": 3, "objective": "pred_v", "loss_weighting": "min_snr", "T_schedule": "linear"},
     "sources": {"sources": "frozen", "objective": "pred_x0", "p2_loss_weight_gamma": 0.5, "loss_type": "l1"},
-    "sources read along": {"sources": "trained", "classes": 3, "objective": "pred_v"},
+    "sources with a trained encoder": {"sources": "trained", "classes": 3, "objective": "pred_v"},
     "encoder states": {"space": "states", "times": "lossaware", "loss_type": "smooth_l1"},
     "a chain": {"beta_schedule": "sqrt", "timesteps": 20, "times": "lossaware", "train_schedule": "cosine"},
     "first release": {"space": "states", "variant": "states", "sources": "frozen", "times": "fixstep"},
@@ -161,7 +161,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_of_the_denoiser(world, bert, tmp_path, case):
+def test_denoiser_step_runs_on_the_device(world, bert, tmp_path, case):
     options = dict(CASES[case])
     kind, variant, where = (options.pop(k, None) for k in ("space", "variant", "where"))
     classes, sources, times = options.pop("classes", 0), options.pop("sources", None), options.pop("times", "uniform")
@@ -187,43 +187,43 @@ def test_a_step_of_the_denoiser(world, bert, tmp_path, case):
         cache = DeviceLatentCache(cached.cache, META) if where == "device" else cached.cache
         space, texts = world.states, EncodedSplit(world.states, world.data, cache, META)
         model = DiffusionModel(space, net, LENGTH, classes).to(META)
-    drawn = TimestepSampler(made, RANKS)
+    times_sampler = TimestepSampler(made, RANKS)
     source = ConditionalLatents(model.normalize(space), texts, classes > 0, read)
-    step = DiffusionStep(network or model.denoiser, source, made, PLAN, 10, True, drawn)
-    report = one_step(model, step, times=drawn)
-    assert report.values.keys() == {f"loss_q{q}" for q in (0, 1, 2, 3)}
+    step = DiffusionStep(network or model.denoiser, source, made, SAMPLER, 10, True, times_sampler)
+    result = run_step(model, step, times=times_sampler)
+    assert result.values.keys() == {f"loss_q{q}" for q in (0, 1, 2, 3)}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lion", "muon"])
-def test_a_step_of_every_optimizer(world, optimizer):
-    """In two micro-batches."""
+def test_every_optimizer_updates_on_the_device(world, optimizer):
+    """Over two micro-batches."""
     model = DiffusionModel(world.compressed, NET, LENGTH, 0).to(META)
     source = ConditionalLatents(
         model.normalize(world.compressed), EncodedSplit(world.compressed, world.data, None, META)
     )
     step = DiffusionStep(model.denoiser, source, process(), TrainingSampler(0, 2, accumulate=2), 10, True)
-    one_step(model, step, options=OptimizerOptions(optimizer=optimizer))
+    run_step(model, step, options=OptimizerOptions(optimizer=optimizer))
 
 
-@pytest.mark.parametrize("case", ["plain", "noised", "cached", "chunked", "ft", "decoder", "imagined"])
-def test_a_step_of_the_autoencoder(world, monkeypatch, case):
+@pytest.mark.parametrize("case", ["plain", "noised", "cached", "chunked", "ft", "decoder", "denoised"])
+def test_autoencoder_step_runs_on_the_device(world, monkeypatch, case):
     space = world.tuned_space() if case in ("ft", "decoder") else world.new_space()
     if case in ("chunked", "ft"):
-        monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", 600)
+        monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 600)
     if case == "decoder":
         space.freeze_encoder()
-    how = LatentAugmentation()
+    augmentation = LatentAugmentation()
     if case == "noised":
-        how = LatentAugmentation(0.3)
-    elif case == "imagined":
-        how = LatentAugmentation(0.3, denoiser=DenoiserAugmentation(generator(world, sampler="ddpm"), STEPS))
+        augmentation = LatentAugmentation(0.3)
+    elif case == "denoised":
+        augmentation = LatentAugmentation(0.3, denoiser=DenoiserAugmentation(generator(world, sampler="ddpm"), STEPS))
     states = EncodedSplit(world.states, world.data, None, META) if case == "cached" else None
-    step = AutoencoderStep(space, world.data, PLAN, META, augmentation=how, pad_to=LENGTH, states=states)
-    one_step(space, step)
+    step = AutoencoderStep(space, world.data, SAMPLER, META, augmentation=augmentation, pad_to=LENGTH, states=states)
+    run_step(space, step)
 
 
 @pytest.mark.parametrize("case", ["plain", "classes", "pairs", "running text", "absorbing", "masked"])
-def test_a_step_of_embeddings(world, case):
+def test_embedding_step_runs_on_the_device(world, case):
     space = world.embeddings(padding="masked" if case == "masked" else "generated")
     data = TokenSplit(world.split, tokenize(space.tokenizer, TEXTS, LENGTH), space.pad_id)
     if case == "pairs":
@@ -234,11 +234,11 @@ def test_a_step_of_embeddings(world, case):
     made = process(objective="pred_x0", beta_schedule="sqrt", timesteps=20)
     loss = EmbeddingLoss(model.denoiser, space, made, model.absorbing, 0.2 if absorbing else 0.0)
     step = EmbeddingStep(
-        loss, loss, data, PLAN, 10, EmbeddingLossOptions(), device=META, self_condition=True,
+        loss, loss, data, SAMPLER, 10, EmbeddingLossOptions(), device=META, self_condition=True,
         class_conditional=classes > 0, reg_rate=0.1, max_prefix_fraction=0.5 if case == "running text" else None,
         times=(times := TimestepSampler(made, RANKS)),
     )  # fmt: skip
-    one_step(model, step, times=times)
+    run_step(model, step, times=times)
 
 
 def packed(space: EmbeddingSpace):
@@ -247,7 +247,7 @@ def packed(space: EmbeddingSpace):
 
 
 @pytest.mark.parametrize("kind", ["compressed", "states", "embeddings"])
-def test_a_step_of_the_classifier(world, kind):
+def test_classifier_step_runs_on_the_device(world, kind):
     space = {"compressed": world.compressed, "states": world.states}.get(kind) or world.embeddings(padding="masked")
     absorbing = kind == "embeddings"
     model = DiffusionModel(space, NET, LENGTH, 0, absorbing=absorbing).to(META)
@@ -255,47 +255,44 @@ def test_a_step_of_the_classifier(world, kind):
     parts = Components(model.normalize(space), model.requires_grad_(False), made)
     texts = EncodedSplit(space, world.data, None, META)
     classifier = new_classifier(space)
-    one_step(classifier, ClassifierStep(classifier, texts, parts, PLAN))
+    run_step(classifier, ClassifierStep(classifier, texts, parts, SAMPLER))
 
 
 def new_classifier(space) -> LatentClassifier:
     return LatentClassifier(space.dim, space.length, 3, ClassifierOptions(classifier_dim=64)).to(META)
 
 
-@pytest.mark.parametrize("start", ["texts", "own steps"])
-def test_a_step_of_a_student(world, start):
-    prob = float(start == "own steps")
+@pytest.mark.parametrize("start", ["data", "own samples"])
+def test_distillation_step_runs_on_the_device(world, start):
+    prob = float(start == "own samples")
     made = process(objective="pred_v", train_prob_self_cond=prob)
-    of_teacher = generator(world, classes=3, guidance=2.0)
-    walks = split_grid(made.grid(2), made.grid(4))
-    teacher = Teacher(of_teacher, walks, extra_estimate=True, sampler=make_sampler("dpmpp"))
+    teacher_generator = generator(world, classes=3, guidance=2.0)
+    sub_grids = split_grid(made.grid(2), made.grid(4))
+    teacher = Teacher(teacher_generator, sub_grids, extra_estimate=True, sampler=make_sampler("dpmpp"))
     model = DiffusionModel(world.compressed, replace(NET, class_conditional=True), LENGTH, 3).to(META)
     source = ConditionalLatents(
         model.normalize(world.compressed), EncodedSplit(world.compressed, world.data, None, META), True
     )
-    student = DistillationStep(model.denoiser, source, made, PLAN, 10, teacher, 2, self_condition=True)
-    one_step(model, student, step=1)  # the second of its steps, so that there is one before it
+    student = DistillationStep(model.denoiser, source, made, SAMPLER, 10, teacher, 2, self_condition=True)
+    run_step(model, student, step=1)  # its second sampling step, which has one before it
 
 
-def test_a_step_of_a_drafter(world):
-    drafter = DraftModel(world.model.dim, LENGTH, DraftModelOptions(draft_model_depth=1)).to(META)
-    how = LatentAugmentation(0.3)
-    one_step(
-        drafter,
-        DraftModelStep(world.compressed, drafter, EncodedSplit(world.compressed, world.data, None, META), PLAN, how),
-    )
-    assert drafter.draft_ids(world.model.model, torch.randn(2, 4, world.model.dim, device=META)).device == META
+def test_draft_model_step_runs_on_the_device(world):
+    draft_model = DraftModel(world.model.dim, LENGTH, DraftModelOptions(draft_model_depth=1)).to(META)
+    texts = EncodedSplit(world.compressed, world.data, None, META)
+    run_step(draft_model, DraftModelStep(world.compressed, draft_model, texts, SAMPLER, LatentAugmentation(0.3)))
+    assert draft_model.draft_ids(world.model.model, torch.randn(2, 4, world.model.dim, device=META)).device == META
 
 
-def test_a_step_of_a_language_model(world):
+def test_denoising_lm_step_runs_on_the_device(world):
     model = world.tuned_space().language_model
-    step = DenoisingLMStep(model, world.data, PretrainingOptions(max_seq_len=LENGTH), PLAN, META, 4, 60)
-    one_step(model, step)
+    step = DenoisingLMStep(model, world.data, PretrainingOptions(max_seq_len=LENGTH), SAMPLER, META, 4, 60)
+    run_step(model, step)
 
 
 # ------------------------------------------------------------------------------------------------------- sampling
 
-STEPS = 2  # the last of which arrives at data
+STEPS = 2  # the last one ends at t = 0
 
 
 def generator(world, space=None, *, classes=0, source_dim=0, absorbing=False, guidance=1.0, hooks=(), chain=False,
@@ -306,23 +303,23 @@ def generator(world, space=None, *, classes=0, source_dim=0, absorbing=False, gu
     model.statistics.length_counts[3:] += 1
     own = {"beta_schedule": "sqrt", "timesteps": 20} if chain else {}
     made = process(SamplingOptions(sampling_timesteps=STEPS, truncate_noise=truncate_noise, **sampling), **own)
-    statistics = model.statistics  # the counts of lengths are read by the host
-    model.denoiser.to(META), statistics.mean.data, statistics.scale.data
+    statistics = model.statistics  # the host reads the counts of lengths, so they stay on the CPU
+    model.denoiser.to(META)
     statistics.mean, statistics.scale = statistics.mean.to(META), statistics.scale.to(META)
     return TextGenerator(
-        model.normalize(space), model.denoiser.eval(), made, steps=STEPS, batch_size=3, device=META, autocast=nullcontext,
-        max_length=LENGTH, guidance=guidance, hooks=hooks,
+        model.normalize(space), model.denoiser.eval(), made, steps=STEPS, batch_size=3, device=META,
+        autocast=nullcontext, max_length=LENGTH, guidance=guidance, hooks=hooks,
         absorbing=None if model.absorbing is None else model.absorbing.detach().to(META),
     )  # fmt: skip
 
 
-def told_all(world, sources: bool):
-    def told(block: int, n: int, draws: torch.Generator) -> SampleInputs:
-        states = torch.randn(n, 5, world.model.dim, generator=draws) if sources else None
+def make_conditions(world, sources: bool):
+    def conditions(batch_index: int, n: int, generator: torch.Generator) -> SampleInputs:
+        states = torch.randn(n, 5, world.model.dim, generator=generator) if sources else None
         mask = torch.arange(5) < torch.arange(1, n + 1)[:, None] if sources else None
         return SampleInputs(Condition.of(torch.arange(n) % 3, states, mask))
 
-    return told
+    return conditions
 
 
 @pytest.mark.parametrize(
@@ -330,26 +327,26 @@ def told_all(world, sources: bool):
     [(sampler, grid, chain) for sampler in SAMPLERS for grid, chain in (("uniform", True), ("karras", False))]
     + [("dpmpp_sde", grid, False) for grid in ("uniform", "shifted", "log_snr", "logit_normal")],
 )
-def test_every_sampler_and_grid_guided(world, sampler, grid, chain):
+def test_every_sampler_and_grid_runs_guided_on_the_device(world, sampler, grid, chain):
     made = generator(
         world, classes=3, source_dim=world.model.dim, guidance=2.0, sampler=sampler, time_grid=grid, chain=chain,
         ddim_sampling_eta=0.5 if sampler == "ddim" else None,
     )  # fmt: skip
-    latents = made.sample_latents(0, 0, told_all(world, True))
+    latents = made.sample_latents(0, 0, make_conditions(world, True))
     assert latents.x0.device == latents.mask.device == META and latents.x0.shape == (3, 4, 64)
 
 
 @pytest.mark.parametrize(("kind", "truncate_noise"), [("states", 2.0), ("embeddings", None)])
-def test_spaces_whose_texts_have_lengths(world, kind, truncate_noise):
+def test_spaces_of_variable_length_sample_on_the_device(world, kind, truncate_noise):
     space = world.states if kind == "states" else world.embeddings(padding="masked")
     made = generator(world, space, sampler="ddpm", truncate_noise=truncate_noise, classes=3, guidance=2.0)
-    assert made.sample_latents(0, 0, told_all(world, False)).x0.device == META
+    assert made.sample_latents(0, 0, make_conditions(world, False)).x0.device == META
 
 
 @pytest.mark.parametrize(("kind", "langevin", "sampler"), [
     ("langevin", False, "dpmpp"), ("langevin", True, "ddpm"), ("x0", False, "ddim"),
 ])  # fmt: skip
-def test_control_by_a_classifier(world, kind, langevin, sampler):
+def test_classifier_control_samples_on_the_device(world, kind, langevin, sampler):
     options = ControlOptions(classifier_guidance=kind, langevin_noise=langevin, guidance_steps=2)
     made = generator(world, sampler=sampler)
     classifier = new_classifier(world.compressed).requires_grad_(False).eval()
@@ -360,23 +357,23 @@ def test_control_by_a_classifier(world, kind, langevin, sampler):
 @pytest.mark.parametrize("options", [
     ClampOptions(clamp=True), ClampOptions(clamp=True, clamp_from=0.7), ClampOptions(rejection_rate=0.3),
 ])  # fmt: skip
-def test_rounding_towards_an_absorbing_state(world, options):
+def test_rounding_with_an_absorbing_state_samples_on_the_device(world, options):
     made = generator(world, world.embeddings(), absorbing=True, sampler="ddpm", chain=True)
     made.hooks = (RoundingHook(options, made.space), RemaskHook(made.absorbing, 0.2))
     assert made.sample_latents(0, 0).x0.device == META
 
 
 @pytest.mark.parametrize("padding", ["masked", "generated"])
-def test_given_positions(world, padding):
+def test_known_positions_sample_on_the_device(world, padding):
     made = generator(world, world.embeddings(padding=padding), sampler="dpmpp_sde", absorbing=True)
     blanks = infilling_inputs(made.space, ["Anna went to ___ and [blank:2].", "___ slept."], META)
     sources = PackedSources(made.space, META, "longest").make_inputs(TEXTS[:2], 0)
-    for told in (blanks, sources):
-        latents = made.sample_latents(0, 0, lambda b, n, draws, told=told: told(0, 2).repeat(2), batch_size=4)
+    for inputs in (blanks, sources):
+        latents = made.sample_latents(0, 0, lambda b, n, draws, inputs=inputs: inputs(0, 2).repeat(2), batch_size=4)
         assert latents.x0.device == latents.mask.device == META
 
 
-def test_texts_that_are_begun_from(world):
+def test_sdedit_start_samples_on_the_device(world):
     made = generator(world, sampler="ddpm", absorbing=True)
     x0 = torch.randn(3, 4, 64, device=META)
     made.hooks = (SDEditStart(x0, 0.6, shared_noise=True),)
@@ -393,8 +390,8 @@ def bert(tmp_path_factory):
     return folder
 
 
-def test_the_device_does_object(world):
-    """What these tests rely on."""
+def test_the_device_rejects_mixed_tensors_and_reads(world):
+    """The other tests of this file rely on it."""
     x = torch.zeros(2, 3, device=META)
     for mixed in (
         lambda: x + torch.zeros(2, 3),

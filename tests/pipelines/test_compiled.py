@@ -1,7 +1,7 @@
-"""What a compiler meets over whole runs: no break in a network's graph, and few shapes.
+"""Compilation over whole runs: no network has a graph break, and batches have few shapes.
 
-A GPU compiles for a quarter of a minute or more wherever a network meets batches of another size, and then has a CUDA
-graph for it. Here networks are traced as for that, into one graph or an error, and go on without being compiled.
+On a GPU each new batch size costs a compilation of 15 s or more, and a CUDA graph. Here the networks are traced into
+one graph, or an error is raised, and run without being compiled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from model import make_denoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.builders.diffusion_process import make_process
 from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
-from pipelines.sampling.inputs import SampleInputs
+from pipelines.sampling.sampler_call import SampleInputs
 from pipelines.steps.diffusion import DiffusionStep
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.records import Condition, Latents
@@ -33,18 +33,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Numbers(LatentSpace):
-    """Latents that need no text."""
+    """A space whose latents are given."""
 
     variable_length, length, dim = False, 4, 8
 
     def encode(self, batch, generator=None):
-        raise AssertionError("latents are there already")
+        raise AssertionError("latents are given")
 
     decode = fingerprint = encode
 
 
 class Source:
-    """rows -> latents, as pipelines/data/cached_latents.LatentSource."""
+    """rows -> latents, like ConditionalLatents of pipelines/data/cached_latents."""
 
     device = torch.device("cpu")
     space = NormalizedSpace(Numbers(), LatentStatistics(8, 4))
@@ -57,7 +57,7 @@ class Source:
 
 
 class Shapes(nn.Module):
-    """A network that counts the batches it meets: by size, by whether gradients are wanted, by what comes with them."""
+    """A network that records its kinds of calls: shape, gradients, self-conditioning."""
 
     def __init__(self):
         super().__init__()
@@ -73,8 +73,8 @@ class Shapes(nn.Module):
     TrainingSampler(0, 128), TrainingSampler(0, 128, accumulate=2), TrainingSampler(0, 64, rank=1, world_size=2),
     TrainingSampler(0, 100, 1, 2, 3),
 ])  # fmt: skip
-def test_two_hundred_steps_meet_two_shapes(batch_sampler, prob):
-    """The batch, and the share of it that is shown an estimate; of each micro-batch."""
+def test_training_steps_have_at_most_two_shapes_per_micro_batch(batch_sampler, prob):
+    """The micro-batch, and its rows with self-conditioning."""
     network = Shapes()
     process = make_process(ProcessOptions(train_prob_self_cond=prob), SamplingOptions(), "latent")
     step = DiffusionStep(network, Source(), process, batch_sampler, 200, True)
@@ -84,7 +84,7 @@ def test_two_hundred_steps_meet_two_shapes(batch_sampler, prob):
     assert len(network.seen) <= 1 + batch_sampler.accumulate
 
 
-def test_validation_meets_the_shapes_of_a_batch_and_of_what_is_left():
+def test_validation_has_the_shapes_of_a_batch_and_of_the_last_one():
     network = Shapes()
     batch_sampler = ValidationSampler(48, 128)
     step = DiffusionStep(
@@ -98,7 +98,7 @@ def test_validation_meets_the_shapes_of_a_batch_and_of_what_is_left():
 
 @pytest.fixture
 def traced(monkeypatch):
-    """The batches of each graph that a compiler would have made, in order."""
+    """Batch sizes of the graphs that torch.compile would compile, in order."""
     torch._dynamo.reset()
     found: list[int] = []
     compile = torch.compile
@@ -116,8 +116,8 @@ def traced(monkeypatch):
 
 
 @pytest.mark.parametrize("variant", ["latent", "states", "encoder"])
-def test_nothing_in_a_graph_is_on_the_cpu(variant, tmp_path):
-    """One tensor of the CPU, and torch makes no CUDA graph. Here the device is meta, which has no values."""
+def test_no_tensor_of_a_graph_is_on_the_cpu(variant, tmp_path):
+    """torch makes no CUDA graph of a function with a tensor on the CPU. The device is meta, which has no values."""
     from transformers import BertConfig
 
     small = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=20)
@@ -143,8 +143,8 @@ def test_nothing_in_a_graph_is_on_the_cpu(variant, tmp_path):
     z, time, mask = torch.randn(4, 6, 8, device="meta"), torch.rand(4, device="meta"), torch.ones(4, 6) > 0
     source = torch.randn(4, 5, 16) if sources else None
     condition = Condition.of(torch.tensor([0, 1, 2, 0]), source, None if source is None else torch.ones(4, 5) > 0)
-    for told, x0_self_cond, self_cond_mask in ((None, None, None), (condition.to("meta"), z, time > 0.5)):
-        compiled(z, time, mask.to("meta"), told, x0_self_cond, self_cond_mask).sum().backward()
+    for given, x0_self_cond, self_cond_mask in ((None, None, None), (condition.to("meta"), z, time > 0.5)):
+        compiled(z, time, mask.to("meta"), given, x0_self_cond, self_cond_mask).sum().backward()
     torch._dynamo.reset()
     assert len(graphs) == 2 and devices == {"meta"}
 
@@ -161,9 +161,9 @@ SPACES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("space", SPACES)
-def test_a_run_compiles_six_graphs_without_a_break(programs, chain, tmp_path, traced, capsys, space):
-    """Of training and of validation: the estimates of half a batch, and the batch; of guided sampling, the first step
-    and the others."""
+def test_a_run_compiles_six_graphs_without_graph_breaks(programs, chain, tmp_path, traced, capsys, space):
+    """Training and validation: the estimates for half a batch, and the batch. Guided sampling: the first step, and the
+    others."""
     from transformers import BertConfig
 
     small = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=20)
@@ -178,8 +178,8 @@ def test_a_run_compiles_six_graphs_without_a_break(programs, chain, tmp_path, tr
     assert "torch.compile failed" not in capsys.readouterr().err
 
 
-def test_a_block_that_is_cut_short_compiles_nothing(chain, traced):
-    """The last of several, or a few texts that are varied or filled in."""
+def test_a_short_batch_is_not_compiled(chain, traced):
+    """The last of several batches, or a few texts to vary or to infill."""
     generator = TextDiffusionPipeline.from_pretrained(
         chain / "diff", device="cpu", compile="on", sampling_timesteps=3
     ).generator
@@ -190,7 +190,7 @@ def test_a_block_that_is_cut_short_compiles_nothing(chain, traced):
     assert traced == [together] * 2 and len(texts["greedy"]) == together + 3, "the first step and the others"
     assert generator.candidates(3, 1, 0, ["greedy"], lambda first, last: SampleInputs(mask=MASK[first:last]))
     assert traced == [together] * 2
-    assert generator.sample(5, 1, ["greedy"]) and traced == [together] * 2, "a whole block is drawn"
+    assert generator.sample(5, 1, ["greedy"]) and traced == [together] * 2, "sample draws full batches"
 
 
 MASK = torch.ones(100, 4, dtype=torch.bool)
@@ -198,8 +198,8 @@ MASK = torch.ones(100, 4, dtype=torch.bool)
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_two_processes_compile_and_lose_nothing(programs, chain, tmp_path):
-    """Under DistributedDataParallel the graph is cut where gradients are sent; 4 MB of them here, in several pieces."""
+def test_two_processes_compile_and_train_as_without_compilation(programs, chain, tmp_path):
+    """DistributedDataParallel splits the graph where it sends gradients: 4 MB in several buckets here."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for compiles in ("on", "off"):
         flags = (

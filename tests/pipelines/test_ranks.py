@@ -1,4 +1,4 @@
-"""Several processes write the texts that one writes, and evaluate to the same numbers."""
+"""Several processes give the same texts, metrics and training curves as one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from utils.distributed import cleanup, gather_objects, init_distributed
 torch.set_num_threads(1)
 dist = init_distributed("cpu")
 from pipelines.text_diffusion import TextDiffusionPipeline
-generator = TextDiffusionPipeline.from_pretrained(sys.argv[1], device="cpu", argv=sys.argv[4:],
-eval_batch_size=8).generator generator.dist = dist
+pipeline = TextDiffusionPipeline.from_pretrained(sys.argv[1], device="cpu", argv=sys.argv[4:], eval_batch_size=8)
+generator = pipeline.generator
+generator.dist = dist
 prepare, drawn = generator.prepare, []
 generator.prepare = lambda seed, b, *rest: drawn.append(b) or prepare(seed, b, *rest)
 sampled = generator.sample(int(sys.argv[3]), 42, ["greedy", "nucleus"], quiet=True)
@@ -47,26 +48,26 @@ torch.set_num_threads(1)
 from pipelines import train_diffusion
 from pipelines.steps.embeddings import EmbeddingStep
 from pipelines.cli.programs import DIFFUSION
-from pipelines.steps.timestep_sampler import TimestepSampler
+from pipelines.steps.diffusion import TimestepSampler
 from utils.cli.parse import parse
 
 seen = {"rows": [], "losses": [], "counts": []}
 rank = 0
-call, remember = EmbeddingStep.__call__, TimestepSampler.sync_losses
+call, sync_losses = EmbeddingStep.__call__, TimestepSampler.sync_losses
 
 def stepped(self, step, micro):
     global rank
     if self.times is not None:  # training, not validation
-        rank = self.plan.rank
-        seen["rows"].append([step, self.plan.rows(step, micro, len(self.data)).tolist()])
+        rank = self.batch_sampler.rank
+        seen["rows"].append([step, self.batch_sampler.rows(step, micro, len(self.data)).tolist()])
     return call(self, step, micro)
 
-def remembered(self, state, report):
-    remember(self, state, report)
+def synced(self, state, report):
+    sync_losses(self, state, report)
     seen["losses"].append(self.importance.losses.tolist())
     seen["counts"].append(self.importance.counts.tolist())
 
-EmbeddingStep.__call__, TimestepSampler.sync_losses = stepped, remembered
+EmbeddingStep.__call__, TimestepSampler.sync_losses = stepped, synced
 out, *argv = sys.argv[1:]
 code = train_diffusion.train(parse(DIFFUSION, argv))
 json.dump(seen, open(f"{out}-{rank}.json", "w"))
@@ -84,17 +85,17 @@ def start(processes: int, *argv: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_texts_do_not_depend_on_the_number_of_processes_nor_on_drafts(programs, chain, tmp_path, processes):
-    n = 29  # of blocks of 8: two ranks have two each, three ranks have two, one and one
+    n = 29  # four batches of 8: two ranks have two each, three ranks have two, one and one
     script, out = tmp_path / "program.py", tmp_path / "out.json"
     script.write_text(PROGRAM)
     drafter = tmp_path / "drafter"
-    assert programs.drafter(chain / "ae_l2", f"--output_dir {drafter} --config val_loss_examples=4") == 0
+    assert programs.draft_model(chain / "ae_l2", f"--output_dir {drafter} --config val_loss_examples=4") == 0
     start(processes, str(script), str(chain / "diff"), str(out), str(n), "--draft_model", str(drafter))
     found = json.loads(out.read_text())
     worlds, drawn, counted = zip(*found["shares"], strict=True)
     assert list(worlds) == [processes] * processes
     assert sorted(b for blocks in drawn for b in blocks) == [0, 1, 2, 3] and all(0 < len(b) < 3 for b in drawn)
-    assert list(counted) == [32] * processes, "what is said of speed is of all processes together"
+    assert list(counted) == [32] * processes, "speeds cover all processes"
     alone = TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu", eval_batch_size=8).generator
     expected = alone.sample(n, 42, ["greedy", "nucleus"], quiet=True).texts
     assert found["texts"] == [expected] * processes, "every rank has every text"
@@ -102,7 +103,7 @@ def test_texts_do_not_depend_on_the_number_of_processes_nor_on_drafts(programs, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_an_evaluation_by_several_processes_finds_what_one_finds(programs, chain, tmp_path, processes):
+def test_several_processes_evaluate_to_the_same_metrics_as_one(programs, chain, tmp_path, processes):
     flags = f"--eval --num_samples 20 --eval_batch_size 4 --decoding greedy,nucleus --scorer {programs.scorer}"
     assert programs.again("diffusion", chain / "diff", f"{flags} --output_dir {tmp_path / 'one'}") == 0
     argv = f"--resume_dir {chain / 'diff'} --no_wandb {flags} --output_dir {tmp_path / 'two'}"
@@ -119,8 +120,8 @@ def test_an_evaluation_by_several_processes_finds_what_one_finds(programs, chain
 
 
 @pytest.mark.slow
-def test_classes_judged_by_three_processes_are_judged_as_by_one(programs, chain, tmp_path):
-    """Every class against every class, and how many texts read like theirs."""
+def test_three_processes_evaluate_classes_as_one(programs, chain, tmp_path):
+    """Mauve of every pair of classes, and label accuracies."""
     flags = "--class_conditional --label_column class --class_id all --num_samples 6"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", tmp_path / "run", flags) == 0
     flags = f"--eval --class_id all --num_samples 6 --eval_batch_size 2 --scorer {programs.scorer}"
@@ -136,7 +137,7 @@ def test_classes_judged_by_three_processes_are_judged_as_by_one(programs, chain,
 
 
 @pytest.mark.slow
-def test_a_language_model_spread_over_two_processes_trains_as_in_one(programs, chain, tmp_path):
+def test_a_sharded_language_model_trains_as_in_one_process(programs, chain, tmp_path):
     flags = "--lm_mode ft --num_train_steps 4 --eval_every 4 --save_every 2 --decoding greedy,nucleus"
     assert programs.autoencoder(chain / "lm", tmp_path / "one", f"{flags} --train_batch_size 8") == 0
     argv = (
@@ -153,13 +154,13 @@ def test_a_language_model_spread_over_two_processes_trains_as_in_one(programs, c
             assert a[key] == pytest.approx(b[key], rel=1e-5)
     newest = {run: checkpoints.load(tmp_path / run) for run in ("one", "two")}
     tied = [json.loads((checkpoint.path / "state.json").read_text())["tied"] for checkpoint in newest.values()]
-    assert tied[0] == tied[1] and tied[0]["model"], "embeddings that are shared are kept once"
+    assert tied[0] == tied[1] and tied[0]["model"], "tied embeddings are saved once"
     held = {run: checkpoint.tensors for run, checkpoint in newest.items()}
     for file in ("model", "optimizer"):
         assert held["one"][file].keys() == held["two"][file].keys()
         for name, x in held["one"][file].items():
             torch.testing.assert_close(held["two"][file][name], x, atol=1e-4, rtol=1e-2)
-    # killed after the second step, it goes on to the last bit
+    # a run that was killed after the second step resumes exactly
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "step_00000004")
     start(2, "train_latent_model.py", *f"--resume_training --resume_dir {tmp_path / 'two'} --no_wandb".split())
     again = checkpoints.load(tmp_path / "two").tensors
@@ -167,9 +168,8 @@ def test_a_language_model_spread_over_two_processes_trains_as_in_one(programs, c
 
 
 @pytest.mark.slow
-def test_importance_sampling_remembers_the_same_on_two_ranks(programs, tmp_path):
-    """Each rank sees texts of its own, both remember the losses of all, as one process with the whole batch would, and
-    a resumed run goes on to the last bit."""
+def test_importance_sampling_has_the_same_losses_on_two_ranks(programs, tmp_path):
+    """Each rank trains on its own texts. Both record the losses of all texts, as one process does."""
     script = tmp_path / "watched.py"
     script.write_text(WATCHED)
     flags = (
@@ -202,7 +202,7 @@ def test_importance_sampling_remembers_the_same_on_two_ranks(programs, tmp_path)
     assert {name: fingerprint(x) for name, x in found.items()} == {name: fingerprint(x) for name, x in held.items()}
 
 
-def test_only_a_model_that_trains_is_spread(programs, chain, tmp_path):
+def test_fsdp_needs_a_trained_language_model(programs, chain, tmp_path):
     with pytest.raises(UserError, match="--fsdp.*--lm_mode ft"):
         programs.autoencoder(chain / "lm", tmp_path, "--fsdp")
 
@@ -224,8 +224,8 @@ for line in open(sys.argv[1]).read().splitlines():
 
 
 @pytest.mark.slow
-def test_every_other_program_trains_on_two_processes_as_on_one(programs, chain, tmp_path):
-    """What no other test starts on two: a network whose parameter had no gradient would end there."""
+def test_other_programs_train_on_two_processes_as_on_one(programs, chain, tmp_path):
+    """Configurations that no other test starts on two processes, which fail on a parameter without a gradient."""
     (tmp_path / "others.py").write_text(OTHERS)
     common = "--device cpu --no_wandb --lr_warmup_steps 2 --log_every 1 --num_train_steps 3"
     ae = (
@@ -244,7 +244,10 @@ def test_every_other_program_trains_on_two_processes_as_on_one(programs, chain, 
             "--config classifier_dropout=0"
         ),
         "drafter": f"drafter --latent_model_path {chain / 'ae'} --config val_loss_examples=8",
-        "decoder": f"ae {ae} --lm_mode decoder --denoiser_run {chain / 'diff'} --config denoiser_steps=2 --max_latent_noise 0.3",
+        "decoder": (
+            f"ae {ae} --lm_mode decoder --denoiser_run {chain / 'diff'} --config denoiser_steps=2 "
+            "--max_latent_noise 0.3"
+        ),
     }
     for name, processes, batch in (("two", 2, 4), ("one", 1, 8)):
         lines = (

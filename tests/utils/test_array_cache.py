@@ -1,4 +1,4 @@
-"""Arrays on disk: fixed and ragged rows, made in shards by any number of processes, whatever kills them."""
+"""Arrays on disk: fixed and ragged rows, built in shards by any number of processes, any of which may be killed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def source(i: int) -> np.ndarray:
 
 
 def encode(start: int, stop: int, size: int = 3):
-    """The rows backwards, in pieces; padding of ragged rows is rubbish, which must not be kept."""
+    """The rows in reverse order, in batches; padding of ragged rows is noise, which must not be stored."""
     for index in np.split(np.arange(start, stop)[::-1], range(size, stop - start, size)):
         sources = np.full((len(index), 5, 4), 9999, np.float16)
         for place, i in enumerate(index):
@@ -45,7 +45,7 @@ def encode(start: int, stop: int, size: int = 3):
 
 
 def never(start, stop):
-    raise AssertionError("nothing is to be encoded")
+    raise AssertionError("no row may be encoded again")
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def check(cache: ArrayCache) -> None:
             assert np.array_equal(found[place, : LENGTHS[i]], source(i))
 
 
-def test_fixed_and_ragged_rows_lie_where_they_belong(tmp_path):
+def test_fixed_and_ragged_rows_are_stored_at_their_index(tmp_path):
     done: list[int] = []
     assert len(shards_of(N, layouts())) > 3
     check(open_or_build(tmp_path, "key", N, layouts(), encode, progress=done.append))
@@ -72,7 +72,7 @@ def test_fixed_and_ragged_rows_lie_where_they_belong(tmp_path):
     again = open_or_build(tmp_path, "key", N, layouts(), never)
     check(again)
     names = ["cache.json", "source.npy", "x.npy"]
-    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == names, "nothing is left of the building"
+    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == names, "no temporary file remains"
     assert size_of(N, layouts()) == N * 24 + LENGTHS.sum() * 8 == again.nbytes
 
 
@@ -82,7 +82,7 @@ def test_shards_cover_the_rows_once():
         assert [i for start, stop in spans for i in range(start, stop)] == list(range(n))
 
 
-def test_small_rows_are_shared_too(monkeypatch):
+def test_small_rows_are_split_into_shards_too(monkeypatch):
     """A hundred thousand rows of 8 x 16 take 51 MB: one shard would leave all but one process idle."""
     monkeypatch.undo()
     for shape, n in (((8, 16), 100_000), ((32, 64), 100_000)):
@@ -90,8 +90,8 @@ def test_small_rows_are_shared_too(monkeypatch):
         assert len(spans) > 10 and max(stop - start for start, stop in spans) * np.prod(shape) * 4 < 70e6
 
 
-def test_what_other_shards_left_unfinished_is_made_anew(tmp_path, monkeypatch):
-    """By another release, say: its first shard is half of ours."""
+def test_unfinished_shards_of_another_partition_are_rebuilt(tmp_path, monkeypatch):
+    """Another release may have built it: its first shard is half of ours."""
     shards = shards_of(N, layouts())
 
     def broken(start, stop):
@@ -119,7 +119,7 @@ def test_other_contents_in_the_folder_are_refused(tmp_path):
         open_or_build(tmp_path, "key", N - 1, layouts(), never)
 
 
-def test_a_disk_without_room_is_said_before_anything_is_encoded(tmp_path, monkeypatch):
+def test_a_full_disk_raises_an_error_before_anything_is_encoded(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, 500))
     with pytest.raises(UserError, match="needs 896 bytes, and its disk has 500 bytes free: give --elsewhere"):
         open_or_build(tmp_path, "key", N, layouts(), never, disk_full_hint="give --elsewhere")
@@ -138,7 +138,7 @@ def test_a_disk_that_fills_up_is_an_error_in_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("size", "text"), [(12, "12 bytes"), (65_432, "65 kB"), (3.14e9, "3.1 GB"), (2e13, "20.0 TB")])
-def test_sizes_in_words(size, text):
+def test_format_bytes_names_the_unit(size, text):
     assert format_bytes(size) == text
 
 
@@ -179,13 +179,13 @@ def test_ranks_share_the_shards(tmp_path):
         assert process.exitcode == 0
     found = _collected(made)
     starts = [start for start, _ in shards_of(N, layouts())]
-    assert sorted(start for _, start in found) == starts, "each shard is made once"
-    assert {rank for rank, _ in found} == {0, 1, 2}, "and every rank makes some"
+    assert sorted(start for _, start in found) == starts, "each shard is built once"
+    assert {rank for rank, _ in found} == {0, 1, 2}, "and every rank builds some"
     check(open_or_build(tmp_path, "key", N, layouts(), never))
     assert not (tmp_path / "key" / "shards").exists()
 
 
-def test_a_killed_builder_keeps_its_finished_shards_and_holds_up_nobody(tmp_path):
+def test_finished_shards_survive_a_killed_builder_and_no_other_process_waits(tmp_path):
     made = multiprocessing.get_context("fork").Queue()
     process, _ = _start(tmp_path, 0, 1, 0.15, made)
     while sum(p.stat().st_size > 0 for p in (tmp_path / "key").glob("shards/*")) < 2:
@@ -201,10 +201,10 @@ def test_a_killed_builder_keeps_its_finished_shards_and_holds_up_nobody(tmp_path
         yield from encode(start, stop)
 
     check(open_or_build(tmp_path, "key", N, layouts(), counted))
-    assert len(again) == len(shards_of(N, layouts())) - finished, "what was finished is not made again"
+    assert len(again) == len(shards_of(N, layouts())) - finished, "finished shards are not built again"
 
 
-def test_who_asks_while_another_builds_helps_and_waits(tmp_path):
+def test_a_second_process_helps_to_build_and_waits(tmp_path):
     made = multiprocessing.get_context("fork").Queue()
     process, started = _start(tmp_path, 0, 1, 0.1, made)
     assert started.wait(20)
@@ -250,7 +250,7 @@ print(peak)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is measured by Linux' smaps_rollup")
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
-    """A million rows of 8 x 16, 512 MB, made and read three times over, beside a fifth of them."""
+    """A million rows of 8 x 16, 512 MB, built and read three times, compared with a fifth of them."""
     used = {}
     for n in (200_000, 1_000_000):
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, damage found, tied weights, exact floats."""
+"""Checkpoints: atomic writes, detection of damage, tied weights, exact floats."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def steps(folder) -> list[str]:
     return sorted(p.name for p in (folder / "checkpoints").iterdir())
 
 
-def test_round_trip_of_tensors_and_facts_to_the_last_bit(tmp_path):
+def test_tensors_and_metadata_round_trip_bit_for_bit(tmp_path):
     tensors = {
         "model": {
             "half": torch.randn(3).half(),
@@ -45,7 +45,7 @@ def test_round_trip_of_tensors_and_facts_to_the_last_bit(tmp_path):
     assert found.path == path and found.metadata == metadata and found.step == 3
     for name, x in tensors["model"].items():
         assert torch.equal(found.tensors["model"][name], x) and found.tensors["model"][name].dtype == x.dtype
-    assert path.joinpath("model.safetensors").stat().st_size < 2000, "a row must not drag its table along"
+    assert path.joinpath("model.safetensors").stat().st_size < 2000, "a view is saved without the rest of its storage"
     assert not any(p.suffix in (".pt", ".pkl", ".bin") for p in path.iterdir())
 
 
@@ -57,12 +57,12 @@ def test_rotation_keeps_the_newest(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing", "no state", "bad state", "empty state", "other state"])
-def test_a_damaged_newest_falls_back_with_one_line(tmp_path, damage, capsys):
+def test_a_damaged_newest_checkpoint_falls_back_with_one_line(tmp_path, damage, capsys):
     save(tmp_path, content(1), {"step": 1})
     newest = save(tmp_path, content(2), {"step": 2})
     file, state = newest / "model.safetensors", newest / "state.json"
     data = file.read_bytes()
-    deeds = {
+    damages = {
         "flip": lambda: file.write_bytes(data[:-1] + bytes([data[-1] ^ 1])),
         "cut": lambda: file.write_bytes(data[: len(data) // 2]),
         "missing": file.unlink,
@@ -71,13 +71,13 @@ def test_a_damaged_newest_falls_back_with_one_line(tmp_path, damage, capsys):
         "empty state": lambda: state.write_text(""),
         "other state": lambda: state.write_text("[]"),
     }
-    deeds[damage]()
+    damages[damage]()
     assert load(tmp_path).step == 1
     err = capsys.readouterr().err
     assert err.startswith("warning: ") and err.count("\n") == 1 and "step_00000002" in err
 
 
-def test_nothing_to_load_is_one_line(tmp_path):
+def test_no_checkpoint_raises_an_error_of_one_line(tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         load(tmp_path)
     save(tmp_path, content(1), {"step": 1}).joinpath("state.json").unlink()
@@ -88,8 +88,8 @@ def test_nothing_to_load_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_save_that_dies_anywhere_leaves_a_good_checkpoint(tmp_path, monkeypatch, call):
-    """Dies at the 1st, 2nd, 3rd ... call of fsync or rename, over an older step and over the same step."""
+def test_a_save_killed_at_any_point_leaves_a_valid_checkpoint(tmp_path, monkeypatch, call):
+    """Killed at the 1st, 2nd, 3rd ... call of fsync or rename, over an older step and over the same step."""
     real, survived = getattr(os, call), 0
     for dies_at in range(12):
         for step in (1, 2):
@@ -129,7 +129,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     assert load_best(tmp_path).step == 4
 
 
-def test_best_is_replaced_and_apart(tmp_path):
+def test_the_best_checkpoint_is_replaced_and_kept_apart_from_the_newest(tmp_path):
     save_best(tmp_path, content(1), {"step": 1})
     save_best(tmp_path, content(2), {"step": 2})
     assert load_best(tmp_path).tensors["model"]["w"][0, 0] == 2
@@ -147,7 +147,7 @@ def test_tied_weights_are_stored_once_and_come_back_tied(tmp_path):
     assert found["embedding.weight"] is found["head.weight"] and torch.equal(found["head.weight"], head.weight)
 
 
-def test_infinite_facts_are_refused_before_anything_is_replaced(tmp_path):
+def test_infinite_metadata_is_refused_before_anything_is_replaced(tmp_path):
     save(tmp_path, content(1), {"step": 1})
     with pytest.raises(ValueError):
         save(tmp_path, content(2), {"step": 1, "best": math.inf})
@@ -155,7 +155,7 @@ def test_infinite_facts_are_refused_before_anything_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
-def test_an_optimizer_goes_through_json_and_back(name):
+def test_optimizer_state_round_trips_through_json(name):
     options = OptimizerOptions(optimizer=name, learning_rate=1e-2)
 
     def trained(seed: int, count: int):
@@ -182,11 +182,11 @@ def test_an_optimizer_goes_through_json_and_back(name):
         unpack_optimizer(make_optimizer(nn.Linear(2, 2), options), tensors, metadata)
 
 
-def test_fingerprint_sees_names_types_shapes_and_bytes_and_nothing_else():
+def test_fingerprint_depends_on_names_dtypes_shapes_and_bytes_only():
     a = {"w": torch.arange(6.0).view(2, 3), "b": torch.zeros(2)}
     same = {"b": torch.zeros(2), "w": torch.arange(6.0).view(3, 2).T.contiguous().view(-1)[[0, 2, 4, 1, 3, 5]]}
     assert fingerprint(a) == fingerprint(dict(reversed(a.items())))
-    assert fingerprint(a) == fingerprint({"b": a["b"], "w": a["w"].T.contiguous().T}), "memory layout does not count"
+    assert fingerprint(a) == fingerprint({"b": a["b"], "w": a["w"].T.contiguous().T}), "memory layout does not matter"
     assert fingerprint(nn.Linear(2, 2)) != fingerprint(nn.Linear(2, 2))
     variants = [
         {"w": a["w"].view(3, 2), "b": a["b"]},

@@ -1,4 +1,4 @@
-"""Kernels chosen by flag give the same numbers; compiling falls back in one line."""
+"""Kernels chosen by flag give the same numbers; if compilation fails, one line is printed and eager mode is used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def loss(net, rows: int = 4) -> torch.Tensor:
     return (net(z, torch.full((rows,), 0.3), None, None, x0_prev, torch.arange(rows) % 2 == 0) - z).square().mean()
 
 
-def test_auto_compiles_on_cuda_alone():
+def test_auto_compiles_on_cuda_only():
     assert [should_compile(flag, CPU) for flag in ("auto", "on", "off")] == [False, True, False]
     assert should_compile("auto", torch.device("cuda")) and not should_compile("off", torch.device("cuda"))
 
@@ -52,8 +52,8 @@ def test_plain_attention_gives_the_same_loss_and_gradients():
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 
-def test_where_compiling_fails_one_line_says_so_and_all_goes_on(monkeypatch):
-    """There is no C++ compiler of this name."""
+def test_failed_compilation_warns_in_one_line_and_runs_uncompiled(monkeypatch):
+    """The name is not that of a C++ compiler."""
     import torch._inductor.config
 
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))

@@ -1,4 +1,4 @@
-"""Devices and ranks; two real processes train like one."""
+"""Devices and ranks; two real processes give the results of one."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_several_processes_on_a_mac_are_refused_in_one_line(monkeypatch):
         init_distributed("mps")
 
 
-def test_ranks_wait_for_each_other_as_long_whatever_they_wait_through(tmp_path):
-    """Half an hour, what torch takes for a further group, is less than an evaluation by the main rank may take."""
+def test_a_cpu_group_has_the_same_timeout(tmp_path):
+    """The default of torch for a further group, half an hour, is shorter than some evaluations by the main rank."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
         backend = new_cpu_group()._get_backend(torch.device("cpu"))
@@ -80,8 +80,8 @@ def test_autocast_is_a_factory_of_contexts(name, dtype):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-def test_what_is_computed_without_gradients_first_costs_no_gradient():
-    """As estimates of self-conditioning are: autocast keeps what it cast, once without a way back to the weights."""
+def test_autocast_keeps_gradients_after_a_pass_without_gradients():
+    """As in self-conditioning. Autocast caches its casts; one made without gradients has no path to the weights."""
     net = torch.nn.Linear(4, 4)
     with autocast(torch.device("cpu"), "bf16")():
         with torch.no_grad():
@@ -114,8 +114,8 @@ rows = total // (dist.world_size * micros)
 
 def step_fn(step, micro):
     start = (micro * dist.world_size + dist.rank) * rows
-    draws = StepRNG(state.seed, step, total, start, start + rows)
-    x = draws.normal("x", 4)
+    rng = StepRNG(state.seed, step, total, start, start + rows)
+    x = rng.normal("x", 4)
     return ((wrapped(x) - x.roll(1, 1)) ** 2).mean(1), {"n": torch.ones(rows), "c": torch.tensor(3.0)}
 
 loop = LoopOptions(num_train_steps=6, gradient_accumulation_steps=micros, log_every=1)

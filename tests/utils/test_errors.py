@@ -32,7 +32,7 @@ HubError.__module__ = "huggingface_hub.errors"
         ValueError(),
     ],
 )
-def test_one_line_and_status_2(error, capsys, monkeypatch):
+def test_a_user_error_is_one_line_and_status_2(error, capsys, monkeypatch):
     monkeypatch.delenv("TRACEBACK", raising=False)
     with pytest.raises(SystemExit) as stopped:
         raising(error)()
@@ -46,7 +46,7 @@ def test_a_missing_file_is_named():
     assert user_message(missing) == "a/b.txt: No such file or directory"
 
 
-def test_our_own_mistakes_and_traceback_keep_the_trace(monkeypatch):
+def test_other_errors_and_the_traceback_flag_print_the_trace(monkeypatch):
     with pytest.raises(AssertionError):
         raising(AssertionError("ours"))()
     with pytest.raises(KeyError):
@@ -56,7 +56,7 @@ def test_our_own_mistakes_and_traceback_keep_the_trace(monkeypatch):
         raising(UserError("theirs"))()
 
 
-def test_an_interrupt_exits_130_and_results_pass(capsys):
+def test_an_interrupt_exits_130_and_return_values_are_passed_on(capsys):
     with pytest.raises(SystemExit) as stopped:
         raising(KeyboardInterrupt())()
     assert stopped.value.code == 130

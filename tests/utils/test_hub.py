@@ -1,4 +1,4 @@
-"""Whether the hub answers: any answer counts, silence is found out soon, and it is asked once."""
+"""Whether the hub answers: any HTTP answer counts, the wait is short, and there is one request per process."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def server():
         served.shutdown()
 
 
-def test_any_answer_counts_and_is_asked_for_once(monkeypatch, server):
+def test_any_http_answer_means_online_and_is_requested_once(monkeypatch, server):
     monkeypatch.setenv("HF_ENDPOINT", server)
     assert hub.hub_kwargs() == {} and hub.hub_kwargs() == {}
     assert Refusing.asked == 1
 
 
-def test_a_closed_port_is_no_hub(monkeypatch):
+def test_a_closed_port_means_offline(monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
         assert hub.hub_kwargs() == {"local_files_only": True}
 
 
-def test_silence_is_given_up_on(monkeypatch):
+def test_no_answer_within_the_timeout_means_offline(monkeypatch):
     monkeypatch.setattr(hub, "TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -65,7 +65,7 @@ def test_silence_is_given_up_on(monkeypatch):
         assert not hub.is_online() and time.monotonic() - began < 2
 
 
-def test_offline_means_not_asking(monkeypatch, server):
+def test_no_request_is_made_in_offline_mode(monkeypatch, server):
     monkeypatch.setenv("HF_ENDPOINT", server)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert hub.hub_kwargs() == {"local_files_only": True} and Refusing.asked == 0

@@ -48,7 +48,7 @@ def test_each_setting_is_the_default_of_its_flag(monkeypatch, name, value, found
         ("ACCELERATE_MIXED_PRECISION", "fp8", "fp8.*no, fp16, bf16"),
     ],
 )
-def test_what_the_programs_do_not_do_is_refused_in_one_line(monkeypatch, name, value, message):
+def test_unsupported_settings_are_refused_in_one_line(monkeypatch, name, value, message):
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message) as caught:
         launcher_defaults()

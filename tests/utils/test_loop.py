@@ -1,4 +1,4 @@
-"""Training: resume to the last bit, accumulation, signals, and what happens when the loss is no number."""
+"""Training: bitwise resume, accumulation, signals, pending hooks, and a loss that is nan."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def make_state(dropout: float = 0.1, options: OptimizerOptions = OPTIMISER, step
 
 
 def make_step(state: State, micros: int, batch: int = BATCH):
-    """Denoise: the noise and the data of a step are drawn for the whole batch."""
+    """A denoising step: noise and data are drawn for the whole batch, of which a micro-batch is a slice."""
 
     def step_fn(step: int, micro: int):
         rows = batch // micros
-        draws = StepRNG(state.seed, step, batch, micro * rows, (micro + 1) * rows)
-        x0, eps = draws.normal("x0", 6), draws.normal("eps", 6)
+        rng = StepRNG(state.seed, step, batch, micro * rows, (micro + 1) * rows)
+        x0, eps = rng.normal("x0", 6), rng.normal("eps", 6)
         errors = (state.model(x0 + eps) - x0) ** 2
         return errors.mean(1), {"absolute": errors.detach().sqrt().mean(1), "constant": torch.tensor(2.0)}
 
@@ -93,10 +93,10 @@ def test_ten_steps_equal_five_saved_loaded_and_five_more(tmp_path, precision, lr
     second = make_state(options=optimiser, seed=99)
     with torch.no_grad():
         for p in second.model.parameters():
-            p.add_(1.0)  # whatever it started from must not matter
+            p.add_(1.0)  # the weights before restoring must not matter
     second.restore(checkpoints.load(tmp_path / "parts"))
     assert second.step == 5
-    torch.rand(17)  # nor the state of the global generator
+    torch.rand(17)  # the state of the global generator must not matter
     assert run(second, tmp_path / "parts", options) == "done"
 
     assert len(logged(tmp_path / "whole")) == 10
@@ -106,7 +106,7 @@ def test_ten_steps_equal_five_saved_loaded_and_five_more(tmp_path, precision, lr
     assert second.metadata() == whole.metadata()
 
 
-def test_dropout_is_drawn_by_step_and_the_seed_counts(tmp_path):
+def test_dropout_depends_on_step_and_seed(tmp_path):
     options = LoopOptions(num_train_steps=3, log_every=1)
     lines = {}
     for name, seed in (("a", 3), ("again", 3), ("b", 4)):
@@ -128,17 +128,17 @@ def test_accumulation_equals_the_large_batch(tmp_path, micros):
 
 
 def into_graphs(network: nn.Module, monkeypatch) -> None:
-    """As compiled for CUDA, by a compiler that leaves everything as it is."""
+    """A stand-in for compilation on CUDA that returns the step unchanged."""
     with monkeypatch.context() as patch:
         patch.setattr(torch, "compile", lambda call, **how: call)
         compile_network(network, "on", torch.device("cuda"))
 
 
 @pytest.mark.parametrize("graphs", [True, False])
-def test_memory_that_a_micro_batch_reuses_spoils_no_gradient_of_a_graph(tmp_path, monkeypatch, graphs):
-    """CUDA graphs leave gradients at the same place each time: here what lay there becomes nan.
+def test_gradients_of_a_cuda_graph_survive_reuse_of_their_memory(tmp_path, monkeypatch, graphs):
+    """CUDA graphs write gradients to the same memory each time: here the previous contents become nan.
 
-    Without graphs nothing lies in foreign memory, so nothing is copied, and the same nan does harm.
+    Without graphs gradients are not copied, and the same nan spoils them.
     """
     options, states = LoopOptions(num_train_steps=3, gradient_accumulation_steps=4, log_every=1), {}
     for name in ("left", "reused"):
@@ -191,10 +191,10 @@ def test_the_loss_is_a_mean_over_examples_and_the_norm_is_taken_before_clipping(
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_finishes_the_step_and_leaves_the_rest_to_the_caller(tmp_path, name, capsys):
+def test_after_a_signal_the_step_is_finished_and_training_returns(tmp_path, name, capsys):
     state = make_state()
     before = signal.getsignal(getattr(signal, name))
-    deeds, closed = [], []
+    calls, closed = [], []
 
     class Closing:
         def __call__(self, state, report):
@@ -204,15 +204,15 @@ def test_a_signal_finishes_the_step_and_leaves_the_rest_to_the_caller(tmp_path, 
         def close(self, state):
             closed.append(state.step)
 
-    hooks = [Closing(), PeriodicHook(1, lambda s: deeds.append(s.step))]
+    hooks = [Closing(), PeriodicHook(1, lambda s: calls.append(s.step))]
     reason = run(state, tmp_path, LoopOptions(num_train_steps=100, log_every=1), hooks)
     assert reason == name and EXIT_CODES[reason] == {"SIGTERM": 143, "SIGINT": 130}[name]
-    assert state.step == 3 and closed == [3] and deeds == [1, 2, 3], "no further step is begun"
+    assert state.step == 3 and closed == [3] and calls == [1, 2, 3], "no further step starts"
     assert signal.getsignal(getattr(signal, name)) is before
     assert "finishing this step" in capsys.readouterr().err
 
 
-def test_a_stop_by_signal_resumes_to_the_same_end(tmp_path):
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(tmp_path):
     options = LoopOptions(num_train_steps=10, log_every=1, gradient_accumulation_steps=2)
     whole, part, rest = make_state(), make_state(), make_state()
     run(whole, tmp_path / "whole", options)
@@ -224,28 +224,28 @@ def test_a_stop_by_signal_resumes_to_the_same_end(tmp_path):
 
 
 def killing(step):
-    """A hook that sends SIGTERM at a step; what follows it in the list sees that step without knowing."""
+    """A hook that sends SIGTERM at a step; later hooks of the list still run at that step."""
     return lambda s, r: s.step == step and os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("when", ["within the step", "before the deed", "within the deed", "while it is made up for"])
-def test_a_deed_that_a_signal_prevented_is_made_up_for_when_resumed(tmp_path, when):
-    """In the end every deed was done once, at its step, and nothing in between was lost."""
+@pytest.mark.parametrize("when", ["in the step", "before the hook", "in the hook", "in the pending hook"])
+def test_a_hook_that_a_signal_prevented_runs_when_resumed(tmp_path, when):
+    """In the end every call completed once, at its step."""
     options, done = LoopOptions(num_train_steps=8, log_every=1), []
 
-    def deed(state):
-        if when == "within the deed" and state.step == 4 and 4 not in tried:
+    def call(state):
+        if when == "in the hook" and state.step == 4 and 4 not in tried:
             os.kill(os.getpid(), signal.SIGTERM)
-        if when == "while it is made up for" and tried == [2, 4]:
+        if when == "in the pending hook" and tried == [2, 4]:
             os.kill(os.getpid(), signal.SIGTERM)
         tried.append(state.step)
         check_interrupt()
         done.append(state.step)
 
     tried: list[int] = []
-    first = {"within the step": [], "before the deed": [killing(4)], "while it is made up for": [killing(4)]}
+    first = {"in the step": [], "before the hook": [killing(4)], "in the pending hook": [killing(4)]}
     state = make_state()
-    if when == "within the step":
+    if when == "in the step":
         inner = make_step(state, 1)
 
         def step_fn(step, micro):
@@ -254,22 +254,22 @@ def test_a_deed_that_a_signal_prevented_is_made_up_for_when_resumed(tmp_path, wh
             return inner(step, micro)
     else:
         step_fn = make_step(state, 1)
-    hooks = [*first.get(when, []), PeriodicHook(2, deed, name="deed")]
+    hooks = [*first.get(when, []), PeriodicHook(2, call, name="call")]
     codes = [train(state, step_fn, hooks, options, clip_grad_norm=0.0, global_batch=BATCH)]
-    assert state.step == 4 and done == [2] and state.pending == ["deed"]
+    assert state.step == 4 and done == [2] and state.pending == ["call"]
     state.save(tmp_path)
     while codes[-1] != "done" and len(codes) < 4:
         state = make_state()
         state.restore(checkpoints.load(tmp_path))
-        deeds = [PeriodicHook(2, deed, name="deed")]
-        codes.append(train(state, make_step(state, 1), deeds, options, clip_grad_norm=0.0, global_batch=BATCH))
+        hooks = [PeriodicHook(2, call, name="call")]
+        codes.append(train(state, make_step(state, 1), hooks, options, clip_grad_norm=0.0, global_batch=BATCH))
         state.save(tmp_path)
-    assert codes == ["SIGTERM"] * (2 if when == "while it is made up for" else 1) + ["done"]
+    assert codes == ["SIGTERM"] * (2 if when == "in the pending hook" else 1) + ["done"]
     assert done == [2, 4, 6, 8] and state.pending == []
 
 
-def test_a_step_is_finished_even_if_it_uses_what_may_be_left(tmp_path):
-    """A step that samples, as that of a decoder trained on a denoiser's latents does, asks give_way on its way."""
+def test_a_step_that_checks_for_interrupts_is_still_finished(tmp_path):
+    """A step that samples, such as one that trains a decoder on latents of a denoiser, calls check_interrupt."""
     state = make_state()
     inner = make_step(state, 1)
 
@@ -285,23 +285,23 @@ def test_a_step_is_finished_even_if_it_uses_what_may_be_left(tmp_path):
     assert state.step == 3
 
 
-def test_what_the_last_step_owes_is_done_by_the_caller(tmp_path):
+def test_finish_runs_a_pending_hook_once(tmp_path):
     state, done = make_state(), []
-    deed = PeriodicHook(2, lambda s: done.append(s.step), name="deed")
-    train(state, make_step(state, 1), [killing(4), deed], LoopOptions(num_train_steps=4), clip_grad_norm=0.0,
+    hook = PeriodicHook(2, lambda s: done.append(s.step), name="call")
+    train(state, make_step(state, 1), [killing(4), hook], LoopOptions(num_train_steps=4), clip_grad_norm=0.0,
           global_batch=BATCH)  # fmt: skip
     assert done == [2, 4], "the signal was seen only after the hooks"
-    deed.finish(state)
+    hook.finish(state)
     assert done == [2, 4], "the interval's last step is not done twice"
-    state.pending = ["deed"]
-    deed.finish(state)
+    state.pending = ["call"]
+    hook.finish(state)
     assert done == [2, 4, 4] and state.pending == []
     state.step = 5
-    deed.finish(state)
+    hook.finish(state)
     assert done[-1] == 5
 
 
-def test_time_that_a_deed_used_up_is_noticed_before_the_next_step():
+def test_max_seconds_counts_the_time_of_hooks():
     state = make_state()
     hook = PeriodicHook(3, lambda s: time.sleep(0.3))
     options = LoopOptions(num_train_steps=10**9, max_seconds=0.25)
@@ -309,7 +309,7 @@ def test_time_that_a_deed_used_up_is_noticed_before_the_next_step():
     assert state.step == 3
 
 
-def test_max_seconds_stops_and_says_time(tmp_path):
+def test_max_seconds_stops_with_the_reason_time(tmp_path):
     state = make_state()
     options = LoopOptions(num_train_steps=10**9, log_every=10**9, max_seconds=0.2)
     began = time.monotonic()
@@ -321,7 +321,7 @@ def test_max_seconds_stops_and_says_time(tmp_path):
     assert already.step == 7
 
 
-def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
+def test_a_nan_loss_stops_before_anything_is_saved(tmp_path):
     state = make_state()
     clean = make_step(state, 1)
 
@@ -339,15 +339,15 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path):
 
 
 def test_a_periodic_hook_runs_at_multiples_of_its_interval():
-    state, deeds = make_state(), []
-    hook = PeriodicHook(4, lambda s: deeds.append(s.step))
+    state, calls = make_state(), []
+    hook = PeriodicHook(4, lambda s: calls.append(s.step))
     train(state, make_step(state, 1), [hook], LoopOptions(num_train_steps=10), clip_grad_norm=0.0, global_batch=BATCH)
-    assert deeds == [4, 8]
+    assert calls == [4, 8]
     hook.finish(state)
-    assert deeds == [4, 8, 10]
+    assert calls == [4, 8, 10]
 
 
-def test_names_and_extra_values_of_the_log(tmp_path):
+def test_the_log_has_these_names_and_extra_values(tmp_path):
     state = make_state()
     log = Logger(
         2, tmp_path, total=4, names={"loss": "train/loss", "learning_rate": "lr"}, extra=lambda s: {"samples": 8 * s}

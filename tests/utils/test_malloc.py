@@ -1,4 +1,4 @@
-"""Memory of freed tensors is kept for the next ones, if the C library is glibc and the environment has not chosen."""
+"""glibc keeps the memory of freed tensors for later ones, unless environment variables set its thresholds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import resource, sys
 import torch
 from utils.malloc import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
-torch.ones(8 << 20)  # as a corpus that was read and left
+torch.ones(8 << 20)  # like a corpus that was read and freed
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(100):
     torch.ones(2 << 20)
@@ -41,14 +41,14 @@ def pages(word: str, **environment: str) -> tuple[str, int]:
     return kept, int(count)
 
 
-def test_the_next_tensor_takes_the_memory_of_the_last():
+def test_a_new_tensor_reuses_the_memory_of_a_freed_one():
     kept, few = pages("keep")
     assert kept == "True"
-    # alignment leaves crumbs that keep some of the first from being used again
+    # alignment leaves gaps, so that some of the first tensors' memory is not reused
     assert few < 10 * 2048, "the pages of a few tensors, and not of a hundred"
 
 
-def test_what_the_environment_says_goes_before():
+def test_environment_variables_take_precedence():
     kept, many = pages("keep", MALLOC_MMAP_THRESHOLD_="1000000")
     assert kept == "False" and many > 100 * 2000
     assert pages("keep", GLIBC_TUNABLES="glibc.malloc.mmap_threshold=1000000")[0] == "False"

@@ -1,4 +1,4 @@
-"""Muon for hidden matrices, AdamW for the rest: each half is what it is alone."""
+"""Muon for hidden matrices, AdamW for the rest: each part equals the optimizer of torch alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Network(nn.Module):
         return self.output_proj(self.norm(x + self.down(self.up(x).relu())))
 
 
-def test_hidden_matrices_are_those_between_the_ends():
+def test_muon_updates_matrices_except_input_and_output_layers():
     net = Network()
     assert hidden_matrices(net) == {id(net.up.weight), id(net.down.weight)}
     optimizer = make_optimizer(net, OptimizerOptions(optimizer="muon"))
@@ -41,11 +41,11 @@ def test_hidden_matrices_are_those_between_the_ends():
 
 DTYPES = (torch.float32, torch.bfloat16, None)
 SHAPES = ((3, 8, 8), (2, 4, 16), (2, 16, 4))
-ROUNDING = 32  # of the five iterations, in units of eps: 17 (float32) and 14 (bfloat16) are the most of 50 seeds
+ROUNDING = 32  # error of the five iterations, in units of eps: at most 17 (float32) and 14 (bfloat16) in 50 seeds
 
 
 def compute_dtype(dtype: torch.dtype | None) -> torch.dtype:
-    """That of newton_schulz(x, dtype); None: the processor's own."""
+    """The dtype in which newton_schulz(x, dtype) computes; None: bfloat16 if the processor supports it."""
     return dtype or (torch.bfloat16 if has_bf16(torch.device("cpu")) else torch.float32)
 
 
@@ -78,7 +78,7 @@ def test_the_iteration_runs_in_bfloat16_where_the_processor_has_it(monkeypatch):
     assert not has_bf16() and torch.equal(newton_schulz(x), newton_schulz(x, torch.float32))
 
 
-def test_matrices_move_as_under_torchs_own_muon():
+def test_matrices_are_updated_as_by_torch_muon():
     torch.manual_seed(0)
     start, grads = torch.randn(6, 4), torch.randn(5, 6, 4)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
@@ -91,13 +91,13 @@ def test_matrices_move_as_under_torchs_own_muon():
         one.step()
         other.step()
     assert (ours - start).abs().max() > 0.005
-    # torch's iterates in bfloat16 on every processor: five updates, each of whose entries may be 4 eps away
+    # torch's Muon iterates in bfloat16 on every processor: five updates, each with entries up to 4 eps off
     update = 0.01 * UPDATE_RMS * math.sqrt(6)
     tolerance = len(grads) * update * 4 * torch.finfo(torch.bfloat16).eps
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
 
 
-def test_everything_else_moves_as_under_adamw():
+def test_other_parameters_are_updated_as_by_adamw():
     nets = [Network(), Network()]
     nets[1].load_state_dict(nets[0].state_dict())
     options = [OptimizerOptions(optimizer=name, learning_rate=1e-2) for name in ("muon", "adamw")]

@@ -1,12 +1,14 @@
-"""Progress bars: lines in a log file, one moving line in a terminal."""
+"""Progress bars: lines in a log file, one moving line in a terminal. Stopwatches: seconds and texts by part."""
 
 from __future__ import annotations
 
 import io
 import time
 
+import pytest
+
 from utils import progress
-from utils.progress import ProgressBar
+from utils.progress import ProgressBar, Stopwatch
 
 
 class Terminal(io.StringIO):
@@ -71,3 +73,45 @@ def test_a_disabled_bar_prints_nothing():
             bar.advance_to(3)
             bar.log("a sample")
         assert out.getvalue() == ""
+
+
+# ------------------------------------------------------------------------------------------------ stopwatches
+
+
+def of(**parts: tuple[float, int]) -> Stopwatch:
+    watch = Stopwatch()
+    for what, (seconds, texts) in parts.items():
+        watch.seconds[what], watch.texts[what] = seconds, texts
+    return watch
+
+
+def test_seconds_and_texts_add_up_by_part():
+    watch = Stopwatch()
+    for texts in (2, 3):
+        with watch.measure("decode", texts):
+            time.sleep(0.01)
+    assert watch.texts["decode"] == 5 and 0.02 <= watch.seconds["decode"] < 0.5
+    assert watch.rates()["decode"] == watch.texts["decode"] / watch.seconds["decode"]
+
+
+def test_parallel_processes_add_their_throughput():
+    one, other = of(denoise=(4.0, 16), decode=(1.0, 16)), of(denoise=(5.0, 8), decode=(2.0, 8))
+    one.count(20, 16)
+    other.count(16, 8)
+    both = Stopwatch.merge_parallel([one, other, of()])
+    assert both.metadata() == {
+        "speed/denoise_texts_per_second": 24 / 5,
+        "speed/decode_texts_per_second": 12.0,
+        "speed/verify_passes_per_text": 1.5,
+    }
+    assert one.seconds["denoise"] == 4.0 and Stopwatch.merge_parallel([one]).metadata() == one.metadata()
+
+
+def test_sequential_jobs_add_their_time():
+    metadata = Stopwatch.merge_sequential([of(denoise=(4.0, 16)), of(denoise=(1.0, 4), decode=(2.0, 4))]).metadata()
+    assert metadata == {"speed/denoise_texts_per_second": 4.0, "speed/decode_texts_per_second": 2.0}
+
+
+@pytest.mark.parametrize("processes, line", [(1, "denoise 4 texts/s"), (3, "denoise 12 texts/s")])
+def test_the_progress_note_covers_all_processes(processes, line):
+    assert of(denoise=(4.0, 16)).note(processes) == line

@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.run_folder import git_commit, new_run_folder, package_versions, resolve, write_json, write_text
 
 
-def test_run_folders_are_dated_unique_and_never_lead_out(tmp_path):
+def test_run_folders_are_dated_unique_and_inside_the_output_folder(tmp_path):
     a, b = new_run_folder(tmp_path, "roc"), new_run_folder(tmp_path, "roc")
     assert a != b and a.parent == b.parent == tmp_path / "roc" and a.name[:2] == "20" and len(a.name) == 19
     assert new_run_folder(tmp_path, "../../etc").parent.parent == tmp_path
@@ -37,7 +37,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in path.parent.iterdir()] == ["x.json"]
 
 
-def test_facts_of_the_code():
+def test_metadata_of_the_code():
     assert package_versions()["torch"] and "python" in package_versions()
     commit = git_commit()
     assert commit is None or len(commit.split("+")[0]) == 40

@@ -1,4 +1,4 @@
-"""Random numbers are functions of (seed, step, purpose), whatever the slicing."""
+"""Random numbers are functions of (seed, step, purpose), and do not depend on how a batch is sliced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_derived_seeds_are_stable_over_processes_and_versions():
     assert derive_seed(42, "noise", 7) == 7651511418670637614
 
 
-def test_parts_of_a_name_do_not_run_together():
+def test_parts_of_a_name_are_separated():
     seeds = [
         derive_seed(1, 23),
         derive_seed(12, 3),
@@ -42,7 +42,7 @@ def test_slices_join_to_the_global_batch(parts):
         assert torch.equal(joined, draw(whole)) and len(joined) == total
 
 
-def test_steps_seeds_and_purposes_differ_and_calls_repeat():
+def test_draws_differ_by_step_seed_and_purpose_and_repeat():
     def eps(seed=1, step=1, purpose="eps"):
         return StepRNG(seed, step, 4, 0, 4).normal(purpose, 8)
 
@@ -54,13 +54,13 @@ def test_steps_seeds_and_purposes_differ_and_calls_repeat():
 
 @pytest.mark.parametrize("total", [1, 2, 3, 5, 8, 10, 17, 64, 100])
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 1 / 3, 0.5, 0.637, 0.9, 0.999, 1.0])
-def test_exactly_the_rounded_share_is_chosen(total, fraction):
+def test_exactly_the_rounded_fraction_is_selected(total, fraction):
     for step in range(3):
         assert StepRNG(0, step, total, 0, total).select_mask("x", fraction).sum() == round(fraction * total)
 
 
 @pytest.mark.parametrize(("fraction", "block"), [(0.5, 2), (0.9, 10), (0.25, 4), (0.1, 10)])
-def test_aligned_slices_hold_equal_counts_and_every_row_has_its_turn(fraction, block):
+def test_aligned_slices_have_equal_counts_and_every_row_is_selected_at_some_step(fraction, block):
     total, turns = 40, torch.zeros(40)
     for step in range(300):
         chosen = StepRNG(0, step, total, 0, total).select_mask("x", fraction)
@@ -71,19 +71,19 @@ def test_aligned_slices_hold_equal_counts_and_every_row_has_its_turn(fraction, b
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize(("start", "stop"), [(0, 100), (10, 50), (13, 29), (64, 100), (7, 8), (5, 5)])
-def test_chosen_rows_are_as_many_at_every_step_and_hold_all_that_were_chosen(fraction, start, stop):
+def test_select_rows_has_a_fixed_size_and_contains_every_selected_row(fraction, start, stop):
     counts, most = set(), 0
     for step in range(200):
-        draws = StepRNG(0, step, 100, start, stop)
-        mask, rows = draws.select_rows("x", fraction)
-        assert torch.equal(mask, draws.select_mask("x", fraction))
+        rng = StepRNG(0, step, 100, start, stop)
+        mask, rows = rng.select_rows("x", fraction)
+        assert torch.equal(mask, rng.select_mask("x", fraction))
         assert torch.equal(rows[: mask.sum()], mask.nonzero()[:, 0]) and len(rows.unique()) == len(rows)
         counts.add(len(rows))
         most = max(most, int(mask.sum()))
-    assert counts == {most}, "no more than ever are chosen"
+    assert counts == {most}, "the size is the largest number of selected rows of any step"
 
 
-def test_a_share_outside_of_zero_and_one_is_refused():
+def test_a_fraction_outside_zero_to_one_is_refused():
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         StepRNG(0, 0, 4, 0, 4).select_mask("x", 1.5)
 
@@ -94,6 +94,6 @@ def test_rows_slices_every_part_of_a_tuple():
     assert torch.equal(t, whole[2:5]) and weight.shape == (3,)
 
 
-def test_moments_of_the_noise():
+def test_noise_has_the_moments_of_its_distribution():
     x = StepRNG(0, 0, 100, 0, 100).normal("eps", 1000)
     assert abs(x.mean()) < 0.01 and abs(x.std() - 1) < 0.01

@@ -69,5 +69,5 @@ def test_wandb_without_a_key_is_offline_and_never_waits(no_key, tmp_path):
     assert list(tmp_path.glob("wandb/offline-run-*")) and time.monotonic() - began < 30
 
 
-def test_flat_configurations():
+def test_configurations_are_flattened():
     assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": [1]}) == {"a.b": 1, "a.c.d": None, "e": "[1]"}

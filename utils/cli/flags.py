@@ -24,7 +24,7 @@ from utils.errors import did_you_mean, one_line_text
 T = TypeVar("T")
 MayChange = Literal["never", "eval", "resume", "both", "invocation"]
 Needs = str | tuple[Any, ...]
-Student = Literal["inherits", "may_differ", "unused", "sampler", "grid"]
+Student = Literal["inherits", "may_differ", "unused", "sampling", "grid"]
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the packages
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -45,13 +45,13 @@ class Flag:
     above: float | None = None  # an exclusive lower bound
     at_most: float | None = None
     # The flag without which this one has no effect: a name (switched on, above 0, or not None), or a name and the
-    # values of it with which this one has an effect, as in ("sampler", "ddpm").
+    # values of it with which this one has an effect, as in ("time_grid", "shifted").
     needs: Needs | None = None
     # Whether the flag may differ from the args.json of --resume_dir: at an evaluation, when training resumes, at both,
     # never; or it belongs to one invocation, so that it is never read from args.json.
     may_change: MayChange = "never"
     # For a student of --distill_run: "inherits" takes the teacher's value and refuses another one; "may_differ" takes
-    # it unless another one is explicit; "unused" and "sampler" are refused, since --distill_steps sets the times of
+    # it unless another one is explicit; "unused" and "sampling" are refused, since --distill_steps sets the times of
     # its training and of its sampler; "grid" is its own, unless its teacher is a student too. None: as in any run.
     student: Student | None = None
     space: Literal["embeddings", "frozen"] | None = None  # the latent spaces that know the flag; None: all of them

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.device import PINNED_FROM, to_device
-from utils.records import Latents
+from utils.records import PINNED_FROM, Latents, to_device
 
 
 def test_what_is_there_already_is_not_copied():

@@ -1,4 +1,4 @@
-"""Drafts change no text: greedy decoding from good drafts, bad ones and spiteful ones writes what it writes without."""
+"""Drafts change no text: greedy decoding gives the same tokens with good, bad and adversarial drafts as without."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def speculative(draft):
 
 
 def write(model, states, draft=None, options=None, length=LENGTH, **decoding):
-    """(ids (B, length), DraftStats): greedy, from ids (B, n) as drafts; without them, token by token."""
+    """(ids (B, length), DraftStats) of greedy decoding with drafts (B, n); without drafts, token by token."""
     model.token_generator = TokenGenerator(options)
     loop = None if draft is None else speculative(draft)
     ids = model.generate_ids(states, None, length, greedy_loop=loop, **{**DECODING["greedy"], **decoding})
@@ -38,8 +38,8 @@ def write(model, states, draft=None, options=None, length=LENGTH, **decoding):
     return torch.stack(rows), DraftStats() if loop is None else loop.stats
 
 
-def spoilt(greedy, vocabulary, end):
-    """Drafts by name, from what greedy decoding writes (B, n)."""
+def corrupted_drafts(greedy, vocabulary, end):
+    """Drafts by name, made from the ids of greedy decoding (B, n)."""
     generator = torch.Generator().manual_seed(1)
     noise = torch.randint(3, vocabulary, greedy.shape, generator=generator)
     some = torch.rand(greedy.shape, generator=generator)
@@ -54,7 +54,7 @@ def spoilt(greedy, vocabulary, end):
         "cut off": greedy[:, :3],
         "of another text": greedy.roll(1, 0),
         "always one off": (greedy + 1) % vocabulary,
-        "nothing": greedy[:, :0],
+        "no tokens": greedy[:, :0],
     }
 
 
@@ -65,18 +65,18 @@ def test_every_draft_gives_the_texts_of_greedy_decoding(ragged, family):
     tokens = int((plain != model.pad_id).sum())
     found, passes = write(model, states, plain)
     assert torch.equal(found, plain) and passes.passes == passes.texts == len(states), "one pass for a perfect draft"
-    for name, draft in spoilt(plain, len(model.tokenizer), model.tokenizer.eos_token_id).items():
+    for name, draft in corrupted_drafts(plain, len(model.tokenizer), model.tokenizer.eos_token_id).items():
         found, passes = write(model, states, draft)
         assert torch.equal(found, plain), name
         assert passes.texts == len(states) <= passes.passes <= len(states) + tokens, (name, passes)
         assert torch.equal(write(model, states[3:4], draft[3:4])[0], plain[3:4]), name
 
 
-def test_a_word_too_many_or_too_few_costs_few_passes(ragged):
+def test_an_inserted_or_missing_token_costs_few_passes(ragged):
     model, states, _ = ragged("bart")
     plain, _ = write(model, states)
     long = (plain != model.pad_id).sum(1) > 9
-    drafts = spoilt(plain, len(model.tokenizer), model.tokenizer.eos_token_id)
+    drafts = corrupted_drafts(plain, len(model.tokenizer), model.tokenizer.eos_token_id)
     for name in ("one wrong", "one missing", "one too many"):
         found, passes = write(model, states[long], drafts[name][long])
         assert torch.equal(found, plain[long]) and passes.per_text() <= 4, (name, passes)
@@ -93,17 +93,17 @@ def test_a_word_too_many_or_too_few_costs_few_passes(ragged):
         dict(min_new_tokens=4),
         dict(remove_invalid_values=True),
         dict(eos_token_id=[2, 50, 60]),
-        dict(repetition_penalty=1.3),  # looks at what was written: token by token
+        dict(repetition_penalty=1.3),  # depends on earlier tokens: token by token
         dict(no_repeat_ngram_size=2),
     ],
     ids=lambda decoding: next(iter(decoding)),
 )
 @pytest.mark.parametrize("family", ["bart", "t5"])
-def test_what_is_done_to_scores_is_done_to_drafts(ragged, family, decoding):
+def test_logits_processors_apply_to_drafts(ragged, family, decoding):
     model, states, _ = ragged(family)
     bare, _ = write(model, states)
     plain, _ = write(model, states, **decoding)
-    drafts = {"own": plain, **spoilt(bare, len(model.tokenizer), 2)}
+    drafts = {"own": plain, **corrupted_drafts(bare, len(model.tokenizer), 2)}
     for name in ("own", "half", "one missing", "empty"):
         draft = drafts[name]
         found, passes = write(model, states, draft, **decoding)
@@ -113,17 +113,17 @@ def test_what_is_done_to_scores_is_done_to_drafts(ragged, family, decoding):
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 20])
-def test_texts_end_where_they_must(ragged, length):
+def test_texts_end_at_max_length(ragged, length):
     model, states, _ = ragged("bart")
     plain, _ = write(model, states, length=length)
-    for name, draft in spoilt(write(model, states)[0], len(model.tokenizer), 2).items():
+    for name, draft in corrupted_drafts(write(model, states)[0], len(model.tokenizer), 2).items():
         assert torch.equal(write(model, states, draft, length=length)[0], plain), name
 
 
-def test_rows_that_are_done_leave_and_only_what_is_open_is_looked_at(ragged, rows_computed):
+def test_finished_rows_leave_the_batch_and_verified_prefixes_come_from_the_cache(ragged, rows_computed):
     model, states, _ = ragged("bart")
     plain, _ = write(model, states)
-    drafts = spoilt(plain, len(model.tokenizer), 2)
+    drafts = corrupted_drafts(plain, len(model.tokenizer), 2)
     draft = plain.clone()
     draft[::4] = drafts["one wrong"][::4]
     computed, places = rows_computed(model), []
@@ -131,23 +131,23 @@ def test_rows_that_are_done_leave_and_only_what_is_open_is_looked_at(ragged, row
     found, passes = write(model, states, draft)
     assert torch.equal(found, plain) and sum(computed) == passes.passes
     assert computed[0] == len(states) and computed[1] <= len(states) / 4
-    assert places[1] <= places[0] - 4, "the prefix that is final is in the cache"
+    assert places[1] <= places[0] - 4, "the verified prefix is in the cache"
 
 
-def test_worthless_drafts_are_given_up_and_then_cost_a_token_a_step(ragged):
+def test_after_rejected_drafts_decoding_continues_token_by_token(ragged):
     model, states, _ = ragged("bart")
     plain, _ = write(model, states)
-    looked = []
-    model.model.get_decoder().register_forward_hook(lambda *call: looked.append(call[-1].last_hidden_state.shape[1]))
-    found, passes = write(model, states, spoilt(plain, len(model.tokenizer), 2)["random"])
+    lengths = []
+    model.model.get_decoder().register_forward_hook(lambda *call: lengths.append(call[-1].last_hidden_state.shape[1]))
+    found, passes = write(model, states, corrupted_drafts(plain, len(model.tokenizer), 2)["random"])
     assert torch.equal(found, plain) and passes.num_fallbacks == len(states)
-    assert looked[0] > 8 and max(looked[1:]) <= 4 and set(looked[3:]) == {1} and len(looked) <= LENGTH + 1
+    assert lengths[0] > 8 and max(lengths[1:]) <= 4 and set(lengths[3:]) == {1} and len(lengths) <= LENGTH + 1
 
 
-def test_logits_never_exist_whole(ragged, monkeypatch):
+def test_logits_are_computed_in_chunks(ragged, monkeypatch):
     model, states, _ = ragged("t5")
     plain, _ = write(model, states)
-    drafts = spoilt(plain, len(model.tokenizer), 2)
+    drafts = corrupted_drafts(plain, len(model.tokenizer), 2)
     sizes = []
     model.model.get_output_embeddings().register_forward_hook(lambda *call: sizes.append(call[-1].numel()))
     at_once = 3 * LENGTH * model.model.config.vocab_size
@@ -156,7 +156,7 @@ def test_logits_never_exist_whole(ragged, monkeypatch):
     assert torch.equal(found, plain) and max(sizes) <= at_once < plain.numel() * model.model.config.vocab_size / 2
 
 
-def test_only_greedy_decoding_of_whole_memories_asks_for_drafts(ragged):
+def test_only_greedy_decoding_of_unpadded_states_uses_drafts(ragged):
     model, states, mask = ragged("bart")
 
     def refuse(model, states):
@@ -176,7 +176,7 @@ def test_only_greedy_decoding_of_whole_memories_asks_for_drafts(ragged):
         model.generate(states[:4], None, 4, greedy_loop=refuse, **DECODING["greedy"])
 
 
-def test_bfloat16_is_verified_by_its_copy(ragged):
+def test_bfloat16_generation_verifies_with_the_bfloat16_copy(ragged):
     model, states, _ = ragged("bart")
     half = GenerationOptions(generation_dtype="bf16")
     plain, _ = write(model, states, options=half)
@@ -185,11 +185,11 @@ def test_bfloat16_is_verified_by_its_copy(ragged):
     assert same > 0.8 and passes.per_text() < 2, "8 bits break many ties, and kernels break them differently"
 
 
-def test_passes_are_those_since_they_were_asked_for(ragged):
+def test_pop_draft_stats_resets_the_counts(ragged):
     model, states, _ = ragged("bart")
     plain, _ = write(model, states)
     space = torch.nn.Module()
-    assert pop_draft_stats(space) == (0, 0), "nothing is attached"
+    assert pop_draft_stats(space) == (0, 0), "no draft model is attached"
     space.greedy_loop = speculative(plain)
     model.generate(states, None, LENGTH, greedy_loop=space.greedy_loop, **DECODING["greedy"])
     assert pop_draft_stats(space) == (len(states), len(states)) and pop_draft_stats(space) == (0, 0)
@@ -199,7 +199,7 @@ def test_passes_are_those_since_they_were_asked_for(ragged):
 # ------------------------------------------------------------------------------------------------ parts
 
 
-def test_drafts_are_cut_and_filled():
+def test_drafts_are_truncated_and_padded():
     start, ends = torch.tensor([[9], [9]]), torch.tensor([2])
     draft = torch.tensor([[5, 2, 6], [5, 6, 7]])
     assert init_draft(start, draft, ends, 6).tolist() == [[9, 5, 2, 2, 2, 2], [9, 5, 6, 7, 2, 2]]
@@ -209,14 +209,14 @@ def test_drafts_are_cut_and_filled():
     assert end_of(init_draft(start, draft, none, 6), none, torch.tensor([1, 1])).tolist() == [6, 6]
 
 
-def test_the_next_draft_goes_on_after_the_same_token_else_as_the_model_said():
+def test_the_next_draft_continues_after_the_same_token_or_with_the_predictions_of_the_model():
     first = torch.tensor([[9, 1, 2, 3, 4, 5, 6], [9, 1, 2, 3, 4, 5, 6], [9, 1, 2, 3, 4, 5, 6]])
-    predicted = torch.tensor([[1, 2, 4, 7], [1, 2, 8, 7], [1, 2, 3, 4]])  # of places 1 to 4
+    predicted = torch.tensor([[1, 2, 4, 7], [1, 2, 8, 7], [1, 2, 3, 4]])  # for positions 1 to 4
     at, disagrees = torch.tensor([3, 3, 4]), torch.tensor([True, True, False])
     ids, shift = next_draft(first, first, predicted, 1, at, torch.zeros(3, dtype=torch.long), disagrees)
     assert ids.tolist() == [[9, 1, 2, 4, 5, 6, 6], [9, 1, 2, 8, 7, 5, 6], [9, 1, 2, 3, 4, 5, 6]]
     assert shift.tolist() == [1, 0, 0]
-    # the word before the last was missing: the one after it is found one place back
+    # the token before the last was missing: the one after it is found one position earlier
     ids, shift = next_draft(
         ids[1:2], first[1:2], torch.tensor([[3, 9, 9]]), 4, torch.tensor([4]), shift[1:2], at[:1] > 0
     )

@@ -1,4 +1,4 @@
-"""The drafter itself: shapes, memory, its loss, and that it learns what a language model writes."""
+"""The draft model: shapes, memory, its loss, and training on greedy decoding of a language model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def drafter():
 
 
 @pytest.mark.parametrize("family", ["bart", "t5"])
-def test_a_trained_drafter_writes_what_greedy_decoding_writes(ragged, drafter, family):
+def test_a_trained_draft_model_predicts_greedy_decoding(ragged, drafter, family):
     model, states, _ = ragged(family)
     model.token_generator = TokenGenerator()
     plain = model.generate_ids(states, None, LENGTH, **DECODING["greedy"])
@@ -49,7 +49,7 @@ def test_a_trained_drafter_writes_what_greedy_decoding_writes(ragged, drafter, f
     assert loop.stats.texts == len(states) and loop.stats.per_text() < 2
 
 
-def test_its_loss_is_cross_entropy_of_the_models_own_words(ragged, drafter):
+def test_draft_loss_is_cross_entropy_with_the_output_layer_of_the_language_model(ragged, drafter):
     model, states, _ = ragged("bart")
     network = drafter(model, draft_model_depth=1)
     model.model.final_logits_bias.normal_()
@@ -60,7 +60,7 @@ def test_its_loss_is_cross_entropy_of_the_models_own_words(ragged, drafter):
     assert torch.equal(network.draft_ids(model.model, states)[:, :9], logits.argmax(-1))
 
 
-def test_logits_never_exist_whole(ragged, drafter, monkeypatch):
+def test_logits_are_computed_in_chunks(ragged, drafter, monkeypatch):
     model, states, _ = ragged("t5")
     network = drafter(model)
     whole = network.draft_ids(model.model, states)
@@ -70,7 +70,7 @@ def test_logits_never_exist_whole(ragged, drafter, monkeypatch):
     assert torch.equal(network.draft_ids(model.model, states), whole) and seen == [5, 5, 5, 5, 4]
 
 
-def test_widths():
+def test_default_widths_and_shapes():
     assert [default_dim(dim) for dim in (16, 64, 128, 768, 1024)] == [32, 32, 64, 384, 512]
     network = DraftModel(48, 7, DraftModelOptions(draft_model_depth=3))
     assert network(torch.randn(2, 5, 48)).shape == (2, 7, 48) and network.max_seq_len == 7

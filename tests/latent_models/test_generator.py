@@ -1,4 +1,4 @@
-"""Writing ids fast changes no text: rows that leave, buckets of like lengths, static caches, bfloat16."""
+"""Fast generation changes no text: finished rows leave the batch, buckets by length, static caches, bfloat16."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ N, LENGTH = 24, 14
 WHOLE = GenerationOptions(whole_batches=True)
 
 
-def written(model, options, strategy, states, mask):
+def generate(model, options, strategy, states, mask):
     model.token_generator = TokenGenerator(options)
     torch.manual_seed(0)
     return model.generate(states, mask, max_length=LENGTH, **DECODING[strategy])
@@ -28,59 +28,59 @@ def written(model, options, strategy, states, mask):
     ("family", "strategy"),
     [*((family, "greedy") for family in sorted(FAMILIES)), ("bart", "nucleus"), ("t5", "nucleus"), ("bart", "beam")],
 )
-def test_every_way_of_writing_writes_the_same_texts(ragged, rows_computed, family, strategy):
+def test_every_generation_option_gives_the_same_texts(ragged, rows_computed, family, strategy):
     model, states, mask = ragged(family)
     computed = rows_computed(model)
     for seen in (None, mask):
-        plain = written(model, WHOLE, strategy, states, seen)
+        plain = generate(model, WHOLE, strategy, states, seen)
         whole = sum(computed)
         assert len(set(plain)) > N / 3 and len({len(text) for text in plain}) > 4, plain
         computed.clear()
-        assert written(model, GenerationOptions(), strategy, states, seen) == plain
-        if strategy == "beam":  # random weights write texts of any length from states of any length
+        assert generate(model, GenerationOptions(), strategy, states, seen) == plain
+        if strategy == "beam":  # with random weights the length of a text does not depend on that of its states
             assert (max(computed) < 4 * N) == (seen is not None), "in buckets where lengths are known"
         elif seen is None:
             assert sum(computed) < whole
-        assert written(model, GenerationOptions(kv_cache="static"), strategy, states, seen) == plain
+        assert generate(model, GenerationOptions(kv_cache="static"), strategy, states, seen) == plain
         computed.clear()
 
 
 def test_bfloat16_is_a_copy_that_follows_the_weights(ragged):
     model, states, _ = ragged("bart")
-    exact = written(model, WHOLE, "greedy", states, None)
-    half = written(model, GenerationOptions(generation_dtype="bf16"), "greedy", states, None)
+    exact = generate(model, WHOLE, "greedy", states, None)
+    half = generate(model, GenerationOptions(generation_dtype="bf16"), "greedy", states, None)
     assert sum(a == b for a, b in zip(half, exact, strict=True)) > N / 2, "8 bits decide few arg-max"
-    writes = model.token_generator
-    (_, copy) = writes._copy
+    token_generator = model.token_generator
+    (_, copy) = token_generator._copy
     model.generate(states, None, max_length=4, **DECODING["greedy"])
-    assert writes._copy[1] is copy and {p.dtype for p in copy.parameters()} == {torch.bfloat16}
+    assert token_generator._copy[1] is copy and {p.dtype for p in copy.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.model.parameters()} == {torch.float32}
     with torch.no_grad():
         model.model.get_output_embeddings().weight.neg_()
     other = model.generate(states, None, max_length=LENGTH, **DECODING["greedy"])
-    exact = written(model, WHOLE, "greedy", states, None)
-    assert writes._copy[1] is not copy and other != half
+    exact = generate(model, WHOLE, "greedy", states, None)
+    assert token_generator._copy[1] is not copy and other != half
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for precision, same in (("run", other), ("fp32", exact)):
-            assert written(model, GenerationOptions(generation_dtype=precision), "greedy", states, None) == same
+            assert generate(model, GenerationOptions(generation_dtype=precision), "greedy", states, None) == same
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_bfloat16_follows_weights_that_train(ragged, fused):
-    """Validations of a language model that trains were written by the weights of the first one: a fused step leaves
-    no trace in a parameter's version."""
+def test_the_bfloat16_copy_follows_weights_in_training(ragged, fused):
+    """The copy must follow every optimizer step: a fused step does not change the version counter of a parameter, and
+    validation once decoded with the weights of the first copy."""
     model, states, _ = ragged("bart")
     model.model.requires_grad_(True)
     half = GenerationOptions(generation_dtype="bf16")
-    before = written(model, half, "greedy", states, None)
-    writes = model.token_generator
+    before = generate(model, half, "greedy", states, None)
+    token_generator = model.token_generator
     optimizer = torch.optim.AdamW(model.model.parameters(), lr=0.3, fused=fused)
     for p in model.model.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
     torch.manual_seed(0)
     after = model.generate(states, None, max_length=LENGTH, **DECODING["greedy"])
-    assert model.token_generator is writes and after == written(model, half, "greedy", states, None) != before
+    assert model.token_generator is token_generator and after == generate(model, half, "greedy", states, None) != before
 
 
 @pytest.mark.parametrize("step_rows", [0.5, 3.0, 100.0])
