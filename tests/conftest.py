@@ -1,11 +1,11 @@
-"""What every test run needs, set before anything heavy is imported."""
+"""Settings of every test run, applied before torch is imported."""
 
 from __future__ import annotations
 
 import os
 
-# Idle OpenMP threads sleep: spinning ones slow a machine with another busy process a hundredfold.
-# No hub look-ups: each would wait half a minute where there is no network. No tracker talks to a server.
+# Idle OpenMP threads sleep: spinning ones make a machine with another busy process 100 times slower.
+# No hub look-ups: each would wait half a minute where there is no network. No tracker contacts a server.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -17,7 +17,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
-# What CI says must depend on the change alone, so it draws the same examples every time; elsewhere they are new ones.
+# The outcome of CI must depend on the change only, so it draws the same examples every time; elsewhere they are new.
 settings.register_profile("same", derandomize=True)
 if "SAME_EXAMPLES" in os.environ:
     settings.load_profile("same")

@@ -1,4 +1,4 @@
-"""Scripts that start several processes: nothing for shellcheck to find, and a dry run that builds the parts."""
+"""Scripts that start several processes: checked by shellcheck, and a dry run builds the components."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(script: Path, *argv: str, **environment: str) -> subprocess.CompletedPro
     )
 
 
-def test_there_is_one_for_each_way():
+def test_the_launch_scripts_are_these():
     assert [script.name for script in SCRIPTS] == ["one_node.sh", "several_nodes.sh", "slurm.sbatch"]
 
 
@@ -56,7 +56,7 @@ def test_shellcheck_finds_nothing(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_a_dry_run_says_the_command_and_builds_the_parts(script):
+def test_a_dry_run_prints_the_command_and_builds_the_components(script):
     done = run(script, "--dry_run", *PROGRAM, **NODES)
     assert done.returncode == 0, done.stderr
     assert "--nproc_per_node" in done.stdout and "language model" in done.stdout
@@ -64,7 +64,7 @@ def test_a_dry_run_says_the_command_and_builds_the_parts(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_what_is_missing_is_said_in_one_line(script):
+def test_a_missing_argument_raises_an_error_of_one_line(script):
     done = run(script, "--dry_run", **NODES)
     assert done.returncode == 2 and done.stderr.startswith("error: name a program") and done.stderr.count("\n") == 1
     if script.name == "several_nodes.sh":
@@ -74,8 +74,8 @@ def test_what_is_missing_is_said_in_one_line(script):
 
 @pytest.mark.parametrize("script", SCRIPTS[:2], ids=lambda script: script.name)
 @pytest.mark.parametrize(("visible", "processes"), [(None, 3), ("2,5", 2), ("GPU-7a", 1), ("", 1), ("-1", 1)])
-def test_a_process_is_started_for_each_gpu_that_may_be_seen(tmp_path, script, visible, processes):
-    """nvidia-smi lists all of a machine's, whatever CUDA_VISIBLE_DEVICES leaves to this user."""
+def test_one_process_is_started_per_visible_gpu(tmp_path, script, visible, processes):
+    """nvidia-smi lists all GPUs of a machine, also those that CUDA_VISIBLE_DEVICES hides."""
     listing = tmp_path / "nvidia-smi"
     listing.write_text("#!/bin/sh\nprintf 'GPU 0\\nGPU 1\\nGPU 2\\n'\n")
     listing.chmod(0o755)
@@ -92,25 +92,25 @@ SLURM = next(script for script in SCRIPTS if script.name == "slurm.sbatch")
 @pytest.mark.parametrize("program", ["train_text_diffusion.py", "-m pipelines.train_classifier"])
 @pytest.mark.parametrize("spelled", ["--output_dir {}", "--output_dir={}"])
 def test_a_requeued_slurm_job_resumes_with_its_other_flags(tmp_path, program, spelled):
-    """Where something was saved: a job that ended before begins anew, into the same folder."""
+    """If a checkpoint exists; a job that ended before its first one starts again, with the same folder."""
     out = tmp_path / "run"
     flags = f"{program} --wandb {spelled.format(out)} --tx_dim 64".split()
 
-    def command(count: str) -> str:
-        """Without what is to be run nothing is built: a folder is enough here."""
+    def first_line(count: str) -> str:
+        """PYTHON=true, so nothing is built: a folder is enough here."""
         return run(SLURM, "--dry_run", *flags, SLURM_RESTART_COUNT=count, PYTHON="true").stdout.splitlines()[0]
 
     begins = f"{program} --wandb --tx_dim 64 --output_dir {out}"
     (out / "checkpoints" / "step_00000002.partial").mkdir(parents=True)
-    assert command("0").endswith(begins) and command("1").endswith(begins)
+    assert first_line("0").endswith(begins) and first_line("1").endswith(begins)
     (out / "checkpoints" / "step_00000001").mkdir()
     (out / "checkpoints" / "step_00000001" / "state.json").touch()
-    assert command("0").endswith(begins)
-    assert command("1").endswith(f"{program} --wandb --tx_dim 64 --resume_training --resume_dir {out}")
+    assert first_line("0").endswith(begins)
+    assert first_line("1").endswith(f"{program} --wandb --tx_dim 64 --resume_training --resume_dir {out}")
 
 
-STUBS = {  # of Slurm: srun runs until it is told to stop, scancel tells it
-    "srun": "echo \"$$\" > pid; trap 'echo told >> log; exit 1' TERM; for i in {1..200}; do [[ ! -e end ]] || exit "
+STUBS = {  # of Slurm: srun runs until it receives SIGTERM, which scancel sends
+    "srun": "echo \"$$\" > pid; trap 'echo stopped >> log; exit 1' TERM; for i in {1..200}; do [[ ! -e end ]] || exit "
     "$(< end); sleep 0.05; done; exit 9",
     "scancel": 'echo "scancel $*" >> log; kill -TERM "$(< pid)"',
     "scontrol": 'if [[ "$1" == show ]]; then echo host0; else echo "scontrol $*" >> log; fi',
@@ -120,8 +120,8 @@ STUBS = {  # of Slurm: srun runs until it is told to stop, scancel tells it
 @pytest.mark.parametrize(
     ("flags", "end", "code", "log"),
     [
-        ("--output_dir out", None, 1, ["scancel --signal=TERM 7", "told", "scontrol requeue 7"]),
-        ("", None, 1, ["scancel --signal=TERM 7", "told"]),
+        ("--output_dir out", None, 1, ["scancel --signal=TERM 7", "stopped", "scontrol requeue 7"]),
+        ("", None, 1, ["scancel --signal=TERM 7", "stopped"]),
         ("--output_dir out", 0, 0, []),
         ("--output_dir out", 3, 3, []),
     ],
@@ -149,8 +149,8 @@ def test_a_slurm_job_that_runs_out_of_time_saves_and_queues_again(tmp_path, flag
             job.send_signal(signal.SIGUSR1)
         else:
             (tmp_path / "end").write_text(str(end))
-        said, _ = job.communicate(timeout=20)
+        printed, _ = job.communicate(timeout=20)
     finally:
         job.kill()
-    assert job.returncode == code and "--rdzv_endpoint host0:29500" in said
+    assert job.returncode == code and "--rdzv_endpoint host0:29500" in printed
     assert ((tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []) == log

@@ -1,4 +1,4 @@
-"""Pins, shell scripts and the layout of the project: what a newcomer's first minutes rest on."""
+"""Pins, shell scripts and the layout of the project: what an installation needs."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def test_constraints_are_exact_pins_without_local_suffixes() -> None:
     assert not wrong
 
 
-def test_conda_environment_holds_the_same_pins() -> None:
+def test_the_conda_environment_has_the_same_pins() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     by_pip = [rows["pip"] for rows in environment["dependencies"] if isinstance(rows, dict)][0]
     found = {pins.canonical(row.split("==")[0]): row.split("==")[1] for row in by_pip}
     assert found == pins.pins()
-    assert by_pip[0].startswith("torch=="), "torch comes first: nothing else may choose its build"
+    assert by_pip[0].startswith("torch=="), "torch comes first: no other package may choose its build"
 
 
 def test_every_dependency_is_pinned_and_every_pin_is_a_dependency() -> None:
@@ -137,15 +137,15 @@ def test_bounds_compare_by_number() -> None:
     assert not pins.at_least("2.9.1", "2.11") and not pins.at_least(None, "1.0")
 
 
-def test_rooms_are_the_installed_packages() -> None:
-    rooms = sorted(folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file())
+def test_every_package_is_installed() -> None:
+    packages = sorted(folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file())
     patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
-    assert patterns == [f"{room}*" for room in rooms]  # with the star: the folders inside a room, too
+    assert patterns == [f"{package}*" for package in packages]  # with the star: also the folders inside a package
 
 
 def test_every_folder_of_modules_is_a_package() -> None:
-    rooms = [pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
-    folders = {path.parent for room in rooms for path in (ROOT / room).rglob("*.py")}
+    packages = [pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
+    folders = {path.parent for package in packages for path in (ROOT / package).rglob("*.py")}
     assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
 
 
@@ -158,8 +158,8 @@ def test_shell_scripts_parse_and_are_strict(script: str) -> None:
     checked = subprocess.run(["bash", "-n", script], cwd=ROOT, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     assert "\nset -euo pipefail\n" in text
-    if not text.startswith("# shellcheck shell=bash"):  # a piece that is only sourced
-        assert text.startswith("#!/usr/bin/env bash\n# "), "a script opens with what it does"
+    if not text.startswith("# shellcheck shell=bash"):  # a file that is only sourced
+        assert text.startswith("#!/usr/bin/env bash\n# "), "a script opens with a line on what it does"
         assert os.access(ROOT / script, os.X_OK), "chmod +x"
 
 
@@ -170,7 +170,7 @@ def test_shell_scripts_have_no_blank_after_a_backslash() -> None:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if re.search(r"\\[ \t]+$", line)
     ]
-    assert not wrong, "the command would end there"
+    assert not wrong, "a blank after a backslash ends the command"
 
 
 def test_shellcheck_finds_nothing() -> None:
@@ -181,8 +181,8 @@ def test_shellcheck_finds_nothing() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_environment_is_found_from_any_directory_and_costs_nothing_twice(tmp_path: Path) -> None:
-    """With the interpreter of this run named, nothing is installed: the rooms are importable and ROOT is right."""
+def test_the_environment_is_found_from_any_directory_and_set_up_once(tmp_path: Path) -> None:
+    """With USE_PYTHON set, nothing is installed: the packages are importable and ROOT is right."""
     code = (
         f'source "{ROOT}/scripts/lib/environment.sh"; environment core; '
         '"$PYTHON" -c "import utils.options; print(utils.options.__file__)"; printf "%s\\n" "$ROOT"'
@@ -223,17 +223,22 @@ def test_data_folder_does_not_shadow_the_library() -> None:
     assert not list((ROOT / "datasets").rglob("__init__.py"))
 
 
-def test_package_files_are_empty_but_for_how_threads_wait() -> None:
-    full = [
-        str(path.relative_to(ROOT)) for path in project_files() if path.name == "__init__.py" and path.stat().st_size
-    ]
-    # what has to be said before torch is imported, whatever is imported first (test_imports tests that it is)
-    assert sorted(full) == ["pipelines/__init__.py", "utils/__init__.py"]
+def test_only_these_package_files_hold_code() -> None:
+    with_code = []
+    for path in project_files():
+        if path.name == "__init__.py":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            if len(tree.body) > (ast.get_docstring(tree) is not None):
+                with_code.append(str(path.relative_to(ROOT)))
+    tables = ["latent_models/autoencoders/__init__.py", "model/__init__.py"]  # of the classes in these packages
+    # set how threads wait before torch is imported, whichever of our modules is imported first (see test_imports)
+    threads = ["pipelines/__init__.py", "utils/__init__.py"]
+    assert sorted(with_code) == sorted(tables + threads)
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 
 def test_no_path_of_a_particular_machine() -> None:
-    # spelled in pieces, so that this file does not find itself
+    # spelled in parts, so that the pattern does not match this file
     roots = "|".join(("work", "root", "home/[a-z]+", "Users/[A-Za-z]+", "mnt", "scratch", "opt/[a-z]+"))
     absolute = re.compile(rf"(?<![\w.$}}\-/~:])/(?:{roots})/[\w.]")
     wrong = [
@@ -246,7 +251,7 @@ def test_no_path_of_a_particular_machine() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_picture_of_the_method_is_what_its_script_draws() -> None:
+def test_the_picture_of_the_method_is_the_output_of_its_script() -> None:
     drawn = runpy.run_path(str(ROOT / "docs/figures/draw_method.py"))["drawing"]()
     assert (ROOT / "docs/figures/method.svg").read_text(encoding="utf-8") == drawn
 

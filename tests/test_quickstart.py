@@ -1,4 +1,4 @@
-"""The quickstart as a user runs it: slow, because it trains everything. Its thresholds are the project's promise."""
+"""The quickstart as a user runs it; slow, because it trains every stage. The project guarantees these thresholds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
-def test_the_whole_way_in_one_command(tmp_path):
+def test_the_quickstart_trains_and_evaluates_in_one_command(tmp_path):
     folder = tmp_path / "quickstart"
     # the environment of this test run is the one that the script would make
     environment = {**os.environ, "USE_PYTHON": sys.executable}

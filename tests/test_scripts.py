@@ -24,8 +24,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(
     str(path.relative_to(ROOT))
-    for room in ("autoencoder", "diffusion", "embedding", "eval")
-    for path in (ROOT / "scripts" / room).glob("*.sh")
+    for folder in ("autoencoder", "diffusion", "embedding", "eval")
+    for path in (ROOT / "scripts" / folder).glob("*.sh")
 )
 EVALUATIONS = [name for name in RECIPES if re.search("eval|decode", name)]
 TRAININGS = [name for name in RECIPES if name not in EVALUATIONS]
@@ -35,7 +35,7 @@ LATENT = "scripts/diffusion/bart_latent_v-pred.sh"
 ON_LATENTS = [name for name in TRAININGS if "_latent_" in name]
 CLASS_NAMES = ["world", "sports", "business", "sci_tech"]
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
-# every word more than ten times, for rarer ones stay unknown to Diffusion-LM
+# every word more than ten times, since Diffusion-LM maps rarer ones to the unknown token
 COLOURS, FOODS = ("red", "blue", "pink", "grey"), ("pear", "fig", "plum", "kiwi")
 TEXTS = [f"The {colour} {food} is {taste}." for colour in COLOURS for food in FOODS for taste in "abcdefgh"]
 
@@ -52,7 +52,8 @@ def model(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny bart")  # a blank, as paths may have
     tokenizer = train_tokenizer(["The dog ran home.", "A cat sat down."], "word", 100, 64)
-    LanguageModel(small_bart(PretrainingOptions(d_model=64, layers=1), tokenizer), tokenizer, "tiny").save(folder)
+    bart = small_bart(PretrainingOptions(d_model=64, layers=1), tokenizer)
+    LanguageModel(bart, tokenizer, "tiny").save_pretrained(folder)
     return folder
 
 
@@ -85,7 +86,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def record(program: str, argv: list[str], folder: Path, **metadata: Any) -> Path:
-    """A run folder as a training leaves it, as far as a dry run looks."""
+    """A run folder with the files that a dry run reads."""
     from pipelines.cli import programs
     from utils.cli.args_io import write_args
     from utils.cli.parse import parse
@@ -148,7 +149,7 @@ def trained(data, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def started(tmp_path):
-    """(words of a command, environment) -> what the script would start after the interpreter, and how it ended."""
+    """(words of a command, environment) -> the arguments for the interpreter, and the finished process."""
     words = tmp_path / "words"
     python = tmp_path / "python"
     python.write_text(
@@ -175,7 +176,7 @@ def started(tmp_path):
 
 @pytest.fixture
 def dry_run(model, tmp_path, monkeypatch, capsys):
-    """(program, its arguments) -> what it prints, once it has exited with 0 and written nothing."""
+    """(program, its arguments) -> its output; asserts that it exits with 0 and writes no file."""
 
     def of(program: str, argv: list[str]) -> str:
         monkeypatch.chdir(tmp_path)
@@ -215,7 +216,7 @@ def run_module(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def classifier(trained, data, tmp_path_factory) -> Path:
-    """Of the latents of the trained run."""
+    """A classifier of the latents of the trained run."""
     from pipelines import train_classifier
     from pipelines.cli.programs import CLASSIFIER
     from utils.cli.parse import parse
@@ -228,7 +229,7 @@ def classifier(trained, data, tmp_path_factory) -> Path:
 
 
 def split(words: list[str]) -> tuple[str, list[str]]:
-    """What stands before the entry script is the launcher's; the script's name, and its arguments."""
+    """(name of the entry script, its arguments), without the arguments of a launcher before them."""
     at = next(i for i, word in enumerate(words) if re.search(r"(^|/)train_\w+\.py$", word))
     return Path(words[at]).name, words[at + 1 :]
 
@@ -242,7 +243,7 @@ def arguments(script: str, folders: dict[str, Path]) -> list[str]:
 
 
 def kind_of_run(script: str) -> str:
-    """Which of the run folders a script, or a command, evaluates."""
+    """The name of the run folder that a script or command evaluates."""
     if re.search("scripts/eval/(e2e_mr|xsum|qqp|wmt14)", script):
         return "PAIRS"
     if script.startswith("bash scripts/embedding/") or script in EMBEDDED:
@@ -359,7 +360,7 @@ PUBLISHED |= {
     for name, whole_test_set in {"xsum": 11334, "qqp": 2500, "wmt14_en_de": 3003, "wmt14_de_en": 3003}.items()
 }
 
-# what nobody published: the recipe of ROCStories, and what differs from it
+# not published: the recipe of ROCStories, and recipes that differ from it
 AUTOENCODER = PUBLISHED["scripts/autoencoder/bart_base_roc.sh"]
 OF_CLASSES = dict(class_conditional=True, class_unconditional_prob=0.1)
 OF_SOURCES = dict(seq2seq_unconditional_prob=0.1, seq2seq_candidates=5)
@@ -479,7 +480,7 @@ def test_every_recipe_has_the_published_hyper_parameters(started, folders, scrip
 
 
 @pytest.mark.parametrize("script", RECIPES)
-def test_flags_of_the_caller_come_last_and_the_environment_names_the_parts(started, folders, script):
+def test_flags_of_the_caller_come_last_and_environment_variables_name_the_parts(started, folders, script):
     typed = ["--num_train_steps", "7", "--output_dir", "a folder"]
     words, done = started(
         ["bash", str(ROOT / script), *arguments(script, folders), *typed],
@@ -500,7 +501,7 @@ def test_flags_of_the_caller_come_last_and_the_environment_names_the_parts(start
 
 
 def test_the_latent_recipe_finds_its_autoencoder(started, tmp_path):
-    """As typed, else as the environment says, else the newest; none is one line."""
+    """The flag, else the environment variable, else the newest; without any, an error of one line."""
     command = ["bash", str(ROOT / LATENT)]
     words, done = started(command)
     assert done.returncode == 2 and not words
@@ -520,7 +521,7 @@ def test_the_latent_recipe_finds_its_autoencoder(started, tmp_path):
 
 
 @pytest.mark.parametrize("script", EVALUATIONS)
-def test_an_evaluation_says_in_one_line_how_it_is_used(started, tmp_path, script):
+def test_an_evaluation_script_prints_its_usage_in_one_line(started, tmp_path, script):
     for words in ([], ["--num_samples", "3"], [str(tmp_path)]):
         begun, done = started(["bash", str(ROOT / script), *words])
         assert done.returncode == 2 and not begun and done.stderr.count("\n") == 1
@@ -533,12 +534,12 @@ def test_the_test_set_replaces_the_validation_set(started, folders):
 
 
 @pytest.mark.parametrize("script", RECIPES)
-def test_a_recipe_opens_with_what_one_wants_to_know(script):
+def test_the_header_of_a_recipe_has_every_section(script):
     header = (ROOT / script).read_text().split("set -euo pipefail")[0]
     for title in ("Expect:", "Cost:", "Needs:", "Use:"):
         assert f"# {title}" in header
     assert "# Paper:" in header or "# Source:" in header
-    assert ("ours:" in header) == (script in OURS), "what nobody published is called ours, and nothing else is"
+    assert ("ours:" in header) == (script in OURS), "exactly the unpublished recipes are called ours"
     assert f"bash {script}" in header
     assert all(len(line) <= 120 for line in (ROOT / script).read_text().splitlines())
 
@@ -547,7 +548,7 @@ def test_a_recipe_opens_with_what_one_wants_to_know(script):
 
 
 def commands(document: str) -> list[str]:
-    """Right-hand cells of the tables, and blocks of shell: what can be typed here."""
+    """Commands in right-hand cells of the tables and in blocks of shell."""
     text = (ROOT / document).read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
     prose = re.sub(r"```.*?```", "", text, flags=re.S)
@@ -572,13 +573,13 @@ TEXT_SAMPLE = "scripts/text_sample.sh"
 WHOLE = re.compile(rf"({TEXT_SAMPLE}|python -m )")  # no dry run: on the trained run
 
 
-def test_the_documents_hold_every_recipe():
+def test_the_documents_list_every_recipe():
     assert scripts_of(REPRODUCE) == {*RECIPES, TEXT_SAMPLE}
     assert scripts_of(MIGRATING) < {*RECIPES, TEXT_SAMPLE} and len(MIGRATING) > 20
 
 
 def environment_of(words: list[str]) -> dict[str, str]:
-    """NAME=value before a command, taken off its words."""
+    """NAME=value before a command, removed from its words."""
     found = {}
     while ASSIGNMENT.match(words[0]):
         name, value = words.pop(0).split("=", 1)
@@ -603,10 +604,10 @@ def test_every_command_without_a_dry_run_runs(started, run_module, trained, clas
     assert len(run_module(words[1], words[2:])) == int(count)
 
 
-def test_text_sample_says_in_one_line_how_it_is_used(started, tmp_path):
-    for words, said in (([], "usage:"), ([str(tmp_path)], "usage:"), (["run.pt", "20", "3"], "run.pt is no folder")):
+def test_text_sample_prints_its_usage_in_one_line(started, tmp_path):
+    for words, message in (([], "usage:"), ([str(tmp_path)], "usage:"), (["run.pt", "20", "3"], "run.pt is no folder")):
         begun, done = started(["bash", str(ROOT / TEXT_SAMPLE), *words])
-        assert done.returncode == 2 and not begun and done.stderr.count("\n") == 1 and said in done.stderr
+        assert done.returncode == 2 and not begun and done.stderr.count("\n") == 1 and message in done.stderr
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if not WHOLE.search(command)])
@@ -627,10 +628,10 @@ def test_every_command_of_the_documents_dry_runs(started, dry_run, folders, mode
 # ------------------------------------------------------------------------------- the published documents themselves
 
 # Commands and flags of the published READMEs, without the blanks after their backslashes; RUN: a path that a reader
-# puts in. "runs": as it stands; "row": docs/migrating.md says what takes its place. also: what they offer beside it.
+# puts in. "runs": unchanged; "row": docs/migrating.md names its replacement. also: flags that they offer with it.
 PUBLISHED_COMMANDS = json.loads((ROOT / "tests/published_commands.json").read_text(encoding="utf-8"))
 ROWS = [
-    line.strip("| ").split(" | ", 1)  # what was typed there, what is typed here
+    line.strip("| ").split(" | ", 1)  # the published command, the one of this project
     for line in (ROOT / "docs/migrating.md").read_text(encoding="utf-8").splitlines()
     if line.startswith("| `") or " | " in line
 ]

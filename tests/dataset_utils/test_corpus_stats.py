@@ -59,7 +59,7 @@ def test_sources_have_statistics_beside_their_texts(tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "says"),
+    ("train", "test", "message"),
     [
         (
             Split(["a a a a a a a", "b"]),
@@ -77,9 +77,9 @@ def test_sources_have_statistics_beside_their_texts(tokenizer) -> None:
         (Split(["a"], None, ["c"]), None, "100.0% of the tokens in the sources of train are unknown"),
     ],
 )
-def test_a_bad_value_gives_one_warning_of_one_line(tokenizer, train: Split, test: Split | None, says: str) -> None:
+def test_a_bad_value_gives_one_warning_of_one_line(tokenizer, train: Split, test: Split | None, message: str) -> None:
     found = compute_corpus_stats(corpus_of(train, test=test), tokenizer, 6, max_source_length=6)
-    assert sum(bool(re.search(says, line)) for line in found["warnings"]) == 1, found["warnings"]
+    assert sum(bool(re.search(message, line)) for line in found["warnings"]) == 1, found["warnings"]
     assert all("\n" not in line and "{" not in line for line in found["warnings"])
     assert format_table(found).count("warning: ") == len(found["warnings"])
 

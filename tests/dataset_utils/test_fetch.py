@@ -163,9 +163,9 @@ def test_every_file_set_is_converted_into_files_that_the_catalog_reads(tmp_path,
     name, files, row, text, beside, sizes = FORMS[form]
     source = put(tmp_path / "from", files)
     fetch.main([name, "--from", str(source), "--data_dir", str(tmp_path / "data")])
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for split, n in zip(SPLITS, sizes, strict=True):
-        assert (f"{split} {n:,}" in said) == (n > 0)
+        assert (f"{split} {n:,}" in printed) == (n > 0)
     if form == "sst":  # three sentences: too few to cut anything off
         assert load(DataOptions(dataset_name="sst", data_dir=str(tmp_path / "data"))).test.texts == ["So/so."]
     corpus: Corpus = load(DataOptions(dataset_name=row, data_dir=str(tmp_path / "data")))
@@ -195,7 +195,7 @@ def test_a_failed_conversion_leaves_no_files(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "files", "says"),
+    ("name", "files", "message"),
     [
         ("qqp", {"other.txt": b"x"}, "does not contain the files of qqp: give a folder with quora_dup"),
         ("qqp", {"quora_duplicate_questions.tsv": b"a\tb\n1\t2\n"}, "has no column question1, only a, b"),
@@ -208,18 +208,18 @@ def test_a_failed_conversion_leaves_no_files(tmp_path, capsys) -> None:
         ("wmt14", {**WMT, "train-0000.parquet": parquet([{"x": 1}])}, "has no column de, only x"),
     ],
 )  # fmt: skip
-def test_wrong_files_raise_one_line(tmp_path, capsys, name: str, files: dict[str, bytes], says: str) -> None:
+def test_wrong_files_raise_one_line(tmp_path, capsys, name: str, files: dict[str, bytes], message: str) -> None:
     with pytest.raises(SystemExit):
         fetch.main([name, "--from", str(put(tmp_path / "from", files)), "--data_dir", str(tmp_path / "data")])
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and re.search(says, errors[0]), errors
+    assert len(errors) == 1 and re.search(message, errors[0]), errors
 
 
 # ------------------------------------------------------------------------------------------------ network
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Files out of a dictionary, with ranges; some answers break off, some lead elsewhere."""
+    """Serves files of a dictionary, with ranges; some responses break off, some redirect."""
 
     files: dict[str, bytes] = {}
     asked: list[tuple[str, str | None]] = []

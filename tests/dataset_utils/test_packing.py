@@ -1,4 +1,4 @@
-"""Packed pairs against examples by hand and against the published rule, one token at a time; and errors."""
+"""Packed pairs equal examples written by hand and the published rule applied token by token; and errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IDS = dict(end_id=END, separator_id=SEP)
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Words a, b, ... are ids 5, 6, ...; end and separator differ, so that they cannot be mistaken."""
+    """Words a, b, ... are ids 5, 6, ...; end and separator differ, so that a test can tell one from the other."""
     specials = ["[UNK]", "[CLS]", "[END]", "[SEP]", "[PAD]"]
     ids = {token: i for i, token in enumerate([*specials, *"abcdefghijklmnopqrstuvwxyz"])}
     backend = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
@@ -85,7 +85,7 @@ def test_a_source_longer_than_the_budget_is_refused_or_truncated(tokenizer):
     assert alone.prefix_lengths.tolist() == [4, 5]
 
 
-def test_pieces_of_a_large_corpus_are_one_table(tokenizer, monkeypatch):
+def test_chunks_of_a_large_corpus_make_one_table(tokenizer, monkeypatch):
     sources, targets = ["a", "a b c", "b", "c c"] * 3, ["x", "y", "x y z w", "z"] * 3
     whole = pack_pairs(tokenizer, sources, targets, 20, **IDS)
     monkeypatch.setattr("dataset_utils.packing._CHUNK", 2)
@@ -103,12 +103,12 @@ def test_a_packed_source_leaves_room_for_its_target(tokenizer):
     assert batch.input_ids[0, :5].tolist() == [START, *letters("ab"), END, SEP]
     table = pack_sources(tokenizer, ["a b", "c"], 12, target_lengths=[3, 99], **IDS)
     assert table.lengths.tolist() == [8, 12]
-    # what stands there is what a pair begins with
+    # these are the first tokens of a pair
     pair = pack_pairs(tokenizer, ["a b"], ["x"], 12, **IDS)
     assert pair.prefix_lengths[0] == table.prefix_lengths[0] and pair.ids[0, :5].tolist() == table.ids[0, :5].tolist()
 
 
-def test_an_unended_tokenizer_loses_no_token(tokenizer):
+def test_a_tokenizer_without_an_end_token_loses_no_token(tokenizer):
     plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(tokenizer.backend_tokenizer.model), pad_token="[PAD]")
     plain.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     table = pack_pairs(plain, ["a b"], ["x y"], 12, **IDS)
@@ -132,7 +132,7 @@ def test_the_known_prefix_depends_on_seed_step_and_row(tokenizer):
     begun = whole.known_mask.sum(1)
     assert begun.min() == 0 and begun.max() == 9  # [0, 10)
     torch.testing.assert_close(torch.bincount(begun) / n, torch.full((10,), 0.1), atol=0.02, rtol=0)
-    assert not (~whole.known_mask[:, :-1] & whole.known_mask[:, 1:]).any(), "a beginning has no gap"
+    assert not (~whole.known_mask[:, :-1] & whole.known_mask[:, 1:]).any(), "the known prefix has no gap"
     part = reveal_prefix(batch[100:200], StepRNG(0, 7, n, 100, 200).uniform("prefix"))
     assert torch.equal(part.known_mask, whole.known_mask[100:200])
     assert batch.known_mask is None

@@ -70,7 +70,7 @@ def test_parquet_and_inner_columns(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reader", "content", "line", "says"),
+    ("reader", "content", "line", "message"),
     [
         (readers.jsonl, '{"text": "a"}\n{"text": \n', 2, "not JSON"),
         (readers.jsonl, '{"text": "a"}\n\n["b"]\n', 3, "found list"),
@@ -90,8 +90,8 @@ def test_parquet_and_inner_columns(tmp_path) -> None:
         (readers.jsonl, '{"text": ' + "1" * 5000 + "}\n", 1, "limit"),
     ],
 )
-def test_a_malformed_line_is_named(tmp_path, reader, content, line: int, says: str) -> None:
-    with pytest.raises(UserError, match=rf"corpus\.x, line {line}: .*{says}") as caught:
+def test_a_malformed_line_is_named(tmp_path, reader, content, line: int, message: str) -> None:
+    with pytest.raises(UserError, match=rf"corpus\.x, line {line}: .*{message}") as caught:
         rows_of(reader, tmp_path, content, "corpus.x")
     assert "\n" not in str(caught.value)
 
@@ -120,7 +120,7 @@ def test_columns_are_found_by_their_usual_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "says"),
+    ("rows", "columns", "message"),
     [
         (
             [(1, {"text": "a"})],
@@ -135,8 +135,8 @@ def test_columns_are_found_by_their_usual_names() -> None:
         ([], Columns("text"), "holds no texts"),
     ],
 )
-def test_wrong_columns_are_named(rows, columns: Columns, says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_wrong_columns_are_named(rows, columns: Columns, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         collect_rows(rows, columns, "f")
 
 
@@ -206,10 +206,10 @@ def test_compressed_files_and_all_layouts_of_json_are_read(tmp_path) -> None:
                     '[\n  {"text": "a"},\n  {"text": "b"}\n]\n'):  # fmt: skip
         path.write_text(content)
         assert [row["text"] for _, row in readers.by_suffix(path)(path)] == ["a", "b"]
-    for content, says in (
+    for content, message in (
         ('[\n {"text": "a"},\n {"text" "b"}\n]', "line 3: expected a list of objects"),
         ("[1, 2]", "object 1: expected"),
     ):
         path.write_text(content)
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             list(readers.by_suffix(path)(path))

@@ -85,7 +85,7 @@ def test_columns_of_known_corpora_have_the_right_roles(root: Path) -> None:
     assert pair.sources is not None and pair.sources[0] == "de train 0" and pair.texts[0] == "en train 0"
     same = corpus_of("wmt14-de-de", root).train
     assert same.sources == same.texts
-    assert corpus_of("e2e", root).train.texts[0] == "train 0, it is."  # tidied
+    assert corpus_of("e2e", root).train.texts[0] == "train 0, it is."  # detokenized
     meaning = corpus_of("e2e-mr", root)
     assert meaning.train.sources == [f"name: {i}" for i in range(20)] or meaning.train.sources[0] == "name : 0"
     assert meaning.train.texts == corpus_of("e2e", root).train.texts
@@ -153,7 +153,7 @@ def test_max_train_texts_takes_the_first(root: Path) -> None:
     assert len(corpus.valid) == 10 and any("--max_train_texts" in note for note in corpus.notes)
 
 
-def test_own_files_of_every_kind(tmp_path) -> None:
+def test_user_files_of_every_kind_are_read(tmp_path) -> None:
     write_lines(tmp_path / "a.txt", [*(f"text {i}" for i in range(20)), ""])
     plain = load(DataOptions(train_file=str(tmp_path / "a.txt")))
     assert plain.name == "a" and [len(plain.splits[s]) for s in SPLITS] == [16, 2, 2]
@@ -170,7 +170,7 @@ def test_own_files_of_every_kind(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         ({}, "no corpus is named.*roc"),
         ({"dataset_name": "rocc"}, r"unknown dataset 'rocc' \(did you mean roc\?\)"),
@@ -188,8 +188,8 @@ def test_own_files_of_every_kind(tmp_path) -> None:
         ({"dataset_name": "roc", "data_dir": "no_such", "max_train_texts": 0}, "--max_train_texts 0"),
     ],
 )
-def test_wrong_flags_raise_an_error_of_one_line(flags, says: str) -> None:
-    with pytest.raises(UserError, match=says) as caught:
+def test_wrong_flags_raise_an_error_of_one_line(flags, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         load(DataOptions(**flags))
     assert "\n" not in str(caught.value)
 
@@ -198,7 +198,7 @@ SEQ, LABELLED = ("src", "trg"), ("text", "label")
 
 
 def write_table(path: Path, names: tuple[str, ...], rows: list[tuple], header: bool = True) -> Path:
-    """Rows in any of the formats, packed where the name says so."""
+    """Writes rows in any of the formats, compressed according to the suffix."""
     kind = readers.suffix(path)
     if kind == ".parquet":
         import pyarrow
@@ -223,8 +223,8 @@ def write_table(path: Path, names: tuple[str, ...], rows: list[tuple], header: b
 @pytest.mark.parametrize(
     "names", [LABELLED, SEQ, ("Document", "Summary"), ("text",), ("Sentence", "Class"), ("a", "b")]
 )
-def test_own_files_of_every_format_and_columns(tmp_path, end: str, names: tuple[str, ...]) -> None:
-    """By flag and by folder, in whatever format: columns are found, or typed where their names say nothing."""
+def test_user_files_of_every_format_and_columns_are_read(tmp_path, end: str, names: tuple[str, ...]) -> None:
+    """Files given by flag or by folder, in any format: columns are found by their usual names, or named by flags."""
     labelled = names[-1].lower() in ("label", "class")
     rows = [(f"one {i}", i % 2 if labelled else f"two {i}")[: len(names)] for i in range(40)]
     for split in SPLITS:
@@ -240,7 +240,7 @@ def test_own_files_of_every_format_and_columns(tmp_path, end: str, names: tuple[
     assert corpus.notes[0].startswith("columns: ") and names[0] in corpus.notes[0]
 
 
-def test_tables_without_header(tmp_path) -> None:
+def test_tables_without_header_have_default_columns_or_are_refused(tmp_path) -> None:
     rows = [(f'The {c} apple, "ripe" {i}.', i % 2) for i, c in enumerate(["red", "green"] * 20)]
     bare = write_table(tmp_path / "bare.tsv", LABELLED, rows, header=False)
     corpus = load(DataOptions(train_file=str(bare)))
@@ -261,8 +261,8 @@ def test_tables_without_header(tmp_path) -> None:
         load(DataOptions(train_file=str(pairs)))
 
 
-def test_any_repository_of_the_hub_by_its_id(tmp_path, monkeypatch) -> None:
-    """A folder of that name stands for a repository, as the library has it: no network is needed."""
+def test_any_hub_dataset_loads_by_its_id(tmp_path, monkeypatch) -> None:
+    """The library reads a local folder of the same name as a repository: no network is needed."""
     datasets = pytest.importorskip("datasets")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -304,7 +304,7 @@ def test_columns_of_a_named_corpus_may_be_overridden(root: Path) -> None:
     assert moods.class_names == ("a", "b") and moods.valid.labels == [1]
 
 
-def test_the_list_of_corpora(root: Path, capsys) -> None:
+def test_the_list_of_corpora_names_each_one(root: Path, capsys) -> None:
     listing.main(["--data_dir", str(root)])
     shown = capsys.readouterr().out
     assert all(name in shown for name in DATASETS) and "(here)" in shown and "CC BY-SA 4.0" in shown
@@ -312,7 +312,7 @@ def test_the_list_of_corpora(root: Path, capsys) -> None:
     assert capsys.readouterr().out.strip() in (ROOT / "docs/usage.md").read_text()
 
 
-def test_own_files_that_are_wrong(tmp_path) -> None:
+def test_wrong_user_files_raise_an_error_of_one_line(tmp_path) -> None:
     empty = write_lines(tmp_path / "empty.txt", [])
     with pytest.raises(UserError, match="holds no texts"):
         load(DataOptions(train_file=str(empty)))
@@ -340,7 +340,7 @@ def test_the_message_of_missing_files_names_the_source(tmp_path) -> None:
 def test_a_hub_corpus_without_a_network_raises_an_error_of_one_line(tmp_path, monkeypatch) -> None:
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there, whatever was imported before
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # no server listens on this port
     with pytest.raises(UserError, match="xsum is not in .*(error of the hub|unreachable)"):
         corpus_of("xsum", tmp_path)
     monkeypatch.delenv("HF_HUB_OFFLINE")

@@ -13,14 +13,14 @@ from evaluation.local_lm import train_local
 
 NAMES = ("Ann", "Tom", "Eva", "Ben")
 ANIMALS = ("dog", "cat", "fox", "hen", "owl")
-DEEDS = ("saw", "fed", "drew", "lost")
+VERBS = ("saw", "fed", "drew", "lost")
 
 
 @pytest.fixture(scope="session")
 def stories() -> list[str]:
     """Eighty different short texts."""
     return [
-        f"{name} {deed} a {animal}. Then {name} went home." for name in NAMES for animal in ANIMALS for deed in DEEDS
+        f"{name} {verb} a {animal}. Then {name} went home." for name in NAMES for animal in ANIMALS for verb in VERBS
     ]
 
 

@@ -15,8 +15,8 @@ def test_a_constant_difference_has_no_spread():
     assert low == pytest.approx(0.25) and high == pytest.approx(0.25)
 
 
-def test_the_interval_is_that_of_the_normal_law():
-    """Of 400 coins the mean difference has a deviation of s / 20."""
+def test_the_interval_matches_the_normal_distribution():
+    """The mean difference of 400 coin flips has a standard deviation of s / 20."""
     rng = random.Random(1)
     first, second = [rng.random() < 0.4 for _ in range(400)], [rng.random() < 0.6 for _ in range(400)]
     low, high = bootstrap.paired_bootstrap_ci(first, second, resamples=4000)
@@ -28,7 +28,7 @@ def test_the_interval_is_that_of_the_normal_law():
     assert (low, high) == bootstrap.paired_bootstrap_ci(first, second, resamples=4000)
 
 
-def test_scores_that_do_not_pair_are_refused():
+def test_unpaired_scores_are_refused():
     for first, second in (([], []), ([1.0], [1.0, 2.0])):
         with pytest.raises(ValueError, match="one of each per example"):
             bootstrap.paired_bootstrap_ci(first, second)

@@ -43,15 +43,15 @@ def models(tmp_path_factory, local_lm_folder):
     return root
 
 
-def test_a_causal_model_with_tied_weights_is_whole(models):
+def test_a_causal_model_with_tied_weights_is_complete(models):
     assert len(scorers.load(models / "gpt").nll(["Ann saw a dog."]).nll) == 1
 
 
 @pytest.mark.parametrize(
-    "name, says", [("bart", "its file lacks .* weights of one"), ("bert", "depend on later tokens")]
+    "name, message", [("bart", "its file lacks .* weights of one"), ("bert", "depend on later tokens")]
 )
-def test_a_scorer_must_be_a_causal_language_model(models, name, says, capfd):
-    with pytest.raises(UserError, match=f"{name} is not a causal language model: .*{says}") as refused:
+def test_a_scorer_must_be_a_causal_language_model(models, name, message, capfd):
+    with pytest.raises(UserError, match=f"{name} is not a causal language model: .*{message}") as refused:
         scorers.load(models / name)
     assert "\n" not in str(refused.value) and "LOAD REPORT" not in capfd.readouterr().err
 

@@ -66,7 +66,7 @@ def test_the_optimum_is_reached(local_folder):
     torch.testing.assert_close(model(["xyzzy"])[0], model.bias)
 
 
-def test_errors_say_what_was_wrong(local_folder, tmp_path):
+def test_errors_name_the_cause(local_folder, tmp_path):
     with pytest.raises(UserError, match="fewer than two classes"):
         local_classifier.train_local(ANIMALS, [0] * len(ANIMALS), NAMES, tmp_path / "one")
     (tmp_path / "taken").mkdir()

@@ -46,7 +46,7 @@ def test_samples_of_a_class_are_nearest_to_its_references(found):
     )
 
 
-def test_an_entry_is_the_mauve_of_its_pair(found, by_class, scorer):
+def test_each_entry_is_the_mauve_of_its_pair_of_classes(found, by_class, scorer):
     assert found.mauve["val"][2][0] == mauve(by_class[2][:40], by_class[0][30:70], scorer).score
 
 
@@ -54,9 +54,9 @@ def test_features_are_computed_once_per_set(by_class, scorer, monkeypatch):
     seen: Counter[str] = Counter()
     original = Scorer.features
 
-    def features(self, texts, *args, **kept):
+    def features(self, texts, *args, **kwargs):
         seen[texts[0]] += 1
-        return original(self, texts, *args, **kept)
+        return original(self, texts, *args, **kwargs)
 
     monkeypatch.setattr(Scorer, "features", features)
     samples = {c: by_class[c][:9] for c in by_class}
@@ -85,7 +85,7 @@ def test_seeds_are_averaged(found):
 
 def test_a_heat_map_is_drawn(found, tmp_path):
     panels = [plots.HeatMap("against val", found.mauve["val"], NAMES, NAMES, "samples of", "references of")]
-    panels.append(plots.HeatMap("judged", [[math.nan, 0.5]], NAMES[:1], ("a", "b")))
+    panels.append(plots.HeatMap("predicted", [[math.nan, 0.5]], NAMES[:1], ("a", "b")))
     path = plots.heat_maps(panels, tmp_path / "pictures" / "classes.png")
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
     curve = plots.plot_xy({"accuracy": [(0, 0.2), (1, 0.9)]}, tmp_path / "w.png", xlabel="guidance weight")

@@ -35,7 +35,7 @@ def test_a_damaged_file_is_replaced(tmp_path, damage):
     assert cached_arrays(tmp_path, "a", forbidden)["x"].tolist() == [0, 1, 2, 3]
 
 
-def test_a_folder_that_cannot_be_written_raises_nothing(tmp_path):
+def test_an_unwritable_folder_raises_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     assert cached_arrays(tmp_path / "file" / "below", "a", lambda: {"x": np.ones(1)})["x"] == 1
 

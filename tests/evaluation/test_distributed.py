@@ -1,4 +1,4 @@
-"""Evaluation with several processes gives the results of one: rank 0 computes, all dist share the scorer."""
+"""Evaluation with several processes gives the results of one: rank 0 computes, all ranks share the scorer."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ result = on_rank0(dist, scorer, evaluate)
 alone = scorer.nll(stories[:3]).nll  # on this rank alone
 try:
     on_rank0(dist, scorer, lambda: 1 / 0 if not dist.is_main else scorers.load(None))
-    said = None
+    message = None
 except UserError as error:
-    said = str(error)
-found = gather_objects(dist, [[dist.world_size, result, len(calls_of_fn), len(calls), said, alone]])
+    message = str(error)
+found = gather_objects(dist, [[dist.world_size, result, len(calls_of_fn), len(calls), message, alone]])
 if dist.is_main:
     json.dump(found, open(sys.argv[3], "w"))
 cleanup()
@@ -65,12 +65,12 @@ def test_results_do_not_depend_on_the_number_of_processes(local_lm_folder, stori
         found[n] = json.loads((tmp_path / f"{n}.json").read_text())
     (alone,), several = found[1], found[processes]
     assert [world for world, *_ in several] == [processes] * processes
-    assert [calls_of_fn for _, _, calls_of_fn, *_ in several] == [1] + [0] * (processes - 1), "rank 0 alone computes"
+    assert [calls_of_fn for _, _, calls_of_fn, *_ in several] == [1] + [0] * (processes - 1), "only rank 0 computes"
     work = [calls for _, _, _, calls, *_ in several]
     assert max(work) < 0.8 * alone[3] and min(work) > 0.15 * alone[3], (work, alone[3])
-    for _, result, _, _, said, nll in several:
+    for _, result, _, _, message, nll in several:
         assert result == alone[1] and nll == alone[5]
-        assert said is not None and "no scorer" in said, "an error of rank 0 is raised on every rank"
+        assert message is not None and "no scorer" in message, "an error of rank 0 is raised on every rank"
 
 
 def test_one_process_needs_no_communication(scorer, stories):

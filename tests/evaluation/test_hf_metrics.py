@@ -13,7 +13,7 @@ from evaluation.overlap import bleu
 from utils.errors import UserError
 
 
-def test_metrics_speak_the_interface_of_evaluate(scorer, stories):
+def test_metrics_have_the_interface_of_the_evaluate_library(scorer, stories):
     import evaluate
 
     metric = hf_metrics.load("diversity")
@@ -28,18 +28,18 @@ def test_metrics_speak_the_interface_of_evaluate(scorer, stories):
     assert hf_metrics.load("perplexity", scorer=scorer).compute(predictions=["", "Ann saw a dog."])["empty"] == 1
 
 
-def test_metric_that_is_not_there(scorer):
+def test_an_unavailable_metric_raises_an_error_of_one_line(scorer):
     with pytest.raises(UserError, match="is not a metric"):
         hf_metrics.load("taste")
     with pytest.raises(UserError, match="needs a scorer"):
         hf_metrics.load("mauve")
 
 
-def test_the_room_imports_nothing_heavy():
+def test_the_package_imports_no_heavy_library():
     root = Path(__file__).parents[2]
-    rooms = " ,".join(f"evaluation.{path.stem}" for path in (root / "evaluation").glob("[a-z]*.py"))
+    modules = " ,".join(f"evaluation.{path.stem}" for path in (root / "evaluation").glob("[a-z]*.py"))
     code = (
-        f"import sys, {rooms}\n"
+        f"import sys, {modules}\n"
         "heavy = set(sys.modules) & set('evaluate datasets mauve spacy bert_score matplotlib wandb'.split())\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -19,19 +19,19 @@ TEXTS = [
 ]
 
 
-def test_bleu_is_cased_and_of_the_corpus():
+def test_bleu_is_case_sensitive_and_of_the_whole_corpus():
     assert bleu(TEXTS[:3], TEXTS[:3]) == pytest.approx(100)
     assert bleu(["The Cat Sat On The Mat"], TEXTS[:1]) == 0
     assert bleu(TEXTS[:2], TEXTS[1:3]) == pytest.approx(sacrebleu.corpus_bleu(TEXTS[:2], [TEXTS[1:3]]).score)
 
 
-def test_bleu_by_hand():
+def test_bleu_equals_the_value_computed_by_hand():
     # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples; as long as the reference
     expected = 100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
     assert bleu(["the cat sat on a mat"], ["the cat sat on the mat"]) == pytest.approx(expected)
 
 
-def test_rouge_by_hand():
+def test_rouge_equals_the_value_computed_by_hand():
     found = rouge_each("the cat sat on a mat", "the cat sat on the mat")
     assert found["rouge1"] == pytest.approx(5 / 6)
     assert found["rouge2"] == pytest.approx(3 / 5)
@@ -44,7 +44,7 @@ def test_exact_match():
     assert exact_match(["a ", "b", ""], ["a", "c", ""]) == pytest.approx(2 / 3)
 
 
-def test_overlap_of_empty_texts_and_of_none():
+def test_overlap_of_empty_texts_and_of_no_texts():
     # an empty prediction has no n-gram, but makes the corpus shorter than its references: 4 of 8 words
     assert bleu(["", "a dog ran home"], ["a cat sat here", "a dog ran home"]) == pytest.approx(
         100 * math.exp(1 - 8 / 4)
@@ -71,7 +71,7 @@ def test_self_bleu_ends():
     assert math.isnan(self_bleu(["a"])) and math.isnan(self_bleu(["", "a b"]))
 
 
-def test_mbr_chooses_the_one_that_agrees():
+def test_mbr_selects_the_candidate_most_similar_to_the_others():
     row = ["a dog ran to the river", "the cat sat on the mat", "the cat sat on a mat", "the cat sat on the rug"]
     for utility in ("rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "chrf"):
         assert mbr.mbr_select([row, row[:1], ["", ""]], utility) == [row[1], row[0], ""]

@@ -45,7 +45,7 @@ def test_keys_of_samples_of_a_class(scorer, stories):
     assert found["model/beam/cond1_train_copy_rate"] == 1 and found["model/beam/cond1_memorization"] == 1
 
 
-def test_result_carries_its_protocol(scorer, stories):
+def test_a_result_records_its_protocol(scorer, stories):
     found = evaluate_texts(stories[:40], {"val": stories[40:]}, NgramIndex(stories), scorer)
     metadata = found["protocol"]
     assert (
@@ -163,7 +163,7 @@ def test_pairs_of_empty_candidates(stories):
         evaluate_pairs([["a"]], ["a", "b"], stories, None)
 
 
-def test_over_seeds():
+def test_metrics_are_aggregated_over_seeds():
     runs = [{"a": 1.0, "b": math.nan, "protocol": {"n": 3}}, {"a": 3.0, "b": 2.0, "protocol": {"n": 3}, "c": 1}]
     found = over_seeds(runs)
     assert found["a"] == {"mean": 2.0, "std": pytest.approx(math.sqrt(2)), "values": [1.0, 3.0]}

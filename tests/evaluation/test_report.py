@@ -24,7 +24,7 @@ METRICS = {
 }
 
 
-def test_write_and_read_again(tmp_path):
+def test_a_report_round_trips_through_its_file(tmp_path):
     report.write(tmp_path / "eval", "val", METRICS | {"numpy": np.float32(0.5)}, ["one\ntwo", "", "\x1b[31mred"])
     data = json.loads((tmp_path / "eval/val.json").read_text())
     assert data["lost"] is None and data["numpy"] == 0.5 and data["protocol"]["n"] == 9
@@ -38,7 +38,7 @@ def test_records_are_written_by_their_text(tmp_path):
     assert (tmp_path / "pairs-samples.txt").read_text() == "c\n"
 
 
-def test_table_aligns_and_says_what_to_mind():
+def test_the_table_is_aligned_and_ends_with_notes():
     text = report.table(METRICS, "validation")
     lines = text.splitlines()
     assert lines[0] == "validation"
@@ -54,13 +54,13 @@ def test_table_of_several_seeds():
     assert text.count("not comparable") == 1
 
 
-def test_terminal_is_given_no_control_codes():
+def test_control_codes_in_samples_do_not_reach_the_terminal():
     assert report.strip_control("a\x1b]0;evil\x07b\u202ec\x00\r") == "a]0;evilbc"
     assert report.format_samples(["", "x\ny"]) == "   1  (empty)\n   2  x y"
     assert "\x1b" not in report.table({"\x1b[2Jkey": "\x1b[2Jvalue"})
 
 
-def test_curves(tmp_path):
+def test_curves_are_read_from_the_log_and_plotted(tmp_path):
     rows = [{"step": s, "loss": 1 / s, "val_loss": 2 / s, "model/beam/x": s, "text": "no"} for s in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 4, "lo')
     curves = read_curves(tmp_path / "metrics.jsonl")
@@ -69,7 +69,7 @@ def test_curves(tmp_path):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "plots").iterdir())
 
 
-def test_bad_curves(tmp_path):
+def test_damaged_and_missing_logs_are_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1}\nnonsense\n{"step": 2, "loss": 1}\n')
     with pytest.raises(UserError, match="line 2"):
         read_curves(tmp_path / "metrics.jsonl")

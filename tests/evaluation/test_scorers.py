@@ -39,7 +39,7 @@ def test_nll_equals_one_text_at_a_time(scorer):
             assert count == 0 and math.isnan(nll)
 
 
-def test_a_tokenizer_of_the_same_vocabulary_that_cuts_texts_otherwise_is_another_scorer(scorer):
+def test_a_tokenizer_with_the_same_vocabulary_and_other_merges_is_another_scorer(scorer):
     def of(change) -> Scorer:
         tokenizer = copy.deepcopy(scorer.tokenizer)
         change(tokenizer.backend_tokenizer)
@@ -91,13 +91,13 @@ def test_features_equal_those_of_the_mauve_package(scorer, stories):
     np.testing.assert_allclose(scorer.features(stories[:7]), theirs.numpy(), atol=1e-5)
 
 
-def test_features_see_no_more_than_max_length(scorer):
+def test_features_depend_on_max_length_tokens_only(scorer):
     long = "Ann saw a dog. Then Ann went home."
     cut = scorer.tokenizer.decode(scorer.tokenizer(long)["input_ids"][:4])
     np.testing.assert_allclose(scorer.features([long], max_length=4), scorer.features([cut], max_length=64), atol=1e-5)
 
 
-def test_texts_beyond_the_model_are_cut(scorer):
+def test_texts_longer_than_the_model_allows_are_truncated(scorer):
     found = scorer.nll(["Ann saw a dog. " * 50])
     assert found.tokens == [scorer.max_length - 1]
     assert math.isfinite(found.nll[0])
@@ -111,7 +111,7 @@ def test_no_texts_and_only_empty_texts(scorer):
     assert np.array_equal(same[0], same[1])
 
 
-def test_features_are_remembered(scorer, stories):
+def test_features_are_cached(scorer, stories):
     assert scorer.features(stories) is scorer.features(list(stories))
     assert scorer.features(stories, max_length=3) is not scorer.features(stories)
 
@@ -172,7 +172,7 @@ def test_loading_errors_are_one_line(tmp_path):
         train_local(["", " "], tmp_path / "x")
 
 
-def test_published_scorer_is_known_by_its_layout(tmp_path, scorer):
+def test_the_published_scorer_is_recognized_by_its_layout(tmp_path, scorer):
     with torch.device("meta"):
         large = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=1280, n_head=20))
     small = Scorer(large, scorer.tokenizer, "gpt2-large", comparable=False)
@@ -182,7 +182,7 @@ def test_published_scorer_is_known_by_its_layout(tmp_path, scorer):
     assert all(getattr(large.config, key, None) == value for key, value in scorers.PUBLISHED.items())
 
 
-def test_batches_hold_every_row_once_within_the_budget():
+def test_batches_contain_every_row_once_within_the_budget():
     lengths = [5, 3000, 7, 9000, 1, 4096, 2048]
     batches = list(scorers._batches(lengths))
     assert sorted(i for batch in batches for i in batch) == list(range(7))

@@ -21,7 +21,7 @@ def test_vocabulary_is_that_of_scikit_learn(stories):
     assert unique_wordcount(texts) == {"unique_wordcount": len(vectoriser.vocabulary_)}
 
 
-def test_words_are_spacys():
+def test_words_equal_those_of_spacy():
     assert tokens("Don't go, Tom.") == ["Do", "n't", "go", ",", "Tom", "."]
     assert tokens("") == []
 
@@ -31,7 +31,7 @@ def test_ngrams():
     assert list(ngrams("ab", 3)) == []
 
 
-def test_diversity_by_hand():
+def test_diversity_equals_the_value_computed_by_hand():
     # a b a b c | a b: bigrams ab ba ab bc ab: 3 of 5 new; trigrams aba bab abc: all 3; 4-grams abab babc: both
     found = ngram_diversity(["a b a b c", "a b"])
     assert found["2gram_repitition"] == pytest.approx(1 - 3 / 5)
@@ -45,14 +45,14 @@ def test_diversity_of_copies_is_one_over_their_number_cubed():
     assert found["4gram_repitition"] == pytest.approx(3 / 4)
 
 
-def test_diversity_ignores_empty_texts_and_survives_nothing():
+def test_diversity_ignores_empty_texts_and_is_defined_without_texts():
     assert ngram_diversity(["", "a b a b c", "a b", " "])["2gram_repitition"] == pytest.approx(2 / 5)
     assert all(math.isnan(value) for value in ngram_diversity(["", ""]).values())
     assert all(math.isnan(value) for value in ngram_diversity([]).values())
     assert unique_wordcount([]) == {"unique_wordcount": 0}
 
 
-def test_memorization_by_hand():
+def test_memorization_equals_the_value_computed_by_hand():
     training = ["a b c d e", "f g h"]
     assert memorization(["a b c d"], training)["memorization"] == 1
     # b c d e is known, c d e x and d e x y are not
@@ -79,7 +79,7 @@ def test_memorization_equals_sets_of_tuples():
     assert memorization(texts, NgramIndex(training))["memorization"] == pytest.approx(expected)
 
 
-def test_memorization_survives_nothing():
+def test_memorization_is_defined_without_texts():
     assert math.isnan(memorization([], ["a b c d"])["memorization"])
     assert math.isnan(memorization([], [])["train_copy_rate"])
     found = memorization(["", "a b"], ["a b c d"])
@@ -88,7 +88,7 @@ def test_memorization_survives_nothing():
     assert memorization(["a b c d"], ["a b"])["memorization"] == 0
 
 
-def test_memory_is_handed_through():
+def test_metrics_use_the_ngram_index_of_their_context():
     memory = NgramIndex(["a b c d"])
     assert NgramIndex.from_texts(memory) is memory and memory.num_texts == 1
 
@@ -105,7 +105,7 @@ def test_perplexity_is_the_mean_over_texts(scorer):
     assert found["empty"] == 1
 
 
-def test_perplexity_of_nothing(scorer):
+def test_perplexity_is_defined_without_texts(scorer):
     assert perplexity(["", " "], scorer)["empty"] == 2
     assert math.isnan(perplexity(["", " "], scorer)["perplexity"])
     assert math.isnan(perplexity([], scorer)["corpus_perplexity"])

@@ -92,7 +92,7 @@ def test_padding_never_changes_a_loss(language_model, batch, family):
 
 @pytest.mark.parametrize("family", ["t5", "mt5"])
 def test_an_untied_output_table_is_kept_and_not_scaled(tiny, tmp_path, batch, family):
-    """Flan-T5 and mT5 tie no weights. transformers sets their tie_word_embeddings to True, and T5 scales tied outputs."""
+    """Flan-T5 and mT5 tie no weights. transformers sets tie_word_embeddings to True, and T5 scales tied outputs."""
     folder = tmp_path / "untied"
     shutil.copytree(tiny(family), folder)
     config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
