@@ -1,7 +1,8 @@
-"""The three programs on a few hundred tales, as small as they get: a BART 64 wide, 4 latents, a denoiser of two blocks.
+"""The training programs on a few hundred short texts with tiny models: a BART of width 64, 4 latents, a denoiser of two
+blocks.
 
-Programs run in this process through `run(parse(PROGRAM, argv))`, so that torch is imported once. The chain of runs
-that the tests share is made once a session.
+Programs run in this process through `train(parse(PROGRAM, argv))`, so that torch is imported once. The chain of runs
+that the tests share is trained once per session.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from utils.cli.parse import parse
 from utils.trackers import read_metrics
 
 MODEL = "--vocab_size 200 --d_model 64 --layers 1 --heads 2 --max_seq_len 40"
-STOPS = [5, 9]  # steps done by each of the first two invocations: 1 to 5, 6 to 14
+STOPS = [5, 9]  # steps of each of the first two invocations: 1 to 5, 6 to 14
 COMMON = "--device cpu --lr_warmup_steps 2 --no_wandb"
 
 
 class Programs:
-    """The programs with small defaults. Flags are typed as in a shell; later ones win over the defaults."""
+    """The programs with small defaults. Flags are written as in a shell; they take precedence over the defaults."""
 
     def __init__(self, corpus: Path, scorer: Path):
         self.corpus, self.scorer = corpus, scorer
@@ -61,13 +62,13 @@ class Programs:
         )
         return train_diffusion.train(parse(DIFFUSION, f"{defaults} {space} --output_dir {out} {flags}".split()))
 
-    def drafter(self, ae: Path, flags: str = "") -> int:
-        """The corpus is the autoencoder's."""
+    def draft_model(self, ae: Path, flags: str = "") -> int:
+        """On the corpus of the autoencoder."""
         defaults = f"--latent_model_path {ae} {COMMON} --num_train_steps 4 --train_batch_size 16 --log_every 1"
         return train_draft_model.train(parse(DRAFT_MODEL, f"{defaults} --learning_rate 5e-3 {flags}".split()))
 
     def student(self, teacher: Path, out: Path, flags: str = "") -> int:
-        """Of a run of diffusion, whose corpus, layout and latents it has."""
+        """A student of a diffusion run, with its corpus, layout and latents."""
         defaults = (
             f"{COMMON} --num_train_steps 2 --train_batch_size 8 --eval_batch_size 8 --num_samples 4 --log_every 2 "
             f"--config val_loss_examples=8 --decoding greedy --scorer {self.scorer} --save_and_sample_every 1000"
@@ -80,12 +81,12 @@ class Programs:
         return self.again(stage, folder, f"--resume_training {flags}")
 
     def again(self, stage: str, folder: Path, flags: str) -> int:
-        """A program on a run folder that is there: everything else comes from its args.json."""
+        """Run a program on a trained run; other flags come from its args.json."""
         program, run = {
             "pretrain": (PRETRAIN, pretrain.train),
             "autoencoder": (AUTOENCODER, train_autoencoder.train),
             "diffusion": (DIFFUSION, train_diffusion.train),
-            "drafter": (DRAFT_MODEL, train_draft_model.train),
+            "draft_model": (DRAFT_MODEL, train_draft_model.train),
         }[stage]
         return run(parse(program, f"--resume_dir {folder} --no_wandb {flags}".split()))
 
@@ -100,14 +101,14 @@ def tales_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def programs(tales_folder, tmp_path_factory) -> Programs:
     texts = [line.split('"')[3] for line in (tales_folder / "train.jsonl").read_text().splitlines()]
-    scorer = tmp_path_factory.mktemp("scorer") / "home"
+    scorer = tmp_path_factory.mktemp("scorer") / "local_lm"
     local_lm.train_local(texts, scorer, steps=10, width=32, layers=1, heads=2, vocab_size=300, max_length=64)
     return Programs(tales_folder, scorer)
 
 
 @pytest.fixture(scope="session")
 def chain(programs, tmp_path_factory) -> Path:
-    """A folder with the runs lm, ae, ae_l2 (normalised latents), diff (on ae_l2, self-conditioned) and states."""
+    """A folder with the runs lm, ae, ae_l2 (normalized latents), diff (self-conditioned, on ae_l2) and states."""
     root = tmp_path_factory.mktemp("chain")
     assert programs.pretrain(root / "lm", "--num_train_steps 60 --learning_rate 5e-3 --log_every 20") == 0
     assert programs.autoencoder(root / "lm", root / "ae", "--num_train_steps 20 --learning_rate 2e-3") == 0
@@ -119,7 +120,7 @@ def chain(programs, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def stop_after(monkeypatch) -> Callable[[type, int], None]:
-    """stop_after(Step, k): this process gets a SIGTERM within the k-th optimizer step that it makes."""
+    """stop_after(Step, k): this process gets a SIGTERM during its k-th optimizer step."""
 
     def arrange(step_class: type, k: int) -> None:
         original, seen = step_class.__call__, set()
@@ -133,7 +134,7 @@ def stop_after(monkeypatch) -> Callable[[type, int], None]:
 
         def make(self: Any, *args: Any, **kwargs: Any) -> None:
             initialise(self, *args, **kwargs)
-            if call.training is None:  # the first that a program makes trains; a second one validates
+            if call.training is None:  # a program trains with the first one, and validates with the second
                 call.training = self
 
         call.training, initialise = None, step_class.__init__
@@ -145,36 +146,36 @@ def stop_after(monkeypatch) -> Callable[[type, int], None]:
 
 
 def losses(folder: Path) -> list[dict[str, Any]]:
-    """Every logged line of training and of validation losses, but for the clock."""
+    """Every logged line with training or validation losses, without its seconds."""
     keys = {"learning_rate", "lr", "val_loss", "val/loss"}
     lines = [line for line in read_metrics(folder) if keys & line.keys()]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
 def weights(folder: Path) -> dict[str, str]:
-    """Hashes of the newest checkpoint: model, averaged weights, optimizer."""
+    """Hashes of the tensors of the newest checkpoint: model, averaged weights, optimizer."""
     return {name: fingerprint(tensors) for name, tensors in checkpoints.load(folder).tensors.items()}
 
 
 @pytest.fixture(scope="session")
 def fingerprints() -> Callable[[Path], tuple[Any, Any]]:
-    """What two runs of the same training must share to the last bit: (logged losses, hashes of the last checkpoint)."""
+    """A function: run folder -> (logged losses, hashes of the newest checkpoint); equal runs share both."""
     return lambda folder: (losses(folder), weights(folder))
 
 
-def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder with its content."""
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, with its content."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="session")
-def contents() -> Callable[[Path], dict[str, Any]]:
+def contents() -> Callable[[Path], dict[str, bytes]]:
     return tree
 
 
 @pytest.fixture
 def stopped_run(programs, stop_after):
-    """Train in three invocations: the first two end by SIGTERM."""
+    """A function: train in three invocations; SIGTERM ends the first two."""
 
     def run(stage, step_class, start, folder):
         stop_after(step_class, STOPS[0])
@@ -189,7 +190,7 @@ def stopped_run(programs, stop_after):
 
 @pytest.fixture
 def encodings(monkeypatch) -> list[int]:
-    """Texts of every batch that a language model encodes."""
+    """Number of texts of each batch that a language model encodes."""
     seen: list[int] = []
     encode = LanguageModel.encode
 

@@ -1,4 +1,4 @@
-"""Losses beside that of the prediction: every step of a denoiser adds those of the latent space and LOSS_TERMS."""
+"""Additional losses: every training step of a denoiser adds the losses of the latent space and LOSS_TERMS."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ L, D, TEXTS = 3, 8, 6
 
 
 class PlainSpace(LatentSpace):
-    """Latents that are given; without losses of its own."""
+    """Fixed latents, without losses of its own."""
 
     variable_length = False
     length, dim = L, D
@@ -39,7 +39,7 @@ class PlainSpace(LatentSpace):
 
 
 class RegularizedSpace(PlainSpace):
-    """With two losses of its own, of which one depends on the tokens and one on the estimate."""
+    """With two losses of its own: one of the tokens, one of the estimate."""
 
     loss_weights = {"size": 0.5}
 
@@ -49,7 +49,7 @@ class RegularizedSpace(PlainSpace):
 
 
 class Split:
-    """Token ids by row: the first token of a text is its row."""
+    """Token ids: the first token of each text is its row."""
 
     def batch(self, rows):
         return Batch(rows[:, None].expand(-1, 2), torch.ones(len(rows), 2, dtype=torch.bool))
@@ -89,7 +89,7 @@ every_kind = pytest.mark.parametrize("kind", ["diffusion", "distillation"])
 
 
 @every_kind
-def test_a_spaces_own_losses_are_added_by_their_weights_and_logged(kind):
+def test_losses_of_a_space_are_added_with_their_weights_and_logged(kind):
     denoiser, step = make_step(kind, RegularizedSpace())
     losses, logged = step(0, 0)
     _, plain = make_step(kind, PlainSpace())
@@ -101,14 +101,14 @@ def test_a_spaces_own_losses_are_added_by_their_weights_and_logged(kind):
 
 
 @every_kind
-def test_a_space_without_losses_logs_none(kind):
+def test_a_space_without_losses_adds_none(kind):
     _, step = make_step(kind, PlainSpace())
     assert not {"diffusion", "size", "token"} & step(0, 0)[1].keys()
     assert not step.additional_losses
 
 
 @every_kind
-def test_a_loss_term_is_added_by_its_weight_and_logged(kind, monkeypatch):
+def test_a_loss_term_is_added_with_its_weight_and_logged(kind, monkeypatch):
     plain = make_step(kind, PlainSpace())[1](0, 0)[0]
     monkeypatch.setitem(LOSS_TERMS, "size", LossTerm(lambda result: masked_mean(result.x0_hat**2, result.mask), 0.25))
     losses, logged = make_step(kind, PlainSpace())[1](0, 0)

@@ -1,4 +1,4 @@
-"""What a user can get wrong, through the real main(): one line that says what to do, exit status 2, nothing lost."""
+"""Mistakes of a user through the real main(): one line that says what to do, exit status 2, no file changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MODULES = {"lm": (pretraining, LM), "ae": (train_latent_model, AE), "diff": (tra
 
 @pytest.fixture(scope="module")
 def broken(chain, tales_folder, tmp_path_factory) -> Path:
-    """Files and folders that are not what they should be."""
+    """A folder of damaged or unsuitable files, runs and models."""
     root = tmp_path_factory.mktemp("broken")
     (root / "empty.jsonl").write_text("")
     (root / "blank.txt").write_text("\n  \n\n")
@@ -63,7 +63,7 @@ def broken(chain, tales_folder, tmp_path_factory) -> Path:
 
 
 def write_odd_corpora(root: Path) -> None:
-    """Corpora with a mistake each, in the forms that users have."""
+    """Write corpora with one mistake each, in the formats of users."""
     import pyarrow
     import pyarrow.parquet
 
@@ -92,7 +92,7 @@ def _edit(path: Path, **values) -> None:
 
 
 def _retrain(folder: Path) -> None:
-    """The same shapes and vocabulary, other weights."""
+    """Change the weights and keep shapes and vocabulary."""
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")
@@ -120,14 +120,18 @@ CASES = {
         "lm", "--dataset_name sst --data_dir {broken}", r"line 2: label 'bad' is not a number in \[0, 1\]"),
     "labels that are no classes": ("lm", "--train_file {broken}/every_one.jsonl", "300 different values in 300 rows"),
     "one class": (
-        "diff", "--train_file {broken}/one_class.jsonl --class_conditional", r"two classes.*all of one \(glad\)"),
+        "diff", "--train_file {broken}/one_class.jsonl --class_conditional",
+        r"two classes or more, but all training texts of one_class have the same one \(glad\)"),
     "a row without its target": ("lm", "--train_file {broken}/pairs.jsonl", "pairs.jsonl, line 2: no column 'trg'"),
-    "sources without target": ("lm", "--train_file {broken}/halves.jsonl", "source .src. without target.*line 1"),
-    "a table without header": ("lm diff", "--train_file {broken}/bare.csv", "bare.csv, line 1: 'Anna went.*no column"),
-    "which column": ("lm", "--train_file {broken}/titles.parquet", r"which of its columns \(title, body\) is the text"),
-    "a wrong column": ("lm", "--train_file {broken}/titles.parquet --text_column bdy", "no column 'bdy'.*'body'"),
+    "sources without target": (
+        "lm", "--train_file {broken}/halves.jsonl", "a source .src. without text .trg.,.*line 1:"),
+    "a table without header": (
+        "lm diff", "--train_file {broken}/bare.csv", "bare.csv, line 1: 'Anna went.*is not a column name"),
+    "which column": ("lm", "--train_file {broken}/titles.parquet", r"columns \(title, body\) holds the text"),
+    "a wrong column": (
+        "lm", "--train_file {broken}/titles.parquet --text_column bdy", "no column 'bdy' .did you mean body"),
     "half a file": ("lm", "--train_file {broken}/torn.parquet", "torn.parquet is not a complete parquet file"),
-    "a repository that is not there": ("lm diff", "--dataset_name nobody/nothing", "nobody/nothing cannot be had"),
+    "a missing repository": ("lm diff", "--dataset_name nobody/nothing", "nobody/nothing could not be loaded"),
     "classes without labels": ("diff", "--train_file {broken}/plain.txt --class_conditional", "needs labels"),
     # sizes
     "tx_dim": ("diff", TALES + " --tx_dim 100", "--tx_dim is 100.*use 64 or 128"),
@@ -137,7 +141,8 @@ CASES = {
     "longer than the model reads": ("ae", TALES + " --max_seq_len 100", "--max_seq_len 100.*40"),
     "longer than the autoencoder reads": ("diff", TALES + " --max_seq_len 64", "--max_seq_len 64.*40"),
     "no room for a token": ("ae", TALES + " --max_seq_len 2", "--max_seq_len 3 or more"),
-    "no steps of sampling": ("diff", TALES + " --sampling_timesteps 0", "--sampling_timesteps 0"),
+    "no steps of sampling": (
+        "diff", TALES + " --sampling_timesteps 0", "--sampling_timesteps must be at least 1, not 0"),
     "more steps than the chain has": (
         "diff",
         TALES + " --beta_schedule linear --timesteps 20 --sampling_timesteps 30",
@@ -147,11 +152,13 @@ CASES = {
     "steps chosen twice": (
         "diff", TALES + " --beta_schedule sqrt --timestep_respacing 5 --time_grid karras", "--time_grid both choose"),
     "no such respacing": ("diff", TALES + " --beta_schedule sqrt --timestep_respacing fast", "the respacing 'fast'"),
-    "a shift of what cannot be shifted": ("diff", TALES + " --grid_shift 2", "grid shift.*uniform"),
-    "a shift below zero": ("diff", TALES + " --time_grid shifted --grid_shift -2", "positive factor"),
+    "a shift of the uniform grid": (
+        "diff", TALES + " --grid_shift 2", "--grid_shift has no effect on the uniform grid"),
+    "a shift below zero": ("diff", TALES + " --time_grid shifted --grid_shift -2", "grid shift .*positive number"),
     "no bound of the weight": ("diff", TALES + " --loss_weighting min_snr --config min_snr_gamma=0", "gamma"),
     "a bound below zero": ("diff", TALES + " --truncate_noise -1", "--truncate_noise"),
-    "no probability": ("diff", TALES + " --train_prob_self_cond 1.5", "--train_prob_self_cond 1.5"),
+    "no probability": (
+        "diff", TALES + " --train_prob_self_cond 1.5", "--train_prob_self_cond must be .* at most 1, not 1.5"),
     # models and runs
     "no such model": ("ae", TALES + " --enc_dec_model ./nowhere", "--enc_dec_model ./nowhere"),
     "folder without a model": ("ae", TALES + " --enc_dec_model {broken}/nothing", "config.json"),
@@ -164,7 +171,7 @@ CASES = {
     "not an autoencoder": ("diff", TALES + " --latent_model_path {chain}/diff", "not the run of an autoencoder"),
     "no autoencoder there": ("diff", TALES + " --latent_model_path {broken}/nothing", "nothing.*args.json"),
     "too much noise": ("diff", TALES + " --sampler ddim --ddim_sampling_eta 1.5", "eta must be at least 0"),
-    "a scorer that is none": ("diff", TALES + " --scorer {chain}/lm", "scorer .*lm is no causal language model"),
+    "a scorer of another kind": ("diff", TALES + " --scorer {chain}/lm", "lm is not a causal language model"),
     "weights of another width": ("diff", TALES + " --init_path {chain}/diff --tx_dim 128", "chain.*diff.*shape"),
     "weights of another depth": (
         "diff",
@@ -189,8 +196,10 @@ CASES = {
     "evaluate and resume": ("diff", "--eval --resume_training --resume_dir {chain}/diff", "exclude each other"),
     "evaluate what": ("diff ae", "--eval", "--eval needs --resume_dir"),
     "no such configuration": ("lm ae diff", "--config {broken}/none.yaml", "none.yaml"),
-    "pieces of a denoiser": ("diff", TALES + " --train_context_encoder --fsdp", "--fsdp.*--lm_mode ft.*averages"),
-    "pieces of a small model": ("lm", TALES + " --fsdp", "--fsdp.*--lm_mode ft.*small"),
+    "FSDP of a denoiser": (
+        "diff", TALES + " --train_context_encoder --fsdp",
+        "--fsdp shards.*--lm_mode ft only.*averaged weights"),
+    "FSDP of a small model": ("lm", TALES + " --fsdp", "--fsdp shards.*--lm_mode ft only"),
     "absent device": ("lm ae diff", TALES + " --device mps", "--device mps"),
 }  # fmt: skip
 RUNS = {
@@ -198,14 +207,14 @@ RUNS = {
     "no such folder": ("diff", "{broken}/none --resume_training", "none is not a run folder"),
     "an empty folder": ("lm", "{broken}/nothing --resume_training", "nothing is not a run folder"),
     "no checkpoint": ("diff", "{broken}/no_checkpoint --resume_training", "holds no checkpoint"),
-    "no checkpoint to judge": ("diff", "{broken}/no_checkpoint --eval", "holds no checkpoint"),
+    "no checkpoint to evaluate": ("diff", "{broken}/no_checkpoint --eval", "holds no checkpoint"),
     "only damaged checkpoints": ("diff", "{broken}/all_damaged --resume_training", "none of its checkpoints"),
     "args.json is no JSON": ("diff", "{broken}/no_json --eval", "args.json: not valid JSON"),
     "of a newer release": ("diff", "{broken}/newer --eval", "newer release"),
     "of another width": ("diff", "{broken}/wider --resume_training", "wider.*shape"),
-    "judged with another width": ("diff", "{broken}/wider --eval", "wider.*shape"),
+    "evaluated with another width": ("diff", "{broken}/wider --eval", "wider.*shape"),
     "an autoencoder as a diffusion run": ("diff", "{chain}/ae --resume_training", "a run of train_latent_model.py"),
-    "an autoencoder judged as a diffusion run": ("diff", "{chain}/ae --eval", "a run of train_latent_model.py"),
+    "an autoencoder evaluated as a diffusion run": ("diff", "{chain}/ae --eval", "a run of train_latent_model.py"),
     "a language model as an autoencoder": ("ae", "{chain}/lm --resume_training", "a run of python -m latent_models"),
     "a diffusion run as a language model": ("lm", "{chain}/diff --resume_training", "a run of train_text_diffusion.py"),
     "flags that training fixed": ("ae", "{chain}/ae --resume_training --dim_ae 128", "--dim_ae 128 differs from 64"),
@@ -220,18 +229,26 @@ RUNS = {
         "{chain}/states --eval --enc_dec_model {broken}/other_lm",
         "not the language model",
     ),
-    "what for": ("diff", "{chain}/diff", "--resume_dir .* alone does nothing: add one of --eval"),
-    "what for, too": ("lm", "{chain}/lm", "alone does nothing: add one of --resume_training"),
+    "no mode of a diffusion run": ("diff", "{chain}/diff", "--resume_dir .* alone has no effect: add one of --eval"),
+    "no mode of a language model": ("lm", "{chain}/lm", "alone has no effect: add one of --resume_training"),
     "two modes": ("diff", "{chain}/diff --eval --eval_test", "--eval and --eval_test exclude each other"),
-    "a file to write to": ("diff", "{chain}/diff --eval --output_dir {broken}/plain.txt", "nothing can be written to"),
-    "nowhere to write to": ("ae", "{chain}/ae --eval --output_dir /proc/nowhere", "nothing can be written to /proc/no"),
-    "another model to judge": ("ae", "{chain}/ae --eval --enc_dec_model {broken}/other_lm", "not the language model"),
+    "a file to write to": (
+        "diff",
+        "{chain}/diff --eval --output_dir {broken}/plain.txt",
+        "cannot write to .*plain.txt",
+    ),
+    "nowhere to write to": ("ae", "{chain}/ae --eval --output_dir /proc/nowhere", "cannot write to /proc/nowhere"),
+    "evaluated with another model": (
+        "ae",
+        "{chain}/ae --eval --enc_dec_model {broken}/other_lm",
+        "not the language model",
+    ),
 }
 
 
 @pytest.fixture
 def refused(monkeypatch, capsys, tmp_path, chain, broken, programs, contents):
-    """Run main() with a mistake; the one line it says. No run, and nothing in the folder of the test, may change."""
+    """Run main() with a mistake and return its one error line. No file of `chain` or `broken` may change."""
 
     def run(name: str, argv: str, output: bool = True) -> str:
         module, base = MODULES[name]
@@ -252,8 +269,8 @@ def refused(monkeypatch, capsys, tmp_path, chain, broken, programs, contents):
     return run
 
 
-def test_a_dry_run_surveys_the_data_and_refuses_bad_data(monkeypatch, capsys, broken, chain):
-    """Nothing is trained, and what is wrong with the data is known before hours of it."""
+def test_a_dry_run_prints_corpus_statistics_and_rejects_bad_data(monkeypatch, capsys, broken, chain):
+    """A dry run trains nothing, and finds mistakes of the data before hours of training."""
 
     def main(argv: str) -> str:
         monkeypatch.setattr("sys.argv", ["program", *argv.split(), "--dry_run"])
@@ -268,7 +285,7 @@ def test_a_dry_run_surveys_the_data_and_refuses_bad_data(monkeypatch, capsys, br
         main(f"{base} --train_file {broken / 'one_class.jsonl'}")
 
 
-def test_every_program_keeps_its_survey(chain):
+def test_every_program_saves_the_corpus_statistics(chain):
     for run in ("lm", "ae", "diff"):
         survey = json.loads((chain / run / "survey.json").read_text())
         assert survey["splits"]["train"]["rows"] == 200 and survey["max_length"] == 40
@@ -277,40 +294,40 @@ def test_every_program_keeps_its_survey(chain):
 
 def _expand(cases):
     return [
-        pytest.param(stage, argv, said, id=f"{title}-{stage}".replace(" ", "_"))
-        for title, (stages, argv, said) in cases.items()
+        pytest.param(stage, argv, message, id=f"{title}-{stage}".replace(" ", "_"))
+        for title, (stages, argv, message) in cases.items()
         for stage in stages.split()
     ]
 
 
-@pytest.mark.parametrize(("stage", "argv", "said"), _expand(CASES))
-def test_a_mistake_is_one_line(refused, tmp_path, stage, argv, said):
+@pytest.mark.parametrize(("stage", "argv", "message"), _expand(CASES))
+def test_a_mistake_gives_one_error_line(refused, tmp_path, stage, argv, message):
     line = refused(stage, argv)
-    assert re.search(said, line), line
+    assert re.search(message, line), line
     assert not (tmp_path / "out" / "checkpoints").exists()
-    assert not list((tmp_path / "out").glob("latent_cache/*")), "told only after the corpus was encoded"
+    assert not list((tmp_path / "out").glob("latent_cache/*")), "the error came only after the corpus was encoded"
 
 
-@pytest.mark.parametrize(("stage", "argv", "said"), _expand(RUNS))
-def test_a_folder_that_cannot_be_used_is_one_line(refused, stage, argv, said):
+@pytest.mark.parametrize(("stage", "argv", "message"), _expand(RUNS))
+def test_an_unusable_run_folder_gives_one_error_line(refused, stage, argv, message):
     line = refused(stage, f"--resume_dir {argv}", output=False)
-    assert re.search(said, line), line
+    assert re.search(message, line), line
 
 
 @pytest.mark.parametrize("stage", ["lm", "ae", "diff"])
-def test_a_folder_that_holds_a_run_is_not_written_over(refused, chain, stage):
+def test_training_does_not_overwrite_a_run(refused, chain, stage):
     line = refused(stage, f"{TALES} --output_dir {{chain}}/{stage}")
     assert f"--output_dir {chain / stage} already holds a run" in line and "--resume_training" in line
 
 
 @pytest.mark.parametrize("stage", ["lm", "ae", "diff"])
-def test_a_folder_that_holds_a_model_is_not_written_over(refused, broken, stage):
+def test_training_does_not_overwrite_a_model(refused, broken, stage):
     shutil.rmtree(broken / "other_lm" / "checkpoints", ignore_errors=True)
     assert "already holds a model" in refused(stage, f"{TALES} --output_dir {{broken}}/other_lm")
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_what_was_saved(programs, chain, tmp_path, capsys):
-    """A learning rate far too high, after a checkpoint that was good."""
+def test_a_nonfinite_loss_stops_training_and_keeps_the_checkpoints(programs, chain, tmp_path, capsys):
+    """A learning rate that is far too high, after a good checkpoint."""
     from utils import checkpoints
     from utils.errors import UserError
 
@@ -322,15 +339,15 @@ def test_a_loss_that_is_no_number_stops_and_keeps_what_was_saved(programs, chain
 
 
 @pytest.mark.slow
-def test_an_unreachable_hub_is_told_within_seconds(programs, tmp_path):
-    """As a user meets it: no HF_HUB_OFFLINE, no cache. Imports are part of the time."""
+def test_an_unreachable_hub_is_reported_within_seconds(programs, tmp_path):
+    """Without HF_HUB_OFFLINE and without a cache, as for a user. The time includes imports."""
     away = {"HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"}
     environment = {k: v for k, v in os.environ.items() if k not in away} | {"HF_HOME": str(tmp_path / "cache")}
     command = f"train_latent_model.py {programs.data} --device cpu --enc_dec_model nobody/nothing-{os.getpid()}"
-    began = time.monotonic()
+    start = time.monotonic()
     result = subprocess.run(
         [sys.executable, *command.split(), "--output_dir", tmp_path / "out"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert result.returncode == 2 and "nobody/nothing" in result.stderr.splitlines()[-1], result.stderr
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - start < 30

@@ -1,5 +1,5 @@
-"""What a user of token embeddings can get wrong, through the real main() of each program: one line, exit status 2,
-nothing lost."""
+"""Mistakes of a user of token embeddings through the real main() of each program: one line that says what to do, exit
+status 2, no file changed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MODULES = {"train": train_text_diffusion, "classifier": train_classifier, "infil
 
 
 @pytest.fixture(scope="module")
-def there(programs, tmp_path_factory) -> Path:
-    """Runs of texts and of pairs, a classifier of the first, and files with a mistake each."""
+def folder(programs, tmp_path_factory) -> Path:
+    """A run of texts, a run of pairs, a classifier for the first, and files with one mistake each."""
     root = tmp_path_factory.mktemp("there")
     colours = ("red", "green", "blue", "white")
     texts = [f"the {fruit} is {colour}" for colour in colours for fruit in ("plum", "kiwi", "bean", "nut", "fig")]
@@ -64,80 +64,83 @@ NEW = SPACE + " --output_dir {out}"
 CASES = {
     # longer than the model
     "longer than the encoder": (
-        "train", NEW + " --train_file {there}/labelled.jsonl --denoiser_variant encoder --encoder_config {there}/short",
+        "train",
+        NEW + " --train_file {folder}/labelled.jsonl --denoiser_variant encoder --encoder_config {folder}/short",
         "--max_seq_len 16 is longer than the 8 positions of the encoder"),
     "no room for a pair": (
-        "train", NEW + " --train_file {there}/pairs.jsonl --max_seq_len 4", "--max_seq_len 4 has no room for a pair"),
+        "train", NEW + " --train_file {folder}/pairs.jsonl --max_seq_len 4",
+        "--max_seq_len 4 is too short for a pair: give 5"),
     "blanks in a long text": (
-        "infill", "--run {there}/run --device cpu --text '___" + " plum" * 20 + "'", "has 23 tokens.* run writes 16"),
+        "infill", "--run {folder}/run --device cpu --text '___" + " plum" * 20 + "'",
+        "has 23 tokens, and this run allows 16"),
     # a source alone longer than the budget
     "a long source": (
-        "train", NEW + " --train_file {there}/long.jsonl",
-        r"source of row 1 has \d+ tokens, and 13 is all that --max_seq_len 16 leaves.*--truncate_sources"),
+        "train", NEW + " --train_file {folder}/long.jsonl",
+        r"source of row 1 has 17 tokens, but --max_seq_len 16 leaves only 13 .*--truncate_sources"),
     "a long source of a trained run": (
-        "sample", "--run {there}/packed --device cpu --source '" + "plum " * 20 + "'",
+        "sample", "--run {folder}/packed --device cpu --source '" + "plum " * 20 + "'",
         "source of row 1 has .* tokens.*--truncate_sources"),
     # a vocabulary that covers too little
     "a small vocabulary": (
-        "train", NEW + " --train_file {there}/labelled.jsonl --vocab_size 7", r"does not know \d+\.\d % of the words"),
+        "train", NEW + " --train_file {folder}/labelled.jsonl --vocab_size 7", r"does not know \d+\.\d % of the words"),
     "words that are too rare": (
-        "train", NEW + " --train_file {there}/rare.txt --config vocab_min_frequency=2",
+        "train", NEW + " --train_file {folder}/rare.txt --config vocab_min_frequency=2",
         r"vocabulary of \d+ tokens \(--vocab\) does not know 50\.0 % of the words .*--config max_unk_rate=0.1"),
     "a word list of another corpus": (
-        "train", NEW + " --train_file {there}/labelled.jsonl --vocab {there}/words.txt",
+        "train", NEW + " --train_file {folder}/labelled.jsonl --vocab {folder}/words.txt",
         r"does not know \d+\.\d % of the words"),
-    # labels that the classifier has not seen
-    "a label that is none": (
-        "train", "--eval --resume_dir {there}/run --latent_classifier {there}/classifier --target_label hot",
+    # labels that the classifier was not trained on
+    "a label that is no class": (
+        "train", "--eval --resume_dir {folder}/run --latent_classifier {folder}/classifier --target_label hot",
         r"--target_label hot is not a class.*cold.*warm"),
     "a label by number": (
-        "sample", "--run {there}/run --device cpu --latent_classifier {there}/classifier --target_label 2",
+        "sample", "--run {folder}/run --device cpu --latent_classifier {folder}/classifier --target_label 2",
         "--target_label 2 is not a class"),
     "a label without a classifier": (
-        "train", "--eval --resume_dir {there}/run --target_label warm", "add --latent_classifier"),
+        "train", "--eval --resume_dir {folder}/run --target_label warm", "add --latent_classifier"),
     "a classifier of one class": (
-        "classifier", "--diffusion_run {there}/run --train_file {there}/warm.jsonl --output_dir {out} --device cpu",
-        r"two classes.*all of one \(warm\)"),
+        "classifier", "--diffusion_run {folder}/run --train_file {folder}/warm.jsonl --output_dir {out} --device cpu",
+        r"two classes or more, but all training texts of warm have the same one \(warm\)"),
     "a classifier of texts without labels": (
-        "classifier", "--diffusion_run {there}/run --train_file {there}/rare.txt --output_dir {out} --device cpu",
+        "classifier", "--diffusion_run {folder}/run --train_file {folder}/rare.txt --output_dir {out} --device cpu",
         "needs labels"),
     "a classifier of another run": (
-        "train", "--eval --resume_dir {there}/packed --latent_classifier {there}/classifier --target_label warm",
+        "train", "--eval --resume_dir {folder}/packed --latent_classifier {folder}/classifier --target_label warm",
         "was trained on the latents of another run"),
     # a checkpoint with another tokenizer
     "another tokenizer": (
-        "train", "--eval --resume_dir {there}/exchanged", "exchanged was trained with another tokenizer"),
+        "train", "--eval --resume_dir {folder}/exchanged", "exchanged was trained with another tokenizer"),
     "training on with another tokenizer": (
-        "train", "--resume_training --resume_dir {there}/exchanged", "exchanged was trained with another tokenizer"),
+        "train", "--resume_training --resume_dir {folder}/exchanged", "exchanged was trained with another tokenizer"),
     "samples of another tokenizer": (
-        "sample", "--run {there}/exchanged --device cpu", "exchanged was trained with another tokenizer"),
-    "no tokenizer": ("train", "--eval --resume_dir {there}/bare", "tokenizer is not there.*restore it"),
-    "a judge that is not there": (
-        "train", "--eval --resume_dir {there}/packed --output_dir {out} --bertscore_model nobody/nothing",
+        "sample", "--run {folder}/exchanged --device cpu", "exchanged was trained with another tokenizer"),
+    "no tokenizer": ("train", "--eval --resume_dir {folder}/bare", "tokenizer is not there.*restore it"),
+    "a BERTScore model that is missing": (
+        "train", "--eval --resume_dir {folder}/packed --output_dir {out} --bertscore_model nobody/nothing",
         "BERTScore's model nobody/nothing cannot be loaded"),
     "running text with classes": (
-        "train", NEW + " --train_file {there}/labelled.jsonl --pretrain_blocks --class_conditional",
+        "train", NEW + " --train_file {folder}/labelled.jsonl --pretrain_blocks --class_conditional",
         "--pretrain_blocks trains on running text, which has no classes"),
     "embeddings of no size": (
-        "train", NEW + " --train_file {there}/labelled.jsonl --config embedding_std=0", "--config embedding_std=0 "
-        "leaves no"),
-    "beginning from other tokens": (
-        "train", NEW + " --train_file {there}/rare.txt --init_path {there}/run",
+        "train", NEW + " --train_file {folder}/labelled.jsonl --config embedding_std=0",
+        "embedding_std must be above 0, not 0"),
+    "initial weights of another tokenizer": (
+        "train", NEW + " --train_file {folder}/rare.txt --init_path {folder}/run",
         "--init_path .*another tokenizer.*--vocab"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("title", CASES)
-def test_a_mistake_is_one_line(there, contents, monkeypatch, capsys, tmp_path, title):
-    program, argv, said = CASES[title]
-    words = shlex.split(argv.format(there=there, out=tmp_path / "out"))
-    before = contents(there)
+def test_a_mistake_gives_one_error_line(folder, contents, monkeypatch, capsys, tmp_path, title):
+    program, argv, message = CASES[title]
+    words = shlex.split(argv.format(folder=folder, out=tmp_path / "out"))
+    before = contents(folder)
     monkeypatch.setattr("sys.argv", ["program", *words])
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         MODULES[program].main()
     assert stopped.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and re.search(said, errors[0]), errors
-    assert not list((tmp_path / "out").rglob("*samples*")), "told only after texts were sampled"
-    assert contents(there) == before and not (tmp_path / "out" / "checkpoints").exists()
+    assert len(errors) == 1 and re.search(message, errors[0]), errors
+    assert not list((tmp_path / "out").rglob("*samples*")), "the error came only after texts were sampled"
+    assert contents(folder) == before and not (tmp_path / "out" / "checkpoints").exists()

@@ -1,4 +1,4 @@
-"""Class-conditional runs: which classes are sampled, how they are judged, and what is told of a wrong one."""
+"""Class-conditional runs: which classes are sampled, how they are evaluated, and errors for unknown classes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from utils.errors import UserError
 from utils.train_eval import eval_mode
 
 NAMES = ("world", "sports", "business")
-TOPICS = ("forest", "garden", "sea", "town")  # of the tests' own files: in the order of the alphabet
+TOPICS = ("forest", "garden", "sea", "town")  # classes of the synthetic stories, in alphabetical order
 FEW = "--num_samples 6"
 
 
 @pytest.fixture(scope="module")
 def classy(programs, chain, tmp_path_factory) -> Path:
-    """A class-conditional run that judged every class while it trained."""
+    """A class-conditional run that evaluated every class during training."""
     folder = tmp_path_factory.mktemp("classy") / "run"
     flags = f"--class_conditional --label_column class --class_id all {FEW} --num_train_steps 40 --learning_rate 3e-3"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", folder, flags) == 0
@@ -40,11 +40,11 @@ def classy(programs, chain, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judged(programs, classy, tmp_path_factory):
-    """--eval with some flags; (result, folder) of the evaluation."""
+def evaluate(programs, classy, tmp_path_factory):
+    """A function: run --eval with some flags -> (result, folder) of the evaluation."""
 
     def run(flags: str, split: str = "valid") -> tuple[dict, Path]:
-        out = tmp_path_factory.mktemp("judged")
+        out = tmp_path_factory.mktemp("evaluated")
         mode = {"valid": "--eval", "test": "--eval_test"}[split]
         assert programs.again("diffusion", classy, f"{mode} --output_dir {out} {flags}") == 0
         return json.loads((out / "evaluation" / f"eval-{split}.json").read_text()), out / "evaluation"
@@ -53,16 +53,16 @@ def judged(programs, classy, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def everything(judged):
-    return judged("--class_id none")
+def all_classes(evaluate):
+    return evaluate("--class_id none")
 
 
-# ------------------------------------------------------------------------------------------------ choosing
+# ------------------------------------------------------------------------------------------------ selection of classes
 
 
-def test_a_class_goes_by_name_or_number():
+def test_a_class_is_given_by_name_or_number():
     assert [class_index(wanted, NAMES) for wanted in ("sports", "1", 1, " business ")] == [1, 1, 1, 2]
-    assert class_index("2", ("1", "2", "3")) == 1 and class_index(2, ("1", "2", "3")) == 2  # a name goes before
+    assert class_index("2", ("1", "2", "3")) == 1 and class_index(2, ("1", "2", "3")) == 2  # a name takes precedence
     for wrong in ("sprots", "3", "-1", "1.5", -1, 3, "", "none"):
         with pytest.raises(UserError, match=r"is not a class.*give one of 0 \(world\), 1 \(sports\), 2 \(business\)"):
             class_index(wrong, NAMES)
@@ -71,7 +71,7 @@ def test_a_class_goes_by_name_or_number():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_what_is_sampled(training):
+def test_class_id_selects_the_sampled_classes(training):
     choices = {
         wanted: select_classes(wanted, NAMES, 0.1, training=training) for wanted in (None, ALL, PRIOR, NULL, "sports")
     }
@@ -87,11 +87,11 @@ def test_what_is_sampled(training):
         select_classes(NULL, NAMES, 0.0, training=training)
 
 
-def test_drawn_classes_are_as_frequent_as_in_training_and_follow_their_texts(classy, monkeypatch):
+def test_classes_are_drawn_as_often_as_in_training_and_stay_with_their_texts(classy, monkeypatch):
     generator = TextDiffusionPipeline.from_pretrained(classy, device="cpu", eval_batch_size=8).generator
     drawn = TrainingClassPrior(torch.tensor([0] * 30 + [3] * 10))
 
-    def decode(latents, strategy, seed):  # every third text of a block comes out empty
+    def decode(latents, strategy, seed):  # every third text of a batch is empty
         return ["" if i % 3 == 0 else f"text {i}" for i in range(len(latents))]
 
     monkeypatch.setattr(generator, "decode", decode)
@@ -108,11 +108,11 @@ def test_drawn_classes_are_as_frequent_as_in_training_and_follow_their_texts(cla
     assert 0.72 < (many == 0).float().mean() < 0.78
 
 
-# ------------------------------------------------------------------------------------------------ judging
+# ------------------------------------------------------------------------------------------------ evaluation
 
 
-def test_classes_are_judged_together_and_apart(everything):
-    result, folder = everything
+def test_evaluation_scores_all_classes_jointly_and_each_class(all_classes):
+    result, folder = all_classes
     model = "model/greedy/"
     for key in ("label_accuracy", "mean_class_accuracy", "local_lm_val_mauve", "diversity"):
         assert isinstance(result[model + key], int | float), key
@@ -135,8 +135,8 @@ def test_classes_are_judged_together_and_apart(everything):
     assert protocol["classes"]["mauve_few_samples"] is True and protocol["classes"]["n"] == 6 and protocol["n"] == 6
 
 
-def test_the_matrices_are_written_and_drawn(everything):
-    result, folder = everything
+def test_evaluation_writes_the_class_matrices_and_plots_them(all_classes):
+    result, folder = all_classes
     found = json.loads((folder / "eval-valid-classes.json").read_text())
     assert found["class_names"] == list(TOPICS) and found["greedy"]["classes"] == [0, 1, 2, 3]
     for split in ("val", "train"):
@@ -147,8 +147,8 @@ def test_the_matrices_are_written_and_drawn(everything):
     assert (folder / "eval-valid-classes-greedy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_classifier_is_saved_with_its_own_accuracy(everything):
-    result, folder = everything
+def test_the_classifier_is_saved_with_its_held_out_accuracy(all_classes):
+    result, folder = all_classes
     metadata = json.loads((folder.parent / "classifier" / "local_classifier.json").read_text())
     assert metadata["comparable"] is False and metadata["class_names"] == list(TOPICS)
     assert metadata["held_out"]["accuracy"] == result["reference/val_label_accuracy"] > 0.9
@@ -156,8 +156,8 @@ def test_the_classifier_is_saved_with_its_own_accuracy(everything):
     assert "classifier trained on this corpus" in text
 
 
-def test_one_class_by_name_or_number(judged):
-    results = {wanted: judged(f"--class_id {wanted} {FEW}") for wanted in ("sea", "2")}
+def test_evaluation_of_one_class_by_name_or_number(evaluate):
+    results = {wanted: evaluate(f"--class_id {wanted} {FEW}") for wanted in ("sea", "2")}
     numbers = [
         {k: v for k, v in result.items() if k != "protocol" and not k.startswith("speed/")}
         for result, _ in results.values()
@@ -171,17 +171,17 @@ def test_one_class_by_name_or_number(judged):
     assert {path.name for path in folder.glob("*-samples.json")} == {"eval-valid-seed42-cond2_greedy-samples.json"}
 
 
-def test_all_prior_and_null(judged):
-    together, apart = "model/greedy/diversity", "model/greedy/mean_class_accuracy"
-    every, prior, null = (judged(f"--class_id {wanted} {FEW}")[0] for wanted in (ALL, PRIOR, NULL))
-    assert apart in every and together not in every
-    assert together in prior and apart not in prior and "model/greedy/label_accuracy" in prior
-    assert together in null and apart not in null and "model/greedy/label_accuracy" not in null
+def test_evaluation_of_all_classes_the_prior_and_the_null_class(evaluate):
+    joint, per_class = "model/greedy/diversity", "model/greedy/mean_class_accuracy"
+    every, prior, null = (evaluate(f"--class_id {wanted} {FEW}")[0] for wanted in (ALL, PRIOR, NULL))
+    assert per_class in every and joint not in every
+    assert joint in prior and per_class not in prior and "model/greedy/label_accuracy" in prior
+    assert joint in null and per_class not in null and "model/greedy/label_accuracy" not in null
     assert all(every[f"speed/{part}_texts_per_second"] > 0 for part in ("denoise", "decode"))
 
 
-def test_seeds_of_the_test_split(judged):
-    result, folder = judged("--num_samples 3 --class_id forest", "test")
+def test_the_test_split_is_evaluated_over_five_seeds(evaluate):
+    result, folder = evaluate("--num_samples 3 --class_id forest", "test")
     assert len(result["model/greedy/cond0_label_accuracy"]["values"]) == 5
     found = json.loads((folder / "eval-test-classes.json").read_text())
     assert found["seeds"] == 5
@@ -190,14 +190,14 @@ def test_seeds_of_the_test_split(judged):
     )
 
 
-def test_every_class_is_judged_while_training_too(classy):
+def test_training_evaluates_every_class(classy):
     for c in range(4):
         assert len((classy / f"cond{c}_greedy-sample-1.txt").read_text().splitlines()) == 6
     metrics = json.loads((classy / "metrics.json").read_text())
     assert "model/greedy/mean_class_accuracy" in metrics
 
 
-def test_training_judges_classes_as_frequent_as_they_are_unless_told(programs, chain, tmp_path):
+def test_training_samples_classes_from_the_prior_by_default(programs, chain, tmp_path):
     space = f"--enc_dec_model {chain / 'lm'}"
     assert programs.diffusion(space, tmp_path / "run", "--class_conditional --class_unconditional_prob 0") == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -208,7 +208,7 @@ def test_training_judges_classes_as_frequent_as_they_are_unless_told(programs, c
         TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")(1)
 
 
-def test_other_classes_may_be_judged_when_a_run_goes_on(programs, chain, tmp_path):
+def test_resumed_training_may_evaluate_other_classes(programs, chain, tmp_path):
     space, flags = f"--latent_model_path {chain / 'ae'}", "--class_conditional --num_train_steps 4 --save_every 1"
     assert programs.diffusion(space, tmp_path / "run", f"{flags} --max_seconds 0") == 0
     assert programs.resume("diffusion", tmp_path / "run", "--class_id 1") == 0
@@ -219,7 +219,7 @@ def test_other_classes_may_be_judged_when_a_run_goes_on(programs, chain, tmp_pat
 # ------------------------------------------------------------------------------------------------ synthetic data
 
 
-def test_synthetic_data_is_what_the_run_writes_and_can_be_read_as_training_texts(programs, classy, tmp_path):
+def test_synthetic_data_equals_samples_of_the_run_and_can_be_read_as_training_texts(programs, classy, tmp_path):
     flags = f"--gen_data --num_samples 8 --cls_free_guidance 4 --output_dir {tmp_path}"
     assert programs.again("diffusion", classy, flags) == 0
     pipeline = TextDiffusionPipeline.from_pretrained(classy, device="cpu")
@@ -231,15 +231,15 @@ def test_synthetic_data_is_what_the_run_writes_and_can_be_read_as_training_texts
         assert read.texts == [text.strip() for of_class in written for text in of_class]
 
 
-def test_synthetic_data_is_of_every_class(programs, classy):
+def test_synthetic_data_needs_all_classes(programs, classy):
     with pytest.raises(UserError, match="--gen_data writes texts of every class: leave --class_id 2 out"):
         programs.again("diffusion", classy, "--gen_data --num_samples 8 --class_id 2")
 
 
-# ------------------------------------------------------------------------------------------------ as an object
+# ------------------------------------------------------------------------------------------------ TextDiffusionPipeline
 
 
-def test_the_pipeline_takes_a_class_or_one_for_each_text(classy):
+def test_the_pipeline_accepts_one_class_or_one_per_text(classy):
     pipeline = TextDiffusionPipeline.from_pretrained(classy, device="cpu", sampling_timesteps=2, eval_batch_size=4)
     assert pipeline.class_names == TOPICS
     draw = pipeline.generator.sample_latents
@@ -251,10 +251,10 @@ def test_the_pipeline_takes_a_class_or_one_for_each_text(classy):
     torch.testing.assert_close(mixed[::2], latents[0][::2])
     torch.testing.assert_close(mixed[1::2], latents[3][1::2])
     assert len(pipeline(3, class_id="town", guidance=3.0, decoding="greedy")) == 3
-    assert pipeline.generator.guidance == 1, "a weight given for one call stays with that call"
+    assert pipeline.generator.guidance == 1, "the weight of one call does not change the next"
 
 
-def test_the_pipelines_mistakes(classy):
+def test_the_pipeline_rejects_wrong_classes_and_guidance_without_one(classy):
     pipeline = TextDiffusionPipeline.from_pretrained(classy, device="cpu")
     with pytest.raises(UserError, match="class mountain is not a class"):
         pipeline(1, class_id="mountain")
@@ -265,7 +265,7 @@ def test_the_pipelines_mistakes(classy):
 
 
 @pytest.mark.parametrize("network", ["", "--denoiser_variant states --beta_schedule linear --normalize_latent"])
-def test_classes_of_uncompressed_states(programs, chain, tmp_path, network):
+def test_class_conditional_diffusion_of_encoder_states(programs, chain, tmp_path, network):
     flags = (
         f"--class_conditional --label_column class --self_condition --num_train_steps 8 --learning_rate 1e-2 {network}"
     )
@@ -275,7 +275,7 @@ def test_classes_of_uncompressed_states(programs, chain, tmp_path, network):
     pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu", sampling_timesteps=2)
     with eval_mode(pipeline.generator.denoiser):
         found = [pipeline.generator.sample_latents(1, 0, pipeline._conditions(c, 8)) for c in ("sea", "town", None)]
-    assert all(torch.equal(latents.mask, found[0].mask) for latents in found), "lengths are drawn apart from the class"
+    assert all(torch.equal(latents.mask, found[0].mask) for latents in found), "lengths do not depend on the class"
     assert not torch.equal(found[0].x0, found[1].x0) and not torch.equal(found[0].x0, found[2].x0)
     assert len(pipeline(3, class_id="sea", guidance=2.0, decoding="greedy")) == 3
     flags = f"--eval --class_id sea --cls_free_guidance 1.5 --sampling_timesteps 2 --output_dir {tmp_path / 'out'}"
@@ -293,7 +293,7 @@ def test_classes_of_uncompressed_states(programs, chain, tmp_path, network):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ("--class_id mountain", "--class_id mountain is not a class.*0 .forest., 1 .garden., 2 .sea., 3 .town."),
         ("--class_id 4", "--class_id 4 is not a class"),
@@ -303,16 +303,17 @@ def test_classes_of_uncompressed_states(programs, chain, tmp_path, network):
         ("--classifier nobody/nothing", "classifier nobody/nothing cannot be loaded"),
     ],
 )
-def test_a_wrong_class_or_classifier_is_told_before_anything_is_done(programs, classy, tmp_path, chain, flags, said):
-    with pytest.raises(UserError, match=said):
+def test_a_wrong_class_or_classifier_is_an_early_error(programs, classy, tmp_path, chain, flags, message):
+    """It is raised before anything is trained or sampled."""
+    with pytest.raises(UserError, match=message):
         programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {flags}")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         space = f"--latent_model_path {chain / 'ae'} --class_conditional --label_column class"
         programs.diffusion(space, tmp_path / "run", f"{flags} --num_train_steps 100000")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_guidance_needs_a_class_to_follow(programs, classy, tmp_path):
+def test_guidance_needs_a_class(programs, classy, tmp_path):
     with pytest.raises(
         UserError, match="--cls_free_guidance 2 needs a condition, and --class_id unconditional gives none"
     ):
@@ -320,7 +321,7 @@ def test_guidance_needs_a_class_to_follow(programs, classy, tmp_path):
         programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {flags}")
 
 
-def test_a_class_of_a_run_without_classes(programs, chain, tmp_path):
+def test_a_run_without_classes_rejects_class_flags(programs, chain, tmp_path):
     for flag in ("--class_id sea", "--classifier home"):
         with pytest.raises(UserError, match=f"{flag} needs a run with --class_conditional"):
             programs.again("diffusion", chain / "diff", f"--eval {flag}")
@@ -328,7 +329,7 @@ def test_a_class_of_a_run_without_classes(programs, chain, tmp_path):
             programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flag)
 
 
-def test_a_split_without_a_class_cannot_judge_it(programs, classy, tales_folder, tmp_path):
+def test_evaluation_needs_texts_of_the_class_in_the_split(programs, classy, tales_folder, tmp_path):
     rows = [line for line in (tales_folder / "valid.jsonl").read_text().splitlines() if '"class": "sea"' not in line]
     (tmp_path / "valid.jsonl").write_text("\n".join(rows) + "\n")
     flags = f"--eval --output_dir {tmp_path} --valid_file {tmp_path / 'valid.jsonl'}"
@@ -337,19 +338,19 @@ def test_a_split_without_a_class_cannot_judge_it(programs, classy, tales_folder,
     assert programs.again("diffusion", classy, f"{flags} --class_id prior {FEW}") == 0
 
 
-def test_other_classes_than_those_learned(programs, classy, tales_folder, tmp_path):
-    """The same number of them under other names: what is asked for would be something else."""
+def test_evaluation_rejects_a_corpus_with_other_classes(programs, classy, tales_folder, tmp_path):
+    """The corpus has as many classes, and one of them has another name."""
     for split in ("train", "valid", "test"):
         text = (tales_folder / f"{split}.jsonl").read_text().replace('"class": "sea"', '"class": "ocean"')
         (tmp_path / f"{split}.jsonl").write_text(text)
     files = " ".join(f"--{split}_file {tmp_path / split}.jsonl" for split in ("train", "valid", "test"))
     with pytest.raises(
-        UserError, match="was trained on the classes forest, garden, sea, town, and .* has forest, garden, oc"
+        UserError, match="was trained on the classes forest, garden, sea, town, and .* has forest, garden, ocean"
     ):
         programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {files}")
 
 
-def test_one_class_is_no_condition(programs, chain, tales_folder, tmp_path):
+def test_class_conditional_training_needs_two_classes(programs, chain, tales_folder, tmp_path):
     rows = [line for line in (tales_folder / "train.jsonl").read_text().splitlines() if '"class": "sea"' in line]
     (tmp_path / "train.jsonl").write_text("\n".join(rows) + "\n")
     flags = f"--class_conditional --train_file {tmp_path / 'train.jsonl'} --valid_file none --test_file none"

@@ -1,4 +1,4 @@
-"""Conversion of runs of the published code: tiny runs in its format, made of the recorded networks."""
+"""Conversion of runs of the published code: tiny runs in its format with the recorded networks."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def on_latents(scale: float = 1.0) -> dict:
 
 @pytest.mark.parametrize("converted", [False, True])
 def test_a_converted_denoiser_samples_with_the_averaged_weights(autoencoder, tmp_path, converted):
-    """Its autoencoder need not be converted yet; names may carry the prefix of data parallelism."""
+    """Its autoencoder may be unconverted. Parameter names may have the prefix of DataParallel."""
     folder, lm = autoencoder
     if converted:
         assert main([str(folder), str(tmp_path / "ae")]) == 0
@@ -150,7 +150,7 @@ def test_a_converted_denoiser_on_encoder_states_predicts_as_recorded_and_draws_l
     extra = {"latent_mean": torch.full((16,), 0.5), "latent_scale": torch.tensor(2.0)}
     state = diffusion_state(weights, 16) | extra
     source = write_run(tmp_path / "reference", args, state, state)
-    with pytest.raises(SystemExit):  # the corpus is not there, and nothing is left behind
+    with pytest.raises(SystemExit):  # the corpus is missing, and no folder is left behind
         main([str(source), str(tmp_path / "run"), "--data_dir", str(tmp_path)])
     assert not (tmp_path / "run").exists() and not list(tmp_path.glob("*.partial"))
     assert main([str(source), str(tmp_path / "run"), "--data_dir", str(programs.corpus)]) == 0
@@ -199,13 +199,13 @@ def test_a_denoiser_with_sources_finds_its_context_encoder(language_model, progr
     state = diffusion_state(weights, 16, **held)
     source = write_run(tmp_path / "reference", args, state, state)
     flags = ["--data_dir", str(programs.corpus), "--context_encoder"]
-    with pytest.raises(SystemExit):  # another model than the one that it was trained with
+    with pytest.raises(SystemExit):  # not the model that it was trained with
         main([str(source), str(tmp_path / "run"), *flags, str(lm)])
     assert main([str(source), str(tmp_path / "run"), *flags, str(reader)]) == 0
     pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     network = pipeline.generator.denoiser.eval()
-    told = Condition.of(source=data["in.context"], source_mask=data["in.context_mask"].bool())
-    out = network(data["in.z_t"], data["in.alpha"], data["in.mask"].bool(), told, data["in.self_cond"])
+    condition = Condition.of(source=data["in.context"], source_mask=data["in.context_mask"].bool())
+    out = network(data["in.z_t"], data["in.alpha"], data["in.mask"].bool(), condition, data["in.self_cond"])
     torch.testing.assert_close(out, data["out.with_self_cond"], atol=5e-5, rtol=0)
     assert len(pipeline.generate_from_sources(["One night Leo ran."], candidates=2, decoding="greedy")) == 1
 
@@ -231,10 +231,10 @@ def test_a_run_of_the_first_release_keeps_its_schedule_and_network(language_mode
     assert len(pipeline(2, decoding="greedy")) == 2
 
 
-def test_other_files_are_refused_in_one_line_and_their_code_never_runs(autoencoder, language_model, tmp_path, capsys):
+def test_other_files_are_rejected_in_one_line_and_their_code_never_runs(autoencoder, language_model, tmp_path, capsys):
     folder, lm = autoencoder
 
-    def refused(*arguments: str) -> str:
+    def error_of(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
             main([*arguments])
         line = capsys.readouterr().err
@@ -249,17 +249,17 @@ def test_other_files_are_refused_in_one_line_and_their_code_never_runs(autoencod
     evil.mkdir()
     (evil / "args.json").write_text((folder / "args.json").read_text())
     torch.save({"model": {}, "step": Runs()}, evil / "model.pt")
-    assert "cannot be read as a checkpoint of tensors" in refused(str(evil), str(tmp_path / "out"))
+    assert "cannot be read as a checkpoint of tensors" in error_of(str(evil), str(tmp_path / "out"))
     assert not (tmp_path / "their code ran").exists()
-    assert "is not empty" in refused(str(folder), str(evil))
+    assert "is not empty" in error_of(str(folder), str(evil))
     other = str(language_model(128))
     load = LanguageModel.from_pretrained(other).model
     with torch.no_grad():
         load.model.shared.weight.add_(1)
     load.save_pretrained(other)
-    assert "is not the model in" in refused(str(folder), str(tmp_path / "out"), "--enc_dec_model", other)
+    assert "is not the model in" in error_of(str(folder), str(tmp_path / "out"), "--enc_dec_model", other)
     assert main([str(folder), str(tmp_path / "ours")]) == 0
     capsys.readouterr()
-    assert "is a run of this project already" in refused(str(tmp_path / "ours"), str(tmp_path / "out"))
+    assert "is a run of this project already" in error_of(str(tmp_path / "ours"), str(tmp_path / "out"))
     (evil / "model.pt").unlink()
-    assert "holds no model.pt" in refused(str(evil), str(tmp_path / "out"))
+    assert "holds no model.pt" in error_of(str(evil), str(tmp_path / "out"))

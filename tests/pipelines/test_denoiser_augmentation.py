@@ -1,4 +1,4 @@
-"""A decoder that trains on for a denoiser: what it is given to read, and what may be given as --denoiser_run."""
+"""Denoiser augmentation of an adapted decoder: its latents, and which runs --denoiser_run accepts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from utils.errors import UserError
 from utils.seeding import StepRNG
 
 
-class Knows(nn.Module):
-    """A denoiser that predicts one x0 whatever it sees, and counts how often it was asked."""
+class PerfectDenoiser(nn.Module):
+    """A denoiser that always predicts the same x0, and counts its calls."""
 
     def __init__(self, x0):
         super().__init__()
@@ -34,7 +34,7 @@ class Knows(nn.Module):
 
 @pytest.fixture(scope="module")
 def tuned(programs, chain, tmp_path_factory):
-    """An autoencoder around a language model of its own, and two denoisers of its latents: plain, and of classes."""
+    """A folder with an autoencoder that was trained with its language model, and a denoiser of its latents."""
     root = tmp_path_factory.mktemp("tuned")
     assert programs.autoencoder(chain / "lm", root / "ae", "--lm_mode ft") == 0
     assert programs.diffusion(f"--latent_model_path {root / 'ae'}", root / "diff", "--num_train_steps 4") == 0
@@ -63,27 +63,29 @@ def make_augmentation(space, denoiser, sampler="ddpm", steps=6, **process):
 
 @pytest.mark.parametrize("process", [{}, {"beta_schedule": "cosine", "timesteps": 50}], ids=["continuous", "chain"])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])
-def test_a_perfect_denoiser_imagines_the_text_itself(programs, tuned, sampler, process):
-    """From wherever the way is entered, in the coordinates of the space, and with fewer steps the later it is."""
+def test_a_perfect_denoiser_returns_the_latents(programs, tuned, sampler, process):
+    """In the coordinates of the space, from every timestep; a later start takes fewer steps."""
     space = CompressedSpace.from_pretrained(tuned / "ae")
     x0 = torch.randn(1, space.length, space.dim, generator=torch.Generator().manual_seed(0))
     statistics = torch.linspace(-1, 1, space.dim)
-    denoiser = Knows((x0 - statistics) / 3)
+    denoiser = PerfectDenoiser((x0 - statistics) / 3)
     augment = make_augmentation(space, denoiser, sampler, **process)
-    asked = set()
+    num_calls = set()
     for step in range(30):
         denoiser.calls = 0
         made = augment(x0.expand(5, -1, -1), StepRNG(0, step, 5, 0, 5))
         torch.testing.assert_close(made, x0.expand(5, -1, -1), atol=1e-4, rtol=1e-4)
-        asked.add(denoiser.calls)
-    assert asked == {1, 2, 3, 4, 5, 6}
+        num_calls.add(denoiser.calls)
+    assert num_calls == {1, 2, 3, 4, 5, 6}
 
 
-def test_only_the_chosen_texts_are_imagined(programs, tuned):
+def test_only_the_selected_texts_are_augmented(programs, tuned):
     space = CompressedSpace.from_pretrained(tuned / "ae")
     rng = StepRNG(3, 7, 10, 0, 10)
     x0 = torch.randn(10, space.length, space.dim, generator=torch.Generator().manual_seed(2))
-    augmentation = LatentAugmentation(denoiser=make_augmentation(space, Knows(torch.zeros(1, 1, 1))), denoiser_prob=0.7)
+    augmentation = LatentAugmentation(
+        denoiser=make_augmentation(space, PerfectDenoiser(torch.zeros(1, 1, 1))), denoiser_prob=0.7
+    )
     augment = augmentation.sample(space, rng, torch.device("cpu"))
     same = (augment(x0) == x0).all((1, 2))
     assert torch.equal(same, augment.clean_mask) and int(same.sum()) == 3
@@ -94,7 +96,7 @@ def test_only_the_chosen_texts_are_imagined(programs, tuned):
     assert augmentation.clean_fraction == pytest.approx(0.3)
 
 
-def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stopped_run, fingerprints, tmp_path):
+def test_denoiser_augmentation_resumes_exactly(programs, chain, tuned, stopped_run, fingerprints, tmp_path):
     flags = (
         f"--lm_mode decoder --resume_dir {tuned / 'ae'} --denoiser_run {tuned / 'diff'} --config denoiser_steps=3 "
         "--denoiser_prob 0.5 "
@@ -111,7 +113,7 @@ def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stoppe
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
     before = CompressedSpace.from_pretrained(tuned / "ae")
     after = CompressedSpace.from_pretrained(tmp_path / "whole")
-    assert checkpoints.load_best(tmp_path / "whole").step == 16, "the newest, whatever its reconstructions"
+    assert checkpoints.load_best(tmp_path / "whole").step == 16, "best is the newest checkpoint in this mode"
     assert before.encoding_fingerprint() == after.encoding_fingerprint() and before.fingerprint() != after.fingerprint()
     assert programs.again("diffusion", tuned / "diff", f"--eval --latent_model_path {tmp_path / 'whole'}") == 0
     flags = flags.replace("--denoiser_prob 0.5", "--denoiser_prob 0")
@@ -122,22 +124,22 @@ def test_a_decoder_for_a_denoiser_resumes_exactly(programs, chain, tuned, stoppe
 
 
 @pytest.mark.parametrize(
-    ("run", "says"),
+    ("run", "message"),
     [
         ("diff", "latents of another autoencoder"),
         ("plain", "not trained on latents of an autoencoder"),
         ("nowhere", "nowhere"),
     ],
 )
-def test_a_prior_of_other_latents_is_refused(programs, chain, tuned, tmp_path, run, says):
+def test_a_denoiser_of_other_latents_is_rejected(programs, chain, tuned, tmp_path, run, message):
     if run == "plain":
         assert programs.diffusion(f"--enc_dec_model {chain / 'lm'}", tmp_path / "plain") == 0
     folder = {"diff": chain / "diff"}.get(run, tmp_path / run)
     space = CompressedSpace.from_pretrained(tuned / "ae")
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         load_denoiser_augmentation(str(folder), space, 4, torch.device("cpu"))
 
 
-def test_a_prior_is_for_a_decoder_alone(programs, chain, tuned, tmp_path):
+def test_denoiser_run_needs_lm_mode_decoder(programs, chain, tuned, tmp_path):
     with pytest.raises(UserError, match="--denoiser_run.*add --lm_mode decoder"):
         programs.autoencoder(chain / "lm", tmp_path / "out", f"--denoiser_run {tuned / 'diff'}")

@@ -1,4 +1,4 @@
-"""Students of --distill_run: they begin as their teacher, learn to go its way in few steps, and keep to these."""
+"""Students of --distill_run start from their teacher's weights, learn to sample in few steps, and keep these steps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def teacher(programs, chain, tmp_path_factory):
-    """Self-conditioned, on latents with a norm."""
+    """A self-conditioned run on latents of fixed norm."""
     folder = tmp_path_factory.mktemp("teachers") / "v"
     flags = "--objective pred_v --self_condition --num_train_steps 60 --learning_rate 3e-3 --log_every 60"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", folder, flags) == 0
@@ -43,18 +43,18 @@ def teacher(programs, chain, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def student(programs, teacher):
-    """Of two steps, each learned from three of the teacher's."""
+    """A student of two steps; each replaces three steps of the teacher."""
     folder = teacher.with_name("two")
     flags = "--distill_steps 2 --config distill_substeps=3 --num_train_steps 200 --learning_rate 3e-3 --ema_decay 0.9"
     assert programs.student(teacher, folder, f"{flags} --log_every 100 --disable_dropout") == 0
     return folder
 
 
-def test_a_student_begins_with_the_averaged_weights_of_its_teacher(programs, teacher, tmp_path):
+def test_a_student_starts_from_the_averaged_weights_of_its_teacher(programs, teacher, tmp_path):
     assert programs.student(teacher, tmp_path / "new", "--num_train_steps 1 --learning_rate 0") == 0
-    known = TextDiffusionPipeline.from_pretrained(teacher).generator.denoiser.state_dict()
-    begun = TextDiffusionPipeline.from_pretrained(tmp_path / "new").generator.denoiser.state_dict()
-    assert known.keys() == begun.keys() and all(torch.equal(begun[name], x) for name, x in known.items())
+    expected = TextDiffusionPipeline.from_pretrained(teacher).generator.denoiser.state_dict()
+    found = TextDiffusionPipeline.from_pretrained(tmp_path / "new").generator.denoiser.state_dict()
+    assert expected.keys() == found.keys() and all(torch.equal(found[name], x) for name, x in expected.items())
 
 
 def test_a_teacher_is_read_from_disk_once(programs, teacher, monkeypatch, tmp_path):
@@ -64,7 +64,7 @@ def test_a_teacher_is_read_from_disk_once(programs, teacher, monkeypatch, tmp_pa
     assert [path.parents[1] for path in seen if path.parent.name == "checkpoints"] == [teacher]
 
 
-def test_it_learns_and_samples_in_its_steps(student):
+def test_a_student_learns_and_samples_in_its_own_steps(student):
     losses = [line["val_ema_loss"] for line in read_metrics(student) if "val_ema_loss" in line]
     assert losses[-1] < losses[0]
     assert {line["student_step"] for line in read_metrics(student) if "student_step" in line} <= {1.0, 2.0}
@@ -77,48 +77,48 @@ def test_it_learns_and_samples_in_its_steps(student):
     assert len(seen) == 2
 
 
-def test_only_the_last_estimate_of_a_student_is_of_data(student):
-    """Its latents have a norm, and what it says before leads to z, not to a text."""
+def test_only_the_last_estimate_of_a_student_has_the_norm_of_latents(student):
+    """Latents have a fixed norm. Earlier estimates lead to the next z, not to x0, so they need not have it."""
     generator = TextDiffusionPipeline.from_pretrained(student).generator
     z = torch.randn(3, generator.space.length, generator.space.dim, generator=torch.Generator().manual_seed(0))
     denoise, size = generator.make_denoise_fn(None, None), generator.space.dim**0.5
 
     def norms(t):
         with torch.no_grad():
-            return generator.space.restore(denoise(z, torch.full((3,), t), None)).norm(dim=-1)
+            return generator.space.denormalize(denoise(z, torch.full((3,), t), None)).norm(dim=-1)
 
     torch.testing.assert_close(norms(0.5), torch.full((3, generator.space.length), size))
     assert (norms(1.0) - size).abs().max() > 0.01 * size
 
 
-def test_the_teacher_is_nearer_to_a_student_than_to_itself_in_as_few_steps(teacher, student):
-    """From the same noise: the teacher's own way in many steps, its way in two, and the student's two."""
+def test_a_student_is_nearer_to_its_teacher_in_many_steps_than_the_teacher_in_two_steps_is(teacher, student):
+    """All three samples start from the same noise."""
 
     def end(run, **flags):
         generator = TextDiffusionPipeline.from_pretrained(run, **flags).generator
         return generator.sample_latents(7, 0, batch_size=64).x0
 
-    goal = end(teacher, sampler="dpmpp", sampling_timesteps=6, time_grid="uniform")
-    hasty = end(teacher, sampler="ddim", sampling_timesteps=2, time_grid="uniform")
-    assert (end(student) - goal).square().mean() < 0.7 * (hasty - goal).square().mean()
+    target = end(teacher, sampler="dpmpp", sampling_timesteps=6, time_grid="uniform")
+    few_steps = end(teacher, sampler="ddim", sampling_timesteps=2, time_grid="uniform")
+    assert (end(student) - target).square().mean() < 0.7 * (few_steps - target).square().mean()
 
 
-def test_every_step_is_learned_as_often_and_in_no_fixed_order():
+def test_every_step_is_trained_equally_often_in_random_order():
     step = DistillationStep.__new__(DistillationStep)
     step.student_steps, step.batch_sampler = 4, TrainingSampler(7, 8)
-    learned = [step._select_step(i) for i in range(400)]
-    assert all(sorted(learned[i : i + 4]) == [0, 1, 2, 3] for i in range(0, 400, 4))
-    assert len({tuple(learned[i : i + 4]) for i in range(0, 400, 4)}) > 10
-    assert set(learned[99::100]) != {learned[99]} or set(learned[49::50]) != {learned[49]}
+    selected = [step._select_step(i) for i in range(400)]
+    assert all(sorted(selected[i : i + 4]) == [0, 1, 2, 3] for i in range(0, 400, 4))
+    assert len({tuple(selected[i : i + 4]) for i in range(0, 400, 4)}) > 10
+    assert len(set(selected[99::100])) > 1 or len(set(selected[49::50])) > 1
 
 
 @pytest.mark.parametrize("kind, flags", [
     ("classes", "--class_conditional --class_unconditional_prob 0.3"),
     ("states", ""),
-    ("normalised", "--normalize_latent --config normalize_batches=1"),
+    ("normalized", "--normalize_latent --config normalize_batches=1"),
     ("x0", "--objective pred_x0 --loss_weighting min_snr --beta_schedule cosine --timesteps 100"),
 ])  # fmt: skip
-def test_students_of_other_kinds(programs, chain, tmp_path, kind, flags):
+def test_distillation_of_classes_states_normalized_latents_and_x0(programs, chain, tmp_path, kind, flags):
     space = f"--enc_dec_model {chain / 'lm'}" if kind == "states" else f"--latent_model_path {chain / 'ae'}"
     objective = "" if "pred_" in flags else "--objective pred_v"
     assert programs.diffusion(space, tmp_path / "t", f"{flags} {objective}") == 0
@@ -128,14 +128,14 @@ def test_students_of_other_kinds(programs, chain, tmp_path, kind, flags):
     named = {"class_id": 1} if kind == "classes" else {}
     assert len(TextDiffusionPipeline.from_pretrained(tmp_path / "s")(2, decoding="greedy", **named)) == 2
     if guided:
-        with pytest.raises(UserError, match="guidance of 2 has it in its weights"):
+        with pytest.raises(UserError, match="already contain the teacher's guidance of --distill_guidance 2"):
             parse(DIFFUSION, f"--eval --resume_dir {tmp_path / 's'} --cls_free_guidance 2".split())
         with pytest.raises(UserError, match="distilled with a guidance of 2, which is in its weights"):
             TextDiffusionPipeline.from_pretrained(tmp_path / "s")(2, class_id=1, guidance=3)
 
 
 @pytest.mark.parametrize("flags", ["", "--train_context_encoder"])
-def test_students_with_sources(programs, chain, tales_folder, tmp_path, flags):
+def test_distillation_of_a_run_on_pairs(programs, chain, tales_folder, tmp_path, flags):
     files = " ".join(f"--{split}_file {tales_folder}/pairs_{split}.jsonl" for split in ("train", "valid", "test"))
     space = f"--latent_model_path {chain / 'ae'} --objective pred_v --num_samples 2 --seq2seq_candidates 2 {files}"
     assert programs.diffusion(space, tmp_path / "t", flags) == 0
@@ -150,14 +150,14 @@ def test_students_with_sources(programs, chain, tales_folder, tmp_path, flags):
     )
 
 
-def test_a_student_of_a_student_walks_its_teachers_steps(programs, student, tmp_path):
+def test_each_step_of_a_students_student_spans_whole_steps_of_its_teacher(programs, student, tmp_path):
     assert programs.student(student, tmp_path / "one", "--distill_steps 1 --num_train_steps 3") == 0
     saved = json.loads((tmp_path / "one/args.json").read_text())
     assert saved["distill_substeps"] == 2 and saved["sampling_timesteps"] == 1
     assert len(TextDiffusionPipeline.from_pretrained(tmp_path / "one")(2, decoding="greedy")) == 2
 
 
-def test_resume_is_exact(programs, teacher, stop_after, tmp_path):
+def test_distillation_resumes_exactly(programs, teacher, stop_after, tmp_path):
     flags = "--distill_steps 2 --config distill_substeps=3 --num_train_steps 8 --learning_rate 2e-3"
     assert programs.student(teacher, tmp_path / "whole", flags) == 0
     stop_after(DistillationStep, 5)
@@ -168,7 +168,7 @@ def test_resume_is_exact(programs, teacher, stop_after, tmp_path):
         assert all(torch.equal(whole[part][name], x) for name, x in parts[part].items())
 
 
-def test_a_moved_run_finds_its_teacher_or_says_that_it_is_gone(programs, chain, teacher, tmp_path):
+def test_a_moved_student_finds_its_teacher_and_a_missing_teacher_is_an_error(programs, chain, teacher, tmp_path):
     shutil.copytree(teacher, tmp_path / "a" / "teacher")
     assert programs.student(tmp_path / "a/teacher", tmp_path / "a/s", "--num_train_steps 2 --save_every 1") == 0
     (tmp_path / "a").rename(tmp_path / "b")
@@ -201,8 +201,8 @@ def test_accumulation_equals_the_large_batch(programs, teacher, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["latents", "states"])
-def test_two_processes_learn_what_one_learns(programs, chain, teacher, tmp_path, kind):
-    """Also where a step begins without an estimate, and another with one."""
+def test_two_processes_train_the_same_student_as_one(programs, chain, teacher, tmp_path, kind):
+    """With and without self-conditioning on an earlier estimate."""
     if kind == "states":
         teacher = tmp_path / "states"
         flags = "--objective pred_v --self_condition --denoiser_variant states --beta_schedule cosine --timesteps 50"
@@ -224,8 +224,8 @@ def test_two_processes_learn_what_one_learns(programs, chain, teacher, tmp_path,
 
 
 @pytest.mark.parametrize("variant", ["latent", "states"])
-def test_every_step_of_a_student_has_all_parameters_in_it(variant):
-    """Or DistributedDataParallel would wait for the others."""
+def test_every_step_of_a_student_gives_all_parameters_a_gradient(variant):
+    """DistributedDataParallel waits for parameters without a gradient."""
     options = DenoiserOptions(tx_dim=64, tx_depth=1, self_condition=True, denoiser_variant=variant)
     student = make_denoiser(8, 4, options)
     torch.nn.init.normal_(student.output_proj.weight)
@@ -248,49 +248,50 @@ def test_every_step_of_a_student_has_all_parameters_in_it(variant):
         assert [name for name, p in student.named_parameters() if p.grad is None] == []
 
 
-def test_a_decoder_trains_on_what_a_student_samples(student):
-    """In the student's own steps, whatever denoiser_steps is."""
+def test_denoiser_augmentation_by_a_student_uses_its_own_steps(student):
+    """denoiser_steps has no effect then."""
     space = TextDiffusionPipeline.from_pretrained(student).generator.space.space
-    imagine = load_denoiser_augmentation(str(student), space, 8, torch.device("cpu"))
-    assert imagine.times.tolist() == [1.0, 0.5, 0.0]
+    augmentation = load_denoiser_augmentation(str(student), space, 8, torch.device("cpu"))
+    assert augmentation.times.tolist() == [1.0, 0.5, 0.0]
 
 
-@pytest.mark.parametrize("flags, said", [
+@pytest.mark.parametrize("flags, message", [
     ("--distill_run {root}/nowhere", "nowhere is not a run folder: there is no such folder"),
     ("--distill_run {chain}/ae", "is not a run of train_text_diffusion.py: name one that is"),
-    ("--distill_run {chain}/states", "predicts noise, which says nothing of a text at t = 1"),
-    ("--distill_run {teacher} --tx_dim 128", "--tx_dim 128 differs from 64, what .* with: a student has"),
-    ("--distill_run {teacher} --sampling_timesteps 9", "--sampling_timesteps is not for a student"),
-    ("--eval --resume_dir {student} --preset fast --sampling_timesteps 25", "a student of 2 steps and has learned no"),
-    ("--distill_run {teacher} --init_path {teacher}", "--init_path and --distill_run both say"),
-    ("--distill_run {teacher} --T_schedule linear", "--T_schedule chooses times of training"),
-    ("--distill_run {teacher} --distill_steps 0", "--distill_steps 0 is too small: give 1 or more"),
-    ("--distill_run {student} --distill_steps 3", "is itself a student of 2 steps"),
-    ("--distill_run {student} --distill_steps 1 --time_grid shifted", "whose grid its own student shares"),
-    ("--distill_run {student} --distill_steps 1 --distill_guidance 2", "with its guidance in it"),
-    ("--eval --resume_dir {student} --sampling_timesteps 9", "is a student of 2 steps and has learned no others"),
-    ("--eval --resume_dir {student} --scale 0.5", "is a student of 2 steps and has learned no others"),
-    ("--distill_run {teacher} --distill_guidance 2 --cls_free_guidance 2", "guidance of 2 has it in its weights"),
-    ("--eval --resume_dir {student} --sampler ddpm", "is a student of 2 steps and has learned no others"),
+    ("--distill_run {chain}/states", "predicts noise, which carries no information .* at t = 1"),
+    ("--distill_run {teacher} --tx_dim 128", "--tx_dim 128 differs from 64, .*: a student has"),
+    ("--distill_run {teacher} --sampling_timesteps 9", "--sampling_timesteps has no effect on a student"),
+    ("--eval --resume_dir {student} --preset fast --sampling_timesteps 25", "--sampling_timesteps: .* 2 steps only"),
+    ("--distill_run {teacher} --init_path {teacher}", "--init_path and --distill_run both choose"),
+    ("--distill_run {teacher} --T_schedule linear", "--T_schedule chooses timesteps of training"),
+    ("--distill_run {teacher} --distill_steps 0", "--distill_steps must be at least 1, not 0"),
+    ("--distill_run {student} --distill_steps 3", "is a student of 2 steps, and each"),
+    ("--distill_run {student} --distill_steps 1 --time_grid shifted", "its own student has the same time grid"),
+    ("--distill_run {student} --distill_steps 1 --distill_guidance 2", "whose weights contain its guidance"),
+    ("--eval --resume_dir {student} --sampling_timesteps 9", "--sampling_timesteps: .* for 2 steps only"),
+    ("--eval --resume_dir {student} --scale 0.5", "--scale: .* for 2 steps only"),
+    ("--distill_run {teacher} --distill_guidance 2 --cls_free_guidance 2", "already contain the teacher's"),
+    ("--eval --resume_dir {student} --sampler ddpm", "--sampler: .* for 2 steps only"),
 ])  # fmt: skip
-def test_what_a_student_cannot_do_is_said_in_one_line(chain, teacher, student, tmp_path, flags, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_flags_that_a_student_rejects_give_one_error_line(chain, teacher, student, tmp_path, flags, message):
+    with pytest.raises(UserError, match=message) as caught:
         parse(DIFFUSION, flags.format(chain=chain, teacher=teacher, student=student, root=tmp_path).split())
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("flags", ["--distill_run {teacher}", "--eval --resume_dir {student}"])
-def test_a_preset_says_how_a_student_decodes_and_leaves_it_its_steps(teacher, student, flags, capsys):
+def test_a_preset_sets_only_the_decoding_of_a_student(teacher, student, flags, capsys):
     words = flags.format(teacher=teacher, student=student).split()
     plain, steps = parse(DIFFUSION, words), 4 if "--distill_run" in words else 2
     capsys.readouterr()
     for preset, decoding in (("fast", "greedy"), ("best", "beam")):
         asked = parse(DIFFUSION, [*words, "--preset", preset])
         differing = {name for name, value in plain.values.items() if asked.values[name] != value}
-        assert differing <= {"preset", "decoding"} and asked.decoding == decoding
+        assert differing <= {"preset", "decoding"} and asked.config.evaluation.decoding == decoding
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.endswith(f"in its own {steps} steps; of the preset it takes --decoding {decoding}")
-    assert parse(DIFFUSION, [*words, "--preset", "best", "--decoding", "nucleus"]).decoding == "nucleus"
+        assert line.endswith(f"in its own {steps} steps, so the preset only sets --decoding {decoding}")
+    typed = parse(DIFFUSION, [*words, "--preset", "best", "--decoding", "nucleus"])
+    assert typed.config.evaluation.decoding == "nucleus"
 
 
 def test_a_student_is_evaluated_by_a_preset(programs, student, tmp_path):
@@ -304,8 +305,8 @@ def test_a_teacher_without_conditions_cannot_be_guided(programs, teacher, tmp_pa
         programs.student(teacher, tmp_path / "s", "--distill_guidance 2")
 
 
-def test_a_teacher_that_samples_with_another_schedule_teaches_the_one_it_was_trained_with(programs, chain, tmp_path):
-    """Else the first losses would differ: the student's noise would be another than what its teacher is told."""
+def test_distillation_uses_the_training_schedule_of_the_teacher(programs, chain, tmp_path):
+    """--sampling_schedule of the teacher changes no loss: student and teacher get the same noise level."""
     found = []
     for name, flags in (("same", ""), ("other", "--sampling_schedule sigmoid")):
         space = f"--latent_model_path {chain / 'ae_l2'} --objective pred_v"
@@ -315,13 +316,13 @@ def test_a_teacher_that_samples_with_another_schedule_teaches_the_one_it_was_tra
     assert found[0] == found[1]
 
 
-def test_a_dry_run_shows_the_students_parts(programs, teacher, tmp_path, capsys):
+def test_a_dry_run_prints_the_components_of_a_student(programs, teacher, tmp_path, capsys):
     assert programs.student(teacher, tmp_path / "none", "--dry_run") == 0
     shown = capsys.readouterr().out
     assert "denoiser" in shown and not (tmp_path / "none").exists()
 
 
-def test_the_benchmark_sets_students_beside_their_teacher(programs, teacher, student, tmp_path, capsys):
+def test_the_benchmark_compares_students_with_their_teacher(programs, teacher, student, tmp_path, capsys):
     argv = [str(teacher), "--output_dir", str(tmp_path), "--num_samples", "8", "--seeds", "2", "--device", "cpu"]
     few = ["--settings", "sampler=ddim,sampling_timesteps=2", "--scorer", str(programs.scorer)]
     assert quality_speed.main([*argv, *few, "--students", str(student)]) == 0

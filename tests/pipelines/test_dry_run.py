@@ -1,4 +1,4 @@
-"""--dry_run of the published ROCStories recipes, without their data: everything is built, nothing is written."""
+"""--dry_run of the published ROCStories recipes without their data builds all components and writes no file."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ ANNEALED = (
 
 
 @pytest.fixture(scope="module")
-def parts(programs, tmp_path_factory) -> Path:
+def models(programs, tmp_path_factory) -> Path:
     """A tiny BART that reads 64 tokens, and the run of an autoencoder around it."""
-    root = tmp_path_factory.mktemp("parts")
+    root = tmp_path_factory.mktemp("models")
     options = PretrainingOptions(vocab_size=200, d_model=64, layers=1, heads=2, max_seq_len=64)
     tokenizer = train_tokenizer(["a tiny bart that nobody trained"], "word", 200, 64)
     small_bart(options, tokenizer).save_pretrained(root / "lm")
@@ -55,7 +55,7 @@ def parts(programs, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def dry_run(monkeypatch, tmp_path, capsys):
-    """Run main() of an entry point in an empty folder; (stdout, lines of stderr)."""
+    """A function: run main() of an entry point in an empty folder -> (stdout, lines of stderr)."""
 
     def run(program, argv: str) -> tuple[str, list[str]]:
         monkeypatch.chdir(tmp_path)
@@ -69,39 +69,40 @@ def dry_run(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("program", "argv", "said"),
+    ("program", "argv", "shown"),
     [
         (pretraining, STAGE_0, ["d_model", "256", "language model"]),
-        (train_latent_model, f"{AUTOENCODER} --enc_dec_model {{parts}}/lm", ["num_encoder_latents", "autoencoder"]),
-        (train_text_diffusion, f"{DIFFUSION} --latent_model_path {{parts}}/ae", ["tx_dim", "768", "denoiser"]),
-        (train_text_diffusion, f"{DIFFUSION} {EVALUATION} --latent_model_path {{parts}}/ae", ["ddpm"]),
+        (train_latent_model, f"{AUTOENCODER} --enc_dec_model {{models}}/lm", ["num_encoder_latents", "autoencoder"]),
+        (train_text_diffusion, f"{DIFFUSION} --latent_model_path {{models}}/ae", ["tx_dim", "768", "denoiser"]),
+        (train_text_diffusion, f"{DIFFUSION} {EVALUATION} --latent_model_path {{models}}/ae", ["ddpm"]),
         (
             train_text_diffusion,
-            f"{DIFFUSION} --denoiser_variant encoder --latent_model_path {{parts}}/ae",
+            f"{DIFFUSION} --denoiser_variant encoder --latent_model_path {{models}}/ae",
             ["denoiser"],
         ),
-        (train_text_diffusion, f"{FIRST_RELEASE} --enc_dec_model {{parts}}/lm", ["linear", "pred_x0"]),
-        (train_text_diffusion, f"{ANNEALED} --enc_dec_model {{parts}}/lm", ["polynomial", "ddim_sampling_eta"]),
+        (train_text_diffusion, f"{FIRST_RELEASE} --enc_dec_model {{models}}/lm", ["linear", "pred_x0"]),
+        (train_text_diffusion, f"{ANNEALED} --enc_dec_model {{models}}/lm", ["polynomial", "ddim_sampling_eta"]),
     ],
     ids=["pretraining", "autoencoder", "diffusion", "sampling", "encoder", "first-release", "annealed"],
 )
-def test_published_recipes_without_their_data(dry_run, parts, program, argv, said):
-    out, errors = dry_run(program, argv.format(parts=parts))
-    assert all(word in out for word in said)
+def test_published_recipes_without_their_data(dry_run, models, program, argv, shown):
+    out, errors = dry_run(program, argv.format(models=models))
+    assert all(word in out for word in shown)
     assert "trained" in out and "frozen" in out
-    of_encoder = "note: these flags have no effect here: --tx_dim has an effect only with"  # its layout is that of a model, not of flags
+    # the layout of the encoder variant comes from its configuration, not from flags
+    of_encoder = "note: these flags have no effect here: --tx_dim has an effect only with"
     notes = [line for line in errors if "--amp" not in line and not line.startswith(of_encoder)]
     assert len(notes) == 1 and notes[0].startswith("note: roc is not in datasets"), errors
 
 
-def test_every_training_program_leaves_the_group_of_its_processes(dry_run, parts, chain, tmp_path_factory):
-    """Else NCCL complains at the end of each run, and may hold up the others."""
+def test_every_training_program_destroys_its_process_group(dry_run, models, chain, tmp_path_factory):
+    """Without it NCCL warns at the end of each run, and may block other processes."""
     store = tmp_path_factory.mktemp("group")
     for i, (program, argv) in enumerate((
         (pretraining, STAGE_0),
-        (train_latent_model, f"{AUTOENCODER} --enc_dec_model {parts}/lm"),
-        (train_text_diffusion, f"{DIFFUSION} --latent_model_path {parts}/ae"),
-        (train_draft_model, f"--latent_model_path {parts}/ae"),
+        (train_latent_model, f"{AUTOENCODER} --enc_dec_model {models}/lm"),
+        (train_text_diffusion, f"{DIFFUSION} --latent_model_path {models}/ae"),
+        (train_draft_model, f"--latent_model_path {models}/ae"),
         (train_classifier, f"--diffusion_run {chain}/diff --dataset_name sst"),
     )):  # fmt: skip
         torch.distributed.init_process_group("gloo", init_method=f"file://{store / str(i)}", rank=0, world_size=1)
@@ -112,13 +113,13 @@ def test_every_training_program_leaves_the_group_of_its_processes(dry_run, parts
             cleanup()
 
 
-def test_dry_run_with_the_data_at_hand_has_nothing_to_say(dry_run, programs, chain):
+def test_a_dry_run_with_its_data_prints_no_note(dry_run, programs, chain):
     out, errors = dry_run(train_text_diffusion, f"{programs.data} --latent_model_path {chain / 'ae'} --max_seq_len 40")
     assert not errors and "denoiser" in out
 
 
-def test_widths_and_counts_are_those_of_the_published_network(dry_run, parts):
+def test_widths_and_counts_are_those_of_the_published_network(dry_run, models):
     """The second release's ROC denoiser: 768 wide, 12 deep, 3 dense connections."""
-    out, _ = dry_run(train_text_diffusion, f"{DIFFUSION} --latent_model_path {parts / 'ae'}")
+    out, _ = dry_run(train_text_diffusion, f"{DIFFUSION} --latent_model_path {models / 'ae'}")
     line = next(line for line in out.splitlines() if line.startswith("denoiser "))
     assert 150e6 < int(line.split()[1].replace(",", "")) < 250e6, line

@@ -1,4 +1,4 @@
-"""Diffusion in a space of token embeddings, whole programs: the space trains along, is kept, resumed and reloaded."""
+"""Diffusion on token embeddings, whole programs: the embeddings are trained, saved, resumed and loaded again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def trained(programs, tmp_path_factory):
     return folder
 
 
-def test_a_run_holds_space_tokenizer_and_losses_apart(trained):
+def test_a_run_saves_space_and_tokenizer_and_logs_each_loss(trained):
     checkpoint, saved = checkpoints.load(trained), json.loads((trained / "args.json").read_text())
     for part in ("model", "ema"):
         assert {"space.vectors.table", "space.bias"} <= checkpoint.tensors[part].keys()
@@ -40,7 +40,7 @@ def test_a_run_holds_space_tokenizer_and_losses_apart(trained):
     assert line["loss"] == pytest.approx(line["diffusion"] + line["decoder_nll"] + line["tT_loss"], rel=1e-4)
 
 
-def test_embeddings_train(trained, programs, tmp_path):
+def test_training_changes_the_embeddings(trained, programs, tmp_path):
     assert programs.diffusion(SPACE, tmp_path / "less", "--num_train_steps 1 --learning_rate 1e-9") == 0
     before, after = (
         checkpoints.load(run).tensors["model"]["space.vectors.table"] for run in (tmp_path / "less", trained)
@@ -57,7 +57,7 @@ def test_embeddings_train(trained, programs, tmp_path):
     ],
     ids=["masked", "published", "importance"],
 )
-def test_resumes_exactly(programs, stop_after, fingerprints, tmp_path, flags):
+def test_diffusion_on_embeddings_resumes_exactly(programs, stop_after, fingerprints, tmp_path, flags):
     flags += " --num_train_steps 12"
     assert programs.diffusion(SPACE, tmp_path / "whole", flags) == 0
     stop_after(EmbeddingStep, 5)
@@ -65,12 +65,12 @@ def test_resumes_exactly(programs, stop_after, fingerprints, tmp_path, flags):
     assert programs.resume("diffusion", tmp_path / "parts") == 0
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
     if "lossaware" in flags:
-        remembered = checkpoints.load(tmp_path / "parts").tensors["times"]
-        assert remembered["counts"].sum() == 12 * 16 and remembered["counts"].min() >= 10  # no longer uniform
+        times = checkpoints.load(tmp_path / "parts").tensors["times"]
+        assert times["counts"].sum() == 12 * 16 and times["counts"].min() >= 10  # no longer uniform
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_like_the_whole(programs, tmp_path, precision):
+def test_half_precision_trains_like_float32(programs, tmp_path, precision):
     """DiffuSeq-v2's --use_fp16, also where there is no GPU: losses of the same size, weights kept in float32."""
     flags = "--learned_mean_embed --denoise --denoise_rate 0.5 --self_condition --num_train_steps 6 --disable_dropout"
     for name, cast in (("whole", "no"), ("half", precision)):
@@ -95,10 +95,10 @@ def test_reloaded_run_samples_what_the_training_sampled(trained):
     torch.testing.assert_close(pipeline.generator.space.project(latents.x0)[latents.mask], latents.x0[latents.mask])
 
 
-def test_evaluates_like_the_other_spaces(trained, programs, tmp_path):
+def test_eval_evaluates_a_run_on_embeddings(trained, programs, tmp_path):
     assert programs.again("diffusion", trained, f"--eval --output_dir {tmp_path} --sampler ddim") == 0
     result = json.loads((tmp_path / "evaluation" / "eval-valid.json").read_text())
-    assert "model/greedy/perplexity" in json.dumps(result)
+    assert result["model/greedy/perplexity"] > 1
 
 
 def test_padding_never_changes_a_loss(trained):
@@ -114,14 +114,14 @@ def test_padding_never_changes_a_loss(trained):
         space.load_state_dict(pipeline.generator.space.space.state_dict())
         generator = torch.Generator().manual_seed(1)
         noise = torch.randn(2, 2, 40, 8, generator=generator)[:, :, :length]
-        noise[:, :, 7:] = torch.randn(2, 2, length - 7, 8)  # at padding anything
+        noise[:, :, 7:] = torch.randn(2, 2, length - 7, 8)  # noise at padding differs
         batch = Batch(torch.randint(5, 20, (2, 7), generator=generator), torch.ones(2, 7, dtype=torch.bool))
         t = torch.tensor([0.05, 0.7])
         with torch.no_grad():
             denoiser.eval()
             loss = EmbeddingLoss(denoiser, space, process)
-            shown = SelectedRows(torch.tensor([True, False]), torch.tensor([0]))
-            losses.append(loss(batch, StepNoise(t, noise[0], noise[1], shown), None))
+            self_cond_rows = SelectedRows(torch.tensor([True, False]), torch.tensor([0]))
+            losses.append(loss(batch, StepNoise(t, noise[0], noise[1], self_cond_rows), None))
     for name, value in losses[0].items():
         torch.testing.assert_close(value, losses[1][name], rtol=1e-4, atol=1e-5)
 
@@ -129,25 +129,25 @@ def test_padding_never_changes_a_loss(trained):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--latent_space embeddings --normalize_latent", "--normalize_latent would move embeddings"),
-        ("--latent_space embeddings --latent_model_path x", "names an autoencoder"),
-        ("--latent_space embeddings --decoding beam", "likeliest tokens"),
+        ("--latent_space embeddings --normalize_latent", "--normalize_latent applies to latents of a frozen model"),
+        ("--latent_space embeddings --latent_model_path x", "--latent_model_path applies to latents of a frozen model"),
+        ("--latent_space embeddings --decoding beam", "--decoding beam needs a language model"),
         ("--latent_space compressed", "needs an autoencoder"),
-        ("--embedding_dim 8", "--latent_space embeddings"),
+        ("--embedding_dim 8", "--embedding_dim applies to token embeddings: add --latent_space embeddings"),
     ],
 )
-def test_flags_that_do_not_meet(flags, message):
+def test_flags_that_exclude_each_other_give_one_error_line(flags, message):
     with pytest.raises(UserError, match=message) as error:
         parse(DIFFUSION, flags.split())
     assert "\n" not in str(error.value)
 
 
-def test_a_vocabulary_that_knows_too_little_is_refused_with_its_share(programs, tmp_path):
+def test_a_vocabulary_with_too_many_unknown_words_is_rejected(programs, tmp_path):
     with pytest.raises(UserError, match=r"does not know \d+\.\d % of the words"):
         programs.diffusion(SPACE, tmp_path / "run", "--vocab_size 12")
 
 
-def test_another_tokenizer_is_refused(trained, programs, tmp_path):
+def test_another_tokenizer_is_rejected(trained, programs, tmp_path):
     saved = json.loads((trained / "args.json").read_text())
     assert saved["tokenizer_fingerprint"]
     file = trained / "tokenizer" / "tokenizer.json"

@@ -1,4 +1,4 @@
-"""A denoiser around a Hugging Face encoder through the real program: its run holds all that it needs."""
+"""A denoiser around a Hugging Face encoder through the real program; its run does not need the encoder's folder."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def bert(tmp_path):
     return tmp_path / "bert"
 
 
-def test_a_pretrained_encoder_trains_samples_and_resumes_by_itself(programs, chain, bert, tmp_path):
+def test_a_run_with_a_pretrained_encoder_samples_and_resumes_without_its_folder(programs, chain, bert, tmp_path):
     run = tmp_path / "run"
     flags = f"{ENCODER} --encoder_config {bert} --encoder_init pretrained --save_and_sample_every 2"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", run, flags) == 0
-    shutil.rmtree(bert)  # the run holds all that it needs
+    shutil.rmtree(bert)  # the run folder has a copy of the configuration and the weights
     pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu", sampling_timesteps=2)
     texts = pipeline(3, seed=1, decoding="greedy")
     assert texts == TextDiffusionPipeline.from_pretrained(run, device="cpu", sampling_timesteps=2)(
@@ -35,7 +35,7 @@ def test_a_pretrained_encoder_trains_samples_and_resumes_by_itself(programs, cha
     assert programs.resume("diffusion", run) == 0
 
 
-def test_an_encoder_with_too_few_positions_is_one_line(programs, chain, bert, tmp_path):
+def test_an_encoder_with_too_few_positions_is_rejected(programs, chain, bert, tmp_path):
     with pytest.raises(UserError, match="--max_seq_len 40 is longer than the 16 positions"):
         config = BertConfig.from_pretrained(bert)
         config.max_position_embeddings = 16

@@ -1,4 +1,4 @@
-"""Trained runs used again: evaluation, synthetic data, moved folders; and what may not change on the way."""
+"""Commands on trained runs: evaluation, synthetic data, moved folders, and flags that training has fixed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def classy(programs, chain, tmp_path_factory):
 
 
 def added(before, after) -> set[str]:
-    """Files that an evaluation made; every other must be as it was."""
+    """Names of the files that an evaluation added. All others must be unchanged."""
     earlier = {name: content for name, content in before.items() if not name.startswith("evaluation/")}
     assert [name for name, content in earlier.items() if after.get(name) != content] == []
     return {name.split("/")[0] for name in after.keys() - earlier.keys()}
@@ -43,8 +43,8 @@ def test_eval_uses_validation_texts_and_changes_no_file_of_the_run(programs, cha
     assert (folder / "eval-valid.txt").is_file()
 
 
-def test_results_of_other_ways_to_sample_have_other_protocols(programs, chain, tmp_path):
-    """Two results compare only where their protocols agree, so each flag that changes texts is among the facts."""
+def test_each_sampling_setting_has_its_own_protocol(programs, chain, tmp_path):
+    """Two results compare only where their protocols agree, so each flag that changes texts is an entry."""
     found = []
     for k, flags in enumerate([
         "", "--time_grid shifted", "--time_grid shifted --grid_shift 2", "--posterior_variance small", "--sampler heun",
@@ -56,7 +56,7 @@ def test_results_of_other_ways_to_sample_have_other_protocols(programs, chain, t
     assert [metadata["network_calls"] for metadata in found] == [2, 2, 2, 2, 3, 2, 2, 2, 2]
 
 
-def test_eval_is_repeatable_and_goes_where_it_is_told(programs, chain, contents, tmp_path):
+def test_eval_is_repeatable_and_writes_to_output_dir(programs, chain, contents, tmp_path):
     before = contents(chain)
     for name in "ab":
         assert programs.again("diffusion", chain / "diff", f"--eval --output_dir {tmp_path / name}") == 0
@@ -80,7 +80,7 @@ def test_eval_test_uses_five_seeds(programs, chain):
         assert len(samples) > 1, "each seed samples anew"
 
 
-def test_classes_are_judged_apart(programs, classy, contents):
+def test_eval_scores_each_class(programs, classy, contents):
     before = contents(classy)
     assert programs.again("diffusion", classy, "--eval") == 0
     assert added(before, contents(classy)) == {"evaluation"}
@@ -99,7 +99,7 @@ def test_gen_data_writes_equally_many_texts_of_each_class(programs, classy):
         assert [row["label"] for row in rows] == list("00112233") and all("text" in row for row in rows)
 
 
-def test_gen_data_needs_classes(programs, chain, classy):
+def test_gen_data_needs_a_class_conditional_run(programs, chain, classy):
     with pytest.raises(UserError, match="--gen_data needs a class-conditional run"):
         programs.again("diffusion", chain / "diff", "--gen_data --num_samples 8")
     with pytest.raises(UserError, match="--num_samples 7 is not divisible by the 4 classes: give 4"):
@@ -112,9 +112,9 @@ def test_gen_data_needs_classes(programs, chain, classy):
     "flags",
     ["--tx_dim 128", "--objective pred_v", "--max_seq_len 30", "--train_schedule sigmoid", "--no_self_condition"],
 )
-def test_what_was_trained_may_not_be_changed_at_evaluation(programs, chain, flags):
+def test_evaluation_rejects_flags_that_training_has_fixed(programs, chain, flags):
     with pytest.raises(
-        UserError, match=f"{flags.split()[0].replace('no_', '')} .*differs from .*fixed when evaluating"
+        UserError, match=f"{flags.split()[0].replace('no_', '')} .*differs from .*an evaluation cannot change it"
     ):
         programs.again("diffusion", chain / "diff", f"--eval {flags}")
 
@@ -139,8 +139,8 @@ def test_autoencoder_is_validated_by_its_best_checkpoint(programs, chain, conten
             assert f"{title}/greedy/{key}" in result and f"{title}/beam/{key}" in result
 
 
-def test_moved_runs_still_find_their_parts(programs, chain, tmp_path):
-    """lm, ae and diff move together, twice; paths as they were typed lead nowhere then."""
+def test_moved_runs_find_their_components(programs, chain, tmp_path):
+    """lm, ae and diff move together, twice, so the paths of the command lines no longer exist."""
     first, second = tmp_path / "first", tmp_path / "second"
     assert programs.autoencoder(chain / "lm", tmp_path / "ae", "--num_train_steps 4 --max_seconds 0") == 0
     shutil.copytree(chain / "lm", tmp_path / "lm")
@@ -162,9 +162,9 @@ def test_moved_runs_still_find_their_parts(programs, chain, tmp_path):
             assert programs.resume(stage, where / name, "--max_seconds 0") == 0, name
 
 
-def test_a_diffusion_run_does_without_the_autoencoders_folder(programs, chain, tmp_path):
+def test_a_diffusion_run_does_not_need_the_autoencoders_folder(programs, chain, tmp_path):
     shutil.copytree(chain / "ae", tmp_path / "ae")
-    # beside the copy, ../lm leads nowhere: the language model is named, and what was found is what the run keeps
+    # ../lm does not exist beside the copy, so a flag names the language model; the run saves its path
     space = f"--latent_model_path {tmp_path / 'ae'} --enc_dec_model {chain / 'lm'}"
     assert programs.diffusion(space, tmp_path / "diff", "--num_train_steps 4 --max_seconds 0") == 0
     shutil.rmtree(tmp_path / "ae")
@@ -172,26 +172,26 @@ def test_a_diffusion_run_does_without_the_autoencoders_folder(programs, chain, t
     assert programs.resume("diffusion", tmp_path / "diff") == 0
 
 
-def test_training_goes_on_from_the_weights_of_another_run(programs, chain, tmp_path, fingerprints):
+def test_init_path_starts_from_the_weights_of_another_run(programs, chain, tmp_path, fingerprints):
     space = f"--latent_model_path {chain / 'ae_l2'} --self_condition"
     assert programs.diffusion(space, tmp_path / "run", f"--init_path {chain / 'diff'} --learning_rate 0") == 0
     assert fingerprints(tmp_path / "run")[1]["model"] == fingerprints(chain / "diff")[1]["model"]
 
 
-def test_an_autoencoder_starts_from_the_weights_of_another(programs, chain, tmp_path, fingerprints):
-    """--resume_dir without a deed, as the published command line has it: weights only, from step 0."""
+def test_resume_dir_alone_starts_an_autoencoder_from_the_weights_of_another(programs, chain, tmp_path, fingerprints):
+    """--resume_dir alone, as in the published command line: weights only, from step 0."""
     flags = f"--resume_dir {chain / 'ae'} --learning_rate 0 --num_train_steps 2"
     assert programs.autoencoder(chain / "lm", tmp_path / "run", flags) == 0
     assert fingerprints(tmp_path / "run")[1]["model"] == fingerprints(chain / "ae")[1]["model"]
 
 
-def test_texts_that_moved_are_named_anew(programs, chain, tmp_path):
+def test_flags_name_texts_that_were_moved(programs, chain, tmp_path):
     shutil.copytree(programs.corpus, tmp_path / "texts")
     files = " ".join(f"--{split}_file {tmp_path / 'texts' / split}.jsonl" for split in ("train", "valid", "test"))
     assert programs.again("diffusion", chain / "diff", f"--eval --output_dir {tmp_path / 'out'} {files}") == 0
 
 
-def test_a_dry_run_of_a_trained_run_needs_no_autoencoder_elsewhere(programs, chain, tmp_path, capsys):
+def test_a_dry_run_of_a_trained_run_does_not_need_the_autoencoders_folder(programs, chain, tmp_path, capsys):
     shutil.copytree(chain / "ae", tmp_path / "ae")
     space = f"--latent_model_path {tmp_path / 'ae'} --enc_dec_model {chain / 'lm'}"
     assert programs.diffusion(space, tmp_path / "diff", "--num_train_steps 1") == 0

@@ -1,5 +1,4 @@
-"""Language models of other families go the whole way: an autoencoder around each, diffusion in both spaces, evaluation,
-and on from where a run stopped."""
+"""Language models of other families: an autoencoder around each, diffusion in both spaces, evaluation and resuming."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ FAMILIES = {
 
 
 def languages_tokenizer(texts: list[str]) -> MBart50Tokenizer:
-    """That of mBART-50 over the words of some texts, saved without a language, as the published ones are."""
+    """The tokenizer of mBART-50 with the words of some texts, without a language, like the published ones."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     words = [f"▁{word}" for word, _ in Counter(" ".join(texts).split()).most_common(100)]
     codes = list(MBart50Tokenizer().lang_code_to_id)
@@ -46,7 +45,7 @@ def languages_tokenizer(texts: list[str]) -> MBart50Tokenizer:
 
 @pytest.fixture(scope="module")
 def language_model(tales_folder, tmp_path_factory):
-    """family -> the folder of a tiny model of it with random weights."""
+    """A function: family -> the folder of a tiny model with random weights."""
     texts = [json.loads(line)["text"] for line in (tales_folder / "train.jsonl").open()]
 
     def of(family: str) -> Path:
@@ -54,7 +53,7 @@ def language_model(tales_folder, tmp_path_factory):
         tokenizer = languages_tokenizer(texts) if family == "mbart" else train_tokenizer(texts, "word", 200, 64)
         torch.manual_seed(0)
         model = AutoModelForSeq2SeqLM.from_config(FAMILIES[family](len(tokenizer)))
-        if family in ("flan-t5", "mt5"):  # they tie nothing, whatever transformers makes of a fresh one
+        if family in ("flan-t5", "mt5"):  # their output table is not tied, but transformers ties that of a new model
             model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -73,26 +72,28 @@ def steps(folder: Path, key: str) -> list[float]:
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_a_family_goes_the_whole_way(programs, language_model, stop_after, tmp_path: Path, family):
+def test_a_family_trains_resumes_samples_and_evaluates(programs, language_model, stop_after, tmp_path: Path, family):
     lm, ae, latent, states = language_model(family), *(tmp_path / name for name in ("ae", "latent", "states"))
-    spoken = "--target_language en" if family == "mbart" else ""
+    language = "--target_language en" if family == "mbart" else ""
     tuned = "--lm_mode ft" if family == "flan-t5" else ""
     stop_after(AutoencoderStep, 1)
-    assert programs.autoencoder(lm, ae, f"--num_train_steps 2 --eval_texts 4 {spoken} {tuned}") == EXIT_CODES["SIGTERM"]
+    assert (
+        programs.autoencoder(lm, ae, f"--num_train_steps 2 --eval_texts 4 {language} {tuned}") == EXIT_CODES["SIGTERM"]
+    )
     assert programs.resume("autoencoder", ae) == 0
     assert len(steps(ae, "train/loss")) == 2
-    assert programs.drafter(ae, "--num_train_steps 1 --config val_loss_examples=4") == 0
+    assert programs.draft_model(ae, "--num_train_steps 1 --config val_loss_examples=4") == 0
     assert programs.again("autoencoder", ae, "--eval") == 0
     stop_after(DiffusionStep, 1)
     assert programs.diffusion(f"--latent_model_path {ae}", latent, "--self_condition") == EXIT_CODES["SIGTERM"]
     assert programs.resume("diffusion", latent) == 0
     assert list((latent / "latent_cache").iterdir())
-    assert programs.diffusion(f"--enc_dec_model {lm} {spoken}", states, "--normalize_latent") == 0
+    assert programs.diffusion(f"--enc_dec_model {lm} {language}", states, "--normalize_latent") == 0
     for run in (latent, states):
         assert len(steps(run, "loss")) == 2
         assert programs.again("diffusion", run, "--eval --num_samples 2") == 0
         assert (run / "evaluation").is_dir()
-        assert json.loads((run / "args.json").read_text())["language"] == ("en_XX" if spoken else None)
+        assert json.loads((run / "args.json").read_text())["language"] == ("en_XX" if language else None)
     pipelines = [
         TextDiffusionPipeline.from_pretrained(latent, device="cpu", speculative=how) for how in ("auto", "off")
     ]
@@ -101,40 +102,40 @@ def test_a_family_goes_the_whole_way(programs, language_model, stop_after, tmp_p
         True,
         False,
     ]
-    if tuned:  # an output table of its own trains apart from the input's, and comes back
+    if tuned:  # its output table is trained apart from the input's, and is saved
         held = checkpoints.load(ae).tensors["model"]
         assert not torch.equal(held["language_model.model.lm_head.weight"], held["language_model.model.shared.weight"])
 
 
 @pytest.mark.parametrize("family", ["t5", "mbart"])
-def test_sources_are_read_by_a_model_of_another_family(programs, chain, tales_folder, language_model, tmp_path, family):
-    """A BART around the latents, another encoder and tokenizer for the sources: trained, cached, evaluated, sampled."""
+def test_a_model_of_another_family_encodes_the_sources(programs, chain, tales_folder, language_model, tmp_path, family):
+    """Latents of a BART, and another encoder and tokenizer for the sources: trained, cached, evaluated, sampled."""
     pairs = " ".join(f"--{split}_file {tales_folder / f'pairs_{split}.jsonl'}" for split in ("train", "valid", "test"))
-    spoken = "--source_language en" if family == "mbart" else ""
+    language = "--source_language en" if family == "mbart" else ""
     reader, run = language_model(family), tmp_path / "run"
-    space = f"--latent_model_path {chain / 'ae'} --context_encoder {reader} {spoken} {pairs}"
+    space = f"--latent_model_path {chain / 'ae'} --context_encoder {reader} {language} {pairs}"
     assert programs.diffusion(space, run, "--seq2seq_candidates 2") == 0
     assert len(steps(run, "loss")) == 2
     assert programs.again("diffusion", run, "--eval --num_samples 2 --seq2seq_candidates 2") == 0
     saved = json.loads((run / "args.json").read_text())
     assert saved["seq2seq"] and saved["context_model"] == str(reader) and saved["language"] is None
-    assert saved["context_language"] == ("en_XX" if spoken else None)
+    assert saved["context_language"] == ("en_XX" if language else None)
     pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu")
     assert (
         len(pipeline.generate_from_sources(["One night Leo ran to the market."], candidates=2, decoding="greedy")) == 1
     )
 
 
-def test_a_model_of_many_languages_is_told_which_in_one_line(programs, chain, language_model, tmp_path):
+def test_a_multilingual_model_needs_a_language(programs, chain, language_model, tmp_path):
     lm = language_model("mbart")
-    for flags, says in (("", "give --target_language, one of af_ZA"), ("--target_language xy", "the language 'xy'")):
-        with pytest.raises(UserError, match=says):
+    for flags, message in (("", "give --target_language, one of af_ZA"), ("--target_language xy", "the language 'xy'")):
+        with pytest.raises(UserError, match=message):
             programs.autoencoder(lm, tmp_path / "ae", flags)
     with pytest.raises(UserError, match="has none: leave it out"):
         programs.autoencoder(chain / "lm", tmp_path / "ae", "--target_language de")
 
 
-def test_float16_is_said_to_pass_a_family_over(language_model, tmp_path, monkeypatch, capsys):
+def test_a_note_says_that_a_family_runs_in_float32_under_fp16(language_model, tmp_path, monkeypatch, capsys):
     import train_latent_model
 
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What is frozen stays as it was, what is tuned travels, and what is cached is not computed again."""
+"""Frozen models stay unchanged, trained ones are saved with the runs, and cached latents are not encoded again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_frozen_language_model_stays_in_eval_mode_and_gets_no_gradient(program
         return losses, values
 
     monkeypatch.setattr(AutoencoderStep, "__call__", watched)
-    assert programs.autoencoder(chain / "lm", tmp_path / "ae", "--eval_every 2") == 0  # validation comes between
+    assert programs.autoencoder(chain / "lm", tmp_path / "ae", "--eval_every 2") == 0  # with a validation in between
     assert states == [(True, False)] * 4
     checkpoint = checkpoints.load(tmp_path / "ae")
     assert (
@@ -43,10 +43,10 @@ def test_a_frozen_language_model_stays_in_eval_mode_and_gets_no_gradient(program
         == LanguageModel.from_pretrained(str(chain / "lm")).fingerprint()
     )
     frozen = {name for name in checkpoint.tensors["model"] if name.startswith("language_model")}
-    assert frozen <= {"language_model.model.final_logits_bias"}, "frozen weights are the language model's to keep"
+    assert frozen <= {"language_model.model.final_logits_bias"}, "frozen weights are not saved"
 
 
-def test_a_tuned_language_model_travels_with_the_runs(programs, chain, tmp_path):
+def test_a_finetuned_language_model_is_saved_with_the_runs(programs, chain, tmp_path):
     ae, diff = tmp_path / "ae", tmp_path / "diff"
     assert programs.autoencoder(chain / "lm", ae, "--lm_mode ft --learning_rate 1e-2") == 0
     base = LanguageModel.from_pretrained(str(chain / "lm")).model.state_dict()
@@ -66,7 +66,7 @@ def test_the_cache_is_made_once_for_each_content(programs, chain, tmp_path, enco
     runs = iter(range(100))
 
     def run(space: str, flags: str = "") -> int:
-        """Texts that were encoded in a run that trains 3 steps; how texts are decoded is not looked at."""
+        """Train a run and return the number of texts that it encoded."""
         encodings.clear()
         assert programs.diffusion(space, tmp_path / str(next(runs)), f"--latent_cache_dir {cache} {flags}") == 0
         return sum(encodings)
@@ -120,15 +120,15 @@ def test_cached_encoder_states_train_the_same_autoencoder(programs, chain, tmp_p
                 assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-3 if dtype == "float16" else 1e-5)
 
 
-def test_how_much_will_be_kept_is_said_before_anything_is(programs, chain, tmp_path, capsys, monkeypatch):
+def test_the_size_of_the_cache_is_printed_before_encoding(programs, chain, tmp_path, capsys, monkeypatch):
     cache = tmp_path / "cache"
     states = f"--cache_encoder_states float16 --latent_cache_dir {cache}"
     assert programs.autoencoder(chain / "lm", tmp_path / "first", states) == 0
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     (file,) = cache.glob("*/x0.npy")
     size = format_bytes(np.load(file, mmap_mode="r").nbytes)
     line = f"the encoder states of the training texts are encoded once, {size} in {file.parent}\n"
-    assert line in said and said.index(line) < said.index("encode train:") < said.index("autoencoder: 100%")
+    assert printed.index(line) < printed.index("encode train:") < printed.index("autoencoder: 100%")
     assert programs.autoencoder(chain / "lm", tmp_path / "again", states) == 0
     assert "are encoded once" not in capsys.readouterr().err
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6, 500))
@@ -138,13 +138,13 @@ def test_how_much_will_be_kept_is_said_before_anything_is(programs, chain, tmp_p
     assert list(cache.glob("*/x0.npy")) == [file]
 
 
-def test_states_of_an_encoder_that_trains_are_not_cached(programs, chain, tmp_path):
+def test_only_states_of_a_frozen_encoder_are_cached(programs, chain, tmp_path):
     with pytest.raises(UserError, match="--cache_encoder_states float16 needs a frozen encoder, and --lm_mode is ft"):
         programs.autoencoder(chain / "lm", tmp_path, "--lm_mode ft --cache_encoder_states float16")
 
 
-def test_a_folder_left_by_an_aborted_run_does_not_decide_a_new_one(programs, chain, tmp_path):
-    """No checkpoint was saved there yet, so the folder is free; the autoencoder copied into it was another."""
+def test_the_folder_of_an_aborted_run_does_not_affect_a_new_one(programs, chain, tmp_path):
+    """The folder has no checkpoint, so it may be used again. It holds the copy of another autoencoder."""
     out = tmp_path / "run"
     shutil.copytree(chain / "diff" / "autoencoder", out / "autoencoder")  # of ae_l2
     assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", out) == 0
@@ -154,13 +154,15 @@ def test_a_folder_left_by_an_aborted_run_does_not_decide_a_new_one(programs, cha
     assert checkpoints.fingerprint(kept) == checkpoints.fingerprint(wanted)
 
 
-def test_a_decoder_trains_alone_and_a_denoiser_takes_it_over(programs, chain, tmp_path):
-    """--lm_mode decoder: latents stay to the bit, texts change; only such a run may replace the own copy."""
+def test_a_denoiser_run_accepts_an_autoencoder_with_an_adapted_decoder(programs, chain, tmp_path):
+    """--lm_mode decoder keeps all latents bit for bit. Only such an autoencoder may replace that of a denoiser run."""
     tuned, adapted, diff = tmp_path / "tuned", tmp_path / "adapted", tmp_path / "diff"
     assert programs.autoencoder(chain / "lm", tuned, "--lm_mode ft") == 0
     assert programs.diffusion(f"--latent_model_path {tuned}", diff) == 0
-    alone = f"--lm_mode decoder --resume_dir {tuned} --learning_rate 1e-2 --max_latent_noise 1 --latent_noise_prob 1"
-    assert programs.autoencoder(chain / "lm", adapted, alone) == 0
+    decoder_only = (
+        f"--lm_mode decoder --resume_dir {tuned} --learning_rate 1e-2 --max_latent_noise 1 --latent_noise_prob 1"
+    )
+    assert programs.autoencoder(chain / "lm", adapted, decoder_only) == 0
 
     before = CompressedSpace.from_pretrained(tuned)
     after = CompressedSpace.from_pretrained(adapted)

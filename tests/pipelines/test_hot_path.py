@@ -1,6 +1,6 @@
-"""Between log points a training step reads nothing back: on a GPU each reading would wait for all work in the queue.
+"""Between log points no training step reads a value: on a GPU each read would wait for all work in the queue.
 
-On a CPU every reading of a tensor's value is the same operation, so it can be counted here.
+On a CPU a read of a tensor's value is the same operation, so it can be counted here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from utils.cli.parse import parse
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_consecutive"}
 
 
-class Readings(TorchDispatchMode):
-    """Counts operations whose result the host must know before it can go on."""
+class CountReads(TorchDispatchMode):
+    """Counts operations whose result the host must have before it can continue."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,15 +38,15 @@ class Readings(TorchDispatchMode):
 
 
 @pytest.fixture
-def readings(monkeypatch):
-    """Readings of each optimizer step, forward, backward and update, in the order of steps."""
+def reads(monkeypatch):
+    """Reads of each optimizer step: forward, backward and update, in the order of steps."""
     steps: list[Counter[str]] = []
     gradients, update = loop._gradients, loop._update
 
-    def counted(deed):
+    def counted(fn):
         def call(*args):
-            with Readings() as mode:
-                result = deed(*args)
+            with CountReads() as mode:
+                result = fn(*args)
             steps[-1].update(mode.found)
             return result
 
@@ -71,30 +71,30 @@ NET = "--tx_dim 64 --tx_depth 2 --self_condition --num_samples 2 --sampling_time
         "--latent_model_path {chain}/ae --mixed_precision fp16",
     ],
 )
-def test_a_step_of_the_denoiser_reads_nothing_back(programs, chain, tmp_path, readings, flags):
+def test_a_denoiser_step_reads_no_values(programs, chain, tmp_path, reads, flags):
     argv = f"{programs.data} {COMMON} {NET} {flags.format(chain=chain)} --train_batch_size 8 --output_dir {tmp_path}"
     assert train_diffusion(parse(DIFFUSION, f"{argv} --scorer {programs.scorer}".split())) == 0
-    plateau = {"_local_scalar_dense": 1} if "plateau" in flags else {}  # each of so few steps is an observation
-    assert readings == [plateau] * 3
+    plateau = {"_local_scalar_dense": 1} if "plateau" in flags else {}  # this schedule reads each loss
+    assert reads == [plateau] * 3
 
 
 @pytest.mark.parametrize(
     "flags", ["--max_latent_noise 0.3", "--lm_mode ft --optimizer muon", "--cache_encoder_states float16"]
 )
-def test_a_step_of_the_autoencoder_reads_nothing_back(programs, chain, tmp_path, readings, flags):
+def test_an_autoencoder_step_reads_no_values(programs, chain, tmp_path, reads, flags):
     argv = (
         f"{programs.data} {COMMON} --enc_dec_model {chain / 'lm'} --num_encoder_latents 4 --dim_ae 32 --num_layers 1 "
         f"--train_batch_size 8 --eval_texts 4 --output_dir {tmp_path} {flags}"
     )
     assert train_autoencoder(parse(AUTOENCODER, argv.split())) == 0
-    assert readings == [{}] * 3
+    assert reads == [{}] * 3
 
 
-def test_a_decoder_that_trains_for_a_denoiser_reads_times_alone(programs, chain, tmp_path, readings):
-    """Those of a sampler, which are on the CPU whatever the device: test_another_device.py has it on another."""
+def test_denoiser_augmentation_reads_only_timesteps(programs, chain, tmp_path, reads):
+    """Timesteps of a sampler are on the CPU on every device: see test_another_device.py."""
     flags = (
         f"--lm_mode decoder --resume_dir {chain / 'ae_l2'} --l2_normalize_latents --denoiser_run {chain / 'diff'} "
         "--config denoiser_steps=3 --max_latent_noise 0.3 --num_train_steps 3 --log_every 3 --eval_texts 4"
     )
     assert programs.autoencoder(chain / "lm", tmp_path, flags) == 0
-    assert len(readings) == 3 and all(step.keys() == {"_local_scalar_dense"} for step in readings)
+    assert len(reads) == 3 and all(step.keys() == {"_local_scalar_dense"} for step in reads)

@@ -1,7 +1,7 @@
-"""The programs on a GPU: networks in CUDA graphs train and sample as without, and no step waits for the device.
+"""The programs on a GPU: networks with CUDA graphs train and sample as without, and no step waits for the device.
 
-To be run first on a machine that has one: pytest -m "slow or not slow" tests/pipelines/test_on_a_gpu.py. Where there is
-none, one case of each kind is compiled for the CPU (slow), so that the tests themselves are known to work.
+On a machine with a GPU: pytest -m "slow or not slow" tests/pipelines/test_on_a_gpu.py. Without a GPU, one case of each
+kind is compiled for the CPU (slow), which tests the tests themselves.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CASES = {
     "embeddings": WORDS,
     "DiffuSeq-v2": WORDS + " --learned_mean_embed --denoise --padding masked",
 }
-ON_A_CPU = ("accumulated",)  # of cases, where there is no GPU
+ON_A_CPU = ("accumulated",)  # cases that run without a GPU
 FLAGS = f"--device {DEVICE} --disable_dropout --num_train_steps 6 --log_every 1 --num_samples 2"
 
 
@@ -66,7 +66,7 @@ def test_compiled_networks_train_as_plain_ones(programs, chain, tmp_path, capsys
 @needs_gpu
 @pytest.mark.parametrize("compiles", ["on", "off"])
 def test_a_student_trains_with_a_compiled_teacher(programs, chain, tmp_path, capsys, compiles):
-    """With the dropout of its teacher's layout, so that its losses are not those of a plain run."""
+    """Its layout has dropout, so its losses differ with and without compilation."""
     teacher = tmp_path / "teacher"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae'} --self_condition --objective pred_v", teacher) == 0
     flags = f"--device {DEVICE} --distill_steps 2 --num_train_steps 6 --log_every 1 --compile {compiles}"
@@ -92,13 +92,13 @@ def test_compiled_networks_sample_as_plain_ones(chain, sampler):
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """From the third step on, an operation that makes the host wait for the device is an error."""
+    """From the third step on, each operation that makes the host wait for the device raises an error."""
 
-    def strict(deed):
+    def strict(fn):
         def call(state, *args):
             torch.cuda.set_sync_debug_mode("error" if state.step >= 2 else "default")
             try:
-                return deed(state, *args)
+                return fn(state, *args)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
 
@@ -128,8 +128,8 @@ def test_no_step_of_the_autoencoder_waits(programs, chain, tmp_path, no_waiting,
 
 @needs_gpu
 @pytest.mark.slow
-def test_two_processes_share_one_gpu_or_two(programs, chain, tmp_path):
-    """Of two GPUs each has its own; a single one cannot be shared by NCCL, and then there is one process."""
+def test_as_many_processes_as_gpus_train_with_compilation(programs, chain, tmp_path):
+    """Each process has its own GPU. NCCL cannot share one, so with one GPU there is one process."""
     count = min(2, torch.cuda.device_count())
     flags = f"{programs.data} --no_wandb --max_seq_len 40 --tx_dim 64 --tx_depth 2 --num_train_steps 4 --log_every 1"
     flags += " --train_batch_size 8 --gradient_accumulation_steps 2 --num_samples 2 --sampling_timesteps 2 --compile on"

@@ -1,4 +1,4 @@
-"""Accumulation and several ranks compute what one large batch computes."""
+"""Gradient accumulation and several ranks give the results of one large batch."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ HELD_OUT = ("val_loss", "val_ema_loss", "val/loss", "val/lm_loss")
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """What was logged of training, and the losses of held-out texts."""
+    """The logged training and validation values."""
     lines = [line for line in read_metrics(folder) if "grad_norm" in line or any(key in line for key in HELD_OUT)]
     return [{key: line[key] for key in (*KEYS, *HELD_OUT) if key in line} for line in lines]
 
 
-def alike(one: Path, other: Path) -> None:
+def assert_same_curves(one: Path, other: Path) -> None:
     a, b = curve(one), curve(other)
     assert len(a) == len(b) > 2
     for x, y in zip(a, b, strict=True):
@@ -40,7 +40,7 @@ def alike(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", ["--self_condition", "--self_condition --class_conditional --loss_type l1"])
-def test_accumulated_gradients_are_those_of_the_large_batch(programs, chain, tmp_path, flags):
+def test_accumulated_gradients_equal_those_of_the_large_batch(programs, chain, tmp_path, flags):
     argv = (
         f"{programs.data} --device cpu --max_seq_len 40 --tx_dim 64 --tx_depth 2 --disable_dropout --no_wandb "
         f"--latent_model_path {chain / 'ae'} --output_dir {tmp_path} {flags}"
@@ -75,7 +75,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(programs, chain, tmp
         torch.testing.assert_close(found, gradients[0], rtol=1e-3, atol=1e-6)
 
 
-def test_programs_accumulate_to_the_large_batch(programs, chain, tmp_path):
+def test_programs_with_accumulation_equal_the_large_batch(programs, chain, tmp_path):
     large, small = "--train_batch_size 8", "--train_batch_size 4 --gradient_accumulation_steps 2"
     for name, flags in (("large", large), ("small", small)):
         assert programs.pretrain(tmp_path / f"lm_{name}", flags) == 0
@@ -84,7 +84,7 @@ def test_programs_accumulate_to_the_large_batch(programs, chain, tmp_path):
         more = "--num_train_steps 4 --disable_dropout --self_condition --normalize_latent --config normalize_batches=2"
         assert programs.diffusion(space, tmp_path / f"diff_{name}", f"{flags} {more}") == 0
     for stage in ("lm", "ae", "diff"):
-        alike(tmp_path / f"{stage}_large", tmp_path / f"{stage}_small")
+        assert_same_curves(tmp_path / f"{stage}_large", tmp_path / f"{stage}_small")
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_several_ranks_equal_one(programs, chain, tmp_path, processes):
             "diff": lambda out: programs.diffusion("", out, f"{diff} --train_batch_size 12"),
         }[stage]
         assert run(out) == 0
-        alike(out, two)
+        assert_same_curves(out, two)
         if stage == "diff":
             assert (two / "greedy-sample-1.txt").read_text() == (out / "greedy-sample-1.txt").read_text()
 
@@ -147,6 +147,6 @@ def test_two_ranks_equal_one_with_sources(programs, chain, tales_folder, tmp_pat
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert programs.diffusion("", one, f"{common} --train_batch_size 8") == 0
-    alike(one, two)
+    assert_same_curves(one, two)
     best = [json.loads((folder / "best/state.json").read_text())["facts"]["best"] for folder in (one, two)]
     assert best[0]["step"] == best[1]["step"]

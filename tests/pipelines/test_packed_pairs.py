@@ -1,4 +1,4 @@
-"""Pairs as one sequence, of which the source stays as it is: DiffuSeq, its second version, and filling blanks."""
+"""Pairs as one sequence with a known source (DiffuSeq and DiffuSeq-v2), and infilling of blanks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ V2 = "--learned_mean_embed --denoise --denoise_rate 0.5 --self_condition"
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """A folder with train, valid and test pairs, as DiffuSeq reads them: a colour and a fruit, said the other way."""
+    """A folder with train, valid and test pairs in DiffuSeq's format: a fruit and its color in two phrasings."""
     folder = tmp_path_factory.mktemp("pairs")
     rows = [(c, f) for c in ("red", "green", "blue", "white") for f in ("plum", "kiwi", "bean", "nut", "fig")]
     for name in ("train", "valid", "test"):
@@ -48,7 +48,7 @@ def trained(request, programs, pairs, tmp_path_factory):
     return folder
 
 
-def test_trains_and_judges_candidates(trained):
+def test_training_evaluates_candidates_and_logs_each_loss(trained):
     saved, lines = json.loads((trained / "args.json").read_text()), read_metrics(trained)
     assert saved["seq2seq"] and saved["padding"] in ("generated", "masked")
     found = {key for line in lines for key in line}
@@ -61,25 +61,25 @@ def test_trains_and_judges_candidates(trained):
         assert line["loss"] == pytest.approx(terms, rel=1e-4)
 
 
-def test_the_vocabulary_knows_the_words_that_only_sources_have(trained):
+def test_the_vocabulary_covers_words_that_only_sources_have(trained):
     survey = json.loads((trained / "survey.json").read_text())["splits"]["train"]
     assert survey["source"]["unknown"] == survey["unknown"] == 0
 
 
-def test_how_far_estimates_are_is_told_of_what_is_to_be_written(trained):
-    """The source is given, so counting it would only dilute rounding_nll."""
+def test_rounding_nll_covers_only_the_target(trained):
+    """The source is known, so its positions do not count."""
     generator = TextDiffusionPipeline.from_pretrained(trained, device="cpu").generator
     space, denoiser = generator.space.space, generator.denoiser
     absorbing = torch.nn.Parameter(torch.zeros(space.dim))
     loss = EmbeddingLoss(denoiser, space, generator.process, absorbing)
     torch.manual_seed(0)
-    ids, given = torch.randint(5, 14, (2, space.length)), torch.arange(space.length) < 7
-    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), known_mask=given.expand(2, -1))
-    drawn = StepNoise(torch.tensor([0.3, 0.9]), *torch.randn(2, 2, space.length, space.dim), None)
+    ids, known = torch.randint(5, 14, (2, space.length)), torch.arange(space.length) < 7
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), known_mask=known.expand(2, -1))
+    noise = StepNoise(torch.tensor([0.3, 0.9]), *torch.randn(2, 2, space.length, space.dim), None)
     with torch.no_grad():
-        found = loss(batch, drawn, None)["rounding_nll"]
-        latents = space.add_sigma0_noise(space.encode(batch), drawn.embedding_noise)
-        _, x0_hat = loss.denoise(latents, space.anchor(batch, latents), drawn, None)
+        found = loss(batch, noise, None)["rounding_nll"]
+        latents = space.add_sigma0_noise(space.encode(batch), noise.embedding_noise)
+        _, x0_hat = loss.denoise(latents, space.anchor(batch, latents), noise, None)
         nll = F.cross_entropy(
             F.linear(x0_hat, *space.head(space.vectors(), space.bias)).flatten(0, 1), ids.flatten(), reduction="none"
         ).view(ids.shape)
@@ -87,12 +87,12 @@ def test_how_far_estimates_are_is_told_of_what_is_to_be_written(trained):
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])
-def test_the_source_is_anchored_at_every_step(trained, sampler):
+def test_the_source_is_fixed_at_every_sampling_step(trained, sampler):
     pipeline = TextDiffusionPipeline.from_pretrained(trained, device="cpu", sampler=sampler, sampling_timesteps=3)
     generator = pipeline.generator
     assert isinstance(pipeline.sources, PackedSources)
-    told = pipeline.sources.make_inputs(["a red plum", "a blue nut"], 1)
-    call = generator.prepare(1, 0, lambda b, n, g: told(0, 2), 2)
+    inputs = pipeline.sources.make_inputs(["a red plum", "a blue nut"], 1)
+    call = generator.prepare(1, 0, lambda b, n, g: inputs(0, 2), 2)
     seen = []
     denoiser = generator.denoiser
     hook = denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -103,13 +103,13 @@ def test_the_source_is_anchored_at_every_step(trained, sampler):
     for z in [*seen, x0]:
         assert torch.equal(z[fixed], call.anchor.value[fixed])
     text = pipeline.candidates(["a red plum"], 2)
-    assert len(text[0]) == 2 and all("a red plum" not in t for t in text[0]), "the source is not written out again"
+    assert len(text[0]) == 2 and all("a red plum" not in t for t in text[0]), "decoded texts do not contain the source"
 
 
-def test_lengths_of_targets_are_drawn_by_the_seed_of_the_sampling(programs, pairs, tmp_path):
+def test_lengths_of_targets_depend_on_the_sampling_seed(programs, pairs, tmp_path):
     assert train(programs, pairs, tmp_path / "run", "--padding masked --num_train_steps 1") == 0
     pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
-    pipeline.generator.space.statistics.pair_counts[:, 2:9] = 5  # as if targets were of any length
+    pipeline.generator.space.statistics.pair_counts[:, 2:9] = 5  # targets of seven lengths
 
     def lengths(seed, n=12):
         return pipeline.sources.make_inputs(["a red plum"] * n, seed)(0, n).decode_mask.sum(1).tolist()
@@ -119,7 +119,7 @@ def test_lengths_of_targets_are_drawn_by_the_seed_of_the_sampling(programs, pair
     assert len(set(lengths(1))) > 2
 
 
-def test_an_absorbing_state_is_where_noise_drifts_to(programs, pairs, tmp_path):
+def test_an_absorbing_state_is_the_mean_of_the_noise_at_unknown_positions(programs, pairs, tmp_path):
     assert train(programs, pairs, tmp_path / "run", V2) == 0
     pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu", rejection_rate=0.5)
     generator = pipeline.generator
@@ -127,11 +127,11 @@ def test_an_absorbing_state_is_where_noise_drifts_to(programs, pairs, tmp_path):
     shift, fixed = call.shift[0], call.anchor.mask[0]
     assert torch.equal(shift[fixed], torch.zeros_like(shift[fixed]))
     torch.testing.assert_close(shift[~fixed][0], generator.absorbing.detach())
-    assert len(generator.hooks) == 2  # rejection, and discrete noise
+    assert len(generator.hooks) == 2  # rounding with rejection, and remasking
     assert len(pipeline.generate_from_sources(["a red plum", "a blue nut"], candidates=2)) == 2
 
 
-def test_unlabelled_text_pretrains_in_blocks(programs, tmp_path):
+def test_pretraining_on_blocks_of_running_text_and_finetuning(programs, tmp_path):
     file = tmp_path / "plain.txt"
     file.write_text("".join(f"the plum number {i} is red and green\n" for i in range(100)))
     flags = f"--latent_space embeddings --embedding_dim 8 --timesteps 20 --pretrain_blocks {V2} --max_seq_len 8"
@@ -142,25 +142,25 @@ def test_unlabelled_text_pretrains_in_blocks(programs, tmp_path):
         programs.diffusion(f"{more} --vocab byte-level", tmp_path / "other")
 
 
-def test_a_source_alone_longer_than_the_budget_is_refused(programs, pairs, tmp_path):
+def test_a_source_that_fills_max_seq_len_is_rejected_or_truncated(programs, pairs, tmp_path):
     with pytest.raises(UserError, match="the source of row") as error:
         train(programs, pairs, tmp_path / "run", "--max_seq_len 6")
     assert "--truncate_sources" in str(error.value) and "\n" not in str(error.value)
     assert train(programs, pairs, tmp_path / "trimmed", "--max_seq_len 6 --truncate_sources") == 0
 
 
-def test_what_sample_and_infill_refuse_of_a_run_of_embeddings(plain, tmp_path, capsys):
+def test_sample_and_infill_reject_mistakes_with_a_run_of_embeddings(plain, tmp_path, capsys):
     (tmp_path / "latin").write_bytes("un caf\xe9 ___".encode("latin-1"))
-    for main, flags, says in (
+    for main, flags, message in (
         (sample, "--decoding beam", "--decoding beam is for language models"),
-        (sample, f"--output_dir {tmp_path / 'latin'}", "nothing can be written to"),
+        (sample, f"--output_dir {tmp_path / 'latin'}", "cannot write to"),
         (infill, "--text [blank:0]", "[blank:0] has no tokens to fill"),
         (infill, f"--text_file {tmp_path / 'latin'}", "latin, line 1: not UTF-8"),
     ):
         with pytest.raises(SystemExit) as left:
             main(f"--run {plain} --device cpu {flags}".split())
         (line,) = capsys.readouterr().err.splitlines()
-        assert left.value.code == 2 and says in line
+        assert left.value.code == 2 and message in line
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +170,16 @@ def plain(programs, tmp_path_factory):
     return folder
 
 
-def test_blanks_are_filled_and_nothing_else(plain, capsys):
+def test_infilling_changes_only_the_blanks(plain, capsys):
     pipeline = TextDiffusionPipeline.from_pretrained(plain, device="cpu")
     space = pipeline.generator.space
-    space.space.vectors.table.data.copy_(torch.randn_like(space.space.vectors.table) * 3)  # untrained: kept apart
+    # untrained embeddings are too close to each other
+    space.space.vectors.table.data.copy_(torch.randn_like(space.space.vectors.table) * 3)
     words = [w for w in pipeline.generator.space.space.tokenizer.get_vocab() if w.isalpha()][:3]
     text = f"{words[0]} ___ {words[1]} [blank:2] {words[2]}"
-    told_words = [rows[0].split() for rows in pipeline.infill([text], 1)]
-    assert told_words[0][0] == words[0] and told_words[0][-1] == words[2] and words[1] in told_words[0]
+    (rows,) = pipeline.infill([text], 1)
+    filled = rows[0].split()
+    assert filled[0] == words[0] and filled[-1] == words[2] and words[1] in filled
     capsys.readouterr()
     flags = ["--num_samples", "2", "--device", "cpu", "--sampler", "ddim"]
     assert infill(["--run", str(plain), "--text", text, *flags]) == 0
@@ -185,30 +187,30 @@ def test_blanks_are_filled_and_nothing_else(plain, capsys):
 
 
 @pytest.mark.parametrize(("text", "message"), [("no gap", "has no blank"), ("___ " * 60, "has 62 tokens")])
-def test_blanks_that_cannot_be_filled(plain, text, message):
+def test_infilling_rejects_texts_without_blanks_and_long_texts(plain, text, message):
     with pytest.raises(UserError, match=message):
         TextDiffusionPipeline.from_pretrained(plain, device="cpu").infill([text])
 
 
-def test_compressed_latents_have_no_blanks(chain):
+def test_infilling_needs_a_run_of_embeddings(chain):
     with pytest.raises(UserError, match="--latent_space embeddings"):
         TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu").infill(["one ___ more"])
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp", "heun"])
 @pytest.mark.parametrize("kind", ["plain", "compressed", "states"])
-def test_texts_are_seen_on_their_way(plain, chain, kind, sampler):
+def test_a_trajectory_ends_in_the_sampled_texts(plain, chain, kind, sampler):
     run = {"plain": plain, "compressed": chain / "diff", "states": chain / "states"}[kind]
     pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu", sampler=sampler, sampling_timesteps=4)
     snapshots = pipeline.trajectory(2, snapshots=2, seed=5)
     assert [snapshot.step for snapshot in snapshots] == [2, 4] and snapshots[-1].t == 0
-    assert not pipeline.generator.hooks  # nobody looks afterwards
+    assert not pipeline.generator.hooks  # the hook is removed afterwards
     final = pipeline(2, seed=5, decoding="greedy")
     if all(snapshots[-1].texts):
         assert snapshots[-1].texts == final
 
 
-def test_a_trajectory_is_written_and_shown(plain, programs, tmp_path, capsys):
+def test_eval_writes_and_prints_a_trajectory(plain, programs, tmp_path, capsys):
     assert (
         programs.again("diffusion", plain, f"--eval --output_dir {tmp_path} --trajectory --config trajectory_steps=3")
         == 0

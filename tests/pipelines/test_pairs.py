@@ -1,4 +1,4 @@
-"""Source texts end to end: trained on, cached, sampled from, judged; with other encoders, classes, uncompressed."""
+"""Runs on pairs: training, caches, sampling and evaluation; other context encoders, classes, encoder states."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def t5(tales_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(programs, chain, pairs, tmp_path_factory) -> Path:
-    """A run on pairs, whose sources are read by the autoencoder's own language model."""
-    folder = tmp_path_factory.mktemp("told") / "run"
+def run_on_pairs(programs, chain, pairs, tmp_path_factory) -> Path:
+    """A run on pairs; the autoencoder's own language model encodes the sources."""
+    folder = tmp_path_factory.mktemp("run_on_pairs") / "run"
     flags = f"{pairs} --self_condition --num_train_steps 4 --save_and_sample_every 2 --seq2seq_candidates 3"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", folder, flags) == 0
     return folder
 
 
-def test_a_run_on_pairs_is_judged_by_kind_and_keeps_its_best(told, tales_folder):
-    result = json.loads((told / "metrics.json").read_text())
+def test_training_evaluates_candidates_and_keeps_the_best_checkpoint(run_on_pairs, tales_folder):
+    result = json.loads((run_on_pairs / "metrics.json").read_text())
     for kind in ("", "mbr_", "oracle_", "chance_"):
         for name in ("rouge1", "rougeL", "sacrebleu"):
             assert isinstance(result[f"model/seq2seq/{kind}{name}"], float)
@@ -70,28 +70,30 @@ def test_a_run_on_pairs_is_judged_by_kind_and_keeps_its_best(told, tales_folder)
     assert result["model/seq2seq/rougeL"] <= result["model/seq2seq/oracle_rougeL"]
     assert result["protocol"]["candidates"] == 3 and result["protocol"]["mbr_utility"] == "rouge2"
     assert any("BERTScore is skipped" in note for note in result["protocol"]["skipped"])
-    records = json.loads((told / "greedy-pairs-2.json").read_text())
+    records = json.loads((run_on_pairs / "greedy-pairs-2.json").read_text())
     assert len(records) == 4 and all(len(r["candidates"]) == 3 for r in records)
     assert all(r["sample"] == r["candidates"][0] and r["chosen"] in r["candidates"] for r in records)
     known = [json.loads(line) for line in (tales_folder / "pairs_valid.jsonl").open()]
     assert all({"src": r["source"], "trg": r["reference"]} in known for r in records)
-    best = checkpoints.load_best(told).metadata["best"]
+    best = checkpoints.load_best(run_on_pairs).metadata["best"]
     scores = {
-        line["step"]: line["model/seq2seq/rougeL"] for line in read_metrics(told) if "model/seq2seq/rougeL" in line
+        line["step"]: line["model/seq2seq/rougeL"]
+        for line in read_metrics(run_on_pairs)
+        if "model/seq2seq/rougeL" in line
     }
     assert best["metric"] == "rougeL" and best["value"] == max(scores.values()) == scores[best["step"]]
 
 
-def test_evaluation_reads_the_best_and_changes_nothing(programs, told, contents, tmp_path):
-    before = contents(told)
+def test_evaluation_uses_the_best_checkpoint_and_changes_no_file(programs, run_on_pairs, contents, tmp_path):
+    before = contents(run_on_pairs)
     for name, flags in (
         ("best", ""),
         ("newest", "--config newest_checkpoint=true"),
         ("guided", "--cls_free_guidance 3"),
     ):
         flags += f" --eval --seq2seq_candidates 2 --mbr_utility sacrebleu --output_dir {tmp_path / name}"
-        assert programs.again("diffusion", told, flags) == 0
-    assert contents(told) == before
+        assert programs.again("diffusion", run_on_pairs, flags) == 0
+    assert contents(run_on_pairs) == before
     results = {p.name: json.loads((p / "evaluation/eval-valid.json").read_text()) for p in tmp_path.iterdir()}
     assert results["best"]["protocol"]["mbr_utility"] == "sacrebleu"
     assert "model/seq2seq/guide3/mbr_rougeL" in results["guided"]
@@ -99,28 +101,30 @@ def test_evaluation_reads_the_best_and_changes_nothing(programs, told, contents,
     assert "reference/val_perplexity" in results["best"]
 
 
-def test_the_test_split_over_five_seeds(programs, told, tmp_path):
+def test_the_test_split_is_evaluated_over_five_seeds(programs, run_on_pairs, tmp_path):
     flags = f"--eval_test --seq2seq_candidates 2 --num_samples 3 --decoding greedy,beam --output_dir {tmp_path}"
-    assert programs.again("diffusion", told, flags) == 0
+    assert programs.again("diffusion", run_on_pairs, flags) == 0
     result = json.loads((tmp_path / "evaluation/eval-test.json").read_text())
     for prefix in ("model/seq2seq/test/", "model/seq2seq/test/beam/"):
         assert len(result[f"{prefix}mbr_rougeL"]["values"]) == 5 and f"{prefix}rougeL_seed44" in result
     assert len(list((tmp_path / "evaluation").glob("eval-test-seed4?-greedy-pairs.json"))) == 5
 
 
-def test_a_source_is_read_once_whatever_is_drawn_of_it(told, encodings):
-    pipeline = TextDiffusionPipeline.from_pretrained(told, device="cpu", sampling_timesteps=3, eval_batch_size=8)
+def test_each_source_is_encoded_once_for_all_candidates(run_on_pairs, encodings):
+    pipeline = TextDiffusionPipeline.from_pretrained(
+        run_on_pairs, device="cpu", sampling_timesteps=3, eval_batch_size=8
+    )
     sources = [f"One night Leo ran to the {place}." for place in ("market", "river", "beach", "forest", "garden")]
     rows = pipeline.candidates(sources, 4, decoding="greedy")
     assert [len(row) for row in rows] == [4] * 5
-    assert sum(encodings) == 5, "once per text, not per candidate or step"
+    assert sum(encodings) == 5, "once per source, not per candidate or step"
     assert pipeline.candidates(sources[:3], 4, decoding="greedy") == rows[:3], "fewer sources are a prefix"
     chosen = pipeline.generate_from_sources(sources, candidates=4, decoding="greedy")
     assert all(text in row for text, row in zip(chosen, rows, strict=True))
-    assert len(pipeline(2, decoding="greedy")) == 2, "without a source: the null"
+    assert len(pipeline(2, decoding="greedy")) == 2, "samples without a source use the null condition"
 
 
-def test_sources_are_cached_with_the_latents_and_give_the_same_losses_without(
+def test_cached_sources_give_the_same_losses_as_sources_encoded_in_training(
     programs, chain, pairs, other_lm, tmp_path, encodings
 ):
     space = f"--latent_model_path {chain / 'ae'} --context_encoder {other_lm}"
@@ -137,18 +141,20 @@ def test_sources_are_cached_with_the_latents_and_give_the_same_losses_without(
             assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-5)
 
 
-def test_the_sources_may_be_read_by_another_family(programs, chain, pairs, t5, tmp_path):
+def test_a_model_of_another_family_may_encode_the_sources(programs, chain, pairs, t5, tmp_path):
     for name, flags in (("frozen", ""), ("trained", "--train_context_encoder")):
         space = f"--latent_model_path {chain / 'ae'} --context_encoder {t5} {flags}"
         assert programs.diffusion(space, tmp_path / name, pairs) == 0
         args = json.loads((tmp_path / name / "args.json").read_text())
-        assert args["source_dim"] == 48 and args["max_source_len"] == 64, "T5 has no limit, the corpus says"
+        assert args["source_dim"] == 48 and args["max_source_len"] == 64, (
+            "T5 has no maximum length, so that of the corpus counts"
+        )
         assert programs.again("diffusion", tmp_path / name, "--eval --seq2seq_candidates 1") == 0
 
 
 @pytest.mark.parametrize("flag", ["--context_encoder", "--enc_dec_model"])
-def test_the_sources_may_have_a_model_of_their_own(programs, chain, pairs, other_lm, tmp_path, flag):
-    """--enc_dec_model beside --latent_model_path is what the published commands type."""
+def test_the_context_encoder_may_be_another_model(programs, chain, pairs, other_lm, tmp_path, flag):
+    """The published commands name it by --enc_dec_model beside --latent_model_path."""
     space = f"--latent_model_path {chain / 'ae'} {flag} {other_lm}"
     assert programs.diffusion(space, tmp_path / "run", f"{pairs} --max_source_len 20") == 0
     args = json.loads((tmp_path / "run/args.json").read_text())
@@ -168,7 +174,7 @@ def test_moved_runs_find_their_context_encoder(programs, chain, pairs, other_lm,
     assert programs.resume("diffusion", second / "run") == 0
 
 
-def test_a_trained_context_encoder_travels_with_the_run(programs, chain, pairs, other_lm, tmp_path, encodings):
+def test_a_trained_context_encoder_is_saved_with_the_run(programs, chain, pairs, other_lm, tmp_path, encodings):
     space = f"--latent_model_path {chain / 'ae'} --context_encoder {other_lm} --train_context_encoder"
     flags = f"{pairs} --learning_rate 1e-2 --lr_warmup_steps 0 --num_train_steps 4 --self_condition --ema_decay 0"
     assert programs.diffusion(space, tmp_path / "run", flags) == 0
@@ -182,7 +188,7 @@ def test_a_trained_context_encoder_travels_with_the_run(programs, chain, pairs, 
     base = LanguageModel.from_pretrained(str(other_lm))
     moved = [name for name, x in base.model.get_encoder().state_dict().items() if not torch.equal(x, trained[name])]
     assert moved and fresh != base.fingerprint()
-    assert programs.resume("diffusion", tmp_path / "run", "--num_samples 2") == 0  # has trained its steps
+    assert programs.resume("diffusion", tmp_path / "run", "--num_samples 2") == 0  # no step is left to train
     encodings.clear()
     assert len(pipeline.candidates(["Leo ran to the market."] * 2, 3, decoding="greedy")) == 2
     assert encodings == [2]
@@ -210,8 +216,8 @@ def test_a_run_on_pairs_resumes_exactly(programs, chain, pairs, stop_after, fing
 
 
 @pytest.mark.parametrize("variant", ["latent", "states"])
-def test_classes_and_sources_together_on_uncompressed_states(programs, chain, tales_folder, tmp_path, variant):
-    """Both conditions, both networks, masked latents, guided."""
+def test_classes_and_sources_together_on_encoder_states(programs, chain, tales_folder, tmp_path, variant):
+    """With both conditions, both networks, masks and guidance."""
     files = []
     for split in SPLITS:
         texts, both = (
@@ -223,15 +229,19 @@ def test_classes_and_sources_together_on_uncompressed_states(programs, chain, ta
     flags = f"{' '.join(files)} --class_conditional --self_condition --denoiser_variant {variant} --cls_free_guidance 2"
     assert programs.diffusion(f"--enc_dec_model {chain / 'lm'} --normalize_latent", tmp_path / "run", flags) == 0
     result = json.loads((tmp_path / "run/metrics.json").read_text())
-    assert "model/seq2seq/guide2/mbr_rougeL" in result and result["reference/val_label_accuracy"] >= 0
+    assert "model/seq2seq/guide2/mbr_rougeL" in result
     (path,) = (tmp_path / "run").glob("*-pairs-1.json")
     records = json.loads(path.read_text())
     labels = {(row["src"], row["trg"]): row["label"] for row in map(json.loads, (tmp_path / "valid.jsonl").open())}
     class_names = json.loads((tmp_path / "run/args.json").read_text())["class_names"]
-    predicted = classifiers.load(tmp_path / "run/classifier", class_names).predict([r["sample"] for r in records])
+    classifier = classifiers.load(tmp_path / "run/classifier", class_names)
+    predicted = classifier.predict([r["sample"] for r in records])
     requested = [class_names.index(str(labels[r["source"], r["reference"]])) for r in records]
     correct = sum(a == b for a, b in zip(predicted, requested, strict=True))
     assert result["model/seq2seq/guide2/label_accuracy"] == pytest.approx(correct / len(records), abs=1e-12)
+    predicted = classifier.predict([r["reference"] for r in records])
+    correct = sum(a == b for a, b in zip(predicted, requested, strict=True))
+    assert result["reference/val_label_accuracy"] == pytest.approx(correct / len(records), abs=1e-12)
     if variant == "latent":
         for wanted in ("2", "unconditional"):
             where = tmp_path / wanted
@@ -239,8 +249,8 @@ def test_classes_and_sources_together_on_uncompressed_states(programs, chain, ta
             assert programs.again("diffusion", tmp_path / "run", flags) == 0
             found = json.loads((where / "evaluation/eval-valid.json").read_text())
             assert ("model/seq2seq/guide2/label_accuracy" in found) == (wanted == "2")
-        for wanted, said in (("7", "--class_id 7 is not a class"), ("all", "has a class of its own")):
-            with pytest.raises(UserError, match=said):
+        for wanted, message in (("7", "--class_id 7 is not a class"), ("all", "has a class of its own")):
+            with pytest.raises(UserError, match=message):
                 programs.again("diffusion", tmp_path / "run", f"--eval --class_id {wanted}")
     pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     seen, forward = [], pipeline.generator.denoiser.forward
@@ -255,7 +265,7 @@ def test_classes_and_sources_together_on_uncompressed_states(programs, chain, ta
     assert seen[0].keep_class.tolist() == seen[0].keep_source.tolist() == [True, True, False, False]
 
 
-def test_sources_may_be_left_aside(programs, chain, pairs, tmp_path):
+def test_ignore_sources_trains_on_the_targets_alone(programs, chain, pairs, tmp_path):
     assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", f"{pairs} --ignore_sources") == 0
     args = json.loads((tmp_path / "run/args.json").read_text())
     assert args["seq2seq"] is False and "source_dim" not in args
@@ -263,9 +273,9 @@ def test_sources_may_be_left_aside(programs, chain, pairs, tmp_path):
     assert programs.again("diffusion", tmp_path / "run", "--eval") == 0
 
 
-def test_the_source_decides_the_estimate_and_the_null_does_not(told):
-    """A network whose output layer says something hears its source; two nulls of different sources are one."""
-    pipeline = TextDiffusionPipeline.from_pretrained(told, device="cpu")
+def test_the_estimate_depends_on_the_source_and_not_under_the_null_condition(run_on_pairs):
+    """The output layer starts at zero, so the test gives it random weights."""
+    pipeline = TextDiffusionPipeline.from_pretrained(run_on_pairs, device="cpu")
     generator, context = pipeline.generator, pipeline.sources.context
     torch.manual_seed(0)
     generator.denoiser.eval()
@@ -281,8 +291,8 @@ def test_the_source_decides_the_estimate_and_the_null_does_not(told):
     torch.testing.assert_close(null, same, atol=1e-5, rtol=1e-5)
 
 
-def test_a_translation_corpus_is_judged_by_bleu_in_its_language(programs, chain, tmp_path):
-    """The row of the registry decides tokenizer, utility and best metric."""
+def test_a_translation_corpus_is_evaluated_by_bleu_with_the_tokenizer_of_its_language(programs, chain, tmp_path):
+    """The corpus's row in the catalog sets tokenizer, utility and best metric."""
     words = ["dog", "cat", "house", "river", "night"]
     for split in SPLITS:
         rows = [{"en": f"the {w} number {i} {split}", "de": f"{w} Nummer {i} {split}"} for i, w in enumerate(words)]
@@ -304,7 +314,7 @@ def test_a_translation_corpus_is_judged_by_bleu_in_its_language(programs, chain,
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ("--max_source_len 20", "--max_source_len needs source texts, but .* has no sources"),
         ("--context_encoder {chain}/lm", "--context_encoder needs source texts"),
@@ -318,27 +328,27 @@ def test_a_translation_corpus_is_judged_by_bleu_in_its_language(programs, chain,
         ("{pairs} --seq2seq_unconditional_prob 0 --cls_free_guidance 2", "--seq2seq_unconditional_prob is 0"),
     ],
 )
-def test_mistakes_with_sources_are_one_line(programs, chain, pairs, tales_folder, tmp_path, flags, said):
+def test_mistakes_with_sources_give_one_error_line(programs, chain, pairs, tales_folder, tmp_path, flags, message):
     flags = flags.format(chain=chain, pairs=pairs, tales=tales_folder)
-    with pytest.raises(UserError, match=said) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flags)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_run_on_pairs_needs_a_corpus_of_pairs(programs, told, chain):
+def test_a_run_on_pairs_needs_a_corpus_of_pairs(programs, run_on_pairs, chain):
     with pytest.raises(UserError, match="was trained with sources, and .* has none"):
-        programs.again("diffusion", told, f"--eval {programs.data}")
+        programs.again("diffusion", run_on_pairs, f"--eval {programs.data}")
     with pytest.raises(UserError, match="--mbr_utility needs source texts, but .* was trained without"):
         programs.again("diffusion", chain / "diff", "--eval --mbr_utility rouge1")
     with pytest.raises(UserError, match="trained without sources"):
         TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu").candidates(["a"])
 
 
-def test_a_dry_run_shows_the_context_encoder(programs, chain, pairs, other_lm, tmp_path, capsys):
+def test_a_dry_run_prints_the_context_encoder(programs, chain, pairs, other_lm, tmp_path, capsys):
     space = f"--latent_model_path {chain / 'ae'} --dry_run"
     named = "--dataset_name tales-pairs --train_file none --valid_file none --test_file none"
-    for flags, said in (
+    for flags, shown in (
         (named, "context encoder (shared)"),
         (f"{named} --context_encoder {other_lm}", "context encoder "),
         (pairs, "context encoder (shared)"),
@@ -347,11 +357,11 @@ def test_a_dry_run_shows_the_context_encoder(programs, chain, pairs, other_lm, t
         capsys.readouterr()
         assert programs.diffusion(space, tmp_path / "run", flags) == 0
         out = capsys.readouterr().out
-        assert said in out and "source_tokens.proj" in out
+        assert shown in out and "source_tokens.proj" in out
 
 
-def test_uncompressed_samples_are_as_long_as_texts_of_such_sources(programs, chain, tmp_path):
-    """Short sources have short texts here, long ones long texts; candidates of a source have lengths of their own."""
+def test_lengths_of_samples_follow_training_pairs_with_similar_sources(programs, chain, tmp_path):
+    """Short sources have short texts here and long ones long texts. Each candidate of a source has its own length."""
     rows = [{"src": "the dog", "trg": "a cat"}] * 60
     rows += [{"src": "the dog ran home and the cat sat down", "trg": "one " * n + "end"} for n in (9, 12)] * 30
     for split in SPLITS:
@@ -361,12 +371,12 @@ def test_uncompressed_samples_are_as_long_as_texts_of_such_sources(programs, cha
     pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
     generator, tokens = pipeline.generator, LanguageModelTokens(chain / "lm")
     sources = [rows[0]["src"], rows[-1]["src"]]
-    told = pipeline.sources.make_inputs(sources, 42)
-    mask = generator.sample_latents(1, 0, lambda b, n, g: told(0, 2).repeat(8), 16).mask.sum(1).view(2, 8)
+    inputs = pipeline.sources.make_inputs(sources, 42)
+    mask = generator.sample_latents(1, 0, lambda b, n, g: inputs(0, 2).repeat(8), 16).mask.sum(1).view(2, 8)
     short, long = tokens.count(rows[0]["trg"]), {tokens.count(rows[-2]["trg"]), tokens.count(rows[-1]["trg"])}
     assert set(mask[0].tolist()) == {short}
     assert set(mask[1].tolist()) == long, "both lengths appear among the candidates"
-    fewer = generator.sample_latents(1, 0, lambda b, n, g: told(0, 1).repeat(8), 16).mask.sum(1)
+    fewer = generator.sample_latents(1, 0, lambda b, n, g: inputs(0, 1).repeat(8), 16).mask.sum(1)
     assert torch.equal(fewer, mask[0])
 
 

@@ -1,4 +1,4 @@
-"""The comparison on pairs: its stages are commands that the programs accept, its tables say what the rows hold."""
+"""The comparison on pairs: the programs accept its commands, and its tables show the values of its rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipelines.stages import Stage, scale_steps
 from utils.cli.parse import parse
 from utils.errors import UserError
 
-CORPUS = {"cpu": "qqp", "gpu": "qqp", "tales": "tales-pairs"}  # that a size is meant for
+CORPUS = {"cpu": "qqp", "gpu": "qqp", "tales": "tales-pairs"}  # corpus of each size
 
 
 def words(corpus: str, lm: str) -> dict[str, str]:
@@ -31,7 +31,7 @@ def words(corpus: str, lm: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_every_stage_is_a_command(name, size, tmp_path):
+def test_every_stage_is_a_valid_command(name, size, tmp_path):
     given = {**words(CORPUS[size], "{root}/lm"), "objective": OBJECTIVES.get(name, "pred_x0")}
     own = SYSTEMS[name].stages(SIZES[size], False, given)
     assert sum(share for _, share in own) == pytest.approx(1)
@@ -57,7 +57,7 @@ def row(name: str, steps: int, bleu: float) -> Row:
     return Row(name, steps, [{"metrics": metrics, "seconds": 2.0, "records": records}])
 
 
-def test_tables_show_each_kind_at_the_most_steps_and_every_number_of_steps():
+def test_tables_show_all_systems_at_their_largest_common_steps_and_each_number_of_steps():
     rows = [row("one", 2, 0.1), row("one", 9, 0.2), row("other", 9, 0.3), row("other", 99, 0.4)]
     metadata = {
         "dataset": "qqp",
@@ -66,8 +66,8 @@ def test_tables_show_each_kind_at_the_most_steps_and_every_number_of_steps():
         "baselines": {"the source itself": {"diffuseq_bleu": 0.15}},
     }
     text = tables(metadata)
-    assert "BERTScore" not in text, "it was left out"
-    assert "slots kept" not in text, "nobody counts them here"
+    assert "BERTScore" not in text, "no row has it"
+    assert "slots kept" not in text, "no row has it"
     assert "| other, one sample | 0.3 |" in text, "all systems at the number of steps that all of them have"
     assert "| one, one sample | 0.2 |" in text and "| one, MBR-3 | 0.3 |" in text
     assert "| the source itself | 0.15 |" in text
@@ -76,7 +76,7 @@ def test_tables_show_each_kind_at_the_most_steps_and_every_number_of_steps():
     assert gain["mean"] > 0 and gain["interval_95"] == [pytest.approx(gain["mean"])] * 2
 
 
-def test_a_corpus_without_sources_is_one_line(tales_folder, tmp_path):
+def test_a_corpus_without_sources_gives_one_error_line(tales_folder, tmp_path):
     root = tales_folder.parent
     argv = ["--dataset", "tales", "--data_dir", str(tales_folder), "--output_dir", str(tmp_path), "--size", "cpu"]
     with pytest.raises(UserError, match="has no sources") as error:
@@ -84,26 +84,26 @@ def test_a_corpus_without_sources_is_one_line(tales_folder, tmp_path):
     assert "\n" not in str(error.value) and root.is_dir()
 
 
-def test_what_is_kept_is_counted_by_kind():
+def test_kept_content_is_counted_for_each_kind_of_choice():
     rng = random.Random(1)
     stories = [synthetic_stories.sample_story(rng) for _ in range(4)]
     right = [synthetic_stories.paraphrase(story).text() for story in stories]
-    judge = object.__new__(PairsEvaluator)
-    judge.keeps_content = KEEPS_CONTENT["tales-pairs"]
+    evaluator = object.__new__(PairsEvaluator)
+    evaluator.keeps_content = KEEPS_CONTENT["tales-pairs"]
     records = [
         {"source": story.text(), "sample": one, "chosen": chosen, "candidates": [one, chosen]}
         for story, one, chosen in zip(
             stories, [*right[:2], "no story", right[0]], [*right[:3], "no story"], strict=True
         )
     ]
-    found = judge.kept_content(records, 42)
+    found = evaluator.kept_content(records, 42)
     assert found == {"kept": 0.5, "mbr_kept": 0.75, "oracle_kept": 0.75, "chance_kept": found["chance_kept"]}
-    assert found["chance_kept"] <= 0.25, "of one source alone another's sample says all"
+    assert found["chance_kept"] <= 0.25, "the sample of another source keeps all content of one source only"
     row = Row("one", 2, [{"records": [{"reference": "a", **r} for r in records]}])
     assert row.gains()["kept"]["mean"] == 0.25
 
 
-def test_only_the_embedded_corpus_is_made(tmp_path):
+def test_only_the_synthetic_corpus_is_generated(tmp_path):
     assert pairs.arguments(["--output_dir", "x"]).dataset == "tales-pairs"
     with pytest.raises(UserError, match="--data_dir") as error:
         pairs.make_corpus("qqp", tmp_path / "corpus")
@@ -111,8 +111,8 @@ def test_only_the_embedded_corpus_is_made(tmp_path):
 
 
 @pytest.mark.parametrize("corpus", ["tales-pairs"])
-def test_packed_pairs_of_the_embedded_corpus_fit_whole(corpus):
-    """A token less, and the last full stop of every second text would be cut off."""
+def test_packed_pairs_of_the_synthetic_corpus_are_not_truncated(corpus):
+    """With one token less, the last full stop of every second text would be cut off."""
     rng = random.Random(0)
     stories = [synthetic_stories.sample_story(rng) for _ in range(300)]
     sources, targets = (
@@ -138,5 +138,5 @@ def test_a_tiny_comparison(tales_folder, chain, tmp_path):
     assert set(record["systems"]) == set(SYSTEMS) and "autoencoder" in record["systems"]["latent"]
     for name in ("samples.txt", "steps_diffuseq_bleu.png", "steps_rougeL.png", "steps_kept.png"):
         assert (tmp_path / name).stat().st_size > 500
-    assert pairs.main(argv) == 0, "run again, everything is found done"
+    assert pairs.main(argv) == 0, "a second call skips all stages"
     assert (tmp_path / "table.md").read_text() == before

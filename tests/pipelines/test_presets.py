@@ -1,4 +1,4 @@
-"""A preset is a row of flags; what is typed goes before it, and what was trained stays behind it."""
+"""A preset sets a row of flags. Typed flags take precedence over it, and it takes precedence over saved flags."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from utils.cli.parse import parse
 BASE = "--train_file t --valid_file v --test_file t"
 
 
-def test_every_row_sets_the_same_flags():
+def test_all_presets_set_the_same_flags():
     names = {name for row in PRESETS.values() for name in row}
     assert names <= set(DIFFUSION.flags) and len({frozenset(row) for row in PRESETS.values()}) == 1
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_row_fills_in_what_is_not_typed(name):
+def test_a_preset_sets_flags_that_are_not_typed(name):
     settings = parse(DIFFUSION, f"{BASE} --preset {name} --sampling_timesteps 7".split())
     assert settings.config.sampling.sampling_timesteps == 7
     for flag, value in PRESETS[name].items():
         assert flag == "sampling_timesteps" or settings.get(flag) == value
 
 
-def test_without_one_nothing_changes():
+def test_defaults_hold_without_a_preset():
     settings = parse(DIFFUSION, BASE.split())
     plain = SamplingOptions()
     assert (settings.config.sampling.sampler, settings.config.sampling.sampling_timesteps) == (
@@ -37,17 +37,18 @@ def test_without_one_nothing_changes():
     )
 
 
-def test_a_trained_run_is_evaluated_by_a_preset_and_remembers_its_own(programs, chain, tmp_path):
+def test_a_preset_replaces_the_saved_sampling_flags_of_a_run(programs, chain, tmp_path):
     saved = parse(DIFFUSION, f"--eval --resume_dir {chain / 'diff'}".split())
     typed = parse(DIFFUSION, f"--eval --resume_dir {chain / 'diff'} --preset fast".split())
-    assert saved.sampling_timesteps == 2, "as it was trained with"
-    assert typed.sampling_timesteps == 25 and typed.sampler == PRESETS["fast"]["sampler"]
+    assert saved.config.sampling.sampling_timesteps == 2, "as in training"
+    sampling = typed.config.sampling
+    assert (sampling.sampling_timesteps, sampling.sampler) == (25, PRESETS["fast"]["sampler"])
     flags = f"--eval --preset fast --sampling_timesteps 3 --output_dir {tmp_path}"
     assert programs.again("diffusion", chain / "diff", flags) == 0
 
 
-def test_a_preset_replaces_the_shift_and_the_respacing_of_training(programs, chain, tmp_path):
-    """Else its steps or its grid would be others than measured, without a word; what is typed still counts."""
+def test_a_preset_replaces_the_grid_shift_and_the_respacing_of_training(programs, chain, tmp_path):
+    """With the saved ones, steps or grid would differ from the measured preset. Typed flags still count."""
     words = f"{programs.data} --latent_model_path {chain / 'ae'} --num_train_steps 1 --train_batch_size 8 --device cpu"
     words += f" --max_seq_len 40 --tx_dim 64 --tx_depth 2 --num_samples 2 --decoding greedy --scorer {programs.scorer}"
     respaced = "--beta_schedule cosine --timesteps 100 --timestep_respacing 3"
@@ -58,21 +59,22 @@ def test_a_preset_replaces_the_shift_and_the_respacing_of_training(programs, cha
     for run in ("respaced", "shifted"):
         again = f"--eval --resume_dir {tmp_path / run}".split()
         fast = parse(DIFFUSION, [*again, "--preset", "fast"])
-        assert (fast.sampling_timesteps, fast.time_grid) == (25, "shifted"), run
-        assert fast.grid_shift is None and fast.timestep_respacing is None, run
-        assert parse(DIFFUSION, [*again, "--preset", "fast", "--grid_shift", "4"]).grid_shift == 4
-    assert parse(DIFFUSION, again).grid_shift == 9
-    assert parse(DIFFUSION, [*again, "--time_grid", "karras"]).grid_shift is None, "a shift of training"
+        sampling = fast.config.sampling
+        assert (sampling.sampling_timesteps, sampling.time_grid) == (25, "shifted"), run
+        assert fast.get("grid_shift") is None and fast.get("timestep_respacing") is None, run
+        assert parse(DIFFUSION, [*again, "--preset", "fast", "--grid_shift", "4"]).get("grid_shift") == 4
+    assert parse(DIFFUSION, again).get("grid_shift") == 9
+    assert parse(DIFFUSION, [*again, "--time_grid", "karras"]).get("grid_shift") is None, "the shift of another grid"
     assert programs.again("diffusion", tmp_path / "shifted", f"--eval --time_grid uniform --output_dir {tmp_path}") == 0
 
 
-def test_embeddings_are_decoded_greedily_whatever_a_preset_says():
+def test_a_preset_does_not_change_the_decoding_of_embeddings():
     settings = parse(DIFFUSION, f"{BASE} --latent_space embeddings --preset best".split())
     assert settings.config.evaluation.decoding == "greedy" and settings.config.sampling.sampling_timesteps == 250
 
 
-def test_a_preset_decodes_in_python_and_in_the_shell_too(chain, tmp_path, monkeypatch, capsys):
-    """With fast a call that says nothing is not to search beams; what a call says goes before the preset."""
+def test_a_preset_sets_the_decoding_of_the_pipeline_and_of_sample(chain, tmp_path, monkeypatch, capsys):
+    """The argument of a call takes precedence over the preset."""
     asked = []
     decode = TextGenerator.decode
     monkeypatch.setattr(TextGenerator, "decode", lambda *args: asked.append(args[2]) or decode(*args))

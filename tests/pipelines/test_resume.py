@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed equals one that was not, to the last bit, for each of the three programs."""
+"""For each training program, a run that was stopped and resumed equals one that was not, bit for bit."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_autoencoder_resumes_exactly(programs, chain, stopped_run, fingerprints,
     ids=["accumulation", "lion-annealed", "first-release", "classes-of-states", "classes-of-states-first-release"],
 )
 def test_diffusion_resumes_exactly(programs, chain, stopped_run, fingerprints, tmp_path, flags):
-    """uncompressed: on the encoder's own states."""
+    """uncompressed: on encoder states."""
     space = f"--enc_dec_model {chain / 'lm'}" if "uncompressed" in flags else f"--latent_model_path {chain / 'ae'}"
     flags = f"{flags.removeprefix('uncompressed')} --num_train_steps {STEPS}"
     assert programs.diffusion(space, tmp_path / "whole", flags) == 0
@@ -85,8 +85,8 @@ def test_diffusion_resumes_exactly(programs, chain, stopped_run, fingerprints, t
     assert whole == parts
 
 
-def test_a_step_keeps_its_texts_however_they_are_shared_out(programs, chain, stop_after, tmp_path):
-    """On fewer GPUs than it began on, or with less memory."""
+def test_a_resumed_run_may_split_its_global_batch_in_another_way(programs, chain, stop_after, tmp_path):
+    """For fewer GPUs than before, or less memory."""
     space = f"--latent_model_path {chain / 'ae'}"
     flags = "--num_train_steps 6 --train_batch_size 8 --disable_dropout"
     assert programs.diffusion(space, tmp_path / "whole", flags) == 0
@@ -94,9 +94,9 @@ def test_a_step_keeps_its_texts_however_they_are_shared_out(programs, chain, sto
     assert programs.diffusion(space, tmp_path / "parts", flags) == 143
     with pytest.raises(
         UserError, match="global batch of 8 texts, and 1 process.* make it 4: set --train_batch"
-    ) as said:
+    ) as error:
         programs.resume("diffusion", tmp_path / "parts", "--train_batch_size 4")
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(error.value)
     halves = "--train_batch_size 4 --gradient_accumulation_steps 2"
     assert programs.resume("diffusion", tmp_path / "parts", halves) == 0
     lines = [[line for line in read_metrics(tmp_path / run) if "loss" in line] for run in RUNS]
@@ -113,8 +113,8 @@ def test_a_step_keeps_its_texts_however_they_are_shared_out(programs, chain, sto
 
 
 @pytest.mark.parametrize("stage", ["diffusion", "autoencoder"])
-def test_what_an_error_advises_can_be_done(programs, chain, monkeypatch, tmp_path, stage):
-    """Of a run whose loss is no number any more."""
+def test_the_advice_of_the_nonfinite_loss_error_works(programs, chain, monkeypatch, tmp_path, stage):
+    """The run resumes with the flags that the error names."""
     flags = "--num_train_steps 6 --save_every 2 --mixed_precision bf16"
     space = f"--latent_model_path {chain / 'ae'}"
     start, step = {
@@ -136,25 +136,25 @@ def test_what_an_error_advises_can_be_done(programs, chain, monkeypatch, tmp_pat
     assert checkpoints.load(tmp_path).step == 6
 
 
-def test_time_limit_stops_evaluates_saves_and_goes_on(programs, chain, fingerprints, tmp_path):
+def test_a_time_limit_stops_evaluates_and_saves(programs, chain, fingerprints, tmp_path):
     space = f"--latent_model_path {chain / 'ae'}"
     flags = "--num_train_steps 6 --self_condition"
     assert programs.diffusion(space, tmp_path / "whole", flags) == 0
-    assert programs.diffusion(space, tmp_path / "parts", f"{flags} --max_seconds 0") == 0  # one step is always made
+    assert programs.diffusion(space, tmp_path / "parts", f"{flags} --max_seconds 0") == 0  # makes one step
     assert checkpoints.load(tmp_path / "parts").step == 1
     assert [line["step"] for line in read_metrics(tmp_path / "parts") if "model/greedy/diversity" in line] == [1]
-    assert programs.resume("diffusion", tmp_path / "parts") == 0  # the limit belongs to one invocation
+    assert programs.resume("diffusion", tmp_path / "parts") == 0  # the limit is not saved
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
 
 
-def test_an_evaluation_that_time_ended_at_is_not_done_twice(programs, chain, tmp_path):
+def test_an_evaluation_at_the_time_limit_runs_once(programs, chain, tmp_path):
     flags = "--num_train_steps 6 --save_and_sample_every 1 --max_seconds 0"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flags) == 0
     assert [line["step"] for line in read_metrics(tmp_path / "run") if "model/greedy/diversity" in line] == [1]
 
 
-def test_an_evaluation_that_a_signal_prevented_is_made_up_for(programs, chain, stop_after, fingerprints, tmp_path):
-    """A signal within step 4, where samples are due: exit at once; the resumed run evaluates step 4 first."""
+def test_a_resumed_run_makes_a_missed_evaluation(programs, chain, stop_after, fingerprints, tmp_path):
+    """A signal during step 4, which has an evaluation: the run exits at once, and evaluates when it is resumed."""
     space, flags = f"--latent_model_path {chain / 'ae'}", "--num_train_steps 6 --save_and_sample_every 2"
     assert programs.diffusion(space, tmp_path / "whole", flags) == 0
     stop_after(DiffusionStep, 4)
@@ -171,8 +171,8 @@ def test_an_evaluation_that_a_signal_prevented_is_made_up_for(programs, chain, s
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
 
 
-def test_stopping_at_an_interval_loses_no_validation_loss(programs, chain, stop_after, fingerprints, tmp_path):
-    """A signal within step 4, where losses are logged: validation losses of that step are in the log of both runs."""
+def test_a_signal_at_a_logging_step_loses_no_validation_loss(programs, chain, stop_after, fingerprints, tmp_path):
+    """A signal during step 4, which logs losses: both logs have its validation losses."""
     space, flags = f"--latent_model_path {chain / 'ae'}", "--num_train_steps 8 --log_every 4"
     assert programs.diffusion(space, tmp_path / "whole", flags) == 0
     stop_after(DiffusionStep, 4)
@@ -181,7 +181,7 @@ def test_stopping_at_an_interval_loses_no_validation_loss(programs, chain, stop_
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
 
 
-def test_a_damaged_checkpoint_costs_a_warning_and_steps(programs, chain, stop_after, fingerprints, tmp_path, capsys):
+def test_an_earlier_checkpoint_replaces_a_damaged_one(programs, chain, stop_after, fingerprints, tmp_path, capsys):
     flags = "--num_train_steps 8 --save_every 3"
     assert programs.autoencoder(chain / "lm", tmp_path / "whole", flags) == 0
     stop_after(AutoencoderStep, 5)
@@ -195,7 +195,7 @@ def test_a_damaged_checkpoint_costs_a_warning_and_steps(programs, chain, stop_af
     assert fingerprints(tmp_path / "whole") == fingerprints(tmp_path / "parts")
 
 
-def test_a_folder_in_which_another_process_trains_is_left_to_it(programs, chain, contents, tmp_path):
+def test_only_one_process_may_train_in_a_folder(programs, chain, contents, tmp_path):
     space, out = f"--latent_model_path {chain / 'ae'}", tmp_path / "run"
     assert programs.diffusion(space, out) == 0
     program = "import sys, time; from pathlib import Path; from utils.locks import try_lock; "
@@ -207,14 +207,16 @@ def test_a_folder_in_which_another_process_trains_is_left_to_it(programs, chain,
         with pytest.raises(UserError, match="another process is training into"):
             programs.resume("diffusion", out)
         assert contents(out) == before
-        assert programs.again("diffusion", out, f"--eval --output_dir {tmp_path / 'seen'}") == 0, "it may be looked at"
+        assert programs.again("diffusion", out, f"--eval --output_dir {tmp_path / 'seen'}") == 0, (
+            "an evaluation is allowed"
+        )
     finally:
         other.kill()
         other.wait()
-    assert programs.resume("diffusion", out) == 0, "the hold ends with the process"
+    assert programs.resume("diffusion", out) == 0, "the lock ends with its process"
 
 
-def test_a_finished_run_says_so_and_changes_nothing(programs, chain, fingerprints, tmp_path, capsys):
+def test_resuming_a_finished_run_changes_nothing(programs, chain, fingerprints, tmp_path, capsys):
     assert programs.autoencoder(chain / "lm", tmp_path / "run") == 0
     before = fingerprints(tmp_path / "run")
     assert programs.resume("autoencoder", tmp_path / "run") == 0

@@ -14,7 +14,7 @@ from pipelines.sample import main as sample
 from utils.errors import UserError
 
 
-def test_a_checkpoint_stands_for_its_run(tmp_path):
+def test_a_checkpoint_folder_gives_its_run_folder(tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "step_00000005"
     checkpoint.mkdir(parents=True)
     (tmp_path / "run" / "args.json").write_text("{}")
@@ -23,26 +23,26 @@ def test_a_checkpoint_stands_for_its_run(tmp_path):
 
 @pytest.mark.parametrize("main", [sample, infill, rewrite])
 @pytest.mark.parametrize(
-    "argv, said",
+    "argv, message",
     [
         ("", "--run"),
         ("--run {here}", "{here} is not a run folder"),
         ("--run {here} --num_samples x", "--num_samples: invalid int value: 'x'; see --help"),
     ],
 )
-def test_a_mistake_is_reported_in_one_line(main, argv, said, tmp_path: Path, capsys):
+def test_a_mistake_is_reported_in_one_line(main, argv, message, tmp_path: Path, capsys):
     with pytest.raises(SystemExit) as left:
         main(argv.format(here=tmp_path).split())
     assert left.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and said.format(here=tmp_path) in line
+    assert line.startswith("error: ") and message.format(here=tmp_path) in line
 
 
 @pytest.mark.parametrize("main", [infill, rewrite])
 def test_texts_come_from_flags_or_a_file(main, tmp_path: Path, capsys):
     (tmp_path / "args.json").write_text("{}")
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
-    for flags, said in (
+    for flags, message in (
         ("", "give --text or --text_file"),
         (f"--text_file {tmp_path / 'none.txt'}", "no such file"),
         (f"--text_file {tmp_path / 'latin.txt'}", "latin.txt, line 1: not UTF-8"),
@@ -50,7 +50,7 @@ def test_texts_come_from_flags_or_a_file(main, tmp_path: Path, capsys):
         with pytest.raises(SystemExit):
             main(["--run", str(tmp_path), *flags.split()])
         (line,) = capsys.readouterr().err.splitlines()
-        assert said in line
+        assert message in line
 
 
 def test_rewrite_writes_variations_or_an_interpolation(chain, capsys):
@@ -71,21 +71,21 @@ def test_rewrite_writes_variations_or_an_interpolation(chain, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv, said",
+    "argv, message",
     [
         ("", "arguments are required: kind"),
         ("train-word-level x --vocab_size many", "--vocab_size: invalid int value: 'many'"),
         ("train-word-level x --max_length 0", "--max_length 0 is too small"),
     ],
 )
-def test_tokenizer_program_reports_mistakes_in_one_line(argv, said, capsys):
+def test_tokenizer_program_reports_mistakes_in_one_line(argv, message, capsys):
     with pytest.raises(SystemExit) as left:
         tokenizers(argv.split())
     (line,) = capsys.readouterr().err.splitlines()
-    assert left.value.code == 2 and said in line
+    assert left.value.code == 2 and message in line
 
 
-def test_runs_of_embeddings_take_no_decoding_strategy():
+def test_runs_of_embeddings_reject_decoding_strategies():
     check_no_decoding("beam", of_embeddings=False)
     check_no_decoding("greedy", of_embeddings=True)
     with pytest.raises(UserError, match="--decoding nucleus is for language models"):

@@ -1,4 +1,4 @@
-"""The benchmarks of speed run on tiny runs, go on where they were, and judge by their own rule."""
+"""The benchmarks of speed: tiny runs, resuming, and the rule by which two results differ."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from functools import partial
 
 import pytest
 
-from benchmarks import annealing, decoding, loss_tables, quality_speed, throughput
-
-from benchmarks import speculative_decoding
+from benchmarks import annealing, decoding, loss_tables, quality_speed, speculative_decoding, throughput
 from benchmarks.quality_speed import BASELINE, differs, summarize, sweep, title, unique_settings
 from evaluation import local_lm
 from pipelines.cli.presets import PRESETS
@@ -24,14 +22,14 @@ def rows(setting: str, values: list[float]) -> list[dict]:
     ]
 
 
-def test_the_sweep_holds_the_baseline_the_presets_and_everything_else_once():
+def test_the_sweep_has_the_baseline_the_presets_and_each_other_setting_once():
     names = [title(setting) for setting in sweep([10, 25])]
     assert names[0] == title(BASELINE) and len(names) == len(set(names))
     assert title({k: v for k, v in PRESETS["fast"].items() if k != "decoding" and v is not None}) in names
     assert {"ddim karras 10", "heun log_snr 25"} <= set(names)
 
 
-def test_a_setting_that_is_named_twice_is_one_row_and_two_students_of_one_name_are_refused():
+def test_equal_settings_are_one_row_and_students_need_different_names():
     few = {"sampler": "dpmpp", "time_grid": "uniform", "sampling_timesteps": 4}
     assert unique_settings([BASELINE, few, dict(BASELINE), dict(few)]) == [BASELINE, few]
     one, other = ({**few, "student": f"runs/{folder}/few"} for folder in "ab")
@@ -40,7 +38,7 @@ def test_a_setting_that_is_named_twice_is_one_row_and_two_students_of_one_name_a
         unique_settings([one, other])
 
 
-def test_a_difference_counts_beyond_the_larger_of_two_deviations_and_a_point():
+def test_a_difference_counts_if_it_exceeds_two_deviations_and_the_threshold():
     base = rows("base", [0.70, 0.70, 0.70])
     assert not differs(rows("a", [0.689] * 3), base, "mauve", 0.02) and differs(
         rows("a", [0.67] * 3), base, "mauve", 0.02
@@ -51,12 +49,12 @@ def test_a_difference_counts_beyond_the_larger_of_two_deviations_and_a_point():
     )
     found = summarize([*rows(title(BASELINE), [0.7, 0.7]), *rows("other", [0.6, 0.6])])
     assert [entry["misses"] for entry in found] == [[], ["mauve"]]
-    judged = [{**row, "grammatical": 0.9} for row in rows(title(BASELINE), [0.7, 0.7])]
-    found = summarize([*judged, *rows("other", [0.7, 0.7])])
-    assert [entry["misses"] for entry in found] == [[], ["grammatical"]], "what is not known is not as good"
+    with_grammar = [{**row, "grammatical": 0.9} for row in rows(title(BASELINE), [0.7, 0.7])]
+    found = summarize([*with_grammar, *rows("other", [0.7, 0.7])])
+    assert [entry["misses"] for entry in found] == [[], ["grammatical"]], "a missing metric counts as worse"
 
 
-def test_a_schedule_has_reached_the_plain_run_where_it_is_as_good_as_its_end():
+def test_a_schedule_reaches_the_plain_run_at_its_final_value():
     points = [(100, 1.0, 0.5), (200, 2.0, 0.3), (300, 3.0, 0.2)]
     assert annealing.reached(points, 0.3, falls=True) == (200, 2.0)
     assert annealing.reached(points, 0.1, falls=True) is None and annealing.reached(points, 0.4, falls=False) == (
@@ -73,7 +71,9 @@ def test_quality_against_speed_of_a_tiny_run(programs, chain, tmp_path, monkeypa
     assert quality_speed.main(argv) == 0
     lines = (tmp_path / "rows.jsonl").read_text()
     assert quality_speed.main(argv) == 0
-    assert (tmp_path / "rows.jsonl").read_text() == lines and len(lines.splitlines()) == 4, "it goes on where it was"
+    assert (tmp_path / "rows.jsonl").read_text() == lines and len(lines.splitlines()) == 4, (
+        "a second call makes no row again"
+    )
     settings = json.loads((tmp_path / "result.json").read_text())["settings"]
     counted = [("ddpm uniform 4", 4, 2), ("dpmpp karras 3", 3, 2)]
     assert [(entry["setting"], entry["calls"], entry["seeds"]) for entry in settings] == counted
@@ -96,12 +96,14 @@ def test_annealing_is_compared_on_a_tiny_run(programs, chain, tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
     assert [row["schedule"] for row in result["rows"]] == ["normal", "linear"]
     plain = result["rows"][0]
-    assert plain["reached_loss"] == "1 of 1" and plain["steps_to_loss"] <= 6, "the plain run is where it ends"
+    assert plain["reached_loss"] == "1 of 1" and plain["steps_to_loss"] <= 6, "the plain run reaches its own final loss"
     for runs in result["curves"].values():
         assert [step for step, _, _ in runs[0]["loss"]] == [1, 2, 3, 4, 5, 6] and len(runs[0]["mauve"]) == 2
 
 
-def test_classes_are_told_and_a_run_of_pairs_is_refused(programs, chain, tales_folder, tmp_path, monkeypatch, capsys):
+def test_guided_classes_are_sampled_and_a_run_on_pairs_is_rejected(
+    programs, chain, tales_folder, tmp_path, monkeypatch, capsys
+):
     flags = "--class_conditional --cls_free_guidance 2 --num_train_steps 1"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "classes", flags) == 0
     argv = ["--output_dir", str(tmp_path / "out"), "--seeds", "1", "--num_samples", "4", "--device", "cpu"]
@@ -119,8 +121,8 @@ def test_classes_are_told_and_a_run_of_pairs_is_refused(programs, chain, tales_f
     assert "samples from source texts: use --eval" in capsys.readouterr().err
 
 
-def test_no_schedule_pays_for_what_judges_them_all(programs, chain, tmp_path, monkeypatch):
-    """The first run would train a scorer at its first evaluation, and its seconds, the plain run's, would count it."""
+def test_the_scorer_is_trained_before_the_schedules(programs, chain, tmp_path, monkeypatch):
+    """Otherwise the first run would train it, and its seconds would include that."""
     small = partial(local_lm.LocalLMOptions, steps=3, width=32, layers=1, heads=2)
     monkeypatch.setattr(local_lm, "LocalLMOptions", small)
     flags = f"{programs.data} --latent_model_path {chain / 'ae'} --device cpu".split()
@@ -143,7 +145,7 @@ def test_losses_side_by_side_agree(tmp_path):
 
 
 @pytest.mark.slow
-def test_ways_of_decoding_are_compared(chain, tales_folder, tmp_path):
+def test_decoding_methods_are_compared(chain, tales_folder, tmp_path):
     lines = (tales_folder / "valid.jsonl").read_text().splitlines()
     (tmp_path / "texts.txt").write_text("\n".join(json.loads(line)["text"] for line in lines))
     argv = f"--enc_dec_model {chain / 'lm'} --texts {tmp_path / 'texts.txt'} --output_dir {tmp_path} --batch 6"
@@ -177,7 +179,7 @@ def test_throughput_writes_its_table(tmp_path):
 
 def test_drafts_are_measured_on_held_out_texts_and_on_samples(programs, chain, tmp_path, capsys):
     flags = f"--output_dir {tmp_path / 'drafter'} --latent_cache_dir {tmp_path / 'cache'} --config val_loss_examples=4"
-    assert programs.drafter(chain / "ae_l2", flags) == 0
+    assert programs.draft_model(chain / "ae_l2", flags) == 0
     words = (
         f"--run {chain / 'diff'} --draft_model {tmp_path / 'drafter'} --output_dir {tmp_path} --sampling_timesteps 2"
     )
@@ -199,7 +201,7 @@ def test_drafts_are_measured_on_held_out_texts_and_on_samples(programs, chain, t
 
 
 @pytest.mark.slow
-def test_every_case_can_be_tried_on_few_texts_and_one_at_a_time(tmp_path):
+def test_every_throughput_case_runs_with_a_small_batch_and_one_step(tmp_path):
     argv = f"--output_dir {tmp_path} --size small --device cpu --rounds 1 --steps 1 --batch 2"
     assert throughput.main(argv.split()) == 0
     rows = json.loads((tmp_path / "throughput.json").read_text())["rows"]
@@ -209,7 +211,7 @@ def test_every_case_can_be_tried_on_few_texts_and_one_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize("flags", ["--rounds 0", "--steps 0", "--batch -1", "--parts sampling,none"])
-def test_what_cannot_be_measured_is_one_line(flags, tmp_path, capsys):
+def test_invalid_arguments_of_throughput_give_one_error_line(flags, tmp_path, capsys):
     with pytest.raises(SystemExit):
         throughput.main(["--output_dir", str(tmp_path), *flags.split()])
     (line,) = capsys.readouterr().err.splitlines()

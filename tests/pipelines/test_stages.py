@@ -1,4 +1,4 @@
-"""Stages in a row: an interrupted one goes on where it was, a finished one is not done again, seconds add up."""
+"""Stages in sequence: an interrupted stage resumes, a finished stage is skipped, and its seconds add up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines.steps.denoising_lm import DenoisingLMStep
 from utils import checkpoints
 
 
-def test_a_stage_goes_on_where_it_was(programs, tmp_path, stop_after, capsys):
+def test_an_interrupted_stage_resumes_and_a_finished_one_is_skipped(programs, tmp_path, stop_after, capsys):
     flags = (
         f"{programs.data} --device cpu --d_model 64 --layers 1 --max_seq_len 40 --num_train_steps 12 "
         "--train_batch_size 4 --eval_every 100 --eval_texts 4 --log_every 1"
@@ -26,8 +26,10 @@ def test_a_stage_goes_on_where_it_was(programs, tmp_path, stop_after, capsys):
     first = clock.seconds["lm"]
 
     assert run() == 0
-    said = capsys.readouterr().out
-    assert "--resume_training" in said and said.count("--max_seconds 600") == 2, "a limit holds for what goes on, too"
+    printed = capsys.readouterr().out
+    assert "--resume_training" in printed and printed.count("--max_seconds 600") == 2, (
+        "the limit holds for a resumed stage too"
+    )
     assert checkpoints.load(tmp_path / "lm").step == 12
     assert (tmp_path / "lm/validation.json").exists()
     assert StageTimer(tmp_path / "seconds.json").seconds["lm"] >= first

@@ -1,4 +1,4 @@
-"""A trained run as a Python object: texts from a seed, and texts to latents and back, without the corpus."""
+"""TextDiffusionPipeline: texts from a seed, and texts to latents and back, without the corpus."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_encode_and_decode_batches_of_texts(pipeline):
     latents = pipeline.encode(texts)
     assert latents.x0.shape == (2, pipeline.generator.space.length, pipeline.generator.space.dim)
     alone = pipeline.encode(texts[:1])
-    torch.testing.assert_close(latents.x0[:1], alone.x0, atol=1e-5, rtol=1e-4)  # padding changes nothing
+    torch.testing.assert_close(latents.x0[:1], alone.x0, atol=1e-5, rtol=1e-4)  # padding does not change latents
     assert len(pipeline.decode(latents)) == 2
 
 

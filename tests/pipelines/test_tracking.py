@@ -1,4 +1,4 @@
-"""What the programs log, under the names that the published code gave it."""
+"""Names and values of the metrics that the programs log."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ NAMES = {
 
 
 @pytest.mark.parametrize("run", NAMES)
-def test_published_names(chain, run):
+def test_programs_log_their_metrics(chain, run):
     lines = read_metrics(chain / run)
     assert NAMES[run] <= set().union(*lines), NAMES[run] - set().union(*lines)
     assert all("step" in line for line in lines)
 
 
-def test_the_quarters_of_the_noise_range_make_up_the_loss(chain):
+def test_the_losses_of_the_four_quarters_of_time_average_to_the_loss(chain):
     logged = [line for line in read_metrics(chain / "diff") if "loss_q0" in line]
+    assert len(logged) == 2
     for line in logged:
         assert sum(line[f"loss_q{q}"] for q in (0, 1, 2, 3)) / 4 == pytest.approx(line["loss"], rel=1e-4)

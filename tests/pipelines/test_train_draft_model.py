@@ -1,4 +1,5 @@
-"""Drafters from the command line: trained beside an autoencoder, found by all that decodes its latents, harmless."""
+"""Draft models: trained beside an autoencoder, found by every program that decodes its latents, and without effect on
+the texts."""
 
 from __future__ import annotations
 
@@ -23,12 +24,12 @@ STEPS = 20
 
 @pytest.fixture(scope="module")
 def drafted(programs, chain, tmp_path_factory) -> Path:
-    """A copy of the autoencoder `ae_l2` with a drafter of its own."""
+    """A copy of the autoencoder `ae_l2` with a draft model."""
     folder = tmp_path_factory.mktemp("drafted") / "ae"
     shutil.copytree(chain / "ae_l2", folder)
     shutil.copytree(chain / "lm", folder.parent / "lm")
     assert (
-        programs.drafter(
+        programs.draft_model(
             folder, "--num_train_steps 60 --eval_every 30 --config val_loss_examples=16 --draft_model_dim 64"
         )
         == 0
@@ -45,14 +46,14 @@ def run(programs, drafted, tmp_path_factory) -> Path:
 
 
 def texts_of(run, flags=(), **named):
-    """Texts by greedy decoding, and (passes, texts) of drafts."""
+    """Greedily decoded texts, and (verification passes, texts) of speculative decoding."""
     pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu", argv=flags, eval_batch_size=8, **named)
     texts = pipeline(8, decoding="greedy")
-    watch = pipeline.generator.timer
-    return texts, (watch.draft_passes, watch.drafted_texts)
+    timer = pipeline.generator.timer
+    return texts, (timer.draft_passes, timer.drafted_texts)
 
 
-def test_training_says_how_good_drafts_are(drafted):
+def test_training_logs_the_accuracy_of_drafts(drafted):
     lines = read_metrics(drafted / "drafter")
     found = [line for line in lines if "val_loss" in line]
     assert [line["step"] for line in found] == [30, 60]
@@ -64,9 +65,11 @@ def test_training_says_how_good_drafts_are(drafted):
     assert saved["max_seq_len"] == 40 and saved["program"] == DRAFT_MODEL.name and saved["space_fingerprint"]
 
 
-def test_texts_are_the_same_with_and_without(run, drafted):
+def test_texts_are_the_same_with_and_without_drafts(run, drafted):
     copy = run / "autoencoder" / "drafter"
-    assert sorted(p.name for p in copy.iterdir()) == ["args.json", "best"], "of a drafter, a run keeps what writes"
+    assert sorted(p.name for p in copy.iterdir()) == ["args.json", "best"], (
+        "a run keeps the flags and the best weights of a draft model"
+    )
     with_drafts, (passes, verified) = texts_of(run)
     assert verified == 8 and passes >= 8
     assert texts_of(run, speculative="off") == (with_drafts, (0, 0))
@@ -74,12 +77,12 @@ def test_texts_are_the_same_with_and_without(run, drafted):
     assert pipeline(4, decoding="beam") and pipeline.generator.timer.drafted_texts == 0
 
 
-def test_evaluations_show_passes(programs, run, drafted, tmp_path):
+def test_evaluation_reports_verification_passes(programs, run, drafted, tmp_path):
     flags = "--eval --num_samples 8 --eval_batch_size 8 --decoding greedy"
     assert programs.again("diffusion", run, f"{flags} --output_dir {tmp_path / 'a'}") == 0
     assert programs.again("diffusion", run, f"{flags} --output_dir {tmp_path / 'b'} --speculative off") == 0
     a, b = (json.loads((tmp_path / name / "evaluation" / "eval-valid.json").read_text()) for name in "ab")
-    assert a["speed/verify_passes_per_text"] >= 1 and "speed/passes_per_text" not in b
+    assert a["speed/verify_passes_per_text"] >= 1 and "speed/verify_passes_per_text" not in b
     assert a["model/greedy/local_lm_val_mauve"] == b["model/greedy/local_lm_val_mauve"]
     for name, flag in (("c", ""), ("d", "--speculative off")):
         words = f"--eval --output_dir {tmp_path / name} --eval_texts 8 --decoding greedy {flag}"
@@ -88,7 +91,7 @@ def test_evaluations_show_passes(programs, run, drafted, tmp_path):
     assert written[0] == written[1]
 
 
-def test_a_drafter_can_come_later_and_from_elsewhere(programs, chain, run, drafted, tmp_path, capsys):
+def test_a_draft_model_may_be_trained_later_or_named_by_a_flag(programs, chain, run, drafted, tmp_path, capsys):
     plain, (_, none) = texts_of(chain / "diff")
     assert none == 0
     found, (passes, verified) = texts_of(chain / "diff", draft_model=drafted / "drafter")
@@ -96,18 +99,18 @@ def test_a_drafter_can_come_later_and_from_elsewhere(programs, chain, run, draft
     late = tmp_path / "diff"
     shutil.copytree(chain / "diff", late)
     shutil.copytree(chain / "lm", tmp_path / "lm")
-    assert programs.drafter(late / "autoencoder", f"--latent_cache_dir {tmp_path / 'cache'}") == 0
+    assert programs.draft_model(late / "autoencoder", f"--latent_cache_dir {tmp_path / 'cache'}") == 0
     assert texts_of(late)[0] == plain and texts_of(late)[1][1] == 8
     with_given = tmp_path / "given"
     flags = f"--draft_model {drafted / 'drafter'}"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", with_given, flags) == 0
-    assert (with_given / "autoencoder" / "drafter" / "best").is_dir(), "the run keeps the one that was named"
+    assert (with_given / "autoencoder" / "drafter" / "best").is_dir(), "the run keeps a copy of the named one"
     capsys.readouterr()
     texts_of(with_given)
     assert "note" not in capsys.readouterr().err
 
 
-def test_a_drafter_of_another_space(programs, chain, drafted, tmp_path, capsys):
+def test_a_draft_model_of_another_autoencoder_is_not_used(programs, chain, drafted, tmp_path, capsys):
     with pytest.raises(UserError, match=r"was trained for latents of another autoencoder: leave --draft_model out"):
         programs.again(
             "autoencoder", chain / "ae", f"--eval --output_dir {tmp_path} --draft_model {drafted / 'drafter'}"
@@ -120,7 +123,7 @@ def test_a_drafter_of_another_space(programs, chain, drafted, tmp_path, capsys):
     assert "note: texts are decoded token by token: the draft model in" in capsys.readouterr().err
 
 
-def test_an_adapted_decoder_keeps_the_drafter_of_before(programs, drafted, tmp_path, capsys):
+def test_a_draft_model_of_an_earlier_decoder_gives_the_same_texts_and_a_note(programs, drafted, tmp_path, capsys):
     adapted = tmp_path / "adapted"
     flags = f"--lm_mode decoder --resume_dir {drafted} --max_latent_noise 0.5 --num_train_steps 3"
     assert programs.autoencoder(drafted.parent / "lm", adapted, flags) == 0
@@ -133,45 +136,48 @@ def test_an_adapted_decoder_keeps_the_drafter_of_before(programs, drafted, tmp_p
     assert written[0] == written[1]
 
 
-def test_mistakes_are_one_line(programs, chain, drafted, tmp_path):
-    for folder, flag, said in (
+def test_mistakes_with_a_draft_model_give_one_error_line(programs, chain, drafted, tmp_path):
+    for folder, flag, message in (
         (chain / "states", f"--draft_model {drafted / 'drafter'}", "drafts texts from an autoencoder's latents"),
         (chain / "diff", f"--draft_model {tmp_path / 'none'}", "is not a run folder: there is no such folder"),
         (chain / "diff", f"--draft_model {chain / 'ae'}", "is not the run of a draft model: train one with"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             programs.again("diffusion", folder, f"--eval --num_samples 2 --output_dir {tmp_path / 'out'} {flag}")
     with pytest.raises(UserError, match="this command trains a new one: add --eval"):
         programs.autoencoder(chain / "lm", tmp_path / "b", f"--draft_model {drafted / 'drafter'}")
     with pytest.raises(UserError, match="already holds a run: continue it with"):
-        programs.drafter(drafted)
+        programs.draft_model(drafted)
     with pytest.raises(UserError, match="--latent_model_path is missing"):
         train_draft_model.train(parse(DRAFT_MODEL, []))
     with pytest.raises(UserError, match="is not the run of an autoencoder"):
-        programs.drafter(chain / "diff")
+        programs.draft_model(chain / "diff")
     with pytest.raises(UserError, match="--draft_model_dim is 40, which is not a multiple"):
-        programs.drafter(drafted, f"--draft_model_dim 40 --output_dir {tmp_path / 'a'}")
+        programs.draft_model(drafted, f"--draft_model_dim 40 --output_dir {tmp_path / 'a'}")
     other = f"--latent_model_path {chain / 'ae'}"
-    shutil.copytree(drafted / "drafter", tmp_path / "begun")
+    shutil.copytree(drafted / "drafter", tmp_path / "resumed")
     with pytest.raises(UserError, match="was trained for another autoencoder than"):
-        programs.resume("drafter", tmp_path / "begun", other)
+        programs.resume("draft_model", tmp_path / "resumed", other)
     assert not (tmp_path / "a" / "checkpoints").exists()
 
 
-def test_drafters_resume_exactly(programs, chain, stopped_run, fingerprints, tmp_path):
+def test_draft_models_resume_exactly(programs, chain, stopped_run, fingerprints, tmp_path):
     flags = f"--num_train_steps {STEPS} --max_latent_noise 0.9"
     flags += " --train_batch_size 8 --gradient_accumulation_steps 2"
     flags += f" --latent_cache_dir {tmp_path / 'cache'} --config val_loss_examples=8 --eval_every 10"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert programs.drafter(chain / "ae", f"{flags} --output_dir {whole}") == 0
+    assert programs.draft_model(chain / "ae", f"{flags} --output_dir {whole}") == 0
     stopped_run(
-        "drafter", DraftModelStep, lambda: programs.drafter(chain / "ae", f"{flags} --output_dir {parts}"), parts
+        "draft_model",
+        DraftModelStep,
+        lambda: programs.draft_model(chain / "ae", f"{flags} --output_dir {parts}"),
+        parts,
     )
     assert fingerprints(whole) == fingerprints(parts)
     assert checkpoints.load(whole).step == STEPS
 
 
-def test_dry_run_builds_and_writes_nothing(chain, contents, capsys):
+def test_a_dry_run_prints_the_parameters_and_writes_no_file(chain, contents, capsys):
     before = contents(chain / "ae")
     words = f"--latent_model_path {chain / 'ae'} --dry_run --draft_model_depth 3"
     assert train_draft_model.train(parse(DRAFT_MODEL, words.split())) == 0
@@ -180,11 +186,11 @@ def test_dry_run_builds_and_writes_nothing(chain, contents, capsys):
     assert contents(chain / "ae") == before
 
 
-def test_an_untrained_drafter_is_only_slower(run):
+def test_an_untrained_draft_model_gives_the_same_texts(run):
     pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu", eval_batch_size=8)
     plain = pipeline(8, decoding="greedy")
-    drafter = pipeline.generator.space.space.greedy_loop.draft_model
+    draft_model = pipeline.generator.space.space.greedy_loop.draft_model
     with torch.no_grad():
-        for p in drafter.parameters():
+        for p in draft_model.parameters():
             p.normal_(generator=torch.Generator().manual_seed(0))
     assert pipeline(8, decoding="greedy") == plain

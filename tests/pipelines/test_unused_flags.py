@@ -1,4 +1,4 @@
-"""One note names the flags without effect; columns, ranges and the precision of accelerate launch."""
+"""One note names all flags without effect. Also: columns, ranges, and the precision of accelerate launch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DATA = "--dataset_name tales"
 
 
 @pytest.mark.parametrize("program", [DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFT_MODEL], ids=lambda p: p.name)
-def test_what_a_flag_needs_are_choices_of_the_other_flag(program):
+def test_the_values_that_a_flag_needs_are_choices_of_the_other_flag(program):
     for flag in program.flags.values():
         if flag.needed and flag.needed[0] in program.flags:
             other, values = flag.needed
@@ -20,7 +20,7 @@ def test_what_a_flag_needs_are_choices_of_the_other_flag(program):
 
 
 @pytest.mark.parametrize(
-    "program, typed, said",
+    "program, typed, message",
     [
         (DIFFUSION, "--train_prob_self_cond 0.3", "--train_prob_self_cond has an effect only with --self_condition"),
         (DIFFUSION, "--train_prob_self_cond 0.3 --self_condition", None),
@@ -39,21 +39,21 @@ def test_what_a_flag_needs_are_choices_of_the_other_flag(program):
         (PRETRAIN, "--config muon_momentum=0.9 --optimizer muon", None),
     ],
 )
-def test_a_flag_without_effect_is_named_in_one_note(program, typed, said, capsys):
+def test_a_flag_without_effect_is_named_in_one_note(program, typed, message, capsys):
     parse(program, f"{DATA} {typed}".split())
     errors = capsys.readouterr().err
-    assert ("note: these flags have no effect here: " + said in errors) if said else errors == ""
+    assert ("note: these flags have no effect here: " + message in errors) if message else errors == ""
 
 
 @pytest.mark.parametrize("flag", ["label_column", "source_column"])
 def test_the_text_none_switches_a_column_off_and_is_not_the_default(flag):
-    """Unset, it is found by its name."""
+    """By default the column is found by its name."""
     for program in (DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFT_MODEL):
         assert parse(program, [f"--{flag}", "none"]).values[flag] == "none"
         assert parse(program, []).values[flag] is None
 
 
-def test_a_power_below_zero_is_refused(capsys):
+def test_a_negative_power_is_rejected(capsys):
     with pytest.raises(ValueError, match="--polynomial_T_power must be at least 0"):
         parse(DIFFUSION, f"{DATA} --T_schedule polynomial --polynomial_T_power -2".split())
 

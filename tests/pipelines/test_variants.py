@@ -1,4 +1,4 @@
-"""Every choice of process, loss, sampler, network and optimizer trains and samples through the real program."""
+"""Every choice of process, loss, sampler, network and optimizer trains and samples with the real program."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LOSSES = ("l1", "l2", "smooth_l1")
 SCHEDULES = [f"--train_schedule {name}" for name in CONTINUOUS_SCHEDULES] + [
     f"--beta_schedule {name} --timesteps 50" for name in DISCRETE_SCHEDULES
 ]
-# Every schedule meets one objective; those of the latent recipes meet all three.
-MEETINGS = [(o, s) for s in range(len(SCHEDULES)) for o in range(3) if o == s % 3 or s < 4]
+# Each schedule with one objective; those of the latent recipes with all three.
+PAIRINGS = [(o, s) for s in range(len(SCHEDULES)) for o in range(3) if o == s % 3 or s < 4]
 
 
 @pytest.fixture(scope="module")
 def train(programs, chain, tmp_path_factory):
-    """Two steps and four samples with some flags; the run folder, after looking at what was logged and written."""
+    """A function: train two steps and sample four texts with some flags -> the run folder, after checks of its log."""
 
     def run(flags: str, space: str = f"--latent_model_path {chain / 'ae'}") -> Path:
         folder = tmp_path_factory.mktemp("variant") / "run"
@@ -43,8 +43,8 @@ def train(programs, chain, tmp_path_factory):
     return run
 
 
-def test_every_sampling_has_a_file_of_its_own(programs, chain, tmp_path):
-    """Also where --sample_every is shorter than the interval of checkpoints, and at a last step between two."""
+def test_each_sampling_writes_its_own_file(programs, chain, tmp_path):
+    """Also where --sample_every is shorter than the interval of checkpoints, and after the last step."""
     flags = "--num_train_steps 5 --sample_every 2 --num_samples 2"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path, flags) == 0
     assert sorted(file.name for file in tmp_path.glob("*-sample-*.txt")) == [
@@ -52,10 +52,10 @@ def test_every_sampling_has_a_file_of_its_own(programs, chain, tmp_path):
     ]
 
 
-# Loss, sampler and grid go round, so that each meets many of the others.
-@pytest.mark.parametrize("i", range(len(MEETINGS)))
+# Loss, sampler and grid take turns, so that each is combined with many of the others.
+@pytest.mark.parametrize("i", range(len(PAIRINGS)))
 def test_objectives_on_schedules(train, i):
-    o, s = MEETINGS[i]
+    o, s = PAIRINGS[i]
     train(
         f"--objective {OBJECTIVES[o]} {SCHEDULES[s]} --loss_type {LOSSES[(o + s) % 3]} "
         f"--sampler {SAMPLERS[i % 5]} --time_grid {TIMESTEP_GRIDS[(i // 5 + i) % 5]} --self_condition"
@@ -93,11 +93,11 @@ def test_every_combination(train, objective, loss, schedule, sampler):
         "--decoding beam,nucleus,greedy",
     ],
 )
-def test_flags(train, flags):
+def test_each_flag_trains_and_samples(train, flags):
     train(flags)
 
 
-def test_any_steps_of_a_chain_may_be_walked(train):
+def test_respacing_selects_any_steps_of_a_chain(train):
     folder = train("--beta_schedule sqrt --timesteps 40")
     generator = _generator(folder, "--timestep_respacing 2,1 --sampler dpmpp")
     assert generator.steps == 3
@@ -107,7 +107,7 @@ def test_any_steps_of_a_chain_may_be_walked(train):
 
 @pytest.mark.parametrize("process", ["", pytest.param("--beta_schedule linear", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("T_schedule", ["linear", "polynomial", "cosine", "unsmooth"])
-def test_annealed_times(train, T_schedule, process):
+def test_annealed_timesteps_end_with_the_whole_range(train, T_schedule, process):
     folder = train(f"--T_schedule {T_schedule} --polynomial_T_power 3 {process}")
     assert [line["t_max"] for line in read_metrics(folder) if "t_max" in line][-1] == 1
 
@@ -119,22 +119,26 @@ def test_encoder_states_with_a_length_prior(train, programs, chain, tales_folder
     assert counts.sum() == 200 and not counts[:10].any() and len(counts) == 41
     generator = _generator(folder, "")
     lengths = generator.sample_latents(42, 0).mask.sum(1)
-    assert bool(counts[lengths].all()), "a length was drawn that no training text has"
+    assert bool(counts[lengths].all()), "no training text has one of these lengths"
 
 
-FAST = ("linear", "polynomial", "reduce_lr_on_plateau")  # the others differ in a function alone
+FAST = ("linear", "polynomial", "reduce_lr_on_plateau")  # the others differ only in a function
 
 
 @pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in LR_SCHEDULES]
 )
 def test_learning_rate_schedules(train, name):
+    """Both steps are in the warm-up of 2 steps, of which cosine_warmup_with_min_lr leaves out the step at 0."""
     rates = [line["learning_rate"] for line in read_metrics(train(f"--lr_schedule {name}")) if "loss" in line]
-    assert rates[-1] > 0
+    without_warmup = ("constant", "reduce_lr_on_plateau", "greedy")
+    assert rates == pytest.approx(
+        [1e-4, 1e-4] if name in without_warmup else [5e-5, 1e-4] if name == "cosine_warmup_with_min_lr" else [0, 5e-5]
+    )
 
 
 @pytest.fixture(scope="module", params=["continuous", "discrete"])
-def normalised(request, chain, train) -> Path:
+def normalized(request, chain, train) -> Path:
     """A run on latents of norm sqrt(64)."""
     if request.param == "continuous":
         return chain / "diff"
@@ -143,8 +147,8 @@ def normalised(request, chain, train) -> Path:
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_latents_of_a_normalised_autoencoder_have_its_norm(normalised, sampler, steps):
-    latents = _generator(normalised, f"--sampler {sampler} --sampling_timesteps {steps}").sample_latents(42, 0).x0
+def test_latents_of_a_normalized_autoencoder_have_its_norm(normalized, sampler, steps):
+    latents = _generator(normalized, f"--sampler {sampler} --sampling_timesteps {steps}").sample_latents(42, 0).x0
     assert latents.shape == (8, 4, 64)
     torch.testing.assert_close(latents.norm(dim=-1), torch.full((8, 4), 8.0))
 

@@ -11,6 +11,8 @@ from pipelines.load_run import load_run
 from pipelines.options import ControlOptions
 from pipelines.sampling.hooks import load_classifier_control
 from pipelines.text_diffusion import TextDiffusionPipeline
+from utils import checkpoints
+from utils.cli.args_io import read_args
 from utils.cli.parse import parse
 from utils.errors import UserError
 
@@ -35,7 +37,8 @@ def embedded(programs, label_file, tmp_path_factory):
 
 def train(run, label_file, out, flags=""):
     words = f"--diffusion_run {run} --train_file {label_file} --valid_file {label_file} --output_dir {out} --device cpu"
-    words += " --classifier_dim 64 --classifier_depth 1 --config classifier_dropout=0 --num_train_steps 30 --train_batch_size 16"
+    words += " --classifier_dim 64 --classifier_depth 1 --config classifier_dropout=0"
+    words += " --num_train_steps 30 --train_batch_size 16"
     return train_classifier.train(parse(CLASSIFIER, f"{words} --log_every 10 --lr_warmup_steps 2 {flags}".split()))
 
 
@@ -73,9 +76,11 @@ def test_control_raises_the_probability_of_the_label(controlled, kind, sampler):
 
 
 def test_training_of_a_classifier_can_be_resumed(embedded, label_file, tmp_path):
-    assert train(embedded, label_file, tmp_path / "run", "--num_train_steps 2") == 0
+    assert train(embedded, label_file, tmp_path / "run", "--num_train_steps 3 --max_seconds 0") == 0
+    assert checkpoints.load(tmp_path / "run").step == 1
     words = f"--resume_training --resume_dir {tmp_path / 'run'}"
     assert train_classifier.train(parse(CLASSIFIER, words.split())) == 0
+    assert checkpoints.load(tmp_path / "run").step == 3
 
 
 def test_a_dry_run_lists_the_parameters_and_writes_no_file(
@@ -97,7 +102,7 @@ def test_a_dry_run_lists_the_parameters_and_writes_no_file(
         train_classifier.train(parse(CLASSIFIER, words.split()))
 
 
-def test_incomplete_flags_and_classifiers_of_other_latents_are_refused(
+def test_incomplete_flags_and_classifiers_of_other_latents_are_rejected(
     embedded, chain, controlled, label_file, tmp_path
 ):
     run, classifier = controlled
@@ -117,9 +122,10 @@ def test_incomplete_flags_and_classifiers_of_other_latents_are_refused(
 def test_training_a_classifier_needs_labels(embedded, tmp_path):
     file = tmp_path / "plain.txt"
     file.write_text("".join(f"text number {i}\n" for i in range(40)))
-    with pytest.raises(UserError, match="label"):
+    with pytest.raises(UserError, match="a classifier needs labels"):
         train(embedded, file, tmp_path / "run")
 
 
-def test_a_run_with_a_classifier_loads_with_its_fingerprint(controlled):
-    assert load_run(controlled[0], device="cpu").components.space.fingerprint()
+def test_a_classifier_saves_the_fingerprint_of_the_latent_space(controlled):
+    run, classifier = controlled
+    assert read_args(classifier)["space_fingerprint"] == load_run(run, device="cpu").components.space.fingerprint()
