@@ -1,4 +1,4 @@
-"""Optional packages, imported when a metric first needs them. This module knows no metric.
+"""Optional packages, imported when a metric first needs them. This module imports no metric.
 
 Importing `evaluation` must stay cheap: spaCy, mauve-text, bert-score and evaluate take seconds each, and a machine that
 only trains may lack them. A metric whose package is missing raises MissingPackage, and the evaluation skips it.

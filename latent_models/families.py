@@ -89,13 +89,13 @@ def resolve_language(tokenizer: Any, wanted: str | None, name: str, flag: str = 
     wanted = wanted or tokenizer.init_kwargs.get("src_lang")
     if not wanted:
         raise UserError(
-            f"{name} reads many languages, and nothing says which one the texts are in: give {flag}, one of "
+            f"{name} is multilingual, and the language of the texts is not set: give {flag}, one of "
             f"{', '.join(known)}"
         )
     wish = wanted.lower().replace("-", "_")
     found = [code for code in known if wish in (code.lower(), code.lower().partition("_")[0])]
     if not found:
-        raise UserError(f"{name} does not know the language {wanted!r}: give {flag}, one of {', '.join(known)}")
+        raise UserError(f"{name} does not support the language {wanted!r}: give {flag}, one of {', '.join(known)}")
     return found[0]
 
 

@@ -1,5 +1,5 @@
-"""A pretrained encoder-decoder language model with its tokenizer. It knows tokens and states, neither latents nor
-noise.
+"""A pretrained encoder-decoder language model with its tokenizer: tokens to states, and back. Latents and noise are
+outside this module.
 
 The transformers model is a submodule rather than a base class: with a subclass, `from_pretrained` of transformers 5
 silently leaves parameters of one's own uninitialized.
@@ -340,7 +340,7 @@ def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
     # where the files of a tokenizer are absent, transformers silently makes one of a few special tokens
     if len(vocabulary) < config.vocab_size / 2:
         raise UserError(
-            f"the tokenizer of {name} knows {len(vocabulary)} tokens, but the model's vocabulary holds "
+            f"the tokenizer of {name} has {len(vocabulary)} tokens, but the model's vocabulary holds "
             f"{config.vocab_size}: its files are absent or of another model"
         )
     for role in ("pad_token_id", "eos_token_id"):

@@ -1,6 +1,6 @@
 """The contract of an autoencoder: encoder states of a language model to latents, and back.
 
-An autoencoder knows states and latents; it knows neither tokens nor noise. Shapes: B texts, T tokens, L latents of D
+An autoencoder uses states and latents, and neither tokens nor noise. Shapes: B texts, T tokens, L latents of D
 channels, d_lm channels of the language model.
 """
 

@@ -1,6 +1,6 @@
 """The contract of a latent space: text to latents and back. Code above latent_models uses only this contract.
 
-A space knows tokens and language models; it does not know noise. Shapes: B texts, L positions, D channels.
+A space uses tokens and language models, but no noise schedule. Shapes: B texts, L positions, D channels.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def input_embeddings(name: str, tokenizer: Any, flag: str = "--embedding_init") 
     known, needed = len(table), max(tokenizer.get_vocab().values()) + 1
     if not known / 2 < needed <= known:
         raise UserError(
-            f"{flag} {name} has {known} embeddings, but the tokenizer knows {needed} tokens: "
+            f"{flag} {name} has {known} embeddings, but the tokenizer has {needed} tokens: "
             "take the tokenizer of that model"
         )
     return table[:needed].clone()

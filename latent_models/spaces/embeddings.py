@@ -3,7 +3,7 @@
     x0 ~ N(Emb(w), sigma_0^2),  p(w | x0) = softmax of scores against the same table (rounding.py)
 
 Li et al. 2022 (Diffusion-LM), arXiv:2205.14217; Gong et al. 2023 (DiffuSeq), arXiv:2210.08933.
-It knows tokens, but neither a language model nor a schedule: sigma_0, the noise of the first step, is an argument.
+It uses neither a language model nor a schedule: sigma_0, the noise of the first step, is an argument.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ gives the tokens.
 
     memory (B, L, d_lm)  ->  hidden (B, T, d_lm)  ->  ids (B, T)
 
-Its errors cost time and never change a text (verification.py). It knows neither noise nor how the memory was made.
-Shapes: B texts, L latents, T tokens, d_lm channels of the language model, V words.
+Its errors cost time and never change a text (verification.py). It depends neither on noise nor on how the memory was
+computed. Shapes: B texts, L latents, T tokens, d_lm channels of the language model, V words.
 """
 
 from __future__ import annotations

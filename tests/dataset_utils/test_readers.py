@@ -141,12 +141,12 @@ def test_wrong_columns_are_named(rows, columns: Columns, message: str) -> None:
 
 
 def test_labels_become_numbers_or_are_refused_by_line() -> None:
-    def labelled(*values):
+    def labeled(*values):
         return collect_rows([(i, {"t": "x", "l": v}) for i, v in enumerate(values, 1)], Columns("t", label="l"), "f")
 
-    assert to_split(labelled(0, "1", "pos"), ("neg", "pos"), parse_class_label).labels == [0, 1, 1]
-    assert to_split(labelled(0.0, 0.49, 0.5, "1"), ("neg", "pos"), binarize).labels == [0, 0, 1, 1]
-    assert to_split(labelled("b", "a"), ("a", "b"), lookup_label).labels == [1, 0]
+    assert to_split(labeled(0, "1", "pos"), ("neg", "pos"), parse_class_label).labels == [0, 1, 1]
+    assert to_split(labeled(0.0, 0.49, 0.5, "1"), ("neg", "pos"), binarize).labels == [0, 0, 1, 1]
+    assert to_split(labeled("b", "a"), ("a", "b"), lookup_label).labels == [1, 0]
     for bad, number in (
         (2, parse_class_label),
         ("odd", parse_class_label),
@@ -155,7 +155,7 @@ def test_labels_become_numbers_or_are_refused_by_line() -> None:
         (None, binarize),
     ):
         with pytest.raises(UserError, match="f, line 2: label"):
-            to_split(labelled("0" if number is not lookup_label else "a", bad), ("a", "b"), number)
+            to_split(labeled("0" if number is not lookup_label else "a", bad), ("a", "b"), number)
     assert find_classes([10, 2, "2", None, ""], "f", "l") == ("2", "10")
     assert find_classes(["b", "a", "b"], "f", "l") == ("a", "b")
     with pytest.raises(UserError, match=r"f: column 'l' has 500 different values in 500 rows.*--label_column none"):

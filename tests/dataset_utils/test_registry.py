@@ -160,8 +160,8 @@ def test_user_files_of_every_kind_are_read(tmp_path) -> None:
     assert any("1 blank rows" in note for note in plain.notes)
 
     write_lines(tmp_path / "b.csv", ["mood,words", *(f"{'sad' if i % 2 else 'glad'},text {i}" for i in range(20))])
-    labelled = load(DataOptions(train_file=str(tmp_path / "b.csv"), text_column="words", label_column="mood"))
-    assert labelled.class_names == ("glad", "sad") and labelled.num_classes == 2
+    labeled = load(DataOptions(train_file=str(tmp_path / "b.csv"), text_column="words", label_column="mood"))
+    assert labeled.class_names == ("glad", "sad") and labeled.num_classes == 2
 
     write_json(tmp_path / "c/train.jsonl", ({"src": f"s {i}", "trg": f"t {i}"} for i in range(20)))
     write_json(tmp_path / "c/dev.jsonl", [{"src": "s", "trg": "t"}])
@@ -194,7 +194,7 @@ def test_wrong_flags_raise_an_error_of_one_line(flags, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-SEQ, LABELLED = ("src", "trg"), ("text", "label")
+SEQ, LABELED = ("src", "trg"), ("text", "label")
 
 
 def write_table(path: Path, names: tuple[str, ...], rows: list[tuple], header: bool = True) -> Path:
@@ -220,29 +220,27 @@ def write_table(path: Path, names: tuple[str, ...], rows: list[tuple], header: b
 
 
 @pytest.mark.parametrize("end", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz"])
-@pytest.mark.parametrize(
-    "names", [LABELLED, SEQ, ("Document", "Summary"), ("text",), ("Sentence", "Class"), ("a", "b")]
-)
+@pytest.mark.parametrize("names", [LABELED, SEQ, ("Document", "Summary"), ("text",), ("Sentence", "Class"), ("a", "b")])
 def test_user_files_of_every_format_and_columns_are_read(tmp_path, end: str, names: tuple[str, ...]) -> None:
     """Files given by flag or by folder, in any format: columns are found by their usual names, or named by flags."""
-    labelled = names[-1].lower() in ("label", "class")
-    rows = [(f"one {i}", i % 2 if labelled else f"two {i}")[: len(names)] for i in range(40)]
+    labeled = names[-1].lower() in ("label", "class")
+    rows = [(f"one {i}", i % 2 if labeled else f"two {i}")[: len(names)] for i in range(40)]
     for split in SPLITS:
         write_table(tmp_path / f"{split}{end}", names, rows)
     typed = {"source_column": "a", "text_column": "b"} if names == ("a", "b") else {}
     flags = {f"{split}_file": str(tmp_path / f"{split}{end}") for split in SPLITS}
     corpus = load(DataOptions(**flags, **typed))
     assert corpus.splits == load(DataOptions(data_dir=str(tmp_path), **typed)).splits and corpus.name == "train"
-    texts = [row[0] if labelled or len(names) == 1 else row[1] for row in rows]
+    texts = [row[0] if labeled or len(names) == 1 else row[1] for row in rows]
     assert corpus.train.texts == corpus.test.texts == texts
-    assert corpus.train.labels == ([i % 2 for i in range(40)] if labelled else None)
-    assert corpus.train.sources == (None if labelled or len(names) == 1 else [row[0] for row in rows])
+    assert corpus.train.labels == ([i % 2 for i in range(40)] if labeled else None)
+    assert corpus.train.sources == (None if labeled or len(names) == 1 else [row[0] for row in rows])
     assert corpus.notes[0].startswith("columns: ") and names[0] in corpus.notes[0]
 
 
 def test_tables_without_header_have_default_columns_or_are_refused(tmp_path) -> None:
     rows = [(f'The {c} apple, "ripe" {i}.', i % 2) for i, c in enumerate(["red", "green"] * 20)]
-    bare = write_table(tmp_path / "bare.tsv", LABELLED, rows, header=False)
+    bare = write_table(tmp_path / "bare.tsv", LABELED, rows, header=False)
     corpus = load(DataOptions(train_file=str(bare)))
     assert corpus.class_names == ("0", "1") and len(corpus.train) + len(corpus.valid) + len(corpus.test) <= 40
     assert set(corpus.train.texts) <= {text for text, _ in rows}

@@ -18,7 +18,7 @@ LENGTH = 14
 
 
 @pytest.fixture
-def drafter():
+def draft_model_of():
     def make(model, **options):
         torch.manual_seed(0)
         return DraftModel(model.dim, LENGTH, DraftModelOptions(**options))
@@ -27,14 +27,14 @@ def drafter():
 
 
 @pytest.mark.parametrize("family", ["bart", "t5"])
-def test_a_trained_draft_model_predicts_greedy_decoding(ragged, drafter, family):
+def test_a_trained_draft_model_predicts_greedy_decoding(ragged, draft_model_of, family):
     model, states, _ = ragged(family)
     model.token_generator = TokenGenerator()
     plain = model.generate_ids(states, None, LENGTH, **DECODING["greedy"])
     rows = [F.pad(ids[1:], (0, LENGTH + 1 - len(ids)), value=model.pad_id) for ids in plain]
     labels = torch.stack(rows)
     real = labels != model.pad_id
-    network = drafter(model, draft_model_dim=64)
+    network = draft_model_of(model, draft_model_dim=64)
     optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
     for _ in range(150):
         nll = draft_loss(model.model, network(states), labels)
@@ -49,9 +49,9 @@ def test_a_trained_draft_model_predicts_greedy_decoding(ragged, drafter, family)
     assert loop.stats.texts == len(states) and loop.stats.per_text() < 2
 
 
-def test_draft_loss_is_cross_entropy_with_the_output_layer_of_the_language_model(ragged, drafter):
+def test_draft_loss_is_cross_entropy_with_the_output_layer_of_the_language_model(ragged, draft_model_of):
     model, states, _ = ragged("bart")
-    network = drafter(model, draft_model_depth=1)
+    network = draft_model_of(model, draft_model_depth=1)
     model.model.final_logits_bias.normal_()
     labels = torch.randint(3, 200, (len(states), 9))
     logits = network(states)[:, :9] @ model.model.get_output_embeddings().weight.t() + model.model.final_logits_bias
@@ -60,9 +60,9 @@ def test_draft_loss_is_cross_entropy_with_the_output_layer_of_the_language_model
     assert torch.equal(network.draft_ids(model.model, states)[:, :9], logits.argmax(-1))
 
 
-def test_logits_are_computed_in_chunks(ragged, drafter, monkeypatch):
+def test_logits_are_computed_in_chunks(ragged, draft_model_of, monkeypatch):
     model, states, _ = ragged("t5")
-    network = drafter(model)
+    network = draft_model_of(model)
     whole = network.draft_ids(model.model, states)
     seen = []
     network.register_forward_hook(lambda *call: seen.append(len(call[-1])))

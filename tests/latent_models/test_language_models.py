@@ -273,7 +273,7 @@ def test_the_tokenizer_of_another_model_is_refused(copy, tmp_path):
 
     folder = copy()
     train_tokenizer(["a b c d e"], "word", 100, 20).save_pretrained(folder)
-    with pytest.raises(UserError, match="knows 10 tokens, but the model's vocabulary holds 300"):
+    with pytest.raises(UserError, match="has 10 tokens, but the model's vocabulary holds 300"):
         LanguageModel.from_pretrained(str(folder))
 
 

@@ -87,7 +87,8 @@ def test_a_tokenizer_that_was_saved_with_a_language_needs_no_flag(mbart):
 
 
 @pytest.mark.parametrize(
-    "language, message", [(None, "nothing says which one"), ("tlh", "does not know the language 'tlh'")]
+    "language, message",
+    [(None, "the language of the texts is not set"), ("tlh", "does not support the language 'tlh'")],
 )
 def test_a_missing_or_unknown_language_raises_an_error_of_one_line(mbart, language, message):
     with pytest.raises(UserError, match=message) as refused:

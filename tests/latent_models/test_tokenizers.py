@@ -160,7 +160,7 @@ def test_too_many_unknown_words_are_refused_with_their_share():
     tokenizer = make_tokenizer(options, TEXTS, 64)
     share = unknown_rate(tokenizer, TEXTS)
     assert 0.1 < share < 1
-    with pytest.raises(UserError, match=f"does not know {100 * share:.1f} % of the words"):
+    with pytest.raises(UserError, match=f"lacks {100 * share:.1f} % of the words"):
         check_coverage(tokenizer, TEXTS, options)
     assert check_coverage(make_tokenizer(TokenizerOptions(), TEXTS, 64), TEXTS, TokenizerOptions()) == 0
     assert unknown_rate(make_tokenizer(TokenizerOptions(), TEXTS, 64), ["the red zebra is"]) == 0.25

@@ -82,13 +82,13 @@ CASES = {
         "source of row 1 has .* tokens.*--truncate_sources"),
     # a vocabulary that covers too little
     "a small vocabulary": (
-        "train", NEW + " --train_file {folder}/labelled.jsonl --vocab_size 7", r"does not know \d+\.\d % of the words"),
+        "train", NEW + " --train_file {folder}/labelled.jsonl --vocab_size 7", r"lacks \d+\.\d % of the words"),
     "words that are too rare": (
         "train", NEW + " --train_file {folder}/rare.txt --config vocab_min_frequency=2",
-        r"vocabulary of \d+ tokens \(--vocab\) does not know 50\.0 % of the words .*--config max_unk_rate=0.1"),
+        r"vocabulary of \d+ tokens \(--vocab\) lacks 50\.0 % of the words .*--config max_unk_rate=0.1"),
     "a word list of another corpus": (
         "train", NEW + " --train_file {folder}/labelled.jsonl --vocab {folder}/words.txt",
-        r"does not know \d+\.\d % of the words"),
+        r"lacks \d+\.\d % of the words"),
     # labels that the classifier was not trained on
     "a label that is no class": (
         "train", "--eval --resume_dir {folder}/run --latent_classifier {folder}/classifier --target_label hot",

@@ -143,7 +143,7 @@ def test_flags_that_exclude_each_other_give_one_error_line(flags, message):
 
 
 def test_a_vocabulary_with_too_many_unknown_words_is_rejected(programs, tmp_path):
-    with pytest.raises(UserError, match=r"does not know \d+\.\d % of the words"):
+    with pytest.raises(UserError, match=r"lacks \d+\.\d % of the words"):
         programs.diffusion(SPACE, tmp_path / "run", "--vocab_size 12")
 
 

@@ -1,9 +1,9 @@
-"""A flag: a field of an options dataclass that declares all that is known of it, and the conversion of its value.
+"""A flag: a field of an options dataclass that declares everything about it, and the conversion of its value.
 
     sampling_timesteps: int = flag(250, "steps of the reverse process", unit="steps", at_least=1, published=True)
 
 The field is the only place of that knowledge: the parser, --help, the checks, the record of a run, the rules of
-distillation and those of latent spaces all read it. This module knows nothing of programs and command lines. The only
+distillation and those of latent spaces all read it. This module depends on no program or command line. The only
 files that it reads are the sources of tables whose keys are the choices of a flag (table_keys).
 """
 

@@ -7,7 +7,8 @@ A program's config is a dataclass of option groups:
         sampling: SamplingOptions = group(SamplingOptions, "sampling", may_change="eval")
 
 The parser, --help, the checks and the record of a run follow from it. Command lines are flat: a flag's name lies in
-one group of a program. This module knows neither what the flags mean nor where values come from (utils.cli.parse).
+one group of a program. This module depends neither on the meaning of flags nor on the sources of their values
+(utils.cli.parse).
 """
 
 from __future__ import annotations
