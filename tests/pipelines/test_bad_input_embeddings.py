@@ -26,8 +26,8 @@ MODULES = {"train": train_text_diffusion, "classifier": train_classifier, "infil
 def folder(programs, tmp_path_factory) -> Path:
     """A run of texts, a run of pairs, a classifier for the first, and files with one mistake each."""
     root = tmp_path_factory.mktemp("there")
-    colours = ("red", "green", "blue", "white")
-    texts = [f"the {fruit} is {colour}" for colour in colours for fruit in ("plum", "kiwi", "bean", "nut", "fig")]
+    colors = ("red", "green", "blue", "white")
+    texts = [f"the {fruit} is {color}" for color in colors for fruit in ("plum", "kiwi", "bean", "nut", "fig")]
     rows = {
         "labelled": [{"text": text, "label": "warm" if "red" in text else "cold"} for text in texts],
         "pairs": [{"src": f"say {text}", "trg": text} for text in texts],

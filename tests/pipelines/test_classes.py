@@ -31,22 +31,22 @@ FEW = "--num_samples 6"
 
 
 @pytest.fixture(scope="module")
-def classy(programs, chain, tmp_path_factory) -> Path:
+def class_run(programs, chain, tmp_path_factory) -> Path:
     """A class-conditional run that evaluated every class during training."""
-    folder = tmp_path_factory.mktemp("classy") / "run"
+    folder = tmp_path_factory.mktemp("class_run") / "run"
     flags = f"--class_conditional --label_column class --class_id all {FEW} --num_train_steps 40 --learning_rate 3e-3"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", folder, flags) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def evaluate(programs, classy, tmp_path_factory):
+def evaluate(programs, class_run, tmp_path_factory):
     """A function: run --eval with some flags -> (result, folder) of the evaluation."""
 
     def run(flags: str, split: str = "valid") -> tuple[dict, Path]:
         out = tmp_path_factory.mktemp("evaluated")
         mode = {"valid": "--eval", "test": "--eval_test"}[split]
-        assert programs.again("diffusion", classy, f"{mode} --output_dir {out} {flags}") == 0
+        assert programs.again("diffusion", class_run, f"{mode} --output_dir {out} {flags}") == 0
         return json.loads((out / "evaluation" / f"eval-{split}.json").read_text()), out / "evaluation"
 
     return run
@@ -87,8 +87,8 @@ def test_class_id_selects_the_sampled_classes(training):
         select_classes(NULL, NAMES, 0.0, training=training)
 
 
-def test_classes_are_drawn_as_often_as_in_training_and_stay_with_their_texts(classy, monkeypatch):
-    generator = TextDiffusionPipeline.from_pretrained(classy, device="cpu", eval_batch_size=8).generator
+def test_classes_are_drawn_as_often_as_in_training_and_stay_with_their_texts(class_run, monkeypatch):
+    generator = TextDiffusionPipeline.from_pretrained(class_run, device="cpu", eval_batch_size=8).generator
     drawn = TrainingClassPrior(torch.tensor([0] * 30 + [3] * 10))
 
     def decode(latents, strategy, seed):  # every third text of a batch is empty
@@ -190,10 +190,10 @@ def test_the_test_split_is_evaluated_over_five_seeds(evaluate):
     )
 
 
-def test_training_evaluates_every_class(classy):
+def test_training_evaluates_every_class(class_run):
     for c in range(4):
-        assert len((classy / f"cond{c}_greedy-sample-1.txt").read_text().splitlines()) == 6
-    metrics = json.loads((classy / "metrics.json").read_text())
+        assert len((class_run / f"cond{c}_greedy-sample-1.txt").read_text().splitlines()) == 6
+    metrics = json.loads((class_run / "metrics.json").read_text())
     assert "model/greedy/mean_class_accuracy" in metrics
 
 
@@ -219,10 +219,10 @@ def test_resumed_training_may_evaluate_other_classes(programs, chain, tmp_path):
 # ------------------------------------------------------------------------------------------------ synthetic data
 
 
-def test_synthetic_data_equals_samples_of_the_run_and_can_be_read_as_training_texts(programs, classy, tmp_path):
+def test_synthetic_data_equals_samples_of_the_run_and_can_be_read_as_training_texts(programs, class_run, tmp_path):
     flags = f"--gen_data --num_samples 8 --cls_free_guidance 4 --output_dir {tmp_path}"
-    assert programs.again("diffusion", classy, flags) == 0
-    pipeline = TextDiffusionPipeline.from_pretrained(classy, device="cpu")
+    assert programs.again("diffusion", class_run, flags) == 0
+    pipeline = TextDiffusionPipeline.from_pretrained(class_run, device="cpu")
     for seed in (42, 46):
         file = tmp_path / f"synth_sample8_seed{seed}.csv"
         read = collect_rows(readers.by_suffix(file)(file), Columns(guess=True), str(file))
@@ -231,16 +231,16 @@ def test_synthetic_data_equals_samples_of_the_run_and_can_be_read_as_training_te
         assert read.texts == [text.strip() for of_class in written for text in of_class]
 
 
-def test_synthetic_data_needs_all_classes(programs, classy):
+def test_synthetic_data_needs_all_classes(programs, class_run):
     with pytest.raises(UserError, match="--gen_data writes texts of every class: leave --class_id 2 out"):
-        programs.again("diffusion", classy, "--gen_data --num_samples 8 --class_id 2")
+        programs.again("diffusion", class_run, "--gen_data --num_samples 8 --class_id 2")
 
 
 # ------------------------------------------------------------------------------------------------ TextDiffusionPipeline
 
 
-def test_the_pipeline_accepts_one_class_or_one_per_text(classy):
-    pipeline = TextDiffusionPipeline.from_pretrained(classy, device="cpu", sampling_timesteps=2, eval_batch_size=4)
+def test_the_pipeline_accepts_one_class_or_one_per_text(class_run):
+    pipeline = TextDiffusionPipeline.from_pretrained(class_run, device="cpu", sampling_timesteps=2, eval_batch_size=4)
     assert pipeline.class_names == TOPICS
     draw = pipeline.generator.sample_latents
     with eval_mode(pipeline.generator.denoiser):
@@ -254,8 +254,8 @@ def test_the_pipeline_accepts_one_class_or_one_per_text(classy):
     assert pipeline.generator.guidance == 1, "the weight of one call does not change the next"
 
 
-def test_the_pipeline_rejects_wrong_classes_and_guidance_without_one(classy):
-    pipeline = TextDiffusionPipeline.from_pretrained(classy, device="cpu")
+def test_the_pipeline_rejects_wrong_classes_and_guidance_without_one(class_run):
+    pipeline = TextDiffusionPipeline.from_pretrained(class_run, device="cpu")
     with pytest.raises(UserError, match="class mountain is not a class"):
         pipeline(1, class_id="mountain")
     with pytest.raises(UserError, match="2 classes for 3 texts"):
@@ -303,22 +303,22 @@ def test_class_conditional_diffusion_of_encoder_states(programs, chain, tmp_path
         ("--classifier nobody/nothing", "classifier nobody/nothing cannot be loaded"),
     ],
 )
-def test_a_wrong_class_or_classifier_is_an_early_error(programs, classy, tmp_path, chain, flags, message):
+def test_a_wrong_class_or_classifier_is_an_early_error(programs, class_run, tmp_path, chain, flags, message):
     """It is raised before anything is trained or sampled."""
     with pytest.raises(UserError, match=message):
-        programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {flags}")
+        programs.again("diffusion", class_run, f"--eval --output_dir {tmp_path} {flags}")
     with pytest.raises(UserError, match=message):
         space = f"--latent_model_path {chain / 'ae'} --class_conditional --label_column class"
         programs.diffusion(space, tmp_path / "run", f"{flags} --num_train_steps 100000")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_guidance_needs_a_class(programs, classy, tmp_path):
+def test_guidance_needs_a_class(programs, class_run, tmp_path):
     with pytest.raises(
         UserError, match="--cls_free_guidance 2 needs a condition, and --class_id unconditional gives none"
     ):
         flags = "--class_id unconditional --cls_free_guidance 2"
-        programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {flags}")
+        programs.again("diffusion", class_run, f"--eval --output_dir {tmp_path} {flags}")
 
 
 def test_a_run_without_classes_rejects_class_flags(programs, chain, tmp_path):
@@ -329,16 +329,16 @@ def test_a_run_without_classes_rejects_class_flags(programs, chain, tmp_path):
             programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flag)
 
 
-def test_evaluation_needs_texts_of_the_class_in_the_split(programs, classy, tales_folder, tmp_path):
+def test_evaluation_needs_texts_of_the_class_in_the_split(programs, class_run, tales_folder, tmp_path):
     rows = [line for line in (tales_folder / "valid.jsonl").read_text().splitlines() if '"class": "sea"' not in line]
     (tmp_path / "valid.jsonl").write_text("\n".join(rows) + "\n")
     flags = f"--eval --output_dir {tmp_path} --valid_file {tmp_path / 'valid.jsonl'}"
     with pytest.raises(UserError, match="the valid split of .* has no text of class sea.*--class_id prior"):
-        programs.again("diffusion", classy, flags)
-    assert programs.again("diffusion", classy, f"{flags} --class_id prior {FEW}") == 0
+        programs.again("diffusion", class_run, flags)
+    assert programs.again("diffusion", class_run, f"{flags} --class_id prior {FEW}") == 0
 
 
-def test_evaluation_rejects_a_corpus_with_other_classes(programs, classy, tales_folder, tmp_path):
+def test_evaluation_rejects_a_corpus_with_other_classes(programs, class_run, tales_folder, tmp_path):
     """The corpus has as many classes, and one of them has another name."""
     for split in ("train", "valid", "test"):
         text = (tales_folder / f"{split}.jsonl").read_text().replace('"class": "sea"', '"class": "ocean"')
@@ -347,7 +347,7 @@ def test_evaluation_rejects_a_corpus_with_other_classes(programs, classy, tales_
     with pytest.raises(
         UserError, match="was trained on the classes forest, garden, sea, town, and .* has forest, garden, ocean"
     ):
-        programs.again("diffusion", classy, f"--eval --output_dir {tmp_path} {files}")
+        programs.again("diffusion", class_run, f"--eval --output_dir {tmp_path} {files}")
 
 
 def test_class_conditional_training_needs_two_classes(programs, chain, tales_folder, tmp_path):

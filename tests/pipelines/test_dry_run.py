@@ -46,7 +46,7 @@ def models(programs, tmp_path_factory) -> Path:
     """A tiny BART that reads 64 tokens, and the run of an autoencoder around it."""
     root = tmp_path_factory.mktemp("models")
     options = PretrainingOptions(vocab_size=200, d_model=64, layers=1, heads=2, max_seq_len=64)
-    tokenizer = train_tokenizer(["a tiny bart that nobody trained"], "word", 200, 64)
+    tokenizer = train_tokenizer(["an untrained tiny bart"], "word", 200, 64)
     small_bart(options, tokenizer).save_pretrained(root / "lm")
     tokenizer.save_pretrained(root / "lm")
     assert programs.autoencoder(root / "lm", root / "ae", "--max_seq_len 64 --num_train_steps 1 --eval_texts 1") == 0

@@ -12,9 +12,9 @@ from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def classy(programs, chain, tmp_path_factory):
+def class_run(programs, chain, tmp_path_factory):
     """A class-conditional run."""
-    folder = tmp_path_factory.mktemp("classy") / "run"
+    folder = tmp_path_factory.mktemp("class_run") / "run"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", folder, "--class_conditional") == 0
     return folder
 
@@ -77,33 +77,33 @@ def test_eval_test_uses_five_seeds(programs, chain):
         named = [result[f"model/{strategy}/local_lm_test_mauve_seed{seed}"] for seed in range(42, 47)]
         assert named == summary["values"]
         samples = {(folder / f"eval-test-seed{s}-{strategy}-samples.json").read_text() for s in range(42, 47)}
-        assert len(samples) > 1, "each seed samples anew"
+        assert len(samples) > 1, "each seed gives other samples"
 
 
-def test_eval_scores_each_class(programs, classy, contents):
-    before = contents(classy)
-    assert programs.again("diffusion", classy, "--eval") == 0
-    assert added(before, contents(classy)) == {"evaluation"}
-    result = json.loads((classy / "evaluation" / "eval-valid.json").read_text())
+def test_eval_scores_each_class(programs, class_run, contents):
+    before = contents(class_run)
+    assert programs.again("diffusion", class_run, "--eval") == 0
+    assert added(before, contents(class_run)) == {"evaluation"}
+    result = json.loads((class_run / "evaluation" / "eval-valid.json").read_text())
     for c in range(4):
         assert (
             f"model/greedy/cond{c}_diversity" in result and f"model/greedy/local_lm_cond{c}_ref{c}_val_mauve" in result
         )
 
 
-def test_gen_data_writes_equally_many_texts_of_each_class(programs, classy):
-    assert programs.again("diffusion", classy, "--gen_data --num_samples 8") == 0
+def test_gen_data_writes_equally_many_texts_of_each_class(programs, class_run):
+    assert programs.again("diffusion", class_run, "--gen_data --num_samples 8") == 0
     for seed in range(42, 47):
-        with (classy / f"synth_sample8_seed{seed}.csv").open(newline="") as file:
+        with (class_run / f"synth_sample8_seed{seed}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert [row["label"] for row in rows] == list("00112233") and all("text" in row for row in rows)
 
 
-def test_gen_data_needs_a_class_conditional_run(programs, chain, classy):
+def test_gen_data_needs_a_class_conditional_run(programs, chain, class_run):
     with pytest.raises(UserError, match="--gen_data needs a class-conditional run"):
         programs.again("diffusion", chain / "diff", "--gen_data --num_samples 8")
     with pytest.raises(UserError, match="--num_samples 7 is not divisible by the 4 classes: give 4"):
-        programs.again("diffusion", classy, "--gen_data --num_samples 7")
+        programs.again("diffusion", class_run, "--gen_data --num_samples 7")
     with pytest.raises(UserError, match="--gen_data"):
         programs.again("autoencoder", chain / "ae", "--gen_data")
 

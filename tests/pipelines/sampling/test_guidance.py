@@ -17,9 +17,9 @@ OBJECTIVES, SAMPLERS = ("pred_noise", "pred_x0", "pred_v"), ("ddpm", "ddim", "dp
 
 
 @pytest.fixture(scope="module")
-def classy(programs, chain, tmp_path_factory):
+def class_runs(programs, chain, tmp_path_factory):
     """Class-conditional runs on normalized latents, one for each objective, whose output depends on the class."""
-    root = tmp_path_factory.mktemp("classy")
+    root = tmp_path_factory.mktemp("class_runs")
     for objective in OBJECTIVES:
         flags = f"--class_conditional --self_condition --objective {objective} --learning_rate 5e-3 --ema_decay 0"
         assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", root / objective, flags) == 0
@@ -33,10 +33,10 @@ def generator(run, **flags):
 
 
 @pytest.mark.parametrize(("objective", "sampler"), list(product(OBJECTIVES, SAMPLERS)))
-def test_guidance_changes_samples_and_keeps_their_norm(classy, objective, sampler):
+def test_guidance_changes_samples_and_keeps_their_norm(class_runs, objective, sampler):
     classes = class_conditions(lambda n, _: torch.arange(n) % 4)
     plain, off, weak, strong = (
-        generator(classy / objective, sampler=sampler, **flags).sample_latents(1, 0, classes).x0
+        generator(class_runs / objective, sampler=sampler, **flags).sample_latents(1, 0, classes).x0
         for flags in ({}, {"cls_free_guidance": 1}, {"cls_free_guidance": 2}, {"cls_free_guidance": 8})
     )
     assert torch.equal(plain, off)
@@ -44,8 +44,8 @@ def test_guidance_changes_samples_and_keeps_their_norm(classy, objective, sample
     torch.testing.assert_close(strong.norm(dim=-1), torch.full(strong.shape[:2], strong.shape[-1] ** 0.5))
 
 
-def test_one_forward_pass_computes_both_branches(classy):
-    guided = generator(classy / "pred_v", cls_free_guidance=3)
+def test_one_forward_pass_computes_both_branches(class_runs):
+    guided = generator(class_runs / "pred_v", cls_free_guidance=3)
     seen, forward = [], guided.denoiser.forward
 
     def recorded(z, time, mask=None, condition=None, x0_self_cond=None, self_cond_mask=None):
@@ -57,7 +57,7 @@ def test_one_forward_pass_computes_both_branches(classy):
     assert seen == [(4, [True, True, False, False])] * 3
 
 
-def test_guidance_is_the_same_for_every_objective(classy):
+def test_guidance_is_the_same_for_every_objective(class_runs):
     """Mixing eps, x0 or v by hand, then solving for x0 and projecting, gives the estimate that the sampler gets."""
     from diffusion.denoisers import get_time_input
     from diffusion.objectives import to_x0
@@ -65,7 +65,7 @@ def test_guidance_is_the_same_for_every_objective(classy):
 
     condition = Condition.of(class_id=torch.tensor([0, 3]))
     for objective in OBJECTIVES:
-        guided = generator(classy / objective, cls_free_guidance=4)
+        guided = generator(class_runs / objective, cls_free_guidance=4)
         process, z, t = guided.process, torch.randn(2, guided.space.length, guided.space.dim), torch.tensor([0.7, 0.3])
         with torch.no_grad():
             found = guided.make_denoise_fn(condition, None)(z, t, None)
@@ -76,9 +76,9 @@ def test_guidance_is_the_same_for_every_objective(classy):
         torch.testing.assert_close(found, guided.space.project(expected), atol=1e-4, rtol=1e-4)
 
 
-def test_an_evaluation_may_set_the_guidance_weight_and_records_it(programs, classy, tmp_path):
+def test_an_evaluation_may_set_the_guidance_weight_and_records_it(programs, class_runs, tmp_path):
     flags = f"--eval --cls_free_guidance 2.5 --num_samples 2 --output_dir {tmp_path}"
-    assert programs.again("diffusion", classy / "pred_x0", flags) == 0
+    assert programs.again("diffusion", class_runs / "pred_x0", flags) == 0
     assert json.loads((tmp_path / "evaluation/eval-valid.json").read_text())["protocol"]["cls_free_guidance"] == 2.5
 
 

@@ -20,7 +20,7 @@ def pipeline(chain) -> TextDiffusionPipeline:
 
 
 @pytest.fixture(scope="module")
-def of_words(programs, tmp_path_factory) -> TextDiffusionPipeline:
+def embedding_pipeline(programs, tmp_path_factory) -> TextDiffusionPipeline:
     """A run of token embeddings whose texts differ in length, with classes."""
     folder = tmp_path_factory.mktemp("words") / "run"
     assert programs.diffusion(SPACE + " --padding masked", folder) == 0
@@ -79,23 +79,23 @@ def test_interpolation_is_repeatable_and_its_ends_stay_near_the_texts(pipeline):
     found = pipeline.interpolate(*TEXTS, 4, strength=0.2)
     assert len(found) == 4
     assert found == pipeline.interpolate(*TEXTS, 4, strength=0.2)
-    # the ends are near the texts, since little noise was added: as far as an untrained network lets them be
+    # little noise was added, so the ends are nearer to their own text than to the other; the network is barely trained
     clean = pipeline.encode(TEXTS)
     near = sdedit(pipeline.generator, clean, 0.2, 42, shared_noise=True).x0
     assert (near - clean.x0).norm() < (near - clean.x0.flip(0)).norm()
 
 
 @pytest.fixture(scope="module")
-def inverts(programs, chain, tmp_path_factory) -> TextDiffusionPipeline:
+def invertible(programs, chain, tmp_path_factory) -> TextDiffusionPipeline:
     """A run that predicts v, on normalized latents, trained until DDIM inversion works."""
-    folder = tmp_path_factory.mktemp("inverts") / "run"
+    folder = tmp_path_factory.mktemp("invertible") / "run"
     flags = f"--latent_model_path {chain / 'ae_l2'} --objective pred_v --time_grid log_snr"
     assert programs.diffusion(flags, folder, "--num_train_steps 60 --learning_rate 3e-3 --log_every 60") == 0
     return TextDiffusionPipeline.from_pretrained(folder, device="cpu", sampling_timesteps=20)
 
 
-def test_ddim_inversion_reconstructs_the_ends(inverts):
-    ends, generator = inverts.encode(TEXTS), inverts.generator
+def test_ddim_inversion_reconstructs_the_ends(invertible):
+    ends, generator = invertible.encode(TEXTS), invertible.generator
     made = ddim_inversion_path(generator, ends[:1], ends[1:], 5)
     assert made.x0.shape == (5, generator.space.length, generator.space.dim)
     error = (made.x0[[0, -1]] - ends.x0).square().mean() / ends.x0.square().mean()
@@ -104,26 +104,26 @@ def test_ddim_inversion_reconstructs_the_ends(inverts):
     assert error < 0.1 and error < 0.2 * unlike and error < (near - ends.x0).square().mean() / ends.x0.square().mean()
     norms = made.x0.norm(dim=-1)
     torch.testing.assert_close(norms, torch.full_like(norms, generator.space.dim**0.5))
-    found = inverts.interpolate(*TEXTS, 3, invert=True)
-    assert len(found) == 3 and found == inverts.interpolate(*TEXTS, 3, invert=True, seed=7), "nothing is drawn"
+    found = invertible.interpolate(*TEXTS, 3, invert=True)
+    assert len(found) == 3 and found == invertible.interpolate(*TEXTS, 3, invert=True, seed=7), "nothing is drawn"
 
 
-def test_variations_take_a_class_and_keep_lengths(of_words):
-    clean = of_words.encode(TEXTS)
-    of_class = [of_words.variations(TEXTS, 1, strength=0.9, class_id=c) for c in (0, 1)]
+def test_variations_take_a_class_and_keep_lengths(embedding_pipeline):
+    clean = embedding_pipeline.encode(TEXTS)
+    of_class = [embedding_pipeline.variations(TEXTS, 1, strength=0.9, class_id=c) for c in (0, 1)]
     assert all(len(rows) == 2 for rows in of_class)
-    made = sdedit(of_words.generator, clean, 0.9, 1)
+    made = sdedit(embedding_pipeline.generator, clean, 0.9, 1)
     assert torch.equal(made.mask, clean.mask) and not bool(clean.mask.all())
 
 
-def test_mistakes_raise_one_line_errors(pipeline, of_words):
+def test_mistakes_raise_one_line_errors(pipeline, embedding_pipeline):
     for strength in (0, -0.5, 1.5):
         with pytest.raises(UserError, match="strength is"):
             pipeline.variations(TEXTS, strength=strength)
     with pytest.raises(UserError, match="smaller than the last sampling step"):
         pipeline.variations(TEXTS, strength=0.01)
     with pytest.raises(UserError, match="differ in length"):
-        of_words.interpolate(*TEXTS)
+        embedding_pipeline.interpolate(*TEXTS)
     with pytest.raises(UserError, match="without classes"):
         pipeline.variations(TEXTS, class_id="sports")
     with pytest.raises(UserError, match="2 or more"):
@@ -131,4 +131,4 @@ def test_mistakes_raise_one_line_errors(pipeline, of_words):
     with pytest.raises(UserError, match="DDIM inversion adds none"):
         pipeline.interpolate(*TEXTS, 3, strength=0.5, invert=True)
     with pytest.raises(UserError, match="does not reconstruct these texts"):
-        pipeline.interpolate(*TEXTS, 3, invert=True)  # two steps of training, and noise is what it predicts
+        pipeline.interpolate(*TEXTS, 3, invert=True)  # it predicts noise, after two steps of training
