@@ -89,8 +89,7 @@ def resolve_language(tokenizer: Any, wanted: str | None, name: str, flag: str = 
     wanted = wanted or tokenizer.init_kwargs.get("src_lang")
     if not wanted:
         raise UserError(
-            f"{name} is multilingual, and the language of the texts is not set: give {flag}, one of "
-            f"{', '.join(known)}"
+            f"{name} is multilingual, and the language of the texts is not set: give {flag}, one of {', '.join(known)}"
         )
     wish = wanted.lower().replace("-", "_")
     found = [code for code in known if wish in (code.lower(), code.lower().partition("_")[0])]
