@@ -1,8 +1,9 @@
-"""Compare two checkouts bit for bit: losses, weights and samples of small runs in every latent space.
+"""Compare two checkouts: losses, weights and samples of small runs bit for bit, and the speed of training and sampling.
 
     python benchmarks/same_results.py run --checkout OLD --corpus CORPUS --out before
     python benchmarks/same_results.py run --checkout .   --corpus CORPUS --out after
     python benchmarks/same_results.py compare before after
+    python benchmarks/same_results.py speed OLD . --corpus CORPUS --runs before after --rounds 5
 
 `run` trains, with the programs of a checkout, a small language model, an autoencoder around it, and a diffusion model
 in each latent space (autoencoder latents, encoder states, token embeddings), draws 64 samples from each of them, and
@@ -20,8 +21,10 @@ import argparse
 import hashlib
 import json
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +157,52 @@ def compare(first: Path, second: Path) -> int:
     return int(failed)
 
 
+SPEED_STEPS, SPEED_FROM = 400, 100  # steps of training; those before SPEED_FROM warm up and are not counted
+
+
+def training_rate(checkout: Path, corpus: Path, runs: Path, name: str, folder: Path) -> float:
+    """Optimizer steps per second of a run of RUNS, between two log lines."""
+    program, flags = RUNS[name]
+    steps = f" --num_train_steps {SPEED_STEPS} --log_every {SPEED_FROM} --output_dir {folder}"
+    later = " --eval_every 100000" if program == "train_latent_model.py" else f" --scorer {runs}/latents/scorer"
+    call(checkout, program, flags.format(corpus=corpus, out=runs) + later + steps)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    seconds = {line["step"]: line["seconds"] for line in lines if "seconds" in line}
+    return (SPEED_STEPS - SPEED_FROM) / (seconds[SPEED_STEPS] - seconds[SPEED_FROM])
+
+
+def sampling_rate(checkout: Path, run: Path, folder: Path) -> float:
+    """Texts per second of an evaluation of a trained run, noise to text."""
+    flags = f"--eval --resume_dir {run} --num_samples 256 --sampling_timesteps 100 --decoding greedy --device cpu"
+    call(checkout, "train_text_diffusion.py", f"{flags} --scorer {run}/scorer --output_dir {folder}")
+    metrics = json.loads((folder / "evaluation" / "eval-valid.json").read_text(encoding="utf-8"))
+    parts = [metrics["speed/denoise_texts_per_second"], metrics["speed/decode_texts_per_second"]]
+    return 1 / sum(1 / part for part in parts)
+
+
+def speed(checkouts: list[Path], corpus: Path, runs: list[Path], rounds: int) -> None:
+    """Print the median rates of both checkouts, measured in turn, and the ratio of the second to the first."""
+    measured: dict[str, list[list[float]]] = {name: [[], []] for name in ("autoencoder", "latents", "sampling")}
+    for number in range(rounds):
+        for i in (0, 1) if number % 2 == 0 else (1, 0):
+            with tempfile.TemporaryDirectory() as folder:
+                for name in ("autoencoder", "latents"):
+                    measured[name][i].append(training_rate(checkouts[i], corpus, runs[i], name, Path(folder) / name))
+                measured["sampling"][i].append(
+                    sampling_rate(checkouts[i], runs[i] / "latents", Path(folder) / "evaluated")
+                )
+        print(
+            f"round {number + 1}: " + ", ".join(f"{n} {a[-1]:.2f} {b[-1]:.2f}" for n, (a, b) in measured.items()),
+            flush=True,
+        )
+    for name, (first, second) in measured.items():
+        ratios = sorted(b / a for a, b in zip(first, second, strict=True))
+        print(
+            f"{name:<12} median {statistics.median(first):.2f} and {statistics.median(second):.2f} per second, ratio "
+            f"{statistics.median(ratios):.3f} (rounds {ratios[0]:.3f} to {ratios[-1]:.3f})"
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -163,7 +212,16 @@ def main() -> int:
     training.add_argument("--out", type=Path, required=True)
     comparison = commands.add_parser("compare")
     comparison.add_argument("folders", type=Path, nargs=2)
+    timing = commands.add_parser("speed")
+    timing.add_argument("checkouts", type=Path, nargs=2)
+    timing.add_argument("--corpus", type=Path, required=True)
+    timing.add_argument("--runs", type=Path, nargs=2, required=True, help="folders that `run` wrote")
+    timing.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
+    if given.command == "speed":
+        resolved = [path.resolve() for path in (*given.checkouts, *given.runs)]
+        speed(resolved[:2], given.corpus.resolve(), resolved[2:], given.rounds)
+        return 0
     if given.command == "compare":
         return compare(*given.folders)
     run(given.checkout.resolve(), given.corpus.resolve(), given.out.resolve())
