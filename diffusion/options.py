@@ -30,8 +30,7 @@ class ProcessOptions:
     train_schedule: str = flag("cosine", "continuous noise schedule", choices=CONTINUOUS_SCHEDULES, published=True)
     scale: float = flag(
         1.0,
-        "shift of the log-SNR by 2 ln(scale); below 1 adds noise at every t",
-        unit="factor",
+        "adds 2 ln(scale) to the log-SNR of the schedule at every t; below 1 means more noise",
         needs=("beta_schedule", None),
         may_change="eval",
         published=True,
@@ -47,7 +46,7 @@ class ProcessOptions:
     )
     train_prob_self_cond: float = flag(
         0.5,
-        "share of a batch that trains with its previous estimate",
+        "share of a batch trained with self-conditioning",
         at_least=0,
         at_most=1,
         needs="self_condition",
@@ -73,29 +72,27 @@ class ProcessOptions:
     )
     p2_loss_weight_gamma: float = flag(
         0.0,
-        "weight the loss by (1 + snr)^-gamma; the reference parsed it without effect",
-        unit="exponent",
+        "weight the loss by (1 + snr)^-gamma; ignored by the published code",
         student="may_differ",
         published=True,
     )
     loss_weighting: str = flag(
         "none",
-        "weight of the loss by noise level; min_snr: min(snr, gamma) on the error of x0",
+        "weight of the loss at each noise level; min_snr: the error of x0 is multiplied by min(snr, gamma)",
         choices=table_keys("diffusion.weighting", "WEIGHTINGS"),
         student="may_differ",
     )
     min_snr_gamma: float = flag(
         5.0,
-        "bound of --loss_weighting min_snr; 5 is published",
-        unit="snr",
+        "gamma of --loss_weighting min_snr; 5 is published",
         needs=("loss_weighting", "min_snr"),
         student="may_differ",
         config_only=True,
     )
     schedule_sampler: str = flag(
         "stratified",
-        "times of training: stratified (evenly spread over each batch), uniform, lossaware (where the loss "
-        "was large, weighted), or fixstep (half as often in the noisy half)",
+        "how training timesteps are drawn: stratified (evenly spread over each batch), uniform, lossaware (more often "
+        "where the loss was large, with weights), or fixstep (half as often in the noisy half)",
         choices=(*table_keys("diffusion.time_sampling", "TIME_SAMPLERS"), "lossaware"),
         aliases={"loss-second-moment": "lossaware"},
         student="unused",
@@ -112,7 +109,9 @@ class ProcessOptions:
     )
     T_schedule: str = flag(
         "normal",
-        "anneal the range of noise levels over the first half of training",
+        "how the range of training timesteps grows over the first half of training, from the cleanest fifth to all: "
+        "linear, polynomial, cosine, or unsmooth (by a fifth of them at a time); normal: no annealing, all from the "
+        "start",
         choices=table_keys("diffusion.time_sampling", "T_SCHEDULES"),
         student="unused",
         published=True,
@@ -120,7 +119,6 @@ class ProcessOptions:
     polynomial_T_power: float = flag(
         2,
         "power of --T_schedule polynomial",
-        unit="exponent",
         at_least=0,
         needs=("T_schedule", "polynomial"),
         student="unused",
@@ -153,7 +151,7 @@ class SamplingOptions:
     )
     sampling_schedule: str | None = flag(
         None,
-        "continuous schedule to sample with; unset: the one trained with",
+        "continuous noise schedule for sampling; unset: the schedule of training",
         choices=CONTINUOUS_SCHEDULES,
         student="sampling",
         published=True,
@@ -162,7 +160,6 @@ class SamplingOptions:
         None,
         "noise of a DDIM step, 0 none, 1 ancestral; unset: 0, or 1 with --beta_schedule. "
         "Typed without --sampler, selects ddim",
-        unit="factor",
         at_least=0,
         at_most=1,
         may_change="both",
@@ -171,14 +168,13 @@ class SamplingOptions:
     )
     cls_free_guidance: float = flag(
         1.0,
-        "weight of classifier-free guidance by class and source: 1 leaves it off, above 1 follows the "
-        "condition more closely than the data does",
-        unit="factor",
+        "weight of classifier-free guidance by class and source; 1: no guidance; above 1: samples follow the "
+        "condition more closely",
         may_change="both",
     )
     posterior_variance: str = flag(
         "large",
-        "variance of a ddpm step: beta_t, or that of the posterior",
+        "variance of a ddpm step; large: beta_t; small: the variance of z_s given z_t and x0",
         choices=table_keys("diffusion.samplers", "POSTERIOR_VARIANCES"),
         needs=("sampler", "ddpm"),
     )
@@ -187,14 +183,12 @@ class SamplingOptions:
         None,
         "factor on the odds of t in --time_grid shifted (unset: 3) and logit_normal (unset: 1); "
         "above 1 spends more steps at high noise",
-        unit="factor",
         needs=("time_grid", "shifted", "logit_normal"),
         student="grid",
     )
     grid_rho: float = flag(
         7.0,
         "exponent of --time_grid karras; larger spends more steps at low noise; 7 is published",
-        unit="exponent",
         needs=("time_grid", "karras"),
         student="grid",
         config_only=True,
@@ -207,7 +201,7 @@ class SamplingOptions:
     )
     truncate_noise: float | None = flag(
         None,
-        "bound of the noise of a sampling step, by drawing again beyond it; unset or 0: none",
+        "largest noise of a sampling step: larger values are drawn again; unset or 0: no bound",
         unit="standard deviations",
         at_least=0,
     )

@@ -20,7 +20,8 @@ class EvaluationOptions:
     )
     gen_data: bool = flag(
         False,
-        "write a labelled synthetic data set from --resume_dir with seeds 42 to 46 and stop",
+        "sample a labeled synthetic data set from the class-conditional run in --resume_dir with seeds 42 to 46, write "
+        "it, and stop",
         may_change="invocation",
         published=True,
     )
@@ -29,13 +30,18 @@ class EvaluationOptions:
     )
     eval_batch_size: int = flag(
         32,
-        "texts generated together; those of a denoiser at least --train_batch_size, unless --eval gives this",
+        "texts per generation batch; with a denoiser raised to --train_batch_size, unless set at an evaluation",
         unit="texts",
         at_least=1,
         may_change="eval",
         published=True,
     )
-    decoding: str = flag("beam", "decoding strategies, joined by commas: beam, nucleus, greedy", may_change="eval")
+    decoding: str = flag(
+        "beam",
+        "how the language model decodes latents: beam, nucleus or greedy; several joined by commas are evaluated one "
+        "after the other",
+        may_change="eval",
+    )
     scorer: str | None = flag(
         None,
         "causal language model for perplexity and MAUVE, a local folder or a hub id (published figures: "
@@ -93,8 +99,8 @@ class ClassOptions:
 
     class_id: str | None = flag(
         None,
-        "sample this class, by number or name; all: each by itself; prior: with the frequencies of training; "
-        "unconditional: without a class. Unset: prior, and at --eval and --eval_test each by itself as well",
+        "sample this class, by number or name; all: each class separately; prior: classes sampled with their training "
+        "frequencies; unconditional: no class. Unset: prior, and at --eval and --eval_test each class separately, too",
         may_change="both",
     )
     classifier: str | None = flag(

@@ -38,13 +38,17 @@ class AutoencoderOptions:
     )
     max_latent_noise: float = flag(
         0.0,
-        "largest sigma of the noise on the decoder's training latents, which makes it robust to sampling errors; 0: "
-        "no noise",
+        "largest sigma of the noise added to the latents on which the decoder trains, to make it robust to sampling "
+        "errors; 0: no noise",
         at_least=0,
         at_most=1,
     )
     latent_noise_prob: float = flag(
-        0.5, "share of the texts whose latents are noised", at_least=0, at_most=1, needs="max_latent_noise"
+        0.5,
+        "share of the texts whose latents are noised with --max_latent_noise",
+        at_least=0,
+        at_most=1,
+        needs="max_latent_noise",
     )
 
 
@@ -64,8 +68,8 @@ class GenerationOptions:
 
     whole_batches: bool = flag(
         False,
-        "decode every batch to the end of its longest text, token by token; without, texts that have ended "
-        "leave it, and beams of uncompressed latents are searched in batches of like lengths",
+        "decode every batch token by token until its longest text ends; otherwise finished texts leave the batch, and "
+        "beam search over uncompressed latents batches texts of similar lengths",
         space="frozen",
         config_only=True,
     )
@@ -78,7 +82,8 @@ class GenerationOptions:
     )
     generation_dtype: str = flag(
         "run",
-        "run: bf16 where --mixed_precision says so; bf16 holds a copy of the language model in bfloat16",
+        "precision of the language model while it generates; run: that of --mixed_precision; bf16: a bfloat16 copy of "
+        "the model",
         choices=("run", "fp32", "bf16"),
         space="frozen",
     )
@@ -184,7 +189,7 @@ class ContextOptions:
     context_encoder: str | None = flag(
         None,
         "language model whose encoder encodes the source texts, a local folder or a hub id; unset: "
-        "--enc_dec_model typed beside --latent_model_path, else the language model of the latents",
+        "--enc_dec_model if given together with --latent_model_path, else the language model of the latents",
         may_change="both",
         student="may_differ",
         space="frozen",
@@ -255,7 +260,7 @@ class TokenizerOptions:
     )
     vocab_size: int = flag(10000, "largest vocabulary that is trained", unit="tokens", at_least=1)
     vocab_min_frequency: int = flag(
-        1, "least frequency of a word of a trained vocabulary", unit="times", at_least=1, config_only=True
+        1, "least frequency of a word of a trained vocabulary", at_least=1, config_only=True
     )
     vocab_lowercase: bool = flag(True, "a trained vocabulary holds lower case only", config_only=True)
     vocab_strip_accents: bool = flag(True, "a trained vocabulary holds no accents", config_only=True)
@@ -264,7 +269,7 @@ class TokenizerOptions:
     )
     max_unk_rate: float = flag(
         0.1,
-        "largest share of unknown words in the corpus; with more the vocabulary is refused",
+        "largest share of unknown words in the corpus; a vocabulary with more is an error",
         at_least=0,
         at_most=1,
         config_only=True,

@@ -3,7 +3,7 @@
     python -m pipelines.infill --run runs/simple --text "The ___ apple is ___." --num_samples 5
     python -m pipelines.infill --run runs/simple --text_file blanks.txt --sampler dpmpp --sampling_timesteps 20
 
-___ and [blank] stand for one token, [blank:3] for three. The samples go to standard output, one a line; with several
+___ and [blank] stand for one token, [blank:3] for three. The samples go to standard output, one per line; with several
 texts each line begins with its text and a tab.
 """
 

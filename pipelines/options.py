@@ -84,7 +84,6 @@ class DistillationOptions:
     distill_guidance: float = flag(
         1.0,
         "weight of classifier-free guidance with which the teacher samples; the student learns the guided estimate",
-        unit="factor",
         needs="distill_run",
     )
 
@@ -102,13 +101,11 @@ class EmbeddingLossOptions:
     decoder_nll_weight: float = flag(
         1.0,
         "weight of -log p(w | x0), which keeps the embeddings of different tokens apart",
-        unit="factor",
         config_only=True,
     )
     tT_loss_weight: float = flag(
         1.0,
         "weight of the mean of z_T given x0 (the tT loss of Li et al. 2022), which keeps embeddings small",
-        unit="factor",
         config_only=True,
     )
 
@@ -119,15 +116,15 @@ class ClampOptions:
 
     clamp: bool = flag(False, "round each estimate to the nearest token embeddings while sampling")
     clamp_from: float = flag(
-        1.0, "time from which --clamp rounds; 1: from the first step on", at_least=0, at_most=1, needs="clamp"
+        1.0, "largest t at which --clamp rounds; 1: from the first step on", at_least=0, at_most=1, needs="clamp"
     )
     clamp_until: float = flag(
-        0.0, "time until which --clamp rounds; 0: to the last step", at_least=0, at_most=1, needs="clamp"
+        0.0, "smallest t at which --clamp rounds; 0: to the last step", at_least=0, at_most=1, needs="clamp"
     )
     rejection_rate: float = flag(
         0.0,
-        "round each estimate, but leave tokens that did not change unrounded and without noise with this "
-        "probability, which falls with t; 0: off",
+        "round each estimate, except at positions whose token did not change since the previous step: with a "
+        "probability of this rate times t these are neither rounded nor noised; 0: off",
         at_least=0,
         at_most=1,
     )
@@ -143,19 +140,18 @@ class ControlOptions:
     target_label: str | None = flag(None, "label of --latent_classifier, by name or number")
     classifier_guidance: str = flag(
         "langevin",
-        "langevin: gradient steps on the latents after each sampling step, as in Diffusion-LM, with a term for the "
-        "prior; x0: one shift of each estimate of x0, which is exact where the classifier is",
+        "langevin: gradient steps on the latents after each sampling step, with a term for the prior (Diffusion-LM); "
+        "x0: shift each x0 estimate by the classifier gradient (Dhariwal & Nichol)",
         choices=("langevin", "x0"),
         needs="latent_classifier",
     )
     guidance_steps: int = flag(
         3, "gradient steps after each sampling step", unit="steps", at_least=1, needs="latent_classifier"
     )
-    guidance_strength: float = flag(1.0, "weight of the label", unit="factor", needs="latent_classifier")
+    guidance_strength: float = flag(1.0, "weight of the label", needs="latent_classifier")
     guidance_prior_weight: float = flag(
         1.0,
         "weight of the diffusion model's own prior in --classifier_guidance langevin; 0 leaves it out",
-        unit="factor",
         at_least=0,
         needs="latent_classifier",
         config_only=True,
@@ -243,17 +239,15 @@ class AbsorbingOptions:
     )
     denoise: bool = flag(
         False,
-        "discrete noise: whole tokens are replaced by the absorbing state, in training and while sampling",
+        "(published name) discrete noise: whole tokens are replaced by the absorbing state, in training and sampling",
         may_change="eval",
     )
     denoise_rate: float = flag(
         0.2,
-        "share of --denoise, times the amplitude of the noise",
+        "with --denoise: a token is replaced with the probability rate * sigma_t (sampling: the sigma of the step)",
         at_least=0,
         at_most=1,
         needs="denoise",
         may_change="eval",
     )
-    reg_rate: float = flag(
-        0.01, "weight of the norm of the absorbing state in the loss", unit="factor", needs="learned_mean_embed"
-    )
+    reg_rate: float = flag(0.01, "weight of the norm of the absorbing state in the loss", needs="learned_mean_embed")

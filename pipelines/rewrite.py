@@ -6,7 +6,7 @@
 
 A text is noised to time --strength and denoised again (SDEdit): at 0.5 a little of it changes, at 1 all of it. --to
 interpolates between two texts, in --num_samples texts, both ends included; with --invert between the noises that DDIM
-inversion finds for them, so that the ends are the two texts. The samples go to standard output, one a line; with
+inversion finds for them, so that the ends are the two texts. The samples go to standard output, one per line; with
 several texts each line begins with its text and a tab.
 """
 

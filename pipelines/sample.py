@@ -2,9 +2,9 @@
 
     python -m pipelines.sample --run runs/simple --num_samples 10 --sampling_timesteps 200 --trajectory
 
-The texts go to standard output, one a line, and to a new file in the run folder whose name states the numbers of
-texts and of steps. --trajectory also shows texts on their way from noise. Texts are sampled in batches of the size of
-training; for a few texts of a large run, --eval_batch_size makes smaller batches, which give other texts.
+The texts go to standard output, one per line, and to a new file in the run folder whose name states the numbers of
+texts and of steps. --trajectory also decodes intermediate estimates. Texts are sampled in batches of the training
+batch size; a smaller --eval_batch_size is faster for a few texts of a large run, and gives other texts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--class_id", help="class, by name or number (class-conditional runs)")
     made.add_argument("--source", action="append", default=[], help="source text (runs on pairs); may be repeated")
     made.add_argument("--output_dir", type=Path, help="folder of the file (default: samples/ in the run folder)")
-    made.add_argument("--trajectory", action="store_true", help="show the texts on their way from noise")
+    made.add_argument("--trajectory", action="store_true", help="decode and show intermediate estimates")
     return made
 
 

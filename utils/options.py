@@ -16,7 +16,7 @@ LR_SCHEDULES = (
 class OptimizerOptions:
     optimizer: str = flag(
         "adamw",
-        "update rule",
+        "optimizer; its settings for all choices are --adam_beta1, --adam_beta2 and --adam_weight_decay",
         choices=table_keys("utils.optim", "OPTIMIZERS"),
         aliases={"awamW": "adamw"},  # the misspelt default of the annealed fork, which its args.json files contain
         published=True,
@@ -27,13 +27,21 @@ class OptimizerOptions:
     )
     lr_warmup_steps: int = flag(1000, "steps of linear warm-up", unit="steps", at_least=0, published=True)
     adam_beta1: float = flag(
-        0.9, "decay of the first moment (Lion: of the update)", at_least=0, at_most=1, published=True
+        0.9,
+        "all optimizers: decay of the first moment (lion: of the update; muon: of tensors that are no hidden matrices)",
+        at_least=0,
+        at_most=1,
+        published=True,
     )
     adam_beta2: float = flag(
-        0.999, "decay of the second moment (Lion: of the momentum)", at_least=0, at_most=1, published=True
+        0.999,
+        "all optimizers: decay of the second moment (lion: of the momentum)",
+        at_least=0,
+        at_most=1,
+        published=True,
     )
     adam_weight_decay: float = flag(
-        1e-6, "weight decay of tensors with two or more dimensions", at_least=0, published=True
+        1e-6, "all optimizers: weight decay of tensors with two or more dimensions", at_least=0, published=True
     )
     muon_momentum: float = flag(
         0.95,
@@ -116,8 +124,8 @@ class KernelOptions:
     tf32: bool = flag(False, "float32 matrix products in TF32 on CUDA: 10 bits of mantissa, much faster")
     freed_memory: str = flag(
         "keep",
-        "memory of freed tensors, where the CPU computes: keep it for the next ones, as much as was in use at "
-        "the peak, or return it to the system as the C library sees fit, which is slower",
+        "memory of freed tensors on the CPU; keep: the process keeps it for later tensors, up to its peak use; return: "
+        "the C library returns it to the system, which is slower",
         choices=("keep", "return"),
         config_only=True,
     )

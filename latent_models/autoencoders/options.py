@@ -14,7 +14,8 @@ class PerceiverOptions:
     num_encoder_latents: int = flag(32, "latents per text", unit="latents", at_least=1, published=True)
     num_decoder_latents: int | None = flag(
         None,
-        "must equal --num_encoder_latents, its default: the decoder expands each latent to one state",
+        "latents that the decoder reads; must equal --num_encoder_latents (the default), as the decoder expands each "
+        "latent to one state",
         unit="latents",
         at_least=1,
         published=True,

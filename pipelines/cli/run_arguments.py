@@ -20,7 +20,7 @@ def run_parser(program: str, description: str | None, *, samples: int, of: str) 
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        epilog="Any other --flag that an evaluation of train_text_diffusion.py accepts may follow.",
+        epilog="Other flags of an evaluation may follow: train_text_diffusion.py --help lists them.",
     )
     made.add_argument("--run", required=True, metavar="FOLDER", help="run folder, or a checkpoint in one: its run")
     made.add_argument("--num_samples", type=int, default=samples, help=f"{of} (default %(default)s)")
