@@ -12,19 +12,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipelines.cli.run_arguments import parse_known, run_parser, texts_of, with_texts
+from pipelines.cli.run_arguments import add_text_arguments, parse_known, read_texts, run_parser
 from utils.errors import exit_on_user_error
 
 
 def parser() -> argparse.ArgumentParser:
     made = run_parser("pipelines.infill", __doc__, samples=5, of="number of versions of each text")
-    return with_texts(made, "with blanks")
+    return add_text_arguments(made, "with blanks")
 
 
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> int:
     given, others = parse_known(parser(), arguments)
-    texts = texts_of(given, "fill")
+    texts = read_texts(given, "fill")
     from evaluation.report import single_line
     from pipelines.text_diffusion import TextDiffusionPipeline
 

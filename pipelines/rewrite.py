@@ -15,12 +15,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipelines.cli.run_arguments import check_no_decoding, parse_known, run_parser, texts_of, with_decoding, with_texts
+from pipelines.cli.run_arguments import (
+    add_decoding_argument,
+    add_text_arguments,
+    check_no_decoding,
+    parse_known,
+    read_texts,
+    run_parser,
+)
 from utils.errors import UserError, exit_on_user_error
 
 
 def parser() -> argparse.ArgumentParser:
-    made = with_texts(
+    made = add_text_arguments(
         run_parser("pipelines.rewrite", __doc__, samples=5, of="number of variations of each text"), "to rewrite"
     )
     made.add_argument("--to", help="second text of an interpolation")
@@ -31,13 +38,13 @@ def parser() -> argparse.ArgumentParser:
         "--strength", type=float, help="time in (0, 1] to which texts are noised (default 0.7; with --to 0.5)"
     )
     made.add_argument("--class_id", help="class of the variations, by name or number (class-conditional runs)")
-    return with_decoding(made)
+    return add_decoding_argument(made)
 
 
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> int:
     given, others = parse_known(parser(), arguments)
-    texts = texts_of(given, "rewrite")
+    texts = read_texts(given, "rewrite")
     if given.to is not None and (len(texts) > 1 or given.class_id is not None):
         raise UserError("--to interpolates between two texts: give one --text, and no --class_id")
     if given.invert and (given.to is None or given.strength is not None):

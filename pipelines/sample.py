@@ -13,12 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipelines.cli.run_arguments import check_no_decoding, parse_known, run_parser, with_decoding
+from pipelines.cli.run_arguments import add_decoding_argument, check_no_decoding, parse_known, run_parser
 from utils.errors import exit_on_user_error
 
 
 def parser() -> argparse.ArgumentParser:
-    made = with_decoding(run_parser("pipelines.sample", __doc__, samples=10, of="number of texts (of each --source)"))
+    made = add_decoding_argument(
+        run_parser("pipelines.sample", __doc__, samples=10, of="number of texts (of each --source)")
+    )
     made.add_argument("--class_id", help="class, by name or number (class-conditional runs)")
     made.add_argument("--source", action="append", default=[], help="source text (runs on pairs); may be repeated")
     made.add_argument("--output_dir", type=Path, help="folder of the file (default: samples/ in the run folder)")

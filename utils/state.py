@@ -60,11 +60,11 @@ class State:
         return files | {name: part.state_dict() for name, part in self.extra.items()}
 
     def metadata(self, seen: Sequence[float] | None = None) -> dict[str, Any]:
-        """Metadata of a checkpoint, for JSON. seen: LrSchedule.seen() of all ranks; None: of this one."""
+        """Metadata of a checkpoint, for JSON. seen: LrSchedule.seen() of all ranks; None: only that of this rank."""
         return {
             "step": self.step,
             "best": self.best,
-            "owed": self.pending,  # the key of the first release
+            "pending": self.pending,
             "seed": self.seed,
             "optimizer": checkpoints.optimizer_metadata(self.optimizer),
             "schedule": self.schedule.metadata(seen),
@@ -73,7 +73,7 @@ class State:
         }
 
     def save(self, folder: Path | str, *, keep: int = 2, **metadata: Any) -> None:
-        """Write a checkpoint, on rank 0. facts: the caller's metadata, added to the state's own."""
+        """Write a checkpoint, on rank 0. metadata: entries that are added to those of the state."""
         # in a run that has just been restored they are still on the CPU
         seen = self.schedule.seen(lambda mine: self.dist.gather(mine.to(self.dist.device)))
         if self.dist.is_main or is_sharded(self.model):  # sharded: gathered from every rank
@@ -113,7 +113,7 @@ class State:
         checkpoints.unpack_optimizer(self.optimizer, checkpoint.tensors["optimizer"], metadata["optimizer"])
         self.schedule.restore(metadata["schedule"], self.dist.rank, self.dist.world_size)
         self.step, self.best, self.seed = metadata["step"], dict(metadata["best"]), metadata["seed"]
-        self.pending = list(metadata.get("owed", ()))  # absent from older checkpoints
+        self.pending = list(metadata.get("pending", ()))
         self.scaler_state = dict(metadata["scaler"])
         if self.scaler and self.scaler_state:
             self.scaler.load_state_dict(self.scaler_state)

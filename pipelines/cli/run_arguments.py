@@ -1,6 +1,6 @@
-"""What the command lines of programs that use a trained run share: its folder, how many texts, seed, device.
+"""Arguments shared by the programs that use a trained run: its folder, the number of texts, seed and device.
 
-Any other flag is passed on to the run, as an evaluation of train_text_diffusion.py would take it.
+Any other flag is passed on to the run, with the meaning that it has at an evaluation by train_text_diffusion.py.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) ->
     return given, others
 
 
-def with_texts(made: argparse.ArgumentParser, what: str) -> argparse.ArgumentParser:
+def add_text_arguments(made: argparse.ArgumentParser, what: str) -> argparse.ArgumentParser:
     """The same parser, which also takes texts; what: such as "with blanks"."""
     made.add_argument("--text", action="append", default=[], help=f"text {what}; may be repeated")
     made.add_argument("--text_file", type=Path, help=f"texts {what}, one per line")
     return made
 
 
-def with_decoding(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_decoding_argument(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The same parser, which also takes a decoding strategy."""
     made.add_argument("--decoding", help="beam, nucleus or greedy (default: that of --preset, else greedy)")
     return made
@@ -65,13 +65,16 @@ def check_no_decoding(decoding: str, of_embeddings: bool) -> None:
         raise UserError(f"--decoding {decoding} is for language models, and embeddings have none: leave it out")
 
 
-def texts_of(given: argparse.Namespace, deed: str) -> list[str]:
-    """The texts that were typed and those of the file. UserError where there are none to `deed`, or no such file."""
+def read_texts(given: argparse.Namespace, action: str) -> list[str]:
+    """The texts of --text and --text_file. action: what is done with them, for the error.
+
+    UserError where there is no text, or no such file.
+    """
     texts = list(given.text)
     if given.text_file is not None:
         if not given.text_file.exists():
             raise UserError(f"--text_file {given.text_file}: no such file")
         texts += [line for _, line in lines(given.text_file) if line.strip()]
     if not texts:
-        raise UserError(f"there is nothing to {deed}: give --text or --text_file")
+        raise UserError(f"there is nothing to {action}: give --text or --text_file")
     return texts

@@ -56,18 +56,18 @@ def at_least(found: str | None, bound: str) -> bool:
     return found is not None and numbers(found) >= numbers(bound)
 
 
-def main(deed: str, *levels: str) -> int:
+def main(action: str, *levels: str) -> int:
     pinned, wanted = pins(), bounds(levels)
-    if deed == "list":
+    if action == "list":
         rows = [f"{name}=={pinned[name]}" for name in wanted]
-    elif deed == "missing":
+    elif action == "missing":
         rows = [f"{name}=={pinned[name]}" for name in wanted if installed(name) != pinned[name]]
-    elif deed == "below":
+    elif action == "below":
         rows = [f"{name}>={bound}" for name, bound in wanted.items() if not at_least(installed(name), bound)]
     else:
-        raise SystemExit(f"error: unknown deed {deed}; there are list, missing, below")
+        raise SystemExit(f"error: unknown action {action}; there are list, missing, below")
     print("\n".join(rows))
-    return int(deed != "list" and bool(rows))
+    return int(action != "list" and bool(rows))
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ def example(dtype: torch.dtype, length: int = 4):
 def test_every_objective_makes_a_round_trip(objective, length, dtype):
     """Also at both ends of time, where one of the two parts is 1 / 1800 of z_t."""
     x0, eps, level, z_t = example(dtype, length)
-    told = target(objective, x0, eps, level)
+    prediction = target(objective, x0, eps, level)
     tolerance = 1e4 * torch.finfo(dtype).eps
-    torch.testing.assert_close(to_x0(objective, told, z_t, level), x0, atol=tolerance, rtol=0)
-    torch.testing.assert_close(to_eps(objective, told, z_t, level), eps, atol=tolerance, rtol=0)
+    torch.testing.assert_close(to_x0(objective, prediction, z_t, level), x0, atol=tolerance, rtol=0)
+    torch.testing.assert_close(to_eps(objective, prediction, z_t, level), eps, atol=tolerance, rtol=0)
     v = level.alpha * eps - level.sigma * x0
-    torch.testing.assert_close(to_v(objective, told, z_t, level), v, atol=tolerance, rtol=0)
+    torch.testing.assert_close(to_v(objective, prediction, z_t, level), v, atol=tolerance, rtol=0)
 
 
 @every_objective
@@ -45,8 +45,8 @@ def test_without_noise_x0_is_z(objective):
     """t = 0 of a chain: sigma = 0."""
     z_t = torch.randn(2, 3, 4)
     level = broadcast_level(make_discrete_schedule("linear", 10), torch.zeros(2), z_t)
-    told = target(objective, z_t, torch.zeros_like(z_t), level)
-    torch.testing.assert_close(to_x0(objective, told, z_t, level), z_t)
+    prediction = target(objective, z_t, torch.zeros_like(z_t), level)
+    torch.testing.assert_close(to_x0(objective, prediction, z_t, level), z_t)
 
 
 def test_targets_are_those_of_the_papers():

@@ -199,7 +199,7 @@ def test_each_section_has_the_requested_number_of_steps(timesteps, data):
     data=st.data(),
 )
 def test_a_perfect_predictor_reaches_zero_noise_at_every_respacing(name, sampler, timesteps, data):
-    """Whatever steps are kept, the state is as noisy as the network is told at each, and the end is x0 itself."""
+    """For every choice of steps the state has the noise of the time that the network receives; the end is x0."""
     kept = data.draw(st.sets(st.integers(0, timesteps - 1), min_size=1))
     chain, times = make_discrete_schedule(name, timesteps), respaced_timesteps(timesteps, list(kept))
     x0 = torch.full((2000, 1, 1), 0.7, dtype=torch.float64)
@@ -238,8 +238,10 @@ def test_respacing_equals_the_chain_of_the_betas_between_selected_steps(name, ti
     for at, new, old in zip(steps, whole, reversed(range(len(kept))), strict=True):
         atol = 1e-9 + 4 * float(rounding[old])
         torch.testing.assert_close(log_snr(at.level_t), log_snr(new.level_t), atol=atol, rtol=1e-9)
-        told = get_time_input(chain, at.times, "index") * timesteps
-        torch.testing.assert_close(told, torch.tensor([float(kept[old])], dtype=torch.float64), atol=1e-9, rtol=0)
+        time_inputs = get_time_input(chain, at.times, "index") * timesteps
+        torch.testing.assert_close(
+            time_inputs, torch.tensor([float(kept[old])], dtype=torch.float64), atol=1e-9, rtol=0
+        )
         one, bar, bar_s = 1 - (at.level_t.alpha / at.level_s.alpha) ** 2, at.level_t.alpha**2, at.level_s.alpha**2
         torch.testing.assert_close(POSTERIOR_VARIANCES["large"](one, bar, bar_s), betas[old], atol=1e-9, rtol=1e-6)
         posterior = betas[old] * (1 - before[old]) / (1 - alpha_bar[old])
@@ -247,15 +249,15 @@ def test_respacing_equals_the_chain_of_the_betas_between_selected_steps(name, ti
 
 
 def test_the_network_receives_the_times_of_its_training_chain():
-    chain, told = make_discrete_schedule("sqrt", 2000), []
+    chain, time_inputs = make_discrete_schedule("sqrt", 2000), []
 
     def network(z, time, x0_prev):
-        told.append(float(1000 * time[0]))
+        time_inputs.append(float(1000 * time[0]))
         return z
 
     denoise = make_denoise(network, "x0", chain, "index")
     sample_ddim(denoise, chain, respaced_timesteps(2000, [1999, 1000, 3]), torch.zeros(1, 1, 1, dtype=torch.float64))
-    assert told == pytest.approx([999.5, 500.0, 1.5])
+    assert time_inputs == pytest.approx([999.5, 500.0, 1.5])
 
 
 @pytest.mark.parametrize(

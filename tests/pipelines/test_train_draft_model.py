@@ -45,7 +45,7 @@ def run(programs, drafted, tmp_path_factory) -> Path:
     return folder
 
 
-def texts_of(run, flags=(), **named):
+def read_texts(run, flags=(), **named):
     """Greedily decoded texts, and (verification passes, texts) of speculative decoding."""
     pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu", argv=flags, eval_batch_size=8, **named)
     texts = pipeline(8, decoding="greedy")
@@ -70,9 +70,9 @@ def test_texts_are_the_same_with_and_without_drafts(run, drafted):
     assert sorted(p.name for p in copy.iterdir()) == ["args.json", "best"], (
         "a run keeps the flags and the best weights of a draft model"
     )
-    with_drafts, (passes, verified) = texts_of(run)
+    with_drafts, (passes, verified) = read_texts(run)
     assert verified == 8 and passes >= 8
-    assert texts_of(run, speculative="off") == (with_drafts, (0, 0))
+    assert read_texts(run, speculative="off") == (with_drafts, (0, 0))
     pipeline = TextDiffusionPipeline.from_pretrained(run, device="cpu")
     assert pipeline(4, decoding="beam") and pipeline.generator.timer.drafted_texts == 0
 
@@ -92,21 +92,21 @@ def test_evaluation_reports_verification_passes(programs, run, drafted, tmp_path
 
 
 def test_a_draft_model_may_be_trained_later_or_named_by_a_flag(programs, chain, run, drafted, tmp_path, capsys):
-    plain, (_, none) = texts_of(chain / "diff")
+    plain, (_, none) = read_texts(chain / "diff")
     assert none == 0
-    found, (passes, verified) = texts_of(chain / "diff", draft_model=drafted / "drafter")
+    found, (passes, verified) = read_texts(chain / "diff", draft_model=drafted / "drafter")
     assert found == plain and verified == 8 and passes >= 8
     late = tmp_path / "diff"
     shutil.copytree(chain / "diff", late)
     shutil.copytree(chain / "lm", tmp_path / "lm")
     assert programs.draft_model(late / "autoencoder", f"--latent_cache_dir {tmp_path / 'cache'}") == 0
-    assert texts_of(late)[0] == plain and texts_of(late)[1][1] == 8
+    assert read_texts(late)[0] == plain and read_texts(late)[1][1] == 8
     with_given = tmp_path / "given"
     flags = f"--draft_model {drafted / 'drafter'}"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", with_given, flags) == 0
     assert (with_given / "autoencoder" / "drafter" / "best").is_dir(), "the run keeps a copy of the named one"
     capsys.readouterr()
-    texts_of(with_given)
+    read_texts(with_given)
     assert "note" not in capsys.readouterr().err
 
 
