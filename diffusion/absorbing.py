@@ -54,7 +54,7 @@ def absorbing_shift(state: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def mask_probability(level: NoiseLevel, rate: float) -> Tensor:
-    """sigma * rate, (B,): the probability that a position is replaced. level: of broadcast_level."""
+    """sigma * rate, (B,): the probability that a position is replaced. level: result of broadcast_level."""
     return rate * level.sigma.flatten(1)[:, 0]
 
 

@@ -5,9 +5,9 @@
     eps_from_x0(z, x0, level)                       -> eps
     invert_ddim(denoise, schedule, timesteps, x0)   -> z at timesteps[0]; sample_ddim returns x0 from it
 
-Progressive distillation: one step of a student's sampler learns the result of several steps of its teacher. Except at
-its last step, a student of K steps predicts the x0 whose DDIM step gives the z of the teacher at the next of its K
-times. So its estimates are valid for that grid and for DDIM only, and are projected at the last step only.
+Progressive distillation: one step of a student's sampler learns the result of several steps of its teacher. The student
+predicts the x0 with which a DDIM step to its next time gives the teacher's z at that time; at its last step it predicts
+x0 itself. Its predictions are therefore valid only for DDIM and for its own K times; only the last one is projected.
 Source: Salimans and Ho 2022, arXiv:2202.00512, Algorithm 2. A guided teacher: Meng et al. 2023, arXiv:2210.03142.
 Differs from them: the number of steps is cut to K at once instead of halved repeatedly, and the student may train from
 states that its own steps reach.

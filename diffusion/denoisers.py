@@ -36,7 +36,7 @@ def get_time_input(schedule: Schedule, t: Tensor, kind: str = "alpha_bar", times
     """The time input of the network, shaped like t, in [0, 1]; the network multiplies it by 1000.
 
     alpha_bar: alpha_bar(t), so that a network trained under one schedule can be sampled under another.
-    index: of a chain of T steps i / T = t - 1 / T, so that with T = 1000 the network receives the integers 0 to 999 of
+    index: i / T = t - 1 / T for a chain of T steps, so that with T = 1000 the network receives the integers 0 to 999 of
         Ho et al. 2020, and another T is stretched over the same range; in continuous time t itself.
     timesteps: T of the chain trained on, where the schedule is not that chain.
     """
@@ -65,7 +65,7 @@ def make_denoise(
 
     def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
         time = get_time_input(schedule, t, time_input, timesteps).to(z.dtype)  # as t
-        prediction = network(z, time, x0_prev).to(z.dtype)  # autocast may have lowered it
+        prediction = network(z, time, x0_prev).to(z.dtype)  # under autocast the output may be in half precision
         level = broadcast_level(schedule, t, z)
         if shift is not None:
             z = z - (1 - level.alpha) * shift.to(z)  # leaves alpha x0 + sigma eps

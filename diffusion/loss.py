@@ -1,6 +1,6 @@
 """The training losses of diffusion: corrupt, self-condition, predict, compare. Each loss is (B,), one number per text.
 
-    config = LossConfig(schedule, "v", "l2")
+    config = LossConfig(schedule, "pred_v", "l2")
     result = denoising_loss(bind, x0, t, eps, config, mask=mask, self_cond=(self_cond_mask, rows))
     result.loss                                    (B,), Ho et al. 2020, arXiv:2006.11239, Algorithm 1
 
@@ -86,7 +86,7 @@ class BoundNetwork(Protocol):
     def __call__(
         self, z: Tensor, time: Tensor, x0_self_cond: Tensor | None = None, self_cond_mask: Tensor | None = None, /
     ) -> Tensor:
-        """z: (B, L, D). time: (B,). x0_self_cond: (B, L, D), used where self_cond_mask (B,) is True; None: nowhere."""
+        """z: (B, L, D). time: (B,). x0_self_cond: (B, L, D), used where self_cond_mask (B,) is True; None: not used."""
 
 
 Bind = Callable[[Tensor | None], BoundNetwork]  # rows (k,) of the batch -> the network for them; None: for all rows
@@ -153,7 +153,9 @@ def denoising_loss(
         x0_self_cond = self_condition(denoise if wrap is None else wrap(denoise, rows), z_t, t, rows)
 
     time = get_time_input(schedule, t, config.time_input, timesteps).to(z_t.dtype)
-    prediction = bind(None)(z_t, time, x0_self_cond, self_cond_mask).to(x0.dtype)  # autocast may have lowered it
+    prediction = bind(None)(z_t, time, x0_self_cond, self_cond_mask).to(
+        x0.dtype
+    )  # under autocast the output may be in half precision
 
     x0_hat = None
     if with_x0_hat:
@@ -181,8 +183,8 @@ def first_step_targets(
 ) -> tuple[Tensor, Tensor]:
     """x0 and eps of the target where x0 ~ N(mean, sigma_0^2): at a chain's first step the mean replaces x0.
 
-    Both pairs give the same z_t, so only the target changes, whatever the objective: at t = 1 / T the network learns
-    the embedding itself. x0, eps, mean: (B, L, D). t: (B,). timesteps: T.
+    Both pairs give the same z_t, so only the target changes, for every objective: at t = 1 / T the network learns the
+    embedding itself. x0, eps, mean: (B, L, D). t: (B,). timesteps: T.
     Source: Li et al. 2022, arXiv:2205.14217, eq. 2, its term |mu_theta(x_1, 1) - Emb(w)|^2.
     """
     first = (t * timesteps < 1.5).view(-1, *(1,) * (x0.dim() - 1))  # (B, 1, 1)

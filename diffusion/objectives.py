@@ -1,4 +1,4 @@
-"""What the network predicts, and the conversion of predictions into each other.
+"""Objectives, which define what the network predicts, and conversions between their predictions.
 
 An objective is two coefficients, a row of OBJECTIVES; the rest is linear algebra on
 

@@ -13,7 +13,7 @@ noise: (step, like) -> standard normal like `like`; the only source of randomnes
 step_hook: (z, x0_hat, mean, std, t, s, step) -> z, called after every step, whose z is mean + std * noise.
     mean (B, L, D); std, t, s: 0-dim on the CPU. compose_hooks joins several:
 
-    sampler(..., step_hook=compose_hooks(stability.step_hook, remask_hook(...), classifier_guidance_hook(...)))
+    sampler(..., step_hook=compose_hooks(rejection.step_hook, remask_hook(...), classifier_guidance_hook(...)))
 
 A step to t = 0 returns x0_hat: t = 0 is data by definition, although continuous schedules have a little noise there.
 """

@@ -112,7 +112,7 @@ T_SCHEDULES: Mapping[str, Callable[[int, int, int, float], int]] = {
 def max_timestep(name: str, step: int, num_steps: int, timesteps: int = RESOLUTION, power: float = 2.0) -> int:
     """T(step): training samples i from {0, ..., T(step) - 1}.
 
-    step: optimizer steps done, of num_steps. timesteps: T of the chain. power: of the polynomial alone.
+    step: optimizer steps done, of num_steps. timesteps: T of the chain. power: exponent of "polynomial" only.
     """
     if name not in T_SCHEDULES:
         raise ValueError(f"unknown T schedule {name!r}: use one of {', '.join(T_SCHEDULES)}")

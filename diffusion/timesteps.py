@@ -5,11 +5,11 @@
     parse_respacing(spec, T) -> step indices, falling                    parse_respacing("ddim50", 1000)
     respaced_timesteps(T, indices) -> times (n + 1,)                     --timestep_respacing
 
-On a discrete chain every grid consists of nodes: N different ones, N at most T.
+On a discrete chain the first N times of a grid are N different nodes of the chain, so N is at most T.
 
-Respacing: a sampler takes steps of any length, so a subset of a chain's steps is a list of times, and no new chain is
-built: beta of a step follows from the alpha_bar of both ends, both posterior variances follow from beta, and the
-network receives the times of the chain that it was trained on. The result equals the chain of betas
+Respacing selects a subset of a chain's steps as a list of times, and builds no new chain. A sampler takes steps of any
+length: it computes the beta of a step from the alpha_bar of both ends, and both posterior variances from beta. The
+network receives the times of the chain on which it was trained. The result equals the chain of betas
 1 - alpha_bar_i / alpha_bar_j of Nichol & Dhariwal 2021, arXiv:2102.09672, section 4, with their map of indices.
 """
 
@@ -150,7 +150,7 @@ def _by_log_snr(schedule: Schedule, between: Callable[[Tensor, Tensor, Tensor], 
 
 
 def snap_to_chain(times: Tensor, schedule: Schedule) -> Tensor:
-    """The times themselves in continuous time; on a chain the nearest nodes, moved apart where two would be equal."""
+    """Round times to the nodes of a chain, and move equal ones apart; in continuous time return them unchanged."""
     timesteps = num_timesteps(schedule)
     if timesteps is None:
         return times

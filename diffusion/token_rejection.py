@@ -1,10 +1,11 @@
-"""Token-stability rejection: at random, positions whose rounded token did not change are not rounded and get no noise.
+"""Token-stability rejection: leave some positions unrounded and without noise in a step of the sampler.
 
-    stability = StableTokenRejection(rate, step_generator)
-    denoise = stability.clamp_x0(denoise, project)               in place of clamp_x0 or project_x0
-    sampler(denoise, ..., step_hook=stability.step_hook)         alone, or with others by compose_hooks
+    rejection = StableTokenRejection(rate, step_generator)
+    denoise = rejection.clamp_x0(denoise, project)               in place of clamp_x0 or project_x0
+    sampler(denoise, ..., step_hook=rejection.step_hook)         alone, or with others by compose_hooks
 
-So positions with a stable token keep the estimate of the network, instead of being noised and rounded again.
+A position is a candidate if its rounded token is the same as in the previous step, and is then chosen at random. It
+keeps the network's estimate, while all other positions are rounded to token embeddings and noised again.
 Source: Gong et al. 2023, arXiv:2310.05793, their code (rejection_rate).
 """
 
@@ -23,7 +24,7 @@ class StableTokenRejection:
     """Keeps the last rounded estimate. One object serves one sampler call at a time; x0_prev None starts a new one."""
 
     def __init__(self, rate: float, step_generator: StepGenerator) -> None:
-        """rate: probability at t = 1; it falls in proportion to t. step_generator: call of the network -> generator."""
+        """rate: probability at t = 1; at t it is rate * t. step_generator: number of the network call -> generator."""
         if not 0 <= rate <= 1:
             raise ValueError(f"the rejection rate is {rate}: use a probability, from 0 (off) to 1")
         self.rate, self.step_generator = rate, step_generator
@@ -32,7 +33,10 @@ class StableTokenRejection:
         self.calls = 0
 
     def clamp_x0(self, denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise:
-        """Every estimate rounded, except, at random, positions whose token did not change since the previous step."""
+        """Wrap denoise so that it rounds its estimates with project, except at the rejected positions.
+
+        A position is rejected with probability rate * t if its token did not change since the previous step.
+        """
 
         def denoise_stable(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
             raw = denoise(z, t, x0_prev)
@@ -51,5 +55,5 @@ class StableTokenRejection:
         return denoise_stable
 
     def step_hook(self, z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
-        """No noise where the estimate was left unrounded."""
+        """Replace z by the mean, which has no noise, at the rejected positions."""
         return z if self.unchanged is None else torch.where(self.unchanged[..., None], mean, z)

@@ -73,7 +73,7 @@ def reference_metrics(
     """Compute the same metrics of real texts, with which samples are compared. split: val or test.
 
     The training side is the first num_samples of `training` (shuffled by the caller), against the references and
-    against the next num_samples. index: of all training texts, if there is one already.
+    against the next num_samples. index: the index of all training texts, if it exists already.
     """
     n = min(num_samples or len(references), len(references))
     held_out, first, second = references[:n], training[:n], training[n : 2 * n]
@@ -228,7 +228,7 @@ def _name(scorer: Scorer | None) -> str:
 
 
 def _make_index(training: Iterable[str] | NgramIndex) -> tuple[NgramIndex | None, list[str]]:
-    """Return the index of the training texts, and the missing packages for want of which there is none."""
+    """Return the index of the training texts, and the missing packages; without them the index is None."""
     try:
         return NgramIndex.from_texts(training), []
     except MissingPackage as error:

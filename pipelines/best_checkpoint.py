@@ -18,7 +18,7 @@ Score = tuple[str, float]  # a metric's name and value; larger is better
 def save_if_best(run: RunContext[TrainingConfig], state: State, score: Score | None) -> None:
     """Save weights and averaged weights to best/ if the score exceeds all earlier ones. Every rank must call it.
 
-    score: of rank 0, the others pass None. None on rank 0: there is no score, and nothing is saved.
+    score: the score on rank 0; the other ranks pass None. If rank 0 passes None, nothing is saved.
     """
     scores = gather_objects(run.dist, [score])
     if scores[0] is None:

@@ -36,12 +36,12 @@ from utils.seeding import derive_seed
 
 @dataclass
 class Components:
-    """What training and sampling of a denoiser share."""
+    """The components that training and sampling of a denoiser share."""
 
     space: NormalizedSpace
     model: DiffusionModel
     process: DiffusionProcess
-    context: ContextEncoder | None = None  # of source texts; None without sources, and where the space packs them
+    context: ContextEncoder | None = None  # encodes source texts; None without them, and where the space packs them
     seq2seq: bool = False
 
 
@@ -55,10 +55,10 @@ def build_components(
 ) -> Components:
     """Space, denoiser with fresh weights, and process of the flags.
 
-    run: the run folder, which holds a copy of the autoencoder once the run has begun. device: on the meta device, for a
-    dry run, everything has shapes but no weights. num_classes: of the corpus, for --class_conditional. source_tokens:
-    longest source where --max_source_len is not given; 0: the run has no sources. texts: of the corpus of a new run, to
-    train a tokenizer on.
+    run: the run folder; after the start of the run it holds a copy of the autoencoder. device: meta for a dry run, in
+    which everything has shapes but no weights. num_classes: number of classes of the corpus, for --class_conditional.
+    source_tokens: tokens of the longest source if --max_source_len is not given; 0: the run has no sources. texts:
+    training texts of a new run, for a tokenizer.
     """
     options, meta = settings.config.denoiser, device.type == "meta"
     process = make_process(
@@ -114,9 +114,9 @@ def new_model(
 ) -> DiffusionModel:
     """The denoiser, and the modules that train with it, with fresh weights.
 
-    num_classes: 0 without classes. context: encoder of source texts, None without. own_options: of the denoiser, see
-    model.make_denoiser. max_source_len: longest source in
-    tokens where the space packs a source before its text; 0 otherwise.
+    num_classes: 0 without classes. context: encoder of source texts; None without sources. own_options: options of this
+    kind of denoiser, see model.make_denoiser. max_source_len: tokens of the longest source where the space packs a
+    source before its text; 0 otherwise.
     """
     if context is None:
         return DiffusionModel(
@@ -147,7 +147,7 @@ def named_components(components: Components) -> dict[str, nn.Module]:
 
 
 def load_trained_weights(model: DiffusionModel, folder: Path, *, best: bool = False) -> None:
-    """Load the averaged weights of the newest checkpoint of a run; best: of its best checkpoint, if it has one."""
+    """Load the averaged weights of the newest checkpoint of a run. best: load its best checkpoint if it has one."""
     checkpoint = best_or_newest(folder) if best else checkpoints.load(folder)
     if "ema" not in checkpoint.tensors:
         raise UserError(f"{checkpoint.path} holds no averaged weights: name the run folder of a denoiser")
@@ -227,14 +227,12 @@ def check_guidance(settings: Settings[DiffusionConfig], sources: bool) -> None:
     }
     if not any(shares.values()):
         raise UserError(
-            f"--cls_free_guidance {weight:g} needs a condition: add --class_conditional, name a corpus with "
-            "sources, or "
-            "leave it out"
+            f"--cls_free_guidance {weight:g} needs a condition: add --class_conditional, name a corpus with sources, "
+            "or leave it out"
         )
     never = next((flag for flag, there in shares.items() if there and settings.get(flag) == 0), None)
     if never:
         raise UserError(
             f"--cls_free_guidance {weight:g} needs a denoiser that also trains without the condition, and --{never} "
-            "is 0: "
-            "leave guidance out, or train with a value above 0"
+            "is 0: leave guidance out, or train with a value above 0"
         )

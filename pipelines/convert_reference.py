@@ -165,7 +165,7 @@ def convert_diffusion(
     """Convert a run of train_text_diffusion.py.
 
     autoencoder: its run, converted or not; None: as in args.json. language_model, context_encoder: their folders or
-    names now. data_dir: of the corpus, which a run on encoder states needs for the lengths of its samples.
+    names now. data_dir: folder of the corpus, from which a run on encoder states takes the lengths of samples.
     """
     saved, files = read_run(source)
     states = {
@@ -333,9 +333,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.out.exists() and any(args.out.iterdir()):
         raise UserError(f"{args.out} is not empty: name another folder")
-    partial = args.out.with_name(
-        args.out.name + ".partial"
-    )  # in the same parent folder, so that relative paths stay valid
+    # in the same parent folder, so that relative paths stay valid
+    partial = args.out.with_name(args.out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         if "num_encoder_latents" in read_args(args.run):

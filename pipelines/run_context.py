@@ -39,7 +39,7 @@ C = TypeVar("C", bound=TrainingConfig, covariant=True)
 
 @dataclass
 class RunContext(Generic[C]):
-    """What every program needs beside its own components."""
+    """Settings, devices, run folder and logger of a program, all that it needs besides its own components."""
 
     settings: Settings[C]
     dist: DistContext
@@ -152,9 +152,8 @@ def check_same_batch_size(settings: Settings[TrainingConfig], processes: int) ->
     if before != now:
         raise UserError(
             f"{settings.config.run.resume_dir} trains with a global batch of {before} texts, and {processes} "
-            "process(es) "
-            f"with these flags make it {now}: set --train_batch_size and --gradient_accumulation_steps so that their "
-            f"product is {before} divided by the number of processes"
+            f"process(es) with these flags make it {now}: set --train_batch_size and --gradient_accumulation_steps so "
+            f"that their product is {before} divided by the number of processes"
         )
 
 

@@ -33,8 +33,8 @@ def dry_run(
     """Print the configuration, the components and statistics of the corpus, or which of its files are missing.
 
     build: settings -> components on the meta device, by name. tokenizer_of: corpus -> tokenizer, where it depends on
-    the corpus; it returns None where there is none yet. max_seq_len: of a program without that flag. Returns 0, the
-    exit code.
+    the corpus; it returns None if there is none yet. max_seq_len: longest text of a program without that flag. Returns
+    0, the exit code.
     """
     parts = build(settings)
     print(settings.describe())
@@ -74,9 +74,9 @@ def log_corpus_stats(
     source_tokenizer: Any = None,
     max_source_length: int | None = None,
 ) -> None:
-    """Log statistics of the corpus, and write them to the run folder. Lengths in tokens.
+    """Log statistics of the corpus, and write them to the run folder. Lengths are in tokens.
 
-    source_tokenizer: of the sources, where it is another. max_source_length: in tokens, at which sources are truncated.
+    source_tokenizer: tokenizer of the sources, if another. max_source_length: length to which sources are truncated.
     """
     if run.dist.is_main:
         length = run.settings.get("max_seq_len")
@@ -97,7 +97,7 @@ def parameters(parts: Mapping[str, nn.Module]) -> str:
 
 
 def shapes(parts: Mapping[str, nn.Module]) -> str:
-    """Name and shape of every trained tensor, a line each."""
+    """Name and shape of every trained tensor, one per line."""
     lines = []
     for name, part in parts.items():
         trained = [(n, tuple(p.shape)) for n, p in part.named_parameters() if p.requires_grad]
@@ -114,8 +114,7 @@ def summarize_run(
         [
             f"run folder {run.folder}, device {run.device}, {run.dist.world_size} process(es)",
             f"corpus {corpus.name}: {sizes} texts; {100 * data.table.truncated:.1f} % of the training texts are "
-            "truncated "
-            f"to {data.table.max_length} tokens",
+            f"truncated to {data.table.max_length} tokens",
             parameters(parts),
             *precision(run.settings, parts),
         ]
@@ -128,8 +127,7 @@ def precision(settings: Settings[TrainingConfig], parts: Mapping[str, nn.Module]
     models = {m for part in parts.values() for m in part.modules() if isinstance(m, LanguageModel)}
     return [
         f"note: {model.name} overflows in {settings.config.loop.mixed_precision}, so the language model itself runs "
-        "in float32: "
-        "--mixed_precision bf16 is safe for it, and faster"
+        "in float32: --mixed_precision bf16 is safe for it, and faster"
         for model in models
         if asked in model.family.unsafe_dtypes
     ]

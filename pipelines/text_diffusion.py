@@ -55,7 +55,8 @@ class TextDiffusionPipeline:
         decoding: str | None = None,
     ) -> None:
         """sources: how sources reach the sampler, for a run on pairs. has_null_class: whether the network was trained
-        without a class too. sampler: its name. is_student: of --distill_run, whose number of steps is fixed.
+        without a class too. sampler: its name. is_student: whether it was trained with --distill_run, which fixes the
+        number of steps.
         distilled_guidance: guidance weight that a student has in its weights. decoding: strategy of calls that name
         none; None: each method's own default.
         """
@@ -102,9 +103,9 @@ class TextDiffusionPipeline:
     ) -> list[str]:
         """n texts, the same for the same seed.
 
-        decoding: beam, nucleus or greedy; None: that of from_pretrained or its preset, else beam. class_id: a class by
-        number or name, or one for each text; None: no class. guidance: weight of classifier-free guidance; None: that
-        of from_pretrained, which is 1 (unguided) unless cls_free_guidance was given there.
+        decoding: beam, nucleus or greedy; None: the one given to from_pretrained or its preset, else beam. class_id: a
+        class by number or name, or one for each text; None: no class. guidance: weight of classifier-free guidance;
+        None: that of from_pretrained, which is 1 (unguided) unless cls_free_guidance was given there.
         """
         strategy = self._strategy(decoding, "beam")
         conditions = self._conditions(class_id, n)
@@ -123,7 +124,7 @@ class TextDiffusionPipeline:
         decoding: str | None = None,
         class_id: int | str | None = None,
     ) -> list[str]:
-        """A text for each source: of several candidates, the one with the highest mean `utility` against the others."""
+        """A text for each source: the candidate with the highest mean `utility` against the other candidates."""
         rows = self.candidates(sources, candidates, seed=seed, decoding=decoding, class_id=class_id)
         return mbr.mbr_select(rows, utility, device=str(self.generator.device))
 
@@ -167,7 +168,7 @@ class TextDiffusionPipeline:
     ) -> list[list[str]]:
         """k variations of each text: noised to time `strength` and denoised again (SDEdit), with class_id if given.
 
-        strength: in (0, 1]; the larger, the less of the text is kept. For runs that were trained without sources.
+        strength: in (0, 1]; a larger value preserves less of the text. For runs that were trained without sources.
         """
         self._check_no_sources("variations")
         self._conditions(class_id, len(texts))  # raises where the run lacks that class, or a null class
@@ -201,7 +202,7 @@ class TextDiffusionPipeline:
         self._check_no_sources("interpolate")
         self._conditions(None, n)  # raises where the run lacks a null class
         if n < 2:
-            raise UserError(f"interpolation over {n} texts: ask for 2 or more, both ends included")
+            raise UserError(f"interpolation over {n} texts: use 2 or more, both ends included")
         if self.generator.space.variable_length:
             raise UserError("texts of this run's space differ in length and cannot be interpolated: use variations")
         ends = self.encode([first, second])

@@ -151,7 +151,7 @@ def load_language_model(settings: Settings[AutoencoderConfig], name: str, *, met
 
 
 def _language_model_name(run: RunContext[AutoencoderConfig]) -> str:
-    """The name or folder of the language model; of a resumed run that was moved, where the model is now."""
+    """The name or folder of the language model; if a resumed run was moved, the folder where the model is now."""
     settings = run.settings
     explicit = "enc_dec_model" in settings.explicit
     recorded = None if explicit else settings.checkpoint_args.get("enc_dec_model_relative")
@@ -159,7 +159,7 @@ def _language_model_name(run: RunContext[AutoencoderConfig]) -> str:
 
 
 def prepare_for_training(run: RunContext[AutoencoderConfig], space: CompressedSpace) -> bool:
-    """Freeze, compile and shard the space as the flags say. Returns whether it is sharded."""
+    """Freeze, compile and shard the space by the flags. Returns whether it is sharded."""
     config = run.settings.config
     if config.autoencoder.lm_mode == "decoder":
         space.freeze_encoder()

@@ -162,7 +162,7 @@ def evaluate(run: RunContext[DiffusionConfig], components: Components, corpus: C
 
 
 def build_evaluator(run: RunContext[DiffusionConfig], components: Components, corpus: Corpus) -> Evaluator:
-    """The evaluator of a run, with the trajectories of --trajectory where they are asked for."""
+    """The evaluator of a run, with a Trajectory hook if --trajectory is set."""
     generator = make_generator(run.settings, components, run.device, run.autocast, run.dist)
     options = run.settings.config.trajectory
     if options.trajectory and run.dist.is_main:
@@ -176,7 +176,7 @@ def build_evaluator(run: RunContext[DiffusionConfig], components: Components, co
 
 
 def _source_folder(run: RunContext[DiffusionConfig]) -> Path:
-    """The run folder that components come from: of a trained run its own, of a new student its teacher's."""
+    """The folder from which components are loaded: that of a trained run, or of the teacher for a new student."""
     config = run.settings.config
     if config.distillation.distill_run and not config.run.resume_dir:
         return Path(config.distillation.distill_run)

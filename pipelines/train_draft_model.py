@@ -106,9 +106,9 @@ def train(settings: Settings[DraftModelConfig]) -> int:
             means = mean_losses(run.dist, validation_sampler, METRICS, evaluate)
         run.logger.record({f"val_{name}": value for name, value in means.items()}, state.step)
         run.logger.print(
-            f"drafts equal {100 * means['token_accuracy']:.1f} % of the tokens and {100 * means['exact_match']:.1f} "
-            "% of "
-            f"the texts that greedy decoding writes for held-out latents; {means['verify_passes']:.2f} passes per text"
+            f"drafts equal {100 * means['token_accuracy']:.1f} % of the tokens and {100 * means['exact_match']:.1f} % "
+            f"of the texts that greedy decoding writes for held-out latents; {means['verify_passes']:.2f} passes per "
+            "text"
         )
 
     return run_training(

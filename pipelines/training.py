@@ -47,12 +47,12 @@ def run_training(
 ) -> int:
     """Train to the last step. Returns the exit code: 0 when done, else that of utils.preemption.
 
-    Each step: hooks, then the evaluation and the checkpoint where they are due. At the end a checkpoint, whatever the
-    reason; unless a signal ended training, also the evaluation if it has not run at this step or is pending.
+    Each step calls the hooks, then the evaluation and the checkpoint if they are due. The end of training always saves
+    a checkpoint. Unless a signal ended it, the evaluation follows if it has not run at this step or is pending.
 
     started: time.monotonic() from which --max_seconds counts. save_every: steps between checkpoints. save_first:
     save before an evaluation at the same step; otherwise the checkpoint holds the result of the evaluation. metadata:
-    of each checkpoint, beside that of the state.
+    entries of each checkpoint, added to those of the state.
     """
     settings, loop = run.settings, run.loop
     if state.step >= loop.num_train_steps:
@@ -97,6 +97,6 @@ def run_training(
 
 
 def progress_metrics(run: RunContext[TrainingConfig], num_examples: int) -> Callable[[int], dict[str, float]]:
-    """step -> epoch and number of samples seen, to log. num_examples: of an epoch."""
+    """step -> epoch and number of samples seen, to log. num_examples: number of examples in an epoch."""
     batch_size = run.batch_sampler().global_batch_size
     return lambda step: {"epoch": step * batch_size / num_examples, "samples": step * batch_size}

@@ -66,9 +66,9 @@ class StepResult:
 
 
 class Hook(Protocol):
-    """Called after every step. May have open(state), called before the first, and close(state), after the last.
+    """Called after every step. May have open(state), called before the first step, and close(state), after the last.
 
-    close is called however training ends. A hook that sets modules to evaluation mode restores them (utils.train_eval).
+    close is called after errors, too. A hook that sets modules to evaluation mode restores them (utils.train_eval).
     """
 
     def __call__(self, state: State, report: StepResult) -> None: ...
@@ -77,8 +77,9 @@ class Hook(Protocol):
 class PeriodicHook:
     """Calls fn(state) at each multiple of an interval, after checking that the loss is finite: fn may save.
 
-    After a signal it calls nothing, since clusters grant only seconds; the training program saves. name: recorded in
-    state.pending for a skipped call, so that a resumed run makes it before its first step. None: not recorded.
+    After a signal it does not call fn, since clusters grant only seconds; the training program saves.
+    name: name of the call. A skipped call is recorded in state.pending under this name, and a resumed run makes it
+    before its first step. None: skipped calls are not recorded.
     """
 
     def __init__(self, interval: int, fn: Callable[[State], None], *, name: str | None = None) -> None:

@@ -18,10 +18,10 @@ from utils.records import to_device
 
 
 def derive_seed(seed: int, *names: int | str) -> int:
-    """A 63-bit seed for one purpose, e.g. derive(42, step, "noise").
+    """A 63-bit seed for one purpose, e.g. derive_seed(42, step, "noise").
 
     The same on every machine, Python and torch version (blake2b of the type, length and text of each part, so that
-    derive(1, 23), derive(12, 3) and derive(1, "23") differ), unlike hash().
+    derive_seed(1, 23), derive_seed(12, 3) and derive_seed(1, "23") differ), unlike hash().
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in (seed, *names):
@@ -93,8 +93,8 @@ class StepRNG:
     def select_mask(self, purpose: str, fraction: float) -> Tensor:
         """(stop - start,) bool, True for exactly round(fraction * total) rows of the global batch, redrawn each step.
 
-        Rows are selected uniformly within blocks of q rows, where fraction is p / q: pairs for 0.5, tens for 0.9. So
-        slices whose bounds are multiples of q have equal shares, and micro-batches static shapes.
+        The batch is divided into blocks of q rows, where fraction is p / q (2 rows for 0.5, 10 for 0.9), and p rows of
+        each block are selected at random. A micro-batch of whole blocks therefore always has the same number of them.
         """
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"a fraction of examples must be in [0, 1], not {fraction}")
@@ -106,7 +106,10 @@ class StepRNG:
         return to_device(selected[self.start : self.stop], self.device)
 
     def select_rows(self, purpose: str, fraction: float) -> SelectedRows:
-        """As select_mask, with the row numbers, on the CPU: as many at every step for the same bounds."""
+        """The selection of select_mask, with the row numbers, on the CPU.
+
+        The number of rows is the same at every step with the same start and stop.
+        """
         mask = StepRNG(self.seed, self.step, self.total, self.start, self.stop).select_mask(purpose, fraction)
         overlaps = (
             (min(stop, self.stop) - max(start, self.start), count) for start, stop, count in self._blocks(fraction)

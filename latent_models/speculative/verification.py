@@ -1,12 +1,12 @@
 """Speculative greedy decoding: the model verifies all tokens of a draft in one forward pass.
 
-A pass over the draft gives the token that the model predicts after each of its prefixes. Up to the first difference the
-draft equals what greedy decoding generates, and the model's own token there is correct too; the rest gets a new draft.
-Each pass accepts at least one token, with a good draft all of them, and the text is that of greedy decoding whatever
-the draft.
+A pass over the draft predicts the next token after each of its prefixes. The draft equals the greedily decoded text up
+to the first token that differs from its prediction. That prediction is correct, too, and the rest gets a new draft.
+Each pass accepts at least one token, and all of them if the draft is good. The text is that of greedy decoding for
+every draft.
 Stern et al. 2018, arXiv:1811.03115 (parallel verification); Santilli et al. 2023, arXiv:2305.10427 (predictions after a
-wrong prefix are the next draft). After an inserted or a missing word, what follows the same token in the first draft is
-a better draft, so that is searched first.
+wrong prefix are the next draft). After an inserted or a missing word a better draft is the part of the first draft that
+follows the same token, so the first draft is searched for that token.
 Shapes: B texts, T tokens with the start token, W of them verified in a pass.
 """
 

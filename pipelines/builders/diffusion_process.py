@@ -32,7 +32,7 @@ class DiffusionProcess:
     make_timesteps: Callable[[int], Tensor]  # number of steps N -> times (N + 1,), falling from 1 to 0
     truncate_noise: float | None = None  # largest noise of a sampling step, in standard deviations
     project_from_t: float = 1.0  # estimates of x0 are projected onto the space for t <= this
-    weighting: Weighting | None = None  # of the training loss by noise level (--loss_weighting); None: no weights
+    weighting: Weighting | None = None  # weights of the training loss by noise level (--loss_weighting); None: all 1
 
     @property
     def loss_config(self) -> LossConfig:
@@ -75,8 +75,8 @@ def make_process(
     """The process of the options. Errors: ValueError or UserError where they cannot be combined.
 
     variant: --denoiser_variant, which decides the time input. trained_scale: --scale of training, where options hold
-    another for sampling. student: of a distillation, whose predictions are estimates of x0 only at the last step
-    (diffusion/ddim_maps); only they are projected.
+    another for sampling. student: whether the denoiser is a student of a distillation. Its predictions are estimates of
+    x0 only at the last step (diffusion/ddim_maps), so only that one is projected.
     """
     sampler = make_sampler(
         sampling.sampler, eta=sampling.ddim_sampling_eta or 0.0, variance=sampling.posterior_variance
@@ -110,7 +110,7 @@ def make_process(
 
 
 def make_loss_weighting(options: ProcessOptions) -> Weighting | None:
-    """The weighting of the training loss by noise level: --loss_weighting times p2; None: no weights."""
+    """The weighting of the training loss by noise level: --loss_weighting times p2; None if all weights are 1."""
     gamma = options.p2_loss_weight_gamma
     named = make_weighting(options.loss_weighting, options.objective, options.min_snr_gamma)
     if gamma:

@@ -39,7 +39,7 @@ def load_embeddings(
 ) -> EmbeddingSpace:
     """The space of the flags with initial embeddings; those of a trained run are loaded later, with its checkpoint.
 
-    texts: of the corpus, to train a new tokenizer on.
+    texts: training texts of the corpus, for a new tokenizer.
     """
     options = settings.config.embeddings
     tokenizer = find_tokenizer(settings, run, texts)

@@ -36,7 +36,7 @@ ENCODER_COPY = "encoder"  # folder below a diffusion run: the configuration of a
 def load_model_of_texts(settings: Settings[TextModelConfig], name: str, **options: Any) -> LanguageModel:
     """A language model set to the language of the texts: that of the flag, else of the run, else of the corpus.
 
-    options: of LanguageModel.from_pretrained.
+    options: further arguments of LanguageModel.from_pretrained.
     """
     flag = settings.config.language_model.target_language
     wanted = flag or settings.checkpoint_args.get("language")
@@ -119,7 +119,7 @@ def _language_model_arguments(settings: Settings[DiffusionConfig], sources: bool
 
 @dataclass(frozen=True)
 class SpaceInputs:
-    """What the latent space of a diffusion run is built from."""
+    """Inputs from which the latent space of a diffusion run is built."""
 
     settings: Settings[DiffusionConfig]
     run: Path  # the run folder
@@ -162,7 +162,7 @@ def load_space(
 
 
 def _load_states_model(settings: Settings[DiffusionConfig], run: Path) -> LanguageModel:
-    """The language model whose encoder's states are the latents; of a trained run, the one that it was trained with."""
+    """The language model whose encoder's states are the latents. A trained run gets the one it was trained with."""
     options, saved = settings.config.language_model, settings.checkpoint_args
     explicit = "enc_dec_model" in settings.explicit
     recorded = None if explicit else saved.get("enc_dec_model_relative")
@@ -173,7 +173,7 @@ def _load_states_model(settings: Settings[DiffusionConfig], run: Path) -> Langua
 
 
 def _limit_length(settings: Settings[DiffusionConfig], longest: int, folder: Path) -> None:
-    """Set --max_seq_len to what the autoencoder reads at most; UserError where the user asked for more."""
+    """Set --max_seq_len to the longest text that the autoencoder reads; UserError if the given value is larger."""
     if settings.sources["max_seq_len"] == "default":
         settings.set("max_seq_len", longest)
     wanted = settings.config.language_model.max_seq_len
@@ -222,8 +222,8 @@ def save_encoder_config(network: nn.Module, run: Path) -> None:
 
 
 class DiffusionModel(nn.Module):
-    """What diffusion training changes or measures: the denoiser, the statistics of its latents, and, where they train
-    too, the context encoder and the space of embeddings."""
+    """The modules that diffusion training changes or measures: the denoiser, the statistics of its latents, and the
+    context encoder and the space of embeddings if they are trained, too."""
 
     def __init__(
         self,
@@ -239,8 +239,9 @@ class DiffusionModel(nn.Module):
     ) -> None:
         """source_dim: channels of a source state, 0 without sources. context: the context encoder, if it trains.
 
-        own_options: of the denoiser, see make_denoiser. absorbing: learn an absorbing state. source_length: tokens of
-        the longest source, 0 without sources; in a space of variable length, the lengths of samples depend on it.
+        own_options: options of this kind of denoiser, see make_denoiser. absorbing: learn an absorbing state.
+        source_length: tokens of the longest source, 0 without sources; in a space of variable length, the lengths of
+        samples depend on it.
         """
         super().__init__()
         length = max(space.length, max_seq_len)  # the position table of the reference counts tokens, even for latents

@@ -61,7 +61,7 @@ ALWAYS_FREE = {"may_change": "both"}
 
 @dataclass
 class TrainingConfig:
-    """What every training program has."""
+    """Option groups of every training program."""
 
     data: DataOptions = group(DataOptions, "corpus", flags={"student": "may_differ"})
     optimizer: OptimizerOptions = group(OptimizerOptions, "optimization")
@@ -91,7 +91,7 @@ class PretrainConfig(TrainingConfig):
 
 @dataclass
 class TextModelConfig(TrainingConfig):
-    """What stage 1 and stage 2 share: a language model that generates texts, and their evaluation."""
+    """Option groups that stages 1 and 2 share: a language model that generates texts, and their evaluation."""
 
     language_model: LanguageModelOptions = group(LanguageModelOptions, "language model", flags=INHERITED)
     generation: GenerationOptions = group(GenerationOptions, "generation of texts from latents", flags=ALWAYS_FREE)

@@ -48,7 +48,7 @@ def check_embedding_flags(settings: Settings[DiffusionConfig]) -> None:
     if config.packing.pretrain_blocks and config.denoiser.class_conditional:
         raise UserError("--pretrain_blocks trains on running text, which has no classes: leave --class_conditional out")
     if "decoding" not in settings.explicit:
-        settings.set("decoding", "greedy")  # whatever a preset sets
+        settings.set("decoding", "greedy")  # overrides a preset
     decoding = settings.config.evaluation.decoding
     if decoding != "greedy":
         raise UserError(

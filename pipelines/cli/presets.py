@@ -1,7 +1,7 @@
 """How to sample, by one word: --preset. A table of flags; a flag that is typed goes before its preset, and a preset
 before what a run was trained with.
 
-What each is worth stands in benchmarks/records; benchmarks/quality_speed.py measures it for any run.
+benchmarks/records holds their quality and speed; benchmarks/quality_speed.py measures them for any run.
 """
 
 from __future__ import annotations

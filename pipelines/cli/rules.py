@@ -1,7 +1,7 @@
 """Rules about flags that depend on each other: a rule fills in what follows from others, or refuses contradictions.
 
-A rule takes Settings and may set values. pipelines.cli.programs lists the rules of each program. What concerns one flag
-alone (range, choices, what it needs) is declared with the flag.
+A rule takes Settings and may set values. pipelines.cli.programs lists the rules of each program. Constraints on one flag
+(range, choices, the flag that it needs) are declared with the flag.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pipelines.cli.presets import PRESETS
 from utils.cli.settings import MODES, Settings
 from utils.errors import UserError
 
-# What --reference_kernels switches off; each is a flag of --config files too.
+# Values that --reference_kernels sets; each is also a flag of --config files.
 REFERENCE_KERNELS = {
     "attention": "plain",
     "freed_memory": "return",
@@ -106,7 +106,7 @@ def apply_reference_kernels(settings: Settings[TrainingConfig]) -> None:
 
 
 def check_resume_mode(settings: Settings[TrainingConfig]) -> None:
-    """--resume_dir needs a flag that says what to do with the run."""
+    """--resume_dir needs a flag that selects the use of the run: training or an evaluation."""
     folder = settings.config.run.resume_dir
     if folder and settings.mode is None:
         modes = ", ".join(f"--{mode}" for mode in MODES if mode in settings.program.flags)

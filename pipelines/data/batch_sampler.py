@@ -47,7 +47,7 @@ class TrainingSampler:
 
     @property
     def global_batch_size(self) -> int:
-        """Texts of one optimizer step: of all ranks and micro-batches."""
+        """Number of texts in one optimizer step, over all ranks and micro-batches."""
         return self.batch_size * self.accumulate * self.world_size
 
     @property
@@ -82,7 +82,7 @@ class ValidationSampler:
 
     @property
     def seed(self) -> int:
-        """The same for every run, whatever --random_seed is."""
+        """A fixed seed, the same for every run and --random_seed."""
         return derive_seed(0, "held out")
 
     @property
@@ -104,7 +104,7 @@ class ValidationSampler:
         return StepRNG(self.seed, 0, self.num_examples, *self.bounds(micro), device=device)
 
 
-@lru_cache(maxsize=4)  # a run asks for the same epoch at every step, and for two where one epoch follows another
+@lru_cache(maxsize=4)  # each step of a run needs the same epoch, and a step at the end of an epoch needs two
 def _order(seed: int, epoch: int, n: int) -> Tensor:
     return torch.randperm(n, generator=seeded_generator(seed, "epoch", epoch))
 

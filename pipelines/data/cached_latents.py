@@ -115,7 +115,8 @@ def encode_or_load(
     """Latents of a split from its cache below `folder`, which is filled now unless it is there. The ranks share it.
 
     folder: None: no cache; each batch is encoded anew. title: part of the cache key. what: name of the latents in
-    messages. on_device: value of latents_on_device. dtype: of the files. disk_full_hint: end of that error.
+    messages. on_device: value of latents_on_device. dtype: dtype of the files. disk_full_hint: end of the error message
+    when the disk is full.
     """
     if folder is None:
         return EncodedSplit(space, data, None, dist.device)

@@ -36,7 +36,7 @@ class LatentDataModule:
         context: ContextEncoder | None = None,
         teacher_folder: Path | None = None,
     ) -> None:
-        """context: the encoder of the sources, in a run that has any. teacher_folder: of the run that is distilled."""
+        """context: the encoder of the sources; None without sources. teacher_folder: folder of the distilled run."""
         self.run, self.space, self.context, self.teacher_folder = run, space, context, teacher_folder
         self.language_model = cast(LanguageModel, space.space.language_model)
         self.tokenizer = self.language_model.tokenizer
@@ -77,7 +77,7 @@ class LatentDataModule:
             self._count_pairs()
 
     def _estimate_statistics(self) -> None:
-        """Mean and scale of the latents, where asked for, and the lengths of the training texts."""
+        """Estimate mean and scale of the latents if --normalize_latent is set, and record the lengths of the texts."""
         run, statistics, latents = self.run, self.space.statistics, self.latents["train"]
         if self.space.variable_length:
             statistics.length_counts.copy_(count_lengths(latents.tokens.lengths, self.space.length))

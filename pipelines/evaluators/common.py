@@ -126,7 +126,7 @@ class EvaluationContext:
 
 @dataclass
 class PartResult:
-    """What one part gives for one seed."""
+    """Results of one part of an evaluation for one seed."""
 
     metrics: Metrics
     # (prefix of file names, decoding strategy) -> texts, or records of pairs

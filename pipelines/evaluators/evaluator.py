@@ -1,7 +1,7 @@
-"""The evaluation of a diffusion run: while it trains, and of a trained run (--eval, --eval_test, --gen_data).
+"""The evaluation of a diffusion run, during training or afterwards (--eval, --eval_test, --gen_data).
 
 An Evaluator is composed of parts (samples, classes, pairs, real texts), whose metrics it merges for each seed, and of
-an output, which writes and formats their samples. make_evaluator selects the parts that the flags of a run ask for.
+an output, which writes and formats their samples. make_evaluator selects the parts by the flags of a run.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class TextOutput:
 def make_evaluator(
     run: RunContext[DiffusionConfig], generator: TextGenerator, corpus: Corpus, sources: Sources | None = None
 ) -> Evaluator:
-    """Compose the evaluator of a run. sources: of a sequence-to-sequence run; they need a corpus of pairs.
+    """Compose the evaluator of a run. sources: inputs of a sequence-to-sequence run, which needs a corpus of pairs.
 
     Raises UserError if --class_id names no class, or if a split lacks texts of a class with which to compare samples.
     """

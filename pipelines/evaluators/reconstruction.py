@@ -35,7 +35,7 @@ def reconstruct(
 ) -> list[str]:
     """Decode the texts of `rows` and return them in this order. dist: ranks that share the batches; None: one process.
 
-    title: of the progress bar.
+    title: label of the progress bar.
     """
     dist = dist or DistContext(device=device)
     decoded: dict[int, str] = {}

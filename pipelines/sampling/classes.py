@@ -19,10 +19,10 @@ NO_LABEL = -2  # stands for the label of a text that stayed empty; no classifier
 
 @dataclass(frozen=True)
 class ClassSelection:
-    """What an evaluation samples."""
+    """The samples that an evaluation draws."""
 
     joint: str | None  # one sample of all classes: PRIOR or NULL; None: no such sample
-    per_class: tuple[int, ...]  # classes of which a sample of their own is drawn
+    per_class: tuple[int, ...]  # classes for which a separate sample is drawn
 
 
 def select_classes(wanted: str | None, names: Sequence[str], null_prob: float, *, training: bool) -> ClassSelection:

@@ -1,7 +1,7 @@
 """Noise to texts: sample latents in batches, and let the latent space decode them.
 
 Texts are sampled in batches of a fixed size. Everything that batch b of a seed draws depends on (seed, b) alone, so
-neither the number of texts that a call asks for nor the number of processes changes any text.
+neither the number of texts in a call nor the number of processes changes any text.
 
     TextGenerator.sample -> _sample_batch -> SamplerCall.run -> a sampler of diffusion/samplers
 """
@@ -43,8 +43,8 @@ class SampleOutput:
     """Texts of TextGenerator.sample. The dictionaries have one entry for each decoding strategy."""
 
     texts: dict[str, list[str]]
-    empty: dict[str, int] = field(default_factory=dict)  # how many texts came out empty
-    origins: dict[str, list[Origin | None]] = field(default_factory=dict)  # where each text comes from; None: nowhere
+    empty: dict[str, int] = field(default_factory=dict)  # number of empty texts
+    origins: dict[str, list[Origin | None]] = field(default_factory=dict)  # origin of each text; None: text is missing
     speed: Stopwatch = field(default_factory=Stopwatch)
 
 
@@ -67,11 +67,11 @@ class TextGenerator:
         absorbing: Tensor | None = None,
         hooks: Sequence[SamplerHook] = (),
     ) -> None:
-        """steps: of the sampler. batch_size: texts per batch; it decides which texts a seed gives. max_length: of a
-        decoded text, in tokens.
+        """steps: number of steps of the sampler. batch_size: texts per batch; with another one a seed gives other
+        texts. max_length: longest decoded text, in tokens.
 
         guidance: weight of classifier-free guidance for batches with a condition; 1: unguided. dist: processes that
-        share the batches; all of them must ask for the same texts, and each gets all texts. absorbing: (D,), the
+        share the batches; all of them must make the same calls, and each gets all texts. absorbing: (D,), the
         absorbing state of the noise, if there is one. hooks: applied to each sampler call, innermost wrapper first.
         """
         self.space, self.denoiser, self.process = space, denoiser, process
@@ -81,7 +81,7 @@ class TextGenerator:
         self.timer = Stopwatch(device)  # of the last call of sample or candidates, over all processes
 
     def with_trajectory(self, **options: Any) -> Trajectory:
-        """Add a hook that decodes the estimates of each call's first batch on the way; options: of Trajectory."""
+        """Add a hook that decodes intermediate estimates of the first batch of a call. options: those of Trajectory."""
         trajectory = Trajectory(lambda latents: self.decode(latents, "greedy", 0), **options)
         self.hooks = (*self.hooks, trajectory)
         return trajectory
@@ -123,7 +123,7 @@ class TextGenerator:
                 for b, texts in zip(batches, gather_objects(dist, mine), strict=True):
                     for strategy in missing:
                         for row, text in enumerate(texts[strategy]):
-                            if len(found[strategy]) < n:  # texts beyond n were not asked for, and do not count as empty
+                            if len(found[strategy]) < n:  # texts beyond n are dropped, and do not count as empty
                                 empty[strategy] += not text
                                 found[strategy] += [text] if text else []
                                 origins[strategy] += [(b, row)] if text else []
@@ -183,7 +183,7 @@ class TextGenerator:
         batch_size: int,
         num_rows: int | None = None,
     ) -> dict[str, list[str]]:
-        """The texts of one batch by decoding strategy. num_rows: of a short batch, for the timer."""
+        """The texts of one batch by decoding strategy. num_rows: number of rows of a short batch, for the timer."""
         num_rows, texts = num_rows or batch_size, {}
         with timer.measure("denoise", num_rows):
             latents = self.prepare(seed, batch_index, conditions, batch_size).run()
@@ -199,7 +199,7 @@ class TextGenerator:
 
     @torch.no_grad()
     def decode(self, latents: Latents, strategy: str, seed: int) -> list[str]:
-        """Texts of latents by one decoding strategy; seed: of the strategies that sample tokens."""
+        """Decode latents to texts with one strategy. seed: used by strategies that sample tokens."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), self.autocast():
             torch.manual_seed(derive_seed(seed, "decode", strategy))
             return self.space.decode(latents, max_length=self.max_length, **DECODING[strategy])
@@ -209,7 +209,7 @@ class TextGenerator:
     def sample_latents(
         self, seed: int, batch_index: int, conditions: ConditionFn | None = None, batch_size: int | None = None
     ) -> Latents:
-        """Clean latents (B, L, D) of one batch, on the device. batch_size: of a full batch; None: self.batch_size."""
+        """Clean latents (B, L, D) of one batch, on the device. batch_size: rows of a full batch, or self.batch_size."""
         return self.prepare(seed, batch_index, conditions, batch_size).run()
 
     @torch.no_grad()
@@ -221,16 +221,15 @@ class TextGenerator:
         batch_size: int | None = None,
         hooks: Sequence[SamplerHook] | None = None,
     ) -> SamplerCall:
-        """The sampler call of one batch, with its hooks applied. hooks: None: self.hooks."""
+        """The sampler call of one batch, with its hooks applied. hooks: None for self.hooks."""
         space, process, n = self.space, self.process, batch_size or self.batch_size
         mask, z, inputs = self._draw(seed, batch_index, conditions, n)
         inputs = inputs.to(self.device)
         num_rows = n if inputs.empty else len(inputs)
         mask, z = mask[:num_rows].to(self.device), z[:num_rows].to(self.device)
         mask = mask if inputs.mask is None else inputs.mask
-        attention_mask = (
-            mask if space.variable_length else None
-        )  # None means the same as an all-True mask, and is faster
+        # None means the same as an all-True mask, and is faster
+        attention_mask = mask if space.variable_length else None
         shift = None
         if self.absorbing is not None:
             shift = absorbing_shift(self.absorbing, None if inputs.anchor is None else ~inputs.anchor.mask)
@@ -260,7 +259,8 @@ class TextGenerator:
     def _draw(
         self, seed: int, batch_index: int, conditions: ConditionFn | None, n: int
     ) -> tuple[Tensor, Tensor, SampleInputs]:
-        """What a batch starts from, on the CPU: mask (n, L), noise (n, L, D) and inputs, drawn in this order."""
+        """The initial mask (n, L), noise (n, L, D) and inputs of a batch, drawn in this order on the CPU."""
+        # "block" is part of the seed: renaming it would change all samples
         draws = seeded_generator(seed, "block", batch_index)
         mask = self.space.sample_mask(n, draws)
         z = torch.randn(n, self.space.length, self.space.dim, generator=draws)

@@ -37,7 +37,7 @@ class Sources(Protocol):
     """How the sources of pairs reach the sampler."""
 
     def make_inputs(self, sources: Sequence[str], seed: int, classes: Tensor | None = None) -> InputsFn:
-        """seed: of the sampling. classes: (n,) class ids on the device, for a class-conditional run."""
+        """seed: seed of the sampling. classes: (n,) class ids on the device, for a class-conditional run."""
 
     def metadata(self) -> dict[str, Any]:
         """Entries for the protocol of an evaluation."""

@@ -59,7 +59,7 @@ def sdedit(
 ) -> Latents:
     """Clean latents (n, L, D), noised to time `strength` in (0, 1] and denoised again.
 
-    condition: of the n texts, such as another class. shared_noise: all texts get the same noise.
+    condition: condition of the n texts, such as another class. shared_noise: all texts get the same noise.
     UserError for a strength outside (0, 1], or one below the last step of the sampler.
     """
     if not 0 < strength <= 1:
@@ -101,8 +101,8 @@ def ddim_inversion_path(generator: TextGenerator, first: Latents, second: Latent
     """n clean latents (n, L, D) from one text to another, of two (1, L, D), both ends included.
 
     DDIM inversion maps each end to its noise; DDIM samples from n points on the arc between the two noises. The ends
-    are the two texts again, up to the error of the inversion. Nothing is drawn. The sampler is DDIM whatever the flags
-    say; the steps are those of the flags.
+    are the two texts again, up to the error of the inversion. No random numbers are drawn. The sampler is always
+    DDIM; the number of steps is that of the flags.
     Source: Song et al. 2021, arXiv:2010.02502, sections 5.3 and 5.4.
     UserError where the round-trip error exceeds MAX_ROUNDTRIP_ERROR, and for a run with hooks or an absorbing state.
     """

@@ -44,9 +44,10 @@ class Trajectory:
         file: TextIO | None = None,
         path: Path | None = None,
     ) -> None:
-        """decode: clean latents to texts. texts: how many rows of the batch to decode. snapshots: how many steps to
-        record, evenly spread, the last step among them. file: a terminal or log to show them in. path: of a JSON file,
-        which each call replaces."""
+        """decode: clean latents -> texts. texts: number of rows of the batch to decode. snapshots: number of steps to
+        record, evenly spread and including the last. file: terminal or log to print them to. path: JSON file, which
+        each call replaces.
+        """
         self.decode, self.texts, self.count, self.file, self.path = decode, texts, snapshots, file, path
         self.snapshots: list[Snapshot] = []
 

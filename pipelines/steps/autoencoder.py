@@ -60,7 +60,7 @@ class AugmentedBatch:
         self.augmentation, self.space, self.rng = augmentation, space, rng
         none = torch.zeros(len(rng), dtype=torch.bool, device=device)
         by_denoiser, max_noise = augmentation.denoiser, augmentation.max_noise
-        # the strings seed the random numbers, so they keep their first names
+        # strings are part of the seed: renaming them would change all random numbers
         self.denoised = none if by_denoiser is None else rng.select_mask("imagined_rows", augmentation.denoiser_prob)
         self.noised = rng.select_mask("latent_noise", augmentation.noise_prob) if max_noise else none
         self.clean_mask = ~(self.denoised | self.noised)
@@ -92,8 +92,8 @@ class AutoencoderStep:
     ) -> None:
         """wrapped: the space in DDP, which averages its gradients over ranks; None: the space itself.
 
-        augmentation: of the latents, before they are decoded.
-        pad_to: tokens that every batch is padded to, for a compiled network; None: to the longest text of the batch.
+        augmentation: changes latents before they are decoded; None: no augmentation.
+        pad_to: length in tokens to which every batch is padded, for a compiled network; None: its longest text.
         states: cached states of the frozen encoder, for every text of the data.
         """
         self.space, self.data, self.batch_sampler, self.device = space, data, batch_sampler, device

@@ -24,7 +24,9 @@ class DenoiserAugmentation:
     """(x0, rng) -> latents that a run's sampler makes from noised x0. Both (B, L, D), not normalized."""
 
     def __init__(self, generator: TextGenerator, steps: int) -> None:
-        """generator: of the run. steps: of its sampler from noise to data; a batch does a random number of the last."""
+        """generator: generator of the run. steps: number of steps of its sampler from noise to data; each batch starts
+        at a random one of them.
+        """
         self.generator, self.times = generator, generator.process.grid(steps)
         generator.denoiser.eval()
 
@@ -32,8 +34,8 @@ class DenoiserAugmentation:
     def __call__(self, x0: Tensor, rng: StepRNG) -> Tensor:
         space, process = self.generator.space, self.generator.process
         steps = len(self.times) - 1
-        # One start for the whole batch; drawn on the CPU, since the host must know how many steps follow.
-        # The strings seed the random numbers, so they keep their first names.
+        # One start for the whole batch; drawn on the CPU, since the host needs the number of steps that follow.
+        # Strings are part of the seed: renaming them would change all random numbers.
         start = seeded_generator(rng.seed, rng.step, "imagined_start")
         times = self.times[int(torch.randint(steps, (), generator=start)) :]
 
@@ -51,7 +53,7 @@ class DenoiserAugmentation:
 def load_denoiser_augmentation(
     run: str, space: CompressedSpace, steps: int, device: torch.device
 ) -> DenoiserAugmentation:
-    """The denoiser of a run folder. steps: of its sampler; a student of --distill_run keeps its own number.
+    """Load the denoiser of a run folder. steps: steps of its sampler; a student of --distill_run has a fixed number.
 
     Errors: UserError where the run needs sources or a class, or was trained on latents of another autoencoder.
     """

@@ -73,8 +73,10 @@ class TimestepSampler:
 
 
 def drop_conditions(condition: Condition | None, draws: StepRNG, options: ProcessOptions) -> Condition | None:
-    """The condition of a training batch with some classes and sources replaced by the null ones, at the rates of the
-    options. None: no condition."""
+    """Replace some classes and sources of a training batch by the null ones, at the rates of the options.
+
+    Returns None without a condition.
+    """
     if condition is None:
         return None
     return condition.drop(
@@ -151,9 +153,11 @@ class DiffusionStep:
         times: TimestepSampler | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        """denoiser: the network, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
+        """denoiser: the network, or the wrapper that averages its gradients over ranks. num_steps: number of steps of
+        the whole run.
 
-        times: how timesteps are sampled; None: stratified. weights: of loss terms by name, over those of the table.
+        times: sampler of training timesteps; None: stratified. weights: weights of loss terms by name, which override
+        those of the table.
         """
         self.denoiser, self.latents, self.process, self.batch_sampler = denoiser, latents, process, batch_sampler
         self.num_steps, self.self_condition, self.times = num_steps, self_condition, times
@@ -202,7 +206,7 @@ class DiffusionStep:
         """Corrupt, self-condition, predict and compare.
 
         x0, eps: (B, L, D). mask: (B, L), None where every position is text. t: (B,). selected: the rows that receive
-        an estimate of x0 by the network itself, without gradient; None: no self-conditioning.
+        the network's own estimate of x0, without gradient; None: no self-conditioning.
         """
 
         def bind(rows: Tensor | None) -> BoundNetwork:

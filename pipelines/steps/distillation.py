@@ -35,10 +35,10 @@ class DistillationStep:
     """(step, micro) -> losses (B,), and values (B,) to log: student_step, the step of the student that is trained,
     counted from 1.
 
-    All micro-batches of an optimizer step train one step of the student; of student_steps consecutive optimizer steps
-    each trains another one, in random order. In a share --train_prob_self_cond of the optimizer steps the student
-    reaches that step by steps of its own from an earlier time, which also provides an estimate for self-conditioning;
-    the others start from latents of texts, noised to that time. The loss is that of the prediction plus the
+    All micro-batches of an optimizer step train the same step of the student. student_steps consecutive optimizer steps
+    train all of them, in random order. In a share --train_prob_self_cond of the optimizer steps the student takes its
+    own steps from an earlier time to that step, which also gives an estimate for self-conditioning; the others start
+    from latents of texts, noised to that time. The loss is that of the prediction plus the
     AdditionalLosses of pipelines/steps/diffusion.
     """
 
@@ -55,10 +55,11 @@ class DistillationStep:
         self_condition: bool,
         average_steps: bool = False,
     ) -> None:
-        """student: the network, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
+        """student: the network, or the wrapper that averages its gradients over ranks. num_steps: number of steps of
+        the whole run.
 
-        student_steps: steps of the student's sampler. average_steps: the loss is the mean over all of them, for
-        validation.
+        student_steps: number of steps of the student's sampler. average_steps: return the mean loss over all of them,
+        for validation.
         """
         self.student, self.latents, self.process, self.batch_sampler = student, latents, process, batch_sampler
         self.num_steps, self.teacher, self.student_steps = num_steps, teacher, student_steps

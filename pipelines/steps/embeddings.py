@@ -35,8 +35,8 @@ class StepNoise:
     t: Tensor  # (B,) timesteps
     eps: Tensor  # (B, L, D) noise of the process
     embedding_noise: Tensor  # (B, L, D) noise of x0 around its embedding, standard normal
-    self_cond_rows: SelectedRows | None  # rows that receive an estimate of their own; None: no self-conditioning
-    mask_uniform: Tensor | None = None  # (B, L) in [0, 1): positions that become the absorbing state; None: none do
+    self_cond_rows: SelectedRows | None  # rows that receive the network's own estimate; None: no self-conditioning
+    mask_uniform: Tensor | None = None  # (B, L) in [0, 1): positions that become the absorbing state; None: no position
 
 
 class EmbeddingLoss(nn.Module):
@@ -140,10 +140,11 @@ class EmbeddingStep:
         max_prefix_fraction: float | None = None,
         times: TimestepSampler | None = None,
     ) -> None:
-        """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: of the whole run.
+        """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: number of steps of the
+        whole run.
 
         reg_rate: weight of the norm of an absorbing state. max_prefix_fraction: for blocks of running text, the largest
-        share of a block that is known; None: texts or pairs. times: how timesteps are sampled; None: stratified.
+        share of a block that is known; None: texts or pairs. times: sampler of training timesteps; None: stratified.
         """
         self.network, self.loss, self.data, self.batch_sampler = network, loss, data, batch_sampler
         self.num_steps, self.times = num_steps, times

@@ -43,7 +43,7 @@ class StepFactory(Protocol):
 
 
 class LatentSteps:
-    """Steps on cached latents: of diffusion, or of distillation where there is a teacher."""
+    """Makes steps on cached latents: diffusion steps, or distillation steps if there is a teacher."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class LatentSteps:
 
 
 class EmbeddingSteps:
-    """Steps on token ids: the embeddings train with the denoiser."""
+    """Makes steps on token ids: the embeddings train together with the denoiser."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class EmbeddingSteps:
 
 
 class SpaceTraining(NamedTuple):
-    """A row of TRAINING."""
+    """The data module and the training step of a kind of latent space; a value of TRAINING."""
 
     make_data: Callable[[RunContext[DiffusionConfig], Components, Corpus], DataModule]
     steps: Callable[[RunContext[DiffusionConfig], Components, DataModule, TimestepSampler, Teacher | None], StepFactory]

@@ -25,7 +25,7 @@ TEACHER = "teacher_relative"  # entry of args.json
 
 
 class Teacher:
-    """(z, k, mask, condition, x0_prev) -> z at the end of the student's step k, by smaller steps, without noise."""
+    """(z, k, mask, condition, x0_prev) -> z at the end of the student's step k, by smaller, deterministic steps."""
 
     def __init__(
         self,
@@ -36,10 +36,11 @@ class Teacher:
         sampler: Sampler,
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """generator: of the run, with the guidance of the student. sub_grids: falling times for each step of the
-            student.
-        extra_estimate: one more forward pass at the first time, to initialize self-conditioning.
-        weights: of the run's DiffusionModel, the initial weights of a new student.
+        """generator: generator of the teacher's run, with the guidance that the student learns.
+        sub_grids: falling times of the teacher for each step of the student.
+        extra_estimate: do one more forward pass at the first time, to initialize self-conditioning.
+        sampler: a deterministic sampler, called once for each step of the student.
+        weights: weights of the run's DiffusionModel, from which a new student starts.
         """
         self.generator, self.sub_grids, self.sampler = generator, sub_grids, sampler
         self.extra_estimate = extra_estimate
@@ -50,7 +51,7 @@ class Teacher:
     def __call__(
         self, z: Tensor, k: int, mask: Tensor | None, condition: Condition | None, x0_prev: Tensor | None
     ) -> Tensor:
-        """z: (B, L, D), where step k begins. x0_prev: the student's estimate of the previous step; None: none yet."""
+        """z: (B, L, D), at the start of step k. x0_prev: the student's estimate at the previous step; None: no estimate."""
         denoise, times, first = self.generator.make_denoise_fn(condition, mask), self.sub_grids[k], x0_prev
         if self.extra_estimate:
             first = denoise(z, torch.full((1,), float(times[0]), device=z.device, dtype=z.dtype), x0_prev)
@@ -70,9 +71,9 @@ def split_grid(times: Tensor, fine: Tensor) -> list[Tensor]:
 def load_teacher(
     settings: Settings[DiffusionConfig], run: Path, grid: Callable[[int], Tensor], device: torch.device
 ) -> Teacher:
-    """The run of --distill_run. run: the student's folder, which holds a relative path to it. grid: steps -> times.
+    """Load the run of --distill_run.
 
-    UserError where it is missing, has other latents than when the student started, or cannot be guided.
+    run: the student's folder, which records a relative path to the teacher. grid: steps -> times. UserError if the teacher is missing, its latents have changed since the student started, or it cannot be guided.
     """
     try:
         trained = load_run(
