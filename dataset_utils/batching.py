@@ -82,7 +82,7 @@ def _batches(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> It
 
 @contextmanager
 def _tokenizer_threads(n: int) -> Iterator[None]:
-    """Let fast tokenizers use threads where there are many texts, whatever TOKENIZERS_PARALLELISM is otherwise."""
+    """Make fast tokenizers use threads for many texts, by overriding TOKENIZERS_PARALLELISM."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     if n >= PROGRESS_FROM:

@@ -214,7 +214,7 @@ def find_classes(labels: Sequence[Any], where: str, column: str | None) -> tuple
 def to_split(
     split: RawSplit, names: Sequence[str], label_to_index: Callable[[Any, Sequence[str]], int] = parse_class_label
 ) -> Split:
-    """The split with labels as class indices. names: of the classes. UserError, with the line, for an unknown label."""
+    """Convert labels to class indices. names: names of the classes. UserError, with the line, for an unknown label."""
     if split.labels is None:
         return Split(split.texts, None, split.sources)
     indices: list[int] = []

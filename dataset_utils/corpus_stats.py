@@ -36,7 +36,7 @@ def compute_corpus_stats(
     measured: texts that were tokenized. truncated: share of texts longer than max_length. unknown: share of unknown
     tokens (special tokens not counted). duplicates: share of rows whose source and text occurred earlier in the split.
     in_training: share of rows that are also in the training split. labels: rows per class. source: the same for the
-    sources, by source_tokenizer (None: tokenizer) and max_source_length (None: not truncated).
+    sources, with source_tokenizer (None: tokenizer) and max_source_length (None: not truncated).
     """
     training = np.unique(_hashes(corpus.train))
     splits = {}

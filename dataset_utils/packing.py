@@ -50,8 +50,9 @@ def pack_pairs(
 ) -> TokenTable:
     """Pack pairs into rows of at most max_length tokens; prefix_lengths count the source and the separator.
 
-    end_id, separator_id: of the tokenizer. Pairs that are too long are truncated on the longer side; `truncated` is
-    their share. truncate: also sources that alone exceed max_length - 3 tokens; otherwise they raise a UserError.
+    end_id, separator_id: token ids of the tokenizer. Pairs that are too long are truncated on the longer side;
+    `truncated` is their share. truncate: also truncate sources that alone exceed max_length - 3 tokens; otherwise they
+    raise a UserError.
     """
     assert len(sources) == len(targets), f"{len(sources)} sources beside {len(targets)} targets"
     budget = _budget(max_length)
@@ -82,7 +83,7 @@ def pack_sources(
 
     target_lengths: (n,) tokens to generate, special tokens included, limited to the room that the source leaves; None:
     all of that room. truncate: a source longer than max_length - 3 tokens keeps half of them, as in a pair.
-    Differs from the published code, which packs the reference target to decide how much of the source is kept.
+    Differs from the published code, which packs the reference target to determine how much of a source is truncated.
     """
     budget = _budget(max_length)
     pieces, prefixes, num_truncated = [], [], 0

@@ -34,8 +34,8 @@ NOT_IN_CATALOG = DatasetSpec(label_to_index=lookup_label, language=None, source_
 def load(options: DataOptions, *, seed: int = 42) -> Corpus:
     """The corpus that the flags name: a row of the catalog, a hub id, several of these joined by "+", or own files.
 
-    seed: of splits that are taken from the training data. It is not the seed of a run, and should stay at its default:
-    otherwise one run trains on texts that another run is tested on. Errors: UserError in one line.
+    seed: seed of splits that are taken from the training data. It is not the seed of a run, and should stay at its
+    default: otherwise one run trains on texts that another run is tested on. Raises UserError, in one line.
     """
     if options.max_train_texts is not None and options.max_train_texts < 1:
         raise UserError(f"--max_train_texts {options.max_train_texts} leaves no training texts: pass 1 or more")

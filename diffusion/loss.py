@@ -153,9 +153,8 @@ def denoising_loss(
         x0_self_cond = self_condition(denoise if wrap is None else wrap(denoise, rows), z_t, t, rows)
 
     time = get_time_input(schedule, t, config.time_input, timesteps).to(z_t.dtype)
-    prediction = bind(None)(z_t, time, x0_self_cond, self_cond_mask).to(
-        x0.dtype
-    )  # under autocast the output may be in half precision
+    # under autocast the output may be in half precision
+    prediction = bind(None)(z_t, time, x0_self_cond, self_cond_mask).to(x0.dtype)
 
     x0_hat = None
     if with_x0_hat:

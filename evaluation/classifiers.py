@@ -83,9 +83,9 @@ def load(
 ) -> Classifier:
     """Load the classifier of a folder or hub id; with source None the local one in `folder`, after training it.
 
-    class_names: of the corpus, in its order. The labels of a pretrained classifier are matched to them by name, or by
-    index if it has no names. training: settings of local_classifier.train_local. Raises UserError if there is no
-    sequence classifier to load, or if it has other classes.
+    class_names: names of the classes of the corpus, in its order. The labels of a pretrained classifier are matched to
+    them by name, or by index if it has no names. training: settings of local_classifier.train_local.
+    Raises UserError if there is no sequence classifier to load, or if it has other classes.
     """
     if source is None:
         if texts is None or labels is None or folder is None:

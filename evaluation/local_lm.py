@@ -88,10 +88,11 @@ def train_local(
         n_head=options.heads,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        # no dropout: about one pass over the corpus does not overfit
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-    )  # no dropout: about one pass over the corpus does not overfit
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = GPT2LMHeadModel(config).to(device)

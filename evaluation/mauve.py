@@ -89,7 +89,7 @@ def mauve_of_features(p: np.ndarray, q: np.ndarray, *, seed: int = SEED) -> Mauv
 
 @contextmanager
 def _quiet_clustering() -> Iterator[None]:
-    """Silence a warning: faiss wants 39 points per cluster, MAUVE's rule gives 20. The clusters stay the same."""
+    """Silence the warning of faiss below 39 points per cluster; MAUVE's rule gives 20. The clusters stay the same."""
     faiss = optional_import("faiss", "faiss-cpu", "MAUVE")
     original = faiss.Kmeans
     faiss.Kmeans = partial(original, min_points_per_centroid=1)

@@ -1,4 +1,4 @@
-"""Selection among several candidates per example: minimum Bayes risk (MBR), and oracles that know the reference.
+"""Selection among several candidates per example: minimum Bayes risk (MBR), and oracles, which use the reference.
 
 Candidates are nested by example: candidates[example][k]. To add a utility: write its function of two lists of texts,
 and add its row to UTILITIES.

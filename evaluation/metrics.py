@@ -36,7 +36,7 @@ ONE_TEXT_PER_SOURCE = (PAIRS, MBR, ORACLE, CHANCE)
 
 @dataclass(frozen=True)
 class MetricContext:
-    """Everything that a metric may use. None: not available, and the metrics that need it are skipped."""
+    """All inputs of metrics. An input that is not available is None, and the metrics that need it are skipped."""
 
     texts: Sequence[str] = ()  # the texts that are scored
     references: Sequence[str] | None = None  # the reference of each text

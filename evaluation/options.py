@@ -51,7 +51,7 @@ class EvaluationOptions:
     )
 
 
-BLEU_TOKENIZERS = {"de": "intl", "zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by language; of others 13a
+BLEU_TOKENIZERS = {"de": "intl", "zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by language; else 13a
 OVERLAPS = ("rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "bertscore")
 
 

@@ -115,7 +115,7 @@ def bertscore(
 ) -> dict[str, float]:
     """Compute mean BERTScore precision, recall and F1, rescaled if the package has a baseline for the model.
 
-    model: a hub id that bert-score knows, or any local folder. num_layers: the layer whose states are compared
+    model: a hub id that bert-score supports, or any local folder. num_layers: the layer whose states are compared
     (default: the package's choice, else the last). An empty text scores 0. nan without texts. Zhang et al. 2020,
     arXiv:1904.09675.
     """

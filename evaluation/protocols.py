@@ -117,13 +117,13 @@ def evaluate_pairs(
 ) -> Result:
     """Compute every metric of sequence-to-sequence samples. Keys begin with {prefix}.
 
-    candidates: (examples, K), independent samples for each source. Keys without a further prefix are of the first
-    candidate, one sample; `mbr_` of the candidate that agrees best with the others; `oracle_` of the best candidate
-    against the reference, by each metric; `chance_` of samples of other sources; `stem_` with stemmed words.
+    candidates: (examples, K), independent samples for each source. Keys without a further prefix score the first
+    candidate, one sample; `mbr_` the candidate that agrees best with the others; `oracle_` the best candidate by each
+    metric against the reference; `chance_` samples of other sources; `stem_` compares stemmed words.
     training: target texts. tokenizer: sacreBLEU's, for translation (`intl` into German, `13a` otherwise).
-    utility: of MBR, one of mbr.UTILITIES; None: sentence BLEU if a tokenizer is given, else ROUGE-2. selected: the
-    result of mbr.mbr_select, if it is known already.
-    bertscore_model: a hub id or a folder; None skips BERTScore. device: of that model.
+    utility: utility function of MBR, one of mbr.UTILITIES; None: sentence BLEU if a tokenizer is given, else ROUGE-2.
+    selected: the result of mbr.mbr_select, if it was already computed.
+    bertscore_model: a hub id or a folder; None skips BERTScore. device: device of that model.
     """
     if len(candidates) != len(references):
         raise ValueError(

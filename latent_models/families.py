@@ -1,4 +1,4 @@
-"""What differs between encoder-decoder language models: a row for each family, and language codes.
+"""Differences between encoder-decoder language models: a row for each family, and language codes.
 
 FAMILIES holds a row for each `model_type` of a configuration.
 

@@ -37,13 +37,13 @@ logging.disable_progress_bar()  # bars of loading and saving would interrupt our
 class LanguageModel(nn.Module):
     """An encoder-decoder model with its tokenizer.
 
-    A frozen model has no gradients and stays in eval mode, whatever the mode of the module around it.
+    A frozen model has no gradients and stays in eval mode, even if the module around it is in training mode.
     Differs from the reference, which leaves dropout on in a frozen model: that only adds noise to the targets.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, frozen: bool = True, language: str | None = None) -> None:
-        """name: folder or hub id, for messages. language: of the texts, for models with language codes: a code of the
-        tokenizer (de_DE), or its first part (de)."""
+        """name: folder or hub id, for messages. language: language of the texts, for models with language codes: a code
+        of the tokenizer (de_DE), or its first part (de)."""
         super().__init__()
         self.family = family_of(model.config, name)
         self.model = model
@@ -74,11 +74,11 @@ class LanguageModel(nn.Module):
     def from_pretrained(
         cls, name: str, *, frozen: bool = True, meta: bool = False, language: str | None = None
     ) -> LanguageModel:
-        """A model from a local folder or the hub, in float32 whatever dtype it was saved in.
+        """Load a model from a local folder or the hub, and convert it to float32.
 
         meta: on the meta device, without weights, for a dry run. language: see __init__.
-        Errors: UserError, in one line, where the folder or hub id holds no such model, where weights are missing, or
-        where the tokenizer does not match.
+        Raises UserError, in one line, if the folder or hub id holds no such model, weights are missing, or the
+        tokenizer does not match.
         """
         local = _is_folder(name)
         where: dict[str, Any] = dict(trust_remote_code=False, **({} if local else hub_kwargs()))
@@ -303,13 +303,13 @@ def _with_weights(name: str, where: dict[str, Any]) -> Any:
     missing = sorted(set(found["missing_keys"]) & {key for key, _ in model.named_parameters()})
     if missing:
         raise UserError(
-            f"--enc_dec_model {name} lacks {len(missing)} weights that its config.json asks for, such as {missing[0]}: "
+            f"--enc_dec_model {name} lacks {len(missing)} weights that its config.json requires, such as {missing[0]}: "
             "weights and config.json are not of the same model"
         )
     if found["mismatched_keys"]:
         key, saved, asked = sorted(found["mismatched_keys"])[0]
         raise UserError(
-            f"--enc_dec_model {name} holds {key} of shape {list(saved)}, but its config.json asks for {list(asked)}: "
+            f"--enc_dec_model {name} holds {key} of shape {list(saved)}, but its config.json requires {list(asked)}: "
             "weights and config.json are not of the same model"
         )
     return model

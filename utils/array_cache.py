@@ -32,15 +32,17 @@ from utils.run_folder import write_json
 SHARD_BYTES = 64 * 2**20  # memory needed to build
 SHARD_ROWS = 2**13  # the most rows that a kill loses, and that other processes wait for
 Encode = Callable[[int, int], Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]]
-"""(start, stop) -> pieces (index (m,), {name: rows}) in any order, each row from start to stop exactly once. Rows are
-(m, *shape); of a ragged array (m, S, *shape), of which row i keeps the first lengths[index[i]] positions."""
+"""(start, stop) -> pieces (index (m,), {name: rows}) in any order, each row from start to stop exactly once.
+
+Rows have the shape (m, *shape). In a ragged array they have (m, S, *shape), and row i consists of the first
+lengths[index[i]] positions."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
     """One named array."""
 
-    shape: tuple[int, ...]  # of a row; of one position of a ragged row
+    shape: tuple[int, ...]  # shape of a row, or of one position of a ragged row
     dtype: str = "float32"
     lengths: np.ndarray | None = None  # (n,) positions of each row, where rows differ
 

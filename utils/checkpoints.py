@@ -144,7 +144,7 @@ def _write(target: Path, tensors: Mapping[str, Mapping[str, Tensor]], metadata: 
 
 
 def _put(partial: Path, target: Path) -> None:
-    """Rename into place. What is there already is kept under another name until the rename is done."""
+    """Rename a folder into place. An old folder of that name exists under another name until the rename is done."""
     old = _replaced(target)
     if target.exists():
         shutil.rmtree(old, ignore_errors=True)

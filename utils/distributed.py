@@ -1,7 +1,7 @@
 """Devices, ranks and gradient averaging, on accelerate; one process (the default DistContext) needs no process group.
 
 `torchrun` and `accelerate launch` both start the programs. accelerate picks the device, joins the process group, wraps
-networks in DistributedDataParallel and gathers tensors and objects. What it cannot do stays here or beside:
+networks in DistributedDataParallel and gathers tensors and objects. This module and others add what accelerate lacks:
 
     cpu_group        a gloo group beside NCCL: ranks agree on when to stop without waiting for a GPU
     autocast         Accelerator.autocast has one precision per process and refuses fp16 on a CPU, and its prepare()

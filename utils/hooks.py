@@ -118,7 +118,7 @@ class Logger:
     """Writes a line to metrics.jsonl and the trackers every n steps, and shows a progress bar. The first of the hooks.
 
     Other hooks log through record() and print().
-    total: the last step. title: of the progress bar. names: other names for logged values, such as
+    total: the last step. title: label of the progress bar. names: other names for logged values, such as
     {"loss": "train/loss"}. extra: step -> more values, such as the epoch.
     """
 

@@ -48,7 +48,7 @@ def train(
 
     clip_grad_norm: largest norm, 0 for no clipping. global_batch: examples of one optimizer step, all ranks and
     micro-batches together. started: time.monotonic() from which options.max_seconds counts; None: now.
-    The caller saves at the end, whatever the reason, and exits with EXIT_CODES[reason].
+    The caller saves at the end, for every reason, and exits with EXIT_CODES[reason].
     Raises UserError when the loss or the gradient norm is nan or infinite.
     """
     started = time.monotonic() if started is None else started

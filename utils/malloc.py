@@ -23,7 +23,7 @@ USER_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 def keep_freed_memory() -> bool:
     """Keep the memory of freed tensors for the next ones, until the process ends: mallopt cannot be undone.
 
-    Returns whether it is kept: not where the environment sets these thresholds, nor with another C library than glibc.
+    Returns whether it is kept: False if the environment sets these thresholds, and with other C libraries than glibc.
     """
     by_user = any(n in os.environ for n in USER_VARIABLES) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if by_user or not sys.platform.startswith("linux"):

@@ -27,7 +27,7 @@ IO_LAYERS = ("input_proj", "output_proj", "lm_head", "output")
 class Muon(torch.optim.Optimizer):
     """Groups with `muon: True` hold matrices (m, n) and are updated by Muon; the other groups by AdamW.
 
-    momentum: Nesterov momentum of the matrices. betas, eps, fused, foreach: of AdamW.
+    momentum: Nesterov momentum of the matrices. betas, eps, fused, foreach: arguments of AdamW.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Muon(torch.optim.Optimizer):
 def newton_schulz(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Matrices (K, m, n) with all singular values brought near 1, by Newton-Schulz iterations.
 
-    dtype: of the iteration; the result has the dtype of x. None: bfloat16 where the device has instructions for it
+    dtype: dtype of the iteration; the result has that of x. None: bfloat16 if the device has instructions for it
     (has_bf16), since the iteration tolerates its rounding errors; else float32.
     """
     if dtype is None:
@@ -103,7 +103,7 @@ def newton_schulz(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def hidden_matrices(module: nn.Module) -> set[int]:
-    """ids of the weights that Muon updates: of linear layers, except input and output layers and tied embeddings."""
+    """ids of the weights that Muon updates: all linear layers except input and output layers and tied embeddings."""
     embeddings = {id(p) for part in module.modules() if isinstance(part, nn.Embedding) for p in part.parameters()}
     return {
         id(part.weight)

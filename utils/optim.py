@@ -95,7 +95,7 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerOptions], torch.o
 def make_optimizer(
     parameters: nn.Module | Iterable[nn.Module] | Named, options: OptimizerOptions
 ) -> torch.optim.Optimizer:
-    """The optimizer of --optimizer over trainable parameters: of a module, of several, or (name, parameter) pairs.
+    """The optimizer of --optimizer for trainable parameters. parameters: module(s), or (name, parameter) pairs.
 
     Raises UserError where every parameter is frozen.
     """

@@ -79,9 +79,9 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, part: str = "model") ->
 
 
 def copy_weights(source: Path, target: Path, parts: Collection[str] | None = None) -> None:
-    """Copy the best (else newest) weights of a run folder into best/ of another, without what training alone needs.
+    """Copy the best (else newest) weights of a run folder into best/ of another, without the state of the optimizer.
 
-    parts: of the checkpoint; None: all but the optimizer.
+    parts: names of the parts of the checkpoint to copy; None: all but the optimizer.
     """
     checkpoint = best_or_newest(source)
     tensors = {

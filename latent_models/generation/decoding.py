@@ -3,7 +3,7 @@
 `beam` and `nucleus` carry the published settings of the latent diffusion systems. `greedy` is plain arg-max decoding
 without penalties: a latent already encodes the whole text, so search gains little, and greedy costs a tenth of it.
 Missing arguments come from the model's own generation_config.json, as in the published systems; `greedy` sets all of
-them, because that of BART asks for beams and forbids repeated trigrams.
+them, because BART's file sets beam search and forbids repeated trigrams.
 """
 
 from __future__ import annotations

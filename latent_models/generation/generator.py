@@ -30,11 +30,12 @@ STEP_ROWS = {"cpu": 32}  # fixed cost of one decoding step, in rows of a batch
 STEP_ROWS_ELSEWHERE = 256
 CHECK_EVERY = {"cpu": 1}  # tokens between checks for finished rows; a check synchronizes with the device
 CHECK_EVERY_ELSEWHERE = 8
-COMPACT_BELOW = 0.8  # share of unfinished rows below which finished ones are dropped: copying the cache costs too
+COMPACT_BELOW = 0.8  # share of unfinished rows below which finished ones are dropped; dropping copies the cache
 Loop = Callable[..., Tensor]  # the `custom_generate` argument of transformers' generate
 GreedyLoop = Callable[[Any, Tensor], Callable[[Tensor], Loop]]
-"""(model, states (B, S, d_lm)) -> rows (b,) of them -> a loop that decodes these rows greedily, with the same
-result."""
+"""(model, states (B, S, d_lm)) -> function: rows (b,) of the states -> a loop that decodes these rows greedily.
+
+The loop gives the same ids as greedy decoding by transformers."""
 
 
 class TokenGenerator:

@@ -45,7 +45,7 @@ class LatentSpace(nn.Module, ABC):
     def losses(self, batch: Batch, latents: Latents, x0_hat: Tensor) -> dict[str, Tensor]:
         """The space's own losses (B,) by name; training adds each, times its weight, to that of the prediction.
 
-        latents: what the prediction aims at; of a distillation, the teacher's estimate. x0_hat: (B, L, D), the
-        denoiser's estimate, with gradient. None by default.
+        latents: the target of the prediction; in distillation, the teacher's estimate. x0_hat: (B, L, D), the
+        denoiser's estimate, with gradient. By default there are no such losses.
         """
         return {}

@@ -52,10 +52,10 @@ class CompressedSpace(LatentSpace):
     ) -> CompressedSpace:
         """The frozen space of an autoencoder's run folder, in eval mode.
 
-        language_model: name or folder of the language model; None: as the run folder says. fallback: used where the
-        run folder's language model cannot be loaded. meta: on the meta device, without weights, for a dry run.
-        Errors: UserError where the folder holds no autoencoder, or the language model is not the one it was trained
-        with.
+        language_model: name or folder of the language model; None: the one in the run folder's args.json.
+        fallback: used where the run folder's language model cannot be loaded. meta: on the meta device, without
+        weights, for a dry run.
+        Raises UserError if the folder holds no autoencoder, or the language model is not the one it was trained with.
         """
         saved = read_autoencoder_args(folder)
         if meta:
@@ -64,10 +64,8 @@ class CompressedSpace(LatentSpace):
                 return cls._from_args(model, saved).requires_grad_(False)
         checkpoint = best_or_newest(folder)
         model = _load_language_model(folder, saved, language_model, fallback)
-        if saved.get("lm_mode") not in (
-            "ft",
-            "decoder",
-        ):  # there the checkpoint also holds the language model's weights
+        # with ft and decoder the checkpoint also holds the language model's weights
+        if saved.get("lm_mode") not in ("ft", "decoder"):
             model.check_fingerprint(checkpoint.metadata.get("language_model_fingerprint"), folder)
         space = cls._from_args(model, saved)
         load_into(space, checkpoint)

@@ -126,7 +126,7 @@ class EmbeddingSpace(LatentSpace):
         return Latents(latents.mean + self.sigma_0 * noise * latents.mask[..., None], latents.mask, latents.mean)
 
     def anchor(self, batch: Batch, latents: Latents) -> Anchor | None:
-        """What stays clean of packed texts: the embeddings, without noise, where batch.known_mask is True."""
+        """The embeddings of packed texts that get no noise, at the positions where batch.known_mask is True."""
         if batch.known_mask is None:
             return None
         assert latents.mean is not None

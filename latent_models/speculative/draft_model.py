@@ -68,9 +68,8 @@ class DraftLayer(nn.Module):
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         x = x + self.cross(x, memory)
         x = x + self.attention(x)
-        return x + self.down(
-            F.relu(self.up(self.norm(x)))
-        )  # relu: on a CPU gelu would take a seventh of the whole time
+        # relu: on a CPU gelu would take a seventh of the whole time
+        return x + self.down(F.relu(self.up(self.norm(x))))
 
 
 class DraftModel(nn.Module):
@@ -92,8 +91,8 @@ class DraftModel(nn.Module):
     def from_pretrained(cls, folder: Path, space: CompressedSpace) -> DraftModel:
         """The frozen draft model of a run folder, on the CPU.
 
-        space: the one that it drafts for. Errors: UserError where the folder holds no draft model, or one that was
-        trained for other latents.
+        space: the latent space for which it drafts. Raises UserError if the folder holds no draft model, or one that
+        was trained for other latents.
         """
         saved = read_args(folder)
         if SPACE not in saved or "draft_model_depth" not in saved:
@@ -103,9 +102,8 @@ class DraftModel(nn.Module):
             )
         if saved[SPACE] != space.encoding_fingerprint():
             raise UserError(
-                f"the draft model in {folder} was trained for latents of another autoencoder: leave --draft_model "
-                "out, or "
-                "train one for this one with python -m pipelines.train_draft_model"
+                f"the draft model in {folder} was trained for latents of another autoencoder: leave --draft_model out, "
+                "or train one for this one with python -m pipelines.train_draft_model"
             )
         if saved[DECODER] != space.fingerprint():
             print(

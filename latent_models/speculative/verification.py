@@ -115,9 +115,8 @@ class SpeculativeDecoding:
                 use_cache=True,
             ).last_hidden_state  # (b, W, d_lm)
             stats.passes, verified = stats.passes + len(rows), verified + len(rows)
-            predicted = greedy_tokens(
-                model, hidden, ids, cached, logits_processor
-            )  # (b, W), positions cached + 1 to last
+            # (b, W), positions cached + 1 to last
+            predicted = greedy_tokens(model, hidden, ids, cached, logits_processor)
             window = position[cached + 1 : last + 1]
             # final tokens stay, even if another kernel breaks a tie differently
             wrong = (predicted != ids[:, cached + 1 : last + 1]) & (window >= known[:, None])

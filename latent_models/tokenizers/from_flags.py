@@ -47,9 +47,8 @@ def check_coverage(tokenizer: Any, texts: Sequence[str], options: TokenizerOptio
     share = unknown_rate(tokenizer, texts)
     if share > options.max_unk_rate:
         raise UserError(
-            f"the vocabulary of {len(tokenizer):,} tokens (--vocab) lacks {100 * share:.1f} % "
-            f"of the words of the corpus, more than --config max_unk_rate={options.max_unk_rate:g}: raise "
-            "--vocab_size, lower "
+            f"the vocabulary of {len(tokenizer):,} tokens (--vocab) lacks {100 * share:.1f} % of the words of the "
+            f"corpus, more than --config max_unk_rate={options.max_unk_rate:g}: raise --vocab_size, lower "
             "--config vocab_min_frequency=N, or take --vocab byte-level"
         )
     return share

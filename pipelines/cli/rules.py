@@ -1,7 +1,7 @@
 """Rules about flags that depend on each other: a rule fills in what follows from others, or refuses contradictions.
 
-A rule takes Settings and may set values. pipelines.cli.programs lists the rules of each program. Constraints on one flag
-(range, choices, the flag that it needs) are declared with the flag.
+A rule takes Settings and may set values. pipelines.cli.programs lists the rules of each program. Constraints on one
+flag (range, choices, the flag that it needs) are declared with the flag.
 """
 
 from __future__ import annotations

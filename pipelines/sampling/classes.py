@@ -21,7 +21,7 @@ NO_LABEL = -2  # stands for the label of a text that stayed empty; no classifier
 class ClassSelection:
     """The samples that an evaluation draws."""
 
-    joint: str | None  # one sample of all classes: PRIOR or NULL; None: no such sample
+    joint: str | None  # one sample over all classes: PRIOR or NULL; None: not drawn
     per_class: tuple[int, ...]  # classes for which a separate sample is drawn
 
 

@@ -51,7 +51,7 @@ class Teacher:
     def __call__(
         self, z: Tensor, k: int, mask: Tensor | None, condition: Condition | None, x0_prev: Tensor | None
     ) -> Tensor:
-        """z: (B, L, D), at the start of step k. x0_prev: the student's estimate at the previous step; None: no estimate."""
+        """z: (B, L, D), at the start of step k. x0_prev: the student's estimate at the previous step; None at step 0."""
         denoise, times, first = self.generator.make_denoise_fn(condition, mask), self.sub_grids[k], x0_prev
         if self.extra_estimate:
             first = denoise(z, torch.full((1,), float(times[0]), device=z.device, dtype=z.dtype), x0_prev)
@@ -73,7 +73,8 @@ def load_teacher(
 ) -> Teacher:
     """Load the run of --distill_run.
 
-    run: the student's folder, which records a relative path to the teacher. grid: steps -> times. UserError if the teacher is missing, its latents have changed since the student started, or it cannot be guided.
+    run: the student's folder, which records a relative path to the teacher. grid: steps -> times.
+    UserError if the teacher is missing, its latents have changed since the student started, or it cannot be guided.
     """
     try:
         trained = load_run(

@@ -44,17 +44,18 @@ class Flag:
     at_least: float | None = None
     above: float | None = None  # an exclusive lower bound
     at_most: float | None = None
-    # The flag without which this one has no effect: a name (switched on, above 0, or not None), or a name and the
-    # values of it with which this one has an effect, as in ("time_grid", "shifted").
+    # The flag without which this one has no effect: its name (it must be on, above 0, or not None), or its name and the
+    # values with which this one has an effect, as in ("time_grid", "shifted").
     needs: Needs | None = None
-    # Whether the flag may differ from the args.json of --resume_dir: at an evaluation, when training resumes, at both,
-    # never; or it belongs to one invocation, so that it is never read from args.json.
+    # When the flag may differ from the args.json of --resume_dir: at an evaluation, when training resumes, at both, or
+    # never. "invocation": the flag is never read from args.json.
     may_change: MayChange = "never"
-    # For a student of --distill_run: "inherits" takes the teacher's value and refuses another one; "may_differ" takes
-    # it unless another one is explicit; "unused" and "sampling" are refused, since --distill_steps sets the times of
-    # its training and of its sampler; "grid" is its own, unless its teacher is a student too. None: as in any run.
+    # Value in a run with --distill_run. "inherits": the teacher's, and another one is an error. "may_differ": the
+    # teacher's unless another one is explicit. "unused", "sampling": giving the flag is an error, as --distill_steps
+    # sets the times of training and sampling. "grid": the student's own value, unless its teacher is a student, too.
+    # None: as in any run.
     student: Student | None = None
-    space: Literal["embeddings", "frozen"] | None = None  # the latent spaces that know the flag; None: all of them
+    space: Literal["embeddings", "frozen"] | None = None  # the latent spaces to which the flag applies; None: all
     published: bool = False  # a flag of the published systems, which may be abbreviated as argparse does it
     config_only: bool = False  # accepted in a --config file, not on the command line
     none_is_text: bool = False  # the text "none" is a value of its own, not None
@@ -66,7 +67,7 @@ class Flag:
 
     @property
     def needed(self) -> tuple[str, tuple[Any, ...]] | None:
-        """The flag that this one needs and the values of it that count; no values: any that switches it on."""
+        """The name of the needed flag and the values that meet the need; no values: any value that switches it on."""
         if self.needs is None:
             return None
         return (self.needs, ()) if isinstance(self.needs, str) else (self.needs[0], tuple(self.needs[1:]))
@@ -92,7 +93,8 @@ def flag(
 ) -> T:
     """A field of an options dataclass that is a flag; the arguments are the attributes of Flag.
 
-    What is left out is what the group of the program's config says (utils.cli.settings.group), else Flag's default.
+    Attributes that are not given come from the group in the program's config (utils.cli.settings.group), else from the
+    defaults of Flag.
     """
     declared = {k: v for k, v in locals().items() if k != "default" and v is not None}
     made: T = field(default=default, metadata=declared)
@@ -221,7 +223,7 @@ _NOUNS = {bool: "true or false", int: "a whole number", float: "a finite number"
 
 
 def expected(flag: Flag) -> str:
-    """What a flag takes, in words, for messages."""
+    """Describe the values that a flag accepts, for messages."""
     return _NOUNS[flag.type] + (f" ({flag.unit})" if flag.unit else "") + (", or none" if flag.optional else "")
 
 

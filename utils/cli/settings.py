@@ -45,10 +45,10 @@ def group(options: type[O], heading: str, /, *, flags: Mapping[str, Any] | None 
 def groups_of_rows(
     rows: Mapping[str, type | None], kind: str, *, flags: Mapping[str, Any] | None = None
 ) -> Callable[[type[O]], type[O]]:
-    """A decorator of a config, above @dataclass: an option group for every row of a table that has options of its own.
+    """A decorator of a config, above @dataclass: adds an option group for every row of a table that has options.
 
-    rows: name -> options dataclass, or None. kind: what the rows are, for the headings. flags: see group. Options of a
-    group that the config declares itself are left out; the others are read by name, with Settings.get.
+    rows: name -> options dataclass, or None. kind: name of the kind of rows, for headings. flags: see group. Options
+    that the config declares itself are not added. Added options are read by name, with Settings.get.
     """
 
     def decorate(config: type[O]) -> type[O]:
@@ -69,16 +69,15 @@ def groups_of_rows(
 
 @dataclass(frozen=True)
 class Program(Generic[C]):
-    """What one entry script accepts."""
+    """The command line of one entry script."""
 
     name: str
     description: str
     config: type[C]
     abbreviates: bool = False  # whether its published flags may be abbreviated, as argparse did
-    deprecated: Mapping[str, str] = field(
-        default_factory=dict
-    )  # published flags without effect here -> why, or instead
-    rejected: Mapping[str, str] = field(default_factory=dict)  # flags of other programs -> why this one has none
+    # published flags without effect here -> the reason, or the flag to use instead
+    deprecated: Mapping[str, str] = field(default_factory=dict)
+    rejected: Mapping[str, str] = field(default_factory=dict)  # flags of other programs -> why this has none
     rules: tuple[Callable[[Settings[Any]], None], ...] = ()  # each may fill in, or refuse, values that depend on others
 
     def __post_init__(self) -> None:
@@ -122,10 +121,9 @@ class Settings(Generic[C]):
             names = [option.name for option in fields(f.metadata["options"])]
             values = {name: convert(program.flags[name], program.flags[name].default) for name in names}
             setattr(self.config, f.name, f.metadata["options"](**values))
-        self.sources: dict[str, str] = dict.fromkeys(
-            program.flags, "default"
-        )  # default, launcher, config, saved, flag or rule
-        self.checkpoint_args: dict[str, Any] = {}  # args.json of the run, also what is no flag; empty: not read
+        # source of each value: default, launcher, config, saved, flag or rule
+        self.sources: dict[str, str] = dict.fromkeys(program.flags, "default")
+        self.checkpoint_args: dict[str, Any] = {}  # all of args.json of the run, not only flags; empty: not read
 
     @property
     def explicit(self) -> frozenset[str]:
@@ -143,7 +141,7 @@ class Settings(Generic[C]):
         return next((mode for mode in MODES if mode in self.program.flags and self.get(mode)), None)
 
     def get(self, name: str) -> Any:
-        """The value of a flag whose name is not known before the program runs."""
+        """The value of a flag whose name is determined at run time."""
         return getattr(getattr(self.config, self.program.group_of[name]), name)
 
     def path(self, name: str) -> Path:
@@ -153,7 +151,7 @@ class Settings(Generic[C]):
         return Path(value)
 
     def set(self, name: str, value: Any, *, source: str = "rule") -> None:
-        """Give a flag a value. It is checked as a typed one is: UserError."""
+        """Set the value of a flag. Raises UserError for a value that would be an error on the command line."""
         assert name in self.program.flags, f"{self.program.name} has no flag --{name}"
         try:
             value = convert(self.program.flags[name], value)
@@ -164,7 +162,7 @@ class Settings(Generic[C]):
         self.sources[name] = source
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat, and ready for JSON."""
+        """The values by flag name, ready for JSON."""
         return self.values
 
     def describe(self) -> str:
