@@ -42,7 +42,7 @@ class TokenTable:
 def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> TokenTable:
     """Tokenize texts, with special tokens, and truncate each to max_length tokens, special tokens included.
 
-    tokenizer: any Hugging Face tokenizer; its padding is not used, since `collate` pads. Errors: UserError for an empty
+    tokenizer: any Hugging Face tokenizer; its padding is not used, since `collate` pads. Raises UserError for an empty
     list, and where max_length leaves no token beside the special ones.
     """
     if not len(texts):

@@ -53,12 +53,12 @@ class DatasetSpec:
     """A row of the catalog."""
 
     description: str = ""  # a few words
-    license: str = ""  # of the corpus; this project cannot grant it
-    how_to_get: str = ""  # as an instruction; {place} stands for its folder
+    license: str = ""  # license of the corpus; this project cannot grant it
+    how_to_get: str = ""  # an instruction; {place} is replaced by its folder
     folders: tuple[str, ...] = ()  # below the data root
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # split -> names; empty: train.jsonl ...
     read: readers.Reader | None = None  # None: by the file name extension
-    hub: HubSource | None = None  # where it is loaded from if no file is found
+    hub: HubSource | None = None  # source on the hub, used if no file is found
     text: str | None = "text"
     source: str | None = None
     label: str | None = None
@@ -67,11 +67,11 @@ class DatasetSpec:
     label_to_index: Callable[[Any, Sequence[str]], int] = parse_class_label
     clean: Callable[[str], str] | None = None
     split_fn: SplitFn | None = None
-    max_tokens: int = 64  # of a text, as in published runs
+    max_tokens: int = 64  # longest text, as in published runs
     max_source_tokens: int = 64
-    language: str | None = "en"  # of the text, ISO 639-1; None: unknown
+    language: str | None = "en"  # language of the texts, ISO 639-1; None: unknown
     source_language: str | None = "en"
-    metrics: tuple[str, ...] = ()  # of a run with sources
+    metrics: tuple[str, ...] = ()  # metrics of a run with sources
 
     @property
     def kind(self) -> str:

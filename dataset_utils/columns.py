@@ -26,7 +26,7 @@ PAIRS = (
 TEXT_NAMES = ("text", "sentence", "story", "content", "review", "summary", "target", "trg")
 LABEL_NAMES = ("label", "labels", "class", "class_id", "category", "sentiment")
 KNOWN_NAMES = frozenset((*TEXT_NAMES, *LABEL_NAMES, *(name for pair in PAIRS for name in pair)))
-NO_COLUMN = "none"  # as a column flag: do not use such a column
+NO_COLUMN = "none"  # value of a column flag: do not use such a column
 _MAX_CLASSES = 100  # a column with more values, and more than a tenth of the rows, does not hold classes
 
 
@@ -51,7 +51,7 @@ class RawSplit:
     lines: array = field(default_factory=lambda: array("q"))
     num_blank: int = 0  # rows that were dropped because their text was blank
     incomplete: list[int] = field(default_factory=list)  # lines that were dropped: a source without text, or vice versa
-    columns: Columns = Columns()  # of text, source and label in this file
+    columns: Columns = Columns()  # columns of text, source and label in this file
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -200,7 +200,7 @@ def binarize(value: Any, names: Sequence[str]) -> int:
 def find_classes(labels: Sequence[Any], where: str, column: str | None) -> tuple[str, ...]:
     """Class names of a corpus without a row in the catalog: its label values, sorted; whole numbers by value.
 
-    Errors: UserError where there are too many values to be classes.
+    Raises UserError if there are too many values to be classes.
     """
     values = {str(label).strip() for label in labels if label is not None} - {""}
     if len(values) > max(_MAX_CLASSES, len(labels) // 10):

@@ -26,7 +26,7 @@ from utils.errors import UserError
 Files = Mapping[str, Path]
 Rows = Iterable[Any]
 Convert = Callable[[Files], dict[str, Rows]]
-SEED = 42  # of splits for corpora that are published without one
+SEED = 42  # seed of splits for corpora that are published without one
 
 
 # ------------------------------------------------------------------------------------------------ archives

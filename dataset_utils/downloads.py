@@ -20,7 +20,7 @@ from dataset_utils.convert import Convert
 class RemoteFile:
     """A file to download."""
 
-    name: str  # of the local file
+    name: str  # name of the local file
     url: str  # https
     sha256: str | None = None
 
@@ -31,7 +31,7 @@ class HubParquet:
 
     repository: str
     config: str
-    splits: tuple[str, ...]  # by their names in the repository
+    splits: tuple[str, ...]  # names of the splits in the repository
 
 
 @dataclass(frozen=True)

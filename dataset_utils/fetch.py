@@ -30,7 +30,7 @@ from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, did_you_mean, exit_on_user_error
 from utils.progress import ProgressBar
 
-SUMS = "SHA256SUMS"  # in the format of sha256sum
+SUMS = "SHA256SUMS"  # file in the format of sha256sum
 _BLOCK = 1 << 20  # bytes
 _TIMEOUT = 30.0  # seconds without data
 

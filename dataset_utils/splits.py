@@ -70,7 +70,7 @@ def split_validation(splits: dict[str, Split], seed: int, notes: list[str]) -> d
 def fill_missing_splits(splits: dict[str, Split], seed: int, notes: list[str]) -> dict[str, Split]:
     """Take the missing splits from the training split, by a seed, and add a line to notes.
 
-    Copies of their texts are dropped from training, so that no validation or test text is trained on. Errors: UserError
+    Copies of their texts are dropped from training, so that no validation or test text is trained on. Raises UserError
     where there are too few texts.
     """
     missing = [name for name in SPLITS if name not in splits]

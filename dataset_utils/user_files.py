@@ -41,7 +41,7 @@ def corpus_name(path: Path) -> str:
 def read_rows(path: Path, columns: Columns) -> Iterator[readers.Row]:
     """Rows of a file in any known format. A .tsv file of two columns without a header is read as `text <tab> label`.
 
-    Errors: UserError for a missing file, and for a table without a header.
+    Raises UserError for a missing file, and for a table without a header.
     """
     if not path.exists():
         raise UserError(f"there is no file {path}: check the path")

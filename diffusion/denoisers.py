@@ -64,7 +64,7 @@ def make_denoise(
     objective = resolve_objective(objective)
 
     def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
-        time = get_time_input(schedule, t, time_input, timesteps).to(z.dtype)  # as t
+        time = get_time_input(schedule, t, time_input, timesteps).to(z.dtype)
         prediction = network(z, time, x0_prev).to(z.dtype)  # under autocast the output may be in half precision
         level = broadcast_level(schedule, t, z)
         if shift is not None:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-NUM_BINS = 100  # of continuous time, where there are no steps to count
+NUM_BINS = 100  # bins of continuous time, which has no steps
 
 
 class LossSecondMoment:
@@ -138,7 +138,7 @@ def sample_bins(
     p = p.double() if device.type != "mps" else p
     cells = len(p)
     num_cells = max_time * cells if timesteps is None else max(1, round(max_time * cells))
-    bin_overlap = (num_cells - torch.arange(cells, device=device)).clamp(0, 1).to(p)  # of each cell within the range
+    bin_overlap = (num_cells - torch.arange(cells, device=device)).clamp(0, 1).to(p)  # share of a cell in the range
     mass = p * bin_overlap
     mass = mass / mass.sum()
     offset = torch.rand(1, generator=generator, device=generator_device, dtype=p.dtype).to(device)

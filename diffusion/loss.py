@@ -195,7 +195,7 @@ class LossTerm(NamedTuple):
     """A row of LOSS_TERMS."""
 
     fn: Callable[[DenoisingResult], Tensor]  # -> (B,)
-    weight: float  # in the total loss; 0: not computed, unless a training step gives another weight
+    weight: float  # weight in the total loss; 0: not computed, unless a training step sets another
 
 
 LOSS_TERMS: dict[str, LossTerm] = {

@@ -24,7 +24,7 @@ Coefficients = Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]
 class Objective(NamedTuple):
     """A row of OBJECTIVES."""
 
-    symbol: str  # of what the network predicts
+    symbol: str  # symbol of the predicted quantity
     coefficients: Coefficients  # (alpha, sigma) -> (a, b) of target = a * x0 + b * eps
 
 

@@ -49,11 +49,11 @@ class Sampler(Protocol):
 class SamplerStep(NamedTuple):
     """One step, from t down to s. 0-dim tensors on the CPU multiply tensors of any device without a copy."""
 
-    i: int  # of this step, from 0
+    i: int  # index of this step, from 0
     t: Tensor
     s: Tensor
-    level_t: NoiseLevel  # at t
-    level_s: NoiseLevel  # at s
+    level_t: NoiseLevel  # noise level at t
+    level_s: NoiseLevel  # noise level at s
     times: Tensor  # (1,), t for the denoiser, on the device of z
 
 

@@ -28,7 +28,7 @@ def p2_weight(schedule: Schedule, t: Tensor, gamma: float, k: float = 1.0) -> Te
 
 
 def min_snr_weight(schedule: Schedule, t: Tensor, objective: str, gamma: float = 5.0) -> Tensor:
-    """min(snr, gamma) on the squared error of x0, (B,), in the units of what the network predicts.
+    """min(snr, gamma) on the squared error of x0, (B,), in the units of the network's prediction.
 
     x0: min(snr, gamma); eps: that over snr; v: that over snr + 1; flow: that over (sqrt(snr) + 1)^2. All are the same
     weight on the error of x0, so the objective does not change the weight of a noise level. Variance-preserving.

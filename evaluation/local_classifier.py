@@ -38,7 +38,7 @@ class LocalClassifierOptions:
     max_words: int = 50_000  # the most frequent ones
     max_texts: int = 100_000  # training texts, selected at random; more only take time
     C: float = 2.0  # inverse strength of the L2 penalty, as in scikit-learn
-    max_iter: int = 100  # of L-BFGS
+    max_iter: int = 100  # iterations of L-BFGS
     seed: int = 0
 
 

@@ -25,7 +25,7 @@ from utils.errors import UserError
 from utils.preemption import check_interrupt
 from utils.run_folder import write_json
 
-NAME = "local_lm"  # in metric keys, in the place of a pretrained scorer's name such as gpt2-large
+NAME = "local_lm"  # part of metric keys, like gpt2-large for a pretrained scorer
 INFO_FILE = "local_lm.json"
 START_TOKEN = "<|endoftext|>"  # begins and ends every text, as in GPT-2
 

@@ -21,7 +21,7 @@ from evaluation.scorers import Scorer
 MIN_TEXTS = 1000  # per side; with fewer the score is mostly noise
 MAX_LENGTH = 256  # tokens of a text, for its features
 SCALING = 5.0  # the paper's constant c
-SEED = 25  # of the clustering
+SEED = 25  # seed of the clustering
 
 
 @dataclass(frozen=True)

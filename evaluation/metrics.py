@@ -43,9 +43,9 @@ class MetricContext:
     candidates: Sequence[Sequence[str]] | None = None  # (examples, K): all candidates of each source
     scorer: Scorer | None = None  # language model for perplexity
     training: NgramIndex | None = None  # n-grams of the training texts
-    bleu_tokenizer: str = "13a"  # of sacreBLEU
+    bleu_tokenizer: str = "13a"  # tokenizer of sacreBLEU
     bertscore_model: str | None = None  # a hub id or a folder
-    device: str = "cpu"  # of the BERTScore model
+    device: str = "cpu"  # device of the BERTScore model
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def resolve_language(tokenizer: Any, wanted: str | None, name: str, flag: str = 
     """The code of the wanted language, else that of the language that the tokenizer was saved with.
 
     wanted: a code (de_DE), its first part (de), or None. Returns None for a tokenizer without language codes.
-    Errors: UserError, in one line, where the tokenizer lacks the language, or where none is set.
+    Raises UserError, in one line, if the tokenizer lacks the language, or where none is set.
     """
     known = language_codes(tokenizer)
     if not known:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 def output_layer(model: Any) -> tuple[Tensor, Tensor | None]:
     """Weight (V, d_lm), and bias (V,) or None, of the layer that gives the logits."""
-    bias = getattr(model, "final_logits_bias", None)  # of BART
+    bias = getattr(model, "final_logits_bias", None)  # BART has one
     return model.get_output_embeddings().weight, None if bias is None else bias[0]
 
 

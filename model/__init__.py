@@ -22,7 +22,7 @@ class DenoiserRow(NamedTuple):
     """A row of DENOISERS."""
 
     module: str  # below model
-    name: str  # of the class: (latent_dim, max_len, options, *, num_classes, source_dim), called as Denoiser.forward
+    name: str  # its class: (latent_dim, max_len, options, *, num_classes, source_dim), called as Denoiser.forward
     time_input: str  # how the network receives the noise level: a kind of diffusion.denoisers.get_time_input
     options: type | None = None  # dataclass of flags of its own; the class takes an instance as keyword own_options
 

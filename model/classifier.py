@@ -24,7 +24,7 @@ class LatentClassifier(nn.Module):
     """A small transformer, modulated by the noise level."""
 
     def __init__(self, latent_dim: int, max_len: int, num_classes: int, options: ClassifierOptions) -> None:
-        """latent_dim: d. max_len: longest latent. Errors: UserError where there are fewer than two classes."""
+        """latent_dim: d. max_len: longest latent. Raises UserError if there are fewer than two classes."""
         super().__init__()
         if num_classes < 2:
             raise UserError(f"a classifier needs at least two labels, but the corpus has {num_classes}: use another")

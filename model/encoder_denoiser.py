@@ -121,7 +121,7 @@ class HFEncoderDenoiser(nn.Module):
 
 
 def encoder_config(name: str | None) -> PretrainedConfig:
-    """The configuration of a folder, a config.json or a hub id; BERT-base's for None. Errors: UserError, one line."""
+    """The configuration of a folder, a config.json or a hub id; BERT-base's for None. Raises UserError, in one line."""
     from transformers import AutoConfig, BertConfig
 
     if name is None:

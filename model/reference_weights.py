@@ -16,7 +16,7 @@ from utils.errors import UserError
 
 Rules = Iterable[tuple[str, str]]
 
-WRAPPERS = ("module.", "diffusion_model.", "perceiver_ae.")  # of data parallelism and of the enclosing models
+WRAPPERS = ("module.", "diffusion_model.", "perceiver_ae.")  # added by data parallelism and by enclosing models
 
 # other tensors of a training checkpoint: normalization, schedules of the first release, the language model
 IGNORED_KEYS = re.compile(

@@ -94,7 +94,7 @@ def setup_run(settings: Settings[C], project: str, title: str, names: Mapping[st
     """Set up processes, device, kernels, run folder, lock, trackers and logger.
 
     project: name of the project in the trackers. title: what the program trains, for the progress bar and messages.
-    names: published names of values that the loop logs. Errors: UserError where the run folder cannot be written,
+    names: published names of values that the loop logs. Raises UserError if the run folder cannot be written,
     belongs to another program or run, or another process trains into it.
     """
     check_same_program(settings)
@@ -212,7 +212,7 @@ def dataset_label(settings: Settings[TrainingConfig]) -> str:
 
 
 def load_corpus(run: RunContext[TrainingConfig]) -> Corpus:
-    """Load the corpus of the flags and log its notes. Errors: UserError where no corpus is given."""
+    """Load the corpus of the flags and log its notes. Raises UserError if no corpus is given."""
     settings = run.settings
     if not (settings.config.data.dataset_name or settings.config.data.train_file or settings.config.data.data_dir):
         raise UserError("no corpus given: add --dataset_name NAME (see docs/usage.md) or --train_file FILE")

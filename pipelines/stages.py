@@ -20,9 +20,9 @@ from utils.run_folder import write_json
 
 @dataclass(frozen=True)
 class Stage:
-    """A program with its flags, in which {root} stands for the folder of all stages."""
+    """A program with its flags, in which {root} is replaced by the folder of all stages."""
 
-    name: str  # of the stage, and of its folder
+    name: str  # name of the stage and of its folder
     program: Program
     title: str
     done_file: str  # the file that the program writes last; it marks a finished stage

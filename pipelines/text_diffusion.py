@@ -4,9 +4,9 @@ from pipelines.text_diffusion import TextDiffusionPipeline
 
 pipeline = TextDiffusionPipeline.from_pretrained("runs/quickstart/diffusion", sampling_timesteps=50)
 pipeline.sample(8, seed=1, decoding="greedy")                 # eight texts; pipeline(8, ...) is the same
-pipeline.sample(8, class_id="sports", guidance=2.0)           # of a class-conditional run: eight texts of one class
-pipeline.generate_from_sources(["Where is it?"], candidates=5)  # of a run on pairs: a text for each source
-pipeline.infill(["The ___ apple is ___."], 5)                 # of a run of embeddings: five ways to fill the blanks
+pipeline.sample(8, class_id="sports", guidance=2.0)           # class-conditional run: eight texts of one class
+pipeline.generate_from_sources(["Where is it?"], candidates=5)  # run on pairs: a text for each source
+pipeline.infill(["The ___ apple is ___."], 5)                 # run on embeddings: five ways to fill the blanks
 pipeline.variations(["One text."], 3, strength=0.7)           # three texts like it; with class_id, of that class
 pipeline.interpolate("One text.", "Another.", 5)              # five texts from one to the other
 pipeline.trajectory(3)                                        # three texts on their way from noise

@@ -184,7 +184,7 @@ def _source_folder(run: RunContext[DiffusionConfig]) -> Path:
 
 
 def load_corpus_with_classes(run: RunContext[DiffusionConfig]) -> Corpus:
-    """The corpus of the flags. Errors: UserError where it lacks the classes that flags or the trained run need."""
+    """The corpus of the flags. Raises UserError if it lacks the classes that flags or the trained run need."""
     settings, corpus = run.settings, load_corpus(run)
     if settings.config.denoiser.class_conditional:
         corpus.require_classes()

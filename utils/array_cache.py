@@ -192,7 +192,7 @@ def _build(
                         _write(place / f"{name}.npy", rows, layouts[name].row_offset(start))
                 except OSError as error:
                     raise UserError(f"{place} cannot be written ({one_line_text(error)}): {disk_full_hint}") from error
-                del held, rows  # before the next shard takes as much
+                del held, rows  # free memory before the next shard is built
                 os.write(handle, b"whole")
                 os.fsync(handle)
     if not _complete(place):
@@ -206,7 +206,7 @@ def _build(
 
 def _allocate(place: Path, key: str, n: int, layouts: Mapping[str, Layout], shards: int, disk_full_hint: str) -> None:
     """Write the plan and empty arrays, unless they exist. Raises UserError where the disk is too small."""
-    plan = _plan(key, n, layouts) | {"shards": shards}  # with another number, finished shards would be other rows
+    plan = _plan(key, n, layouts) | {"shards": shards}  # another number would change the rows of finished shards
     (place / "shards").mkdir(parents=True, exist_ok=True)
     with _locked_shard(place / "lock", wait=True):
         if _complete(place):

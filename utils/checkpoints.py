@@ -269,7 +269,7 @@ def unpack_optimizer(
     ]
     for group, own in zip(groups, optimizer.param_groups, strict=True):
         if "fused" in own:
-            group["fused"] = own["fused"]  # of this machine, not of the saved run
+            group["fused"] = own["fused"]  # the setting of this machine, not of the saved run
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 
-TIMEOUT = timedelta(hours=12)  # of ranks that wait while rank 0 samples and evaluates
+TIMEOUT = timedelta(hours=12)  # for ranks that wait while rank 0 samples and evaluates
 
 
 @dataclass(frozen=True)

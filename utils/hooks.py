@@ -31,7 +31,7 @@ class StepResult:
     loss: Tensor  # scalar: this rank's part of the mean over the global batch
     values: dict[str, Tensor]  # scalars: likewise
     grad_norm: Tensor  # before clipping
-    lr: float  # that this step used
+    lr: float  # learning rate of this step
     dist: DistContext
     stopping: str | None = None  # the signal that was received, if any: periodic hooks are postponed
     may_skip: bool = False  # fp16 skips steps whose gradients overflow, so that their norm may be infinite

@@ -1,4 +1,4 @@
-"""The training loop over a step function and hooks. It does not depend on what is trained.
+"""The training loop over a step function and hooks. It does not depend on the model or the task.
 
 Per optimizer step: micro-batches forward and backward, clip, optimizer, learning rate, averaged weights; then hooks.
 The host does not wait for the device between two logged steps. All randomness is a function of (seed, step,

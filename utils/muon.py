@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from utils.distributed import has_bf16
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, steepest at 0: singular values end between 0.7 and 1.2
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a quintic, steepest at 0; singular values end between 0.7 and 1.2
 ITERATIONS = 5
 UPDATE_RMS = 0.2  # root mean square of an update per unit of learning rate, as AdamW's usually has
 

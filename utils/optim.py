@@ -42,7 +42,7 @@ def _kernels(groups: list[dict[str, Any]], options: OptimizerOptions) -> dict[st
     devices = {p.device.type for group in groups for _, p in group["params"]}
     if options.no_fused_optimizer:
         return {"fused": False, "foreach": False}
-    # not on meta, where a dry run builds its parts
+    # no fused kernel on meta, where a dry run builds its parts
     return {"fused": devices <= {"cpu", "cuda", "mps"}, "foreach": False}
 
 

@@ -51,7 +51,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def best_or_newest(folder: Path) -> Checkpoint:
-    """The best checkpoint of a run folder, else the newest. Errors: UserError where it holds none."""
+    """The best checkpoint of a run folder, else the newest. Raises UserError if it holds none."""
     return checkpoints.load_best(folder) if (folder / "best").is_dir() else checkpoints.load(folder)
 
 
@@ -59,7 +59,7 @@ def best_or_newest(folder: Path) -> Checkpoint:
 def load_into(module: nn.Module, checkpoint: Checkpoint, part: str = "model") -> None:
     """Copy a part of a checkpoint ("model" or "ema") into a module, in place.
 
-    A language model that the checkpoint does not hold keeps its weights. Errors: UserError where names or shapes
+    A language model that the checkpoint does not hold keeps its weights. Raises UserError if names or shapes
     differ.
     """
     present, saved = module.state_dict(keep_vars=True), checkpoint.tensors[part]

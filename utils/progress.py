@@ -23,7 +23,7 @@ _FILE_FORMAT = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remai
 
 
 class ProgressBar(tqdm):
-    """`with ProgressBar("encode", total) as bar: bar.advance(n, "loss 0.3")`. unit: what is counted, in the singular.
+    """`with ProgressBar("encode", total) as bar: bar.advance(n, "loss 0.3")`. unit: counted unit, in the singular.
 
     In a file each display is a line of its own, where tqdm would write one endless line of carriage returns.
     start: steps that an earlier run did, which do not count in the rate. disable: show nothing.
@@ -78,7 +78,7 @@ class ProgressBar(tqdm):
             print(text, file=self._file, flush=True)
 
     def close(self) -> None:
-        """Show the last state once, and leave it standing."""
+        """Show the last state once, and leave it on the screen."""
         if self.disable or self._interactive:
             return super().close()
         self.disable = True
@@ -100,7 +100,7 @@ class Stopwatch:
     """Seconds of this process by part (such as "denoise"), and texts that each part produced."""
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self.device = device  # that computes the texts; None: the CPU
+        self.device = device  # device that computes the texts; None: the CPU
         self.seconds: Counter[str] = Counter()
         self.texts: Counter[str] = Counter()
         self.draft_passes, self.drafted_texts = 0, 0  # forward passes that verified drafts, and texts that were drafted

@@ -14,7 +14,7 @@ from typing import Any
 
 from utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent  # of the project
+ROOT = Path(__file__).resolve().parent.parent  # root folder of the project
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "datasets")
 
 

@@ -38,12 +38,12 @@ class State:
     schedule: LrSchedule
     ema: EMA | None = None
     step: int = 0  # optimizer steps done
-    best: dict[str, Any] = field(default_factory=dict)  # of the hooks: best metrics so far, for JSON
+    best: dict[str, Any] = field(default_factory=dict)  # best metrics so far, written by hooks, for JSON
     pending: list[str] = field(default_factory=list)  # names of hooks skipped because of a signal; run on resume
     seed: int = 42
     dist: DistContext = field(default_factory=DistContext)
     wrapped: nn.Module | None = None  # the model in DDP (distributed.wrap), which the step function calls
-    scaler: torch.amp.GradScaler | None = None  # of fp16; made by train()
+    scaler: torch.amp.GradScaler | None = None  # loss scaler for fp16; made by train()
     scaler_state: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Stateful] = field(default_factory=dict)  # further state, by file name of the checkpoint
 

@@ -19,7 +19,7 @@ class AutoencoderRow(NamedTuple):
     """A row of AUTOENCODERS."""
 
     module: str  # below latent_models/autoencoders
-    name: str  # of the class, an Autoencoder
+    name: str  # name of the class, an Autoencoder
     options: type  # dataclass of its flags, the second argument of the class
 
     def load_class(self) -> type[Autoencoder]:

@@ -163,7 +163,7 @@ def generate_dropping_finished(
         scores = logits_processor(ids, outputs.logits[:, -1].to(torch.float32, copy=True))
         if generation_config.do_sample:
             probabilities = scores.new_zeros(count, scores.shape[1])
-            probabilities[:, pad] = 1  # of dropped rows
+            probabilities[:, pad] = 1  # dropped rows generate padding
             probabilities[rows] = scores.softmax(-1)
             token = torch.multinomial(probabilities, 1)[rows, 0]
         else:

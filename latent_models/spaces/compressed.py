@@ -163,7 +163,7 @@ class CompressedSpace(LatentSpace):
 
 
 def read_autoencoder_args(folder: Path) -> dict[str, Any]:
-    """args.json of an autoencoder's run folder. Errors: UserError where the folder is of another kind of run."""
+    """args.json of an autoencoder's run folder. Raises UserError if the folder is of another kind of run."""
     saved = read_args(folder)
     if "autoencoder" not in saved and "num_encoder_latents" not in saved:
         raise UserError(

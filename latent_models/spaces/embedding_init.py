@@ -21,7 +21,7 @@ from utils.hub import hub_kwargs
 def input_embeddings(name: str, tokenizer: Any, flag: str = "--embedding_init") -> Tensor:
     """Input embeddings (V, d) of a model in a local folder or on the hub, float32, for the tokens of its tokenizer.
 
-    Errors: UserError where there is no such model, or where its vocabulary does not match the tokenizer.
+    Raises UserError if there is no such model, or where its vocabulary does not match the tokenizer.
     """
     local = Path(name).is_dir()
     where: dict[str, Any] = {} if local else hub_kwargs()

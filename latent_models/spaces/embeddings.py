@@ -98,7 +98,7 @@ class EmbeddingSpace(LatentSpace):
         self.variable_length = options.padding == "masked"
         self.vectors = TokenEmbedding(vocabulary, options, pretrained)
         self.dim = self.vectors.dim
-        self.bias = nn.Parameter(torch.zeros(vocabulary))  # of the rounding head
+        self.bias = nn.Parameter(torch.zeros(vocabulary))  # bias of the rounding head
         self.head = ROUNDING_HEADS[options.rounding_head]
 
     def positions(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,7 @@ class NormalizedSpace(LatentSpace):
 
         sources: (m,) lengths in tokens of m <= n sources; then returns (m,), drawn from the training pairs with sources
         of similar length. A run that holds no counts of pairs draws from all texts.
-        Errors: UserError where the run holds no counts of lengths.
+        Raises UserError if the run holds no counts of lengths.
         """
         if sources is not None and self.has_pair_lengths:
             assert self.statistics.pair_counts is not None

@@ -32,8 +32,8 @@ from utils.pretrained import best_or_newest, copy_weights, load_into, options_fr
 from utils.run_folder import write_json
 
 HEAD_DIM = 32  # half of the denoiser's: a draft model is narrow
-SPACE = "space_fingerprint"  # in args.json: hash of what determines latents
-DECODER = "writer_fingerprint"  # in args.json: hash of all encoders and decoders
+SPACE = "space_fingerprint"  # key in args.json: hash of all that determines latents
+DECODER = "writer_fingerprint"  # key in args.json: hash of all encoders and decoders
 
 
 class DraftAttention(nn.Module):

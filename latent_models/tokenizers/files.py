@@ -21,7 +21,7 @@ def load_tokenizer(name: str, max_length: int, flag: str = "--vocab") -> PreTrai
     """The tokenizer of a name, with padding and end tokens. max_length: in tokens.
 
     name: a folder that save_pretrained wrote, a hub id, a .json file of the tokenizers library, or any other file with
-    one token per line. Errors: UserError in one line.
+    one token per line. Raises UserError, in one line.
     """
     path = Path(name)
     if path.is_file():

@@ -110,7 +110,7 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A tokenizer that puts a text between its start and its end token. max_length in tokens, both included.
 
-    vocab_size: largest vocabulary, or all options. Errors: UserError where it has no room for a token beside the
+    vocab_size: largest vocabulary, or all options. Raises UserError if it has no room for a token beside the
     special ones, or for all bytes.
     """
     row = KINDS[kind]

@@ -72,7 +72,7 @@ def make_process(
     *,
     student: bool = False,
 ) -> DiffusionProcess:
-    """The process of the options. Errors: ValueError or UserError where they cannot be combined.
+    """The process of the options. Raises ValueError or UserError if they cannot be combined.
 
     variant: --denoiser_variant, which decides the time input. trained_scale: --scale of training, where options hold
     another for sampling. student: whether the denoiser is a student of a distillation. Its predictions are estimates of

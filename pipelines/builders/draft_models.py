@@ -20,7 +20,7 @@ def attach_draft_model(settings: Settings[TextModelConfig], space: LatentSpace, 
     """Attach the draft model of --draft_model to a space, or the one stored in the autoencoder's folder, if there is
     one.
 
-    autoencoder: None where the space has none. Errors: UserError where an explicit --draft_model does not fit the
+    autoencoder: None where the space has none. Raises UserError if an explicit --draft_model does not fit the
     space; a stored draft model that does not fit is left out, with a note.
     """
     given = settings.config.generation.draft_model if "draft_model" in settings.explicit else None

@@ -124,9 +124,9 @@ class SpaceInputs:
     settings: Settings[DiffusionConfig]
     run: Path  # the run folder
     device: torch.device  # meta for a dry run: shapes without weights
-    schedule: Schedule  # of training
+    schedule: Schedule  # noise schedule of training
     has_sources: bool = False  # whether the run has source texts
-    texts: Sequence[str] = ()  # of the corpus of a new run, to train a tokenizer on
+    texts: Sequence[str] = ()  # training texts of a new run, for a tokenizer
 
     @property
     def meta(self) -> bool:

@@ -1,6 +1,6 @@
-"""How to sample, by one word: --preset. A table of flags; a flag that is typed goes before its preset, and a preset
-before what a run was trained with.
+"""Named settings for sampling (--preset): tables of flags.
 
+A typed flag overrides the preset, and the preset overrides the values with which a run was trained.
 benchmarks/records holds their quality and speed; benchmarks/quality_speed.py measures them for any run.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# A run may have been trained with a shift or a respacing of its own: beside these the grid would not be the preset's.
+# Reset the shift and the respacing of a trained run, which would change the grid of the preset.
 _PLAIN_GRID = {"grid_shift": None, "timestep_respacing": None}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

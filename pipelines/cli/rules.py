@@ -24,7 +24,7 @@ REFERENCE_KERNELS = {
 
 
 def resolve_schedule_flags(settings: Settings[DiffusionConfig]) -> None:
-    """Continuous and discrete processes exclude each other; eta has a default of its own in each."""
+    """Continuous and discrete processes exclude each other; eta has a separate default for each."""
     explicit, config = settings.explicit, settings.config
     discrete = config.process.beta_schedule is not None
     if discrete:

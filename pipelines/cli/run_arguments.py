@@ -14,7 +14,7 @@ from utils.errors import UserError
 
 
 def run_parser(program: str, description: str | None, *, samples: int, of: str) -> argparse.ArgumentParser:
-    """program: its module. samples: the default of --num_samples. of: what is counted, for --help."""
+    """program: name of its module. samples: default of --num_samples. of: help text of --num_samples."""
     made = OneLineParser(
         prog=f"python -m {program}",
         description=description,
@@ -30,7 +30,7 @@ def run_parser(program: str, description: str | None, *, samples: int, of: str) 
 
 
 def run_folder(path: Path) -> Path:
-    """The run that a folder, or a checkpoint below it, belongs to."""
+    """Return the run folder, given it or a checkpoint in it. UserError if there is no args.json."""
     for folder in (path, *path.parents[:2]):
         if (folder / "args.json").is_file():
             return folder
@@ -38,7 +38,7 @@ def run_folder(path: Path) -> Path:
 
 
 def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Its own flags, with the run's folder found, and those that the run is to be loaded with."""
+    """Parse the program's own flags, with --run as a run folder; returns them and the flags for loading the run."""
     given, others = parser.parse_known_args(arguments)
     given.run = run_folder(Path(given.run))
     if given.num_samples < 1:
@@ -47,26 +47,26 @@ def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) ->
 
 
 def add_text_arguments(made: argparse.ArgumentParser, what: str) -> argparse.ArgumentParser:
-    """The same parser, which also takes texts; what: such as "with blanks"."""
+    """Add --text and --text_file; returns the parser. what: describes the texts in the help, as in "with blanks"."""
     made.add_argument("--text", action="append", default=[], help=f"text {what}; may be repeated")
     made.add_argument("--text_file", type=Path, help=f"texts {what}, one per line")
     return made
 
 
 def add_decoding_argument(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The same parser, which also takes a decoding strategy."""
+    """Add --decoding; returns the parser."""
     made.add_argument("--decoding", help="beam, nucleus or greedy (default: that of --preset, else greedy)")
     return made
 
 
 def check_no_decoding(decoding: str, of_embeddings: bool) -> None:
-    """UserError where a run of token embeddings, which have no language model, is to be decoded by another way."""
+    """UserError for another strategy than greedy in a run of token embeddings, which has no language model."""
     if of_embeddings and decoding != "greedy":
         raise UserError(f"--decoding {decoding} is for language models, and embeddings have none: leave it out")
 
 
 def read_texts(given: argparse.Namespace, action: str) -> list[str]:
-    """The texts of --text and --text_file. action: what is done with them, for the error.
+    """The texts of --text and --text_file. action: verb for the error message.
 
     UserError where there is no text, or no such file.
     """

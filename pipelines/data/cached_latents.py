@@ -114,9 +114,9 @@ def encode_or_load(
 ) -> EncodedSplit:
     """Latents of a split from its cache below `folder`, which is filled now unless it is there. The ranks share it.
 
-    folder: without a folder (None) there is no cache, and each batch is encoded anew. title: part of the cache key. what: name of the latents in
-    messages. on_device: value of latents_on_device. dtype: dtype of the files. disk_full_hint: end of the error message
-    when the disk is full.
+    folder: None for no cache; then each batch is encoded anew. title: part of the cache key. what: name of the latents
+    in messages. on_device: value of latents_on_device. dtype: dtype of the files. disk_full_hint: end of the error
+    message when the disk is full.
     """
     if folder is None:
         return EncodedSplit(space, data, None, dist.device)

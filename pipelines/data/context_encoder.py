@@ -60,7 +60,7 @@ class ContextEncoder:
 
     def __init__(self, states: EncoderStatesSpace, *, shared: bool, trained: bool) -> None:
         self.states, self.shared, self.trained = states, shared, trained
-        self.fingerprint = ""  # of the model when it was loaded
+        self.fingerprint = ""  # fingerprint of the loaded model
 
     @property
     def dim(self) -> int:
@@ -127,7 +127,7 @@ class DenoiserWithContext(nn.Module):
 def resolve_source_limit(settings: Settings[DiffusionConfig], corpus: Corpus) -> int:
     """Longest source, in tokens, by the catalog's row of the corpus; 0 for a run without sources.
 
-    Errors: UserError where flags or a trained run need sources that the corpus lacks.
+    Raises UserError if flags or a trained run need sources that the corpus lacks.
     """
     unpaired = next((name for name, split in corpus.splits.items() if split.sources is None), None)
     if settings.checkpoint_args:
@@ -162,7 +162,7 @@ def load_context_encoder(
     """The context encoder that the flags name, or that of a trained run. Sets --max_source_len to its longest source.
 
     corpus_limit: longest source in tokens where --max_source_len is not given. empty: on the meta device, for a dry
-    run. Errors: UserError where a source may be longer than the model allows, or where the weights differ from those
+    run. Raises UserError if a source may be longer than the model allows, or where the weights differ from those
     that the run was trained with.
     """
     model, shared = _load_source_model(settings, run, space.language_model, empty)  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ class DataModule(Protocol):
         """By split: "train" and "valid"."""
 
     def save_artifacts(self, folder: Path) -> None:
-        """Save what a run folder needs beside its checkpoints. Called once, by rank 0, before training."""
+        """Save the files that a run folder needs besides its checkpoints. Called once, by rank 0, before training."""
 
     def metadata(self, folder: Path) -> dict[str, Any]:
         """Entries of args.json."""

@@ -22,7 +22,7 @@ from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.run_context import RunContext
 from utils.pretrained import relative_path
 
-MAX_COUNTED_PAIRS = 100_000  # of a larger corpus every n-th pair is counted
+MAX_COUNTED_PAIRS = 100_000  # in a larger corpus every n-th pair is counted
 
 
 class LatentDataModule:

@@ -51,7 +51,7 @@ class AutoencoderEvaluator:
         source = config.evaluation.scorer
         self.scorer = scorers.load(source, device=run.device) if source else None
         self.metrics: dict[str, Any] = {}
-        self.texts: dict[str, list[str]] = {}  # by column of the file of samples
+        self.texts: dict[str, list[str]] = {}  # by column name of the file of samples
 
     def validation_loss(self) -> dict[str, float]:
         """val/loss: the training loss on --val_loss_examples held-out texts, in nats per token."""
@@ -80,7 +80,7 @@ class AutoencoderEvaluator:
         return self._evaluate("autoencoder", via_latents(self.space, self.max_seq_len))
 
     def evaluate_language_model(self) -> dict[str, Any]:
-        """Metrics of texts that the language model alone copies: an upper bound of what the decoder can reach."""
+        """Metrics of texts that the language model alone copies: an upper bound for the decoder."""
         return self._evaluate("bart", via_encoder(self.space.language_model, self.max_seq_len))
 
     def _evaluate(self, prefix: str, decode: Decode) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class PerClass(Part):
         super().__init__(context)
         self.classes, self.with_held_out = classes, with_held_out
         self._results: dict[str, dict[str, list[PerClassResult]]] = {}  # split -> strategy or HELD_OUT -> one per seed
-        self._protocol: Metrics = {}  # of the last seed
+        self._protocol: Metrics = {}  # protocol of the last seed
         for split in splits:  # now: an error should come before hours of training, not after
             self._check_classes(split)
 

@@ -78,7 +78,7 @@ class TextGenerator:
         self.steps, self.batch_size, self.device, self.autocast = steps, batch_size, device, autocast
         self.max_length, self.guidance, self.absorbing, self.hooks = max_length, guidance, absorbing, tuple(hooks)
         self.dist = dist or DistContext(device=device)
-        self.timer = Stopwatch(device)  # of the last call of sample or candidates, over all processes
+        self.timer = Stopwatch(device)  # times of the last call of sample or candidates, over all processes
 
     def with_trajectory(self, **options: Any) -> Trajectory:
         """Add a hook that decodes intermediate estimates of the first batch of a call. options: those of Trajectory."""
@@ -118,7 +118,7 @@ class TextGenerator:
                 for rank, b in enumerate(batches):
                     if rank == dist.rank:
                         mine.append(self._sample_batch(seed, b, missing, conditions, timer, self.batch_size))
-                    elif conditions is not None:  # which may record what it gave to every batch
+                    elif conditions is not None:  # conditions may record the inputs of every batch
                         self._draw(seed, b, conditions, self.batch_size)
                 for b, texts in zip(batches, gather_objects(dist, mine), strict=True):
                     for strategy in missing:
@@ -164,7 +164,7 @@ class TextGenerator:
 
                 texts = self._sample_batch(seed, b, strategies, repeated, timer, per_batch * k, (last - first) * k)
                 mine.append((b, texts))
-                done = (b // dist.world_size + 1) * dist.world_size * per_batch  # by all processes
+                done = (b // dist.world_size + 1) * dist.world_size * per_batch  # texts sampled by all processes
                 bar.advance_to(min(n, done) * k, timer.note(dist.world_size))
             found: dict[str, list[list[str]]] = {strategy: [] for strategy in strategies}
             for _, texts in sorted(gather_objects(dist, mine), key=lambda part: part[0]):

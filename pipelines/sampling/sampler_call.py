@@ -81,7 +81,7 @@ class SamplerCall:
     """Arguments of one sampler call. Shapes: B texts, L positions, D channels."""
 
     seed: int
-    batch_index: int  # with the seed it decides everything that is drawn
+    batch_index: int  # seed and batch_index determine all random numbers
     denoise: Denoise
     sampler: Sampler
     schedule: Schedule

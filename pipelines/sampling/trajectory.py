@@ -20,7 +20,7 @@ from pipelines.sampling.sampler_call import SamplerCall
 from utils.records import Latents
 from utils.run_folder import write_json
 
-RED_TO_BLUE = (196, 202, 208, 214, 220, 190, 118, 48, 51, 45, 39, 33, 27)  # of the 256 colors of terminals
+RED_TO_BLUE = (196, 202, 208, 214, 220, 190, 118, 48, 51, 45, 39, 33, 27)  # codes of the 256 terminal colors
 
 
 @dataclass

@@ -55,7 +55,7 @@ def load_denoiser_augmentation(
 ) -> DenoiserAugmentation:
     """Load the denoiser of a run folder. steps: steps of its sampler; a student of --distill_run has a fixed number.
 
-    Errors: UserError where the run needs sources or a class, or was trained on latents of another autoencoder.
+    Raises UserError if the run needs sources or a class, or was trained on latents of another autoencoder.
     """
     pipeline = TextDiffusionPipeline.from_pretrained(Path(run), device=device.type)
     if pipeline.sources is not None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from utils.hooks import StepResult
     from utils.state import State
 
-QUARTERS = (0, 1, 2, 3)  # of the noise range; 0 is the cleanest
+QUARTERS = (0, 1, 2, 3)  # quarters of the noise range; 0 is the cleanest
 
 
 class TimestepSampler:

@@ -13,7 +13,7 @@ from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
 from pipelines.steps.autoencoder import LatentAugmentation
 
-METRICS = ("loss", "token_accuracy", "exact_match", "verify_passes")  # of evaluate_draft
+METRICS = ("loss", "token_accuracy", "exact_match", "verify_passes")  # metrics of evaluate_draft
 
 
 class DraftModelStep:

@@ -26,7 +26,7 @@ from pipelines.steps.teacher import Teacher, find_teacher, network_of
 class Step(Protocol):
     """(step, micro) -> losses (B,), and values (B,) to log by name."""
 
-    num_steps: int  # of the whole run
+    num_steps: int  # number of steps of the whole run
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]: ...
 

@@ -51,7 +51,7 @@ class Teacher:
     def __call__(
         self, z: Tensor, k: int, mask: Tensor | None, condition: Condition | None, x0_prev: Tensor | None
     ) -> Tensor:
-        """z: (B, L, D), at the start of step k. x0_prev: the student's estimate at the previous step; None at step 0."""
+        """z: (B, L, D), at the start of step k. x0_prev: the student's estimate at step k - 1; None at the first."""
         denoise, times, first = self.generator.make_denoise_fn(condition, mask), self.sub_grids[k], x0_prev
         if self.extra_estimate:
             first = denoise(z, torch.full((1,), float(times[0]), device=z.device, dtype=z.dtype), x0_prev)

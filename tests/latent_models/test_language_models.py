@@ -153,7 +153,7 @@ def test_generate_returns_a_text_per_row_and_changes_no_weights(language_model, 
 
 
 def test_greedy_decoding_ignores_the_generation_config_of_the_model(language_model, batch):
-    """Published BART's generation_config.json asks for beams and forbids repeated trigrams."""
+    """Published BART's generation_config.json sets beam search and forbids repeated trigrams."""
     model = language_model()
     ids, mask = batch(model)
     states = model.encode(ids, mask)
@@ -243,7 +243,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 @pytest.mark.parametrize(
     "family, changes, message",
     [
-        ("bart", dict(d_model=32), "config.json asks for"),  # weights of another width
+        ("bart", dict(d_model=32), "config.json requires"),  # weights of another width
         ("bart", dict(encoder_layers=2), "lacks 16 weights"),
         ("bart", dict(vocab_size=200), "not of the same model"),
         ("bart", dict(pad_token_id=0), "pad_token_id"),

@@ -1,4 +1,4 @@
-"""Mistakes of a user through the real main(): one line that says what to do, exit status 2, no file changed."""
+"""Mistakes of a user through the real main(): a one-line message with the remedy, exit status 2, no file changed."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from utils.cli.settings import Program, Settings
 from utils.errors import UserError, did_you_mean, one_line_text
 from utils.run_folder import git_commit, package_versions, write_json
 
-SCHEMA_VERSION = 2  # of args.json; 1: before the flags had their present names
+SCHEMA_VERSION = 2  # version of args.json; 1: older names of flags
 
 
 def read_config_argument(program: Program[Any], text: str) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _read_mapping(path: Path, what: str) -> dict[str, Any]:
             import yaml
 
             data = yaml.safe_load(text)
-    except Exception as error:  # of two parsers
+    except Exception as error:  # raised by either of two parsers
         raise UserError(
             f"{path}: not valid {'JSON' if path.suffix == '.json' else 'YAML'}: {one_line_text(error)}"
         ) from None

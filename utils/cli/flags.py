@@ -58,7 +58,7 @@ class Flag:
     space: Literal["embeddings", "frozen"] | None = None  # the latent spaces to which the flag applies; None: all
     published: bool = False  # a flag of the published systems, which may be abbreviated as argparse does it
     config_only: bool = False  # accepted in a --config file, not on the command line
-    none_is_text: bool = False  # the text "none" is a value of its own, not None
+    none_is_text: bool = False  # the text "none" is a value, different from None
 
     def may_change_at(self, mode: str) -> bool:
         """Whether the flag may differ from args.json; mode: "resume_training", or one of the evaluations."""
