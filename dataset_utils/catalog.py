@@ -50,7 +50,7 @@ _ESCAPES = (("\\/", "/"), ("\\*", "*"), ("-LRB- ", "("), (" -RRB-", ")"), ("-LRB
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A row of the catalog."""
+    """A corpus: its files, columns and metrics; a row of the catalog."""
 
     description: str = ""  # a few words
     license: str = ""  # license of the corpus; this project cannot grant it

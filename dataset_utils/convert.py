@@ -34,7 +34,7 @@ SEED = 42  # seed of splits for corpora that are published without one
 
 @contextmanager
 def open_member(path: Path, end: str) -> Iterator[IO[str]]:
-    """Open one file of a zip or tar archive as text, by the end of its name. UserError where the archive lacks it."""
+    """Open one file of a zip or tar archive as text, by the end of its name. UserError if the archive lacks it."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive, archive.open(_find_member(archive.namelist(), end, path)) as file:

@@ -70,7 +70,7 @@ def languages(options: DataOptions) -> tuple[str | None, str | None]:
 
 
 def _common(values: Sequence[str | None]) -> str | None:
-    """The value that all of them share; None where they differ, or for an empty list."""
+    """The value that all items share; None where they differ, or for an empty list."""
     return values[0] if len(set(values)) == 1 else None
 
 

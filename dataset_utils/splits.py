@@ -71,7 +71,7 @@ def fill_missing_splits(splits: dict[str, Split], seed: int, notes: list[str]) -
     """Take the missing splits from the training split, by a seed, and add a line to notes.
 
     Copies of their texts are dropped from training, so that no validation or test text is trained on. Raises UserError
-    where there are too few texts.
+    if there are too few texts.
     """
     missing = [name for name in SPLITS if name not in splits]
     if not missing:

@@ -1,4 +1,4 @@
-"""The user's own files: which file is which split, and whether the first line of a table is a header.
+"""The user's own files: finds the file of each split, and the header of a table if it has one.
 
 Formats are recognized by the file name extension, columns by their usual names.
 """

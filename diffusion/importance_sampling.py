@@ -103,7 +103,7 @@ class LossSecondMoment:
         return {"losses": self.losses.clone(), "counts": self.counts.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """ValueError where the state is of another number of bins or another history."""
+        """ValueError if the state is of another number of bins or another history."""
         if state["losses"].shape != self.losses.shape:
             saved, own = (" x ".join(map(str, x.shape)) for x in (state["losses"], self.losses))
             raise ValueError(

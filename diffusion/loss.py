@@ -192,7 +192,7 @@ def first_step_targets(
 
 
 class LossTerm(NamedTuple):
-    """A row of LOSS_TERMS."""
+    """An additional loss with its weight; a value of LOSS_TERMS."""
 
     fn: Callable[[DenoisingResult], Tensor]  # -> (B,)
     weight: float  # weight in the total loss; 0: not computed, unless a training step sets another

@@ -22,7 +22,7 @@ Coefficients = Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]
 
 
 class Objective(NamedTuple):
-    """A row of OBJECTIVES."""
+    """The coefficients of an objective; a value of OBJECTIVES."""
 
     symbol: str  # symbol of the predicted quantity
     coefficients: Coefficients  # (alpha, sigma) -> (a, b) of target = a * x0 + b * eps

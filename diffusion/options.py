@@ -72,7 +72,7 @@ class ProcessOptions:
     )
     p2_loss_weight_gamma: float = flag(
         0.0,
-        "weight the loss by (1 + snr)^-gamma; ignored by the published code",
+        "weight the loss by (1 + snr)^-gamma; the published code ignores this flag",
         student="may_differ",
         published=True,
     )
@@ -100,7 +100,7 @@ class ProcessOptions:
     importance_bins: int | None = flag(
         100,
         "bins of neighboring timesteps that share statistics in --schedule_sampler lossaware; none: one per step of "
-        "the chain, as published, which needs ten losses of each",
+        "the chain, as published; each bin needs ten losses before sampling changes",
         unit="bins",
         at_least=1,
         needs=("schedule_sampler", "lossaware"),
@@ -130,7 +130,7 @@ class ProcessOptions:
 class SamplingOptions:
     preset: str | None = flag(
         None,
-        "sets sampler, time grid, steps and decoding; typed flags take precedence",
+        "set sampler, time grid, steps and decoding; flags on the command line take precedence",
         choices=table_keys("pipelines.cli.presets", "PRESETS"),
     )
     sampler: str = flag(
@@ -158,8 +158,8 @@ class SamplingOptions:
     )
     ddim_sampling_eta: float | None = flag(
         None,
-        "noise of a DDIM step, 0 none, 1 ancestral; unset: 0, or 1 with --beta_schedule. "
-        "Typed without --sampler, selects ddim",
+        "noise of a DDIM step, from 0 (none) to 1 (ancestral); unset: 0, or 1 with --beta_schedule. Selects --sampler "
+        "ddim if no sampler is given",
         at_least=0,
         at_most=1,
         may_change="both",
@@ -201,7 +201,7 @@ class SamplingOptions:
     )
     truncate_noise: float | None = flag(
         None,
-        "largest noise of a sampling step: larger values are drawn again; unset or 0: no bound",
+        "draw the noise of sampling steps from a normal distribution truncated at this bound; unset or 0: no bound",
         unit="standard deviations",
         at_least=0,
     )

@@ -115,7 +115,7 @@ def chain_grid(steps: int, timesteps: int) -> Tensor:
 
     t = (i + 1) / T for the reversed i = int(linspace(-1, T - 1, steps + 1)).
     Source: Song et al. 2021, arXiv:2010.02502, appendix D.3, their linear sub-sequence.
-    ValueError where steps exceed T: a chain has no node between its nodes.
+    ValueError if steps exceed T: a chain has no node between its nodes.
     """
     _check(steps, timesteps)
     # in integers, without rounding; linspace in float32 may be off by one node

@@ -1,6 +1,6 @@
 """Perplexity of texts under a causal language model.
 
-It is low for fluent texts and also for dull, repetitive ones: read it beside diversity.
+It is low for fluent texts and also for dull, repetitive ones: read it together with diversity.
 """
 
 from __future__ import annotations

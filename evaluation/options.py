@@ -61,7 +61,7 @@ class PairOptions:
 
     seq2seq_candidates: int = flag(
         5,
-        "candidates per source, drawn in one batch; MBR decoding chooses",
+        "candidates per source, drawn in one batch; MBR decoding selects one of them",
         unit="candidates",
         at_least=1,
         may_change="both",

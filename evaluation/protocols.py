@@ -1,4 +1,4 @@
-"""The published evaluation of the method: which metrics of which texts, under which keys, by which protocol.
+"""The published evaluation of the method: its metrics, the sets of texts, the keys and the protocol.
 
 Sampling, files and trackers belong to the caller. A result is a flat dict of numbers plus "protocol", a dict of
 everything that the numbers depend on: two results are comparable only if their protocols agree.

@@ -96,8 +96,8 @@ class LanguageModel(nn.Module):
                 raise UserError(f"--enc_dec_model {name} cannot be read: {reason(error)}") from error
             raise UserError(
                 f"--enc_dec_model {name} is neither a local folder nor in the local cache, and the hub cannot be "
-                "reached or does not have it: give a local folder, for example one that "
-                "python -m latent_models.pretraining made"
+                "reached or does not have it: give a local folder, for example one written by python -m "
+                "latent_models.pretraining"
             ) from error
         return cls(model, tokenizer, name, frozen, language)
 
@@ -250,7 +250,7 @@ class LanguageModel(nn.Module):
             return self.token_generator.generate_ids(self.model, states, states_mask, decoding, greedy_loop)
 
     def check_fingerprint(self, expected: str | None, run: Path) -> None:
-        """UserError where a run was trained with another language model. expected: its fingerprint, None if unknown."""
+        """UserError if a run was trained with another language model. expected: its fingerprint, None if unknown."""
         if expected and self.fingerprint() != expected:
             raise UserError(
                 f"{self.name} is not the language model that {run} was trained with (other weights or vocabulary): "
@@ -317,7 +317,7 @@ def _with_weights(name: str, where: dict[str, Any]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' loading report; our errors give what matters of it in one line."""
+    """Turn off transformers' loading report; our errors give its important parts in one line."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -327,7 +327,7 @@ def _quiet() -> Iterator[None]:
 
 
 def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
-    """UserError where a tokenizer does not belong to the model."""
+    """UserError if a tokenizer does not belong to the model."""
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token")
     vocabulary = tokenizer.get_vocab()

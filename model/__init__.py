@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class DenoiserRow(NamedTuple):
-    """A row of DENOISERS."""
+    """A denoising network; a value of DENOISERS."""
 
     module: str  # below model
     name: str  # its class: (latent_dim, max_len, options, *, num_classes, source_dim), called as Denoiser.forward

@@ -85,7 +85,7 @@ class SourceTokens(nn.Module):
 
 
 def check_classes(class_conditional: bool, num_classes: int) -> int:
-    """The number of classes of the network, 0 for an unconditional one. UserError where the corpus has none."""
+    """The number of classes of the network, 0 for an unconditional one. UserError if the corpus has none."""
     if class_conditional and num_classes < 1:
         raise UserError(
             "--class_conditional needs a corpus with class labels, and this one has none: "

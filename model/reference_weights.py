@@ -77,7 +77,7 @@ def denoiser_name(reference: str, branches: tuple[str, ...], rules: Rules) -> st
 
 
 def load_renamed(module: nn.Module, state: Mapping[str, Tensor], name: Callable[[str], str], what: str) -> None:
-    """Copy state into module. UserError where names or shapes differ; the module is then unchanged."""
+    """Copy state into module. UserError if names or shapes differ; the module is then unchanged."""
     ours = {name(key): value for key, value in state.items()}
     own = module.state_dict()
     differences = [f"lacks {k}" for k in own if k not in ours]

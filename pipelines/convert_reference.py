@@ -103,9 +103,9 @@ def make_settings(program: Program, saved: Mapping[str, Any], folder: Path, **ch
 
 
 def check_same_weights(model: nn.Module, copy: Mapping[str, Tensor], name: str, file: Path, flag: str) -> None:
-    """UserError where a frozen model differs from its copy in a checkpoint.
+    """UserError if a frozen model differs from its copy in a checkpoint.
 
-    copy: weights of the copy, under the names of the model. flag: that names the folder of the model.
+    copy: weights of the copy, under the names of the model. flag: the flag that names the folder of the model.
     """
     own = model.state_dict()
     for key, x in copy.items():

@@ -32,8 +32,8 @@ class LoadedRun:
 def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = (), **flags: FlagValue) -> LoadedRun:
     """Load a run folder; the corpus is not needed.
 
-    flags: that an evaluation may set, such as sampler="dpmpp" or sampling_timesteps=20. argv: flags as on a command
-    line. UserError where the folder is not the run of a denoiser, or a flag is fixed by training.
+    flags: flags that an evaluation may set, such as sampler="dpmpp" or sampling_timesteps=20. argv: flags in the form
+    of a command line. Raises UserError if the folder is not the run of a denoiser, or a flag is fixed by training.
     """
     arguments = [*argv, *(word for name, value in flags.items() for word in _as_arguments(name, value))]
     settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *arguments])

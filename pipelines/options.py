@@ -96,7 +96,7 @@ class PretrainingValidationOptions:
 
 @dataclass
 class EmbeddingLossOptions:
-    """Losses of a space of token embeddings beside that of the estimate of x0."""
+    """Losses of a space of token embeddings, added to the loss of the x0 estimate."""
 
     decoder_nll_weight: float = flag(
         1.0,
@@ -148,10 +148,10 @@ class ControlOptions:
     guidance_steps: int = flag(
         3, "gradient steps after each sampling step", unit="steps", at_least=1, needs="latent_classifier"
     )
-    guidance_strength: float = flag(1.0, "weight of the label", needs="latent_classifier")
+    guidance_strength: float = flag(1.0, "factor on the gradient of the classifier", needs="latent_classifier")
     guidance_prior_weight: float = flag(
         1.0,
-        "weight of the diffusion model's own prior in --classifier_guidance langevin; 0 leaves it out",
+        "weight of the term for the prior in --classifier_guidance langevin; 0: no such term",
         at_least=0,
         needs="latent_classifier",
         config_only=True,
@@ -244,7 +244,7 @@ class AbsorbingOptions:
     )
     denoise_rate: float = flag(
         0.2,
-        "with --denoise: a token is replaced with the probability rate * sigma_t (sampling: the sigma of the step)",
+        "a token is replaced with the probability rate * sigma_t; in sampling, rate * std of the step's noise",
         at_least=0,
         at_most=1,
         needs="denoise",

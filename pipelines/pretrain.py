@@ -106,7 +106,7 @@ def build_language_model(options: PretrainingOptions, tokenizer: Any, name: str)
 
 
 def _meta_model(settings: Settings[PretrainConfig]) -> dict[str, torch.nn.Module]:
-    """The model on the meta device, for a dry run, which does not read the corpus: with the largest vocabulary."""
+    """The model on the meta device, for a dry run; it has the largest vocabulary, since the corpus is not read."""
     options = settings.config.model
     words = [f"word{i}" for i in range(options.vocab_size)]
     tokenizer = train_tokenizer(words, "word", options.vocab_size, options.max_seq_len)

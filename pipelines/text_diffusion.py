@@ -70,10 +70,10 @@ class TextDiffusionPipeline:
     ) -> Self:
         """Load a run folder; the corpus is not needed.
 
-        device: auto, cuda, mps or cpu. flags: that an evaluation may set, such as preset="fast", sampler="dpmpp" or
-        sampling_timesteps=20. argv: flags as on a command line. Texts are sampled in batches of the size of training,
-        and a call for fewer texts costs as much as a full batch: eval_batch_size=8 makes batches of eight, and other
-        texts. UserError where the folder is not the run of a denoiser, or a flag is fixed by training.
+        device: auto, cuda, mps or cpu. flags: flags that an evaluation may set, such as preset="fast" or
+        sampling_timesteps=20. argv: flags in the form of a command line. Texts are sampled in batches of the training
+        batch size, so a call for fewer texts costs as much as a full batch; with eval_batch_size=8 batches have eight
+        texts, which differ. Raises UserError if the folder is not the run of a denoiser, or training fixed a flag.
         """
         run = load_run(folder, device=device, argv=argv, **flags)
         settings, components = run.settings, run.components
@@ -227,7 +227,7 @@ class TextDiffusionPipeline:
         class_id: int | str | Sequence[int | str] | None = None,
         guidance: float | None = None,
     ) -> list[Snapshot]:
-        """Snapshots of n texts on their way from noise; the last one equals sample() with the same arguments."""
+        """Decoded intermediate estimates of n texts; the last snapshot equals sample() with the same arguments."""
         pipeline = copy(self)
         pipeline.generator = copy(self.generator)
         trajectory = pipeline.generator.with_trajectory(texts=n, snapshots=snapshots)
@@ -254,7 +254,7 @@ class TextDiffusionPipeline:
             raise UserError(f"this run generates from sources, and {method} takes none: use candidates")
 
     def _conditions(self, class_id: int | str | Sequence[int | str] | None, n: int) -> ConditionFn | None:
-        """Conditions of n texts for a class, or one class for each. UserError where the run has no such class."""
+        """Conditions of n texts for a class, or one class for each. UserError if the run has no such class."""
         if class_id is None:
             if not self.has_null_class:
                 raise UserError("this run was trained without a null class: give class_id")
@@ -266,7 +266,7 @@ class TextDiffusionPipeline:
         return per_text_classes([self._class_index(c) for c in class_id])
 
     def _with_guidance(self, weight: float | None, conditional: bool) -> TextGenerator:
-        """The generator, or a copy with another guidance weight. UserError where the run cannot be guided."""
+        """The generator, or a copy with another guidance weight. UserError if the run cannot be guided."""
         if weight is None:
             return self.generator
         if weight != 1 and not conditional:

@@ -52,7 +52,7 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     config = settings.config
     if config.task.diffusion_run is None:
         raise UserError("--diffusion_run is missing: name the run folder whose samples are to be controlled")
-    read_args(Path(config.task.diffusion_run))  # UserError where it is no run, before a folder is made
+    read_args(Path(config.task.diffusion_run))  # UserError if it is no run, before a folder is made
     if config.run.dry_run:
         return _dry_run(settings)
 

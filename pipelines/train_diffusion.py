@@ -198,7 +198,7 @@ def load_corpus_with_classes(run: RunContext[DiffusionConfig]) -> Corpus:
 
 
 def make_ema(settings: Settings[DiffusionConfig], model: DiffusionModel) -> EMA:
-    """Averaged weights that start from the weights as they are now."""
+    """Averaged weights that start from the current weights."""
     foreach = not settings.config.optimizer.no_fused_optimizer
     return EMA(model, settings.config.ema.ema_decay, settings.config.ema.ema_update_every, foreach=foreach)
 

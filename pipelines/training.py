@@ -22,7 +22,7 @@ from utils.state import State
 def resume(run: RunContext[TrainingConfig], state: State, check: Callable[[Checkpoint], None] | None = None) -> bool:
     """With --resume_training, restore the newest checkpoint of the run folder. Returns whether it did.
 
-    check: called with the checkpoint before anything is restored; raises UserError where it does not fit the run.
+    check: called with the checkpoint before anything is restored; raises UserError if it does not fit the run.
     """
     if not run.settings.config.run.resume_training:
         return False

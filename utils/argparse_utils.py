@@ -1,4 +1,4 @@
-"""Command lines of small programs: argparse, whose complaints are one line like those of all programs here."""
+"""Command lines of small programs: argparse with error messages of one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from utils.errors import UserError
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Instead of its usage, several lines, it raises a UserError: for a main function within utils.errors.one_line."""
+    """Raises UserError where argparse would print its usage; wrap main with utils.errors.exit_on_user_error."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")

@@ -67,7 +67,7 @@ class Layout:
 class ArrayCache:
     """A complete cache. `rows` and `padded_rows` read only the rows of the index, and return copies.
 
-    Raises UserError where the folder is damaged, or holds other arrays than the layouts.
+    Raises UserError if the folder is damaged, or holds other arrays than the layouts.
     """
 
     def __init__(self, folder: Path, key: str, n: int, layouts: Mapping[str, Layout]) -> None:
@@ -125,9 +125,9 @@ def open_or_build(
 ) -> ArrayCache:
     """The cache of `key` below `folder`; shards that are missing are computed now.
 
-    rank, world_size: which shards this process takes first; afterwards it takes those that other ranks have not.
+    rank, world_size: select the shards that this process takes first; then it takes those that no other rank has taken.
     progress: called with the number of rows on disk, those of other processes included.
-    disk_full_hint: advice in the UserError where the disk is too small.
+    disk_full_hint: advice in the UserError if the disk is too small.
     """
     place = folder / key
     if not _complete(place):
@@ -205,7 +205,7 @@ def _build(
 
 
 def _allocate(place: Path, key: str, n: int, layouts: Mapping[str, Layout], shards: int, disk_full_hint: str) -> None:
-    """Write the plan and empty arrays, unless they exist. Raises UserError where the disk is too small."""
+    """Write the plan and empty arrays, unless they exist. Raises UserError if the disk is too small."""
     plan = _plan(key, n, layouts) | {"shards": shards}  # another number would change the rows of finished shards
     (place / "shards").mkdir(parents=True, exist_ok=True)
     with _locked_shard(place / "lock", wait=True):
@@ -259,7 +259,7 @@ def _gather(
 
 
 def _write(path: Path, rows: np.ndarray, at: int) -> None:
-    """Rows into an array on disk, from position `at` on.
+    """Write rows into an array on disk, from position `at`.
 
     By pwrite, not a memory map: a full disk then raises an error, instead of a signal that kills the process.
     """
@@ -280,7 +280,7 @@ def _write(path: Path, rows: np.ndarray, at: int) -> None:
 
 @contextmanager
 def _locked_shard(marker: Path, wait: bool) -> Iterator[int | None]:
-    """An open handle of a shard that this process is to compute; None where it is done, or another process has it.
+    """An open handle of a shard that this process should compute; None if it is complete or another process has it.
 
     The lock ends with the process, however that ends. Without locks, on a system or a file system that has none,
     processes may compute the same shard twice, and write the same.
@@ -319,7 +319,7 @@ def _plan(key: str, n: int, layouts: Mapping[str, Layout]) -> dict[str, Any]:
 
 
 def _open(folder: Path, name: str, layout: Layout, n: int) -> np.ndarray:
-    """A memory-mapped array. ValueError where it differs from the layout."""
+    """A memory-mapped array. ValueError if it differs from the layout."""
     array = np.load(folder / f"{name}.npy", mmap_mode="r")
     shape = (layout.row_offset(n), *layout.shape)
     if array.shape != shape or array.dtype != np.dtype(layout.dtype):

@@ -2,7 +2,7 @@
 
     {run}/checkpoints/step_00001000/{name}.safetensors ...   the last `keep` of them
                                     state.json               metadata, and the SHA-256 of each file
-    {run}/best/                                              the same, of the best so far
+    {run}/best/                                              the same for the best checkpoint so far
 
 A folder is written under another name, synced to disk and renamed, so that a run killed at any moment leaves a complete
 one. metadata["step"] gives the folder its name; no other metadata or tensor is interpreted here.
@@ -69,7 +69,7 @@ def save(
 def load(folder: Path | str) -> Checkpoint:
     """Load the newest intact checkpoint of a run. Prints a warning for each damaged one.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     root = Path(folder) / "checkpoints"
     for _, path in _candidates(root):
@@ -87,7 +87,7 @@ def save_best(folder: Path | str, tensors: Mapping[str, Mapping[str, Tensor]], m
 
 
 def load_best(folder: Path | str) -> Checkpoint:
-    """Load folder/best. Raises UserError where there is none, or it is damaged."""
+    """Load folder/best. Raises UserError if there is none, or it is damaged."""
     best = Path(folder) / "best"
     problem = "it holds no best checkpoint"
     for path in (best, _replaced(best)):
@@ -246,7 +246,7 @@ def optimizer_metadata(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Load a packed state into an optimizer over the same parameters. Raises UserError where the parameters differ."""
+    """Load a packed state into an optimizer over the same parameters. Raises UserError if the parameters differ."""
     names = _parameter_names(optimizer)
     if sorted(names) != sorted(metadata["names"]) or len(metadata["groups"]) != len(optimizer.param_groups):
         different = sorted(set(names) ^ set(metadata["names"]))

@@ -99,7 +99,7 @@ def uses_cuda_graphs(module: nn.Module) -> bool:
 
 @contextmanager
 def uncompiled(network: nn.Module) -> Iterator[None]:
-    """Within, a network runs uncompiled: for a batch of a size that hardly occurs again."""
+    """Context manager: inside it a network runs uncompiled, for a batch of a rare size."""
     held = [(part, part._compiled_call_impl) for part in network.modules() if part._compiled_call_impl is not None]
     for part, _ in held:
         part._compiled_call_impl = None

@@ -85,7 +85,7 @@ class DistContext:
 def pick_device(flag: str = "auto") -> torch.device:
     """The device of --device; auto takes cuda, else mps, else the CPU. Under a launcher: the GPU of this local rank.
 
-    Raises UserError where torch finds no such device, or this machine has more processes than GPUs: accelerate would
+    Raises UserError if torch finds no such device, or this machine has more processes than GPUs: accelerate would
     let two processes share one GPU.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -140,7 +140,7 @@ def new_cpu_group() -> Any:
 
 
 def cleanup() -> None:
-    """Leave the process group, so that the launcher sees a clean end."""
+    """Leave the process group, so that the launcher reports no error."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -197,8 +197,8 @@ def autocast(device: torch.device, mixed_precision: str) -> Callable[[], Abstrac
 def has_bf16(device: torch.device | None = None) -> bool:
     """Whether the device has instructions for bfloat16; where it is emulated, autocast costs time.
 
-    The environment variable DISABLE_BF16=1 makes the answer False everywhere, to compute on a new processor what an
-    older one computes (the iteration of Muon) and to test both on one machine.
+    The environment variable DISABLE_BF16=1 makes it return False everywhere, to reproduce the results of an older
+    processor on a new one (the iteration of Muon) and to test both on one machine.
     """
     if os.environ.get("DISABLE_BF16") == "1":
         return False

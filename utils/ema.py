@@ -1,6 +1,6 @@
 """EMA: the exponential moving average of trained weights, for evaluation and sampling.
 
-Ours, since accelerate has none: its averages are torch's AveragedModel, a second module on the device.
+accelerate has no EMA of this kind: its averages are torch's AveragedModel, a second module on the device.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class EMA:
 
     @torch.no_grad()
     def load_state_dict(self, tensors: Mapping[str, Tensor], updates: int | None = None) -> None:
-        """Load saved averages and their number of updates. ValueError where names or shapes differ."""
+        """Load saved averages and their number of updates. ValueError if names or shapes differ."""
         missing, extra = self.tensors.keys() - tensors.keys(), tensors.keys() - self.tensors.keys()
         if missing or extra:
             wrong = sorted(missing or extra)[0]
@@ -79,7 +79,7 @@ class EMA:
 
     @contextmanager
     def applied(self, module: nn.Module | None = None) -> Iterator[None]:
-        """Within, the module holds the averaged weights. module: one with the same names; None: the averaged module."""
+        """Context manager: inside it the module has the averaged weights. module: None for the averaged module."""
         averages, weights = self._pairs(module if module is not None else self._module)
         with torch.no_grad():
             # Copied, not exchanged: captured CUDA graphs and fused optimizers keep the addresses of weights.

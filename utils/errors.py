@@ -35,7 +35,7 @@ def one_line_text(text: object) -> str:
 
 
 def user_message(error: BaseException) -> str:
-    """One line about an error, with advice where _HINTS has some."""
+    """One line about an error, with advice if _HINTS has some."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         line = one_line_text(f"{error.filename}: {error.strerror}")
     else:

@@ -22,7 +22,7 @@ _UNSUPPORTED = {
 def launcher_defaults() -> dict[str, Any]:
     """Values by flag name: mixed_precision, device and compile, where accelerate was configured for other than its own.
 
-    Raises UserError where it was configured for what these programs do not do.
+    Raises UserError if accelerate is configured for a feature that these programs lack.
     """
     for name, (what, advice) in _UNSUPPORTED.items():
         if _is_on(name):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Within, no other process is within for the same path. The lock ends with the process, however that ends.
+    """Context manager: only one process at a time is inside it for the same path. The lock ends with the process.
 
-    Without locks, on a system or a file system that has none, nothing is locked: the work within must bear being done
+    Without locks, on a system or a file system that has none, nothing is locked: the work inside must be safe to do
     twice.
     """
     lock = path.with_name(f"{path.name}.lock")
@@ -33,7 +33,7 @@ _locked: dict[Path, int] = {}  # folders that this process has locked -> open ha
 
 
 def try_lock(folder: Path) -> bool:
-    """Lock a folder for this process until release(), or until the process ends, however that ends. Writes nothing.
+    """Lock a folder for this process until release(), or until the process ends in any way. Writes nothing.
 
     False where another process has locked it. As with exclusive(), nothing is locked where there are no locks.
     """

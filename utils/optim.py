@@ -23,7 +23,7 @@ def decay_split(named: Named, matrices: Set[int] = frozenset()) -> list[dict[str
     """Parameter groups: weight decay for tensors with two or more dimensions, none for the rest (gains, biases).
 
     Holds trainable parameters only, tied ones once, with their names, which checkpoints use.
-    matrices: ids of parameters that get a group of their own, marked `muon`.
+    matrices: ids of parameters that get a separate group, marked `muon`.
     """
     seen: set[int] = set()
     decayed: list[tuple[str, nn.Parameter]] = []
@@ -97,7 +97,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of --optimizer for trainable parameters. parameters: module(s), or (name, parameter) pairs.
 
-    Raises UserError where every parameter is frozen.
+    Raises UserError if every parameter is frozen.
     """
     parts: list[Any] = [parameters] if isinstance(parameters, nn.Module) else list(parameters)
     matrices: set[int] = set()
@@ -162,7 +162,7 @@ class LrSchedule:
         self._losses: Tensor | None = None
 
     def step(self, loss: Tensor | None = None, average: Callable[[Tensor], Tensor] = lambda x: x) -> None:
-        """After an optimizer step. loss: its mean loss, a scalar tensor. average: the mean over ranks."""
+        """Advance the schedule by an optimizer step. loss: its mean loss, a scalar tensor. average: mean over ranks."""
         if not self.by_loss:
             self.inner.step()
             return

@@ -93,7 +93,7 @@ class LoopOptions:
     mixed_precision: str = flag(
         "no", "autocast of forward passes", choices=("no", "fp16", "bf16"), may_change="both", published=True
     )
-    device: str = flag("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"), may_change="invocation")
+    device: str = flag("auto", "device that computes", choices=("auto", "cuda", "mps", "cpu"), may_change="invocation")
 
 
 @dataclass
@@ -165,7 +165,7 @@ class RunOptions:
     )
     config: str | None = flag(
         None,
-        "YAML or JSON file of flags, or NAME=VALUE[,NAME=VALUE]; may be repeated; typed flags override it",
+        "YAML or JSON file of flags, or NAME=VALUE[,NAME=VALUE]; may be repeated; other typed flags override it",
         may_change="invocation",
     )
     dry_run: bool = flag(

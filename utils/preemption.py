@@ -1,4 +1,4 @@
-"""When and why training stops: all steps are done, time is up, or a signal came. All ranks agree on it."""
+"""Reasons to stop training: all steps are done, time is up, or a signal came. All ranks stop at the same step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """Records SIGTERM and SIGINT instead of dying of them: `with StopSignals() as stop: ... stop.received`.
+    """Records SIGTERM and SIGINT instead of ending the process: `with StopSignals() as stop: ... stop.received`.
 
     A second Ctrl-C interrupts at once. Outside the main thread, where Python allows no handlers, it records nothing.
     """
@@ -59,7 +59,10 @@ class StopSignals:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within, check_interrupt may raise Interrupted, which the caller handles. A training step is always finished."""
+    """Context manager: inside it check_interrupt may raise Interrupted, which the caller handles.
+
+    Training steps run outside it and are always finished.
+    """
     before, StopSignals.is_interruptible = StopSignals.is_interruptible, True
     try:
         yield
@@ -70,7 +73,7 @@ def interruptible() -> Iterator[None]:
 def check_interrupt() -> None:
     """Raise Interrupted if a signal came, within interruptible(). Long loops poll this: clusters grant only seconds.
 
-    With several processes it never raises, since they would have to agree on it first.
+    With several processes it never raises, since all of them would have to stop together.
     """
     stop = StopSignals.active
     dist = torch.distributed
@@ -80,7 +83,7 @@ def check_interrupt() -> None:
 
 
 def stop_reason(state: State, stop: StopSignals, started: float, options: LoopOptions) -> str | None:
-    """Why to stop after this step, or None. All ranks get the same answer: one that went on would wait for ever."""
+    """The reason to stop after this step, or None; the same on all ranks, since a rank that continued would hang."""
     late = options.max_seconds is not None and time.monotonic() - started >= options.max_seconds
     mine = stop.received or ("time" if late else None)
     if state.dist.world_size == 1:

@@ -30,10 +30,10 @@ def relative_path(path: str, folder: Path) -> str | None:
 
 
 def locate_model(name: str, run: Path | None, recorded: str | None, flag: str = "--enc_dec_model") -> str:
-    """Where the language model that a run folder refers to is now: a folder, or a hub id.
+    """Find the language model of a run folder: returns a folder or a hub id.
 
-    name: as the run recorded it. recorded: its path relative to the run folder, None for a hub id. flag: named in the
-    UserError where a recorded folder does not exist.
+    name: the name that the run recorded. recorded: its path relative to the run folder, None for a hub id. flag: the
+    flag that a UserError names if a recorded folder does not exist.
     """
     if run is None or recorded is None or Path(name).is_dir():
         return name

@@ -1,6 +1,6 @@
 """Progress and speed of long work.
 
-ProgressBar    by tqdm: rate and time left, as one moving line in a terminal, as a line now and then in a log file
+ProgressBar    by tqdm: rate and time left, one updated line in a terminal, occasional lines in a log file
 Stopwatch      seconds and throughput of the parts of sampling and evaluation
 """
 
@@ -107,7 +107,7 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, what: str, texts: int) -> Iterator[None]:
-        """Within, time counts for the part `what`, which produces so many texts. Synchronizes the device at the end."""
+        """Context manager: adds its time and the number of texts to `what`. Synchronizes the device at the end."""
         began = time.perf_counter()
         yield
         if self.device is not None:
@@ -117,7 +117,7 @@ class Stopwatch:
 
     @classmethod
     def merge_parallel(cls, watches: Sequence[Stopwatch]) -> Stopwatch:
-        """Of processes that shared the work at the same time: texts of all, seconds of the slowest."""
+        """Merge the stopwatches of processes that shared the work: texts of all, seconds of the slowest."""
         joined = cls(watches[0].device)
         for watch in watches:
             joined.seconds |= watch.seconds  # the larger of each
@@ -127,7 +127,7 @@ class Stopwatch:
 
     @classmethod
     def merge_sequential(cls, watches: Sequence[Stopwatch]) -> Stopwatch:
-        """Of jobs that ran one after another: sums."""
+        """Merge the stopwatches of jobs that ran one after another: sums of texts and seconds."""
         joined = cls(watches[0].device)
         for watch in watches:
             joined.seconds += watch.seconds
@@ -140,7 +140,7 @@ class Stopwatch:
         return {what: self.texts[what] / seconds for what, seconds in self.seconds.items() if seconds > 0}
 
     def count(self, passes: int, texts: int) -> None:
-        """Add forward passes that verified the drafts of so many texts, summed over the texts."""
+        """Add the number of forward passes that verified drafts, summed over texts, and the number of texts."""
         self.draft_passes, self.drafted_texts = self.draft_passes + passes, self.drafted_texts + texts
 
     def metadata(self) -> dict[str, float]:
@@ -151,7 +151,7 @@ class Stopwatch:
         return found
 
     def note(self, processes: int = 1) -> str:
-        """For the progress bar. processes: number of those that do the same work, by which rates are multiplied."""
+        """Text for the progress bar. processes: number of processes that share the work; rates are multiplied by it."""
         parts = [f"{what} {rate * processes:.3g} texts/s" for what, rate in self.rates().items()]
         parts += [f"{self.draft_passes / self.drafted_texts:.3g} passes/text"] if self.drafted_texts else []
         return ", ".join(parts)

@@ -36,7 +36,7 @@ def new_run_folder(save_dir: str | Path, dataset: str) -> Path:
 
 
 def resolve(path: str | Path, run_folder: str | Path | None, flag: str) -> Path:
-    """The path of something a run refers to: as given, else relative to the run folder. flag: for the UserError."""
+    """Resolve a path that a run records: as given, else relative to the run folder. flag: named in the UserError."""
     given = Path(path)
     places = [given] if run_folder is None or given.is_absolute() else [given, Path(run_folder) / given]
     for place in places:
@@ -47,7 +47,7 @@ def resolve(path: str | Path, run_folder: str | Path | None, flag: str) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file atomically: to a temporary file beside it, fsync, rename. Makes the folder."""
+    """Write a file atomically: to a temporary file in its folder, fsync, rename. Makes the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")

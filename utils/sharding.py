@@ -47,7 +47,7 @@ def layers_of(module: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def unsharded(module: nn.Module) -> Iterator[None]:
-    """Within, any method of a sharded module can be called; the layers still gather themselves."""
+    """Context manager: inside it any method of a sharded module can be called; each layer is gathered when it runs."""
     if not is_sharded(module):
         yield
         return
@@ -87,7 +87,7 @@ def shard_like(x: Tensor, like: Tensor) -> Tensor:
 
 @contextmanager
 def sync_gradients(module: nn.Module, now: bool) -> Iterator[None]:
-    """Within, backward averages gradients over ranks (now=True), or leaves them for a later one."""
+    """Context manager: inside it backward averages gradients over ranks (now=True), or leaves them for a later one."""
     module.set_requires_gradient_sync(now)  # type: ignore[operator]
     yield
 

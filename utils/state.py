@@ -1,6 +1,6 @@
 """Training state: in memory, and as the tensors and metadata of a checkpoint. Independent of data and loop.
 
-Ours and not Accelerator.save_state, which keeps no data position, pickles, and writes one file per rank: a resumed run
+It replaces Accelerator.save_state, which has no data position, pickles, and writes one file per rank: a resumed run
 must equal an uninterrupted one bit for bit, on any number of processes.
 """
 

@@ -42,7 +42,7 @@ def tokenizer_rules(tokenizer: Any) -> str:
 
 
 def check_same_tokenizer(tokenizer: Any, expected: str | None, run: Path | str, flag: str = "--vocab") -> None:
-    """UserError where a run was trained with another tokenizer. expected: its fingerprint, if one is known."""
+    """UserError if a run was trained with another tokenizer. expected: its fingerprint, if one is known."""
     if expected and fingerprint(tokenizer) != expected:
         raise UserError(
             f"{run} was trained with another tokenizer (other vocabulary, merges or normalization): "

@@ -20,7 +20,7 @@ def train_mode(module: nn.Module) -> None:
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Within, evaluation mode and no gradients; afterwards each submodule has its mode again."""
+    """Context manager: evaluation mode without gradients; afterwards the mode of each submodule is restored."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

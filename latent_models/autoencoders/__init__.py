@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AutoencoderRow(NamedTuple):
-    """A row of AUTOENCODERS."""
+    """A kind of autoencoder; a value of AUTOENCODERS."""
 
     module: str  # below latent_models/autoencoders
     name: str  # name of the class, an Autoencoder

@@ -192,7 +192,7 @@ def _is_greedy(decoding: dict[str, Any]) -> bool:
 
 
 def make_token_generator(options: GenerationOptions, model: Any, name: str) -> TokenGenerator:
-    """A token generator for a model; UserError where transformers has no static cache for its family."""
+    """A token generator for a model; UserError if transformers has no static cache for its family."""
     if options.kv_cache == "static" and not getattr(model, "_can_compile_fullgraph", False):
         raise UserError(
             f"--kv_cache static: transformers has no static cache for {name} ({model.config.model_type}): leave it out"

@@ -14,7 +14,7 @@ from utils.errors import UserError
 
 
 def small_bart(options: PretrainingOptions, tokenizer: Any) -> BartForConditionalGeneration:
-    """A BART of the given size for a tokenizer. UserError where the width is not divisible by the heads."""
+    """A BART of the given size for a tokenizer. UserError if the width is not divisible by the heads."""
     if options.d_model % options.heads:
         raise UserError(f"--d_model {options.d_model} is not divisible by --heads {options.heads}")
     config = BartConfig(

@@ -143,7 +143,7 @@ class EmbeddingSpace(LatentSpace):
         return torch.where(mask, nll, 0).sum(1) / mask.sum(1).clamp(min=1)
 
     def losses(self, batch: Batch, latents: Latents, x0_hat: Tensor) -> dict[str, Tensor]:
-        """decoder_nll: -log p(w | x0), the loss that keeps embeddings apart."""
+        """decoder_nll: -log p(w | x0), the loss that keeps embeddings of different tokens apart."""
         return {"decoder_nll": self.nll(batch, latents.x0)}
 
     def project(self, x0: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def unknown_rate(tokenizer: Any, texts: Sequence[str]) -> float:
 
 
 def check_coverage(tokenizer: Any, texts: Sequence[str], options: TokenizerOptions) -> float:
-    """The rate of unknown words, for the log; UserError where it is too large."""
+    """The rate of unknown words, for the log; UserError if it is too large."""
     share = unknown_rate(tokenizer, texts)
     if share > options.max_unk_rate:
         raise UserError(

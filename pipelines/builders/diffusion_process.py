@@ -56,7 +56,7 @@ class DiffusionProcess:
         )
 
     def weight_losses(self, losses: Tensor, t: Tensor) -> Tensor:
-        """losses (B,) of texts at times t (B,), each times the weight of its noise level."""
+        """Multiply losses (B,) of texts at times t (B,) by the weights of their noise levels."""
         return losses if self.weighting is None else losses * self.weighting(self.train_schedule, t)
 
     def grid(self, steps: int) -> Tensor:
@@ -74,7 +74,7 @@ def make_process(
 ) -> DiffusionProcess:
     """The process of the options. Raises ValueError or UserError if they cannot be combined.
 
-    variant: --denoiser_variant, which decides the time input. trained_scale: --scale of training, where options hold
+    variant: --denoiser_variant, which determines the time input. trained_scale: --scale of training, where options hold
     another for sampling. student: whether the denoiser is a student of a distillation. Its predictions are estimates of
     x0 only at the last step (diffusion/ddim_maps), so only that one is projected.
     """

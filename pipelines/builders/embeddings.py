@@ -29,7 +29,7 @@ FROZEN = "embeddings.safetensors"  # file of a run whose embeddings do not train
 
 
 def first_step_sigma(schedule: Schedule) -> float:
-    """sigma_0: the noise of the first step of a chain, what x0 carries around its embedding; 0 in continuous time."""
+    """sigma_0: the noise of a chain's first step, which x0 has around its embedding; 0 in continuous time."""
     timesteps = num_timesteps(schedule)
     return 0.0 if timesteps is None else float(schedule(torch.tensor(1 / timesteps, dtype=torch.float64)).sigma)
 
@@ -61,7 +61,7 @@ def save_embeddings(space: EmbeddingSpace, run: Path) -> None:
 
 
 def find_tokenizer(settings: Settings[DiffusionConfig], run: Path, texts: Sequence[str]) -> Any:
-    """The tokenizer of a trained run, else that of the flags. UserError where its rate of unknown words is too high."""
+    """The tokenizer of a trained run, else that of the flags. UserError if its rate of unknown words is too high."""
     options = settings.config.tokenizer
     if settings.checkpoint_args:
         return _of_run(settings, run)
@@ -75,7 +75,7 @@ def find_tokenizer(settings: Settings[DiffusionConfig], run: Path, texts: Sequen
 
 
 def _refuse_foreign(tokenizer: Any, begun: Path) -> None:
-    """UserError where the run of --init_path has another tokenizer."""
+    """UserError if the run of --init_path has another tokenizer."""
     expected = read_args(begun).get("tokenizer_fingerprint")
     if fingerprint(tokenizer) != expected:
         raise UserError(

@@ -69,15 +69,15 @@ def new_space(settings: Settings[AutoencoderConfig], language_model: LanguageMod
 def context_by_enc_dec_model(settings: Settings[DiffusionConfig]) -> bool:
     """Whether --enc_dec_model names the context encoder of a run with sources.
 
-    It does beside --latent_model_path, as in the published commands: the autoencoder's own language model is named in
-    its args.json. Beside --context_encoder it keeps its usual meaning.
+    It does if --latent_model_path is also given, as in the published commands, since the autoencoder's args.json names
+    its language model. With --context_encoder the flag has its usual meaning.
     """
     named = bool(settings.config.latents.latent_model_path) and "enc_dec_model" in settings.explicit
     return named and settings.config.context.context_encoder is None
 
 
 def check_same_language(settings: Settings[DiffusionConfig], model: LanguageModel, autoencoder: Path) -> None:
-    """UserError where --target_language differs from the language that an autoencoder was trained in."""
+    """UserError if --target_language differs from the language that an autoencoder was trained in."""
     wanted = settings.config.language_model.target_language
     if wanted and resolve_language(model.tokenizer, wanted, model.name) != model.language:
         raise UserError(
@@ -87,7 +87,7 @@ def check_same_language(settings: Settings[DiffusionConfig], model: LanguageMode
 
 
 def check_same_latents(space: CompressedSpace, known: CompressedSpace, folder: Path) -> None:
-    """UserError where an autoencoder gives other latents than the one a denoiser was trained with.
+    """UserError if an autoencoder gives other latents than the one a denoiser was trained with.
 
     Its decoder may differ (--lm_mode decoder).
     """

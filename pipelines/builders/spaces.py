@@ -13,11 +13,11 @@ from pipelines.builders.models import SpaceInputs, load_space, meta_space
 
 
 class SpaceRow(NamedTuple):
-    """A row of SPACES."""
+    """A latent space of --latent_space; a value of SPACES."""
 
     build: Callable[[SpaceInputs], LatentSpace]  # on the device of the inputs; a frozen space in eval mode
-    # How a denoiser trains in it, a row of TRAINING (pipelines/steps/spaces): on "latents", which are encoded once, or
-    # on "tokens", where the space trains too.
+    # Key of TRAINING (pipelines/steps/spaces): "latents", which are encoded once, or "tokens", if the space trains,
+    # too.
     training: str
 
 

@@ -68,7 +68,7 @@ def check_no_decoding(decoding: str, of_embeddings: bool) -> None:
 def read_texts(given: argparse.Namespace, action: str) -> list[str]:
     """The texts of --text and --text_file. action: verb for the error message.
 
-    UserError where there is no text, or no such file.
+    UserError if there is no text, or no such file.
     """
     texts = list(given.text)
     if given.text_file is not None:

@@ -1,4 +1,4 @@
-"""A note on explicit flags without effect: a flag that declares `needs` has one only beside another flag.
+"""A note on explicit flags without effect: a flag that declares `needs` has an effect only with another one.
 
 It is a note and not an error, since published command lines name such flags. Contradictions are refused by the rules.
 """

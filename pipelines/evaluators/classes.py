@@ -69,7 +69,7 @@ class PerClass(Part):
     def __init__(
         self, context: EvaluationContext, classes: Sequence[int], splits: Sequence[str], *, with_held_out: bool
     ) -> None:
-        """classes: those that are sampled. splits: each must have texts of every class, else UserError.
+        """classes: the sampled classes. splits: each must have texts of every class, else UserError.
 
         with_held_out: also compare held-out texts with training texts, for a matrix of real texts.
         """

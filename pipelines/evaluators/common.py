@@ -76,11 +76,11 @@ class EvaluationContext:
 
     @property
     def cache_dir(self) -> Path:
-        """Disk cache of what was computed of real texts, shared by all evaluations into this folder."""
+        """Disk cache of results for real texts, shared by all evaluations that write to this folder."""
         return self.run.folder / "evaluation" / "references"
 
     def load_models(self) -> None:
-        """Load the models that the flags name now: a missing one should raise before hours of training, not after."""
+        """Load the models that the flags name. Called before training, so that a missing model raises at once."""
         if self.options.scorer:
             _ = self.scorer
         if self.classes.classifier and self.config.denoiser.class_conditional:
@@ -147,7 +147,7 @@ class Part(ABC):
         """Load the models that only this part needs and the flags name."""
 
     def write_extras(self, split: str) -> None:  # noqa: B027 most parts write none
-        """Write files beside eval-{split}.json, on rank 0 after the last seed."""
+        """Write files besides eval-{split}.json, on rank 0 after the last seed."""
 
 
 def to_lines(texts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Samples without a source, and real texts beside them, by the published protocol.
+"""Samples without a source, and real texts for comparison, by the published protocol.
 
 Lovelace et al. 2023, section 5, and their code. The metrics are in evaluation/.
 """

@@ -1,4 +1,4 @@
-"""Which classes to sample: one by number or name, each of them, the frequencies of training, or no class."""
+"""Classes to sample: one class by number or name, each class, the training frequencies, or no class."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def one_class(c: int) -> ConditionFn:
 
 
 def per_text_classes(classes: Sequence[int]) -> ConditionFn:
-    """classes[i] for text i, counted over all batches; from the start again where there are more texts."""
+    """classes[i] for text i, counted over all batches; the list is repeated if there are more texts."""
     table = torch.tensor(classes)
 
     def conditions(batch_index: int, n: int, generator: torch.Generator) -> Condition:
@@ -93,6 +93,6 @@ class TrainingClassPrior:
         return Condition.of(class_id=classes)
 
     def classes_of(self, sampled: SampleOutput, strategy: str) -> list[int]:
-        """The class that each text was conditioned on; NO_LABEL for texts that stayed empty."""
+        """The class that each text was conditioned on; NO_LABEL for empty texts."""
         origins = sampled.origins[strategy]
         return [NO_LABEL if origin is None else self.drawn[origin[0]][origin[1]] for origin in origins]

@@ -70,9 +70,9 @@ class ClassifierControl:
 def load_classifier_control(
     options: ControlOptions, space: NormalizedSpace, process: DiffusionProcess, device: torch.device
 ) -> ClassifierControl:
-    """From --latent_classifier and --target_label.
+    """Load the classifier of --latent_classifier, with the label of --target_label.
 
-    UserError where one flag is missing, the folder is not the run of a classifier or belongs to other latents, or the
+    UserError if one flag is missing, the folder is not the run of a classifier or belongs to other latents, or the
     label is unknown.
     """
     if options.latent_classifier is None or options.target_label is None:
@@ -95,9 +95,9 @@ def load_classifier_control(
 
 
 class RoundingHook:
-    """Rounds estimates to the nearest token embeddings (--clamp), or, with --rejection_rate, tokens that have settled.
+    """Rounds estimates to the nearest token embeddings: --clamp, or --rejection_rate, which skips stable tokens.
 
-    For a space whose `project` returns the nearest embedding.
+    The `project` method of the space returns the nearest embedding.
     """
 
     def __init__(self, options: ClampOptions, space: LatentSpace) -> None:

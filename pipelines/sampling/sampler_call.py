@@ -44,7 +44,7 @@ class SampleInputs:
         return inputs if isinstance(inputs, SampleInputs) else cls(inputs)
 
     def __len__(self) -> int:
-        """Number of rows. At least one part must be there."""
+        """Number of rows. At least one part must be given."""
         return next(len(part) for part in self._parts() if part is not None)
 
     @property
@@ -55,7 +55,7 @@ class SampleInputs:
         return self.condition, self.anchor, self.mask, self.decode_mask
 
     def repeat(self, times: int) -> SampleInputs:
-        """Each row `times` times in a row: (B, ...) -> (B * times, ...)."""
+        """Repeat each row `times` times: (B, ...) -> (B * times, ...)."""
         return self._map(lambda part: part.repeat(times), lambda x: x.repeat_interleave(times, dim=0))
 
     def to(self, device: torch.device | str) -> SampleInputs:
@@ -97,6 +97,7 @@ class SamplerCall:
 
     def step_generator(self, purpose: str) -> StepGenerator:
         """step -> a generator of this batch, for one purpose."""
+        # "block" is part of the seed: renaming it would change all samples
         return lambda step: seeded_generator(self.seed, "block", self.batch_index, purpose, step)
 
     @property

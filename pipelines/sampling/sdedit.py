@@ -98,13 +98,13 @@ def slerp(first: Latents, second: Latents, n: int) -> Latents:
 
 @torch.no_grad()
 def ddim_inversion_path(generator: TextGenerator, first: Latents, second: Latents, n: int) -> Latents:
-    """n clean latents (n, L, D) from one text to another, of two (1, L, D), both ends included.
+    """n clean latents (n, L, D) on a path between two texts (1, L, D), both ends included.
 
     DDIM inversion maps each end to its noise; DDIM samples from n points on the arc between the two noises. The ends
     are the two texts again, up to the error of the inversion. No random numbers are drawn. The sampler is always
     DDIM; the number of steps is that of the flags.
     Source: Song et al. 2021, arXiv:2010.02502, sections 5.3 and 5.4.
-    UserError where the round-trip error exceeds MAX_ROUNDTRIP_ERROR, and for a run with hooks or an absorbing state.
+    UserError if the round-trip error exceeds MAX_ROUNDTRIP_ERROR, and for a run with hooks or an absorbing state.
     """
     if generator.absorbing is not None or generator.hooks:
         raise UserError(

@@ -1,6 +1,6 @@
-"""The texts of a batch on their way from noise, shown in a terminal and written as JSON.
+"""Decoded intermediate estimates of a batch, shown in a terminal and written as JSON.
 
-At chosen steps the hook decodes the estimate of x0 as samples are decoded. It changes no sample, so it works in every
+At some steps the hook decodes the estimate of x0 in the same way as samples. It changes no sample, so it works in every
 space and with every sampler.
 """
 

@@ -42,6 +42,7 @@ class ClassifierStep:
         t, _ = draws.sample_global(process.draw_times(step, 1), "time")
         x0 = clean.x0
         if clean.mean is not None:
+            # "spread" is part of the seed: renaming it would change the noise
             x0 = clean.mean + sigma_0(space) * draws.normal("spread", *x0.shape[1:]) * clean.mask[..., None]
         level = broadcast_level(process.train_schedule, t, x0)
         state = self.components.model.absorbing

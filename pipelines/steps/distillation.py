@@ -88,8 +88,9 @@ class DistillationStep:
         return losses, {"student_step": torch.full_like(losses, k + 1)} | terms
 
     def _select_step(self, step: int) -> int:
-        """The step of the student's grid to train. In random order: losses logged at an interval are of all of them."""
+        """The step of the student's grid to train. The order is random, so that losses logged at intervals cover all."""
         cycle, place = divmod(step, self.student_steps)
+        # "jumps" is part of the seed: renaming it would change the order
         order = torch.randperm(self.student_steps, generator=seeded_generator(self.batch_sampler.seed, cycle, "jumps"))
         return int(order[place])
 

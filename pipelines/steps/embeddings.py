@@ -170,7 +170,7 @@ class EmbeddingStep:
         noise = StepNoise(
             t,
             draws.normal("noise", *shape),
-            draws.normal("spread", *shape),
+            draws.normal("spread", *shape),  # part of the seed: renaming it would change the noise
             selected if self.self_condition else None,
             draws.uniform("discrete noise", space.length) if self.loss.denoise_rate else None,
         )

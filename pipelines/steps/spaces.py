@@ -1,4 +1,4 @@
-"""Latent spaces in training: which data module and which training step belong to each --latent_space."""
+"""Latent spaces in training: the data module and the training step of each --latent_space."""
 
 from __future__ import annotations
 
@@ -137,5 +137,5 @@ TRAINING: dict[str, SpaceTraining] = {
 
 
 def space_training(name: str) -> SpaceTraining:
-    """How a denoiser trains in the latent space of a name (--latent_space)."""
+    """The data module and the training step for a value of --latent_space."""
     return TRAINING[SPACES[name].training]

@@ -113,7 +113,7 @@ def saved_flags(program: Program[Any], saved: Mapping[str, Any], folder: Path) -
 def write_args(settings: Settings[Any], folder: Path | str, **metadata: Any) -> Path:
     """Write args.json: the flags, flat, and metadata of the run. An evaluation never overwrites it. Atomic.
 
-    metadata: anything JSON holds under names that are no flags, such as device_name or trainable_params.
+    metadata: JSON values under names that are not flags, such as device_name or trainable_params.
     """
     clash = metadata.keys() & settings.values.keys()
     assert not clash, f"these metadata have the names of flags: {sorted(clash)}"

@@ -2,7 +2,7 @@
 
     sampling_timesteps: int = flag(250, "steps of the reverse process", unit="steps", at_least=1, published=True)
 
-The field is the only place of that knowledge: the parser, --help, the checks, the record of a run, the rules of
+All properties of a flag are declared only there: the parser, --help, the checks, the record of a run, the rules of
 distillation and those of latent spaces all read it. This module depends on no program or command line. The only
 files that it reads are the sources of tables whose keys are the choices of a flag (table_keys).
 """
@@ -125,8 +125,8 @@ def table_keys(module: str, table: str) -> tuple[str, ...]:
 def flag_from(f: Field[Any], hint: Any, default: Any = MISSING, shared: Mapping[str, Any] | None = None) -> Flag:
     """The flag that a field declares.
 
-    hint: its resolved annotation. default: the program's own, over that of the field. shared: attributes of Flag that
-    hold for every field of its group unless the field declares another value.
+    hint: its resolved annotation. default: the program's default, which overrides that of the field. shared: attributes
+    of Flag that hold for every field of its group unless the field declares another value.
     """
     arguments = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     kinds = [a for a in arguments if a is not type(None)]
@@ -143,7 +143,7 @@ def flag_from(f: Field[Any], hint: Any, default: Any = MISSING, shared: Mapping[
 
 
 def convert(flag: Flag, value: Any) -> Any:
-    """A typed string, or a value of a file, as the value that the flag holds. ValueError: what was expected instead."""
+    """Convert a typed string, or a value of a file, to the type of the flag. ValueError states the expected values."""
     may_be_unset = flag.optional and not flag.none_is_text
     if value is None or (may_be_unset and isinstance(value, str) and value.lower() in ("none", "null")):
         if flag.optional:
@@ -169,7 +169,7 @@ def _in_range(flag: Flag, value: Any) -> bool:
 
 
 def range_text(flag: Flag) -> str:
-    """The range of a number in words, or nothing."""
+    """Describe the range of a number; "" without bounds."""
     bounds = (("at least", flag.at_least), ("above", flag.above), ("at most", flag.at_most))
     return " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
 
@@ -228,7 +228,7 @@ def expected(flag: Flag) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value as people read it."""
+    """Format a value for help and messages."""
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
     return str(value)

@@ -132,7 +132,7 @@ class Settings(Generic[C]):
 
     @property
     def values(self) -> dict[str, Any]:
-        """Every value by the flag's name: for loops over flags, and for records. A copy."""
+        """A copy of all values by flag name, for loops over flags and for records."""
         return {name: getattr(getattr(self.config, g), name) for name, g in self.program.group_of.items()}
 
     @property
@@ -145,7 +145,7 @@ class Settings(Generic[C]):
         return getattr(getattr(self.config, self.program.group_of[name]), name)
 
     def path(self, name: str) -> Path:
-        """The folder or file that a flag names, where the rules make sure that it is given."""
+        """The folder or file of a flag that is required by the rules."""
         value = self.get(name)
         assert value is not None, f"--{name} is not given"
         return Path(value)
