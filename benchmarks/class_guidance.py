@@ -4,7 +4,7 @@
     python benchmarks/class_guidance.py --output_dir runs/sst --dataset sst --data_dir FOLDER --max_seconds 600
 
 For each guidance weight (0 ignores the class, 1 is unguided) it samples the same number of texts of every class, all
-from different noise. It reports the label accuracy by a classifier trained on the corpus, beside the accuracy of that
+from different noise. It reports the label accuracy by a classifier trained on the corpus, next to the accuracy of that
 classifier on held-out texts; on the embedded stories also by their grammar; diversity, MAUVE against held-out texts,
 perplexity, memorization. The last row is held-out texts; its MAUVE is that of training texts.
 

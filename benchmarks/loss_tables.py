@@ -1,4 +1,4 @@
-"""Training losses with caching, compilation, bfloat16, accumulation and two processes beside those of a plain run.
+"""Training losses with caching, compilation, bfloat16, accumulation and two processes, next to those of a plain run.
 
     python benchmarks/loss_tables.py --output_dir runs/loss_tables [--steps 20] [--batch 16]
         [--stages denoiser,autoencoder] [--columns plain,cached,...]

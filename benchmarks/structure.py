@@ -12,7 +12,7 @@
         training step   while one call of DiffusionStep runs
         evaluation      from the entry script to the sampler, and while TextGenerator.sample runs; also our calls
                         between TextGenerator.sample and the sampler
-        flag            files that know --sampler: declare it, name it as a string, or read it from the settings
+        flag            files that name --sampler: declare it, name it as a string, or read it from the settings
         saved run       while a run folder becomes a latent space; and in how many of them a function receives the flags
 
 Routes are traced: the programs of the checkout run with a profiler. How long: two minutes.

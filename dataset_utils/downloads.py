@@ -2,7 +2,7 @@
 
 To make a corpus of the catalog downloadable, add a row. `fetch` does the downloads.
 
-Where sha256 is None the checksum is unknown: that of the first download is recorded beside the file, and later files
+Where sha256 is None the checksum is unknown: that of the first download is recorded in the folder, and later files
 are compared with it. The URLs were collected from the pages, papers and packages of the corpora. None of them could be
 tried where this was written; the conversions are tested on small files of the same form.
 """

@@ -236,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = convert_folder(args.name, row, source, folder)
     print(f"wrote {', '.join(f'{split} {n:,}' for split, n in counts.items())} rows to {folder}")
     if args.source is None:
-        print(f"the downloaded files ({_mebibytes(source)} MiB) are kept in {source}: you may remove them")
+        print(f"the downloaded files ({_mebibytes(source)} MiB) are still in {source}: you may remove them")
 
 
 def _mebibytes(folder: Path) -> str:

@@ -21,7 +21,7 @@ from dataset_utils.batching import TokenTable
 from utils.errors import UserError
 from utils.records import Batch
 
-NUM_SPECIAL = 3  # tokens beside those of source and target: two end tokens and the separator
+NUM_SPECIAL = 3  # tokens besides those of source and target: two end tokens and the separator
 _CHUNK = 10_000  # texts that are tokenized at once
 
 

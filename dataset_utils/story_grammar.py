@@ -8,7 +8,7 @@ with a capital. There are few words, so that a small model learns them in a minu
 
 from __future__ import annotations
 
-# The topic is the class of a story; it decides the possible places and the things found there.
+# The topic is the class of a story; it determines the possible places and the things found there.
 TOPICS: dict[str, dict[str, tuple[str, ...]]] = {
     "garden": {"place": ("garden", "orchard", "meadow"), "thing": ("rose", "pear", "pumpkin", "basket")},
     "sea": {"place": ("beach", "harbor", "lighthouse"), "thing": ("shell", "fish", "boat", "pearl")},

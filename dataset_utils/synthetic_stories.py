@@ -42,7 +42,7 @@ class Story:
 
     @property
     def topic(self) -> str:
-        """The class, which the place of the story decides."""
+        """The class, which is determined by the place of the story."""
         return _TOPIC_OF[slots(self)["place"]]
 
     def text(self) -> str:

@@ -35,7 +35,7 @@ class AbsorbingNoise(NamedTuple):
     state: Tensor  # (D,), learned
     shift: Tensor  # absorbing_shift(state, mask)
     mask: Tensor | None = None  # (B, L) bool, the positions that are generated; None: all of them
-    uniform: Tensor | None = None  # (B, L) in [0, 1): decides which positions are replaced; None: no position is
+    uniform: Tensor | None = None  # (B, L) in [0, 1): selects the positions that are replaced; None: none
     mask_rate: float = 0.0  # value of --denoise_rate
 
     @classmethod

@@ -23,7 +23,7 @@ class NoiseLevel(NamedTuple):
 
 Schedule = Callable[[Tensor], NoiseLevel]
 
-CLAMP = 15.0  # nats; before the shift, as in the reference: it decides 1 / alpha(1), hence the first sampling step
+CLAMP = 15.0  # nats; before the shift, as in the reference: it determines 1 / alpha(1), hence the first sampling step
 
 
 def from_log_snr(log_snr: Tensor) -> NoiseLevel:

@@ -1,6 +1,6 @@
 """Disk cache of deterministic arrays that are costly to compute, such as features of references.
 
-Files are named by a hash of everything that decides the arrays, so an entry never becomes stale.
+Files are named by a hash of everything that determines the arrays, so an entry never becomes stale.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Arrays = Mapping[str, np.ndarray]
 def cached_arrays(folder: Path | None, name: str, make: Callable[[], Arrays]) -> Arrays:
     """Return the arrays of folder/{name}.npz; call make() and write the file if it is absent. folder None: no cache.
 
-    name: contains a hash of everything that decides the arrays. A file that cannot be read is made again. A folder that
+    name: contains a hash of all that determines the arrays. A file that cannot be read is made again. A folder that
     cannot be written raises nothing: the arrays are computed again next time.
     """
     if folder is None:

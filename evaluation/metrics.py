@@ -22,7 +22,7 @@ from evaluation.scorers import Scorer
 from evaluation.text_tokens import is_empty
 
 # Protocols: which texts are scored.
-SAMPLES = "samples"  # samples without a source, and real texts beside them
+SAMPLES = "samples"  # samples without a source, and real texts for comparison
 RECONSTRUCTION = "reconstruction"  # decoded held-out texts against the originals
 INTERPOLATION = "interpolation"  # decoded latents between two texts
 # Sequence-to-sequence samples: each against the reference of its source.

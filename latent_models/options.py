@@ -251,7 +251,7 @@ class PretrainingOptions:
 
 @dataclass
 class TokenizerOptions:
-    """Which tokenizer a space of token embeddings has; see latent_models/tokenizers/from_flags."""
+    """The tokenizer of a space of token embeddings; see latent_models/tokenizers/from_flags."""
 
     vocab: str | None = flag(
         None,

@@ -24,7 +24,7 @@ class DenoiserRow(NamedTuple):
     module: str  # below model
     name: str  # its class: (latent_dim, max_len, options, *, num_classes, source_dim), called as Denoiser.forward
     time_input: str  # how the network receives the noise level: a kind of diffusion.denoisers.get_time_input
-    options: type | None = None  # dataclass of flags of its own; the class takes an instance as keyword own_options
+    options: type | None = None  # dataclass of its flags; the class takes an instance as keyword own_options
 
     def load_class(self) -> Any:
         return getattr(import_module(f"{__name__}.{self.module}"), self.name)

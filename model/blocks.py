@@ -177,7 +177,7 @@ class TransformerBackbone(nn.Module):
 
 
 def make_backbone(options: DenoiserOptions, cross: bool) -> TransformerBackbone:
-    """The backbone of the flags. cross: its blocks attend to a memory."""
+    """The backbone of the flags. cross: whether its blocks attend to a memory."""
     return TransformerBackbone(
         options.tx_dim,
         options.tx_depth,

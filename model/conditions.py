@@ -1,4 +1,4 @@
-"""Inputs of a denoiser beside z_t: class, source text, self-conditioning. Each has a learned null,
+"""Inputs of a denoiser besides z_t: class, source text, self-conditioning. Each has a learned null,
 which replaces it in the examples where it is dropped; shapes stay the same.
 
 Shapes: B texts, S tokens, C channels of a source state, D width of the denoiser.

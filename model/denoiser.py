@@ -98,7 +98,7 @@ class Denoiser(nn.Module):
         return self.output_proj(self.norm(x))  # (B, L, d)
 
     def add_self_cond(self, z: Tensor, x0_self_cond: Tensor | None, self_cond_mask: Tensor | None) -> Tensor:
-        """z, concatenated with the estimate of self-conditioning where the network has it."""
+        """Concatenate z with the estimate of self-conditioning, if the network uses it."""
         if self.init_self_cond is None:
             return z
         return concat_self_cond(z, x0_self_cond, self_cond_mask, self.init_self_cond)

@@ -144,7 +144,7 @@ def encoder_config(name: str | None) -> PretrainedConfig:
 def make_encoder(config: PretrainedConfig, options: EncoderDenoiserOptions, dropout: float | None) -> tuple[Any, int]:
     """The encoder and its input width, without word embeddings and pooler, which would be unused.
 
-    dropout: None: that of the configuration.
+    dropout: None for the value of the configuration.
     """
     from transformers import AutoModel
     from transformers.utils import logging

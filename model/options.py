@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from utils.cli.flags import flag, table_keys
 
-# a Hugging Face encoder has a layout of its own
+# the layout of a Hugging Face encoder has separate flags
 OTHER_DENOISERS = tuple(name for name in table_keys("model", "DENOISERS") if name != "encoder")
 
 

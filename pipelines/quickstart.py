@@ -68,7 +68,7 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
     """Run all stages into root, and write the report. Returns 0, or the exit code of the stage that stopped."""
     report_path = root / "report.json"
     if report_path.is_file():
-        print(f"{root} is finished: its report follows. Delete the folder to start anew.")
+        print(f"{root} is finished: its report follows. Delete the folder to run it again.")
         show(root, json.loads(report_path.read_text()))
         return 0
     root.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def make_report(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
 
 
 def show(root: Path, result: dict[str, Any]) -> None:
-    """Print a dozen samples, and the metrics beside those of held-out texts."""
+    """Print a dozen samples, and their metrics next to those of held-out texts."""
     from evaluation import report
 
     texts = json.loads((root / "diffusion/evaluation/eval-valid-seed42-greedy-samples.json").read_text())
@@ -147,7 +147,7 @@ def show(root: Path, result: dict[str, Any]) -> None:
     print(f"\n{'':<26}{'samples':>10}{'held-out':>10}")
     for name, (value, reference) in rows.items():
         print(f"{name:<26}{_number(value):>10}{_number(reference):>10}")
-    print("(perplexity and MAUVE by a small scorer trained on this corpus: they compare with nothing published)")
+    print("(perplexity and MAUVE by a small scorer trained on this corpus, not comparable to published values)")
     seconds = result["seconds"]
     parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total")
     print(f"\n{seconds['total']:.0f} seconds in all: {parts}\nreport: {root / 'report.json'}")

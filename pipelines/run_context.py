@@ -39,7 +39,7 @@ C = TypeVar("C", bound=TrainingConfig, covariant=True)
 
 @dataclass
 class RunContext(Generic[C]):
-    """Settings, devices, run folder and logger of a program, all that it needs besides its own components."""
+    """Settings, processes, run folder and logger: all that a program needs in addition to its own components."""
 
     settings: Settings[C]
     dist: DistContext
@@ -107,7 +107,7 @@ def setup_run(settings: Settings[C], project: str, title: str, names: Mapping[st
         if not is_eval_run(settings) and not try_lock(folder):
             raise UserError(f"another process is training into {folder}: wait for it, or name another --output_dir")
     trackers = make_trackers(settings, project, folder) if dist.is_main else []
-    # An evaluation logs to a folder of its own, so that the training curves of the run do not change.
+    # An evaluation logs to a separate folder, so that the training curves of the run do not change.
     log_folder = folder / EVALUATION if is_eval_run(settings) else folder
     logger = Logger(
         settings.config.loop.log_every,

@@ -82,7 +82,7 @@ STEP_FLAGS = ("--num_train_steps", "--lr_warmup_steps", "--eval_every", "--save_
 
 
 def scale_steps(stage: Stage, factor: float) -> Stage:
-    """The stage with its number of steps, warm-up and intervals times a factor, at least 1 each."""
+    """Multiply the number of steps, warm-up and intervals of a stage by a factor; each is at least 1."""
     words = stage.flags.split()
     for i, word in enumerate(words[:-1]):
         if word in STEP_FLAGS:

@@ -57,7 +57,7 @@ def dry_run(
         return 0
     print()
     print("".join(f"note: {note}\n" for note in corpus.notes), end="")
-    # a context encoder of its own has another tokenizer, which a dry run does not load: no statistics of sources then
+    # a separate context encoder has another tokenizer, which a dry run does not load: no statistics of sources then
     shared = "context encoder (shared)" in parts
     limit = settings.values.get("max_source_len") if shared else None
     length = max_seq_len or settings.get("max_seq_len")

@@ -89,7 +89,7 @@ def run_training(
     if evaluation is not None:
         before = (list(state.pending), dict(state.best))
         evaluation.finish(state)
-        if before != (state.pending, state.best):  # the last checkpoint must hold what the evaluation changed
+        if before != (state.pending, state.best):  # the last checkpoint must hold the changes by the evaluation
             state.save(run.folder, **metadata)
     if reason == "done":
         run.log(f"trained {state.step} steps; results are in {run.folder}")

@@ -55,7 +55,7 @@ UNBOUNDED = 1e-5  # of the largest value, where estimates from eps grow to thous
 
 
 class Result(NamedTuple):
-    """One recorded result beside ours."""
+    """One recorded result and ours."""
 
     file: str
     name: str

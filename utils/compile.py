@@ -82,7 +82,7 @@ def compile_network(
             log(f"note: torch.compile failed ({_short(error)}): running uncompiled; --compile off skips the attempt")
             return result
         works = True
-        # results that are kept over calls, such as a sampler's estimates, must not stay in the graph's memory
+        # results that outlive a call, such as a sampler's estimates, must not stay in the graph's memory
         return result if torch.is_grad_enabled() or mode == "default" else result.clone()
 
     network._compiled_call_impl = call  # as Module.compile() does, with a fallback

@@ -38,7 +38,7 @@ def launcher_defaults() -> dict[str, Any]:
         found["mixed_precision"] = precision
     if _is_on("ACCELERATE_USE_CPU"):
         found["device"] = "cpu"
-    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() == "inductor":  # what --compile uses
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() == "inductor":  # the backend that --compile uses
         found["compile"] = "on"
     return found
 

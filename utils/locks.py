@@ -25,7 +25,7 @@ def exclusive(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        lock.unlink(missing_ok=True)  # a process that waits still gets its turn, and then looks again at what is there
+        lock.unlink(missing_ok=True)  # a waiting process still gets the lock, and then checks the folder again
         os.close(handle)
 
 

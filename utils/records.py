@@ -71,7 +71,7 @@ class Latents(_Record):
 
     x0: Tensor  # (B, L, D)
     mask: Tensor  # (B, L) bool
-    mean: Tensor | None = None  # (B, L, D), the noise-free embedding where x0 carries noise of its own
+    mean: Tensor | None = None  # (B, L, D), the noise-free embedding if x0 has noise added (sigma_0)
 
 
 @dataclass

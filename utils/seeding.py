@@ -32,7 +32,7 @@ def derive_seed(seed: int, *names: int | str) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
-GENERATOR_DEVICES = ("cpu", "cuda", "mps", "xpu")  # with a random number generator of their own
+GENERATOR_DEVICES = ("cpu", "cuda", "mps", "xpu")  # these have a random number generator
 
 
 def seeded_generator(seed: int, *names: int | str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -96,7 +96,7 @@ class Wandb:
             self._tracker = _start(project, mode="offline", **options)
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
-        # "step" is a value and not wandb's own counter, which cannot go back, as an evaluation after training may
+        # "step" is a value and not wandb's own counter, which cannot decrease as an evaluation after training may
         self._tracker.log({**values, "step": step})
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:

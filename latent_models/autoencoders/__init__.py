@@ -1,4 +1,4 @@
-"""Autoencoders by name (--autoencoder). To add one: write its file beside this one, and add a row to AUTOENCODERS.
+"""Autoencoders by name (--autoencoder). To add one: write its file in this folder, and add a row to AUTOENCODERS.
 
 This file imports no torch, so that `--help` stays fast: a row names the module of its class.
 """

@@ -44,7 +44,7 @@ def _normalizer(options: TokenizerTraining) -> normalizers.Normalizer | None:
 
 def words(texts: Iterable[str], options: TokenizerTraining, specials: SpecialTokens) -> Tokenizer:
     """Words and runs of punctuation. Decoding puts one space between words, and joins punctuation as in English;
-    the side of a quotation mark is not known.
+    the tokens do not contain the side of a quotation mark.
 
     Differs from the published word-level tokenizer: don't and well-known are one word each, and decoding joins.
     """

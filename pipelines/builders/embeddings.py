@@ -88,7 +88,7 @@ def _of_run(settings: Settings[DiffusionConfig], run: Path) -> Any:
     expected = settings.checkpoint_args.get("tokenizer_fingerprint")
     kept = run / TOKENIZER
     if not kept.is_dir():
-        raise UserError(f"{kept} is not there, and a run of embeddings means nothing without its tokenizer: restore it")
+        raise UserError(f"{kept} does not exist, and a run of embeddings needs its tokenizer: restore the folder")
     tokenizer = load_tokenizer(str(kept), settings.config.language_model.max_seq_len, "the run's")
     check_same_tokenizer(tokenizer, expected, run)
     if "vocab" in settings.explicit:  # harmless where it is the same one

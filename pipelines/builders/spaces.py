@@ -1,5 +1,5 @@
 """Latent spaces by name (--latent_space). To add one: write its class in latent_models/spaces and its build function in
-a file beside this one, and add a row to SPACES.
+a file in this folder, and add a row to SPACES.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _inherit(settings: Settings[DiffusionConfig], saved: dict[str, Any], teacher
                 )
         elif not (other_corpus and settings.program.group_of[name] == "data"):
             settings.set(name, known[name], source="saved")
-    own = teacher / "autoencoder"  # the student's run folder gets a copy of its own
+    own = teacher / "autoencoder"  # the student's run folder gets a separate copy
     if (own / "args.json").is_file():
         settings.set("latent_model_path", str(own), source="saved")
 

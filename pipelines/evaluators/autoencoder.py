@@ -145,7 +145,7 @@ class AutoencoderEvaluator:
         self.run.logger.table("Samples", ["reference", *self.texts], rows, step)
 
     def write(self, folder: Path, name: str) -> None:
-        """Write all metrics to NAME.json and all texts, beside their references, to NAME-samples.json; on rank 0."""
+        """Write all metrics to NAME.json and all texts, with their references, to NAME-samples.json; on rank 0."""
         if self.run.dist.is_main and self.metrics:
             columns = list(self.texts)
             samples = [

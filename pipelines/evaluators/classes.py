@@ -77,7 +77,7 @@ class PerClass(Part):
         self.classes, self.with_held_out = classes, with_held_out
         self._results: dict[str, dict[str, list[PerClassResult]]] = {}  # split -> strategy or HELD_OUT -> one per seed
         self._protocol: Metrics = {}  # protocol of the last seed
-        for split in splits:  # now: an error should come before hours of training, not after
+        for split in splits:  # checked here, before hours of training
             self._check_classes(split)
 
     def evaluate_seed(self, split: str, seed: int) -> PartResult:

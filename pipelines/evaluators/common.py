@@ -143,7 +143,7 @@ class Part(ABC):
     def evaluate_seed(self, split: str, seed: int) -> PartResult:
         """Compute the metrics of one seed against a split (valid, test). Every rank calls it."""
 
-    def load_models(self) -> None:  # noqa: B027 most parts have none of their own
+    def load_models(self) -> None:  # noqa: B027 most parts need no further models
         """Load the models that only this part needs and the flags name."""
 
     def write_extras(self, split: str) -> None:  # noqa: B027 most parts write none

@@ -35,7 +35,7 @@ class References(Part):
             )
 
         metrics = context.on_rank0(score)
-        del metrics["protocol"]  # the protocol of the samples stands for both
+        del metrics["protocol"]  # the same as the protocol of the samples
         return PartResult(metrics)
 
 

@@ -14,7 +14,7 @@ from utils.errors import UserError, did_you_mean
 from utils.records import Condition
 
 PRIOR, NULL, ALL = "prior", "unconditional", "all"  # not "null": a flag of that value would be unset
-NO_LABEL = -2  # stands for the label of a text that stayed empty; no classifier returns it
+NO_LABEL = -2  # label of an empty text; no classifier returns it
 
 
 @dataclass(frozen=True)

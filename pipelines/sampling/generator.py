@@ -111,7 +111,7 @@ class TextGenerator:
         with bar, eval_mode(self.denoiser):
             done = 0
             while done < 2 * num_batches and (missing := [s for s in strategies if len(found[s]) < n]):
-                # one batch for each rank; batches beyond what n needs only where texts came out empty
+                # one batch for each rank; more batches than n needs only if texts are empty
                 limit = num_batches if done < num_batches else 2 * num_batches
                 batches = range(done, min(done + dist.world_size, limit))
                 mine = []

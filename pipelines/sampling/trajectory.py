@@ -73,7 +73,7 @@ class Trajectory:
         call.step_hooks.append(record)
 
     def write(self, call: SamplerCall) -> None:
-        """All snapshots of a call as JSON: {"seed", "steps", "views": [{"step", "t", "texts"}]}."""
+        """Write all snapshots of a call as JSON: {"seed", "steps", "views": [{"step", "t", "texts"}]}."""
         assert self.path is not None
         snapshots = [asdict(snapshot) for snapshot in self.snapshots]
         write_json(self.path, {"seed": call.seed, "steps": len(call.times) - 1, "views": snapshots})

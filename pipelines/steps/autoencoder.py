@@ -76,7 +76,7 @@ class AugmentedBatch:
 
 
 class AutoencoderStep:
-    """(step, micro) -> losses (b,) in nats per token, and values (b,) to log: each loss, where there are several."""
+    """(step, micro) -> losses (b,) in nats per token, and values (b,) to log: each loss, if there are several."""
 
     def __init__(
         self,

@@ -97,11 +97,11 @@ def by_quarter(name: str, values: Tensor, t: Tensor, max_time: float) -> dict[st
 
 
 class AdditionalLosses:
-    """The losses in addition to that of the prediction: those of the latent space (LatentSpace.losses), and the
+    """Losses in addition to the loss of the prediction: the losses of the latent space (LatentSpace.losses), and the
     LOSS_TERMS whose weight is not 0 (diffusion/loss)."""
 
     def __init__(self, latents: LatentSource, weights: Mapping[str, float] | None = None) -> None:
-        """weights: by name, overriding those of the table and the space; the weight of any other name is 1."""
+        """weights: weights by name, which override those of the table and the space; other weights are 1."""
         self.latents = latents
         space: Any = getattr(latents.space, "space", latents.space)  # the one inside a NormalizedSpace
         method = getattr(type(space), "losses", None)
@@ -110,7 +110,7 @@ class AdditionalLosses:
         self.weights = {**getattr(space, "loss_weights", {}), **(weights or {}), **self.terms}
 
     def __bool__(self) -> bool:
-        """Whether there are any; they need an estimate of x0 with gradient."""
+        """Whether there are additional losses; they need an estimate of x0 with gradient."""
         return self.own or bool(self.terms)
 
     def __call__(self, rows: Tensor, clean: Latents, result: DenoisingResult) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ class AdditionalLosses:
         return own | loss_terms(result, self.terms)
 
     def add(self, prediction: Tensor, terms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total (B,) of the loss of the prediction and of these, and values to log: each by name, unweighted."""
+        """The total (B,) of the loss of the prediction and these losses, and the unweighted losses by name, to log."""
         if not terms:
             return prediction, {}
         logged = {"diffusion": prediction.detach()} | {name: loss.detach() for name, loss in terms.items()}
@@ -191,7 +191,7 @@ class DiffusionStep:
         condition: Condition | None,
         selected: SelectedRows | None,
     ) -> Tensor:
-        """Loss (B,) of the prediction at given times and noise, weighted by noise level. Arguments as of `denoise`."""
+        """Loss (B,) of the prediction at given times and noise, weighted by noise level. Arguments: see `denoise`."""
         return self.process.weight_losses(self.denoise(x0, mask, t, eps, condition, selected).loss, t)
 
     def denoise(

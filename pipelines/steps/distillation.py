@@ -88,7 +88,7 @@ class DistillationStep:
         return losses, {"student_step": torch.full_like(losses, k + 1)} | terms
 
     def _select_step(self, step: int) -> int:
-        """The step of the student's grid to train. The order is random, so that losses logged at intervals cover all."""
+        """The step of the student's grid to train. The order is random, so losses logged at intervals cover all."""
         cycle, place = divmod(step, self.student_steps)
         # "jumps" is part of the seed: renaming it would change the order
         order = torch.randperm(self.student_steps, generator=seeded_generator(self.batch_sampler.seed, cycle, "jumps"))
@@ -101,7 +101,7 @@ class DistillationStep:
         return int(torch.randint(k, (), generator=generator)) if rollout and k else k
 
     def losses(self, batch: DistillBatch, start: int, k: int) -> Tensor:
-        """Loss (B,) of the prediction at the student's step k, weighted by noise level. Arguments as of `evaluate`."""
+        """Loss (B,) of the prediction at the student's step k, weighted by noise level. Arguments: see `evaluate`."""
         result = self.evaluate(batch, start, k)
         return self.process.weight_losses(result.loss, result.t)
 
@@ -139,7 +139,7 @@ class DistillationStep:
         return self.student(z, time, batch.mask, batch.condition, x0_prev, self_cond_mask)
 
     def _estimate(self, z: Tensor, t: float, batch: DistillBatch, x0_prev: Tensor | None) -> Tensor:
-        """The student's x0_hat at t, without gradient. Not projected, since no step before the last is."""
+        """The student's x0_hat at t, without gradient. Only the last step is projected, so this is not."""
         process = self.process
 
         def network(z: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:

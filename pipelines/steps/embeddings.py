@@ -40,7 +40,7 @@ class StepNoise:
 
 
 class EmbeddingLoss(nn.Module):
-    """All that trains, as one module: where ranks share a batch, DDP averages the gradients of its forward."""
+    """All trained parts as one module: if ranks share a batch, DDP averages the gradients of its forward."""
 
     def __init__(
         self,

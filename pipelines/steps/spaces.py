@@ -39,7 +39,7 @@ class StepFactory(Protocol):
         """The module whose gradients are averaged over ranks."""
 
     def __call__(self, network: nn.Module, sampler: TrainingSampler | ValidationSampler) -> Step:
-        """The step on the rows of a sampler: training rows, or fixed validation rows. network: perhaps wrapped."""
+        """The step on the rows of a sampler: training rows, or fixed validation rows. network: in DDP or not."""
 
 
 class LatentSteps:

@@ -105,7 +105,7 @@ def load_teacher(
 
 
 def network_of(components: Components) -> torch.nn.Module:
-    """The denoiser of a run, with the context encoder where that trains too."""
+    """The denoiser of a run, with the context encoder if it is trained, too."""
     context = components.context
     return (
         DenoiserWithContext(components.model.denoiser, context.states)

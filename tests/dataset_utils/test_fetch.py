@@ -271,7 +271,7 @@ def test_an_interrupted_download_is_resumed(server, tmp_path) -> None:
     assert fetch.download(remote, tmp_path).read_bytes() == content
     assert Server.asked[-1] == ("a.bin", f"bytes={kept}-")
     fetch.download(remote, tmp_path)
-    assert len(Server.asked) == 2  # it was there: not asked for again
+    assert len(Server.asked) == 2  # it existed: not requested again
     (tmp_path / "a.bin").rename(tmp_path / "a.bin.partial")  # killed before it was renamed
     assert fetch.download(remote, tmp_path).read_bytes() == content
 

@@ -126,8 +126,8 @@ def test_dpmpp_2m_without_its_history_is_ddim(gaussian, noise_at_start, steps):
 def moments(sampler: Callable[..., Tensor], gaussian, times: Tensor) -> tuple[Tensor, Tensor]:
     """Exact mean and variance (D,) of what a sampler makes of Gaussian data: each step is affine in z and in noise.
 
-    So the responses to a unit of z at the start, and to a unit of noise at each step, say all: rows 1, 2, ... of a
-    batch beside row 0, which gets nothing.
+    The responses to a unit of z at the start, and to a unit of noise at each step, are rows 1, 2, ... of a batch;
+    row 0 gets nothing.
     """
     steps = len(times) - 1
 

@@ -187,7 +187,7 @@ def test_a_row_of_loss_terms_is_computed_with_its_weight(monkeypatch):
     x0, eps, mask, t = example()
     monkeypatch.setitem(LOSS_TERMS, "size", LossTerm(lambda result: masked_mean(result.x0_hat**2, result.mask), 0.5))
     weights = term_weights()
-    assert weights == {"size": 0.5}  # tT_loss has the weight 0 unless a step asks for it
+    assert weights == {"size": 0.5}  # tT_loss has the weight 0 unless a step sets another
     assert term_weights({"tT_loss": 2.0, "of a space": 3.0}) == {"size": 0.5, "tT_loss": 2.0}
     config = LossConfig(SCHEDULE, "x0")
     result = denoising_loss(lambda rows: lambda z, *_: z, x0, t, eps, config, mask=mask, with_x0_hat=True)

@@ -46,7 +46,7 @@ def test_every_grid_falls_from_one_to_zero(name, kind, scale, steps):
     times = make_grid(name, make_continuous_schedule(kind, scale), steps)
     assert times.dtype == torch.float64 and len(times) == steps + 1
     assert times[0] == 1 and times[-1] == 0 and times.isfinite().all()
-    assert (times.float().diff() < 0).all(), "still apart in the precision that the network sees"
+    assert (times.float().diff() < 0).all(), "still different in the precision of the network's input"
 
 
 @every_grid

@@ -1,4 +1,4 @@
-"""Mistakes of a user of token embeddings through the real main() of each program: one line that says what to do, exit
+"""Mistakes of a user of token embeddings through the real main() of each program: one line with the remedy, exit
 status 2, no file changed."""
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 from utils.malloc import USER_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
-# tensors of 8 MB, asked for and freed; prints the pages that the system had to give, of 4 KiB each
+# tensors of 8 MB, allocated and freed; prints the number of pages that the system provided, of 4 KiB each
 PAGES = """
 import resource, sys
 import torch

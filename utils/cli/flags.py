@@ -39,7 +39,7 @@ class Flag:
     default: Any
     help: str = ""
     unit: str | None = None  # a unit, as in "steps" or "seconds"; for --help and messages only
-    choices: Sequence[str] | None = None  # letter case is ignored; the value is stored as it is written here
+    choices: Sequence[str] | None = None  # letter case is ignored; stored in the spelling used here
     aliases: Mapping[str, str] = field(default_factory=dict)  # another spelling -> a choice
     at_least: float | None = None
     above: float | None = None  # an exclusive lower bound

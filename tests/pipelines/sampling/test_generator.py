@@ -1,4 +1,4 @@
-"""Texts are sampled in seeded batches: the number asked for changes no text; empty texts are counted and replaced."""
+"""Texts are sampled in seeded batches: their number changes no text; empty texts are counted and replaced."""
 
 from __future__ import annotations
 
