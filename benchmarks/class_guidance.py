@@ -124,16 +124,15 @@ class ClassMetrics:
         )  # fmt: skip
         self.memory, self.features = NgramIndex(train.texts), FeatureCache(self.scorer)
         held_out, training = by_class(valid), by_class(train)
-        self.n = min(
-            samples, *map(len, held_out.values())
-        )  # of each class, so that every MAUVE is of equally many texts
+        # number of texts of each class, so that every MAUVE score uses equally many texts
+        self.n = min(samples, *map(len, held_out.values()))
         self.references = {c: texts[: self.n] for c, texts in held_out.items()}
         self.training = {c: texts[: self.n] for c, texts in training.items()}
         self.pooled = self.interleave(self.references)
 
     @property
     def labels(self) -> list[int]:
-        """Classes to sample: in turn, equally many texts of each."""
+        """Classes to sample, in turn, with the same number of texts for each."""
         return [i % len(self.names) for i in range(self.n * len(self.names))]
 
     def interleave(self, of_class: dict[int, list[str]]) -> list[str]:

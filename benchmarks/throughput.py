@@ -73,7 +73,8 @@ def measure(
 ) -> list[Measured]:
     """Measure every case, in order.
 
-    seconds: of one case in one round, about. steps: steps of a case in a round instead of seconds, and of its warm-up.
+    seconds: approximate time of a case in a round. steps: number of steps of a case in a round and of its warm-up, used
+    instead of seconds.
     With a single round, each case is freed before the next one is made.
     """
     if rounds == 1:

@@ -72,10 +72,8 @@ def mauve_of_features(p: np.ndarray, q: np.ndarray, *, seed: int = SEED) -> Mauv
     if np.ptp(np.concatenate([p[:n], q[:n]]), axis=0).max() == 0:
         # the same text everywhere: there is no axis along which to cluster
         return Mauve(1.0, n, num_buckets(n), n < MIN_TEXTS, seed)
-    with (
-        _quiet_clustering(),
-        limits(1, user_api="blas"),
-    ):  # OpenBLAS threads beside OpenMP threads: up to 20 s instead of 0.2 s
+    # one BLAS thread: OpenBLAS threads together with OpenMP threads take up to 20 s instead of 0.2 s
+    with _quiet_clustering(), limits(1, user_api="blas"):
         result = library.compute_mauve(
             p_features=p[:n],
             q_features=q[:n],

@@ -27,7 +27,7 @@ def check_heads(width: int, head_dim: int, what: str) -> int:
 
 
 def attention_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that queries will have: autocast's where it is on, else that of x."""
+    """The dtype that queries will have: autocast's dtype if it is enabled, else that of x."""
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)

@@ -43,7 +43,7 @@ class SelfCondTokens(nn.Module):
 
 
 class EncoderStateDenoiser(nn.Module):
-    """Arguments and results as those of `model.denoiser.Denoiser`; the first release gives index / 1000 as `time`."""
+    """Arguments and results as in `model.denoiser.Denoiser`; the first release gives index / 1000 as `time`."""
 
     def __init__(
         self, latent_dim: int, max_len: int, options: DenoiserOptions, *, num_classes: int = 0, source_dim: int = 0

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--class_id", help="class, by name or number (class-conditional runs)")
     made.add_argument("--source", action="append", default=[], help="source text (runs on pairs); may be repeated")
-    made.add_argument("--output_dir", type=Path, help="folder of the file (default: samples/ in the run folder)")
+    made.add_argument("--output_dir", type=Path, help="folder of the output file (default: samples/ in the run folder)")
     made.add_argument("--trajectory", action="store_true", help="decode and show intermediate estimates")
     return made
 

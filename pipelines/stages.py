@@ -33,7 +33,7 @@ class Stage:
 
 
 # An autoencoder whose decoder is robust to sampling errors: few latents, and noise of up to sigma = 1 on nine texts of
-# ten. Nearly one latent per token reconstructs far better, but samples of the denoiser then decode to word salad
+# ten. Nearly one latent per token reconstructs far better, but samples of the denoiser then decode to nonsense
 # (ROCStories on a CPU: reconstruction BLEU 92 with 96 latents, 28 with these).
 ROBUST_AUTOENCODER = (
     " --num_encoder_latents 16 --dim_ae 32 --num_layers 2 --l2_normalize_latents --lm_mode ft --max_latent_noise 1.0"

@@ -243,7 +243,7 @@ class TextDiffusionPipeline:
         return self.generator.space.encode(batch)
 
     def decode(self, latents: Latents, decoding: str | None = None, seed: int = 42) -> list[str]:
-        """Texts of latents. decoding: None: that of from_pretrained or its preset, else greedy."""
+        """Texts of latents. decoding: None for that of from_pretrained or its preset, else greedy."""
         strategy = self._strategy(decoding, "greedy")
         return self.generator.decode(latents, strategy, seed)
 

@@ -85,7 +85,7 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
         metrics = evaluator.evaluate_latents()
         evaluator.record(metrics, state.step)
         bleu = metrics[f"autoencoder/{evaluator.strategies[0]}/bleu"]
-        # reconstruction does not show how well a decoder serves a denoiser, so there the newest counts as the best
+        # reconstruction does not measure the quality of samples that a decoder gives: the newest checkpoint is the best
         if config.augmentation.denoiser_run is not None or bleu > state.best.get("bleu", -1.0):
             state.best = {"bleu": bleu, "step": state.step}
             state.save_best(run.folder, **metadata)

@@ -204,7 +204,7 @@ def make_ema(settings: Settings[DiffusionConfig], model: DiffusionModel) -> EMA:
 
 
 def load_initial_weights(settings: Settings[DiffusionConfig], teacher: Teacher | None) -> Checkpoint | None:
-    """The weights that a new run starts from: those of its teacher, or of --init_path; None: fresh ones."""
+    """The initial weights of a new run: those of its teacher or of --init_path; None for random weights."""
     teacher_run, path = settings.config.distillation.distill_run, settings.config.intervals.init_path
     if teacher is not None and teacher_run is not None:
         return Checkpoint({"model": teacher.weights}, {}, Path(teacher_run))

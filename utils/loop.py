@@ -102,7 +102,7 @@ def _gradients(
         with _no_sync(state.wrapped, last=micro == micros - 1):
             with autocast():
                 losses, logged = step_fn(state.step, micro)
-            # Each example counts 1 / global batch, however the batch is split; DDP then takes the mean over ranks.
+            # Each example has the weight 1 / global batch, for any split of it; DDP then takes the mean over ranks.
             part = losses.float().sum() / global_batch
             scaled = part * dist.world_size
             (scaler.scale(scaled) if scaler else scaled).backward()

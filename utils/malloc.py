@@ -11,12 +11,12 @@ import ctypes
 import os
 import sys
 
-# of mallopt(3)
+# parameters of mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Blocks above MMAP_BYTES are returned when freed, so that a corpus that was read does not stay in memory; at most
 # TRIM_BYTES of smaller ones stay unused at the top of the heap.
 MMAP_BYTES, TRIM_BYTES = 256 << 20, 1 << 30
-# environment variables by which the user has chosen already
+# environment variables by which the user sets these thresholds
 USER_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 
 

@@ -195,7 +195,7 @@ class LrSchedule:
         self._losses = None
         if seen is not None:
             seen = seen if isinstance(seen, list) else [seen]  # a number in old checkpoints of one process
-            # saved by another number of ranks: rank 0 takes the sum, since only the sum counts
+            # saved by another number of ranks: rank 0 takes the sum, since only the sum is used
             self._losses = torch.tensor(seen[rank] if len(seen) == world_size else sum(seen) * (rank == 0))
 
 

@@ -25,8 +25,8 @@ _FILE_FORMAT = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remai
 class ProgressBar(tqdm):
     """`with ProgressBar("encode", total) as bar: bar.advance(n, "loss 0.3")`. unit: counted unit, in the singular.
 
-    In a file each display is a line of its own, where tqdm would write one endless line of carriage returns.
-    start: steps that an earlier run did, which do not count in the rate. disable: show nothing.
+    In a file each update is a separate line, where tqdm would write one endless line of carriage returns.
+    start: steps of an earlier run, which do not count in the rate. disable: show nothing.
     """
 
     monitor_interval = 0  # no thread that wakes up idle bars

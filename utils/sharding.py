@@ -32,7 +32,7 @@ def shard(module: nn.Module, dist: DistContext, parts: Iterable[nn.Module]) -> n
 
     mesh = init_device_mesh(dist.device.type, (dist.world_size,))
     for part in (*parts, module):
-        # also the outermost: after a forward without backward it would stay gathered, and miss the optimizer's steps
+        # also the outermost module: after a forward without backward it would stay gathered, and keep old weights
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
     # now, not at the first forward of the module: a part that is called earlier would be taken for the root
     fully_shard.state(module)._lazy_init()  # type: ignore[attr-defined]

@@ -139,7 +139,7 @@ class EmbeddingSpace(LatentSpace):
         mask = mask if where is None else mask & where
         weight, bias = self.head(self.vectors(), self.bias)
         nll = chunked_nll(x0.flatten(0, 1), weight, bias, ids.flatten()).view(ids.shape)
-        # where, not a product: padding may hold anything, also infinity
+        # where, not a product: padding may contain any value, also infinity
         return torch.where(mask, nll, 0).sum(1) / mask.sum(1).clamp(min=1)
 
     def losses(self, batch: Batch, latents: Latents, x0_hat: Tensor) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ class EncoderStatesSpace(LatentSpace):
                 "truncate texts at --max_seq_len"
             )
         mask = F.pad(batch.attention_mask.bool(), (0, short))
-        # states at padding mean nothing and are never trained on; zeros do not reach the statistics
+        # states at padding have no meaning and are never trained on; the zeros do not enter the statistics
         return Latents(F.pad(states, (0, 0, 0, short)) * mask[..., None], mask)
 
     def decode(self, latents: Latents, **generate: Any) -> list[str]:

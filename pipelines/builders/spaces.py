@@ -16,8 +16,7 @@ class SpaceRow(NamedTuple):
     """A latent space of --latent_space; a value of SPACES."""
 
     build: Callable[[SpaceInputs], LatentSpace]  # on the device of the inputs; a frozen space in eval mode
-    # Key of TRAINING (pipelines/steps/spaces): "latents", which are encoded once, or "tokens", if the space trains,
-    # too.
+    # Key of TRAINING (pipelines/steps/spaces): "latents", which are encoded once, or "tokens", if the space is trained.
     training: str
 
 

@@ -71,8 +71,8 @@ class TrainingSampler:
 class ValidationSampler:
     """Fixed validation rows and noise, so that loss curves are comparable across steps and runs.
 
-    num_examples: rows in all, at most those of the split. The ranks share them in micro-batches of batch_size; neither
-    the batch size nor the number of ranks changes which rows and random numbers there are.
+    num_examples: number of rows, at most those of the split. The ranks share them in micro-batches of batch_size. The
+    rows and random numbers depend neither on the batch size nor on the number of ranks.
     """
 
     batch_size: int

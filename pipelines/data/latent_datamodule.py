@@ -53,7 +53,7 @@ class LatentDataModule:
             source = Path(settings.config.latents.latent_model_path)
             copy_autoencoder(source, folder / AUTOENCODER_COPY, self.language_model.name)
             drafter, used = draft_model_folder(settings, source), has_draft_model(self.space.space)
-            # with drafting on, an unused draft model is one of another space
+            # with drafting on, an unused draft model belongs to another space
             if drafter is not None and (used or settings.config.generation.speculative == "off"):
                 copy_draft_model(drafter, folder / AUTOENCODER_COPY / DRAFT_MODEL_COPY)
 
@@ -82,7 +82,7 @@ class LatentDataModule:
         if self.space.variable_length:
             statistics.length_counts.copy_(count_lengths(latents.tokens.lengths, self.space.length))
         if run.settings.config.latents.normalize_latent:
-            # Global batches, however many ranks and micro-batches share them: every rank finds the same statistics.
+            # Global batches, for any number of ranks and micro-batches: every rank computes the same statistics.
             sampler = TrainingSampler(run.settings.config.loop.random_seed, run.batch_sampler().global_batch_size)
             steps = range(run.settings.config.latents.normalize_batches)
             mean, scale = estimate_mean_std(latents.unnormalized(sampler.rows(step, 0, len(latents))) for step in steps)

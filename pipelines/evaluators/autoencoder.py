@@ -47,7 +47,7 @@ class AutoencoderEvaluator:
         self.strategies = list(strategies(config.evaluation.decoding))
         self.rows = torch.arange(min(config.validation.eval_texts, len(data)))
         self.references = [data.split.texts[row] for row in self.rows.tolist()]
-        # perplexity only with --scorer: no model is trained for it
+        # perplexity needs --scorer: no scorer is trained here
         source = config.evaluation.scorer
         self.scorer = scorers.load(source, device=run.device) if source else None
         self.metrics: dict[str, Any] = {}

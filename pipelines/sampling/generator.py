@@ -44,7 +44,9 @@ class SampleOutput:
 
     texts: dict[str, list[str]]
     empty: dict[str, int] = field(default_factory=dict)  # number of empty texts
-    origins: dict[str, list[Origin | None]] = field(default_factory=dict)  # origin of each text; None: text is missing
+    origins: dict[str, list[Origin | None]] = field(
+        default_factory=dict
+    )  # batch and row of each text; None: missing text
     speed: Stopwatch = field(default_factory=Stopwatch)
 
 

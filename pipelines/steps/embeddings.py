@@ -117,7 +117,7 @@ class EmbeddingLoss(nn.Module):
 
     @torch.no_grad()
     def rounding_nll(self, batch: Batch, x0_hat: Tensor, loss_mask: Tensor | None) -> Tensor:
-        """-log p(w | x0_hat), (B,), nats per generated token: how far the estimates are from the texts."""
+        """-log p(w | x0_hat), (B,), nats per generated token: the distance of the estimates from the texts."""
         return self.space.nll(batch, x0_hat, loss_mask)
 
 

@@ -66,7 +66,7 @@ def test_many_texts_show_progress_and_use_all_cores(monkeypatch, capsys) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_half_a_million_rows_take_little_more_memory_than_their_file(kind: str) -> None:
-    """A Python string takes 49 bytes beside its characters and 8 in its list: about twice the file is expected."""
+    """A Python string takes 49 bytes besides its characters and 8 in its list: about twice the file is expected."""
     command = [sys.executable, "benchmarks/corpus_sizes.py", "--rows", "500000", "--formats", kind, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)

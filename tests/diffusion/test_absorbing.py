@@ -58,7 +58,7 @@ def test_a_perfect_network_finds_x0_under_a_shift(objective):
 
 @every_sampler
 def test_initial_and_intermediate_z_have_the_distribution_of_training(sampler):
-    """With x0 known, what the network is shown at t is alpha (x0 - m) + sigma eps + m, from t = 1 on."""
+    """With x0 known, the input of the network at t is alpha (x0 - m) + sigma eps + m, from t = 1 on."""
     x0 = torch.tensor([0.7, 0.0, -1.0, 2.0], dtype=torch.float64).expand(4000, 1, 4)
     shown = []
 

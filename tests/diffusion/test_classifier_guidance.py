@@ -1,4 +1,4 @@
-"""Control by gradients, where everything is known: Gaussian data and a label whose likelihood is Gaussian as well."""
+"""Control by gradients with known solutions: Gaussian data and a label whose likelihood is Gaussian as well."""
 
 from __future__ import annotations
 

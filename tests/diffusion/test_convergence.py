@@ -32,7 +32,7 @@ def uniform_in_log_snr(steps: int) -> Tensor:
 
 
 def restarted_dpmpp_2m(denoise, schedule, timesteps: Tensor, z: Tensor) -> Tensor:
-    """The 2M solver without its history: every transition is the first of a run of its own."""
+    """The 2M solver without its history: every transition is the first of a separate run."""
     for i in range(len(timesteps) - 1):
         z = sample_dpmpp_2m(denoise, schedule, timesteps[i : i + 2], z)
     return z
@@ -54,7 +54,7 @@ def order(sampler: Callable[..., Tensor], gaussian, z: Tensor) -> float:
 
 
 def anchored_order(sampler: Callable[..., Tensor], prefixed, z: Tensor) -> float:
-    """Of the second position, the first being given."""
+    """Order for the second position, given the first."""
     denoise = with_known_positions(prefixed.denoise(SCHEDULE), VALUE, GIVEN)
 
     def error(times: Tensor) -> float:

@@ -109,7 +109,7 @@ def moments(sampler, gaussian, z):
 
 
 def test_the_large_variance_is_exact_for_unit_gaussian_data(gaussian, noise_at_start):
-    """Then every marginal is N(0, 1): mean keep * z, variance 1 - keep^2, whatever the length of the step."""
+    """Then every marginal is N(0, 1): mean keep * z, variance 1 - keep^2, for steps of any length."""
     gaussian.mean, gaussian.std = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
     z = noise_at_start
     for mean, std, t, s in moments(sample_ddpm, gaussian, z):

@@ -33,7 +33,7 @@ def test_min_snr_weights_are_those_of_the_paper(gamma):
 
 @given(t=st.floats(0.001, 0.999), gamma=st.floats(0.1, 20))
 def test_min_snr_weights_the_error_of_x0_equally_for_all_objectives(t, gamma):
-    """An error in x0 of one costs min(snr, gamma), in whatever terms it was predicted."""
+    """An error of one in x0 has the loss min(snr, gamma) for every objective."""
     time = torch.tensor([t], dtype=torch.float64)
     level = SCHEDULE(time)
     x0, eps = torch.tensor([0.4], dtype=torch.float64), torch.tensor([-1.3], dtype=torch.float64)

@@ -32,7 +32,7 @@ def test_an_unknown_name_is_refused_in_one_line():
 
 
 class RegularizedAutoencoder(PerceiverAutoencoder):
-    """An autoencoder with two losses of its own."""
+    """An autoencoder with two further losses."""
 
     loss_weights = {"norm": 0.5}
 

@@ -33,9 +33,8 @@ def mbart(tmp_path_factory):
         )  # fmt: skip
         AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        metadata = (
-            folder / "tokenizer_config.json"
-        )  # published files have null; save_pretrained writes the class's default
+        # published files have null; save_pretrained writes the class's default
+        metadata = folder / "tokenizer_config.json"
         metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "src_lang": saved}))
         return folder
 

@@ -1,4 +1,4 @@
-"""Long skips carry what they should, and modulation starts as nothing."""
+"""Inputs of long skips, and modulation that is initialized to the identity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def trunk(depth, skips, pairing="unet"):
 
 
 def carried_states(network, x):
-    """What each skip was given as its second half, and the output of every block."""
+    """The second half of each skip's input, and the output of every block."""
     halves, outputs = [], []
     for skip in network.skips:
         skip.register_forward_hook(lambda _, args, __: halves.append(args[0].chunk(2, dim=-1)))

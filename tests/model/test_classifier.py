@@ -1,4 +1,4 @@
-"""The classifier of noised latents: padding, gradients, and that it learns a label through noise."""
+"""The classifier of noised latents: padding, gradients, and learning of a label from noised latents."""
 
 from __future__ import annotations
 

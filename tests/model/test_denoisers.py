@@ -1,4 +1,4 @@
-"""What both denoisers promise: sizes, padding, conditions and previous estimates by example."""
+"""Properties of both denoisers: sizes, padding, conditions and previous estimates by example."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ both = pytest.mark.parametrize("variant", ["latent", "states"])
 
 
 def denoiser(variant, num_classes=0, source_dim=0, **changes):
-    """A small network whose zero-initialised layers were given weights, so that everything shows in its output."""
+    """A small network whose zero-initialised layers were given weights, so that every input affects the output."""
     torch.manual_seed(0)
     options = replace(OPTIONS, denoiser_variant=variant, class_conditional=num_classes > 0, **changes)
     network = make_denoiser(D, 8, options, num_classes, source_dim)

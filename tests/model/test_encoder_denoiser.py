@@ -1,4 +1,4 @@
-"""The denoiser around a Hugging Face encoder: shapes, masks, conditions, where its weights come from."""
+"""The denoiser around a Hugging Face encoder: shapes, masks, conditions, and the source of its weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAIN = DenoiserOptions(denoiser_variant="encoder")
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> Path:
-    """A tiny real BERT, saved as any."""
+    """A tiny real BERT, saved in the usual format."""
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
     BertModel(BertConfig(**SMALL)).save_pretrained(folder)
@@ -77,7 +77,7 @@ def test_padding_has_no_effect_in_any_encoder(kind, changes, tmp_path):
 
 
 def test_every_parameter_is_trained(network):
-    """Word embeddings and pooler of the encoder are gone: nothing is left without a gradient."""
+    """Word embeddings and pooler of the encoder are removed, so every parameter has a gradient."""
     made = network(replace(PLAIN, self_condition=True, class_conditional=True), classes=2).train()
     z, time = noisy()
     self_cond_mask = torch.tensor([True, False, True])

@@ -1,4 +1,4 @@
-"""Weights of the published implementation find their places, whatever is wrapped around them."""
+"""Weights of the published implementation are loaded, with any wrappers around them."""
 
 from __future__ import annotations
 

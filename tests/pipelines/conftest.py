@@ -63,7 +63,7 @@ class Programs:
         return train_diffusion.train(parse(DIFFUSION, f"{defaults} {space} --output_dir {out} {flags}".split()))
 
     def draft_model(self, ae: Path, flags: str = "") -> int:
-        """On the corpus of the autoencoder."""
+        """Train a draft model on the corpus of the autoencoder."""
         defaults = f"--latent_model_path {ae} {COMMON} --num_train_steps 4 --train_batch_size 16 --log_every 1"
         return train_draft_model.train(parse(DRAFT_MODEL, f"{defaults} --learning_rate 5e-3 {flags}".split()))
 

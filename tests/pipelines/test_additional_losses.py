@@ -23,7 +23,7 @@ L, D, TEXTS = 3, 8, 6
 
 
 class PlainSpace(LatentSpace):
-    """Fixed latents, without losses of its own."""
+    """Fixed latents, without further losses."""
 
     variable_length = False
     length, dim = L, D
@@ -39,7 +39,7 @@ class PlainSpace(LatentSpace):
 
 
 class RegularizedSpace(PlainSpace):
-    """With two losses of its own: one of the tokens, one of the estimate."""
+    """Has two further losses: one of the tokens, one of the estimate."""
 
     loss_weights = {"size": 0.5}
 

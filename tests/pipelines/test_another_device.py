@@ -78,7 +78,7 @@ NET = DenoiserOptions(tx_dim=64, tx_depth=1, self_condition=True, scale_shift=Tr
 
 @pytest.fixture(autouse=True)
 def no_autocast(monkeypatch):
-    """torch has no autocast on this device, and raises an error even for the question whether it is on."""
+    """torch has no autocast on this device, and torch.is_autocast_enabled raises an error."""
     enabled, autocast = torch.is_autocast_enabled, torch.autocast
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind="cpu": kind != "meta" and enabled(kind))
     monkeypatch.setattr(
@@ -103,7 +103,7 @@ class World:
         return CompressedSpace(self.model, PerceiverAutoencoder(self.model.dim, self.autoencoder, LENGTH).to(META))
 
     def tuned_space(self) -> CompressedSpace:
-        """With a language model that is trained too."""
+        """A space whose language model is trained, too."""
         options = PretrainingOptions(d_model=64, layers=1, heads=2, max_seq_len=LENGTH)
         bart = small_bart(options, self.model.tokenizer)
         model = LanguageModel(bart, self.model.tokenizer, "trained", frozen=False)

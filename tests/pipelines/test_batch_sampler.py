@@ -54,5 +54,5 @@ def test_validation_rows_and_noise_depend_on_no_step_batch_size_or_rank(batch: i
 
 
 def test_validation_rows_are_those_of_a_fixed_seed() -> None:
-    """Written down once: a change would make the curves of old and new runs differ."""
+    """The rows are listed here: a change would make the curves of old and new runs differ."""
     assert ValidationSampler(40, 5).rows(0, 0, 40).tolist() == [23, 28, 16, 22, 1]

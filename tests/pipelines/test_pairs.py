@@ -154,7 +154,7 @@ def test_a_model_of_another_family_may_encode_the_sources(programs, chain, pairs
 
 @pytest.mark.parametrize("flag", ["--context_encoder", "--enc_dec_model"])
 def test_the_context_encoder_may_be_another_model(programs, chain, pairs, other_lm, tmp_path, flag):
-    """The published commands name it by --enc_dec_model beside --latent_model_path."""
+    """The published commands name it by --enc_dec_model, together with --latent_model_path."""
     space = f"--latent_model_path {chain / 'ae'} {flag} {other_lm}"
     assert programs.diffusion(space, tmp_path / "run", f"{pairs} --max_source_len 20") == 0
     args = json.loads((tmp_path / "run/args.json").read_text())

@@ -1,4 +1,4 @@
-"""Draft models: trained beside an autoencoder, found by every program that decodes its latents, and without effect on
+"""Draft models: trained for an autoencoder, loaded by every program that decodes its latents, and without effect on
 the texts."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tensors between devices: what goes back to the CPU has arrived, and nothing is copied that is there."""
+"""Tensors between devices: values copied to the CPU are complete, and no tensor is copied to its own device."""
 
 from __future__ import annotations
 

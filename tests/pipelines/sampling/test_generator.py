@@ -10,7 +10,7 @@ from pipelines.text_diffusion import TextDiffusionPipeline
 
 @pytest.fixture(scope="module")
 def generator(chain) -> TextGenerator:
-    """Of the trained run, in batches of 8."""
+    """The generator of the trained run, in batches of 8."""
     return TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu").generator
 
 

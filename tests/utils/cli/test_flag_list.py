@@ -1,4 +1,4 @@
-"""The flags of every program, frozen: a flag that appears, goes or moves to --config shows in the diff of one list."""
+"""The flags of every program, frozen: the diff of one list shows added, removed and moved flags."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def listed() -> str:
 
 
 def test_the_list_of_flags_is_frozen():
-    """On purpose changed: python tests/utils/cli/test_flag_list.py writes the list anew."""
+    """After an intended change, run python tests/utils/cli/test_flag_list.py to write the list."""
     assert listed() == LIST.read_text()
 
 
