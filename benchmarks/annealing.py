@@ -47,7 +47,7 @@ def train_scorer(root: Path, flags: list[str]) -> Path | None:
 
 
 def train(root: Path, schedule: str, seed: int, flags: list[str], scorer: Path | None) -> Path:
-    """Train a run, or the rest of it; return its folder. scorer: that of train_scorer."""
+    """Train a run, or the rest of it; return its folder. scorer: result of train_scorer."""
     from pipelines.cli.programs import DIFFUSION
     from pipelines.stages import run_program
     from utils import checkpoints

@@ -90,7 +90,7 @@ def read_students(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def unique_settings(settings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The settings without duplicates. UserError where two students have the same name."""
+    """The settings without duplicates. UserError if two students have the same name."""
     found: dict[str, dict[str, Any]] = {}
     for setting in settings:
         same = found.setdefault(title(setting), setting)
@@ -149,7 +149,7 @@ class RunEvaluator:
         self.fingerprint = self._fingerprint()
 
     def _fingerprint(self) -> str:
-        """Hash of what all rows share: weights of the run, reference texts, scorer, number of texts."""
+        """Hash of the inputs that all rows share: weights of the run, reference texts, scorer, number of texts."""
         from utils.checkpoints import fingerprint
 
         weights = fingerprint(self.generator.denoiser)

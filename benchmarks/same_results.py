@@ -142,7 +142,7 @@ def run(checkout: Path, corpus: Path, out: Path) -> None:
 
 
 def compare(first: Path, second: Path) -> int:
-    """Print what is equal; return 1 where anything differs."""
+    """Print what is equal; return 1 if anything differs."""
     one, other = (json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (first, second))
     failed = False
     for name in RUNS:

@@ -126,7 +126,7 @@ def environment(checkout: Path) -> dict[str, str]:
 
 
 def flags(checkout: Path) -> dict[str, Any]:
-    """The number of flags of each program, and of different flags in all."""
+    """The number of flags of each program, and the total number of different flags."""
     draft = next(p for p in DRAFT_PROGRAMS if list(checkout.glob(f"pipelines/**/{p}.py")))
     module = str(next(checkout.glob(f"pipelines/**/{draft}.py")).relative_to(checkout))[:-3].replace("/", ".")
     counts: dict[str, int] = {}

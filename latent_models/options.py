@@ -31,8 +31,8 @@ class AutoencoderOptions:
     )
     lm_mode: str = flag(
         "freeze",
-        "freeze: train the autoencoder alone; ft: the language model too; decoder: only "
-        "the decoder of --resume_dir, so that its latents, and denoisers trained on them, stay valid",
+        "freeze: train the autoencoder only; ft: train the language model, too; decoder: train only the decoder of "
+        "--resume_dir, so that its latents, and denoisers trained on them, stay valid",
         choices=("freeze", "ft", "decoder"),
         published=True,
     )
@@ -75,8 +75,8 @@ class GenerationOptions:
     )
     kv_cache: str = flag(
         "dynamic",
-        "cache of keys and values: dynamic grows with the text; static is allocated once, so "
-        "that transformers compiles the decoder on CUDA, and decodes whole batches",
+        "cache of keys and values; dynamic: grows with the text; static: allocated once, so that transformers compiles "
+        "the decoder on CUDA and decodes whole batches",
         choices=("dynamic", "static"),
         space="frozen",
     )

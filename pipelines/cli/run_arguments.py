@@ -22,9 +22,7 @@ def run_parser(program: str, description: str | None, *, samples: int, of: str) 
         allow_abbrev=False,
         epilog="Other flags of an evaluation may follow: train_text_diffusion.py --help lists them.",
     )
-    made.add_argument(
-        "--run", required=True, metavar="FOLDER", help="folder of the trained run, or of a checkpoint in it"
-    )
+    made.add_argument("--run", required=True, metavar="FOLDER", help="folder of a run, or of a checkpoint in it")
     made.add_argument("--num_samples", type=int, default=samples, help=f"{of} (default %(default)s)")
     made.add_argument("--seed", type=int, default=42, help="seed of the samples (default %(default)s)")
     made.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default %(default)s)")

@@ -133,8 +133,8 @@ def resolve_source_limit(settings: Settings[DiffusionConfig], corpus: Corpus) ->
     if settings.checkpoint_args:
         if settings.checkpoint_args.get("seq2seq") and unpaired:
             raise UserError(
-                f"{settings.config.run.resume_dir} was trained with sources, and "
-                f"{corpus.name} has none in its {unpaired} split: name a corpus of pairs"
+                f"{settings.config.run.resume_dir} was trained with sources, and {corpus.name} has none in its "
+                f"{unpaired} split: name a corpus of pairs"
             )
         if not settings.checkpoint_args.get("seq2seq"):
             _check_source_flags(settings, f"{settings.config.run.resume_dir} was trained without sources")

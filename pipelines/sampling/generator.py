@@ -44,9 +44,7 @@ class SampleOutput:
 
     texts: dict[str, list[str]]
     empty: dict[str, int] = field(default_factory=dict)  # number of empty texts
-    origins: dict[str, list[Origin | None]] = field(
-        default_factory=dict
-    )  # batch and row of each text; None: missing text
+    origins: dict[str, list[Origin | None]] = field(default_factory=dict)  # batch and row, or None for a missing text
     speed: Stopwatch = field(default_factory=Stopwatch)
 
 

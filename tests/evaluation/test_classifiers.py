@@ -1,4 +1,4 @@
-"""Classifiers: the local one, trained on a corpus, and pretrained ones of Hugging Face with names of their own."""
+"""Classifiers: the local one, trained on a corpus, and pretrained ones of Hugging Face with other class names."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_errors_name_the_cause(local_folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory, local_lm_folder):
-    """The folder of a sequence classifier with GPT-2's layout, random weights and class names of its own."""
+    """The folder of a sequence classifier with GPT-2's layout, random weights and other class names."""
     from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
     tokenizer = AutoTokenizer.from_pretrained(local_lm_folder)

@@ -179,7 +179,7 @@ def test_a_run_compiles_six_graphs_without_graph_breaks(programs, chain, tmp_pat
 
 
 def test_a_short_batch_is_not_compiled(chain, traced):
-    """The last of several batches, or a few texts to vary or to infill."""
+    """Short batches are the last of several, or a few texts to vary or to infill."""
     generator = TextDiffusionPipeline.from_pretrained(
         chain / "diff", device="cpu", compile="on", sampling_timesteps=3
     ).generator

@@ -78,7 +78,7 @@ def test_a_student_learns_and_samples_in_its_own_steps(student):
 
 
 def test_only_the_last_estimate_of_a_student_has_the_norm_of_latents(student):
-    """Latents have a fixed norm. Earlier estimates lead to the next z, not to x0, so they need not have it."""
+    """Latents have a fixed norm. Earlier estimates lead to the next z, not to x0, so their norm may differ."""
     generator = TextDiffusionPipeline.from_pretrained(student).generator
     z = torch.randn(3, generator.space.length, generator.space.dim, generator=torch.Generator().manual_seed(0))
     denoise, size = generator.make_denoise_fn(None, None), generator.space.dim**0.5
@@ -249,7 +249,7 @@ def test_every_step_of_a_student_gives_all_parameters_a_gradient(variant):
 
 
 def test_denoiser_augmentation_by_a_student_uses_its_own_steps(student):
-    """denoiser_steps has no effect then."""
+    """denoiser_steps has no effect with a student."""
     space = TextDiffusionPipeline.from_pretrained(student).generator.space.space
     augmentation = load_denoiser_augmentation(str(student), space, 8, torch.device("cpu"))
     assert augmentation.times.tolist() == [1.0, 0.5, 0.0]

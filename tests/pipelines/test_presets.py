@@ -48,7 +48,7 @@ def test_a_preset_replaces_the_saved_sampling_flags_of_a_run(programs, chain, tm
 
 
 def test_a_preset_replaces_the_grid_shift_and_the_respacing_of_training(programs, chain, tmp_path):
-    """With the saved ones, steps or grid would differ from the measured preset. Typed flags still count."""
+    """With the saved values, steps or grid would differ from the measured preset. Typed flags still have an effect."""
     words = f"{programs.data} --latent_model_path {chain / 'ae'} --num_train_steps 1 --train_batch_size 8 --device cpu"
     words += f" --max_seq_len 40 --tx_dim 64 --tx_depth 2 --num_samples 2 --decoding greedy --scorer {programs.scorer}"
     respaced = "--beta_schedule cosine --timesteps 100 --timestep_respacing 3"

@@ -121,7 +121,7 @@ def test_several_processes_evaluate_to_the_same_metrics_as_one(programs, chain, 
 
 @pytest.mark.slow
 def test_three_processes_evaluate_classes_as_one(programs, chain, tmp_path):
-    """Mauve of every pair of classes, and label accuracies."""
+    """Compares MAUVE of every pair of classes, and label accuracies."""
     flags = "--class_conditional --label_column class --class_id all --num_samples 6"
     assert programs.diffusion(f"--latent_model_path {chain / 'ae_l2'}", tmp_path / "run", flags) == 0
     flags = f"--eval --class_id all --num_samples 6 --eval_batch_size 2 --scorer {programs.scorer}"

@@ -70,7 +70,7 @@ def test_autoencoder_resumes_exactly(programs, chain, stopped_run, fingerprints,
     ids=["accumulation", "lion-annealed", "first-release", "classes-of-states", "classes-of-states-first-release"],
 )
 def test_diffusion_resumes_exactly(programs, chain, stopped_run, fingerprints, tmp_path, flags):
-    """uncompressed: on encoder states."""
+    """uncompressed: the run is on encoder states."""
     space = f"--enc_dec_model {chain / 'lm'}" if "uncompressed" in flags else f"--latent_model_path {chain / 'ae'}"
     flags = f"{flags.removeprefix('uncompressed')} --num_train_steps {STEPS}"
     assert programs.diffusion(space, tmp_path / "whole", flags) == 0
@@ -86,7 +86,7 @@ def test_diffusion_resumes_exactly(programs, chain, stopped_run, fingerprints, t
 
 
 def test_a_resumed_run_may_split_its_global_batch_in_another_way(programs, chain, stop_after, tmp_path):
-    """For fewer GPUs than before, or less memory."""
+    """This allows fewer GPUs than before, or less memory."""
     space = f"--latent_model_path {chain / 'ae'}"
     flags = "--num_train_steps 6 --train_batch_size 8 --disable_dropout"
     assert programs.diffusion(space, tmp_path / "whole", flags) == 0

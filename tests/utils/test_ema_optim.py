@@ -169,7 +169,7 @@ def test_the_cosine_schedule_is_the_cosine():
 
 @pytest.mark.parametrize("name", ["greedy", "reduce_lr_on_plateau"])
 def test_losses_a_schedule_has_collected_are_restored_on_every_rank(name):
-    """A checkpoint may lie between two updates of the schedule; each rank then has a partial sum of its own losses."""
+    """A checkpoint may be saved between two updates of the schedule; each rank then has a partial sum of its losses."""
     options = OptimizerOptions(lr_schedule=name)
 
     def schedule():

@@ -1,4 +1,4 @@
-"""glibc keeps the memory of freed tensors for later ones, unless environment variables set its thresholds."""
+"""glibc keeps the memory of freed tensors for later tensors, unless environment variables set its thresholds."""
 
 from __future__ import annotations
 
