@@ -72,7 +72,7 @@ def invert_ddim(denoise: Denoise, schedule: Schedule, timesteps: Tensor, x0: Ten
         z_s = z
         z = z_s / slope if x0_prev is None or eps is None else level_t.alpha * x0_prev + level_t.sigma * eps
         for _ in range(iterations):
-            x0_prev = denoise(z, step.times, x0_prev)
+            x0_prev = denoise(z, step.t_batch, x0_prev)
             eps = (z - level_t.alpha * x0_prev) / level_t.sigma
             z = z + (z_s - alpha * x0_prev - sigma * eps) / slope
     return z

@@ -54,7 +54,7 @@ class SamplerStep(NamedTuple):
     s: Tensor
     level_t: NoiseLevel  # noise level at t
     level_s: NoiseLevel  # noise level at s
-    times: Tensor  # (1,), t for the denoiser, on the device of z
+    t_batch: Tensor  # (1,), t for the denoiser, on the device of z
 
 
 def iterate_steps(schedule: Schedule, timesteps: Tensor, z: Tensor) -> Iterator[SamplerStep]:
@@ -65,8 +65,8 @@ def iterate_steps(schedule: Schedule, timesteps: Tensor, z: Tensor) -> Iterator[
     if timesteps.dim() != 1 or len(timesteps) < 2 or bool((timesteps.diff() >= 0).any()):
         raise ValueError("timesteps must be two or more falling numbers, shared by the whole batch")
     for i, (t, s) in enumerate(pairwise(timesteps)):
-        times = torch.full((1,), float(t), dtype=dtype, device=z.device)
-        yield SamplerStep(i, t, s, schedule(t), schedule(s), times)
+        t_batch = torch.full((1,), float(t), dtype=dtype, device=z.device)
+        yield SamplerStep(i, t, s, schedule(t), schedule(s), t_batch)
 
 
 def finish_step(

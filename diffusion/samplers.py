@@ -43,7 +43,7 @@ def sample_ddpm(
     dtype = torch.promote_types(z.dtype, torch.float32)
     x0 = None
     for step in iterate_steps(schedule, timesteps, z):
-        x0 = denoise(z, step.times, x0)
+        x0 = denoise(z, step.t_batch, x0)
         # In the order of the paper and in the precision of z: at the first step 1 / sqrt(a) is in the hundreds and
         # magnifies rounding, so only the same operations reproduce recorded trajectories.
         alpha = step.level_t.alpha.to(dtype)
@@ -84,8 +84,8 @@ def sample_ddim(
         )
     x0 = None
     for step in iterate_steps(schedule, timesteps, z):
-        _, _, _, level_t, level_s, times = step
-        x0 = denoise(z, times, x0)
+        _, _, _, level_t, level_s, t_batch = step
+        x0 = denoise(z, t_batch, x0)
         eps = (z - level_t.alpha * x0) / level_t.sigma
         std = eta * step_variance(level_t, level_s).sqrt() * level_s.sigma / level_t.sigma
         mean = level_s.alpha * x0 + (level_s.sigma**2 - std**2).sqrt() * eps
@@ -109,8 +109,8 @@ def sample_dpmpp_2m(
     """
     x0_prev, h_prev = None, torch.zeros(())
     for step in iterate_steps(schedule, timesteps, z):
-        _, _, _, level_t, level_s, times = step
-        x0 = denoise(z, times, x0_prev)
+        _, _, _, level_t, level_s, t_batch = step
+        x0 = denoise(z, t_batch, x0_prev)
         h = half_log_snr_step(level_t, level_s)
         d = extrapolate_x0(x0, x0_prev, h, h_prev)
         mean = level_s.sigma / level_t.sigma * z - level_s.alpha * torch.expm1(-h) * d
@@ -134,8 +134,8 @@ def sample_dpmpp_2m_sde(
     """
     x0_prev, h_prev = None, torch.zeros(())
     for step in iterate_steps(schedule, timesteps, z):
-        _, _, _, level_t, level_s, times = step
-        x0 = denoise(z, times, x0_prev)
+        _, _, _, level_t, level_s, t_batch = step
+        x0 = denoise(z, t_batch, x0_prev)
         h = half_log_snr_step(level_t, level_s)
         d = extrapolate_x0(x0, x0_prev, h, h_prev)
         mean = level_s.sigma / level_t.sigma * torch.exp(-h) * z - level_s.alpha * torch.expm1(-2 * h) * d
@@ -164,12 +164,12 @@ def sample_heun(
     """
     x0 = None
     for step in iterate_steps(schedule, timesteps, z):
-        _, _, s, level_t, level_s, times = step
-        x0 = denoise(z, times, x0)
+        _, _, s, level_t, level_s, t_batch = step
+        x0 = denoise(z, t_batch, x0)
         h = half_log_snr_step(level_t, level_s)
         mean = level_s.sigma / level_t.sigma * z - level_s.alpha * torch.expm1(-h) * x0
         if s > 0 and h > 0:
-            x0_s = denoise(mean, torch.full_like(times, float(s)), x0)
+            x0_s = denoise(mean, torch.full_like(t_batch, float(s)), x0)
             mean = mean + level_s.alpha * (1 + torch.expm1(-h) / h) * (x0_s - x0)
             x0 = x0_s
         z = finish_step(step, x0, mean, torch.zeros_like(h), noise, step_hook)

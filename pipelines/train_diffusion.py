@@ -59,7 +59,7 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     corpus = load_corpus_with_classes(run)
     components = build_components(
         settings,
-        _source_folder(run),
+        _components_folder(run),
         run.device,
         corpus.num_classes,
         resolve_source_limit(settings, corpus),
@@ -85,7 +85,7 @@ def train(settings: Settings[DiffusionConfig]) -> int:
         save_encoder_config(model.denoiser, run.folder)
 
     # training state
-    state = make_train_state(run, model, make_ema(settings, model), extra=dict(timestep_sampler.stateful()))
+    state = make_train_state(run, model, make_ema(settings, model), extra=dict(timestep_sampler.state_to_checkpoint()))
     resumed = resume(run, state)
     if resumed:
         state.best = load_best_score(run.folder, state.best)
@@ -154,7 +154,7 @@ def evaluate(run: RunContext[DiffusionConfig], components: Components, corpus: C
     """Evaluate a trained run, or sample a labeled data set from it. Returns the exit code."""
     config = run.settings.config
     best = components.seq2seq and not config.pairs.newest_checkpoint
-    load_trained_weights(components.model, _source_folder(run), best=best)
+    load_trained_weights(components.model, _components_folder(run), best=best)
     evaluator = build_evaluator(run, components, corpus)
     if not config.evaluation.gen_data:
         evaluator.load_models()
@@ -175,7 +175,7 @@ def build_evaluator(run: RunContext[DiffusionConfig], components: Components, co
     return make_evaluator(run, generator, corpus, make_sources(run.settings, components, run.device, run.autocast))
 
 
-def _source_folder(run: RunContext[DiffusionConfig]) -> Path:
+def _components_folder(run: RunContext[DiffusionConfig]) -> Path:
     """The folder from which components are loaded: that of a trained run, or of the teacher for a new student."""
     config = run.settings.config
     if config.distillation.distill_run and not config.run.resume_dir:

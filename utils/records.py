@@ -131,7 +131,7 @@ class Condition(_Record):
 
 
 @dataclass
-class Anchor(_Record):
+class KnownPositions(_Record):
     """Known positions, which stay clean while sampling: a source prefix, or the text around blanks. Never dropped."""
 
     value: Tensor  # (B, L, D)

@@ -21,7 +21,7 @@ from latent_models.spaces.rounding import ROUNDING_HEADS, argmax_token, nearest_
 from latent_models.tokenizers.special_ids import end_id, start_id
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
-from utils.records import Anchor, Batch, Latents
+from utils.records import Batch, KnownPositions, Latents
 from utils.tokenizer_fingerprint import fingerprint as tokenizer_fingerprint
 
 
@@ -125,12 +125,12 @@ class EmbeddingSpace(LatentSpace):
         assert latents.mean is not None
         return Latents(latents.mean + self.sigma_0 * noise * latents.mask[..., None], latents.mask, latents.mean)
 
-    def anchor(self, batch: Batch, latents: Latents) -> Anchor | None:
+    def known_positions(self, batch: Batch, latents: Latents) -> KnownPositions | None:
         """The embeddings of packed texts that get no noise, at the positions where batch.known_mask is True."""
         if batch.known_mask is None:
             return None
         assert latents.mean is not None
-        return Anchor(latents.mean, F.pad(batch.known_mask, (0, self.length - batch.known_mask.shape[1])))
+        return KnownPositions(latents.mean, F.pad(batch.known_mask, (0, self.length - batch.known_mask.shape[1])))
 
     def nll(self, batch: Batch, x0: Tensor, where: Tensor | None = None) -> Tensor:
         """Cross-entropy of the tokens given x0 (B, L, D): (B,), nats per valid position. Padding counts only where it

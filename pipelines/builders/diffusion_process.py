@@ -47,7 +47,7 @@ class DiffusionProcess:
             o.T_schedule, step, num_steps, num_timesteps(self.train_schedule), o.polynomial_T_power
         )
 
-    def draw_times(self, step: int, num_steps: int) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
+    def make_time_sampler(self, step: int, num_steps: int) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
         """A function (n, generator) -> times (n,) and weights (n,) for a training step."""
         return partial(
             time_sampling.sample_stratified,

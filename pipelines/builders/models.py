@@ -174,7 +174,7 @@ def _load_states_model(settings: Settings[DiffusionConfig], run: Path) -> Langua
 
 def _limit_length(settings: Settings[DiffusionConfig], longest: int, folder: Path) -> None:
     """Set --max_seq_len to the longest text that the autoencoder reads; UserError if the given value is larger."""
-    if settings.sources["max_seq_len"] == "default":
+    if settings.origins["max_seq_len"] == "default":
         settings.set("max_seq_len", longest)
     wanted = settings.config.language_model.max_seq_len
     if wanted > longest:

@@ -27,7 +27,7 @@ def _build_frozen(inputs: SpaceInputs) -> LatentSpace:
 
 
 def _build_embeddings(inputs: SpaceInputs) -> LatentSpace:
-    if inputs.has_sources and inputs.settings.sources["padding"] == "default":
+    if inputs.has_sources and inputs.settings.origins["padding"] == "default":
         inputs.settings.set("padding", "generated")  # as published: the length of a target is not known
     if inputs.meta:
         return cast(LatentSpace, MetaEmbeddings(inputs.settings))

@@ -59,7 +59,7 @@ def check_embedding_flags(settings: Settings[DiffusionConfig]) -> None:
 
 def _set_defaults(settings: Settings[DiffusionConfig], values: Mapping[str, object]) -> None:
     for name, value in values.items():
-        if settings.sources[name] == "default":
+        if settings.origins[name] == "default":
             settings.set(name, value)
 
 

@@ -145,7 +145,7 @@ def resolve_source_limit(settings: Settings[DiffusionConfig], corpus: Corpus) ->
 
 
 def _check_source_flags(settings: Settings[DiffusionConfig], reason: str) -> None:
-    typed = next((flag for flag in SOURCE_FLAGS if settings.sources[flag] == "flag"), None)  # --config may hold all
+    typed = next((flag for flag in SOURCE_FLAGS if settings.origins[flag] == "flag"), None)  # --config may hold all
     if typed:
         raise UserError(f"--{typed} needs source texts, but {reason}: leave it out, or name a corpus of pairs")
 

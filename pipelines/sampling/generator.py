@@ -35,7 +35,7 @@ from utils.records import Condition, Latents
 from utils.seeding import derive_seed, seeded_generator
 from utils.train_eval import eval_mode
 
-Origin = tuple[int, int]  # batch index and row of a text
+SampleId = tuple[int, int]  # batch index and row of a text
 
 
 @dataclass
@@ -44,7 +44,7 @@ class SampleOutput:
 
     texts: dict[str, list[str]]
     empty: dict[str, int] = field(default_factory=dict)  # number of empty texts
-    origins: dict[str, list[Origin | None]] = field(default_factory=dict)  # batch and row, or None for a missing text
+    origins: dict[str, list[SampleId | None]] = field(default_factory=dict)  # batch and row, or None for a missing text
     speed: Stopwatch = field(default_factory=Stopwatch)
 
 
@@ -78,7 +78,7 @@ class TextGenerator:
         self.steps, self.batch_size, self.device, self.autocast = steps, batch_size, device, autocast
         self.max_length, self.guidance, self.absorbing, self.hooks = max_length, guidance, absorbing, tuple(hooks)
         self.dist = dist or DistContext(device=device)
-        self.timer = Stopwatch(device)  # times of the last call of sample or candidates, over all processes
+        self.timer = Stopwatch(device)  # durations of the last call of sample or candidates, over all processes
 
     def with_trajectory(self, **options: Any) -> Trajectory:
         """Add a hook that decodes intermediate estimates of the first batch of a call. options: those of Trajectory."""
@@ -104,7 +104,7 @@ class TextGenerator:
         """
         num_batches, dist = math.ceil(n / self.batch_size), self.dist
         found: dict[str, list[str]] = {strategy: [] for strategy in strategies}
-        origins: dict[str, list[Origin | None]] = {strategy: [] for strategy in strategies}
+        origins: dict[str, list[SampleId | None]] = {strategy: [] for strategy in strategies}
         empty = dict.fromkeys(strategies, 0)
         bar = ProgressBar("sample", num_batches * self.batch_size, unit="text", disable=quiet)
         timer = Stopwatch(self.device)
@@ -232,7 +232,7 @@ class TextGenerator:
         attention_mask = mask if space.variable_length else None
         shift = None
         if self.absorbing is not None:
-            shift = absorbing_shift(self.absorbing, None if inputs.anchor is None else ~inputs.anchor.mask)
+            shift = absorbing_shift(self.absorbing, None if inputs.known is None else ~inputs.known.mask)
 
         def noise_generator(step: int) -> torch.Generator:
             return seeded_generator(seed, "block", batch_index, "noise", step)
@@ -249,7 +249,7 @@ class TextGenerator:
             mask,
             attention_mask,
             mask if inputs.decode_mask is None else inputs.decode_mask,
-            inputs.anchor,
+            inputs.known,
             shift,
         )
         for hook in self.hooks if hooks is None else hooks:

@@ -59,8 +59,8 @@ class ClassifierControl:
         """(z, t) -> log p(label | z_t) of each text (B,), in nats."""
 
         def log_prob(z: Tensor, t: Tensor) -> Tensor:
-            if call.anchor is not None:
-                z = torch.where(call.anchor.mask[..., None], call.anchor.value, z)
+            if call.known is not None:
+                z = torch.where(call.known.mask[..., None], call.known.value, z)
             time = get_time_input(call.schedule, t, self.process.time_input).to(z.dtype)
             return self.classifier(z, time, call.attention_mask).float().log_softmax(-1)[:, self.label]
 

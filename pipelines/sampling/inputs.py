@@ -24,7 +24,7 @@ from latent_models.tokenizers.special_ids import end_id, separator_id, start_id
 from pipelines.data.context_encoder import ContextEncoder
 from pipelines.sampling.sampler_call import InputsFn, SampleInputs
 from utils.errors import UserError
-from utils.records import Anchor, Batch, Condition
+from utils.records import Batch, Condition, KnownPositions
 from utils.seeding import seeded_generator
 
 BLANK = re.compile(r"_{3,}|\[blank(?::(\d{1,3}))?\]")
@@ -89,10 +89,10 @@ class PackedSources:
         def inputs(first: int, last: int) -> SampleInputs:
             batch = collate(table, range(first, last), space.pad_id, space.length).to(self.device)
             latents = self.space.encode(batch)
-            anchor = space.anchor(batch, latents)
-            assert anchor is not None
+            known = space.known_positions(batch, latents)
+            assert known is not None
             condition = None if classes is None else Condition.of(classes[first:last])
-            return SampleInputs(condition, anchor, latents.mask, latents.mask & ~anchor.mask)
+            return SampleInputs(condition, known, latents.mask, latents.mask & ~known.mask)
 
         return inputs
 
@@ -125,7 +125,7 @@ def infilling_inputs(space: NormalizedSpace, texts: Sequence[str], device: torch
         # in a space whose padding is generated, the padding is known too: the text keeps its length
         known = torch.stack([padded(known, not embeddings.variable_length) for _, known in selected]).to(device)
         assert latents.mean is not None
-        return SampleInputs(None, Anchor(latents.mean, known), latents.mask, text_mask.to(device))
+        return SampleInputs(None, KnownPositions(latents.mean, known), latents.mask, text_mask.to(device))
 
     return inputs
 

@@ -25,7 +25,7 @@ from diffusion.noise import StepGenerator
 from diffusion.sampler_steps import Noise, StepHook, compose_hooks
 from diffusion.samplers import Sampler
 from diffusion.schedules import Schedule
-from utils.records import Anchor, Condition, Latents, to_device
+from utils.records import Condition, KnownPositions, Latents, to_device
 from utils.seeding import seeded_generator
 
 
@@ -34,7 +34,7 @@ class SampleInputs:
     """Inputs of one sampling batch, one row for each text. Every part is optional."""
 
     condition: Condition | None = None
-    anchor: Anchor | None = None  # known positions: a source, or the text around blanks
+    known: KnownPositions | None = None  # known positions: a source, or the text around blanks
     mask: Tensor | None = None  # (B, L) bool, positions of the texts; None: lengths are drawn, as in training
     decode_mask: Tensor | None = None  # (B, L) bool, positions to decode; None: all positions of the texts
 
@@ -51,8 +51,8 @@ class SampleInputs:
     def empty(self) -> bool:
         return all(part is None for part in self._parts())
 
-    def _parts(self) -> tuple[Condition | Anchor | Tensor | None, ...]:
-        return self.condition, self.anchor, self.mask, self.decode_mask
+    def _parts(self) -> tuple[Condition | KnownPositions | Tensor | None, ...]:
+        return self.condition, self.known, self.mask, self.decode_mask
 
     def repeat(self, times: int) -> SampleInputs:
         """Repeat each row `times` times: (B, ...) -> (B * times, ...)."""
@@ -63,7 +63,7 @@ class SampleInputs:
 
     def _map(self, of_record: Callable, of_tensor: Callable[[Tensor], Tensor]) -> SampleInputs:
         return SampleInputs(
-            *(None if part is None else of_record(part) for part in (self.condition, self.anchor)),
+            *(None if part is None else of_record(part) for part in (self.condition, self.known)),
             *(None if part is None else of_tensor(part) for part in (self.mask, self.decode_mask)),
         )
 
@@ -85,13 +85,13 @@ class SamplerCall:
     denoise: Denoise
     sampler: Sampler
     schedule: Schedule
-    times: Tensor  # (steps + 1,), falling to 0
+    timesteps: Tensor  # (steps + 1,), falling to 0
     z: Tensor  # (B, L, D), noise
     noise: Noise
     mask: Tensor  # (B, L) bool, positions of the texts
     attention_mask: Tensor | None  # (B, L) bool, the same for a network; None: all positions
     decode_mask: Tensor  # (B, L) bool, positions to decode
-    anchor: Anchor | None = None  # known positions
+    known: KnownPositions | None = None  # known positions
     shift: Tensor | None = None  # (B, L, D) or (1, L, D), towards an absorbing state
     step_hooks: list[StepHook] = field(default_factory=list)
 
@@ -103,17 +103,17 @@ class SamplerCall:
     @property
     def generated_mask(self) -> Tensor:
         """(B, L) bool: positions of the texts that are not known."""
-        return self.mask if self.anchor is None else self.mask & ~self.anchor.mask
+        return self.mask if self.known is None else self.mask & ~self.known.mask
 
     @torch.no_grad()
     def run(self) -> Latents:
         """Sample. Returns x0 (B, L, D), with the mask of positions to decode."""
         denoise, sampler = self.denoise, self.sampler
-        if self.anchor is not None:
-            denoise = with_known_positions(denoise, self.anchor.value, self.anchor.mask)
+        if self.known is not None:
+            denoise = with_known_positions(denoise, self.known.value, self.known.mask)
         if self.shift is not None:
             sampler = shift_sampler(sampler, self.shift)
-        x0 = sampler(denoise, self.schedule, self.times, self.z, self.noise, compose_hooks(*self.step_hooks))
+        x0 = sampler(denoise, self.schedule, self.timesteps, self.z, self.noise, compose_hooks(*self.step_hooks))
         return Latents(x0, self.decode_mask)
 
 

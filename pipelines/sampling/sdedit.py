@@ -37,14 +37,15 @@ class SDEditStart:
         self.x0, self.strength, self.shared_noise = x0, strength, shared_noise
 
     def __call__(self, call: SamplerCall) -> None:
-        call.times = call.times[call.times <= self.strength + 1e-9]  # 0.3 of a grid of tenths is a little more than 0.3
-        if len(call.times) < 2:  # the last is 0
+        # 0.3 of a grid of tenths is a little more than 0.3
+        call.timesteps = call.timesteps[call.timesteps <= self.strength + 1e-9]
+        if len(call.timesteps) < 2:  # the last is 0
             raise UserError(
                 f"strength {self.strength:g} is smaller than the last sampling step: raise it, or sampling_timesteps"
             )
         noise = call.z[:1].expand_as(call.z) if self.shared_noise else call.z
         x0 = self.x0.to(call.z) - (0 if call.shift is None else call.shift)  # in the coordinates of a shifted sampler
-        start = call.times[:1].expand(len(x0)).to(call.z)
+        start = call.timesteps[:1].expand(len(x0)).to(call.z)
         call.z = corrupt(x0, noise, broadcast_level(call.schedule, start, x0))
 
 

@@ -55,7 +55,7 @@ class Trajectory:
         if call.batch_index != 0:
             return
         self.snapshots = []
-        steps, rows = len(call.times) - 1, slice(0, self.texts)
+        steps, rows = len(call.timesteps) - 1, slice(0, self.texts)
         count = min(self.count, steps)
         recorded = {steps * (k + 1) // count for k in range(count)}
 
@@ -76,7 +76,7 @@ class Trajectory:
         """Write all snapshots of a call as JSON: {"seed", "steps", "views": [{"step", "t", "texts"}]}."""
         assert self.path is not None
         snapshots = [asdict(snapshot) for snapshot in self.snapshots]
-        write_json(self.path, {"seed": call.seed, "steps": len(call.times) - 1, "views": snapshots})
+        write_json(self.path, {"seed": call.seed, "steps": len(call.timesteps) - 1, "views": snapshots})
 
 
 def show(snapshot: Snapshot, steps: int, file: TextIO) -> None:

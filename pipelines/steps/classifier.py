@@ -13,7 +13,7 @@ from diffusion.schedules import broadcast_level
 from pipelines.components import Components
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
-from pipelines.steps.diffusion import QUARTERS, by_quarter
+from pipelines.steps.diffusion import QUARTERS, split_by_quarter
 from utils.records import to_device
 
 METRICS = ("accuracy", *(f"accuracy_q{q}" for q in QUARTERS))
@@ -39,7 +39,7 @@ class ClassifierStep:
         all_labels = self.texts.tokens.split.labels
         assert all_labels is not None, "the corpus has no labels"
         labels = to_device(torch.tensor([all_labels[row] for row in rows.tolist()]), self.texts.device)
-        t, _ = draws.sample_global(process.draw_times(step, 1), "time")
+        t, _ = draws.sample_global(process.make_time_sampler(step, 1), "time")
         x0 = clean.x0
         if clean.mean is not None:
             # "spread" is part of the seed: renaming it would change the noise
@@ -52,7 +52,7 @@ class ClassifierStep:
         logits = self.classifier(z_t, time, clean.mask if space.variable_length else None).float()
         correct = (logits.argmax(-1) == labels).float()
         losses = F.cross_entropy(logits, labels, reduction="none")
-        return losses, {"accuracy": correct, **by_quarter("accuracy", correct, t, 1.0)}
+        return losses, {"accuracy": correct, **split_by_quarter("accuracy", correct, t, 1.0)}
 
 
 def sigma_0(space: nn.Module) -> float:

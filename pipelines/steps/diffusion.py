@@ -67,7 +67,7 @@ class TimestepSampler:
         self.importance.update(times, losses)
         self.recorded = []
 
-    def stateful(self) -> dict[str, LossSecondMoment]:
+    def state_to_checkpoint(self) -> dict[str, LossSecondMoment]:
         """State to checkpoint, by file name."""
         return {} if self.importance is None else {"times": self.importance}
 
@@ -87,7 +87,7 @@ def drop_conditions(condition: Condition | None, draws: StepRNG, options: Proces
     )
 
 
-def by_quarter(name: str, values: Tensor, t: Tensor, max_time: float) -> dict[str, Tensor]:
+def split_by_quarter(name: str, values: Tensor, t: Tensor, max_time: float) -> dict[str, Tensor]:
     """values (B,) by quarter of the noise range as {name}_q0 to {name}_q3, whose batch means are those of a quarter.
 
     Times are stratified and losses weighted, so a quarter of the batch lies in each quarter: hence the factor 4.
@@ -150,17 +150,17 @@ class DiffusionStep:
         batch_sampler: BatchSampler,
         num_steps: int,
         self_condition: bool,
-        times: TimestepSampler | None = None,
+        timestep_sampler: TimestepSampler | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         """denoiser: the network, or the wrapper that averages its gradients over ranks. num_steps: number of steps of
         the whole run.
 
-        times: sampler of training timesteps; None: stratified. weights: weights of loss terms by name, which override
-        those of the table.
+        timestep_sampler: sampler of training timesteps; None: stratified. weights: weights of loss terms by name, which
+        override those of the table.
         """
         self.denoiser, self.latents, self.process, self.batch_sampler = denoiser, latents, process, batch_sampler
-        self.num_steps, self.self_condition, self.times = num_steps, self_condition, times
+        self.num_steps, self.self_condition, self.timestep_sampler = num_steps, self_condition, timestep_sampler
         self.additional_losses = AdditionalLosses(latents, weights)
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -169,16 +169,17 @@ class DiffusionStep:
         clean, condition = self.latents(rows)
         draws = self.batch_sampler.rng(step, micro, self.latents.device)
         condition = drop_conditions(condition, draws, options)
-        t, weight = draws.sample_global((self.times or self.process.draw_times)(step, self.num_steps), "time")
+        make_sampler = self.timestep_sampler or self.process.make_time_sampler
+        t, weight = draws.sample_global(make_sampler(step, self.num_steps), "time")
         eps = draws.normal("noise", *clean.x0.shape[1:])
         selected = draws.select_rows("self_condition", options.train_prob_self_cond)
         mask = clean.mask if space.variable_length else None
         result = self.denoise(clean.x0, mask, t, eps, condition, selected if self.self_condition else None)
         losses = self.process.weight_losses(result.loss, t)
-        if self.times is not None:
-            self.times.record_losses(t, losses)
+        if self.timestep_sampler is not None:
+            self.timestep_sampler.record_losses(t, losses)
         weighted = losses * weight
-        logged = by_quarter("loss", losses.detach() * weight, t, self.process.max_time(step, self.num_steps))
+        logged = split_by_quarter("loss", losses.detach() * weight, t, self.process.max_time(step, self.num_steps))
         total, terms = self.additional_losses.add(weighted, self.additional_losses(rows, clean, result))
         return total, logged | terms
 

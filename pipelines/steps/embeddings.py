@@ -23,8 +23,8 @@ from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.tokens import TokenSplit
 from pipelines.options import EmbeddingLossOptions
-from pipelines.steps.diffusion import TimestepSampler, bind_denoiser, by_quarter, drop_conditions, rows_on
-from utils.records import Anchor, Batch, Condition, Latents
+from pipelines.steps.diffusion import TimestepSampler, bind_denoiser, drop_conditions, rows_on, split_by_quarter
+from utils.records import Batch, Condition, KnownPositions, Latents
 from utils.seeding import SelectedRows
 
 
@@ -61,37 +61,37 @@ class EmbeddingLoss(nn.Module):
         norm; and, to log only, rounding_nll of the generated positions, without gradient."""
         space = self.space
         latents = space.add_sigma0_noise(space.encode(batch), noise.embedding_noise)
-        anchor = space.anchor(batch, latents)
-        result, x0_hat = self.denoise(latents, anchor, noise, condition)
+        known = space.known_positions(batch, latents)
+        result, x0_hat = self.denoise(latents, known, noise, condition)
         losses = {
             "diffusion": self.process.weight_losses(result.loss, noise.t),
             **space.losses(batch, latents, x0_hat),
             **loss_terms(result, self.terms),
-            "rounding_nll": self.rounding_nll(batch, x0_hat, self.loss_mask(latents, anchor)),
+            "rounding_nll": self.rounding_nll(batch, x0_hat, self.loss_mask(latents, known)),
         }
         if self.absorbing is not None:
             losses["absorbing_norm"] = self.absorbing.norm().expand(len(result.loss))
         return losses
 
     def denoise(
-        self, latents: Latents, anchor: Anchor | None, noise: StepNoise, condition: Condition | None
+        self, latents: Latents, known: KnownPositions | None, noise: StepNoise, condition: Condition | None
     ) -> tuple[DenoisingResult, Tensor]:
         """Corrupt, self-condition, predict and compare; and x0_hat (B, L, D) with the values of known positions."""
         space, process = self.space, self.process
-        mask, loss_mask = latents.mask if space.variable_length else None, self.loss_mask(latents, anchor)
+        mask, loss_mask = latents.mask if space.variable_length else None, self.loss_mask(latents, known)
         absorbing = None
         if self.absorbing is not None:
             absorbing = AbsorbingNoise.of(self.absorbing, loss_mask, noise.mask_uniform, self.denoise_rate)
 
         def bind(rows: Tensor | None) -> BoundNetwork:
             network = bind_denoiser(self.denoiser, mask, condition, rows)
-            return with_known_input(network, anchor if anchor is None or rows is None else anchor[rows])
+            return with_known_input(network, known if known is None or rows is None else known[rows])
 
         def keep_known(denoise: Denoise, rows: Tensor) -> Denoise:
-            if anchor is None:
+            if known is None:
                 return denoise
-            known = anchor[rows]
-            return with_known_positions(denoise, known.value, known.mask)
+            kept = known[rows]
+            return with_known_positions(denoise, kept.value, kept.mask)
 
         result = denoising_loss(
             bind,
@@ -107,13 +107,13 @@ class EmbeddingLoss(nn.Module):
             with_x0_hat=True,
         )
         assert result.x0_hat is not None
-        return result, fill_known(result.x0_hat, anchor)
+        return result, fill_known(result.x0_hat, known)
 
-    def loss_mask(self, latents: Latents, anchor: Anchor | None) -> Tensor | None:
+    def loss_mask(self, latents: Latents, known: KnownPositions | None) -> Tensor | None:
         """(B, L) bool: the positions that are noised and learned, without the known ones; None for all."""
-        if anchor is None:
+        if known is None:
             return latents.mask if self.space.variable_length else None
-        return latents.mask & ~anchor.mask
+        return latents.mask & ~known.mask
 
     @torch.no_grad()
     def rounding_nll(self, batch: Batch, x0_hat: Tensor, loss_mask: Tensor | None) -> Tensor:
@@ -138,16 +138,17 @@ class EmbeddingStep:
         class_conditional: bool,
         reg_rate: float = 0.0,
         max_prefix_fraction: float | None = None,
-        times: TimestepSampler | None = None,
+        timestep_sampler: TimestepSampler | None = None,
     ) -> None:
         """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: number of steps of the
         whole run.
 
         reg_rate: weight of the norm of an absorbing state. max_prefix_fraction: for blocks of running text, the largest
-        share of a block that is known; None: texts or pairs. times: sampler of training timesteps; None: stratified.
+        share of a block that is known; None: texts or pairs. timestep_sampler: sampler of training timesteps; None:
+        stratified.
         """
         self.network, self.loss, self.data, self.batch_sampler = network, loss, data, batch_sampler
-        self.num_steps, self.times = num_steps, times
+        self.num_steps, self.timestep_sampler = num_steps, timestep_sampler
         self.device, self.max_prefix_fraction = device, max_prefix_fraction
         self.self_condition, self.class_conditional = self_condition, class_conditional
         self.weights = {
@@ -164,7 +165,8 @@ class EmbeddingStep:
         draws = self.batch_sampler.rng(step, micro, self.device)
         if self.max_prefix_fraction is not None:
             batch = reveal_prefix(batch, draws.uniform("prefix"), self.max_prefix_fraction)
-        t, weight = draws.sample_global((self.times or process.draw_times)(step, self.num_steps), "time")
+        make_sampler = self.timestep_sampler or process.make_time_sampler
+        t, weight = draws.sample_global(make_sampler(step, self.num_steps), "time")
         selected = draws.select_rows("self_condition", process.options.train_prob_self_cond)
         shape = (space.length, space.dim)
         noise = StepNoise(
@@ -179,27 +181,27 @@ class EmbeddingStep:
             assert batch.class_id is not None, "a class-conditional run was built on a corpus without labels"
             condition = drop_conditions(Condition.of(class_id=batch.class_id), draws, process.options)
         losses = self.network(batch, noise, condition)
-        if self.times is not None:
-            self.times.record_losses(t, losses["diffusion"])
+        if self.timestep_sampler is not None:
+            self.timestep_sampler.record_losses(t, losses["diffusion"])
         # Differs from the published code: only the diffusion loss depends on t, so only it has importance weights.
         diffusion = losses["diffusion"] * weight
         terms = {name: loss for name, loss in losses.items() if name not in ("diffusion", "rounding_nll")}
         logged = {name: loss.detach() for name, loss in losses.items()}
-        quarters = by_quarter("loss", diffusion.detach(), t, process.max_time(step, self.num_steps))
+        quarters = split_by_quarter("loss", diffusion.detach(), t, process.max_time(step, self.num_steps))
         return weighted_total(diffusion, terms, self.weights), logged | quarters
 
 
-def fill_known(x: Tensor, anchor: Anchor | None) -> Tensor:
+def fill_known(x: Tensor, known: KnownPositions | None) -> Tensor:
     """x (B, L, D) with the values of known positions."""
-    return x if anchor is None else torch.where(anchor.mask[..., None], anchor.value, x)
+    return x if known is None else torch.where(known.mask[..., None], known.value, x)
 
 
-def with_known_input(network: BoundNetwork, anchor: Anchor | None) -> BoundNetwork:
+def with_known_input(network: BoundNetwork, known: KnownPositions | None) -> BoundNetwork:
     """The network, which receives known positions clean."""
 
-    def known(
+    def with_known(
         z: Tensor, time: Tensor, x0_self_cond: Tensor | None = None, self_cond_mask: Tensor | None = None
     ) -> Tensor:
-        return network(fill_known(z, anchor), time, x0_self_cond, self_cond_mask)
+        return network(fill_known(z, known), time, x0_self_cond, self_cond_mask)
 
-    return known
+    return with_known

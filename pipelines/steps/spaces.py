@@ -50,10 +50,10 @@ class LatentSteps:
         run: RunContext[DiffusionConfig],
         components: Components,
         data: DataModule,
-        times: TimestepSampler,
+        timestep_sampler: TimestepSampler,
         teacher: Teacher | None = None,
     ) -> None:
-        self.run, self.process, self.times, self.teacher = run, components.process, times, teacher
+        self.run, self.process, self.timestep_sampler, self.teacher = run, components.process, timestep_sampler, teacher
         self.data, self.network = cast(LatentDataModule, data), network_of(components)
 
     def __call__(self, network: nn.Module, sampler: TrainingSampler | ValidationSampler) -> Step:
@@ -61,7 +61,8 @@ class LatentSteps:
         latents = self.data.latents["train" if training else "valid"]
         common = (network, latents, self.process, sampler, settings.config.loop.num_train_steps)
         if self.teacher is None:
-            return DiffusionStep(*common, settings.config.denoiser.self_condition, self.times if training else None)
+            timestep_sampler = self.timestep_sampler if training else None
+            return DiffusionStep(*common, settings.config.denoiser.self_condition, timestep_sampler)
         return DistillationStep(
             *common,
             self.teacher,
@@ -79,11 +80,11 @@ class EmbeddingSteps:
         run: RunContext[DiffusionConfig],
         components: Components,
         data: DataModule,
-        times: TimestepSampler,
+        timestep_sampler: TimestepSampler,
         teacher: Teacher | None = None,
     ) -> None:
         assert teacher is None, "runs of embeddings are not distilled"
-        self.run, self.data, self.times = run, data, times
+        self.run, self.data, self.timestep_sampler = run, data, timestep_sampler
         self.network = EmbeddingLoss(
             components.model.denoiser,
             cast(EmbeddingSpace, components.space.space),
@@ -105,7 +106,7 @@ class EmbeddingSteps:
             self_condition=settings.config.denoiser.self_condition,
             class_conditional=settings.config.denoiser.class_conditional,
             reg_rate=settings.config.absorbing.reg_rate,
-            times=self.times if training else None,
+            timestep_sampler=self.timestep_sampler if training else None,
             max_prefix_fraction=settings.config.packing.max_prefix_fraction
             if settings.config.packing.pretrain_blocks
             else None,

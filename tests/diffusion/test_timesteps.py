@@ -238,7 +238,7 @@ def test_respacing_equals_the_chain_of_the_betas_between_selected_steps(name, ti
     for at, new, old in zip(steps, whole, reversed(range(len(kept))), strict=True):
         atol = 1e-9 + 4 * float(rounding[old])
         torch.testing.assert_close(log_snr(at.level_t), log_snr(new.level_t), atol=atol, rtol=1e-9)
-        time_inputs = get_time_input(chain, at.times, "index") * timesteps
+        time_inputs = get_time_input(chain, at.t_batch, "index") * timesteps
         torch.testing.assert_close(
             time_inputs, torch.tensor([float(kept[old])], dtype=torch.float64), atol=1e-9, rtol=0
         )

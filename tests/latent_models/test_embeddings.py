@@ -115,11 +115,11 @@ def test_lengths_of_samples_come_from_training_texts(space):
 def test_a_packed_source_is_anchored_at_its_embeddings(space, batch):
     made = space(sigma_0=0.2)
     latents = encode_with_noise(made, batch)
-    assert made.anchor(batch, latents) is None
+    assert made.known_positions(batch, latents) is None
     given = torch.arange(batch.input_ids.shape[1]) < torch.tensor([3, 0, 5])[:, None]
-    anchor = made.anchor(replace(batch, known_mask=given), latents)
-    assert anchor.mask.shape == (3, L) and anchor.mask.sum(1).tolist() == [3, 0, 5]
-    assert torch.equal(anchor.value[0, 1], made.vectors.table[batch.input_ids[0, 1]])
+    known = made.known_positions(replace(batch, known_mask=given), latents)
+    assert known.mask.shape == (3, L) and known.mask.sum(1).tolist() == [3, 0, 5]
+    assert torch.equal(known.value[0, 1], made.vectors.table[batch.input_ids[0, 1]])
 
 
 # ---------------------------------------------------------------------------------------------------------- rounding

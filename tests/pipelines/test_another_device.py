@@ -126,7 +126,7 @@ def process(sampling: SamplingOptions | None = None, variant: str = "latent", **
     return make_process(ProcessOptions(**options), sampling or SamplingOptions(sampling_timesteps=4), variant)
 
 
-def run_step(modules, fn, *, options=None, times=None, step=0) -> StepResult:
+def run_step(modules, fn, *, options=None, timestep_sampler=None, step=0) -> StepResult:
     """One real optimizer step with EMA on the device: forward and backward over micro-batches, then the update."""
     options = options or OptimizerOptions()
     optimizer = make_optimizer(modules, options)
@@ -135,8 +135,8 @@ def run_step(modules, fn, *, options=None, times=None, step=0) -> StepResult:
     modules.train()
     loss, values = _gradients(state, fn, fn.batch_sampler.accumulate, nullcontext, fn.batch_sampler.global_batch_size)
     result = _update(state, loss, values, state.parameters(), 1.0)
-    if times is not None:
-        times.sync_losses(state, result)
+    if timestep_sampler is not None:
+        timestep_sampler.sync_losses(state, result)
     found = [result.loss, result.grad_norm, *result.values.values(), *state.parameters()]
     found += [x for part in optimizer.state.values() for x in part.values() if isinstance(x, torch.Tensor) and x.ndim]
     found += [*state.ema.tensors.values()]
@@ -187,10 +187,10 @@ def test_denoiser_step_runs_on_the_device(world, bert, tmp_path, case):
         cache = DeviceLatentCache(cached.cache, META) if where == "device" else cached.cache
         space, texts = world.states, EncodedSplit(world.states, world.data, cache, META)
         model = DiffusionModel(space, net, LENGTH, classes).to(META)
-    times_sampler = TimestepSampler(made, RANKS)
+    timestep_sampler = TimestepSampler(made, RANKS)
     source = ConditionalLatents(model.normalize(space), texts, classes > 0, read)
-    step = DiffusionStep(network or model.denoiser, source, made, SAMPLER, 10, True, times_sampler)
-    result = run_step(model, step, times=times_sampler)
+    step = DiffusionStep(network or model.denoiser, source, made, SAMPLER, 10, True, timestep_sampler)
+    result = run_step(model, step, timestep_sampler=timestep_sampler)
     assert result.values.keys() == {f"loss_q{q}" for q in (0, 1, 2, 3)}
 
 
@@ -236,9 +236,9 @@ def test_embedding_step_runs_on_the_device(world, case):
     step = EmbeddingStep(
         loss, loss, data, SAMPLER, 10, EmbeddingLossOptions(), device=META, self_condition=True,
         class_conditional=classes > 0, reg_rate=0.1, max_prefix_fraction=0.5 if case == "running text" else None,
-        times=(times := TimestepSampler(made, RANKS)),
+        timestep_sampler=(timestep_sampler := TimestepSampler(made, RANKS)),
     )  # fmt: skip
-    run_step(model, step, times=times)
+    run_step(model, step, timestep_sampler=timestep_sampler)
 
 
 def packed(space: EmbeddingSpace):

@@ -79,7 +79,7 @@ def test_rounding_nll_covers_only_the_target(trained):
     with torch.no_grad():
         found = loss(batch, noise, None)["rounding_nll"]
         latents = space.add_sigma0_noise(space.encode(batch), noise.embedding_noise)
-        _, x0_hat = loss.denoise(latents, space.anchor(batch, latents), noise, None)
+        _, x0_hat = loss.denoise(latents, space.known_positions(batch, latents), noise, None)
         nll = F.cross_entropy(
             F.linear(x0_hat, *space.head(space.vectors(), space.bias)).flatten(0, 1), ids.flatten(), reduction="none"
         ).view(ids.shape)
@@ -98,10 +98,10 @@ def test_the_source_is_fixed_at_every_sampling_step(trained, sampler):
     hook = denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     x0 = call.run().x0
     hook.remove()
-    fixed = call.anchor.mask
+    fixed = call.known.mask
     assert len(seen) == 3 and fixed.any() and not fixed.all()
     for z in [*seen, x0]:
-        assert torch.equal(z[fixed], call.anchor.value[fixed])
+        assert torch.equal(z[fixed], call.known.value[fixed])
     text = pipeline.candidates(["a red plum"], 2)
     assert len(text[0]) == 2 and all("a red plum" not in t for t in text[0]), "decoded texts do not contain the source"
 
@@ -124,7 +124,7 @@ def test_an_absorbing_state_is_the_mean_of_the_noise_at_unknown_positions(progra
     pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu", rejection_rate=0.5)
     generator = pipeline.generator
     call = generator.prepare(1, 0, lambda b, n, g: pipeline.sources.make_inputs(["a red plum"], 1)(0, 1), 1)
-    shift, fixed = call.shift[0], call.anchor.mask[0]
+    shift, fixed = call.shift[0], call.known.mask[0]
     assert torch.equal(shift[fixed], torch.zeros_like(shift[fixed]))
     torch.testing.assert_close(shift[~fixed][0], generator.absorbing.detach())
     assert len(generator.hooks) == 2  # rounding with rejection, and remasking

@@ -57,7 +57,7 @@ call, sync_losses = EmbeddingStep.__call__, TimestepSampler.sync_losses
 
 def stepped(self, step, micro):
     global rank
-    if self.times is not None:  # training, not validation
+    if self.timestep_sampler is not None:  # training, not validation
         rank = self.batch_sampler.rank
         seen["rows"].append([step, self.batch_sampler.rows(step, micro, len(self.data)).tolist()])
     return call(self, step, micro)

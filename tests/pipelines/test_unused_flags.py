@@ -68,5 +68,5 @@ def test_the_precision_of_accelerate_launch_counts_unless_a_flag_or_a_file_gives
         (f"--config {file}", "fp16", "config"),
     ):
         settings = parse(DIFFUSION, f"{DATA} {words}".split())
-        assert settings.get("mixed_precision") == precision and settings.sources["mixed_precision"] == source
+        assert settings.get("mixed_precision") == precision and settings.origins["mixed_precision"] == source
         assert ("mixed_precision" in settings.explicit) == (source != "launcher")

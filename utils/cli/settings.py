@@ -122,13 +122,13 @@ class Settings(Generic[C]):
             values = {name: convert(program.flags[name], program.flags[name].default) for name in names}
             setattr(self.config, f.name, f.metadata["options"](**values))
         # source of each value: default, launcher, config, saved, flag or rule
-        self.sources: dict[str, str] = dict.fromkeys(program.flags, "default")
+        self.origins: dict[str, str] = dict.fromkeys(program.flags, "default")
         self.checkpoint_args: dict[str, Any] = {}  # all of args.json of the run, not only flags; empty: not read
 
     @property
     def explicit(self) -> frozenset[str]:
         """Flags that the user gave: typed, or in --config and not overridden by args.json."""
-        return frozenset(n for n, source in self.sources.items() if source in ("flag", "config"))
+        return frozenset(n for n, source in self.origins.items() if source in ("flag", "config"))
 
     @property
     def values(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class Settings(Generic[C]):
             raise UserError(f"--{name} {error}") from None
         holder = self.program.group_of[name]
         setattr(self.config, holder, replace(getattr(self.config, holder), **{name: value}))
-        self.sources[name] = source
+        self.origins[name] = source
 
     def as_dict(self) -> dict[str, Any]:
         """The values by flag name, ready for JSON."""
@@ -168,10 +168,10 @@ class Settings(Generic[C]):
     def describe(self) -> str:
         """The resolved configuration by group, with the source of each value that is not a default."""
         lines = []
-        width = max(map(len, self.sources), default=0)
+        width = max(map(len, self.origins), default=0)
         for heading, options in self.program.groups.items():
             lines.append(heading)
             for f in fields(options):
-                origin = "" if self.sources[f.name] == "default" else f"  ({self.sources[f.name]})"
+                origin = "" if self.origins[f.name] == "default" else f"  ({self.origins[f.name]})"
                 lines.append(f"  {f.name:<{width}}  {format_value(self.get(f.name))}{origin}")
         return "\n".join(lines)

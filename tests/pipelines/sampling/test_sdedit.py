@@ -38,7 +38,7 @@ def test_strength_1_equals_sampling_from_noise(pipeline):
 def test_sampling_starts_at_the_time_that_strength_names(pipeline, tenths):
     call = pipeline.generator.prepare(3, 0)
     SDEditStart(pipeline.encode(TEXTS[:1]).x0.expand_as(call.z), tenths / 10)(call)
-    assert float(call.times[0]) == pytest.approx(tenths / 10) and len(call.times) == tenths + 1
+    assert float(call.timesteps[0]) == pytest.approx(tenths / 10) and len(call.timesteps) == tenths + 1
 
 
 def test_a_larger_strength_changes_latents_more(pipeline):

@@ -48,7 +48,7 @@ def test_every_flag_has_help_and_what_it_needs_is_a_flag(title):
 
 def test_names_given_as_text_to_settings_are_flags():
     """Literals in settings.set("..."), settings.get("..."), settings.path("..."), "..." in settings.explicit,
-    settings.sources["..."]."""
+    settings.origins["..."]."""
     known = {name for program in PROGRAMS.values() for name in program.flags}
     unknown, found = [], 0
     for path in sorted((ROOT / "pipelines").rglob("*.py")):
@@ -70,7 +70,7 @@ def _literals(node: ast.AST) -> list[str]:
         texts = [node.left]
     elif isinstance(node, ast.BinOp) and ast.unparse(node.right).endswith("settings.explicit"):
         texts = list(node.left.elts) if isinstance(node.left, ast.Set) else []
-    elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("settings.sources"):
+    elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("settings.origins"):
         texts = [node.slice]
     return [t.value for t in texts if isinstance(t, ast.Constant) and isinstance(t.value, str)]
 

@@ -156,7 +156,7 @@ def test_all_four_sources(tmp_path, trained, capsys):
 
 def test_untyped_defaults_never_override_what_was_trained_and_invocation_flags_never_come_from_it(trained):
     s = settings("--resume_dir", str(trained), "--resume_training")
-    assert s.config.network.tx_dim == 128 and s.sources["tx_dim"] == "saved"
+    assert s.config.network.tx_dim == 128 and s.origins["tx_dim"] == "saved"
     assert (
         s.config.loop.max_seconds is None
         and s.config.run.output_dir is None
@@ -345,7 +345,7 @@ def test_rules_fill_in_and_refuse():
 
     program = replace(PROGRAM, rules=(eta_selects_ddim, no_seven))
     s = settings("--eta", "0.5", program=program)
-    assert s.config.sampling.sampler == "ddim" and "sampler" not in s.explicit and s.sources["sampler"] == "rule"
+    assert s.config.sampling.sampler == "ddim" and "sampler" not in s.explicit and s.origins["sampler"] == "rule"
     assert settings("--eta", "0.5", "--sampler", "ddpm", program=program).config.sampling.sampler == "ddpm"
     assert "unlucky" in refused("--tx_dim", "7", program=program)
 
