@@ -114,7 +114,7 @@ CASES = {
         "train", "--resume_training --resume_dir {folder}/exchanged", "exchanged was trained with another tokenizer"),
     "samples of another tokenizer": (
         "sample", "--run {folder}/exchanged --device cpu", "exchanged was trained with another tokenizer"),
-    "no tokenizer": ("train", "--eval --resume_dir {folder}/bare", "tokenizer is not there.*restore it"),
+    "no tokenizer": ("train", "--eval --resume_dir {folder}/bare", "tokenizer does not exist.*restore the folder"),
     "a BERTScore model that is missing": (
         "train", "--eval --resume_dir {folder}/packed --output_dir {out} --bertscore_model nobody/nothing",
         "BERTScore's model nobody/nothing cannot be loaded"),

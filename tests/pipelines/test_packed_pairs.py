@@ -173,9 +173,11 @@ def plain(programs, tmp_path_factory):
 def test_infilling_changes_only_the_blanks(plain, capsys):
     pipeline = TextDiffusionPipeline.from_pretrained(plain, device="cpu")
     space = pipeline.generator.space
-    # untrained embeddings are too close to each other
-    space.space.vectors.table.data.copy_(torch.randn_like(space.space.vectors.table) * 3)
-    words = [w for w in pipeline.generator.space.space.tokenizer.get_vocab() if w.isalpha()][:3]
+    # vectors of one length, far apart: untrained ones are too close, and of others the longest would be the likeliest
+    table = space.space.vectors.table.data
+    directions = torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
+    table.copy_(10 * torch.nn.functional.normalize(directions, dim=-1))
+    words = sorted(w for w in space.space.tokenizer.get_vocab() if w.isalpha())[:3]
     text = f"{words[0]} ___ {words[1]} [blank:2] {words[2]}"
     (rows,) = pipeline.infill([text], 1)
     filled = rows[0].split()
