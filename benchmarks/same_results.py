@@ -10,9 +10,10 @@ in each latent space (autoencoder latents, encoder states, token embeddings), dr
 writes results.json: the losses of every logged step, a hash of every tensor of the last checkpoint, and the texts. It
 uses only flags whose names did not change. CORPUS is a folder of the embedded stories, written by the first run that
 lacks it. `compare` prints a line for each part and exits with 1 where any value differs. A refactoring must not change
-any.
+any. `speed` trains and samples with both checkouts at the same time, one core each, several rounds, and prints medians
+and their ratio; it needs taskset and two idle cores.
 
-How long: about five minutes for each checkout on 2 cores.
+How long: about five minutes for each checkout on 2 cores; `speed` a minute and a half for each round.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +91,10 @@ def environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, **fixed, "PYTHONPATH": str(checkout), "TOKENIZERS_PARALLELISM": "false"}
 
 
-def call(checkout: Path, program: str, flags: str) -> str:
-    """Run a program of the checkout and return its standard output."""
-    command = [sys.executable, *program.split(), *flags.split()]
+def call(checkout: Path, program: str, flags: str, core: int | None = None) -> str:
+    """Run a program of the checkout, on one core if it is given, and return its standard output."""
+    pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
+    command = [*pinned, sys.executable, *program.split(), *flags.split()]
     done = subprocess.run(command, cwd=checkout, env=environment(checkout), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
@@ -160,41 +163,48 @@ def compare(first: Path, second: Path) -> int:
 SPEED_STEPS, SPEED_FROM = 400, 100  # steps of training; those before SPEED_FROM warm up and are not counted
 
 
-def training_rate(checkout: Path, corpus: Path, runs: Path, name: str, folder: Path) -> float:
+def training_rate(checkout: Path, corpus: Path, runs: Path, name: str, folder: Path, core: int) -> float:
     """Optimizer steps per second of a run of RUNS, between two log lines."""
     program, flags = RUNS[name]
     steps = f" --num_train_steps {SPEED_STEPS} --log_every {SPEED_FROM} --output_dir {folder}"
     later = " --eval_every 100000" if program == "train_latent_model.py" else f" --scorer {runs}/latents/scorer"
-    call(checkout, program, flags.format(corpus=corpus, out=runs) + later + steps)
+    call(checkout, program, flags.format(corpus=corpus, out=runs) + later + steps, core)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     seconds = {line["step"]: line["seconds"] for line in lines if "seconds" in line}
     return (SPEED_STEPS - SPEED_FROM) / (seconds[SPEED_STEPS] - seconds[SPEED_FROM])
 
 
-def sampling_rate(checkout: Path, run: Path, folder: Path) -> float:
+def sampling_rate(checkout: Path, run: Path, folder: Path, core: int) -> float:
     """Texts per second of an evaluation of a trained run, noise to text."""
     flags = f"--eval --resume_dir {run} --num_samples 256 --sampling_timesteps 100 --decoding greedy --device cpu"
-    call(checkout, "train_text_diffusion.py", f"{flags} --scorer {run}/scorer --output_dir {folder}")
+    call(checkout, "train_text_diffusion.py", f"{flags} --scorer {run}/scorer --output_dir {folder}", core)
     metrics = json.loads((folder / "evaluation" / "eval-valid.json").read_text(encoding="utf-8"))
     parts = [metrics["speed/denoise_texts_per_second"], metrics["speed/decode_texts_per_second"]]
     return 1 / sum(1 / part for part in parts)
 
 
 def speed(checkouts: list[Path], corpus: Path, runs: list[Path], rounds: int) -> None:
-    """Print the median rates of both checkouts, measured in turn, and the ratio of the second to the first."""
+    """Print the median rates of both checkouts, and the median ratio of the second to the first.
+
+    Both run at the same time, one on each of two cores, and exchange the cores after every round: what slows the
+    machine down slows both.
+    """
     measured: dict[str, list[list[float]]] = {name: [[], []] for name in ("autoencoder", "latents", "sampling")}
+
+    def rate(name: str, i: int, core: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            if name == "sampling":
+                return sampling_rate(checkouts[i], runs[i] / "latents", Path(folder) / name, core)
+            return training_rate(checkouts[i], corpus, runs[i], name, Path(folder) / name, core)
+
     for number in range(rounds):
-        for i in (0, 1) if number % 2 == 0 else (1, 0):
-            with tempfile.TemporaryDirectory() as folder:
-                for name in ("autoencoder", "latents"):
-                    measured[name][i].append(training_rate(checkouts[i], corpus, runs[i], name, Path(folder) / name))
-                measured["sampling"][i].append(
-                    sampling_rate(checkouts[i], runs[i] / "latents", Path(folder) / "evaluated")
-                )
-        print(
-            f"round {number + 1}: " + ", ".join(f"{n} {a[-1]:.2f} {b[-1]:.2f}" for n, (a, b) in measured.items()),
-            flush=True,
-        )
+        for name, values in measured.items():
+            with ThreadPoolExecutor(2) as pool:
+                pair = [pool.submit(rate, name, i, (i + number) % 2) for i in (0, 1)]
+                for i in (0, 1):
+                    values[i].append(pair[i].result())
+        rates = ", ".join(f"{name} {first[-1]:.2f} {second[-1]:.2f}" for name, (first, second) in measured.items())
+        print(f"round {number + 1}: {rates}", flush=True)
     for name, (first, second) in measured.items():
         ratios = sorted(b / a for a, b in zip(first, second, strict=True))
         print(
