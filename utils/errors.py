@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any
+
+from utils.terminal import escape_unencodable, single_line
 
 
 class UserError(ValueError):
@@ -26,20 +30,66 @@ _HINTS = {
     "ConnectionError": "without a network set HF_HUB_OFFLINE=1 and give local folders",
     "SafetensorError": "the file is damaged or not a safetensors file",
 }
+# What libraries say about a file that could run code -> what we say. Their texts tell how to run it.
+_ADVICE = (
+    (
+        re.compile(r"weights_only|weights only load|UnpicklingError|unpickl|pickle", re.I),
+        "its weights are a pickle that holds more than tensors, or is damaged, and a pickle can run code, so it is "
+        "not read: save the weights as safetensors, on a machine where its origin is trusted",
+    ),
+    (
+        re.compile(r"trust_remote_code|remote code|custom code"),
+        "it needs Python code from its own files, which is never run here: give a model of a type that transformers "
+        "contains",
+    ),
+)
 
 
 def one_line_text(text: object) -> str:
     """A message as one line without control codes: a file name may contain them, and a terminal would execute them."""
-    line = " ".join(str(text).split())
-    return "".join(c for c in line if c.isprintable())
+    return single_line(text)
+
+
+def library_message(error: BaseException, limit: int = 300) -> str:
+    """The error of a library in one line of at most `limit` characters; the name of its class where it has no text.
+
+    Advice to load a file in a way that can run code is replaced by our own.
+    """
+    text = f"{type(error).__name__} {error}"
+    for pattern, ours in _ADVICE:
+        if pattern.search(text):
+            return ours
+    if isinstance(error, KeyError):
+        return f"it has no entry {one_line_text(error)}"
+    return one_line_text(error)[:limit] or type(error).__name__
+
+
+@contextmanager
+def refuse_unreadable(what: str, advice: str = "") -> Iterator[None]:
+    """Report any error of a library that reads a file or folder of the user as a UserError.
+
+    what: names the file and the flag. advice: what to do, after a colon. Not for our own code, whose errors are bugs.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except BaseException as error:
+        # a panic of a Rust library (tokenizers, safetensors) is no Exception
+        ours = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if not ours or type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise UserError(f"{what} cannot be read ({library_message(error)}){advice and ': '}{advice}") from error
 
 
 def user_message(error: BaseException) -> str:
     """One line about an error, with advice if _HINTS has some."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         line = one_line_text(f"{error.filename}: {error.strerror}")
+    elif isinstance(error, UserError):
+        line = one_line_text(error)
     else:
-        line = one_line_text(error) or type(error).__name__
+        line = library_message(error, limit=2000)
     hint = next((_HINTS[c.__name__] for c in type(error).__mro__ if c.__name__ in _HINTS), None)
     return f"{line} ({hint})" if hint else line
 
@@ -47,7 +97,7 @@ def user_message(error: BaseException) -> str:
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """ " (did you mean X?)" for the known name nearest to a misspelt one, or "". prefix: put before X, such as "--"."""
     names = {n.lower(): n for n in known}
-    near = get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
+    near = get_close_matches(name.lower()[:200], list(names), n=1, cutoff=0.6)
     return f" (did you mean {prefix}{names[near[0]]}?)" if near else ""
 
 
@@ -62,23 +112,48 @@ def _is_user_error(error: BaseException) -> bool:
 def exit_on_user_error(main: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap main: a user error prints `error: <one line>` to stderr and exits with status 2; Ctrl-C exits with 130.
 
+    A closed pipe exits with 141, in silence, as other programs do; characters that the terminal lacks are escaped.
     The environment variable TRACEBACK=1 shows the traceback instead.
     """
 
     @functools.wraps(main)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        escape_unencodable()
         try:
-            return main(*args, **kwargs)
+            try:
+                result = main(*args, **kwargs)
+            except SystemExit:
+                _flush_output()
+                raise
+            _flush_output()
+            return result
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             raise SystemExit(130) from None
         except BrokenPipeError:  # the reader of a pipe (`... --help | head`) has closed it: not an error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             raise SystemExit(141) from None
         except Exception as error:
             if os.environ.get("TRACEBACK") == "1" or not _is_user_error(error):
                 raise
             print(f"error: {user_message(error)}", file=sys.stderr)
+            if isinstance(error, OSError):
+                _discard_output()  # what is left in the buffer cannot be written either
             raise SystemExit(2) from None
 
     return wrapped
+
+
+def _flush_output() -> None:
+    """Write standard output now, so that a closed pipe or a full disk is reported here and not as the program ends."""
+    if sys.stdout is not None:  # it is None where the shell closed it
+        sys.stdout.flush()
+
+
+def _discard_output() -> None:
+    """Send what is left of standard output nowhere, if it cannot be written: Python would report it once more."""
+    try:
+        _flush_output()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

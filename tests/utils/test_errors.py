@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 
-from utils.errors import UserError, exit_on_user_error, user_message
+import pytest
+import torch
+
+from utils.errors import UserError, exit_on_user_error, library_message, refuse_unreadable, user_message
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def raising(error: BaseException):
@@ -61,3 +69,52 @@ def test_an_interrupt_exits_130_and_return_values_are_passed_on(capsys):
         raising(KeyboardInterrupt())()
     assert stopped.value.code == 130
     assert exit_on_user_error(lambda x: x + 1)(2) == 3
+
+
+@pytest.mark.parametrize("body", ["print('x ' * 100)", "print('x ' * 100_000)", "print('x'); raise SystemExit(0)"])
+def test_a_closed_pipe_is_no_error(body):
+    """`program | head -1`, with an output that fits into the buffer and one that does not."""
+    code = f"from utils.errors import exit_on_user_error\ndef main():\n    {body}\nexit_on_user_error(main)()"
+    pipe = subprocess.Popen(
+        [sys.executable, "-c", f"import time; time.sleep(0.2)\n{code}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    pipe.stdout.close()
+    assert (pipe.stderr.read(), pipe.wait(60)) == (b"", 141)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_line():
+    code = "from utils.errors import exit_on_user_error; exit_on_user_error(lambda: print('x'))()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr == "error: [Errno 28] No space left on device\n"
+
+
+class Runs:
+    def __reduce__(self):
+        return print, ("this would be code of the file",)
+
+
+def test_advice_to_run_the_code_of_a_file_is_not_passed_on(tmp_path, capsys):
+    (tmp_path / "model.pt").write_bytes(pickle.dumps(Runs()))
+    torch.save(Runs(), tmp_path / "zip.pt")
+    for name in ("model.pt", "zip.pt"):
+        with pytest.raises(UserError) as caught, refuse_unreadable(str(tmp_path / name), "train it again"):
+            torch.load(tmp_path / name, weights_only=True)
+        line = str(caught.value)
+        assert "can run code, so it is not read" in line and line.endswith(": train it again")
+        assert "weights_only" not in line and "trusted source" not in line
+    assert capsys.readouterr().out == ""
+    loads = ValueError("The repository x contains custom code: please pass `trust_remote_code=True`")
+    assert "never run here" in library_message(loads) and "True" not in user_message(loads)
+
+
+def test_what_a_library_raises_is_a_user_error_and_an_interrupt_is_not():
+    panic = type("PanicException", (BaseException,), {})
+    for error in (KeyError("vocab"), TypeError("x\ny"), RuntimeError(), panic("index out of bounds"), RecursionError()):
+        with pytest.raises(UserError, match="^the file f cannot be read"), refuse_unreadable("the file f"):
+            raise error
+    for error in (KeyboardInterrupt(), SystemExit(3), MemoryError()):
+        with pytest.raises(type(error)), refuse_unreadable("the file f"):
+            raise error
