@@ -25,6 +25,7 @@ from torch import Tensor
 
 from diffusion.objectives import resolve_objective, to_x0
 from diffusion.schedules import Schedule, broadcast_level, num_timesteps
+from diffusion.timesteps import training_time
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -32,17 +33,27 @@ Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 TIME_INPUT_KINDS = ("alpha_bar", "index")
 
 
-def get_time_input(schedule: Schedule, t: Tensor, kind: str = "alpha_bar", timesteps: int | None = None) -> Tensor:
+def get_time_input(
+    schedule: Schedule,
+    t: Tensor,
+    kind: str = "alpha_bar",
+    timesteps: int | None = None,
+    train_schedule: Schedule | None = None,
+) -> Tensor:
     """The time input of the network, shaped like t, in [0, 1]; the network multiplies it by 1000.
 
     alpha_bar: alpha_bar(t), so that a network trained under one schedule can be sampled under another.
     index: i / T = t - 1 / T for a chain of T steps, so that with T = 1000 the network receives the integers 0 to 999 of
         Ho et al. 2020, and another T is stretched over the same range; in continuous time t itself.
     timesteps: T of the chain trained on, where the schedule is not that chain.
+    train_schedule: the schedule of training, where `schedule` may be another; None: the same. Another schedule or scale
+        changes what t means, so the index is then that of the training time of equal log-SNR.
     """
     if kind == "alpha_bar":
         return schedule(t).alpha ** 2
     if kind == "index":
+        if train_schedule is not None:
+            t, schedule = training_time(train_schedule, schedule, t), train_schedule
         timesteps = timesteps or num_timesteps(schedule)
         return t if timesteps is None else (t - 1 / timesteps).clamp(min=0)
     raise ValueError(f"unknown time input {kind!r}: use one of {', '.join(TIME_INPUT_KINDS)}")
@@ -55,16 +66,18 @@ def make_denoise(
     time_input: str = "alpha_bar",
     timesteps: int | None = None,
     *,
+    train_schedule: Schedule | None = None,
     shift: Tensor | None = None,
 ) -> Denoise:
     """The network as an estimate of x0, for any objective.
 
+    timesteps, train_schedule: see get_time_input.
     shift: (B, L, D), the mean of the noise where there is an absorbing state (diffusion/absorbing); None: zero.
     """
     objective = resolve_objective(objective)
 
     def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
-        time = get_time_input(schedule, t, time_input, timesteps).to(z.dtype)
+        time = get_time_input(schedule, t, time_input, timesteps, train_schedule).to(z.dtype)
         prediction = network(z, time, x0_prev).to(z.dtype)  # under autocast the output may be in half precision
         level = broadcast_level(schedule, t, z)
         if shift is not None:

@@ -134,6 +134,24 @@ def invert_log_snr(schedule: Schedule, levels: Tensor) -> Tensor:
     return (low + high) / 2
 
 
+def training_time(train_schedule: Schedule, schedule: Schedule, t: Tensor) -> Tensor:
+    """The time at which training had the noise that another schedule has at t, shaped like t: equal log-SNR.
+
+    t itself where both are the same schedule. The nearest end where training has no such noise level.
+    """
+    if schedule == train_schedule:
+        return t
+    low = torch.zeros_like(t) if t.device.type == "mps" else torch.zeros_like(t, dtype=torch.float64)
+    level = log_snr(schedule(t.to(low.dtype)))[..., None]
+    # 256 sections at once, four times: bisection would take a hundred times as many kernels, at each sampling step
+    width, inner = 1.0, torch.arange(1, 256, device=t.device, dtype=low.dtype) / 256
+    for _ in range(4):
+        cleaner = log_snr(train_schedule(low[..., None] + width * inner)) > level
+        width /= 256
+        low = low + width * cleaner.sum(-1)
+    return (low + width / 2).to(t.dtype)
+
+
 def _by_log_snr(schedule: Schedule, between: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int) -> Tensor:
     """Times at log-SNRs between(low, high, u), u from 0 to 1: N of them, the first moved to 1, and 0 after the last."""
     first = max(LAST_TIME, 1 / (num_timesteps(schedule) or math.inf))  # a chain has no noise level below its first node

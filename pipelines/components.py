@@ -78,7 +78,7 @@ def build_components(
     if not meta:
         autoencoder = autoencoder_folder(settings, run) if settings.config.latents.latent_model_path else None
         attach_draft_model(settings, space, autoencoder)
-    check_guidance(settings, context is not None)
+    check_guidance(settings, context is not None, packed=source_tokens > 0 and context is None)
     if settings.config.latents.normalize_latent and getattr(getattr(space, "autoencoder", None), "l2_normalize", False):
         raise UserError(
             "--normalize_latent cannot be combined with an autoencoder of --l2_normalize_latents, whose latents are "
@@ -212,11 +212,11 @@ def make_hooks(settings: Settings[DiffusionConfig], components: Components, devi
     return hooks
 
 
-def check_guidance(settings: Settings[DiffusionConfig], sources: bool) -> None:
+def check_guidance(settings: Settings[DiffusionConfig], sources: bool, packed: bool = False) -> None:
     """UserError if --cls_free_guidance is used without a condition, or the denoiser does not train without it too.
 
     Classifier-free guidance mixes the predictions with and without the condition. sources: whether the denoiser
-    attends to a context encoder.
+    attends to a context encoder. packed: whether sources stand before their texts in one sequence instead.
     """
     weight = settings.config.sampling.cls_free_guidance
     if weight == 1:
@@ -225,6 +225,12 @@ def check_guidance(settings: Settings[DiffusionConfig], sources: bool) -> None:
         "class_unconditional_prob": settings.config.denoiser.class_conditional,
         "seq2seq_unconditional_prob": sources,
     }
+    if not any(shares.values()) and packed:
+        raise UserError(
+            f"--cls_free_guidance {weight:g} mixes predictions with and without the source, and --latent_space "
+            "embeddings packs the source into every text, so that none is without it: leave guidance out, or train "
+            "with --latent_space compressed or states, where sources can be left out, or with --class_conditional"
+        )
     if not any(shares.values()):
         raise UserError(
             f"--cls_free_guidance {weight:g} needs a condition: add --class_conditional, name a corpus with sources, "

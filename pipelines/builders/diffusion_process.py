@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from diffusion import time_sampling
+from diffusion.denoisers import Denoise, Network, get_time_input, make_denoise
 from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.loss import LossConfig
 from diffusion.options import ProcessOptions, SamplingOptions
 from diffusion.samplers import Sampler, make_sampler
-from diffusion.schedules import Schedule, make_continuous_schedule, num_timesteps
-from diffusion.timesteps import make_grid, parse_respacing, respaced_timesteps
+from diffusion.schedules import Schedule, log_snr, make_continuous_schedule, num_timesteps
+from diffusion.timesteps import LOG_SNR_RANGE, make_grid, parse_respacing, respaced_timesteps
 from diffusion.weighting import Weighting, make_weighting, p2_weight
 from model import DENOISERS
 
@@ -39,6 +41,21 @@ class DiffusionProcess:
         """Schedule, target and norm of the training loss."""
         o = self.options
         return LossConfig(self.train_schedule, o.objective, o.loss_type, self.time_input)
+
+    def sampling_time_input(self, t: Tensor) -> Tensor:
+        """The time input of a network at times t of the sampling schedule, shaped like t."""
+        return get_time_input(self.sampling_schedule, t, self.time_input, train_schedule=self.train_schedule)
+
+    def make_denoise(self, network: Network, shift: Tensor | None = None) -> Denoise:
+        """The network as an estimate of x0 at times of the sampling schedule. shift: see diffusion.denoisers."""
+        return make_denoise(
+            network,
+            self.options.objective,
+            self.sampling_schedule,
+            self.time_input,
+            train_schedule=self.train_schedule,
+            shift=shift,
+        )
 
     def max_time(self, step: int, num_steps: int) -> float:
         """T(step) / T: the largest time that training samples at a step (--T_schedule)."""
@@ -95,6 +112,8 @@ def make_process(
     make_timesteps = make_timesteps_fn(sampling, sampling_schedule)
     # options that cannot be combined fail here, before training
     times = make_timesteps(sampling.sampling_timesteps)
+    if note := unseen_levels(train, sampling_schedule, times):
+        print(f"note: {note}", file=sys.stderr)
     project_from_t = float(times[-2]) if student else 1.0
     return DiffusionProcess(
         options,
@@ -106,6 +125,26 @@ def make_process(
         sampling.truncate_noise,
         project_from_t,
         make_loss_weighting(options),
+    )
+
+
+def unseen_levels(train: Schedule, sampling: Schedule, times: Tensor) -> str | None:
+    """One line about steps of the sampler whose noise levels training never had; None where they hardly matter.
+
+    times: (N + 1,). Beyond LOG_SNR_RANGE estimates barely change; a few steps at an end are not worth a word.
+    """
+    noisiest, cleanest = (float(log_snr(train(torch.tensor(t, dtype=torch.float64)))) for t in (1.0, 0.0))
+    levels = log_snr(sampling(times[:-1]))  # a sampler estimates x0 at all times but the last
+    unseen = (levels > cleanest + 1) & (cleanest < LOG_SNR_RANGE) | (levels < noisiest - 1) & (
+        noisiest > -LOG_SNR_RANGE
+    )
+    share = float(unseen.double().mean())
+    if share < 0.02:
+        return None
+    return (
+        f"{share:.0%} of the sampling steps have noise levels that training never had (its log-SNR goes from "
+        f"{noisiest:.1f} to {cleanest:.1f}): leave out --sampling_schedule and --scale, or train on a schedule that "
+        "covers them"
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.absorbing import absorbing_shift
-from diffusion.denoisers import Denoise, clamp_x0, make_denoise
+from diffusion.denoisers import Denoise, clamp_x0
 from diffusion.guidance import classifier_free_guided
 from diffusion.noise import make_noise
 from latent_models.generation.decoding import DECODING
@@ -296,8 +296,7 @@ class TextGenerator:
                 return self.denoiser(z_t, time, mask, condition, x0_prev)
 
         process = self.process
-        schedule, objective = process.sampling_schedule, process.options.objective
-        denoise = make_denoise(network, objective, schedule, process.time_input, shift=shift)
+        denoise = process.make_denoise(network, shift)
         denoise = classifier_free_guided(denoise, self.guidance) if with_null else denoise
         # in a space of embeddings, projection rounds to tokens, which is optional there (hooks.RoundingHook)
         if not (self.space.always_project and project):

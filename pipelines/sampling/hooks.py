@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffusion.absorbing import remask_hook
 from diffusion.classifier_guidance import LogProb, classifier_guidance_hook, classifier_guided
-from diffusion.denoisers import clamp_x0, get_time_input
+from diffusion.denoisers import clamp_x0
 from diffusion.token_rejection import StableTokenRejection
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import NormalizedSpace
@@ -61,7 +61,7 @@ class ClassifierControl:
         def log_prob(z: Tensor, t: Tensor) -> Tensor:
             if call.known is not None:
                 z = torch.where(call.known.mask[..., None], call.known.value, z)
-            time = get_time_input(call.schedule, t, self.process.time_input).to(z.dtype)
+            time = self.process.sampling_time_input(t).to(z.dtype)
             return self.classifier(z, time, call.attention_mask).float().log_softmax(-1)[:, self.label]
 
         return log_prob

@@ -61,6 +61,14 @@ def test_training_evaluates_candidates_and_logs_each_loss(trained):
         assert line["loss"] == pytest.approx(terms, rel=1e-4)
 
 
+def test_guidance_by_a_packed_source_is_refused_with_what_is_possible(trained, programs, pairs, tmp_path):
+    """The run has a source in every text: what is missing is a prediction without it, not a corpus with sources."""
+    with pytest.raises(UserError, match="packs the source into every text.*leave guidance out.*--class_conditional"):
+        TextDiffusionPipeline.from_pretrained(trained, device="cpu", cls_free_guidance=2)
+    with pytest.raises(UserError, match="--latent_space compressed or states"):
+        train(programs, pairs, tmp_path / "run", "--cls_free_guidance 2")
+
+
 def test_the_vocabulary_covers_words_that_only_sources_have(trained):
     survey = json.loads((trained / "survey.json").read_text())["splits"]["train"]
     assert survey["source"]["unknown"] == survey["unknown"] == 0
