@@ -46,8 +46,11 @@ _ADVICE = (
 
 
 def one_line_text(text: object) -> str:
-    """A message as one line without control codes: a file name may contain them, and a terminal would execute them."""
-    return single_line(text)
+    """A message as one line without control codes: a file name may contain them, and a terminal would execute them.
+
+    A word of more than 400 characters, such as a file name or a number, is cut in the middle.
+    """
+    return re.sub(r"(\S{150})\S{200,}(\S{50})", r"\1...\2", single_line(text))
 
 
 def library_message(error: BaseException, limit: int = 300) -> str:

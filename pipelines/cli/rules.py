@@ -11,7 +11,7 @@ import sys
 from pipelines.cli.configs import AutoencoderConfig, DiffusionConfig, TrainingConfig
 from pipelines.cli.presets import PRESETS
 from utils.cli.settings import MODES, Settings
-from utils.errors import UserError
+from utils.errors import UserError, one_line_text
 
 # Values that --reference_kernels sets; each is also a flag of --config files.
 REFERENCE_KERNELS = {
@@ -60,7 +60,11 @@ def resolve_respacing(settings: Settings[DiffusionConfig]) -> None:
         raise UserError("--timestep_respacing chooses steps of a discrete chain: add --beta_schedule, or drop it")
     from diffusion.timesteps import parse_respacing  # torch, which --help does without
 
-    settings.set("sampling_timesteps", len(parse_respacing(respacing, settings.config.process.timesteps)))
+    try:
+        steps = parse_respacing(respacing, settings.config.process.timesteps)
+    except ValueError as error:
+        raise UserError(f"--timestep_respacing {one_line_text(respacing)[:40]}: {error}") from None
+    settings.set("sampling_timesteps", len(steps))
 
 
 def prefer_user_files(settings: Settings[TrainingConfig]) -> None:

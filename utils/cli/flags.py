@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ MayChange = Literal["never", "eval", "resume", "both", "invocation"]
 Needs = str | tuple[Any, ...]
 Student = Literal["inherits", "may_differ", "unused", "sampling", "grid"]
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the packages
+LARGEST = 2**63 - 1  # the largest whole number that tensors hold
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -152,12 +154,29 @@ def convert(flag: Flag, value: Any) -> Any:
     try:
         result = _CONVERTERS[flag.type](value)
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"expects {expected(flag)}, not {one_line_text(repr(value))}") from None
+        raise ValueError(f"expects {expected(flag)}, not {shown(value)}") from None
     if flag.choices:
         return _choice(flag, result)
-    if not _in_range(flag, result):
-        raise ValueError(f"must be {range_text(flag)}, not {result}")
+    if isinstance(result, str):
+        _check_text(flag, result)
+    elif not _in_range(flag, result):
+        raise ValueError(f"must be {range_text(flag)}, not {shown(result)}")
+    elif flag.type is int and not -LARGEST <= result <= LARGEST:  # where no bound of the flag was named first
+        raise ValueError(f"must be below 2^63, not {shown(result)}")
     return result
+
+
+def _check_text(flag: Flag, value: str) -> None:
+    """ValueError for a text that is no name of anything: blank, or with characters that no file name may contain."""
+    if not value.strip():
+        raise ValueError(f"expects {expected(flag)}, and it is empty (is a variable of the shell not set?)")
+    if "\0" in value:
+        raise ValueError("holds a NUL character: remove it")
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError(
+            f"is not UTF-8 ({one_line_text(ascii(value))}): rename the file or folder, since the record of a run is "
+            "UTF-8"
+        )
 
 
 def _in_range(flag: Flag, value: Any) -> bool:
@@ -181,18 +200,18 @@ def _choice(flag: Flag, value: Any) -> Any:
     if str(value).lower() in table:
         return table[str(value).lower()]
     names = ", ".join(map(str, choices))
-    raise ValueError(f"must be one of {names}, not {one_line_text(repr(value))}{did_you_mean(str(value), table)}")
+    raise ValueError(f"must be one of {names}, not {shown(value)}{did_you_mean(str(value), table)}")
 
 
 def _bool(value: Any) -> bool:
-    text = str(value).lower()
+    text = str(value).strip().lower()
     if text in TRUE or text in FALSE:
         return text in TRUE
     raise ValueError
 
 
 def _int(value: Any) -> int:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (isinstance(value, str) and not value.isascii()):
         raise ValueError
     try:
         return int(value) if not isinstance(value, float) else _exact_int(value)
@@ -207,14 +226,14 @@ def _exact_int(value: float) -> int:
 
 
 def _float(value: Any) -> float:
-    if isinstance(value, bool) or not math.isfinite(float(value)):
+    if isinstance(value, bool) or (isinstance(value, str) and not value.isascii()) or not math.isfinite(float(value)):
         raise ValueError
     return float(value)
 
 
 def _str(value: Any) -> str:
-    if isinstance(value, (bool, list, dict)):
-        raise ValueError
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError  # YAML reads 2026-01-01 as a date, and others as lists or bytes
     return str(value)
 
 
@@ -225,6 +244,16 @@ _NOUNS = {bool: "true or false", int: "a whole number", float: "a finite number"
 def expected(flag: Flag) -> str:
     """Describe the values that a flag accepts, for messages."""
     return _NOUNS[flag.type] + (f" ({flag.unit})" if flag.unit else "") + (", or none" if flag.optional else "")
+
+
+def shown(value: Any) -> str:
+    """A value for a message: on one line, and cut in the middle where it is long, or nested without end."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 120
+    try:
+        return one_line_text(short.repr(value))
+    except ValueError:  # Python prints no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def format_value(value: Any) -> str:

@@ -52,6 +52,8 @@ def _line(flag: Flag) -> str:
         facts = [f"{facts[0]} {flag.unit}"] if flag.default is not None else [*facts, f"unit: {flag.unit}"]
     if flag.type in (int, float) and range_text(flag):
         facts.append(range_text(flag))
+    if flag.type is bool and flag.default and not flag.config_only:
+        facts.append(f"switched off by --no_{flag.name}")
     if flag.needed:
         facts.append(_needed(flag))
     return f"{flag.help}{choices} [{'; '.join(facts)}]"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from utils.cli.args_io import read_args, read_config_argument, saved_flags
-from utils.cli.flags import convert, expected, format_value
+from utils.cli.flags import FALSE, TRUE, Flag, convert, expected, format_value, shown
 from utils.cli.help import help_text
 from utils.cli.settings import MODES, Program, Settings
 from utils.errors import UserError, did_you_mean, one_line_text
@@ -111,16 +111,14 @@ def _read_command_line(program: Program[Any], argv: list[str]) -> dict[str, Any]
     """Typed values by flag name, converted. The last of a repeated flag counts."""
     typed: dict[str, Any] = {}
     tokens = list(reversed(argv))
+    previous: Flag | None = None
     while tokens:
         token = tokens.pop()
         if token in ("-h", "--help"):
             print(help_text(program))
             raise SystemExit(0)
         if not token.startswith("--") or token == "--":
-            hint = " (is there a blank after a backslash at the end of a line?)" if not token.strip() else ""
-            raise UserError(
-                f"unexpected argument {one_line_text(repr(token))}{hint}: every value follows its --flag; see --help"
-            )
+            raise UserError(_unexpected(program, token, previous))
         spelled, equals, attached = token[2:].partition("=")
         name, negated = _resolve(program, spelled)
         if name in program.rejected:
@@ -130,7 +128,7 @@ def _read_command_line(program: Program[Any], argv: list[str]) -> dict[str, Any]
                 tokens.pop()  # its value
             print(f"note: --{name} has no effect: {program.deprecated[name]}", file=sys.stderr)
             continue
-        flag = program.flags[name]
+        previous = flag = program.flags[name]
         if flag.config_only:
             raise UserError(f"--{name} is set by --config only: type --config {name}=VALUE, or write it into a file")
         value: Any
@@ -142,16 +140,38 @@ def _read_command_line(program: Program[Any], argv: list[str]) -> dict[str, Any]
             value = tokens.pop()
         else:
             raise UserError(f"--{name} expects {expected(flag)}, and nothing follows it")
+        try:
+            value = convert(flag, value)
+        except ValueError as error:
+            raise UserError(f"--{name} {error}") from None
         if name == "config":  # may be repeated; a later one takes precedence
             typed.setdefault(name, []).append(value)
             continue
-        try:
-            typed[name] = convert(flag, value)
-        except ValueError as error:
-            raise UserError(f"--{name} {error}") from None
+        typed[name] = value
         if negated:
             typed[name] = not typed[name]
     return typed
+
+
+def _unexpected(program: Program[Any], token: str, previous: Flag | None) -> str:
+    """The message for an argument that is neither a flag nor the value of one. previous: the flag before it."""
+    text = shown(token)
+    if not token.strip():
+        return f"unexpected argument {text}: is there a blank after a backslash at the end of a line?"
+    if previous is not None and previous.type is bool and token.strip().lower() in (*TRUE, *FALSE):
+        off = token.strip().lower() in FALSE
+        wanted = f"--{'no_' if off else ''}{previous.name}"
+        switched = "off" if off else "on"
+        return f"unexpected argument {text}: no value follows --{previous.name}; type {wanted} to switch it {switched}"
+    bare = token.lstrip("-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d")
+    if bare != token:
+        known = program.flags.keys() | program.deprecated.keys()
+        guess = f"--{bare}" if bare.partition("=")[0] in known else "--NAME"
+        return f"unexpected argument {text}: a flag begins with two hyphens, as in {guess}; --help lists all flags"
+    return (
+        f"unexpected argument {text}: every value follows its --flag, and one with blanks is put in quotation marks; "
+        "see --help"
+    )
 
 
 def _resolve(program: Program[Any], spelled: str) -> tuple[str, bool]:

@@ -16,7 +16,7 @@ from utils.cli.flags import flag
 from utils.cli.help import help_text
 from utils.cli.parse import parse
 from utils.cli.settings import Program, Settings, group
-from utils.errors import UserError
+from utils.errors import UserError, user_message
 from utils.options import LoopOptions, OptimizerOptions, RunOptions
 
 
@@ -72,9 +72,8 @@ def settings(*argv: str, program: Program[Config] = PROGRAM) -> Settings[Config]
 def refused(*argv: str, program: Program = PROGRAM) -> str:
     with pytest.raises(UserError) as caught:
         settings(*argv, program=program)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
+    assert "\n" not in str(caught.value)
+    return user_message(caught.value)
 
 
 @pytest.fixture
@@ -299,7 +298,20 @@ def test_equals_signs_negative_numbers_none_and_repeats():
         (["--texts", "3"], "type --config texts=VALUE"),
         (["--learning_rate", "nan"], "finite"),
         (["--self_condition=maybe"], "true or false"),
-        (["--self_condition", "true"], "unexpected argument"),
+        (["--self_condition", "true"], "no value follows --self_condition; type --self_condition to switch it on"),
+        (
+            ["--cached", "FALSE"],
+            "unexpected argument 'FALSE': no value follows --cached; type --no_cached to switch it off",
+        ),
+        (["--output_dir", "my", "run"], "unexpected argument 'run'.* one with blanks is put in quotation marks"),
+        (["\u2013tx_dim", "3"], "a flag begins with two hyphens, as in --tx_dim"),
+        (["-tx_dim", "3"], "a flag begins with two hyphens, as in --tx_dim"),
+        (["--output_dir", ""], "it is empty (is a variable of the shell not set?)"),
+        (["--output_dir", "a\0b"], "holds a NUL character: remove it"),
+        (["--output_dir", "caf\udce9"], "is not UTF-8 ('caf\\udce9'): rename"),
+        (["--config", ""], "it is empty"),
+        (["--config", "x" * 5000], "File name too long"),
+        (["--config", "=" * 5000], "no flag ''"),
         ([" ", "--tx_dim", "3"], "backslash"),
         (["stray"], "unexpected argument"),
         (["--"], "unexpected argument"),
@@ -308,7 +320,33 @@ def test_equals_signs_negative_numbers_none_and_repeats():
     ],
 )
 def test_bad_input_is_refused_in_one_line(argv, says):
-    assert says in refused(*argv)
+    found = refused(*argv)
+    assert says in found or re.search(says, found), found
+    assert found.isprintable() and len(found) < 1000
+
+
+NUMBERS = ("nan", "inf", "\uff11", "-inf", "Infinity", "1e400", "-1e400", "0x10", "1_", "", " ", "1;5", "true",
+           "\u0663", "1" * 5000, "-" + "1" * 400, "1\0", "none", "\u22121", "1e999999999", "1\udcff")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+@pytest.mark.parametrize("name", ["tx_dim", "rate", "learning_rate", "train_batch_size", "max_seq_len", "texts"])
+def test_what_is_no_finite_number_in_range_is_refused(name, text, tmp_path):
+    """The same for a typed flag, a pair of --config, and a file; max_seq_len has no bounds of its own."""
+    typed = [f"--{name}={text}"] if name != "texts" else []
+    for argv in filter(None, (typed, ["--config", f"{name}={text}"])):
+        assert re.search(f"{name} (expects|must be)|--config (holds|is not)", refused(*argv))
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({name: text}), errors="surrogatepass")
+    assert re.search("expects|must be", refused("--config", str(path)))
+    for value in ("NaN", "Infinity", "-Infinity", "1e400", "[1]", "{}", "true", "null", "9" * 5000):
+        path.write_text(f'{{"{name}": {value}}}')
+        assert re.search("expects|must be|not valid JSON", refused("--config", str(path)))
+
+
+@pytest.mark.parametrize("text, value", [(" 3 ", 3), ("+3", 3), ("1e3", 1000), ("1_000", 1000), ("007", 7)])
+def test_spellings_of_whole_numbers(text, value):
+    assert settings(f"--tx_dim={text}").config.network.tx_dim == value
 
 
 @pytest.mark.parametrize(
@@ -322,13 +360,25 @@ def test_bad_input_is_refused_in_one_line(argv, says):
         ("a: [", "not valid YAML"),
         ("config: other.yaml", "no flag 'config'"),
         ("!!python/object/apply:os.system ['false']", "not valid YAML"),
+        ("tx_dim: 3\ntx_dim: 4", "tx_dim stands in it twice"),
+        ("network: {tx_dim: 3}\ntx_dim: 4", "tx_dim stands in it twice"),
+        ("tx_dim: &a [*a]", "not valid YAML"),
+        ("a: &a [1,1,1]\nb: &b [*a,*a,*a]\nc: &c [*b,*b,*b]\ntx_dim: *c", "no flag 'a'"),
+        ("{" * 5000, "not valid YAML"),
+        ("output_dir: 2026-01-01", "output_dir expects a text"),
+        ("output_dir: !!binary aGk=", "output_dir expects a text"),
+        ("? [1, 2]\n: 3", "not valid YAML|table of names"),
+        ('output_dir: "a\\0b"', "NUL"),
+        ("\x00", "not valid YAML"),
+        ("--- 1\n--- 2", "not valid YAML"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path, text, says):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     found = refused("--config", str(path))
-    assert says in found and str(path) in found
+    assert found.isprintable() and len(found) < 1000
+    assert re.search(says, found) and str(path) in found
 
 
 # ------------------------------------------------------------------------------------------------------ rules, records
