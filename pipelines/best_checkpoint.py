@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
+import sys
 from pathlib import Path
 from typing import Any
 
 from pipelines.cli.configs import TrainingConfig
 from pipelines.run_context import RunContext
+from utils import checkpoints
 from utils.distributed import gather_objects
+from utils.errors import UserError
 from utils.state import State
 
 Score = tuple[str, float]  # a metric's name and value; larger is better
@@ -32,11 +33,14 @@ def save_if_best(run: RunContext[TrainingConfig], state: State, score: Score | N
 
 
 def load_best_score(folder: Path, from_checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The score of best/, where it is newer than that of the checkpoint: best/ is saved after the checkpoint."""
-    with suppress(OSError, ValueError, KeyError):
-        saved = json.loads((folder / "best" / "state.json").read_text(encoding="utf-8"))["facts"]["best"]
-        if saved.get("metric") and (
-            from_checkpoint.get("metric") != saved["metric"] or saved["value"] > from_checkpoint["value"]
-        ):
-            return saved
-    return from_checkpoint
+    """The score of best/, which is saved after the checkpoint. {} if best/ is gone or cannot be used.
+
+    The next evaluation is then the best so far, whatever the checkpoint says: a score without weights helps nobody.
+    """
+    if not from_checkpoint and not checkpoints.has_best(folder):
+        return {}
+    try:
+        return dict(checkpoints.load_best(folder).metadata["best"])
+    except UserError as error:
+        print(f"note: {error}; the next evaluation becomes the best", file=sys.stderr)
+        return {}

@@ -1,50 +1,43 @@
-"""Checkpoints: folders of safetensors files and a state.json, written atomically, without pickle.
+"""Checkpoints of a run: which folders there are, which one is loaded, and which are removed.
 
     {run}/checkpoints/step_00001000/{name}.safetensors ...   the last `keep` of them
-                                    state.json               metadata, and the SHA-256 of each file
+                                    state.json               metadata and checksums (utils/checkpoint_folder)
     {run}/best/                                              the same for the best checkpoint so far
 
 A folder is written under another name, synced to disk and renamed, so that a run killed at any moment leaves a complete
-one. metadata["step"] gives the folder its name; no other metadata or tensor is interpreted here.
+one. What is damaged is neither loaded nor counted nor deleted. metadata["step"] gives the folder its name; no other
+metadata or tensor is interpreted here.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from utils import checkpoint_folder
+from utils.checkpoint_folder import Checkpoint, DamagedError, is_disk_full, not_finite, replaced
 from utils.errors import UserError, one_line_text
-from utils.run_folder import write_json
+from utils.run_folder import remove_partial_files
 from utils.sharding import full_tensor, shard_like
 
-FORMAT = 1
 _NAME = re.compile(r"step_(\d+)(\.replaced)?")
+_OWN = re.compile(r"best|step_\d+")
+_LEFT = re.compile(rf"({_OWN.pattern})\.(partial|removed\d*)")
+_TRIES = 20  # a reader lists the folders anew this many times while a training replaces them
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    tensors: dict[str, dict[str, Tensor]]  # file -> name -> tensor; tied tensors are one object
-    metadata: dict[str, Any]
-    path: Path
-
-    @property
-    def step(self) -> int:
-        return self.metadata["step"]
-
-
-class _DamagedError(Exception):
-    """A checkpoint that differs from what was written."""
+_verified: dict[Path, Any] = {}  # checkpoint -> what its files looked like when this process wrote or checked them
+_warned: set[Path] = set()  # folders of checkpoints for which a warning was printed
 
 
 # ---------------------------------------------------------------------------------------------------- saving, loading
@@ -55,47 +48,71 @@ def save(
 ) -> Path:
     """Write folder/checkpoints/step_XXXXXXXX and remove all but the newest `keep`. metadata["step"] is the step.
 
-    tensors: file name -> tensor name -> tensor. metadata: JSON values (floats are restored bit for bit).
+    tensors: file name -> tensor name -> tensor. metadata: JSON values (floats are restored bit for bit). Raises
+    UserError if weights are not finite or the disk is full; the earlier checkpoints stay.
     """
     assert keep >= 1, "at least the checkpoint just written must stay"
     root = Path(folder) / "checkpoints"
-    target = root / f"step_{metadata['step']:08d}"
-    _write(target, tensors, metadata)
-    for _, path in _candidates(root)[keep:]:
-        shutil.rmtree(path)
+    target = _write(Path(folder), root / f"step_{metadata['step']:08d}", tensors, metadata)
+    _prune(root, target, keep)
     return target
 
 
 def load(folder: Path | str) -> Checkpoint:
     """Load the newest intact checkpoint of a run. Prints a warning for each damaged one.
 
-    Raises UserError if there is none.
+    A training may write and remove checkpoints meanwhile. Raises UserError if there is none, or if the weights of the
+    newest are not finite.
     """
-    root = Path(folder) / "checkpoints"
-    for _, path in _candidates(root):
-        try:
-            return _read(path)
-        except _DamagedError as damage:
-            print(f"warning: {path} is damaged ({damage}); trying the checkpoint before it", file=sys.stderr)
-    found = "none of its checkpoints can be read" if _candidates(root) else "it holds no checkpoint"
+    root, warned = Path(folder) / "checkpoints", set()
+    for _ in range(_TRIES):
+        listed = [(path, _identity(path)) for _, path in _candidates(root)]
+        for path, before in listed:
+            try:
+                return _check_finite(checkpoint_folder.read(path), folder)
+            except DamagedError as damage:
+                if before is None or _identity(path) != before:
+                    break  # it was removed or replaced while it was read: list anew
+                if path not in warned:
+                    warning = f"{path} is damaged ({damage}); trying the checkpoint before it"
+                    print(f"warning: {one_line_text(warning)}", file=sys.stderr)
+                warned.add(path)
+        else:
+            if listed:
+                break
+    found = "none of its checkpoints can be read" if has_checkpoint(folder) else "it holds no checkpoint"
     raise UserError(f"{folder}: {found}: name the folder of a run that has saved one, or train it again")
 
 
+def newest_good(folder: Path | str) -> Path | None:
+    """The newest checkpoint that is intact and whose weights are finite, to name it in a message."""
+    for _, path in _candidates(Path(folder) / "checkpoints"):
+        with suppress(DamagedError, UserError, OSError):
+            if not_finite(checkpoint_folder.read(path).tensors) is None:
+                return path
+    return None
+
+
 def save_best(folder: Path | str, tensors: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]) -> Path:
-    """Write folder/best, replacing an earlier one."""
-    return _write(Path(folder) / "best", tensors, metadata)
+    """Write folder/best, replacing an earlier one. Raises UserError as save() does."""
+    return _write(Path(folder), Path(folder) / "best", tensors, metadata)
 
 
 def load_best(folder: Path | str) -> Checkpoint:
-    """Load folder/best. Raises UserError if there is none, or it is damaged."""
-    best = Path(folder) / "best"
+    """Load folder/best. Raises UserError if there is none, it is damaged, or its weights are not finite."""
     problem = "it holds no best checkpoint"
-    for path in (best, _replaced(best)):
-        if path.is_dir():
+    for _ in range(_TRIES):
+        listed = [(path, _identity(path)) for path in _best_candidates(folder)]
+        for path, before in listed:
             try:
-                return _read(path)
-            except _DamagedError as damage:
-                problem = f"its best checkpoint is damaged ({damage})"
+                return _check_finite(checkpoint_folder.read(path), folder)
+            except DamagedError as damage:
+                if _identity(path) != before:
+                    break  # as in load()
+                problem = f"its best checkpoint is damaged ({one_line_text(damage)})"
+        else:
+            if listed:
+                break
     raise UserError(f"{folder}: {problem}: use the newest one, or continue training")
 
 
@@ -103,110 +120,165 @@ def has_checkpoint(folder: Path | str) -> bool:
     return bool(_candidates(Path(folder) / "checkpoints"))
 
 
+def has_best(folder: Path | str) -> bool:
+    return bool(_best_candidates(folder))
+
+
+def sweep(folder: Path | str) -> None:
+    """Remove what killed runs left in a run folder, and put back a checkpoint that was moved aside for a new one.
+
+    The caller has locked the folder (utils.locks.try_lock).
+    """
+    folder = Path(folder)
+    root = folder / "checkpoints"
+    places = [path for place in (root, folder) if place.is_dir() for path in place.iterdir()]
+    for path in places:
+        with _going_on_after_errors(folder):
+            if _LEFT.fullmatch(path.name):
+                shutil.rmtree(path)
+            elif path.name.endswith(".replaced") and _OWN.fullmatch(path.stem):
+                _put_back(path)
+    remove_partial_files(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+
+
 def _candidates(root: Path) -> list[tuple[tuple[int, bool], Path]]:
     """Checkpoint folders, newest first; one that was being replaced comes after its replacement."""
-    if not root.is_dir():
-        return []
-    matches = [(m, p) for p in root.iterdir() if p.is_dir() and (m := _NAME.fullmatch(p.name))]
-    return sorted((((int(m[1]), m[2] is None), p) for m, p in matches), reverse=True)
-
-
-def _replaced(target: Path) -> Path:
-    return target.with_name(target.name + ".replaced")
-
-
-def _write(target: Path, tensors: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]) -> Path:
-    from safetensors.torch import save_file
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed here
-    partial.mkdir()
     try:
-        checksums, ties = {}, {}
-        for name, content in tensors.items():
-            stored, tied = _untie(content)
-            file = partial / f"{name}.safetensors"
-            save_file(stored, file, metadata={"format": "pt"})
-            checksums[file.name] = _sha256(file)
-            if tied:
-                ties[name] = tied
-        state = {"format": FORMAT, "facts": dict(metadata), "sha256": checksums, "tied": ties}
-        write_json(partial / "state.json", state)
-        for file in partial.iterdir():
-            _sync(file)
-        _sync(partial)
-        _put(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        names = os.listdir(root)
+    except OSError:
+        return []
+    matches = [(m, root / name) for name in names if (m := _NAME.fullmatch(name))]
+    return sorted((((int(m[1]), m[2] is None), p) for m, p in matches if p.is_dir()), reverse=True)
+
+
+def _best_candidates(folder: Path | str) -> list[Path]:
+    """best/, and the one that a kill between two renames leaves."""
+    best = Path(folder) / "best"
+    return [path for path in (best, replaced(best)) if path.is_dir()]
+
+
+def _write(
+    folder: Path, target: Path, tensors: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]
+) -> Path:
+    bad = not_finite(tensors, ("model", "ema", "optimizer"))
+    if bad is not None:
+        good = newest_good(folder)
+        resume = f"resume {good} with a lower --clip_grad_norm or with --mixed_precision no, or " if good else ""
+        raise UserError(
+            f"the weights are nan or infinite at step {metadata['step']} ({bad}), and were not saved: "
+            f"{resume}train again with a lower --learning_rate"
+        )
+    try:
+        checkpoint_folder.write(target, tensors, metadata)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        good = newest_good(folder)
+        advice = f"continue from {good} with --resume_training --resume_dir {folder}" if good else "train again"
+        raise UserError(f"{target} cannot be written, because the disk is full: free space, then {advice}") from None
+    _verified[target] = _appearance(target)
     return target
 
 
-def _put(partial: Path, target: Path) -> None:
-    """Rename a folder into place. An old folder of that name exists under another name until the rename is done."""
-    old = _replaced(target)
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-    os.replace(partial, target)
-    _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+def _check_finite(checkpoint: Checkpoint, folder: Path | str) -> Checkpoint:
+    bad = not_finite(checkpoint.tensors)
+    if bad is None:
+        return checkpoint
+    good = newest_good(folder)
+    advice = f"move it elsewhere, and {good} is used" if good else "train again with a lower --learning_rate"
+    raise UserError(f"{checkpoint.path} holds weights that are nan or infinite ({bad}), of a failed training: {advice}")
 
 
-def _read(path: Path) -> Checkpoint:
-    from safetensors.torch import load_file
+def _prune(root: Path, written: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to the one just written; move damaged ones aside.
 
-    try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        checksums, metadata, ties = state["sha256"], state["facts"], state["tied"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _DamagedError(f"state.json: {one_line_text(error)}") from None
-    if state["format"] > FORMAT:
-        raise UserError(f"{path} was written by a newer release (format {state['format']}): update this one")
-    tensors = {}
-    for name, checksum in checksums.items():
-        file = path / name
-        if not file.is_file():
-            raise _DamagedError(f"{name} is missing")
-        if _sha256(file) != checksum:
-            raise _DamagedError(f"the checksum of {name} has changed since it was written")
-        tensors[file.stem] = load_file(file)
-    for name, tied in ties.items():
-        for alias, kept in tied.items():
-            tensors[name][alias] = tensors[name][kept]
-    return Checkpoint(tensors, metadata, path)
-
-
-def _untie(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors that share no memory, alias -> name of the one that is stored)."""
-    stored: dict[str, Tensor] = {}
-    tied: dict[str, str] = {}
-    owners: dict[Any, str] = {}
-    for name, x in content.items():
-        x = x.detach()
-        place = (x.device, x.data_ptr(), tuple(x.shape), x.stride(), x.dtype) if x.numel() else name
-        if place in owners:
-            tied[name] = owners[place]
+    Newer ones are of a run that was damaged and went back: never counted, and only moved aside if damaged.
+    """
+    kept, own = 1, int(written.name.removeprefix("step_"))
+    for (step, _), path in _candidates(root):
+        if path == written:
             continue
-        owners[place] = name
-        x = x.cpu().contiguous()
-        # safetensors refuses a view into a larger storage, such as one row of a table, or would write all of it.
-        stored[name] = x if x.untyped_storage().nbytes() == x.numel() * x.element_size() else x.clone()
-    return stored, tied
+        with _going_on_after_errors(root):
+            if path.name.endswith(".replaced") and path.with_suffix("").is_dir():
+                _remove(path)
+            elif step > own or kept < keep:
+                damage = _damage(path)
+                if damage is None:
+                    kept += step < own
+                else:
+                    aside = _free_name(path, "damaged")
+                    os.replace(path, aside)
+                    print(f"note: {path} is damaged ({damage}) and is now {aside.name}", file=sys.stderr)
+            else:
+                _remove(path)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+@contextmanager
+def _going_on_after_errors(root: Path) -> Iterator[None]:
+    """Context manager: what cannot be removed ends no training. One warning for each folder."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        yield
+    except OSError as error:
+        if root not in _warned:
+            reason = one_line_text(f"{error.filename or root}: {error.strerror or error}")
+            print(f"warning: an old checkpoint cannot be removed ({reason}); training goes on", file=sys.stderr)
+        _warned.add(root)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder; by another name first, so that no reader finds half of it."""
+    if path.is_symlink():
+        raise OSError(errno.EPERM, "it is a link, whose files may be needed elsewhere", str(path))
+    left = _free_name(path, "removed")
+    os.replace(path, left)
+    shutil.rmtree(left)
+
+
+def _put_back(old: Path) -> None:
+    """Give a checkpoint that was moved aside its name again, unless an intact one has it."""
+    target = old.with_suffix("")
+    if target.exists():
+        if _damage(target) is None:
+            _remove(old)
+            return
+        os.replace(target, _free_name(target, "damaged"))
+    os.replace(old, target)
+
+
+def _free_name(path: Path, suffix: str) -> Path:
+    names = (path.with_name(f"{path.name}.{suffix}{number or ''}") for number in range(1000))
+    return next(name for name in names if not name.exists())
+
+
+def _damage(path: Path) -> str | None:
+    """What is damaged in a checkpoint, or None. Read only where files changed since this process wrote or read them."""
+    try:
+        if path not in _verified or _verified[path] != _appearance(path):
+            checkpoint_folder.verify(path)
+            _verified[path] = _appearance(path)
+    except DamagedError as damage:
+        return one_line_text(damage)
+    except UserError:  # of a newer release, or not readable by this user: not damaged, as far as one can tell
+        return None
+    return None
+
+
+def _appearance(path: Path) -> list[tuple[str, int, int, int]]:
+    """Name, size, time and inode of each file."""
+    found = [(file.name, file.stat()) for file in sorted(path.iterdir())]
+    return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in found]
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Changes when a folder is replaced, or files are removed from it; None if there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns
 
 
 # ----------------------------------------------------------------------------------------------------------- optimizer

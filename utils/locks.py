@@ -1,61 +1,106 @@
-"""File locks between processes: ranks of a run, or programs started by hand."""
+"""File locks between processes, by filelock: ranks of a run, or programs started by hand.
+
+Lock files are hidden and stay where they are: if one were removed while a process waits for it, the next process would
+lock a new file of that name, and both would be inside. A lock ends with its process, however that ends. Where a lock
+file cannot be written or the file system has no locks, nothing is locked: the work inside must be safe to do twice.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_NO_LOCKS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Context manager: only one process at a time is inside it for the same path. The lock ends with the process.
+def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Context manager: only one process at a time is inside it for the same path. Yields True.
 
-    Without locks, on a system or a file system that has none, nothing is locked: the work inside must be safe to do
-    twice.
+    wait: False yields False, at once and without the lock, where another process is inside. Makes the folder of path.
     """
-    lock = path.with_name(f"{path.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, held = _acquire(path.with_name(f".{path.name}.lock"), wait)
     try:
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield held
     finally:
-        lock.unlink(missing_ok=True)  # a waiting process still gets the lock, and then checks the folder again
-        os.close(handle)
+        if lock is not None:
+            lock.release()
 
 
-_locked: dict[Path, int] = {}  # folders that this process has locked -> open handle
+def _acquire(file: Path, wait: bool) -> tuple[FileLock | None, bool]:
+    """(the lock, None where there are no locks; whether the caller may go on)."""
+    lock = FileLock(file, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None, False
+    except NotImplementedError:
+        return None, True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None, True
+    return lock, True
+
+
+# ------------------------------------------------------------------------------------------------- folders of a process
+
+
+@dataclass
+class _Folder:
+    lock: FileLock | None
+    handle: int | None  # of the folder, open, so that no other folder can get its inode
+
+
+_folders: dict[Path, _Folder] = {}  # folders that this process has locked
 
 
 def try_lock(folder: Path) -> bool:
-    """Lock a folder for this process until release(), or until the process ends in any way. Writes nothing.
+    """Lock a folder for this process until release(), or until the process ends in any way.
 
-    False where another process has locked it. As with exclusive(), nothing is locked where there are no locks.
+    False where another process has locked it.
     """
-    if folder.resolve() in _locked:
+    folder = folder.resolve()
+    if folder in _folders and _folders[folder].lock is not None and not was_removed(folder):
         return True
-    try:
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        return not isinstance(error, BlockingIOError)
-    _locked[folder.resolve()] = handle
-    return True
+    release(folder)
+    _forget(folder)
+    lock, held = _acquire(folder / ".lock", wait=False)
+    if held:
+        handle = None
+        with suppress(OSError):  # not on Windows
+            handle = os.open(folder, os.O_RDONLY)
+        _folders[folder] = _Folder(lock, handle)
+    return held
 
 
 def release(folder: Path) -> None:
-    """Unlock a folder that try_lock locked."""
-    handle = _locked.pop(folder.resolve(), None)
-    if handle is not None:
-        os.close(handle)
+    """Unlock a folder that try_lock locked. was_removed() still knows it."""
+    known = _folders.get(folder.resolve())
+    if known is not None and known.lock is not None:
+        known.lock.release()
+        known.lock = None
+
+
+def was_removed(folder: Path) -> bool:
+    """Whether a folder that this process has locked was removed or renamed since, even if another has its name now."""
+    known = _folders.get(folder.resolve())
+    if known is None or known.handle is None:
+        return known is not None and not folder.is_dir()
+    try:
+        return not os.path.samestat(os.fstat(known.handle), folder.stat())
+    except OSError:
+        return True
+
+
+def _forget(folder: Path) -> None:
+    known = _folders.pop(folder, None)
+    if known is not None and known.handle is not None:
+        os.close(known.handle)

@@ -47,12 +47,12 @@ def options_from(kind: type[OptionsT], saved: Mapping[str, Any]) -> OptionsT:
 
 def has_weights(folder: Path) -> bool:
     """Whether a run folder holds a best checkpoint or any other."""
-    return (folder / "best").is_dir() or checkpoints.has_checkpoint(folder)
+    return checkpoints.has_best(folder) or checkpoints.has_checkpoint(folder)
 
 
 def best_or_newest(folder: Path) -> Checkpoint:
     """The best checkpoint of a run folder, else the newest. Raises UserError if it holds none."""
-    return checkpoints.load_best(folder) if (folder / "best").is_dir() else checkpoints.load(folder)
+    return checkpoints.load_best(folder) if checkpoints.has_best(folder) else checkpoints.load(folder)
 
 
 @torch.no_grad()

@@ -67,6 +67,24 @@ def write_json(path: str | Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove files that write_text of a killed process left in a folder and in the folders below it, one level deep."""
+    for partial in [*folder.glob("*.partial"), *folder.glob("*/*.partial")]:
+        pid = partial.suffixes[-2][1:] if len(partial.suffixes) > 1 else ""
+        if pid.isdecimal() and len(pid) < 10 and not _is_alive(int(pid)):
+            with suppress(OSError):
+                partial.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine has this number now."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
+
+
 @cache
 def git_commit() -> str | None:
     """Commit of the code, with "+changes" when tracked files differ from it; None outside its repository."""

@@ -19,6 +19,7 @@ from utils import checkpoints
 from utils.distributed import DistContext
 from utils.ema import EMA
 from utils.errors import UserError
+from utils.locks import was_removed
 from utils.optim import LrSchedule
 from utils.sharding import gather_to_cpu, is_sharded, shard_like
 
@@ -46,7 +47,7 @@ class State:
     step: int = 0  # optimizer steps done
     best: dict[str, Any] = field(default_factory=dict)  # best metrics so far, written by hooks, for JSON
     pending: list[str] = field(default_factory=list)  # names of hooks skipped because of a signal; run on resume
-    due: dict[str, Any] = field(default_factory=dict)  # further work after this checkpoint, by name, for JSON; see below
+    due: dict[str, Any] = field(default_factory=dict)  # work after this checkpoint, by name, for JSON; see above
     seed: int = 42
     dist: DistContext = field(default_factory=DistContext)
     wrapped: nn.Module | None = None  # the model in DDP (distributed.wrap), which the step function calls
@@ -81,12 +82,17 @@ class State:
         }
 
     def save(self, folder: Path | str, *, keep: int = 2, **metadata: Any) -> None:
-        """Write a checkpoint, on rank 0. metadata: entries that are added to those of the state."""
+        """Write a checkpoint, on rank 0. metadata: entries that are added to those of the state.
+
+        Raises UserError, and keeps the earlier checkpoints, if weights are not finite, the disk is full, or the run
+        folder was removed.
+        """
         # in a run that has just been restored they are still on the CPU
         seen = self.schedule.seen(lambda mine: self.dist.gather(mine.to(self.dist.device)))
         if self.dist.is_main or is_sharded(self.model):  # sharded: gathered from every rank
             files, held = self.tensors(), {**self.metadata(seen), **metadata}
             if self.dist.is_main:
+                _check_present(folder)
                 checkpoints.save(folder, files, held, keep)
         self.dist.barrier()
 
@@ -95,6 +101,7 @@ class State:
         if self.dist.is_main or is_sharded(self.model):
             files = {name: x for name, x in self.tensors(optimizer=False).items() if name in ("model", "ema")}
             if self.dist.is_main:
+                _check_present(folder)
                 checkpoints.save_best(folder, files, {"step": self.step, "best": self.best, **metadata})
         self.dist.barrier()
 
@@ -132,6 +139,15 @@ class State:
                     "of its args.json"
                 )
             part.load_state_dict(checkpoint.tensors[name])
+
+
+def _check_present(folder: Path | str) -> None:
+    """UserError if the run folder was removed since the training began: a new one would lack all that loads the run."""
+    if was_removed(Path(folder)):
+        raise UserError(
+            f"{folder} was removed or renamed while it was trained into, and this step is not saved: resume it under "
+            "its new name, or train again"
+        )
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
