@@ -6,7 +6,7 @@
 set -euo pipefail
 # shellcheck source=scripts/lib/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
-environment core eval track dev
+environment core eval track pretrained dev
 
 # Without this a look-up of a hub id waits half a minute where there is no network.
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"

@@ -2,7 +2,7 @@
 # Finds or creates the Python environment. The scripts source this file:
 #
 #     source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
-#     environment core eval            # levels: core, or an extra of pyproject.toml (eval, track, dev)
+#     environment core eval            # levels: core, or an extra of pyproject.toml (eval, track, pretrained, dev)
 #     "$PYTHON" -m latent_models.pretraining ...
 #
 # Afterwards ROOT is the top of the project, PYTHON the interpreter, and our packages can be imported from any directory.
