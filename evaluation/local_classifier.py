@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,16 +17,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import regex
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from evaluation.report import nan_to_none
+from evaluation.text_tokens import separate_characters
 from utils.errors import UserError
 from utils.run_folder import write_json
 
 INFO_FILE, WEIGHTS = "local_classifier.json", "weights.safetensors"
-WORD = re.compile(r"\w+|[^\w\s]")  # punctuation counts: a question mark distinguishes classes
+# Punctuation counts: a question mark distinguishes classes. Letters carry their marks.
+WORD = regex.compile(r"[\w\p{M}\p{N}]+|[^\w\p{M}\p{N}\s]")
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _train(texts: Sequence[str], labels: Tensor, classes: int, options: LocalCla
 
 
 def _words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
+    return WORD.findall(separate_characters(text).lower())
 
 
 def _pack(texts: Sequence[str], words: Mapping[str, int], idf: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,9 +10,10 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from evaluation.diffuseq import sentence_bleu4
-from evaluation.overlap import ROUGES, bertscore_each, chrf, exact_match, rouge_each, sentence_bleu
+from evaluation.overlap import ROUGES, Reference, bertscore_each, chrf, exact_match, rouge_each, sentence_bleu
 
 Utility = Callable[
     [Sequence[str], Sequence[str]], Sequence[float]
@@ -41,6 +42,14 @@ UTILITIES: dict[str, Callable[[str, str, str], Utility]] = {
 }
 
 
+@dataclass(frozen=True)
+class Selection:
+    """One candidate of each example."""
+
+    texts: list[str]
+    tie_share: float  # share of examples whose candidates differ and yet have equal utilities; nan without examples
+
+
 def mbr_select(
     candidates: Sequence[Sequence[str]],
     utility: str = "rouge2",
@@ -49,10 +58,23 @@ def mbr_select(
     bertscore_model: str = "roberta-large",
     device: str = "cpu",
 ) -> list[str]:
+    """Select the candidate of each example with the largest total utility against its other candidates; see select."""
+    return select(candidates, utility, tokenizer=tokenizer, bertscore_model=bertscore_model, device=device).texts
+
+
+def select(
+    candidates: Sequence[Sequence[str]],
+    utility: str = "rouge2",
+    *,
+    tokenizer: str = "13a",
+    bertscore_model: str = "roberta-large",
+    device: str = "cpu",
+) -> Selection:
     """Select the candidate of each example with the largest total utility against its other candidates.
 
-    Kumar & Byrne 2004. The first of equal candidates wins. utility: one of UTILITIES; it takes K (K - 1) comparisons
-    for K candidates, each pair of texts once. An example needs at least one candidate.
+    Kumar & Byrne 2004. The first of equal candidates wins, so a large share of ties means that nothing was selected.
+    utility: one of UTILITIES; it takes K (K - 1) comparisons for K candidates, each pair of texts once. An example
+    needs at least one candidate.
     """
     if utility not in UTILITIES:
         raise ValueError(f"{utility} is not a utility of MBR decoding: give one of {', '.join(UTILITIES)}")
@@ -69,10 +91,16 @@ def mbr_select(
         [sum(agreement[one, other] for other in rest) for one, rest in zip(row, rests, strict=True)]
         for row, rests in zip(candidates, others, strict=True)
     ]
-    return [row[_argmax(totals)] for row, totals in zip(candidates, sums, strict=True)]
+    ties = [
+        # two candidates always agree equally with each other where the utility is symmetric
+        len(set(row)) > 1 and len(row) > 2 and max(totals) - min(totals) <= 1e-9 * abs(max(totals))
+        for row, totals in zip(candidates, sums, strict=True)
+    ]
+    chosen = [row[_argmax(totals)] for row, totals in zip(candidates, sums, strict=True)]
+    return Selection(chosen, sum(ties) / len(ties) if ties else math.nan)
 
 
-def oracle(candidates: Sequence[Sequence[str]], references: Sequence[str]) -> dict[str, float]:
+def oracle(candidates: Sequence[Sequence[str]], references: Sequence[Reference]) -> dict[str, float]:
     """Compute the mean over examples of the largest ROUGE among the candidates, for each ROUGE variant by itself."""
     scores = [
         [rouge_each(one, reference) for one in row] for row, reference in zip(candidates, references, strict=True)
@@ -83,7 +111,9 @@ def oracle(candidates: Sequence[Sequence[str]], references: Sequence[str]) -> di
     }
 
 
-def oracle_bleu(candidates: Sequence[Sequence[str]], references: Sequence[str], *, tokenizer: str = "13a") -> list[str]:
+def oracle_bleu(
+    candidates: Sequence[Sequence[str]], references: Sequence[Reference], *, tokenizer: str = "13a"
+) -> list[str]:
     """Select the candidate of each example with the largest sentence BLEU against its reference (first of equals)."""
     return [
         row[_argmax([sentence_bleu(one, reference, tokenizer=tokenizer) for one in row])]

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from evaluation.disk_cache import cached_arrays
-from evaluation.text_tokens import is_empty, tokenizer_version, tokens
+from evaluation.text_tokens import compose, is_empty, tokenizer_version, tokens
 
 N = 4  # words in an n-gram
 
@@ -98,7 +98,7 @@ def _digest(texts: Sequence[str]) -> str:
 
 
 def _normalize_spaces(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(compose(text).split())
 
 
 def _hash(text: str) -> int:

@@ -39,7 +39,7 @@ class MetricContext:
     """All inputs of metrics. An input that is not available is None, and the metrics that need it are skipped."""
 
     texts: Sequence[str] = ()  # the texts that are scored
-    references: Sequence[str] | None = None  # the reference of each text
+    references: Sequence[overlap.Reference] | None = None  # the reference of each text: a text, or several
     candidates: Sequence[Sequence[str]] | None = None  # (examples, K): all candidates of each source
     scorer: Scorer | None = None  # language model for perplexity
     training: NgramIndex | None = None  # n-grams of the training texts

@@ -1,6 +1,10 @@
 """Overlap of predictions with references (BLEU, chrF, ROUGE, exact match, BERTScore), and self-BLEU of a set of texts.
 
-An empty prediction scores 0 and raises nothing. There must be one reference per prediction.
+An empty prediction scores 0 and raises nothing. There must be one reference per prediction: a text, or a list of texts
+that are all right, of which BLEU takes n-grams of any, and the other metrics the best.
+
+Words are those of every script, and characters where a script writes no blanks (text_tokens). On texts in English all
+scores equal those of the libraries.
 """
 
 from __future__ import annotations
@@ -8,56 +12,90 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from evaluation.optional import optional_import
-from evaluation.text_tokens import is_empty
+from evaluation.text_tokens import compose, is_empty, separate_characters, unspaced_scripts, words
 from utils.errors import UserError
 from utils.hub import hub_kwargs
 
 ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+SEPARATING = ("13a", "intl")  # tokenizers of sacreBLEU that split at blanks; the others know characters themselves
+
+Reference = str | Sequence[str]  # a text, or several that are all right
 
 
-def bleu(predictions: Sequence[str], references: Sequence[str], *, tokenizer: str = "13a") -> float:
+def alternatives(reference: Reference) -> list[str]:
+    """Return the texts of a reference. Raises ValueError if there is none."""
+    texts = [reference] if isinstance(reference, str) else list(reference)
+    if not texts:
+        raise ValueError("a reference has no text: give one or more")
+    return texts
+
+
+def bleu(predictions: Sequence[str], references: Sequence[Reference], *, tokenizer: str = "13a") -> float:
     """Compute corpus BLEU-4 by sacreBLEU, cased, 0 to 100; nan without texts. Post 2018, arXiv:1804.08771."""
     _check_lengths(predictions, references)
     if not predictions:
         return math.nan
-    return _bleu(tokenizer, False).corpus_score(list(predictions), [list(references)]).score
+    rows = [[_separate(text, tokenizer) for text in alternatives(reference)] for reference in references]
+    # sacreBLEU takes one list for all first references, one for all second ones, ...; None where there are fewer
+    streams = [[row[i] if i < len(row) else None for row in rows] for i in range(max(map(len, rows)))]
+    return _bleu(tokenizer, False).corpus_score([_separate(text, tokenizer) for text in predictions], streams).score
 
 
-def sentence_bleu(prediction: str, reference: str, *, tokenizer: str = "13a") -> float:
+def sentence_bleu(prediction: str, reference: Reference, *, tokenizer: str = "13a") -> float:
     """Compute BLEU of one sentence by sacreBLEU with effective order, 0 to 100."""
-    return _bleu(tokenizer, True).sentence_score(prediction, [reference]).score
+    texts = [_separate(text, tokenizer) for text in alternatives(reference)]
+    return _bleu(tokenizer, True).sentence_score(_separate(prediction, tokenizer), texts).score
 
 
-def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Compute the share of predictions equal to their reference up to outer whitespace; nan without texts."""
+def bleu_tokenizer_name(tokenizer: str, texts: Iterable[str]) -> str:
+    """Return the name of a tokenizer of BLEU for protocols: "13a; characters of Han" if the texts have such scripts."""
+    scripts = unspaced_scripts(texts) if tokenizer in SEPARATING else []
+    return f"{tokenizer}; characters of {', '.join(scripts)}" if scripts else tokenizer
+
+
+def check_bleu_tokenizer(tokenizer: str) -> None:
+    """Raise UserError if sacreBLEU's tokenizer needs a package that is not installed."""
+    _bleu(tokenizer, False)
+
+
+def exact_match(predictions: Sequence[str], references: Sequence[Reference]) -> float:
+    """Compute the share of predictions equal to a reference up to outer whitespace; nan without texts."""
     _check_lengths(predictions, references)
-    same = [p.strip() == r.strip() for p, r in zip(predictions, references, strict=True)]
+    same = [
+        compose(prediction).strip() in [compose(text).strip() for text in alternatives(reference)]
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
     return sum(same) / len(same) if same else math.nan
 
 
-def chrf(prediction: str, reference: str) -> float:
+def chrf(prediction: str, reference: Reference) -> float:
     """Compute chrF2 of one sentence by sacreBLEU, 0 to 100. Popovic 2015."""
-    return optional_import("sacrebleu", "sacrebleu", "chrF").sentence_chrf(prediction, [reference]).score
+    texts = [compose(text) for text in alternatives(reference)]
+    return optional_import("sacrebleu", "sacrebleu", "chrF").sentence_chrf(compose(prediction), texts).score
 
 
 def rouge_each(
-    prediction: str, reference: str, *, stem: bool = False, names: tuple[str, ...] = ROUGES
+    prediction: str, reference: Reference, *, stem: bool = False, names: tuple[str, ...] = ROUGES
 ) -> dict[str, float]:
-    """Compute F-measures of the named ROUGE variants for one pair, 0 to 1. Lin 2004. stem: compare stemmed words."""
-    scores = _rouge(stem, names).score(reference, prediction)
-    return {name: scores[name].fmeasure for name in names}
+    """Compute F-measures of the named ROUGE variants for one pair, 0 to 1. Lin 2004. stem: compare stemmed words.
+
+    Of several references each variant takes the one with the largest F-measure.
+    """
+    scores = [_rouge(stem, names).score(text, prediction) for text in alternatives(reference)]
+    return {name: max(score[name].fmeasure for score in scores) for name in names}
 
 
-def rouge(predictions: Sequence[str], references: Sequence[str], *, stem: bool = False) -> dict[str, float]:
+def rouge(predictions: Sequence[str], references: Sequence[Reference], *, stem: bool = False) -> dict[str, float]:
     """Compute mean ROUGE F-measures, 0 to 1; nan without texts.
 
-    Differs from Hugging Face's metric, the median of bootstrapped means: this is the mean itself, without randomness.
+    Differs from Hugging Face's metric, the median of bootstrapped means: this is the mean itself, without randomness;
+    and from the library, which knows ASCII letters only.
     """
     _check_lengths(predictions, references)
     each = [rouge_each(p, r, stem=stem) for p, r in zip(predictions, references, strict=True)]
@@ -72,10 +110,10 @@ def self_bleu(texts: Sequence[str], *, tokenizer: str = "13a") -> float:
     dropped; nan with fewer than two others.
     """
     scorer = _bleu(tokenizer, True)
-    words = [scorer.tokenizer(text.rstrip()).split() for text in texts if not is_empty(text)]
-    if len(words) < 2:
+    split = [scorer.tokenizer(_separate(text, tokenizer).rstrip()).split() for text in texts if not is_empty(text)]
+    if len(split) < 2:
         return math.nan
-    counts = [Counter(tuple(text[i : i + n]) for n in range(1, 5) for i in range(len(text) - n + 1)) for text in words]
+    counts = [Counter(tuple(text[i : i + n]) for n in range(1, 5) for i in range(len(text) - n + 1)) for text in split]
     largest: dict[
         tuple[str, ...], tuple[int, int, int]
     ] = {}  # n-gram -> (largest count, its text, largest count elsewhere)
@@ -83,14 +121,14 @@ def self_bleu(texts: Sequence[str], *, tokenizer: str = "13a") -> float:
         for gram, count in grams.items():
             most, where, second = largest.get(gram, (0, -1, 0))
             largest[gram] = (count, i, most) if count > most else (most, where, max(second, count))
-    lengths = sorted(map(len, words))
+    lengths = sorted(map(len, split))
     total = 0.0
     for i, grams in enumerate(counts):
         correct = [0, 0, 0, 0]
         for gram, count in grams.items():
             most, where, second = largest[gram]
             correct[len(gram) - 1] += min(count, second if where == i else most)
-        size = len(words[i])
+        size = len(split[i])
         tried = [max(size - n, 0) for n in range(4)]
         total += scorer.compute_bleu(
             correct,
@@ -101,12 +139,12 @@ def self_bleu(texts: Sequence[str], *, tokenizer: str = "13a") -> float:
             smooth_value=scorer.smooth_value,
             effective_order=True,
         ).score
-    return total / len(words)
+    return total / len(split)
 
 
 def bertscore(
     predictions: Sequence[str],
-    references: Sequence[str],
+    references: Sequence[Reference],
     model: str = "roberta-large",
     *,
     num_layers: int | None = None,
@@ -127,28 +165,32 @@ def bertscore(
 
 def bertscore_each(
     predictions: Sequence[str],
-    references: Sequence[str],
+    references: Sequence[Reference],
     model: str = "roberta-large",
     *,
     num_layers: int | None = None,
     rescale: bool = True,
     device: str = "cpu",
 ) -> tuple[list[float], list[float], list[float]]:
-    """Compute precision, recall and F1 of every pair; see bertscore."""
+    """Compute precision, recall and F1 of every pair, each by its best reference; see bertscore."""
     _check_lengths(predictions, references)
     n = len(predictions)
     scores = ([0.0] * n, [0.0] * n, [0.0] * n)
     if not n:
         return scores
     scorer, has_baseline = _bertscorer(model, num_layers, device)
-    nonempty = [i for i in range(n) if not is_empty(predictions[i]) and not is_empty(references[i])]
+    pairs = [(i, text) for i, reference in enumerate(references) for text in alternatives(reference)]
+    nonempty = [(i, text) for i, text in pairs if not is_empty(predictions[i]) and not is_empty(text)]
     if nonempty:  # the package raises an error for an empty candidate
-        columns = scorer.score([predictions[i] for i in nonempty], [references[i] for i in nonempty])
+        columns = scorer.score([predictions[i] for i, _ in nonempty], [text for _, text in nonempty])
         for k, column in enumerate(columns):
             if rescale and has_baseline:
                 base = scorer.baseline_vals[k]
                 column = (column - base) / (1 - base)
-            for i, value in zip(nonempty, column.tolist(), strict=True):
+            best: dict[int, float] = {}
+            for (i, _), value in zip(nonempty, column.tolist(), strict=True):
+                best[i] = max(value, best.get(i, value))
+            for i, value in best.items():
                 scores[k][i] = value
     return scores
 
@@ -185,13 +227,40 @@ def _bertscorer(model: str, num_layers: int | None, device: str) -> tuple[Any, b
 @cache
 def _bleu(tokenizer: str, effective_order: bool) -> Any:
     metrics = optional_import("sacrebleu.metrics", "sacrebleu", "BLEU")
-    return metrics.BLEU(tokenize=tokenizer, effective_order=effective_order)
+    try:
+        return metrics.BLEU(tokenize=tokenizer, effective_order=effective_order)
+    except (RuntimeError, ImportError) as error:  # sacreBLEU raises either where a package is absent
+        language = {"ja-mecab": "[ja]", "ko-mecab": "[ko]"}.get(tokenizer, " sentencepiece")
+        raise UserError(
+            f"BLEU's tokenizer {tokenizer} needs a package that is not installed: pip install 'sacrebleu{language}', "
+            "or pass --config bleu_tokenizer=13a, which splits into words, and into characters where a script has no "
+            "blanks"
+        ) from error
+
+
+def _separate(text: str, tokenizer: str) -> str:
+    """Return the text with blanks around characters of unspaced scripts, for a tokenizer that splits at blanks."""
+    return separate_characters(text) if tokenizer in SEPARATING else compose(text)
+
+
+class _RougeWords:
+    """The words of text_tokens for the library of ROUGE. Its stemmer is for English, so it gets ASCII words only."""
+
+    def __init__(self, stem: bool) -> None:
+        library = optional_import("rouge_score.tokenizers", "rouge-score", "ROUGE")
+        self.stem = library.DefaultTokenizer(use_stemmer=True).tokenize if stem else None
+
+    def tokenize(self, text: str) -> list[str]:
+        found = words(text)
+        if self.stem is None:
+            return found
+        return [stemmed for word in found for stemmed in (self.stem(word) if word.isascii() else [word])]
 
 
 @cache
 def _rouge(stem: bool, names: tuple[str, ...]) -> Any:
     scorer = optional_import("rouge_score.rouge_scorer", "rouge-score", "ROUGE")
-    return scorer.RougeScorer(list(names), use_stemmer=stem)
+    return scorer.RougeScorer(list(names), tokenizer=_RougeWords(stem))
 
 
 def _closest_other(lengths: Sequence[int], size: int) -> int:
@@ -201,7 +270,7 @@ def _closest_other(lengths: Sequence[int], size: int) -> int:
     return min(others, key=lambda length: (abs(length - size), length))
 
 
-def _check_lengths(predictions: Sequence[str], references: Sequence[str]) -> None:
+def _check_lengths(predictions: Sequence[str], references: Sequence[Reference]) -> None:
     if len(predictions) != len(references):
         raise ValueError(
             f"{len(predictions)} predictions for {len(references)} references: give one reference per prediction"

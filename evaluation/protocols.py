@@ -26,7 +26,9 @@ from evaluation.metrics import (
     compute_metrics,
 )
 from evaluation.optional import MissingPackage
+from evaluation.overlap import Reference, alternatives, bleu_tokenizer_name
 from evaluation.scorers import Scorer
+from evaluation.text_tokens import word_rule
 from utils.run_folder import package_versions
 
 PACKAGES = ("torch", "transformers", "mauve-text", "faiss-cpu", "scikit-learn", "spacy", "sacrebleu", "rouge-score")
@@ -57,7 +59,9 @@ def evaluate_texts(
     scores, no_mauve = _compute_mauves({name: (samples, texts) for name, texts in references.items()}, scorer)
     for name, mauve_score in scores.items():
         result[f"{prefix}{_name(scorer)}_{cond}{name}_mauve"] = mauve_score.score
-    result["protocol"] = protocol(scorer, len(samples), scores.values(), {*no_index, *missing, *no_mauve})
+    result["protocol"] = protocol(scorer, len(samples), scores.values(), {*no_index, *missing, *no_mauve}) | {
+        "words": word_rule(samples)
+    }
     return result
 
 
@@ -92,25 +96,26 @@ def reference_metrics(
 
 
 def evaluate_reconstruction(
-    predictions: Sequence[str], references: Sequence[str], scorer: Scorer | None = None, *, prefix: str = ""
+    predictions: Sequence[str], references: Sequence[Reference], scorer: Scorer | None = None, *, prefix: str = ""
 ) -> Result:
     """Compute the metrics of reconstructed texts: cased BLEU, exact match and ROUGE; perplexity given a scorer."""
     numbers, missing = compute_metrics(MetricContext(predictions, references, scorer=scorer), RECONSTRUCTION)
     result: Result = {f"{prefix}{key}": value for key, value in numbers.items()}
-    result["protocol"] = protocol(scorer, len(predictions), (), missing)
+    compared = [*predictions, *(text for reference in references for text in alternatives(reference))]
+    result["protocol"] = protocol(scorer, len(predictions), (), missing) | {"words": word_rule(compared)}
     return result
 
 
 def evaluate_pairs(
     candidates: Sequence[Sequence[str]],
-    references: Sequence[str],
+    references: Sequence[Reference],
     training: Iterable[str] | NgramIndex,
     scorer: Scorer | None,
     *,
     prefix: str = "",
     tokenizer: str | None = None,
     utility: str | None = None,
-    selected: Sequence[str] | None = None,
+    selected: mbr.Selection | Sequence[str] | None = None,
     bertscore_model: str | None = None,
     device: str = "cpu",
     seed: int = 42,
@@ -120,9 +125,11 @@ def evaluate_pairs(
     candidates: (examples, K), independent samples for each source. Keys without a further prefix score the first
     candidate, one sample; `mbr_` the candidate that agrees best with the others; `oracle_` the best candidate by each
     metric against the reference; `chance_` samples of other sources; `stem_` compares stemmed words.
-    training: target texts. tokenizer: sacreBLEU's, for translation (`intl` into German, `13a` otherwise).
+    `mbr_ties` is the share of sources whose candidates differ and yet have equal utilities: MBR took the first one.
+    references: one per row: a text, or several that are all right. training: target texts.
+    tokenizer: sacreBLEU's, for translation (`intl` into German, `13a` otherwise).
     utility: utility function of MBR, one of mbr.UTILITIES; None: sentence BLEU if a tokenizer is given, else ROUGE-2.
-    selected: the result of mbr.mbr_select, if it was already computed.
+    selected: the result of mbr.select, if it was already computed.
     bertscore_model: a hub id or a folder; None skips BERTScore. device: device of that model.
     """
     if len(candidates) != len(references):
@@ -133,14 +140,16 @@ def evaluate_pairs(
     bleu_tokenizer = tokenizer or "13a"
     if selected is None:
         model = {} if bertscore_model is None else {"bertscore_model": bertscore_model}
-        selected = mbr.mbr_select(candidates, utility, tokenizer=bleu_tokenizer, device=device, **model)
+        selected = mbr.select(candidates, utility, tokenizer=bleu_tokenizer, device=device, **model)
+    ties = {"mbr_ties": selected.tie_share} if isinstance(selected, mbr.Selection) else {}
+    chosen = selected.texts if isinstance(selected, mbr.Selection) else selected
     first = [row[0] for row in candidates]
     index, no_index = _make_index(training)
     missing = set(no_index)
     numbers: dict[str, float] = {}
     for kind, name, texts in (
         (PAIRS, "", first),
-        (MBR, "mbr_", selected),
+        (MBR, "mbr_", chosen),
         (ORACLE, "oracle_", mbr.oracle_bleu(candidates, references, tokenizer=bleu_tokenizer)),
         (CHANCE, "chance_", mbr.shuffle_predictions(first, seed)),
         (CANDIDATES, "", first),
@@ -151,11 +160,14 @@ def evaluate_pairs(
         values, packages = compute_metrics(context, kind)
         numbers |= {f"{name}{key}": value for key, value in values.items()}
         missing |= set(packages)
-    result: Result = {f"{prefix}{key}": value for key, value in numbers.items()}
+    result: Result = {f"{prefix}{key}": value for key, value in (numbers | ties).items()}
+    compared = [*first, *(text for reference in references for text in alternatives(reference))]
     result["protocol"] = protocol(scorer, len(first), (), missing) | {
+        "words": word_rule(compared),
         "candidates": len(candidates[0]) if candidates else 0,
         "mbr_utility": utility,
-        "bleu_tokenizer": bleu_tokenizer,
+        **ties,
+        "bleu_tokenizer": bleu_tokenizer_name(bleu_tokenizer, compared),
         "bertscore_model": bertscore_model,
         "shuffle_seed": seed,
     }

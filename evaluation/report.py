@@ -47,6 +47,11 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
         for part in (metadata, metadata.get("classes", {})):
             if part.get("mauve_few_samples"):
                 found[f"MAUVE of {part['mauve']['n']} texts per side is mostly noise: sample 1,000 or more"] = None
+        if metadata.get("mbr_ties", 0) > 0.5:
+            found[
+                f"MBR: the candidates of {metadata['mbr_ties']:.0%} of the sources differ, but all have the same "
+                f"{metadata['mbr_utility']} with each other, so the first was taken: choose another --mbr_utility"
+            ] = None
         found |= dict.fromkeys(metadata.get("skipped", ()))
         if "note" in metadata.get("classifier", {}):
             found[f"classifier {metadata['classifier']['note']}"] = None

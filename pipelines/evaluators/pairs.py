@@ -92,7 +92,7 @@ class Pairs(Part):
         metrics: Metrics = {}
         records: dict[str, list[Record]] = {}
         for strategy, rows in candidates.items():
-            selected = mbr.mbr_select(
+            selected = mbr.select(
                 rows, self.utility, tokenizer=self.bleu_tokenizer, bertscore_model=model or "", device=device
             )
             metrics |= evaluate_pairs(
@@ -110,7 +110,7 @@ class Pairs(Part):
             )
             records[strategy] = [
                 {"source": s, "reference": t, "sample": row[0], "chosen": best, "candidates": row}
-                for s, t, row, best in zip(part.sources or [], part.texts, rows, selected, strict=True)
+                for s, t, row, best in zip(part.sources or [], part.texts, rows, selected.texts, strict=True)
             ]
         real = MetricContext(part.texts, scorer=context.scorer, training=context.training_ngrams)
         numbers, _ = compute_metrics(real, SAMPLES)
