@@ -148,6 +148,7 @@ def read(path: Path) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    before = identity(path)
     state = verify(path)
     tensors = {}
     for name in state["sha256"]:
@@ -160,7 +161,18 @@ def read(path: Path) -> Checkpoint:
             if kept not in tensors[name]:
                 raise DamagedError(f"state.json ties {one_line_text(alias)} to a tensor that {name} lacks")
             tensors[name][alias] = tensors[name][kept]
+    if identity(path) != before:  # else the tensors of a later step could come with the metadata of this one
+        raise DamagedError("it was replaced while it was read")
     return Checkpoint(tensors, state["facts"], path)
+
+
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """Changes when a folder is replaced, or files are removed from it; None if there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns
 
 
 def verify(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from utils import checkpoint_folder
-from utils.checkpoint_folder import Checkpoint, DamagedError, is_disk_full, not_finite, replaced
+from utils.checkpoint_folder import Checkpoint, DamagedError, identity, is_disk_full, not_finite, replaced
 from utils.errors import UserError, one_line_text
 from utils.run_folder import remove_partial_files
 from utils.sharding import full_tensor, shard_like
@@ -66,12 +66,12 @@ def load(folder: Path | str) -> Checkpoint:
     """
     root, warned = Path(folder) / "checkpoints", set()
     for _ in range(_TRIES):
-        listed = [(path, _identity(path)) for _, path in _candidates(root)]
+        listed = [(path, identity(path)) for _, path in _candidates(root)]
         for path, before in listed:
             try:
                 return _check_finite(checkpoint_folder.read(path), folder)
             except DamagedError as damage:
-                if before is None or _identity(path) != before:
+                if before is None or identity(path) != before:
                     break  # it was removed or replaced while it was read: list anew
                 if path not in warned:
                     warning = f"{path} is damaged ({damage}); trying the checkpoint before it"
@@ -102,12 +102,12 @@ def load_best(folder: Path | str) -> Checkpoint:
     """Load folder/best. Raises UserError if there is none, it is damaged, or its weights are not finite."""
     problem = "it holds no best checkpoint"
     for _ in range(_TRIES):
-        listed = [(path, _identity(path)) for path in _best_candidates(folder)]
+        listed = [(path, identity(path)) for path in _best_candidates(folder)]
         for path, before in listed:
             try:
                 return _check_finite(checkpoint_folder.read(path), folder)
             except DamagedError as damage:
-                if _identity(path) != before:
+                if identity(path) != before:
                     break  # as in load()
                 problem = f"its best checkpoint is damaged ({one_line_text(damage)})"
         else:
@@ -270,15 +270,6 @@ def _appearance(path: Path) -> list[tuple[str, int, int, int]]:
     """Name, size, time and inode of each file."""
     found = [(file.name, file.stat()) for file in sorted(path.iterdir())]
     return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in found]
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Changes when a folder is replaced, or files are removed from it; None if there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino, stat.st_mtime_ns
 
 
 # ----------------------------------------------------------------------------------------------------------- optimizer

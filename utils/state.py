@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from utils import checkpoints
 from utils.distributed import DistContext
 from utils.ema import EMA
-from utils.errors import UserError
+from utils.errors import UserError, one_line_text
 from utils.locks import was_removed
 from utils.optim import LrSchedule
 from utils.sharding import gather_to_cpu, is_sharded, shard_like
@@ -116,7 +116,6 @@ class State:
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Load everything, so that training continues as if it had not stopped."""
-        metadata = checkpoint.metadata
         if self.ema and "ema" not in checkpoint.tensors:
             raise UserError(f"{checkpoint.path} holds no averaged weights: it cannot be resumed, only evaluated")
         if "optimizer" not in checkpoint.tensors:
@@ -125,13 +124,13 @@ class State:
                 "run from its weights with --init_path"
             )
         self.load_weights(checkpoint)
-        checkpoints.unpack_optimizer(self.optimizer, checkpoint.tensors["optimizer"], metadata["optimizer"])
-        self.schedule.restore(metadata["schedule"], self.dist.rank, self.dist.world_size)
-        self.step, self.best, self.seed = metadata["step"], dict(metadata["best"]), metadata["seed"]
-        self.pending, self.due = list(metadata.get("pending", ())), dict(metadata.get("due", {}))
-        self.scaler_state = dict(metadata["scaler"])
-        if self.scaler and self.scaler_state:
-            self.scaler.load_state_dict(self.scaler_state)
+        try:
+            self._restore_metadata(checkpoint)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:  # only where state.json has no checksum
+            raise UserError(
+                f"{checkpoint.path}/state.json does not hold what a training saves ({one_line_text(repr(error))}): "
+                "move this folder elsewhere, and the checkpoint before it is resumed"
+            ) from None
         for name, part in self.extra.items():
             if name not in checkpoint.tensors:
                 raise UserError(
@@ -139,6 +138,16 @@ class State:
                     "of its args.json"
                 )
             part.load_state_dict(checkpoint.tensors[name])
+
+    def _restore_metadata(self, checkpoint: checkpoints.Checkpoint) -> None:
+        metadata = checkpoint.metadata
+        checkpoints.unpack_optimizer(self.optimizer, checkpoint.tensors["optimizer"], metadata["optimizer"])
+        self.schedule.restore(metadata["schedule"], self.dist.rank, self.dist.world_size)
+        self.step, self.best, self.seed = metadata["step"], dict(metadata["best"]), metadata["seed"]
+        self.pending, self.due = list(metadata.get("pending", ())), dict(metadata.get("due", {}))
+        self.scaler_state = dict(metadata["scaler"])
+        if self.scaler and self.scaler_state:
+            self.scaler.load_state_dict(self.scaler_state)
 
 
 def _check_present(folder: Path | str) -> None:
