@@ -25,7 +25,7 @@ from transformers.utils import logging
 from latent_models.cross_entropy import chunked_nll
 from latent_models.families import DecodingStart, family_of, resolve_language, set_language
 from latent_models.generation.generator import GreedyLoop, TokenGenerator
-from latent_models.output_layer import output_layer, scale_hidden
+from latent_models.output_layer import logits_of, output_layer, scale_hidden
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.hub import hub_kwargs
@@ -174,25 +174,38 @@ class LanguageModel(nn.Module):
 
     def _token_nll(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
         """Cross-entropy (B, T) of labels in chunks of tokens: logits (B, T, V) are never all in memory."""
+        return self.token_nll(self.decoder_states(states, states_mask, labels), labels)
+
+    def decoder_states(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
+        """The decoder's last states (B, T, d_lm): that of position i has read the labels (B, T) before i."""
         length = labels.shape[1]
         start = labels.new_full((len(labels), 1), self.start_id)
         decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
         model = self.model
         with self._stable_precision():
-            hidden = model.get_decoder()(
+            return model.get_decoder()(
                 input_ids=decoder_input,
                 encoder_hidden_states=states.to(model.dtype),
                 attention_mask=self._expand_mask(torch.ones(1, length, length, device=labels.device).tril()),
                 encoder_attention_mask=None if states_mask is None else self._expand_mask(states_mask),
                 use_cache=False,
-            ).last_hidden_state  # (B, T, d_lm)
-            hidden = scale_hidden(model, hidden)
-            weight, bias = output_layer(model)
+            ).last_hidden_state
+
+    def token_nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy (B, T) of labels given the decoder's last states (B, T, d_lm), in chunks of tokens."""
+        with self._stable_precision():
+            hidden = scale_hidden(self.model, hidden)
+            weight, bias = output_layer(self.model)
             kind = labels.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
             with torch.autocast(kind, enabled=False):
                 nll = chunked_nll(hidden.flatten(0, 1).to(dtype), weight.to(dtype), bias, labels.flatten())
         return nll.view(labels.shape)
+
+    def logits_of_states(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of the decoder's last states (..., d_lm)."""
+        with self._stable_precision():
+            return logits_of(self.model, hidden)
 
     def _expand_mask(self, mask: Tensor) -> Tensor:
         """A mask (B, S) or (B, T, S) as (B, 1, 1 or T, S), boolean for sdpa, else additive.

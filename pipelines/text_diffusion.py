@@ -6,7 +6,7 @@ pipeline = TextDiffusionPipeline.from_pretrained("runs/quickstart/diffusion", sa
 pipeline.sample(8, seed=1, decoding="greedy")                 # eight texts; pipeline(8, ...) is the same
 pipeline.sample(8, class_id="sports", guidance=2.0)           # class-conditional run: eight texts of one class
 pipeline.generate_from_sources(["Where is it?"], candidates=5)  # run on pairs: a text for each source
-pipeline.infill(["The ___ apple is ___."], 5)                 # run on embeddings: five ways to fill the blanks
+pipeline.infill(["The ___ apple is ___."], 5)                 # five ways to fill the blanks
 pipeline.variations(["One text."], 3, strength=0.7)           # three texts like it; with class_id, of that class
 pipeline.interpolate("One text.", "Another.", 5)              # five texts from one to the other
 pipeline.trajectory(3)                                        # three texts on their way from noise
@@ -30,7 +30,8 @@ from pipelines.data.tokens import make_batch
 from pipelines.load_run import FlagValue, load_run
 from pipelines.sampling.classes import class_index, one_class, per_text_classes
 from pipelines.sampling.generator import TextGenerator
-from pipelines.sampling.inputs import Sources, infilling_inputs
+from pipelines.sampling.infilling import infill
+from pipelines.sampling.inputs import Sources
 from pipelines.sampling.sampler_call import ConditionFn
 from pipelines.sampling.sdedit import ddim_inversion_path, sdedit, slerp
 from pipelines.sampling.trajectory import Snapshot
@@ -146,14 +147,19 @@ class TextDiffusionPipeline:
         inputs = self.sources.make_inputs(sources, seed, classes)
         return generator.candidates(n, k, seed, (strategy,), inputs, quiet=True)[strategy]
 
-    def infill(self, texts: Sequence[str], k: int = 1, *, seed: int = 42) -> list[list[str]]:
+    def infill(
+        self, texts: Sequence[str], k: int = 1, *, seed: int = 42, strength: float | None = None
+    ) -> list[list[str]]:
         """k versions of each text with its blanks filled: ___ is one token, [blank:3] are three.
 
-        For runs of --latent_space embeddings. UserError for a text without blanks, or one that is too long.
+        The given text stays as typed. strength: time in (0, 1] to which the latents of the given text are noised; None:
+        0.5. Not for token embeddings, where given words are never noised, nor for runs on latents with sources.
+        UserError for a text without blanks, or one that is too long.
         """
-        generator = self.generator
-        inputs = infilling_inputs(generator.space, texts, generator.device)
-        return generator.candidates(len(texts), k, seed, ("greedy",), inputs, quiet=True)["greedy"]
+        if self.generator.space.has_text_decoder:
+            self._check_no_sources("infill")
+            self._conditions(None, len(texts))  # raises where the run lacks a null class
+        return infill(self.generator, texts, k, seed, strength)
 
     def variations(
         self,

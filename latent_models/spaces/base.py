@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from utils.errors import UserError
 from utils.records import Batch, Latents
 
 
@@ -33,6 +34,13 @@ class LatentSpace(nn.Module, ABC):
     @abstractmethod
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
         """Texts of clean latents. generate: arguments of the decoder, see generation/decoding.py."""
+
+    def fill(self, latents: Latents, ids: Tensor, known: Tensor, lengths: Tensor) -> Tensor:
+        """ids (B, T) whose unknown positions hold tokens of the latents: the blanks of given texts.
+
+        known: (B, T) bool, False at the blanks. lengths: (B,) tokens of each text. UserError where a space cannot.
+        """
+        raise UserError(f"infilling: a {type(self).__name__} cannot decode around given tokens: use another space")
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from latent_models.autoencoders import autoencoder_row, make_autoencoder
 from latent_models.autoencoders.base import Autoencoder
 from latent_models.generation.generator import GreedyLoop
+from latent_models.generation.infilling import fill_tokens
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
 from utils.checkpoints import fingerprint
@@ -88,6 +89,10 @@ class CompressedSpace(LatentSpace):
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
         memory = self.autoencoder.decode(latents.x0)
         return self.language_model.generate(memory, None, greedy_loop=self.greedy_loop, **generate)
+
+    def fill(self, latents: Latents, ids: Tensor, known: Tensor, lengths: Tensor) -> Tensor:
+        memory = self.autoencoder.decode(latents.x0)
+        return fill_tokens(self.language_model, memory, None, ids, known, lengths)
 
     def project(self, x0: Tensor) -> Tensor:
         return self.autoencoder.project(x0)

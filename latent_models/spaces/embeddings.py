@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_models.cross_entropy import chunked_nll
+from latent_models.generation.infilling import visible_tokens
 from latent_models.options import EmbeddingOptions
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.rounding import ROUNDING_HEADS, argmax_token, nearest_token
@@ -154,6 +155,13 @@ class EmbeddingSpace(LatentSpace):
     def tokens(self, x0: Tensor) -> Tensor:
         """The likeliest token ids (B, L)."""
         return argmax_token(x0, *self.head(self.vectors(), self.bias))
+
+    def fill(self, latents: Latents, ids: Tensor, known: Tensor, lengths: Tensor) -> Tensor:
+        """The likeliest words at the blanks; neither padding nor another special token."""
+        weight, bias = self.head(self.vectors(), self.bias)
+        visible = visible_tokens(self.tokenizer, len(weight)).to(bias.device)
+        bias = bias.masked_fill(~visible, torch.finfo(bias.dtype).min)
+        return torch.where(known, ids, argmax_token(latents.x0[:, : ids.shape[1]], weight, bias))
 
     def decode(self, latents: Latents, *, skip: Tensor | None = None, **generate: Any) -> list[str]:
         """Texts of the likeliest tokens, cut at the end token, without special tokens.

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
+from torch import Tensor
 
+from latent_models.generation.infilling import fill_tokens
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
 from utils.errors import UserError
@@ -46,6 +48,9 @@ class EncoderStatesSpace(LatentSpace):
 
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
         return self.language_model.generate(latents.x0, latents.mask, **generate)
+
+    def fill(self, latents: Latents, ids: Tensor, known: Tensor, lengths: Tensor) -> Tensor:
+        return fill_tokens(self.language_model, latents.x0, latents.mask, ids, known, lengths)
 
     def fingerprint(self) -> str:
         return f"states-{self.length}-" + self.language_model.fingerprint()

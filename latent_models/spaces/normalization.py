@@ -72,6 +72,9 @@ class NormalizedSpace(LatentSpace):
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
         return self.space.decode(replace(latents, x0=self.denormalize(latents.x0)), **generate)
 
+    def fill(self, latents: Latents, ids: Tensor, known: Tensor, lengths: Tensor) -> Tensor:
+        return self.space.fill(replace(latents, x0=self.denormalize(latents.x0)), ids, known, lengths)
+
     def project(self, x0: Tensor) -> Tensor:
         denormalized = self.denormalize(x0)
         projected = self.space.project(denormalized)

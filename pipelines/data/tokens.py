@@ -61,6 +61,12 @@ def make_batch(space: LatentSpace, texts: Sequence[str], max_length: int) -> Bat
     return collate(table, range(len(texts)), model.pad_id)
 
 
+def tokenizer_of(space: LatentSpace) -> Any:
+    """The tokenizer of a latent space: its own, or that of its language model."""
+    model: Any = getattr(space, "language_model", space)
+    return model.tokenizer
+
+
 def tokenize_for(space: LatentSpace, split: Split, max_length: int) -> TokenSplit:
     """Tokenize a split for a latent space, each text by itself."""
     model = getattr(space, "language_model", None)

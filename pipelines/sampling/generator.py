@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -146,10 +147,12 @@ class TextGenerator:
         inputs: InputsFn,
         *,
         quiet: bool = False,
+        decode: Callable[[Latents, int, int], list[str]] | None = None,
     ) -> dict[str, list[list[str]]]:
         """k independent texts for each of n examples: strategy -> n rows of k texts.
 
         The texts of an example are sampled in one batch. inputs is called once for each example. Empty texts are kept.
+        decode: (latents, first, last) -> k texts for each example from `first` up to `last`; None: that of the space.
         """
         per_batch = max(1, self.batch_size // k)  # examples
         num_batches, dist, timer = math.ceil(n / per_batch), self.dist, Stopwatch(self.device)
@@ -162,7 +165,8 @@ class TextGenerator:
                 def repeated(_b: int, _n: int, _: object, first: int = first, last: int = last) -> SampleInputs:
                     return inputs(first, last).repeat(k)
 
-                texts = self._sample_batch(seed, b, strategies, repeated, timer, per_batch * k, (last - first) * k)
+                own = None if decode is None else partial(decode, first=first, last=last)
+                texts = self._sample_batch(seed, b, strategies, repeated, timer, per_batch * k, (last - first) * k, own)
                 mine.append((b, texts))
                 done = (b // dist.world_size + 1) * dist.world_size * per_batch  # texts sampled by all processes
                 bar.advance_to(min(n, done) * k, timer.note(dist.world_size))
@@ -182,8 +186,12 @@ class TextGenerator:
         timer: Stopwatch,
         batch_size: int,
         num_rows: int | None = None,
+        decode: Callable[[Latents], list[str]] | None = None,
     ) -> dict[str, list[str]]:
-        """The texts of one batch by decoding strategy. num_rows: number of rows of a short batch, for the timer."""
+        """The texts of one batch by decoding strategy. num_rows: number of rows of a short batch, for the timer.
+
+        decode: used instead of the decoding of the space.
+        """
         num_rows, texts = num_rows or batch_size, {}
         with timer.measure("denoise", num_rows):
             latents = self.prepare(seed, batch_index, conditions, batch_size).run()
@@ -192,7 +200,10 @@ class TextGenerator:
             pop_draft_stats(self.space)  # reset the count: hooks may have decoded too
         for strategy in strategies:
             with timer.measure("decode", num_rows):
-                texts[strategy] = self.decode(latents, strategy, derive_seed(seed, "block", batch_index))
+                if decode is None:
+                    texts[strategy] = self.decode(latents, strategy, derive_seed(seed, "block", batch_index))
+                else:
+                    texts[strategy] = decode(latents)
             if has_drafts:
                 timer.count(*pop_draft_stats(self.space))
         return texts

@@ -6,7 +6,6 @@ Sources of pairs reach the sampler as states that the denoiser attends to (Conte
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -20,15 +19,12 @@ from dataset_utils.batching import collate
 from dataset_utils.packing import pack_sources
 from latent_models.spaces.embeddings import EmbeddingSpace
 from latent_models.spaces.normalization import NormalizedSpace
-from latent_models.tokenizers.special_ids import end_id, separator_id, start_id
+from latent_models.tokenizers.special_ids import end_id, separator_id
 from pipelines.data.context_encoder import ContextEncoder
+from pipelines.sampling.blanks import BlankText
 from pipelines.sampling.sampler_call import InputsFn, SampleInputs
-from utils.errors import UserError
 from utils.records import Batch, Condition, KnownPositions
 from utils.seeding import seeded_generator
-
-BLANK = re.compile(r"_{3,}|\[blank(?::(\d{1,3}))?\]")
-
 
 # ------------------------------------------------------------------------------------------------ sources of pairs
 
@@ -38,6 +34,14 @@ class Sources(Protocol):
 
     def make_inputs(self, sources: Sequence[str], seed: int, classes: Tensor | None = None) -> InputsFn:
         """seed: seed of the sampling. classes: (n,) class ids on the device, for a class-conditional run."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the sources."""
+
+    @property
+    def limit(self) -> tuple[int, int] | None:
+        """Longest source in tokens, and how many tokens of a longer one are read; None: a longer one is refused."""
 
     def metadata(self) -> dict[str, Any]:
         """Entries for the protocol of an evaluation."""
@@ -57,6 +61,14 @@ class ContextSources:
             return SampleInputs(Condition.of(None if classes is None else classes[first:last], states, mask))
 
         return inputs
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.context.model.tokenizer
+
+    @property
+    def limit(self) -> tuple[int, int]:
+        return self.context.states.length, self.context.states.length
 
     def metadata(self) -> dict[str, Any]:
         return {"context_encoder": self.context.model.name, "max_source_len": self.context.states.length}
@@ -96,6 +108,15 @@ class PackedSources:
 
         return inputs
 
+    @property
+    def tokenizer(self) -> Any:
+        return self.embeddings.tokenizer
+
+    @property
+    def limit(self) -> tuple[int, int] | None:
+        longest = self.space.length - 3  # the end of the source, the separator, and one token of a target
+        return (longest, longest // 2) if self.trim else None
+
     def metadata(self) -> dict[str, Any]:
         return {"sources": "packed", "truncate_sources": self.trim}
 
@@ -103,64 +124,21 @@ class PackedSources:
 # ------------------------------------------------------------------------------------------------------- infilling
 
 
-def infilling_inputs(space: NormalizedSpace, texts: Sequence[str], device: torch.device) -> InputsFn:
-    """Inputs for filling the blanks of texts: all positions but the blanks are known; the whole text is decoded.
-
-    A blank is ___ (three or more underscores: one token), [blank] (the same) or [blank:3] (three tokens).
-    UserError for a space in which a position is not a token, and for a text that parse_blanks refuses.
-    """
-    if not isinstance(space.space, EmbeddingSpace):
-        raise UserError("infilling needs one token per position: use a run of --latent_space embeddings")
-    embeddings = space.space
-    rows = [parse_blanks(embeddings, text) for text in texts]
+def infilling_inputs(space: NormalizedSpace, texts: Sequence[BlankText], device: torch.device) -> InputsFn:
+    """Inputs for filling the blanks of texts in a space of embeddings: all positions but the blanks are known."""
+    embeddings = cast(EmbeddingSpace, space.space)
 
     def padded(values: Sequence[int] | Sequence[bool], fill: int | bool) -> Tensor:
         return torch.tensor([*values, *[fill] * (space.length - len(values))])
 
     def inputs(first: int, last: int) -> SampleInputs:
-        selected = rows[first:last]
-        ids = torch.stack([padded(ids, embeddings.pad_id) for ids, _ in selected])
-        text_mask = torch.arange(space.length) < torch.tensor([len(ids) for ids, _ in selected])[:, None]
+        selected = texts[first:last]
+        ids = torch.stack([padded(text.ids, embeddings.pad_id) for text in selected])
+        text_mask = torch.arange(space.length) < torch.tensor([len(text.ids) for text in selected])[:, None]
         latents = space.encode(Batch(ids, text_mask).to(device))
         # in a space whose padding is generated, the padding is known too: the text keeps its length
-        known = torch.stack([padded(known, not embeddings.variable_length) for _, known in selected]).to(device)
+        known = torch.stack([padded(text.known, not embeddings.variable_length) for text in selected]).to(device)
         assert latents.mean is not None
         return SampleInputs(None, KnownPositions(latents.mean, known), latents.mask, text_mask.to(device))
 
     return inputs
-
-
-def parse_blanks(space: EmbeddingSpace, text: str) -> tuple[list[int], list[bool]]:
-    """Token ids of a text with blanks, and whether each is known; a blank holds padding ids.
-
-    UserError for a text without blanks, and for one that is longer than the space.
-    """
-    ids: list[int] = []
-    known: list[bool] = []
-
-    def add(tokens: list[int], is_known: bool) -> None:
-        ids.extend(tokens)
-        known.extend([is_known] * len(tokens))
-
-    def tokenize(piece: str) -> list[int]:
-        return tokenizer(piece, add_special_tokens=False)["input_ids"] if piece.strip() else []
-
-    tokenizer, position = space.tokenizer, 0
-    start, end = start_id(tokenizer), end_id(tokenizer)
-    assert end is not None
-    adds_start = start is not None and tokenizer("")["input_ids"][:1] == [start]
-    add([start] if start is not None and adds_start else [], True)
-    for blank in BLANK.finditer(text):
-        add(tokenize(text[position : blank.start()].rstrip()), True)
-        count = int(blank[1] or 1)
-        if count == 0:
-            raise UserError(f"{text[:40]!r}: {blank[0]} has no tokens to fill: write [blank:1] or more")
-        add([space.pad_id] * count, False)
-        position = blank.end()
-    if not position:
-        raise UserError(f"{text[:40]!r} has no blank: write ___ for one token, or [blank:3] for three")
-    add(tokenize(text[position:]), True)
-    add([end], True)
-    if len(ids) > space.length:
-        raise UserError(f"{text[:40]!r} has {len(ids)} tokens, and this run allows {space.length}: shorten it")
-    return ids, known

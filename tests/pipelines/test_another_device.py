@@ -44,6 +44,7 @@ from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, enco
 from pipelines.data.context_encoder import ContextEncoder, DenoiserWithContext
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.options import ClampOptions, ControlOptions, EmbeddingLossOptions
+from pipelines.sampling.blanks import parse_blanks
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.hooks import ClassifierControl, RemaskHook, RoundingHook
 from pipelines.sampling.inputs import PackedSources, infilling_inputs
@@ -366,7 +367,11 @@ def test_rounding_with_an_absorbing_state_samples_on_the_device(world, options):
 @pytest.mark.parametrize("padding", ["masked", "generated"])
 def test_known_positions_sample_on_the_device(world, padding):
     made = generator(world, world.embeddings(padding=padding), sampler="dpmpp_sde", absorbing=True)
-    blanks = infilling_inputs(made.space, ["Anna went to ___ and [blank:2].", "___ slept."], META)
+    embeddings = made.space.space
+    texts = [
+        parse_blanks(embeddings.tokenizer, text, 40, embeddings.pad_id) for text in ("Anna went ___ [blank:2].", "___")
+    ]
+    blanks = infilling_inputs(made.space, texts, META)
     sources = PackedSources(made.space, META, "longest").make_inputs(TEXTS[:2], 0)
     for inputs in (blanks, sources):
         latents = made.sample_latents(0, 0, lambda b, n, draws, inputs=inputs: inputs(0, 2).repeat(2), batch_size=4)

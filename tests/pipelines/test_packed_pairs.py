@@ -196,17 +196,6 @@ def test_infilling_changes_only_the_blanks(plain, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-@pytest.mark.parametrize(("text", "message"), [("no gap", "has no blank"), ("___ " * 60, "has 62 tokens")])
-def test_infilling_rejects_texts_without_blanks_and_long_texts(plain, text, message):
-    with pytest.raises(UserError, match=message):
-        TextDiffusionPipeline.from_pretrained(plain, device="cpu").infill([text])
-
-
-def test_infilling_needs_a_run_of_embeddings(chain):
-    with pytest.raises(UserError, match="--latent_space embeddings"):
-        TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu").infill(["one ___ more"])
-
-
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp", "heun"])
 @pytest.mark.parametrize("kind", ["plain", "compressed", "states"])
 def test_a_trajectory_ends_in_the_sampled_texts(plain, chain, kind, sampler):
