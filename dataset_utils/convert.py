@@ -83,7 +83,7 @@ def passthrough(files: Files) -> dict[str, Rows]:
     found: dict[str, Rows] = {}
     for name, path in files.items():
         split = next(s for s in ("train", "valid", "test") if s in name)
-        found[split] = (line for _, line in readers.lines(path))
+        found[split] = (line for _, line in readers.lines(path, newline="\n"))
     return found
 
 
@@ -276,7 +276,7 @@ def parallel(files: Files) -> dict[str, Rows]:
     (target,) = [path for name, path in files.items() if name.endswith(".dst")]
 
     def rows() -> Iterator[dict[str, str]]:
-        both = itertools.zip_longest(readers.lines(source), readers.lines(target))
+        both = itertools.zip_longest(readers.lines(source, newline="\n"), readers.lines(target, newline="\n"))
         for left, right in both:
             if left is None or right is None:
                 raise UserError(f"{source} and {target} have different numbers of lines: download both again")

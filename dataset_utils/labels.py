@@ -47,10 +47,15 @@ def canonical_label(value: Any) -> str:
     raise ValueError(f"{kinds.get(type(value), f'a value of type {type(value).__name__}')} is no label")
 
 
+def is_number(label: str) -> bool:
+    """Whether a canonical label is a number."""
+    return _NUMBER.fullmatch(label) is not None
+
+
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """The different labels in their order: by value if all are numbers, else alphabetically."""
     found = set(labels)
-    return tuple(sorted(found, key=Decimal if all(map(_NUMBER.fullmatch, found)) else None))  # type: ignore[arg-type]
+    return tuple(sorted(found, key=Decimal if all(map(is_number, found)) else None))  # type: ignore[arg-type]
 
 
 def spells_no_value(label: str, others: Iterable[str]) -> bool:
@@ -61,7 +66,7 @@ def spells_no_value(label: str, others: Iterable[str]) -> bool:
     if label.lower() not in _NO_VALUES:
         return False
     rest = [other for other in others if other.lower() not in _NO_VALUES]
-    return bool(rest) and all(other in _BOOLEANS or _NUMBER.fullmatch(other) for other in rest)
+    return bool(rest) and all(other in _BOOLEANS or is_number(other) for other in rest)
 
 
 def _of_text(text: str) -> str:

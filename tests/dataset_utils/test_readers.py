@@ -79,7 +79,7 @@ def test_parquet_and_inner_columns(tmp_path) -> None:
         (readers.rocstories, "[a]\n", 1, "not JSON"),
         (readers.e2e, "name : X||text\nname : Y | text\n", 2, r"no \|\|"),
         (readers.csv, "text,label\na,1\nb\n", 3, "1 cells under 2 columns"),
-        (readers.csv, 'text,label\n"a"x,1\n', 2, "expected"),
+        (readers.csv, 'text,label\n"a"x,1\n', 2, "a quotation mark is followed by text"),
         (readers.tsv, "text\tlabel\na\t1\tc\n", 2, "3 cells under 2 columns"),
         (readers.labeled_lines, "a\t1\nb 2\n", 2, "text <tab> label"),
         (readers.plain, b"good\nbad \xff\n", 2, "not UTF-8"),
