@@ -6,14 +6,17 @@ Files are named by a hash of everything that determines the arrays, so an entry 
 from __future__ import annotations
 
 import os
-import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from utils.locks import exclusive
+
 Arrays = Mapping[str, np.ndarray]
+CHECKSUM = "checksum"  # first entry of each file: the archive has checksums of its entries, but none of their list
 
 
 def cached_arrays(folder: Path | None, name: str, make: Callable[[], Arrays]) -> Arrays:
@@ -25,12 +28,28 @@ def cached_arrays(folder: Path | None, name: str, make: Callable[[], Arrays]) ->
     if folder is None:
         return make()
     path = folder / f"{name}.npz"
-    with suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile), np.load(path) as file:
-        return {key: file[key] for key in file.files}
+    # any error: a damaged archive or header lets zipfile, numpy and Python's tokenizer raise what they like
+    with suppress(Exception), np.load(path) as file:
+        found = {key: file[key] for key in file.files}
+        if found.pop(CHECKSUM, None) in (None, _checksum(found)):  # None: written by an earlier release
+            return found
     arrays = make()
-    partial = path.with_name(f"{name}.{os.environ.get('RANK', '0')}.{os.getpid()}.partial.npz")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, path)
+        with exclusive(folder / "cache"):
+            partial = folder / f"{name}.partial.npz"  # one name, so that the next one replaces what a kill leaves
+            try:
+                np.savez(partial, **{CHECKSUM: np.array(_checksum(arrays)), **arrays})  # type: ignore[arg-type]
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
     return arrays
+
+
+def _checksum(arrays: Arrays) -> int:
+    """CRC-32 of names, shapes and contents."""
+    total = 0
+    for name in sorted(arrays):
+        x = np.ascontiguousarray(arrays[name])
+        total = zlib.crc32(x.tobytes(), zlib.crc32(f"{name} {x.dtype} {x.shape}".encode(), total))
+    return total

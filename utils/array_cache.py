@@ -4,10 +4,13 @@ Computed in shards of about 64 MB or 8192 rows. Any number of processes may buil
 shards that no other process has locked, and the locks of a process that dies are freed, so that ranks share the work
 and a killed run continues. Reading takes the memory of a batch, writing that of a shard, for any number of rows.
 
+Each shard has a checksum, which is compared when a process opens the cache: 0.3 s for a GB in memory, 1 s from an SSD.
+A disk that changed a bit costs one shard, which is computed again, and no training on wrong numbers.
+
     {folder}/{key}/plan.json       layout of the arrays; written first, so that all processes use the same one
     {folder}/{key}/{name}.npy      fixed rows (n, *shape); ragged rows concatenated, (sum of lengths, *shape)
-    {folder}/{key}/shards/         one file per shard: locked while it is computed, not empty once it is on disk
-    {folder}/{key}/cache.json      the plan again; written last: it marks the cache as complete
+    {folder}/{key}/shards/         one file per shard, with its checksums, once it is on disk; and its lock
+    {folder}/{key}/cache.json      the plan again, and all checksums; written last: it marks the cache as complete
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ import json
 import math
 import os
 import shutil
+import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -27,7 +32,8 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError, one_line_text
-from utils.run_folder import write_json
+from utils.locks import exclusive
+from utils.run_folder import remove_partial_files, write_json
 
 SHARD_BYTES = 64 * 2**20  # memory needed to build
 SHARD_ROWS = 2**13  # the most rows that a kill loses, and that other processes wait for
@@ -78,6 +84,7 @@ class ArrayCache:
             if wrong:
                 raise ValueError(f"its {wrong} is {metadata[wrong]} instead of {wanted[wrong]}")
             self.arrays = {name: _open(folder, name, layout, n) for name, layout in layouts.items()}
+            self._shard_rows, self.checksums = _read_checksums(metadata, n, layouts)
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{folder} is not a complete cache ({one_line_text(error)}): delete it, and it is computed again"
@@ -90,6 +97,23 @@ class ArrayCache:
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.arrays.values())
+
+    @property
+    def shards(self) -> list[tuple[int, int]]:
+        """Rows (start, stop) of every shard that has checksums."""
+        return _spans(self._n, self._shard_rows) if self._shard_rows else []
+
+    def damaged(self, start: int, stop: int) -> str | None:
+        """Name of an array whose rows start to stop, a shard, are not those that were written; None if all are."""
+        i = start // self._shard_rows
+        return next(
+            (name for name, sums in self.checksums.items() if sums[i] != self.checksum(name, start, stop)), None
+        )
+
+    def checksum(self, name: str, start: int, stop: int) -> int:
+        """CRC-32 of rows start to stop."""
+        layout = self.layouts[name]
+        return _crc32(self.arrays[name][layout.row_offset(start) : layout.row_offset(stop)])
 
     def rows(self, name: str, index: np.ndarray) -> np.ndarray:
         """Fixed rows (m, *shape)."""
@@ -123,16 +147,23 @@ def open_or_build(
     progress: Callable[[int], None] | None = None,
     disk_full_hint: str = "name another folder",
 ) -> ArrayCache:
-    """The cache of `key` below `folder`; shards that are missing are computed now.
+    """The cache of `key` below `folder`; shards that are missing or damaged are computed now.
 
     rank, world_size: select the shards that this process takes first; then it takes those that no other rank has taken.
+    Of a complete cache each rank checks its share: wait for all of them before any uses it.
     progress: called with the number of rows on disk, those of other processes included.
     disk_full_hint: advice in the UserError if the disk is too small.
     """
     place = folder / key
     if not _complete(place):
         _build(place, key, n, layouts, encode, rank, world_size, progress, disk_full_hint)
-    return ArrayCache(place, key, n, layouts)
+    remove_partial_files(place)
+    if (place / "shards").exists():  # left by a process that was killed when the cache was complete
+        shutil.rmtree(place / "shards", ignore_errors=True)
+        (place / "plan.json").unlink(missing_ok=True)
+    cache = ArrayCache(place, key, n, layouts)
+    _check(cache, key, encode, rank, world_size, disk_full_hint)
+    return cache
 
 
 def size_of(n: int, layouts: Mapping[str, Layout]) -> int:
@@ -155,6 +186,10 @@ def format_bytes(size: float) -> str:
 def shards_of(n: int, layouts: Mapping[str, Layout]) -> list[tuple[int, int]]:
     """Rows (start, stop) of every shard, independent of the number of processes."""
     size = max(1, min(SHARD_ROWS, round(SHARD_BYTES / max(1.0, size_of(n, layouts) / max(n, 1)))))
+    return _spans(n, size)
+
+
+def _spans(n: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
@@ -179,38 +214,66 @@ def _build(
     order = [i for turn in range(world_size) for i in range((rank + turn) % world_size, len(shards), world_size)]
     for wait in (False, True):  # first shards that no process has locked, then those that others may have given up
         for i in order:
-            with _locked_shard(markers[i], wait) as handle:
-                if handle is None or _complete(place):
+            with _locked_shard(markers[i], wait) as mine:
+                if not mine or _done(markers[i]) or _complete(place):
                     continue
                 done, (start, stop) = rows_done(), shards[i]
                 if progress is not None:
                     progress(done)
                 report = None if progress is None else (lambda rows, done=done: progress(done + rows))
                 held = _gather(start, stop, layouts, encode, report)
-                try:
-                    for name, rows in held.items():
-                        _write(place / f"{name}.npy", rows, layouts[name].row_offset(start))
-                except OSError as error:
-                    raise UserError(f"{place} cannot be written ({one_line_text(error)}): {disk_full_hint}") from error
-                del held, rows  # free memory before the next shard is built
-                os.write(handle, b"whole")
-                os.fsync(handle)
-    if not _complete(place):
-        write_json(place / "cache.json", _plan(key, n, layouts))
-    shutil.rmtree(place / "shards", ignore_errors=True)
-    (place / "plan.json").unlink(missing_ok=True)
-    (place / "lock").unlink(missing_ok=True)
+                _store(place, start, held, layouts, disk_full_hint, markers[i])
+                del held  # free memory before the next shard is built
+    with exclusive(place / "cache"):
+        if not _complete(place):
+            sums = [json.loads(marker.read_text()) for marker in markers]
+            _write_cache_json(place, key, n, layouts, shards, {name: [part[name] for part in sums] for name in layouts})
+        shutil.rmtree(place / "shards", ignore_errors=True)
+        (place / "plan.json").unlink(missing_ok=True)
     if progress is not None:
         progress(n)
 
 
+def _check(cache: ArrayCache, key: str, encode: Encode, rank: int, world_size: int, disk_full_hint: str) -> None:
+    """Compare the checksums of this rank's share of the shards, and compute damaged ones again.
+
+    A cache of an earlier release has no checksums: those that it has now are recorded.
+    """
+    place, n, layouts = cache.folder, len(cache), cache.layouts
+    if not cache.checksums:
+        shards = shards_of(n, layouts)
+        sums = {name: [cache.checksum(name, *span) for span in shards] for name in layouts}
+        with suppress(OSError):  # it may be on a disk that is only read
+            _write_cache_json(place, key, n, layouts, shards, sums)
+        return
+    for start, stop in cache.shards[rank::world_size]:
+        if cache.damaged(start, stop) is None:
+            continue
+        with exclusive(place / "cache"):
+            name = cache.damaged(start, stop)
+            if name is None:  # another process was faster
+                continue
+            print(
+                f"note: rows {start} to {stop} of {place / name}.npy are not those that were written; they are "
+                "computed again",
+                file=sys.stderr,
+            )
+            held = _gather(start, stop, layouts, encode, None)
+            _store(place, start, held, layouts, disk_full_hint)
+            _, sums = _read_checksums(json.loads((place / "cache.json").read_text()), n, layouts)
+            for name, rows in held.items():  # another device may compute other last bits
+                sums[name][cache.shards.index((start, stop))] = _crc32(rows)
+            _write_cache_json(place, key, n, layouts, cache.shards, sums)
+
+
 def _allocate(place: Path, key: str, n: int, layouts: Mapping[str, Layout], shards: int, disk_full_hint: str) -> None:
     """Write the plan and empty arrays, unless they exist. Raises UserError if the disk is too small."""
-    plan = _plan(key, n, layouts) | {"shards": shards}  # another number would change the rows of finished shards
-    (place / "shards").mkdir(parents=True, exist_ok=True)
-    with _locked_shard(place / "lock", wait=True):
+    # another number of shards would change the rows of finished ones; earlier releases wrote no checksums
+    plan = _plan(key, n, layouts) | {"shards": shards, "checksum": "crc32"}
+    with exclusive(place / "cache"):
         if _complete(place):
             return
+        (place / "shards").mkdir(exist_ok=True)
         try:
             if json.loads((place / "plan.json").read_text()) == plan:
                 return
@@ -223,7 +286,8 @@ def _allocate(place: Path, key: str, n: int, layouts: Mapping[str, Layout], shar
                 f"{place} needs {format_bytes(need)}, and its disk has {format_bytes(free)} free: {disk_full_hint}"
             )
         for marker in (place / "shards").iterdir():
-            marker.unlink()
+            if not marker.name.startswith("."):  # a lock file
+                marker.unlink()
         for name, layout in layouts.items():  # sparse until they are written
             shape = (layout.row_offset(n), *layout.shape)
             np.lib.format.open_memmap(place / f"{name}.npy", mode="w+", dtype=layout.dtype, shape=shape).flush()
@@ -278,36 +342,41 @@ def _write(path: Path, rows: np.ndarray, at: int) -> None:
         os.close(handle)
 
 
+def _store(
+    place: Path,
+    start: int,
+    held: Mapping[str, np.ndarray],
+    layouts: Mapping[str, Layout],
+    disk_full_hint: str,
+    marker: Path | None = None,
+) -> None:
+    """Write the rows of a shard, and then its checksums into the marker."""
+    try:
+        for name, rows in held.items():
+            _write(place / f"{name}.npy", rows, layouts[name].row_offset(start))
+        if marker is not None:
+            write_json(marker, {name: _crc32(rows) for name, rows in held.items()})
+    except OSError as error:
+        raise UserError(f"{place} cannot be written ({one_line_text(error)}): {disk_full_hint}") from error
+
+
+def _crc32(rows: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
+
+
 @contextmanager
-def _locked_shard(marker: Path, wait: bool) -> Iterator[int | None]:
-    """An open handle of a shard that this process should compute; None if it is complete or another process has it.
-
-    The lock ends with the process, however that ends. Without locks, on a system or a file system that has none,
-    processes may compute the same shard twice, and write the same.
-    """
-    try:
-        handle = os.open(marker, os.O_RDWR | os.O_CREAT, 0o644)
-    except FileNotFoundError:  # another process finished the cache and removed the folder
-        yield None
-        return
-    try:
-        held = True
-        with suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                held = False
-            except OSError:
-                pass
-        yield handle if held and not os.fstat(handle).st_size else None
-    finally:
-        os.close(handle)
+def _locked_shard(marker: Path, wait: bool) -> Iterator[bool]:
+    """Whether this process may compute a shard: False where another one is at it, or the cache is complete."""
+    with ExitStack() as stack:
+        try:
+            mine = stack.enter_context(exclusive(marker, wait=wait))
+        except FileNotFoundError:  # another process completed the cache and removed the folder
+            mine = False
+        yield mine
 
 
 def _done(marker: Path) -> bool:
-    return marker.is_file() and marker.stat().st_size > 0
+    return marker.is_file()
 
 
 def _complete(place: Path) -> bool:
@@ -318,10 +387,43 @@ def _plan(key: str, n: int, layouts: Mapping[str, Layout]) -> dict[str, Any]:
     return {"key": key, "rows": n, "arrays": {name: layout.metadata() for name, layout in layouts.items()}}
 
 
+def _write_cache_json(
+    place: Path,
+    key: str,
+    n: int,
+    layouts: Mapping[str, Layout],
+    shards: list[tuple[int, int]],
+    checksums: Mapping[str, list[int]],
+) -> None:
+    shard_rows = shards[0][1] if shards else 1
+    write_json(place / "cache.json", _plan(key, n, layouts) | {"shard_rows": shard_rows, "crc32": dict(checksums)})
+
+
+def _read_checksums(
+    metadata: Mapping[str, Any], n: int, layouts: Mapping[str, Layout]
+) -> tuple[int, dict[str, list[int]]]:
+    """(rows of a shard, array -> checksums of its shards); (0, {}) if there are none, as in earlier releases."""
+    size, sums = metadata.get("shard_rows"), metadata.get("crc32")
+    if type(size) is not int or size < 1 or not isinstance(sums, dict):
+        return 0, {}
+    count = len(_spans(n, size))
+    if not all(isinstance(sums.get(name), list) and len(sums[name]) == count for name in layouts):
+        return 0, {}
+    return size, {name: list(sums[name]) for name in layouts}
+
+
 def _open(folder: Path, name: str, layout: Layout, n: int) -> np.ndarray:
     """A memory-mapped array. ValueError if it differs from the layout."""
-    array = np.load(folder / f"{name}.npy", mmap_mode="r")
+    file = folder / f"{name}.npy"
+    try:
+        array = np.load(file, mmap_mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # a changed header lets numpy raise errors of Python's tokenizer, too
+        raise ValueError(f"{name}.npy: {error}") from error
     shape = (layout.row_offset(n), *layout.shape)
-    if array.shape != shape or array.dtype != np.dtype(layout.dtype):
+    if array.shape != shape or array.dtype != np.dtype(layout.dtype) or not array.flags.c_contiguous:
         raise ValueError(f"{name}.npy holds {array.dtype} {list(array.shape)} instead of {layout.dtype} {list(shape)}")
+    if isinstance(array, np.memmap) and array.offset + array.nbytes != file.stat().st_size:
+        raise ValueError(f"{name}.npy has another size than its header says")
     return array

@@ -143,6 +143,7 @@ def encode_or_load(
             progress=bar.advance_to,
             disk_full_hint=disk_full_hint,
         )
+        dist.barrier()  # each rank has checked a share of the cache
         bar.advance_to(len(data), f"{size} of {what} in {cache.folder}")
     if fits_on_device(on_device, DeviceLatentCache.nbytes(cache), dist.device):
         return EncodedSplit(space, data, DeviceLatentCache(cache, dist.device), dist.device)

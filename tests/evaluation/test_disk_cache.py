@@ -22,7 +22,7 @@ def forbidden():
 def test_arrays_are_computed_once_and_then_read(tmp_path):
     first = cached_arrays(tmp_path, "a", lambda: {"x": np.arange(3)})
     again = cached_arrays(tmp_path, "a", forbidden)
-    assert np.array_equal(first["x"], again["x"]) and [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+    assert np.array_equal(first["x"], again["x"]) and [p.name for p in tmp_path.glob("[!.]*")] == ["a.npz"]
     assert cached_arrays(None, "", lambda: {"x": np.ones(1)})["x"] == 1
 
 
@@ -89,3 +89,36 @@ def test_features_of_real_texts_are_computed_once(scorer, tmp_path, monkeypatch)
             )
         )
     assert asked == [samples[0]] and found[0] == found[1]
+
+
+ARRAYS = {"x": np.arange(6.0).reshape(2, 3), "n": np.array([3])}
+
+
+def make() -> dict[str, np.ndarray]:
+    return {name: x.copy() for name, x in ARRAYS.items()}
+
+
+def same(found) -> bool:
+    return found.keys() == ARRAYS.keys() and all(np.array_equal(found[name], x) for name, x in ARRAYS.items())
+
+
+def test_any_changed_bit_is_harmless_or_the_arrays_are_made_again(tmp_path):
+    cached_arrays(tmp_path, "a", make)
+    file = tmp_path / "a.npz"
+    held = file.read_bytes()
+    for place in range(0, 8 * len(held), 2):
+        changed = bytearray(held)
+        changed[place // 8] ^= 1 << place % 8
+        file.write_bytes(changed)
+        assert same(cached_arrays(tmp_path, "a", make)), f"bit {place}"
+    for size in (0, 10, len(held) // 2, len(held) - 1):
+        file.write_bytes(held[:size])
+        assert same(cached_arrays(tmp_path, "a", make))
+
+
+def test_what_a_kill_leaves_is_replaced_and_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
+    (tmp_path / "a.partial.npz").write_bytes(b"half")
+    assert same(cached_arrays(tmp_path, "a", make))
+    assert not (tmp_path / "a.partial.npz").exists()
+    (tmp_path / "file").touch()
+    assert same(cached_arrays(tmp_path / "file", "a", make))

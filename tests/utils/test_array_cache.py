@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -48,6 +50,15 @@ def never(start, stop):
     raise AssertionError("no row may be encoded again")
 
 
+def visible(folder: Path) -> list[str]:
+    """Names of the files apart from the lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".cache.lock")
+
+
+def shards_on_disk(folder: Path) -> int:
+    return sum(path.name.isdecimal() for path in folder.glob("key/shards/*"))
+
+
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(array_cache, "SHARD_BYTES", 200)
@@ -72,7 +83,7 @@ def test_fixed_and_ragged_rows_are_stored_at_their_index(tmp_path):
     again = open_or_build(tmp_path, "key", N, layouts(), never)
     check(again)
     names = ["cache.json", "source.npy", "x.npy"]
-    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == names, "no temporary file remains"
+    assert visible(tmp_path / "key") == names, "no temporary file remains"
     assert size_of(N, layouts()) == N * 24 + LENGTHS.sum() * 8 == again.nbytes
 
 
@@ -137,6 +148,82 @@ def test_a_disk_that_fills_up_is_an_error_in_one_line(tmp_path, monkeypatch):
     check(open_or_build(tmp_path, "key", N, layouts(), encode))
 
 
+def test_a_changed_bit_costs_one_shard(tmp_path, capsys):
+    check(open_or_build(tmp_path, "key", N, layouts(), encode))
+    draw, again = random.Random(0), []
+
+    def counted(start, stop):
+        again.append(start)
+        yield from encode(start, stop)
+
+    for name in 10 * ["x", "source"]:
+        file = tmp_path / "key" / f"{name}.npy"
+        held = file.read_bytes()
+        place = draw.randrange(8 * 128, 8 * len(held))  # behind the header of the file
+        changed = bytearray(held)
+        changed[place // 8] ^= 1 << place % 8
+        file.write_bytes(changed)
+        check(open_or_build(tmp_path, "key", N, layouts(), counted))
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and f"{name}.npy are not those that were written" in line
+        assert len(again) == 1 and file.read_bytes() == held
+        again.clear()
+    check(open_or_build(tmp_path, "key", N, layouts(), never))
+
+
+def test_every_bit_of_a_header_and_of_cache_json_is_mended_or_refused_in_one_line(tmp_path, capsys):
+    open_or_build(tmp_path, "key", N, layouts(), encode)
+    outcomes = {"right": 0, "refused": 0}
+    for name, size in (("x.npy", 128), ("cache.json", None)):
+        file = tmp_path / "key" / name
+        held = file.read_bytes()
+        for place in range(0, 8 * (size or len(held)), 3):
+            changed = bytearray(held)
+            changed[place // 8] ^= 1 << place % 8
+            file.write_bytes(changed)
+            try:
+                check(open_or_build(tmp_path, "key", N, layouts(), encode))
+                outcomes["right"] += 1
+            except UserError as refused:
+                assert "delete it, and it is computed again" in str(refused) and "\n" not in str(refused)
+                outcomes["refused"] += 1
+            file.write_bytes(held)
+    assert outcomes["right"] > 100 and outcomes["refused"] > 100
+    capsys.readouterr()
+
+
+def test_a_cache_of_an_earlier_release_gets_checksums(tmp_path, capsys):
+    open_or_build(tmp_path, "key", N, layouts(), encode)
+    file = tmp_path / "key" / "cache.json"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in whole.items() if k not in ("shard_rows", "crc32")}))
+    check(open_or_build(tmp_path, "key", N, layouts(), never))
+    assert json.loads(file.read_text()) == whole and not capsys.readouterr().err
+
+
+def test_each_rank_checks_its_share(tmp_path, monkeypatch):
+    open_or_build(tmp_path, "key", N, layouts(), encode)
+    seen: list[tuple[int, int]] = []
+    damaged = ArrayCache.damaged
+    monkeypatch.setattr(ArrayCache, "damaged", lambda self, *span: seen.append(span) or damaged(self, *span))
+    for rank in range(3):
+        open_or_build(tmp_path, "key", N, layouts(), never, rank=rank, world_size=3)
+    assert sorted(seen) == shards_of(N, layouts())
+
+
+def test_what_kills_leave_is_swept_at_the_next_start(tmp_path):
+    open_or_build(tmp_path, "key", N, layouts(), encode)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    place = tmp_path / "key"
+    (place / "shards").mkdir()
+    (place / "plan.json").touch()
+    for name in (f"cache.json.{ended.pid}.partial", f"cache.json.{os.getpid()}.partial", "shards/3"):
+        (place / name).touch()
+    check(open_or_build(tmp_path, "key", N, layouts(), never))
+    assert visible(place) == ["cache.json", f"cache.json.{os.getpid()}.partial", "source.npy", "x.npy"]
+
+
 @pytest.mark.parametrize(("size", "text"), [(12, "12 bytes"), (65_432, "65 kB"), (3.14e9, "3.1 GB"), (2e13, "20.0 TB")])
 def test_format_bytes_names_the_unit(size, text):
     assert format_bytes(size) == text
@@ -188,11 +275,11 @@ def test_ranks_share_the_shards(tmp_path):
 def test_finished_shards_survive_a_killed_builder_and_no_other_process_waits(tmp_path):
     made = multiprocessing.get_context("fork").Queue()
     process, _ = _start(tmp_path, 0, 1, 0.15, made)
-    while sum(p.stat().st_size > 0 for p in (tmp_path / "key").glob("shards/*")) < 2:
+    while shards_on_disk(tmp_path) < 2:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join(20)
-    finished = sum(p.stat().st_size > 0 for p in (tmp_path / "key").glob("shards/*"))
+    finished = shards_on_disk(tmp_path)
     assert finished >= 2 and not (tmp_path / "key" / "cache.json").exists()
     again: list[int] = []
 
