@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutput
@@ -27,7 +26,7 @@ from latent_models.families import DecodingStart, family_of, resolve_language, s
 from latent_models.generation.generator import GreedyLoop, TokenGenerator
 from latent_models.output_layer import logits_of, output_layer, scale_hidden
 from utils.checkpoints import fingerprint
-from utils.errors import UserError
+from utils.errors import UserError, is_of_a_library, library_message
 from utils.hub import hub_kwargs
 from utils.tokenizer_fingerprint import tokenizer_rules
 
@@ -47,6 +46,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.family = family_of(model.config, name)
         self.model = model
+        tokenizer.split_special_tokens = True  # "</s>" in a text is text
         self.tokenizer = tokenizer
         self.name = name
         self.dim: int = self.family.dim(model.config)
@@ -89,11 +89,14 @@ class LanguageModel(nn.Module):
                 tokenizer = AutoTokenizer.from_pretrained(name, **where)
                 check_tokenizer(tokenizer, config, name)
                 model = _on_meta_device(config) if meta else _with_weights(name, where)
-        except UserError:
-            raise
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        except BaseException as error:
+            if not is_of_a_library(error):
+                raise
             if local or not isinstance(error, OSError):
-                raise UserError(f"--enc_dec_model {name} cannot be read: {reason(error)}") from error
+                raise UserError(
+                    f"--enc_dec_model {name} cannot be read ({reason(error)}): give the folder of a whole Hugging Face "
+                    "model with its tokenizer, as save_pretrained writes it (weights as safetensors)"
+                ) from error
             raise UserError(
                 f"--enc_dec_model {name} is neither a local folder nor in the local cache, and the hub cannot be "
                 "reached or does not have it: give a local folder, for example one written by python -m "
@@ -293,7 +296,7 @@ def _is_folder(name: str) -> bool:
             f"--enc_dec_model {name} holds no config.json: give the folder of a Hugging Face model, "
             "as save_pretrained or python -m latent_models.pretraining writes it"
         )
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or len(name) > 200:
         raise UserError(f"--enc_dec_model {name}: no such folder, and it is not of the form owner/name of a hub id")
     return False
 
@@ -365,5 +368,5 @@ def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error's message; the name of its class where the message is empty."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """The error of a library in one line, without advice to run the code of a file: see utils.errors."""
+    return library_message(error)

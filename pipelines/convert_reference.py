@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,10 @@ from pipelines.data.tokens import tokenize_split
 from utils import checkpoints
 from utils.argparse_utils import OneLineParser
 from utils.cli.args_io import read_args, saved_flags, write_args
+from utils.cli.flags import shown
 from utils.cli.settings import Program, Settings
 from utils.ema import ema_tensors
-from utils.errors import UserError, exit_on_user_error, one_line_text
+from utils.errors import UserError, exit_on_user_error, library_message, refuse_unreadable
 from utils.pretrained import relative_path
 from utils.state import trainable_state
 
@@ -83,12 +85,16 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, PublishedCheckpoin
 
 def read_checkpoint(path: Path) -> PublishedCheckpoint:
     """Load a checkpoint of tensors, numbers and containers. UserError for a file that holds anything else."""
-    try:
+    with refuse_unreadable(str(path), "copy it again from where it was written"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about other versions of pickle; what is not read raises an error
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip files, pickles and archives of older releases raise many kinds
-        raise UserError(f"{path} cannot be read as a checkpoint of tensors: {one_line_text(error)}") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise UserError(f"{path} holds no weights under 'model': it is not a checkpoint of the published code")
+    odd = [name for name, x in checkpoint["model"].items() if not (isinstance(name, str) and isinstance(x, Tensor))]
+    if odd:
+        raise UserError(
+            f"{path} holds {shown(odd[0])} under 'model', which is no tensor: the published code did not write it"
+        )
     return checkpoint
 
 
@@ -344,6 +350,14 @@ def main(arguments: list[str] | None = None) -> int:
                 args.run, partial, args.enc_dec_model, args.latent_model_path, args.context_encoder, args.data_dir
             )
         partial.replace(args.out)
+    except (UserError, OSError):
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, AssertionError) as error:
+        # the folder was written by other code: what it lacks, or has in another shape, is not a bug of this program
+        raise UserError(
+            f"{args.run} has not the content of a run of the published code ({library_message(error)}): check that the "
+            "folder is whole, and that --enc_dec_model and --latent_model_path name its models"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     print(f"{args.out}: converted from {args.run}")

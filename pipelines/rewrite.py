@@ -47,10 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     texts = read_texts(given, "rewrite")
     if given.to is not None and (len(texts) > 1 or given.class_id is not None):
         raise UserError("--to interpolates between two texts: give one --text, and no --class_id")
+    if given.to is not None and given.num_samples < 2:
+        raise UserError("--num_samples 1 is no interpolation: give 2 or more, both texts included")
     if given.invert and (given.to is None or given.strength is not None):
         raise UserError("--invert interpolates without added noise: give --to, and no --strength")
-    from evaluation.report import single_line
     from pipelines.text_diffusion import TextDiffusionPipeline
+    from utils.terminal import single_line
 
     pipeline = TextDiffusionPipeline.from_pretrained(given.run, device=given.device, argv=others)
     decoding = given.decoding or pipeline.decoding or "greedy"

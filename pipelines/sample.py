@@ -13,8 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipelines.cli.run_arguments import add_decoding_argument, check_no_decoding, parse_known, run_parser
-from utils.errors import exit_on_user_error
+from pipelines.cli.run_arguments import (
+    add_decoding_argument,
+    check_no_decoding,
+    named_path,
+    parse_known,
+    run_parser,
+)
+from utils.errors import exit_on_user_error, one_line_text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--class_id", help="class, by name or number (class-conditional runs)")
     made.add_argument("--source", action="append", default=[], help="source text (runs on pairs); may be repeated")
-    made.add_argument("--output_dir", type=Path, help="folder of the output file (default: samples/ in the run folder)")
+    made.add_argument(
+        "--output_dir", type=named_path, help="folder of the output file (default: samples/ in the run folder)"
+    )
     made.add_argument("--trajectory", action="store_true", help="decode and show intermediate estimates")
     return made
 
@@ -31,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> int:
     given, others = parse_known(parser(), arguments)
-    from evaluation.report import single_line
     from pipelines.run_context import check_writable
     from pipelines.text_diffusion import TextDiffusionPipeline
+    from utils.terminal import single_line
 
     pipeline = TextDiffusionPipeline.from_pretrained(given.run, device=given.device, argv=others)
     decoding = given.decoding or pipeline.decoding or "greedy"
@@ -54,9 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         lines = [single_line(text) for text in pipeline.sample(given.num_samples, **options)]
     content = "".join(line + "\n" for line in lines)
+    path = write_new(folder, name, content)  # before standard output, whose reader may have closed it
+    print(f"written to {one_line_text(path)}", file=sys.stderr)
     sys.stdout.write(content)
-    sys.stdout.flush()
-    print(f"written to {write_new(folder, name, content)}", file=sys.stderr)
     return 0
 
 

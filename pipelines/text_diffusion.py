@@ -19,15 +19,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
+from dataset_utils.labels import canonical_label
 from evaluation import mbr
-from latent_models.generation.decoding import one_strategy
+from latent_models.generation.decoding import DECODING, one_strategy
 from pipelines.components import make_generator, make_sources
-from pipelines.data.tokens import make_batch
+from pipelines.data.tokens import make_batch, tokenizer_of
 from pipelines.load_run import FlagValue, load_run
+from pipelines.sampling.arguments import check_count, check_number, check_seed, check_texts
 from pipelines.sampling.classes import class_index, one_class, per_text_classes
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.infilling import infill
@@ -36,6 +38,8 @@ from pipelines.sampling.sampler_call import ConditionFn
 from pipelines.sampling.sdedit import ddim_inversion_path, sdedit, slerp
 from pipelines.sampling.trajectory import Snapshot
 from utils import distributed
+from utils.cli.flags import shown
+from utils.compile import set_kernels
 from utils.errors import UserError
 from utils.records import Condition, Latents
 
@@ -78,6 +82,7 @@ class TextDiffusionPipeline:
         """
         run = load_run(folder, device=device, argv=argv, **flags)
         settings, components = run.settings, run.components
+        set_kernels(settings.config.kernels, run.device, unless_set=True)
         autocast = distributed.autocast(run.device, settings.config.loop.mixed_precision)
         is_student = settings.config.distillation.distill_run is not None
         return cls(
@@ -108,7 +113,7 @@ class TextDiffusionPipeline:
         class by number or name, or one for each text; None: no class. guidance: weight of classifier-free guidance;
         None: that of from_pretrained, which is 1 (unguided) unless cls_free_guidance was given there.
         """
-        strategy = self._strategy(decoding, "beam")
+        n, seed, strategy = check_count(n, "n"), check_seed(seed), self._strategy(decoding, "beam")
         conditions = self._conditions(class_id, n)
         generator = self._with_guidance(guidance, conditions is not None)
         return generator.sample(n, seed, (strategy,), conditions, quiet=True).texts[strategy]
@@ -126,6 +131,9 @@ class TextDiffusionPipeline:
         class_id: int | str | None = None,
     ) -> list[str]:
         """A text for each source: the candidate with the highest mean `utility` against the other candidates."""
+        if utility not in mbr.UTILITIES:
+            raise UserError(f"utility is {shown(utility)}: give one of {', '.join(mbr.UTILITIES)}")
+        candidates = check_count(candidates, "candidates")
         rows = self.candidates(sources, candidates, seed=seed, decoding=decoding, class_id=class_id)
         return mbr.mbr_select(rows, utility, device=str(self.generator.device))
 
@@ -139,9 +147,10 @@ class TextDiffusionPipeline:
         class_id: int | str | None = None,
     ) -> list[list[str]]:
         """k texts for each source. Each source is encoded once."""
-        strategy = self._strategy(decoding, "beam")
+        k, seed, strategy = check_count(k, "k"), check_seed(seed), self._strategy(decoding, "beam")
         if self.sources is None:
             raise UserError("this run was trained without sources: train one on a corpus of pairs")
+        sources = check_texts(sources, "source", tokenizer=self.sources.tokenizer, limit=self.sources.limit)
         n, generator = len(sources), self.generator
         classes = None if class_id is None else torch.full((n,), self._class_index(class_id), device=generator.device)
         inputs = self.sources.make_inputs(sources, seed, classes)
@@ -156,6 +165,7 @@ class TextDiffusionPipeline:
         0.5. Not for token embeddings, where given words are never noised, nor for runs on latents with sources.
         UserError for a text without blanks, or one that is too long.
         """
+        k, seed, texts = check_count(k, "k"), check_seed(seed), check_texts(texts)
         if self.generator.space.has_text_decoder:
             self._check_no_sources("infill")
             self._conditions(None, len(texts))  # raises where the run lacks a null class
@@ -177,8 +187,10 @@ class TextDiffusionPipeline:
         strength: in (0, 1]; a larger value preserves less of the text. For runs that were trained without sources.
         """
         self._check_no_sources("variations")
+        k, seed, strength = check_count(k, "k"), check_seed(seed), check_number(strength, "strength")
+        texts = self._check_texts(texts)
         self._conditions(class_id, len(texts))  # raises where the run lacks that class, or a null class
-        clean = self.encode(texts).repeat(k)
+        clean = self._encode(texts).repeat(k)
         classes = None if class_id is None else torch.full((len(clean),), self._class_index(class_id))
         condition = None if classes is None else Condition.of(class_id=classes)
         latents = sdedit(self._with_guidance(guidance, condition is not None), clean, strength, seed, condition)
@@ -206,12 +218,13 @@ class TextDiffusionPipeline:
         5.3. For spaces in which all texts have the same number of positions.
         """
         self._check_no_sources("interpolate")
+        n, seed = check_count(n, "n", at_least=2), check_seed(seed)
+        strength = None if strength is None else check_number(strength, "strength")
+        texts = self._check_texts([first, second])
         self._conditions(None, n)  # raises where the run lacks a null class
-        if n < 2:
-            raise UserError(f"interpolation over {n} texts: use 2 or more, both ends included")
         if self.generator.space.variable_length:
             raise UserError("texts of this run's space differ in length and cannot be interpolated: use variations")
-        ends = self.encode([first, second])
+        ends = self._encode(texts)
         if invert:
             if strength is not None:
                 raise UserError(f"strength {strength:g} adds noise, and DDIM inversion adds none: give one of them")
@@ -234,6 +247,7 @@ class TextDiffusionPipeline:
         guidance: float | None = None,
     ) -> list[Snapshot]:
         """Decoded intermediate estimates of n texts; the last snapshot equals sample() with the same arguments."""
+        n, snapshots = check_count(n, "n"), check_count(snapshots, "snapshots")
         pipeline = copy(self)
         pipeline.generator = copy(self.generator)
         trajectory = pipeline.generator.with_trajectory(texts=n, snapshots=snapshots)
@@ -242,39 +256,52 @@ class TextDiffusionPipeline:
 
     # ---- latents ---------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Latents:
-        """Clean, normalized latents (n, L, D) of texts."""
+        """Clean, normalized latents (n, L, D) of texts. UserError as check_texts of sampling.arguments."""
+        return self._encode(self._check_texts(texts))
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> Latents:
         batch = make_batch(self.generator.space.space, texts, self.generator.max_length).to(self.generator.device)
         return self.generator.space.encode(batch)
 
     def decode(self, latents: Latents, decoding: str | None = None, seed: int = 42) -> list[str]:
         """Texts of latents. decoding: None for that of from_pretrained or its preset, else greedy."""
-        strategy = self._strategy(decoding, "greedy")
+        seed, strategy = check_seed(seed), self._strategy(decoding, "greedy")
+        if not isinstance(latents, Latents):
+            raise UserError(f"latents are {shown(latents)}: give what encode returns")
         return self.generator.decode(latents, strategy, seed)
 
     # ---- checks ----------------------------------------------------------------------------------------------------
+
+    def _check_texts(self, texts: Sequence[str]) -> list[str]:
+        """Texts for the latent space: see check_texts."""
+        length = self.generator.max_length
+        return check_texts(texts, tokenizer=tokenizer_of(self.generator.space.space), limit=(length, length))
 
     def _check_no_sources(self, method: str) -> None:
         if self.sources is not None:
             raise UserError(f"this run generates from sources, and {method} takes none: use candidates")
 
-    def _conditions(self, class_id: int | str | Sequence[int | str] | None, n: int) -> ConditionFn | None:
+    def _conditions(self, class_id: Any, n: int) -> ConditionFn | None:
         """Conditions of n texts for a class, or one class for each. UserError if the run has no such class."""
         if class_id is None:
             if not self.has_null_class:
                 raise UserError("this run was trained without a null class: give class_id")
             return None
-        if isinstance(class_id, int | str):
+        scalar = isinstance(class_id, str | bytes | dict | set) or getattr(class_id, "ndim", None) == 0  # of NumPy
+        if scalar or not hasattr(class_id, "__len__"):
             return one_class(self._class_index(class_id))
-        if len(class_id) != n:
-            raise UserError(f"{len(class_id)} classes for {n} texts: give one class, or one for each text")
-        return per_text_classes([self._class_index(c) for c in class_id])
+        wanted = list(class_id)
+        if len(wanted) != n:
+            raise UserError(f"{len(wanted)} classes for {n} texts: give one class, or one for each text")
+        return per_text_classes([self._class_index(c) for c in wanted])
 
     def _with_guidance(self, weight: float | None, conditional: bool) -> TextGenerator:
         """The generator, or a copy with another guidance weight. UserError if the run cannot be guided."""
         if weight is None:
             return self.generator
+        weight = check_number(weight, "guidance")
         if weight != 1 and not conditional:
             raise UserError(f"guidance {weight:g} needs a class: give class_id too, or leave guidance out")
         if weight != 1 and self.distilled_guidance != 1:
@@ -289,7 +316,16 @@ class TextDiffusionPipeline:
         return generator
 
     def _strategy(self, decoding: str | None, default: str) -> str:
+        if decoding is not None and not isinstance(decoding, str):
+            raise UserError(f"decoding is {shown(decoding)}: give one of {', '.join(DECODING)}")
         return one_strategy(decoding or self.decoding or default)
 
     def _class_index(self, wanted: int | str) -> int:
-        return class_index(wanted, self.class_names)
+        try:
+            canonical_label(wanted)
+            return class_index(wanted.item() if hasattr(wanted, "item") else wanted, self.class_names)  # of NumPy
+        except UserError:
+            raise
+        except ValueError as error:
+            known = ", ".join(self.class_names) or "none, since this run was trained without classes"
+            raise UserError(f"class_id is {shown(wanted)}, and {error}: give one of {known}") from None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from utils.errors import UserError
+from utils.errors import UserError, one_line_text
 
 
 class OneLineParser(argparse.ArgumentParser):
     """Raises UserError where argparse would print its usage; wrap main with utils.errors.exit_on_user_error."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
+        if message.endswith("expected one argument"):
+            flag = message.removeprefix("argument ").partition(":")[0]
+            message += f" (a value that begins with a hyphen is written {flag}=VALUE)"
+        raise UserError(f"{one_line_text(message)}; see --help")

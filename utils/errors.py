@@ -34,8 +34,7 @@ _HINTS = {
 _ADVICE = (
     (
         re.compile(r"weights_only|weights only load|UnpicklingError|unpickl|pickle", re.I),
-        "its weights are a pickle that holds more than tensors, or is damaged, and a pickle can run code, so it is "
-        "not read: save the weights as safetensors, on a machine where its origin is trusted",
+        "its pickle is damaged or holds more than tensors, and a pickle can run code, so it is not read",
     ),
     (
         re.compile(r"trust_remote_code|remote code|custom code"),
@@ -75,14 +74,18 @@ def refuse_unreadable(what: str, advice: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, MemoryError):
-        raise
     except BaseException as error:
-        # a panic of a Rust library (tokenizers, safetensors) is no Exception
-        ours = isinstance(error, Exception) or type(error).__name__ == "PanicException"
-        if not ours or type(error).__name__ == "OutOfMemoryError":
+        if not is_of_a_library(error):
             raise
         raise UserError(f"{what} cannot be read ({library_message(error)}){advice and ': '}{advice}") from error
+
+
+def is_of_a_library(error: BaseException) -> bool:
+    """Whether an error, raised while a library reads a user's file, says that the file cannot be read."""
+    if isinstance(error, (UserError, MemoryError)) or type(error).__name__ == "OutOfMemoryError":
+        return False
+    # a panic of a Rust library (tokenizers, safetensors) is no Exception
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def user_message(error: BaseException) -> str:

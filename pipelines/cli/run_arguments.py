@@ -6,11 +6,17 @@ Any other flag is passed on to the run, with the meaning that it has at an evalu
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from dataset_utils.readers import lines
+from pipelines.cli.programs import DIFFUSION
 from utils.argparse_utils import OneLineParser
-from utils.errors import UserError
+from utils.cli.flags import LARGEST, shown
+from utils.errors import UserError, did_you_mean
+
+MOST_SAMPLES = 10_000_000  # texts of one call are held in memory
+FIXED = ("resume_dir", "eval", "eval_test", "gen_data", "resume_training")  # the program itself sets them
 
 
 def run_parser(program: str, description: str | None, *, samples: int, of: str) -> argparse.ArgumentParser:
@@ -40,16 +46,56 @@ def run_folder(path: Path) -> Path:
 def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Parse the program's own flags, with --run as a run folder; returns them and the flags for loading the run."""
     given, others = parser.parse_known_args(arguments)
+    for name, value in vars(given).items():
+        if isinstance(value, str) and name != "class_id":
+            check_name(f"--{name}", value)
+    check_range("--num_samples", given.num_samples, 1, MOST_SAMPLES)
+    check_range("--seed", given.seed, -LARGEST, LARGEST)
+    if getattr(given, "strength", None) is not None and not 0 < given.strength <= 1:  # also where it is nan
+        raise UserError(f"--strength {given.strength:g} is no time in (0, 1]: give 0.7, or another; 1 keeps nothing")
     given.run = run_folder(Path(given.run))
-    if given.num_samples < 1:
-        raise UserError(f"--num_samples {given.num_samples} is too small: give 1 or more")
+    _check_others(parser, others)
     return given, others
+
+
+def named_path(text: str) -> Path:
+    """The path of an argument; Path("") would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty (is a variable of the shell not set?)")
+    return Path(text)
+
+
+def check_range(flag: str, value: int, at_least: int, at_most: int) -> None:
+    """UserError for a number outside a range."""
+    if not at_least <= value <= at_most:
+        raise UserError(f"{flag} {shown(value)} is out of range: give {at_least} or more, and at most {at_most:,}")
+
+
+def check_name(flag: str, value: str) -> None:
+    """UserError for a blank argument, and for one with characters that no name contains."""
+    if not value.strip():
+        raise UserError(f"{flag} is empty: is a variable of the shell not set?")
+    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise UserError(f"{flag} {shown(ascii(value))} is not UTF-8: rename the file or folder, or type it anew")
+
+
+def _check_others(parser: argparse.ArgumentParser, others: Sequence[str]) -> None:
+    """UserError for a flag that would name another run than --run, and for a misspelt flag of this program."""
+    own = [option.removeprefix("--") for option in parser._option_string_actions if option.startswith("--")]
+    known = [*DIFFUSION.flags, *DIFFUSION.deprecated, *DIFFUSION.rejected]
+    for word in others:
+        name = word.removeprefix("--").partition("=")[0]
+        if name in FIXED:
+            raise UserError(f"--{name} is for train_text_diffusion.py: --run names the run here")
+        if word.startswith("--") and not any(flag.startswith(name.removeprefix("no_")) for flag in known):
+            near = did_you_mean(name.replace("-", "_"), [*own, *known], "--")
+            raise UserError(f"unknown flag --{shown(name)[1:-1]}{near}; --help lists the flags of this program")
 
 
 def add_text_arguments(made: argparse.ArgumentParser, what: str) -> argparse.ArgumentParser:
     """Add --text and --text_file; returns the parser. what: describes the texts in the help, as in "with blanks"."""
     made.add_argument("--text", action="append", default=[], help=f"text {what}; may be repeated")
-    made.add_argument("--text_file", type=Path, help=f"texts {what}, one per line")
+    made.add_argument("--text_file", type=named_path, help=f"texts {what}, one per line")
     return made
 
 
@@ -74,7 +120,10 @@ def read_texts(given: argparse.Namespace, action: str) -> list[str]:
     if given.text_file is not None:
         if not given.text_file.exists():
             raise UserError(f"--text_file {given.text_file}: no such file")
-        texts += [line for _, line in lines(given.text_file) if line.strip()]
+        found = [line for _, line in lines(given.text_file) if line.strip()]
+        if not found:
+            raise UserError(f"--text_file {given.text_file} holds no text: write one per line")
+        texts += found
     if not texts:
         raise UserError(f"there is nothing to {action}: give --text or --text_file")
     return texts

@@ -114,8 +114,8 @@ class PackedSources:
 
     @property
     def limit(self) -> tuple[int, int] | None:
-        longest = self.space.length - 3  # the end of the source, the separator, and one token of a target
-        return (longest, longest // 2) if self.trim else None
+        longest = self.space.length - 3  # without the end of the source, the separator, and one token of a target
+        return (longest + 1, longest // 2 + 1) if self.trim else None
 
     def metadata(self) -> dict[str, Any]:
         return {"sources": "packed", "truncate_sources": self.trim}

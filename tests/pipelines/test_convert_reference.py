@@ -249,7 +249,7 @@ def test_other_files_are_rejected_in_one_line_and_their_code_never_runs(autoenco
     evil.mkdir()
     (evil / "args.json").write_text((folder / "args.json").read_text())
     torch.save({"model": {}, "step": Runs()}, evil / "model.pt")
-    assert "cannot be read as a checkpoint of tensors" in error_of(str(evil), str(tmp_path / "out"))
+    assert "can run code, so it is not read" in error_of(str(evil), str(tmp_path / "out"))
     assert not (tmp_path / "their code ran").exists()
     assert "is not empty" in error_of(str(folder), str(evil))
     other = str(language_model(128))
