@@ -60,8 +60,8 @@ def train(settings: Settings[PretrainConfig]) -> int:
 
     state = make_train_state(run, model)
     state.wrapped = wrap(model, run.dist)
-    if not resume(run, state) and run.dist.is_main:
-        tokenizer.save_pretrained(run.folder)  # before training, because a resumed run loads it
+    resume(run, state)
+    run.write_files(lambda: tokenizer.save_pretrained(run.folder), now=not resumed)  # now: a resumed run loads it
     save_args(run, vocabulary=len(tokenizer), trainable_params=num_parameters)
     step = DenoisingLMStep(
         state.wrapped,
@@ -86,7 +86,8 @@ def train(settings: Settings[PretrainConfig]) -> int:
         state,
         step,
         started=started,
-        hooks=[PeriodicHook(eval_every, validate, name="validate")],
+        evaluation=PeriodicHook(eval_every, validate, name="validate"),
+        evaluate_last=False,  # below, into a file
         save_every=settings.config.loop.save_every or eval_every,
     )
     if code:

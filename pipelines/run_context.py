@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Generic, TypeVar
@@ -22,9 +22,9 @@ from utils.cli.settings import Settings
 from utils.compile import set_kernels
 from utils.distributed import DistContext
 from utils.ema import EMA
-from utils.errors import UserError
+from utils.errors import UserError, user_message
 from utils.hooks import Logger
-from utils.locks import try_lock
+from utils.locks import release, try_lock
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LoopOptions
 from utils.run_folder import new_run_folder
@@ -32,6 +32,7 @@ from utils.state import State
 from utils.trackers import make_trackers
 
 EVAL_FLAGS = ("eval", "eval_test", "gen_data")  # flags that use a trained run
+ARGS_FILE = "args.json"
 EVALUATION = "evaluation"  # folder below a run folder; evaluations write their results there
 
 C = TypeVar("C", bound=TrainingConfig, covariant=True)
@@ -47,6 +48,9 @@ class RunContext(Generic[C]):
     autocast: Callable[[], AbstractContextManager[Any]]
     logger: Logger
     title: str = ""  # what the program trains, for messages
+    _files: list[Callable[[], Any]] = field(default_factory=list)  # write what a run needs besides its checkpoints
+    _said: set[str] = field(default_factory=set)
+    corpus: Corpus | None = None  # read and checked before the folder was made
 
     @property
     def device(self) -> torch.device:
@@ -89,23 +93,71 @@ class RunContext(Generic[C]):
         if self.dist.is_main:
             print(text, file=sys.stderr, flush=True)
 
+    def log_once(self, text: str) -> None:
+        """As log, once in this process."""
+        if text not in self._said:
+            self.log(text)
+        self._said.add(text)
 
-def setup_run(settings: Settings[C], project: str, title: str, names: Mapping[str, str] | None = None) -> RunContext[C]:
-    """Set up processes, device, kernels, run folder, lock, trackers and logger.
+    def write_files(self, write: Callable[[], Any], *, now: bool = True) -> None:
+        """On rank 0, write files without which the run cannot be loaded: now, and again if its folder was removed.
+
+        now: False for a resumed run, which has them.
+        """
+        if self.dist.is_main:
+            if now:
+                write()
+            self._files.append(write)
+
+    def restore_folder(self) -> None:
+        """On rank 0, before a checkpoint is saved: if the run folder was removed or moved, write its files again.
+
+        Without them nobody could load the run, and training would go on for nothing.
+        """
+        if not self.dist.is_main or not self._files or (self.folder / ARGS_FILE).is_file():
+            return
+        release(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try_lock(self.folder)
+        self.log(
+            f"warning: {self.folder} was removed or moved while it trained; the run is written there again, without "
+            "its earlier files"
+        )
+        for write in self._files:
+            try:
+                write()
+            except (OSError, UserError) as error:  # weights without such a file are worth more than none
+                self.log(f"warning: a file of {self.folder} cannot be written again ({user_message(error)})")
+
+
+def setup_run(
+    settings: Settings[C],
+    project: str,
+    title: str,
+    names: Mapping[str, str] | None = None,
+    check_corpus: Callable[[Corpus], None] = lambda corpus: None,
+) -> RunContext[C]:
+    """Read the corpus, then set up processes, device, kernels, run folder, lock, trackers and logger.
 
     project: name of the project in the trackers. title: what the program trains, for the progress bar and messages.
-    names: published names of values that the loop logs. Raises UserError if the run folder cannot be written,
+    names: published names of values that the loop logs. check_corpus: raises UserError for a corpus that the program
+    cannot use; no folder and no tracker exists by then. Raises UserError if the run folder cannot be written,
     belongs to another program or run, or another process trains into it.
     """
     check_same_program(settings)
+    check_length(settings)
     dist = distributed.init_distributed(settings.config.loop.device)
     check_same_batch_size(settings, dist.world_size)
     set_kernels(settings.config.kernels, dist.device)
+    corpus = _read_corpus(settings)
+    check_corpus(corpus)
     folder = _run_folder(settings, dist)
     if dist.is_main:
-        check_writable(folder)
+        check_writable(folder, "resume_dir" if settings.values.get("resume_training") else "output_dir")
         if not is_eval_run(settings) and not try_lock(folder):
             raise UserError(f"another process is training into {folder}: wait for it, or name another --output_dir")
+        if not is_eval_run(settings):
+            checkpoints.sweep(folder)
     trackers = make_trackers(settings, project, folder) if dist.is_main else []
     # An evaluation logs to a separate folder, so that the training curves of the run do not change.
     log_folder = folder / EVALUATION if is_eval_run(settings) else folder
@@ -117,9 +169,8 @@ def setup_run(settings: Settings[C], project: str, title: str, names: Mapping[st
         title=title,
         names=names,
     )
-    return RunContext(
-        settings, dist, folder, distributed.autocast(dist.device, settings.config.loop.mixed_precision), logger, title
-    )
+    autocast = distributed.autocast(dist.device, settings.config.loop.mixed_precision)
+    return RunContext(settings, dist, folder, autocast, logger, title, corpus=corpus)
 
 
 def is_eval_run(settings: Settings[TrainingConfig]) -> bool:
@@ -134,6 +185,17 @@ def check_same_program(settings: Settings[TrainingConfig]) -> None:
         raise UserError(
             f"{settings.config.run.resume_dir} is a run of {program}, not of {settings.program.name}: "
             "use that program, or name another folder"
+        )
+
+
+def check_length(settings: Settings[TrainingConfig]) -> None:
+    """UserError if a run is resumed with fewer --num_train_steps than it was started with; more of them extend it."""
+    before, now = settings.checkpoint_args.get("num_train_steps"), settings.config.loop.num_train_steps
+    if settings.values.get("resume_training") and isinstance(before, int) and now < before:
+        raise UserError(
+            f"--num_train_steps {now} is less than the {before} steps of {settings.config.run.resume_dir}, and a run "
+            f"cannot be shortened: leave it out, give more than {before} to extend the run, or stop it sooner with "
+            "--max_seconds"
         )
 
 
@@ -181,22 +243,27 @@ def _run_folder(settings: Settings[TrainingConfig], dist: DistContext) -> Path:
     return Path(distributed.gather_objects(dist, made)[0])
 
 
-def check_writable(folder: Path) -> None:
-    """Make the folder, and check that files can be written there: an evaluation would find out only after hours."""
+def check_writable(folder: Path, flag: str = "output_dir") -> None:
+    """Make the folder, and check that files can be written there: an evaluation would find out only after hours.
+
+    flag: the flag that names it. Raises UserError.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): name another --output_dir") from None
+        advice = {
+            "output_dir": "name another --output_dir",
+            "resume_dir": "make it writable, or copy it and resume the copy with --resume_dir",
+        }[flag]
+        raise UserError(f"cannot write to {folder} ({error.strerror}): {advice}") from None
 
 
 def save_args(run: RunContext[TrainingConfig], **metadata: Any) -> None:
     """Write args.json of a training run: the settings, the device, and metadata of the trained components."""
-    if run.dist.is_main:
-        write_args(
-            run.settings, run.folder, device_name=_device_name(run.device), num_devices=run.dist.world_size, **metadata
-        )
+    facts = {"device_name": _device_name(run.device), "num_devices": run.dist.world_size, **metadata}
+    run.write_files(lambda: write_args(run.settings, run.folder, **facts))
 
 
 def _device_name(device: torch.device) -> str:
@@ -212,14 +279,17 @@ def dataset_label(settings: Settings[TrainingConfig]) -> str:
 
 
 def load_corpus(run: RunContext[TrainingConfig]) -> Corpus:
-    """Load the corpus of the flags and log its notes. Raises UserError if no corpus is given."""
-    settings = run.settings
-    if not (settings.config.data.dataset_name or settings.config.data.train_file or settings.config.data.data_dir):
-        raise UserError("no corpus given: add --dataset_name NAME (see docs/usage.md) or --train_file FILE")
-    corpus = registry.load(settings.config.data)
+    """The corpus of the flags; logs its notes."""
+    corpus = run.corpus or _read_corpus(run.settings)
     for note in corpus.notes:
         run.log(f"note: {note}")
     return corpus
+
+
+def _read_corpus(settings: Settings[TrainingConfig]) -> Corpus:
+    if not (settings.config.data.dataset_name or settings.config.data.train_file or settings.config.data.data_dir):
+        raise UserError("no corpus given: add --dataset_name NAME (see docs/usage.md) or --train_file FILE")
+    return registry.load(settings.config.data)
 
 
 def make_train_state(

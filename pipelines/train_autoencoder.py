@@ -89,6 +89,7 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
         if config.augmentation.denoiser_run is not None or bleu > state.best.get("bleu", -1.0):
             state.best = {"bleu": bleu, "step": state.step}
             state.save_best(run.folder, **metadata)
+        evaluator.write(run.folder, "validation")
 
     # step and training
     step = AutoencoderStep(
@@ -110,7 +111,7 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
             run.logger.record({**evaluator.validation_loss(), **lm_loss}, state.step)
 
     run.logger.extra = progress_metrics(run, len(train_tokens))
-    code = run_training(
+    return run_training(
         run,
         state,
         step,
@@ -120,9 +121,6 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
         save_every=config.loop.save_every or config.validation.eval_every,
         **metadata,
     )
-    if code == 0:
-        evaluator.write(run.folder, "validation")
-    return code
 
 
 def evaluate(run: RunContext[AutoencoderConfig]) -> int:

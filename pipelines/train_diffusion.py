@@ -53,10 +53,10 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     config = settings.config
     if config.run.dry_run:
         return dry_run(settings, _meta_components, tokenizer_of(settings))
-    run = setup_run(settings, "text_denoising_diffusion", "diffusion")
+    run = setup_run(settings, "text_denoising_diffusion", "diffusion", check_corpus=partial(check_classes, settings))
 
     # data and model
-    corpus = load_corpus_with_classes(run)
+    corpus = load_corpus(run)
     components = build_components(
         settings,
         _components_folder(run),
@@ -80,9 +80,12 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     reader = (components.context.model.tokenizer, components.context.states.length) if components.context else ()
     log_corpus_stats(run, corpus, data_module.tokenizer, *reader)
     run.log(summarize_run(run, named_components(components), corpus, train_tokens))
-    if not config.run.resume_training and run.dist.is_main:
+
+    def save_artifacts() -> None:
         data_module.save_artifacts(run.folder)
         save_encoder_config(model.denoiser, run.folder)
+
+    run.write_files(save_artifacts, now=not config.run.resume_training)
 
     # training state
     state = make_train_state(run, model, make_ema(settings, model), extra=dict(timestep_sampler.state_to_checkpoint()))
@@ -146,7 +149,6 @@ def train(settings: Settings[DiffusionConfig]) -> int:
         hooks=[timestep_sampler.sync_losses, log_validation_losses],
         evaluation=PeriodicHook(sample_every, sample, name="sample"),
         save_every=config.loop.save_every or config.intervals.save_and_sample_every,
-        save_first=True,  # an error of the evaluation must not cost the steps before it
     )
 
 
@@ -183,9 +185,8 @@ def _components_folder(run: RunContext[DiffusionConfig]) -> Path:
     return Path(config.run.resume_dir or run.folder) if run.is_eval else run.folder
 
 
-def load_corpus_with_classes(run: RunContext[DiffusionConfig]) -> Corpus:
-    """The corpus of the flags. Raises UserError if it lacks the classes that flags or the trained run need."""
-    settings, corpus = run.settings, load_corpus(run)
+def check_classes(settings: Settings[DiffusionConfig], corpus: Corpus) -> None:
+    """UserError if the corpus lacks the classes that flags or the trained run need."""
     if settings.config.denoiser.class_conditional:
         corpus.require_classes()
     trained = settings.checkpoint_args.get("class_names")
@@ -194,7 +195,6 @@ def load_corpus_with_classes(run: RunContext[DiffusionConfig]) -> Corpus:
             f"{settings.config.run.resume_dir} was trained on the classes {', '.join(trained)}, and {corpus.name} has "
             f"{', '.join(corpus.class_names) or 'none'}: name texts with the same classes"
         )
-    return corpus
 
 
 def make_ema(settings: Settings[DiffusionConfig], model: DiffusionModel) -> EMA:

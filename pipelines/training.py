@@ -1,22 +1,32 @@
 """The part that all training programs share: resume, train with evaluations and checkpoints, save, finish.
 
 A program builds its data, model and step, then calls resume() and run_training().
+
+What a kill must not lose. A checkpoint precedes every evaluation and names it as pending; EVALUATED records that it was
+made. A resumed run makes what is pending before its first step, and a run is finished when the checkpoint of its last
+step has nothing pending.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pipelines.cli.configs import TrainingConfig
 from pipelines.run_context import RunContext, dataset_label
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
-from utils.hooks import Hook, PeriodicHook
+from utils.hooks import Hook, PeriodicHook, StepResult
 from utils.locks import release
 from utils.loop import StepFn, train
-from utils.preemption import EXIT_CODES
+from utils.preemption import EXIT_CODES, StopSignals
+from utils.run_folder import write_json
 from utils.state import State
+
+EVALUATED = "evaluated.json"  # file of a run: the evaluation that was made since the checkpoint of a step, and its best
 
 
 def resume(run: RunContext[TrainingConfig], state: State, check: Callable[[Checkpoint], None] | None = None) -> bool:
@@ -30,7 +40,23 @@ def resume(run: RunContext[TrainingConfig], state: State, check: Callable[[Check
     if check is not None:
         check(checkpoint)
     state.restore(checkpoint)
+    if state.pending:
+        made = _read_evaluated(run.folder)
+        if made.get("step") == state.step:
+            state.pending = [name for name in state.pending if name != made["name"]]
+            state.best = made["best"]
+        else:  # half of the evaluation may be in the log
+            run.logger.keep_bytes = checkpoint.metadata.get("log_bytes")
+    _extend(run, state)
     return True
+
+
+def _read_evaluated(folder: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found = json.loads((folder / EVALUATED).read_text(encoding="utf-8"))
+        if isinstance(found, dict) and isinstance(found.get("best"), dict) and isinstance(found.get("name"), str):
+            return found
+    return {}
 
 
 def run_training(
@@ -42,58 +68,152 @@ def run_training(
     save_every: int,
     hooks: Sequence[Hook] = (),
     evaluation: PeriodicHook | None = None,
-    save_first: bool = False,
+    evaluate_last: bool = True,
     **metadata: Any,
 ) -> int:
     """Train to the last step. Returns the exit code: 0 when done, else that of utils.preemption.
 
-    Each step calls the hooks, then the evaluation and the checkpoint if they are due. The end of training always saves
-    a checkpoint. Unless a signal ended it, the evaluation follows if it has not run at this step or is pending.
+    Each step calls the hooks; then it saves a checkpoint if that or the evaluation is due, and evaluates. The end of
+    training always saves a checkpoint. Unless a signal ended it, the evaluation follows if it has not run at this step
+    or is pending. Signals are recorded until all is saved.
 
-    started: time.monotonic() from which --max_seconds counts. save_every: steps between checkpoints. save_first:
-    save before an evaluation at the same step; otherwise the checkpoint holds the result of the evaluation. metadata:
-    entries of each checkpoint, added to those of the state.
+    started: time.monotonic() from which --max_seconds counts. save_every: steps between checkpoints. evaluation: has a
+    name, under which it is pending. evaluate_last: whether the last step is evaluated if it is no multiple of the
+    interval. metadata: entries of each checkpoint, added to those of the state.
     """
     settings, loop = run.settings, run.loop
-    if state.step >= loop.num_train_steps:
-        run.log(f"{run.folder} has already trained its {state.step} steps")
-        reason = "done"
-    else:
-        run.log(
-            f"training: {run.title}, {sum(p.numel() for p in state.parameters()):,} parameters, on "
-            f"{dataset_label(settings)}, steps {state.step} to {loop.num_train_steps}, on {run.device}, into "
-            f"{run.folder}"
-        )
-        saving = PeriodicHook(save_every, lambda state: state.save(run.folder, **metadata))
-        evaluating = [] if evaluation is None else [evaluation]
-        periodic = [saving, *evaluating] if save_first else [*evaluating, saving]
-        reason = train(
-            state,
-            step,
-            [run.logger, *hooks, *periodic],
-            loop,
-            clip_grad_norm=settings.config.optimizer.clip_grad_norm,
-            autocast=run.autocast,
-            global_batch=run.batch_sampler().global_batch_size,
-            started=started,
-        )
-        state.save(run.folder, **metadata)
+    saver = _Saver(run, state, evaluation, metadata)
+    with StopSignals() as stop:
+        if state.step >= loop.num_train_steps:
+            reason = "done"
+            run.log(f"{run.folder} has already trained its {state.step} steps{saver.describe_pending()}")
+            run.logger.cut_back(state)
+        else:
+            run.log(
+                f"training: {run.title}, {sum(p.numel() for p in state.parameters()):,} parameters, on "
+                f"{dataset_label(settings)}, steps {state.step} to {loop.num_train_steps}, on {run.device}, into "
+                f"{run.folder}"
+            )
+            reason = train(
+                state,
+                step,
+                [run.logger, *hooks, _SaveAndEvaluate(saver, save_every)],
+                loop,
+                clip_grad_norm=settings.config.optimizer.clip_grad_norm,
+                autocast=run.autocast,
+                global_batch=run.batch_sampler().global_batch_size,
+                started=started,
+            )
+            if evaluation is not None and evaluate_last and not saver.is_evaluated():
+                evaluation.postpone(state)
+                saver.has_changed = True
+            saver.save()
+        if not EXIT_CODES[reason] and evaluation is not None and evaluation.name in state.pending:
+            if saver.evaluate():
+                saver.save()  # the last checkpoint holds the result, and nothing is pending
+            elif stop.received:
+                reason = stop.received
     release(run.folder)
     if reason != "done":
         run.log(
             f"stopped by {reason} at step {state.step} of {loop.num_train_steps}; saved. "
             f"Continue with --resume_training --resume_dir {run.folder}"
         )
-    if EXIT_CODES[reason]:
-        return EXIT_CODES[reason]
-    if evaluation is not None:
-        before = (list(state.pending), dict(state.best))
-        evaluation.finish(state)
-        if before != (state.pending, state.best):  # the last checkpoint must hold the changes by the evaluation
-            state.save(run.folder, **metadata)
-    if reason == "done":
+    else:
         run.log(f"trained {state.step} steps; results are in {run.folder}")
-    return 0
+    return EXIT_CODES[reason]
+
+
+class _Saver:
+    """Saves checkpoints, and evaluates so that a kill at any moment loses neither steps nor an evaluation."""
+
+    def __init__(
+        self,
+        run: RunContext[TrainingConfig],
+        state: State,
+        evaluation: PeriodicHook | None,
+        metadata: Mapping[str, Any],
+    ) -> None:
+        assert evaluation is None or evaluation.name, "an evaluation has a name, under which it is pending"
+        self.run, self.state, self.evaluation, self.metadata = run, state, evaluation, metadata
+        self.has_changed = False  # since the last checkpoint
+        self._evaluated_step: int | None = None
+        StopSignals.is_saved = bool(run.settings.config.run.resume_training)
+
+    def save(self) -> None:
+        """Save, unless nothing has changed since the last checkpoint."""
+        if not self.has_changed:
+            return
+        run = self.run
+        run.restore_folder()
+        self.state.save(run.folder, log_bytes=run.logger.num_bytes(), **self.metadata)
+        self.has_changed, StopSignals.is_saved = False, True
+
+    def evaluate(self) -> bool:
+        """Evaluate; record that it was made. Returns False if a signal interrupted it: then it is pending."""
+        assert self.evaluation is not None
+        if not self.evaluation.run(self.state):
+            return False
+        self._evaluated_step, self.has_changed = self.state.step, True
+        if self.run.dist.is_main:
+            made = {"step": self.state.step, "name": self.evaluation.name, "best": self.state.best}
+            write_json(self.run.folder / EVALUATED, made)
+        return True
+
+    def is_evaluated(self) -> bool:
+        return self._evaluated_step == self.state.step
+
+    def describe_pending(self) -> str:
+        if self.evaluation is not None and self.evaluation.name in self.state.pending:
+            return ", and its last evaluation is made now"
+        return "; a larger --num_train_steps extends it"
+
+
+class _SaveAndEvaluate:
+    """The hook that saves and evaluates. The checkpoint comes first, and names the evaluation as pending."""
+
+    def __init__(self, saver: _Saver, save_every: int) -> None:
+        assert save_every >= 1
+        self.saver, self.save_every = saver, save_every
+
+    def open(self, state: State) -> None:
+        evaluation = self.saver.evaluation
+        if evaluation is not None and evaluation.name in state.pending:
+            self.saver.evaluate()
+
+    def __call__(self, state: State, report: StepResult) -> None:
+        self.saver.has_changed, StopSignals.is_saved = True, False
+        evaluation = self.saver.evaluation
+        evaluates = evaluation is not None and evaluation.is_due(state.step)
+        if not evaluates and state.step % self.save_every:
+            return
+        report.check()
+        if evaluation is not None and evaluates:
+            evaluation.postpone(state)
+        if report.stopping:  # the training program saves
+            return
+        self.saver.save()
+        if evaluates:
+            self.saver.evaluate()
+
+
+def _extend(run: RunContext[TrainingConfig], state: State) -> None:
+    """If --num_train_steps is larger than before: take the learning rate of the longer schedule, and say what changes.
+
+    A schedule that is flat at this step, such as constant, goes on without a seam: the run equals one of that length.
+    """
+    settings = run.settings
+    before, now = settings.checkpoint_args.get("num_train_steps"), run.loop.num_train_steps
+    if before is None or before == now:
+        return
+    old, new = state.schedule.apply_length()
+    change = "the learning rate goes on as it was"
+    if abs(new - old) > 1e-6 * max(abs(new), abs(old)):
+        change = (
+            f"the schedule {settings.config.optimizer.lr_schedule} is computed anew for {now} steps, so that the "
+            f"learning rate goes from {old:.3g} to {new:.3g} at step {state.step}"
+        )
+    run.log(f"note: the run is extended from {before} to {now} steps: {change}")
 
 
 def progress_metrics(run: RunContext[TrainingConfig], num_examples: int) -> Callable[[int], dict[str, float]]:

@@ -64,11 +64,15 @@ class DistContext:
 
     def max(self, number: int) -> int:
         """The maximum over ranks. Every rank must call it. Only the hosts wait for each other, not the GPUs."""
+        return self.max_of([number])[0]
+
+    def max_of(self, numbers: list[int]) -> list[int]:
+        """The maximum of each number over ranks, as `max`."""
         if self.world_size == 1:
-            return number
-        found = torch.tensor(number)
+            return list(numbers)
+        found = torch.tensor(numbers)
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self.cpu_group)
-        return int(found)
+        return found.tolist()
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank. Every rank must call it."""

@@ -86,32 +86,38 @@ class PeriodicHook:
         assert interval >= 1
         self.interval, self.fn, self.name = interval, fn, name
 
+    def is_due(self, step: int) -> bool:
+        """Whether fn is called at a step."""
+        return step % self.interval == 0
+
     def open(self, state: State) -> None:
         if self.name in state.pending:
-            self._run(state)
+            self.run(state)
 
     def __call__(self, state: State, report: StepResult) -> None:
-        if state.step % self.interval:
+        if not self.is_due(state.step):
             return
         report.check()
-        if not report.stopping:
-            self._run(state)
-        elif self.name is not None:
+        if report.stopping:
+            self.postpone(state)
+        else:
+            self.run(state)
+
+    def postpone(self, state: State) -> None:
+        """Record in state.pending that the call is due."""
+        if self.name is not None and self.name not in state.pending:
             state.pending = [*state.pending, self.name]
 
-    def finish(self, state: State) -> None:
-        """After training: call fn unless it was called at this last step, and where a call is pending."""
-        if state.step % self.interval or self.name in state.pending:
-            self._run(state)
-
-    def _run(self, state: State) -> None:
-        others = [name for name in state.pending if name != self.name]
+    def run(self, state: State) -> bool:
+        """Call fn now. Returns whether it ended; a call that a signal interrupted is recorded in state.pending."""
         try:
             with interruptible():
                 self.fn(state)
-            state.pending = others
         except Interrupted:
-            state.pending = [*others, *([self.name] if self.name is not None else [])]
+            self.postpone(state)
+            return False
+        state.pending = [name for name in state.pending if name != self.name]
+        return True
 
 
 class Logger:
@@ -139,12 +145,18 @@ class Logger:
         self._bar: ProgressBar | None = None
         self._is_main = True
         self._start_time = time.monotonic()
+        self.keep_bytes: int | None = None  # set by a resume: metrics.jsonl had this size when the checkpoint was saved
 
     def open(self, state: State) -> None:
         """Remove the lines of metrics.jsonl after the resumed step, and start the clock."""
         self._is_main, self._start_time = state.dist.is_main, time.monotonic()
         self._bar = ProgressBar(self.title, self.total, start=state.step, disable=not self._is_main)
-        self._file = MetricsFile(self.folder, state.step) if self._is_main else None
+        self.cut_back(state)
+
+    def cut_back(self, state: State) -> None:
+        """Remove the lines of metrics.jsonl that the run, at the step of the state, writes again."""
+        self._is_main = state.dist.is_main
+        self._file = MetricsFile(self.folder, state.step, self.keep_bytes) if self._is_main else None
 
     def __call__(self, state: State, report: StepResult) -> None:
         assert self._bar is not None, "train() opens its hooks"
@@ -162,6 +174,10 @@ class Logger:
         if self._is_main:
             for tracker in (self._file or MetricsFile(self.folder), *self.trackers):
                 tracker.log(values, step)
+
+    def num_bytes(self) -> int:
+        """Size of metrics.jsonl now, to be saved with a checkpoint; 0 on other ranks."""
+        return MetricsFile(self.folder).num_bytes() if self._is_main else 0
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Send a table, such as sample texts, to the trackers that show tables."""

@@ -22,7 +22,7 @@ from utils.compile import uses_cuda_graphs
 from utils.hooks import Hook, StepResult
 from utils.optim import clip_grad_norm as clip_gradients
 from utils.options import LoopOptions
-from utils.preemption import EXIT_CODES, StopSignals, stop_reason
+from utils.preemption import EXIT_CODES, StopAgreement, StopSignals
 from utils.seeding import derive_seed
 from utils.sharding import is_fsdp, sync_gradients
 from utils.state import State
@@ -44,11 +44,12 @@ def train(
     global_batch: int,
     started: float | None = None,
 ) -> str:
-    """Train up to options.num_train_steps; returns why it ended: "done", "time", "SIGTERM" or "SIGINT".
+    """Train up to options.num_train_steps; returns why it ended: a key of preemption.EXIT_CODES.
 
     clip_grad_norm: largest norm, 0 for no clipping. global_batch: examples of one optimizer step, all ranks and
     micro-batches together. started: time.monotonic() from which options.max_seconds counts; None: now.
-    The caller saves at the end, for every reason, and exits with EXIT_CODES[reason].
+    The caller saves at the end, for every reason, and exits with EXIT_CODES[reason]. It opens StopSignals around both:
+    else a second signal would end the process while it saves.
     Raises UserError when the loss or the gradient norm is nan or infinite.
     """
     started = time.monotonic() if started is None else started
@@ -59,7 +60,8 @@ def train(
     parameters = state.parameters()
     train_mode(state.model)
     reason = "done"
-    with StopSignals() as stop:
+    with StopSignals() as stop:  # that of the caller, which holds the handlers until it has saved
+        stop_reason = StopAgreement(state, stop, started, options)
         try:
             for hook in hooks:
                 _call(hook, "open", state)
@@ -69,14 +71,14 @@ def train(
                 micros = options.gradient_accumulation_steps
                 loss, values = _gradients(state, step_fn, micros, autocast, global_batch)
                 report = _update(state, loss, values, parameters, clip_grad_norm)
-                stopping = stop_reason(state, stop, started, options)
+                stopping = stop_reason()
                 report.stopping = stopping if stopping != "time" else None
                 if state.step % options.log_every == 0 or state.step == options.num_train_steps or stopping:
                     report.check()
                 for hook in hooks:
                     hook(state, report)
                 if state.dist.world_size == 1:  # hooks may take hours; several ranks agree after a later step
-                    stopping = stop_reason(state, stop, started, options)
+                    stopping = stop_reason()
                 if stopping and (EXIT_CODES[stopping] or state.step < options.num_train_steps):
                     report.check()  # the caller saves
                     reason = stopping

@@ -199,6 +199,21 @@ class LrSchedule:
             self._losses = torch.tensor(seen[rank] if len(seen) == world_size else sum(seen) * (rank == 0))
 
 
+    def apply_length(self) -> tuple[float, float]:
+        """After restore() into a schedule of another length: set the learning rate of this step in it.
+
+        Returns the learning rate before and after. A schedule that follows the loss goes on as it is.
+        """
+        before = self.lr
+        lambdas = getattr(self.inner, "lr_lambdas", None)
+        if lambdas:
+            rates = [base * fn(self.inner.last_epoch) for base, fn in zip(self.inner.base_lrs, lambdas, strict=True)]
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            self.inner._last_lr = rates
+        return before, self.lr
+
+
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))

@@ -71,7 +71,14 @@ class EMAOptions:
 
 @dataclass
 class LoopOptions:
-    num_train_steps: int = flag(60000, "optimizer steps", unit="steps", at_least=0, published=True)
+    num_train_steps: int = flag(
+        60000,
+        "optimizer steps; a larger number extends a resumed run",
+        unit="steps",
+        at_least=0,
+        may_change="resume",
+        published=True,
+    )
     train_batch_size: int = flag(
         16, "texts per process and micro-batch", unit="texts", at_least=1, may_change="resume", published=True
     )

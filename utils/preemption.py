@@ -1,13 +1,21 @@
-"""Reasons to stop training: all steps are done, time is up, or a signal came. All ranks stop at the same step."""
+"""Reasons to stop training: all steps are done, time is up, or a signal came. All ranks stop at the same step.
+
+    SIGTERM   schedulers, `kill`, torchrun when another process fails; 30 seconds later torchrun sends SIGKILL
+    SIGHUP    a terminal or an ssh connection that closed; under nohup it stays ignored
+    SIGUSR1   Slurm's --signal=USR1@120, two minutes before the time limit
+    SIGINT    Ctrl-C
+
+Each finishes the step, saves and exits with 128 + its number. Other signals, such as SIGUSR2, keep their meaning.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -16,8 +24,10 @@ import torch
 from utils.options import LoopOptions
 from utils.state import State
 
-EXIT_CODES = {"done": 0, "time": 0, "SIGTERM": 143, "SIGINT": 130}
-_AGREE_EVERY = 10  # steps between agreements of the ranks on stopping, since their hosts wait for each other then
+SIGNALS = tuple(name for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+EXIT_CODES = {"done": 0, "time": 0, **{name: 128 + getattr(signal, name) for name in SIGNALS}}
+_AGREE_STEPS = 10  # the most steps between agreements of the ranks on stopping, since their hosts wait for each other
+_AGREE_SECONDS = 2.0  # slow steps agree more often: torchrun ends its processes 30 seconds after SIGTERM
 
 
 class Interrupted(Exception):
@@ -25,36 +35,69 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """Records SIGTERM and SIGINT instead of ending the process: `with StopSignals() as stop: ... stop.received`.
+    """Records the SIGNALS instead of ending the process: `with StopSignals() as stop: ... stop.received`.
 
-    A second Ctrl-C interrupts at once. Outside the main thread, where Python allows no handlers, it records nothing.
+    Inside another one it is the same as that one: whoever opens the outermost decides when signals get their old
+    meaning back, such as after the last checkpoint is on disk. A second Ctrl-C interrupts at once; any other signal
+    that is repeated changes nothing. SIGHUP that is ignored (nohup) stays ignored. Outside the main thread, where
+    Python allows no handlers, it records nothing.
     """
 
     active: ClassVar[StopSignals | None] = None  # the instance that records signals now
     is_interruptible: ClassVar[bool] = False  # whether the code that runs now may be abandoned
+    is_saved: ClassVar[bool] = False  # whether a checkpoint holds everything, so that this process may end at once
 
     def __init__(self) -> None:
         self.received: str | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
+        if StopSignals.active is not None:
+            return StopSignals.active
         if threading.current_thread() is threading.main_thread():
             StopSignals.active = self
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (getattr(signal, name) for name in SIGNALS):
+                if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._record)
         return self
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == "SIGINT":
             raise KeyboardInterrupt
+        first = self.received is None
         self.received = signal.Signals(number).name
+        if self.received == "SIGHUP":
+            _silence_dead_terminals()
         hint = " (Ctrl-C again: at once, without saving)" if number == signal.SIGINT else ""
-        print(f"\n{self.received}: finishing this step, then stopping{hint}", file=sys.stderr, flush=True)
+        if (first or hint) and os.environ.get("RANK", "0") == "0":
+            _write_stderr(f"\n{self.received}: finishing this step, then saving and stopping{hint}\n")
 
     def __exit__(self, *_: object) -> None:
-        StopSignals.active = None
+        if StopSignals.active is not self:
+            return
+        StopSignals.active, StopSignals.is_saved = None, False
         for number, before in self._before.items():
             signal.signal(number, before)
+        self._before = {}
+
+
+def _write_stderr(text: str) -> None:
+    """Write to standard error from a signal handler, where print() fails if the signal came inside another print()."""
+    with suppress(OSError):
+        os.write(2, text.encode("utf-8", "replace"))
+
+
+def _silence_dead_terminals() -> None:
+    """Point standard output and error to /dev/null where their terminal is gone: a message must not end the run."""
+    for handle in (1, 2):
+        try:
+            os.write(handle, b"")
+        except OSError:
+            with suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, handle)
+                os.close(null)
 
 
 @contextmanager
@@ -73,22 +116,42 @@ def interruptible() -> Iterator[None]:
 def check_interrupt() -> None:
     """Raise Interrupted if a signal came, within interruptible(). Long loops poll this: clusters grant only seconds.
 
-    With several processes it never raises, since all of them would have to stop together.
+    With several processes, which would all have to go on together, it exits instead, with the code of the signal, and
+    only where a checkpoint holds everything (StopSignals.is_saved): the launcher ends the other processes.
     """
     stop = StopSignals.active
+    if stop is None or not stop.received or not StopSignals.is_interruptible:
+        return
     dist = torch.distributed
-    alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
-    if stop is not None and stop.received and alone and StopSignals.is_interruptible:
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         raise Interrupted
+    if StopSignals.is_saved:
+        if dist.get_rank() == 0:
+            _write_stderr(f"stopped by {stop.received} during an evaluation, which a resumed run makes up for\n")
+        raise SystemExit(EXIT_CODES[stop.received])
 
 
-def stop_reason(state: State, stop: StopSignals, started: float, options: LoopOptions) -> str | None:
-    """The reason to stop after this step, or None; the same on all ranks, since a rank that continued would hang."""
-    late = options.max_seconds is not None and time.monotonic() - started >= options.max_seconds
-    mine = stop.received or ("time" if late else None)
-    if state.dist.world_size == 1:
-        return mine
-    if state.step % _AGREE_EVERY and state.step < options.num_train_steps:
-        return None
-    order = (None, "time", "SIGINT", "SIGTERM")
-    return order[state.dist.max(order.index(mine))]
+class StopAgreement:
+    """After every step: the reason to stop, or None; the same on all ranks, since a rank that continued would hang."""
+
+    def __init__(self, state: State, stop: StopSignals, started: float, options: LoopOptions) -> None:
+        """started: time.monotonic() from which options.max_seconds counts."""
+        self.state, self.stop, self.started, self.options = state, stop, started, options
+        self._steps, self._next, self._since = 0, 1, time.monotonic()
+
+    def __call__(self) -> str | None:
+        options, state = self.options, self.state
+        late = options.max_seconds is not None and time.monotonic() - self.started >= options.max_seconds
+        mine = self.stop.received or ("time" if late else None)
+        if state.dist.world_size == 1:
+            return mine
+        self._steps += 1
+        if self._steps < self._next and state.step < options.num_train_steps:
+            return None
+        # the slowest rank decides how many steps pass until the next agreement, so that it is the same on all of them
+        order = (None, "time", *reversed(SIGNALS))
+        seconds = (time.monotonic() - self._since) / self._steps
+        reason, micros = state.dist.max_of([order.index(mine), int(seconds * 1e6)])
+        self._next = max(1, min(_AGREE_STEPS, int(_AGREE_SECONDS * 1e6 / max(micros, 1))))
+        self._steps, self._since = 0, time.monotonic()
+        return order[reason]

@@ -30,19 +30,28 @@ class Tracker(Protocol):
 class MetricsFile:
     """metrics.jsonl: a line {"step": ..., name: value ...} per log point.
 
-    step: where the run resumes. Lines of later steps, and one that a kill left incomplete, are removed; the resumed run
-    writes them again. None keeps all lines, for an evaluation.
+    step: where the run resumes. Lines of later steps, and those that are no such line (a kill leaves half of one), are
+    removed; the resumed run writes them again. None keeps all lines, for an evaluation. keep_bytes: size of the file
+    when the checkpoint was saved, if the evaluation after it is made again: what follows are lines of that evaluation.
     """
 
-    def __init__(self, folder: Path | str, step: int | None = None):
+    def __init__(self, folder: Path | str, step: int | None = None, keep_bytes: int | None = None):
         self.path = Path(folder) / "metrics.jsonl"
         if step is not None and self.path.exists():
-            kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step]
+            held = self.path.read_bytes()
+            if keep_bytes is not None and (keep_bytes == 0 or held[keep_bytes - 1 : keep_bytes] == b"\n"):
+                held = held[:keep_bytes]
+            kept = [line for line in _lines(held) if line["step"] <= step]
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
+    def num_bytes(self) -> int:
+        """Size of the file; 0 without one."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
     def log(self, values: Mapping[str, Any], step: int) -> None:
         line = json.dumps({"step": step, **{k: _plain(v) for k, v in values.items()}})
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # a run folder may be removed while it trains
         with self.path.open("a", encoding="utf-8") as file:  # opened each time: others may read or append
             file.write(line + "\n")
 
@@ -59,12 +68,18 @@ def _plain(value: Any) -> Any:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, except incomplete ones."""
+    """The lines of a metrics.jsonl; what is no such line, such as half of one that a kill left, is passed over."""
     path = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
+    return _lines(path.read_bytes())
+
+
+def _lines(held: bytes) -> list[dict[str, Any]]:
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
+    for line in held.split(b"\n"):
+        with suppress(ValueError, RecursionError):  # no JSON, or not UTF-8
+            found = json.loads(line)
+            if isinstance(found, dict) and isinstance(found.get("step"), int):
+                lines.append(found)
     return lines
 
 

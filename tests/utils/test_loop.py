@@ -21,7 +21,7 @@ from utils.hooks import Logger, PeriodicHook
 from utils.loop import train
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LR_SCHEDULES, LoopOptions, OptimizerOptions
-from utils.preemption import EXIT_CODES, check_interrupt
+from utils.preemption import EXIT_CODES, StopAgreement, StopSignals, check_interrupt
 from utils.seeding import StepRNG
 from utils.state import State, load_weights
 from utils.trackers import read_metrics
@@ -190,8 +190,8 @@ def test_the_loss_is_a_mean_over_examples_and_the_norm_is_taken_before_clipping(
     assert line["absolute"] > 0
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_after_a_signal_the_step_is_finished_and_training_returns(tmp_path, name, capsys):
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129), ("SIGUSR1", 138)])
+def test_after_a_signal_the_step_is_finished_and_training_returns(tmp_path, name, code, capfd):
     state = make_state()
     before = signal.getsignal(getattr(signal, name))
     calls, closed = [], []
@@ -206,10 +206,57 @@ def test_after_a_signal_the_step_is_finished_and_training_returns(tmp_path, name
 
     hooks = [Closing(), PeriodicHook(1, lambda s: calls.append(s.step))]
     reason = run(state, tmp_path, LoopOptions(num_train_steps=100, log_every=1), hooks)
-    assert reason == name and EXIT_CODES[reason] == {"SIGTERM": 143, "SIGINT": 130}[name]
+    assert reason == name and EXIT_CODES[reason] == code
     assert state.step == 3 and closed == [3] and calls == [1, 2, 3], "no further step starts"
     assert signal.getsignal(getattr(signal, name)) is before
-    assert "finishing this step" in capsys.readouterr().err
+    assert f"{name}: finishing this step" in capfd.readouterr().err
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        hook = [lambda s, r: os.kill(os.getpid(), signal.SIGHUP)]
+        assert run(make_state(), tmp_path, LoopOptions(num_train_steps=3, log_every=1), hook) == "done"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_outermost_recorder_holds_the_handlers_and_repeated_signals_change_nothing(tmp_path, capfd):
+    """The caller of train() saves after it; schedulers send the signal again meanwhile."""
+    state, before = make_state(), signal.getsignal(signal.SIGTERM)
+    with StopSignals() as stop:
+        hook = [lambda s, r: s.step == 2 and os.kill(os.getpid(), signal.SIGTERM)]
+        assert run(state, tmp_path, LoopOptions(num_train_steps=9, log_every=1), hook) == "SIGTERM"
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        state.save(tmp_path)
+        assert stop.received == "SIGTERM" and StopSignals.active is stop
+    assert signal.getsignal(signal.SIGTERM) is before and StopSignals.active is None
+    assert checkpoints.load(tmp_path).step == 2 and capfd.readouterr().err.count("SIGTERM") == 1
+
+
+def test_slow_steps_agree_on_stopping_more_often_than_fast_ones(monkeypatch):
+    """torchrun ends its processes 30 seconds after SIGTERM. Here a dist that counts its agreements."""
+
+    class Two:
+        world_size, calls = 2, 0
+
+        def max_of(self, numbers):
+            self.calls += 1
+            return numbers
+
+    now = [0.0]
+    monkeypatch.setattr("utils.preemption.time.monotonic", lambda: now[0])
+    for seconds, expected in ((0.01, 100 // 10), (0.5, 100 // 4), (9.0, 100)):
+        state, stop = replace(make_state(), dist=Two()), StopSignals()
+        agree = StopAgreement(state, stop, 0.0, LoopOptions(num_train_steps=10**6))
+        for state.step in range(1, 101):
+            now[0] += seconds
+            assert agree() is None
+        assert expected <= state.dist.calls <= expected + 1, seconds
+        stop.received = "SIGUSR1"
+        assert "SIGUSR1" in [agree() for _ in range(10)]
 
 
 def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(tmp_path):
@@ -285,22 +332,6 @@ def test_a_step_that_checks_for_interrupts_is_still_finished(tmp_path):
     assert state.step == 3
 
 
-def test_finish_runs_a_pending_hook_once(tmp_path):
-    state, done = make_state(), []
-    hook = PeriodicHook(2, lambda s: done.append(s.step), name="call")
-    train(state, make_step(state, 1), [killing(4), hook], LoopOptions(num_train_steps=4), clip_grad_norm=0.0,
-          global_batch=BATCH)  # fmt: skip
-    assert done == [2, 4], "the signal was seen only after the hooks"
-    hook.finish(state)
-    assert done == [2, 4], "the interval's last step is not done twice"
-    state.pending = ["call"]
-    hook.finish(state)
-    assert done == [2, 4, 4] and state.pending == []
-    state.step = 5
-    hook.finish(state)
-    assert done[-1] == 5
-
-
 def test_max_seconds_counts_the_time_of_hooks():
     state = make_state()
     hook = PeriodicHook(3, lambda s: time.sleep(0.3))
@@ -343,8 +374,6 @@ def test_a_periodic_hook_runs_at_multiples_of_its_interval():
     hook = PeriodicHook(4, lambda s: calls.append(s.step))
     train(state, make_step(state, 1), [hook], LoopOptions(num_train_steps=10), clip_grad_norm=0.0, global_batch=BATCH)
     assert calls == [4, 8]
-    hook.finish(state)
-    assert calls == [4, 8, 10]
 
 
 def test_the_log_has_these_names_and_extra_values(tmp_path):
