@@ -18,6 +18,9 @@ class Corpus:
     spec: DatasetSpec
     notes: list[str] = field(default_factory=list)
     class_names: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)  # split -> file or table of the hub, unless it is cut
+    columns: dict[str, str] = field(default_factory=dict)  # source, text, label -> column, where the corpus has it
+    unused_columns: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

@@ -1,10 +1,9 @@
 """Statistics of a corpus under a tokenizer, and one-line warnings about bad values.
 
-    python -m dataset_utils.survey --dataset_name roc --tokenizer facebook/bart-base --max_seq_len 64
-
 Numbers of rows, lengths in tokens, shares of truncated texts, unknown tokens and duplicates, and class frequencies.
 Truncated texts and unknown tokens limit every reconstruction, and test texts that are also in the training split raise
-every score. Each training program prints these statistics and saves them as survey.json.
+every score. Each training program prints these statistics and saves them as survey.json; `python -m
+dataset_utils.inspect` prints them without a run.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import numpy as np
 from dataset_utils.batching import token_counts
 from dataset_utils.corpus import Corpus
 from dataset_utils.splits import Split
+from utils.terminal import printable
 
 PERCENTILES = (50, 90, 95, 99, 100)
 MAX_TOKENIZED = 20_000  # texts of a split that are tokenized, evenly spaced
@@ -27,7 +27,7 @@ MAX_TOKENIZED = 20_000  # texts of a split that are tokenized, evenly spaced
 def compute_corpus_stats(
     corpus: Corpus,
     tokenizer: Any,
-    max_length: int,
+    max_length: int | None,
     source_tokenizer: Any = None,
     max_source_length: int | None = None,
 ) -> dict[str, Any]:
@@ -35,10 +35,15 @@ def compute_corpus_stats(
 
     measured: texts that were tokenized. truncated: share of texts longer than max_length. unknown: share of unknown
     tokens (special tokens not counted). duplicates: share of rows whose source and text occurred earlier in the split.
-    in_training: share of rows that are also in the training split. labels: rows per class. source: the same for the
-    sources, with source_tokenizer (None: tokenizer) and max_source_length (None: not truncated).
+    in_training: share of rows that are also in the training split. texts_in_training, texts_in_valid: share of texts
+    that are also there, whatever their sources. labels: rows per class. source: the same for the sources, with
+    source_tokenizer (None: tokenizer) and max_source_length (None: not truncated).
+
+    tokenizer: None leaves out what is counted in tokens. max_length: None means that nothing is truncated.
     """
     training = np.unique(_hashes(corpus.train))
+    texts: dict[str, np.ndarray] = {}  # hashes of earlier splits
+    sources: dict[str, np.ndarray] = {}
     splits = {}
     for name, split in corpus.splits.items():
         rows = _hashes(split)
@@ -46,11 +51,13 @@ def compute_corpus_stats(
         figures["duplicates"] = 1 - len(training if name == "train" else np.unique(rows)) / len(split)
         if name != "train":
             figures["in_training"] = float(np.isin(rows, training).mean())
+        figures |= _shared(name, split.texts, texts)
         if split.labels is not None:
             of_class = Counter(split.labels)
             figures["labels"] = {label: of_class[i] for i, label in enumerate(corpus.class_names)}
         if split.sources is not None:
             figures["source"] = _lengths(source_tokenizer or tokenizer, split.sources, max_source_length)
+            figures["source"] |= _shared(name, split.sources, sources)
         splits[name] = figures
     found = {
         "name": corpus.name, "max_length": max_length, "max_source_length": max_source_length,
@@ -65,7 +72,20 @@ def _hashes(split: Split) -> np.ndarray:
     return np.fromiter(map(hash, rows), np.int64, len(split))
 
 
+def _shared(name: str, texts: Sequence[str], earlier: dict[str, np.ndarray]) -> dict[str, float]:
+    """Share of different texts, and shares that are also in earlier splits, to which this one is added."""
+    found = np.fromiter(map(hash, texts), np.int64, len(texts))
+    shares = {"different": len(np.unique(found)) / len(found)}
+    for other, key in (("train", "texts_in_training"), ("valid", "texts_in_valid")):
+        if other in earlier:
+            shares[key] = float(np.isin(found, earlier[other]).mean())
+    earlier[name] = found
+    return shares
+
+
 def _lengths(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> dict[str, Any]:
+    if tokenizer is None:
+        return {}
     counts, unknown = token_counts(tokenizer, texts[:: max(1, -(-len(texts) // MAX_TOKENIZED))])
     known = int(counts.sum()) - tokenizer.num_special_tokens_to_add(pair=False) * len(counts)
     return {
@@ -90,7 +110,7 @@ class Rule:
 
 
 def _of_source(name: str) -> Callable[[dict[str, Any]], float | None]:
-    return lambda s: s["source"][name] if "source" in s else None
+    return lambda s: s["source"].get(name) if "source" in s else None
 
 
 def _smallest_class(s: dict[str, Any]) -> float | None:
@@ -103,10 +123,10 @@ def _num_classes_present(s: dict[str, Any]) -> float | None:
 
 
 RULES = (
-    Rule(lambda s: s["truncated"], lambda x: x > 0.05,
+    Rule(lambda s: s.get("truncated"), lambda x: x > 0.05,
          "{value:.1%} of the {split} texts are longer than {max_length} tokens and are truncated: raise --max_seq_len "
          "(95 % of them have {p95} or fewer)"),
-    Rule(lambda s: s["unknown"], lambda x: x > 0.01,
+    Rule(lambda s: s.get("unknown"), lambda x: x > 0.01,
          "{value:.1%} of the tokens of {split} are unknown to the tokenizer and cannot be generated: use a language "
          "model whose vocabulary contains them"),
     Rule(_of_source("truncated"), lambda x: x > 0.05,
@@ -120,6 +140,13 @@ RULES = (
     Rule(lambda s: s.get("in_training"), lambda x: x > 0.01,
          "{value:.1%} of the {split} rows are also in the training split, which raises every score on {split}: remove "
          "them from one of the two"),
+    Rule(_of_source("texts_in_training"), lambda x: x > 0.01,
+         "{value:.1%} of the sources of {split} are also in the training split, so that scores on {split} say little "
+         "about new sources: split by source (without a {split} file, it is cut that way)"),
+    Rule(lambda s: s.get("texts_in_valid") if "source" not in s else s["source"].get("texts_in_valid"),
+         lambda x: x > 0.01,
+         "{value:.1%} of the {split} rows are also in the validation split, by which checkpoints are chosen",
+         splits=("test",)),
     Rule(lambda s: s["rows"], lambda x: x < 1000,
          "only {value:.0f} training texts: the model may memorize them", splits=("train",)),
     Rule(lambda s: s["rows"], lambda x: x < 100,
@@ -143,7 +170,7 @@ def find_warnings(figures: dict[str, Any]) -> list[str]:
             of_figures = {k: figures[k] for k in ("max_length", "max_source_length")}
             lines.append(
                 rule.message.format(split=name, value=value, rows=s["rows"], rarest=rarest, fewest=fewest,
-                                 p95=s["tokens"]["95"], **of_figures)
+                                 p95=s["tokens"]["95"] if "tokens" in s else None, **of_figures)
             )  # fmt: skip
     return lines
 
@@ -153,19 +180,22 @@ def find_warnings(figures: dict[str, Any]) -> list[str]:
 
 def format_table(figures: dict[str, Any]) -> str:
     """The statistics as a table: a line per split (and one for its sources), then classes, then warnings."""
+    in_tokens = all("tokens" in s for s in figures["splits"].values())
     heads = [f"p{p}" if p < 100 else "max" for p in PERCENTILES]
+    token_heads = "".join(f"{head:>7}" for head in heads) + f"{'truncated':>11}{'unknown':>9}" if in_tokens else ""
     lines = [
-        f"{figures['name']}, in texts of at most {figures['max_length']} tokens",
-        f"{'split':<8}{'rows':>11}" + "".join(f"{head:>7}" for head in heads)
-        + f"{'truncated':>11}{'unknown':>9}{'twice':>8}{'in train':>10}",
-    ]  # fmt: skip
+        figures["name"] + (f", in texts of at most {figures['max_length']} tokens" if in_tokens else ""),
+        f"{'split':<8}{'rows':>11}{token_heads}{'twice':>8}{'in train':>10}",
+    ]
     sampled = False
     for name, s in figures["splits"].items():
-        inside = f"{s['in_training']:>10.2%}" if "in_training" in s else ""
-        lines.append(f"{name:<8}{s['rows']:>11,}{_columns(s)}{s['duplicates']:>8.2%}{inside}")
+        lines.append(f"{name:<8}{s['rows']:>11,}{_columns(s)}{s['duplicates']:>8.2%}{_in_training(s)}")
         if "source" in s:
-            lines.append(f"{'  source':<8}{'':>11}{_columns(s['source'])}")
-        sampled |= s["measured"] < s["rows"]
+            source = s["source"]
+            lines.append(
+                f"{'  source':<8}{'':>11}{_columns(source)}{1 - source['different']:>8.2%}{_in_training(source)}"
+            )
+        sampled |= s.get("measured", s["rows"]) < s["rows"]
     if sampled:
         lines.append(f"lengths are of every n-th text, at most {MAX_TOKENIZED:,} of a split")
     for name, s in figures["splits"].items():
@@ -173,43 +203,14 @@ def format_table(figures: dict[str, Any]) -> str:
             most = sorted(s["labels"].items(), key=lambda item: -item[1])
             rest = f" and {len(most) - 12} more classes" if len(most) > 12 else ""
             lines.append(f"{name} rows by class: " + ", ".join(f"{label} {n:,}" for label, n in most[:12]) + rest)
-    return "\n".join([*lines, *(f"warning: {line}" for line in figures["warnings"])])
+    return printable("\n".join([*lines, *(f"warning: {line}" for line in figures["warnings"])]))
 
 
 def _columns(s: dict[str, Any]) -> str:
+    if "tokens" not in s:
+        return ""
     return "".join(f"{s['tokens'][str(p)]:>7}" for p in PERCENTILES) + f"{s['truncated']:>11.2%}{s['unknown']:>9.2%}"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the statistics of a corpus, without a model."""
-    from dataclasses import fields
-    from pathlib import Path
-
-    from dataset_utils.options import DataOptions
-    from dataset_utils.registry import load
-    from utils.argparse_utils import OneLineParser
-    from utils.errors import UserError
-    from utils.hub import hub_kwargs
-
-    parser = OneLineParser(prog="python -m dataset_utils.survey", description="Statistics of a corpus.")
-    for f in fields(DataOptions):
-        parser.add_argument(f"--{f.name}", type=int if "int" in str(f.type) else str, help=f.metadata["help"])
-    parser.add_argument("--tokenizer", required=True, help="folder or hub id of a tokenizer")
-    parser.add_argument("--max_seq_len", type=int, default=64, help="longest text, in tokens (default: %(default)s)")
-    args = vars(parser.parse_args(argv))
-    source, max_length = args.pop("tokenizer"), args.pop("max_seq_len")
-    corpus = load(DataOptions(**args))
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **({} if Path(source).is_dir() else hub_kwargs()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--tokenizer {source} contains no tokenizer: name a folder or a hub id") from error
-    print("\n".join(f"note: {note}" for note in corpus.notes))
-    print(format_table(compute_corpus_stats(corpus, tokenizer, max_length)))
-
-
-if __name__ == "__main__":
-    from utils.errors import exit_on_user_error
-
-    exit_on_user_error(main)()
+def _in_training(s: dict[str, Any]) -> str:
+    return f"{s['texts_in_training']:>10.2%}" if "texts_in_training" in s else ""

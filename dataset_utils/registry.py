@@ -229,7 +229,14 @@ def _corpus(name: str, raw: Mapping[str, RawSplit], spec: DatasetSpec, seed: int
     splits = {split: to_split(rows, class_names, spec.label_to_index) for split, rows in raw.items()}
     if spec.split_fn:
         splits = spec.split_fn(splits, seed, notes)
-    return Corpus(name, fill_missing_splits(splits, seed, notes), spec, notes, class_names)
+    found = train.columns
+    by_role = {"source": found.source, "text": found.text, "label": found.label}
+    columns = {role: column for role, column in by_role.items() if column}
+    return Corpus(
+        name, fill_missing_splits(splits, seed, notes), spec, notes, class_names,
+        files={split: rows.where for split, rows in raw.items()}, columns=columns,
+        unused_columns=tuple(name for name in train.names if name not in found.names()),
+    )  # fmt: skip
 
 
 def _join(parts: Sequence[Corpus]) -> Corpus:

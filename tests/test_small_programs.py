@@ -16,7 +16,7 @@ PROGRAMS = (
         "annealing", "class_guidance", "source_conditioning", "corpus_sizes", "decoding", "speculative_decoding",
         "loss_tables", "pairs", "quality_speed", "rocstories", "story_quality", "throughput",
     )),
-    *(f"dataset_utils.{name}" for name in ("__main__", "fetch", "survey", "tales")),
+    *(f"dataset_utils.{name}" for name in ("__main__", "fetch", "inspect", "tales")),
     "scripts/check_parity.py",
     "benchmarks/records/2026-11-21_embedding_simple_cpu/embedding_simple.py",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from dataset_utils import corpus_stats as module
 from dataset_utils.catalog import DatasetSpec
 from dataset_utils.corpus import Corpus
-from dataset_utils.corpus_stats import compute_corpus_stats, format_table, main
+from dataset_utils.corpus_stats import compute_corpus_stats, format_table
 from dataset_utils.splits import Split
 
 
@@ -96,11 +96,3 @@ def test_large_splits_are_tokenized_in_part_and_the_table_notes_it(tokenizer, mo
     found = compute_corpus_stats(corpus_of(Split(["a"] * 25)), tokenizer, 6)
     assert found["splits"]["train"]["measured"] == 9 and found["splits"]["train"]["rows"] == 25
     assert found["splits"]["train"]["duplicates"] == 24 / 25 and "every n-th text, at most 10" in format_table(found)
-
-
-def test_the_command_prints_the_statistics(tokenizer, tmp_path, capsys) -> None:
-    tokenizer.save_pretrained(tmp_path / "words")
-    (tmp_path / "train.txt").write_text("a b\nb a\n" * 20 + "a\nb\n" * 20 + "b b\n")
-    main(["--train_file", str(tmp_path / "train.txt"), "--tokenizer", str(tmp_path / "words"), "--max_seq_len", "8"])
-    shown = capsys.readouterr().out
-    assert "columns: text = text" in shown and "in texts of at most 8 tokens" in shown and "warning: only" in shown
