@@ -72,7 +72,8 @@ RUNS = {  # name -> (module or script, flags)
     ),
     "embeddings": (
         "train_text_diffusion.py",
-        CORPUS + " --latent_space embeddings --vocab word-level --self_condition --num_train_steps 20 --timesteps 200"
+        CORPUS + " --latent_space embeddings --vocab word-level --config vocab_lowercase=true --self_condition"
+        " --num_train_steps 20 --timesteps 200"
         " --beta_schedule sqrt --learned_mean_embed --denoise" + SMALL_DENOISER + SAMPLED,
     ),
     "distillation": (

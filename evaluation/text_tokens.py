@@ -19,21 +19,16 @@ from typing import Any
 import regex
 
 from evaluation.optional import optional_import
+from utils.scripts_of_text import UNSPACED, UNSPACED_SCRIPTS
 
-UNSPACED_SCRIPTS = (
-    "Han", "Hiragana", "Katakana", "Bopomofo", "Yi", "Tangut", "Nushu",
-    "Thai", "Lao", "Khmer", "Myanmar", "Tibetan", "Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Ahom",
-    "Javanese", "Balinese", "Cham",
-)  # fmt: skip
 WORD_RULE = "words"  # in protocols: letters, marks and digits of every script
 
-_UNSPACED = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS) + "\u30fc\uff70"  # and the mark of a long vowel
-_CHARACTER = rf"[{_UNSPACED}]\p{{M}}*"
+_CHARACTER = rf"[{UNSPACED}]\p{{M}}*"
 _EMOJI = r"(?=\p{Extended_Pictographic})\X"  # with all that is joined to it
 _JOINERS = "\u200c\u200d"  # within words of Persian, Hindi and others
-_WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]][[\p{{L}}\p{{M}}\p{{N}}{_JOINERS}]--[{_UNSPACED}]]*"
+_WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED}]][[\p{{L}}\p{{M}}\p{{N}}{_JOINERS}]--[{UNSPACED}]]*"
 # two or more word characters, of which letters may carry marks
-_LONG_WORD = rf"(?<![\w\p{{M}}])[[\w\p{{M}}\p{{N}}{_JOINERS}]--[{_UNSPACED}]]{{2,}}"
+_LONG_WORD = rf"(?<![\w\p{{M}}])[[\w\p{{M}}\p{{N}}{_JOINERS}]--[{UNSPACED}]]{{2,}}"
 _CHARACTER_RE = regex.compile(_CHARACTER)
 _WORDS_RE = regex.compile("|".join([_CHARACTER, _EMOJI, _WORD]), regex.V1)
 _VOCABULARY_RE = regex.compile("|".join([_CHARACTER, _LONG_WORD]), regex.V1)

@@ -262,8 +262,10 @@ class TokenizerOptions:
     vocab_min_frequency: int = flag(
         1, "least frequency of a word of a trained vocabulary", at_least=1, config_only=True
     )
-    vocab_lowercase: bool = flag(True, "a trained vocabulary holds lower case only", config_only=True)
-    vocab_strip_accents: bool = flag(True, "a trained vocabulary holds no accents", config_only=True)
+    vocab_lowercase: bool = flag(False, "a trained vocabulary holds lower case only", config_only=True)
+    vocab_strip_accents: bool = flag(
+        False, "a trained vocabulary holds Latin letters without accents; other scripts keep marks", config_only=True
+    )
     vocab_individual_digits: bool = flag(
         True, "a trained vocabulary holds the digits of a number one by one", config_only=True
     )

@@ -30,7 +30,6 @@ def parser() -> argparse.ArgumentParser:
     kinds = made.add_subparsers(dest="kind", required=True)
     for command, kind in KINDS.items():
         one = kinds.add_parser(command, help=f"a {kind} tokenizer", allow_abbrev=False)
-        word = kind == "word-level"
         one.add_argument("files", nargs="+", type=Path, metavar="FILE")
         one.add_argument("--output_dir", type=Path, help=f"default: {kind}-tokenizer beside the first file")
         one.add_argument("--vocab_size", type=int, default=DEFAULTS.vocab_size, help="tokens (default %(default)s)")
@@ -38,8 +37,9 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--max_length", type=int, default=512, help="longest text in tokens (default %(default)s)")
         one.add_argument("--text_column", help="column of the text; found by its name if unset")
         for flag in ("lowercase", "strip_accents", "individual_digits"):
+            default = flag == "individual_digits" and kind == "word-level"
             one.add_argument(
-                f"--{flag}", default=word, action=argparse.BooleanOptionalAction, help="default %(default)s"
+                f"--{flag}", default=default, action=argparse.BooleanOptionalAction, help="default %(default)s"
             )
     return made
 

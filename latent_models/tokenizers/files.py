@@ -36,6 +36,7 @@ def load_tokenizer(name: str, max_length: int, flag: str = "--vocab") -> PreTrai
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids) + 1:
         raise UserError(f"{flag} {name} holds only special tokens: the files of its tokenizer are absent")
     tokenizer.model_max_length = max_length
+    tokenizer.split_special_tokens = True  # "</s>" in a text is text
     return tokenizer
 
 

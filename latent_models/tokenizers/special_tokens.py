@@ -56,5 +56,9 @@ def wrap_fast(tokenizer: Tokenizer, specials: SpecialTokens, max_length: int) ->
     )
     roles: Any = specials.roles
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=max_length, clean_up_tokenization_spaces=False, **roles
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,  # "</s>" in a text is text
+        **roles,
     )

@@ -1,8 +1,12 @@
 """Tokenizers trained on a corpus, saved as ordinary Hugging Face tokenizers.
 
 `word` and `bpe` carry BART's special tokens and are trained by stage 0. `word-level` and `byte-level` are those of the
-embedding systems: words in lower case without accents, digits one by one, between [CLS] and [SEP]; and byte-level
-subwords. A small model learns to copy words far sooner than bytes; byte-level subwords encode any text without loss.
+embedding systems: words, by default with digits one by one, between [CLS] and [SEP]; and byte-level subwords. A small
+model learns to copy words far sooner than bytes; byte-level subwords encode any text without loss.
+
+No default changes a letter: case and marks are kept, and words are composed (NFC), so that two spellings of one word
+are one token. Blanks other than the ordinary one (line ends, no-break blanks) are tokens, and so are characters of
+scripts without blanks between words.
 """
 
 from __future__ import annotations
@@ -15,14 +19,37 @@ from transformers import PreTrainedTokenizerFast
 
 from latent_models.tokenizers.special_tokens import BART, BERT, SpecialTokens, wrap_fast
 from utils.errors import UserError
+from utils.scripts_of_text import UNSPACED
 
 SPECIAL = list(BART.tokens)
 
-# A word may hold apostrophes and hyphens, and a number points and commas: don't, well-known, 1,000, 3.5.
-WORD = r"\w+(?:['’\-]\w+|(?<=\d)[.,]\d+)*"
+# A word may hold apostrophes, hyphens and joiners, and a number points and commas: don't, well-known, 1,000, 3.5.
+WORD = rf"[\w&&[^{UNSPACED}]]+(?:(?:['’\-]|\p{{Cf}}+)[\w&&[^{UNSPACED}]]+|(?<=\d)[.,]\d+)*"
+CHARACTER = rf"[{UNSPACED}]\p{{M}}*"
+# A digit of a number, one by one, with the sign before it: 2, 0, -2, 5. Words with digits in them stay whole: 2nd, b2b.
+DIGIT = r"(?:(?<!\w)|(?<=\d)[.,'’\-]?)\d(?=(?:[.,'’\-]?\d)*(?!\w|['’\-]\w))"
 PUNCTUATION = r"[^\w\s]+"  # runs of punctuation
-JOINED = ((r" (?=[.,;:!?)\]}…])", ""), (r"(?<=[(\[{]) ", ""))  # spaces that decoding removes
-DIGITS_JOINED = ((r"(?<=\d) (?=\d)", ""),)  # with individual digits, also spaces between two digits
+# Line ends and unusual blanks; an ordinary blank where decoding would put none: between characters, between two digits
+BLANK = rf"[^\S ]|(?<=[{UNSPACED}\p{{M}}]) (?=[{UNSPACED}])"
+BLANK_OF_DIGITS = r"(?<=\d) (?=\d)"
+KEPT = "\ue000"  # stands for a blank that is a token while decoding removes others
+_CLOSING, _OPENING = "。、，；：！？）］｝」』】〕〉》", "（［｛「『【〔〈《"  # punctuation that touches characters
+_ENDS = "،؛؟۔।॥։።፣།"  # commas and ends of sentences of other scripts
+_AFTER_CHARACTER = rf"(?<=[{UNSPACED}]|[{UNSPACED}]\p{{M}}|[{UNSPACED}]\p{{M}}\p{{M}}|[{_CLOSING}])"
+JOINED = (  # spaces that decoding removes, in this order
+    (rf"(?<=[{UNSPACED}\p{{M}}])   (?=[{UNSPACED}])", KEPT),
+    (rf" (?=[.,;:!?)\]}}…{_CLOSING}{_ENDS}])", ""),
+    (rf"(?<=[(\[{{{_OPENING}]) ", ""),
+    (rf"{_AFTER_CHARACTER} (?=[{UNSPACED}{_OPENING}])", ""),
+    (r" (?=[^\S ]|\p{M})", ""),  # before other blanks, and before a mark that was split from its character
+    (r"(?<=[^\S ]) ", ""),
+    (KEPT, " "),
+)
+DIGITS_JOINED = (  # with individual digits, before the others
+    (r"(?<=\d)   (?=\d)", KEPT),
+    (r"(?<=\d) (?=[.,'’\-]?\d)", ""),
+)
+ACCENT = r"(?<=\p{Latin})\p{Mn}+"  # marks of Latin letters; marks of other scripts are letters
 
 
 @dataclass(frozen=True)
@@ -36,25 +63,26 @@ class TokenizerTraining:
     individual_digits: bool = False
 
 
-def _normalizer(options: TokenizerTraining) -> normalizers.Normalizer | None:
-    parts = [normalizers.NFD(), normalizers.StripAccents()] if options.strip_accents else []
-    parts += [normalizers.Lowercase()] if options.lowercase else []
-    return normalizers.Sequence(parts) if parts else None
+def _normalizer(options: TokenizerTraining) -> list[normalizers.Normalizer]:
+    parts: list[normalizers.Normalizer] = []
+    if options.strip_accents:
+        parts = [normalizers.NFD(), normalizers.Replace(Regex(ACCENT), ""), normalizers.NFC()]
+    return parts + ([normalizers.Lowercase()] if options.lowercase else [])
 
 
 def words(texts: Iterable[str], options: TokenizerTraining, specials: SpecialTokens) -> Tokenizer:
-    """Words and runs of punctuation. Decoding puts one space between words, and joins punctuation as in English;
-    the tokens do not contain the side of a quotation mark.
+    """Words, runs of punctuation and blanks other than the ordinary one; characters of scripts without blanks. Decoding
+    puts one space between words, and joins punctuation as in English; the tokens do not contain the side of a quotation
+    mark.
 
     Differs from the published word-level tokenizer: don't and well-known are one word each, and decoding joins.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=specials.unknown))
-    if normalizer := _normalizer(options):
-        tokenizer.normalizer = normalizer
-    split = pre_tokenizers.Split(Regex(f"{WORD}|{PUNCTUATION}"), "removed", invert=True)
-    digits = [pre_tokenizers.Digits(individual_digits=True)] if options.individual_digits else []
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, *digits]) if digits else split
-    rules = JOINED + DIGITS_JOINED if options.individual_digits else JOINED
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *_normalizer(options)])
+    kinds = [CHARACTER, *([DIGIT] if options.individual_digits else []), WORD, PUNCTUATION, BLANK]
+    kinds += [BLANK_OF_DIGITS] if options.individual_digits else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(kinds)), "removed", invert=True)
+    rules = DIGITS_JOINED + JOINED if options.individual_digits else JOINED
     joins = [decoders.Replace(Regex(pattern), content) for pattern, content in rules]
     blanks = decoders.WordPiece(prefix="\0", cleanup=False)  # no token continues another: a blank before each
     tokenizer.decoder = decoders.Sequence([blanks, decoders.Fuse(), *joins])
@@ -71,8 +99,8 @@ def words(texts: Iterable[str], options: TokenizerTraining, specials: SpecialTok
 def subwords(texts: Iterable[str], options: TokenizerTraining, specials: SpecialTokens) -> Tokenizer:
     """Byte-level subwords (Radford et al. 2019): any text decodes to itself, unless it is normalized."""
     tokenizer = Tokenizer(models.BPE())
-    if normalizer := _normalizer(options):
-        tokenizer.normalizer = normalizer
+    if parts := _normalizer(options):
+        tokenizer.normalizer = normalizers.Sequence(parts)
     digits = [pre_tokenizers.Digits(individual_digits=True)] if options.individual_digits else []
     level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, level]) if digits else level

@@ -27,6 +27,8 @@ EMBEDDING_DIFFUSION=(
 DIFFUSION_LM=(
   "${EMBEDDING_DIFFUSION[@]}"
   --vocab word-level
+  --config vocab_lowercase=true
+  --config vocab_strip_accents=true
   --config vocab_min_frequency=10
   --max_seq_len 64
   --train_batch_size 64
@@ -43,6 +45,8 @@ DIFFUSION_LM=(
 MINIMAL_TEXT_DIFFUSION=(
   "${EMBEDDING_DIFFUSION[@]}"
   --vocab word-level
+  --config vocab_lowercase=true
+  --config vocab_strip_accents=true
   --max_seq_len 50
   --embedding_dim 128
   --train_batch_size 64

@@ -180,7 +180,7 @@ def test_one_command_trains_a_tokenizer(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "from 5 texts, 0.0 % of their words unknown" in done.stdout
     tokenizer = load_tokenizer(str(tmp_path / "made"), 64)
-    assert {"source", "target", "cafe", "red"} <= set(tokenizer.get_vocab())
+    assert {"source", "target", "Café", "RED", "red"} <= set(tokenizer.get_vocab())
 
 
 def test_the_command_overwrites_nothing(tmp_path, capsys):
