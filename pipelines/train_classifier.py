@@ -56,12 +56,13 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     if config.run.dry_run:
         return _dry_run(settings)
 
-    run = setup_run(settings, "text_latent_classifier", "classifier")
+    run = setup_run(
+        settings, "text_latent_classifier", "classifier", check_corpus=lambda c: c.require_classes("a classifier")
+    )
     diffusion_run = load_run(config.task.diffusion_run, device=config.loop.device)
     components = diffusion_run.components
     components.model.requires_grad_(False).eval()
     corpus = load_corpus(run)
-    corpus.require_classes("a classifier")
     torch.manual_seed(derive_seed(config.loop.random_seed, "weights"))
     classifier = build_classifier(settings, components, corpus.num_classes).to(run.device)
 

@@ -10,6 +10,7 @@ from pipelines.cli.configs import (
     DraftModelConfig,
     PretrainConfig,
 )
+from pipelines.cli.corpus_rules import prefer_typed_corpus
 from pipelines.cli.distillation_rules import inherit_teacher_flags
 from pipelines.cli.embedding_rules import check_embedding_flags
 from pipelines.cli.unused_flags import warn_unused_flags
@@ -20,7 +21,7 @@ PRETRAIN = Program(
     description="Stage 0: train a small BART from scratch, by denoising, into a folder for --enc_dec_model.",
     config=PretrainConfig,
     rejected={"fsdp": "shards the language model of train_latent_model.py --lm_mode ft only; leave it out"},
-    rules=(rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
+    rules=(prefer_typed_corpus, rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
 )
 
 AUTOENCODER = Program(
@@ -29,7 +30,7 @@ AUTOENCODER = Program(
     config=AutoencoderConfig,
     abbreviates=True,
     rules=(
-        rules.prefer_user_files,
+        prefer_typed_corpus,
         rules.check_decoder_mode,
         rules.check_denoiser_run,
         rules.check_num_latents,
@@ -60,6 +61,7 @@ DIFFUSION = Program(
     rules=(
         rules.check_resume_mode,
         inherit_teacher_flags,
+        prefer_typed_corpus,
         rules.apply_preset,
         check_embedding_flags,
         rules.reset_grid_shift,
@@ -75,7 +77,7 @@ CLASSIFIER = Program(
     name="python -m pipelines.train_classifier",
     description="Train a classifier on the noised latents of a diffusion run, for --latent_classifier.",
     config=ClassifierConfig,
-    rules=(rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
+    rules=(prefer_typed_corpus, rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
 )
 
 DRAFT_MODEL = Program(
@@ -83,5 +85,5 @@ DRAFT_MODEL = Program(
     description="Train a draft model for an autoencoder: greedy decoding verifies its drafts and gives the same texts "
     "sooner.",
     config=DraftModelConfig,
-    rules=(rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
+    rules=(prefer_typed_corpus, rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
 )

@@ -67,13 +67,6 @@ def resolve_respacing(settings: Settings[DiffusionConfig]) -> None:
     settings.set("sampling_timesteps", len(steps))
 
 
-def prefer_user_files(settings: Settings[TrainingConfig]) -> None:
-    """The user's own files replace the corpus that a program uses by default."""
-    data = settings.config.data
-    if data.train_file and data.dataset_name and "dataset_name" not in settings.explicit:
-        settings.set("dataset_name", None)
-
-
 def apply_preset(settings: Settings[DiffusionConfig]) -> None:
     """An explicit preset sets every flag of its row that is not explicit; for a student only those of decoding."""
     preset = settings.config.sampling.preset
