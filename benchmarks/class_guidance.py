@@ -35,6 +35,7 @@ from pipelines.stages import ROBUST_AUTOENCODER, Stage, StageTimer, adapt_decode
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import write_json, write_text
+from utils.terminal import single_line
 
 FOLDERS = {"roc": "ROCstory", "ag_news": "ag_news", "sst": "sst", "e2e": "e2e_data", "qqp": "qqp"}
 SHARES = {"lm": 0.25, "autoencoder": 0.3, "diffusion": 0.15, "decoder": 0.3}  # of --max_seconds
@@ -229,7 +230,7 @@ def record(
     paths: Paths, dataset: str, metrics: ClassMetrics, weights: Sequence[float], steps: int, clock: StageTimer
 ) -> None:
     """Write record.json, table.md, samples.txt, guidance.png and classes.png."""
-    from evaluation import plots, report
+    from evaluation import plots
 
     found = {f"{w:g}": json.loads((paths.root / "guidance" / f"{w:g}.json").read_text()) for w in weights}
     real, names = metrics(metrics.pooled, real=True), metrics.names
@@ -245,7 +246,7 @@ def record(
     for w in found:
         for c, name in enumerate(names):
             texts = found[w]["texts"][c :: len(names)][:NUM_SHOWN]
-            shown.append(f"== guidance {w}, {name}\n" + "".join(report.single_line(text) + "\n" for text in texts))
+            shown.append(f"== guidance {w}, {name}\n" + "".join(single_line(text) + "\n" for text in texts))
     write_text(paths.root / "samples.txt", "\n".join(shown))
     args = json.loads((paths.root / "diffusion" / "args.json").read_text())
     write_json(paths.root / "record.json", {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evaluation.report import single_line
+from utils.terminal import single_line
 
 if TYPE_CHECKING:
     from benchmarks.pairs_metrics import PairsEvaluator

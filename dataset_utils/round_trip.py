@@ -7,7 +7,7 @@ words that it does not know. Where it changes texts, samples and real texts are 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,8 @@ class RoundTrip:
         before, after = self.first_change or (None, None)
         return {
             "measured": self.num_texts, "unchanged": self.share, "unknown_texts": self.num_unknown,
-            "special_texts": self.num_special, "first_changed_row": self.first_row, "before": before, "after": after,
+            "special_texts": self.num_special, "first_changed_row": self.first_row,
+            "first_special_row": self.first_special_row, "before": before, "after": after,
         }  # fmt: skip
 
 
@@ -92,23 +93,56 @@ def round_trip(tokenizer: Any, texts: Sequence[str], max_texts: int | None = MAX
     )
 
 
-def format_change(result: RoundTrip, width: int = _SHOWN) -> list[str]:
-    """The first text that changes before and after, a line each and safe for a terminal; nothing if none changes.
+def format_change(result: RoundTrip) -> list[str]:
+    """The first text that changes before and after, a line each and safe for a terminal; nothing if none changes."""
+    return _show_change(*result.first_change) if result.first_change else []
+
+
+def _show_change(before: str, after: str, width: int = _SHOWN) -> list[str]:
+    """A text before and after.
 
     Where they look alike on one line (line ends, unusual blanks, composed letters), they are shown with escapes. Long
     texts are shown from shortly before their first difference.
     """
-    if result.first_change is None:
-        return []
-    before, after = result.first_change
     start = 0
     if max(len(before), len(after)) > width:
-        same = (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
-        start = max(0, next(same, min(len(before), len(after))) - width // 4)
+        other = (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
+        start = max(0, next(other, min(len(before), len(after))) - width // 4)
     shown = [("..." if start else "") + text[start : start + width] for text in (before, after)]
     if len({_as_printed(text) for text in shown}) == 1 or any(len(text.splitlines()) > 1 for text in shown):
         shown = [ascii(text)[1:-1] for text in shown]
-    return [f"  before: {single_line(shown[0])}", f"  after:  {single_line(shown[1])}"]
+    return [f"  before: {single_line(shown[0])}", f"  after:  {single_line(shown[1]) or '(empty)'}"]
+
+
+def format_round_trips(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines about the texts of some splits: the share that comes back, the first text that does not, special tokens.
+
+    results: RoundTrip.as_dict() by the name of a split, as in "train" or "sources of train".
+    """
+    shares = ", ".join(f"{name} {_percent(found['unchanged'])}" for name, found in results.items())
+    lines = [f"the tokenizer brings back unchanged: {shares} (of at most {MAX_MEASURED:,} texts of a split)"]
+    changed = [(name, found) for name, found in results.items() if found["unchanged"] < 1]
+    if changed:
+        name, found = changed[0]
+        row = found["first_changed_row"] + 1
+        lines += [
+            f"first text of {name} that changes (number {row:,}):",
+            *format_change(found["before"], found["after"]),
+        ]
+    for name, found in results.items():
+        if found["special_texts"]:
+            lines.append(
+                f"warning: {_percent(found['special_texts'] / found['measured'])} of the texts of {name} spell a "
+                "special token, which the tokenizer cannot tell from that token (first: number "
+                f"{found['first_special_row'] + 1:,}): spell it otherwise in the file"
+            )
+    return lines
+
+
+def _percent(share: float) -> str:
+    """A share in per cent, of which only 1 is 100 % and only 0 is 0 %."""
+    nearest = min(max(share, 0.0001), 0.9999) if 0 < share < 1 else share
+    return f"{100 * nearest:.4g} %"
 
 
 def _as_printed(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.run_folder import write_json, write_text
+from utils.terminal import printable, single_line
 
 
 def write(
@@ -28,9 +29,9 @@ def write(
 
 def table(metrics: Mapping[str, Any], title: str = "") -> str:
     """Format keys and values in two columns (mean and deviation over several seeds), followed by the notes."""
-    rows = [(strip_control(key), _number(value)) for key, value in metrics.items() if key != "protocol"]
+    rows = [(printable(key), _number(value)) for key, value in metrics.items() if key != "protocol"]
     width = max((len(key) for key, _ in rows), default=0)
-    lines = [strip_control(title)] if title else []
+    lines = [printable(title)] if title else []
     lines += [f"  {key:<{width}}  {number}" for key, number in rows]
     return "\n".join(lines + [f"  note: {note}" for note in notes(metrics)])
 
@@ -65,16 +66,6 @@ def format_samples(samples: Sequence[str], count: int = 12) -> str:
     return "\n".join(f"  {i:2d}  {single_line(text) or '(empty)'}" for i, text in enumerate(samples[:count], start=1))
 
 
-def strip_control(text: object) -> str:
-    """Remove control characters, which could change the state of a terminal. Line ends and tabs stay."""
-    return "".join(c for c in str(text) if c.isprintable() or c in "\n\t")
-
-
-def single_line(text: object) -> str:
-    """Return the text as one line without control characters."""
-    return " ".join(strip_control(text).split())
-
-
 def nan_to_none(value: Any) -> Any:
     """Replace every number that JSON cannot represent (nan, infinity) by None, in nested dicts and lists."""
     if isinstance(value, Mapping):
@@ -97,4 +88,4 @@ def _number(value: Any) -> str:
         return f"{_number(value['mean'])} +- {_number(value['std'])} ({len(value.get('values', ()))} seeds)"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
-    return strip_control(value)
+    return printable(value)

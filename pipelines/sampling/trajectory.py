@@ -15,10 +15,10 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from evaluation.report import single_line
 from pipelines.sampling.sampler_call import SamplerCall
 from utils.records import Latents
 from utils.run_folder import write_json
+from utils.terminal import single_line
 
 RED_TO_BLUE = (196, 202, 208, 214, 220, 190, 118, 48, 51, 45, 39, 33, 27)  # codes of the 256 terminal colors
 

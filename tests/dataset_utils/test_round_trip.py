@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from dataset_utils.round_trip import format_change, respell, round_trip
+from dataset_utils.round_trip import format_change, format_round_trips, respell, round_trip
 from latent_models.tokenizers.training import TokenizerTraining, train_tokenizer
 
 CASED = ["Hugo left Cairo in the rain.", "Nora loves Quito. What a day!"] * 3
@@ -70,3 +70,19 @@ def test_special_tokens_that_a_text_spells_are_plain_text(kind):
     text = "before </s> then <unk> and <pad> <mask> <s> after"
     found = round_trip(tokenizer_of([text], kind), [text])
     assert found.is_exact and found.num_special == 0
+
+
+def test_the_summary_names_shares_the_first_change_and_special_tokens():
+    tokenizer = tokenizer_of(CASED, lowercase=True)
+    good, bad = round_trip(tokenizer, ["hugo left cairo."]), round_trip(tokenizer, CASED)
+    assert format_round_trips({"train": good.as_dict(), "valid": bad.as_dict()}) == [
+        "the tokenizer brings back unchanged: train 100 %, valid 0 % (of at most 2,000 texts of a split)",
+        "first text of valid that changes (number 1):",
+        "  before: Hugo left Cairo in the rain.",
+        "  after:  hugo left cairo in the rain.",
+    ]
+    spelled = {**good.as_dict(), "special_texts": 1, "first_special_row": 6, "measured": 100_000}
+    assert format_round_trips({"test": spelled})[1] == (
+        "warning: 0.01 % of the texts of test spell a special token, which the tokenizer cannot tell from that token "
+        "(first: number 7): spell it otherwise in the file"
+    )

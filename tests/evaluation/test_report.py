@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evaluation import report
 from evaluation.plots import plot, plot_run, read_curves
+from pipelines.evaluators.common import to_lines
 from utils.errors import UserError
+
+CASES = Path(__file__).resolve().parents[1] / "cases"
 
 METRICS = {
     "model/perplexity": 12.345678,
@@ -55,7 +59,7 @@ def test_table_of_several_seeds():
 
 
 def test_control_codes_in_samples_do_not_reach_the_terminal():
-    assert report.strip_control("a\x1b]0;evil\x07b\u202ec\x00\r") == "a]0;evilbc"
+    assert report.printable("a\x1b]0;evil\x07b\u202ec\x00\r") == "a]0;evilbc"
     assert report.format_samples(["", "x\ny"]) == "   1  (empty)\n   2  x y"
     assert "\x1b" not in report.table({"\x1b[2Jkey": "\x1b[2Jvalue"})
 
@@ -76,3 +80,13 @@ def test_damaged_and_missing_logs_are_refused(tmp_path):
     with pytest.raises(UserError, match="no metrics.jsonl"):
         plot_run(tmp_path / "elsewhere")
     assert plot({"alone": [(1, 1.0)]}, tmp_path / "p") == []
+
+
+def test_blanks_and_joiners_of_texts_stay_in_every_output(tmp_path):
+    texts = (CASES / "spaces_and_joiners.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert any("\u00a0" in text for text in texts) and any("\u200c" in text for text in texts)
+    report.write(tmp_path, "eval", {}, texts)
+    assert (tmp_path / "eval-samples.txt").read_text(encoding="utf-8").split("\n")[:-1] == texts
+    assert to_lines(texts).split("\n")[:-1] == texts
+    assert report.format_samples(texts[:1]) == f"   1  {texts[0]}"
+    assert to_lines(["a\u2028b\r\nc\x00\x9b31m \u202egpj"]) == "a b c31m gpj\n"
