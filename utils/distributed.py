@@ -4,6 +4,7 @@
 networks in DistributedDataParallel and gathers tensors and objects. This module and others add what accelerate lacks:
 
     cpu_group        a gloo group beside NCCL: ranks agree on when to stop without waiting for a GPU
+    barrier          waits for hours where an exchange may take minutes, so that a rank that hangs is noticed
     autocast         Accelerator.autocast has one precision per process and refuses fp16 on a CPU, and its prepare()
                      casts the network's outputs to float32, which changes the loss
     utils.sharding   accelerate shards on GPUs alone, and only a network together with its optimizer
@@ -14,6 +15,7 @@ networks in DistributedDataParallel and gathers tensors and objects. This module
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -25,7 +27,8 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 
-TIMEOUT = timedelta(hours=12)  # for ranks that wait while rank 0 samples and evaluates
+TIMEOUT = timedelta(minutes=10)  # of one exchange between ranks that have all arrived: a hang is noticed
+PATIENCE = timedelta(hours=12)  # of DistContext.barrier, where ranks wait while another one works: evaluates, encodes
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class DistContext:
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     cpu_group: Any = None  # group of all processes that communicates without GPUs; None: the default group is one
+    patient_group: Any = None  # the same with PATIENCE; None: the default group
 
     @property
     def is_main(self) -> bool:
@@ -79,8 +83,21 @@ class DistContext:
         return bool(self.max(int(flag)))
 
     def barrier(self) -> None:
-        if self.world_size > 1:
-            torch.distributed.barrier()
+        """Wait for all ranks, hours if need be. Every rank must call it.
+
+        It polls, so that a signal is seen meanwhile, and a rank that has ended raises an error here at once.
+        """
+        if self.world_size == 1:
+            return
+        from utils.preemption import check_interrupt  # which imports this module
+
+        work = torch.distributed.barrier(group=self.patient_group, async_op=True)
+        pause = 1e-4
+        while not work.is_completed():
+            check_interrupt()
+            time.sleep(pause)
+            pause = min(1.5 * pause, 0.05)
+        work.wait()
 
 
 # ----------------------------------------------------------------------------------------------- devices, process group
@@ -134,13 +151,13 @@ def init_distributed(device_flag: str = "auto") -> DistContext:
         os.environ.setdefault("NCCL_IB_DISABLE", "1")
     AcceleratorState._reset_state(True)  # an earlier run of this process may have used the CPU
     state = PartialState(cpu=device.type == "cpu", timeout=TIMEOUT)
-    cpu_group = None if torch.distributed.get_backend() == "gloo" else new_cpu_group()
-    return DistContext(state.process_index, state.num_processes, device, cpu_group)
+    cpu_group = None if torch.distributed.get_backend() == "gloo" else new_cpu_group(TIMEOUT)
+    return DistContext(state.process_index, state.num_processes, device, cpu_group, new_cpu_group(PATIENCE))
 
 
-def new_cpu_group() -> Any:
-    """A gloo group of all processes. Its own default timeout, half an hour, is less than an evaluation may take."""
-    return torch.distributed.new_group(backend="gloo", timeout=TIMEOUT)
+def new_cpu_group(timeout: timedelta) -> Any:
+    """A gloo group of all processes."""
+    return torch.distributed.new_group(backend="gloo", timeout=timeout)
 
 
 def cleanup() -> None:
@@ -153,6 +170,7 @@ def wrap(module: nn.Module, dist: DistContext) -> nn.Module:
     """The module in DistributedDataParallel, which averages gradients; with one rank, the module itself."""
     if dist.world_size == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
+    dist.barrier()  # rank 0 may have measured a large corpus, and a rank encoded its last part
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs
 
@@ -171,6 +189,7 @@ def gather_objects(dist: DistContext, items: list[Any]) -> list[Any]:
     """The items of all ranks in order of rank, on every rank. They are pickled, between our own processes only."""
     if dist.world_size == 1:
         return list(items)
+    dist.barrier()  # others may work for long before they get here
     from accelerate.utils import gather_object
 
     return gather_object(items)
@@ -180,6 +199,7 @@ def broadcast_object(dist: DistContext, item: Any) -> Any:
     """Rank 0's item on every rank; pickled, between our own processes only."""
     if dist.world_size == 1:
         return item
+    dist.barrier()  # rank 0 may work for long before it gets here
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([item])[0]

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any
 
+from utils import ranks
 from utils.terminal import escape_unencodable, single_line
 
 
@@ -140,9 +141,14 @@ def exit_on_user_error(main: Callable[..., Any]) -> Callable[..., Any]:
             _discard_output()
             raise SystemExit(141) from None
         except Exception as error:
-            if os.environ.get("TRACEBACK") == "1" or not _is_user_error(error):
+            if os.environ.get("TRACEBACK") == "1":
                 raise
-            print(f"error: {user_message(error)}", file=sys.stderr)
+            if ranks.is_lost_connection(error):
+                ranks.report_lost_connection(error)
+                raise SystemExit(1) from None
+            if not _is_user_error(error):
+                raise
+            ranks.print_error(f"error: {user_message(error)}")
             if isinstance(error, OSError):
                 _discard_output()  # what is left in the buffer cannot be written either
             raise SystemExit(2) from None

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from utils.distributed import (
-    TIMEOUT,
+    PATIENCE,
     DistContext,
     autocast,
     gather_objects,
@@ -62,12 +62,12 @@ def test_several_processes_on_a_mac_are_refused_in_one_line(monkeypatch):
         init_distributed("mps")
 
 
-def test_a_cpu_group_has_the_same_timeout(tmp_path):
+def test_a_cpu_group_has_its_own_timeout(tmp_path):
     """The default of torch for a further group, half an hour, is shorter than some evaluations by the main rank."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
-        backend = new_cpu_group()._get_backend(torch.device("cpu"))
-        assert backend.options._timeout == TIMEOUT
+        backend = new_cpu_group(PATIENCE)._get_backend(torch.device("cpu"))
+        assert backend.options._timeout == PATIENCE
     finally:
         torch.distributed.destroy_process_group()
 
