@@ -18,6 +18,7 @@ class Corpus:
     spec: DatasetSpec
     notes: list[str] = field(default_factory=list)
     class_names: tuple[str, ...] = ()
+    label_values: tuple[str, ...] = ()  # of each class: its label in the files, which may be an index
     files: dict[str, str] = field(default_factory=dict)  # split -> file or table of the hub, unless it is cut
     columns: dict[str, str] = field(default_factory=dict)  # source, text, label -> column, where the corpus has it
     unused_columns: tuple[str, ...] = ()
@@ -26,6 +27,11 @@ class Corpus:
     def num_classes(self) -> int:
         """0 for a corpus without labels."""
         return len(self.class_names)
+
+    @property
+    def in_catalog(self) -> bool:
+        """Whether the corpus is one of dataset_utils/catalog, and not the user's own files or a hub id."""
+        return bool(self.spec.folders)
 
     @property
     def train(self) -> Split:

@@ -227,6 +227,7 @@ def _corpus(name: str, raw: Mapping[str, RawSplit], spec: DatasetSpec, seed: int
     if train.labels is not None:
         class_names = spec.class_names or find_classes(train.labels, train.where, train.columns.label)
     splits = {split: to_split(rows, class_names, spec.label_to_index) for split, rows in raw.items()}
+    label_values = _label_values(train.labels or (), splits["train"].labels or (), len(class_names))
     if spec.split_fn:
         splits = spec.split_fn(splits, seed, notes)
     found = train.columns
@@ -235,8 +236,18 @@ def _corpus(name: str, raw: Mapping[str, RawSplit], spec: DatasetSpec, seed: int
     return Corpus(
         name, fill_missing_splits(splits, seed, notes), spec, notes, class_names,
         files={split: rows.where for split, rows in raw.items()}, columns=columns,
-        unused_columns=tuple(name for name in train.names if name not in found.names()),
+        label_values=label_values, unused_columns=tuple(name for name in train.names if name not in found.names()),
     )  # fmt: skip
+
+
+def _label_values(labels: Sequence[str], indices: Sequence[int], num_classes: int) -> tuple[str, ...]:
+    """The label of each class in a file; its index where several labels are one class, as for scores."""
+    found: list[set[str]] = [set() for _ in range(num_classes)]
+    for label, index in set(zip(labels, indices, strict=True)):
+        found[index].add(label)
+    if all(len(of_class) == 1 for of_class in found):
+        return tuple(min(of_class) for of_class in found)
+    return tuple(map(str, range(num_classes)))
 
 
 def _join(parts: Sequence[Corpus]) -> Corpus:

@@ -49,8 +49,11 @@ class Output(Protocol):
 class Evaluator:
     """Evaluates a run by its parts."""
 
-    def __init__(self, context: EvaluationContext, parts: Sequence[Part], output: Output) -> None:
-        self.context, self.parts, self.output = context, parts, output
+    def __init__(
+        self, context: EvaluationContext, parts: Sequence[Part], output: Output, sources: Sources | None = None
+    ) -> None:
+        """sources: inputs of a sequence-to-sequence run."""
+        self.context, self.parts, self.output, self.sources = context, parts, output, sources
 
     def load_models(self) -> None:
         """Load every model that the flags name, so that a missing one raises before hours of training."""
@@ -78,7 +81,7 @@ class Evaluator:
         """Run --eval, --eval_test or --gen_data. Returns the exit code."""
         context, run, options = self.context, self.context.run, self.context.options
         if options.gen_data:
-            write_synthetic(run, context.generator, context.corpus, options, TEST_SEEDS)
+            write_synthetic(run, context.generator, context.corpus, options, TEST_SEEDS, self.sources)
             return 0
         split, seeds = ("test", TEST_SEEDS) if options.eval_test else ("valid", (42,))
         folder, results = run.folder / "evaluation", []
@@ -156,7 +159,7 @@ def make_evaluator(
     config = context.config
     if sources is not None:
         pairs = Pairs(context, sources)
-        return Evaluator(context, [pairs], pairs)
+        return Evaluator(context, [pairs], pairs, sources)
     output = TextOutput(context)
     if context.options.gen_data:
         return Evaluator(context, [], output)

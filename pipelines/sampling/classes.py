@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dataset_utils.labels import canonical_label, is_number
 from pipelines.sampling.generator import SampleOutput
 from pipelines.sampling.sampler_call import ConditionFn
 from utils.errors import UserError, did_you_mean
 from utils.records import Condition
+from utils.terminal import single_line
 
 PRIOR, NULL, ALL = "prior", "unconditional", "all"  # not "null": a flag of that value would be unset
 NO_LABEL = -2  # label of an empty text; no classifier returns it
+_MOST_LISTED = 20  # classes in a message
 
 
 @dataclass(frozen=True)
@@ -47,17 +52,48 @@ def select_classes(wanted: str | None, names: Sequence[str], null_prob: float, *
     return ClassSelection(None, (class_index(wanted, names, "--class_id"),))
 
 
-def class_index(wanted: int | str, names: Sequence[str], what: str = "class") -> int:
-    """The number of a class given by name or number; a name takes precedence. UserError for an unknown class."""
-    text = str(wanted).strip()
-    if isinstance(wanted, str) and text in names:
-        return list(names).index(text)
-    if text.isdecimal() and int(text) < len(names):
+def class_index(wanted: Any, names: Sequence[str], what: str = "class") -> int:
+    """The index of a class. UserError, which lists the classes, for an unknown one.
+
+    wanted: the name of a class, in any form that `canonical_label` takes for it: 1, 1.0 and "1" are one. Where no name
+    is a number, a number is the index of a class.
+    """
+    try:
+        text = canonical_label(wanted)
+    except ValueError as error:
+        raise UserError(f"{what} {_shown(wanted)} is not a class, since {error}: {_list_classes(names)}") from None
+    canonical = canonical_names(names)  # runs of earlier releases have other spellings
+    if text in canonical:
+        return canonical.index(text)
+    if text.isdecimal() and not any(map(is_number, canonical)) and Decimal(text) < len(names):
         return int(text)
+    raise UserError(f"{what} {_shown(text)} is not a class{did_you_mean(text, names)}: {_list_classes(names)}")
+
+
+def canonical_names(names: Sequence[str]) -> list[str]:
+    """The names of classes in their canonical spelling; what is no label stays as it is."""
+    canonical = []
+    for name in names:
+        try:
+            canonical.append(canonical_label(name))
+        except ValueError:
+            canonical.append(name)
+    return canonical
+
+
+def _list_classes(names: Sequence[str]) -> str:
     if not names:
-        raise UserError(f"{what} {wanted}: this run was trained without classes")
-    known = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
-    raise UserError(f"{what} {wanted} is not a class{did_you_mean(text, names)}: give one of {known}")
+        return "this run was trained without classes, so leave it out"
+    some = [single_line(name) for name in names[:_MOST_LISTED]]
+    if not any(map(is_number, canonical_names(names))):
+        some = [f"{i} ({name})" for i, name in enumerate(some)]
+    more = f" and {len(names) - len(some)} more" if len(names) > len(some) else ""
+    return f"give one of {', '.join(some)}{more}"
+
+
+def _shown(wanted: Any) -> str:
+    text = single_line(str(wanted)) if isinstance(wanted, str | int | float) else repr(wanted)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def class_conditions(labels: Callable[[int, torch.Generator], Tensor]) -> ConditionFn:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,7 +64,16 @@ def all_classes(evaluate):
 
 def test_a_class_is_given_by_name_or_number():
     assert [class_index(wanted, NAMES) for wanted in ("sports", "1", 1, " business ")] == [1, 1, 1, 2]
-    assert class_index("2", ("1", "2", "3")) == 1 and class_index(2, ("1", "2", "3")) == 2  # a name takes precedence
+    for one in ("1", 1, 1.0, "1.0", np.int64(1)):
+        assert class_index(one, ("1", "2", "3")) == 0  # where names are numbers, numbers are names
+        assert class_index(one, ("0", "yes", "1.0")) == 2
+    assert class_index(True, ("false", "true")) == class_index("TRUE", ("False", "True")) == 1
+    for wrong in (0, "0", 0.0, "4"):
+        with pytest.raises(UserError, match=r"^--class_id [04] is not a class.*: give one of 1, 2, 3$"):
+            class_index(wrong, ("1", "2", "3"), "--class_id")
+    for no_label in (None, math.nan, [1], " "):
+        with pytest.raises(UserError, match="is not a class, since .*: give one of 1, 2, 3$"):
+            class_index(no_label, ("1", "2", "3"))
     for wrong in ("sprots", "3", "-1", "1.5", -1, 3, "", "none"):
         with pytest.raises(UserError, match=r"is not a class.*give one of 0 \(world\), 1 \(sports\), 2 \(business\)"):
             class_index(wrong, NAMES)
@@ -226,7 +237,7 @@ def test_synthetic_data_equals_samples_of_the_run_and_can_be_read_as_training_te
     for seed in (42, 46):
         file = tmp_path / f"synth_sample8_seed{seed}.csv"
         read = collect_rows(readers.by_suffix(file)(file), Columns(guess=True), str(file))
-        assert read.labels == list("00112233")
+        assert read.columns.label == "class" and read.labels == [topic for topic in TOPICS for _ in range(2)]
         written = [pipeline(2, seed=seed, decoding="greedy", class_id=c, guidance=4.0) for c in range(4)]
         assert read.texts == [text.strip() for of_class in written for text in of_class]
 
