@@ -125,10 +125,8 @@ def format_round_trips(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if changed:
         name, found = changed[0]
         row = found["first_changed_row"] + 1
-        lines += [
-            f"first text of {name} that changes (number {row:,}):",
-            *format_change(found["before"], found["after"]),
-        ]
+        lines.append(f"first text of {name} that changes (number {row:,}):")
+        lines += _show_change(found["before"], found["after"])
     for name, found in results.items():
         if found["special_texts"]:
             lines.append(
