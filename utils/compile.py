@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
+import torch._functorch.config
 from torch import nn
 
 from utils.errors import one_line_text
@@ -18,15 +19,25 @@ from utils.options import KernelOptions
 # CUDA graphs are made for training, self-conditioning estimates, validation, and two kinds of sampling steps, at each
 # batch size; beyond this number torch runs uncompiled
 MAX_GRAPHS = 64
+_kernels_are_set = False  # in this process
 _in_cuda_graphs: WeakSet[nn.Module] = WeakSet()
 
 
-def set_kernels(options: KernelOptions, device: torch.device) -> None:
-    """Set attention kernels, TF32 and the reuse of freed memory for this process."""
+def set_kernels(options: KernelOptions, device: torch.device, *, unless_set: bool = False) -> None:
+    """Set attention kernels, TF32 and the reuse of freed memory for this process.
+
+    unless_set: leave what a program of this process has set before, as when training loads another run.
+    """
+    global _kernels_are_set
+    if unless_set and _kernels_are_set:
+        return
+    _kernels_are_set = True
     fused = options.attention == "fused"
     torch.backends.cuda.enable_flash_sdp(fused)  # the switch of the CPU's fused kernel, too
     torch.backends.cuda.enable_mem_efficient_sdp(fused)
-    torch.backends.cuda.enable_cudnn_sdp(fused)
+    # Never cuDNN's, which torch prefers on sm90 and sm100: its backward gives nan where a padded query's logsumexp is
+    # below -88.7, as with the bias of model/attention, and it builds a plan for every new shape while decoding.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.enable_math_sdp(True)
     torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
     if options.freed_memory == "keep" and device.type == "cpu":
@@ -52,8 +63,8 @@ def compile_network(
 ) -> nn.Module:
     """Compile the module at its first call if --compile (flag) applies; returns it, with names and weights unchanged.
 
-    On CUDA it uses CUDA graphs, one for every shape: callers keep shapes static. Where compiling fails, it prints one
-    line by log() and runs uncompiled. Dropout draws other numbers than without compiling.
+    On CUDA it uses CUDA graphs, one for every shape: callers keep shapes static. Where compiling fails, in the forward
+    or the backward, it prints one line by log() and runs uncompiled. Dropout draws other numbers than uncompiled.
     part: the network is one of several in a step, or gets batches of many shapes outside training: then it is compiled
     for training alone, and without CUDA graphs.
     """
@@ -61,6 +72,8 @@ def compile_network(
         return network
     mode = "reduce-overhead" if device.type == "cuda" and not part else "default"
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_GRAPHS)
+    # the backward is compiled with the forward, where a compiler error can be caught, not at the first loss.backward()
+    torch._functorch.config.force_non_lazy_backward_lowering = True
     plain = network._call_impl
     compiled = torch.compile(plain, mode=mode, dynamic=False)
     works: bool | None = None  # None until the first call
@@ -115,5 +128,5 @@ def _is_compiler_error(error: Exception) -> bool:
 
 
 def _short(error: Exception) -> str:
-    text = one_line_text(error) or type(error).__name__
+    text = one_line_text(str(error).partition("Set TORCHDYNAMO_VERBOSE")[0]) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def defaults_after():
+    torch._dynamo.reset()  # a failure is remembered for all modules
     yield
     set_kernels(KernelOptions(), CPU)
 
@@ -52,18 +54,73 @@ def test_plain_attention_gives_the_same_loss_and_gradients():
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 
-def test_failed_compilation_warns_in_one_line_and_runs_uncompiled(monkeypatch):
-    """The name is not that of a C++ compiler."""
+def compiler_of(path: str):
+    """A context in which inductor compiles by this program, without its caches."""
     import torch._inductor.config
 
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    return torch._inductor.config.patch({"cpp.cxx": (path,), "compile_threads": 1, "force_disable_caches": True})
+
+
+def test_failed_compilation_warns_in_one_line_and_runs_uncompiled():
+    """The name is not that of a C++ compiler."""
     net, lines = network(), []
     expected = loss(copy.deepcopy(net))
     compile_network(net, "on", CPU, lines.append)
-    assert torch.equal(loss(net), expected) and torch.equal(loss(net), expected)
+    with compiler_of("no-such-compiler"):
+        assert torch.equal(loss(net), expected) and torch.equal(loss(net), expected)
     assert len(lines) == 1 and "\n" not in lines[0] and "--compile off" in lines[0] and len(lines[0]) < 300
+    assert torch._functorch.config.force_non_lazy_backward_lowering  # else the backward would be compiled later
+
+
+# Compiles one kernel, that of the forward, and refuses the second, that of the backward.
+REFUSES_BACKWARD = """#!/bin/sh
+for file in "$@"; do
+  case $file in *.main.cpp) mkdir "$0.seen" || exit 1;; esac
+done
+exec g++ "$@"
+"""
+
+
+class Gelu(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(8))
+
+    def forward(self, x):
+        return torch.nn.functional.gelu(x * self.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiler_error_in_the_backward_warns_in_one_line_and_runs_uncompiled(tmp_path):
+    compiler = tmp_path / "c++"
+    compiler.write_text(REFUSES_BACKWARD)
+    compiler.chmod(0o755)
+    net = Gelu()
+    x, found, lines = torch.randn(3, 8), [], []
+    with compiler_of(str(compiler)):
+        for network in (net, compile_network(copy.deepcopy(net), "on", CPU, lines.append)):
+            for _ in range(2):
+                network.zero_grad()
+                network(x).square().sum().backward()
+            found.append([p.grad for p in network.parameters()])
+    assert all(map(torch.equal, *found))
+    (line,) = lines
+    assert (tmp_path / "c++.seen").is_dir(), "the forward was compiled"
+    assert "\n" not in line and "--compile off" in line and len(line) < 300 and "CppCompileError" in line
+
+
+def test_cudnn_attention_is_never_chosen():
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    for attention in ("fused", "plain"):
+        set_kernels(KernelOptions(attention=attention), CPU)
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_a_program_chose_its_kernels_before_it_loads_a_run():
+    set_kernels(KernelOptions(attention="plain"), CPU)
+    set_kernels(KernelOptions(), CPU, unless_set=True)
+    assert not torch.backends.cuda.flash_sdp_enabled()
 
 
 @pytest.mark.slow
