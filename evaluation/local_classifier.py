@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from evaluation.report import nan_to_none
 from evaluation.text_tokens import separate_characters
-from utils.errors import UserError
+from utils.errors import UserError, library_message
 from utils.run_folder import write_json
 
 INFO_FILE, WEIGHTS = "local_classifier.json", "weights.safetensors"
@@ -96,8 +97,11 @@ def train_local(
         info["held_out_data"] = _fingerprint(*held_out)
     saved = read_info(folder)
     if saved is not None and {name: saved.get(name) for name in info} == info:
-        return folder
-    if folder.exists() and any(folder.iterdir()) and saved is None:
+        damage = _damage(folder)
+        if damage is None:
+            return folder
+        print(f"the classifier in {folder} is incomplete ({damage}): it is trained again", file=sys.stderr)
+    elif folder.exists() and any(folder.iterdir()) and not (folder / INFO_FILE).exists():
         raise UserError(
             f"{folder} holds something other than a classifier trained here: name another folder, or empty it"
         )
@@ -127,12 +131,24 @@ def load_local(folder: Path) -> LocalClassifier:
     return LocalClassifier(words, **load_file(folder / WEIGHTS))
 
 
+def _damage(folder: Path) -> str | None:
+    """What is missing or damaged in the folder of a local classifier, in a few words; None if it loads."""
+    try:
+        model = load_local(folder)
+        if not len(model.words) == len(model.idf) == len(model.table):
+            return "its words and weights differ in number"
+    except Exception as error:  # of JSON, of safetensors, of a file that is missing
+        return library_message(error, limit=100)
+    return None
+
+
 def read_info(folder: Path) -> dict[str, Any] | None:
     """Read INFO_FILE of a folder; None if it holds no local classifier."""
     try:
-        return json.loads((Path(folder) / INFO_FILE).read_text(encoding="utf-8"))
+        info = json.loads((Path(folder) / INFO_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return info if isinstance(info, dict) else None
 
 
 def label_agreement(predicted: Sequence[int], labels: Sequence[int], class_names: Sequence[str]) -> dict[str, Any]:

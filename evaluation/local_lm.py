@@ -14,19 +14,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from utils.errors import UserError
+from utils.errors import UserError, library_message
 from utils.preemption import check_interrupt
 from utils.run_folder import write_json
 
 NAME = "local_lm"  # part of metric keys, like gpt2-large for a pretrained scorer
 INFO_FILE = "local_lm.json"
+WEIGHTS = "model.safetensors"
+FILES = (WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json")  # without one of them it does not load
 START_TOKEN = "<|endoftext|>"  # begins and ends every text, as in GPT-2
 
 
@@ -57,8 +59,9 @@ def train_local(
     """Train a local language model on the texts and save it in `folder` unless it is there. Returns the folder.
 
     settings: fields of LocalLMOptions. progress: called with a line every few seconds (default: print to stderr).
-    A local language model of other texts or options in the folder is replaced once the new one is complete. Raises
-    UserError if the corpus has no text, or if the folder holds anything else.
+    A local language model of other texts or options in the folder, or one of which something is missing, is replaced
+    once the new one is complete. Of the ranks of a run only rank 0 calls this (utils.shared). Raises UserError if the
+    corpus has no text, or if the folder holds anything else.
     """
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -68,11 +71,14 @@ def train_local(
         raise UserError("cannot train a scorer: the corpus is empty; give training texts, or a scorer with --scorer")
     info = {"comparable": False, "texts": len(nonempty), "data": _fingerprint(nonempty), **asdict(options)}
     saved = _read_info(folder)
-    if saved == info:
-        return folder
-    if folder.exists() and any(folder.iterdir()) and saved is None:
-        raise UserError(f"{folder} holds something other than a scorer trained here: name another folder, or empty it")
     log = progress or (lambda line: print(line, file=sys.stderr, flush=True))
+    if saved is not None and {name: saved.get(name) for name in info} == info:
+        damage = _damage(folder, saved)
+        if damage is None:
+            return folder
+        log(f"the scorer in {folder} is incomplete ({damage}): it is trained again")
+    elif folder.exists() and any(folder.iterdir()) and not (folder / INFO_FILE).exists():
+        raise UserError(f"{folder} holds something other than a scorer trained here: name another folder, or empty it")
 
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_train_tokenizer(nonempty, options),
@@ -103,7 +109,9 @@ def train_local(
     with quiet_transformers():
         model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    write_json(partial / INFO_FILE, info)
+    if not (partial / WEIGHTS).is_file():  # transformers writes nothing on ranks other than 0
+        raise RuntimeError(f"{partial} got no weights: only rank 0 may train a scorer")
+    write_json(partial / INFO_FILE, info | {"sha256": {file: _sha256(partial / file) for file in FILES}})
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
@@ -217,9 +225,44 @@ def quiet_transformers() -> Iterator[None]:
 def _read_info(folder: Path) -> dict[str, Any] | None:
     """Read INFO_FILE of a folder; None if it holds no local language model."""
     try:
-        return json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return info if isinstance(info, dict) else None
+
+
+def _damage(folder: Path, info: dict[str, Any]) -> str | None:
+    """What is missing or damaged in the folder of a local language model, in a few words; None if it loads.
+
+    info: its INFO_FILE; those of older releases hold no checksums, so there shapes alone are compared.
+    """
+    from safetensors import safe_open
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        return f"{missing[0]} is missing"
+    checksums = info.get("sha256")
+    try:
+        if isinstance(checksums, dict):
+            return next(
+                (f"{name} has changed" for name in FILES if _sha256(folder / name) != checksums.get(name)), None
+            )
+        with torch.device("meta"):
+            model = GPT2LMHeadModel(GPT2Config.from_pretrained(folder))
+        with safe_open(folder / WEIGHTS, "pt") as weights:
+            found = {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # of three libraries
+        return library_message(error, limit=100)
+    expected = {name: list(x.shape) for name, x in model.state_dict().items() if name != "lm_head.weight"}  # tied
+    wrong = next((name for name, shape in expected.items() if found.get(name) != shape), None)
+    return f"{WEIGHTS} lacks {wrong}" if wrong else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _fingerprint(texts: Sequence[str]) -> str:
