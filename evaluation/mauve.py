@@ -1,7 +1,8 @@
 """MAUVE: similarity of the distributions of samples and references, from 0 to 1.
 
-Pillutla et al. 2021, arXiv:2102.01454, with features of the scorer and the clustering of mauve-text. The number of
-buckets changes the score (the same data give 0.94 or 0.45), so it follows one rule here and is recorded.
+Pillutla et al. 2021, arXiv:2102.01454, with features of the scorer or embeddings of a sentence encoder, and the
+clustering of mauve-text. The number of buckets changes the score (the same data give 0.94 or 0.45), so it follows one
+rule here and is recorded.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from evaluation.optional import optional_import
-from evaluation.scorers import Scorer
 
 MIN_TEXTS = 1000  # per side; with fewer the score is mostly noise
 MAX_LENGTH = 256  # tokens of a text, for its features
-SCALING = 5.0  # the paper's constant c
+SCALING = 5.0  # the paper's constant c, for features of a causal language model
+EMBEDDING_SCALING = 8.0  # the same for embeddings of a sentence encoder, as the method's first release has it
 SEED = 25  # seed of the clustering
+
+
+class Featurizer(Protocol):
+    """What MAUVE needs of a scorer (scorers.Scorer) or of a sentence encoder (encoders.SentenceEncoder)."""
+
+    def features(self, texts: Sequence[str], max_length: int = ..., *, on_disk: bool = ...) -> np.ndarray:
+        """Return (n, d) float32, one row per text."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +55,26 @@ def num_buckets(n: int) -> int:
 
 
 def mauve(
-    samples: Sequence[str], references: Sequence[str], scorer: Scorer, *, seed: int = SEED, cache_samples: bool = False
+    samples: Sequence[str],
+    references: Sequence[str],
+    model: Featurizer,
+    *,
+    seed: int = SEED,
+    scaling: float = SCALING,
+    cache_samples: bool = False,
 ) -> Mauve:
     """Compute MAUVE of two sets of texts, the larger one cut to the size of the smaller. Deterministic in the seed.
 
-    cache_samples: also cache the features of the samples on disk; for real texts, which are scored again.
+    model: a scorer, or a sentence encoder with scaling=EMBEDDING_SCALING. cache_samples: also cache the features of the
+    samples on disk; for real texts, which are scored again.
     """
     n = min(len(samples), len(references))
-    p = scorer.features(samples[:n], MAX_LENGTH, on_disk=cache_samples)
-    q = scorer.features(references[:n], MAX_LENGTH, on_disk=True)
-    return mauve_of_features(p, q, seed=seed)
+    p = model.features(samples[:n], MAX_LENGTH, on_disk=cache_samples)
+    q = model.features(references[:n], MAX_LENGTH, on_disk=True)
+    return mauve_of_features(p, q, seed=seed, scaling=scaling)
 
 
-def mauve_of_features(p: np.ndarray, q: np.ndarray, *, seed: int = SEED) -> Mauve:
+def mauve_of_features(p: np.ndarray, q: np.ndarray, *, seed: int = SEED, scaling: float = SCALING) -> Mauve:
     """Compute MAUVE of two sets of feature vectors, (n, d) float32 each, the larger one cut.
 
     nan with fewer than two texts per side, which cannot be clustered.
@@ -68,21 +83,21 @@ def mauve_of_features(p: np.ndarray, q: np.ndarray, *, seed: int = SEED) -> Mauv
     limits = optional_import("threadpoolctl", "threadpoolctl", "MAUVE").threadpool_limits
     n = min(len(p), len(q))
     if n < 2:
-        return Mauve(math.nan, n, num_buckets(n), True, seed)
+        return Mauve(math.nan, n, num_buckets(n), True, seed, scaling)
     if np.ptp(np.concatenate([p[:n], q[:n]]), axis=0).max() == 0:
         # the same text everywhere: there is no axis along which to cluster
-        return Mauve(1.0, n, num_buckets(n), n < MIN_TEXTS, seed)
+        return Mauve(1.0, n, num_buckets(n), n < MIN_TEXTS, seed, scaling)
     # one BLAS thread: OpenBLAS threads together with OpenMP threads take up to 20 s instead of 0.2 s
     with _quiet_clustering(), limits(1, user_api="blas"):
         result = library.compute_mauve(
             p_features=p[:n],
             q_features=q[:n],
             num_buckets=num_buckets(n),
-            mauve_scaling_factor=SCALING,
+            mauve_scaling_factor=scaling,
             seed=seed,
             verbose=False,
         )
-    return Mauve(min(float(result.mauve), 1.0), n, num_buckets(n), n < MIN_TEXTS, seed)
+    return Mauve(min(float(result.mauve), 1.0), n, num_buckets(n), n < MIN_TEXTS, seed, scaling)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from evaluation.memorization import NgramIndex, memorization
 from evaluation.optional import MissingPackage
 from evaluation.scorers import Scorer
 from evaluation.text_tokens import is_empty
+from evaluation.two_sample import linear_auc
 
 # Protocols: which texts are scored.
 SAMPLES = "samples"  # samples without a source, and real texts for comparison
@@ -46,6 +47,7 @@ class MetricContext:
     bleu_tokenizer: str = "13a"  # tokenizer of sacreBLEU
     bertscore_model: str | None = None  # a hub id or a folder
     device: str = "cpu"  # device of the BERTScore model
+    held_out: Sequence[str] | None = None  # real texts that samples should resemble, in no order
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ METRICS: dict[str, Metric] = {
     "memorization": Metric(
         lambda c: memorization(c.texts, c.training) if c.training else {}, (SAMPLES, PAIRS), needs=("training",)
     ),
+    "linear_auc": Metric(lambda c: linear_auc(c.texts, c.held_out or ()), (SAMPLES,), needs=("held_out",)),
     "bleu": Metric(
         lambda c: {"bleu": overlap.bleu(c.texts, c.references or ())}, (RECONSTRUCTION,), needs=("references",)
     ),

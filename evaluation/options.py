@@ -45,9 +45,19 @@ class EvaluationOptions:
     scorer: str | None = flag(
         None,
         "causal language model for perplexity and MAUVE, a local folder or a hub id (published figures: "
-        "openai-community/gpt2-large); unset: a small one is trained on the corpus, not comparable "
-        "to published figures",
+        "openai-community/gpt2-large); unset: at --eval and --eval_test smollm2-135m, if python -m "
+        "latent_models.pretrained has made it, else, as with local_lm, a small one is trained on the corpus, not "
+        "comparable to published figures",
         may_change="eval",
+    )
+
+
+@dataclass
+class MauveOptions:
+    mauve_encoder: str | None = flag(
+        None,
+        "encoder of sentences for MAUVE on embeddings, a local folder (python -m latent_models.pretrained minilm-l6) "
+        "or a hub id; unset: MAUVE by the scorer alone",
     )
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from evaluation import mbr
-from evaluation.mauve import Mauve, mauve
+from evaluation.encoders import SentenceEncoder
+from evaluation.mauve import EMBEDDING_SCALING, Mauve, mauve
 from evaluation.memorization import NgramIndex
 from evaluation.metrics import (
     CANDIDATES,
@@ -43,25 +45,35 @@ def evaluate_texts(
     *,
     prefix: str = "",
     condition: int | None = None,
+    encoder: SentenceEncoder | None = None,
+    held_out: Sequence[str] | None = None,
 ) -> Result:
     """Compute every metric of a set of samples, and its MAUVE against each set of references (larger side cut).
 
-    Keys: {prefix}{cond}{metric} and {prefix}{scorer}_{cond}{reference}_mauve, where cond is `cond{c}_` for samples of
-    class c and empty otherwise. training: all training texts, or their NgramIndex if it is used again.
+    Keys: {prefix}{cond}{metric} and {prefix}{model}_{cond}{reference}_mauve, where cond is `cond{c}_` for samples of
+    class c and empty otherwise, and model is the name of the scorer, and with an encoder that of the encoder.
+    training: all training texts, or their NgramIndex if it is used again. held_out: real texts for linear_auc; None:
+    the first references that are not those of the key "train".
 
     Differs from the reference, which skips MAUVE if perplexity exceeds 5,000: a local scorer has another scale, and a
     curve without gaps is easier to read.
     """
     cond = "" if condition is None else f"cond{condition}_"
     index, no_index = _make_index(training)
-    numbers, missing = compute_metrics(MetricContext(samples, scorer=scorer, training=index), SAMPLES)
+    if held_out is None:
+        held_out = next((texts for name, texts in references.items() if name != "train"), None)
+    context = MetricContext(samples, scorer=scorer, training=index, held_out=held_out)
+    numbers, missing = compute_metrics(context, SAMPLES)
     result: Result = {f"{prefix}{cond}{key}": value for key, value in numbers.items()}
-    scores, no_mauve = _compute_mauves({name: (samples, texts) for name, texts in references.items()}, scorer)
-    for name, mauve_score in scores.items():
-        result[f"{prefix}{_name(scorer)}_{cond}{name}_mauve"] = mauve_score.score
-    result["protocol"] = protocol(scorer, len(samples), scores.values(), {*no_index, *missing, *no_mauve}) | {
-        "words": word_rule(samples)
-    }
+    pairs = {f"{cond}{name}": (samples, texts) for name, texts in references.items()}
+    mauves = compute_mauves(pairs, scorer, encoder)
+    result |= {f"{prefix}{key}": value for key, value in mauves.numbers.items()}
+    absent = {*no_index, *missing, *mauves.missing}
+    result["protocol"] = (
+        protocol(scorer, len(samples), mauves.of_scorer, absent)
+        | mauves.encoder_protocol
+        | {"words": word_rule(samples)}
+    )
     return result
 
 
@@ -73,6 +85,7 @@ def reference_metrics(
     split: str,
     num_samples: int | None = None,
     index: NgramIndex | None = None,
+    encoder: SentenceEncoder | None = None,
 ) -> Result:
     """Compute the same metrics of real texts, with which samples are compared. split: val or test.
 
@@ -82,16 +95,18 @@ def reference_metrics(
     n = min(num_samples or len(references), len(references))
     held_out, first, second = references[:n], training[:n], training[n : 2 * n]
     known, no_index = (index, []) if index is not None else _make_index(training)
-    of_held_out, missing = compute_metrics(MetricContext(held_out, scorer=scorer, training=known), SAMPLES)
+    context = MetricContext(held_out, scorer=scorer, training=known, held_out=first)
+    of_held_out, missing = compute_metrics(context, SAMPLES)
     of_train, _ = compute_metrics(MetricContext(first, scorer=scorer), SAMPLES)
     if split == "val" and "unique_wordcount" in of_held_out:
         of_held_out["unique_wordcounts"] = of_held_out["unique_wordcount"]  # the key was published in the plural
     result: Result = {f"reference/{split}_{key}": value for key, value in of_held_out.items()}
     result |= {f"reference/train_{key}": value for key, value in of_train.items()}
     pairs = {f"train_{split}": (first, held_out), "train_train": (first, second)}
-    scores, no_mauve = _compute_mauves(pairs, scorer, cache_samples=True)
-    result |= {f"reference/{_name(scorer)}_{name}_mauve": score.score for name, score in scores.items()}
-    result["protocol"] = protocol(scorer, n, scores.values(), {*no_index, *missing, *no_mauve})
+    mauves = compute_mauves(pairs, scorer, encoder, cache_samples=True)
+    result |= {f"reference/{key}": value for key, value in mauves.numbers.items()}
+    absent = {*no_index, *missing, *mauves.missing}
+    result["protocol"] = protocol(scorer, n, mauves.of_scorer, absent) | mauves.encoder_protocol
     return result
 
 
@@ -235,10 +250,6 @@ def protocol(
     return metadata
 
 
-def _name(scorer: Scorer | None) -> str:
-    return scorer.name if scorer else ""
-
-
 def _make_index(training: Iterable[str] | NgramIndex) -> tuple[NgramIndex | None, list[str]]:
     """Return the index of the training texts, and the missing packages; without them the index is None."""
     try:
@@ -247,13 +258,39 @@ def _make_index(training: Iterable[str] | NgramIndex) -> tuple[NgramIndex | None
         return None, [error.package]
 
 
-def _compute_mauves(
-    pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]], scorer: Scorer | None, *, cache_samples: bool = False
-) -> tuple[dict[str, Mauve], list[str]]:
-    """Compute MAUVE of each pair of sets; also returns the missing packages. cache_samples: as in mauve()."""
-    if scorer is None:
-        return {}, []
+@dataclass
+class MauveScores:
+    """MAUVE of several pairs of sets, by a scorer and by an encoder."""
+
+    numbers: dict[str, float] = field(default_factory=dict)  # {model}_{name of the pair}_mauve -> score
+    of_scorer: list[Mauve] = field(default_factory=list)
+    encoder_protocol: Result = field(default_factory=dict)  # empty without an encoder
+    missing: list[str] = field(default_factory=list)  # packages without which nothing is computed
+
+
+def compute_mauves(
+    pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    scorer: Scorer | None,
+    encoder: SentenceEncoder | None = None,
+    *,
+    cache_samples: bool = False,
+) -> MauveScores:
+    """Compute MAUVE of each pair of sets by each model that there is. cache_samples: as in mauve()."""
+    result = MauveScores()
     try:
-        return {name: mauve(p, q, scorer, cache_samples=cache_samples) for name, (p, q) in pairs.items()}, []
+        if scorer is not None:
+            by_scorer = {name: mauve(p, q, scorer, cache_samples=cache_samples) for name, (p, q) in pairs.items()}
+            result.of_scorer = list(by_scorer.values())
+            result.numbers |= {f"{scorer.name}_{name}_mauve": score.score for name, score in by_scorer.items()}
+        if encoder is not None:
+            by_encoder = {
+                name: mauve(p, q, encoder, scaling=EMBEDDING_SCALING, cache_samples=cache_samples)
+                for name, (p, q) in pairs.items()
+            }
+            # one model may have both roles
+            name = encoder.name if scorer is None or scorer.name != encoder.name else f"{encoder.name}-embeddings"
+            result.numbers |= {f"{name}_{key}_mauve": score.score for key, score in by_encoder.items()}
+            result.encoder_protocol = {"mauve_encoder": encoder.protocol(by_encoder.values())}
     except MissingPackage as error:
-        return {}, [error.package]
+        result.missing.append(error.package)
+    return result

@@ -31,9 +31,11 @@ from utils.checkpoints import fingerprint
 from utils.distributed import DistContext, broadcast_object, gather_objects
 from utils.errors import UserError
 from utils.hub import hub_kwargs
+from utils.local_models import check_intact, find_model
 from utils.locks import exclusive
 
 PUBLISHED = {"model_type": "gpt2", "n_layer": 36, "n_embd": 1280, "vocab_size": 50257}  # GPT-2 large
+DEFAULT = "smollm2-135m"  # pretrained, and to be had without the hub: its scores compare between runs and corpora
 BATCH_TOKENS = 4096  # tokens with padding: the logits of a 50,000-word vocabulary take 0.8 GB
 FEATURE_CACHE_SIZE = 16  # feature arrays in memory: every evaluation scores the same references again
 
@@ -75,7 +77,7 @@ class Scorer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of weights and tokenizer: two results are comparable only if it agrees."""
-        return _digest([fingerprint(self.model)], tokenizer_fingerprint.fingerprint(self.tokenizer))
+        return digest([fingerprint(self.model)], tokenizer_fingerprint.fingerprint(self.tokenizer))
 
     def nll(self, texts: Sequence[str]) -> Likelihood:
         """Compute the negative log-likelihood of each text given the start token, in the order of the texts."""
@@ -88,7 +90,7 @@ class Scorer:
     def _nll(self, texts: Sequence[str], _: int, shard_index: int, num_shards: int) -> Iterator[tuple[Any, ...]]:
         """Yield rows, their total NLL and their number of tokens, for the batches of one shard."""
         encoded = self._encode(texts, self.max_length - 1, add_special_tokens=False)
-        for rows in islice(_batches([len(ids) + 1 for ids in encoded]), shard_index, None, num_shards):
+        for rows in islice(length_batches([len(ids) + 1 for ids in encoded]), shard_index, None, num_shards):
             rows = [i for i in rows if encoded[i]]
             if not rows:
                 continue
@@ -103,7 +105,7 @@ class Scorer:
         Differs from mauve-text, which drops empty texts: here an empty text gets the state at the start token, so that
         empty samples lower the score. on_disk: also cache in self.cache_dir; for texts that are scored again.
         """
-        key = _digest(texts, max_length)
+        key = digest(texts, max_length)
         if key in self._features:
             self._features.move_to_end(key)
             return self._features[key]
@@ -127,7 +129,7 @@ class Scorer:
     ) -> Iterator[tuple[Any, ...]]:
         """Yield rows and their features (n, d), for the batches of one shard."""
         encoded = [ids or [self.start_id] for ids in self._encode(texts, min(max_length, self.max_length))]
-        for rows in islice(_batches([len(ids) for ids in encoded]), shard_index, None, num_shards):
+        for rows in islice(length_batches([len(ids) for ids in encoded]), shard_index, None, num_shards):
             ids, mask = self._pad([encoded[i] for i in rows])
             states = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, d)
             last = states[torch.arange(len(rows), device=ids.device), mask.sum(1) - 1]
@@ -168,6 +170,17 @@ class Scorer:
         return ids.to(self.device), mask.to(self.device)
 
 
+def source_of(flag: str | None, *, or_default: bool) -> str | None:
+    """Return the folder or hub id that --scorer means; None: a small model that is trained on the corpus.
+
+    Unset and or_default, it is the folder of DEFAULT, if `python -m latent_models.pretrained` has made it.
+    """
+    if flag == NAME and not Path(flag).is_dir():
+        return None
+    folder = find_model(DEFAULT) if flag is None and or_default else None
+    return str(folder) if folder else flag
+
+
 def load(
     source: str | Path | None,
     *,
@@ -194,6 +207,7 @@ def load(
         raise UserError(
             f"scorer {source}: there is no such folder; --scorer takes a folder or a hub id of a causal language model"
         )
+    record = check_intact(path, "--scorer")
     options = {"trust_remote_code": False} | ({} if path.is_dir() else hub_kwargs())
     try:
         with quiet_transformers():
@@ -210,11 +224,11 @@ def load(
     check_causal(model.eval(), f"scorer {source}")
     is_local = (path / INFO_FILE).is_file()
     published = all(getattr(model.config, key, None) == value for key, value in PUBLISHED.items())
-    name = NAME if is_local else str(source).rstrip("/").split("/")[-1]
+    name = NAME if is_local else record["name"] if record else str(source).rstrip("/").split("/")[-1]
     return Scorer(model.to(device), tokenizer, name, comparable=published and not is_local, max_length=max_length)
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Yield rows of similar length, at most BATCH_TOKENS tokens with padding (a longer text is a batch of its own)."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # longest first: it runs out of memory at once
@@ -226,7 +240,8 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _digest(texts: Sequence[str], *others: Any) -> str:
+def digest(texts: Sequence[str], *others: Any) -> str:
+    """Return a hash of texts and of whatever else JSON can hold."""
     return sha256(json.dumps([list(texts), others]).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dataset_utils.options import DataOptions, PackingOptions
 from diffusion.options import ProcessOptions, SamplingOptions
-from evaluation.options import ClassOptions, EvaluationOptions, PairOptions
+from evaluation.options import ClassOptions, EvaluationOptions, MauveOptions, PairOptions
 from latent_models.autoencoders import AUTOENCODERS
 from latent_models.autoencoders.options import PerceiverOptions
 from latent_models.options import (
@@ -147,6 +147,7 @@ class DiffusionConfig(TextModelConfig):
     trajectory: TrajectoryOptions = group(TrajectoryOptions, "trajectories", flags=FREE_AT_EVAL)
     ema: EMAOptions = group(EMAOptions, "averaged weights")
     intervals: IntervalOptions = group(IntervalOptions, "intervals")
+    mauve: MauveOptions = group(MauveOptions, "evaluation by embeddings", flags=FREE_AT_EVAL)
     classes: ClassOptions = group(ClassOptions, "evaluation of classes", flags=FREE_AT_EVAL)
     pairs: PairOptions = group(PairOptions, "evaluation of pairs", flags=FREE_AT_EVAL)
 

@@ -48,7 +48,7 @@ class AutoencoderEvaluator:
         self.rows = torch.arange(min(config.validation.eval_texts, len(data)))
         self.references = [data.split.texts[row] for row in self.rows.tolist()]
         # perplexity needs --scorer: no scorer is trained here
-        source = config.evaluation.scorer
+        source = scorers.source_of(config.evaluation.scorer, or_default=False)
         self.scorer = scorers.load(source, device=run.device) if source else None
         self.metrics: dict[str, Any] = {}
         self.texts: dict[str, list[str]] = {}  # by column name of the file of samples

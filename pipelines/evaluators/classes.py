@@ -138,7 +138,13 @@ class PerClass(Part):
             metrics |= self._mauve_metrics(result, prefix) | _label_accuracy(result, prefix)
             for c, output in outputs.items():
                 numbers = evaluate_texts(
-                    texts[c], {}, context.training_ngrams, context.scorer, prefix=prefix, condition=c
+                    texts[c],
+                    {},
+                    context.training_ngrams,
+                    context.scorer,
+                    prefix=prefix,
+                    condition=c,
+                    held_out=references[SPLIT_KEYS[split]][c],
                 )
                 metrics |= {key: value for key, value in numbers.items() if key != "protocol"}
                 metrics[f"{prefix}cond{c}_num_empty_resampled"] = output.empty[strategy]

@@ -16,9 +16,10 @@ import torch
 
 from dataset_utils.corpus import Corpus
 from diffusion.samplers import nfe
-from evaluation import classifiers, report, scorers
+from evaluation import classifiers, encoders, report, scorers
 from evaluation.classifiers import Classifier
 from evaluation.distributed import on_rank0
+from evaluation.encoders import SentenceEncoder
 from evaluation.memorization import NgramIndex
 from evaluation.scorers import Scorer
 from latent_models.generation.decoding import strategies
@@ -47,13 +48,27 @@ class EvaluationContext:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The language model of --scorer, or a small one trained on the corpus and saved in the run folder."""
-        texts = None if self.options.scorer else self.corpus.train.texts
-        scorer = scorers.load(
-            self.options.scorer, texts=texts, folder=self.run.folder / "scorer", device=self.run.device
-        )
+        """The language model of --scorer, or a small one trained on the corpus and saved in the run folder.
+
+        A trained run is scored by SmolLM2 without --scorer, if it has been unpacked on this machine.
+        """
+        source = scorers.source_of(self.options.scorer, or_default=self.run.is_eval)
+        if source and source != self.options.scorer:
+            self.run.log(f"scorer: {source}, unpacked on this machine (--scorer names another)")
+        texts = None if source else self.corpus.train.texts
+        scorer = scorers.load(source, texts=texts, folder=self.run.folder / "scorer", device=self.run.device)
         scorer.cache_dir = self.cache_dir
         return scorer
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder | None:
+        """The encoder of --mauve_encoder; None without the flag."""
+        source = self.config.mauve.mauve_encoder
+        if source is None:
+            return None
+        encoder = encoders.load(source, device=self.run.device)
+        encoder.cache_dir = self.cache_dir
+        return encoder
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -83,6 +98,7 @@ class EvaluationContext:
         """Load the models that the flags name. Called before training, so that a missing model raises at once."""
         if self.options.scorer:
             _ = self.scorer
+        _ = self.encoder
         if self.classes.classifier and self.config.denoiser.class_conditional:
             _ = self.classifier
 

@@ -32,6 +32,7 @@ class References(Part):
                 split=SPLIT_KEYS[split],
                 num_samples=context.num_samples(split),
                 index=context.training_ngrams,
+                encoder=context.encoder,
             )
 
         metrics = context.on_rank0(score)
@@ -51,7 +52,9 @@ def sample_and_score(
         metrics: Metrics = {}
         for strategy, texts in output.texts.items():
             prefix = f"model/{strategy}/"
-            metrics |= evaluate_texts(texts, references, context.training_ngrams, context.scorer, prefix=prefix)
+            metrics |= evaluate_texts(
+                texts, references, context.training_ngrams, context.scorer, prefix=prefix, encoder=context.encoder
+            )
             metrics[f"{prefix}num_empty_resampled"] = output.empty[strategy]
         return metrics
 

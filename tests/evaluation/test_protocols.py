@@ -34,7 +34,7 @@ def test_keys_of_samples(scorer, stories):
     found = evaluate_texts(
         stories[:10], {"val": stories[20:30], "train": stories[40:50]}, stories[30:], scorer, prefix="model/beam/"
     )
-    expected = TEXT_KEYS | {"local_lm_val_mauve", "local_lm_train_mauve"}
+    expected = TEXT_KEYS | {"linear_auc", "local_lm_val_mauve", "local_lm_train_mauve"}
     assert set(found) == {f"model/beam/{key}" for key in expected} | {"protocol"}
 
 
@@ -68,12 +68,12 @@ def test_a_result_records_its_protocol(scorer, stories):
 def test_empty_samples_are_counted(scorer, stories, samples):
     found = evaluate_texts(samples, {"val": stories}, stories, scorer)
     assert found["empty"] == sum(not text.strip() for text in samples)
-    assert set(found) == TEXT_KEYS | {"local_lm_val_mauve", "protocol"}
+    assert set(found) == TEXT_KEYS | {"linear_auc", "local_lm_val_mauve", "protocol"}
 
 
 def test_without_a_scorer(stories):
     found = evaluate_texts(stories[:5], {"val": stories[5:]}, stories, None)
-    assert set(found) == TEXT_KEYS - {"perplexity", "corpus_perplexity"} | {"protocol"}
+    assert set(found) == TEXT_KEYS - {"perplexity", "corpus_perplexity"} | {"linear_auc", "protocol"}
     assert found["protocol"]["scorer"] is None
 
 

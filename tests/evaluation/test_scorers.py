@@ -184,7 +184,7 @@ def test_the_published_scorer_is_recognized_by_its_layout(tmp_path, scorer):
 
 def test_batches_contain_every_row_once_within_the_budget():
     lengths = [5, 3000, 7, 9000, 1, 4096, 2048]
-    batches = list(scorers._batches(lengths))
+    batches = list(scorers.length_batches(lengths))
     assert sorted(i for batch in batches for i in batch) == list(range(7))
     for batch in batches:
         assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= scorers.BATCH_TOKENS
@@ -203,3 +203,15 @@ def test_learning_rate_rises_and_falls():
     assert factors[9] == 1.0 and factors[0] == 0.1
     assert factors[9:] == sorted(factors[9:], reverse=True)
     assert 0 < factors[-1] < 1e-3
+
+
+def test_which_scorer_the_flag_means(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENT_DIFFUSION_MODELS", str(tmp_path))
+    assert scorers.source_of(None, or_default=True) is None  # nothing is unpacked: as it always was
+    folder = tmp_path / "smollm2-135m"
+    folder.mkdir()
+    (folder / "pretrained.json").write_text(json.dumps({"name": "smollm2-135m", "sha256": {}}))
+    assert scorers.source_of(None, or_default=True) == str(folder)
+    assert scorers.source_of(None, or_default=False) is None  # during training
+    assert scorers.source_of("local_lm", or_default=True) is None
+    assert scorers.source_of("gpt2", or_default=True) == "gpt2"

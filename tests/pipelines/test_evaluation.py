@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from utils.errors import UserError
+from utils.local_models import file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +210,33 @@ def test_without_a_scorer_flag_a_local_one_is_trained_once(programs, chain, tmp_
     before = contents(tmp_path / "run" / "scorer")
     assert programs.again("diffusion", tmp_path / "run", "--eval") == 0
     assert contents(tmp_path / "run" / "scorer") == before
+
+
+@pytest.fixture
+def unpacked_scorer(programs, tmp_path, monkeypatch):
+    """A scorer in the place where the default scorer lies, with the record of such a folder."""
+    folder = tmp_path / "models" / "smollm2-135m"
+    shutil.copytree(programs.scorer, folder)
+    (folder / "local_lm.json").unlink()
+    record = {"name": folder.name, "sha256": {p.name: file_sha256(p) for p in folder.iterdir()}}
+    (folder / "pretrained.json").write_text(json.dumps(record))
+    monkeypatch.setenv("LATENT_DIFFUSION_MODELS", str(folder.parent))
+    return folder
+
+
+def test_an_unpacked_model_is_the_default_scorer_and_an_encoder_adds_mauve(
+    programs, chain, unpacked_scorer, tmp_path, capsys
+):
+    flags = f"--eval --scorer none --output_dir {tmp_path / 'out'} --mauve_encoder {unpacked_scorer}"
+    assert programs.again("diffusion", chain / "diff", flags) == 0
+    assert f"scorer: {unpacked_scorer}" in capsys.readouterr().err
+    result = json.loads((tmp_path / "out/evaluation/eval-valid.json").read_text())
+    assert result["protocol"]["scorer"] == "smollm2-135m"
+    assert result["protocol"]["mauve_encoder"]["scaling"] == 8
+    for name in ("smollm2-135m", "smollm2-135m-embeddings"):
+        assert {f"model/greedy/{name}_val_mauve", f"reference/{name}_train_val_mauve"} <= set(result)
+    assert "reference/val_linear_auc" in result and "model/greedy/linear_auc" in result
+    weights = unpacked_scorer / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=r"model.safetensors is missing or was changed.*latent_models.pretrained"):
+        programs.again("diffusion", chain / "diff", flags)
