@@ -19,8 +19,8 @@ from typing import Any
 
 from evaluation.optional import optional_import
 from evaluation.text_tokens import compose, is_empty, separate_characters, unspaced_scripts, words
-from utils.errors import UserError
-from utils.hub import hub_kwargs
+from utils.errors import UserError, is_of_a_library, library_message
+from utils.hub import hub_kwargs, without_remote_code
 
 ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 SEPARATING = ("13a", "intl")  # tokenizers of sacreBLEU that split at blanks; the others know characters themselves
@@ -205,15 +205,19 @@ def _bertscorer(model: str, num_layers: int | None, device: str) -> tuple[Any, b
     """Return the package's scorer, and whether it has a baseline for this model."""
     library = optional_import("bert_score", "bert-score", "BERTScore")
     transformers = optional_import("transformers", "transformers", "BERTScore")
+    where = {} if Path(model).is_dir() else hub_kwargs()
     try:
-        config = transformers.AutoConfig.from_pretrained(model, **({} if Path(model).is_dir() else hub_kwargs()))
+        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False, **where)
         if num_layers is None and model not in library.utils.model2layers:
             num_layers = config.num_hidden_layers
-        scorer = library.BERTScorer(model_type=model, num_layers=num_layers, lang="en", device=device)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
+        with without_remote_code():  # the package calls transformers without trust_remote_code
+            scorer = library.BERTScorer(model_type=model, num_layers=num_layers, lang="en", device=device)
+    except BaseException as error:
+        if not is_of_a_library(error):
+            raise
         raise UserError(
-            f"BERTScore's model {model} cannot be loaded ({reason}): name a local folder with --bertscore_model"
+            f"BERTScore's model {model} cannot be loaded ({library_message(error)}): name a local folder with "
+            "--bertscore_model"
         ) from error
     # a tokenizer without a limit has a model_max_length of 10^30, which overflows; RoBERTa offsets positions by two
     scorer._tokenizer.model_max_length = min(scorer._tokenizer.model_max_length, config.max_position_embeddings - 2)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from model.blocks import TIME_SCALE, sinusoids
 from model.conditions import ClassLabels, check_classes, check_condition, check_length, concat_self_cond
 from model.options import DenoiserOptions, EncoderDenoiserOptions
-from utils.errors import UserError, one_line_text
+from utils.errors import UserError, is_of_a_library, library_message
 from utils.hub import hub_kwargs
 from utils.records import Condition
 
@@ -130,9 +130,11 @@ def encoder_config(name: str | None) -> PretrainedConfig:
     where: dict[str, Any] = {} if local else hub_kwargs()
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
-    except (OSError, ValueError, KeyError) as error:
+    except BaseException as error:
+        if not is_of_a_library(error):
+            raise
         hint = "it holds no configuration" if local else "no such folder, and the hub cannot be reached or lacks it"
-        raise UserError(f"--encoder_config {name} cannot be read ({hint}): {one_line_text(error)[:200]}") from error
+        raise UserError(f"--encoder_config {name} cannot be read ({hint}): {library_message(error)}") from error
     if config.model_type not in UNUSED_POSITIONS:
         raise UserError(
             f"--encoder_config {name} is a {config.model_type!r} model, which is not supported: "
@@ -174,7 +176,6 @@ def make_encoder(config: PretrainedConfig, options: EncoderDenoiserOptions, drop
 
 def _pretrained(name: str, config: PretrainedConfig) -> Any:
     """Load pretrained weights. UserError for missing weights, which transformers would initialize at random."""
-    from safetensors import SafetensorError
     from transformers import AutoModel
 
     where: dict[str, Any] = {} if Path(name).exists() else hub_kwargs()
@@ -182,9 +183,11 @@ def _pretrained(name: str, config: PretrainedConfig) -> Any:
         model, found = AutoModel.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, **where
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except BaseException as error:
+        if not is_of_a_library(error):
+            raise
         raise UserError(
-            f"--encoder_config {name} holds no weights that can be read: {one_line_text(error)[:200]}"
+            f"--encoder_config {name} holds no weights that can be read: {library_message(error)}"
         ) from error
     missing = sorted(key for key in found["missing_keys"] if "pooler" not in key)
     if missing:

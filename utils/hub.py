@@ -10,6 +10,8 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +21,22 @@ TIMEOUT = 8.0  # seconds; a slow connection needs far less
 def hub_kwargs() -> dict[str, Any]:
     """Arguments of `from_pretrained` for a hub id: none where the hub can be reached, else use the local cache only."""
     return {} if is_online() else {"local_files_only": True}
+
+
+@contextmanager
+def without_remote_code() -> Iterator[None]:
+    """transformers refuses a model that needs code of its own, where another library calls it without the argument.
+
+    Without trust_remote_code=False it would ask on the terminal whether to run that code, and a "y" runs it.
+    """
+    from transformers import dynamic_module_utils
+
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # seconds to wait for an answer; 0: an error instead
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
 
 
 @lru_cache(maxsize=1)

@@ -24,8 +24,10 @@ def convert(package: Path, folder: Path) -> None:
     """Write the model and the tokenizer of the only GGUF file in `package` to `folder`."""
     file = next(iter(sorted(package.glob("*.gguf"))))
     with redirect_stderr(StringIO()):  # a bar of two seconds
-        model = AutoModelForCausalLM.from_pretrained(str(package), gguf_file=file.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(str(package), gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(package), gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
+        )
+    tokenizer = AutoTokenizer.from_pretrained(str(package), gguf_file=file.name, trust_remote_code=False)
     if SEPARATOR not in tokenizer.get_vocab():
         raise UserError(
             f"{file}: its vocabulary has no {SEPARATOR}, which separates texts: it is another kind of model"

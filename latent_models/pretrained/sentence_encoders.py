@@ -25,8 +25,8 @@ def convert(package: Path, folder: Path) -> None:
     pooling = json.loads((source / POOLING).read_text(encoding="utf-8"))
     if not pooling.get("pooling_mode_mean_tokens"):
         raise UserError(f"{source / POOLING} asks for another pooling than the mean over tokens: it is not supported")
-    model = AutoModel.from_pretrained(str(source), dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(str(source))
+    model = AutoModel.from_pretrained(str(source), dtype=torch.float32, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     model.config._name_or_path = ""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel
 
 from latent_models.options import EmbeddingOptions
 from latent_models.spaces.embeddings import EmbeddingSpace
 from latent_models.tokenizers.files import ALIASES
-from utils.errors import UserError, one_line_text
+from utils.errors import UserError, is_of_a_library, library_message
 from utils.hub import hub_kwargs
 
 
@@ -30,9 +29,11 @@ def input_embeddings(name: str, tokenizer: Any, flag: str = "--embedding_init") 
             ALIASES.get(name, name), trust_remote_code=False, dtype=torch.float32, **where
         )
         table = model.get_input_embeddings().weight
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except BaseException as error:
+        if not is_of_a_library(error):
+            raise
         hint = "" if local else ": give a local folder, or a hub id where the hub can be reached"
-        raise UserError(f"{flag} {name} cannot be read ({one_line_text(error)[:200]}){hint}") from error
+        raise UserError(f"{flag} {name} cannot be read ({library_message(error)}){hint}") from error
     known, needed = len(table), max(tokenizer.get_vocab().values()) + 1
     if not known / 2 < needed <= known:
         raise UserError(

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from latent_models.tokenizers.special_ids import end_id
 from latent_models.tokenizers.special_tokens import LAYOUTS, VOCABULARY_FILE, wrap_fast
-from utils.errors import UserError, one_line_text
+from utils.errors import UserError, is_of_a_library, library_message, one_line_text
 from utils.hub import hub_kwargs
 
 ALIASES = {"bert": "bert-base-uncased"}  # the published spelling
@@ -47,9 +47,11 @@ def _from_folder_or_hub(name: str, flag: str) -> Any:
     try:
         where = {} if local else hub_kwargs()
         return AutoTokenizer.from_pretrained(ALIASES.get(name, name), trust_remote_code=False, **where)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        if local:
-            raise UserError(f"{flag} {name} holds no tokenizer that can be read: {one_line_text(error)}") from error
+    except BaseException as error:
+        if not is_of_a_library(error):
+            raise
+        if local or not isinstance(error, OSError):
+            raise UserError(f"{flag} {name} holds no tokenizer that can be read: {library_message(error)}") from error
         raise UserError(
             f"{flag} {name} is neither a local file or folder nor in the local cache, and the hub cannot be reached or "
             "does not have it: give a local folder, or train one with python -m latent_models.tokenizers"
