@@ -17,6 +17,7 @@ from torch import Tensor
 
 from utils.distributed import DistContext
 from utils.errors import UserError
+from utils.finite import FirstNonFinite
 from utils.preemption import Interrupted, interruptible
 from utils.progress import ProgressBar
 from utils.state import State
@@ -35,6 +36,7 @@ class StepResult:
     dist: DistContext
     stopping: str | None = None  # the signal that was received, if any: periodic hooks are postponed
     may_skip: bool = False  # fp16 skips steps whose gradients overflow, so that their norm may be infinite
+    non_finite: FirstNonFinite | None = None  # names the batch in the error of check()
     _scalars: dict[str, float] | None = None
 
     def scalars(self) -> dict[str, float]:
@@ -53,16 +55,21 @@ class StepResult:
         return self._scalars
 
     def check(self) -> None:
-        """UserError if the loss or the gradient norm is nan or infinite."""
+        """UserError if the loss or the gradient norm is nan or infinite. Every rank must call it."""
         scalars = self.scalars()
         names = ("loss",) if self.may_skip else ("loss", "grad_norm")
         bad = next((n for n in names if not abs(scalars[n]) < float("inf")), None)
-        if bad:
-            raise UserError(
-                f"the {bad} is {scalars[bad]} at step {self.step}: training stopped, no checkpoint was overwritten; "
-                "resume the last checkpoint with a lower --clip_grad_norm or with --mixed_precision no, or train again "
-                "with a lower --learning_rate"
-            )
+        if bad is None:
+            return
+        step, batch = self.step, "with finite losses"
+        found = None if self.non_finite is None else self.non_finite.found_on_any(self.dist)
+        if found is not None:
+            step, batch = found
+        raise UserError(
+            f"the {bad} is {scalars[bad]} at step {step} ({batch}): training stopped, no checkpoint was overwritten; "
+            "resume the last checkpoint with a lower --clip_grad_norm or with --mixed_precision no, or train again "
+            "with a lower --learning_rate"
+        )
 
 
 class Hook(Protocol):

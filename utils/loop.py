@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.compile import uses_cuda_graphs
+from utils.finite import FirstNonFinite
 from utils.hooks import Hook, StepResult
 from utils.optim import clip_grad_norm as clip_gradients
 from utils.options import LoopOptions
@@ -30,7 +31,8 @@ from utils.train_eval import train_mode
 
 StepFn = Callable[[int, int], tuple[Tensor, dict[str, Tensor]]]
 """(step, micro) -> losses (b,) of the micro-batch's examples, and values to log: (b,) per example, or scalars; all on
-the device, never read by the step."""
+the device, never read by the step. A method `describe` of it, if there is one, names examples whose loss is not finite
+(utils.finite.Describe)."""
 
 
 def train(
@@ -50,7 +52,7 @@ def train(
     micro-batches together. started: time.monotonic() from which options.max_seconds counts; None: now.
     The caller saves at the end, for every reason, and exits with EXIT_CODES[reason]. It opens StopSignals around both:
     else a second signal would end the process while it saves.
-    Raises UserError when the loss or the gradient norm is nan or infinite.
+    Raises UserError when the loss or the gradient norm is nan or infinite: it names the first such step and its batch.
     """
     started = time.monotonic() if started is None else started
     if options.mixed_precision == "fp16" and state.scaler is None:
@@ -59,6 +61,7 @@ def train(
             state.scaler.load_state_dict(state.scaler_state)
     parameters = state.parameters()
     train_mode(state.model)
+    non_finite = FirstNonFinite(getattr(step_fn, "describe", None))
     reason = "done"
     with StopSignals() as stop:  # that of the caller, which holds the handlers until it has saved
         stop_reason = StopAgreement(state, stop, started, options)
@@ -69,9 +72,10 @@ def train(
                 reason = stop.received
             while state.step < options.num_train_steps and reason == "done":
                 micros = options.gradient_accumulation_steps
-                loss, values = _gradients(state, step_fn, micros, autocast, global_batch)
+                loss, values = _gradients(state, step_fn, micros, autocast, global_batch, non_finite)
                 report = _update(state, loss, values, parameters, clip_grad_norm)
                 stopping = stop_reason()
+                report.non_finite = non_finite
                 report.stopping = stopping if stopping != "time" else None
                 if state.step % options.log_every == 0 or state.step == options.num_train_steps or stopping:
                     report.check()
@@ -94,6 +98,7 @@ def _gradients(
     micros: int,
     autocast: Callable[[], AbstractContextManager[Any]],
     global_batch: int,
+    non_finite: FirstNonFinite,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Forward and backward over all micro-batches; returns this rank's part of the mean loss, of the values too."""
     dist, scaler = state.dist, state.scaler
@@ -104,6 +109,7 @@ def _gradients(
         with _no_sync(state.wrapped, last=micro == micros - 1):
             with autocast():
                 losses, logged = step_fn(state.step, micro)
+            non_finite.observe(losses, state.step, micro)
             # Each example has the weight 1 / global batch, for any split of it; DDP then takes the mean over ranks.
             part = losses.float().sum() / global_batch
             scaled = part * dist.world_size

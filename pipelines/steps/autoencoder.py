@@ -12,6 +12,7 @@ from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
 from pipelines.data.tokens import TokenSplit
 from pipelines.steps.denoiser_augmentation import DenoiserAugmentation
+from pipelines.steps.describe import describe_rows
 from utils.seeding import StepRNG
 
 
@@ -99,6 +100,9 @@ class AutoencoderStep:
         self.space, self.data, self.batch_sampler, self.device = space, data, batch_sampler, device
         self.wrapped, self.augmentation = space if wrapped is None else wrapped, augmentation or LatentAugmentation()
         self.pad_to, self.states = pad_to, states
+
+    def describe(self, step: int, micro: int, positions: list[int]) -> str:
+        return describe_rows(self.batch_sampler, len(self.data), step, micro, positions)
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = self.batch_sampler.rows(step, micro, len(self.data))

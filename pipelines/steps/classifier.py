@@ -13,6 +13,7 @@ from diffusion.schedules import broadcast_level
 from pipelines.components import Components
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
+from pipelines.steps.describe import describe_rows, describe_times
 from pipelines.steps.diffusion import QUARTERS, split_by_quarter
 from utils.records import to_device
 
@@ -30,6 +31,11 @@ class ClassifierStep:
         self, classifier: nn.Module, texts: EncodedSplit, components: Components, batch_sampler: BatchSampler
     ) -> None:
         self.classifier, self.texts, self.components, self.batch_sampler = classifier, texts, components, batch_sampler
+
+    def describe(self, step: int, micro: int, positions: list[int]) -> str:
+        texts = describe_rows(self.batch_sampler, len(self.texts.tokens), step, micro, positions)
+        draw = self.components.process.make_time_sampler(step, 1)
+        return f"{texts}; {describe_times(self.batch_sampler, draw, step, micro, positions, self.texts.device)}"
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         space, process = self.components.space, self.components.process

@@ -13,6 +13,7 @@ from latent_models.pretraining.corruption import mask_spans, random_tokens
 from latent_models.tokenizers.training import SPECIAL
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.tokens import TokenSplit
+from pipelines.steps.describe import describe_rows
 
 MEAN_SPAN = 3.0  # tokens, as in BART
 
@@ -34,6 +35,9 @@ class DenoisingLMStep:
         self.model, self.data, self.options = model, data, options
         self.batch_sampler, self.device = batch_sampler, device
         self.mask_id, self.vocab_size = mask_id, vocab_size
+
+    def describe(self, step: int, micro: int, positions: list[int]) -> str:
+        return describe_rows(self.batch_sampler, len(self.data), step, micro, positions)
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         options, special = self.options, len(SPECIAL)

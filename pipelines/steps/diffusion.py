@@ -19,6 +19,7 @@ from latent_models.spaces.base import LatentSpace
 from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.datamodule import LatentSource
+from pipelines.steps.describe import describe_rows, describe_times
 from utils.records import Condition, Latents, to_device
 from utils.seeding import SelectedRows, StepRNG
 
@@ -162,6 +163,11 @@ class DiffusionStep:
         self.denoiser, self.latents, self.process, self.batch_sampler = denoiser, latents, process, batch_sampler
         self.num_steps, self.self_condition, self.timestep_sampler = num_steps, self_condition, timestep_sampler
         self.additional_losses = AdditionalLosses(latents, weights)
+
+    def describe(self, step: int, micro: int, positions: list[int]) -> str:
+        texts = describe_rows(self.batch_sampler, len(self.latents), step, micro, positions)
+        draw = (self.timestep_sampler or self.process.make_time_sampler)(step, self.num_steps)
+        return f"{texts}; {describe_times(self.batch_sampler, draw, step, micro, positions, self.latents.device)}"
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         options, space = self.process.options, self.latents.space

@@ -16,6 +16,7 @@ from diffusion.schedules import broadcast_level
 from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.datamodule import LatentSource
+from pipelines.steps.describe import describe_rows
 from pipelines.steps.diffusion import AdditionalLosses, drop_conditions
 from pipelines.steps.teacher import Teacher
 from utils.records import Condition
@@ -66,6 +67,9 @@ class DistillationStep:
         self.self_condition, self.average_steps = self_condition, average_steps
         self.times = process.grid(student_steps).tolist()
         self.additional_losses = AdditionalLosses(latents)
+
+    def describe(self, step: int, micro: int, positions: list[int]) -> str:
+        return describe_rows(self.batch_sampler, len(self.latents), step, micro, positions)
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = self.batch_sampler.rows(step, micro, len(self.latents))

@@ -12,6 +12,7 @@ from latent_models.speculative.verification import SpeculativeLoop
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
 from pipelines.steps.autoencoder import LatentAugmentation
+from pipelines.steps.describe import describe_rows
 
 METRICS = ("loss", "token_accuracy", "exact_match", "verify_passes")  # metrics of evaluate_draft
 
@@ -30,6 +31,9 @@ class DraftModelStep:
         """draft_model: memory (B, S, d_lm) -> hidden states; wrapped in DDP, or the module itself."""
         self.space, self.draft_model, self.data, self.batch_sampler = space, draft_model, data, batch_sampler
         self.augmentation = augmentation
+
+    def describe(self, step: int, micro: int, positions: list[int]) -> str:
+        return describe_rows(self.batch_sampler, len(self.data.tokens), step, micro, positions)
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = self.batch_sampler.rows(step, micro, len(self.data.tokens))

@@ -23,6 +23,7 @@ from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.tokens import TokenSplit
 from pipelines.options import EmbeddingLossOptions
+from pipelines.steps.describe import describe_rows, describe_times
 from pipelines.steps.diffusion import TimestepSampler, bind_denoiser, drop_conditions, rows_on, split_by_quarter
 from utils.records import Batch, Condition, KnownPositions, Latents
 from utils.seeding import SelectedRows
@@ -158,6 +159,11 @@ class EmbeddingStep:
             "tT_loss": options.tT_loss_weight,
             "absorbing_norm": reg_rate,
         }
+
+    def describe(self, step: int, micro: int, positions: list[int]) -> str:
+        texts = describe_rows(self.batch_sampler, len(self.data), step, micro, positions)
+        draw = (self.timestep_sampler or self.loss.process.make_time_sampler)(step, self.num_steps)
+        return f"{texts}; {describe_times(self.batch_sampler, draw, step, micro, positions, self.device)}"
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         process, space = self.loss.process, self.loss.space

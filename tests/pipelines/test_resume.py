@@ -117,9 +117,13 @@ def test_the_advice_of_the_nonfinite_loss_error_works(programs, chain, monkeypat
     """The run resumes with the flags that the error names."""
     flags = "--num_train_steps 6 --save_every 2 --mixed_precision bf16"
     space = f"--latent_model_path {chain / 'ae'}"
-    start, step = {
-        "diffusion": (lambda: programs.diffusion(space, tmp_path, flags), DiffusionStep),
-        "autoencoder": (lambda: programs.autoencoder(chain / "lm", tmp_path, flags), AutoencoderStep),
+    start, step, batch = {
+        "diffusion": (
+            lambda: programs.diffusion(space, tmp_path, flags),
+            DiffusionStep,
+            r"text \d+, .* of the split, counted from 0; noise level t 0\.\d+",
+        ),
+        "autoencoder": (lambda: programs.autoencoder(chain / "lm", tmp_path, flags), AutoencoderStep, r"text \d+, "),
     }[stage]
     call = step.__call__
 
@@ -129,7 +133,7 @@ def test_the_advice_of_the_nonfinite_loss_error_works(programs, chain, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(step, "__call__", broken)
-        with pytest.raises(UserError, match="at step 5.*--clip_grad_norm or with --mixed_precision no"):
+        with pytest.raises(UserError, match=f"at step 5 .*{batch}.*--clip_grad_norm or with --mixed_precision no"):
             start()
     assert checkpoints.load(tmp_path).step == 4
     assert programs.resume(stage, tmp_path, "--mixed_precision no --clip_grad_norm 0.1") == 0

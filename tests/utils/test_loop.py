@@ -352,21 +352,34 @@ def test_max_seconds_stops_with_the_reason_time(tmp_path):
     assert already.step == 7
 
 
-def test_a_nan_loss_stops_before_anything_is_saved(tmp_path):
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_loss_that_is_not_finite_names_its_step_and_batch_and_nothing_is_saved(tmp_path, value):
+    """The loop reads losses only when it logs or saves, here a step later, when the losses of all examples are nan."""
     state = make_state()
-    clean = make_step(state, 1)
+    clean = make_step(state, 2)
 
-    def step_fn(step, micro):
-        losses, values = clean(step, micro)
-        return losses * (float("nan") if step == 4 else 1.0), values
+    class Step:
+        def __call__(self, step, micro):
+            losses, values = clean(step, micro)
+            return losses * torch.tensor([1.0, float(value if (step, micro) == (4, 1) else 1), 1, 1]), values
+
+        def describe(self, step, micro, positions):
+            return f"described {step} {micro} {positions}"
 
     hooks = [PeriodicHook(3, lambda s: s.save(tmp_path))]
-    with pytest.raises(UserError, match="step 6.*learning_rate") as caught:
-        train(
-            state, step_fn, hooks, LoopOptions(num_train_steps=9, log_every=100), clip_grad_norm=1.0, global_batch=BATCH
-        )
-    assert "\n" not in str(caught.value)
+    options = LoopOptions(num_train_steps=9, log_every=100, gradient_accumulation_steps=2)
+    with pytest.raises(
+        UserError, match=r"at step 5 \(examples 1 of micro-batch 1: described 4 1 \[1\]\).*learning_rate"
+    ):
+        train(state, Step(), hooks, options, clip_grad_norm=1.0, global_batch=BATCH)
     assert checkpoints.load(tmp_path).step == 3
+
+
+def test_an_infinite_gradient_of_finite_losses_is_said(tmp_path):
+    state = make_state()
+    state.parameters()[0].register_hook(lambda grad: grad * float("inf") if state.step == 1 else grad)
+    with pytest.raises(UserError, match=r"grad_norm is (inf|nan) at step 2 \(with finite losses\)"):
+        run(state, tmp_path, LoopOptions(num_train_steps=3, log_every=1))
 
 
 def test_a_periodic_hook_runs_at_multiples_of_its_interval():
