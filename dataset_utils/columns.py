@@ -235,7 +235,7 @@ def resolve_columns(columns: Columns, row: Mapping[str, Any], where: str) -> Col
         for name, given, flag in ((text, named.text, "text"), (source, named.source, "source")):
             if name is not None and name != given:
                 _check_one_owner(name, row, outer, where, flag)
-    if text is None and len(row) == 1:
+    if text is None and len(row) == 1 and isinstance(next(iter(row.values())), str | None):
         text = next(iter(row))
     if text is None or text.lower() == NO_COLUMN:
         raise UserError(

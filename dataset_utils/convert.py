@@ -58,7 +58,6 @@ def _find_member(names: Iterable[str], end: str, path: Path) -> str:
 
 def _table(text: IO[str], where: str, *columns: str, delimiter: str = ",") -> Iterator[dict[str, str]]:
     """Rows of a table whose header must have these columns."""
-    csv.field_size_limit(1 << 24)
     rows = csv.DictReader(text, delimiter=delimiter)
     missing = [name for name in columns if name not in (rows.fieldnames or ())]
     if missing:

@@ -13,7 +13,7 @@ from dataset_utils.json_files import json_file, jsonl, rocstories
 from dataset_utils.rows import Reader, Row, Tally, flatten, reader, uniform_reader
 from dataset_utils.tables import csv, tsv
 from dataset_utils.text_files import COMPRESSED, lines, opened
-from utils.errors import UserError
+from utils.errors import UserError, one_line_text
 
 __all__ = [
     "BY_SUFFIX", "COMPRESSED", "TABLES", "Reader", "Row", "by_suffix", "csv", "e2e", "flatten", "json_file", "jsonl",
@@ -82,7 +82,8 @@ def parquet(path: Path, tally: Tally) -> Iterator[Row]:
                 f"{path}, after row {number}: a text is not UTF-8 ({error.reason}): write the file again"
             ) from None
         except (ArrowException, OSError, ValueError, OverflowError, MemoryError, NotImplementedError) as error:
-            raise UserError(f"{path} is not a complete parquet file ({error}): download it again") from None
+            reason = one_line_text(error)
+            raise UserError(f"{path} is not a complete parquet file ({reason}): download it again") from None
 
 
 BY_SUFFIX: dict[str, Reader] = {

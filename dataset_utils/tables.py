@@ -22,9 +22,11 @@ REPEATED = "repeated the header, as in joined files, and were dropped"
 BARE = ("text", "label")  # columns of a .tsv file without a header
 _NAME = re.compile(r"[^\W\d][\w.-]{0,39}")  # a column name: a text would have blanks, a label may be a number
 _SENTENCE = re.compile(r".{41,}|.*[.!?…。！？]|[-+]?[\d.,]+", re.DOTALL)  # hardly a column name
-_HINT = re.compile(r"sep=(.)")  # the first line of some exported tables
+_HINT = re.compile(r"\"?sep=(.)\"?")  # the first line of some exported tables
 
 Cells = tuple[int, list[str]]  # line, cells
+
+csv_module.field_size_limit(2**31 - 1)  # of the process; the default of 128 KiB is too small for documents
 
 
 def default_separator(path: Path) -> str:
@@ -54,18 +56,15 @@ def table(path: Path, named: Collection[str], known: Collection[str]) -> Rows:
 
 
 def _guessed(path: Path, named: Collection[str], known: Collection[str], tally: Tally) -> Iterator[Row]:
-    separator = default_separator(path)
+    separator = _separator(path, {*named, *known})
     first = next(_cells(path, separator, Tally()), None)
     if first is None:
         return iter(())
+    if separator != default_separator(path):
+        tally.remarks.append(
+            f"the cells of {path} are separated by {SEPARATORS[separator]} ({separator!r}), as its header says"
+        )
     line, cells = first
-    if len(cells) == 1:
-        separator = _other_separator(cells[0], separator, {*named, *known})
-        if separator != default_separator(path):
-            tally.remarks.append(
-                f"the cells of {path} are separated by {SEPARATORS[separator]} ({separator!r}), as its header says"
-            )
-            line, cells = next(_cells(path, separator, Tally()))
     cells = [cell.strip() for cell in cells]
     lowered = [cell.lower() for cell in cells]
     if any(name in named for name in lowered):
@@ -92,8 +91,13 @@ def _guessed(path: Path, named: Collection[str], known: Collection[str], tally: 
     )
 
 
-def _other_separator(header: str, default: str, names: Collection[str]) -> str:
-    """The separator of a header line that the default does not part, if it then holds column names."""
+def _separator(path: Path, names: Collection[str]) -> str:
+    """The default separator, unless the header is one cell and another separator parts it into column names."""
+    default = default_separator(path)
+    header = next((line for line in raw_lines(path, Tally()) if line.strip()), "").rstrip("\r\n")
+    cells = next(csv_module.reader([header], delimiter=default), [])
+    if len(cells) > 1 or _HINT.fullmatch(header):
+        return default
     for separator in SEPARATORS:
         parts = [part.strip().strip('"').lower() for part in header.split(separator)]
         if len(parts) > 1 and (set(parts) & set(names) or all(map(_NAME.fullmatch, parts))):
@@ -204,7 +208,7 @@ def _cells(path: Path, separator: str, tally: Tally) -> Iterator[Cells]:
     if first is None:
         return
     offset = 0
-    hint = _HINT.fullmatch(first.strip())
+    hint = _HINT.fullmatch(first.rstrip("\r\n"))
     if hint and hint[1] in SEPARATORS:
         separator, offset = hint[1], 1
     else:
@@ -217,7 +221,6 @@ def _cells(path: Path, separator: str, tally: Tally) -> Iterator[Cells]:
 
 def _quoted(path: Path, pieces: Iterator[str], separator: str, offset: int = 0) -> Iterator[Cells]:
     """Cells that may be quoted. Blanks before a quotation mark are skipped. offset: lines before the first piece."""
-    csv_module.field_size_limit(2**31 - 1)  # the default limit of 128 KiB is too small for documents
     rows = csv_module.reader(pieces, delimiter=separator, skipinitialspace=True, strict=True)
     end = 0
     try:
