@@ -22,9 +22,10 @@ from dataset_utils.columns import (
     to_split,
 )
 from dataset_utils.corpus import Corpus
+from dataset_utils.grouped_split import cut_by_groups
 from dataset_utils.hub import parse_id
 from dataset_utils.options import DataOptions
-from dataset_utils.splits import SPLITS, concatenate, fill_missing_splits
+from dataset_utils.splits import SPLITS, Split, concatenate, fill_missing_splits
 from dataset_utils.user_files import find_file
 from utils.errors import UserError, did_you_mean
 
@@ -234,10 +235,19 @@ def _corpus(name: str, raw: Mapping[str, RawSplit], spec: DatasetSpec, seed: int
     by_role = {"source": found.source, "text": found.text, "label": found.label}
     columns = {role: column for role, column in by_role.items() if column}
     return Corpus(
-        name, fill_missing_splits(splits, seed, notes), spec, notes, class_names,
+        name, _fill_missing(splits, spec, seed, notes), spec, notes, class_names,
         files={split: rows.where for split, rows in raw.items()}, columns=columns,
         label_values=label_values, unused_columns=tuple(name for name in train.names if name not in found.names()),
     )  # fmt: skip
+
+
+def _fill_missing(splits: dict[str, Split], spec: DatasetSpec, seed: int, notes: list[str]) -> dict[str, Split]:
+    """Cut the missing splits. Texts of the catalog keep the rows that published runs held out; others go by groups."""
+    if spec.folders and splits["train"].sources is None:
+        return fill_missing_splits(splits, seed, notes)
+    missing = [name for name in SPLITS if name not in splits]
+    filled = cut_by_groups(splits, missing, seed, notes) if missing else splits
+    return {name: filled[name] for name in SPLITS}
 
 
 def _label_values(labels: Sequence[str], indices: Sequence[int], num_classes: int) -> tuple[str, ...]:

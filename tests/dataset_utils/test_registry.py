@@ -156,7 +156,7 @@ def test_max_train_texts_takes_the_first(root: Path) -> None:
 def test_user_files_of_every_kind_are_read(tmp_path) -> None:
     write_lines(tmp_path / "a.txt", [*(f"text {i}" for i in range(20)), ""])
     plain = load(DataOptions(train_file=str(tmp_path / "a.txt")))
-    assert plain.name == "a" and [len(plain.splits[s]) for s in SPLITS] == [16, 2, 2]
+    assert plain.name == "a" and sum(len(plain.splits[s]) for s in SPLITS) == 20 and all(plain.splits.values())
     assert any("1 blank rows" in note for note in plain.notes)
 
     write_lines(tmp_path / "b.csv", ["mood,words", *(f"{'sad' if i % 2 else 'glad'},text {i}" for i in range(20))])
@@ -166,7 +166,7 @@ def test_user_files_of_every_kind_are_read(tmp_path) -> None:
     write_json(tmp_path / "c/train.jsonl", ({"src": f"s {i}", "trg": f"t {i}"} for i in range(20)))
     write_json(tmp_path / "c/dev.jsonl", [{"src": "s", "trg": "t"}])
     folder = load(DataOptions(data_dir=str(tmp_path / "c")))
-    assert folder.name == "c" and folder.valid.sources == ["s"] and folder.spec.metrics and len(folder.test) == 2
+    assert folder.name == "c" and folder.valid.sources == ["s"] and folder.spec.metrics and 1 <= len(folder.test) < 8
 
 
 @pytest.mark.parametrize(
