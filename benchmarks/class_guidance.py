@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our packages are importable from any directory
@@ -57,23 +58,23 @@ class Paths:
 
 def tales_stages(paths: Paths) -> list[Stage]:
     """The stages of the quickstart, with a class-conditional denoiser."""
-    corpus = f"--dataset_name tales --data_dir {paths.data} --max_seq_len 32 --log_every 50 "
+    corpus = f"--dataset_name tales --data_dir {quote(paths.data)} --max_seq_len 32 --log_every 50 "
     diffusion = Stage(
         "diffusion", DIFFUSION, "the class-conditional denoiser", "metrics.json",
-        corpus + f"--enc_dec_model {paths.lm} --latent_model_path {paths.autoencoder} --class_conditional"
+        corpus + f"--enc_dec_model {quote(paths.lm)} --latent_model_path {quote(paths.autoencoder)} --class_conditional"
         " --num_train_steps 1800 --save_and_sample_every 100000 --save_every 300 --num_samples 16"
         " --sampling_timesteps 50" + DENOISER,
     )  # fmt: skip
-    return [*stages_before_diffusion(corpus, paths.lm), diffusion]
+    return [*stages_before_diffusion(corpus, quote(paths.lm)), diffusion]
 
 
 def real_stages(paths: Paths, dataset: str) -> list[Stage]:
     """Stages that take minutes on a CPU; the decoder is made robust to errors of a short diffusion training."""
     all_corpora = "+".join(name for name, folder in FOLDERS.items() if (Path(paths.data) / folder).is_dir())
-    mixed = f"--dataset_name {all_corpora} --data_dir {paths.data} --max_seq_len 64 --log_every 50 "
-    single = f"--dataset_name {dataset} --data_dir {paths.data} --max_seq_len 64 --log_every 50 "
+    mixed = f"--dataset_name {all_corpora} --data_dir {quote(paths.data)} --max_seq_len 64 --log_every 50 "
+    single = f"--dataset_name {dataset} --data_dir {quote(paths.data)} --max_seq_len 64 --log_every 50 "
     autoencoder = (
-        f"--enc_dec_model {paths.lm} --num_train_steps 1200 --train_batch_size 32 --learning_rate 1e-3"
+        f"--enc_dec_model {quote(paths.lm)} --num_train_steps 1200 --train_batch_size 32 --learning_rate 1e-3"
         " --lr_schedule cosine --lr_warmup_steps 50 --eval_every 400 --eval_texts 100 --eval_batch_size 100"
         " --decoding greedy" + ROBUST_AUTOENCODER
     )
@@ -84,12 +85,12 @@ def real_stages(paths: Paths, dataset: str) -> list[Stage]:
               " --train_batch_size 48 --learning_rate 2e-3 --lr_warmup_steps 100 --eval_every 350 --eval_texts 200"),
         Stage("autoencoder", AUTOENCODER, f"the autoencoder on {dataset}", "validation.json", single + autoencoder),
         Stage("diffusion", DIFFUSION, f"the class-conditional denoiser on {dataset}", "metrics.json",
-              single + f"--latent_model_path {paths.autoencoder} --class_conditional --objective pred_v"
+              single + f"--latent_model_path {quote(paths.autoencoder)} --class_conditional --objective pred_v"
               " --self_condition --scale_shift --disable_dropout --tx_dim 192 --tx_depth 4 --num_train_steps 1200"
               " --train_batch_size 64 --learning_rate 2e-3 --lr_warmup_steps 50"
               " --ema_decay 0.995 --save_and_sample_every 100000 --save_every 300 --num_samples 16 "
               "--sampling_timesteps 30 --decoding greedy"),
-        adapt_decoder_stage(single + autoencoder, "--num_train_steps 1500", paths.autoencoder),
+        adapt_decoder_stage(single + autoencoder, "--num_train_steps 1500", quote(paths.autoencoder)),
     ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ class Runs:
         from dataset_utils import synthetic_stories
 
         self.folder, self.steps, self.batch = folder, steps, batch
+        self.place = shlex.quote(str(folder))  # in flags
         if not (folder / "corpus" / "test.jsonl").is_file():
             synthetic_stories.write(folder / "corpus", train=2000, valid=100, test=100)
 
@@ -72,13 +74,13 @@ class Runs:
         common = "--max_seq_len 40 --lr_warmup_steps 5 --no_wandb --decoding greedy "
         if stage == "autoencoder":
             return common + (
-                f"--enc_dec_model {self.folder / 'lm'} --num_encoder_latents 8 --dim_ae 32 --num_layers 1 "
+                f"--enc_dec_model {self.place}/lm --num_encoder_latents 8 --dim_ae 32 --num_layers 1 "
                 "--learning_rate 1e-3 --eval_texts 8 --eval_every 100000"
             )
         return common + (
-            f"--latent_model_path {self.folder / 'ae'} --tx_dim 64 --tx_depth 2 --disable_dropout --self_condition "
+            f"--latent_model_path {self.place}/ae --tx_dim 64 --tx_depth 2 --disable_dropout --self_condition "
             "--normalize_latent --config normalize_batches=4 --save_and_sample_every 100000 --num_samples 4 "
-            f"--sampling_timesteps 2 --eval_batch_size 4 --learning_rate 1e-3 --scorer {self.folder / 'scorer'}"
+            f"--sampling_timesteps 2 --eval_batch_size 4 --learning_rate 1e-3 --scorer {self.place}/scorer"
         )
 
     def losses(self, stage: str, column: str) -> list[float]:
@@ -111,9 +113,10 @@ class Runs:
 
     def _start(self, entry: str, flags: str, name: str, processes: int = 1) -> None:
         print(f"{name}: {processes} process{'es' if processes > 1 else ''}", file=sys.stderr, flush=True)
-        corpus = " ".join(f"--{s}_file {self.folder / 'corpus' / s}.jsonl" for s in ("train", "valid", "test"))
+        corpus = " ".join(f"--{s}_file {self.place}/corpus/{s}.jsonl" for s in ("train", "valid", "test"))
         launch = f"-m torch.distributed.run --standalone --nproc_per_node {processes}" if processes > 1 else ""
-        argv = f"{launch} {entry} {corpus} --device cpu {flags} --output_dir {self.folder / name}".split()
+        argv = shlex.split(f"{launch} {entry} {corpus} --device cpu {flags} --output_dir")
+        argv.append(str(self.folder / name))
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run([sys.executable, *argv], cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode:

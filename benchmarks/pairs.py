@@ -28,6 +28,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our packages are importable from any directory
@@ -62,10 +63,10 @@ def run(args: argparse.Namespace, size: Size, device: str) -> int:
     clock.time("scorer", lambda: train_scorer(corpus, scorer, device))
     limits = CORPORA.get(args.dataset, OTHER)
     values = {
-        "dataset": args.dataset, "data": str(args.data_dir), "device": device, "scorer": str(scorer),
+        "dataset": args.dataset, "data": quote(str(args.data_dir)), "device": device, "scorer": quote(str(scorer)),
         "target": str(limits.target), "source": str(limits.source), "packed": str(limits.packed),
         "longest": str(max(limits.target, limits.source)), "tokens": limits.lm,
-        "lm": args.lm or "{root}/lm", "vocab": args.lm or limits.vocab,
+        "lm": quote(args.lm or "{root}/lm"), "vocab": quote(args.lm or limits.vocab),
     }  # fmt: skip
     for name in args.systems:
         system = SYSTEMS[name]

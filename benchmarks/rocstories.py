@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from pipelines.stages import (
     StageTimer,
     adapt_decoder_stage,
     banner,
+    fill,
     run_program,
     run_stage,
     scale_steps,
@@ -102,7 +104,7 @@ def stages(size: Size, data: str) -> list[Stage]:
         Stage("autoencoder", AUTOENCODER, "the autoencoder on the stories", "validation.json",
               stories + model + size.autoencoder),
         Stage("diffusion", DIFFUSION, "the denoiser on the stories' latents", "metrics.json",
-              f"--dataset_name roc --data_dir {data} --max_seq_len 112 --log_every 50 "
+              f"--dataset_name roc --data_dir {shlex.quote(data)} --max_seq_len 112 --log_every 50 "
               "--latent_model_path {root}/autoencoder --objective pred_v --self_condition --scale_shift"
               " --num_samples 50 --sampling_timesteps 30 --decoding greedy " + size.diffusion),
         adapt_decoder_stage(stories + model + size.autoencoder, size.decoder),
@@ -139,11 +141,13 @@ def run(data: Path, root: Path, size: Size, factor: float, max_seconds: float | 
         )
         if code:
             return code
-    evaluation = (
-        f"--eval_test --resume_dir {root}/diffusion --latent_model_path {root}/decoder --data_dir {data} "
+    evaluation = fill(
+        "--eval_test --resume_dir {root}/diffusion --latent_model_path {root}/decoder --data_dir {data} "
         f"--num_samples {size.samples} "
-        f"--sampling_timesteps {size.steps} --eval_batch_size {min(size.samples, 250)} --device {device}"
-    ).split()
+        f"--sampling_timesteps {size.steps} --eval_batch_size {min(size.samples, 250)} --device {device}",
+        root=root,
+        data=data,
+    )
     banner("evaluation", f"{size.samples} samples of each of five seeds against test stories", DIFFUSION, evaluation)
     code = clock.time("evaluation", lambda: run_program(DIFFUSION, evaluation))
     if code:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our pack
 
 from pipelines.cli.programs import DIFFUSION
 from pipelines.quickstart import DENOISER, stages_before_diffusion
-from pipelines.stages import Stage, StageTimer, banner, run_program, run_stage
+from pipelines.stages import Stage, StageTimer, banner, fill, run_program, run_stage
 from utils.argparse_utils import OneLineParser
 from utils.errors import exit_on_user_error
 from utils.run_folder import write_json, write_text
@@ -62,7 +62,7 @@ def run(root: Path, diffusion_steps: int | None) -> int:
         code = clock.time(stage.name, partial(run_stage, stage, root, extra))
         if code:
             return code
-    argv = EVALUATION.format(root=root).split()
+    argv = fill(EVALUATION, root=root)
     banner("evaluation", f"{CANDIDATES} candidates of {NUM_SOURCES} test sources, five seeds", DIFFUSION, argv)
     code = clock.time("evaluation", lambda: run_program(DIFFUSION, argv))
     if code:

@@ -11,9 +11,11 @@ import csv
 import io
 import itertools
 import json
+import lzma
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import IO, Any
 
 from dataset_utils import readers
 from dataset_utils.splits import permutation
-from utils.errors import UserError
+from utils.errors import UserError, one_line_text
 
 Files = Mapping[str, Path]
 Rows = Iterable[Any]
@@ -30,6 +32,12 @@ SEED = 42  # seed of splits for corpora that are published without one
 
 
 # ------------------------------------------------------------------------------------------------ archives
+
+
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, UnicodeDecodeError, NotImplementedError, OSError, zlib.error,
+    lzma.LZMAError,
+)  # fmt: skip
 
 
 @contextmanager
@@ -44,8 +52,16 @@ def open_member(path: Path, end: str) -> Iterator[IO[str]]:
                 member = tar.extractfile(_find_member(tar.getnames(), end, path))
                 assert member is not None
                 yield io.TextIOWrapper(member, encoding="utf-8", newline="")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a complete archive ({error}): remove it and download it again") from None
+    except UserError:
+        raise
+    except RuntimeError as error:  # an archive with a password
+        raise UserError(f"{path} cannot be unpacked ({one_line_text(error)}): unpack it, and give its folder") from None
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(
+            f"{path} is not a complete archive ({one_line_text(error)}): remove it and download it again"
+        ) from None
 
 
 def _find_member(names: Iterable[str], end: str, path: Path) -> str:
@@ -59,19 +75,27 @@ def _find_member(names: Iterable[str], end: str, path: Path) -> str:
 def _table(text: IO[str], where: str, *columns: str, delimiter: str = ",") -> Iterator[dict[str, str]]:
     """Rows of a table whose header must have these columns."""
     rows = csv.DictReader(text, delimiter=delimiter)
-    missing = [name for name in columns if name not in (rows.fieldnames or ())]
-    if missing:
-        raise UserError(
-            f"{where} has no column {missing[0]}, only {', '.join(rows.fieldnames or ())}: is it the right file?"
-        )
-    for row in rows:
-        if any(row[name] is None for name in columns):
-            raise UserError(f"{where}, line {rows.line_num}: too few cells: correct or remove the line")
-        yield row
+    try:
+        missing = [name for name in columns if name not in (rows.fieldnames or ())]
+        if missing:
+            raise UserError(
+                f"{where} has no column {missing[0]}, only {', '.join(rows.fieldnames or ())}: is it the right file?"
+            )
+        for row in rows:
+            if any(row[name] is None for name in columns):
+                raise UserError(f"{where}, line {rows.line_num}: too few cells: correct or remove the line")
+            yield row
+    except csv.Error as error:
+        raise UserError(f"{where}, line {rows.line_num}: {error}: correct or remove the line") from None
 
 
-def _open(path: Path) -> IO[str]:
-    return path.open(encoding="utf-8-sig", newline="")
+@contextmanager
+def _open(path: Path) -> Iterator[IO[str]]:
+    with readers.opened(path) as file:
+        try:
+            yield io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 ({error.reason}): download it again") from None
 
 
 # ------------------------------------------------------------------------------------------------ corpora
@@ -149,7 +173,15 @@ def sst(files: Files) -> dict[str, Rows]:
     Sentences and phrases encode brackets and accents differently; the spelling of the phrases is used.
     """
     (path,) = files.values()
+    try:
+        return _sst(path)
+    except UserError:
+        raise
+    except (ValueError, KeyError) as error:  # a line without separator, a number that is none, an unknown number
+        raise UserError(f"{path} is not in the format of the treebank ({error!r}): download it again") from None
 
+
+def _sst(path: Path) -> dict[str, Rows]:
     def lines(name: str, separator: str, header: bool) -> Iterator[list[str]]:
         with open_member(path, name) as text:
             for line in itertools.islice(text, int(header), None):
@@ -184,12 +216,19 @@ def _spellings(sentence: str) -> Iterator[str]:
             continue
 
 
+def _checked(rows: Iterable[list[str]], path: Path) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise UserError(f"{path}: not a table ({error}): download it again") from None
+
+
 def ag_tables(files: Files) -> dict[str, Rows]:
     """AG News as its authors distribute it: class (from 1), title, description; without a header."""
 
     def rows(path: Path) -> Iterator[dict[str, Any]]:
         with _open(path) as text:
-            for line, cells in enumerate(csv.reader(text), start=1):
+            for line, cells in enumerate(_checked(csv.reader(text), path), start=1):
                 if len(cells) != 3 or cells[0] not in ("1", "2", "3", "4"):
                     raise UserError(f"{path}, line {line}: expected class, title, description: is it the right file?")
                 yield {"text": f"{cells[1]} {cells[2]}", "label": int(cells[0]) - 1}
@@ -257,7 +296,7 @@ def openqa(files: Files, max_passages: int = 3) -> dict[str, Rows]:
                     question_row, documents = json.loads(question_line), json.loads(passage_line)
                     question, answers = question_row["question"], [a.lower() for a in question_row["answers"]]
                     texts = [d["document"] for d in documents]
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                     raise UserError(
                         f"{path}, {split}, line {line}: not in the format of OpenQA ({error!r}): download it again"
                     ) from None
@@ -297,7 +336,7 @@ def conversation(files: Files) -> dict[str, Rows]:
                 try:
                     row = json.loads(raw)
                     yield {"src": " ".join(row["post"]), "trg": " ".join(row["response"])}
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise UserError(
                         f"{name}, line {line}: expected post and response ({error!r}): download it again"
                     ) from None

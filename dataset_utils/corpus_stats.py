@@ -17,6 +17,7 @@ import numpy as np
 
 from dataset_utils.batching import token_counts
 from dataset_utils.corpus import Corpus
+from dataset_utils.round_trip import format_round_trips, round_trip
 from dataset_utils.splits import Split
 from utils.terminal import printable
 
@@ -93,6 +94,7 @@ def _lengths(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> di
         "tokens": {str(p): int(np.percentile(counts, p, method="higher")) for p in PERCENTILES},
         "truncated": 0.0 if max_length is None else float((counts > max_length).mean()),
         "unknown": unknown / known if known else 0.0,
+        "round_trip": round_trip(tokenizer, texts).as_dict(),
     }
 
 
@@ -204,6 +206,16 @@ def format_table(figures: dict[str, Any]) -> str:
             rest = f" and {len(most) - 12} more classes" if len(most) > 12 else ""
             lines.append(f"{name} rows by class: " + ", ".join(f"{label} {n:,}" for label, n in most[:12]) + rest)
     return printable("\n".join([*lines, *(f"warning: {line}" for line in figures["warnings"])]))
+
+
+def round_trip_lines(figures: dict[str, Any]) -> list[str]:
+    """Lines about the texts and sources that the tokenizer brings back unchanged; see round_trip.format_round_trips."""
+    found = {}
+    for name, s in figures["splits"].items():
+        found[name] = s["round_trip"]
+        if "source" in s:
+            found[f"sources of {name}"] = s["source"]["round_trip"]
+    return format_round_trips(found)
 
 
 def _columns(s: dict[str, Any]) -> str:

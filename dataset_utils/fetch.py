@@ -93,8 +93,8 @@ def _download_to(remote: RemoteFile, partial: Path) -> None:
     with answer:
         if answer.status != 206:
             offset = 0  # the server ignores the offset and sends the whole file
-        length = answer.headers.get("Content-Length")
-        total = offset + int(length) if length else None
+        length = answer.headers.get("Content-Length") or ""
+        total = offset + int(length) if length.isdecimal() else None
         with (
             partial.open("ab" if offset else "wb") as file,
             ProgressBar(
@@ -112,7 +112,8 @@ def _download_to(remote: RemoteFile, partial: Path) -> None:
 def _check_sha256(remote: RemoteFile, path: Path) -> None:
     """Compare a file with its known or recorded checksum; record the checksum if there is none."""
     sums = path.with_name(SUMS)
-    recorded = dict(line.split("  ", 1)[::-1] for line in sums.read_text().splitlines()) if sums.exists() else {}
+    lines = sums.read_text(errors="replace").splitlines() if sums.exists() else []
+    recorded = {name: value for value, _, name in (line.partition("  ") for line in lines)}
     found = _sha256(path)
     wanted = remote.sha256 or recorded.get(path.name)
     if wanted and found != wanted:

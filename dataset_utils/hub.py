@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_utils.readers import Row, flatten
-from utils.errors import UserError
+from utils.errors import UserError, library_message
 from utils.hub import is_online
 
 # split -> its names in repositories; the first that exists is used
@@ -57,7 +57,9 @@ class HubSource:
                     f"{self.path} on the hub has no split named train, only {', '.join(found)}: name another corpus"
                 )
             names["train"] = nonempty[0]
-        tables = {ours: (f"{self.path} ({name})", _rows(found[name])) for ours, name in names.items() if name}
+        tables = {
+            ours: (f"{self.path} ({name})", _rows(found[name], self.path)) for ours, name in names.items() if name
+        }
         features = found[names["train"]].features
         classes = {column: tuple(f.names) for column, f in features.items() if hasattr(f, "int2str")}
         return HubTables(tables, classes)
@@ -77,12 +79,18 @@ def parse_id(name: str) -> HubSource:
     return HubSource(path, configuration or None)
 
 
-def _rows(table) -> Iterator[Row]:
+def _rows(table: Any, where: str) -> Iterator[Row]:
     number = 0
-    for columns in table.iter(batch_size=10_000):
-        for values in zip(*columns.values(), strict=True):
-            number += 1
-            yield number, flatten(dict(zip(columns, values, strict=True)))
+    try:
+        for columns in table.iter(batch_size=10_000):
+            for values in zip(*columns.values(), strict=True):
+                number += 1
+                yield number, flatten(dict(zip(columns, values, strict=True)))
+    except Exception as error:  # columns of pictures or sound need packages, and decoding raises many classes
+        raise UserError(
+            f"{where} on the hub, after row {number}: cannot be read ({library_message(error)}): name another "
+            "corpus, or download it and give its texts with --train_file"
+        ) from None
 
 
 def offline() -> bool:

@@ -17,7 +17,7 @@ from utils.errors import UserError, one_line_text
 
 __all__ = [
     "BY_SUFFIX", "COMPRESSED", "TABLES", "Reader", "Row", "by_suffix", "csv", "e2e", "flatten", "json_file", "jsonl",
-    "labeled_lines", "lines", "parquet", "plain", "rocstories", "suffix", "tsv",
+    "labeled_lines", "lines", "opened", "parquet", "plain", "rocstories", "suffix", "tsv",
 ]  # fmt: skip
 
 

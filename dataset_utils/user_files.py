@@ -5,6 +5,7 @@ Formats are recognized by the file name extension, columns by their usual names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -51,7 +52,12 @@ def read_rows(path: Path, columns: Columns) -> Iterable[readers.Row]:
 
     Raises UserError for a missing file, and for a table without a header.
     """
-    with opened(path):  # its errors: no such file, a folder, no permission
+    if not os.path.lexists(path):
+        raise UserError(
+            f"there is no file {path}: check the path, or name another with --train_file, --valid_file or --test_file "
+            "(--data_dir: the folder of all three)"
+        )
+    with opened(path):  # its errors: a folder, no permission
         reader = readers.by_suffix(path)
     if readers.suffix(path) in readers.TABLES:
         return tables.table(path, columns.names(), KNOWN_NAMES)

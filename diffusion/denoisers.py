@@ -69,8 +69,10 @@ def make_denoise(
     train_schedule: Schedule | None = None,
     shift: Tensor | None = None,
 ) -> Denoise:
-    """The network as an estimate of x0, for any objective.
+    """The network as an estimate of x0, for any objective, in float32 at least.
 
+    At t = 1 it divides by alpha, 5e-4 or less: in float16 the estimate would be infinite. The network receives z, time
+    and x0_prev in the dtype of z.
     timesteps, train_schedule: see get_time_input.
     shift: (B, L, D), the mean of the noise where there is an absorbing state (diffusion/absorbing); None: zero.
     """
@@ -78,13 +80,23 @@ def make_denoise(
 
     def denoise(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
         time = get_time_input(schedule, t, time_input, timesteps, train_schedule).to(z.dtype)
-        prediction = network(z, time, x0_prev).to(z.dtype)  # under autocast the output may be in half precision
+        wide = torch.promote_types(z.dtype, torch.float32)
+        x0_prev = None if x0_prev is None else saturate(x0_prev, z.dtype)
+        prediction = network(z, time, x0_prev).to(wide)  # under autocast the output may be in half precision
+        z = z.to(wide)
         level = broadcast_level(schedule, t, z)
         if shift is not None:
             z = z - (1 - level.alpha) * shift.to(z)  # leaves alpha x0 + sigma eps
         return to_x0(objective, prediction, z, level)
 
     return denoise
+
+
+def saturate(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in another dtype; what is too large for it becomes its largest number instead of infinity."""
+    if x.dtype == dtype or dtype not in (torch.float16, torch.bfloat16):
+        return x.to(dtype)
+    return x.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max).to(dtype)
 
 
 def project_x0(denoise: Denoise, project: Callable[[Tensor], Tensor]) -> Denoise:

@@ -187,7 +187,8 @@ def first_step_targets(
     Source: Li et al. 2022, arXiv:2205.14217, eq. 2, its term |mu_theta(x_1, 1) - Emb(w)|^2.
     """
     first = (t * timesteps < 1.5).view(-1, *(1,) * (x0.dim() - 1))  # (B, 1, 1)
-    remaining = eps + level.alpha / level.sigma * (x0 - mean)  # z_t = alpha mean + sigma remaining
+    sigma = level.sigma.clamp(min=torch.finfo(level.sigma.dtype).tiny)  # a chain has none at t = 0
+    remaining = eps + level.alpha / sigma * (x0 - mean)  # z_t = alpha mean + sigma remaining
     return torch.where(first, mean, x0), torch.where(first, remaining, eps)
 
 

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diffusion.denoisers import Denoise
+from diffusion.denoisers import Denoise, saturate
 from diffusion.sampler_steps import Noise, Sampler, StepHook, finish_step, iterate_steps, step_variance
 from diffusion.schedules import NoiseLevel, Schedule
 
@@ -206,11 +206,34 @@ def sampler_kwargs(name: str) -> set[str]:
 
 
 def make_sampler(name: str, *, eta: float = 0.0, variance: str = "large") -> Sampler:
-    """A sampler of SAMPLERS with its keywords bound; others are ignored. ValueError for an unknown name."""
+    """A sampler of SAMPLERS with its keywords bound; others are ignored. ValueError for an unknown name.
+
+    It computes in float32 at least: for z in half precision, only denoise receives half precision.
+    """
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}: use one of {', '.join(SAMPLERS)}")
     options = {"eta": eta, "variance": variance}
-    return partial(SAMPLERS[name], **{key: options[key] for key in options if key in sampler_kwargs(name)})
+    sampler = partial(SAMPLERS[name], **{key: options[key] for key in options if key in sampler_kwargs(name)})
+    return partial(_sample_in_full_precision, sampler)
+
+
+def _sample_in_full_precision(
+    sampler: Sampler,
+    denoise: Denoise,
+    schedule: Schedule,
+    timesteps: Tensor,
+    z: Tensor,
+    noise: Noise | None = None,
+    step_hook: StepHook | None = None,
+) -> Tensor:
+    dtype = z.dtype
+    if dtype not in (torch.float16, torch.bfloat16):
+        return sampler(denoise, schedule, timesteps, z, noise, step_hook)
+
+    def denoise_half(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+        return denoise(saturate(z, dtype), t, x0_prev).float()
+
+    return saturate(sampler(denoise_half, schedule, timesteps, z.float(), noise, step_hook), dtype)
 
 
 def nfe(name: str, steps: int) -> int:

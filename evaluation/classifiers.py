@@ -140,7 +140,12 @@ def _pretrained(source: str | Path, class_names: Sequence[str], device: str | to
         for start in range(0, len(rows), BATCH_SIZE):
             part = rows[start : start + BATCH_SIZE]
             batch = tokenizer(
-                [texts[i] for i in part], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+                [texts[i] for i in part],
+                truncation=True,
+                max_length=max_length,
+                padding=True,
+                return_tensors="pt",
+                split_special_tokens=True,  # "[SEP]" in a text is text
             )
             logits[part] = network(**batch.to(device)).logits.float().cpu()[:, order]
         return logits

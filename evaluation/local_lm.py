@@ -85,6 +85,7 @@ def train_local(
         bos_token=START_TOKEN,
         eos_token=START_TOKEN,
         model_max_length=options.max_length,
+        split_special_tokens=True,  # START_TOKEN in a text is text
     )
     config = GPT2Config(
         vocab_size=len(tokenizer),

@@ -40,7 +40,7 @@ Result = dict[str, Any]
 def evaluate_texts(
     samples: Sequence[str],
     references: Mapping[str, Sequence[str]],
-    training: Iterable[str] | NgramIndex,
+    training: Iterable[str] | NgramIndex | None,
     scorer: Scorer | None,
     *,
     prefix: str = "",
@@ -52,8 +52,8 @@ def evaluate_texts(
 
     Keys: {prefix}{cond}{metric} and {prefix}{model}_{cond}{reference}_mauve, where cond is `cond{c}_` for samples of
     class c and empty otherwise, and model is the name of the scorer, and with an encoder that of the encoder.
-    training: all training texts, or their NgramIndex if it is used again. held_out: real texts for linear_auc; None:
-    the first references that are not those of the key "train".
+    training: all training texts, or their NgramIndex if it is used again; None: no memorization. held_out: real texts
+    for linear_auc; None: the first references that are not those of the key "train".
 
     Differs from the reference, which skips MAUVE if perplexity exceeds 5,000: a local scorer has another scale, and a
     curve without gaps is easier to read.
@@ -124,7 +124,7 @@ def evaluate_reconstruction(
 def evaluate_pairs(
     candidates: Sequence[Sequence[str]],
     references: Sequence[Reference],
-    training: Iterable[str] | NgramIndex,
+    training: Iterable[str] | NgramIndex | None,
     scorer: Scorer | None,
     *,
     prefix: str = "",
@@ -141,7 +141,7 @@ def evaluate_pairs(
     candidate, one sample; `mbr_` the candidate that agrees best with the others; `oracle_` the best candidate by each
     metric against the reference; `chance_` samples of other sources; `stem_` compares stemmed words.
     `mbr_ties` is the share of sources whose candidates differ and yet have equal utilities: MBR took the first one.
-    references: one per row: a text, or several that are all right. training: target texts.
+    references: one per row: a text, or several that are all right. training: target texts; None: no memorization.
     tokenizer: sacreBLEU's, for translation (`intl` into German, `13a` otherwise).
     utility: utility function of MBR, one of mbr.UTILITIES; None: sentence BLEU if a tokenizer is given, else ROUGE-2.
     selected: the result of mbr.select, if it was already computed.
@@ -250,8 +250,10 @@ def protocol(
     return metadata
 
 
-def _make_index(training: Iterable[str] | NgramIndex) -> tuple[NgramIndex | None, list[str]]:
+def _make_index(training: Iterable[str] | NgramIndex | None) -> tuple[NgramIndex | None, list[str]]:
     """Return the index of the training texts, and the missing packages; without them the index is None."""
+    if training is None:
+        return None, []
     try:
         return NgramIndex.from_texts(training), []
     except MissingPackage as error:

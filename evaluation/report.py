@@ -45,6 +45,11 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
             continue
         if "note" in metadata:
             found[metadata["note"]] = None
+        if metadata.get("spelling") == "tokenizer":
+            changed = 1 - min(metadata["unchanged_by_tokenizer"].values())
+            found[
+                f"the tokenizer changes {changed:.1%} of the texts: samples and real texts are compared in its spelling"
+            ] = None
         for part in (metadata, metadata.get("classes", {})):
             if part.get("mauve_few_samples"):
                 found[f"MAUVE of {part['mauve']['n']} texts per side is mostly noise: sample 1,000 or more"] = None

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from evaluation.checks import check_causal, check_weights_complete
@@ -156,7 +157,11 @@ class Scorer:
         nonempty = [text for text in texts if not is_empty(text)]
         # verbose=False: the truncation is recorded in the protocol, and the tokenizer would warn of every long text
         ids = iter(
-            self.tokenizer(nonempty, truncation=True, max_length=max_length, verbose=False, **kwargs)["input_ids"]
+            self.tokenizer(
+                nonempty, truncation=True, max_length=max_length, verbose=False,
+                split_special_tokens=True,  # "<|endoftext|>" in a text is text
+                **kwargs,
+            )["input_ids"]  # fmt: skip
             if nonempty
             else []
         )
@@ -215,7 +220,7 @@ def load(
                 str(source), dtype=torch.float32, output_loading_info=True, **options
             )
         tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"scorer {source} cannot be loaded ({_first_line(error)}): --scorer takes a local folder, or a hub id "
             "where the hub is reachable, of a causal language model"

@@ -18,6 +18,7 @@ from latent_models.tokenizers.training import train_tokenizer
 from pipelines.cli.configs import PretrainConfig
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.evaluators.reconstruction import reconstruct, via_encoder
+from pipelines.evaluators.spelling import Spelling
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
 from pipelines.steps.denoising_lm import DenoisingLMStep
 from pipelines.summary import dry_run, log_corpus_stats
@@ -77,7 +78,9 @@ def train(settings: Settings[PretrainConfig]) -> int:
         result = evaluate_copying(run, model, valid_tokens)
         run.logger.record({f"lm/{STRATEGY}/{k}": v for k, v in result.items() if isinstance(v, float)}, state.step)
         run.logger.print(
-            f"copies {100 * result['exact_match']:.1f} % of held-out texts exactly, BLEU {result['bleu']:.1f}"
+            f"copies {100 * result['exact_match']:.1f} % of held-out texts exactly"
+            + (" (in the spelling of the tokenizer)" if result["protocol"]["spelling"] == "tokenizer" else "")
+            + f", BLEU {result['bleu']:.1f}"
         )
 
     eval_every = settings.config.validation.eval_every
@@ -134,4 +137,7 @@ def evaluate_copying(run: RunContext[PretrainConfig], model: LanguageModel, data
     decode = via_encoder(model, run.settings.config.model.max_seq_len)
     with eval_mode(model):
         texts = reconstruct(decode, data, rows, 128, STRATEGY, run.device, run.autocast, "copy", True, run.dist)
-    return evaluate_reconstruction(texts, [data.split.texts[row] for row in rows.tolist()])
+    spelling = Spelling.of(model.tokenizer, {"valid": data.split.texts})
+    result = evaluate_reconstruction(texts, spelling.respell([data.split.texts[row] for row in rows.tolist()]))
+    result["protocol"] |= spelling.metadata()
+    return result

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from pipelines.stages import Stage, StageTimer, banner, run_program, run_stage
+from pipelines.stages import Stage, StageTimer, banner, fill, run_program, run_stage
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import ROOT, write_json
@@ -88,7 +88,7 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
         code = clock.time(stage.name, partial(run_stage, stage, root, precision))
         if code:
             return code
-    evaluation = EVALUATION.format(root=root).split()
+    evaluation = fill(EVALUATION, root=root)
     banner("evaluation", f"{NUM_SAMPLES} samples against as many held-out stories", DIFFUSION, evaluation)
     code = clock.time("evaluation", lambda: run_program(DIFFUSION, evaluation))
     if code:

@@ -15,6 +15,8 @@ import torch
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from pipelines.cli.configs import TrainingConfig
+from pipelines.corpus_record import ENTRY as CORPUS_ENTRY
+from pipelines.corpus_record import OWN, CorpusRecord, compare_corpus, find_moved_corpus
 from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
 from utils import checkpoints, distributed
 from utils.cli.args_io import write_args
@@ -29,7 +31,7 @@ from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LoopOptions
 from utils.run_folder import new_run_folder
 from utils.state import State
-from utils.trackers import make_trackers
+from utils.trackers import MetricsFile, make_trackers
 
 EVAL_FLAGS = ("eval", "eval_test", "gen_data")  # flags that use a trained run
 ARGS_FILE = "args.json"
@@ -51,6 +53,7 @@ class RunContext(Generic[C]):
     _files: list[Callable[[], Any]] = field(default_factory=list)  # write what a run needs besides its checkpoints
     _said: set[str] = field(default_factory=set)
     corpus: Corpus | None = None  # read and checked before the folder was made
+    corpus_record: CorpusRecord | None = None  # of this corpus, compared with that of the run that is used
 
     @property
     def device(self) -> torch.device:
@@ -151,6 +154,7 @@ def setup_run(
     set_kernels(settings.config.kernels, dist.device)
     corpus = _read_corpus(settings)
     check_corpus(corpus)
+    record = compare_corpus(settings, corpus)
     folder = _run_folder(settings, dist)
     if dist.is_main:
         check_writable(folder, "resume_dir" if settings.values.get("resume_training") else "output_dir")
@@ -158,6 +162,8 @@ def setup_run(
             raise UserError(f"another process is training into {folder}: wait for it, or name another --output_dir")
         if not is_eval_run(settings):
             checkpoints.sweep(folder)
+            if not settings.values.get("resume_training"):
+                MetricsFile(folder, step=-1)  # lines of a run that was killed before its first checkpoint
     trackers = make_trackers(settings, project, folder) if dist.is_main else []
     # An evaluation logs to a separate folder, so that the training curves of the run do not change.
     log_folder = folder / EVALUATION if is_eval_run(settings) else folder
@@ -170,7 +176,7 @@ def setup_run(
         names=names,
     )
     autocast = distributed.autocast(dist.device, settings.config.loop.mixed_precision)
-    return RunContext(settings, dist, folder, autocast, logger, title, corpus=corpus)
+    return RunContext(settings, dist, folder, autocast, logger, title, corpus=corpus, corpus_record=record)
 
 
 def is_eval_run(settings: Settings[TrainingConfig]) -> bool:
@@ -263,6 +269,10 @@ def check_writable(folder: Path, flag: str = "output_dir") -> None:
 def save_args(run: RunContext[TrainingConfig], **metadata: Any) -> None:
     """Write args.json of a training run: the settings, the device, and metadata of the trained components."""
     facts = {"device_name": _device_name(run.device), "num_devices": run.dist.world_size, **metadata}
+    record = run.corpus_record
+    if record is not None:
+        facts[CORPUS_ENTRY] = record.facts(run.folder)
+        run.write_files(lambda: record.write_hashes(run.folder), now=record.status != OWN)
     run.write_files(lambda: write_args(run.settings, run.folder, **facts))
 
 
@@ -280,16 +290,21 @@ def dataset_label(settings: Settings[TrainingConfig]) -> str:
 
 def load_corpus(run: RunContext[TrainingConfig]) -> Corpus:
     """The corpus of the flags; logs its notes."""
-    corpus = run.corpus or _read_corpus(run.settings)
+    corpus, record = run.corpus or _read_corpus(run.settings), run.corpus_record
     for note in corpus.notes:
         run.log(f"note: {note}")
+    if record is not None and record.is_another:
+        run.log(record.warning(run.settings.path("resume_dir")))
     return corpus
 
 
 def _read_corpus(settings: Settings[TrainingConfig]) -> Corpus:
     if not (settings.config.data.dataset_name or settings.config.data.train_file or settings.config.data.data_dir):
         raise UserError("no corpus given: add --dataset_name NAME (see docs/usage.md) or --train_file FILE")
-    return registry.load(settings.config.data)
+    notes = find_moved_corpus(settings)
+    corpus = registry.load(settings.config.data)
+    corpus.notes[:0] = notes
+    return corpus
 
 
 def make_train_state(

@@ -6,6 +6,8 @@ A stage is a program with its flags. A finished stage is skipped, an interrupted
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +27,21 @@ class Stage:
     name: str  # name of the stage and of its folder
     program: Program
     title: str
-    done_file: str  # the file that the program writes last; it marks a finished stage
-    flags: str
+    done_file: str  # file that the program writes at its last evaluation
+    flags: str  # as in a shell; a path of the caller in it is quoted by shlex.quote
 
     def argv(self, root: Path) -> list[str]:
-        return [part.format(root=root) for part in self.flags.split()]
+        return fill(self.flags, root=root)
+
+
+def fill(flags: str, **places: object) -> list[str]:
+    """The words of flags, as a shell splits them, in which {name} is replaced by its place, such as {root}.
+
+    A place may hold blanks, quotes and braces: it is put in after the flags are split.
+    """
+    return [
+        re.sub(r"\{(\w+)\}", lambda found: str(places.get(found[1], found[0])), word) for word in shlex.split(flags)
+    ]
 
 
 # An autoencoder whose decoder is robust to sampling errors: few latents, and noise of up to sigma = 1 on nine texts of
@@ -83,19 +95,24 @@ STEP_FLAGS = ("--num_train_steps", "--lr_warmup_steps", "--eval_every", "--save_
 
 def scale_steps(stage: Stage, factor: float) -> Stage:
     """Multiply the number of steps, warm-up and intervals of a stage by a factor; each is at least 1."""
-    words = stage.flags.split()
+    words = shlex.split(stage.flags)
     for i, word in enumerate(words[:-1]):
         if word in STEP_FLAGS:
             words[i + 1] = str(max(1, round(factor * int(words[i + 1]))))
-    return replace(stage, flags=" ".join(words))
+    return replace(stage, flags=shlex.join(words))
 
 
 def run_stage(stage: Stage, root: Path, extra: Sequence[str] = ()) -> int:
-    """Start, resume or skip a stage. extra: more flags. Returns the exit code of the program."""
+    """Start, resume or skip a stage. extra: more flags. Returns the exit code of the program.
+
+    Done is a stage whose last checkpoint is of its last step with nothing pending after it, and that has written its
+    done_file: an interrupted one has such a file, too, of its last evaluation.
+    """
+    from pipelines.training import is_finished
     from utils.checkpoints import has_checkpoint
 
     folder = root / stage.name
-    if (folder / stage.done_file).is_file():
+    if (folder / stage.done_file).is_file() and is_finished(folder):
         print(f"{stage.name}: already done", flush=True)
         return 0
     if has_checkpoint(folder):
@@ -123,4 +140,4 @@ def banner(name: str, title: str, program: Program | None = None, argv: Sequence
     """Print the title of a stage, and the command that runs it alone."""
     print(f"\n== {name}: {title}", flush=True)
     if program is not None:
-        print(f"   {program.name} {' '.join(argv)}", flush=True)
+        print(f"   {program.name} {shlex.join(argv)}", flush=True)

@@ -61,9 +61,8 @@ def dry_run(
     shared = "context encoder (shared)" in parts
     limit = settings.values.get("max_source_len") if shared else None
     length = max_seq_len or settings.get("max_seq_len")
-    print(
-        corpus_stats.format_table(corpus_stats.compute_corpus_stats(corpus, tokenizer, length, max_source_length=limit))
-    )
+    figures = corpus_stats.compute_corpus_stats(corpus, tokenizer, length, max_source_length=limit)
+    print("\n".join([corpus_stats.format_table(figures), *corpus_stats.round_trip_lines(figures)]))
     return 0
 
 
@@ -81,7 +80,7 @@ def log_corpus_stats(
     if run.dist.is_main:
         length = run.settings.get("max_seq_len")
         figures = corpus_stats.compute_corpus_stats(corpus, tokenizer, length, source_tokenizer, max_source_length)
-        run.log(corpus_stats.format_table(figures))
+        run.log("\n".join([corpus_stats.format_table(figures), *corpus_stats.round_trip_lines(figures)]))
         write_json(run.folder / CORPUS_STATS, figures)
 
 

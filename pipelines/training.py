@@ -19,6 +19,8 @@ from pipelines.cli.configs import TrainingConfig
 from pipelines.run_context import RunContext, dataset_label
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
+from utils.cli.args_io import read_args
+from utils.errors import UserError
 from utils.hooks import Hook, PeriodicHook, StepResult
 from utils.locks import release
 from utils.loop import StepFn, train
@@ -40,13 +42,12 @@ def resume(run: RunContext[TrainingConfig], state: State, check: Callable[[Check
     if check is not None:
         check(checkpoint)
     state.restore(checkpoint)
-    if state.pending:
-        made = _read_evaluated(run.folder)
-        if made.get("step") == state.step:
-            state.pending = [name for name in state.pending if name != made["name"]]
-            state.best = made["best"]
-        else:  # half of the evaluation may be in the log
-            run.logger.keep_bytes = checkpoint.metadata.get("log_bytes")
+    made = [name for name in state.pending if _is_evaluated(run.folder, state.step, name)]
+    if made:
+        state.pending = [name for name in state.pending if name not in made]
+        state.best = _read_evaluated(run.folder)["best"]
+    elif state.pending:  # half of the evaluation may be in the log
+        run.logger.keep_bytes = checkpoint.metadata.get("log_bytes")
     _extend(run, state)
     return True
 
@@ -57,6 +58,23 @@ def _read_evaluated(folder: Path) -> dict[str, Any]:
         if isinstance(found, dict) and isinstance(found.get("best"), dict) and isinstance(found.get("name"), str):
             return found
     return {}
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training has made all its steps and what follows them: nothing is pending after its last checkpoint."""
+    try:
+        steps, newest = read_args(folder).get("num_train_steps"), checkpoints.newest(folder)
+    except UserError:
+        return False
+    if newest is None or not isinstance(steps, int):
+        return False
+    pending = [name for name in newest.get("pending", ()) if not _is_evaluated(folder, newest["step"], name)]
+    return newest["step"] >= steps and not pending and not newest.get("due")
+
+
+def _is_evaluated(folder: Path, step: int, name: str) -> bool:
+    made = _read_evaluated(folder)
+    return made.get("step") == step and made["name"] == name
 
 
 def run_training(

@@ -84,6 +84,14 @@ def load(folder: Path | str) -> Checkpoint:
     raise UserError(f"{folder}: {found}: name the folder of a run that has saved one, or train it again")
 
 
+def newest(folder: Path | str) -> dict[str, Any] | None:
+    """Metadata of the newest checkpoint whose state.json is intact, without its tensors; None without one."""
+    for _, path in _candidates(Path(folder) / "checkpoints"):
+        with suppress(DamagedError, UserError):
+            return checkpoint_folder.read_state(path)["facts"]
+    return None
+
+
 def newest_good(folder: Path | str) -> Path | None:
     """The newest checkpoint that is intact and whose weights are finite, to name it in a message."""
     for _, path in _candidates(Path(folder) / "checkpoints"):

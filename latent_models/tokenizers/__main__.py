@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Train, save, and print the rate of unknown words in the files."""
     given = parser().parse_args(arguments)
     from dataset_utils.columns import Columns, collect_rows
-    from dataset_utils.readers import by_suffix
+    from dataset_utils.user_files import read_rows
     from latent_models.tokenizers.from_flags import unknown_rate
     from latent_models.tokenizers.training import TokenizerTraining, train_tokenizer
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     for file in given.files:
         if not file.is_file():
             raise UserError(f"{file}: no such file")
-        split = collect_rows(by_suffix(file)(file), columns, str(file))
+        split = collect_rows(read_rows(file, columns), columns, str(file))
         texts += split.texts + (split.sources or [])
     options = TokenizerTraining(
         given.vocab_size, given.min_frequency, given.lowercase, given.strip_accents, given.individual_digits

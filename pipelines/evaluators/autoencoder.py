@@ -24,6 +24,7 @@ from pipelines.cli.configs import AutoencoderConfig
 from pipelines.data.tokens import TokenSplit
 from pipelines.evaluators.interpolation import decode_all, evaluate_interpolation, midpoints
 from pipelines.evaluators.reconstruction import Decode, reconstruct, via_encoder, via_latents
+from pipelines.evaluators.spelling import Spelling
 from pipelines.run_context import RunContext
 from pipelines.validation import mean_losses
 from utils.distributed import DistContext
@@ -46,7 +47,8 @@ class AutoencoderEvaluator:
         self.batch_size, self.max_seq_len = config.evaluation.eval_batch_size, config.language_model.max_seq_len
         self.strategies = list(strategies(config.evaluation.decoding))
         self.rows = torch.arange(min(config.validation.eval_texts, len(data)))
-        self.references = [data.split.texts[row] for row in self.rows.tolist()]
+        self.spelling = Spelling.of(space.language_model.tokenizer, {"valid": data.split.texts})
+        self.references = self.spelling.respell([data.split.texts[row] for row in self.rows.tolist()])
         # perplexity needs --scorer: no scorer is trained here
         source = scorers.source_of(config.evaluation.scorer, or_default=False)
         self.scorer = scorers.load(source, device=run.device) if source else None
@@ -106,6 +108,7 @@ class AutoencoderEvaluator:
                 self.scorer,
                 partial(evaluate_reconstruction, texts, self.references, self.scorer, prefix=f"{prefix}/{strategy}/"),
             )
+            metrics["protocol"] |= self.spelling.metadata()
         return metrics
 
     def evaluate_midpoints(self, corpus: Corpus) -> dict[str, Any]:
@@ -114,7 +117,7 @@ class AutoencoderEvaluator:
         run = self.run
 
         def evaluate() -> dict[str, Any]:
-            train_texts = None if self.scorer else corpus.train.texts
+            train_texts = None if self.scorer else self.spelling.respell(corpus.train.texts)
             scorer = self.scorer or scorers.load(
                 None, texts=train_texts, folder=run.folder / "scorer", device=run.device
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ import torch
 
 from dataset_utils.corpus import Corpus
 from diffusion.samplers import nfe
-from evaluation import classifiers, encoders, report, scorers
+from evaluation import classifiers, encoders, local_lm, scorers
 from evaluation.classifiers import Classifier
 from evaluation.distributed import on_rank0
 from evaluation.encoders import SentenceEncoder
@@ -24,10 +24,13 @@ from evaluation.memorization import NgramIndex
 from evaluation.scorers import Scorer
 from latent_models.generation.decoding import strategies
 from pipelines.cli.configs import DiffusionConfig
+from pipelines.evaluators.spelling import Spelling, respelled, tokenizer_of
 from pipelines.options import ClampOptions, ControlOptions
 from pipelines.run_context import RunContext
 from pipelines.sampling.generator import TextGenerator
 from utils.seeding import seeded_generator
+from utils.shared import make_folder_on_main
+from utils.terminal import single_line
 
 T = TypeVar("T")
 Metrics = dict[str, Any]  # numbers by key; "protocol": everything that they depend on
@@ -39,10 +42,28 @@ class EvaluationContext:
     """One run under evaluation: its generator, its corpus, and the models that score texts, each loaded when needed."""
 
     def __init__(self, run: RunContext[DiffusionConfig], generator: TextGenerator, corpus: Corpus) -> None:
-        self.run, self.generator, self.corpus = run, generator, corpus
+        self.run, self.generator, self._corpus = run, generator, corpus
         self.config = run.settings.config
         self.options, self.classes = self.config.evaluation, self.config.classes
         self.strategies = list(strategies(self.options.decoding))
+
+    # ---- texts -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _respelled(self) -> tuple[Corpus, Spelling]:
+        corpus, spelling = respelled(self._corpus, tokenizer_of(self.generator.space.space))
+        if self.run.is_eval:  # training has printed it with the statistics of the corpus
+            self.run.log("\n".join(spelling.lines()))
+        return corpus, spelling
+
+    @property
+    def corpus(self) -> Corpus:
+        """The corpus in the spelling of the run's tokenizer, which samples have: all texts that are compared."""
+        return self._respelled[0]
+
+    @property
+    def spelling(self) -> Spelling:
+        return self._respelled[1]
 
     # ---- models that score texts -----------------------------------------------------------------------------------
 
@@ -55,8 +76,11 @@ class EvaluationContext:
         source = scorers.source_of(self.options.scorer, or_default=self.run.is_eval)
         if source and source != self.options.scorer:
             self.run.log(f"scorer: {source}, unpacked on this machine (--scorer names another)")
-        texts = None if source else self.corpus.train.texts
-        scorer = scorers.load(source, texts=texts, folder=self.run.folder / "scorer", device=self.run.device)
+        texts, folder = None if source else self.corpus.train.texts, self.run.folder / "scorer"
+        if texts is not None:
+            train = partial(local_lm.train_local, texts, folder, device=self.run.device)
+            make_folder_on_main(self.run.dist, folder, train)
+        scorer = scorers.load(source, texts=texts, folder=folder, device=self.run.device)
         scorer.cache_dir = self.cache_dir
         return scorer
 
@@ -73,16 +97,20 @@ class EvaluationContext:
     @cached_property
     def classifier(self) -> Classifier:
         """The classifier of --classifier, or a small one trained on the corpus and saved in the run folder."""
-        train, valid = self.corpus.train, self.corpus.valid
-        return classifiers.load(
+        train, valid, folder = self.corpus.train, self.corpus.valid, self.run.folder / "classifier"
+        load = partial(
+            classifiers.load,
             self.classes.classifier,
             self.corpus.class_names,
             texts=train.texts,
             labels=train.labels,
             held_out=(valid.texts, valid.labels or []),
-            folder=self.run.folder / "classifier",
+            folder=folder,
             device=self.run.device,
         )
+        if not self.classes.classifier:
+            make_folder_on_main(self.run.dist, folder, load)
+        return load()
 
     @cached_property
     def training_ngrams(self) -> NgramIndex:
@@ -137,6 +165,7 @@ class EvaluationContext:
             "network_calls": guided * nfe(sampling.sampler, sampling.sampling_timesteps),
             "texts_together": self.generator.batch_size,
             "max_seq_len": self.config.language_model.max_seq_len,
+            **self.spelling.metadata(),
         }
 
 
@@ -168,7 +197,7 @@ class Part(ABC):
 
 def to_lines(texts: Sequence[str]) -> str:
     """Format one text per line, without control characters."""
-    return "".join(report.single_line(text) + "\n" for text in texts)
+    return "".join(single_line(text) + "\n" for text in texts)
 
 
 def numbers_of(metrics: Metrics) -> dict[str, float]:

@@ -24,6 +24,7 @@ from pipelines.sampling.classes import PRIOR, select_classes
 from pipelines.sampling.inputs import Sources
 from utils.errors import UserError
 from utils.run_folder import write_json
+from utils.terminal import single_line
 
 NUM_SHOWN = 4  # sources in the log
 PREFIX = "model/seq2seq/"
@@ -181,6 +182,6 @@ def format_records(records: Sequence[Mapping[str, Any]]) -> str:
     """Format the first few sources with their reference and samples, safe to print to a terminal."""
     lines = []
     for record in records[:NUM_SHOWN]:
-        lines += [f"  {name:<10}{report.single_line(record[name]) or '(empty)'}" for name in
+        lines += [f"  {name:<10}{single_line(record[name]) or '(empty)'}" for name in
                   ("source", "reference", "sample", "chosen")] + [""]  # fmt: skip
     return "\n".join(lines[:-1])

@@ -348,3 +348,45 @@ def test_a_script_from_any_directory(tmp_path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "data/commonsense/train.jsonl").read_bytes() == PAIRS["train.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("convert", "name", "content", "message"),
+    [
+        ("roc_tables", "roc.csv", b"sentence1,sentence2,sentence3,sentence4,sentence5\na,b,c,d,\xff\n", "not UTF-8"),
+        ("roc_tables", "roc.csv", b"sentence1,sentence2\na,b\n", "no column sentence3"),
+        ("ag_tables", "train.csv", b"1,a\n", "line 1: expected class"),
+        ("quora", "quora.tsv", b"question1\tquestion2\tis_duplicate\na\n", "line 2: too few cells"),
+        ("sst", "sst.zip", b"PK\x03\x04 damaged", "is not a complete archive"),
+        ("conversation", "c.tar.gz", b"\x1f\x8b damaged", "is not a complete archive"),
+        ("conversation", "c.tar.bz2", b"BZh9 damaged", "is not a complete archive"),
+    ],
+)
+def test_damaged_source_files_are_refused_in_one_line(tmp_path, convert, name, content: bytes, message: str) -> None:
+    from dataset_utils import convert as conversions
+
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        for rows in getattr(conversions, convert)({name: tmp_path / name}).values():
+            list(rows)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_lines_without_a_separator_are_no_treebank(tmp_path) -> None:
+    import zipfile
+
+    from dataset_utils import convert as conversions
+
+    with zipfile.ZipFile(tmp_path / "sst.zip", "w") as archive:
+        for member in ("sentiment_labels", "dictionary", "datasetSplit", "datasetSentences"):
+            archive.writestr(f"{member}.txt", "head\nno separator\n")
+    with pytest.raises(UserError, match=r"sst\.zip is not in the format of the treebank"):
+        conversions.sst({"sst.zip": tmp_path / "sst.zip"})
+
+
+def test_a_damaged_list_of_checksums_is_read_as_far_as_it_goes(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / fetch.SUMS).write_bytes(b"no separator\n\xff\n")
+    remote = fetch.RemoteFile("a.txt", "https://localhost/a.txt")
+    assert fetch.download(remote, tmp_path) == tmp_path / "a.txt"
+    assert fetch.download(remote, tmp_path) == tmp_path / "a.txt"

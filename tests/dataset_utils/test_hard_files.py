@@ -335,7 +335,7 @@ def test_files_that_are_no_files_are_refused_at_once(tmp_path, made) -> None:
     assert "is a pipe or a device" in refusal(lambda: read(tmp_path / "pipe.txt"))
     assert "is a folder" in refusal(lambda: read(tmp_path))
     assert "there is no file" in refusal(lambda: read(tmp_path / "none.txt"))
-    assert "File name too long" in refusal(lambda: read(tmp_path / ("x" * 300 + ".txt")))
+    assert "there is no file" in refusal(lambda: read(tmp_path / ("x" * 300 + ".txt")))
     (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
     assert "loop.txt cannot be read" in refusal(lambda: read(tmp_path / "loop.txt"))
     if os.getuid():

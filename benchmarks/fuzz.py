@@ -1,0 +1,590 @@
+"""Random and damaged inputs for all that reads one: files of texts, command lines, configurations, run folders.
+
+    python benchmarks/fuzz.py --inputs 100000 --seed 1 --out benchmarks/records/DATE/fuzz
+
+Hypothesis makes the inputs: random bytes, mutations of valid files, and generated structures. Each is read in this
+process. The outcome must be a right reading or one line (UserError, or an OSError that names a file); anything else is
+a finding, which Hypothesis reduces to a minimal input, and which is printed and written to OUT.json. A finding of the
+same place in the code counts once. tests/fuzz runs the same targets on few inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import contextlib
+import csv
+import gzip
+import io
+import json
+import lzma
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+for name, value in {"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+    os.environ.setdefault(name, value)
+
+from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from utils.argparse_utils import OneLineParser  # noqa: E402
+from utils.errors import UserError, exit_on_user_error, user_message  # noqa: E402
+
+Strategy = st.SearchStrategy[Any]
+MEMORY = 12 << 30  # bytes of address space: a size that nobody has must be an error, not the end of the process
+
+
+# ------------------------------------------------------------------------------------------------------------ oracle
+
+
+def outcome(read: Callable[[], Any]) -> str:
+    """read, or refused in one line. Any other exception is raised: it is a finding."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            read()
+        except UserError as error:
+            _check_line(error)
+            return "refused"
+        except OSError as error:
+            if error.filename is None and "annot be read" not in str(error):
+                raise
+            _check_line(error)
+            return "refused"
+        except SystemExit as error:
+            assert error.code in (0, 2), f"exit status {error.code}"
+            return "refused"
+    return "read"
+
+
+def _check_line(error: BaseException) -> None:
+    line = user_message(error)
+    assert line and "\n" not in line, f"no line: {line!r}"
+    assert len(line) < 3000, f"a line of {len(line)} characters"
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 or "\ud800" <= c <= "\udfff" for c in line), repr(line)
+
+
+# ------------------------------------------------------------------------------------------------------------ inputs
+
+ODD = ("\0", "\ufeff", '"', "'", "\\", "\r", "\r\n", "\n", "\t", ",", ";", "|", "\u2028", "\x85", "\x1b[31m", "\u202e", "\ud800",
+       "\u00a0", "\u200d", "\U0001f600", "e\u0301", "</s>", "[PAD]", "<unk>", "{", "}", "[", "]", ":", "#", "&a", "*a", "!!", "---",
+       "null", "true", "NaN", "Infinity", "-1", "1e400", "9" * 30, "9" * 4400, "[" * 3000, "\ub098", "text", "label", "src", "trg")  # fmt: skip
+_BYTES = [*(text.encode("utf-8", "surrogatepass") for text in ODD), b"\xff", b"\xfe\xff", b"\xff\xfe", b"\x80", b"PAR1", b"\x1f\x8b", b"BZh9", b"\xfd7zXZ"]  # fmt: skip
+
+
+@st.composite
+def mutated(draw: st.DrawFn, valid: Strategy) -> bytes:
+    """A valid content with one to four changes: flipped bits, cut, doubled, moved or inserted parts."""
+    data = bytearray(draw(valid))
+    for _ in range(draw(st.integers(1, 4))):
+        kind = draw(st.sampled_from(("flip", "cut", "drop", "double", "insert", "insert", "replace", "join")))
+        at, length = draw(st.integers(0, max(0, len(data) - 1))), draw(st.integers(1, 40))
+        if kind == "flip" and data:
+            data[at] ^= 1 << draw(st.integers(0, 7))
+        elif kind == "cut":
+            del data[at:]
+        elif kind == "drop":
+            del data[at : at + length]
+        elif kind == "double":
+            data[at:at] = data[at : at + length]
+        elif kind == "insert":
+            data[at:at] = draw(st.sampled_from(_BYTES) | st.binary(max_size=6))
+        elif kind == "replace":
+            data[at : at + length] = draw(st.sampled_from(_BYTES))
+        else:
+            data += draw(valid)
+    return bytes(data)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from(ODD),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.sampled_from(("text", "label", "src", "trg")), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+texts = st.text(max_size=30) | st.sampled_from(("a dog ran home", "la maison est bleue", *ODD))
+TEXTS = [f"the {fruit} is {color}" for fruit in ("plum", "kiwi", "bean") for color in ("red", "green", "blue")]
+
+
+# --------------------------------------------------------------------------------------------------- files of texts
+
+
+def _seed_files() -> dict[str, bytes]:
+    """Valid files by extension."""
+    import pyarrow
+    import pyarrow.parquet
+
+    labelled = [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)]
+    pairs = [{"src": f"say {text}", "trg": text} for text in TEXTS]
+    table, parquet = io.StringIO(), io.BytesIO()
+    writer = csv.DictWriter(table, ["text", "label"])
+    writer.writeheader()
+    writer.writerows([*labelled, {"text": 'a "quoted", cell\nof two lines', "label": 1}])
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS, "label": [i % 2 for i in range(len(TEXTS))]}), parquet)
+    found = {
+        ".txt": "".join(text + "\n" for text in TEXTS),
+        ".jsonl": "".join(json.dumps(row) + "\n" for row in labelled),
+        ".json": json.dumps(pairs),
+        ".csv": table.getvalue(),
+        ".tsv": "text\tlabel\n" + "".join(f"{row['text']}\t{row['label']}\n" for row in labelled),
+        ".parquet": parquet.getvalue(),
+    }
+    plain = {name: value if isinstance(value, bytes) else value.encode() for name, value in found.items()}
+    packed = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    return plain | {f".jsonl{name}": compress(plain[".jsonl"]) for name, compress in packed.items()}
+
+
+@st.composite
+def structured_files(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A file that has its format, with cells and values of any kind."""
+    kind = draw(st.sampled_from((".jsonl", ".json", ".csv", ".tsv", ".txt")))
+    names = draw(
+        st.lists(
+            st.sampled_from(("text", "label", "src", "trg", "input", "instruction", "sentence", "x")) | texts,
+            max_size=3,
+        )
+    )
+    if kind == ".txt":
+        return kind, "\n".join(draw(st.lists(texts, max_size=6))).encode("utf-8", "surrogatepass")
+    if kind in (".csv", ".tsv"):
+        out = io.StringIO()
+        separator = "," if kind == ".csv" else "\t"
+        try:
+            writer = csv.writer(out, delimiter=draw(st.sampled_from((separator, separator, ";", "|"))),
+                                quoting=draw(st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL))),
+                                lineterminator=draw(st.sampled_from(("\n", "\r\n", "\r"))))  # fmt: skip
+            writer.writerows([names, *draw(st.lists(st.lists(texts, max_size=3), max_size=6))])
+        except csv.Error:
+            pass
+        return kind, out.getvalue().encode("utf-8", "surrogatepass")
+    row = st.dictionaries(st.sampled_from(names) if names else st.text(max_size=3), json_values | texts, max_size=3)
+    rows = draw(st.lists(row | json_values, max_size=6))
+    text = json.dumps(rows) if kind == ".json" else "\n".join(json.dumps(row) for row in rows)
+    return kind, text.encode("utf-8", "surrogatepass")
+
+
+def corpus_inputs() -> Strategy:
+    seeds = _seed_files()
+    names = sorted(seeds)
+    anywhere = st.sampled_from(names)
+    changed = st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), mutated(st.just(seeds[name]))))
+    files = st.tuples(anywhere, st.binary(max_size=300)) | changed | changed | st.tuples(anywhere, mutated(anywhere.map(seeds.__getitem__))) | structured_files() | structured_files()  # fmt: skip
+    column = st.sampled_from(("text", "label", "src", "none", "x")) | texts
+    flags = st.fixed_dictionaries({}, optional={f"{name}_column": column for name in ("text", "label", "source")})
+    return st.tuples(files, st.just({}) | st.just({}) | flags)
+
+
+def read_corpus(case: tuple[tuple[str, bytes], dict[str, str]], folder: Path) -> None:
+    """Read the file as the training split of a corpus, with the flags of its columns."""
+    from dataset_utils.options import DataOptions
+    from dataset_utils.registry import load
+
+    (suffix, data), flags = case
+    path = folder / f"train{suffix}"
+    path.write_bytes(data)
+    corpus = load(DataOptions(train_file=str(path), **flags))
+    for split in corpus.splits.values():
+        assert all(isinstance(text, str) and text.strip() for text in split.texts), "a text is blank or no text"
+        "".join(split.texts).encode()  # no surrogates
+        assert not any("\0" in text for text in split.texts), "NUL in a text"
+
+
+def read_format(case: tuple[str, bytes], folder: Path) -> None:
+    """Read the file by one reader, whatever its name says."""
+    from dataset_utils import readers
+
+    name, data = case
+    path = folder / "file"
+    path.write_bytes(data)
+    for _ in getattr(readers, name)(path):
+        pass
+
+
+def format_inputs() -> Strategy:
+    seeds = [*_seed_files().values(), b"name : X | Type : Y || a text\n", b"a text\tlabel\n", b"id,title,a,b,c,d,e\n1,t,a,b,c,d,e\n"]  # fmt: skip
+    names = ("plain", "e2e", "labeled_lines", "jsonl", "json_file", "rocstories", "csv", "tsv", "parquet")
+    return st.tuples(st.sampled_from(names), st.binary(max_size=200) | mutated(st.sampled_from(seeds)))
+
+
+# ------------------------------------------------------------------------------------------------------ command lines
+
+NUMBERS = ("0", "1", "2", "-1", "3.5", "nan", "inf", "-inf", "1e400", "1e-400", "0x10", "1_000", "", " ", "1e3", "9" * 30, "none", "true", "\u0663", "1,2", "ddim5", "at:1,2")  # fmt: skip
+
+
+@cache
+def programs() -> dict[str, Any]:
+    from pipelines.cli import programs as module
+    from utils.cli.settings import Program
+
+    return {name: value for name, value in vars(module).items() if isinstance(value, Program)}
+
+
+@cache
+def flag_values(title: str, name: str) -> Strategy:
+    """Values of a flag: its choices, its default, numbers, texts."""
+    flag = programs()[title].flags[name]
+    known = [str(choice) for choice in flag.choices or ()] + [str(flag.default), *map(str, flag.aliases)]
+    return st.sampled_from(known) | st.sampled_from(NUMBERS) | st.integers().map(str) | st.floats().map(str) | texts
+
+
+@st.composite
+def command_lines(draw: st.DrawFn, run: str) -> tuple[str, list[str]]:
+    """run: a run folder that some of them name."""
+    known = programs()
+    title = draw(st.sampled_from(sorted(known)))
+    flags = known[title].flags
+    argv: list[str] = []
+    for name in draw(st.lists(st.sampled_from(sorted(flags)), max_size=5)):
+        kind = draw(st.integers(0, 9))
+        spelled = (
+            name
+            if kind
+            else draw(st.sampled_from((name[:-1], name.upper(), name.replace("_", "-"), f"no_{name}", name + "x")))
+        )
+        value = draw(flag_values(title, name))
+        if name in ("resume_dir", "diffusion_run", "distill_run", "latent_model_path") and draw(st.booleans()):
+            value = run
+        argv += (
+            [f"--{spelled}={value}"]
+            if draw(st.booleans())
+            else [f"--{spelled}", *([] if flags[name].type is bool and kind else [value])]
+        )
+    argv += draw(
+        st.lists(
+            texts | st.sampled_from(("--", "-", "--=", "--config", "-h", "--eval", "--resume_training")), max_size=1
+        )
+    )
+    return title, argv
+
+
+def read_command_line(case: tuple[str, list[str]], folder: Path) -> None:
+    from utils.cli.parse import parse
+
+    title, argv = case
+    made = parse(programs()[title], argv)
+    json.dumps(made.as_dict(), allow_nan=False, ensure_ascii=False).encode()  # the record of the run
+    made.describe()
+
+
+SMALL = ("pipelines.sample", "pipelines.rewrite", "pipelines.infill")
+
+
+@st.composite
+def small_command_lines(draw: st.DrawFn, run: str) -> tuple[str, list[str]]:
+    import importlib
+
+    module = draw(st.sampled_from(SMALL))
+    options = sorted(importlib.import_module(module).parser()._option_string_actions)
+    argv = ["--run", draw(st.sampled_from((run, run, run, "x", "")))]
+    for option in draw(st.lists(st.sampled_from(options), max_size=4)):
+        argv += [option, *([draw(texts | st.sampled_from(NUMBERS))] if draw(st.booleans()) else [])]
+    return module, argv
+
+
+def read_small_command_line(case: tuple[str, list[str]], folder: Path) -> None:
+    """Parse only: main is replaced by its parser."""
+    import importlib
+
+    from pipelines.cli.run_arguments import parse_known
+
+    module, argv = case
+    parser: OneLineParser = importlib.import_module(module).parser()
+    exit_on_user_error(parse_known)(parser, argv)
+
+
+@st.composite
+def config_files(draw: st.DrawFn) -> tuple[str, str, bytes]:
+    known = programs()
+    title = draw(st.sampled_from(sorted(known)))
+    program, suffix = known[title], draw(st.sampled_from((".yaml", ".json", ".yml", "")))
+    name = st.sampled_from(sorted(program.flags)) | st.sampled_from(sorted(program.groups)) | texts
+    value = json_values | st.sampled_from(NUMBERS)
+    table = draw(st.dictionaries(name, value | st.dictionaries(name, value, max_size=2), max_size=4))
+    chosen = draw(st.lists(st.sampled_from(sorted(program.flags)), max_size=6))
+    valid = {name: program.flags[name].default for name in chosen}
+    text = json.dumps({**table, **valid} if draw(st.booleans()) else valid, indent=draw(st.sampled_from((None, 1))))
+    if suffix != ".json" and draw(st.booleans()):
+        text = "".join(f"{key}: {value}\n" for key, value in valid.items())
+    data = text.encode("utf-8", "surrogatepass")
+    kind = draw(st.integers(0, 3))
+    return (
+        title,
+        suffix,
+        draw(mutated(st.just(data))) if kind == 0 else draw(st.binary(max_size=80)) if kind == 1 else data,
+    )
+
+
+def read_config_file(case: tuple[str, str, bytes], folder: Path) -> None:
+    title, suffix, data = case
+    path = folder / f"config{suffix}"
+    path.write_bytes(data)
+    read_command_line((title, ["--config", str(path)]), folder)
+
+
+# -------------------------------------------------------------------------------------------------------- run folders
+
+RUN = (
+    "--latent_space embeddings --embedding_dim 8 --timesteps 20 --max_seq_len 8 --tx_dim 64 --tx_depth 1 --device cpu "
+    "--train_batch_size 4 --eval_batch_size 4 --sampling_timesteps 2 --num_samples 4 --num_train_steps 2 --log_every 1 "
+    "--save_and_sample_every 1000 --save_every 1 --lr_warmup_steps 1 --class_conditional"
+)
+
+
+def train_run(folder: Path) -> Path:
+    """Train a tiny run of token embeddings with classes, in a second or two; returns its folder."""
+    from evaluation import local_lm
+    from pipelines.cli.programs import DIFFUSION
+    from pipelines.train_diffusion import train
+    from utils.cli.parse import parse
+
+    corpus, scorer = folder / "corpus.jsonl", folder / "scorer"
+    corpus.write_text("".join(json.dumps({"text": t, "label": i % 2}) + "\n" for i, t in enumerate(TEXTS * 2)))
+    local_lm.train_local(TEXTS, scorer, steps=2, width=16, layers=1, heads=2, vocab_size=100, max_length=16)
+    files = " ".join(f"--{split}_file {corpus}" for split in ("train", "valid", "test"))
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert train(parse(DIFFUSION, f"{RUN} {files} --scorer {scorer} --output_dir {folder / 'run'}".split())) == 0
+    return folder / "run"
+
+
+def _edited_json(content: Mapping[str, Any]) -> Strategy:
+    """A JSON object with changed, removed and added entries, also in its inner objects."""
+
+    @st.composite
+    def edit(draw: st.DrawFn) -> bytes:
+        data = json.loads(json.dumps(content))
+        for _ in range(draw(st.integers(1, 3))):
+            place = data
+            while True:
+                inner = [value for value in place.values() if isinstance(value, dict) and value]
+                if not inner or draw(st.booleans()):
+                    break
+                place = draw(st.sampled_from(inner))
+            key = draw(st.sampled_from(sorted(place) or ["x"]))
+            if draw(st.integers(0, 3)) == 0:
+                place.pop(key, None)
+            else:
+                numbers = st.integers(-2, 300) | st.sampled_from((0, -1, 2**31, 2**63, 10**400, 0.5, float("nan")))
+                place[key] = draw(json_values | numbers | st.sampled_from((str(place.get(key)), [place.get(key)])))
+        return json.dumps(data).encode("utf-8", "surrogatepass")
+
+    return edit()
+
+
+def run_inputs(run: Path) -> Strategy:
+    """(file of the run, its content; None: removed)."""
+    files = sorted(
+        str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and "evaluation" not in path.parts
+    )
+    read = [name for name in files if Path(name).name in ("args.json", "state.json", "model.safetensors", "ema.safetensors", "optimizer.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "metrics.jsonl")]  # fmt: skip
+
+    def contents(name: str) -> Strategy:
+        data = (run / name).read_bytes()
+        kinds = [mutated(st.just(data)), mutated(st.just(data)), st.none(), st.just(b""), st.binary(max_size=50), json_values.map(lambda v: json.dumps(v).encode("utf-8", "surrogatepass"))]  # fmt: skip
+        if name.endswith(".json"):
+            kinds += [_edited_json(json.loads(data))] * 6
+        return st.tuples(st.just(name), st.one_of(kinds))
+
+    return st.sampled_from(read).flatmap(contents)
+
+
+def damaged_run(run: Path, case: tuple[str, bytes | None], folder: Path) -> Path:
+    """A copy of the run (by hard links) in which one file has another content, or is missing."""
+    name, data = case
+    place = folder / "run"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(run, place, copy_function=os.link)
+    (place / name).unlink()
+    if data is not None:
+        (place / name).write_bytes(data)
+    return place
+
+
+def read_run(run: Path) -> Callable[[Any, Path], None]:
+    def read(case: tuple[str, bytes | None], folder: Path) -> None:
+        """Load the run to sample from, and its newest checkpoint, as to resume it."""
+        from pipelines.load_run import load_run
+        from utils import checkpoints
+
+        place = damaged_run(run, case, folder)
+        found = load_run(place, device="cpu")
+        checkpoints.load(place)
+        assert all(bool(x.isfinite().all()) for x in found.components.model.parameters()), "weights that are no numbers"
+
+    return read
+
+
+def resume_run(run: Path) -> Callable[[Any, Path], None]:
+    def resume(case: tuple[str, bytes | None], folder: Path) -> None:
+        """Resume the training of the run, where the damage has not made it a long or large one."""
+        from pipelines.cli.programs import DIFFUSION
+        from pipelines.train_diffusion import train
+        from utils.cli.parse import parse
+
+        place = damaged_run(run, case, folder)
+        made = parse(DIFFUSION, ["--resume_training", "--resume_dir", str(place), "--device", "cpu"])
+        loop, evaluation = made.config.loop, made.config.evaluation
+        sizes = (loop.num_train_steps, loop.train_batch_size, loop.gradient_accumulation_steps, evaluation.num_samples,
+                 evaluation.eval_batch_size, made.config.sampling.sampling_timesteps)  # fmt: skip
+        if all(size <= 20 for size in sizes):
+            train(made)
+
+    return resume
+
+
+# ---------------------------------------------------------------------------------------------------------- the runs
+
+
+@dataclass
+class Target:
+    """Inputs of one kind, and the code that reads them."""
+
+    name: str
+    inputs: Strategy
+    read: Callable[[Any, Path], None]
+    share: float  # of all inputs
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Finding:
+    target: str
+    place: str  # file, function and class of the error
+    error: str
+    case: str
+
+
+def make_targets(run: Path) -> list[Target]:
+    """run: a trained run, see train_run."""
+    return [
+        Target("corpus files", corpus_inputs(), read_corpus, 0.45),
+        Target("readers", format_inputs(), read_format, 0.2),
+        Target("command lines", command_lines(str(run)), read_command_line, 0.17),
+        Target("small programs", small_command_lines(str(run)), read_small_command_line, 0.03),
+        Target("configurations", config_files(), read_config_file, 0.1),
+        Target("run folders", run_inputs(run), read_run(run), 0.045),
+        Target("resumed runs", run_inputs(run), resume_run(run), 0.005),
+    ]
+
+
+def place_of(error: BaseException) -> str:
+    """Where an error was raised: its class, and the last frame in this project."""
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if str(ROOT) in f.filename and ".venv" not in f.filename
+    ]
+    own = [f for f in frames if not f.filename.endswith("fuzz.py")] or frames
+    last = f"{Path(own[-1].filename).relative_to(ROOT)}:{own[-1].name}" if own else "?"
+    return f"{type(error).__name__} in {last}"
+
+
+def fuzz(target: Target, inputs: int, start: int, folder: Path, known: set[str]) -> Finding | None:
+    """Read `inputs` inputs drawn from the seed `start`. Returns the first finding that is not in `known`, reduced."""
+    last: dict[str, Any] = {}
+
+    @seed(start)
+    @settings(
+        max_examples=inputs, deadline=None, database=None, derandomize=False, report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink),
+    )  # fmt: skip
+    @given(target.inputs)
+    def run(case: Any) -> None:
+        try:
+            target.outcomes[outcome(lambda: target.read(case, folder))] += 1
+        except Exception as error:
+            place = place_of(error)
+            if place in known or last.get("place", place) != place:
+                target.outcomes["known finding"] += 1
+                return
+            last.update(place=place, error=f"{type(error).__name__}: {error}"[:500], case=repr(case)[:2000])
+            raise
+
+    try:
+        run()
+    except Exception:
+        if not last:
+            raise
+        target.outcomes["finding"] += 1
+        known.add(last["place"])
+        return Finding(target.name, last["place"], last["error"], last["case"])
+    return None
+
+
+def main() -> int:
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=100_000, help="inputs of all targets (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="seed of the inputs")
+    parser.add_argument("--only", help="the target with this word in its name")
+    parser.add_argument("--batch", type=int, default=250, help="inputs of a target in a row (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="write OUT.json and OUT.log")
+    args = parser.parse_args()
+    if args.inputs < 1 or args.batch < 1:
+        raise UserError("--inputs and --batch are 1 or more")
+    import torch
+
+    torch.set_num_threads(1)
+    log = args.out.with_suffix(".log").open("w", encoding="utf-8") if args.out else None
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        if log:
+            print(line, file=log, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="fuzz", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as root:
+        run = train_run(Path(root))
+        folder = Path(root) / "case"
+        folder.mkdir()
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        targets = [t for t in make_targets(run) if args.only is None or args.only in t.name]
+        total = sum(t.share for t in targets)
+        left = {t.name: max(1, round(args.inputs * t.share / total)) for t in targets}
+        wanted, done, batch, started, shown = sum(left.values()), 0, 0, time.monotonic(), 0.0
+        findings: list[Finding] = []
+        known: set[str] = set()
+        say(f"{wanted:,} inputs, seed {args.seed}: " + ", ".join(f"{name} {n:,}" for name, n in left.items()))
+        while any(left.values()):
+            for target in targets:
+                count = min(left[target.name], max(1, round(args.batch * target.share / total * len(targets))))
+                if not count:
+                    continue
+                found = fuzz(target, count, args.seed * 1_000_003 + batch, folder, known)
+                batch += 1
+                left[target.name] -= count
+                done = sum(sum(t.outcomes.values()) for t in targets)
+                if found:
+                    findings.append(found)
+                    say(
+                        f"FINDING in {found.target}: {found.place}\n  {found.error}\n  input: {found.case}".replace(
+                            root, "FOLDER"
+                        )
+                    )
+                seconds = time.monotonic() - started
+                if seconds - shown > 15:
+                    shown, rate = seconds, done / seconds
+                    say(
+                        f"{done:,} inputs, {rate:,.0f} per second, {len(findings)} findings, {sum(left.values()) / rate:,.0f} s left"
+                    )
+        seconds = time.monotonic() - started
+        outcomes = {t.name: dict(t.outcomes) for t in targets}
+        say(
+            f"{done:,} inputs in {seconds:,.0f} s, {done / seconds:,.0f} per second, {len(findings)} findings\n{json.dumps(outcomes, indent=1)}"
+        )
+        if args.out:
+            record = {"inputs": done, "seed": args.seed, "seconds": round(seconds, 1), "outcomes": outcomes,
+                      "findings": [{**vars(f), "case": f.case.replace(root, "FOLDER")} for f in findings]}  # fmt: skip
+            args.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_on_user_error(main)())
