@@ -46,9 +46,10 @@ def parser() -> argparse.ArgumentParser:
 
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> int:
-    """Train, save, and print the rate of unknown words in the files."""
+    """Train, save, and print the rate of unknown words in the files, and the share of texts that come back."""
     given = parser().parse_args(arguments)
     from dataset_utils.columns import Columns, collect_rows
+    from dataset_utils.round_trip import format_round_trips, round_trip
     from dataset_utils.user_files import read_rows
     from latent_models.tokenizers.from_flags import unknown_rate
     from latent_models.tokenizers.training import TokenizerTraining, train_tokenizer
@@ -73,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     tokenizer.save_pretrained(folder)
     unknown = 100 * unknown_rate(tokenizer, texts)
     print(f"{folder}: {len(tokenizer):,} tokens from {len(texts):,} texts, {unknown:.1f} % of their words unknown")
+    print("\n".join(format_round_trips({"the files": round_trip(tokenizer, texts).as_dict()})))
     return 0
 
 
