@@ -112,37 +112,45 @@ def collect_rows(
             if resolver is None:
                 resolver = _Resolver(columns, where, line, row, iterator)
                 found, texts, sources = resolver.found, _parts(row, resolver.found.text), ()
+                split.columns = found
                 if found.source:
                     split.sources, sources = [], _parts(row, found.source)
                 if found.label:
                     split.labels = []
             else:
                 resolver.check(line, row)
-        text = _text(row, texts, split, line, clean)
-        if split.sources is not None:
-            source = _text(row, sources, split, line, clean)
-            if bool(source) != bool(text):
-                split.incomplete.append(line)
+        if split.sources is None:
+            text, number = _text(row, texts, split, line, clean), 1
+            if not text:
+                split.num_blank += 1
                 continue
-            if text:
-                split.sources.append(source)
-        if not text:
-            split.num_blank += 1
-            continue
-        split.texts.append(text)
-        split.lines.append(line)
+            split.texts.append(text)
+            split.lines.append(line)
+        else:
+            references, source = _references(row, texts, split, line, clean), _text(row, sources, split, line, clean)
+            number = len(references)
+            if not (references and source):
+                if references or source:
+                    split.incomplete.append(line)
+                else:
+                    split.num_blank += 1
+                continue
+            split.texts += references
+            split.sources += [source] * number
+            split.lines.extend([line] * number)
         if split.labels is not None and found.label:
             value = row[found.label] if found.label in row else _cell(row, found.label, where, line, "--label_column")
             key = value if value.__class__ is str else (value.__class__, str(value))
             if key not in names:
                 names[key] = _label(value, split, line)
-            split.labels.append(names[key])
+            split.labels += [names[key]] * number
     if resolver is not None:
         split.columns, split.names = resolver.found, tuple(resolver.names)
     if split.incomplete and not split.texts:
         raise UserError(f"{split.notes()[-1]}: no row is complete, so name --source_column and --text_column")
     if not split.texts:
-        raise UserError(f"{where} holds no texts: check that it is the right file")
+        blank = f": column {split.columns.text!r} is blank in all {split.num_blank:,} rows" if split.num_blank else ""
+        raise UserError(f"{where} holds no texts{blank}: check that it is the right file")
     _check_spelled_labels(split)
     return split
 
@@ -196,7 +204,8 @@ def resolve_columns(columns: Columns, row: Mapping[str, Any], where: str) -> Col
 
     A guess takes names of the row itself before those of its inner objects.
     """
-    there = {name.lower(): name for name in row}
+    there = {name.lower(): name for name in reversed(row)}  # of names that differ in case, the first ...
+    there |= {name: name for name in row if name == name.lower()}  # ... or the one in lower case
 
     def existing(name: str | None, flag: str) -> str | None:
         if name is None or name in row or name.lower() == NO_COLUMN:
@@ -205,8 +214,7 @@ def resolve_columns(columns: Columns, row: Mapping[str, Any], where: str) -> Col
             return there[name.lower()]
         if "+" in name and all(part.lower() in there for part in name.split("+")):
             return "+".join(there[part.lower()] for part in name.split("+"))
-        outer, _, inner = name.partition(".")
-        if inner and isinstance(row.get(outer), dict):
+        if "." in name and isinstance(row.get(name.partition(".")[0]), dict):
             return name
         shown = ", ".join(map(str, row)) if row else "none at all"
         raise UserError(
@@ -284,9 +292,13 @@ def _parts(row: Mapping[str, Any], name: str | None) -> tuple[str, ...]:
 def _cell(row: Mapping[str, Any], column: str, where: str, line: int, flag: str) -> Any:
     if column in row:
         return row[column]
-    outer, _, inner = column.partition(".")
-    if inner and isinstance(row.get(outer), dict) and inner in row[outer]:
-        return row[outer][inner]
+    value: Any = row
+    for name in column.split("."):  # of objects inside each other
+        if not isinstance(value, dict) or name not in value:
+            break
+        value = value[name]
+    else:
+        return value
     unused = f", or pass {flag} {NO_COLUMN}" if flag != "--text_column" else ""
     raise UserError(
         f"{where}, line {line}: no column {column!r}, only {', '.join(row) or 'an empty object'}: "
@@ -312,6 +324,20 @@ def _text(
         f"{split.where}, line {line}: column {column!r} should be text, found {type(value).__name__} "
         f"{str(value)[:40]!r}: mend or remove the line, or name another column with --text_column or --source_column"
     )
+
+
+def _references(
+    row: Mapping[str, Any], names: tuple[str, ...], split: RawSplit, line: int, clean: Callable[[str], str] | None
+) -> list[str]:
+    """The texts of a source: one, or those of a list; none if it is blank."""
+    value = row.get(names[0])
+    if not (isinstance(value, list) and value and all(isinstance(item, str) for item in value)):
+        text = _text(row, names, split, line, clean)
+        return [text] if text else []
+    texts = [_text({names[0]: item}, names[:1], split, line, clean) for item in value]
+    if len(texts) > 1:
+        split.of_lines.add("held several texts of one source, each of which became a row", line)
+    return list(filter(None, texts))
 
 
 def _label(value: Any, split: RawSplit, line: int) -> str:

@@ -42,15 +42,20 @@ def parse_line(path: Path, number: int, line: str, expected: str, tally: Tally) 
         if line.startswith(MARK):
             tally.add(MARKED, number)
             return parse_line(path, number, line.lstrip(MARK), expected, tally)
+        reason = error.msg.removesuffix(" at")
         raise UserError(
-            f"{path}, line {number}: expected {expected}, but it is not JSON ({error.msg} at column "
-            f"{error.colno}): {_advice(path, number, line)}"
+            f"{path}, line {number}: expected {expected}, but it is not JSON ({reason} at column "
+            f"{error.colno}): {_advice(path, number, line, error.msg)}"
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}, line {number}: cannot be parsed ({error}): correct or remove the line") from None
 
 
-def _advice(path: Path, number: int, line: str) -> str:
+def _advice(path: Path, number: int, line: str, reason: str) -> str:
+    if reason.startswith("Invalid control character"):
+        return "write tabs and the like as escapes, such as \\t"
+    if line.startswith("{'"):
+        return "names and texts need double quotation marks"
     if line.rstrip().endswith("},"):
         return "remove the comma at the end of each line"
     if number == 1 and line.strip() in ("[", "{") and path.name.endswith(".jsonl"):

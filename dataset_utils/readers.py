@@ -12,7 +12,7 @@ from pathlib import Path
 from dataset_utils.json_files import json_file, jsonl, rocstories
 from dataset_utils.rows import Reader, Row, Tally, flatten, reader, uniform_reader
 from dataset_utils.tables import csv, tsv
-from dataset_utils.text_files import COMPRESSED, lines, opened
+from dataset_utils.text_files import COMPRESSED, check_format, lines, opened
 from utils.errors import UserError, one_line_text
 
 __all__ = [
@@ -64,7 +64,8 @@ def parquet(path: Path, tally: Tally) -> Iterator[Row]:
     from pyarrow.parquet import ParquetFile
 
     number = 0
-    with opened(path):  # for its errors: pyarrow opens the path itself, which is faster
+    with opened(path) as head:  # for its errors: pyarrow opens the path itself, which is faster
+        check_format(path, head, "a parquet file")
         try:
             with ParquetFile(path) as file:
                 names = file.schema_arrow.names

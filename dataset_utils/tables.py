@@ -79,7 +79,7 @@ def _guessed(path: Path, named: Collection[str], known: Collection[str], tally: 
         return _with_header(path, separator, tally)
     if pair:
         return _labeled(path, line, cells, names, tally)
-    if len(cells) == 2 and not sentences:
+    if len(cells) == 2 and all(cells) and not sentences:
         raise _which(path, line, cells, separator)
     if len(cells) == 1 and names:
         return _one_column(path, line, cells[0], tally)
@@ -129,10 +129,15 @@ def _with_header(path: Path, separator: str, tally: Tally, guessed: Sequence[int
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice:
         raise UserError(f"{path}, line {line}: two columns are named {twice!r}: rename one of them")
-    width, names = len(header), set(header)
+    width, names, last = len(header), set(header), line
     for line, cells in rows:
         if len(cells) != width:
-            raise _ragged(path, line, cells, header, separator)
+            if any(cells[width:]) or len(cells) < width:
+                raise _ragged(path, line, cells, header, separator)
+            cells = cells[:width]  # separators at the end of a line
+        if line - last > 1 and width > 1:
+            _check_swallowed(path, last + 1, line, cells, separator)
+        last = line
         if cells[0] in names or cells[0].strip() in names:
             found = [cell.strip() for cell in cells]
             if found == header:
@@ -150,6 +155,27 @@ def _with_header(path: Path, separator: str, tally: Tally, guessed: Sequence[int
                     f"--text_column or --label_column with a column of it; if it is a text, put a header above it"
                 )
         yield line, dict(zip(header, cells, strict=True))
+
+
+def _check_swallowed(path: Path, start: int, end: int, cells: Sequence[str], separator: str) -> None:
+    """UserError if a cell over several lines holds rows of the table: its quotation mark was left open before them.
+
+    Such lines end, or begin, with a label: with a value that other rows have in their last, or first, column.
+    """
+    width = len(cells)
+    for cell in cells:
+        inner = cell.splitlines()
+        before, after = inner[:-1], inner[1:]  # complete at their end, at their beginning
+        for part, column in ((before, -1), (after, 0)):
+            ends = [line.split(separator)[column].strip().strip('"') for line in part if separator in line]
+            if not ends or len(ends) < len(part) or any(line.count(separator) < width - 1 for line in part):
+                continue
+            values = [row[column].strip() for _, row in _cells(path, separator, Tally())]
+            if all(end and values.count(end) > 1 for end in ends):
+                raise UserError(
+                    f"{path}, line {start}: a quotation mark that opens here closes in line {end}, and the lines "
+                    "between look like rows: close it in its line"
+                )
 
 
 def _labeled(path: Path, first: int, cells: Sequence[str], names: bool, tally: Tally) -> Iterator[Row]:
@@ -191,6 +217,8 @@ def _ragged(path: Path, line: int, cells: Sequence[str], header: Sequence[str], 
         f"put quotation marks around a cell that holds a separator ({separator!r})"
         if len(cells) > len(header) else "correct or remove the line"
     )  # fmt: skip
+    if len(header) == 1:
+        many += ", or name the file .txt, with one text per line"
     other = next((s for s in SEPARATORS if s != separator and sum(s in cell for cell in (*cells, *header)) > 1), None)
     hint = f", or part all cells by {SEPARATORS[separator]}, not by {SEPARATORS[other]}" if other else ""
     return UserError(
@@ -238,8 +266,8 @@ def _quote_error(path: Path, start: int, last: int, separator: str, reason: str)
         goes_on = "is never closed" if "end of data" in reason else f"is not closed before line {last}"
         return UserError(f"{path}, line {start}: a quotation mark that opens here {goes_on}: close or remove it")
     return UserError(
-        f"{path}, line {start}: a quotation mark is followed by text, not by a separator ({separator!r}): double one "
-        'that belongs to the text ("")'
+        f"{path}, line {start}: a quotation mark is followed by text or a blank, not by a separator ({separator!r}): "
+        'remove what follows, or double a mark that belongs to the text ("")'
     )
 
 

@@ -36,6 +36,11 @@ _BINARY: tuple[tuple[bytes, str, str], ...] = (
     (b"%PDF-", "a PDF file", "convert it to text, e.g. with pdftotext"),
     (b"\xd0\xcf\x11\xe0", "an old office document", "save it as CSV in UTF-8"),
     (b"SQLite format 3", "a database", "export a table as CSV"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself with git lfs pull"),
+    (b"<!DOCTYPE html", "a web page", "download the file itself"),
+    (b"<!doctype html", "a web page", "download the file itself"),
+    (b"<html", "a web page", "download the file itself"),
+    (b"{\\rtf", "an RTF document", "save it as plain text in UTF-8"),
 )
 _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"),
@@ -112,11 +117,17 @@ def raw_lines(path: Path, tally: Tally) -> Iterator[str]:
         raise _undecodable(path, encoding, number, error) from None
 
 
-def _encoding(path: Path, file: IO[bytes]) -> str:
-    head = file.peek(_HEAD)[:_HEAD]  # type: ignore[attr-defined]
+def check_format(path: Path, file: IO[bytes], expected: str = "text") -> bytes:
+    """The first bytes of a file. UserError if they are those of another format than expected."""
+    head: bytes = file.peek(_HEAD)[:_HEAD]  # type: ignore[attr-defined]
     for beginning, what, advice in _BINARY:
-        if head.startswith(beginning):
-            raise UserError(f"{path} is not text but {what}: {advice}")
+        if head.startswith(beginning) and expected not in what:
+            raise UserError(f"{path} is not {expected} but {what}: {advice}")
+    return head
+
+
+def _encoding(path: Path, file: IO[bytes]) -> str:
+    head = check_format(path, file)
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
@@ -175,7 +186,8 @@ def _undecodable(path: Path, encoding: str, number: int, error: UnicodeDecodeErr
                 bad += 1
                 if bad == 1:
                     first, reason = total, f"{found.reason} at byte {found.start}"
+    share = f"as are {bad:,} of its {total:,} lines" if bad > 1 else f"the only one of its {total:,} lines"
     return UserError(
-        f"{path}, line {first}: not UTF-8 ({reason}), and so are {bad:,} of {total:,} lines: convert the file, e.g. "
-        f"with iconv -f WINDOWS-1252 -t UTF-8 {quote(str(path))} > NEW_FILE, or correct them"
+        f"{path}, line {first}: not UTF-8 ({reason}), {share}: correct them, or convert the file with iconv -f "
+        f"ENCODING -t UTF-8 {quote(str(path))} > NEW_FILE (ENCODING may be WINDOWS-1252, GB18030 or SHIFT_JIS)"
     )

@@ -144,6 +144,14 @@ def test_quotation_marks_of_tsv_files_follow_all_rows(made, tmp_path) -> None:
         ("Anna\nBert\nCarl\n", "line 1: is 'Anna' a header or the first text"),
         ("text,normal\na b,normal\nc d,odd\n", "line 2: column 'normal' holds its own name"),
         ("What a day.,1\nAnd a night.,0\n", "line 1: 'What a day.' is not a column name"),
+        ("My data,\ntext,label\na,x\n", "line 1: 'My data' is not a column name"),
+        ('text,label\na,x\n"b,x\nc,y\nd",x\ne,y\nf,y\n', "line 3: a quotation mark that opens here closes in line 5"),
+        ('label,text\nx,"a\ny,b\nx,c"\ny,d\nx,e\ny,f\n', "line 2: a quotation mark that opens here closes in line 4"),
+        ("text\na, b\n", "line 2: 2 cells under 1 columns.*name the file .txt"),
+        ('text,label\n"a" ,x\n', "line 2: a quotation mark is followed by text or a blank"),
+        ("text,label\na,x\nb,\n", "line 3: label '' is refused, because a blank is no label"),
+        ("<!DOCTYPE html>\n<html>\n", "is not text but a web page"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is not text but a pointer of Git LFS: .*git lfs pull"),
     ],
 )
 def test_guesses_about_a_table_are_checked_on_all_rows(made, content: str, message: str) -> None:
@@ -214,6 +222,11 @@ def test_every_layout_of_json_is_read(made, content: str) -> None:
         ("a.jsonl", '[\n{"text": "a"}\n]\n', "line 1: .*name the file .json"),
         ("a.jsonl", '{\n"text": "a"\n}\n', "line 1: .*name the file .json"),
         ("a.jsonl", '"a"\n', "line 1: expected an object"),
+        ("a.jsonl", "{'text': 'a'}\n", "line 1: .*double quotation marks"),
+        ("a.jsonl", '{"text": "a\tb"}\n', r"line 1: .*Invalid control character at column 12.*as escapes, such as .t"),
+        ("a.jsonl", '{"text": null}\n', "holds no texts: column 'text' is blank in all 1 rows"),
+        ("a.jsonl", '{"text": ["a", "b"]}\n', "line 1: column 'text' should be text, found list"),
+        ("a.jsonl", '{"source": ["a"], "target": "b"}\n', "line 1: column 'source' should be text, found list"),
         ("a.json", '{"text": "a"},\n{"text": "b"}', "line 1: .*commas between the objects"),
         ("a.json", '{"train": [{"text": "a"}], "test": [{"text": "b"}]}', "several lists of objects .train, test"),
         ("a.json", '{"text": ["a", "b"], "label": [1]}', "differ in length .text 2, label 1"),
@@ -249,6 +262,14 @@ def test_columns_are_those_of_all_rows(made) -> None:
     assert dotted.texts == ["y"]
     joined = made("c.jsonl", '{"q": "x", "c": "y", "a": "z"}\n', text="a", source="c+q")
     assert joined.sources == ["y x"]
+    deep = made("deep.jsonl", '{"data": {"item": {"text": "x"}}}\n', text="data.item.text")
+    assert deep.texts == ["x"]
+    cased = made("cased.csv", "text,Text,label\na,b,x\n")
+    assert cased.texts == ["a"] and made("cased.csv", "Text,TEXT\na,b\n").texts == ["a"]
+    assert made("ends.csv", "text,label\na,x,\nb,y,,\n").labels == ["x", "y"]  # separators at the ends of lines
+    several = made("refs.jsonl", '{"source": "s", "target": ["a", "b", ""]}\n{"source": "t", "target": "c"}\n')
+    assert several.texts == ["a", "b", "c"] and several.sources == ["s", "s", "t"] and list(several.lines) == [1, 1, 2]
+    assert "1 line of" in several.notes()[0] and "several texts of one source" in several.notes()[0]
     digits = made("d.csv", f"text,label\na,{'9' * 4301}\nb,1.0\nc,1\n")
     assert set(digits.labels or ()) == {"1", "9" * 4301}
     assert made("e.jsonl", '{"text": NaN}\n{"text": "b"}\n').num_blank == 1
@@ -273,7 +294,11 @@ def test_wide_encodings_without_a_mark_are_named(made, encoding: str, text: str)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"good\nbad \xff\ngood\nbad \xe9\n", "line 2: not UTF-8 .*2 of 4 lines.*iconv -f WINDOWS-1252"),
+        (
+            "a.txt",
+            b"good\nbad \xff\ngood\nbad \xe9\n",
+            "line 2: not UTF-8 .*as are 2 of its 4 lines.*iconv -f",
+        ),
         ("a.jsonl", b'{"text": "\xed\xa0\x80"}\n', "line 1: not UTF-8"),
         ("a.txt", b"good\nb\x00d\n", "line 2: .*NUL"),
         ("a.txt", b"x" * 5000 + b"\nb\x00d\n", "line 2: a NUL character.*tr -d"),
