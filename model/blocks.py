@@ -53,6 +53,22 @@ class TimeEmbedding(nn.Module):
         return F.gelu(embedding if extra is None else embedding + extra)
 
 
+def project_in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """The output layer of a network; its last linear layer in the precision of its weights, also under autocast.
+
+    In bfloat16 a prediction of 1 is off by up to 1/256. Where alpha is small, pred_noise divides that by alpha, which
+    gives several standard deviations of x0.
+    """
+    *before, last = layer if isinstance(layer, nn.Sequential) else (layer,)
+    for part in before:
+        x = part(x)
+    x = x.to(last.weight.dtype) if isinstance(last, nn.Linear) else x
+    if not (torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)):
+        return last(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return last(x)
+
+
 class ScaleShift(nn.Module):
     """(1 + scale) h + shift, from the time vector; initialized to the identity. Perez et al. 2018, arXiv:1709.07871."""
 

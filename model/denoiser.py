@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, attention_dtype, check_heads, mask_bias
-from model.blocks import TimeEmbedding, make_backbone
+from model.blocks import TimeEmbedding, make_backbone, project_in_float32
 from model.conditions import (
     ClassLabels,
     SourceTokens,
@@ -95,7 +95,7 @@ class Denoiser(nn.Module):
             memory_bias = mask_bias(queries, memory_mask, dtype)  # (B, 1, L, S)
 
         x = self.trunk(x, time_vector, bias, memory, memory_bias)  # (B, L, D)
-        return self.output_proj(self.norm(x))  # (B, L, d)
+        return project_in_float32(self.output_proj, self.norm(x))  # (B, L, d)
 
     def add_self_cond(self, z: Tensor, x0_self_cond: Tensor | None, self_cond_mask: Tensor | None) -> Tensor:
         """Concatenate z with the estimate of self-conditioning, if the network uses it."""

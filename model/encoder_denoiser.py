@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.blocks import TIME_SCALE, sinusoids
+from model.blocks import TIME_SCALE, project_in_float32, sinusoids
 from model.conditions import ClassLabels, check_classes, check_condition, check_length, concat_self_cond
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from utils.errors import UserError, is_of_a_library, library_message
@@ -113,7 +113,7 @@ class HFEncoderDenoiser(nn.Module):
             vector = vector + self.class_labels(condition, rows)
         x = self.input_proj(x) + vector[:, None, :]  # (B, L, E)
         hidden = self.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state  # (B, L, H)
-        return self.output_proj(hidden)
+        return project_in_float32(self.output_proj, hidden)
 
     def save_config(self, folder: Path) -> None:
         """Write config.json of the encoder, so that loading a run needs neither the hub nor the original folder."""

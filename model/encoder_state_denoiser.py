@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import HEAD_DIM, RelativePositions, attention_dtype, check_heads, mask_bias
-from model.blocks import TimeEmbedding, make_backbone
+from model.blocks import TimeEmbedding, make_backbone, project_in_float32
 from model.conditions import (
     ClassLabels,
     SourceTokens,
@@ -96,7 +96,7 @@ class EncoderStateDenoiser(nn.Module):
         memory_bias = None if memory_mask is None else mask_bias(visible, memory_mask, dtype)  # (B, 1, L, S)
 
         x = self.trunk(x, time_vector, bias, memory, memory_bias)  # (B, L, D)
-        return self.output_proj(self.norm(x))  # (B, L, d)
+        return project_in_float32(self.output_proj, self.norm(x))  # (B, L, d)
 
     def memory(
         self, mask: Tensor, condition: Condition | None, x0_self_cond: Tensor | None, self_cond_mask: Tensor | None

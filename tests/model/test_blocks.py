@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from model.blocks import SKIP_PAIRINGS, FeedForward, TransformerBackbone
+from model.blocks import SKIP_PAIRINGS, FeedForward, TransformerBackbone, project_in_float32
 from utils.errors import UserError
 
 
@@ -74,3 +76,18 @@ def test_scale_shift_is_initialized_to_the_identity():
     assert torch.equal(branch(x, torch.randn(2, 32)), branch(x, torch.randn(2, 32)))
     torch.nn.init.normal_(branch.scale_shift.proj.weight)
     assert not torch.equal(branch(x, torch.randn(2, 32)), branch(x, torch.randn(2, 32)))
+
+
+def test_an_output_layer_in_float32_leaves_other_precisions_alone():
+    x = torch.randn(3, 8)
+    deep = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4))
+    assert torch.equal(project_in_float32(deep, x), deep(x)) and torch.equal(
+        project_in_float32(torch.nn.Identity(), x), x
+    )
+    for dtype in (torch.float64, torch.bfloat16):
+        copied = copy.deepcopy(deep).to(dtype)
+        assert torch.equal(project_in_float32(copied, x.to(dtype)), copied(x.to(dtype)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough, fine = deep(x), project_in_float32(deep, x)
+        hidden = deep[1](deep[0](x))
+    assert rough.dtype == torch.bfloat16 and torch.equal(fine, deep[2](hidden.float()))

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diffusion.noise_levels import NoiseLevel
+from diffusion.objectives import to_x0
 from model import make_denoiser
 from model.blocks import sinusoids
 from model.options import DenoiserOptions
@@ -225,6 +227,24 @@ def test_bfloat16_autocast_with_padding(variant):
         rough = network(z, time, mask, full_condition(), prev)
     assert rough.isfinite().all()
     assert (rough - exact)[mask].abs().mean() < 0.05 * exact[mask].abs().mean()
+
+
+@both
+def test_the_output_layer_stays_in_float32_under_autocast(variant):
+    """A noise near 1 rounded to bfloat16 is off by 1/512, which at alpha = 5e-4 is 4 standard deviations of x0."""
+    network = denoiser(variant)
+    seen = []
+    network.output_proj.register_forward_hook(lambda layer, args, out: seen.append((args[0], out)))
+    z, time, prev = inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = network(z, time, None, None, prev)
+    ((hidden, projected),) = seen
+    assert out.dtype == hidden.dtype == torch.float32 and torch.equal(out, projected)
+    exact = torch.nn.functional.linear(hidden, network.output_proj.weight, network.output_proj.bias)
+    level = NoiseLevel(torch.tensor(5e-4), torch.tensor(1.0))
+    error = to_x0("eps", out, z, level) - to_x0("eps", exact, z, level)
+    rounded = to_x0("eps", exact.bfloat16().float(), z, level) - to_x0("eps", exact, z, level)
+    assert error.abs().max() < 0.01 and rounded.std() > 2
 
 
 @both
