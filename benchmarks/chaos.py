@@ -2,12 +2,12 @@
 
     python benchmarks/chaos.py --kills 600 --seed 0 --output_dir runs/chaos
 
-Trains a tiny autoencoder, a denoiser on its latents (which it caches) and a denoiser of token embeddings on pairs
-(which keeps a best checkpoint), each first without a kill. Then each of them is killed again and again: at every call
-of the operating system of a save, once; at random calls of the whole program; at random moments. After every kill, no
-checkpoint may be damaged, the newest may not be older than before, and the best one may not be gone. At the end the
-weights, the averaged weights, the optimizer, the best checkpoint and the logged metrics must be those of the run
-without a kill, bit for bit, and no file of a killed process may be left.
+Trains a tiny language model, an autoencoder, a denoiser on its latents (which it caches) and a denoiser of token
+embeddings on pairs (which keeps a best checkpoint), each first without a kill. Then each of them is killed again and
+again: at every call of the operating system of a save, once; at random calls of the whole program; at random moments.
+After every kill, no checkpoint may be damaged, the newest may not be older than before, and the best one may not be
+gone. At the end the weights, the averaged weights, the optimizer, the best checkpoint and the logged metrics must be
+those of the run without a kill, bit for bit, and no file of a killed process may be left.
 
 A latent cache and a scorer are then built by two processes at once, of which one or both are killed.
 
@@ -56,11 +56,17 @@ SAMPLED = " --num_samples 4 --eval_batch_size 4 --sampling_timesteps 2 --decodin
 DENOISER = " --tx_dim 64 --tx_depth 1 --train_batch_size 8 --num_train_steps 24 --save_every 2" + SAMPLED
 STORIES = " --train_file {parts}/train.jsonl --valid_file {parts}/valid.jsonl --test_file {parts}/test.jsonl"
 PAIRS = " --train_file {parts}/pairs.jsonl --valid_file {parts}/pairs-valid.jsonl"
+LANGUAGE_MODEL = " --vocab_size 200 --d_model 64 --layers 1 --heads 2 --train_batch_size 8 --eval_texts 4"
 TRAININGS = {  # name -> (program, flags)
+    "language_model": (
+        "pretrain",
+        COMMON + STORIES + LANGUAGE_MODEL + " --num_train_steps 12 --save_every 2 --eval_every 4",
+    ),
     "autoencoder": (
         "autoencoder",
-        COMMON + STORIES + " --enc_dec_model {parts}/lm --num_encoder_latents 4 --dim_ae 64 --num_layers 1"
-        " --num_train_steps 24 --save_every 2 --eval_every 8 --train_batch_size 8 --eval_texts 4 --decoding greedy",
+        COMMON + STORIES + " --enc_dec_model {parts}/language_model --num_encoder_latents 4 --dim_ae 64"
+        " --num_layers 1 --num_train_steps 24 --save_every 2 --eval_every 8 --train_batch_size 8 --eval_texts 4"
+        " --decoding greedy",
     ),
     "denoiser": (
         "diffusion",
@@ -73,15 +79,13 @@ TRAININGS = {  # name -> (program, flags)
         " --learning_rate 1e-2 --config val_loss_examples=8" + DENOISER,
     ),
 }
-PARTS = {  # what others need: name -> (who needs it, program, flags)
-    "lm": (
-        {"autoencoder", "denoiser"},
-        "pretrain",
-        COMMON + STORIES + " --vocab_size 200 --d_model 64 --layers 1 --heads 2 --num_train_steps 4"
-        " --train_batch_size 16 --eval_texts 8",
-    ),
-    "autoencoder": ({"denoiser"}, *TRAININGS["autoencoder"]),
+PROGRAMS = {  # name -> module
+    "pretrain": "pipelines.pretrain",
+    "autoencoder": "pipelines.train_autoencoder",
+    "diffusion": "pipelines.train_diffusion",
 }
+IMPORTED = ("evaluation.scorers", "transformers.models.gpt2.modeling_gpt2")  # by every attack, besides the programs
+NEEDED = {"language_model": {"autoencoder", "denoiser"}, "autoencoder": {"denoiser"}}  # training -> those that need it
 SCORER = {"steps": 4, "width": 32, "layers": 1, "heads": 2, "vocab_size": 300, "max_length": 64}
 LEFT_BY_KILLS = ("*.partial", "*.partial.npz", "*.replaced", "*.removed*", "shards", "plan.json")
 LONGEST = 120  # seconds that a child may take
@@ -170,17 +174,11 @@ def with_its_imports(function: Callable[[], int | None], log: Path) -> int:
 
 def run_program(program: str, flags: list[str]) -> int:
     """A training program, as its command line runs it."""
-    from pipelines import pretrain, train_autoencoder, train_diffusion
     from pipelines.cli import programs
     from utils.cli.parse import parse
 
-    trains: dict[str, tuple[Any, Callable[[Any], int]]] = {
-        "pretrain": (programs.PRETRAIN, pretrain.train),
-        "autoencoder": (programs.AUTOENCODER, train_autoencoder.train),
-        "diffusion": (programs.DIFFUSION, train_diffusion.train),
-    }
-    row, train = trains[program]
-    return exit_on_user_error(lambda: train(parse(row, flags)))()
+    train = import_module(PROGRAMS[program]).train
+    return exit_on_user_error(lambda: train(parse(getattr(programs, program.upper()), flags)))()
 
 
 # ------------------------------------------------------------------------------------------------------------- reports
@@ -255,12 +253,12 @@ def content(run: Path) -> dict[str, Any]:
 
 def first_difference(wanted: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
     """The first lines of two logs that differ, for a person."""
-    for one, other in zip_longest(wanted, found, fillvalue={}):
+    for one, other in ((a or {}, b or {}) for a, b in zip_longest(wanted, found)):
         if one != other:
             names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
             values = ", ".join(f"{name} {one.get(name)} | {other.get(name)}" for name in names[:5])
-            return f"    steps {one.get('step')} | {other.get('step')}: {values}"
-    return "    the logs are equal"
+            return f"steps {one.get('step')} | {other.get('step')}: {values}"
+    return "the logs are equal"
 
 
 class Training:
@@ -285,8 +283,8 @@ class Training:
         self.save_calls: dict[str, int] = counts
         self.wanted = content(self.whole)
         if (again := content(self.run)) != self.wanted:
-            self.report.problem(f"{self.name}: two runs without a kill differ")
-            self.report.log(first_difference(self.wanted["metrics"], again["metrics"]))
+            where = first_difference(self.wanted["metrics"], again["metrics"])
+            self.report.problem(f"{self.name}: two runs without a kill differ; {where}")
         shutil.rmtree(self.run)
         self.report.log(
             f"{self.name}: {self.seconds:.1f} s without a kill, {self.num_calls} calls, of a save at most "
@@ -327,20 +325,22 @@ class Training:
     def finish(self) -> None:
         """Restart without a kill, compare, and remove the run."""
         code = self._start(self.run, None).wait()
-        if code:
-            self.report.problem(f"{self.name} ends with {code} after kills: {self.log.read_text()[-500:]}")
-        else:
-            found = content(self.run)
-            different = [name for name in self.wanted if found.get(name) != self.wanted[name]]
-            if different:
-                self.report.problem(f"{self.name}: {', '.join(different)} of the killed run differ")
-                self.report.log(first_difference(self.wanted["metrics"], found["metrics"]))
-            left = [str(path.relative_to(self.run)) for name in LEFT_BY_KILLS for path in self.run.rglob(name)]
-            if left:
-                self.report.problem(f"{self.name}: left behind: {', '.join(left)}")
-            self.report.finished[self.name] += 1
+        problem = self._difference() if code == 0 else f"it ends with {code}: {self.log.read_text()[-500:]}"
+        if problem is None:
             self.report.log(f"{self.name}: {self.report.total} kills so far; the run equals the one without a kill")
+        else:
+            self.report.problem(f"{self.name}, after kills: {problem}")
+        self.report.finished[self.name] += 1
         shutil.rmtree(self.run, ignore_errors=True)
+
+    def _difference(self) -> str | None:
+        """What differs between this run and the one without a kill, or is left in its folder."""
+        found = content(self.run)
+        different = [name for name in {**self.wanted, **found} if found.get(name) != self.wanted.get(name)]
+        if different:
+            return f"{', '.join(different)} differ; {first_difference(self.wanted['metrics'], found['metrics'])}"
+        left = [str(path.relative_to(self.run)) for name in LEFT_BY_KILLS for path in self.run.rglob(name)]
+        return f"left behind: {', '.join(left)}" if left else None
 
     def _flags(self, run: Path) -> list[str]:
         if checkpoints.has_checkpoint(run):
@@ -473,9 +473,10 @@ def prepare(folder: Path, trainings: list[str]) -> list[str]:
         (parts / file).write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     if with_its_imports(lambda: train_scorer(parts / "scorer", texts), folder / "parts.txt"):
         raise SystemExit((folder / "parts.txt").read_text()[-3000:])
-    for name, (needed_by, program, flags) in PARTS.items():
+    for name, needed_by in NEEDED.items():
         if not needed_by & set(trainings):
             continue
+        program, flags = TRAININGS[name]
         words = [*flags.format(parts=parts).split(), "--output_dir", str(parts / name)]
         if with_its_imports(partial(run_program, program, words), folder / "parts.txt"):
             raise SystemExit((folder / "parts.txt").read_text()[-3000:])
@@ -487,6 +488,8 @@ def attack(folder: Path, kills: int, seed: int, trainings: list[str]) -> Report:
     torch.set_num_threads(1)  # a fork copies no threads; and sums have one order
     folder.mkdir(parents=True, exist_ok=True)
     report, draw = Report(folder, kills), random.Random(seed)
+    for name in (*IMPORTED, *(PROGRAMS[TRAININGS[training][0]] for training in trainings)):
+        import_module(name)
     git_commit()  # remembered: else each child would call git
     texts = prepare(folder, trainings)
     killed = [Training(name, folder, report) for name in trainings]
@@ -502,7 +505,7 @@ def attack(folder: Path, kills: int, seed: int, trainings: list[str]) -> Report:
     lives = dict.fromkeys(trainings, 0)
     while report.total < kills:
         for training, targets in zip(killed, endless, strict=True):
-            for _ in range(8):
+            for _ in range(max(2, min(8, kills // 8))):
                 if report.total >= kills:
                     break
                 lives[training.name] += 1

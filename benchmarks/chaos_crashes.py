@@ -45,7 +45,7 @@ class Crash:
         for name in OS_CALLS:
             setattr(os, name, self._counting(getattr(os, name), name))
         opened = self._counting(io.open, "open of a file")
-        io.open = builtins.open = opened  # type: ignore[assignment]
+        io.open = builtins.open = opened
         library: Any = safetensors.torch
         library.serialize_file = self._halving(library.serialize_file)
         for name in SAVES:
