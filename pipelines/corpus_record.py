@@ -70,9 +70,9 @@ class CorpusRecord:
     def warning(self, folder: Path) -> str:
         """A line for the log of an evaluation on another corpus."""
         known = [
-            f"{share:.1%} of the {key.removesuffix(_SHARE).replace('_', ' ')}" for key, share in self.shares.items()
+            f"{share:.1%} of its {key.removesuffix(_SHARE).replace('_', ' ')}" for key, share in self.shares.items()
         ]
-        trained = f"; of its texts the run has trained on {', '.join(known)}" if known else ""
+        trained = f"; the run has trained on {', '.join(known)}" if known else ""
         return (
             f"warning: {self.corpus.name} is not the corpus that {folder} was trained on "
             f"({'; '.join(self.differences)}){trained}"
@@ -94,8 +94,9 @@ def compare_corpus(settings: Settings[TrainingConfig], corpus: Corpus) -> Corpus
     before, now = _read_hashes(folder), hash_corpus(corpus)
     clauses = tuple(_describe(name, digests[name], recorded.get(name), now, before) for name in changed)
     if settings.mode == "resume_training":
+        where = corpus.files.get("train", corpus.name)
         raise UserError(
-            f"{corpus.files.get('train', corpus.name)} is not the corpus that {folder} was trained on: {'; '.join(clauses)}: {_advice(settings)}"
+            f"{where} is not the corpus that {folder} was trained on: {'; '.join(clauses)}: {_advice(settings)}"
         )
     return CorpusRecord(corpus, digests, ANOTHER, clauses, _trained_shares(now, before))
 
@@ -131,13 +132,12 @@ def _describe(
     if digest.texts == recorded.texts:
         which = "sources" if digest.sources != recorded.sources else "labels"
         return f"its {name} texts had other {which}"
-    sizes = f"its {name} split had {recorded.num_texts:,} texts"
     if name not in before or len(before[name]) != recorded.num_texts:  # the file is missing or of another run
-        return f"{sizes}, and this one has {digest.num_texts:,}, which differ"
+        return f"it had {recorded.num_texts:,} {name} texts, and these are {digest.num_texts:,} others"
     gone, new = count_missing(before[name], now[name]), count_missing(now[name], before[name])
     if not gone and not new:
-        return f"its {name} split had the same texts in another order"
-    return f"{sizes}, of which {gone:,} are missing, and {new:,} are new"
+        return f"its {name} texts stood in another order"
+    return f"of its {recorded.num_texts:,} {name} texts {gone:,} are missing, and {new:,} are new"
 
 
 def _trained_shares(now: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -164,13 +164,15 @@ def _read_hashes(folder: Path) -> dict[str, np.ndarray]:
 def _advice(settings: Settings[TrainingConfig]) -> str:
     """What to type next."""
     folder, data = settings.path("resume_dir"), settings.config.data
-    flags = [flag for flag in PATH_FLAGS if getattr(data, flag)] or ["data_dir"]
-    name = f"name it with {' '.join(f'--{flag}' for flag in flags)}"
+    names = [flag for flag in PATH_FLAGS if getattr(data, flag)] or ["data_dir"]
+    name = f"name it with {' '.join(f'--{flag}' for flag in names)}"
     for flag, place in _recorded_places(settings.checkpoint_args, folder).items():
         given = getattr(data, flag)
         if given and place.exists() and not place.resolve().is_relative_to(Path(given).expanduser().resolve()):
-            name = f"it may be --{flag} {place}"
-    if "init_path" in settings.program.flags:
+            name = f"for the run's own pass --{flag} {place}"
+    if (
+        "init_path" in settings.program.flags and settings.get("latent_space") != "embeddings"
+    ):  # these have a vocabulary
         return f"{name}, or train a new run on this one from its weights, with --init_path {folder}"
     return f"{name}, or train a new run on this one"
 

@@ -108,7 +108,8 @@ class AutoencoderEvaluator:
                 self.scorer,
                 partial(evaluate_reconstruction, texts, self.references, self.scorer, prefix=f"{prefix}/{strategy}/"),
             )
-            metrics["protocol"] |= self.spelling.metadata()
+            record = run.corpus_record
+            metrics["protocol"] |= self.spelling.metadata() | ({} if record is None else record.metadata())
         return metrics
 
     def evaluate_midpoints(self, corpus: Corpus) -> dict[str, Any]:

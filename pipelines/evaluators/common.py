@@ -16,7 +16,7 @@ import torch
 
 from dataset_utils.corpus import Corpus
 from diffusion.samplers import nfe
-from evaluation import classifiers, encoders, local_lm, scorers
+from evaluation import classifiers, encoders, local_classifier, local_lm, scorers
 from evaluation.classifiers import Classifier
 from evaluation.distributed import on_rank0
 from evaluation.encoders import SentenceEncoder
@@ -76,7 +76,8 @@ class EvaluationContext:
         source = scorers.source_of(self.options.scorer, or_default=self.run.is_eval)
         if source and source != self.options.scorer:
             self.run.log(f"scorer: {source}, unpacked on this machine (--scorer names another)")
-        texts, folder = None if source else self.corpus.train.texts, self.run.folder / "scorer"
+        source = source or self._kept("scorer", local_lm.INFO_FILE)
+        texts, folder = None if source else self.corpus.train.texts, self._trained_models / "scorer"
         if texts is not None:
             train = partial(local_lm.train_local, texts, folder, device=self.run.device)
             make_folder_on_main(self.run.dist, folder, train)
@@ -97,10 +98,11 @@ class EvaluationContext:
     @cached_property
     def classifier(self) -> Classifier:
         """The classifier of --classifier, or a small one trained on the corpus and saved in the run folder."""
-        train, valid, folder = self.corpus.train, self.corpus.valid, self.run.folder / "classifier"
+        train, valid, folder = self.corpus.train, self.corpus.valid, self._trained_models / "classifier"
+        source = self.classes.classifier or self._kept("classifier", local_classifier.INFO_FILE)
         load = partial(
             classifiers.load,
-            self.classes.classifier,
+            source,
             self.corpus.class_names,
             texts=train.texts,
             labels=train.labels,
@@ -108,9 +110,27 @@ class EvaluationContext:
             folder=folder,
             device=self.run.device,
         )
-        if not self.classes.classifier:
+        if not source:
             make_folder_on_main(self.run.dist, folder, load)
         return load()
+
+    @property
+    def _trained_models(self) -> Path:
+        """The folder of a scorer and a classifier that are trained here: those of a run know its corpus alone."""
+        folder = self.run.folder
+        return folder / "evaluation" / "another_corpus" if self._is_another_corpus else folder
+
+    @property
+    def _is_another_corpus(self) -> bool:
+        return self.run.corpus_record is not None and self.run.corpus_record.is_another
+
+    def _kept(self, name: str, info_file: str) -> str | None:
+        """On another corpus than the run's: the run's own model, which is not replaced; None if it has none."""
+        folder = Path(self.config.run.resume_dir or self.run.folder) / name
+        if not self._is_another_corpus or not (folder / info_file).is_file():
+            return None
+        self.run.log(f"note: {name}: the run's own, {folder}, which was trained on the run's corpus")
+        return str(folder)
 
     @cached_property
     def training_ngrams(self) -> NgramIndex:
@@ -138,7 +158,19 @@ class EvaluationContext:
 
     def num_samples(self, split: str) -> int:
         """Return --num_samples, or the size of the split or of the training set if that is smaller."""
-        return min(self.options.num_samples, len(self.corpus.splits[split]), len(self.corpus.train))
+        most, asked = self.available(split), self.options.num_samples
+        if asked > most and "num_samples" in self.run.settings.explicit:
+            self.run.log_once(
+                f"num_samples of {split}",
+                f"note: --num_samples {asked} is cut to {most}: the samples are compared with as many held-out and as "
+                f"many training texts, and the {split} split holds {len(self.corpus.splits[split])}, the training "
+                f"split {len(self.corpus.train)}",
+            )
+        return min(asked, most)
+
+    def available(self, split: str) -> int:
+        """Return the largest number of samples for which there are as many references."""
+        return min(len(self.corpus.splits[split]), len(self.corpus.train))
 
     def shuffled_rows(self, split: str, seed: int) -> list[int]:
         """Return all rows of a split in an order that depends on the seed."""
@@ -158,8 +190,10 @@ class EvaluationContext:
         metadata = {name: value for name, value in asdict(sampling).items() if name != "preset"}  # it set other flags
         values, flags = settings.values, settings.program.flags
         extra = [f.name for group in EXTRA_OPTIONS for f in fields(group) if values[f.name] != flags[f.name].default]
+        record = self.run.corpus_record
         return {
             **metadata,
+            **({} if record is None else record.metadata()),
             **{name: values[name] for name in extra},
             "sampling_schedule": process.beta_schedule or sampling.sampling_schedule or process.train_schedule,
             "network_calls": guided * nfe(sampling.sampler, sampling.sampling_timesteps),
