@@ -52,7 +52,11 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
             ] = None
         for part in (metadata, metadata.get("classes", {})):
             if part.get("mauve_few_samples"):
-                found[f"MAUVE of {part['mauve']['n']} texts per side is mostly noise: sample 1,000 or more"] = None
+                most = part.get("available", metadata.get("available"))
+                advice = "sample 1,000 or more"
+                if most is not None and most < 1000:  # no --num_samples helps
+                    advice = f"there are no more than {most:,} references to compare with: name a larger split"
+                found[f"MAUVE of {part['mauve']['n']} texts per side is mostly noise: {advice}"] = None
         if metadata.get("mbr_ties", 0) > 0.5:
             found[
                 f"MBR: the candidates of {metadata['mbr_ties']:.0%} of the sources differ, but all have the same "
