@@ -42,6 +42,18 @@ def _error(logits: Tensor, labels: Tensor) -> Tensor:
     return logits
 
 
+def _nll_and_error(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """nll (N,), and its gradient as _error. Overwrites the logits.
+
+    One softmax for both: of the largest logit m its probability p gives logsumexp = m - log p, and p is at least 1 / V.
+    """
+    largest, own = logits.amax(-1), logits.gather(1, labels[:, None])[:, 0]
+    torch.softmax(logits, dim=-1, out=logits)
+    nll = largest - logits.amax(-1).log() - own
+    logits.scatter_add_(1, labels[:, None], logits.new_full((len(labels), 1), -1.0))
+    return nll, logits
+
+
 class _ChunkedNll(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -54,9 +66,11 @@ class _ChunkedNll(torch.autograd.Function):
         for at in range(0, len(states), chunk):
             part = slice(at, at + chunk)
             logits = _logits(states[part], weight, bias)
-            nll[part] = F.cross_entropy(logits, labels[part], reduction="none")
-            if unit_grad is not None:  # for a gradient of 1 per token; backward multiplies by the actual gradient
-                unit_grad[part] = _error(logits, labels[part]).to(weight.dtype) @ weight
+            if unit_grad is None:
+                nll[part] = F.cross_entropy(logits, labels[part], reduction="none")
+            else:  # for a gradient of 1 per token; backward multiplies by the actual gradient
+                nll[part], error = _nll_and_error(logits, labels[part])
+                unit_grad[part] = error.to(weight.dtype) @ weight
         ctx.chunk, ctx.trains = chunk, trains
         ctx.save_for_backward(unit_grad, *((states, weight, bias, labels) if trains else ()))
         return nll

@@ -54,10 +54,24 @@ def test_values_and_gradients_equal_unchunked_cross_entropy(monkeypatch, weight_
 def test_no_gradient_is_computed_without_grad_mode(monkeypatch):
     monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 4 * V)
     monkeypatch.setattr(cross_entropy, "_error", None)
+    monkeypatch.setattr(cross_entropy, "_nll_and_error", None)
     states, weight, bias, labels, _ = inputs(False)
     with torch.no_grad():
         nll = chunked_nll(states, weight, bias, labels)
     torch.testing.assert_close(nll, F.cross_entropy(F.linear(states, weight, bias), labels, reduction="none"))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 1000.0])
+def test_one_softmax_gives_the_loss_and_its_gradient(scale):
+    """Also where the probability of a label underflows, and where all words are equally likely."""
+    logits = scale * torch.randn(64, 5000, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(5000, (64,), generator=torch.Generator().manual_seed(1))
+    exact = logits.double().requires_grad_()
+    expected = F.cross_entropy(exact, labels, reduction="none")
+    expected.sum().backward()
+    nll, error = cross_entropy._nll_and_error(logits.clone(), labels)
+    torch.testing.assert_close(nll.double(), expected.detach(), atol=2e-6, rtol=1e-6)
+    torch.testing.assert_close(error.double(), exact.grad, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
