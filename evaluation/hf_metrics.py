@@ -7,7 +7,7 @@ load("mauve", scorer=scorer).compute(predictions=samples, references=texts)
 load("mauve_embeddings", encoder=encoder).compute(predictions=samples, references=texts)
 load("mbr").compute(predictions=candidates, references=texts)
 
-Every row of METRICS has one of the same name.
+Every row of METRICS can be loaded by its name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from evaluation import diffuseq, diversity, fluency, mbr, memorization, overlap
 from evaluation.encoders import SentenceEncoder
 from evaluation.mauve import EMBEDDING_SCALING, mauve
+from evaluation.metrics import METRICS, MetricContext
 from evaluation.optional import optional_import
 from evaluation.scorers import Scorer
 from evaluation.text_tokens import is_empty
@@ -134,12 +135,27 @@ HF_METRICS: dict[str, HFMetric] = {
 }
 
 
+def _row(name: str) -> HFMetric:
+    """Return the row of HF_METRICS, else one made from the row of METRICS, whose other needs are options."""
+    if name in HF_METRICS:
+        return HF_METRICS[name]
+    if name not in METRICS:
+        names = [*HF_METRICS, *(other for other in METRICS if other not in HF_METRICS)]
+        raise UserError(f"{name} is not a metric{did_you_mean(name, names)}: give one of {', '.join(names)}")
+    metric = METRICS[name]
+    candidates = "candidates" in metric.needs
+
+    def compute(p: Any, r: Any, model: Any, **options: Any) -> dict[str, Any]:
+        texts, groups = ([row[0] for row in p], p) if candidates else (p, None)
+        return metric.compute(MetricContext(texts, references=r, candidates=groups, scorer=model, **options))
+
+    model = "scorer" if "scorer" in metric.needs else None
+    return HFMetric(f"the metric {name} of evaluations", compute, "references" in metric.needs, model, candidates)
+
+
 def load(name: str, *, scorer: Scorer | None = None, encoder: SentenceEncoder | None = None) -> Any:
     """Return an evaluate.Metric by name. compute() takes the options of the metric's function as keywords."""
-    if name not in HF_METRICS:
-        near = did_you_mean(name, HF_METRICS)
-        raise UserError(f"{name} is not a metric{near}: give one of {', '.join(HF_METRICS)}")
-    row = HF_METRICS[name]
+    row = _row(name)
     model = {"scorer": scorer, "encoder": encoder}.get(row.model or "")
     if row.model and model is None:
         article = "an" if row.model == "encoder" else "a"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -100,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from evaluation import report
 
     result = score(args, samples, references, train, sources is not None)
-    files = {"samples": samples, "references": references, "train": [train], "sources": [sources]}
+    files: dict[str, list[TextFile | None]]
+    files = {"samples": [*samples], "references": [*references], "train": [train], "sources": [sources]}
     result["protocol"] |= {"files": {flag: [f.record() for f in given if f] for flag, given in files.items()}}
     print(report.table(result, f"{len(samples[0].rows)} samples"))
     if args.json is not None:
@@ -126,6 +127,7 @@ def score(
     from utils.local_models import find_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    sides: dict[str, tuple[str, Callable[..., Any]]]
     sides = {"scorer": ("smollm2-135m", scorers.load), "mauve_encoder": ("minilm-l6", encoders.load)}
     judges: dict[str, Any] = {}
     for flag, (default, load) in sides.items():
