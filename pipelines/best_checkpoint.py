@@ -26,6 +26,13 @@ def save_if_best(run: RunContext[TrainingConfig], state: State, score: Score | N
         return
     name, value = scores[0]
     if state.best.get("metric") == name and value <= state.best["value"]:
+        if value == state.best["value"]:
+            run.log_once(
+                f"note: {name} is {value:.4g} at step {state.step} as at step {state.best['step']}: of equal steps "
+                "best/ holds the first; if that goes on, select by another metric with --best_metric, or evaluate the "
+                "newest checkpoint with --config newest_checkpoint=true",
+                "tie of the best",
+            )
         return
     state.best = {"metric": name, "value": value, "step": state.step}
     state.save_best(run.folder)

@@ -96,11 +96,11 @@ class RunContext(Generic[C]):
         if self.dist.is_main:
             print(text, file=sys.stderr, flush=True)
 
-    def log_once(self, subject: str, text: str) -> None:
-        """As log, once for a subject in this process."""
-        if subject not in self._said:
+    def log_once(self, text: str, subject: str = "") -> None:
+        """As log, once in this process for a subject; without one, once for a text."""
+        if (subject or text) not in self._said:
             self.log(text)
-        self._said.add(subject)
+        self._said.add(subject or text)
 
     def write_files(self, write: Callable[[], Any], *, now: bool = True) -> None:
         """On rank 0, write files without which the run cannot be loaded: now, and again if its folder was removed.

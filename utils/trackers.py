@@ -41,7 +41,14 @@ class MetricsFile:
             held = self.path.read_bytes()
             if keep_bytes is not None and (keep_bytes == 0 or held[keep_bytes - 1 : keep_bytes] == b"\n"):
                 held = held[:keep_bytes]
-            kept = [line for line in _lines(held) if line["step"] <= step]
+            lines = _lines(held)
+            odd = sum(bool(line.strip()) for line in held.split(b"\n")) - len(lines)
+            if odd:
+                print(
+                    f"note: {odd} odd line{'s'[: odd > 1]} in {self.path}, such as half a line of a kill, removed",
+                    file=sys.stderr,
+                )
+            kept = [line for line in lines if line["step"] <= step]
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -147,14 +154,17 @@ def has_wandb_key() -> bool:
 
 
 def wants_wandb(settings: Any) -> bool:
-    """On when --wandb or --wandb_name was typed, or a key exists; --no_wandb and WANDB_MODE=disabled switch it off."""
+    """On when --wandb or --wandb_name was typed or is in --config, and never by a key of the environment.
+
+    --no_wandb and WANDB_MODE=disabled switch it off.
+    """
     if os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
         return False
     if "wandb" not in settings.values:
         return False
     if "wandb" in settings.explicit:
         return bool(settings.config.run.wandb)
-    return "wandb_name" in settings.explicit or has_wandb_key()
+    return "wandb_name" in settings.explicit
 
 
 def make_trackers(

@@ -84,7 +84,8 @@ class PerClass(Part):
         """Sample as many texts of each class as the smallest class has references, at most --num_samples."""
         context = self.context
         references = {SPLIT_KEYS[name]: self._texts_by_class(name, seed) for name in (split, "train")}
-        n = min(context.options.num_samples, *(len(texts) for part in references.values() for texts in part.values()))
+        available = min(len(texts) for part in references.values() for texts in part.values())
+        n = min(context.options.num_samples, available)
         references = {name: {c: texts[:n] for c, texts in part.items()} for name, part in references.items()}
         outputs = {
             c: context.generator.sample(n, seed, context.strategies, one_class(c), quiet=context.run.quiet)
@@ -93,6 +94,7 @@ class PerClass(Part):
         assert context.classifier  # on every rank: the first trains it if there is none
         metrics = context.on_rank0(lambda: self._score(split, n, outputs, references))
         metrics["protocol"] |= {"seed": seed, "class_id": context.classes.class_id}
+        metrics["protocol"]["classes"]["available"] = available
         metrics |= Stopwatch.merge_sequential([output.speed for output in outputs.values()]).metadata()
         samples = {
             (f"cond{c}_", strategy): texts for c, output in outputs.items() for strategy, texts in output.texts.items()

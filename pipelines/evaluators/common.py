@@ -161,10 +161,10 @@ class EvaluationContext:
         most, asked = self.available(split), self.options.num_samples
         if asked > most and "num_samples" in self.run.settings.explicit:
             self.run.log_once(
-                f"num_samples of {split}",
                 f"note: --num_samples {asked} is cut to {most}: the samples are compared with as many held-out and as "
                 f"many training texts, and the {split} split holds {len(self.corpus.splits[split])}, the training "
                 f"split {len(self.corpus.train)}",
+                f"num_samples of {split}",
             )
         return min(asked, most)
 

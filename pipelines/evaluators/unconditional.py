@@ -59,6 +59,9 @@ def sample_and_score(
         return metrics
 
     metrics = context.on_rank0(score)
-    metrics["protocol"] = {**metrics.get("protocol", {}), "seed": seed, **context.sampling_metadata()}
+    metrics["protocol"] = {
+        **metrics.get("protocol", {}), "seed": seed, "available": context.available(split),
+        **context.sampling_metadata(),
+    }  # fmt: skip
     metrics |= output.speed.metadata()
     return PartResult(metrics, {("", strategy): texts for strategy, texts in output.texts.items()}), output

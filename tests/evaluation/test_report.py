@@ -90,3 +90,13 @@ def test_blanks_and_joiners_of_texts_stay_in_every_output(tmp_path):
     assert to_lines(texts).split("\n")[:-1] == texts
     assert report.format_samples(texts[:1]) == f"   1  {texts[0]}"
     assert to_lines(["a\u2028b\r\nc\x00\x9b31m \u202egpj"]) == "a b c31m gpj\n"
+
+
+def test_more_samples_are_advised_only_where_there_are_references_for_them():
+    few = {"mauve": {"n": 40}, "mauve_few_samples": True}
+    for available, advice in ((None, "sample 1,000"), (5000, "sample 1,000"), (40, "no more than 40 references")):
+        known = {} if available is None else {"available": available}
+        (note,) = report.notes({"protocol": {**few, **known}})
+        assert advice in note and note.startswith("MAUVE of 40 texts")
+        (note,) = report.notes({"protocol": {"classes": {**few, **known}, "available": 9}})
+        assert advice in note or available is None

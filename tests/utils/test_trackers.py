@@ -34,6 +34,41 @@ def test_metrics_are_cut_back_to_the_resumed_step(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
+ODD_LINES = (
+    b"5",
+    b"null",
+    b'"x"',
+    b"[1]",
+    b"{}",
+    b'{"step": "4"}',
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"step": 9, "lo',
+    b"\r",
+)
+
+
+@pytest.mark.parametrize("odd", ODD_LINES, ids=lambda line: repr(line[:12]))
+def test_an_odd_line_blocks_no_resume(tmp_path, odd):
+    good = [b'{"step": 1, "loss": 2}', b'{"step": 2, "loss": 3}']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good[0], odd, good[1], odd]))
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+    MetricsFile(tmp_path, 1).log({"loss": 4}, 2)
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [(1, 2), (2, 4)]
+
+
+def test_lines_after_the_checkpoint_are_cut_where_its_evaluation_is_made_again(tmp_path):
+    file = MetricsFile(tmp_path)
+    assert file.num_bytes() == 0
+    for value in (1, 2):
+        file.log({"loss": value}, 2)
+    size = file.num_bytes()
+    file.log({"bleu": 5}, 2)
+    for keep, left in ((size + 3, 3), (10**9, 3), (size, 2), (0, 0)):  # in the middle of a line: a file that was edited
+        MetricsFile(tmp_path, 2, keep)
+        assert len(read_metrics(tmp_path)) == left
+
+
 @pytest.fixture
 def no_key(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED"):
@@ -42,7 +77,7 @@ def no_key(monkeypatch, tmp_path):
     return tmp_path / "netrc"
 
 
-def test_wandb_is_on_when_typed_or_a_key_exists_never_by_default(no_key, monkeypatch):
+def test_wandb_is_on_when_typed_and_never_by_a_key(no_key, monkeypatch):
     def wants(*argv):
         return wants_wandb(parse(PROGRAM, argv))
 
@@ -50,7 +85,9 @@ def test_wandb_is_on_when_typed_or_a_key_exists_never_by_default(no_key, monkeyp
     assert wants("--wandb") and wants("--wandb_name", "x")
     no_key.write_text("machine api.wandb.ai login user password secret\n")
     no_key.chmod(0o600)
-    assert has_wandb_key() and wants() and not wants("--no_wandb")
+    assert has_wandb_key() and not wants() and wants("--wandb") and not wants("--wandb_name", "x", "--no_wandb")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert has_wandb_key() and not wants()
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert not wants("--wandb")
 
