@@ -120,7 +120,11 @@ def collect_rows(
             else:
                 resolver.check(line, row)
         if split.sources is None:
-            text, number = _text(row, texts, split, line, clean), 1
+            value, number = row.get(texts[0]), 1
+            if len(texts) == 1 and isinstance(value, str) and is_clean(value):  # nearly always; written out for speed
+                text = (clean(value) if clean else value).strip()
+            else:
+                text = _text(row, texts, split, line, clean)
             if not text:
                 split.num_blank += 1
                 continue

@@ -62,6 +62,7 @@ def parquet(path: Path, tally: Tally) -> Iterator[Row]:
     """Parquet; the line number is the row number."""
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
+    from pyarrow.types import is_struct
 
     number = 0
     with opened(path) as head:  # for its errors: pyarrow opens the path itself, which is faster
@@ -72,10 +73,11 @@ def parquet(path: Path, tally: Tally) -> Iterator[Row]:
                 twice = next((name for name in names if names.count(name) > 1), None)
                 if twice is not None:
                     raise UserError(f"{path}: two columns are named {twice!r}: rename one of them")
+                nested = any(is_struct(field.type) for field in file.schema_arrow)
                 for batch in file.iter_batches(batch_size=4096):
                     for row in batch.to_pylist():
                         number += 1
-                        yield number, flatten(row)
+                        yield number, flatten(row) if nested else row
         except UserError:
             raise
         except UnicodeDecodeError as error:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv as csv_module
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from shlex import quote
@@ -124,26 +126,27 @@ def _with_header(path: Path, separator: str, tally: Tally, guessed: Sequence[int
     A value that equals the name of such a column contradicts the guess, unless the row repeats the whole header.
     """
     rows = _cells(path, separator, tally)
-    line, header = next(rows, (0, []))
-    header = [name.strip() for name in header]
+    line, typed = next(rows, (0, []))
+    header = [name.strip() for name in typed]
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice:
         raise UserError(f"{path}, line {line}: two columns are named {twice!r}: rename one of them")
-    width, names, last = len(header), set(header), line
+    width, names, last = len(header), {*header, *typed}, line
+    outer_values = cache(lambda: _outer_values(path, separator))
     for line, cells in rows:
         if len(cells) != width:
             if any(cells[width:]) or len(cells) < width:
                 raise _ragged(path, line, cells, header, separator)
             cells = cells[:width]  # separators at the end of a line
         if line - last > 1 and width > 1:
-            _check_swallowed(path, last + 1, line, cells, separator)
+            _check_swallowed(path, last + 1, line, cells, separator, outer_values)
         last = line
-        if cells[0] in names or cells[0].strip() in names:
+        if cells[0] in names:
             found = [cell.strip() for cell in cells]
             if found == header:
                 tally.add(REPEATED, line)
                 continue
-            if width > 1 and set(found) == names:
+            if width > 1 and set(found) == set(header):
                 raise UserError(
                     f"{path}, line {line}: another header ({', '.join(found)}) than in line 1 ({', '.join(header)}): "
                     "join files with the same order of columns"
@@ -154,28 +157,43 @@ def _with_header(path: Path, separator: str, tally: Tally, guessed: Sequence[int
                     f"{path}, line {line}: column {header[column]!r} holds its own name: if line 1 is a header, pass "
                     f"--text_column or --label_column with a column of it; if it is a text, put a header above it"
                 )
-        yield line, dict(zip(header, cells, strict=True))
+        yield line, dict(zip(header, cells, strict=False))  # equal lengths: checked above, faster than strict
 
 
-def _check_swallowed(path: Path, start: int, end: int, cells: Sequence[str], separator: str) -> None:
-    """UserError if a cell over several lines holds rows of the table: its quotation mark was left open before them.
-
-    Such lines end, or begin, with a label: with a value that other rows have in their last, or first, column.
-    """
-    width = len(cells)
+def _hidden_labels(cells: Sequence[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    """For cells over several lines whose lines look like rows: what would be their labels, with the column, 0 or -1."""
     for cell in cells:
         inner = cell.splitlines()
-        before, after = inner[:-1], inner[1:]  # complete at their end, at their beginning
-        for part, column in ((before, -1), (after, 0)):
-            ends = [line.split(separator)[column].strip().strip('"') for line in part if separator in line]
-            if not ends or len(ends) < len(part) or any(line.count(separator) < width - 1 for line in part):
-                continue
-            values = [row[column].strip() for _, row in _cells(path, separator, Tally())]
-            if all(end and values.count(end) > 1 for end in ends):
-                raise UserError(
-                    f"{path}, line {start}: a quotation mark that opens here closes in line {end}, and the lines "
-                    "between look like rows: close it in its line"
-                )
+        for part, column in ((inner[:-1], -1), (inner[1:], 0)):  # lines that are complete at their end, or beginning
+            ends = [line.split(separator)[column].strip().strip('"') for line in part]
+            if part and all(ends) and all(line.count(separator) >= len(cells) - 1 for line in part):
+                yield column, ends
+
+
+def _outer_values(path: Path, separator: str) -> Counter[tuple[int, str]]:
+    """How often each value occurs in the first column (0) and in the last (-1)."""
+    rows = _cells(path, separator, Tally())
+    return Counter((column, cells[column].strip()) for _, cells in rows for column in (0, -1))
+
+
+def _check_swallowed(
+    path: Path,
+    start: int,
+    end: int,
+    cells: Sequence[str],
+    separator: str,
+    outer_values: Callable[[], Mapping[tuple[int, str], int]],
+) -> None:
+    """UserError if a cell over several lines holds rows of the table: its quotation mark was left open before them.
+
+    The lines of such a cell end, or begin, with values that other rows have in their last, or first, column.
+    """
+    for column, labels in _hidden_labels(cells, separator):
+        if all(outer_values().get((column, label), 0) > 1 for label in labels):
+            raise UserError(
+                f"{path}, line {start}: a quotation mark that opens here closes in line {end}, and the lines between "
+                "look like rows: close it in its line"
+            )
 
 
 def _labeled(path: Path, first: int, cells: Sequence[str], names: bool, tally: Tally) -> Iterator[Row]:
@@ -241,10 +259,7 @@ def _cells(path: Path, separator: str, tally: Tally) -> Iterator[Cells]:
         separator, offset = hint[1], 1
     else:
         pieces = chain([first], pieces)
-    cells = _tabbed(path, pieces, offset) if separator == "\t" else _quoted(path, pieces, separator, offset)
-    for line, row in cells:
-        if any(row):
-            yield line, row
+    yield from _tabbed(path, pieces, offset) if separator == "\t" else _quoted(path, pieces, separator, offset)
 
 
 def _quoted(path: Path, pieces: Iterator[str], separator: str, offset: int = 0) -> Iterator[Cells]:
@@ -254,7 +269,8 @@ def _quoted(path: Path, pieces: Iterator[str], separator: str, offset: int = 0) 
     try:
         for cells in rows:
             end = rows.line_num
-            yield offset + end, cells
+            if any(cells):
+                yield offset + end, cells
     except csv_module.Error as error:
         start, last = offset + end + 1, offset + rows.line_num
         raise _quote_error(path, start, last, separator, str(error)) from None
@@ -281,7 +297,8 @@ def _tabbed(path: Path, pieces: Iterator[str], offset: int) -> Iterator[Cells]:
             if _quotes(path):
                 yield from _quoted(path, chain([line], pieces), "\t", number - 1)
                 return
-        yield number, line.rstrip("\r\n").split("\t")
+        if not line.isspace():
+            yield number, line.rstrip("\r\n").split("\t")
 
 
 _QUOTED_CELL = re.compile(r' *"((?:[^"]|"")*)"')
@@ -325,12 +342,15 @@ def _quotes(path: Path) -> bool:
 
 def _parses(path: Path) -> bool:
     """Whether all rows have one width if quotation marks quote, and no cell swallows other rows."""
-    widths = set()
+    widths: set[int] = set()
+    values: Counter[tuple[int, str]] = Counter()
+    hidden: list[list[tuple[int, str]]] = []
     try:
         for _, cells in _quoted(path, raw_lines(path, Tally()), "\t"):
-            widths.add(len(cells) if any(cells) else None)
-            if any("\t" in cell and ("\n" in cell or "\r" in cell) for cell in cells):
-                return False
+            widths.add(len(cells))
+            found = [[(column, end) for end in ends] for column, ends in _hidden_labels(cells, "\t")]
+            hidden += found
+            values.update([(0, cells[0].strip()), (-1, cells[-1].strip()), *(key for keys in found for key in keys)])
     except UserError:
         return False
-    return len(widths - {None}) == 1
+    return len(widths) == 1 and not any(all(values[key] > 1 for key in keys) for keys in hidden)

@@ -117,7 +117,8 @@ def test_quotation_marks_of_tsv_files_follow_all_rows(made, tmp_path) -> None:
 
     assert texts('say "hi', '"Yes," he said.') == ['say "hi', '"Yes," he said.']  # nothing is quoted
     assert texts('"Yes," he said.', "no") == ['"Yes," he said.', "no"]
-    assert texts('"He left.', 'She left."') == ['"He left.', 'She left."']  # a quotation over two texts
+    over_two = ['"He left.', 'She left."', "no", "yes"]  # a quotation over two texts: its lines end with labels
+    assert texts(*over_two) == over_two
     assert texts('"Yes."', "She left.") == ['"Yes."', "She left."]  # a writer of tables would have no reason to quote
     assert texts('"""Yes,"" he said."', "no") == ['"Yes," he said.', "no"]
     assert texts('"one\ttwo"', "no") == ["one\ttwo", "no"]
