@@ -79,10 +79,14 @@ def _check_line(error: BaseException) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ inputs
 
-ODD = ("\0", "\ufeff", '"', "'", "\\", "\r", "\r\n", "\n", "\t", ",", ";", "|", "\u2028", "\x85", "\x1b[31m", "\u202e", "\ud800",
-       "\u00a0", "\u200d", "\U0001f600", "e\u0301", "</s>", "[PAD]", "<unk>", "{", "}", "[", "]", ":", "#", "&a", "*a", "!!", "---",
-       "null", "true", "NaN", "Infinity", "-1", "1e400", "9" * 30, "9" * 4400, "[" * 3000, "\ub098", "text", "label", "src", "trg")  # fmt: skip
-_BYTES = [*(text.encode("utf-8", "surrogatepass") for text in ODD), b"\xff", b"\xfe\xff", b"\xff\xfe", b"\x80", b"PAR1", b"\x1f\x8b", b"BZh9", b"\xfd7zXZ"]  # fmt: skip
+ODD = (
+    "\0", "\ufeff", '"', "'", "\\", "\r", "\r\n", "\n", "\t", ",", ";", "|", "\u2028", "\x85", "\x1b[31m", "\u202e",
+    "\ud800", "\u00a0", "\u200d", "\U0001f600", "e\u0301", "</s>", "[PAD]", "<unk>", "{", "}", "[", "]", ":", "#", "&a",
+    "*a", "!!", "---", "null", "true", "NaN", "Infinity", "-1", "1e400", "9" * 30, "9" * 4400, "[" * 3000, "\ub098",
+    "text", "label", "src", "trg",
+)  # fmt: skip
+_MARKS = (b"\xff", b"\xfe\xff", b"\xff\xfe", b"\x80", b"PAR1", b"\x1f\x8b", b"BZh9", b"\xfd7zXZ")  # of files, no UTF-8
+_BYTES = [*(text.encode("utf-8", "surrogatepass") for text in ODD), *_MARKS]
 
 
 @st.composite
@@ -109,9 +113,10 @@ def mutated(draw: st.DrawFn, valid: Strategy) -> bytes:
     return bytes(data)
 
 
+COLUMNS = st.text(max_size=6) | st.sampled_from(("text", "label", "src", "trg"))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from(ODD),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.sampled_from(("text", "label", "src", "trg")), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(COLUMNS, inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
 texts = st.text(max_size=30) | st.sampled_from(("a dog ran home", "la maison est bleue", *ODD))
@@ -180,7 +185,9 @@ def corpus_inputs() -> Strategy:
     names = sorted(seeds)
     anywhere = st.sampled_from(names)
     changed = st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), mutated(st.just(seeds[name]))))
-    files = st.tuples(anywhere, st.binary(max_size=300)) | changed | changed | st.tuples(anywhere, mutated(anywhere.map(seeds.__getitem__))) | structured_files() | structured_files()  # fmt: skip
+    other = st.tuples(anywhere, mutated(anywhere.map(seeds.__getitem__)))  # with the extension of another format
+    raw = st.tuples(anywhere, st.binary(max_size=300))
+    files = raw | changed | changed | other | structured_files() | structured_files()
     column = st.sampled_from(("text", "label", "src", "none", "x")) | texts
     flags = st.fixed_dictionaries({}, optional={f"{name}_column": column for name in ("text", "label", "source")})
     return st.tuples(files, st.just({}) | st.just({}) | flags)
@@ -213,14 +220,18 @@ def read_format(case: tuple[str, bytes], folder: Path) -> None:
 
 
 def format_inputs() -> Strategy:
-    seeds = [*_seed_files().values(), b"name : X | Type : Y || a text\n", b"a text\tlabel\n", b"id,title,a,b,c,d,e\n1,t,a,b,c,d,e\n"]  # fmt: skip
+    stories = b"id,title,a,b,c,d,e\n1,t,a,b,c,d,e\n"
+    seeds = [*_seed_files().values(), b"name : X | Type : Y || a text\n", b"a text\tlabel\n", stories]
     names = ("plain", "e2e", "labeled_lines", "jsonl", "json_file", "rocstories", "csv", "tsv", "parquet")
     return st.tuples(st.sampled_from(names), st.binary(max_size=200) | mutated(st.sampled_from(seeds)))
 
 
 # ------------------------------------------------------------------------------------------------------ command lines
 
-NUMBERS = ("0", "1", "2", "-1", "3.5", "nan", "inf", "-inf", "1e400", "1e-400", "0x10", "1_000", "", " ", "1e3", "9" * 30, "none", "true", "\u0663", "1,2", "ddim5", "at:1,2")  # fmt: skip
+NUMBERS = (
+    "0", "1", "2", "-1", "3.5", "nan", "inf", "-inf", "1e400", "1e-400", "0x10", "1_000", "", " ", "1e3", "9" * 30,
+    "none", "true", "\u0663", "1,2", "ddim5", "at:1,2",
+)  # fmt: skip
 
 
 @cache
@@ -358,6 +369,10 @@ def train_run(folder: Path) -> Path:
     return folder / "run"
 
 
+def _as_json(value: Any) -> bytes:
+    return json.dumps(value).encode("utf-8", "surrogatepass")
+
+
 def _edited_json(content: Mapping[str, Any]) -> Strategy:
     """A JSON object with changed, removed and added entries, also in its inner objects."""
 
@@ -377,21 +392,28 @@ def _edited_json(content: Mapping[str, Any]) -> Strategy:
             else:
                 numbers = st.integers(-2, 300) | st.sampled_from((0, -1, 2**31, 2**63, 10**400, 0.5, float("nan")))
                 place[key] = draw(json_values | numbers | st.sampled_from((str(place.get(key)), [place.get(key)])))
-        return json.dumps(data).encode("utf-8", "surrogatepass")
+        return _as_json(data)
 
     return edit()
 
 
+READ = (
+    "args.json", "state.json", "model.safetensors", "ema.safetensors", "optimizer.safetensors", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "metrics.jsonl", "config.json", "generation_config.json",
+)  # fmt: skip
+
+
 def run_inputs(run: Path) -> Strategy:
-    """(file of the run, its content; None: removed)."""
+    """(file of the folder, its content; None: removed)."""
     files = sorted(
         str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and "evaluation" not in path.parts
     )
-    read = [name for name in files if Path(name).name in ("args.json", "state.json", "model.safetensors", "ema.safetensors", "optimizer.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "metrics.jsonl")]  # fmt: skip
+    read = [name for name in files if Path(name).name in READ]
 
     def contents(name: str) -> Strategy:
         data = (run / name).read_bytes()
-        kinds = [mutated(st.just(data)), mutated(st.just(data)), st.none(), st.just(b""), st.binary(max_size=50), json_values.map(lambda v: json.dumps(v).encode("utf-8", "surrogatepass"))]  # fmt: skip
+        changed, other = mutated(st.just(data)), json_values.map(_as_json)
+        kinds = [changed, changed, st.none(), st.just(b""), st.binary(max_size=50), other]
         if name.endswith(".json"):
             kinds += [_edited_json(json.loads(data))] * 6
         return st.tuples(st.just(name), st.one_of(kinds))
@@ -443,6 +465,79 @@ def resume_run(run: Path) -> Callable[[Any, Path], None]:
     return resume
 
 
+# ------------------------------------------------------------------------------------- language models, Python's calls
+
+
+def save_model(folder: Path) -> Path:
+    """Save a tiny BART with its tokenizer; returns its folder."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    from latent_models.tokenizers.training import train_tokenizer
+
+    tokenizer = train_tokenizer(TEXTS, "bpe", 300, 16)
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1,
+        decoder_attention_heads=1, encoder_ffn_dim=8, decoder_ffn_dim=8, max_position_embeddings=16, bos_token_id=0,
+        pad_token_id=1, eos_token_id=2, decoder_start_token_id=2,
+    )  # fmt: skip
+    BartForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def read_model(model: Path) -> Callable[[Any, Path], None]:
+    def read(case: tuple[str, bytes | None], folder: Path) -> None:
+        from latent_models.language_models import LanguageModel
+        from latent_models.tokenizers.files import load_tokenizer
+
+        place = damaged_run(model, case, folder)
+        LanguageModel.from_pretrained(str(place))
+        load_tokenizer(str(place), 16)
+
+    return read
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[str, list[Any], dict[str, Any]]:
+    """A method of TextDiffusionPipeline and its arguments."""
+    value = (
+        json_values
+        | st.binary(max_size=3)
+        | st.sets(texts, max_size=2)
+        | st.sampled_from((0, 1, 2, "0", "1", 1.0, True, -1, 10**30))
+    )
+    words = st.sampled_from((*TEXTS, "the ___ is red", "[blank:2] plum", "[PAD] plum", "plum " * 30)) | texts
+    given_texts = st.lists(words, min_size=1, max_size=3) | st.lists(words | value, max_size=3) | value
+    method, first = draw(st.sampled_from((
+        ("sample", st.integers(1, 3) | value), ("variations", given_texts), ("infill", given_texts),
+        ("encode", given_texts), ("interpolate", words | value), ("trajectory", st.integers(1, 2) | value),
+        ("candidates", given_texts), ("decode", value),
+    )))  # fmt: skip
+    arguments = [draw(first)] + ([draw(words | value)] if method == "interpolate" else [])
+    names = {
+        "sample": ("seed", "decoding", "class_id", "guidance"), "variations": ("k", "strength", "class_id", "seed"),
+        "interpolate": ("n", "strength", "invert"), "trajectory": ("snapshots", "class_id"), "infill": ("k", "seed"),
+    }.get(method)  # fmt: skip
+    chosen = draw(st.lists(st.sampled_from(names), max_size=2, unique=True)) if names else []
+    return method, arguments, {name: draw(value) for name in chosen}
+
+
+def call_method(run: Path) -> Callable[[Any, Path], None]:
+    @cache
+    def pipeline() -> Any:
+        from pipelines.text_diffusion import TextDiffusionPipeline
+
+        return TextDiffusionPipeline.from_pretrained(run, device="cpu", eval_batch_size=4)
+
+    def call(case: tuple[str, list[Any], dict[str, Any]], folder: Path) -> None:
+        method, arguments, options = case
+        sizes = [v for v in (*arguments, *options.values()) if isinstance(v, int) and 1000 < v <= 10_000_000]
+        if not sizes:  # a right number of texts that would take minutes
+            getattr(pipeline(), method)(*arguments, **options)
+
+    return call
+
+
 # ---------------------------------------------------------------------------------------------------------- the runs
 
 
@@ -465,16 +560,18 @@ class Finding:
     case: str
 
 
-def make_targets(run: Path) -> list[Target]:
-    """run: a trained run, see train_run."""
+def make_targets(run: Path, model: Path) -> list[Target]:
+    """run: a trained run, see train_run. model: a language model, see save_model."""
     return [
-        Target("corpus files", corpus_inputs(), read_corpus, 0.45),
-        Target("readers", format_inputs(), read_format, 0.2),
-        Target("command lines", command_lines(str(run)), read_command_line, 0.17),
+        Target("corpus files", corpus_inputs(), read_corpus, 0.27),
+        Target("readers", format_inputs(), read_format, 0.43),
+        Target("command lines", command_lines(str(run)), read_command_line, 0.14),
         Target("small programs", small_command_lines(str(run)), read_small_command_line, 0.03),
-        Target("configurations", config_files(), read_config_file, 0.1),
-        Target("run folders", run_inputs(run), read_run(run), 0.045),
-        Target("resumed runs", run_inputs(run), resume_run(run), 0.005),
+        Target("configurations", config_files(), read_config_file, 0.08),
+        Target("run folders", run_inputs(run), read_run(run), 0.02),
+        Target("resumed runs", run_inputs(run), resume_run(run), 0.002),
+        Target("language models", run_inputs(model), read_model(model), 0.007),
+        Target("calls from Python", calls(), call_method(run), 0.02),
     ]
 
 
@@ -523,7 +620,7 @@ def fuzz(target: Target, inputs: int, start: int, folder: Path, known: set[str])
 def main() -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000, help="inputs of all targets (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="seed of the inputs")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="seed of the inputs")
     parser.add_argument("--only", help="the target with this word in its name")
     parser.add_argument("--batch", type=int, default=250, help="inputs of a target in a row (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.log")
@@ -541,11 +638,11 @@ def main() -> int:
             print(line, file=log, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="fuzz", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as root:
-        run = train_run(Path(root))
+        run, model = train_run(Path(root)), save_model(Path(root) / "model")
         folder = Path(root) / "case"
         folder.mkdir()
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        targets = [t for t in make_targets(run) if args.only is None or args.only in t.name]
+        targets = [t for t in make_targets(run, model) if args.only is None or args.only in t.name]
         total = sum(t.share for t in targets)
         left = {t.name: max(1, round(args.inputs * t.share / total)) for t in targets}
         wanted, done, batch, started, shown = sum(left.values()), 0, 0, time.monotonic(), 0.0
@@ -572,12 +669,14 @@ def main() -> int:
                 if seconds - shown > 15:
                     shown, rate = seconds, done / seconds
                     say(
-                        f"{done:,} inputs, {rate:,.0f} per second, {len(findings)} findings, {sum(left.values()) / rate:,.0f} s left"
+                        f"{done:,} inputs, {rate:,.0f} per second, {len(findings)} findings, "
+                        f"{sum(left.values()) / rate:,.0f} s left"
                     )
         seconds = time.monotonic() - started
         outcomes = {t.name: dict(t.outcomes) for t in targets}
         say(
-            f"{done:,} inputs in {seconds:,.0f} s, {done / seconds:,.0f} per second, {len(findings)} findings\n{json.dumps(outcomes, indent=1)}"
+            f"{done:,} inputs in {seconds:,.0f} s, {done / seconds:,.0f} per second, {len(findings)} findings\n"
+            f"{json.dumps(outcomes, indent=1)}"
         )
         if args.out:
             record = {"inputs": done, "seed": args.seed, "seconds": round(seconds, 1), "outcomes": outcomes,
