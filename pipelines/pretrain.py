@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from utils.distributed import wrap
 from utils.errors import UserError
 from utils.hooks import PeriodicHook
 from utils.seeding import derive_seed
+from utils.shared import make_on_main
 from utils.state import State
 from utils.train_eval import eval_mode
 
@@ -47,7 +49,10 @@ def train(settings: Settings[PretrainConfig]) -> int:
     valid_texts = Split(corpus.valid.all_texts())
     torch.manual_seed(derive_seed(settings.config.loop.random_seed, "weights"))
     resumed = settings.config.run.resume_training
-    tokenizer = _load_tokenizer(run.folder) if resumed else _train_tokenizer(train_texts.texts, options)
+    if resumed:
+        tokenizer = _load_tokenizer(run.folder)
+    else:
+        tokenizer = make_on_main(run.dist, partial(_train_tokenizer, train_texts.texts, options))
     model = build_language_model(options, tokenizer, str(run.folder)).to(run.device)
     log_corpus_stats(run, corpus, tokenizer, max_source_length=options.max_seq_len)
     model.chunked_loss = not settings.config.loss.whole_logits

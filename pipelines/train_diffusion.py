@@ -123,6 +123,11 @@ def train(settings: Settings[DiffusionConfig]) -> int:
             f"note: --T_schedule {config.process.T_schedule} limits the noise levels of training (logged as t_max); "
             "validation losses and samples always use all levels"
         )
+        if settings.checkpoint_args.get("num_train_steps", config.loop.num_train_steps) != config.loop.num_train_steps:
+            run.log(
+                f"note: --T_schedule {config.process.T_schedule} follows the new number of steps: t_max is "
+                f"{process.max_time(state.step, config.loop.num_train_steps):.3g} at step {state.step}"
+            )
 
     compute_losses = partial(compute_validation_losses, run, model, validation_step, validation_sampler)
 

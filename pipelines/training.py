@@ -10,8 +10,8 @@ step has nothing pending.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from utils.hooks import Hook, PeriodicHook, StepResult
 from utils.locks import release
 from utils.loop import StepFn, train
 from utils.preemption import EXIT_CODES, StopSignals
+from utils.ranks import is_lost_connection
 from utils.run_folder import write_json
 from utils.state import State
 
@@ -101,7 +102,7 @@ def run_training(
     """
     settings, loop = run.settings, run.loop
     saver = _Saver(run, state, evaluation, metadata)
-    with StopSignals() as stop:
+    with StopSignals() as stop, _leaving_together(run, stop):
         if state.step >= loop.num_train_steps:
             reason = "done"
             run.log(f"{run.folder} has already trained its {state.step} steps{saver.describe_pending()}")
@@ -140,6 +141,18 @@ def run_training(
     else:
         run.log(f"trained {state.step} steps; results are in {run.folder}")
     return EXIT_CODES[reason]
+
+
+@contextmanager
+def _leaving_together(run: RunContext[TrainingConfig], stop: StopSignals) -> Iterator[None]:
+    """Context manager: an exchange with a rank that a signal has ended already is no error but the same end."""
+    try:
+        yield
+    except Exception as error:
+        if stop.received is None or not is_lost_connection(error):
+            raise
+        run.log(f"stopped by {stop.received}; a resumed run goes on from the last checkpoint in {run.folder}")
+        raise SystemExit(EXIT_CODES[stop.received]) from None
 
 
 class _Saver:

@@ -141,6 +141,7 @@ def init_distributed(device_flag: str = "auto") -> DistContext:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size == 1:
+        _contexts.clear()
         return DistContext(device=device)
     from accelerate import PartialState
     from accelerate.state import AcceleratorState
@@ -152,7 +153,18 @@ def init_distributed(device_flag: str = "auto") -> DistContext:
     AcceleratorState._reset_state(True)  # an earlier run of this process may have used the CPU
     state = PartialState(cpu=device.type == "cpu", timeout=TIMEOUT)
     cpu_group = None if torch.distributed.get_backend() == "gloo" else new_cpu_group(TIMEOUT)
-    return DistContext(state.process_index, state.num_processes, device, cpu_group, new_cpu_group(PATIENCE))
+    context = DistContext(state.process_index, state.num_processes, device, cpu_group, new_cpu_group(PATIENCE))
+    _contexts[:] = [context]
+    return context
+
+
+_contexts: list[DistContext] = []  # that of this process, if it is one of several
+
+
+def current() -> DistContext:
+    """The context of this process, where none is at hand; that of one process before init_distributed."""
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return _contexts[0] if _contexts and joined else DistContext()
 
 
 def new_cpu_group(timeout: timedelta) -> Any:

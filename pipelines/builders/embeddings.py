@@ -20,8 +20,10 @@ from latent_models.tokenizers.from_flags import check_coverage, make_tokenizer
 from pipelines.cli.configs import DiffusionConfig
 from utils.cli.args_io import read_args
 from utils.cli.settings import Settings
+from utils.distributed import current
 from utils.errors import UserError
 from utils.seeding import derive_seed
+from utils.shared import make_on_main
 from utils.tokenizer_fingerprint import check_same_tokenizer, fingerprint
 
 TOKENIZER = "tokenizer"  # folder below a run
@@ -65,9 +67,8 @@ def find_tokenizer(settings: Settings[DiffusionConfig], run: Path, texts: Sequen
     options = settings.config.tokenizer
     if settings.checkpoint_args:
         return _of_run(settings, run)
-    tokenizer = make_tokenizer(
-        options, texts, settings.config.language_model.max_seq_len, settings.config.embeddings.embedding_init
-    )
+    longest, init = settings.config.language_model.max_seq_len, settings.config.embeddings.embedding_init
+    tokenizer = make_on_main(current(), lambda: make_tokenizer(options, texts, longest, init))  # the ranks share it
     check_coverage(tokenizer, texts, options)
     if settings.config.intervals.init_path:
         _refuse_foreign(tokenizer, Path(settings.config.intervals.init_path))
