@@ -12,7 +12,7 @@ from dataset_utils.catalog import DATASETS
 from dataset_utils.options import DataOptions
 from dataset_utils.registry import missing_files_message
 from utils.argparse_utils import OneLineParser
-from utils.errors import exit_on_user_error
+from utils.errors import UserError, exit_on_user_error
 
 HEADS = ("name", "texts", "kind", "length", "license", "where")
 
@@ -24,10 +24,18 @@ def rows(data_dir: str | None = None, places: bool = True) -> list[tuple[str, ..
         length = f"{spec.max_source_tokens} -> {spec.max_tokens}" if spec.source else str(spec.max_tokens)
         where = f"{spec.folders[0]}/"
         if places:
-            here = missing_files_message(DataOptions(dataset_name=name, data_dir=data_dir)) is None
-            where += " (here)" if here else " (from the hub)" if spec.hub else " (absent)"
+            where += f" ({_place(name, data_dir)})"
         table.append((name, spec.description, spec.kind, length, spec.license, where))
     return table
+
+
+def _place(name: str, data_dir: str | None) -> str:
+    try:
+        if missing_files_message(DataOptions(dataset_name=name, data_dir=data_dir)) is None:
+            return "here"
+    except UserError:  # two files for one split
+        return "here, in two files of a split"
+    return "from the hub" if DATASETS[name].hub else "absent"
 
 
 def plain(table: Sequence[tuple[str, ...]]) -> str:

@@ -106,12 +106,13 @@ def collect_rows(
     resolver: _Resolver | None = None
     keys: Any = None
     names: dict[Any, str] = {}  # value of a label -> its name
+    sources: tuple[str, ...] = ()
     for line, row in iterator:
         if resolver is None or not uniform and row.keys() != keys:
             keys = row.keys()
             if resolver is None:
                 resolver = _Resolver(columns, where, line, row, iterator)
-                found, texts, sources = resolver.found, _parts(row, resolver.found.text), ()
+                found, texts = resolver.found, _parts(row, resolver.found.text)
                 split.columns = found
                 if found.source:
                     split.sources, sources = [], _parts(row, found.source)
@@ -208,7 +209,7 @@ def resolve_columns(columns: Columns, row: Mapping[str, Any], where: str) -> Col
 
     A guess takes names of the row itself before those of its inner objects.
     """
-    there = {name.lower(): name for name in reversed(row)}  # of names that differ in case, the first ...
+    there = {name.lower(): name for name in reversed(list(row))}  # of names that differ in case, the first ...
     there |= {name: name for name in row if name == name.lower()}  # ... or the one in lower case
 
     def existing(name: str | None, flag: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class HubSource:
                     f"{self.path} on the hub has no split named train, only {', '.join(found)}: name another corpus"
                 )
             names["train"] = nonempty[0]
-        tables = {
+        tables: dict[str, tuple[str, Iterable[Row]]] = {
             ours: (f"{self.path} ({name})", _rows(found[name], self.path)) for ours, name in names.items() if name
         }
         features = found[names["train"]].features
@@ -69,7 +69,7 @@ class HubSource:
 class HubTables:
     """split -> (name for messages, rows); and column -> class names, for the columns that have any."""
 
-    tables: dict[str, tuple[str, Iterator[Row]]]
+    tables: dict[str, tuple[str, Iterable[Row]]]
     class_names: dict[str, tuple[str, ...]]
 
 

@@ -43,7 +43,7 @@ def canonical_label(value: Any) -> str:
         return str(value)  # ValueError for more than 4,300 digits
     if isinstance(value, str):  # of a NumPy scalar
         return _of_text(value)
-    kinds = {list: "a list", tuple: "a list", dict: "an object"}
+    kinds: dict[type, str] = {list: "a list", tuple: "a list", dict: "an object"}
     raise ValueError(f"{kinds.get(type(value), f'a value of type {type(value).__name__}')} is no label")
 
 
@@ -55,7 +55,7 @@ def is_number(label: str) -> bool:
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """The different labels in their order: by value if all are numbers, else alphabetically."""
     found = set(labels)
-    return tuple(sorted(found, key=Decimal if all(map(is_number, found)) else None))  # type: ignore[arg-type]
+    return tuple(sorted(found, key=Decimal if all(map(is_number, found)) else None))
 
 
 def spells_no_value(label: str, others: Iterable[str]) -> bool:

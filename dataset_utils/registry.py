@@ -126,7 +126,8 @@ def _download_hint(name: str, data_dir: str | None) -> str:
     spec = DATASETS[name]
     place = _data_roots(data_dir)[0] / spec.folders[0]
     fetch = f"; with a network it is downloaded from the hub ({spec.hub.path})" if spec.hub else ""
-    return f"{name} is not in {place}: {spec.how_to_get.replace('{place}', str(place))}{fetch}"
+    get = spec.how_to_get.replace("{place}", str(place))
+    return f"{name} is not in {place}: {get}{fetch}; if it is elsewhere, name its folder with --data_dir"
 
 
 def _user_files(options: DataOptions) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dataset_utils import __main__ as listing
 from dataset_utils.characters import RULES
 from dataset_utils.columns import Columns, RawSplit, collect_rows
 from dataset_utils.options import DataOptions
@@ -185,6 +186,12 @@ def test_two_files_for_one_split_are_refused(tmp_path) -> None:
         (tmp_path / name).write_text("")
     with pytest.raises(UserError, match="valid split .valid.txt, dev.txt.gz"):
         find_file(tmp_path, "valid")
+    (tmp_path / "tales").mkdir()
+    for name in ("train.jsonl", "train.jsonl.gz"):
+        (tmp_path / "tales" / name).write_text("")
+    with pytest.raises(UserError, match="2 files of the train split"):
+        load(DataOptions(dataset_name="tales", data_dir=str(tmp_path)))
+    assert "tales/ (here, in two files of a split)" in [row[-1] for row in listing.rows(str(tmp_path))]
 
 
 # ------------------------------------------------------------------------------------------------ JSON
