@@ -262,6 +262,7 @@ class TextGenerator:
             mask if inputs.decode_mask is None else inputs.decode_mask,
             inputs.known,
             shift,
+            autocast=self.autocast,
         )
         for hook in self.hooks if hooks is None else hooks:
             hook(call)

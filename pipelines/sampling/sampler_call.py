@@ -13,7 +13,9 @@ rounding, trajectory (pipelines/components). Known positions are applied last, s
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,6 +96,7 @@ class SamplerCall:
     known: KnownPositions | None = None  # known positions
     shift: Tensor | None = None  # (B, L, D) or (1, L, D), towards an absorbing state
     step_hooks: list[StepHook] = field(default_factory=list)
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext  # precision of the network in denoise
 
     def step_generator(self, purpose: str) -> StepGenerator:
         """step -> a generator of this batch, for one purpose."""
@@ -113,7 +116,12 @@ class SamplerCall:
             denoise = with_known_positions(denoise, self.known.value, self.known.mask)
         if self.shift is not None:
             sampler = shift_sampler(sampler, self.shift)
-        x0 = sampler(denoise, self.schedule, self.timesteps, self.z, self.noise, compose_hooks(*self.step_hooks))
+        # One autocast around all steps keeps the weights that it has cast; the one of each network call would cast them
+        # anew. It is off inside: only the network computes in half precision.
+        kind = self.z.device.type
+        off = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        with self.autocast(), off:
+            x0 = sampler(denoise, self.schedule, self.timesteps, self.z, self.noise, compose_hooks(*self.step_hooks))
         return Latents(x0, self.decode_mask)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from pipelines.sampling.generator import TextGenerator
 from pipelines.text_diffusion import TextDiffusionPipeline
+from utils.records import Latents
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +71,25 @@ def test_an_evaluation_may_set_a_smaller_batch_size(chain):
     assert (
         TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu", eval_batch_size=3).generator.batch_size == 3
     )
+
+
+def test_weights_are_cast_once_for_all_steps(chain):
+    """Under autocast each network call would cast them anew; the samples are the same."""
+    pipeline = TextDiffusionPipeline.from_pretrained(
+        chain / "diff", device="cpu", sampling_timesteps=6, mixed_precision="bf16", eval_batch_size=2
+    )
+    generator, found = pipeline.generator, []
+    generator.denoiser.eval()
+    call = generator.prepare(1, 0)
+
+    def anew():
+        return Latents(call.sampler(call.denoise, call.schedule, call.timesteps, call.z, call.noise), call.mask)
+
+    for run in (call.run, anew):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler, torch.no_grad():
+            x0 = run().x0
+        copies = sum(event.count for event in profiler.key_averages() if event.key == "aten::_to_copy")
+        found.append((x0, copies))
+    (once, few), (again, many) = found
+    weights = sum(1 for name, _ in generator.denoiser.named_parameters() if name.endswith("weight"))
+    assert torch.equal(once, again) and many - few > 2 * weights
