@@ -16,6 +16,27 @@ SPLITS = ("train", "valid", "test")
 
 
 @dataclass
+class Examples:
+    """Different sources, each with all its references: texts that are all right."""
+
+    sources: list[str]
+    references: list[list[str]]
+    labels: list[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def texts(self) -> list[str]:
+        """The first reference of each source."""
+        return [texts[0] for texts in self.references]
+
+    @property
+    def num_references(self) -> int:
+        return sum(map(len, self.references))
+
+
+@dataclass
 class Split:
     """Texts of one split, with the label and the source of each row if the corpus has them."""
 
@@ -36,6 +57,23 @@ class Split:
             [self.texts[i] for i in rows],
             None if self.labels is None else [self.labels[i] for i in rows],
             None if self.sources is None else [self.sources[i] for i in rows],
+        )
+
+    def examples(self, order: Sequence[int], most: int, *, by_label: bool = False) -> Examples:
+        """The sources of rows in this order, at most `most` of them, each once and with its references in every row.
+
+        by_label: texts of one source with different labels are different examples.
+        """
+        assert self.sources is not None, "only pairs have sources"
+        rows_of: dict[tuple[str, int | None], list[int]] = {}
+        for i in order:
+            label = self.labels[i] if by_label and self.labels is not None else None
+            rows_of.setdefault((self.sources[i], label), []).append(i)
+        chosen = [sorted(rows) for rows in rows_of.values()][:most]
+        return Examples(
+            [self.sources[rows[0]] for rows in chosen],
+            [list(dict.fromkeys(self.texts[i] for i in rows)) for rows in chosen],
+            None if self.labels is None else [self.labels[rows[0]] for rows in chosen],
         )
 
     def all_texts(self) -> list[str]:

@@ -1,7 +1,8 @@
 """Samples of sequence-to-sequence runs: several candidates for each source, scored against its reference.
 
 Reported separately: the first candidate (one sample), the candidate that agrees best with the others (MBR), the best
-against the reference (oracle), and samples of other sources (chance).
+against the reference (oracle), and samples of other sources (chance). Rows that share a source are one example with
+several references.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 
 import torch
 
-from dataset_utils.corpus import Split
+from dataset_utils.splits import Examples
 from evaluation import mbr, report
 from evaluation.classwise import label_accuracy
 from evaluation.metrics import SAMPLES, MetricContext, compute_metrics
 from evaluation.options import BLEU_TOKENIZERS
-from evaluation.overlap import load_bertscore
+from evaluation.overlap import check_bleu_tokenizer, load_bertscore
 from evaluation.protocols import evaluate_pairs
 from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, Metrics, Part, PartResult
 from pipelines.sampling.classes import PRIOR, select_classes
@@ -30,7 +31,7 @@ NUM_SHOWN = 4  # sources in the log
 PREFIX = "model/seq2seq/"
 KINDS = {"one sample": "", "MBR-{k} ({utility})": "mbr_", "oracle-{k}": "oracle_", "chance": "chance_"}
 COLUMNS = ("rouge1", "rouge2", "rougeL", "sacrebleu", "diffuseq_bleu", "dist1", "bertscore")
-Record = dict[str, Any]  # source, reference, sample, chosen, candidates
+Record = dict[str, Any]  # source, reference (the first), references, sample, chosen, candidates
 
 
 class Pairs(Part):
@@ -51,13 +52,15 @@ class Pairs(Part):
                 raise UserError(f"--{flag} {name} needs a model: name one with --bertscore_model")
 
     def load_models(self) -> None:
+        check_bleu_tokenizer(self.bleu_tokenizer)
         if self.options.bertscore_model is not None:
             load_bertscore(self.options.bertscore_model, str(self.context.run.device))
 
     def evaluate_seed(self, split: str, seed: int) -> PartResult:
         context, num_samples = self.context, self.context.options.num_samples
-        part = context.corpus.splits[split].select(context.shuffled_rows(split, seed)[:num_samples])
-        sources, k = part.sources or [], self.options.seq2seq_candidates
+        rows, by_label = context.shuffled_rows(split, seed), context.config.denoiser.class_conditional
+        part = context.corpus.splits[split].examples(rows, num_samples, by_label=by_label)
+        k = self.options.seq2seq_candidates
         classes = self._requested_classes(part.labels)
         class_ids = None if classes is None else torch.tensor(classes, device=context.run.device)
         candidates = context.generator.candidates(
@@ -65,14 +68,18 @@ class Pairs(Part):
             k,
             seed,
             context.strategies,
-            self.sources.make_inputs(sources, seed, class_ids),
+            self.sources.make_inputs(part.sources, seed, class_ids),
             quiet=context.run.quiet,
         )
         metrics, records = context.on_rank0(lambda: self._score(candidates, part, split, seed))
         metrics |= context.generator.timer.metadata()
         metrics["protocol"] |= {
-            "seed": seed, "split": split, **context.sampling_metadata(), **self.sources.metadata(),
-        }  # fmt: skip
+            "seed": seed,
+            "split": split,
+            "num_references": part.num_references,
+            **context.sampling_metadata(),
+            **self.sources.metadata(),
+        }
         if classes is not None:
             for strategy, rows in candidates.items():
                 agreement = label_accuracy(context.classifier, [row[0] for row in rows], classes)
@@ -86,7 +93,7 @@ class Pairs(Part):
         return PartResult(metrics, {("", strategy): rows for strategy, rows in records.items()})
 
     def _score(
-        self, candidates: Mapping[str, list[list[str]]], part: Split, split: str, seed: int
+        self, candidates: Mapping[str, list[list[str]]], part: Examples, split: str, seed: int
     ) -> tuple[Metrics, dict[str, list[Record]]]:
         """Compute the metrics of the candidates and of the references, and one record per source."""
         context, model, device = self.context, self.options.bertscore_model, str(self.context.run.device)
@@ -98,7 +105,7 @@ class Pairs(Part):
             )
             metrics |= evaluate_pairs(
                 rows,
-                part.texts,
+                part.references,
                 context.training_ngrams,
                 context.scorer,
                 prefix=self._prefix(split, strategy),
@@ -110,8 +117,8 @@ class Pairs(Part):
                 seed=seed,
             )
             records[strategy] = [
-                {"source": s, "reference": t, "sample": row[0], "chosen": best, "candidates": row}
-                for s, t, row, best in zip(part.sources or [], part.texts, rows, selected.texts, strict=True)
+                dict(source=s, reference=texts[0], references=texts, sample=row[0], chosen=best, candidates=row)
+                for s, texts, row, best in zip(part.sources, part.references, rows, selected.texts, strict=True)
             ]
         real = MetricContext(part.texts, scorer=context.scorer, training=context.training_ngrams)
         numbers, _ = compute_metrics(real, SAMPLES)
@@ -145,7 +152,7 @@ class Pairs(Part):
         run = self.context.run
         for (_, strategy), records in samples.items():
             write_json(run.folder / f"{strategy}-pairs-{milestone}.json", records)
-            rows = [[r["source"], r["reference"], r["sample"], r["chosen"]] for r in records[:50]]
+            rows = [[r["source"], " | ".join(r["references"]), r["sample"], r["chosen"]] for r in records[:50]]
             run.logger.table(f"seq2seq/{strategy}/samples", ["source", "reference", "one sample", "chosen"], rows, step)
             run.log(f"step {step}, {strategy}:\n{format_records(records)}")
 
@@ -182,6 +189,8 @@ def format_records(records: Sequence[Mapping[str, Any]]) -> str:
     """Format the first few sources with their reference and samples, safe to print to a terminal."""
     lines = []
     for record in records[:NUM_SHOWN]:
-        lines += [f"  {name:<10}{single_line(record[name]) or '(empty)'}" for name in
-                  ("source", "reference", "sample", "chosen")] + [""]  # fmt: skip
+        others = [("or", text) for text in record.get("references", ())[1:]]
+        named = [(name, record[name]) for name in ("source", "reference", "sample", "chosen")]
+        lines += [f"  {name:<10}{single_line(text) or '(empty)'}" for name, text in [*named[:2], *others, *named[2:]]]
+        lines.append("")
     return "\n".join(lines[:-1])
