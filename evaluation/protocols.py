@@ -72,7 +72,7 @@ def evaluate_texts(
     result["protocol"] = (
         protocol(scorer, len(samples), mauves.of_scorer, absent)
         | mauves.encoder_protocol
-        | {"words": word_rule(samples)}
+        | {"words": word_rule([*samples, *(text for texts in references.values() for text in texts)])}
     )
     return result
 

@@ -14,6 +14,7 @@ from evaluation import classwise, plots, report
 from evaluation.classwise import FeatureCache, PerClassResult
 from evaluation.optional import MissingPackage
 from evaluation.protocols import evaluate_texts, protocol
+from evaluation.text_tokens import word_rule
 from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, Metrics, Part, PartResult
 from pipelines.evaluators.unconditional import sample_and_score
 from pipelines.sampling.classes import NULL, TrainingClassPrior, one_class
@@ -156,7 +157,12 @@ class PerClass(Part):
             real = classwise.compare_classes(references[SPLIT_KEYS[split]], training, features, context.classifier)
             self._add_result(split, HELD_OUT, real)
             metrics |= self._mauve_metrics(real, "reference/")
-        metadata = protocol(context.scorer, n, mauve_scores) | {"classifier": context.classifier.protocol()}
+        of_references = (text for classes in references.values() for texts in classes.values() for text in texts)
+        of_samples = (text for output in outputs.values() for texts in output.texts.values() for text in texts)
+        metadata = protocol(context.scorer, n, mauve_scores) | {
+            "classifier": context.classifier.protocol(),
+            "words": word_rule([*of_references, *of_samples]),
+        }
         self._protocol = {"protocol": {**metadata, **context.sampling_metadata()}}
         of_classes = {key: metadata[key] for key in ("n", "mauve", "buckets", "mauve_few_samples") if key in metadata}
         return {**metrics, "protocol": {**metadata, **context.sampling_metadata(), "classes": of_classes}}
