@@ -88,7 +88,8 @@ IMPORTED = ("evaluation.scorers", "transformers.models.gpt2.modeling_gpt2")  # b
 NEEDED = {"language_model": {"autoencoder", "denoiser"}, "autoencoder": {"denoiser"}}  # training -> those that need it
 SCORER = {"steps": 4, "width": 32, "layers": 1, "heads": 2, "vocab_size": 300, "max_length": 64}
 LEFT_BY_KILLS = ("*.partial", "*.partial.npz", "*.replaced", "*.removed*", "shards", "plan.json")
-LONGEST = 120  # seconds that a child may take
+SHARE = 0.5  # random kills fall into this part of a whole run: a restarted one is shorter
+LONGEST = 300  # seconds that a child may take
 
 
 # ------------------------------------------------------------------------------------------------------------ children
@@ -298,10 +299,10 @@ class Training:
             draw.shuffle(steps)
             for i, (name, n) in enumerate(steps):
                 yield "call of a save", name, n
-                if i % 4 == 1:
-                    yield "random call", None, draw.randint(1, self.num_calls)
-                if i % 4 == 3:
-                    yield "random moment", None, draw.uniform(0, self.seconds)
+                if i % 2:
+                    yield "random call", None, draw.randint(1, max(1, round(SHARE * self.num_calls)))
+                else:
+                    yield "random moment", None, draw.uniform(0, SHARE * self.seconds)
 
     def kill_once(self, target: tuple[str, str | None, float]) -> bool:
         """Start or restart, and kill. Returns whether the training ended before it was killed."""
@@ -509,7 +510,7 @@ def attack(folder: Path, kills: int, seed: int, trainings: list[str]) -> Report:
                 if report.total >= kills:
                     break
                 lives[training.name] += 1
-                if training.kill_once(next(targets)) or lives[training.name] % 16 == 0:
+                if training.kill_once(next(targets)) or lives[training.name] % 30 == 0:
                     training.finish()
         for part in shared:
             if report.total < kills:

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from utils.run_folder import write_text
 FORMAT = 1
 _FILE = re.compile(r"\w[\w.+-]*\.safetensors", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_DAMAGE = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # of the machine, not of the file
 
 
@@ -84,23 +84,24 @@ def replaced(target: Path) -> Path:
     return target.with_name(target.name + ".replaced")
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk, or the quota of the user, is full. safetensors says it in words only."""
-    if isinstance(error, OSError):
-        return error.errno in _DISK_FULL
-    of_safetensors = type(error).__module__.partition(".")[0] in ("safetensors", "safetensors_rust")
-    return of_safetensors and any(f"os error {number})" in str(error) for number in _DISK_FULL)
-
-
 def _put(partial: Path, target: Path) -> None:
     """Rename a folder into place."""
     old = replaced(target)
     if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        _discard(old)
         os.replace(target, old)
     os.replace(partial, target)
     _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _discard(old)
+
+
+def _discard(old: Path) -> None:
+    """Remove a replaced folder, if there is one. By another name first: half of it would look like a damaged one."""
+    left = old.with_suffix(".removed")
+    shutil.rmtree(left, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        os.replace(old, left)
+    shutil.rmtree(left, ignore_errors=True)
 
 
 def _untie(content: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

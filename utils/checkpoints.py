@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from utils import checkpoint_folder
-from utils.checkpoint_folder import Checkpoint, DamagedError, identity, is_disk_full, not_finite, replaced
-from utils.errors import UserError, one_line_text
+from utils.checkpoint_folder import Checkpoint, DamagedError, identity, not_finite, replaced
+from utils.errors import UserError, is_disk_full, one_line_text
 from utils.run_folder import remove_partial_files
 from utils.sharding import full_tensor, shard_like
 

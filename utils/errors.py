@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -24,6 +25,7 @@ class UserError(ValueError):
 
 # Libraries whose errors concern the user's files or network; by name, since importing them here would take seconds.
 _PACKAGES = ("huggingface_hub", "requests", "urllib3", "httpx", "httpcore", "safetensors", "safetensors_rust")
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _HINTS = {
     "OutOfMemoryError": "lower --train_batch_size (and raise --gradient_accumulation_steps as much)",
     "ConnectTimeout": "without a network set HF_HUB_OFFLINE=1 and give local folders",
@@ -98,7 +100,17 @@ def user_message(error: BaseException) -> str:
     else:
         line = library_message(error, limit=2000)
     hint = next((_HINTS[c.__name__] for c in type(error).__mro__ if c.__name__ in _HINTS), None)
+    if is_disk_full(error):
+        hint = "the disk, or the quota of this user, is full: free space, then start again"
     return f"{line} ({hint})" if hint else line
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or the quota of the user, is full. safetensors says it in words only."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL
+    of_safetensors = type(error).__module__.partition(".")[0] in ("safetensors", "safetensors_rust")
+    return of_safetensors and any(f"os error {number})" in str(error) for number in _DISK_FULL)
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -57,6 +57,10 @@ def write_text(path: str | Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None:  # of write and fsync, which know no names
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         with suppress(FileNotFoundError):
             partial.unlink()

@@ -34,10 +34,8 @@ class Stateful(Protocol):
 class State:
     """Everything that training changes. A checkpoint holds all of it.
 
-    What a kill must not lose is entered before the checkpoint that precedes it, and removed when it is done, so that a
-    resumed run knows from its checkpoint that it is due: names of hooks in `pending`; anything else in `due`, by a name
-    of the caller, with any value for JSON, such as {"final_evaluation": 1000}. Both are saved and restored as they are;
-    neither is interpreted here.
+    What a kill must not lose is entered in `pending` before the checkpoint that precedes it, and removed when it is
+    done, so that a resumed run knows from its checkpoint that it is due.
     """
 
     model: nn.Module  # all that trains: a module, or a ModuleDict of several
@@ -46,8 +44,7 @@ class State:
     ema: EMA | None = None
     step: int = 0  # optimizer steps done
     best: dict[str, Any] = field(default_factory=dict)  # best metrics so far, written by hooks, for JSON
-    pending: list[str] = field(default_factory=list)  # names of hooks skipped because of a signal; run on resume
-    due: dict[str, Any] = field(default_factory=dict)  # work after this checkpoint, by name, for JSON; see above
+    pending: list[str] = field(default_factory=list)  # names of hooks that are due; run on resume
     seed: int = 42
     dist: DistContext = field(default_factory=DistContext)
     wrapped: nn.Module | None = None  # the model in DDP (distributed.wrap), which the step function calls
@@ -73,7 +70,6 @@ class State:
             "step": self.step,
             "best": self.best,
             "pending": self.pending,
-            "due": self.due,
             "seed": self.seed,
             "optimizer": checkpoints.optimizer_metadata(self.optimizer),
             "schedule": self.schedule.metadata(seen),
@@ -144,7 +140,7 @@ class State:
         checkpoints.unpack_optimizer(self.optimizer, checkpoint.tensors["optimizer"], metadata["optimizer"])
         self.schedule.restore(metadata["schedule"], self.dist.rank, self.dist.world_size)
         self.step, self.best, self.seed = metadata["step"], dict(metadata["best"]), metadata["seed"]
-        self.pending, self.due = list(metadata.get("pending", ())), dict(metadata.get("due", {}))
+        self.pending = list(metadata.get("pending", ()))
         self.scaler_state = dict(metadata["scaler"])
         if self.scaler and self.scaler_state:
             self.scaler.load_state_dict(self.scaler_state)

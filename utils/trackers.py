@@ -44,10 +44,8 @@ class MetricsFile:
             lines = _lines(held)
             odd = sum(bool(line.strip()) for line in held.split(b"\n")) - len(lines)
             if odd:
-                print(
-                    f"note: {odd} odd line{'s'[: odd > 1]} in {self.path}, such as half a line of a kill, removed",
-                    file=sys.stderr,
-                )
+                what = f"{odd} odd line(s) of {self.path} removed, such as half of one that a kill left"
+                print(f"note: {what}", file=sys.stderr)
             kept = [line for line in lines if line["step"] <= step]
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.path.parent.mkdir(parents=True, exist_ok=True)

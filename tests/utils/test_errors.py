@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.errors import UserError, exit_on_user_error, library_message, refuse_unreadable, user_message
+from utils.errors import UserError, exit_on_user_error, is_disk_full, library_message, refuse_unreadable, user_message
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,7 +89,8 @@ def test_a_full_disk_behind_standard_output_is_one_line():
     code = "from utils.errors import exit_on_user_error; exit_on_user_error(lambda: print('x'))()"
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2 and done.stderr == "error: [Errno 28] No space left on device\n"
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: [Errno 28] No space left on device (the disk, or the quota of this user")
 
 
 class Runs:
@@ -118,3 +120,16 @@ def test_what_a_library_raises_is_a_user_error_and_an_interrupt_is_not():
     for error in (KeyboardInterrupt(), SystemExit(3), MemoryError()):
         with pytest.raises(type(error)), refuse_unreadable("the file f"):
             raise error
+
+
+def test_full_disks_are_recognised_by_number_and_by_words():
+    from safetensors import SafetensorError
+
+    assert is_disk_full(OSError(errno.ENOSPC, "No space left on device"))
+    assert is_disk_full(OSError(errno.EDQUOT, "Disk quota exceeded"))
+    assert is_disk_full(SafetensorError("I/O error: No space left on device (os error 28)"))
+    assert not is_disk_full(SafetensorError("invalid header (os error 2)"))
+    assert not is_disk_full(ValueError("(os error 28)"))
+    for error in (OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left (os error 28)")):
+        line = user_message(error)
+        assert "is full: free space" in line and "damaged" not in line
