@@ -14,11 +14,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from evaluation.options import PairOptions
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 
@@ -29,6 +30,7 @@ KEYS = {  # flag -> names of the column with the text, in order of precedence
     "train": ("target", "trg", "tgt", *TEXT),
     "sources": ("source", "src", "input", *TEXT),
 }
+BLEU_TOKENIZERS = next(f.metadata["choices"] for f in fields(PairOptions) if f.name == "bleu_tokenizer")
 Texts = list[list[str]]  # of each row its texts: several candidates or references, else one
 
 
@@ -73,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     add("--mauve_encoder", metavar="MODEL", help="sentence encoder, a folder or a hub id; none for none (default: "
         "minilm-l6, if python -m latent_models.pretrained has made it)")  # fmt: skip
     add("--split", choices=("val", "test"), default="val", help="how keys name the references (default: %(default)s)")
-    add("--bleu_tokenizer", metavar="NAME", help="of sacreBLEU, with --sources (default: 13a)")
+    add("--bleu_tokenizer", choices=BLEU_TOKENIZERS, metavar="NAME", help="of sacreBLEU, with --sources (default: 13a)")
     add("--bertscore_model", metavar="MODEL", help="encoder of BERTScore, with --sources (default: no BERTScore)")
     add("--json", type=Path, metavar="FILE", help="also write all numbers and their protocol to this file")
     return made
@@ -84,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.json is not None and args.json.is_dir():
         raise UserError(f"--json {args.json} is a folder: name a file in it")
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)  # an error now rather than after minutes
     for flag in ("bleu_tokenizer", "bertscore_model"):
         if getattr(args, flag) and args.sources is None:
             raise UserError(f"--{flag} compares each sample with its reference: add --sources")

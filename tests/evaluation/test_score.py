@@ -145,6 +145,8 @@ def test_files_that_do_not_belong_together_are_refused(files, run, stories):
     assert "c.txt holds 6 texts" in line and "sources.txt 12" in line
     line = run("--samples", c, "--references", a, "--sources", sources, error=True)
     assert "c.txt holds 6 texts" in line
+    line = run("--samples", a, "--references", b, "--sources", sources, "--bleu_tokenizer", "klingon", error=True)
+    assert "invalid choice: 'klingon'" in line
     assert "add --sources" in run("--samples", a, "--references", b, "--bleu_tokenizer", "intl", error=True)
 
 
