@@ -29,6 +29,7 @@ from pipelines.data.batch_sampler import ValidationSampler
 from pipelines.data.context_encoder import resolve_source_limit
 from pipelines.evaluators.evaluator import Evaluator, make_evaluator
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
+from pipelines.sampling.classes import canonical_names
 from pipelines.steps.diffusion import TimestepSampler
 from pipelines.steps.spaces import Step, space_training
 from pipelines.steps.teacher import Teacher, load_teacher, teacher_facts
@@ -195,7 +196,7 @@ def check_classes(settings: Settings[DiffusionConfig], corpus: Corpus) -> None:
     if settings.config.denoiser.class_conditional:
         corpus.require_classes()
     trained = settings.checkpoint_args.get("class_names")
-    if trained and list(corpus.class_names) != trained:
+    if trained and list(corpus.class_names) != canonical_names(trained):
         raise UserError(
             f"{settings.config.run.resume_dir} was trained on the classes {', '.join(trained)}, and {corpus.name} has "
             f"{', '.join(corpus.class_names) or 'none'}: name texts with the same classes"

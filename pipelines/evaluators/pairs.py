@@ -58,8 +58,8 @@ class Pairs(Part):
 
     def evaluate_seed(self, split: str, seed: int) -> PartResult:
         context, num_samples = self.context, self.context.options.num_samples
-        rows, by_label = context.shuffled_rows(split, seed), context.config.denoiser.class_conditional
-        part = context.corpus.splits[split].examples(rows, num_samples, by_label=by_label)
+        order, by_label = context.shuffled_rows(split, seed), context.config.denoiser.class_conditional
+        part = context.corpus.splits[split].examples(order, num_samples, by_label=by_label)
         k = self.options.seq2seq_candidates
         classes = self._requested_classes(part.labels)
         class_ids = None if classes is None else torch.tensor(classes, device=context.run.device)

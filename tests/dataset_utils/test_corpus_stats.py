@@ -96,3 +96,21 @@ def test_large_splits_are_tokenized_in_part_and_the_table_notes_it(tokenizer, mo
     found = compute_corpus_stats(corpus_of(Split(["a"] * 25)), tokenizer, 6)
     assert found["splits"]["train"]["measured"] == 9 and found["splits"]["train"]["rows"] == 25
     assert found["splits"]["train"]["duplicates"] == 24 / 25 and "every n-th text, at most 10" in format_table(found)
+
+
+def test_texts_and_sources_that_stand_in_other_splits_are_counted_apart() -> None:
+    train = Split(["a", "b", "c", "d"], None, ["1", "1", "2", "3"])
+    valid = Split(["new", "a", "new too", "x"], None, ["1", "2", "4", "5"])
+    test = Split(["new", "b"], None, ["5", "5"])
+    found = compute_corpus_stats(corpus_of(train, valid, test), None, None)
+    splits = found["splits"]
+    assert splits["valid"]["in_training"] == 0 and splits["valid"]["texts_in_training"] == 1 / 4
+    assert splits["valid"]["source"]["texts_in_training"] == 1 / 2 and "texts_in_valid" not in splits["valid"]
+    assert splits["test"]["texts_in_training"] == splits["test"]["texts_in_valid"] == 1 / 2
+    assert splits["test"]["source"] == {"different": 1 / 2, "texts_in_training": 0, "texts_in_valid": 1}
+    assert splits["train"]["source"] == {"different": 3 / 4} and splits["train"]["different"] == 1
+    warned = "\n".join(found["warnings"])
+    assert "50.0% of the sources of valid are also in the training split" in warned
+    assert "100.0% of the test rows are also in the validation split" in warned
+    lines = format_table(found).splitlines()
+    assert lines[4].split() == ["valid", "4", "0.00%", "25.00%"] and lines[5].split() == ["source", "0.00%", "50.00%"]
