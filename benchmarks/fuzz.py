@@ -617,14 +617,14 @@ def fuzz(target: Target, inputs: int, start: int, folder: Path, known: set[str])
     return None
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000, help="inputs of all targets (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="seed of the inputs")
     parser.add_argument("--only", help="the target with this word in its name")
     parser.add_argument("--batch", type=int, default=250, help="inputs of a target in a row (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.log")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.inputs < 1 or args.batch < 1:
         raise UserError("--inputs and --batch are 1 or more")
     import torch

@@ -31,6 +31,7 @@ from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LoopOptions
 from utils.run_folder import new_run_folder
 from utils.state import State
+from utils.terminal import printable
 from utils.trackers import MetricsFile, make_trackers
 
 EVAL_FLAGS = ("eval", "eval_test", "gen_data")  # flags that use a trained run
@@ -94,7 +95,7 @@ class RunContext(Generic[C]):
     def log(self, text: str) -> None:
         """Print a line on stderr, on rank 0 only."""
         if self.dist.is_main:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def log_once(self, text: str, subject: str = "") -> None:
         """As log, once in this process for a subject; without one, once for a text."""

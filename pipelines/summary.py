@@ -15,6 +15,7 @@ from latent_models.language_models import LanguageModel
 from pipelines.cli.configs import TrainingConfig
 from utils.cli.settings import Settings
 from utils.run_folder import write_json
+from utils.terminal import printable
 
 if TYPE_CHECKING:
     from pipelines.data.tokens import TokenSplit
@@ -46,7 +47,7 @@ def dry_run(
         print(line, file=sys.stderr)
     missing = registry.missing_files_message(settings.config.data)
     if missing:
-        print(f"note: {missing}", file=sys.stderr)
+        print(printable(f"note: {missing}"), file=sys.stderr)
         return 0
     corpus = registry.load(settings.config.data)
     if settings.values.get("class_conditional"):
@@ -56,7 +57,7 @@ def dry_run(
     if tokenizer is None:
         return 0
     print()
-    print("".join(f"note: {note}\n" for note in corpus.notes), end="")
+    print(printable("".join(f"note: {note}\n" for note in corpus.notes)), end="")
     # a separate context encoder has another tokenizer, which a dry run does not load: no statistics of sources then
     shared = "context encoder (shared)" in parts
     limit = settings.values.get("max_source_len") if shared else None

@@ -14,9 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = (
     *(f"benchmarks.{name}" for name in (
         "annealing", "class_guidance", "source_conditioning", "corpus_sizes", "decoding", "speculative_decoding",
-        "loss_tables", "pairs", "quality_speed", "rocstories", "story_quality", "throughput",
+        "fuzz", "loss_tables", "pairs", "quality_speed", "rocstories", "story_quality", "throughput",
     )),
     *(f"dataset_utils.{name}" for name in ("__main__", "fetch", "inspect", "tales")),
+    "evaluation.score.__main__",
+    "latent_models.pretrained.__main__",
     "scripts/check_parity.py",
     "benchmarks/records/2026-11-21_embedding_simple_cpu/embedding_simple.py",
 )  # fmt: skip

@@ -21,6 +21,7 @@ from utils.finite import FirstNonFinite
 from utils.preemption import Interrupted, interruptible
 from utils.progress import ProgressBar
 from utils.state import State
+from utils.terminal import printable
 from utils.trackers import MetricsFile, Tracker
 
 
@@ -194,6 +195,7 @@ class Logger:
 
     def print(self, text: str) -> None:
         """Print a line on rank 0, above the progress bar."""
+        text = printable(text)  # it may contain the names of files, classes and runs
         if self._bar:
             self._bar.log(text)
         elif self._is_main:

@@ -59,7 +59,7 @@ def _convert_config(program: Program[Any], flat: Mapping[str, Any], path: str) -
     result = {}
     for key, value in flat.items():
         if key in program.deprecated and key not in program.flags:
-            print(f"note: {key} in {path} has no effect: {program.deprecated[key]}", file=sys.stderr)
+            print(one_line_text(f"note: {key} in {path} has no effect: {program.deprecated[key]}"), file=sys.stderr)
             continue
         if key not in program.flags or key == "config":
             raise UserError(f"{path}: {program.name} has no flag {key!r}{did_you_mean(str(key), program.flags)}")

@@ -260,4 +260,4 @@ def format_value(value: Any) -> str:
     """Format a value for help and messages."""
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
-    return str(value)
+    return one_line_text(value)

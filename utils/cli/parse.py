@@ -37,7 +37,7 @@ def parse(program: Program[C], argv: Sequence[str] | None = None) -> Settings[C]
         arguments = typed.pop("config")
         for argument in arguments:
             config |= read_config_argument(program, argument)
-        typed["config"] = " ".join(arguments)
+        typed["config"] = " ".join(arguments) or None
     asked = {**config, **typed}
     _apply(settings, {n: v for n, v in launcher_defaults().items() if n in program.flags}, "launcher")
     _apply(settings, config, "config")
@@ -100,8 +100,11 @@ def _note_overridden(
 ) -> None:
     for name, value in config.items():
         if name in saved and name not in typed and value != saved[name]:
-            print(f"note: {name} of --config has no effect: args.json of {folder} has {format_value(saved[name])}; "
-                  f"only a typed flag overrides it", file=sys.stderr)  # fmt: skip
+            note = (
+                f"note: {name} of --config has no effect: args.json of {folder} has {format_value(saved[name])}; only "
+                "a typed flag overrides it"
+            )
+            print(one_line_text(note), file=sys.stderr)
 
 
 # -------------------------------------------------------------------------------------------------------- command line
@@ -145,7 +148,7 @@ def _read_command_line(program: Program[Any], argv: list[str]) -> dict[str, Any]
         except ValueError as error:
             raise UserError(f"--{name} {error}") from None
         if name == "config":  # may be repeated; a later one takes precedence
-            typed.setdefault(name, []).append(value)
+            typed.setdefault(name, []).extend([] if value is None else [value])  # --config none: without one
             continue
         typed[name] = value
         if negated:

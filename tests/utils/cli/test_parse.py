@@ -127,6 +127,12 @@ def test_config_arguments_are_files_or_pairs_and_the_last_takes_precedence(tmp_p
     assert "texts expects a whole number" in refused("--config", "texts=many")
 
 
+def test_no_configuration_file():
+    """Found by benchmarks/fuzz.py."""
+    s = settings("--config", "None", "--config", "tx_dim=32")
+    assert s.config.network.tx_dim == 32 and settings("--config", "none").config.run.config is None
+
+
 def test_yaml_that_reads_1e_4_as_text_is_a_number(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("learning_rate: 1e-4\neta: null\nnum_train_steps: 1e3\n")
