@@ -93,7 +93,7 @@ SLURM = next(script for script in SCRIPTS if script.name == "slurm.sbatch")
 @pytest.mark.parametrize("spelled", ["--output_dir {}", "--output_dir={}"])
 def test_a_requeued_slurm_job_resumes_with_its_other_flags(tmp_path, program, spelled):
     """If a checkpoint exists; a job that ended before its first one starts again, with the same folder."""
-    out = tmp_path / "run"
+    out = tmp_path / "run[1]*"
     flags = f"{program} --wandb {spelled.format(out)} --tx_dim 64".split()
 
     def first_line(count: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -264,3 +266,89 @@ def test_other_programs_train_on_two_processes_as_on_one(programs, chain, tmp_pa
         assert len(curves[0]) == 3
         for a, b in zip(*curves, strict=True):
             assert a == pytest.approx(b, rel=1e-5), kind
+
+
+EMBEDDINGS = (
+    "--latent_space embeddings --embedding_dim 8 --timesteps 20 --max_seq_len 40 --tx_dim 64 --tx_depth 1 --device cpu "
+    "--no_wandb --train_batch_size 8 --eval_batch_size 8 --num_samples 8 --lr_warmup_steps 1 --log_every 1 "
+    "--sampling_timesteps 2"
+)
+
+
+def launch(*argv: str) -> subprocess.Popen[str]:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return subprocess.Popen([*start, *argv], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_two_processes_without_a_scorer_leave_a_run_that_can_be_evaluated(programs, tmp_path):
+    """transformers saves no weights on other ranks than 0, so that a scorer of the first to come may have none."""
+    flags = f"{programs.data} {EMBEDDINGS} --class_conditional --label_column class --class_id prior"
+    argv = f"{flags} --num_train_steps 2 --sampling_timesteps 2 --output_dir {tmp_path / 'run'}"
+    start(2, "train_text_diffusion.py", *argv.split())
+    assert (tmp_path / "run/scorer/model.safetensors").is_file()
+    assert programs.again("diffusion", tmp_path / "run", "--eval --num_samples 8") == 0
+    assert "model/greedy/perplexity" in json.loads((tmp_path / "run/evaluation/eval-valid.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", ["--no_such_flag 3", "--train_file /nowhere.jsonl", "--output_dir /proc/run"])
+def test_a_mistake_is_printed_once(programs, flags):
+    """The last one is met by rank 0 alone, and must not leave the other one hanging."""
+    process = launch("train_text_diffusion.py", *f"{programs.data} {EMBEDDINGS} --num_train_steps 2 {flags}".split())
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 1, "torchrun's own code"
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, errors
+
+
+FAILING = """
+import sys
+from pipelines import train_diffusion
+from pipelines.cli.programs import DIFFUSION
+from pipelines.steps.embeddings import EmbeddingStep
+from utils.cli.parse import parse
+from utils.errors import UserError, exit_on_user_error
+
+call = EmbeddingStep.__call__
+def step(self, step, micro):
+    if step == 2 and self.timestep_sampler is not None and self.batch_sampler.rank == 1:
+        raise UserError("a disk of this machine is full")
+    return call(self, step, micro)
+EmbeddingStep.__call__ = step
+sys.exit(exit_on_user_error(lambda: train_diffusion.train(parse(DIFFUSION)))())
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_while_training_ends_the_others(programs, tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    flags = f"{programs.data} {EMBEDDINGS} --num_train_steps 9 --save_every 2 --output_dir {tmp_path / 'run'}"
+    began = time.monotonic()
+    process = launch(str(tmp_path / "failing.py"), *f"{flags} --scorer {programs.scorer}".split())
+    _, errors = process.communicate(timeout=200)
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert process.returncode == 1 and time.monotonic() - began < 150
+    assert "error: a disk of this machine is full (rank 1)" in lines and len(lines) <= 2, errors
+    assert "Traceback" not in errors.split("failed (exitcode")[0], "what follows is torchrun's own report"
+    assert checkpoints.load(tmp_path / "run").step == 2
+
+
+@pytest.mark.slow
+def test_torchrun_has_its_processes_leave_an_evaluation(programs, tmp_path):
+    """It sends SIGKILL 30 seconds after SIGTERM; the checkpoint before the evaluation holds everything."""
+    run = tmp_path / "run"
+    flags = f"{programs.data} {EMBEDDINGS} --num_train_steps 2 --sampling_timesteps 20 --output_dir {run}"
+    process = launch("train_text_diffusion.py", *f"{flags} --scorer {programs.scorer}".split())
+    limit = time.monotonic() + 120
+    while not list(run.glob("checkpoints/step_*/state.json")):
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    sent = time.monotonic()
+    _, errors = process.communicate(timeout=100)
+    assert time.monotonic() - sent < 25, errors
+    assert checkpoints.load(run).step == 2
+    assert programs.resume("diffusion", run) == 0
+    assert [line["step"] for line in read_metrics(run) if "model/greedy/diversity" in line] == [2]
