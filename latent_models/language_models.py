@@ -24,10 +24,12 @@ from transformers.utils import logging
 from latent_models.cross_entropy import chunked_nll
 from latent_models.families import DecodingStart, family_of, resolve_language, set_language
 from latent_models.generation.generator import GreedyLoop, TokenGenerator
+from latent_models.half_precision import HalfPrecisionCopy
 from latent_models.output_layer import logits_of, output_layer, scale_hidden
 from utils.checkpoints import fingerprint
 from utils.errors import UserError, is_of_a_library, library_message
 from utils.hub import hub_kwargs
+from utils.sharding import is_sharded
 from utils.tokenizer_fingerprint import tokenizer_rules
 
 logging.disable_progress_bar()  # bars of loading and saving would interrupt our own progress lines
@@ -65,6 +67,7 @@ class LanguageModel(nn.Module):
         self.pad_id: int = tokenizer.pad_token_id
         self.chunked_loss = True  # False: logits of a whole batch at once (--config whole_logits=true)
         self.token_generator = TokenGenerator()
+        self._half = HalfPrecisionCopy()
         self.frozen = frozen
         if frozen:
             model.requires_grad_(False)
@@ -144,7 +147,7 @@ class LanguageModel(nn.Module):
     def encode(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """(B, T) ids -> encoder states (B, T, d_lm); no gradient where the model is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self._stable_precision():
-            return self.model.get_encoder()(
+            return self._computing_model().get_encoder()(
                 input_ids=input_ids, attention_mask=self._expand_mask(mask)
             ).last_hidden_state
 
@@ -156,7 +159,7 @@ class LanguageModel(nn.Module):
         start = labels.new_full((len(labels), 1), self.start_id)
         decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
         with self._stable_precision():
-            return self.model(
+            return self._computing_model()(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states.to(self.model.dtype)),
                 attention_mask=states_mask,
                 decoder_input_ids=decoder_input,
@@ -186,7 +189,7 @@ class LanguageModel(nn.Module):
         decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
         model = self.model
         with self._stable_precision():
-            return model.get_decoder()(
+            return self._computing_model().get_decoder()(
                 input_ids=decoder_input,
                 encoder_hidden_states=states.to(model.dtype),
                 attention_mask=self._expand_mask(torch.ones(1, length, length, device=labels.device).tril()),
@@ -198,7 +201,7 @@ class LanguageModel(nn.Module):
         """Cross-entropy (B, T) of labels given the decoder's last states (B, T, d_lm), in chunks of tokens."""
         with self._stable_precision():
             hidden = scale_hidden(self.model, hidden)
-            weight, bias = output_layer(self.model)
+            weight, bias = output_layer(self._computing_model())
             kind = labels.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
             with torch.autocast(kind, enabled=False):
@@ -272,6 +275,14 @@ class LanguageModel(nn.Module):
                 f"{self.name} is not the language model that {run} was trained with (other weights or vocabulary): "
                 "give the folder of that one with --enc_dec_model"
             )
+
+    def _computing_model(self) -> Any:
+        """The model; under autocast the copy of a frozen one with linear layers in half precision."""
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        if not self.frozen or dtype not in (torch.bfloat16, torch.float16) or is_sharded(self.model):
+            return self.model
+        return self._half.of(self.model, dtype)
 
     def _stable_precision(self) -> AbstractContextManager[Any]:
         """Disables autocast where the states of this family overflow in its dtype."""

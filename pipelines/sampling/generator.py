@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -165,8 +164,13 @@ class TextGenerator:
                 def repeated(_b: int, _n: int, _: object, first: int = first, last: int = last) -> SampleInputs:
                     return inputs(first, last).repeat(k)
 
-                own = None if decode is None else partial(decode, first=first, last=last)
-                texts = self._sample_batch(seed, b, strategies, repeated, timer, per_batch * k, (last - first) * k, own)
+                def own(latents: Latents, first: int = first, last: int = last) -> list[str]:
+                    assert decode is not None
+                    return decode(latents, first, last)
+
+                texts = self._sample_batch(
+                    seed, b, strategies, repeated, timer, per_batch * k, (last - first) * k, own if decode else None
+                )
                 mine.append((b, texts))
                 done = (b // dist.world_size + 1) * dist.world_size * per_batch  # texts sampled by all processes
                 bar.advance_to(min(n, done) * k, timer.note(dist.world_size))
