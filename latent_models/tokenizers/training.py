@@ -32,7 +32,7 @@ PUNCTUATION = r"[^\w\s]+"  # runs of punctuation
 # Line ends and unusual blanks; an ordinary blank where decoding would put none: between characters, between two digits
 BLANK = rf"[^\S ]|(?<=[{UNSPACED}\p{{M}}]) (?=[{UNSPACED}])"
 BLANK_OF_DIGITS = r"(?<=\d) (?=\d)"
-KEPT = "\ue000"  # stands for a blank that is a token while decoding removes others
+KEPT = "\uffff"  # no character: stands for a blank that is a token while decoding removes others
 _CLOSING, _OPENING = "。、，；：！？）］｝」』】〕〉》", "（［｛「『【〔〈《"  # punctuation that touches characters
 _ENDS = "،؛؟۔।॥։።፣།"  # commas and ends of sentences of other scripts
 _AFTER_CHARACTER = rf"(?<=[{UNSPACED}]|[{UNSPACED}]\p{{M}}|[{UNSPACED}]\p{{M}}\p{{M}}|[{_CLOSING}])"

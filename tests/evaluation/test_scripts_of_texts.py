@@ -189,6 +189,9 @@ def test_texts_in_ascii_have_the_published_words_and_scores(prediction, referenc
         assert rouge_each(prediction, reference, stem=stem) == {k: published[k].fmeasure for k in ROUGES}
     assert sentence_bleu(prediction, reference) == sacrebleu.sentence_bleu(prediction, [reference]).score
     assert vocabulary([prediction]) == set(re.findall(r"(?u)\b\w\w+\b", prediction.lower()))
+    # the rules of ASCII and of all scripts agree: a word of another script elsewhere in the text changes no word
+    assert words(f"{prediction} \u044f") == [*words(prediction), "\u044f"]
+    assert vocabulary([f"{prediction} \u044f\u044f"]) == vocabulary([prediction]) | {"\u044f\u044f"}
 
 
 def test_spaced_scripts_keep_the_bleu_of_sacrebleu():
