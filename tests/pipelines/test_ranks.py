@@ -350,5 +350,5 @@ def test_torchrun_has_its_processes_leave_an_evaluation(programs, tmp_path):
     _, errors = process.communicate(timeout=100)
     assert time.monotonic() - sent < 25, errors
     assert checkpoints.load(run).step == 2
-    assert programs.resume("diffusion", run) == 0
+    assert programs.resume("diffusion", run, "--train_batch_size 16") == 0
     assert [line["step"] for line in read_metrics(run) if "model/greedy/diversity" in line] == [2]
