@@ -37,6 +37,7 @@ KNOWN_NAMES = frozenset(
     (*TEXT_NAMES, *LABEL_NAMES, *(name for pair in PAIRS for side in pair for name in side.split("+")))
 )
 NO_COLUMN = "none"  # value of a column flag: do not use such a column
+_FEW_ROWS, _FEW_SOURCES = 50, 20  # so few different sources in so many rows hardly are texts
 _MAX_CLASSES = 100  # a column with more values, and more than a tenth of the rows, does not hold classes
 
 
@@ -157,7 +158,29 @@ def collect_rows(
         blank = f": column {split.columns.text!r} is blank in all {split.num_blank:,} rows" if split.num_blank else ""
         raise UserError(f"{where} holds no texts{blank}: check that it is the right file")
     _check_spelled_labels(split)
+    if columns.guess:
+        _check_guess(split, columns)
     return split
+
+
+def _check_guess(split: RawSplit, columns: Columns) -> None:
+    """UserError if the values of all rows speak against a column that was found by its name."""
+    found = split.columns
+    unused = [name for name in split.names if name not in found.names()]
+    if columns.text is None and unused and all(is_number(text) for text in split.texts):
+        raise UserError(
+            f"{split.where}: column {found.text!r}, taken for the text, holds only numbers: name the text with "
+            f"--text_column ({found.text}, {', '.join(unused)})"
+        )
+    provenance = columns.source is None and (found.source or "").lower() == "source"  # the name has two meanings
+    if provenance and split.sources is not None and len(split) >= _FEW_ROWS:
+        different = len(set(split.sources))
+        if different <= min(_FEW_SOURCES, len(split) // 10):
+            raise UserError(
+                f"{split.where}: column {found.source!r}, taken for the source of each text, has {different} different "
+                f"values in {len(split):,} rows: if it says where a text is from, pass --source_column {NO_COLUMN}; if "
+                f"texts are to be written from it, --source_column {found.source}"
+            )
 
 
 class _Resolver:
@@ -224,6 +247,7 @@ def resolve_columns(columns: Columns, row: Mapping[str, Any], where: str) -> Col
         shown = ", ".join(map(str, row)) if row else "none at all"
         raise UserError(
             f"{where}: there is no column {name!r}{did_you_mean(name, row)}, only {shown}: pass {flag} with one of them"
+            + (f", or {NO_COLUMN}" if flag != "--text_column" else "")
         )
 
     named = Columns(

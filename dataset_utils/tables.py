@@ -20,7 +20,7 @@ from dataset_utils.text_files import COMPRESSED, raw_lines
 from utils.errors import UserError
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-REPEATED = "repeated the header, as in joined files, and were dropped"
+REPEATED = "repeated the header, as in joined files (dropped)"
 BARE = ("text", "label")  # columns of a .tsv file without a header
 _NAME = re.compile(r"[^\W\d][\w.-]{0,39}")  # a column name: a text would have blanks, a label may be a number
 _SENTENCE = re.compile(r".{41,}|.*[.!?…。！？]|[-+]?[\d.,]+", re.DOTALL)  # hardly a column name

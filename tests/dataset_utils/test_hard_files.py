@@ -263,6 +263,19 @@ def test_json_that_contradicts_itself_is_named(made, name: str, content: str, me
     assert re.search(message, line), line
 
 
+def test_values_of_all_rows_may_contradict_a_name(made) -> None:
+    stars = "review,comment\n" + "".join(f"{i % 5},words {i}\n" for i in range(9))
+    assert "column 'review', taken for the text, holds only numbers" in refusal(lambda: made("a.csv", stars))
+    assert made("a.csv", stars, text="comment").texts[1] == "words 1"
+    assert made("a.csv", stars, text="review").texts[1] == "1"
+    corpus = [{"text": f"words {i}", "source": ("news", "web")[i % 2]} for i in range(60)]
+    content = "".join(json.dumps(row) + "\n" for row in corpus)
+    line = refusal(lambda: made("b.jsonl", content))
+    assert "column 'source'" in line and "2 different values in 60 rows" in line and "--source_column none" in line
+    assert made("b.jsonl", content, source="none").sources is None
+    assert set(made("b.jsonl", content, source="source").sources or ()) == {"news", "web"}
+
+
 def test_columns_are_those_of_all_rows(made) -> None:
     varied = made("a.jsonl", '{"text": "a", "label": 1, "x": 1}\n{"label": 2, "text": "b", "y": {"text": "no"}}\n')
     assert varied.texts == ["a", "b"] and varied.labels == ["1", "2"] and set(varied.names) >= {"text", "x", "y"}
