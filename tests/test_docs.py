@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataset_utils.registry import DATASETS
+from evaluation.score import __main__ as score
 from pipelines import infill, rewrite, sample
 from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN
 
@@ -36,7 +37,7 @@ def typed_flags() -> set[str]:
     """Every flag that some program accepts on its command line."""
     known = {name for program in PROGRAMS for name, flag in program.flags.items() if not flag.config_only}
     known |= {name for program in PROGRAMS for name in program.deprecated}
-    known |= {action.dest for program in (infill, rewrite, sample) for action in program.parser()._actions}
+    known |= {action.dest for program in (infill, rewrite, sample, score) for action in program.parser()._actions}
     return known | {f"no_{name}" for name in known} | FOREIGN | {"help", "l2_normalize_latent"}
 
 
