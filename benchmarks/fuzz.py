@@ -622,6 +622,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="inputs of all targets (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="seed of the inputs")
     parser.add_argument("--only", help="the target with this word in its name")
+    parser.add_argument("--skip", help="not the targets with this word in their names")
     parser.add_argument("--batch", type=int, default=250, help="inputs of a target in a row (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.log")
     args = parser.parse_args(arguments)
@@ -642,7 +643,11 @@ def main(arguments: list[str] | None = None) -> int:
         folder = Path(root) / "case"
         folder.mkdir()
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        targets = [t for t in make_targets(run, model) if args.only is None or args.only in t.name]
+        targets = [
+            t
+            for t in make_targets(run, model)
+            if (args.only or "") in t.name and not (args.skip and args.skip in t.name)
+        ]
         total = sum(t.share for t in targets)
         left = {t.name: max(1, round(args.inputs * t.share / total)) for t in targets}
         wanted, done, batch, started, shown = sum(left.values()), 0, 0, time.monotonic(), 0.0

@@ -107,7 +107,7 @@ class DraftModelOptions:
     draft_model_dim: int | None = flag(
         None, "width, divisible by 32; unset: half the width of the language model", unit="channels", at_least=1
     )
-    draft_model_depth: int = flag(2, "blocks of attention and feed-forward", unit="blocks", at_least=1)
+    draft_model_depth: int = flag(2, "blocks of attention and feed-forward", unit="blocks", at_least=1, at_most=1000)
 
 
 @dataclass
@@ -223,7 +223,7 @@ class PretrainingOptions:
     )
     vocab_size: int = flag(2000, "largest vocabulary of the tokenizer", unit="tokens", at_least=1)
     d_model: int = flag(128, "width of the model", unit="channels", at_least=1)
-    layers: int = flag(2, "layers of the encoder and of the decoder", unit="layers", at_least=1)
+    layers: int = flag(2, "layers of the encoder and of the decoder", unit="layers", at_least=1, at_most=1000)
     heads: int = flag(4, "attention heads", unit="heads", at_least=1)
     pos_init: str = flag(
         "random",

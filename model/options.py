@@ -24,6 +24,7 @@ class DenoiserOptions:
         6,
         "blocks of attention and feed-forward",
         unit="blocks",
+        at_most=1000,
         at_least=1,
         needs=("denoiser_variant", *OTHER_DENOISERS),
         published=True,
@@ -100,7 +101,7 @@ class ClassifierOptions:
     """A classifier of noised latents; see model/classifier."""
 
     classifier_dim: int = flag(128, "width, divisible by 64", unit="channels", at_least=1)
-    classifier_depth: int = flag(2, "blocks of attention and feed-forward", unit="blocks", at_least=1)
+    classifier_depth: int = flag(2, "blocks of attention and feed-forward", unit="blocks", at_least=1, at_most=1000)
     classifier_pooling: str = flag(
         "mean",
         "input of the label's layer: the mean over the text, or its first position",

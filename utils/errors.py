@@ -85,7 +85,7 @@ def refuse_unreadable(what: str, advice: str = "") -> Iterator[None]:
 
 def is_of_a_library(error: BaseException) -> bool:
     """Whether an error, raised while a library reads a user's file, says that the file cannot be read."""
-    if isinstance(error, (UserError, MemoryError)) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, UserError) or is_out_of_memory(error):
         return False
     # a panic of a Rust library (tokenizers, safetensors) is no Exception
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
@@ -99,6 +99,8 @@ def user_message(error: BaseException) -> str:
         line = one_line_text(error)
     else:
         line = library_message(error, limit=2000)
+    if is_out_of_memory(error):
+        return f"{line[:200]} (out of memory: {_HINTS['OutOfMemoryError']}, or the size of the model)"
     hint = next((_HINTS[c.__name__] for c in type(error).__mro__ if c.__name__ in _HINTS), None)
     if is_disk_full(error):
         hint = "the disk, or the quota of this user, is full: free space, then start again"
@@ -123,9 +125,16 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 def _is_user_error(error: BaseException) -> bool:
     if isinstance(error, (ValueError, OSError)):  # UserError is a ValueError
         return True
-    return any(
-        c.__module__.partition(".")[0] in _PACKAGES or c.__name__ == "OutOfMemoryError" for c in type(error).__mro__
-    )
+    if is_out_of_memory(error):
+        return True
+    return any(c.__module__.partition(".")[0] in _PACKAGES for c in type(error).__mro__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is full: of a GPU, of Python, or of PyTorch on the CPU, which raises a plain RuntimeError."""
+    if isinstance(error, MemoryError) or any(c.__name__ == "OutOfMemoryError" for c in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def exit_on_user_error(main: Callable[..., Any]) -> Callable[..., Any]:

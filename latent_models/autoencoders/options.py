@@ -22,6 +22,6 @@ class PerceiverOptions:
     )
     dim_ae: int = flag(256, "width of a latent", unit="channels", at_least=1, published=True)
     num_layers: int = flag(
-        2, "depth of the Perceiver encoder and of the decoder", unit="layers", at_least=1, published=True
+        2, "depth of the Perceiver encoder and of the decoder", unit="layers", at_least=1, at_most=1000, published=True
     )
     l2_normalize_latents: bool = flag(False, "rescale every latent to norm sqrt(dim_ae)", published=True)

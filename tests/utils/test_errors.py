@@ -133,3 +133,16 @@ def test_full_disks_are_recognised_by_number_and_by_words():
     for error in (OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left (os error 28)")):
         line = user_message(error)
         assert "is full: free space" in line and "damaged" not in line
+
+
+def test_memory_that_is_full_is_one_line(capsys):
+    """Found by benchmarks/fuzz.py: on a CPU, PyTorch raises a RuntimeError of two lines."""
+
+    def allocate():
+        torch.empty(2**62, dtype=torch.uint8)
+
+    for error in (allocate, lambda: bytearray(2**62)):
+        with pytest.raises(SystemExit) as stopped:
+            exit_on_user_error(error)()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2 and "out of memory: lower --train_batch_size" in line
