@@ -138,7 +138,7 @@ def _seed_files() -> dict[str, bytes]:
     writer.writeheader()
     writer.writerows([*labelled, {"text": 'a "quoted", cell\nof two lines', "label": 1}])
     pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS, "label": [i % 2 for i in range(len(TEXTS))]}), parquet)
-    found = {
+    found: dict[str, str | bytes] = {
         ".txt": "".join(text + "\n" for text in TEXTS),
         ".jsonl": "".join(json.dumps(row) + "\n" for row in labelled),
         ".json": json.dumps(pairs),
@@ -147,7 +147,7 @@ def _seed_files() -> dict[str, bytes]:
         ".parquet": parquet.getvalue(),
     }
     plain = {name: value if isinstance(value, bytes) else value.encode() for name, value in found.items()}
-    packed = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    packed: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
     return plain | {f".jsonl{name}": compress(plain[".jsonl"]) for name, compress in packed.items()}
 
 
@@ -193,7 +193,7 @@ def corpus_inputs() -> Strategy:
     return st.tuples(files, st.just({}) | st.just({}) | flags)
 
 
-def read_corpus(case: tuple[tuple[str, bytes], dict[str, str]], folder: Path) -> None:
+def read_corpus(case: tuple[tuple[str, bytes], dict[str, Any]], folder: Path) -> None:
     """Read the file as the training split of a corpus, with the flags of its columns."""
     from dataset_utils.options import DataOptions
     from dataset_utils.registry import load
