@@ -97,7 +97,11 @@ class DistContext:
             check_interrupt()
             time.sleep(pause)
             pause = min(1.5 * pause, 0.05)
-        work.wait()
+        try:
+            work.wait()
+        except RuntimeError:
+            check_interrupt()  # another rank has left because of the same signal
+            raise
 
 
 # ----------------------------------------------------------------------------------------------- devices, process group
