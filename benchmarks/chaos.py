@@ -48,7 +48,7 @@ from utils.array_cache import Layout, open_or_build
 from utils.checkpoints import fingerprint
 from utils.errors import UserError, exit_on_user_error
 from utils.progress import ProgressBar
-from utils.run_folder import git_commit, write_json
+from utils.run_folder import git_commit, package_versions, write_json
 from utils.trackers import read_metrics
 
 COMMON = "--device cpu --no_wandb --log_every 1 --lr_warmup_steps 2 --max_seq_len 24 --random_seed 5"
@@ -222,7 +222,10 @@ class Report:
         write_json(
             self.folder / "chaos.json",
             {
-                "arguments": arguments,
+                "command": f"python benchmarks/chaos.py --kills {arguments['kills']} --seed {arguments['seed']} "
+                f"--trainings {' '.join(arguments['trainings'])} --output_dir OUT",
+                "commit": git_commit(),
+                "versions": package_versions(),
                 "kills": self.total,
                 "seconds": round(seconds, 1),
                 "kills_by_kind": dict(sorted(self.kills.items())),

@@ -123,7 +123,8 @@ def run_training(
                 global_batch=run.batch_sampler().global_batch_size,
                 started=started,
             )
-            if evaluation is not None and evaluate_last and not saver.is_evaluated():
+            is_last = not EXIT_CODES[reason] or state.step >= loop.num_train_steps  # after a signal the run goes on
+            if evaluation is not None and evaluate_last and is_last and not saver.is_evaluated():
                 evaluation.postpone(state)
                 saver.has_changed = True
             saver.save()
