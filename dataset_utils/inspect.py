@@ -20,9 +20,8 @@ from typing import Any
 
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
-from dataset_utils.corpus_stats import compute_corpus_stats, format_table
+from dataset_utils.corpus_stats import compute_corpus_stats, format_table, round_trip_lines
 from dataset_utils.options import DataOptions
-from dataset_utils.round_trip import RoundTrip, format_change, round_trip
 from dataset_utils.splits import Split
 from dataset_utils.text_stats import evenly_spaced, lengths, script_shares
 from utils.argparse_utils import OneLineParser
@@ -52,7 +51,6 @@ def inspect_corpus(
             "scripts": script_shares(texts),
             **({"classes": _num_rows(corpus, split)} if split.labels is not None else {}),
             **stats["splits"][name],
-            **({"round_trip": round_trip(tokenizer, split.texts).as_dict()} if tokenizer is not None else {}),
         }
     return {
         "name": corpus.name,
@@ -81,7 +79,7 @@ def _num_rows(corpus: Corpus, *splits: Split) -> dict[str, int]:
     return counts
 
 
-def format_report(found: dict[str, Any], corpus: Corpus, tokenizer: Any = None) -> str:
+def format_report(found: dict[str, Any]) -> str:
     """The figures as text, safe for a terminal."""
     lines = [f"corpus: {found['name']}"]
     lines += [f"  {split}: {where}" for split, where in found["files"].items()]
@@ -90,25 +88,18 @@ def format_report(found: dict[str, Any], corpus: Corpus, tokenizer: Any = None) 
         lines += ["columns that are not used: " + ", ".join(map(str, found["unused_columns"]))]
     lines += [f"note: {note}" for note in found["notes"]]
     lines = [single_line(line) if not line.startswith("  ") else "  " + single_line(line) for line in lines]
-    lines += ["", format_table(found), ""]
+    lines += ["", format_table(found), *round_trip_lines(found), ""]
     for name, s in found["splits"].items():
         words, scripts = s["words"], [f"{script} {share:.1%}" for script, share in list(s["scripts"].items())[:5]]
         lines.append(
             f"{name}: {s['num_texts']:,} texts of {words['50']} words (median; 95 % have at most {words['95']}, the "
             f"longest {words['100']}); scripts: {', '.join(scripts) or 'no letters'}"
         )
-        if tokenizer is not None:
-            lines += _round_trip_lines(round_trip(tokenizer, corpus.splits[name].texts))
         sources = s.get("source_examples", [None] * len(s["examples"]))
         for source, text in zip(sources, s["examples"], strict=True):
             shown = [single_line(part)[:_SHOWN] for part in (source, text) if part is not None]
             lines.append("  " + " -> ".join(shown))
     return "\n".join(lines)
-
-
-def _round_trip_lines(found: RoundTrip) -> list[str]:
-    line = f"  the tokenizer brings back {found.share:.1%} of {found.num_texts:,} texts unchanged"
-    return [line, *(f"  {part}" for part in format_change(found))]
 
 
 def load_tokenizer(source: str) -> Any:
@@ -117,6 +108,8 @@ def load_tokenizer(source: str) -> Any:
 
     from utils.hub import hub_kwargs
 
+    if source.startswith(("/", ".", "~")) and not Path(source).exists():
+        raise UserError(f"--tokenizer {source}: there is no such folder: check the path")
     with refuse_unreadable(f"--tokenizer {source}", "name a folder with a tokenizer, or a hub id"):
         where = {} if Path(source).is_dir() else hub_kwargs()
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
@@ -144,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     corpus = registry.load(options)
     tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else None
     found = inspect_corpus(corpus, tokenizer, args.max_seq_len if args.tokenizer else None, args.num_examples)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else format_report(found, corpus, tokenizer))
+    print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else format_report(found))
 
 
 if __name__ == "__main__":
