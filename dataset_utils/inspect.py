@@ -88,7 +88,8 @@ def format_report(found: dict[str, Any]) -> str:
         lines += ["columns that are not used: " + ", ".join(map(str, found["unused_columns"]))]
     lines += [f"note: {note}" for note in found["notes"]]
     lines = [single_line(line) if not line.startswith("  ") else "  " + single_line(line) for line in lines]
-    lines += ["", format_table(found), *round_trip_lines(found), ""]
+    has_tokens = all("round_trip" in s for s in found["splits"].values())
+    lines += ["", format_table(found), *(round_trip_lines(found) if has_tokens else []), ""]
     for name, s in found["splits"].items():
         words, scripts = s["words"], [f"{script} {share:.1%}" for script, share in list(s["scripts"].items())[:5]]
         lines.append(

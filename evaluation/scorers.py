@@ -158,7 +158,10 @@ class Scorer:
         # verbose=False: the truncation is recorded in the protocol, and the tokenizer would warn of every long text
         ids = iter(
             self.tokenizer(
-                nonempty, truncation=True, max_length=max_length, verbose=False,
+                nonempty,
+                truncation=True,
+                max_length=max_length,
+                verbose=False,
                 split_special_tokens=True,  # "<|endoftext|>" in a text is text
                 **kwargs,
             )["input_ids"]  # fmt: skip

@@ -147,9 +147,11 @@ class LanguageModel(nn.Module):
     def encode(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """(B, T) ids -> encoder states (B, T, d_lm); no gradient where the model is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self._stable_precision():
-            return self._computing_model().get_encoder()(
-                input_ids=input_ids, attention_mask=self._expand_mask(mask)
-            ).last_hidden_state
+            return (
+                self._computing_model()
+                .get_encoder()(input_ids=input_ids, attention_mask=self._expand_mask(mask))
+                .last_hidden_state
+            )
 
     def logits(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
         """Teacher-forced logits (B, T, V) of `labels` (B, T) given what the decoder attends to.
@@ -189,13 +191,17 @@ class LanguageModel(nn.Module):
         decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
         model = self.model
         with self._stable_precision():
-            return self._computing_model().get_decoder()(
-                input_ids=decoder_input,
-                encoder_hidden_states=states.to(model.dtype),
-                attention_mask=self._expand_mask(torch.ones(1, length, length, device=labels.device).tril()),
-                encoder_attention_mask=None if states_mask is None else self._expand_mask(states_mask),
-                use_cache=False,
-            ).last_hidden_state
+            return (
+                self._computing_model()
+                .get_decoder()(
+                    input_ids=decoder_input,
+                    encoder_hidden_states=states.to(model.dtype),
+                    attention_mask=self._expand_mask(torch.ones(1, length, length, device=labels.device).tril()),
+                    encoder_attention_mask=None if states_mask is None else self._expand_mask(states_mask),
+                    use_cache=False,
+                )
+                .last_hidden_state
+            )
 
     def token_nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy (B, T) of labels given the decoder's last states (B, T, d_lm), in chunks of tokens."""

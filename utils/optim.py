@@ -198,7 +198,6 @@ class LrSchedule:
             # saved by another number of ranks: rank 0 takes the sum, since only the sum is used
             self._losses = torch.tensor(seen[rank] if len(seen) == world_size else sum(seen) * (rank == 0))
 
-
     def apply_length(self) -> tuple[float, float]:
         """After restore() into a schedule of another length: set the learning rate of this step in it.
 

@@ -73,8 +73,8 @@ def test_the_report_shows_all_of_it(pairs, tokenizer, capsys) -> None:
     shown = capsys.readouterr().out
     for part in (
         "columns: source = source, text = target, label = label", "columns that are not used: id", "Cyrillic",
-        "the tokenizer brings back unchanged: train 0 %", "before: Answer", "after:  answer", "warning: only", " -> Answer",
-        "in texts of at most",
+        "the tokenizer brings back unchanged: train 0 %", "before: Answer", "after:  answer",
+        "warning: only", " -> Answer", "in texts of at most",
     ):  # fmt: skip
         assert part in shown, f"{part!r} is missing in\n{shown}"
     main(["--train_file", str(pairs)])

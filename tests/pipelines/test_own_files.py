@@ -47,9 +47,7 @@ def test_the_default_corpus_is_found_where_it_lies(tmp_path) -> None:
     assert name_of(own_folder(tmp_path, "train.json")) is None
     assert name_of(own_folder(tmp_path, "train.json"), "--dataset_name", "roc") == "roc"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        UserError, match="empty holds neither texts .*nor roc.*--train_file.*--dataset_name"
-    ):
+    with pytest.raises(UserError, match="empty holds neither texts .*nor roc.*--train_file.*--dataset_name"):
         name_of(tmp_path / "empty")
 
 
