@@ -38,13 +38,14 @@ def _acquire(file: Path, wait: bool) -> tuple[FileLock | None, bool]:
     """(the lock, None where there are no locks; whether the caller may go on)."""
     lock = FileLock(file, timeout=-1 if wait else 0)
     try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o644))  # filelock waits for ever where this is impossible
         lock.acquire()
     except Timeout:
         return None, False
     except NotImplementedError:
         return None, True
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in _NO_LOCKS and not isinstance(error, FileNotFoundError):
             raise
         return None, True
     return lock, True

@@ -215,7 +215,7 @@ def write_table(path: Path, names: tuple[str, ...], rows: list[tuple], header: b
     else:
         lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
     content = "".join(f"{line}\n" for line in lines).encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     return path
 
 

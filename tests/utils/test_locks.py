@@ -114,3 +114,9 @@ def test_one_process_locks_a_folder(tmp_path):
     assert try_lock(tmp_path) and other() == "False"
     release(tmp_path)
     assert other() == "True" and try_lock(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="Linux")
+def test_where_no_file_can_be_made_nothing_is_locked_and_nobody_waits() -> None:
+    with exclusive(Path("/proc/no_such_place")) as inside:
+        assert inside
