@@ -18,6 +18,8 @@ from pipelines.cli.configs import TrainingConfig
 from pipelines.corpus_record import ENTRY as CORPUS_ENTRY
 from pipelines.corpus_record import OWN, CorpusRecord, compare_corpus, find_moved_corpus
 from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
+from pipelines.recorded_models import ENTRY as MODELS_ENTRY
+from pipelines.recorded_models import find_moved_models, model_places
 from utils import checkpoints, distributed
 from utils.cli.args_io import write_args
 from utils.cli.settings import Settings
@@ -270,6 +272,7 @@ def check_writable(folder: Path, flag: str = "output_dir") -> None:
 def save_args(run: RunContext[TrainingConfig], **metadata: Any) -> None:
     """Write args.json of a training run: the settings, the device, and metadata of the trained components."""
     facts = {"device_name": _device_name(run.device), "num_devices": run.dist.world_size, **metadata}
+    facts[MODELS_ENTRY] = model_places(run.settings, run.folder)
     record = run.corpus_record
     if record is not None:
         facts[CORPUS_ENTRY] = record.facts(run.folder)
@@ -302,7 +305,7 @@ def load_corpus(run: RunContext[TrainingConfig]) -> Corpus:
 def _read_corpus(settings: Settings[TrainingConfig]) -> Corpus:
     if not (settings.config.data.dataset_name or settings.config.data.train_file or settings.config.data.data_dir):
         raise UserError("no corpus given: add --dataset_name NAME (see docs/usage.md) or --train_file FILE")
-    notes = find_moved_corpus(settings)
+    notes = find_moved_corpus(settings) + find_moved_models(settings)
     corpus = registry.load(settings.config.data)
     corpus.notes[:0] = notes
     return corpus

@@ -213,3 +213,16 @@ def test_a_run_without_a_scorer_gets_one_of_another_corpus_apart(tree, monkeypat
     evaluate("../a/run")
     assert (tree / "a/run/evaluation/another_corpus/scorer" / local_lm.INFO_FILE).is_file()
     assert not (tree / "a/run/scorer").exists()
+
+
+def test_a_scorer_that_was_named_by_a_relative_path_is_found_from_another_folder(tree, monkeypatch, capfd):
+    monkeypatch.chdir(tree / "a")
+    (tree / "a/run/scorer").rename("judge")
+    saved = json.loads(Path("run/args.json").read_text())
+    assert set(saved["models_relative"]) == {"scorer"}
+    saved |= {"scorer": "judge", "models_relative": {"scorer": "../judge"}}
+    Path("run/args.json").write_text(json.dumps(saved))
+    monkeypatch.chdir(tree)
+    evaluate("a/run")
+    assert "note: --scorer judge of a/run is found at a/judge" in capfd.readouterr().err
+    assert not (tree / "a/run/scorer").exists()

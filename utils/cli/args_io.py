@@ -96,6 +96,7 @@ ENTRY_TYPES: Mapping[str, tuple[type, ...]] = {
     "scale": (int, float, type(None)),
     "seq2seq": (bool,),
     "class_names": _NAMES,
+    "models_relative": (dict,),
 }
 
 
