@@ -29,6 +29,12 @@ FOREIGN = {
     "from",
     "dry_run",
     "tokenizer",
+    "lowercase",  # of latent_models.tokenizers
+    "strip_accents",
+    "kills",  # of benchmarks/chaos.py
+    "trainings",
+    "inputs",  # of benchmarks/fuzz.py
+    "out",
 }
 MAX_README_LINES = 130
 
