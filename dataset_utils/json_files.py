@@ -48,7 +48,16 @@ def parse_line(path: Path, number: int, line: str, expected: str, tally: Tally) 
             f"{error.colno}): {_advice(path, number, line, error.msg)}"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}, line {number}: cannot be parsed ({error}): correct or remove the line") from None
+        raise UserError(
+            f"{path}, line {number}: cannot be parsed ({_reason(error)}): correct or remove the line"
+        ) from None
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    """Why Python does not parse JSON, without its advice to programmers."""
+    if "integer string conversion" in str(error):
+        return "a number of more than 4,300 digits; as a string, in quotation marks, it may be as long"
+    return "too many brackets inside each other" if isinstance(error, RecursionError) else str(error)
 
 
 def _advice(path: Path, number: int, line: str, reason: str) -> str:
@@ -162,7 +171,7 @@ def _values(path: Path, text: str) -> list[Any]:
             f"{error.colno}): {advice}"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be parsed ({error}): correct the file") from None
+        raise UserError(f"{path}: cannot be parsed ({_reason(error)}): correct the file") from None
     return values
 
 

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from shlex import quote
 
@@ -25,6 +25,8 @@ BARE = ("text", "label")  # columns of a .tsv file without a header
 _NAME = re.compile(r"[^\W\d][\w.-]{0,39}")  # a column name: a text would have blanks, a label may be a number
 _SENTENCE = re.compile(r".{41,}|.*[.!?…。！？]|[-+]?[\d.,]+", re.DOTALL)  # hardly a column name
 _HINT = re.compile(r"\"?sep=(.)\"?")  # the first line of some exported tables
+_MANY_ROWS = 10  # in so few rows, that all cells of a column begin and end with a quotation mark may be chance
+_FEW_CLASSES = 10  # a file without a header may have as many classes, and no more than a quarter of its rows
 
 Cells = tuple[int, list[str]]  # line, cells
 
@@ -101,7 +103,7 @@ def _separator(path: Path, names: Collection[str]) -> str:
     if len(cells) > 1 or _HINT.fullmatch(header):
         return default
     for separator in SEPARATORS:
-        parts = [part.strip().strip('"').lower() for part in header.split(separator)]
+        parts = [part.strip().strip("\"'").lower() for part in header.split(separator)]
         if len(parts) > 1 and (set(parts) & set(names) or all(map(_NAME.fullmatch, parts))):
             return separator
     return default
@@ -200,8 +202,10 @@ def _labeled(path: Path, first: int, cells: Sequence[str], names: bool, tally: T
     """Rows of a .tsv file of two columns that seems to have no header: `text <tab> label`.
 
     The first line is taken for a text because its label occurs again. If it does not, it may be an unknown header.
+    UserError for a second column that does not look like labels.
     """
     counts: dict[str, int] = {}
+    firsts: set[str] = set()
     for line, row in _cells(path, "\t", tally):
         if len(row) < 2:
             raise UserError(
@@ -209,11 +213,25 @@ def _labeled(path: Path, first: int, cells: Sequence[str], names: bool, tally: T
             )
         label = row[-1]
         counts[label] = counts.get(label, 0) + 1
+        firsts.add(row[0])
         yield line, {"text": row[0] if len(row) == 2 else "\t".join(row[:-1]), "label": label}
     singles = sum(count == 1 for count in counts.values())
     alone = counts.get(cells[1], 0) <= 1 and len(counts) > 1
     if alone and (names or singles == 1):
         raise _which(path, first, cells, "\t")
+    total, different = sum(counts.values()), len(counts)
+    found = f"{path}, line {first}: there is no header, and the second column has {different:,} different values in "
+    if different >= 4 and 2 * len(firsts) <= different:
+        raise UserError(
+            f"{found}{total:,} rows, the first only {len(firsts):,}: if the first holds labels, put the line "
+            "`label<tab>text` above it; else name both columns in such a line"
+        )
+    if different > max(_FEW_CLASSES, total // 4):
+        raise UserError(
+            f"{found}{total:,} rows, too many for classes: put a line with the names of both columns above it, such as "
+            "`source<tab>text` if the second is written from the first, or `text<tab>id` or `id<tab>text` if one of "
+            "them is not used"
+        )
 
 
 def _one_column(path: Path, first: int, name: str, tally: Tally) -> Iterator[Row]:
@@ -259,12 +277,47 @@ def _cells(path: Path, separator: str, tally: Tally) -> Iterator[Cells]:
         separator, offset = hint[1], 1
     else:
         pieces = chain([first], pieces)
-    yield from _tabbed(path, pieces, offset) if separator == "\t" else _quoted(path, pieces, separator, offset)
+    begin = list(islice(pieces, 2))
+    pieces = chain(begin, pieces)
+    if _singly_quoted(path, begin[-1:], separator):
+        tally.remarks.append(f"the cells of {path} are quoted with single quotation marks, which were removed")
+        yield from _quoted(path, pieces, separator, offset, "'")
+    else:
+        yield from _tabbed(path, pieces, offset) if separator == "\t" else _quoted(path, pieces, separator, offset)
 
 
-def _quoted(path: Path, pieces: Iterator[str], separator: str, offset: int = 0) -> Iterator[Cells]:
+def _singly_quoted(path: Path, begin: Sequence[str], separator: str) -> bool:
+    """Whether single quotation marks quote cells: those of at least one column, in all rows but the header.
+
+    begin: one of the first lines below the header; the whole file is read only if a cell in it begins with such a mark.
+    """
+    part = re.escape(separator)
+    if not any(re.search(rf"(?:^|{part}) *'", line) for line in begin):
+        return False
+    cell = rf" *'(?:[^']|'')*'(?={part}|$)|(?! *')[^{part}\"]*"  # quoted, or bare
+    row, split = re.compile(rf"(?:{cell})(?:{part}(?:{cell}))*"), re.compile(rf"(?:^|{part})({cell})")
+    always: set[int] | None = None
+    num_rows, widths = 0, set[int]()
+    for line in raw_lines(path, Tally()):
+        line = line.rstrip("\r\n")
+        if not line.strip() or _HINT.fullmatch(line):
+            continue
+        if not row.fullmatch(line):
+            return False
+        cells = split.findall(line)
+        widths.add(len(cells))
+        num_rows += 1
+        if num_rows > 1:  # the header may be bare
+            marked = {column for column, found in enumerate(cells) if found.lstrip(" ").startswith("'")}
+            always = marked if always is None else always & marked
+            if not always:
+                return False
+    return len(widths) == 1 and num_rows > _MANY_ROWS
+
+
+def _quoted(path: Path, pieces: Iterator[str], separator: str, offset: int = 0, mark: str = '"') -> Iterator[Cells]:
     """Cells that may be quoted. Blanks before a quotation mark are skipped. offset: lines before the first piece."""
-    rows = csv_module.reader(pieces, delimiter=separator, skipinitialspace=True, strict=True)
+    rows = csv_module.reader(pieces, delimiter=separator, quotechar=mark, skipinitialspace=True, strict=True)
     end = 0
     try:
         for cells in rows:
@@ -292,7 +345,7 @@ def _tabbed(path: Path, pieces: Iterator[str], offset: int) -> Iterator[Cells]:
     number, decided = offset, False
     for line in pieces:
         number += 1
-        if not decided and '"' in line and (line.lstrip(" ")[0] == '"' or '\t"' in line):
+        if not decided and '"' in line and _OPENS.search(line):
             decided = True
             if _quotes(path):
                 yield from _quoted(path, chain([line], pieces), "\t", number - 1)
@@ -301,18 +354,21 @@ def _tabbed(path: Path, pieces: Iterator[str], offset: int) -> Iterator[Cells]:
             yield number, line.rstrip("\r\n").split("\t")
 
 
-_QUOTED_CELL = re.compile(r' *"((?:[^"]|"")*)"')
+_OPENS = re.compile(r'(?:^|\t) *"')
+_QUOTED_CELL = re.compile(r' *"((?:[^"]|"")*)" *')
 
 
 def _quotes(path: Path) -> bool:
     """Whether quotation marks quote cells of a .tsv file, by all of its rows.
 
-    Evidence: doubled marks or tabs or line ends inside, or columns in which every cell is quoted. Contradiction: a cell
-    that begins with a mark and does not end with one. UserError, with the line, for a file that has both.
+    Evidence: doubled marks or tabs or line ends inside, or columns in which every cell is quoted (every one but the
+    header's, if there are many). Contradiction: a cell that begins with a mark and does not end with one. UserError,
+    with the line, for a file that has both.
     """
     doubled = wrong = 0
     quoted: dict[int, int] = {}
     num_rows = width = 0
+    bare_header = False
     for number, line in enumerate(raw_lines(path, Tally()), start=1):
         cells = line.rstrip("\r\n").split("\t")
         if cells == [""]:
@@ -329,6 +385,8 @@ def _quotes(path: Path) -> bool:
             quoted[column] = quoted.get(column, 0) + 1
             if '""' in match[1]:
                 doubled = doubled or number
+        if num_rows == 1:
+            bare_header = not quoted
     if wrong:  # tabs or line ends inside quoted cells look wrong, line by line
         parses = _parses(path)
         if doubled and not parses:
@@ -337,7 +395,8 @@ def _quotes(path: Path) -> bool:
                 'marks quote a cell: write the mark of a text twice and quote the cell, as in """Yes,"" he said."'
             )
         return parses
-    return bool(doubled) or (bool(quoted) and all(count == num_rows for count in quoted.values()))
+    expected = num_rows - (bare_header and num_rows > _MANY_ROWS)
+    return bool(doubled) or (bool(quoted) and all(count == expected for count in quoted.values()))
 
 
 def _parses(path: Path) -> bool:

@@ -130,6 +130,37 @@ def test_quotation_marks_of_tsv_files_follow_all_rows(made, tmp_path) -> None:
     assert "b.tsv, line 3" in line and "line 2" in line
 
 
+@pytest.mark.parametrize("header", ["text\tlabel", '"text"\t "label"', None])
+def test_quoted_tsv_cells_below_a_bare_header_and_after_blanks(made, header: str | None) -> None:
+    rows = [f'"Nora took {i} lamps."\t "{"ab"[i % 2]}"' for i in range(12)]
+    split = made("t.tsv", "\n".join([*([header] if header else []), *rows]) + "\n")
+    assert set(split.labels or ()) == {"a", "b"} and split.texts[0] == "Nora took 0 lamps."
+    spoken = made("s.tsv", "text\tlabel\n" + "".join(f'"Yes {i}."\ta\n' for i in range(3)))
+    assert spoken.texts[0] == '"Yes 0."'  # in few rows it may be chance
+
+
+@pytest.mark.parametrize(("end", "separator"), [(".csv", ","), (".csv", ";"), (".tsv", "\t")])
+def test_single_quotation_marks_quote_if_all_rows_agree(made, end: str, separator: str) -> None:
+    rows = [f"'Nora took {i} lamps; it''s ok, \"he\" said.'{separator}'{'ab'[i % 2]}'" for i in range(12)]
+    for header in (f"text{separator}label", f"'text'{separator} 'label'"):
+        split = made(f"t{end}", "\n".join([header, *rows]))
+        assert split.texts[0] == 'Nora took 0 lamps; it\'s ok, "he" said.' and set(split.labels or ()) == {"a", "b"}
+        assert any("single quotation marks" in note for note in split.notes())
+    mixed = [f"'tis {i}{separator}'a'" for i in range(12)] + [f"'no'{separator}b"]
+    assert made(f"m{end}", "\n".join([f"text{separator}label", *mixed])).texts[0] == "'tis 0"
+
+
+def test_a_second_column_that_holds_no_labels_is_asked_about(made) -> None:
+    texts = [f"Nora took {i} lamps." for i in range(12)]
+    line = refusal(lambda: made("t.tsv", "".join(f"{text}\tMaya saw {i}.\n" for i, text in enumerate(texts))))
+    assert (
+        "line 1: there is no header" in line and "12 different values in 12 rows" in line and "source<tab>text" in line
+    )
+    line = refusal(lambda: made("t.tsv", "".join(f"{i % 2}\t{text}\n" for i, text in enumerate(texts))))
+    assert "the first only 2" in line and "`label<tab>text`" in line
+    assert made("t.tsv", "".join(f"{text}\t{i % 5}\n" for i, text in enumerate(texts))).labels
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -249,7 +280,7 @@ def test_every_layout_of_json_is_read(made, content: str) -> None:
         ("a.jsonl", '{"text": "a", "label": {"x": 1}}\n', "line 1: .*an object is no label"),
         ("a.jsonl", '{"text": "a", "label": ""}\n', "line 1: .*a blank is no label"),
         ("a.csv", "text,label\na,0\nb,1\nc,NaN\n", "line 4: label 'NaN' .*the others are numbers"),
-        ("a.jsonl", '{"text": "a", "label": ' + "1" * 4301 + "}\n", "line 1: .*4300 digits"),
+        ("a.jsonl", '{"text": "a", "label": ' + "1" * 4301 + "}\n", "line 1: .*more than 4,300 digits"),
         ("a.jsonl", '{"a": {"text": "x"}, "b": {"text": "y"}}\n', "a and b hold a 'text'.*--text_column.*a.text"),
         ("a.jsonl", '{"text": "a"}\n{"text": "b", "summary": "c"}\n', "line 1: no column 'summary', which line 2 has"),
         ("a.jsonl", '{"id": 1}\n{"id": 2, "text": "c"}\n', "line 1: no column 'text', which other rows have"),

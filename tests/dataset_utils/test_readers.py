@@ -86,8 +86,8 @@ def test_parquet_and_inner_columns(tmp_path) -> None:
         (readers.csv, b"text\ngood\nbad \xff\n", 3, "not UTF-8"),
         (readers.csv, "text,label,text\na,1,b\n", 1, "two columns are named 'text'"),
         (readers.jsonl, '{"text": "a"}\n{"text": "\\ud800 b"}\n', 2, "half a surrogate pair"),
-        (readers.jsonl, '{"text": ' + "[" * 100_000 + "\n", 1, "recursion"),
-        (readers.jsonl, '{"text": ' + "1" * 5000 + "}\n", 1, "limit"),
+        (readers.jsonl, '{"text": ' + "[" * 100_000 + "\n", 1, "too many brackets inside each other"),
+        (readers.jsonl, '{"text": "a", "label": ' + "9" * 4301 + "}\n", 1, r"more than 4,300 digits; as a string"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, reader, content, line: int, message: str) -> None:
