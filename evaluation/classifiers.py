@@ -17,12 +17,11 @@ from torch import Tensor
 
 from evaluation.checks import check_weights_complete
 from evaluation.local_classifier import INFO_FILE, label_agreement, load_local, read_info, train_local
-from evaluation.local_lm import quiet_transformers
 from evaluation.text_tokens import is_empty
 from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
-from utils.hub import hub_kwargs
+from utils.hub import hub_kwargs, quiet_transformers
 from utils.locks import exclusive
 
 NAME = "local_classifier"

@@ -19,13 +19,12 @@ import torch.nn.functional as F
 
 from evaluation.checks import check_weights_complete
 from evaluation.disk_cache import cached_arrays
-from evaluation.local_lm import quiet_transformers
 from evaluation.mauve import Mauve
 from evaluation.scorers import FEATURE_CACHE_SIZE, digest, length_batches
 from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.errors import UserError, one_line_text
-from utils.hub import hub_kwargs
+from utils.hub import hub_kwargs, quiet_transformers
 from utils.local_models import check_intact
 
 MAX_LENGTH = 256  # tokens of a text

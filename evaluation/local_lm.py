@@ -11,8 +11,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from utils.errors import UserError, library_message
+from utils.hub import quiet_transformers
 from utils.preemption import check_interrupt
 from utils.run_folder import write_json
 
@@ -205,22 +205,6 @@ def _train_tokenizer(texts: Sequence[str], options: LocalLMOptions) -> Any:
     )
     tokenizer.train_from_iterator(texts[:50_000], trainer)
     return tokenizer
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Turn off the progress bars and load reports of transformers: loading takes half a second."""
-    from transformers.utils import logging
-
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _read_info(folder: Path) -> dict[str, Any] | None:

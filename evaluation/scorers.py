@@ -25,13 +25,13 @@ from torch import Tensor
 
 from evaluation.checks import check_causal, check_weights_complete
 from evaluation.disk_cache import cached_arrays
-from evaluation.local_lm import INFO_FILE, NAME, quiet_transformers, train_local
+from evaluation.local_lm import INFO_FILE, NAME, train_local
 from evaluation.text_tokens import is_empty
 from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.distributed import DistContext, broadcast_object, gather_objects
 from utils.errors import UserError
-from utils.hub import hub_kwargs
+from utils.hub import hub_kwargs, quiet_transformers
 from utils.local_models import check_intact, find_model
 from utils.locks import exclusive
 

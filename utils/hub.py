@@ -1,6 +1,7 @@
-"""Whether the model hub can be reached, tested once per process and only when something is not on this machine.
+"""Loading of models: whether the hub can be reached, without remote code, without the progress bars of transformers.
 
-Without this test each look-up of a hub id retries for half a minute where there is no network.
+The hub is tested once per process and only when something is not on this machine: without the test each look-up of a
+hub id retries for half a minute where there is no network.
 """
 
 from __future__ import annotations
@@ -63,3 +64,19 @@ def _probe() -> bool:
         return isinstance(error.reason, ssl.SSLError)
     except (OSError, ValueError):
         return False
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Turn off the progress bars and load reports of transformers: loading takes half a second."""
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from latent_models.pretrained.catalog import PRETRAINED, Converter, PretrainedModel
 from utils.errors import UserError, did_you_mean
+from utils.hub import quiet_transformers
 from utils.local_models import RECORD, damaged_file, file_sha256, read_record
 from utils.locks import exclusive
 from utils.run_folder import write_json, write_text
@@ -45,7 +45,7 @@ def make_folder(name: str, folder: Path, models: Mapping[str, PretrainedModel] =
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            with _quiet_transformers():
+            with quiet_transformers():
                 _converter(row)(package, partial)
             _write_card(partial, package, name, row)
             hashes = {file: file_sha256(path) for file, path in _files(partial).items()}
@@ -107,22 +107,6 @@ def _converter(row: PretrainedModel) -> Converter:
     module, _, function = row.converter.partition(":")
     converter: Converter = getattr(import_module(module), function)
     return converter
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Turn off the progress bars and load reports of transformers."""
-    from transformers.utils import logging
-
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _write_card(folder: Path, package: Path, name: str, row: PretrainedModel) -> None:
