@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dataset_utils import readers
-from dataset_utils.columns import binarize, parse_class_label
+from dataset_utils.class_indices import binarize, parse_class_label
 from dataset_utils.hub import HubSource
 from dataset_utils.splits import SPLITS, Split, split_validation
 from dataset_utils.story_grammar import TOPICS

@@ -11,20 +11,13 @@ from pathlib import Path
 
 from dataset_utils import readers, user_files
 from dataset_utils.catalog import DATASETS, PARAPHRASE_METRICS, DatasetSpec
-from dataset_utils.columns import (
-    NO_COLUMN,
-    Columns,
-    RawSplit,
-    collect_rows,
-    find_classes,
-    lookup_label,
-    parse_class_label,
-    to_split,
-)
+from dataset_utils.class_indices import find_classes, lookup_label, parse_class_label, to_split
+from dataset_utils.columns import NO_COLUMN, Columns
 from dataset_utils.corpus import Corpus
 from dataset_utils.grouped_split import cut_by_groups
 from dataset_utils.hub import parse_id
 from dataset_utils.options import DataOptions
+from dataset_utils.raw_split import RawSplit, collect_rows
 from dataset_utils.splits import SPLITS, Split, concatenate, fill_missing_splits
 from dataset_utils.user_files import find_file
 from utils.errors import UserError, did_you_mean

@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Train, save, and print the rate of unknown words in the files, and the share of texts that come back."""
     given = parser().parse_args(arguments)
-    from dataset_utils.columns import Columns, collect_rows
+    from dataset_utils.columns import Columns
+    from dataset_utils.raw_split import collect_rows
     from dataset_utils.round_trip import format_round_trips, round_trip
     from dataset_utils.user_files import read_rows
     from latent_models.tokenizers.from_flags import unknown_rate

@@ -16,8 +16,9 @@ import pytest
 
 from dataset_utils import __main__ as listing
 from dataset_utils.characters import RULES
-from dataset_utils.columns import Columns, RawSplit, collect_rows
+from dataset_utils.columns import Columns
 from dataset_utils.options import DataOptions
+from dataset_utils.raw_split import RawSplit, collect_rows
 from dataset_utils.registry import load
 from dataset_utils.user_files import find_file, read_rows
 from utils.errors import UserError

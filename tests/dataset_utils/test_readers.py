@@ -7,16 +7,9 @@ import json
 import pytest
 
 from dataset_utils import readers
-from dataset_utils.columns import (
-    Columns,
-    binarize,
-    collect_rows,
-    find_classes,
-    lookup_label,
-    parse_class_label,
-    resolve_columns,
-    to_split,
-)
+from dataset_utils.class_indices import binarize, find_classes, lookup_label, parse_class_label, to_split
+from dataset_utils.columns import Columns, resolve_columns
+from dataset_utils.raw_split import collect_rows
 from utils.errors import UserError
 
 

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_utils.characters import mend
-from dataset_utils.columns import Columns, RawSplit, collect_rows
+from dataset_utils.columns import Columns
 from dataset_utils.labels import canonical_label
+from dataset_utils.raw_split import RawSplit, collect_rows
 from dataset_utils.rows import Tally
 from dataset_utils.user_files import read_rows
 from utils.errors import UserError

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from dataset_utils import readers
-from dataset_utils.columns import Columns, collect_rows
+from dataset_utils.columns import Columns
+from dataset_utils.raw_split import collect_rows
 from evaluation import classifiers
 from pipelines.sampling.classes import (
     ALL,
