@@ -223,6 +223,7 @@ from utils.preemption import EXIT_CODES, StopSignals
 from utils.state import State
 torch.set_num_threads(1)
 random.seed(1)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the tests may run, has it ignored
 
 def run(folder, pipe, steps=10**6):
     net, options = nn.Linear(200, 1000), OptimizerOptions(learning_rate=1e-2, lr_warmup_steps=1)
