@@ -61,6 +61,7 @@ from pipelines.steps.embeddings import EmbeddingLoss, EmbeddingStep
 from pipelines.steps.teacher import Teacher, split_grid
 from utils.distributed import DistContext
 from utils.ema import EMA
+from utils.finite import FirstNonFinite
 from utils.hooks import StepResult
 from utils.loop import _gradients, _update
 from utils.optim import make_lr_schedule, make_optimizer
@@ -134,7 +135,8 @@ def run_step(modules, fn, *, options=None, timestep_sampler=None, step=0) -> Ste
     state = State(modules, optimizer, make_lr_schedule(optimizer, options, 10), EMA(modules), dist=RANKS)
     state.step = step
     modules.train()
-    loss, values = _gradients(state, fn, fn.batch_sampler.accumulate, nullcontext, fn.batch_sampler.global_batch_size)
+    micros, size = fn.batch_sampler.accumulate, fn.batch_sampler.global_batch_size
+    loss, values = _gradients(state, fn, micros, nullcontext, size, FirstNonFinite())
     result = _update(state, loss, values, state.parameters(), 1.0)
     if timestep_sampler is not None:
         timestep_sampler.sync_losses(state, result)

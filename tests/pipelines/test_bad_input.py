@@ -279,8 +279,8 @@ def test_a_dry_run_prints_corpus_statistics_and_rejects_bad_data(monkeypatch, ca
 
     base = f"--latent_model_path {chain / 'ae'} --max_seq_len 40 --class_conditional"
     shown = main(f"{base} --train_file {broken / 'labelled.jsonl'}")
-    assert "columns: text = text, label = label" in shown and "train rows by class: 0 12, 1 12" in shown
-    assert "warning: only 24 training texts" in shown
+    assert "columns: text = text, label = label" in shown and "train rows by class: 0 11, 1 10" in shown
+    assert "warning: only 21 training texts" in shown
     with pytest.raises(SystemExit):
         main(f"{base} --train_file {broken / 'one_class.jsonl'}")
 

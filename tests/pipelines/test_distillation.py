@@ -24,7 +24,7 @@ from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
 from pipelines.steps.distillation import DistillationStep, DistillBatch
 from pipelines.text_diffusion import TextDiffusionPipeline
-from utils import checkpoints
+from utils import checkpoint_folder, checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
@@ -58,8 +58,8 @@ def test_a_student_starts_from_the_averaged_weights_of_its_teacher(programs, tea
 
 
 def test_a_teacher_is_read_from_disk_once(programs, teacher, monkeypatch, tmp_path):
-    seen, read = [], checkpoints._read
-    monkeypatch.setattr(checkpoints, "_read", lambda path: seen.append(path) or read(path))
+    seen, read = [], checkpoint_folder.read
+    monkeypatch.setattr(checkpoint_folder, "read", lambda path: seen.append(path) or read(path))
     assert programs.student(teacher, tmp_path / "new", "--num_train_steps 1") == 0
     assert [path.parents[1] for path in seen if path.parent.name == "checkpoints"] == [teacher]
 
