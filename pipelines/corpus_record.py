@@ -198,9 +198,9 @@ def find_moved_corpus(settings: Settings[TrainingConfig]) -> list[str]:
             settings.set(flag, str(place), source="saved")
             notes.append(f"the corpus of {folder} moved with it: --{flag} {place}")
         elif given:
-            raise UserError(
-                f"the corpus of {folder} is neither {given} nor {place}: give its present path with --{flag}"
-            )
+            looked = str(given) if Path(given).absolute() == place.absolute() else f"{given} nor {place}"
+            which = "not at" if looked == str(given) else "neither"
+            raise UserError(f"the corpus of {folder} is {which} {looked}: give its present path with --{flag}")
     return notes
 
 

@@ -15,6 +15,7 @@ from pipelines.run_context import check_same_program
 from utils import distributed
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
+from utils.errors import UserError
 
 FlagValue = str | int | float | bool
 
@@ -35,8 +36,10 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     flags: flags that an evaluation may set, such as sampler="dpmpp" or sampling_timesteps=20. argv: flags in the form
     of a command line. Raises UserError if the folder is not the run of a denoiser, or a flag is fixed by training.
     """
+    if not isinstance(folder, str | Path) or not str(folder):
+        raise UserError(f"{folder!r} is not a run folder: give the path of one as a string or a Path")
     arguments = [*argv, *(word for name, value in flags.items() for word in _as_arguments(name, value))]
-    settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), "--device", device, *arguments])
+    settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), f"--device={device}", *arguments])
     check_same_program(settings)
     torch_device, class_names = distributed.pick_device(device), list(settings.checkpoint_args.get("class_names", ()))
     source_tokens = (settings.config.context.max_source_len or 1) if settings.checkpoint_args.get("seq2seq") else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -245,7 +246,7 @@ def _run_folder(settings: Settings[TrainingConfig], dist: DistContext) -> Path:
                 f"--output_dir {given} already holds a run: continue it with --resume_training --resume_dir {given}, "
                 "or name another folder"
             )
-        if (Path(given) / "config.json").exists():
+        if os.path.exists(Path(given) / "config.json"):  # false, too, if the name is too long: reported by mkdir
             raise UserError(f"--output_dir {given} already holds a model (config.json): name another folder")
         return Path(given)
     made = [str(new_run_folder(settings.config.run.save_dir, dataset_label(settings)))] if dist.is_main else []

@@ -154,7 +154,7 @@ def test_a_run_that_moved_with_its_corpus_finds_it(tree, monkeypatch, tmp_path, 
     saved = json.loads((folder / "args.json").read_text())
     assert saved["train_file"] == "moved/data.txt" and saved["corpus"]["places"] == {"train": "../data.txt"}
     (tmp_path / "moved" / "data.txt").unlink()
-    with pytest.raises(UserError, match=r"of moved/run is neither moved/data.txt nor .*: give .* with --train_file$"):
+    with pytest.raises(UserError, match=r"of moved/run is not at moved/data.txt: give .* with --train_file$"):
         resume("moved/run")
 
 

@@ -190,6 +190,18 @@ def test_classes_of_numpy_and_torch(pipelines):
         assert classes.sample(2, class_id=wanted) == warm
 
 
+@pytest.mark.parametrize(
+    ("folder", "options", "message"),
+    [
+        (None, {}, "None is not a run folder: give the path"), ("", {}, "'' is not a run folder: give the path"),
+        ("{run}/args.json", {}, "it is a file, so name the folder"), ("{run}", {"device": 0}, "--device must be one"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_loaded_is_named(runs, folder, options, message):
+    with pytest.raises(UserError, match=message):
+        TextDiffusionPipeline.from_pretrained(folder and folder.format(run=runs["classes"]), **options)
+
+
 def test_an_unknown_utility_is_refused_before_sampling(pipelines):
     with pytest.raises(UserError, match="utility is 'rogue': give one of rouge1"):
         pipelines["pairs"].generate_from_sources(["say the plum"], candidates=10_000, utility="rogue")

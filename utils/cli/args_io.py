@@ -107,7 +107,9 @@ def read_args(folder: Path) -> SavedArgs:
     """
     path = Path(folder) / "args.json"
     if not path.is_file():
-        found = "there is no such folder" if not Path(folder).is_dir() else "it holds no args.json"
+        found = "it holds no args.json" if Path(folder).is_dir() else "there is no such folder"
+        if Path(folder).is_file():
+            found = "it is a file, so name the folder that holds args.json"
         raise UserError(f"{folder} is not a run folder: {found}")
     data = _read_mapping(path, "the arguments of the run")
     _check_schema(data, path)
