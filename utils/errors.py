@@ -10,7 +10,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any
@@ -104,15 +104,21 @@ def user_message(error: BaseException) -> str:
     hint = next((_HINTS[c.__name__] for c in type(error).__mro__ if c.__name__ in _HINTS), None)
     if is_disk_full(error):
         hint = "the disk, or the quota of this user, is full: free space, then start again"
+    elif _is_system_error(error, (errno.EFBIG,)):
+        hint = "no file may be as large here: raise `ulimit -f`, or write to another file system"
     return f"{line} ({hint})" if hint else line
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that the disk, or the quota of the user, is full. safetensors says it in words only."""
+    return _is_system_error(error, _DISK_FULL)
+
+
+def _is_system_error(error: BaseException, numbers: Collection[int]) -> bool:
     if isinstance(error, OSError):
-        return error.errno in _DISK_FULL
+        return error.errno in numbers
     of_safetensors = type(error).__module__.partition(".")[0] in ("safetensors", "safetensors_rust")
-    return of_safetensors and any(f"os error {number})" in str(error) for number in _DISK_FULL)
+    return of_safetensors and any(f"os error {number})" in str(error) for number in numbers)
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

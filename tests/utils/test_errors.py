@@ -130,6 +130,8 @@ def test_full_disks_are_recognised_by_number_and_by_words():
     assert is_disk_full(SafetensorError("I/O error: No space left on device (os error 28)"))
     assert not is_disk_full(SafetensorError("invalid header (os error 2)"))
     assert not is_disk_full(ValueError("(os error 28)"))
+    for error in (OSError(errno.EFBIG, "File too large"), SafetensorError("I/O error: File too large (os error 27)")):
+        assert "ulimit -f" in user_message(error) and "damaged" not in user_message(error)
     for error in (OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left (os error 28)")):
         line = user_message(error)
         assert "is full: free space" in line and "damaged" not in line
