@@ -117,10 +117,14 @@ def _find_files(spec: DatasetSpec, data_dir: str | None) -> dict[str, Path]:
 
 def _download_hint(name: str, data_dir: str | None) -> str:
     spec = DATASETS[name]
-    place = _data_roots(data_dir)[0] / spec.folders[0]
+    root = _data_roots(data_dir)[0]
+    if data_dir and root.is_file():
+        return f"{name} is not in --data_dir {data_dir}, which is a file: name it with --train_file"
+    place = root / spec.folders[0]
+    absent = f"there is no folder {root}: check --data_dir, or " if data_dir and not root.exists() else ""
     fetch = f"; with a network it is downloaded from the hub ({spec.hub.path})" if spec.hub else ""
     get = spec.how_to_get.replace("{place}", str(place))
-    return f"{name} is not in {place}: {get}{fetch}; if it is elsewhere, name its folder with --data_dir"
+    return f"{name} is not in {place}: {absent}{get}{fetch}; if it is elsewhere, name its folder with --data_dir"
 
 
 def _user_files(options: DataOptions) -> dict[str, Path]:

@@ -182,7 +182,7 @@ def test_user_files_of_every_kind_are_read(tmp_path) -> None:
         ({"data_dir": "no_such_folder"}, "there is no file no_such_folder"),
         (
             {"dataset_name": "roc", "data_dir": "no_such"},
-            "roc is not in no_such/ROCstory: run scripts/data/roc.sh, or ask for it",
+            "roc is not in no_such/ROCstory: there is no folder no_such: check --data_dir, or run scripts/data/roc.sh",
         ),
         ({"dataset_name": "tales", "data_dir": "no_such"}, "dataset_utils.tales --output_dir no_such/tales"),
         ({"dataset_name": "roc", "data_dir": "no_such", "max_train_texts": 0}, "--max_train_texts 0"),
@@ -360,3 +360,9 @@ def test_every_row_has_a_license_a_folder_and_instructions() -> None:
 
 def test_detokenize_joins_punctuation() -> None:
     assert detokenize("It is n't far , is it ? No .") == "It isn't far, is it? No."
+
+
+def test_a_data_dir_that_is_a_file_is_said(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("a\n")
+    with pytest.raises(UserError, match=r"a\.txt, which is a file: name it with --train_file"):
+        load(DataOptions(dataset_name="roc", data_dir=str(tmp_path / "a.txt")))
