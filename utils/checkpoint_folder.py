@@ -157,6 +157,10 @@ def read(path: Path) -> Checkpoint:
             tensors[Path(name).stem] = load_file(path / name)
         except (OSError, SafetensorError) as error:
             raise DamagedError(f"{name}: {one_line_text(error)}") from None
+        except RuntimeError as error:  # of torch, which maps the file into memory, where it is gone by then
+            if identity(path) == before and (path / name).is_file():
+                raise
+            raise DamagedError(f"{name}: {one_line_text(error)}") from None
     for name, tied in state["tied"].items():
         for alias, kept in tied.items():
             if kept not in tensors[name]:
@@ -205,7 +209,10 @@ def read_state(path: Path) -> dict[str, Any]:
         raise DamagedError(f"state.json: {problem}")
     if state["format"] > FORMAT:
         raise UserError(f"{path} was written by a newer release (format {state['format']}): update this one")
-    unlisted = sorted({file.name for file in path.glob("*.safetensors")} - set(state["sha256"]))
+    try:
+        unlisted = sorted({file.name for file in path.glob("*.safetensors")} - set(state["sha256"]))
+    except OSError as error:  # the folder was removed meanwhile
+        raise _unreadable(path, error) from None
     if unlisted:
         raise DamagedError(f"state.json does not list {one_line_text(unlisted[0])}")
     return state
