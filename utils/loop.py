@@ -23,10 +23,11 @@ from utils.finite import FirstNonFinite
 from utils.hooks import Hook, StepResult
 from utils.optim import clip_grad_norm as clip_gradients
 from utils.options import LoopOptions
-from utils.preemption import EXIT_CODES, StopAgreement, StopSignals
+from utils.preemption import EXIT_CODES, StopSignals
 from utils.seeding import derive_seed
 from utils.sharding import is_fsdp, sync_gradients
 from utils.state import State
+from utils.stop_agreement import StopAgreement
 from utils.train_eval import train_mode
 
 StepFn = Callable[[int, int], tuple[Tensor, dict[str, Tensor]]]

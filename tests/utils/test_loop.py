@@ -22,9 +22,10 @@ from utils.hooks import Logger, PeriodicHook
 from utils.loop import train
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LR_SCHEDULES, LoopOptions, OptimizerOptions
-from utils.preemption import EXIT_CODES, StopAgreement, StopSignals, check_interrupt
+from utils.preemption import EXIT_CODES, StopSignals, check_interrupt
 from utils.seeding import StepRNG
 from utils.state import State, load_weights
+from utils.stop_agreement import StopAgreement
 from utils.trackers import read_metrics
 from utils.train_eval import eval_mode, train_mode
 
@@ -250,7 +251,7 @@ def test_slow_steps_agree_on_stopping_more_often_than_fast_ones(monkeypatch):
             return numbers
 
     now = [0.0]
-    monkeypatch.setattr("utils.preemption.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("utils.stop_agreement.time.monotonic", lambda: now[0])
     for seconds, expected in ((0.01, 100 // 10), (0.5, 100 // 4), (9.0, 100)):
         state, stop = replace(make_state(), dist=Two()), StopSignals()
         agree = StopAgreement(state, stop, 0.0, LoopOptions(num_train_steps=10**6))
