@@ -33,7 +33,7 @@ _HINTS = {
     "ConnectionError": "without a network set HF_HUB_OFFLINE=1 and give local folders",
     "SafetensorError": "the file is damaged or not a safetensors file",
 }
-# What libraries say about a file that could run code -> what we say. Their texts tell how to run it.
+# What libraries say about a file that could run code, or about the hub -> what we say. Their texts give wrong advice.
 _ADVICE = (
     (
         re.compile(r"weights_only|weights only load|UnpicklingError|unpickl|pickle", re.I),
@@ -43,6 +43,10 @@ _ADVICE = (
         re.compile(r"trust_remote_code|remote code|custom code"),
         "it needs Python code from its own files, which is never run here: give a model of a type that transformers "
         "contains",
+    ),
+    (
+        re.compile(r"offline.mode|internet connection|LocalEntryNotFound|OfflineModeIsEnabled", re.I),
+        "it is not on this machine, and the model hub is not reached",
     ),
 )
 

@@ -121,3 +121,11 @@ def test_scripts_are_counted_by_letters_and_marks() -> None:
     }  # fmt: skip
     assert script_shares(["e\u0301"]) == {"Latin": 1.0}, "combining marks belong to the script of their letter"
     assert script_shares(["12 %"]) == {}
+
+
+def test_a_tokenizer_that_is_not_on_this_machine_is_one_line(pairs, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--train_file", str(pairs), "--tokenizer", "no_such_owner/no_such_tokenizer"])
+    shown = capsys.readouterr().err
+    assert stopped.value.code == 2 and shown.count("\n") == 1
+    assert "it is not on this machine, and the model hub is not reached" in shown and "internet" not in shown
