@@ -93,12 +93,7 @@ def round_trip(tokenizer: Any, texts: Sequence[str], max_texts: int | None = MAX
     )
 
 
-def format_change(result: RoundTrip) -> list[str]:
-    """The first text that changes before and after, a line each and safe for a terminal; nothing if none changes."""
-    return _show_change(*result.first_change) if result.first_change else []
-
-
-def _show_change(before: str, after: str, width: int = _SHOWN) -> list[str]:
+def show_change(before: str, after: str, width: int = _SHOWN) -> list[str]:
     """A text before and after.
 
     Where they look alike on one line (line ends, unusual blanks, composed letters), they are shown with escapes. Long
@@ -126,7 +121,7 @@ def format_round_trips(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         name, found = changed[0]
         row = found["first_changed_row"] + 1
         lines.append(f"first text of {name} that changes (number {row:,}):")
-        lines += _show_change(found["before"], found["after"])
+        lines += show_change(found["before"], found["after"])
     for name, found in results.items():
         if found["special_texts"]:
             lines.append(

@@ -70,7 +70,7 @@ def is_finished(folder: Path) -> bool:
     if newest is None or not isinstance(steps, int):
         return False
     pending = [name for name in newest.get("pending", ()) if not _is_evaluated(folder, newest["step"], name)]
-    return newest["step"] >= steps and not pending and not newest.get("due")
+    return newest["step"] >= steps and not pending
 
 
 def _is_evaluated(folder: Path, step: int, name: str) -> bool:

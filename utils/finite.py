@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.distributed import DistContext, gather_objects
@@ -33,8 +34,9 @@ class FirstNonFinite:
         losses = losses.detach().float()
         if self._where is None or self._losses is None:
             self._where, self._losses = torch.full((), -1, device=losses.device), losses
-        if losses.shape != self._losses.shape:
-            return
+        if losses.shape != self._losses.shape:  # the last micro-batch of a pass may be smaller
+            short = self._losses.numel() - losses.numel()
+            losses = F.pad(losses, (0, short)) if short > 0 else losses[: self._losses.numel()]
         first = (self._where < 0) & ~losses.isfinite().all()
         self._where = torch.where(first, step * _MICROS + micro, self._where)
         self._losses = torch.where(first, losses, self._losses)

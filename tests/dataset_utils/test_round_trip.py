@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from dataset_utils.round_trip import format_change, format_round_trips, respell, round_trip
+from dataset_utils.round_trip import format_round_trips, respell, round_trip, show_change
 from latent_models.tokenizers.training import TokenizerTraining, train_tokenizer
 
 CASED = ["Hugo left Cairo in the rain.", "Nora loves Quito. What a day!"] * 3
@@ -20,7 +20,7 @@ def tokenizer_of(texts, kind="word", **options):
 def test_texts_that_come_back_unchanged(kind):
     found = round_trip(tokenizer_of(CASED, kind), CASED)
     assert (found.num_texts, found.num_unchanged, found.share, found.is_exact) == (6, 6, 1.0, True)
-    assert found.first_change is None and format_change(found) == []
+    assert found.first_change is None
 
 
 def test_the_first_text_that_changes_is_kept_in_both_spellings():
@@ -30,7 +30,7 @@ def test_the_first_text_that_changes_is_kept_in_both_spellings():
     assert found.num_unchanged == 0
     assert found.first_change == ("all small .", "all small.") and found.first_row == 0
     assert respell(tokenizer, texts[1:2]) == ["hugo left cairo in the rain."]
-    assert format_change(round_trip(tokenizer, texts[1:])) == [
+    assert show_change(*round_trip(tokenizer, texts[1:]).first_change) == [
         "  before: Hugo left Cairo in the rain.", "  after:  hugo left cairo in the rain.",
     ]  # fmt: skip
 
@@ -55,12 +55,12 @@ def test_spellings_that_look_alike_are_shown_with_escapes():
     tokenizer = tokenizer_of([text])
     result = round_trip(tokenizer, [text])
     assert not result.is_exact
-    assert r"\u0301\xa0x" in format_change(result)[0]
+    assert r"\u0301\xa0x" in show_change(*result.first_change)[0]
 
 
 def test_what_is_shown_is_safe_for_a_terminal_and_short():
     before = "word " * 200 + "\x1b[31mRed " + "word " * 200
-    shown = format_change(round_trip(tokenizer_of([before], lowercase=True), [before]))
+    shown = show_change(*round_trip(tokenizer_of([before], lowercase=True), [before]).first_change)
     assert all(line.isprintable() and len(line) < 200 for line in shown)
     assert "Red" in shown[0]
 
