@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from benchmarks import fuzz
+from benchmarks import fuzz, fuzz_targets
 from utils.errors import UserError
 
 INPUTS = {  # 2,000 in all
@@ -19,9 +19,9 @@ SEED = 14
 
 
 @pytest.fixture(scope="module")
-def targets(tmp_path_factory) -> dict[str, fuzz.Target]:
+def targets(tmp_path_factory) -> dict[str, fuzz_targets.Target]:
     root = tmp_path_factory.mktemp("fuzz")
-    made = fuzz.make_targets(fuzz.train_run(root), fuzz.save_model(root / "model"))
+    made = fuzz_targets.make_targets(fuzz_targets.train_run(root), fuzz_targets.save_model(root / "model"))
     return {target.name: target for target in made}
 
 
@@ -43,7 +43,7 @@ def test_an_error_of_the_program_is_found_reduced_and_counted_once(tmp_path):
             return {}["absent"]
         raise UserError("a short list")
 
-    target, known = fuzz.Target("lists", st.lists(st.integers()), read, 1.0), set()
+    target, known = fuzz_targets.Target("lists", st.lists(st.integers()), read, 1.0), set()
     finding = fuzz.fuzz(target, 300, 1, tmp_path, known)
     assert finding is not None and finding.error == "KeyError: 'absent'" and finding.case == "[101, 0, 0, 0, 0]"
     assert fuzz.fuzz(target, 300, 2, tmp_path, known) is None and target.outcomes["known finding"]
@@ -57,4 +57,4 @@ def test_what_is_no_line_for_a_user_is_a_finding(error):
         raise error
 
     with pytest.raises(BaseException, match="|".join(("math", "x", "named", "exit status"))):
-        fuzz.outcome(read)
+        fuzz_targets.outcome(read)
