@@ -19,10 +19,8 @@ from dataset_utils.batching import token_counts
 from dataset_utils.corpus import Corpus
 from dataset_utils.round_trip import format_round_trips, round_trip
 from dataset_utils.splits import Split
+from dataset_utils.text_stats import MAX_MEASURED, PERCENTILES, evenly_spaced, percentiles
 from utils.terminal import printable
-
-PERCENTILES = (50, 90, 95, 99, 100)
-MAX_TOKENIZED = 20_000  # texts of a split that are tokenized, evenly spaced
 
 
 def compute_corpus_stats(
@@ -87,11 +85,11 @@ def _shared(name: str, texts: Sequence[str], earlier: dict[str, np.ndarray]) -> 
 def _lengths(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> dict[str, Any]:
     if tokenizer is None:
         return {}
-    counts, unknown = token_counts(tokenizer, texts[:: max(1, -(-len(texts) // MAX_TOKENIZED))])
+    counts, unknown = token_counts(tokenizer, evenly_spaced(texts, MAX_MEASURED))
     known = int(counts.sum()) - tokenizer.num_special_tokens_to_add(pair=False) * len(counts)
     return {
         "measured": len(counts),
-        "tokens": {str(p): int(np.percentile(counts, p, method="higher")) for p in PERCENTILES},
+        "tokens": percentiles(counts),
         "truncated": 0.0 if max_length is None else float((counts > max_length).mean()),
         "unknown": unknown / known if known else 0.0,
         "round_trip": round_trip(tokenizer, texts).as_dict(),
@@ -199,7 +197,7 @@ def format_table(figures: dict[str, Any]) -> str:
             )
         sampled |= s.get("measured", s["rows"]) < s["rows"]
     if sampled:
-        lines.append(f"lengths are of every n-th text, at most {MAX_TOKENIZED:,} of a split")
+        lines.append(f"lengths are of every n-th text, at most {MAX_MEASURED:,} of a split")
     for name, s in figures["splits"].items():
         if "labels" in s:
             most = sorted(s["labels"].items(), key=lambda item: -item[1])

@@ -92,7 +92,7 @@ def test_good_values_give_no_warning(tokenizer) -> None:
 
 
 def test_large_splits_are_tokenized_in_part_and_the_table_notes_it(tokenizer, monkeypatch) -> None:
-    monkeypatch.setattr(module, "MAX_TOKENIZED", 10)
+    monkeypatch.setattr(module, "MAX_MEASURED", 10)
     found = compute_corpus_stats(corpus_of(Split(["a"] * 25)), tokenizer, 6)
     assert found["splits"]["train"]["measured"] == 9 and found["splits"]["train"]["rows"] == 25
     assert found["splits"]["train"]["duplicates"] == 24 / 25 and "every n-th text, at most 10" in format_table(found)
