@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.preemption import check_interrupt
 
 TIMEOUT = timedelta(minutes=10)  # of one exchange between ranks that have all arrived: a hang is noticed
 PATIENCE = timedelta(hours=12)  # of DistContext.barrier, where ranks wait while another one works: evaluates, encodes
@@ -89,8 +90,6 @@ class DistContext:
         """
         if self.world_size == 1:
             return
-        from utils.preemption import check_interrupt  # which imports this module
-
         work = torch.distributed.barrier(group=self.patient_group, async_op=True)
         pause = 1e-4
         while not work.is_completed():
