@@ -56,15 +56,27 @@ def is_clean(text: str) -> bool:
     return text.isprintable() and "\ufffd" not in text
 
 
-def mend(text: str, tally: Tally, where: str, line: int) -> str:
-    """Apply the rules to a text. where, line: its place, for the tally and for a UserError."""
+def apply_rules(text: str) -> tuple[str, list[str]]:
+    """The text after all rules, and the note of each that concerned it. ValueError, with the reason, if one refuses."""
+    notes: list[str] = []
     if is_clean(text) or not _ANY.search(text):
-        return text
+        return text, notes
     for pattern, rule in _COMPILED:
         if pattern.search(text):
             if rule.refused:
-                raise UserError(f"{where}, line {line}: {rule.refused}")
-            tally.add(rule.note, line)
+                raise ValueError(rule.refused)
+            notes.append(rule.note)
             if rule.replacement is not None:
                 text = pattern.sub(rule.replacement, text)
+    return text, notes
+
+
+def mend(text: str, tally: Tally, where: str, line: int) -> str:
+    """Apply the rules to a text of a file. where, line: its place, for the tally and for a UserError."""
+    try:
+        text, notes = apply_rules(text)
+    except ValueError as error:
+        raise UserError(f"{where}, line {line}: {error}") from None
+    for note in notes:
+        tally.add(note, line)
     return text

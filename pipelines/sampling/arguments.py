@@ -1,4 +1,4 @@
-"""Checks of what a caller passes: texts, counts and weights, typed or from Python. Those of files are in dataset_utils.
+"""Checks of what a caller passes: texts, counts and weights, typed or from Python.
 
 What cannot be used is refused with a UserError; what loses a part of a text is printed in one line.
 """
@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 import operator
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dataset_utils.characters import apply_rules
 from utils.cli.flags import LARGEST, shown
 from utils.errors import UserError
 
 MOST_TEXTS = 10_000_000  # of one call: all of them are held in memory
-_CONTROLS = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")  # control codes but line ends and tabs
 
 
 def check_count(value: Any, what: str, *, at_least: int = 1, at_most: int = MOST_TEXTS) -> int:
@@ -94,11 +93,14 @@ def _check_text(text: Any, name: str) -> str:
         )
     if "\0" in text:
         raise UserError(f"{name}, {_excerpt(text)}, contains a NUL character: remove it")
-    text, removed = _CONTROLS.subn("", text)
+    try:
+        text, noticed = apply_rules(text)  # as for the texts of files
+    except ValueError as error:
+        raise UserError(f"{name}, {_excerpt(text)}: {error}") from None
     if not text.strip():
         raise UserError(f"{name} is blank: give a text")
-    if removed:
-        _note(f"{removed} control characters of {name}, {_excerpt(text)}, are left out")
+    for what in noticed:
+        _note(f"{name}, {_excerpt(text)}, {what}")
     return text
 
 

@@ -113,7 +113,7 @@ def test_texts_of_numpy_tuples_and_iterators_are_texts(pipelines):
             r"has 62 tokens, of which 46 are cut \(and 1 more\): this run",
         ),
         ("classes", ["the zzz is red"], "1 of the 4 words of text, 'the zzz is red', are unknown"),
-        ("latents", ["Ben \x1b[31m ran"], "1 control characters of text, .* are left out"),
+        ("latents", ["Ben \x1b[31m ran"], "text, .*, held escape sequences of a terminal, which were removed"),
     ],
 )
 def test_what_is_lost_of_a_text_is_said(pipelines, capsys, run, texts, says):
