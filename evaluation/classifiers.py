@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluation.checks import check_weights_complete
 from evaluation.local_classifier import INFO_FILE, label_agreement, load_local, read_info, train_local
+from evaluation.pretrained import load_pretrained
 from evaluation.text_tokens import is_empty
 from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.errors import UserError
-from utils.hub import hub_kwargs, quiet_transformers
 from utils.locks import exclusive
 
 NAME = "local_classifier"
@@ -105,29 +104,11 @@ def _hash_local(model: Any) -> str:
 
 
 def _pretrained(source: str | Path, class_names: Sequence[str], device: str | torch.device) -> Classifier:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    path = Path(source)
-    if not path.is_dir() and (path.is_absolute() or str(source).startswith((".", "~"))):
-        raise UserError(
-            f"classifier {source}: there is no such folder; --classifier takes a folder or a hub id of a sequence "
-            "classifier"
-        )
-    options = {"trust_remote_code": False} | ({} if path.is_dir() else hub_kwargs())
-    try:
-        with quiet_transformers():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                str(source), dtype=torch.float32, output_loading_info=True, **options
-            )
-        tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"classifier {source} cannot be loaded ({reason}): --classifier takes a local folder, or a hub id if the "
-            "hub is reachable, of a sequence classifier"
-        ) from error
-    check_weights_complete(model, set(info["missing_keys"]), f"classifier {source}", "sequence classifier")
-    network: Any = model.eval().requires_grad_(False).to(device)
+    found = load_pretrained(
+        "AutoModelForSequenceClassification", source, what="classifier", flag="--classifier", kind="sequence classifier"
+    )
+    tokenizer = found.tokenizer
+    network: Any = found.model.eval().requires_grad_(False).to(device)
     order = _match_classes(network.config.id2label, class_names, str(source))
     max_length = min(
         MAX_LENGTH, tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", MAX_LENGTH)
@@ -149,9 +130,8 @@ def _pretrained(source: str | Path, class_names: Sequence[str], device: str | to
             logits[part] = network(**batch.to(device)).logits.float().cpu()[:, order]
         return logits
 
-    name = str(source).rstrip("/").split("/")[-1]
     weights = fingerprint(network) + tokenizer_fingerprint.fingerprint(tokenizer)
-    return Classifier(compute_logits, class_names, name, weights, is_local=False)
+    return Classifier(compute_logits, class_names, found.name, weights, is_local=False)
 
 
 def _match_classes(theirs: dict[int, str], ours: Sequence[str], source: str) -> list[int]:

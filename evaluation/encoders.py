@@ -17,15 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from evaluation.checks import check_weights_complete
 from evaluation.disk_cache import cached_arrays
 from evaluation.mauve import Mauve
+from evaluation.pretrained import load_pretrained
 from evaluation.scorers import FEATURE_CACHE_SIZE, digest, length_batches
 from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
-from utils.errors import UserError, one_line_text
-from utils.hub import hub_kwargs, quiet_transformers
-from utils.local_models import check_intact
 
 MAX_LENGTH = 256  # tokens of a text
 POOLING = "mean over tokens, unit norm"
@@ -103,30 +100,11 @@ def load(source: str | Path, *, device: str | torch.device = "cpu", flag: str = 
 
     Raises UserError, in one line, if there is no such model, or if its weights are not complete. flag: for messages.
     """
-    from transformers import AutoModel, AutoTokenizer
-
-    path = Path(source)
-    if not path.is_dir() and (path.is_absolute() or str(source).startswith((".", "~"))):
-        raise UserError(f"{flag} {source}: there is no such folder: give a folder or a hub id of an encoder of texts")
-    record = check_intact(path, flag)
-    options: dict[str, Any] = {"trust_remote_code": False} | ({} if path.is_dir() else hub_kwargs())
-    try:
-        with quiet_transformers():
-            model, info = AutoModel.from_pretrained(
-                str(source), dtype=torch.float32, output_loading_info=True, **options
-            )
-            tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
-    except Exception as error:  # of many libraries: whatever the folder holds, it is no model
-        if isinstance(error, MemoryError | AssertionError):
-            raise
-        reason = one_line_text(error).split(". ")[0].rstrip(".") or type(error).__name__
-        raise UserError(
-            f"{flag} {source} cannot be loaded ({reason}): give a local folder, or a hub id where the hub is "
-            "reachable, of an encoder of texts; python -m latent_models.pretrained minilm-l6 makes one"
-        ) from error
-    missing = {key for key in info["missing_keys"] if not key.startswith("pooler.")}  # not used
-    check_weights_complete(model, missing, f"{flag} {source}", "encoder of texts")
+    found = load_pretrained(
+        "AutoModel", source, what=flag, flag=flag, kind="encoder of texts", unused=("pooler.",),
+        hint="; python -m latent_models.pretrained minilm-l6 makes one",
+    )  # fmt: skip
+    model = found.model
     if getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()
-    name = record["name"] if record else str(source).rstrip("/").split("/")[-1]
-    return SentenceEncoder(model.to(device), tokenizer, name)
+    return SentenceEncoder(model.to(device), found.tokenizer, found.name)

@@ -20,19 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
-from evaluation.checks import check_causal, check_weights_complete
+from evaluation.checks import check_causal
 from evaluation.disk_cache import cached_arrays
 from evaluation.local_lm import INFO_FILE, NAME, train_local
+from evaluation.pretrained import load_pretrained
 from evaluation.text_tokens import is_empty
 from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.distributed import DistContext, broadcast_object, gather_objects
 from utils.errors import UserError
-from utils.hub import hub_kwargs, quiet_transformers
-from utils.local_models import check_intact, find_model
+from utils.local_models import find_model
 from utils.locks import exclusive
 
 PUBLISHED = {"model_type": "gpt2", "n_layer": 36, "n_embd": 1280, "vocab_size": 50257}  # GPT-2 large
@@ -203,37 +202,20 @@ def load(
 
     training: settings of local_lm.train_local. Raises UserError if there is no causal language model to load.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     if source is None:
         if texts is None or folder is None:
             raise UserError("no scorer: name one with --scorer, a folder or a hub id of a causal language model")
         with exclusive(folder):  # all ranks of a run get here at once: the first trains it
             source = train_local(texts, folder, device=device, progress=progress, **training)
-    path = Path(source)
-    if not path.is_dir() and (path.is_absolute() or str(source).startswith((".", "~"))):
-        raise UserError(
-            f"scorer {source}: there is no such folder; --scorer takes a folder or a hub id of a causal language model"
-        )
-    record = check_intact(path, "--scorer")
-    options = {"trust_remote_code": False} | ({} if path.is_dir() else hub_kwargs())
-    try:
-        with quiet_transformers():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                str(source), dtype=torch.float32, output_loading_info=True, **options
-            )
-        tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"scorer {source} cannot be loaded ({_first_line(error)}): --scorer takes a local folder, or a hub id "
-            "where the hub is reachable, of a causal language model"
-        ) from error
-    check_weights_complete(model, set(info["missing_keys"]), f"scorer {source}", "causal language model")
+    found = load_pretrained(
+        "AutoModelForCausalLM", source, what="scorer", flag="--scorer", kind="causal language model"
+    )
+    model = found.model
     check_causal(model.eval(), f"scorer {source}")
-    is_local = (path / INFO_FILE).is_file()
+    is_local = (Path(source) / INFO_FILE).is_file()
     published = all(getattr(model.config, key, None) == value for key, value in PUBLISHED.items())
-    name = NAME if is_local else record["name"] if record else str(source).rstrip("/").split("/")[-1]
-    return Scorer(model.to(device), tokenizer, name, comparable=published and not is_local, max_length=max_length)
+    name = NAME if is_local else found.name
+    return Scorer(model.to(device), found.tokenizer, name, comparable=published and not is_local, max_length=max_length)
 
 
 def length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -251,7 +233,3 @@ def length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 def digest(texts: Sequence[str], *others: Any) -> str:
     """Return a hash of texts and of whatever else JSON can hold."""
     return sha256(json.dumps([list(texts), others]).encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
