@@ -1,4 +1,4 @@
-"""Disk cache of deterministic arrays that are costly to compute, such as features of references.
+"""Caches of deterministic arrays that are costly to compute, such as features of references: on disk, and in memory.
 
 Files are named by a hash of everything that determines the arrays, so an entry never becomes stale.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,23 @@ from utils.locks import exclusive
 
 Arrays = Mapping[str, np.ndarray]
 CHECKSUM = "checksum"  # first entry of each file: the archive has checksums of its entries, but none of their list
+
+
+class RecentArrays:
+    """Arrays in memory by key, the most recently used ones."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._arrays: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def get(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array of a key; make() computes one that is not here."""
+        if key not in self._arrays:
+            self._arrays[key] = make()
+            while len(self._arrays) > self.size:
+                self._arrays.popitem(last=False)
+        self._arrays.move_to_end(key)
+        return self._arrays[key]
 
 
 def cached_arrays(folder: Path | None, name: str, make: Callable[[], Arrays]) -> Arrays:

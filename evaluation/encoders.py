@@ -7,7 +7,6 @@ language model.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from evaluation.disk_cache import cached_arrays
+from evaluation.disk_cache import RecentArrays, cached_arrays
 from evaluation.mauve import Mauve
 from evaluation.pretrained import load_pretrained
 from evaluation.scorers import FEATURE_CACHE_SIZE, digest, length_batches
@@ -38,7 +37,7 @@ class SentenceEncoder:
         limit = getattr(model.config, "max_position_embeddings", None) or MAX_LENGTH
         self.max_length = min(MAX_LENGTH, limit)  # longer texts are truncated
         self.cache_dir: Path | None = None  # disk cache of the embeddings of references
-        self._embeddings: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._embeddings = RecentArrays(FEATURE_CACHE_SIZE)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -52,16 +51,14 @@ class SentenceEncoder:
         """
         max_length = min(max_length, self.max_length)
         key = digest(texts, max_length)
-        if key in self._embeddings:
-            self._embeddings.move_to_end(key)
-            return self._embeddings[key]
         folder = self.cache_dir if on_disk else None
-        name = f"embeddings-{self.fingerprint[:16]}-{key[:24]}" if folder else ""
-        arrays = cached_arrays(folder, name, lambda: {"embeddings": self._embed(texts, max_length)})
-        self._embeddings[key] = arrays["embeddings"]
-        while len(self._embeddings) > FEATURE_CACHE_SIZE:
-            self._embeddings.popitem(last=False)
-        return arrays["embeddings"]
+
+        def make() -> np.ndarray:
+            name = f"embeddings-{self.fingerprint[:16]}-{key[:24]}" if folder else ""
+            found = cached_arrays(folder, name, lambda: {"embeddings": self._embed(texts, max_length)})
+            return found["embeddings"]
+
+        return self._embeddings.get(key, make)
 
     def protocol(self, scores: Iterable[Mauve] = ()) -> dict[str, Any]:
         """Return everything that MAUVE on the embeddings depends on. scores: of which the smallest set counts."""

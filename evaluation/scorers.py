@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluation.checks import check_causal
-from evaluation.disk_cache import cached_arrays
+from evaluation.disk_cache import RecentArrays, cached_arrays
 from evaluation.local_lm import INFO_FILE, NAME, train_local
 from evaluation.pretrained import load_pretrained
 from evaluation.text_tokens import is_empty
@@ -68,7 +67,7 @@ class Scorer:
         self.max_length = min(max_length or limit, limit)  # tokens, the start token among them
         self.cache_dir: Path | None = None  # disk cache of the features of references
         self.dist: DistContext | None = None  # set while other ranks compute shards (evaluation.distributed)
-        self._features: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._features = RecentArrays(FEATURE_CACHE_SIZE)
 
     @property
     def device(self) -> torch.device:
@@ -106,16 +105,15 @@ class Scorer:
         empty samples lower the score. on_disk: also cache in self.cache_dir; for texts that are scored again.
         """
         key = digest(texts, max_length)
-        if key in self._features:
-            self._features.move_to_end(key)
-            return self._features[key]
         folder = self.cache_dir if on_disk else None
-        name = f"features-{self.fingerprint[:16]}-{key[:24]}" if folder else ""
-        arrays = cached_arrays(folder, name, lambda: {"features": self._compute_features(texts, max_length)})
-        self._features[key] = arrays["features"]
-        while len(self._features) > FEATURE_CACHE_SIZE:
-            self._features.popitem(last=False)
-        return arrays["features"]
+
+        def make() -> np.ndarray:
+            name = f"features-{self.fingerprint[:16]}-{key[:24]}" if folder else ""
+            return cached_arrays(folder, name, lambda: {"features": self._compute_features(texts, max_length)})[
+                "features"
+            ]
+
+        return self._features.get(key, make)
 
     def _compute_features(self, texts: Sequence[str], max_length: int) -> np.ndarray:
         width = getattr(self.model.config, "hidden_size", None) or self.model.config.n_embd

@@ -7,10 +7,11 @@ import pytest
 
 from evaluation import memorization
 from evaluation.classwise import FeatureCache, compare_classes
-from evaluation.disk_cache import cached_arrays
+from evaluation.disk_cache import RecentArrays, cached_arrays
 from evaluation.mauve import mauve
 from evaluation.memorization import NgramIndex
 from evaluation.protocols import reference_metrics
+from evaluation.scorers import FEATURE_CACHE_SIZE
 
 TEXTS = ["the dog ran home on a sunny day", "a cat sat on the warm red mat", "we all went to the old sea"]
 
@@ -60,7 +61,7 @@ def test_features_of_references_are_computed_once(scorer, tmp_path, monkeypatch)
     monkeypatch.setattr(scorer, "cache_dir", tmp_path)
     score = mauve(TEXTS[:2], TEXTS[1:], scorer).score
     assert len(list(tmp_path.glob("features-*.npz"))) == 1, "samples are not cached on disk"
-    scorer._features.clear()
+    scorer._features = RecentArrays(FEATURE_CACHE_SIZE)
     asked, computed = [], type(scorer)._compute_features
     monkeypatch.setattr(
         type(scorer), "_compute_features", lambda self, texts, n: asked.append(texts) or computed(self, texts, n)
@@ -79,7 +80,7 @@ def test_features_of_real_texts_are_computed_once(scorer, tmp_path, monkeypatch)
     samples, references = {0: ["a hen sat", "an owl ran"]}, {"val": {0: TEXTS[:2], 1: TEXTS[1:]}}
     found = []
     for _ in range(2):
-        scorer._features.clear()
+        scorer._features = RecentArrays(FEATURE_CACHE_SIZE)
         asked.clear()
         result = reference_metrics(TEXTS[:2], [*TEXTS, "they sang"], scorer, split="val", num_samples=2)
         found.append(
