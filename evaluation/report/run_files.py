@@ -1,0 +1,364 @@
+"""The files of a run folder that its report shows, read into a typed record.
+
+Every file but args.json may be absent: its section of the page says so. A file that is damaged is a UserError, which
+names the file and what to do. This module knows the files alone, and nothing of the programs that write them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluation.plots import read_curves
+from utils.errors import UserError
+
+Metrics = dict[str, Any]
+Curves = dict[str, list[tuple[float, float]]]
+_STEM = re.compile(r"eval-(?P<split>valid|test)-seed(?P<seed>\d+)-(?P<label>.+)-(?P<kind>samples|pairs)\.json")
+_TRAINING_SAMPLES = re.compile(r"(?P<label>.+)-(?P<kind>sample|pairs)-(?P<milestone>\d+)\.(txt|json)")
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """What stands nearest to a sample in the training texts."""
+
+    text: str
+    row: int | None
+    similarity: float | None  # in [0, 1]
+    shared: str  # the longest run of words that occurs in any training text
+    shared_words: int | None
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Samples without a source: those of one split, seed and way of decoding."""
+
+    split: str
+    seed: int | None  # None: written during training
+    label: str  # class prefix and decoding strategy, as in file names
+    texts: list[str]
+    nearest: list[Nearest | None] = field(default_factory=list)  # the first may be shorter than texts
+    references: list[str] = field(default_factory=list)  # the real texts that the samples were compared with
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Samples of sequence-to-sequence runs, with their sources and references."""
+
+    split: str
+    seed: int | None
+    label: str
+    records: list[dict[str, Any]]  # source, references, sample, chosen, candidates
+    nearest: list[Nearest | None] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Texts while they are denoised."""
+
+    steps: int  # of the sampler
+    views: list[tuple[int, float, list[str]]]  # steps done, time in [0, 1], a text for each sample
+    sources: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+    name: str
+    args: dict[str, Any]
+    curves: Curves
+    evaluations: dict[str, Metrics]  # split -> metrics with their protocol
+    training_metrics: Metrics  # of the last sampling during training
+    validation: Metrics  # of an autoencoder or a language model: reconstruction
+    samples: list[SampleSet]
+    pairs: list[PairSet]
+    classes: dict[str, dict[str, Any]]  # split -> matrices
+    trajectory: Trajectory | None
+    parameters: dict[str, dict[str, int]]  # part -> total, trained
+    corpus: dict[str, Any]  # statistics by split
+    latent_norms: dict[str, Any]
+
+    @property
+    def is_evaluated(self) -> bool:
+        return bool(self.evaluations)
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders, and give each a name that differs from the others."""
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise UserError(f"{folder} is named twice: name each run once")
+        seen[folder.resolve()] = folder
+    return [read_run(folder, name) for folder, name in zip(folders, _names(list(seen)), strict=True)]
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Read the files of one run. Raises UserError if the folder is no run, or if a file is damaged."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: name the folder of a run")
+    if not (folder / "args.json").is_file():
+        inner = sorted(path.parent.name for path in folder.glob("*/args.json"))
+        advice = f": name one of {', '.join(str(folder / part) for part in inner[:4])}" if inner else ""
+        raise UserError(f"{folder} is no run folder: it holds no args.json{advice}")
+    evaluation = folder / "evaluation"
+    norms = next((p for p in (evaluation / "latent_norms.json", folder / "latent_norms.json") if p.is_file()), None)
+    path = next((p for p in (evaluation / "trajectory.json", folder / "trajectory.json") if p.is_file()), None)
+    samples, pairs = _read_sets(evaluation)
+    if not samples and not pairs:
+        samples, pairs = _read_training_sets(folder)
+    return Run(
+        folder,
+        name,
+        args=_object(folder / "args.json"),
+        curves=_read_curves(folder / "metrics.jsonl"),
+        evaluations={
+            split: _object(evaluation / f"eval-{split}.json")
+            for split in ("test", "valid")
+            if (evaluation / f"eval-{split}.json").is_file()
+        },
+        training_metrics=_optional_object(folder / "metrics.json"),
+        validation=_optional_object(folder / "validation.json"),
+        samples=samples,
+        pairs=pairs,
+        classes={
+            split: _object(evaluation / f"eval-{split}-classes.json", _check_classes)
+            for split in ("test", "valid")
+            if (evaluation / f"eval-{split}-classes.json").is_file()
+        },
+        trajectory=None if path is None else _trajectory(path),
+        parameters=_optional_object(folder / "parameters.json", _check_parameters).get("parts", {}),
+        corpus=_optional_object(folder / "survey.json"),
+        latent_norms={} if norms is None else _object(norms, _check_norms),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- samples
+
+
+def _read_sets(folder: Path) -> tuple[list[SampleSet], list[PairSet]]:
+    """The samples of an evaluation: of the test split if there are any, since the metrics of it are final."""
+    samples, pairs = [], []
+    found = [(match, path) for path in sorted(folder.glob("eval-*.json")) if (match := _STEM.fullmatch(path.name))]
+    splits = {match["split"] for match, _ in found}
+    for match, path in found:
+        if match["split"] != ("test" if "test" in splits else "valid"):
+            continue
+        stem = path.name.removesuffix(f"-{match['kind']}.json")
+        nearest = _nearest(folder / f"{stem}-nearest.json")
+        key = (match["split"], int(match["seed"]), match["label"])
+        if match["kind"] == "pairs":
+            pairs.append(PairSet(*key, _list(path, _check_pair), nearest))
+        else:
+            real = folder / f"eval-{match['split']}-seed{match['seed']}-references.json"
+            references = _list(real, _check_text) if real.is_file() else []
+            samples.append(SampleSet(*key, _list(path, _check_text), nearest, references))
+    return samples, pairs
+
+
+def _read_training_sets(folder: Path) -> tuple[list[SampleSet], list[PairSet]]:
+    """The samples of the last sampling during training, of a run that has not been evaluated."""
+    matches = ((_TRAINING_SAMPLES.fullmatch(path.name), path) for path in sorted(folder.glob("*-*-*")))
+    found = [(match, path) for match, path in matches if match]
+    last = max((int(match["milestone"]) for match, _ in found), default=0)
+    samples, pairs = [], []
+    for match, path in found:
+        if int(match["milestone"]) != last:
+            continue
+        if match["kind"] == "pairs" and path.suffix == ".json":
+            pairs.append(PairSet("valid", None, match["label"], _list(path, _check_pair)))
+        elif match["kind"] == "sample" and path.suffix == ".txt":
+            samples.append(SampleSet("valid", None, match["label"], _read_text(path).split("\n")[:-1]))
+    return samples, pairs
+
+
+def _nearest(path: Path) -> list[Nearest | None]:
+    if not path.is_file():
+        return []
+    return [None if entry is None else _one_nearest(entry) for entry in _list(path, _check_nearest)]
+
+
+def _one_nearest(entry: dict[str, Any]) -> Nearest:
+    shared = entry.get("longest_shared") or {}
+    return Nearest(
+        entry["text"], entry.get("row"), entry.get("similarity"), shared.get("text", ""), shared.get("words")
+    )
+
+
+def _trajectory(path: Path) -> Trajectory | None:
+    data = _object(path, _check_trajectory)
+    views = [(view["step"], view["t"], view["texts"]) for view in data["views"]]
+    if not views or not views[0][2]:
+        return None
+    return Trajectory(data["steps"], views, data.get("sources") or [], data.get("classes") or [])
+
+
+# ------------------------------------------------------------------------------------------------------ file formats
+
+
+def _check_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _check_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_check_text, value))
+
+
+def _check_pair(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_check_text(value.get(key)) for key in ("source", "reference", "sample", "chosen"))
+        and all(_check_texts(value.get(key, [])) for key in ("references", "candidates"))
+    )
+
+
+def _check_nearest(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not _check_text(value.get("text")):
+        return False
+    shared = value.get("longest_shared") or {}
+    numbers = (value.get("row"), value.get("similarity"))
+    return (
+        isinstance(shared, dict)
+        and _check_text(shared.get("text", ""))
+        and all(_is_number(number) for number in (*numbers, shared.get("words")) if number is not None)
+    )
+
+
+def _check_trajectory(data: dict[str, Any]) -> bool:
+    views = data.get("views")
+    if not isinstance(views, list) or not _is_number(data.get("steps")) or data["steps"] < 1:
+        return False
+    good = all(
+        isinstance(view, dict)
+        and _is_number(view.get("step"))
+        and _is_number(view.get("t"))
+        and _check_texts(view.get("texts"))
+        and len(view["texts"]) == len(views[0]["texts"])
+        for view in views
+    )
+    return good and all(_check_texts(data.get(key) or []) for key in ("sources", "classes"))
+
+
+def _check_classes(data: dict[str, Any]) -> bool:
+    if not _check_texts(data.get("class_names")):
+        return False
+    width, skipped = len(data["class_names"]), ("class_names", "protocol", "seeds")
+    for key, value in data.items():
+        if key in skipped:
+            continue
+        if not isinstance(value, dict) or not isinstance(value.get("classes"), list):
+            return False
+        rows, mauve = len(value["classes"]), value.get("mauve", {})
+        if not all(isinstance(c, int) and 0 <= c < width for c in value["classes"]) or not isinstance(mauve, dict):
+            return False
+        shares = value.get("predicted_shares") or []
+        if not all(_is_matrix(matrix, rows, width) for matrix in mauve.values()):
+            return False
+        if shares and not _is_matrix(shares, rows, width + 1):
+            return False
+    return True
+
+
+def _check_norms(data: dict[str, Any]) -> bool:
+    histograms = data.get("histograms")
+    return isinstance(histograms, dict) and all(
+        isinstance(h, dict)
+        and all(isinstance(h.get(key), list) and all(map(_is_number, h[key])) for key in ("edges", "counts"))
+        and len(h["edges"]) == len(h["counts"]) + 1
+        for h in histograms.values()
+    )
+
+
+def _check_parameters(data: dict[str, Any]) -> bool:
+    parts = data.get("parts")
+    return isinstance(parts, dict) and all(
+        isinstance(part, dict) and all(isinstance(part.get(key), int) for key in ("total", "trained"))
+        for part in parts.values()
+    )
+
+
+def _is_matrix(value: Any, rows: int, columns: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == rows
+        and all(
+            isinstance(row, list)
+            and len(row) == columns
+            and all(number is None or _is_number(number) for number in row)
+            for row in value
+        )
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def _read_curves(path: Path) -> Curves:
+    if not path.is_file():
+        return {}
+    try:
+        return read_curves(path)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file: {_ADVICE}") from None
+
+
+_ADVICE = "restore it, or delete it to leave its section out"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file: {_ADVICE}") from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        advice = "restore it: a run is nothing without it" if path.name == "args.json" else _ADVICE
+        raise UserError(f"{path}{line} is damaged, no valid JSON: {advice}") from None
+
+
+def _object(path: Path, check: Callable[[dict[str, Any]], bool] = lambda data: True) -> dict[str, Any]:
+    data = _read_json(path)
+    if not isinstance(data, dict) or not check(data):
+        raise UserError(f"{path} has not the entries of such a file: {_ADVICE}")
+    return data
+
+
+def _optional_object(path: Path, check: Callable[[dict[str, Any]], bool] = lambda data: True) -> dict[str, Any]:
+    return _object(path, check) if path.is_file() else {}
+
+
+def _list(path: Path, check: Callable[[Any], bool]) -> list[Any]:
+    data = _read_json(path)
+    if not isinstance(data, list):
+        raise UserError(f"{path} holds no list: {_ADVICE}")
+    for number, entry in enumerate(data, start=1):
+        if not check(entry):
+            raise UserError(f"{path} entry {number} has not the form of the others: {_ADVICE}")
+    return data
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of each path: two, or as many as tell the runs apart."""
+    for parts in range(2, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[1:][-parts:]) or str(folder) for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    return names
