@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import annealing, decoding, loss_tables, quality_speed, speculative_decoding, throughput
 from benchmarks.quality_speed import BASELINE, differs, summarize, sweep, title, unique_settings
+from benchmarks.throughput_report import slower
+from benchmarks.throughput_sizes import SIZES, Case, Maker
 from evaluation import local_lm
+from pipelines import quickstart
 from pipelines.cli.presets import PRESETS
 from utils.errors import UserError
 
@@ -162,12 +168,12 @@ def test_throughput_writes_its_table(tmp_path):
     assert throughput.main(argv.split()) == 0
     result = json.loads((tmp_path / "throughput.json").read_text())
     cases = {row["case"] for row in result["rows"]}
-    assert {"all on", "everything off", "guided, batch 128", "end to end, 10 steps, greedy"} <= cases
+    assert {"all on", "everything off", "guided, batch 128", "end to end, 25 steps, greedy, all on"} <= cases
     sampling = [row for row in result["rows"] if row["part"] == "sampling"]
     assert all(row["model_flops_per_step"] > 0 and row["steps_per_second_allowed"] > 0 for row in sampling)
     flops = {row["case"]: row["model_flops_per_step"] for row in sampling}
-    once = flops["denoise, 10 steps"] + flops["decode, greedy"]
-    assert flops["end to end, 10 steps, greedy"] == pytest.approx(once, rel=0.01), "no text is drawn twice"
+    once = flops["denoise, 25 steps, all on"] + flops["decode, greedy, all on"]
+    assert flops["end to end, 25 steps, greedy, all on"] == pytest.approx(once, rel=0.01), "no text is drawn twice"
     exact = {f"{row['part']}: {row['case']}" for row in result["rows"] if not row["switches"]["bf16"]}
     for name, value in result["loss_differences"].items():
         assert value < (1e-6 if name in exact else 2e-2), name
@@ -175,6 +181,97 @@ def test_throughput_writes_its_table(tmp_path):
     if sys.platform == "linux":
         assert all(1e8 < row["peak_memory_bytes"] < 1e11 for row in result["rows"])
     assert "everything off" in (tmp_path / "table.txt").read_text()
+
+
+def test_throughput_measures_the_named_cases_and_judges_each_switch(tmp_path, capsys):
+    argv = f"--output_dir {tmp_path} --size small --device cpu --rounds 2 --steps 1 --batch 2 --parts denoiser,sampling"
+    names = ["denoiser: all on", "without fused optimizer", "greedy+all on", "greedy+without dynamic batching"]
+    assert throughput.main([*argv.split(), "--cases", ",".join(names)]) == 0
+    result = json.loads((tmp_path / "throughput.json").read_text())
+    measured = ["all on", "without fused optimizer", "decode, greedy, all on"]
+    measured += ["decode, greedy, without dynamic batching", "end to end, 25 steps, greedy, all on"]
+    assert [row["case"] for row in result["rows"]] == measured
+    assert all(len(row["steps_per_second"]["rounds"]) == result["rounds"] == 2 for row in result["rows"])
+    assert result["ratios"].keys() == {
+        "denoiser: all on / without fused optimizer",
+        "sampling: decode, greedy: all on / without dynamic batching",
+    }
+    assert result["slower"] == [name for name, value in result["ratios"].items() if value < 0.97]
+    assert "switches that make a case slower (below 0.97): " in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_info:
+        throughput.main([*argv.split(), "--cases", "none"])
+    assert exit_info.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --cases 'none' names no case of --parts denoiser,sampling: they are 'all on', ")
+
+
+def test_throughput_is_saved_after_each_case_and_after_each_round():
+    """So that a run that is stopped leaves what it has measured."""
+
+    class Device:
+        type = "cpu"
+
+    def maker(name: str) -> Maker:
+        return Maker("guidance", name, lambda: Case("guidance", name, lambda k: None, 1))
+
+    saved: list[list[int]] = []
+
+    def save(found: list) -> None:
+        saved.append([len(one.seconds) for one in found])
+
+    machine = SimpleNamespace(device=Device(), measure=lambda: None)
+    throughput.measure([maker("a"), maker("b")], machine, 1, 1.0, 1, save)
+    assert saved == [[1], [1, 1]]
+    saved.clear()
+    throughput.measure([maker("a"), maker("b")], machine, 3, 1.0, 1, save)
+    assert saved == [[1, 1], [2, 2], [3, 3]]
+
+
+def test_a_switch_is_slower_below_its_threshold_alone():
+    found = {
+        "denoiser: all on / without cache": 0.969,
+        "denoiser: all on / without bf16": 0.971,
+        "denoiser: all on / muon": 0.5,
+        "denoiser: without bf16 / everything off": 0.5,
+        "sampling: decode, beam: all on / everything off": 0.9,
+        "guidance: seconds of a guided step / two calls, batch 128": 0.5,
+    }
+    assert slower(found) == ["denoiser: all on / without cache", "sampling: decode, beam: all on / everything off"]
+
+
+def test_the_small_size_has_the_networks_of_the_quickstart():
+    size, lm, autoencoder, denoiser = SIZES["small"], *(stage.flags.split() for stage in quickstart.STAGES)
+
+    def value(flags: list[str], name: str) -> int:
+        return int(flags[flags.index(f"--{name}") + 1])
+
+    assert [value(lm, name) for name in ("d_model", "layers", "heads")] == [size.width, size.layers, size.heads]
+    assert [value(autoencoder, n) for n in ("num_encoder_latents", "dim_ae", "num_layers", "train_batch_size")] == [
+        size.latents, size.dim, size.ae_layers, size.ae_batch,
+    ]  # fmt: skip
+    assert [value(denoiser, n) for n in ("tx_dim", "tx_depth", "train_batch_size", "sampling_timesteps")] == [
+        size.tx_dim, size.tx_depth, size.batch, size.steps[1],
+    ]  # fmt: skip
+    assert size.dropout == ("--disable_dropout" not in denoiser) and size.skips == 0
+    assert "--num_dense_connections" not in denoiser and "--l2_normalize_latents" in autoencoder
+    assert value(denoiser, "max_seq_len") == size.tokens
+    assert size.sampled == value(quickstart.EVALUATION.split(), "eval_batch_size")
+
+
+def test_the_paper_size_is_that_of_the_published_recipe():
+    size, scripts = SIZES["paper"], Path(quickstart.__file__).parents[1] / "scripts" / "lib"
+
+    def value(name: str, recipe: str) -> int:
+        return int(re.search(rf"--{name} (\d+)", (scripts / recipe).read_text()).group(1))
+
+    names = {"num_encoder_latents": size.latents, "dim_ae": size.dim, "num_layers": size.ae_layers}
+    for name, expected in {**names, "train_batch_size": size.ae_batch}.items():
+        assert value(name, "autoencoder.sh") == expected, name
+    names = {"tx_dim": size.tx_dim, "tx_depth": size.tx_depth, "num_dense_connections": size.skips}
+    for name, expected in {**names, "train_batch_size": size.batch, "sampling_timesteps": size.steps[1]}.items():
+        assert value(name, "latent_diffusion.sh") == expected, name
+    published = [scripts.parent / "diffusion" / "bart_latent_v-pred.sh", scripts / "latent_diffusion.sh"]
+    assert size.dropout == all("--disable_dropout" not in path.read_text() for path in published)
 
 
 def test_drafts_are_measured_on_held_out_texts_and_on_samples(programs, chain, tmp_path, capsys):
