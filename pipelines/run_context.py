@@ -35,7 +35,7 @@ from utils.options import LoopOptions
 from utils.run_folder import new_run_folder
 from utils.state import State
 from utils.terminal import printable
-from utils.trackers import MetricsFile, make_trackers
+from utils.trackers import MetricsFile, check_trackers, make_trackers
 
 EVAL_FLAGS = ("eval", "eval_test", "gen_data")  # flags that use a trained run
 ARGS_FILE = "args.json"
@@ -153,6 +153,7 @@ def setup_run(
     """
     check_same_program(settings)
     check_length(settings)
+    check_trackers(settings)
     dist = distributed.init_distributed(settings.config.loop.device)
     check_same_batch_size(settings, dist.world_size)
     set_kernels(settings.config.kernels, dist.device)
@@ -179,6 +180,9 @@ def setup_run(
         title=title,
         names=names,
     )
+    if is_eval_run(settings):
+        logger.trained_steps = (checkpoints.newest(settings.path("resume_dir")) or {}).get("step")
+        logger.configuration(settings.as_dict(), settings.mode or "")
     autocast = distributed.autocast(dist.device, settings.config.loop.mixed_precision)
     return RunContext(settings, dist, folder, autocast, logger, title, corpus=corpus, corpus_record=record)
 
@@ -279,6 +283,7 @@ def save_args(run: RunContext[TrainingConfig], **metadata: Any) -> None:
         facts[CORPUS_ENTRY] = record.facts(run.folder)
         run.write_files(lambda: record.write_hashes(run.folder), now=record.status != OWN)
     run.write_files(lambda: write_args(run.settings, run.folder, **facts))
+    run.logger.configuration({**run.settings.as_dict(), **facts})
 
 
 def _device_name(device: torch.device) -> str:

@@ -116,7 +116,7 @@ def run_training(
             reason = train(
                 state,
                 step,
-                [run.logger, *hooks, _SaveAndEvaluate(saver, save_every)],
+                [run.logger, *hooks, _SaveAndEvaluate(saver, save_every), run.logger.clock],
                 loop,
                 clip_grad_norm=settings.config.optimizer.clip_grad_norm,
                 autocast=run.autocast,

@@ -45,6 +45,7 @@ HEAVY = (
     "spacy",
     "bert_score",
     "wandb",
+    "tensorboard",
     "matplotlib",
     "sklearn",
     "faiss",

@@ -22,7 +22,7 @@ from utils.preemption import Interrupted, interruptible
 from utils.progress import ProgressBar
 from utils.state import State
 from utils.terminal import printable
-from utils.trackers import MetricsFile, Tracker
+from utils.trackers import Histogram, MetricsFile, Tracker
 
 
 @dataclass
@@ -128,6 +128,34 @@ class PeriodicHook:
         return True
 
 
+class StepClock:
+    """Optimizer steps per second since the last logged step. The last of the hooks: the time of the others, such as
+    evaluations, does not count."""
+
+    def __init__(self) -> None:
+        self._step, self._began, self._idle = 0, time.monotonic(), 0.0
+        self._paused: float | None = None
+
+    def open(self, state: State) -> None:
+        self._step, self._began, self._paused, self._idle = state.step, time.monotonic(), None, 0.0
+
+    def pause(self) -> None:
+        """Called by the first of the hooks, after its work."""
+        self._paused = time.monotonic()
+
+    def __call__(self, state: State, report: StepResult) -> None:
+        if self._paused is not None:
+            self._idle += time.monotonic() - self._paused
+
+    def rate(self, step: int) -> float:
+        """The rate up to this step, from which the next one counts."""
+        now = time.monotonic()
+        seconds = now - self._began - self._idle
+        rate = (step - self._step) / seconds if seconds > 0 else 0.0
+        self._step, self._began, self._idle = step, now, 0.0
+        return float(f"{rate:.4g}")
+
+
 class Logger:
     """Writes a line to metrics.jsonl and the trackers every n steps, and shows a progress bar. The first of the hooks.
 
@@ -153,6 +181,8 @@ class Logger:
         self._bar: ProgressBar | None = None
         self._is_main = True
         self._start_time = time.monotonic()
+        self.clock = StepClock()
+        self.trained_steps: int | None = None  # of an evaluation: the step at which trackers show what it records at 0
         self.keep_bytes: int | None = None  # set by a resume: metrics.jsonl had this size when the checkpoint was saved
 
     def open(self, state: State) -> None:
@@ -165,6 +195,8 @@ class Logger:
         """Remove the lines of metrics.jsonl that the run, at the step of the state, writes again."""
         self._is_main = state.dist.is_main
         self._file = MetricsFile(self.folder, state.step, self.keep_bytes) if self._is_main else None
+        for tracker in self.trackers:
+            tracker.cut_back(state.step)
 
     def __call__(self, state: State, report: StepResult) -> None:
         assert self._bar is not None, "train() opens its hooks"
@@ -173,15 +205,40 @@ class Logger:
             scalars = report.scalars()
             values = {self.names.get(name, name): value for name, value in scalars.items()}
             seconds = round(time.monotonic() - self._start_time, 3)
-            self.record({**values, **self.extra(state.step), "seconds": seconds}, state.step)
+            rate = {"steps_per_second": self.clock.rate(state.step)}
+            self.record({**values, **self.extra(state.step), "seconds": seconds, **rate}, state.step)
             note = f"loss {scalars['loss']:.4g}, grad_norm {scalars['grad_norm']:.3g}, lr {report.lr:.3g}"
         self._bar.advance_to(state.step, note)
+        self.clock.pause()
 
     def record(self, values: Mapping[str, Any], step: int) -> None:
         """Write numbers to metrics.jsonl and every tracker."""
         if self._is_main:
-            for tracker in (self._file or MetricsFile(self.folder), *self.trackers):
-                tracker.log(values, step)
+            (self._file or MetricsFile(self.folder)).log(values, step)
+            for tracker in self.trackers:
+                tracker.log(values, self._shown_at(step))
+
+    def histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        """Write a histogram to metrics.jsonl and every tracker."""
+        if self._is_main:
+            (self._file or MetricsFile(self.folder)).log_histogram(name, histogram, step)
+            for tracker in self.trackers:
+                tracker.log_histogram(name, histogram, self._shown_at(step))
+
+    def configuration(self, values: Mapping[str, Any], part: str = "") -> None:
+        """Store the configuration of the run in the trackers. part: that of an evaluation, such as "eval"."""
+        if self._is_main:
+            for tracker in self.trackers:
+                tracker.store_init_configuration(values, part)
+
+    def store_file(self, path: Path, name: str, step: int) -> None:
+        """Store a file of the run folder, such as the report, in the trackers that keep files."""
+        if self._is_main:
+            for tracker in self.trackers:
+                tracker.log_file(path, name, self._shown_at(step))
+
+    def _shown_at(self, step: int) -> int:
+        return step if self.trained_steps is None else self.trained_steps
 
     def num_bytes(self) -> int:
         """Size of metrics.jsonl now, to be saved with a checkpoint; 0 on other ranks."""
@@ -191,7 +248,7 @@ class Logger:
         """Send a table, such as sample texts, to the trackers that show tables."""
         if self._is_main:
             for tracker in self.trackers:
-                tracker.table(name, columns, rows, step)
+                tracker.log_table(name, columns, rows, self._shown_at(step))
 
     def print(self, text: str) -> None:
         """Print a line on rank 0, above the progress bar."""

@@ -180,7 +180,32 @@ class RunOptions:
         "build all parts on the meta device, print configuration, shapes and trainable parts, and exit",
         may_change="invocation",
     )
+
+
+@dataclass
+class TrackingOptions:
+    """Trackers besides metrics.jsonl, which is always written. None is switched on by a key in the environment."""
+
     wandb: bool = flag(False, "log to Weights & Biases, offline without an API key", may_change="invocation")
     wandb_name: str | None = flag(
         None, "name of the run in Weights & Biases; switches --wandb on", may_change="invocation", published=True
+    )
+    wandb_mode: str | None = flag(
+        None,
+        "online sends to the server, offline writes files for `wandb sync`; unset: WANDB_MODE, else online with an API "
+        "key; online and offline switch --wandb on",
+        choices=("online", "offline", "disabled"),
+        may_change="invocation",
+    )
+    wandb_group: str | None = flag(
+        None, "group of the run in Weights & Biases; switches --wandb on", may_change="invocation"
+    )
+    wandb_tags: str | None = flag(
+        None, "tags of the run in Weights & Biases, A,B,C; switches --wandb on", may_change="invocation"
+    )
+    tensorboard: bool = flag(False, "log to TensorBoard, in tensorboard/ of the run folder", may_change="invocation")
+    log_report: bool = flag(
+        False,
+        "write report.html when a training or evaluation ends; --wandb keeps it as an artifact",
+        may_change="invocation",
     )

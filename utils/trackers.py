@@ -1,33 +1,68 @@
-"""Trackers of logged numbers: metrics.jsonl in the run folder always, Weights & Biases (through accelerate) on request.
+"""Trackers of what a run logs: metrics.jsonl in the run folder always; Weights & Biases and TensorBoard by a flag.
 
-No tracker prompts or waits for the network: without a key wandb runs offline, and its folder can be synced later.
-metrics.jsonl is ours, since accelerate has no tracker that a resumed run can cut back to its step.
+All three are trackers of accelerate (accelerate.tracking.GeneralTracker), with methods for what it has none: tables,
+histograms, files. No tracker prompts or waits for the network: without a key wandb runs offline, and its folder can be
+synced later. docs/tracking.md names what is logged.
+
+    metrics.jsonl   MetricsFile, ours: accelerate has no tracker that a resumed run can cut back to its step
+    wandb           utils/wandb_tracker
+    tensorboard     utils/tensorboard_tracker
 """
 
 from __future__ import annotations
 
 import json
-import netrc
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from utils.errors import UserError, one_line_text
+import numpy as np
+from accelerate.tracking import GeneralTracker
+
 from utils.run_folder import write_text
 
 
+@dataclass(frozen=True)
+class Histogram:
+    """Counts (k,) between edges (k + 1,)."""
+
+    edges: Sequence[float]
+    counts: Sequence[int]
+
+    @classmethod
+    def of(cls, values: Any, bins: int = 30) -> Histogram:
+        """The histogram of numbers of any shape; those that are not finite are left out."""
+        values = np.asarray(values, dtype=np.float64).ravel()
+        counts, edges = np.histogram(values[np.isfinite(values)], bins)
+        return cls([float(f"{edge:.6g}") for edge in edges], counts.tolist())
+
+
 class Tracker(Protocol):
+    """A tracker besides metrics.jsonl. Names and arguments are those of accelerate where it has them."""
+
+    def cut_back(self, step: int) -> None:
+        """Training starts, or goes on, after this step, and logs again what came later."""
+
+    def store_init_configuration(self, values: Mapping[str, Any], part: str = "") -> None:
+        """Store the configuration of the run, which may be nested. part: that of an evaluation, such as "eval"."""
+
     def log(self, values: Mapping[str, Any], step: int) -> None: ...
 
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None: ...
+    def log_table(self, name: str, columns: Sequence[str], data: Sequence[Sequence[Any]], step: int) -> None: ...
 
-    def close(self) -> None: ...
+    def log_histogram(self, name: str, histogram: Histogram, step: int) -> None: ...
+
+    def log_file(self, path: Path, name: str, step: int) -> None:
+        """Store a file, such as the report, under a name."""
+
+    def finish(self) -> None: ...
 
 
-class MetricsFile:
+class MetricsFile(GeneralTracker):
     """metrics.jsonl: a line {"step": ..., name: value ...} per log point.
 
     step: where the run resumes. Lines of later steps, and those that are no such line (a kill leaves half of one), are
@@ -35,7 +70,10 @@ class MetricsFile:
     when the checkpoint was saved, if the evaluation after it is made again: what follows are lines of that evaluation.
     """
 
+    name, requires_logging_directory, main_process_only = "jsonl", True, False
+
     def __init__(self, folder: Path | str, step: int | None = None, keep_bytes: int | None = None):
+        super().__init__()
         self.path = Path(folder) / "metrics.jsonl"
         if step is not None and self.path.exists():
             held = self.path.read_bytes()
@@ -54,17 +92,18 @@ class MetricsFile:
         """Size of the file; 0 without one."""
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def log(self, values: Mapping[str, Any], step: int) -> None:
+    @property
+    def tracker(self) -> Path:
+        return self.path
+
+    def log(self, values: Mapping[str, Any], step: int | None = None, **_: Any) -> None:
         line = json.dumps({"step": step, **{k: _plain(v) for k, v in values.items()}})
         self.path.parent.mkdir(parents=True, exist_ok=True)  # a run folder may be removed while it trains
         with self.path.open("a", encoding="utf-8") as file:  # opened each time: others may read or append
             file.write(line + "\n")
 
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        """Does nothing: callers write tables as text files."""
-
-    def close(self) -> None:
-        pass
+    def log_histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        self.log({name: {"edges": list(histogram.edges), "counts": list(histogram.counts)}}, step)
 
 
 def _plain(value: Any) -> Any:
@@ -88,90 +127,54 @@ def _lines(held: bytes) -> list[dict[str, Any]]:
     return lines
 
 
-class Wandb:
-    """A Weights & Biases run by accelerate's WandBTracker: offline without a key, and where wandb cannot be reached."""
-
-    def __init__(
-        self, project: str, name: str | None, folder: Path | str, config: Mapping[str, Any], tags: Sequence[str] = ()
-    ):
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("--wandb needs a package that is not installed: pip install wandb") from None
-        mode: Any = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
-        os.environ.setdefault("WANDB_SILENT", "true")
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        settings = wandb.Settings(init_timeout=15)
-        options: dict[str, Any] = {
-            "name": name,
-            "dir": str(folder),
-            "config": flatten(config),
-            "tags": list(tags),
-            "settings": settings,
-        }
-        try:
-            self._tracker = _start(project, mode=mode, **options)
-        except Exception as error:  # a wrong key, or an unreachable server, must not stop the training
-            print(f"note: wandb is offline now ({one_line_text(error)})", file=sys.stderr)
-            self._tracker = _start(project, mode="offline", **options)
-
-    def log(self, values: Mapping[str, Any], step: int) -> None:
-        # "step" is a value and not wandb's own counter, which cannot decrease as an evaluation after training may
-        self._tracker.log({**values, "step": step})
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        import wandb
-
-        table = wandb.Table(columns=list(columns), data=[list(r) for r in rows])
-        self._tracker.log({name: table, "step": step})  # log_table of accelerate logs no step
-
-    def close(self) -> None:
-        self._tracker.finish()
-
-
-def _start(project: str, **options: Any) -> Any:
-    from accelerate import PartialState
-    from accelerate.tracking import WandBTracker
-
-    PartialState(cpu=True)  # its logging needs it; the device is chosen already (utils.distributed)
-    tracker = WandBTracker(project, **options)
-    tracker.start()
-    return tracker
-
-
-def has_wandb_key() -> bool:
-    """Whether wandb has a key: in WANDB_API_KEY, or in ~/.netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    file = os.environ.get("NETRC") or os.path.expanduser("~/_netrc" if os.name == "nt" else "~/.netrc")
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
-    try:
-        return netrc.netrc(file).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
 def wants_wandb(settings: Any) -> bool:
-    """On when --wandb or --wandb_name was typed or is in --config, and never by a key of the environment.
+    """On when --wandb or another flag of wandb was typed or is in --config, and never by a key of the environment.
 
-    --no_wandb and WANDB_MODE=disabled switch it off.
+    --no_wandb and --wandb_mode disabled switch it off; so does WANDB_MODE=disabled, unless --wandb_mode was typed.
     """
-    if os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
+    options, explicit = settings.config.tracking, settings.explicit
+    if ("wandb" in explicit and not options.wandb) or options.wandb_mode == "disabled":
         return False
-    if "wandb" not in settings.values:
+    if options.wandb_mode is None and (
+        os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1")
+    ):
         return False
-    if "wandb" in settings.explicit:
-        return bool(settings.config.run.wandb)
-    return "wandb_name" in settings.explicit
+    return bool(explicit & {"wandb", "wandb_name", "wandb_mode", "wandb_group", "wandb_tags"})
 
 
-def make_trackers(
-    settings: Any, project: str, folder: Path | str, metadata: Mapping[str, Any] | None = None
-) -> list[Tracker]:
-    """The trackers of the settings, besides metrics.jsonl. Called on rank 0 only."""
-    if settings.values.get("dry_run") or not wants_wandb(settings):
-        return []
-    return [Wandb(project, settings.config.run.wandb_name, folder, {**settings.as_dict(), **(metadata or {})})]
+def check_trackers(settings: Any) -> None:
+    """UserError if a flag asks for a tracker whose package is missing, or for wandb online without a key.
+
+    Called before a run folder is made.
+    """
+    if wants_wandb(settings):
+        from utils.wandb_tracker import check_wandb
+
+        check_wandb(settings.config.tracking)
+    if settings.config.tracking.tensorboard:
+        from utils.tensorboard_tracker import check_tensorboard
+
+        check_tensorboard()
+
+
+def make_trackers(settings: Any, project: str, folder: Path) -> list[Tracker]:
+    """The trackers of the flags, besides metrics.jsonl. Called on rank 0 only.
+
+    folder: the run folder. A resumed run goes on in its own wandb run, and so does an evaluation of it.
+    """
+    trackers: list[Tracker] = []
+    if wants_wandb(settings):
+        from utils.wandb_tracker import Wandb
+
+        given = settings.config.run.resume_dir
+        run = Path(given) if given and settings.mode else None
+        kind = "train" if settings.mode in (None, "resume_training") else settings.mode
+        trackers.append(Wandb(project, folder, settings.config.tracking, run=run, kind=kind))
+    if settings.config.tracking.tensorboard:
+        from utils.tensorboard_tracker import TensorBoard
+
+        trackers.append(TensorBoard(folder))
+    return trackers
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -50,6 +50,7 @@ from utils.options import (
     OptimizerOptions,
     RunOptions,
     ShardingOptions,
+    TrackingOptions,
     ValidationLossOptions,
 )
 
@@ -69,6 +70,7 @@ class TrainingConfig:
     validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses")
     kernels: KernelOptions = group(KernelOptions, "kernels", flags=ALWAYS_FREE)
     run: RunOptions = group(RunOptions, "run")
+    tracking: TrackingOptions = group(TrackingOptions, "tracking")
 
 
 @dataclass

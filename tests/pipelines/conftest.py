@@ -149,7 +149,7 @@ def losses(folder: Path) -> list[dict[str, Any]]:
     """Every logged line with training or validation losses, without its seconds."""
     keys = {"learning_rate", "lr", "val_loss", "val/loss"}
     lines = [line for line in read_metrics(folder) if keys & line.keys()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
 
 
 def weights(folder: Path) -> dict[str, str]:
