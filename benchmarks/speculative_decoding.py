@@ -49,7 +49,7 @@ def decoder_memories(run: Any, generator: Any, count: int) -> tuple[dict[str, An
     )
     encoded = [space.encode(data.batch(rows).to(run.device)).x0 for rows in torch.arange(len(data)).split(250)]
     began = time.perf_counter()
-    blocks = [generator.sample_latents(42, b).x0 for b in range(-(-count // generator.batch_size))]
+    blocks = [generator.sample_latents(42, b).x0 for b in range(-(-count // generator.block_size))]
     seconds = time.perf_counter() - began
     sampled = generator.space.denormalize(torch.cat(blocks))
     latents = {"held-out texts": torch.cat(encoded), "samples": sampled[:count]}

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.noise import StepGenerator, copy_like
+from diffusion.noise import StepGenerator, copy_like, draw
 from diffusion.sampler_steps import Noise, Sampler, StepHook
 from diffusion.schedules import NoiseLevel, Schedule
 
@@ -113,7 +113,7 @@ def remask_hook(state: Tensor, rate: float, step_generator: StepGenerator, mask:
         if s == 0 or not std > 0:
             return z
         generator = step_generator(step)
-        uniform = copy_like(torch.rand(z.shape[:2], generator=generator, device=generator.device), z)
+        uniform = copy_like(draw(torch.rand, z.shape[:2], generator), z)
         probability = torch.full((len(z),), float(std) * rate, device=z.device)
         return mask_positions(z, state, probability, uniform, mask)
 

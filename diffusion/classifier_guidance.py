@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.noise import StepGenerator, copy_like
+from diffusion.noise import StepGenerator, copy_like, draw
 from diffusion.sampler_steps import StepHook, step_variance
 from diffusion.schedules import Schedule, broadcast_level
 
@@ -97,7 +97,7 @@ def classifier_guidance_hook(
             update = strength * variance * grad_log_prob(log_prob, z, times) - fluency * (z - mean)
             z = z + rate * update
             if generator is not None:
-                eps = copy_like(torch.randn(z.shape, generator=generator, device=generator.device), z)
+                eps = copy_like(draw(torch.randn, z.shape, generator), z)
                 z = z + (2 * rate * variance).sqrt() * eps
         return z
 

@@ -5,21 +5,64 @@
     truncated(step_generator, bound, rows)                |eps| <= bound
 
 step_generator: step -> a torch.Generator seeded for that step, on the CPU or on the device, so that the noise of a
-step does not depend on earlier steps.
+step does not depend on earlier steps; or a RowGenerator of several, for rows of larger blocks.
 rows: number of rows to draw; `like` gets the first of them, so a short batch has the noise of a full one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion.sampler_steps import Noise
 
-StepGenerator = Callable[[int], torch.Generator]
+
+class BlockRows(NamedTuple):
+    """Rows `first` up to `last` of a block of `size` rows, for all of which the generator draws."""
+
+    generator: torch.Generator
+    first: int
+    last: int
+    size: int
+
+
+class RowGenerator:
+    """Draws for the rows of a batch as if each block that they belong to were drawn as a whole."""
+
+    def __init__(self, parts: Sequence[BlockRows]) -> None:
+        self.parts = parts
+
+    @property
+    def device(self) -> torch.device:
+        return self.parts[0].generator.device
+
+    def draw(self, fn: Callable[..., Tensor], shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """fn: torch.rand or torch.randn. shape: (B, ...), B the rows of all parts."""
+        drawn = [
+            draw(fn, (part.size, *shape[1:]), part.generator, dtype)[part.first : part.last] for part in self.parts
+        ]
+        found = drawn[0] if len(drawn) == 1 else torch.cat(drawn)
+        assert len(found) == shape[0], f"{shape[0]} rows are asked for, and the parts of the batch hold {len(found)}"
+        return found
+
+
+StepGenerator = Callable[[int], torch.Generator | RowGenerator]
+
+
+def draw(
+    fn: Callable[..., Tensor],
+    shape: Sequence[int],
+    generator: torch.Generator | RowGenerator,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """fn(shape) on the device of the generator. fn: torch.rand or torch.randn."""
+    if isinstance(generator, RowGenerator):
+        return generator.draw(fn, shape, dtype)
+    return fn(tuple(shape), generator=generator, device=generator.device, dtype=dtype)
 
 
 def seeded(step_generator: StepGenerator, rows: int | None = None) -> Noise:
@@ -27,7 +70,7 @@ def seeded(step_generator: StepGenerator, rows: int | None = None) -> Noise:
 
     def noise(step: int, like: Tensor) -> Tensor:
         generator = step_generator(step)
-        eps = torch.randn(_shape(like, rows), generator=generator, device=generator.device)
+        eps = draw(torch.randn, _shape(like, rows), generator)
         return copy_like(eps[: len(like)], like)
 
     return noise
@@ -49,7 +92,7 @@ def truncated(step_generator: StepGenerator, bound: float, rows: int | None = No
     def noise(step: int, like: Tensor) -> Tensor:
         generator = step_generator(step)
         exact = torch.float32 if generator.device.type == "mps" else torch.float64  # float32 has no values beyond 5
-        u = torch.rand(_shape(like, rows), generator=generator, device=generator.device, dtype=exact)
+        u = draw(torch.rand, _shape(like, rows), generator, exact)
         eps = math.sqrt(2) * torch.erfinv(inside * (2 * u - 1))
         return copy_like(eps[: len(like)].clamp(-bound, bound), like)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.noise import StepGenerator, copy_like
+from diffusion.noise import StepGenerator, copy_like, draw
 
 
 class StableTokenRejection:
@@ -46,7 +46,7 @@ class StableTokenRejection:
             self.unchanged = torch.zeros(raw.shape[:2], dtype=torch.bool, device=raw.device)
             if self.rounded is not None:
                 generator = self.step_generator(self.calls)
-                uniform = copy_like(torch.rand(raw.shape[:2], generator=generator, device=generator.device), raw)
+                uniform = copy_like(draw(torch.rand, raw.shape[:2], generator), raw)
                 same = (rounded == self.rounded).all(-1)  # rows of one embedding table: equal tokens are equal bits
                 self.unchanged = same & (uniform < self.rate * t[:, None])
             self.rounded, self.calls = rounded, self.calls + 1

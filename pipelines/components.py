@@ -160,21 +160,28 @@ def make_generator(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     dist: DistContext | None = None,
+    *,
+    whole_blocks: bool = True,
 ) -> TextGenerator:
     """The generator that samples texts with these components. dist: ranks that share the batches.
 
-    A batch has --eval_batch_size texts, but at least --train_batch_size, as published; an explicit --eval_batch_size of
-    an evaluation may be smaller.
+    A batch has --eval_batch_size texts, but at least --train_batch_size, as published. An explicit --eval_batch_size of
+    an evaluation may be smaller, and changes no random number: these are drawn in blocks of the batches of training.
+    whole_blocks: see TextGenerator.
     """
-    smallest = (
-        1 if is_eval_run(settings) and "eval_batch_size" in settings.explicit else settings.config.loop.train_batch_size
-    )
+    asked, smallest = settings.config.evaluation.eval_batch_size, settings.config.loop.train_batch_size
+    batch_size = block_size = max(asked, smallest)
+    if is_eval_run(settings) and "eval_batch_size" in settings.explicit:
+        trained_with = settings.checkpoint_args.get("eval_batch_size")
+        batch_size, block_size = asked, max(trained_with or settings.program.flags["eval_batch_size"].default, smallest)
     return TextGenerator(
         components.space,
         components.model.denoiser,
         components.process,
         steps=settings.config.sampling.sampling_timesteps,
-        batch_size=max(settings.config.evaluation.eval_batch_size, smallest),
+        batch_size=batch_size,
+        block_size=block_size,
+        whole_blocks=whole_blocks,
         device=device,
         autocast=autocast,
         max_length=settings.config.language_model.max_seq_len,

@@ -86,7 +86,7 @@ class TextDiffusionPipeline:
         autocast = distributed.autocast(run.device, settings.config.loop.mixed_precision)
         is_student = settings.config.distillation.distill_run is not None
         return cls(
-            make_generator(settings, components, run.device, autocast),
+            make_generator(settings, components, run.device, autocast, whole_blocks=False),
             run.class_names,
             make_sources(settings, components, run.device, autocast),
             has_null_class=not run.class_names or settings.config.process.class_unconditional_prob > 0,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,10 +57,14 @@ class TokenGenerator:
         """Ids of each text, with special tokens and possibly padding.
 
         states: (B, S, d_lm); mask: (B, S), None where all of them may be attended to. decoding: arguments of
-        transformers' generate. A strategy that samples runs in one batch, so that its texts depend only on its seed.
+        transformers' generate. A strategy that samples runs in one batch, so that its texts depend only on its seed;
+        where the rows are `first` and following ones of a larger batch, draw_rows=(first, size of that batch) in it
+        makes them the same texts.
         greedy_loop: used where the strategy is greedy and mask is None.
         """
         device, autocast = states.device, torch.is_autocast_enabled(states.device.type)
+        decoding = dict(decoding)
+        draw_rows = decoding.pop("draw_rows", None)
         dynamic = self.options.kv_cache == "dynamic" and not self.options.whole_batches
         make_loop = None
         if greedy_loop is not None and dynamic and mask is None and _is_greedy(decoding):
@@ -82,8 +87,15 @@ class TokenGenerator:
                     longest = max(1, int((part_mask.any(0) * positions).max()))
                     part, part_mask = part[:, :longest], part_mask[:, :longest]
                 if loop is None and dynamic and decoding.get("num_beams", 1) == 1:
-                    loop = generate_dropping_finished
-                for row, ids in zip(rows.tolist(), self._generate(model, part, part_mask, decoding, loop), strict=True):
+                    loop = partial(generate_dropping_finished, draw_rows=draw_rows)
+                if draw_rows and loop is None:  # transformers draws for the rows that it is given
+                    part, part_mask = (
+                        _in_batch(part, *draw_rows),
+                        None if part_mask is None else _in_batch(part_mask, *draw_rows),
+                    )
+                found = self._generate(model, part, part_mask, decoding, loop)
+                found = found[draw_rows[0] : draw_rows[0] + len(rows)] if draw_rows and loop is None else found
+                for row, ids in zip(rows.tolist(), found, strict=True):
                     generated[row] = ids
         return [ids for ids in generated if ids is not None]
 
@@ -141,14 +153,17 @@ def generate_dropping_finished(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
+    draw_rows: tuple[int, int] | None = None,
     **kwargs: Any,
 ) -> Tensor:
     """Greedy or sampled ids (B, T), equal to those of transformers, with finished rows dropped from the batch.
 
     A decoding loop for `generate(custom_generate=...)`, which prepares its arguments. Sampling draws for the whole
-    batch, so that dropping a row does not change the others.
+    batch, so that dropping a row does not change the others. draw_rows: (first row, number of rows) of a larger batch,
+    whose numbers these rows get.
     """
     count, device = len(input_ids), input_ids.device
+    first_row, drawn = draw_rows or (0, count)
     pad, limit = generation_config.pad_token_id, stopping_criteria.max_length
     every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
     output = input_ids.new_full((count, limit), pad)
@@ -162,10 +177,10 @@ def generate_dropping_finished(
         kwargs = model._update_model_kwargs_for_generation(outputs, kwargs, is_encoder_decoder=True)
         scores = logits_processor(ids, outputs.logits[:, -1].to(torch.float32, copy=True))
         if generation_config.do_sample:
-            probabilities = scores.new_zeros(count, scores.shape[1])
+            probabilities = scores.new_zeros(drawn, scores.shape[1])
             probabilities[:, pad] = 1  # dropped rows generate padding
-            probabilities[rows] = scores.softmax(-1)
-            token = torch.multinomial(probabilities, 1)[rows, 0]
+            probabilities[first_row + rows] = scores.softmax(-1)
+            token = torch.multinomial(probabilities, 1)[first_row + rows, 0]
         else:
             token = scores.argmax(-1)
         ids = torch.cat([ids, token.masked_fill(ended, pad)[:, None]], 1)
@@ -185,6 +200,13 @@ def generate_dropping_finished(
             kwargs["attention_mask"] = kwargs["attention_mask"][stay]
             states = kwargs["encoder_outputs"].last_hidden_state[stay]
             kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
+
+
+def _in_batch(rows: Tensor, first: int, size: int) -> Tensor:
+    """A batch (size, ...) that holds the rows from `first` on; the others repeat the first row."""
+    batch = rows[:1].repeat(size, *[1] * (rows.ndim - 1))
+    batch[first : first + len(rows)] = rows
+    return batch
 
 
 def _is_greedy(decoding: dict[str, Any]) -> bool:

@@ -1,41 +1,37 @@
 """Noise to texts: sample latents in batches, and let the latent space decode them.
 
-Texts are sampled in batches of a fixed size. Everything that batch b of a seed draws depends on (seed, b) alone, so
-neither the number of texts in a call nor the number of processes changes any text.
+Random numbers are drawn in blocks (pipelines/sampling/blocks), so neither the number of texts in a call, nor the batch
+size, nor the number of processes changes any text.
 
-    TextGenerator.sample -> _sample_batch -> SamplerCall.run -> a sampler of diffusion/samplers
+    TextGenerator.sample, stream -> _sample_batch -> SamplerCall.run -> a sampler of diffusion/samplers
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from diffusion.absorbing import absorbing_shift
-from diffusion.denoisers import Denoise, clamp_x0
-from diffusion.guidance import classifier_free_guided
-from diffusion.noise import make_noise
-from latent_models.generation.decoding import DECODING
-from latent_models.spaces.normalization import NormalizedSpace
 from latent_models.speculative.verification import SpeculativeLoop, pop_draft_stats
-from pipelines.builders.diffusion_process import DiffusionProcess
-from pipelines.sampling.sampler_call import ConditionFn, InputsFn, SampleInputs, SamplerCall, SamplerHook
+from pipelines.sampling.blocks import Segment, segments
+from pipelines.sampling.latent_sampler import LatentSampler
+from pipelines.sampling.sampler_call import (
+    ConditionFn,
+    InputsFn,
+    inputs_of_segments,
+)
 from pipelines.sampling.trajectory import Trajectory
-from utils.compile import uncompiled
-from utils.distributed import DistContext, gather_objects
-from utils.preemption import check_interrupt
+from utils.distributed import gather_objects
 from utils.progress import ProgressBar, Stopwatch
-from utils.records import Condition, Latents
-from utils.seeding import derive_seed, seeded_generator
+from utils.records import Latents
+from utils.seeding import derive_seed
 from utils.train_eval import eval_mode
 
-SampleId = tuple[int, int]  # batch index and row of a text
+SampleId = tuple[int, int]  # block and row of a text
+Found = list[tuple[SampleId, str]]
 
 
 @dataclass
@@ -44,41 +40,12 @@ class SampleOutput:
 
     texts: dict[str, list[str]]
     empty: dict[str, int] = field(default_factory=dict)  # number of empty texts
-    origins: dict[str, list[SampleId | None]] = field(default_factory=dict)  # batch and row, or None for a missing text
+    origins: dict[str, list[SampleId | None]] = field(default_factory=dict)  # block and row, or None for a missing text
     speed: Stopwatch = field(default_factory=Stopwatch)
 
 
-class TextGenerator:
+class TextGenerator(LatentSampler):
     """Samples texts with a trained denoiser in its latent space."""
-
-    def __init__(
-        self,
-        space: NormalizedSpace,
-        denoiser: nn.Module,
-        process: DiffusionProcess,
-        *,
-        steps: int,
-        batch_size: int,
-        device: torch.device,
-        autocast: Callable[[], AbstractContextManager],
-        max_length: int,
-        guidance: float = 1.0,
-        dist: DistContext | None = None,
-        absorbing: Tensor | None = None,
-        hooks: Sequence[SamplerHook] = (),
-    ) -> None:
-        """steps: number of steps of the sampler. batch_size: texts per batch; with another one a seed gives other
-        texts. max_length: longest decoded text, in tokens.
-
-        guidance: weight of classifier-free guidance for batches with a condition; 1: unguided. dist: processes that
-        share the batches; all of them must make the same calls, and each gets all texts. absorbing: (D,), the
-        absorbing state of the noise, if there is one. hooks: applied to each sampler call, innermost wrapper first.
-        """
-        self.space, self.denoiser, self.process = space, denoiser, process
-        self.steps, self.batch_size, self.device, self.autocast = steps, batch_size, device, autocast
-        self.max_length, self.guidance, self.absorbing, self.hooks = max_length, guidance, absorbing, tuple(hooks)
-        self.dist = dist or DistContext(device=device)
-        self.timer = Stopwatch(device)  # durations of the last call of sample or candidates, over all processes
 
     def with_trajectory(self, **options: Any) -> Trajectory:
         """Add a hook that decodes intermediate estimates of the first batch of a call. options: those of Trajectory."""
@@ -86,7 +53,9 @@ class TextGenerator:
         self.hooks = (*self.hooks, trajectory)
         return trajectory
 
-    # ---- texts -----------------------------------------------------------------------------------------------------
+    @property
+    def _computes_blocks(self) -> bool:
+        return self.whole_blocks and self.batch_size == self.block_size
 
     def sample(
         self,
@@ -99,43 +68,74 @@ class TextGenerator:
     ) -> SampleOutput:
         """n texts for each decoding strategy.
 
-        Empty texts are counted and replaced by texts of further batches, up to twice the number of batches that n
-        needs; texts that are still missing then stay empty.
+        Empty texts are counted and replaced by texts of further rows, up to twice the number of blocks that n needs;
+        texts that are still missing then stay empty.
         """
-        num_batches, dist = math.ceil(n / self.batch_size), self.dist
-        found: dict[str, list[str]] = {strategy: [] for strategy in strategies}
-        origins: dict[str, list[SampleId | None]] = {strategy: [] for strategy in strategies}
-        empty = dict.fromkeys(strategies, 0)
-        bar = ProgressBar("sample", num_batches * self.batch_size, unit="text", disable=quiet)
-        timer = Stopwatch(self.device)
+        output = SampleOutput({s: [] for s in strategies}, dict.fromkeys(strategies, 0), {s: [] for s in strategies})
+        for found in self._rounds(n, seed, strategies, conditions, output.empty, quiet):
+            for strategy, texts in found.items():
+                output.texts[strategy] += [text for _, text in texts]
+                output.origins[strategy] += [origin for origin, _ in texts]
+        for strategy in strategies:
+            missing = n - len(output.texts[strategy])
+            output.texts[strategy] += [""] * missing
+            output.origins[strategy] += [None] * missing
+        output.speed = self.timer
+        return output
+
+    def stream(
+        self, n: int, seed: int, strategy: str, conditions: ConditionFn | None = None
+    ) -> Iterator[list[tuple[SampleId | None, str]]]:
+        """The texts of `sample`, each batch as soon as it is decoded, with the block and row of each text."""
+        count = 0
+        for found in self._rounds(n, seed, (strategy,), conditions, {strategy: 0}, quiet=True):
+            count += len(found[strategy])
+            yield [*found[strategy]]
+        if count < n:
+            yield [(None, "")] * (n - count)
+
+    def _rounds(
+        self,
+        n: int,
+        seed: int,
+        strategies: Sequence[str],
+        conditions: ConditionFn | None,
+        empty: dict[str, int],
+        quiet: bool,
+    ) -> Iterator[dict[str, Found]]:
+        """The texts that are not empty, after each batch of all processes. empty: counts the others."""
+        size, dist = self.block_size, self.dist
+        needed = math.ceil(n / size) * size
+        bar = ProgressBar("sample", needed if self._computes_blocks else n, unit="text", disable=quiet)
+        timer, counts, done = Stopwatch(self.device), dict.fromkeys(strategies, 0), 0
         with bar, eval_mode(self.denoiser):
-            done = 0
-            while done < 2 * num_batches and (missing := [s for s in strategies if len(found[s]) < n]):
-                # one batch for each rank; more batches than n needs only if texts are empty
-                limit = num_batches if done < num_batches else 2 * num_batches
-                batches = range(done, min(done + dist.world_size, limit))
+            while done < 2 * needed and (missing := [s for s in strategies if counts[s] < n]):
+                # more texts than n only if some are empty
+                if self._computes_blocks:
+                    limit = needed if done < needed else 2 * needed
+                else:
+                    limit = min(2 * needed, done + n - min(counts[s] for s in missing))
+                starts = range(done, limit, self.batch_size)[: dist.world_size]  # a batch for each rank
+                batches = [segments(i, min(i + self.batch_size, limit), size) for i in starts]
                 mine = []
-                for rank, b in enumerate(batches):
+                for rank, parts in enumerate(batches):
                     if rank == dist.rank:
-                        mine.append(self._sample_batch(seed, b, missing, conditions, timer, self.batch_size))
+                        mine.append(self._sample_batch(seed, parts, missing, conditions, timer, self.batch_size))
                     elif conditions is not None:  # conditions may record the inputs of every batch
-                        self._draw(seed, b, conditions, self.batch_size)
-                for b, texts in zip(batches, gather_objects(dist, mine), strict=True):
+                        self._draw(seed, parts, conditions)
+                new: dict[str, Found] = {strategy: [] for strategy in strategies}
+                for parts, texts in zip(batches, gather_objects(dist, mine), strict=True):
+                    rows = [(part.block, row) for part in parts for row in range(part.first, part.last)]
                     for strategy in missing:
-                        for row, text in enumerate(texts[strategy]):
-                            if len(found[strategy]) < n:  # texts beyond n are dropped, and do not count as empty
+                        for row, text in zip(rows, texts[strategy], strict=True):
+                            if counts[strategy] < n:  # texts beyond n are dropped, and do not count as empty
                                 empty[strategy] += not text
-                                found[strategy] += [text] if text else []
-                                origins[strategy] += [(b, row)] if text else []
-                done = batches.stop
-                bar.advance_to(min(bar.total, done * self.batch_size), timer.note(dist.world_size))
-        self.timer = timer = Stopwatch.merge_parallel(gather_objects(dist, [timer]))
-        return SampleOutput(
-            {strategy: (texts + [""] * n)[:n] for strategy, texts in found.items()},
-            empty,
-            {strategy: (rows + [None] * n)[:n] for strategy, rows in origins.items()},
-            timer,
-        )
+                                counts[strategy] += bool(text)
+                                new[strategy] += [(row, text)] if text else []
+                done += sum(len(part) for parts in batches for part in parts)
+                bar.advance_to(min(bar.total, done), timer.note(dist.world_size))
+                yield new
+        self.timer = Stopwatch.merge_parallel(gather_objects(dist, [timer]))
 
     def candidates(
         self,
@@ -153,27 +153,15 @@ class TextGenerator:
         The texts of an example are sampled in one batch. inputs is called once for each example. Empty texts are kept.
         decode: (latents, first, last) -> k texts for each example from `first` up to `last`; None: that of the space.
         """
-        per_batch = max(1, self.batch_size // k)  # examples
-        num_batches, dist, timer = math.ceil(n / per_batch), self.dist, Stopwatch(self.device)
+        dist, timer = self.dist, Stopwatch(self.device)
+        batches = self._example_batches(n, k)
         mine: list[tuple[int, dict[str, list[str]]]] = []
         bar = ProgressBar("sample", n * k, unit="text", disable=quiet)
         with bar, eval_mode(self.denoiser):
-            for b in range(dist.rank, num_batches, dist.world_size):
-                first, last = b * per_batch, min((b + 1) * per_batch, n)
-
-                def repeated(_b: int, _n: int, _: object, first: int = first, last: int = last) -> SampleInputs:
-                    return inputs(first, last).repeat(k)
-
-                def own(latents: Latents, first: int = first, last: int = last) -> list[str]:
-                    assert decode is not None
-                    return decode(latents, first, last)
-
-                texts = self._sample_batch(
-                    seed, b, strategies, repeated, timer, per_batch * k, (last - first) * k, own if decode else None
-                )
-                mine.append((b, texts))
-                done = (b // dist.world_size + 1) * dist.world_size * per_batch  # texts sampled by all processes
-                bar.advance_to(min(n, done) * k, timer.note(dist.world_size))
+            for b in range(dist.rank, len(batches), dist.world_size):
+                mine.append((b, self._sample_examples(batches[b], k, seed, strategies, inputs, timer, decode)))
+                together = batches[min((b // dist.world_size + 1) * dist.world_size, len(batches)) - 1]
+                bar.advance_to(together.stop * k, timer.note(dist.world_size))  # texts sampled by all processes
             found: dict[str, list[list[str]]] = {strategy: [] for strategy in strategies}
             for _, texts in sorted(gather_objects(dist, mine), key=lambda part: part[0]):
                 for strategy, rows in texts.items():
@@ -181,140 +169,85 @@ class TextGenerator:
         self.timer = Stopwatch.merge_parallel(gather_objects(dist, [timer]))
         return found
 
+    def stream_candidates(
+        self, n: int, k: int, seed: int, strategy: str, inputs: InputsFn
+    ) -> Iterator[tuple[range, list[list[str]]]]:
+        """The rows of `candidates` in one process, each batch as soon as it is decoded: examples, k texts for each."""
+        with eval_mode(self.denoiser):
+            for examples in self._example_batches(n, k):
+                timer = Stopwatch(self.device)
+                texts = self._sample_examples(examples, k, seed, (strategy,), inputs, timer)[strategy]
+                yield examples, [texts[i : i + k] for i in range(0, len(texts), k)]
+
+    def _example_batches(self, n: int, k: int) -> list[range]:
+        """The examples that are sampled together, with k texts each."""
+        count = max(1, (self.block_size if self._computes_blocks else self.batch_size) // k)
+        return [range(first, min(first + count, n)) for first in range(0, n, count)]
+
+    def _sample_examples(
+        self,
+        examples: range,
+        k: int,
+        seed: int,
+        strategies: Sequence[str],
+        inputs: InputsFn,
+        timer: Stopwatch,
+        decode: Callable[[Latents, int, int], list[str]] | None = None,
+    ) -> dict[str, list[str]]:
+        first, last = examples.start, examples.stop
+        parts = segments(first * k, last * k, max(1, self.block_size // k) * k)
+        given = inputs_of_segments(inputs(first, last).repeat(k), parts)
+        own = None if decode is None else (lambda latents: decode(latents, first, last))
+        full = max(1, self.batch_size // k) * k
+        return self._sample_batch(seed, parts, strategies, given, timer, full, own)
+
     def _sample_batch(
         self,
         seed: int,
-        batch_index: int,
+        parts: tuple[Segment, ...],
         strategies: Sequence[str],
         conditions: ConditionFn | None,
         timer: Stopwatch,
-        batch_size: int,
-        num_rows: int | None = None,
+        full_rows: int,
         decode: Callable[[Latents], list[str]] | None = None,
     ) -> dict[str, list[str]]:
-        """The texts of one batch by decoding strategy. num_rows: number of rows of a short batch, for the timer.
-
-        decode: used instead of the decoding of the space.
-        """
-        num_rows, texts = num_rows or batch_size, {}
+        """The texts of one batch by decoding strategy. decode: used instead of the decoding of the space."""
+        num_rows, texts = sum(map(len, parts)), {}
         with timer.measure("denoise", num_rows):
-            latents = self.prepare(seed, batch_index, conditions, batch_size).run()
+            latents = self.prepare_rows(seed, parts, conditions, full_rows=full_rows).run()
         has_drafts = any(isinstance(part, SpeculativeLoop) for part in self.space.modules())
         if has_drafts:
             pop_draft_stats(self.space)  # reset the count: hooks may have decoded too
         for strategy in strategies:
             with timer.measure("decode", num_rows):
-                if decode is None:
-                    texts[strategy] = self.decode(latents, strategy, derive_seed(seed, "block", batch_index))
-                else:
-                    texts[strategy] = decode(latents)
+                texts[strategy] = (
+                    self._decode_rows(latents, strategy, seed, parts) if decode is None else decode(latents)
+                )
             if has_drafts:
                 timer.count(*pop_draft_stats(self.space))
         return texts
 
+    def _decode_rows(self, latents: Latents, strategy: str, seed: int, parts: Sequence[Segment]) -> list[str]:
+        """The texts of a batch. A strategy that samples tokens draws for each block, which then decodes by itself."""
+        # the last block of an evaluation of pairs draws for its own rows, as its published texts did
+        if self._computes_blocks or not self.decoding[strategy].get("do_sample"):
+            return self.decode(latents, strategy, derive_seed(seed, "block", parts[0].block))
+        texts, first = [], 0
+        for part in parts:
+            rows = latents[first : first + len(part)]
+            texts += self.decode(rows, strategy, derive_seed(seed, "block", part.block), part)
+            first += len(part)
+        return texts
+
     @torch.no_grad()
-    def decode(self, latents: Latents, strategy: str, seed: int) -> list[str]:
-        """Decode latents to texts with one strategy. seed: used by strategies that sample tokens."""
+    def decode(self, latents: Latents, strategy: str, seed: int, part: Segment | None = None) -> list[str]:
+        """Decode latents to texts with one strategy. seed: used by strategies that sample tokens.
+
+        part: the rows of a block that the latents are; the tokens are then those of the whole block.
+        """
+        options = dict(self.decoding[strategy])
+        if part is not None and len(part) < part.size:
+            options["draw_rows"] = (part.first, part.size)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), self.autocast():
             torch.manual_seed(derive_seed(seed, "decode", strategy))
-            return self.space.decode(latents, max_length=self.max_length, **DECODING[strategy])
-
-    # ---- latents ---------------------------------------------------------------------------------------------------
-
-    def sample_latents(
-        self, seed: int, batch_index: int, conditions: ConditionFn | None = None, batch_size: int | None = None
-    ) -> Latents:
-        """Clean latents (B, L, D) of one batch, on the device. batch_size: rows of a full batch, or self.batch_size."""
-        return self.prepare(seed, batch_index, conditions, batch_size).run()
-
-    @torch.no_grad()
-    def prepare(
-        self,
-        seed: int,
-        batch_index: int,
-        conditions: ConditionFn | None = None,
-        batch_size: int | None = None,
-        hooks: Sequence[SamplerHook] | None = None,
-    ) -> SamplerCall:
-        """The sampler call of one batch, with its hooks applied. hooks: None for self.hooks."""
-        space, process, n = self.space, self.process, batch_size or self.batch_size
-        mask, z, inputs = self._draw(seed, batch_index, conditions, n)
-        inputs = inputs.to(self.device)
-        num_rows = n if inputs.empty else len(inputs)
-        mask, z = mask[:num_rows].to(self.device), z[:num_rows].to(self.device)
-        mask = mask if inputs.mask is None else inputs.mask
-        # None means the same as an all-True mask, and is faster
-        attention_mask = mask if space.variable_length else None
-        shift = None
-        if self.absorbing is not None:
-            shift = absorbing_shift(self.absorbing, None if inputs.known is None else ~inputs.known.mask)
-
-        def noise_generator(step: int) -> torch.Generator:
-            return seeded_generator(seed, "block", batch_index, "noise", step)
-
-        call = SamplerCall(
-            seed,
-            batch_index,
-            self.make_denoise_fn(inputs.condition, attention_mask, shift, full_batch=num_rows == n),
-            process.sampler,
-            process.sampling_schedule,
-            process.grid(self.steps),
-            z,
-            make_noise(noise_generator, process.truncate_noise, rows=n),
-            mask,
-            attention_mask,
-            mask if inputs.decode_mask is None else inputs.decode_mask,
-            inputs.known,
-            shift,
-            autocast=self.autocast,
-        )
-        for hook in self.hooks if hooks is None else hooks:
-            hook(call)
-        return call
-
-    def _draw(
-        self, seed: int, batch_index: int, conditions: ConditionFn | None, n: int
-    ) -> tuple[Tensor, Tensor, SampleInputs]:
-        """The initial mask (n, L), noise (n, L, D) and inputs of a batch, drawn in this order on the CPU."""
-        # "block" is part of the seed: renaming it would change all samples
-        draws = seeded_generator(seed, "block", batch_index)
-        mask = self.space.sample_mask(n, draws)
-        z = torch.randn(n, self.space.length, self.space.dim, generator=draws)
-        inputs = SampleInputs.coerce(None if conditions is None else conditions(batch_index, n, draws))
-        source_mask = None if inputs.condition is None else inputs.condition.source_mask
-        if source_mask is not None and self.space.has_pair_lengths:
-            mask = self.space.sample_mask(n, draws, source_mask.sum(1))
-        return mask, z, inputs
-
-    def make_denoise_fn(
-        self,
-        condition: Condition | None,
-        mask: Tensor | None,
-        shift: Tensor | None = None,
-        *,
-        full_batch: bool = True,
-        project: bool = True,
-    ) -> Denoise:
-        """The denoiser with its condition and attention mask (B, L), guidance and projection, as a sampler calls it.
-
-        full_batch: use the compiled network, which is compiled for one batch size. project: map estimates to the
-        nearest point of the space; off for DDIM inversion, since a projection is not invertible.
-        """
-        with_null = condition is not None and self.guidance != 1
-        if condition is not None and with_null:
-            condition = Condition.stack(condition, condition.null())
-            mask = None if mask is None else torch.cat([mask, mask])
-            shift = None if shift is None or len(shift) == 1 else torch.cat([shift, shift])
-
-        def network(z_t: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:
-            check_interrupt()
-            with self.autocast(), nullcontext() if full_batch else uncompiled(self.denoiser):
-                return self.denoiser(z_t, time, mask, condition, x0_prev)
-
-        process = self.process
-        denoise = process.make_denoise(network, shift)
-        denoise = classifier_free_guided(denoise, self.guidance) if with_null else denoise
-        # in a space of embeddings, projection rounds to tokens, which is optional there (hooks.RoundingHook)
-        if not (self.space.always_project and project):
-            return denoise
-        return clamp_x0(denoise, self.space.project, from_t=process.project_from_t)
+            return self.space.decode(latents, max_length=self.max_length, **options)

@@ -12,9 +12,10 @@ rounding, trajectory (pipelines/components). Known positions are applied last, s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,8 +28,8 @@ from diffusion.noise import StepGenerator
 from diffusion.sampler_steps import Noise, StepHook, compose_hooks
 from diffusion.samplers import Sampler
 from diffusion.schedules import Schedule
+from pipelines.sampling.blocks import Segment, step_generators
 from utils.records import Condition, KnownPositions, Latents, to_device
-from utils.seeding import seeded_generator
 
 
 @dataclass
@@ -60,6 +61,16 @@ class SampleInputs:
         """Repeat each row `times` times: (B, ...) -> (B * times, ...)."""
         return self._map(lambda part: part.repeat(times), lambda x: x.repeat_interleave(times, dim=0))
 
+    def __getitem__(self, rows: slice) -> SampleInputs:
+        return self._map(lambda part: part[rows], lambda x: x[rows])
+
+    @staticmethod
+    def join(parts: Sequence[SampleInputs]) -> SampleInputs:
+        """The rows of all parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return SampleInputs(*(_join(column) for column in zip(*(part._parts() for part in parts), strict=True)))
+
     def to(self, device: torch.device | str) -> SampleInputs:
         return self._map(lambda part: part.to(device), lambda x: to_device(x, device))
 
@@ -70,9 +81,26 @@ class SampleInputs:
         )
 
 
+def _join(parts: Sequence[Any]) -> Any:
+    """Tensors or records of tensors, joined along their first dimension; None where the parts are."""
+    first = parts[0]
+    if first is None or isinstance(first, Tensor):
+        return None if first is None else torch.cat(list(parts))
+    return type(first)(*(_join([getattr(part, f.name) for part in parts]) for f in fields(first)))
+
+
 ConditionFn = Callable[[int, int, torch.Generator], Condition | SampleInputs | None]
-"""(batch_index, n, generator) -> inputs of the n texts of a batch. The generator is the batch's own, after it has drawn
-the mask and the noise. Fewer than n rows give a short batch; its samples are the same as in a full one."""
+"""(block, n, generator) -> inputs of the n texts of a block. The generator is the block's own, after it has drawn the
+mask and the noise. Instead of all n rows it may return those alone that the batch computes, or the first ones of a
+block, which then has fewer."""
+
+
+def inputs_of_segments(inputs: SampleInputs, parts: Sequence[Segment]) -> ConditionFn:
+    """A ConditionFn of the inputs of a batch, one row for each of its texts, given the segments of the batch."""
+    starts = dict(zip((part.block for part in parts), accumulate(map(len, parts), initial=0), strict=False))
+    lengths = {part.block: len(part) for part in parts}
+    return lambda block, n, draws: inputs[starts[block] : starts[block] + lengths[block]]
+
 
 InputsFn = Callable[[int, int], SampleInputs]
 """(first, last) -> inputs of the examples from `first` up to `last`, one row for each."""
@@ -83,7 +111,7 @@ class SamplerCall:
     """Arguments of one sampler call. Shapes: B texts, L positions, D channels."""
 
     seed: int
-    batch_index: int  # seed and batch_index determine all random numbers
+    parts: tuple[Segment, ...]  # rows of blocks: with the seed they determine all random numbers
     denoise: Denoise
     sampler: Sampler
     schedule: Schedule
@@ -99,9 +127,13 @@ class SamplerCall:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext  # precision of the network in denoise
 
     def step_generator(self, purpose: str) -> StepGenerator:
-        """step -> a generator of this batch, for one purpose."""
-        # "block" is part of the seed: renaming it would change all samples
-        return lambda step: seeded_generator(self.seed, "block", self.batch_index, purpose, step)
+        """step -> a generator of the rows of this batch, for one purpose."""
+        return step_generators(self.seed, self.parts, purpose)
+
+    @property
+    def has_first_text(self) -> bool:
+        """Whether the first text of the seed is in this batch."""
+        return self.parts[0].block == 0 and self.parts[0].first == 0
 
     @property
     def generated_mask(self) -> Tensor:

@@ -14,8 +14,9 @@ from diffusion.ddim_maps import invert_ddim
 from diffusion.loss import corrupt
 from diffusion.samplers import sample_ddim
 from diffusion.schedules import broadcast_level
+from pipelines.sampling.blocks import segments
 from pipelines.sampling.generator import TextGenerator
-from pipelines.sampling.sampler_call import SampleInputs, SamplerCall
+from pipelines.sampling.sampler_call import SampleInputs, SamplerCall, inputs_of_segments
 from utils.errors import UserError
 from utils.records import Condition, Latents
 from utils.train_eval import eval_mode
@@ -32,8 +33,8 @@ class SDEditStart:
     Source: Meng et al. 2022, arXiv:2108.01073 (SDEdit), section 3.
     """
 
-    def __init__(self, x0: Tensor, strength: float, shared_noise: bool = False) -> None:
-        """x0: clean latents, (B, L, D). shared_noise: every text gets the noise of the first one."""
+    def __init__(self, x0: Tensor, strength: float, shared_noise: bool | Tensor = False) -> None:
+        """x0: clean latents, (B, L, D). shared_noise: every text gets the noise of the first one, or this (1, L, D)."""
         self.x0, self.strength, self.shared_noise = x0, strength, shared_noise
 
     def __call__(self, call: SamplerCall) -> None:
@@ -43,7 +44,9 @@ class SDEditStart:
             raise UserError(
                 f"strength {self.strength:g} is smaller than the last sampling step: raise it, or sampling_timesteps"
             )
-        noise = call.z[:1].expand_as(call.z) if self.shared_noise else call.z
+        shared = self.shared_noise
+        noise = shared.to(call.z) if isinstance(shared, Tensor) else call.z[:1] if shared else call.z
+        noise = noise.expand_as(call.z)
         x0 = self.x0.to(call.z) - (0 if call.shift is None else call.shift)  # in the coordinates of a shifted sampler
         start = call.timesteps[:1].expand(len(x0)).to(call.z)
         call.z = corrupt(x0, noise, broadcast_level(call.schedule, start, x0))
@@ -65,20 +68,18 @@ def sdedit(
     """
     if not 0 < strength <= 1:
         raise UserError(f"strength is {strength:g}: give a time in (0, 1]; 1 keeps nothing of a text")
-    parts = []
+    found = []
+    noise = generator.first_noise(seed) if shared_noise else False
     with eval_mode(generator.denoiser):
-        for b, first in enumerate(range(0, len(clean), generator.batch_size)):
+        for first in range(0, len(clean), generator.batch_size):
             rows = slice(first, min(first + generator.batch_size, len(clean)))
             inputs = SampleInputs(
                 None if condition is None else condition[rows], mask=clean.mask[rows], decode_mask=clean.mask[rows]
             )
-
-            def given(_: int, n: int, draws: torch.Generator, inputs: SampleInputs = inputs) -> SampleInputs:
-                return inputs
-
-            start = SDEditStart(clean.x0[rows], strength, shared_noise)
-            parts.append(generator.prepare(seed, b, given, hooks=(start, *generator.hooks)).run())
-    return Latents(torch.cat([part.x0 for part in parts]), torch.cat([part.mask for part in parts]))
+            hooks = (SDEditStart(clean.x0[rows], strength, noise), *generator.hooks)
+            parts = segments(rows.start, rows.stop, generator.block_size)
+            found.append(generator.prepare_rows(seed, parts, inputs_of_segments(inputs, parts), hooks=hooks).run())
+    return Latents(torch.cat([part.x0 for part in found]), torch.cat([part.mask for part in found]))
 
 
 def slerp(first: Latents, second: Latents, n: int) -> Latents:

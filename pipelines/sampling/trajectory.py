@@ -52,7 +52,7 @@ class Trajectory:
         self.snapshots: list[Snapshot] = []
 
     def __call__(self, call: SamplerCall) -> None:
-        if call.batch_index != 0:
+        if not call.has_first_text:
             return
         self.snapshots = []
         steps, rows = len(call.timesteps) - 1, slice(0, self.texts)

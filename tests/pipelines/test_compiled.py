@@ -190,7 +190,7 @@ def test_a_short_batch_is_not_compiled(chain, traced):
     assert traced == [together] * 2 and len(texts["greedy"]) == together + 3, "the first step and the others"
     assert generator.candidates(3, 1, 0, ["greedy"], lambda first, last: SampleInputs(mask=MASK[first:last]))
     assert traced == [together] * 2
-    assert generator.sample(5, 1, ["greedy"]) and traced == [together] * 2, "sample draws full batches"
+    assert generator.sample(5, 1, ["greedy"]) and traced == [together] * 2, "five texts are no full batch"
 
 
 MASK = torch.ones(100, 4, dtype=torch.bool)
