@@ -24,8 +24,9 @@ from latent_models.tokenizers.training import train_tokenizer
 from model.options import DenoiserOptions
 from pipelines.builders.models import DiffusionModel
 from pipelines.data.tokens import TokenSplit
-from utils.compile import compile_network, set_kernels, should_compile
+from utils.compile import compile_network, should_compile
 from utils.distributed import DistContext, has_bf16
+from utils.kernels import set_kernels
 from utils.options import KernelOptions
 
 

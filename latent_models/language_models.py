@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import BatchEncoding
 from transformers.utils import logging
 
+from latent_models.attention import BOOLEAN_MASKS, choose_kernels
 from latent_models.cross_entropy import chunked_nll
 from latent_models.families import DecodingStart, family_of, resolve_language, set_language
 from latent_models.generation.generator import GreedyLoop, TokenGenerator
@@ -51,6 +52,7 @@ class LanguageModel(nn.Module):
         tokenizer.split_special_tokens = True  # "</s>" in a text is text
         self.tokenizer = tokenizer
         self.name = name
+        choose_kernels(model)
         self.dim: int = self.family.dim(model.config)
         self.language = resolve_language(tokenizer, language, name)  # None: no language codes
         start = set_language(tokenizer, self.language) if self.language else DecodingStart()
@@ -226,7 +228,7 @@ class LanguageModel(nn.Module):
         the device at every step.
         """
         visible = mask.bool()[:, None, None] if mask.ndim == 2 else mask.bool()[:, None]  # (B, 1, 1 or T, S)
-        if self.model.config._attn_implementation == "sdpa":
+        if self.model.config._attn_implementation in BOOLEAN_MASKS:
             return visible
         dtype = self.model.dtype
         return torch.zeros(visible.shape, dtype=dtype, device=mask.device).masked_fill(~visible, torch.finfo(dtype).min)

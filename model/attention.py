@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from model.dropout import dropout as drop
 from utils.errors import UserError
+from utils.kernels import by_products
 
 HEAD_DIM = 64  # as in the published implementation
 
@@ -51,8 +53,27 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout:
 
     bias: broadcastable to (B, H, L, S); boolean (True is visible) or added to the scores.
     """
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    if by_products(q, k, dropout):
+        out = attend_by_products(q, k, v, bias, dropout)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     return rearrange(out, "b h l d -> b l (h d)")
+
+
+def attend_by_products(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0, scale: float | None = None
+) -> Tensor:
+    """scaled_dot_product_attention as two batched matrix products; arguments and result as there: (B, H, L, head).
+
+    scale: of the scores; None: 1 / sqrt(head size). The products are in the dtype of q, the softmax in float32.
+    """
+    rows, heads, length, width = q.shape
+    q = q * (width**-0.5 if scale is None else scale)
+    scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).view(rows, heads, length, -1)
+    if bias is not None:
+        scores = scores.masked_fill(~bias, -math.inf) if bias.dtype == torch.bool else scores + bias
+    weights = drop(scores.softmax(-1), dropout).flatten(0, 1)
+    return torch.bmm(weights, v.flatten(0, 1)).view(rows, heads, length, -1)
 
 
 def split_heads(x: Tensor, head_dim: int = HEAD_DIM) -> Tensor:

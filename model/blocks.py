@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import Attention
+from model.dropout import Dropout
 from model.options import DenoiserOptions
 from utils.errors import UserError
 
@@ -90,7 +91,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.up = nn.Linear(dim, 8 * dim)  # value half first, then gate
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.down = nn.Linear(4 * dim, dim)
         self.post_norm = nn.LayerNorm(dim) if time_dim else None
         self.scale_shift = ScaleShift(time_dim, dim) if time_dim else None

@@ -24,21 +24,22 @@ from pipelines.recorded_models import find_moved_models, model_places
 from utils import checkpoints, distributed
 from utils.cli.args_io import write_args
 from utils.cli.settings import Settings
-from utils.compile import set_kernels
 from utils.distributed import DistContext
 from utils.ema import EMA
 from utils.errors import UserError, user_message
 from utils.hooks import Logger
+from utils.kernels import set_kernels
 from utils.locks import release, try_lock
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LoopOptions
-from utils.run_folder import new_run_folder
+from utils.run_folder import new_run_folder, write_json
 from utils.state import State
 from utils.terminal import printable
 from utils.trackers import MetricsFile, check_trackers, make_trackers
 
 EVAL_FLAGS = ("eval", "eval_test", "gen_data")  # flags that use a trained run
 ARGS_FILE = "args.json"
+PARAMETERS_FILE = "parameters.json"
 EVALUATION = "evaluation"  # folder below a run folder; evaluations write their results there
 
 C = TypeVar("C", bound=TrainingConfig, covariant=True)
@@ -274,8 +275,12 @@ def check_writable(folder: Path, flag: str = "output_dir") -> None:
         raise UserError(f"cannot write to {folder} ({error.strerror}): {advice}") from None
 
 
-def save_args(run: RunContext[TrainingConfig], **metadata: Any) -> None:
-    """Write args.json of a training run: the settings, the device, and metadata of the trained components."""
+def save_args(run: RunContext[TrainingConfig], *, parts: Mapping[str, torch.nn.Module], **metadata: Any) -> None:
+    """Write args.json of a training run: the settings, the device, and metadata of the trained components.
+
+    parts: components by name, whose numbers of parameters are written to parameters.json.
+    """
+    run.write_files(lambda: write_json(run.folder / PARAMETERS_FILE, {"parts": count_parameters(parts)}))
     facts = {"device_name": _device_name(run.device), "num_devices": run.dist.world_size, **metadata}
     facts[MODELS_ENTRY] = model_places(run.settings, run.folder)
     record = run.corpus_record
@@ -284,6 +289,17 @@ def save_args(run: RunContext[TrainingConfig], **metadata: Any) -> None:
         run.write_files(lambda: record.write_hashes(run.folder), now=record.status != OWN)
     run.write_files(lambda: write_args(run.settings, run.folder, **facts))
     run.logger.configuration({**run.settings.as_dict(), **facts})
+
+
+def count_parameters(parts: Mapping[str, torch.nn.Module]) -> dict[str, dict[str, int]]:
+    """Numbers of parameters of each part: all of them, and those that are trained."""
+    return {
+        name: {
+            "total": sum(p.numel() for p in part.parameters()),
+            "trained": sum(p.numel() for p in part.parameters() if p.requires_grad),
+        }
+        for name, part in parts.items()
+    }
 
 
 def _device_name(device: torch.device) -> str:

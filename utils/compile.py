@@ -1,4 +1,4 @@
-"""Kernel choices of the process, and torch.compile of networks with a fallback."""
+"""torch.compile of networks, with a fallback."""
 
 from __future__ import annotations
 
@@ -13,35 +13,11 @@ import torch._functorch.config
 from torch import nn
 
 from utils.errors import one_line_text
-from utils.malloc import keep_freed_memory
-from utils.options import KernelOptions
 
 # CUDA graphs are made for training, self-conditioning estimates, validation, and two kinds of sampling steps, at each
 # batch size; beyond this number torch runs uncompiled
 MAX_GRAPHS = 64
-_kernels_are_set = False  # in this process
 _in_cuda_graphs: WeakSet[nn.Module] = WeakSet()
-
-
-def set_kernels(options: KernelOptions, device: torch.device, *, unless_set: bool = False) -> None:
-    """Set attention kernels, TF32 and the reuse of freed memory for this process.
-
-    unless_set: leave what a program of this process has set before, as when training loads another run.
-    """
-    global _kernels_are_set
-    if unless_set and _kernels_are_set:
-        return
-    _kernels_are_set = True
-    fused = options.attention == "fused"
-    torch.backends.cuda.enable_flash_sdp(fused)  # the switch of the CPU's fused kernel, too
-    torch.backends.cuda.enable_mem_efficient_sdp(fused)
-    # Never cuDNN's, which torch prefers on sm90 and sm100: its backward gives nan where a padded query's logsumexp is
-    # below -88.7, as with the bias of model/attention, and it builds a plan for every new shape while decoding.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.backends.cuda.enable_math_sdp(True)
-    torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
-    if options.freed_memory == "keep" and device.type == "cpu":
-        keep_freed_memory()
 
 
 def should_compile(flag: str, device: torch.device) -> bool:

@@ -121,12 +121,24 @@ class KernelOptions:
 
     reference_kernels: bool = flag(
         False,
-        "plain PyTorch instead of fused and chunked implementations, for comparison: attention as matrix products, the "
-        "optimizer parameter by parameter, the logits of a whole batch at once, decoding of whole batches",
+        "plain PyTorch instead of fused and chunked implementations, for comparison: attention as matrix products, "
+        "torch's dropout, the optimizer parameter by parameter, the logits of a whole batch at once, decoding of whole "
+        "batches",
     )
 
     attention: str = flag(
-        "fused", "attention in one kernel, or as plain matrix products", choices=("fused", "plain"), config_only=True
+        "auto",
+        "attention in one kernel, or as plain matrix products; auto: in one kernel, except in half precision on a CPU, "
+        "where matrix products are faster for most shapes",
+        choices=("auto", "fused", "plain"),
+        config_only=True,
+    )
+    dropout: str = flag(
+        "bits",
+        "dropout masks on a CPU; bits: of 16 random bits for each element, several times as fast; uniform: of torch's "
+        "uniform numbers",
+        choices=("bits", "uniform"),
+        config_only=True,
     )
     tf32: bool = flag(False, "float32 matrix products in TF32 on CUDA: 10 bits of mantissa, much faster")
     freed_memory: str = flag(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from latent_models.generation.decoding import check_decoding, given_settings, strategies
 from pipelines.cli.configs import AutoencoderConfig, DiffusionConfig, TrainingConfig
 from pipelines.cli.presets import PRESETS
 from utils.cli.settings import MODES, Settings
@@ -16,6 +17,7 @@ from utils.errors import UserError, one_line_text
 # Values that --reference_kernels sets; each is also a flag of --config files.
 REFERENCE_KERNELS = {
     "attention": "plain",
+    "dropout": "uniform",
     "freed_memory": "return",
     "no_fused_optimizer": True,
     "whole_logits": True,
@@ -83,6 +85,14 @@ def apply_preset(settings: Settings[DiffusionConfig]) -> None:
             f"steps, so the preset only sets --decoding {settings.config.evaluation.decoding}",
             file=sys.stderr,
         )
+
+
+def check_decoding_flags(settings: Settings[AutoencoderConfig] | Settings[DiffusionConfig]) -> None:
+    """Typed settings of decoding must fit --decoding; those that training recorded apply to their strategies."""
+    config = settings.config
+    given = {name: value for name, value in given_settings(config.decoding).items() if name in settings.explicit}
+    if given:
+        check_decoding(list(strategies(config.evaluation.decoding)), given, config.language_model.max_seq_len)
 
 
 def reset_grid_shift(settings: Settings[DiffusionConfig]) -> None:

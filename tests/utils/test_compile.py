@@ -10,7 +10,8 @@ import torch
 
 from model import make_denoiser
 from model.options import DenoiserOptions
-from utils.compile import compile_network, set_kernels, should_compile
+from utils.compile import compile_network, should_compile
+from utils.kernels import set_kernels
 from utils.options import KernelOptions
 
 CPU = torch.device("cpu")

@@ -1,0 +1,26 @@
+"""The denoiser of the paper on cached latents: compiled losses against eager ones, then the recipe at full speed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.gpu_session.report import Report
+from benchmarks.gpu_session.scales import Setting
+from benchmarks.gpu_session.training import compare_losses, free, timed_run
+from benchmarks.throughput_cases import denoiser_training
+
+PUBLISHED_STEPS = 250_000
+
+
+def run(setting: Setting, report: Report) -> None:
+    size = setting.scale.size
+    if setting.on_gpu:
+        # compiled networks draw other dropout masks, so that losses compare only without dropout
+        compare_losses(setting, report, setting.networks(replace(size, dropout=False)), denoiser_training)
+        free(setting)
+    else:
+        report.note("not compiled on a CPU, which takes the compiler most of a minute")
+    networks = setting.networks()
+    case = denoiser_training(networks, "recipe", setting.switches(networks))
+    rate = timed_run(setting, report, case, setting.scale.denoiser_steps, size.batch)
+    report.measure(f"time of {PUBLISHED_STEPS:,} steps", PUBLISHED_STEPS / rate / 60, "min")

@@ -1,0 +1,144 @@
+"""The real programs, as a user starts them: a small BART from the embedded corpus, an autoencoder, a denoiser that gets
+SIGTERM and is resumed, and an evaluation.
+
+Leaves the corpus and the runs in programs/ for the phase `waiting`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.gpu_session.report import Report
+from benchmarks.gpu_session.scales import Setting
+from dataset_utils import synthetic_stories
+from evaluation import local_lm
+from utils.run_folder import ROOT
+from utils.trackers import read_metrics
+
+COMMON = "--dataset_name tales --data_dir {root} --max_seq_len 32 --lr_warmup_steps 20 --no_wandb --log_every {every}"
+SIGTERM_CODE = 128 + signal.SIGTERM
+ENOUGH_LINES = 3  # log lines before the SIGTERM
+
+
+def run(setting: Setting, report: Report) -> None:
+    root = setting.folder / "programs"
+    scale = setting.scale
+    synthetic_stories.write(root / "tales", train=scale.stories, valid=scale.evaluated, test=scale.evaluated)
+    programs = Programs(root, report, COMMON.format(root=root, every=scale.log_every))
+
+    programs.start("language model", ["-m", "latent_models.pretraining"], root / "lm",
+                   f"{scale.lm} --tokenizer word --learning_rate 2e-3 --eval_texts {scale.evaluated}")  # fmt: skip
+    programs.start("autoencoder", ["train_latent_model.py"], root / "autoencoder",
+                   f"--enc_dec_model {root / 'lm'} {scale.autoencoder} --l2_normalize_latents --learning_rate 1.5e-3 "
+                   f"--cache_encoder_states float16 --eval_texts {scale.evaluated} --decoding greedy")  # fmt: skip
+    texts = [json.loads(line)["text"] for line in (root / "tales/train.jsonl").open(encoding="utf-8")]
+    scorer = local_lm.train_local(texts, root / "scorer", steps=20, width=32, layers=1, heads=2, vocab_size=300)
+    run_folder = root / "diffusion"
+    diffusion = (
+        f"--latent_model_path {root / 'autoencoder'} {scale.denoiser} --objective pred_v --self_condition "
+        "--scale_shift --disable_dropout --learning_rate 2e-3 --decoding greedy --num_samples 8 "
+        f"--sampling_timesteps 10 --eval_batch_size {scale.evaluated} --scorer {scorer}"
+    )
+    reached = programs.start("denoiser, SIGTERM", ["train_text_diffusion.py"], run_folder, diffusion, interrupt=True)
+    programs.start("denoiser, resumed", ["train_text_diffusion.py"], None,
+                   f"--resume_training --resume_dir {run_folder} --no_wandb")  # fmt: skip
+    _check_resumed(report, run_folder, reached)
+    programs.start("evaluation", ["train_text_diffusion.py"], None,
+                            f"--eval --resume_dir {run_folder} --no_wandb --num_samples {scale.evaluated}")  # fmt: skip
+    _check_evaluation(report, run_folder, programs.outputs["evaluation"])
+
+
+class Programs:
+    """Starts programs of the project one after another."""
+
+    def __init__(self, root: Path, report: Report, common: str) -> None:
+        self.root, self.report, self.common = root, report, common
+        self.outputs: dict[str, str] = {}
+
+    def start(self, name: str, program: list[str], folder: Path | None, flags: str, interrupt: bool = False) -> int:
+        """Run a program to its end. Returns the last step that its metrics name, 0 without any.
+
+        folder: of a new run, which also gets the flags that all programs share. interrupt: send it SIGTERM when it has
+        logged a few lines; it must then end with exit code 143.
+        """
+        words = [sys.executable, *program, *flags.split()]
+        if folder is not None:
+            words += [*self.common.split(), "--output_dir", str(folder)]
+        log = self.root / f"{name.replace(',', '').replace(' ', '_')}.log"
+        began = time.monotonic()
+        with log.open("wb") as output:
+            process = subprocess.Popen(words, cwd=ROOT, stdout=output, stderr=output)
+            try:
+                if interrupt:
+                    assert folder is not None
+                    _wait_for_lines(folder, process)
+                    process.send_signal(signal.SIGTERM)
+                code = process.wait()
+            finally:
+                if process.poll() is None:
+                    process.kill()
+        self.report.measure(f"{name}, from start to end", time.monotonic() - began, "s")
+        self.outputs[name] = log.read_text(encoding="utf-8", errors="replace")
+        wanted = SIGTERM_CODE if interrupt else 0
+        detail = str(code) if code == wanted else f"{code}: {_last_line(self.outputs[name])}"
+        self.report.check(f"{name}: exit code {wanted}", code == wanted, detail)
+        if "torch.compile failed" in self.outputs[name]:
+            self.report.check(f"{name}: compiles", False, _line(self.outputs[name], "torch.compile failed"))
+        if code != wanted:
+            print(self.outputs[name][-3000:], flush=True)
+            raise RuntimeError(f"{name} ended with exit code {code}, and the programs after it need its run")
+        lines = [] if folder is None else read_metrics(folder)
+        return max((int(line["step"]) for line in lines if "step" in line), default=0)
+
+
+def _wait_for_lines(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        if (folder / "metrics.jsonl").is_file() and len(read_metrics(folder)) >= ENOUGH_LINES:
+            return
+        time.sleep(0.02)
+
+
+def _check_resumed(report: Report, folder: Path, reached: int) -> None:
+    lines = [line for line in read_metrics(folder) if "loss" in line]
+    later = [line for line in lines if line["step"] > reached]
+    report.measure("SIGTERM after step", reached)
+    finite = all(math.isfinite(line["loss"]) for line in lines)
+    found = f"steps {later[0]['step']} to {later[-1]['step']}" if later else "no step"
+    report.check("the resumed run goes on to its end", bool(later) and finite, f"{found}; losses finite: {finite}")
+    if later:
+        report.measure("loss, first and last", f"{lines[0]['loss']:.4g}, {lines[-1]['loss']:.4g}")
+        rates = [line["steps_per_second"] for line in later if "steps_per_second" in line]
+        if rates:
+            report.measure("steps per second at the end", rates[-1], "/s")
+
+
+def _check_evaluation(report: Report, folder: Path, output: str) -> None:
+    path = folder / "evaluation" / "eval-valid.json"
+    if not path.is_file():
+        report.check("the evaluation writes its metrics", False, f"no {path.name}")
+        return
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    ours = {
+        name: value for name, value in metrics.items() if name.startswith("model/") and isinstance(value, int | float)
+    }
+    report.check("the evaluation writes its metrics", bool(ours), f"{len(ours)} numbers")
+    for name in ("perplexity", "diversity", "memorization"):
+        if f"model/greedy/{name}" in ours:
+            report.measure(f"samples: {name}", float(ours[f"model/greedy/{name}"]))
+    for line in output.splitlines():
+        if "not installed" in line:
+            report.note(line.strip())
+
+
+def _last_line(output: str) -> str:
+    return next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
+
+
+def _line(output: str, text: str) -> str:
+    return next(line.strip() for line in output.splitlines() if text in line)

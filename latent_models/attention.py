@@ -1,0 +1,47 @@
+"""Attention of language models of transformers, by the kernels that the process chose (utils/kernels)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from model.attention import attend_by_products
+from utils.kernels import by_products
+
+NAME = "chosen_kernels"  # of this implementation, among those of transformers
+BOOLEAN_MASKS = ("sdpa", NAME)  # implementations whose masks are boolean
+SPECIAL = ("position_bias", "cache", "softcap")  # arguments that only the attention of transformers understands
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The interface of transformers: (B, H, L, head) -> (B, L, H, head), None. Its sdpa, unless products are faster."""
+    causal = attention_mask is None and query.shape[2] > 1 and (module.is_causal if is_causal is None else is_causal)
+    special = causal or query.shape[1] != key.shape[1] or any(kwargs.get(x) is not None for x in SPECIAL)
+    if special or not by_products(query, key, dropout):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs)
+    out = attend_by_products(query, key, value, attention_mask, dropout, scaling)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def choose_kernels(model: Any) -> None:
+    """Let a model of transformers that uses sdpa use `attention` instead."""
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(NAME)
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)

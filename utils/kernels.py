@@ -1,0 +1,64 @@
+"""Kernel choices of the process: attention, dropout, TF32, and the memory of freed tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from utils.malloc import keep_freed_memory
+from utils.options import KernelOptions
+
+# On a CPU in half precision, torch's fused attention loses to two matrix products and a softmax: its backward by a
+# factor of 2 to 6, its forward from about this number of queries on, and for one query from this number of keys on
+# (benchmarks/attention_kernels.py). Below it the fused kernel saves calls.
+FUSED_SCORES = 64  # with a gradient: queries * keys
+FUSED_QUERIES, FUSED_KEYS = 15, 32  # without one
+
+_chosen: KernelOptions | None = None  # in this process; None: the defaults
+
+
+def set_kernels(options: KernelOptions, device: torch.device, *, unless_set: bool = False) -> None:
+    """Set attention and dropout kernels, TF32 and the reuse of freed memory for this process.
+
+    unless_set: leave what a program of this process has set before, as when training loads another run.
+    """
+    global _chosen
+    if unless_set and _chosen is not None:
+        return
+    _chosen = options
+    fused = options.attention != "plain"
+    torch.backends.cuda.enable_flash_sdp(fused)  # the switch of the CPU's fused kernel, too
+    torch.backends.cuda.enable_mem_efficient_sdp(fused)
+    # Never cuDNN's, which torch prefers on sm90 and sm100: its backward gives nan where a padded query's logsumexp is
+    # below -88.7, as with the bias of model/attention, and it builds a plan for every new shape while decoding.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_math_sdp(True)
+    torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
+    if options.freed_memory == "keep" and device.type == "cpu":
+        keep_freed_memory()
+
+
+def by_products(q: Tensor, k: Tensor, dropout: float = 0.0) -> bool:
+    """Whether attention is faster as matrix products than in torch's kernel: q (B, H, L, head), k (B, H, S, head).
+
+    Always False where the choice is not left to us (--config attention=fused or plain), and on other devices than CPUs.
+    """
+    if q.device.type != "cpu" or _options().attention != "auto" or torch.compiler.is_compiling():
+        return False
+    if dropout and _options().dropout == "bits":
+        return True
+    if q.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    queries, keys = q.shape[-2], k.shape[-2]
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+        return queries * keys > FUSED_SCORES
+    return queries > FUSED_QUERIES or (queries == 1 and keys >= FUSED_KEYS)
+
+
+def dropout_by_bits(x: Tensor) -> bool:
+    """Whether dropout masks are made of random bits: on a CPU, where torch draws a uniform number for each element."""
+    return x.device.type == "cpu" and _options().dropout == "bits" and not torch.compiler.is_compiling()
+
+
+def _options() -> KernelOptions:
+    return _chosen or KernelOptions()
