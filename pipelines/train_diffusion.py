@@ -155,6 +155,7 @@ def train(settings: Settings[DiffusionConfig]) -> int:
         hooks=[timestep_sampler.sync_losses, log_validation_losses],
         evaluation=PeriodicHook(sample_every, sample, name="sample"),
         save_every=config.loop.save_every or config.intervals.save_and_sample_every,
+        interval_flag="sample_every",
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.configs import TrainingConfig
+from pipelines.evaluation_share import EvaluationShare
 from pipelines.run_context import RunContext, dataset_label
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
@@ -88,6 +89,7 @@ def run_training(
     hooks: Sequence[Hook] = (),
     evaluation: PeriodicHook | None = None,
     evaluate_last: bool = True,
+    interval_flag: str = "eval_every",
     **metadata: Any,
 ) -> int:
     """Train to the last step. Returns the exit code: 0 when done, else that of utils.preemption.
@@ -98,10 +100,11 @@ def run_training(
 
     started: time.monotonic() from which --max_seconds counts. save_every: steps between checkpoints. evaluation: has a
     name, under which it is pending. evaluate_last: whether the last step is evaluated if it is no multiple of the
-    interval. metadata: entries of each checkpoint, added to those of the state.
+    interval. interval_flag: name of the flag of that interval, for a message. metadata: entries of each checkpoint,
+    added to those of the state.
     """
     settings, loop = run.settings, run.loop
-    saver = _Saver(run, state, evaluation, metadata)
+    saver = _Saver(run, state, evaluation, metadata, interval_flag)
     with StopSignals() as stop, _leaving_together(run, stop):
         if state.step >= loop.num_train_steps:
             reason = "done"
@@ -113,6 +116,7 @@ def run_training(
                 f"{dataset_label(settings)}, steps {state.step} to {loop.num_train_steps}, on {run.device}, into "
                 f"{run.folder}"
             )
+            saver.share.start()
             reason = train(
                 state,
                 step,
@@ -165,11 +169,14 @@ class _Saver:
         state: State,
         evaluation: PeriodicHook | None,
         metadata: Mapping[str, Any],
+        interval_flag: str,
     ) -> None:
         assert evaluation is None or evaluation.name, "an evaluation has a name, under which it is pending"
         self.run, self.state, self.evaluation, self.metadata = run, state, evaluation, metadata
         self.has_changed = False  # since the last checkpoint
         self._evaluated_step: int | None = None
+        interval = evaluation.interval if evaluation is not None else 1
+        self.share = EvaluationShare(interval_flag, interval, run.loop.num_train_steps)
         StopSignals.is_saved = bool(run.settings.config.run.resume_training)
 
     def save(self) -> None:
@@ -184,8 +191,12 @@ class _Saver:
     def evaluate(self) -> bool:
         """Evaluate; record that it was made. Returns False if a signal interrupted it: then it is pending."""
         assert self.evaluation is not None
-        if not self.evaluation.run(self.state):
+        with self.share.measure():
+            done = self.evaluation.run(self.state)
+        if not done:
             return False
+        if advice := self.share.advice(self.state.step):
+            self.run.log(advice)
         self._evaluated_step, self.has_changed = self.state.step, True
         if self.run.dist.is_main:
             made = {"step": self.state.step, "name": self.evaluation.name, "best": self.state.best}

@@ -285,6 +285,9 @@ FIRST = dict(
     latent_model_path=None,
     ddim_sampling_eta=1.0,
     sampler="ddim",
+    save_and_sample_every=5000,
+    sample_every=50000,  # ours; published is 5000
+    mixed_precision="no",
 )
 PUBLISHED = {
     "scripts/autoencoder/bart_base_roc.sh": dict(
@@ -298,8 +301,10 @@ PUBLISHED = {
         dim_ae=64,
         num_layers=3,
         l2_normalize_latents=True,
-        eval_every=1000,
+        eval_every=5000,  # ours; published is 1000
+        save_every=1000,
         lm_mode="freeze",
+        mixed_precision="no",
     ),
     LATENT: dict(
         LD4LG,
@@ -313,6 +318,8 @@ PUBLISHED = {
         train_prob_self_cond=0.5,
         num_dense_connections=3,
         save_and_sample_every=5000,
+        sample_every=25000,  # ours; published is 5000
+        mixed_precision="no",
         denoiser_variant="latent",
     ),
     "scripts/diffusion/text_diffusion_roc.sh": dict(
@@ -341,7 +348,6 @@ PUBLISHED = {
         polynomial_T_power=2,
         optimizer="adamw",
         random_seed=41,
-        save_and_sample_every=5000,
     ),
     "scripts/diffusion/eval.sh": dict(
         eval=True, num_samples=1000, sampling_timesteps=250, sampler="ddpm", sampling_schedule="cosine"
@@ -363,7 +369,7 @@ PUBLISHED |= {
 # not published: the recipe of ROCStories, and recipes that differ from it
 AUTOENCODER = PUBLISHED["scripts/autoencoder/bart_base_roc.sh"]
 OF_CLASSES = dict(class_conditional=True, class_unconditional_prob=0.1)
-OF_SOURCES = dict(seq2seq_unconditional_prob=0.1, seq2seq_candidates=5)
+OF_SOURCES = dict(seq2seq_unconditional_prob=0.1, seq2seq_candidates=5, num_samples=500, sample_every=50000)
 OURS = {f"scripts/autoencoder/{name}.sh": dict(AUTOENCODER, **changes) for name, changes in {
     "bart_base_ag_news": dict(dataset_name="ag_news"),
     "bart_base_e2e": dict(dataset_name="e2e", num_train_steps=20000),

@@ -6,6 +6,7 @@
 #           steps are grammatical; see benchmarks/records/2026-11-21_embedding_simple_cpu, which takes 20 minutes of two
 #           CPU cores.
 # Cost:     no published hours.
+#           Published is a sampling every 5,000 steps, a tenth of the network calls of training; here every 13,000.
 # Needs:    simple (sources: datasets/README.md), as DATA_DIR/simple/simple-train.txt.
 # Use:      bash scripts/embedding/simple.sh [flags]; then bash scripts/text_sample.sh RUN 2000 10
 set -euo pipefail
@@ -17,4 +18,5 @@ run train_text_diffusion.py \
   --dataset_name simple \
   --num_train_steps 25001 \
   --save_and_sample_every 5000 \
+  --sample_every 13000 \
   "$@"

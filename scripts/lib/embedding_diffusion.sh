@@ -37,6 +37,7 @@ DIFFUSION_LM=(
   --save_and_sample_every 50000
   --num_samples 1000
   --eval_batch_size 100
+  --mixed_precision no
   --random_seed 102
 )
 
@@ -55,6 +56,7 @@ MINIMAL_TEXT_DIFFUSION=(
   --truncate_noise 0.9
   --num_samples 50
   --eval_batch_size 50
+  --mixed_precision no
   --random_seed 10708
 )
 
@@ -82,6 +84,7 @@ DIFFUSEQ=(
   --gradient_accumulation_steps 32
   --sampling_timesteps 2000
   --clamp
+  --mixed_precision no
   --eval_batch_size 50
 )
 
