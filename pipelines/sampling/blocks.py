@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from diffusion.noise import BlockRows, RowGenerator, StepGenerator
 from utils.seeding import seeded_generator
 
@@ -43,16 +45,14 @@ def segments(first: int, last: int, size: int) -> tuple[Segment, ...]:
     return tuple(found)
 
 
-def step_generators(seed: int, parts: Sequence[Segment], purpose: str) -> StepGenerator:
-    """step -> a generator of the rows of a batch, for one purpose."""
+def step_generators(
+    seed: int, parts: Sequence[Segment], purpose: str, device: torch.device | str = "cpu"
+) -> StepGenerator:
+    """step -> a generator on `device` of the rows of a batch, for one purpose."""
 
-    def generator(step: int) -> RowGenerator:
+    def rows(part: Segment, step: int) -> BlockRows:
         # "block" is part of the seed: renaming it would change all samples
-        return RowGenerator(
-            [
-                BlockRows(seeded_generator(seed, "block", part.block, purpose, step), part.first, part.last, part.size)
-                for part in parts
-            ]
-        )
+        generator = seeded_generator(seed, "block", part.block, purpose, step, device=device)
+        return BlockRows(generator, part.first, part.last, part.size)
 
-    return generator
+    return lambda step: RowGenerator([rows(part, step) for part in parts])

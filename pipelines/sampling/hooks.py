@@ -51,7 +51,7 @@ class ClassifierControl:
                 steps=o.guidance_steps,
                 fluency=o.guidance_prior_weight,
                 rate=o.guidance_step_size,
-                langevin=call.step_generator("langevin") if o.langevin_noise else None,
+                langevin=call.step_generator("langevin", of_latents=True) if o.langevin_noise else None,
             )
         )
 

@@ -28,7 +28,7 @@ from utils.distributed import DistContext
 from utils.preemption import check_interrupt
 from utils.progress import Stopwatch
 from utils.records import Condition, Latents
-from utils.seeding import seeded_generator
+from utils.seeding import noise_device, seeded_generator
 
 
 class LatentSampler:
@@ -71,6 +71,11 @@ class LatentSampler:
         self.block_size, self.whole_blocks, self.decoding = block_size or batch_size, whole_blocks, decoding
         self.dist = dist or DistContext(device=device)
         self.timer = Stopwatch(device)  # durations of the last call of sample or candidates, over all processes
+
+    @property
+    def noise_device(self) -> torch.device:
+        """The device that draws noise."""
+        return noise_device(self.device, self.space.dim)
 
     def sample_latents(
         self, seed: int, block: int, conditions: ConditionFn | None = None, batch_size: int | None = None
@@ -123,7 +128,7 @@ class LatentSampler:
             process.sampling_schedule,
             process.grid(self.steps),
             z,
-            make_noise(step_generators(seed, parts, "noise"), process.truncate_noise),
+            make_noise(step_generators(seed, parts, "noise", self.noise_device), process.truncate_noise),
             mask,
             attention_mask,
             mask if inputs.decode_mask is None else inputs.decode_mask,
@@ -136,13 +141,16 @@ class LatentSampler:
         return call
 
     def first_noise(self, seed: int) -> Tensor:
-        """The noise (1, L, D) of the first text of a seed, on the CPU."""
+        """The noise (1, L, D) of the first text of a seed, on the device that draws it."""
         return self._draw(seed, segments(0, 1, self.block_size), None)[2]
 
     def _draw(
         self, seed: int, parts: Sequence[Segment], conditions: ConditionFn | None
     ) -> tuple[tuple[Segment, ...], Tensor, Tensor, SampleInputs]:
-        """The segments, and the initial mask (B, L), noise (B, L, D) and inputs of their rows, drawn on the CPU."""
+        """The segments, and the initial mask (B, L), noise (B, L, D) and inputs of their rows, drawn on the CPU.
+
+        Noise of many channels is drawn on the GPU (utils.seeding.noise_device).
+        """
         drawn, masks, noises, inputs = zip(*(self._draw_segment(seed, p, conditions) for p in parts), strict=True)
         return drawn, torch.cat(masks), torch.cat(noises), SampleInputs.join(inputs)
 
@@ -153,7 +161,10 @@ class LatentSampler:
         # "block" is part of the seed: renaming it would change all samples
         draws, n = seeded_generator(seed, "block", part.block), part.size
         mask = self.space.sample_mask(n, draws)
-        z = torch.randn(n, self.space.length, self.space.dim, generator=draws)
+        device, own = self.noise_device, draws
+        if device.type != "cpu":
+            own = seeded_generator(seed, "block", part.block, "start", device=device)
+        z = torch.randn(n, self.space.length, self.space.dim, generator=own, device=device)
         inputs = SampleInputs.coerce(None if conditions is None else conditions(part.block, n, draws))
         if not inputs.empty and len(inputs) == n:
             inputs = inputs[part.rows]

@@ -30,6 +30,7 @@ from diffusion.samplers import Sampler
 from diffusion.schedules import Schedule
 from pipelines.sampling.blocks import Segment, step_generators
 from utils.records import Condition, KnownPositions, Latents, to_device
+from utils.seeding import noise_device
 
 
 @dataclass
@@ -126,9 +127,13 @@ class SamplerCall:
     step_hooks: list[StepHook] = field(default_factory=list)
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext  # precision of the network in denoise
 
-    def step_generator(self, purpose: str) -> StepGenerator:
-        """step -> a generator of the rows of this batch, for one purpose."""
-        return step_generators(self.seed, self.parts, purpose)
+    def step_generator(self, purpose: str, *, of_latents: bool = False) -> StepGenerator:
+        """step -> a generator of the rows of this batch, for one purpose.
+
+        of_latents: for numbers of the shape of z, which utils.seeding.noise_device may draw on the GPU.
+        """
+        device = noise_device(self.z.device, self.z.shape[-1]) if of_latents else "cpu"
+        return step_generators(self.seed, self.parts, purpose, device)
 
     @property
     def has_first_text(self) -> bool:

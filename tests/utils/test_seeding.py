@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.seeding import StepRNG, derive_seed, seeded_generator
+from utils.seeding import WIDEST_ON_CPU, StepRNG, derive_seed, noise_device, seeded_generator
 
 
 def test_derived_seeds_are_stable_over_processes_and_versions():
@@ -97,3 +97,10 @@ def test_rows_slices_every_part_of_a_tuple():
 def test_noise_has_the_moments_of_its_distribution():
     x = StepRNG(0, 0, 100, 0, 100).normal("eps", 1000)
     assert abs(x.mean()) < 0.01 and abs(x.std() - 1) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda:1", "mps", "meta"])
+def test_noise_is_drawn_on_the_cpu_except_that_of_wide_latents_on_cuda(kind):
+    device = torch.device(kind)
+    assert noise_device(device, WIDEST_ON_CPU).type == noise_device(kind, 1).type == "cpu"
+    assert noise_device(device, WIDEST_ON_CPU + 1) == (device if device.type == "cuda" else torch.device("cpu"))
