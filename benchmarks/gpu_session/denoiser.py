@@ -6,21 +6,21 @@ from dataclasses import replace
 
 from benchmarks.gpu_session.report import Report
 from benchmarks.gpu_session.scales import Setting
-from benchmarks.gpu_session.training import compare_losses, free, timed_run
+from benchmarks.gpu_session.training import compare_losses, timed_run
 from benchmarks.throughput_cases import denoiser_training
 
 PUBLISHED_STEPS = 250_000
 
 
 def run(setting: Setting, report: Report) -> None:
-    size = setting.scale.size
+    networks, size = setting.networks(), setting.scale.size
     if setting.on_gpu:
-        # compiled networks draw other dropout masks, so that losses compare only without dropout
-        compare_losses(setting, report, setting.networks(replace(size, dropout=False)), denoiser_training)
-        free(setting)
+        recipe = networks.denoiser
+        networks.denoiser = replace(recipe, disable_dropout=True)  # compiled networks draw other dropout masks
+        compare_losses(setting, report, networks, denoiser_training)
+        networks.denoiser = recipe
     else:
         report.note("not compiled on a CPU, which takes the compiler most of a minute")
-    networks = setting.networks()
     case = denoiser_training(networks, "recipe", setting.switches(networks))
     rate = timed_run(setting, report, case, setting.scale.denoiser_steps, size.batch)
     report.measure(f"time of {PUBLISHED_STEPS:,} steps", PUBLISHED_STEPS / rate / 60, "min")

@@ -29,7 +29,7 @@ PHASES = (
     _phase("denoiser", "denoiser, compiled, against eager; rate; no step waits", 160, 20),
     _phase("autoencoder", "autoencoder on cached states", 90, 15),
     _phase("sampling", "texts in few and in many steps, greedy and beam, twice; noise", 130, 20),
-    _phase("programs", "language model, autoencoder, denoiser, SIGTERM and resume, evaluation", 170, 40),
+    _phase("programs", "language model, autoencoder, denoiser, SIGTERM and resume, evaluation", 160, 40),
     _phase("accumulation", "micro-batches against the large batch", 70, 15),
     _phase("waiting", "no step of any kind of training waits for the device", 60, 15),
     _phase("throughput", "benchmarks/throughput.py, as far as time allows", 300, 15, may_be_cut=True),

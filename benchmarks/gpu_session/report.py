@@ -20,7 +20,6 @@ class Report:
 
     def __init__(self, path: Path) -> None:
         self.path, self.failed = path, 0
-        path.unlink(missing_ok=True)
 
     def measure(self, name: str, value: Any, unit: str = "") -> None:
         """A measured value. Its name is unique in its phase."""

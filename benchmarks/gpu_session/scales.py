@@ -68,7 +68,8 @@ class Setting:
 
     scale: Scale
     device: torch.device
-    folder: Path  # of the session: phases may leave files here for later ones
+    folder: Path  # of the results
+    work: Path  # of everything large; phases may leave files here for later ones
     seconds: float  # until the phase is ended
 
     @property
@@ -79,8 +80,8 @@ class Setting:
         """Networks of the paper's architecture with random weights."""
         from benchmarks.throughput_networks import Networks
 
-        (self.folder / "caches").mkdir(exist_ok=True)
-        return Networks(size or self.scale.size, self.device, self.folder / "caches")
+        (self.work / "caches").mkdir(exist_ok=True)
+        return Networks(size or self.scale.size, self.device, self.work / "caches")
 
     def switches(self, networks: Networks, *, compiled: bool = True) -> Switches:
         """The defaults of the programs on this device, or those without compilation."""

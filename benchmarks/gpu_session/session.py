@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,7 +28,10 @@ BAD = ("failed", "timed out")  # states that make the session's exit code 1
 
 @dataclass
 class Session:
-    """A session in a folder: results.jsonl, record.json, table.txt, and the output of each phase in phases/."""
+    """A session in a folder: results.jsonl, record.json, table.txt, and the output of each phase in phases/.
+
+    What the phases train and cache is in a temporary folder, which is removed at the end.
+    """
 
     folder: Path
     scale: str
@@ -40,10 +44,14 @@ class Session:
     def run(self, phases: Sequence[Phase]) -> int:
         """Run the phases. Returns 1 if one of them failed or timed out, else 0."""
         (self.folder / "phases").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="gpu_session_", ignore_cleanup_errors=True) as work:
+            return self._run(phases, work)
+
+    def _run(self, phases: Sequence[Phase], work: str) -> int:
         lines = self.folder / "results.jsonl"
         lines.unlink(missing_ok=True)
         for phase in phases:
-            result = self._run_phase(phase)
+            result = self._run_phase(phase, work)
             self.results.append(result)
             with lines.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")
@@ -77,7 +85,7 @@ class Session:
         write_json(self.folder / "record.json", record)
         write_text(self.folder / "table.txt", table(record) + "\n")
 
-    def _run_phase(self, phase: Phase) -> dict[str, Any]:
+    def _run_phase(self, phase: Phase, work: str) -> dict[str, Any]:
         remaining = 60 * self.minutes - (time.monotonic() - self.began) - RESERVE
         result: dict[str, Any] = {"phase": phase.name, "title": phase.title, "status": "left out", "seconds": 0.0}
         if remaining < phase.needs:
@@ -86,11 +94,12 @@ class Session:
         limit = min(phase.limit, remaining)
         name = phase.module.rpartition(".")[2]
         log = self.folder / "phases" / f"{name}.log"
+        log.with_suffix(".jsonl").unlink(missing_ok=True)  # of an earlier session in this folder
         print(f"== {phase.name}: {phase.title} (at most {limit:.0f} s)", flush=True)
         began = time.monotonic()
-        code = _run(
+        code = _run_process(
             [sys.executable, "-m", "benchmarks.gpu_session.run_phase", phase.module, "--output_dir", str(self.folder),
-             "--scale", self.scale, "--seconds", f"{limit:.1f}"],
+             "--work_dir", work, "--scale", self.scale, "--seconds", f"{limit:.1f}"],
             log, limit,
         )  # fmt: skip
         found = read(log.with_suffix(".jsonl"))
@@ -104,12 +113,12 @@ class Session:
         return result
 
 
-def _run(command: list[str], log: Path, limit: float) -> int | None:
+def _run_process(command: list[str], log: Path, limit: float) -> int | None:
     """Run a command in a process group of its own. Returns its exit code, or None if the limit ended it."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "PYTHONFAULTHANDLER": "1",  # a crash, or a signal at the limit, leaves the stack in the log
+        "PYTHONFAULTHANDLER": "1",  # a crash leaves the stack in the log
     }
     with log.open("wb") as output:
         process = subprocess.Popen(

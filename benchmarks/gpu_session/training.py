@@ -64,7 +64,8 @@ def timed_run(setting: Setting, report: Report, case: Case, steps: int, texts: i
 
 
 def free(setting: Setting) -> None:
-    """Return the memory of networks that nothing refers to any more."""
+    """Return the memory of networks that nothing refers to any more, and of their CUDA graphs."""
+    torch.compiler.reset()
     gc.collect()
     if setting.on_gpu:
         torch.cuda.empty_cache()

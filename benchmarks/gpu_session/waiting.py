@@ -1,6 +1,6 @@
 """Every kind of training of a denoiser, a few steps each: no step waits for the device, and losses are finite.
 
-It uses the corpus and the runs of the phase `programs`. tests/pipelines/test_on_a_gpu.py compares these cases with and
+It uses the corpus and the runs of the phase programs. tests/pipelines/test_on_a_gpu.py compares these cases with and
 without compilation, which takes longer than a session.
 """
 
@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 from benchmarks.gpu_session.no_waiting import no_waiting
 from benchmarks.gpu_session.report import LeftOut, Report
 from benchmarks.gpu_session.scales import Setting
 from utils.trackers import read_metrics
 
-LATENTS = "--latent_model_path {autoencoder} --self_condition"
-WORDS = "--latent_space embeddings --embedding_dim 16 --vocab_size 200 --timesteps 20 --self_condition"
+LATENTS = "--latent_model_path {autoencoder} --self_condition --mixed_precision no"
+WORDS = (
+    "--mixed_precision no --latent_space embeddings --embedding_dim 16 --vocab_size 200 --timesteps 20 --self_condition"
+)
 CASES: Mapping[str, str] = {
     "plain": LATENTS,
     "accumulated": LATENTS + " --gradient_accumulation_steps 2",
@@ -26,10 +29,11 @@ CASES: Mapping[str, str] = {
     "lion": LATENTS + " --optimizer lion --learning_rate 1e-5",
     "classes": LATENTS + " --class_conditional --cls_free_guidance 2 --class_id prior",
     "loss-aware times": LATENTS + " --schedule_sampler lossaware",
-    "encoder states": "--enc_dec_model {lm} --self_condition",
+    "encoder states": "--enc_dec_model {lm} --self_condition --mixed_precision no",
     "embeddings": WORDS,
     "DiffuSeq-v2": WORDS + " --learned_mean_embed --denoise --padding masked",
 }
+PACKAGES = {"lion": "lion_pytorch"}  # that a case needs
 WAITING = ("fp16",)  # its gradient scaler reads whether gradients overflowed
 STEPS = 6
 FIRST_STRICT_STEP = 2
@@ -41,7 +45,7 @@ def run(setting: Setting, report: Report) -> None:
     from utils.cli.parse import parse
     from utils.errors import UserError
 
-    root = setting.folder / "programs"
+    root = setting.work / "programs"
     if not (root / "autoencoder" / "validation.json").is_file():
         raise LeftOut("it needs the autoencoder of the phase programs")
     common = (
@@ -54,8 +58,11 @@ def run(setting: Setting, report: Report) -> None:
     if len(names) < len(CASES):
         report.note(f"{len(names)} of {len(CASES)} cases without a GPU: {', '.join(names)}")
     for name in names:
+        if name in PACKAGES and find_spec(PACKAGES[name]) is None:
+            report.note(f"{name} is left out: {PACKAGES[name]} is not installed")
+            continue
         flags = CASES[name].format(autoencoder=root / "autoencoder", lm=root / "lm")
-        folder = setting.folder / "waiting" / name.replace(" ", "_")
+        folder = setting.work / "waiting" / name.replace(" ", "_")
         began = time.perf_counter()
         try:
             with no_waiting(10**9 if name in WAITING else FIRST_STRICT_STEP):

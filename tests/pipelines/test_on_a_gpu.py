@@ -1,5 +1,6 @@
 """The programs on a GPU: networks with CUDA graphs train and sample as without, and no step waits for the device.
 
+The cases of a denoiser are those of scripts/gpu_session.sh, which checks in minutes that none of them waits.
 On a machine with a GPU: pytest -m "slow or not slow" tests/pipelines/test_on_a_gpu.py. Without a GPU, one case of each
 kind is compiled for the CPU (slow), which tests the tests themselves.
 """
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu_session.no_waiting import no_waiting
+from benchmarks.gpu_session.waiting import CASES, FIRST_STRICT_STEP, WAITING
 from pipelines.text_diffusion import TextDiffusionPipeline
-from utils import loop
+from utils import seeding
 from utils.trackers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,21 +28,6 @@ DEVICE = "cuda" if GPU else "cpu"
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
 compiler = pytest.mark.skipif(not GPU and shutil.which("g++") is None, reason="needs a GPU or a C++ compiler")
 
-LATENTS = "--latent_model_path {chain}/ae --self_condition"
-WORDS = "--latent_space embeddings --embedding_dim 16 --vocab_size 200 --timesteps 20 --self_condition"
-CASES = {
-    "plain": LATENTS,
-    "accumulated": LATENTS + " --gradient_accumulation_steps 2",
-    "bf16": LATENTS + " --mixed_precision bf16",
-    "fp16": LATENTS + " --mixed_precision fp16",
-    "muon": LATENTS + " --optimizer muon",
-    "lion": LATENTS + " --optimizer lion --learning_rate 1e-5",
-    "classes": LATENTS + " --class_conditional --cls_free_guidance 2 --class_id prior",
-    "loss-aware times": LATENTS + " --schedule_sampler lossaware",
-    "encoder states": "--enc_dec_model {chain}/lm --self_condition",
-    "embeddings": WORDS,
-    "DiffuSeq-v2": WORDS + " --learned_mean_embed --denoise --padding masked",
-}
 ON_A_CPU = ("accumulated",)  # cases that run without a GPU
 FLAGS = f"--device {DEVICE} --disable_dropout --num_train_steps 6 --log_every 1 --num_samples 2"
 
@@ -53,7 +41,7 @@ def curves(folder: Path) -> list[dict[str, float]]:
 @compiler
 @pytest.mark.parametrize("case", CASES if GPU else ON_A_CPU)
 def test_compiled_networks_train_as_plain_ones(programs, chain, tmp_path, capsys, case):
-    space = CASES[case].format(chain=chain)
+    space = CASES[case].format(autoencoder=chain / "ae", lm=chain / "lm")
     for compiles in ("on", "off"):
         assert programs.diffusion(space, tmp_path / compiles, f"{FLAGS} --compile {compiles}") == 0
     assert "torch.compile failed" not in capsys.readouterr().err
@@ -90,30 +78,28 @@ def test_compiled_networks_sample_as_plain_ones(chain, sampler):
     torch.testing.assert_close(found[0], found[1], atol=2e-2, rtol=1e-2)
 
 
-@pytest.fixture
-def no_waiting(monkeypatch):
-    """From the third step on, each operation that makes the host wait for the device raises an error."""
-
-    def strict(fn):
-        def call(state, *args):
-            torch.cuda.set_sync_debug_mode("error" if state.step >= 2 else "default")
-            try:
-                return fn(state, *args)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-
-        return call
-
-    for name in ("_gradients", "_update"):
-        monkeypatch.setattr(loop, name, strict(getattr(loop, name)))
+@needs_gpu
+@pytest.mark.parametrize(("run", "device"), [("diff", "cpu"), ("states", "cuda")])
+def test_noise_of_many_channels_is_drawn_on_the_gpu(chain, monkeypatch, run, device):
+    """The latents of both runs have 64 channels, of which the second run's count as too many here."""
+    if device == "cuda":
+        monkeypatch.setattr(seeding, "WIDEST_ON_CPU", 32)
+    generator = TextDiffusionPipeline.from_pretrained(chain / run, device="cuda", eval_batch_size=8).generator
+    call = generator.prepare(1, 0)
+    assert call.step_generator("langevin", of_latents=True)(0).device.type == device
+    assert call.noise(0, call.z).device.type == call.z.device.type == "cuda"
+    first, again = (generator.sample_latents(1, 0).x0 for _ in range(2))
+    assert torch.equal(first, again) and not torch.equal(first, generator.sample_latents(1, 1).x0)
 
 
 @needs_gpu
-@pytest.mark.parametrize("case", [name for name in CASES if name != "fp16"])
+@pytest.mark.parametrize("case", [name for name in CASES if name not in WAITING])
 @pytest.mark.parametrize("where", ["on", "off"])
-def test_no_step_of_the_denoiser_waits(programs, chain, tmp_path, no_waiting, case, where):
+def test_no_step_of_the_denoiser_waits(programs, chain, tmp_path, case, where):
     flags = f"{FLAGS} --log_every 6 --compile off --config latents_on_device={where}"
-    assert programs.diffusion(CASES[case].format(chain=chain), tmp_path, flags) == 0
+    space = CASES[case].format(autoencoder=chain / "ae", lm=chain / "lm")
+    with no_waiting(FIRST_STRICT_STEP):
+        assert programs.diffusion(space, tmp_path, flags) == 0
 
 
 @needs_gpu
@@ -121,9 +107,10 @@ def test_no_step_of_the_denoiser_waits(programs, chain, tmp_path, no_waiting, ca
     "", "--max_latent_noise 0.3", "--lm_mode ft", "--cache_encoder_states float16",
     "--cache_encoder_states float16 --config states_on_device=off",
 ])  # fmt: skip
-def test_no_step_of_the_autoencoder_waits(programs, chain, tmp_path, no_waiting, flags):
+def test_no_step_of_the_autoencoder_waits(programs, chain, tmp_path, flags):
     flags = f"--device cuda --compile off --num_train_steps 6 --log_every 6 {flags}"
-    assert programs.autoencoder(chain / "lm", tmp_path, flags) == 0
+    with no_waiting(FIRST_STRICT_STEP):
+        assert programs.autoencoder(chain / "lm", tmp_path, flags) == 0
 
 
 @needs_gpu
