@@ -123,3 +123,11 @@ def test_sampling_of_a_recipe_is_at_most_a_twentieth_of_its_network_calls(script
     calls = step * (3.5 if "self_condition" in flags else 3.0)
     share = evaluations * texts * int(flags["sampling_timesteps"]) / (steps * calls)
     assert share <= LONG_SAMPLING.get(script, evaluation_share.LARGEST_SHARE / 2)
+
+
+def test_a_training_says_that_its_evaluations_take_more_than_a_tenth(programs, chain, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation_share, "MIN_SECONDS", 0.0)
+    flags = "--num_train_steps 3 --save_and_sample_every 1 --num_samples 2"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flags) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "evaluations have taken" in line]
+    assert len(said) == 1 and said[0].endswith("--sample_every 3 (now 1) makes them a tenth of it")
