@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from benchmarks.gpu_session.report import Report, read
 from benchmarks.gpu_session.scales import SCALES, Setting
 from benchmarks.gpu_session.session import Session
 from benchmarks.gpu_session.waiting import CASES
-from utils import kernels
+from utils import kernels, loop
 from utils.options import KernelOptions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,11 +163,20 @@ def test_attention_in_half_precision_is_checked_and_a_wrong_one_is_found(tmp_pat
     assert wrong.failed == len(checks)
 
 
-def test_without_a_gpu_a_step_may_wait():
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with no_waiting():
-        assert float(torch.ones(1)) == 1
+@pytest.mark.parametrize("gpu", [True, False])
+def test_steps_are_strict_from_the_first_one_that_must_be_and_only_inside(monkeypatch, gpu):
+    """Whether a step waits is seen on a GPU only: here, which mode each step gets."""
+    modes, gradients = [], loop._gradients
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(loop, "_update", lambda state: modes.append(f"step {state.step}"))
+    outside = loop._update
+    with no_waiting(first_step=1):
+        for step in range(2):
+            loop._update(SimpleNamespace(step=step))
+    strict = ["default", "step 0", "default", "error", "step 1", "default"]
+    assert modes == (strict if gpu else ["step 0", "step 1"])
+    assert loop._update is outside and loop._gradients is gradients
 
 
 def test_the_cases_are_those_of_the_tests_on_a_gpu():
