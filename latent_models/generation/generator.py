@@ -23,6 +23,7 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
 from latent_models.generation.buckets import buckets
+from latent_models.key_value_cache import CACHE
 from latent_models.options import GenerationOptions
 from utils.errors import UserError
 from utils.sharding import is_sharded
@@ -196,7 +197,7 @@ def generate_dropping_finished(
             stay = (~ended).nonzero()[:, 0]
             output[rows, :length] = ids
             rows, ids, ended = rows[stay], ids[stay], ended[stay]
-            kwargs["past_key_values"].batch_select_indices(stay)
+            kwargs[CACHE].batch_select_indices(stay)
             kwargs["attention_mask"] = kwargs["attention_mask"][stay]
             states = kwargs["encoder_outputs"].last_hidden_state[stay]
             kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)

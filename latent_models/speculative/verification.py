@@ -23,6 +23,7 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
 from latent_models.cross_entropy import MAX_LOGITS
 from latent_models.generation.generator import Loop, generate_dropping_finished
+from latent_models.key_value_cache import CACHE
 from latent_models.output_layer import logits_of
 from latent_models.speculative.logits_processors import active_processors, end_tokens, position_only
 
@@ -98,7 +99,7 @@ class SpeculativeDecoding:
             return self._token_by_token(model, input_ids, settings, kwargs)
         limit, begin = stopping_criteria.max_length, input_ids.shape[1]
         ends = torch.cat([input_ids.new_empty(0), *(e.to(device) for e in end_tokens(stopping_criteria))])
-        states, cache = kwargs["encoder_outputs"].last_hidden_state, kwargs["past_key_values"]
+        states, cache = kwargs["encoder_outputs"].last_hidden_state, kwargs[CACHE]
         first = ids = init_draft(input_ids, self.draft, ends, limit)
         pad = generation_config.pad_token_id
         output = torch.full_like(ids, pad)
@@ -111,8 +112,8 @@ class SpeculativeDecoding:
             hidden = model.get_decoder()(
                 input_ids=ids[:, cached:last],
                 encoder_hidden_states=states,
-                past_key_values=cache,
                 use_cache=True,
+                **{CACHE: cache},
             ).last_hidden_state  # (b, W, d_lm)
             stats.passes, verified = stats.passes + len(rows), verified + len(rows)
             # (b, W), positions cached + 1 to last
