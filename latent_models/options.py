@@ -101,6 +101,60 @@ class GenerationOptions:
 
 
 @dataclass
+class DecodingOptions:
+    """Settings in place of those of a decoding strategy; see latent_models/generation/decoding."""
+
+    num_beams: int | None = flag(
+        None, "beams of --decoding beam; unset: 4", unit="beams", at_least=1, at_most=1000, space="frozen"
+    )
+    length_penalty: float | None = flag(
+        None,
+        "--decoding beam divides the log-likelihood of a text by its length to this power: above 0 prefers long "
+        "texts; unset: that of the language model, mostly 1",
+        space="frozen",
+    )
+    top_p: float | None = flag(
+        None,
+        "--decoding nucleus draws each token from the likeliest ones that together have this probability; unset: 0.95",
+        above=0,
+        at_most=1,
+        space="frozen",
+    )
+    top_k: int | None = flag(
+        None,
+        "--decoding nucleus draws each token from at most this many; 0: no limit; unset: that of the language model, "
+        "mostly 50",
+        unit="tokens",
+        at_least=0,
+        space="frozen",
+    )
+    temperature: float | None = flag(
+        None,
+        "--decoding nucleus divides logits by this: below 1 is less diverse; unset: that of the language model, mostly "
+        "1",
+        above=0,
+        space="frozen",
+    )
+    repetition_penalty: float | None = flag(
+        None,
+        "divides the logit of a token that the text has already (or multiplies it, if negative); 1: none; unset: 1.2, "
+        "and 1 with --decoding greedy",
+        above=0,
+        space="frozen",
+    )
+    no_repeat_ngram_size: int | None = flag(
+        None,
+        "no n-gram of this length occurs twice in a text; 0: all may; unset: 3, and 0 with --decoding greedy",
+        unit="tokens",
+        at_least=0,
+        space="frozen",
+    )
+    min_new_tokens: int | None = flag(
+        None, "shortest text; unset: 4, and 0 with --decoding greedy", unit="tokens", at_least=0, space="frozen"
+    )
+
+
+@dataclass
 class DraftModelOptions:
     """The network that drafts all tokens of a text at once; see latent_models/speculative/draft_model."""
 

@@ -95,6 +95,11 @@ class PretrainingValidationOptions:
 
 
 @dataclass
+class CausalValidationOptions:
+    eval_every: int = flag(500, "steps between validations, each with a checkpoint", unit="steps", at_least=1)
+
+
+@dataclass
 class EmbeddingLossOptions:
     """Losses of a space of token embeddings, added to the loss of the x0 estimate."""
 

@@ -42,8 +42,8 @@ def score_sets(samples: Sequence[Sequence[str]], references: Sequence[Sequence[s
     index = NgramIndex(judges.training) if judges.training else None
     results = []
     for i, texts in enumerate(samples):
-        real = _drawn(_of(references, i), len(texts), SEEDS_FROM + i)
-        train = _drawn(judges.training, 2 * len(real), SEEDS_FROM + i)
+        real = draw_texts(_of(references, i), len(texts), SEEDS_FROM + i)
+        train = draw_texts(judges.training, 2 * len(real), SEEDS_FROM + i)
         sets = {judges.split: real} | ({"train": train[: len(real)]} if train else {})
         result = evaluate_texts(texts, sets, index, judges.scorer, encoder=judges.encoder)
         result["protocol"] |= {"references": len(real), "seed": SEEDS_FROM + i}
@@ -88,7 +88,7 @@ def _of(references: Sequence[Any], i: int) -> Any:
     return references[i] if len(references) > 1 else references[0]
 
 
-def _drawn(texts: Sequence[str], n: int, seed: int) -> list[str]:
+def draw_texts(texts: Sequence[str], n: int, seed: int) -> list[str]:
     """Return n texts drawn without replacement, in random order; all of them, shuffled, if there are no more."""
     return random.Random(f"{seed}, references").sample(list(texts), min(n, len(texts)))
 

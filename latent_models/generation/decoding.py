@@ -8,8 +8,11 @@ them, because BART's file sets beam search and forbids repeated trigrams.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from latent_models.options import DecodingOptions
 from utils.errors import UserError
 
 DECODING: dict[str, dict[str, Any]] = {
@@ -21,6 +24,61 @@ DECODING: dict[str, dict[str, Any]] = {
         do_sample=False, num_beams=1, no_repeat_ngram_size=0, repetition_penalty=1.0, min_length=0, early_stopping=False
     ),
 }
+
+
+# The strategies that a flag of DecodingOptions has an effect on; a flag that is not here has one on all of them.
+SEARCH, SAMPLING = ("beam",), ("nucleus",)
+ONLY_WITH = {
+    "num_beams": SEARCH,
+    "length_penalty": SEARCH,
+    "top_p": SAMPLING,
+    "top_k": SAMPLING,
+    "temperature": SAMPLING,
+}
+
+
+def given_settings(options: DecodingOptions) -> dict[str, Any]:
+    """The flags that differ from the published settings, for the protocol of an evaluation."""
+    return {name: value for name, value in asdict(options).items() if value is not None}
+
+
+def decoding_settings(options: DecodingOptions) -> dict[str, dict[str, Any]]:
+    """The settings of every strategy, with those of the flags in place of its own."""
+    given, found = given_settings(options), {}
+    if "min_new_tokens" in given:
+        given["min_length"] = given.pop("min_new_tokens") + 1  # transformers counts the start token
+    for name, settings in DECODING.items():
+        own = {key: value for key, value in given.items() if name in ONLY_WITH.get(key, DECODING)}
+        found[name] = {**settings, **own}
+    return found
+
+
+def changed_settings(name: str, decoding: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings of a strategy that differ from the published ones."""
+    return {key: value for key, value in decoding[name].items() if value != DECODING[name].get(key)}
+
+
+def check_decoding(names: Sequence[str], given: Mapping[str, Any], max_length: int) -> None:
+    """UserError for a flag that has no effect on any of the strategies, and for flags that contradict each other.
+
+    given: flags of DecodingOptions with their values. max_length: longest text in tokens.
+    """
+    chosen = ",".join(names)
+    for flag, value in given.items():
+        needed = ONLY_WITH.get(flag, tuple(DECODING))
+        if not set(needed) & set(names):
+            what = "searches with beams" if needed == SEARCH else "samples tokens"
+            raise UserError(
+                f"--{flag} {value} and --decoding {chosen} contradict each other, since only --decoding {needed[0]} "
+                f"{what}: add --decoding {needed[0]}, or leave --{flag} out"
+            )
+    if given.get("num_beams") == 1 and "length_penalty" in given:
+        raise UserError("--length_penalty compares beams, and --num_beams 1 leaves one: drop one of them")
+    if given.get("min_new_tokens", 0) > max_length:
+        raise UserError(
+            f"--min_new_tokens {given['min_new_tokens']} is more than --max_seq_len {max_length}, where texts end: "
+            "give less"
+        )
 
 
 def strategies(names: str) -> dict[str, dict[str, Any]]:

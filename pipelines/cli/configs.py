@@ -12,9 +12,11 @@ from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import ClassOptions, EvaluationOptions, MauveOptions, PairOptions
 from latent_models.autoencoders import AUTOENCODERS
 from latent_models.autoencoders.options import PerceiverOptions
+from latent_models.causal.options import CausalModelOptions, CausalSamplingOptions, PromptOptions
 from latent_models.options import (
     AutoencoderOptions,
     ContextOptions,
+    DecodingOptions,
     DraftModelOptions,
     EmbeddingOptions,
     EncoderCacheOptions,
@@ -30,6 +32,7 @@ from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOpt
 from pipelines.options import (
     AbsorbingOptions,
     AutoencoderValidationOptions,
+    CausalValidationOptions,
     ClampOptions,
     ClassifierRunOptions,
     ControlOptions,
@@ -97,6 +100,7 @@ class TextModelConfig(TrainingConfig):
 
     language_model: LanguageModelOptions = group(LanguageModelOptions, "language model", flags=INHERITED)
     generation: GenerationOptions = group(GenerationOptions, "generation of texts from latents", flags=ALWAYS_FREE)
+    decoding: DecodingOptions = group(DecodingOptions, "settings of --decoding", flags=ALWAYS_FREE)
     compilation: CompileOptions = group(CompileOptions, "compilation")
     evaluation: EvaluationOptions = group(EvaluationOptions, "evaluation")
 
@@ -173,3 +177,29 @@ class DraftModelConfig(TrainingConfig):
     run: RunOptions = group(RunOptions, "run", save_dir="saved_drafters")
     task: DraftModelRunOptions = group(DraftModelRunOptions, "task")
     draft_model: DraftModelOptions = group(DraftModelOptions, "draft model")
+
+
+@dataclass
+class CausalLMConfig(TrainingConfig):
+    """A baseline: the learning rate of a pretrained model is set by a rule."""
+
+    optimizer: OptimizerOptions = group(
+        OptimizerOptions,
+        "optimization",
+        learning_rate=1e-3,
+        lr_schedule="cosine",
+        lr_warmup_steps=100,
+        adam_weight_decay=0.01,
+        adam_beta2=0.98,
+    )
+    loop: LoopOptions = group(LoopOptions, "training", num_train_steps=5000, train_batch_size=64)
+    validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses", val_loss_examples=1024)
+    run: RunOptions = group(RunOptions, "run", save_dir="saved_causal_models")
+    model: CausalModelOptions = group(CausalModelOptions, "model")
+    prompts: PromptOptions = group(PromptOptions, "prompts")
+    sampling: CausalSamplingOptions = group(CausalSamplingOptions, "sampling", flags=FREE_AT_EVAL)
+    validation: CausalValidationOptions = group(CausalValidationOptions, "validation")
+    evaluation: EvaluationOptions = group(EvaluationOptions, "evaluation", decoding="nucleus", eval_batch_size=250)
+    mauve: MauveOptions = group(MauveOptions, "evaluation by embeddings", flags=FREE_AT_EVAL)
+    classes: ClassOptions = group(ClassOptions, "evaluation of classes", flags=FREE_AT_EVAL)
+    pairs: PairOptions = group(PairOptions, "evaluation of pairs", flags=FREE_AT_EVAL)

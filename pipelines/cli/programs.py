@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pipelines.cli import rules
+from pipelines.cli import causal_rules, rules
 from pipelines.cli.configs import (
     AutoencoderConfig,
+    CausalLMConfig,
     ClassifierConfig,
     DiffusionConfig,
     DraftModelConfig,
@@ -39,6 +40,7 @@ AUTOENCODER = Program(
         rules.check_draft_model,
         rules.check_encoder_cache,
         rules.check_fsdp,
+        rules.check_decoding_flags,
         rules.apply_reference_kernels,
         warn_unused_flags,
     ),
@@ -68,6 +70,7 @@ DIFFUSION = Program(
         rules.resolve_schedule_flags,
         rules.resolve_respacing,
         rules.check_class_flags,
+        rules.check_decoding_flags,
         rules.apply_reference_kernels,
         warn_unused_flags,
     ),
@@ -86,4 +89,19 @@ DRAFT_MODEL = Program(
     "sooner.",
     config=DraftModelConfig,
     rules=(prefer_typed_corpus, rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
+)
+
+CAUSAL_LM = Program(
+    name="python -m pipelines.train_causal_lm",
+    description="A baseline: fine-tune a causal language model, or train a small one, and sample it by nucleus.",
+    config=CausalLMConfig,
+    rejected={"fsdp": "shards the language model of train_latent_model.py --lm_mode ft only; leave it out"},
+    rules=(
+        prefer_typed_corpus,
+        rules.check_resume_mode,
+        causal_rules.check_evaluation,
+        causal_rules.set_learning_rate,
+        rules.apply_reference_kernels,
+        warn_unused_flags,
+    ),
 )

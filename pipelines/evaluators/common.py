@@ -22,11 +22,12 @@ from evaluation.distributed import on_rank0
 from evaluation.encoders import SentenceEncoder
 from evaluation.memorization import NgramIndex
 from evaluation.scorers import Scorer
-from latent_models.generation.decoding import strategies
+from latent_models.generation.decoding import given_settings, strategies
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.evaluators.spelling import Spelling, respelled, tokenizer_of
 from pipelines.options import ClampOptions, ControlOptions
 from pipelines.run_context import RunContext
+from pipelines.sampling.causal import CausalGenerator
 from pipelines.sampling.generator import TextGenerator
 from utils.seeding import seeded_generator
 from utils.shared import make_folder_on_main
@@ -41,17 +42,38 @@ EXTRA_OPTIONS = (ClampOptions, ControlOptions)  # in the protocol if they differ
 class EvaluationContext:
     """One run under evaluation: its generator, its corpus, and the models that score texts, each loaded when needed."""
 
-    def __init__(self, run: RunContext[DiffusionConfig], generator: TextGenerator, corpus: Corpus) -> None:
-        self.run, self.generator, self._corpus = run, generator, corpus
+    def __init__(
+        self, run: RunContext[DiffusionConfig], generator: TextGenerator | CausalGenerator, corpus: Corpus
+    ) -> None:
+        self.run, self._corpus = run, corpus
+        self.generator: Any = generator
         self.config = run.settings.config
         self.options, self.classes = self.config.evaluation, self.config.classes
         self.strategies = list(strategies(self.options.decoding))
 
     # ---- texts -------------------------------------------------------------------------------------------------------
+    # ---- conditions: by the names of flags, since programs have different ones --------------------------------------
+
+    @property
+    def class_conditional(self) -> bool:
+        return bool(self.run.settings.get("class_conditional"))
+
+    @property
+    def null_class_prob(self) -> float:
+        """How often a class was dropped in training; 0 for a program that never drops it."""
+        return self.run.settings.values.get("class_unconditional_prob", 0.0)
+
+    @property
+    def guidance(self) -> float:
+        return self.run.settings.values.get("cls_free_guidance", 1.0)
+
 
     @cached_property
     def _respelled(self) -> tuple[Corpus, Spelling]:
-        corpus, spelling = respelled(self._corpus, tokenizer_of(self.generator.space.space))
+        generator = self.generator
+        is_causal = isinstance(generator, CausalGenerator)
+        tokenizer = generator.tokenizer if is_causal else tokenizer_of(generator.space.space)
+        corpus, spelling = respelled(self._corpus, tokenizer)
         if self.run.is_eval:  # training has printed it with the statistics of the corpus
             self.run.log("\n".join(spelling.lines()))
         return corpus, spelling
@@ -147,7 +169,7 @@ class EvaluationContext:
         if self.options.scorer:
             _ = self.scorer
         _ = self.encoder
-        if self.classes.classifier and self.config.denoiser.class_conditional:
+        if self.classes.classifier and self.class_conditional:
             _ = self.classifier
 
     def on_rank0(self, fn: Callable[[], T]) -> T:
@@ -186,19 +208,25 @@ class EvaluationContext:
     def sampling_metadata(self) -> dict[str, Any]:
         """Return every flag that changes samples, and the number of network calls per text."""
         settings, process, sampling = self.run.settings, self.config.process, self.config.sampling
+        record = self.run.corpus_record
+        of_corpus = {} if record is None else record.metadata()
+        if isinstance(self.generator, CausalGenerator):
+            return {**self.generator.sampling_metadata(), **of_corpus, **self.spelling.metadata()}
         guided = 2 if sampling.cls_free_guidance != 1 else 1
+        blocks = self.generator.block_size
         metadata = {name: value for name, value in asdict(sampling).items() if name != "preset"}  # it set other flags
         values, flags = settings.values, settings.program.flags
         extra = [f.name for group in EXTRA_OPTIONS for f in fields(group) if values[f.name] != flags[f.name].default]
-        record = self.run.corpus_record
         return {
             **metadata,
-            **({} if record is None else record.metadata()),
+            **of_corpus,
             **{name: values[name] for name in extra},
             "sampling_schedule": process.beta_schedule or sampling.sampling_schedule or process.train_schedule,
+            **given_settings(self.config.decoding),
             "network_calls": guided * nfe(sampling.sampler, sampling.sampling_timesteps),
             "texts_together": self.generator.batch_size,
             "max_seq_len": self.config.language_model.max_seq_len,
+            **({} if blocks == self.generator.batch_size else {"texts_drawn_together": blocks}),
             **self.spelling.metadata(),
         }
 

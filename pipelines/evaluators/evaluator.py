@@ -21,6 +21,7 @@ from pipelines.evaluators.synthetic import write_synthetic
 from pipelines.evaluators.unconditional import References, Samples
 from pipelines.run_context import RunContext
 from pipelines.sampling.classes import select_classes
+from pipelines.sampling.causal import CausalGenerator
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.inputs import Sources
 from utils.run_folder import write_json, write_text
@@ -149,14 +150,16 @@ class TextOutput:
 
 
 def make_evaluator(
-    run: RunContext[DiffusionConfig], generator: TextGenerator, corpus: Corpus, sources: Sources | None = None
+    run: RunContext[DiffusionConfig],
+    generator: TextGenerator | CausalGenerator,
+    corpus: Corpus,
+    sources: Sources | None = None,
 ) -> Evaluator:
     """Compose the evaluator of a run. sources: inputs of a sequence-to-sequence run, which needs a corpus of pairs.
 
     Raises UserError if --class_id names no class, or if a split lacks texts of a class with which to compare samples.
     """
     context = EvaluationContext(run, generator, corpus)
-    config = context.config
     if sources is not None:
         pairs = Pairs(context, sources)
         return Evaluator(context, [pairs], pairs, sources)
@@ -164,11 +167,11 @@ def make_evaluator(
     if context.options.gen_data:
         return Evaluator(context, [], output)
     parts: list[Part] = []
-    if config.denoiser.class_conditional:
+    if context.class_conditional:
         selection = select_classes(
             context.classes.class_id,
             corpus.class_names,
-            config.process.class_unconditional_prob,
+            context.null_class_prob,
             training=not run.is_eval,
         )
         if selection.joint:

@@ -127,10 +127,10 @@ class Pairs(Part):
 
     def _requested_classes(self, labels: Sequence[int] | None) -> list[int] | None:
         """Return the class on which each text is conditioned: its own, or --class_id; None for no class."""
-        context, config = self.context, self.context.config
-        if not config.denoiser.class_conditional or labels is None:
+        context = self.context
+        if not context.class_conditional or labels is None:
             return None
-        names, null_prob = context.corpus.class_names, config.process.class_unconditional_prob
+        names, null_prob = context.corpus.class_names, context.null_class_prob
         selection = select_classes(context.classes.class_id or PRIOR, names, null_prob, training=True)
         if selection.joint is None and len(selection.per_class) > 1:
             raise UserError("--class_id all: each text of a run on pairs has a class of its own: leave the flag out")
@@ -140,7 +140,7 @@ class Pairs(Part):
 
     def _prefix(self, split: str, strategy: str) -> str:
         """Return the published prefix of the keys; every decoding strategy but the first adds its name."""
-        weight = self.context.config.sampling.cls_free_guidance
+        weight = self.context.guidance
         guidance = "" if weight == 1 else f"guide{weight:g}/"
         of_split = "" if split == "valid" else f"{SPLIT_KEYS[split]}/"
         other = "" if strategy == self.context.strategies[0] else f"{strategy}/"

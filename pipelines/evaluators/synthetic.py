@@ -38,7 +38,7 @@ def write_synthetic(
     --valid_file ... Raises UserError if the run has no classes, or if num_samples is not a multiple of their number.
     """
     n, classes, settings = options.num_samples, corpus.num_classes, run.settings
-    if not settings.config.denoiser.class_conditional:
+    if not settings.get("class_conditional"):
         raise UserError(f"--gen_data needs a class-conditional run, and {settings.config.run.resume_dir} is not one")
     if "class_id" in settings.explicit and settings.config.classes.class_id is not None:
         raise UserError(

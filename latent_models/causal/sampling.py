@@ -1,0 +1,108 @@
+"""Nucleus sampling and greedy decoding of a causal language model, in batches with a cache of keys and values.
+
+Each text draws its own random numbers, so that it depends on its prompt and its seed, and, up to rounding of matrix
+products, not on the texts that it is sampled with. A finished text leaves the batch and the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latent_models.causal.boundaries import Boundaries
+from latent_models.key_value_cache import CACHE
+
+CHECK_EVERY = {"cpu": 1}  # tokens between checks for finished texts; a check waits for the device
+CHECK_EVERY_ELSEWHERE = 8
+COMPACT_BELOW = 0.8  # share of unfinished texts below which finished ones are dropped; dropping copies the cache
+
+
+@torch.no_grad()
+def sample_ids(
+    model: Any,
+    boundaries: Boundaries,
+    prompts: Sequence[Sequence[int]],
+    uniforms: Tensor | None,
+    *,
+    max_new_tokens: int,
+    vocabulary: int,
+    top_p: float = 0.95,
+    temperature: float = 1.0,
+) -> list[list[int]]:
+    """Token ids that follow each prompt, without the end token, at most max_new_tokens of them.
+
+    model: a causal language model of transformers in evaluation mode. prompts: token ids, at least one each.
+    uniforms: (B, max_new_tokens) uniform in [0, 1), the random numbers of each text; None: the likeliest token each
+    time (greedy). vocabulary: number of token ids of the tokenizer; a model may have more.
+    """
+    device, count = next(model.parameters()).device, len(prompts)
+    width = max(map(len, prompts))
+    ids = torch.full((count, width), boundaries.pad_id)
+    mask = torch.zeros(count, width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):  # padded on the left, so that all texts go on at one position
+        ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
+        mask[row, width - len(prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    draws = None if uniforms is None else uniforms.to(device)
+    every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
+    output = torch.full((count, max_new_tokens), boundaries.end_id, device=device)
+    rows = torch.arange(count, device=device)  # texts that are still in the batch
+    ended = torch.zeros(count, dtype=torch.bool, device=device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    blocked = torch.tensor(boundaries.forbidden, device=device, dtype=torch.long)
+    cache = None
+    for step in range(max_new_tokens):
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            return_dict=True,
+            **{CACHE: cache},
+        )
+        cache = out[CACHE]
+        logits = out.logits[:, -1].float()
+        logits[:, vocabulary:] = -torch.inf
+        logits[:, blocked] = -torch.inf
+        token = logits.argmax(-1) if draws is None else pick(logits, draws[rows, step], top_p, temperature)
+        token = token.masked_fill(ended, boundaries.end_id)
+        output[rows, step] = token
+        ended = ended | (token == boundaries.end_id)
+        if step + 1 == max_new_tokens:
+            break
+        ids, positions = token[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        if (step + 1) % every:
+            continue
+        staying = int((~ended).sum())
+        if not staying:
+            break
+        if staying <= COMPACT_BELOW * len(ended):
+            stay = (~ended).nonzero()[:, 0]
+            rows, ids, positions, mask, ended = rows[stay], ids[stay], positions[stay], mask[stay], ended[stay]
+            cache.batch_select_indices(stay)
+    return [_until_end(row, boundaries.end_id) for row in output.tolist()]
+
+
+def pick(logits: Tensor, uniform: Tensor, top_p: float, temperature: float) -> Tensor:
+    """Draw a token (B,) of each row from its nucleus. logits: (B, V). uniform: (B,) in [0, 1).
+
+    The nucleus is the smallest set of the likeliest tokens whose probabilities add up to top_p: Holtzman et al. 2020,
+    arXiv:1904.09751, eq. 2. The token is that at which the cumulated probability passes `uniform` times their sum.
+    """
+    probabilities, order = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    cumulated = probabilities.double().cumsum(-1)
+    inside = (cumulated - probabilities) < top_p  # the first token is always inside
+    cumulated = cumulated.where(inside, torch.inf)
+    total = (probabilities.double() * inside).sum(-1, keepdim=True)
+    at = torch.searchsorted(cumulated, uniform.double()[:, None] * total, right=True)
+    last = inside.sum(-1, keepdim=True) - 1  # where rounding would pass the end
+    return order.gather(1, torch.minimum(at, last))[:, 0]
+
+
+def _until_end(ids: list[int], end_id: int) -> list[int]:
+    return ids[: ids.index(end_id)] if end_id in ids else ids

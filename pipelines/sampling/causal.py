@@ -1,0 +1,201 @@
+"""Texts of a causal language model, with the interface of `TextGenerator`, so that the same evaluation scores them.
+
+Text i of a seed draws its random numbers from (seed, i) alone: neither the batch size nor the number of processes
+changes it, up to rounding of matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latent_models.causal.model import CausalLM
+from latent_models.causal.options import CausalSamplingOptions
+from latent_models.causal.sampling import sample_ids
+from latent_models.causal.sequences import prompt_ids
+from pipelines.data.prompts import Prompts
+from pipelines.sampling.generator import SampleId, SampleOutput
+from pipelines.sampling.sampler_call import ConditionFn, SampleInputs
+from utils.distributed import DistContext, gather_objects
+from utils.preemption import check_interrupt
+from utils.progress import ProgressBar, Stopwatch
+from utils.seeding import seeded_generator
+from utils.train_eval import eval_mode
+
+PromptsFn = Callable[[int, int], list[str]]  # (first, last) -> prompts of these examples
+
+
+class CausalGenerator:
+    """Samples texts of a causal language model."""
+
+    def __init__(
+        self,
+        lm: CausalLM,
+        prompts: Prompts,
+        options: CausalSamplingOptions,
+        *,
+        max_length: int,
+        max_prompt: int,
+        batch_size: int,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        dist: DistContext | None = None,
+    ) -> None:
+        """max_length: longest text in tokens, start and end included. max_prompt: longest prompt in tokens.
+
+        batch_size: texts per batch; it changes no text. dist: processes that share the batches; all of them must make
+        the same calls, and each gets all texts.
+        """
+        self.lm, self.prompts, self.options = lm, prompts, options
+        self.max_length, self.max_prompt, self.batch_size = max_length, max_prompt, batch_size
+        self.device, self.autocast, self.dist = device, autocast, dist or DistContext(device=device)
+        self.timer = Stopwatch(device)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.lm.tokenizer
+
+    def sampling_metadata(self) -> dict[str, Any]:
+        """Entries of the protocol: everything that changes samples."""
+        return {
+            "system": "causal language model",
+            "model": self.lm.name,
+            "top_p": self.options.top_p,
+            "temperature": self.options.temperature,
+            "max_seq_len": self.max_length,
+        }
+
+    def sample(
+        self,
+        n: int,
+        seed: int,
+        strategies: Sequence[str] = ("nucleus",),
+        conditions: ConditionFn | None = None,
+        *,
+        quiet: bool = False,
+    ) -> SampleOutput:
+        """n texts for each strategy. conditions: classes of a batch.
+
+        Empty texts are counted and replaced by further ones, up to 2 n texts in all; those still missing stay empty.
+        """
+        found: dict[str, list[str]] = {strategy: [] for strategy in strategies}
+        origins: dict[str, list[SampleId | None]] = {strategy: [] for strategy in strategies}
+        empty = dict.fromkeys(strategies, 0)
+        timer, done, batch_index = Stopwatch(self.device), 0, 0
+        with ProgressBar("sample", n, unit="text", disable=quiet) as bar, eval_mode(self.lm):
+            while done < 2 * n and (missing := [s for s in strategies if len(found[s]) < n]):
+                need = min(n - min(len(found[s]) for s in missing), 2 * n - done)
+                sizes = [min(self.batch_size, need - at) for at in range(0, need, self.batch_size)]
+                mine = []
+                for i, size in enumerate(sizes):
+                    b, first = batch_index + i, done + sum(sizes[:i])
+                    classes = self._classes(conditions, seed, b, size)
+                    if i % self.dist.world_size == self.dist.rank:
+                        rows = self.prompts.texts(None, classes)
+                        mine.append((b, self._texts(rows, size, seed, first, missing, timer)))
+                        bar.advance_to(min(n, first + size), timer.note(self.dist.world_size))
+                for b, texts in sorted(gather_objects(self.dist, mine), key=lambda part: part[0]):
+                    for strategy in missing:
+                        for row, text in enumerate(texts[strategy]):
+                            if len(found[strategy]) < n:
+                                empty[strategy] += not text
+                                found[strategy] += [text] if text else []
+                                origins[strategy] += [(b, row)] if text else []
+                done, batch_index = done + need, batch_index + len(sizes)
+        self.timer = timer = Stopwatch.merge_parallel(gather_objects(self.dist, [timer]))
+        return SampleOutput(
+            {strategy: (texts + [""] * n)[:n] for strategy, texts in found.items()},
+            empty,
+            {strategy: (rows + [None] * n)[:n] for strategy, rows in origins.items()},
+            timer,
+        )
+
+    def candidates(
+        self, n: int, k: int, seed: int, strategies: Sequence[str], inputs: PromptsFn, *, quiet: bool = False
+    ) -> dict[str, list[list[str]]]:
+        """k independent texts for each of n examples: strategy -> n rows of k texts. Empty texts are kept."""
+        per_batch, timer = max(1, self.batch_size // k), Stopwatch(self.device)
+        mine: list[tuple[int, dict[str, list[str]]]] = []
+        with ProgressBar("sample", n * k, unit="text", disable=quiet) as bar, eval_mode(self.lm):
+            for first in range(self.dist.rank * per_batch, n, self.dist.world_size * per_batch):
+                last = min(first + per_batch, n)
+                rows = [prompt for prompt in inputs(first, last) for _ in range(k)]
+                mine.append((first, self._texts(rows, len(rows), seed, first * k, strategies, timer)))
+                bar.advance_to(last * k, timer.note(self.dist.world_size))
+        found: dict[str, list[list[str]]] = {strategy: [] for strategy in strategies}
+        for _, texts in sorted(gather_objects(self.dist, mine), key=lambda part: part[0]):
+            for strategy, made in texts.items():
+                found[strategy] += [made[i : i + k] for i in range(0, len(made), k)]
+        self.timer = Stopwatch.merge_parallel(gather_objects(self.dist, [timer]))
+        return found
+
+    def _classes(self, conditions: ConditionFn | None, seed: int, b: int, size: int) -> list[int] | None:
+        """The classes of a batch. Every rank calls it: conditions may record them."""
+        if conditions is None:
+            return None
+        draws = seeded_generator(seed, "causal classes", b)
+        condition = SampleInputs.coerce(conditions(b, size, draws)).condition
+        return None if condition is None or condition.class_id is None else condition.class_id.tolist()
+
+    def _texts(
+        self,
+        prompts: list[str] | None,
+        count: int,
+        seed: int,
+        first: int,
+        strategies: Sequence[str],
+        timer: Stopwatch,
+    ) -> dict[str, list[str]]:
+        """Texts number first, first + 1, ... of a seed."""
+        check_interrupt()
+        lm, longest, texts = self.lm, self.max_length - 1, {}
+        before = [prompt.ids for prompt in prompt_ids(lm.tokenizer, lm.boundaries, prompts, count, self.max_prompt)]
+        for strategy in strategies:
+            draws = None if strategy == "greedy" else draw_uniforms(seed, first, count, longest)
+            with timer.measure("sample", count), self.autocast():
+                ids = sample_ids(
+                    lm.model,
+                    lm.boundaries,
+                    before,
+                    draws,
+                    max_new_tokens=longest,
+                    vocabulary=len(lm.tokenizer),
+                    top_p=self.options.top_p,
+                    temperature=self.options.temperature,
+                )
+                texts[strategy] = lm.decode(ids)
+        return texts
+
+
+def draw_uniforms(seed: int, first: int, count: int, length: int) -> Tensor:
+    """(count, length) uniform in [0, 1): row i is a function of seed and first + i."""
+    return torch.stack(
+        [torch.rand(length, generator=seeded_generator(seed, "causal text", first + i)) for i in range(count)]
+    )
+
+
+class PromptSources:
+    """Sources of pairs as prompts; see pipelines.sampling.inputs.Sources."""
+
+    def __init__(self, generator: CausalGenerator) -> None:
+        self.generator = generator
+
+    def make_inputs(self, sources: Sequence[str], seed: int, classes: Tensor | None = None) -> PromptsFn:
+        numbers = None if classes is None else classes.tolist()
+        prompts = self.generator.prompts.texts(sources, numbers) or []
+        return lambda first, last: prompts[first:last]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.generator.tokenizer
+
+    @property
+    def limit(self) -> tuple[int, int]:
+        return self.generator.max_prompt, self.generator.max_prompt
+
+    def metadata(self) -> dict[str, Any]:
+        return {"max_source_len": self.generator.max_prompt}
