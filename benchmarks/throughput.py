@@ -84,8 +84,8 @@ def _ready(maker: Maker, device: Any, seconds: float, steps: int | None) -> Any:
     from benchmarks.throughput_machine import allocated_bytes, count_flops, synchronize, timed
     from benchmarks.throughput_report import Measured
 
-    before = allocated_bytes(device)
     print(f"warm-up: {maker.part}, {maker.name}", file=sys.stderr, flush=True)
+    before = allocated_bytes(device)
     case = maker.make()
     warm_up = NUM_LOSSES if case.part in PROJECTED else 2
     case.run(warm_up if steps is None else min(steps, warm_up))
@@ -94,7 +94,7 @@ def _ready(maker: Maker, device: Any, seconds: float, steps: int | None) -> Any:
     # the counter cannot look into a compiled network, and would count the matrix products of Muon
     if not case.switches.compile and case.switches.optimizer != "muon" and case.part != "guidance":
         case.flops = count_flops(case)
-    case.bytes_held = allocated_bytes(device) - before
+    case.bytes_held = allocated_bytes(device) - before  # of a GPU
     return Measured(case, count)
 
 
@@ -144,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.throughput_machine import Machine, processor, profile
     from benchmarks.throughput_networks import Networks
     from benchmarks.throughput_report import Measured, report, table
+    from benchmarks.throughput_worker import Worker
     from utils.distributed import pick_device
 
     if args.threads:
@@ -153,8 +154,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     layout = layout_of(args, size)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        networks = Networks(layout, device, Path(folder), args.freed_memory)
+        returned = args.freed_memory == "return"
+        networks = Networks(layout, device, Path(folder), args.freed_memory, in_every_case=returned)
         makers = [m for m in cases(networks, parts) if args.cases is None or m.matches(args.cases)]
+        other = Worker(layout, torch.get_num_threads(), keep_cases=args.rounds > 1)
+        makers = [m if m.freed_memory in (None, args.freed_memory) else other.maker(m) for m in makers]
         if not makers:
             names = ", ".join(repr(m.name) for m in cases(networks, parts))
             raise UserError(f"--cases {args.cases!r} names no case of --parts {args.parts}: they are {names}")

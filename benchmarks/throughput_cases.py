@@ -37,7 +37,7 @@ def cases(networks: Networks, parts: list[str]) -> list[Maker]:
     for part, make in (("denoiser", denoiser_training), ("autoencoder", autoencoder_training)):
         if part in parts:
             for name, switches in variants(part, networks.available).items():
-                found.append(Maker(part, name, partial(make, networks, name, switches)))
+                found.append(Maker(part, name, partial(make, networks, name, switches), switches.freed_memory))
     if "sampling" in parts:
         found += sampling_cases(networks)
     if "guidance" in parts:

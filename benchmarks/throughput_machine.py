@@ -35,25 +35,25 @@ def processor() -> str:
         return "CPU"
 
 
-def allocated_bytes(device: torch.device) -> int:
+def allocated_bytes(device: torch.device, pid: int | None = None) -> int:
     """Bytes allocated on a GPU, 0 on a CPU. Also resets the peak that peak_bytes returns.
 
-    On a CPU only the memory of the whole process is known.
+    On a CPU only the memory of the whole process is known. pid: of another process than this one.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     with suppress(OSError):  # Linux only: without it the peak is since the start of the process
-        Path("/proc/self/clear_refs").write_text("5")
+        Path(f"/proc/{pid or 'self'}/clear_refs").write_text("5")
     return 0
 
 
-def peak_bytes(device: torch.device) -> int:
+def peak_bytes(device: torch.device, pid: int | None = None) -> int:
     """Peak of the memory in bytes since the last call of allocated_bytes; 0 where it is not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
     except OSError:
         return 0
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
@@ -103,6 +103,8 @@ def _rate(fn: Callable[[], Any], device: torch.device, seconds: float) -> float:
 
 def count_flops(case: Case) -> float:
     """Floating-point operations of the matrix products of one step, forward and backward."""
+    if case.count_flops is not None:
+        return case.count_flops()
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:

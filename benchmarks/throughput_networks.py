@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.throughput_sizes import Size, Switches
 from dataset_utils.batching import TokenTable
@@ -33,10 +37,21 @@ from utils.options import KernelOptions
 class Networks:
     """Networks and a corpus of one size on one device, and the switches that are global to the process."""
 
-    def __init__(self, size: Size, device: torch.device, folder: Path, freed_memory: str = "keep") -> None:
-        """folder: of the caches. freed_memory: a process chooses once, so it is not one of the Switches."""
+    def __init__(
+        self,
+        size: Size,
+        device: torch.device,
+        folder: Path,
+        freed_memory: str = "keep",
+        *,
+        in_every_case: bool = False,
+    ) -> None:
+        """folder: of the caches. freed_memory: that of this process, which chooses once.
+
+        in_every_case: cases with another freed_memory do not exist, instead of running in another process.
+        """
         self.size, self.device, self.dist, self.folder = size, device, DistContext(device=device), folder
-        self.freed_memory = freed_memory
+        self.freed_memory, self.in_every_case = freed_memory, in_every_case
         self.bf16, self.compiles = has_bf16(device), should_compile("auto", device)
         torch.manual_seed(0)
         self.model = random_language_model(size).to(device)
@@ -44,6 +59,10 @@ class Networks:
             num_encoder_latents=size.latents, dim_ae=size.dim, num_layers=size.ae_layers, l2_normalize_latents=True
         )
         self.space = CompressedSpace(self.model, self.new_autoencoder()).requires_grad_(False).eval()
+        # a second language model decodes, whose texts end, so that the losses of training stay those of random weights
+        self.decoding_model = deepcopy(self.model)
+        end_texts(self.decoding_model.model, self.example_states(), size.tokens)
+        self.sampling_space = CompressedSpace(self.decoding_model, self.space.autoencoder).requires_grad_(False).eval()
         self.data, self.mean_tokens = random_corpus(size, self.model.pad_id)
         self.denoiser = DenoiserOptions(
             tx_dim=size.tx_dim, tx_depth=size.tx_depth, self_condition=True, scale_shift=True,
@@ -51,27 +70,37 @@ class Networks:
         )  # fmt: skip
 
     def available(self, switches: Switches) -> Switches:
-        """The switches without those that this machine does not support."""
+        """The switches without those that this machine does not support, or that make no difference here."""
+        cpu = self.device.type == "cpu"
         return replace(
             switches,
             bf16=switches.bf16 and self.bf16,
             bf16_copy=switches.bf16_copy and switches.bf16 and self.bf16,
             compile=switches.compile and self.compiles,
+            attention="fused" if switches.attention == "auto" and not cpu else switches.attention,
+            dropout=switches.dropout if cpu and self.size.dropout else Switches.dropout,
+            freed_memory=self.freed_memory if self.in_every_case or not cpu else switches.freed_memory,
         )
 
     def set_kernels(self, switches: Switches) -> None:
         """Apply the switches that are global to the process or to the shared language model."""
-        set_kernels(KernelOptions(attention=switches.attention, freed_memory=self.freed_memory), self.device)
+        options = KernelOptions(attention=switches.attention, dropout=switches.dropout, freed_memory=self.freed_memory)
+        set_kernels(options, self.device)
         self.model.chunked_loss = switches.chunked
-        self.model.token_generator = self.token_generator(switches.bf16_copy or not switches.bf16, switches.dynamic)
+        in_float32 = switches.bf16 and not switches.bf16_copy
+        self.decoding_model.token_generator = self.token_generator("fp32" if in_float32 else "run", switches.dynamic)
 
     @cache  # noqa: B019 - it holds a copy of the language model, which the cases share
-    def token_generator(self, run_precision: bool, dynamic: bool) -> TokenGenerator:
-        """run_precision: decode in the precision of the run, in bf16 by a copy; else in float32."""
-        options = GenerationOptions(
-            generation_dtype="run" if run_precision else "fp32", whole_batches=not dynamic
-        )
-        return make_token_generator(options, self.model.model, self.model.name)
+    def token_generator(self, precision: str, dynamic: bool) -> TokenGenerator:
+        """precision: fp32, or run, that of the run, which in bf16 is by a copy of the language model."""
+        options = GenerationOptions(generation_dtype=precision, whole_batches=not dynamic)
+        return make_token_generator(options, self.decoding_model.model, self.decoding_model.name)
+
+    @torch.no_grad()
+    def example_states(self) -> Tensor:
+        """States (256, S, d_lm) that the language model decodes, of random latents."""
+        latents = torch.randn(256, self.size.latents, self.size.dim, device=self.device)
+        return self.space.autoencoder.decode(self.space.project(latents))
 
     def new_autoencoder(self) -> PerceiverAutoencoder:
         return PerceiverAutoencoder(self.size.width, self.autoencoder_options, self.size.tokens).to(self.device)
@@ -81,14 +110,14 @@ class Networks:
         """A denoiser for sampling. The cases share it, so that it is compiled once."""
         torch.manual_seed(1)
         options = replace(self.denoiser, class_conditional=classes > 0)
-        model = DiffusionModel(self.space, options, self.size.tokens, classes).to(self.device).eval()
+        model = DiffusionModel(self.sampling_space, options, self.size.tokens, classes).to(self.device).eval()
         if compiled:
             compile_network(model.denoiser, "on", self.device)
         return model
 
 
 def random_language_model(size: Size) -> LanguageModel:
-    """A BART with random weights that never ends a text: all texts have full length, so that times compare."""
+    """A BART with random weights that never ends a text."""
     stories = [story.text() for story in generate_splits({"train": 500})["train"]]
     tokenizer = train_tokenizer(stories, "word", size.vocabulary, size.tokens)
     # every id is a word, because empty texts would be sampled again
@@ -98,6 +127,40 @@ def random_language_model(size: Size) -> LanguageModel:
     bart.resize_token_embeddings(size.vocabulary, mean_resizing=False)
     bart.final_logits_bias[0, tokenizer.eos_token_id] = -1e4
     return LanguageModel(bart, tokenizer, "random weights")
+
+
+END_WEIGHT = 200.0  # of the end token: far above the logits of random weights
+
+
+@torch.no_grad()
+def end_texts(bart: Any, states: Tensor, tokens: int) -> None:
+    """Set weights so that a text ends between about half of the longest length and all of it, as its states say.
+
+    Random weights end every text at once or never, and then no text could leave a batch before the others. One channel
+    of the decoder is reserved: it rises with the position, falls with a number read from the states, and is all that
+    the logit of the end token sees. So lengths are the same for every implementation and precision, but for rounding.
+    states: (B, S, d_lm), examples from which the spread of that number is measured.
+    """
+    config, decoder = bart.config, bart.model.decoder
+    bart.final_logits_bias.zero_()
+    channel, last, scale = config.d_model - 1, decoder.layers[-1], math.sqrt(2) * config.init_std
+    for layer in decoder.layers:
+        for linear in (layer.self_attn.out_proj, layer.encoder_attn.out_proj, layer.fc2):
+            linear.weight[channel] = 0
+            linear.bias[channel] = 0
+    words, positions = bart.model.shared.weight, decoder.embed_positions
+    words[:, channel] = 0
+    words[config.eos_token_id] = 0
+    words[config.eos_token_id, channel] = END_WEIGHT
+    steps = torch.arange(len(positions.weight) - positions.offset, device=words.device)
+    positions.weight[positions.offset :, channel] = scale * (4 * steps / tokens - 3)  # 0 at three quarters
+    positions.weight[positions.offset, channel] = -2 * END_WEIGHT  # the start token is the end token
+    read = states.mean(1)[:, 0]
+    value = last.encoder_attn.v_proj
+    value.weight[0] = 0
+    value.weight[0, 0] = 1 / read.std()
+    value.bias[0] = -read.mean() / read.std()
+    last.encoder_attn.out_proj.weight[channel, 0] = -0.5
 
 
 def random_corpus(size: Size, pad_id: int) -> tuple[TokenSplit, float]:

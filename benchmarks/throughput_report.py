@@ -25,10 +25,10 @@ class Measured:
 
     def take(self, device: torch.device) -> None:
         """Time one round."""
-        before = allocated_bytes(device)
+        before = allocated_bytes(device, self.case.pid)
         self.seconds.append(timed(self.case, self.count, device) / self.count)
         # without the memory of the other cases
-        self.memory = max(self.memory, peak_bytes(device) - before + self.case.bytes_held)
+        self.memory = max(self.memory, peak_bytes(device, self.case.pid) - before + self.case.bytes_held)
 
 
 def report(measured: list[Measured], metadata: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ weights cannot replace. benchmarks/speculative_decoding.py measures it for any r
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -31,7 +32,7 @@ def sampling_cases(networks: Networks) -> list[Maker]:
     def add(kind: str, title: str, make: partial[Case]) -> None:
         for name, switches in variants(kind, networks.available).items():
             full = f"{title}, {name}"
-            found.append(Maker("sampling", full, partial(make, full, switches)))
+            found.append(Maker("sampling", full, partial(make, full, switches), switches.freed_memory))
 
     add("denoise", f"denoise, {few} steps", partial(denoising, networks, few))
     add("denoise", f"denoise, {many} steps", partial(denoising, networks, many))
@@ -50,9 +51,9 @@ def make_generator(
     process = make_process(
         ProcessOptions(objective="pred_v"), SamplingOptions(sampling_timesteps=steps, **sampler), "latent"
     )
-    precision = autocast(networks.device, "bf16" if switches.bf16 else "no")
+    precision, space = autocast(networks.device, "bf16" if switches.bf16 else "no"), networks.sampling_space
     return TextGenerator(
-        model.normalize(networks.space), model.denoiser, process, steps=steps, batch_size=networks.size.sampled,
+        model.normalize(space), model.denoiser, process, steps=steps, batch_size=networks.size.sampled,
         device=networks.device, autocast=precision, max_length=networks.size.tokens, guidance=guidance,
     )  # fmt: skip
 
@@ -70,7 +71,8 @@ def denoising(networks: Networks, steps: int, name: str, switches: Switches) -> 
 
 
 def decoding(networks: Networks, strategy: str, name: str, switches: Switches) -> Case:
-    generator = make_generator(networks, Switches(compile=False, bf16=switches.bf16), 1)
+    generator = make_generator(networks, replace(switches, compile=False), networks.size.steps[0])
+    networks.set_kernels(switches)
     clean = generator.sample_latents(0, 0)
 
     def run(k: int) -> None:
@@ -78,8 +80,8 @@ def decoding(networks: Networks, strategy: str, name: str, switches: Switches) -
         for b in range(k):
             generator.decode(clean, strategy, b)
 
-    read = _weights(networks.model.model.get_decoder(), switches.bf16 and switches.bf16_copy) * networks.size.tokens
-    switches = Switches(**{**vars(switches), "compile": False})  # the decoder of the language model is not compiled
+    read = _decoder_weights(networks, switches)
+    switches = replace(switches, compile=False)  # the decoder of the language model is not compiled
     return Case("sampling", name, run, networks.size.sampled, switches=switches, bytes_read=read)
 
 
@@ -91,8 +93,14 @@ def end_to_end(networks: Networks, steps: int, name: str, switches: Switches) ->
         generator.sample(k * networks.size.sampled, 0, ("greedy",), quiet=True)
 
     read = _weights(generator.denoiser, switches.bf16) * steps
-    read += _weights(networks.model.model.get_decoder(), switches.bf16 and switches.bf16_copy) * networks.size.tokens
+    read += _decoder_weights(networks, switches)
     return Case("sampling", name, run, networks.size.sampled, switches=switches, bytes_read=read)
+
+
+def _decoder_weights(networks: Networks, switches: Switches) -> float:
+    """Bytes of the weights that decoding a text of full length reads, once for each token."""
+    decoder = networks.decoding_model.model.get_decoder()
+    return _weights(decoder, switches.bf16 and switches.bf16_copy) * networks.size.tokens
 
 
 def _weights(network: nn.Module, bf16: bool) -> float:

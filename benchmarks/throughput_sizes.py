@@ -78,12 +78,14 @@ class Switches:
     compile: bool = True
     bf16_copy: bool = True  # of the language model while it decodes; without it, it decodes in float32
     dynamic: bool = True  # batches while decoding: finished texts leave them
+    dropout: str = KernelOptions.dropout  # how masks are drawn
+    freed_memory: str = KernelOptions.freed_memory  # on a CPU; a process chooses once
     optimizer: str = "adamw"
 
 
 OFF = Switches(
     cache=False, bf16=False, attention="plain", fused=False, chunked=False, compile=False, bf16_copy=False,
-    dynamic=False,
+    dynamic=False, dropout="uniform", freed_memory="return",
 )  # fmt: skip
 
 # The cases beside "all on": what a case is called, and its values. Those of all parts, in the order of the table.
@@ -97,6 +99,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "without chunked loss": {"chunked": False},
     "without compile": {"compile": False},
     "without dynamic batching": {"dynamic": False},
+    "without fast dropout": {"dropout": "uniform"},
+    "without freed memory": {"freed_memory": "return"},
     "muon": {"optimizer": "muon"},
     "everything off": vars(OFF),
 }
@@ -104,21 +108,26 @@ _ATTENTION_VARIANTS = ("without fused attention", *(f"with {choice} attention" f
 # What each kind of case can switch.
 _TRAINING = ("without cache", "without bf16", *_ATTENTION_VARIANTS, "without fused optimizer")
 KINDS: Mapping[str, tuple[str, ...]] = {
-    "denoiser": (*_TRAINING, "without compile", "muon", "everything off"),
-    "autoencoder": (*_TRAINING, "without chunked loss", "without compile", "everything off"),
-    "denoise": ("without bf16", *_ATTENTION_VARIANTS, "without compile", "everything off"),
+    "denoiser": (
+        *_TRAINING, "without fast dropout", "without freed memory", "without compile", "muon", "everything off",
+    ),
+    "autoencoder": (
+        *_TRAINING, "without chunked loss", "without freed memory", "without compile", "everything off",
+    ),
+    "denoise": ("without bf16", *_ATTENTION_VARIANTS, "without freed memory", "without compile", "everything off"),
     "decode": (
-        "without bf16", "without bf16 copy", *_ATTENTION_VARIANTS, "without dynamic batching", "everything off",
+        "without bf16", "without bf16 copy", *_ATTENTION_VARIANTS, "without dynamic batching", "without freed memory",
+        "everything off",
     ),
     "end to end": ("everything off",),
 }  # fmt: skip
 # the switches that make a difference in a kind of case
 _MATTERS: Mapping[str, tuple[str, ...]] = {
-    "denoiser": ("cache", "bf16", "attention", "fused", "compile", "optimizer"),
-    "autoencoder": ("cache", "bf16", "attention", "fused", "chunked", "compile"),
-    "denoise": ("bf16", "attention", "compile"),
-    "decode": ("bf16", "attention", "bf16_copy", "dynamic"),
-    "end to end": ("bf16", "attention", "compile", "bf16_copy", "dynamic"),
+    "denoiser": ("cache", "bf16", "attention", "fused", "compile", "optimizer", "dropout", "freed_memory"),
+    "autoencoder": ("cache", "bf16", "attention", "fused", "chunked", "compile", "freed_memory"),
+    "denoise": ("bf16", "attention", "compile", "freed_memory"),
+    "decode": ("bf16", "attention", "bf16_copy", "dynamic", "freed_memory"),
+    "end to end": ("bf16", "attention", "compile", "bf16_copy", "dynamic", "freed_memory"),
 }
 
 
@@ -153,6 +162,8 @@ class Case:
     bytes_read: float = 0.0  # weights read in one step of sampling: once for each network call or token
     flops: float | None = None  # of the matrix products in one step; None for a compiled network
     bytes_held: int = 0  # GPU memory of the tensors of this case
+    pid: int | None = None  # of the process that computes it; None: this one
+    count_flops: Callable[[], float] | None = None  # None: throughput_machine.count_flops
 
 
 @dataclass(frozen=True)
@@ -162,6 +173,7 @@ class Maker:
     part: str
     name: str
     make: Callable[[], Case]
+    freed_memory: str | None = None  # what the case needs of its process; None: as the process has it
 
     def matches(self, texts: str) -> bool:
         """Whether --cases names it: texts separated by commas, of which one is part of the name of the case; the parts

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import annealing, decoding, loss_tables, quality_speed, speculative_decoding, throughput
 from benchmarks.quality_speed import BASELINE, differs, summarize, sweep, title, unique_settings
+from benchmarks.throughput_networks import Networks
 from benchmarks.throughput_report import slower
-from benchmarks.throughput_sizes import SIZES, Case, Maker
+from benchmarks.throughput_sampling import make_generator
+from benchmarks.throughput_sizes import OFF, SIZES, Case, Maker, Switches
 from evaluation import local_lm
 from pipelines import quickstart
 from pipelines.cli.presets import PRESETS
@@ -203,6 +207,32 @@ def test_throughput_measures_the_named_cases_and_judges_each_switch(tmp_path, ca
     assert exit_info.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --cases 'none' names no case of --parts denoiser,sampling: they are 'all on', ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps freed memory")
+def test_a_case_that_returns_freed_memory_is_timed_in_a_second_process(tmp_path):
+    argv = f"--output_dir {tmp_path} --size small --device cpu --rounds 1 --steps 2 --batch 2 --parts denoiser"
+    names = "denoiser: all on,without freed memory,everything off"
+    assert throughput.main([*argv.split(), "--cases", names, "--dropout", "on"]) == 0
+    rows = {row["case"]: row for row in json.loads((tmp_path / "throughput.json").read_text())["rows"]}
+    assert [row["switches"]["freed_memory"] for row in rows.values()] == ["keep", "return", "return"]
+    assert [row["switches"]["dropout"] for row in rows.values()] == ["bits", "bits", "uniform"]
+    one, other, off = rows.values()
+    assert one["first_losses"] == other["first_losses"] and len(off["first_losses"]) == 5
+    assert one["model_flops_per_step"] == other["model_flops_per_step"] and other["peak_memory_bytes"] > 1e8
+
+
+def test_texts_of_random_weights_end_at_lengths_that_their_states_say(tmp_path):
+    networks = Networks(replace(SIZES["small"], sampled=48), torch.device("cpu"), tmp_path)
+    found = []
+    for switches in (Switches(), OFF):
+        switches = replace(networks.available(switches), freed_memory="keep", bf16=False)
+        networks.set_kernels(switches)
+        generator = make_generator(networks, switches, 2)
+        texts = generator.decode(generator.sample_latents(0, 0), "greedy", 0)
+        found.append([len(text.split()) for text in texts])
+    assert found[0] == found[1], "whatever decodes them"
+    assert min(found[0]) > 8 and max(found[0]) <= 32 and max(found[0]) - min(found[0]) > 8
 
 
 def test_throughput_is_saved_after_each_case_and_after_each_round():
