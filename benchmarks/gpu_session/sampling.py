@@ -16,9 +16,12 @@ from torch import Tensor
 
 from benchmarks.gpu_session.report import Report
 from benchmarks.gpu_session.scales import Setting
+from benchmarks.gpu_session.training import fill_zero_weights
 from benchmarks.throughput_machine import allocated_bytes, peak_bytes, synchronize
 from benchmarks.throughput_networks import Networks
 from benchmarks.throughput_sampling import make_generator
+from benchmarks.throughput_sizes import Switches
+from pipelines.sampling.generator import TextGenerator
 from utils.records import Latents
 
 STRATEGIES = ("greedy", "beam")
@@ -37,14 +40,14 @@ def run(setting: Setting, report: Report) -> None:
     allocated_bytes(setting.device)
     latents: dict[int, Latents] = {}
     for steps in networks.size.steps:
-        generator = make_generator(networks, switches, steps)
+        generator = _make_generator(networks, switches, steps)
         name = f"denoise, {steps} steps"
         found, seconds[name] = _twice(setting, report, name, lambda: generator.sample_latents(0, 0))  # noqa: B023
         latents[steps] = found[1]
         same = torch.equal(found[0].x0, found[1].x0)
         report.check(f"{name}: the second time equals the first", same, f"finite: {_finite(found[1].x0)}")
     few, many = networks.size.steps
-    generator = make_generator(networks, switches, few)
+    generator = _make_generator(networks, switches, few)
     for strategy in STRATEGIES:
         name = f"decode, {strategy}"
         written, seconds[name] = _twice(setting, report, name, lambda: generator.decode(latents[few], strategy, 0))  # noqa: B023
@@ -57,9 +60,14 @@ def run(setting: Setting, report: Report) -> None:
     if setting.scale.name == "paper":
         report.measure("1,000 texts by the fast preset", 1000 / texts * _total(seconds, few, "greedy"), "s")
     report.measure("peak memory", peak_bytes(setting.device) / 2**30, "GiB")
-    if setting.on_gpu:
-        _compare_with_eager(networks, report, latents[few].x0)
+    _compare_with_eager(networks, report, latents[few].x0)
     _noise(setting, report, networks, many)
+
+
+def _make_generator(networks: Networks, switches: Switches, steps: int) -> TextGenerator:
+    generator = make_generator(networks, switches, steps)
+    fill_zero_weights(generator.denoiser)
+    return generator
 
 
 def _total(seconds: dict[str, float], steps: int, strategy: str) -> float:
@@ -84,11 +92,11 @@ def _finite(x: Tensor) -> bool:
 
 
 def _compare_with_eager(networks: Networks, report: Report, compiled: Tensor) -> None:
-    """Latents of a compiled denoiser against eager ones in bf16 and in float32."""
+    """Latents of the defaults, compiled on a GPU, against eager ones in bf16 and in float32."""
 
     def eager(bf16: bool) -> Tensor:
-        switches = replace(networks.available(_default()), compile=False, bf16=bf16)
-        return make_generator(networks, switches, networks.size.steps[0]).sample_latents(0, 0).x0
+        switches = replace(networks.available(Switches()), compile=False, bf16=bf16)
+        return _make_generator(networks, switches, networks.size.steps[0]).sample_latents(0, 0).x0
 
     half, full = eager(True), eager(False)
     ours, rounding = (float((x - full).norm() / full.norm()) for x in (compiled, half))
@@ -97,16 +105,10 @@ def _compare_with_eager(networks: Networks, report: Report, compiled: Tensor) ->
     report.check("latents compiled as eager", holds, f"{detail}; at most {COMPILED_ERROR} times as much")
 
 
-def _default() -> Any:
-    from benchmarks.throughput_sizes import Switches
-
-    return Switches()
-
-
 def _noise(setting: Setting, report: Report, networks: Networks, steps: int) -> None:
     """Whether drawing noise costs time, and what a draw of wide latents takes on the CPU and on the device."""
     switches = setting.switches(networks)
-    generator = make_generator(networks, switches, steps)
+    generator = _make_generator(networks, switches, steps)
     taken = {}
     for name in ("drawn", "zero"):
         call = generator.prepare(0, 0)
