@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from evaluation.disk_cache import cached_arrays
+from evaluation.optional import MissingPackage
 from evaluation.text_tokens import compose, is_empty, tokenizer_version, tokens
 
 N = 4  # words in an n-gram
@@ -28,18 +29,18 @@ class NgramIndex:
         self._word_hashes: dict[str, int] = {}
         texts = list(texts)
         self.num_texts = len(texts)
-        arrays = cached_arrays(
-            folder,
-            f"ngrams-{N}-{_digest([*texts, tokenizer_version()])}" if folder else "",
-            lambda: self._hash_all(texts),
-        )
+        key = f"ngrams-{N}-{_digest([*texts, tokenizer_version()])}" if folder else ""
+        try:
+            arrays = cached_arrays(folder, key, lambda: self._hash_all(texts))
+        except MissingPackage:  # raised again by known_ngrams, where an evaluation leaves the metric out
+            arrays = {"grams": np.empty(0, np.uint64), "texts": _hash_texts(texts)}
         self._ngrams, self._texts = arrays["grams"], frozenset(arrays["texts"].tolist())
 
     def _hash_all(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         grams = [self._ngram_hashes(text) for text in texts]
         return {
             "grams": np.unique(np.concatenate(grams)) if grams else np.empty(0, np.uint64),
-            "texts": np.array([_hash(_normalize_spaces(text)) for text in texts], np.uint64),
+            "texts": _hash_texts(texts),
         }
 
     @classmethod
@@ -95,6 +96,10 @@ def _digest(texts: Sequence[str]) -> str:
     for text in texts:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()[:24]
+
+
+def _hash_texts(texts: Sequence[str]) -> np.ndarray:
+    return np.array([_hash(_normalize_spaces(text)) for text in texts], np.uint64)
 
 
 def _normalize_spaces(text: str) -> str:

@@ -147,7 +147,7 @@ def _check_evaluation(report: Report, folder: Path, output: str) -> None:
             said = sum(package in line for line in skipped)
             report.check(f"without {package} the evaluation says so in one line", said == 1, f"{said} lines")
     for line in skipped:
-        report.note(line)
+        report.note(line.removeprefix("note: "))
 
 
 def _last_line(output: str) -> str:

@@ -19,6 +19,6 @@ def run(setting: Setting, report: Report) -> None:
     folder = setting.folder / "throughput"
     code = throughput.main([*flags, "--output_dir", str(folder)])
     report.check("it ends with exit code 0", code == 0, str(code))
-    report.note("throughput/table.txt has its table")
     found: dict[str, Any] = json.loads(Path(folder / "throughput.json").read_text(encoding="utf-8"))
-    report.measure("cases", len(found["rows"]))
+    report.measure("cases, in throughput/table.txt", len(found["rows"]))
+    report.measure("slower than without", ", ".join(found["slower"]) or "none")

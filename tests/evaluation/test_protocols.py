@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 
-from evaluation import metrics, protocols
+from evaluation import metrics, protocols, text_tokens
 from evaluation.mauve import mauve
 from evaluation.memorization import NgramIndex
 from evaluation.optional import MissingPackage, optional_import
@@ -88,6 +89,15 @@ def test_a_missing_package_is_recorded_and_the_other_metrics_are_computed(scorer
     with pytest.raises(MissingPackage, match="pip install") as error:
         absent(metrics.MetricContext())
     assert isinstance(error.value, UserError)
+
+
+def test_without_spacy_what_counts_ngrams_is_left_out(scorer, stories, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "spacy", None)  # as if it were not installed
+    text_tokens._spacy_tokenizer.cache_clear()
+    index = NgramIndex(stories, tmp_path)
+    found = evaluate_texts(stories[:5], {}, index, scorer)
+    assert "spacy" in found["protocol"]["missing_packages"] and "perplexity" in found and "memorization" not in found
+    assert index.contains_text(stories[0]) and not list(tmp_path.iterdir())
 
 
 def test_keys_of_references_for_validation(scorer, stories):
