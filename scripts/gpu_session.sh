@@ -34,5 +34,4 @@ if compgen -G "$WHEELS/*.whl" >/dev/null; then
 fi
 "$PYTHON" -c 'import einops' 2>/dev/null ||
   fail "$PYTHON has no einops: run 'pip download --no-deps --dest wheels einops' where there is a network, and bring wheels/"
-cd "$ROOT"
 exec "$PYTHON" -m benchmarks.gpu_session "$@"
