@@ -46,7 +46,7 @@ def measure(
     rounds: int,
     seconds: float,
     steps: int | None = None,
-    save: Callable[[list[Any]], None] = lambda measured: None,
+    save: Callable[[list[Any]], Any] = lambda measured: None,
 ) -> list[Any]:
     """Measure every case; returns them in order, as throughput_report.Measured.
 
