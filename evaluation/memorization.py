@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from evaluation.disk_cache import cached_arrays
+from evaluation.hashing import scramble
 from evaluation.optional import MissingPackage
 from evaluation.text_tokens import compose, is_empty, tokenizer_version, tokens
 
@@ -67,7 +68,7 @@ class NgramIndex:
             return np.empty(0, np.uint64)
         mixed = np.zeros(len(words) - N + 1, np.uint64)
         for i in range(N):  # the hash depends on the order: each step scrambles the words before
-            mixed = _scramble(mixed + words[i : len(words) - N + 1 + i])
+            mixed = scramble(mixed + words[i : len(words) - N + 1 + i])
         return mixed
 
     def _word_hash(self, word: str) -> int:
@@ -108,10 +109,3 @@ def _normalize_spaces(text: str) -> str:
 
 def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def _scramble(x: np.ndarray) -> np.ndarray:
-    """Apply SplitMix64's finalizer (Steele et al. 2014), a bijection of uint64 in which each bit affects all bits."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -20,6 +20,7 @@ from pipelines.cli.configs import PretrainConfig
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.evaluators.reconstruction import reconstruct, via_encoder
 from pipelines.evaluators.spelling import Spelling
+from pipelines.finish import finish
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
 from pipelines.steps.denoising_lm import DenoisingLMStep
 from pipelines.summary import dry_run, log_corpus_stats
@@ -68,7 +69,7 @@ def train(settings: Settings[PretrainConfig]) -> int:
     state.wrapped = wrap(model, run.dist)
     resume(run, state)
     run.write_files(lambda: tokenizer.save_pretrained(run.folder), now=not resumed)  # now: a resumed run loads it
-    save_args(run, vocabulary=len(tokenizer), trainable_params=num_parameters)
+    save_args(run, parts={"language model": model}, vocabulary=len(tokenizer), trainable_params=num_parameters)
     step = DenoisingLMStep(
         state.wrapped,
         train_tokens,
@@ -106,6 +107,7 @@ def train(settings: Settings[PretrainConfig]) -> int:
         report.write(run.folder, "validation", result)
         run.log(report.table(result, f"{run.folder}: copying held-out texts ({STRATEGY})"))
     run.dist.barrier()
+    finish(run, state.step)
     return 0
 
 

@@ -17,6 +17,7 @@ from pipelines.cli.configs import AutoencoderConfig
 from pipelines.data.cached_latents import EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.evaluators.autoencoder import AutoencoderEvaluator
+from pipelines.finish import finish
 from pipelines.run_context import EVALUATION, RunContext, load_corpus, make_train_state, save_args, setup_run
 from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
 from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
@@ -72,6 +73,7 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
     save_args(
         run,
         enc_dec_model_relative=relative_path(name, run.folder),
+        parts=_components(space),
         language=model.language,
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
@@ -84,6 +86,7 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
     def validate(state: State) -> None:
         metrics = evaluator.evaluate_latents()
         evaluator.record(metrics, state.step)
+        evaluator.log_norms(state.step)
         bleu = metrics[f"autoencoder/{evaluator.strategies[0]}/bleu"]
         # reconstruction does not measure the quality of samples that a decoder gives: the newest checkpoint is the best
         if config.augmentation.denoiser_run is not None or bleu > state.best.get("bleu", -1.0):
@@ -140,6 +143,7 @@ def evaluate(run: RunContext[AutoencoderConfig]) -> int:
     if config.validation.eval_interpolation:
         evaluator.record(evaluator.evaluate_midpoints(corpus), 0)
     evaluator.write(run.folder / EVALUATION, f"eval-{split}")
+    finish(run, 0)
     return 0
 
 

@@ -77,6 +77,7 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     }
     save_args(
         run,
+        parts={"classifier": classifier},
         class_names=list(corpus.class_names),
         space_fingerprint=components.space.fingerprint(),
         latent_dim=components.space.dim,

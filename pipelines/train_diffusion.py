@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
+from latent_models.spaces.normalization import NormalizedSpace
 from pipelines.best_checkpoint import load_best_score, save_if_best
 from pipelines.builders.embeddings import tokenizer_of
 from pipelines.builders.models import DiffusionModel, save_encoder_config
@@ -27,10 +28,13 @@ from pipelines.components import (
 )
 from pipelines.data.batch_sampler import ValidationSampler
 from pipelines.data.context_encoder import resolve_source_limit
+from pipelines.data.datamodule import DataModule
 from pipelines.evaluators.evaluator import Evaluator, make_evaluator
+from pipelines.evaluators.latent_norms import NUM_TEXTS, norms, write_norms
+from pipelines.finish import finish
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
 from pipelines.sampling.classes import canonical_names
-from pipelines.steps.diffusion import TimestepSampler
+from pipelines.steps.diffusion import QUARTERS, TimestepSampler
 from pipelines.steps.spaces import Step, space_training
 from pipelines.steps.teacher import Teacher, load_teacher, teacher_facts
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
@@ -45,6 +49,7 @@ from utils.errors import UserError
 from utils.hooks import PeriodicHook, StepResult
 from utils.pretrained import load_into
 from utils.state import State
+from utils.trackers import Histogram
 from utils.train_eval import eval_mode
 
 
@@ -97,6 +102,7 @@ def train(settings: Settings[DiffusionConfig]) -> int:
         run,
         **data_module.metadata(run.folder),
         **teacher_facts(settings, run.folder),
+        parts=named_components(components),
         latent_dim=space.dim,
         latent_length=space.length,
         class_names=list(corpus.class_names) if config.denoiser.class_conditional else [],
@@ -141,6 +147,7 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     def sample(state: State) -> None:
         assert state.ema is not None
         with state.ema.applied():
+            log_text_norms(run, data_module, space, state.step)
             score = evaluator.evaluate_training(state.step)
         save_if_best(run, state, score)
 
@@ -159,6 +166,21 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     )
 
 
+def log_text_norms(
+    run: RunContext[DiffusionConfig], data_module: DataModule, space: NormalizedSpace, step: int
+) -> None:
+    """Log the norms of the latents of validation texts, as the denoiser sees them."""
+    tokens = data_module.tokens["valid"]
+    rows = torch.arange(min(NUM_TEXTS, len(tokens)))
+    cached = getattr(data_module, "latents", {}).get("valid")
+    with torch.no_grad(), run.autocast():
+        latents = space.encode(tokens.batch(rows, space.length).to(run.device)) if cached is None else cached(rows)[0]
+    found = Histogram.of(norms(latents))
+    run.logger.histogram("latent_norm/texts", found, step)
+    if run.dist.is_main:
+        write_norms(run.folder, {"validation texts": found})
+
+
 def evaluate(run: RunContext[DiffusionConfig], components: Components, corpus: Corpus) -> int:
     """Evaluate a trained run, or sample a labeled data set from it. Returns the exit code."""
     config = run.settings.config
@@ -167,7 +189,9 @@ def evaluate(run: RunContext[DiffusionConfig], components: Components, corpus: C
     evaluator = build_evaluator(run, components, corpus)
     if not config.evaluation.gen_data:
         evaluator.load_models()
-    return evaluator.evaluate_run()
+    code = evaluator.evaluate_run()
+    finish(run, 0)
+    return code
 
 
 def build_evaluator(run: RunContext[DiffusionConfig], components: Components, corpus: Corpus) -> Evaluator:
@@ -221,13 +245,19 @@ def load_initial_weights(settings: Settings[DiffusionConfig], teacher: Teacher |
 def compute_validation_losses(
     run: RunContext[DiffusionConfig], model: DiffusionModel, step: Step, sampler: ValidationSampler, ema: EMA
 ) -> dict[str, float]:
-    """Mean losses of --val_loss_examples validation texts over all noise levels: val_loss, and val_ema_loss.
+    """Mean losses of --val_loss_examples validation texts over all noise levels: val_loss, and val_ema_loss; where the
+    step logs its loss by quarter of the noise range also val_loss_q0 to val_loss_q3, and val_ema_loss_q0 and so on.
 
     Every rank must call it: each computes its share.
     """
+    quarters = step.logs_quarters * [f"_q{q}" for q in QUARTERS]
 
     def mean(name: str) -> dict[str, float]:
-        return mean_losses(run.dist, sampler, [name], lambda micro: {name: step(step.num_steps, micro)[0]})
+        def losses(micro: int) -> dict[str, Tensor]:
+            loss, logged = step(step.num_steps, micro)
+            return {name: loss, **{name + quarter: logged["loss" + quarter] for quarter in quarters}}
+
+        return mean_losses(run.dist, sampler, [name, *(name + quarter for quarter in quarters)], losses)
 
     with eval_mode(model), run.autocast():
         losses = mean("val_loss")

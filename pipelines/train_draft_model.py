@@ -90,6 +90,7 @@ def train(settings: Settings[DraftModelConfig]) -> int:
     }
     save_args(
         run,
+        parts={"latent space": space, "draft model": draft_model},
         **metadata,
         latent_model_path_relative=relative_path(str(autoencoder), run.folder),
         trainable_params=sum(p.numel() for p in draft_model.parameters()),

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipelines.cli.configs import TrainingConfig
 from pipelines.evaluation_share import EvaluationShare
+from pipelines.finish import finish
 from pipelines.run_context import RunContext, dataset_label
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
@@ -145,6 +146,8 @@ def run_training(
         )
     else:
         run.log(f"trained {state.step} steps; results are in {run.folder}")
+    if evaluate_last or reason != "done":
+        finish(run, state.step, with_report=reason == "done")
     return EXIT_CODES[reason]
 
 

@@ -237,6 +237,12 @@ class Logger:
             for tracker in self.trackers:
                 tracker.log_file(path, name, self._shown_at(step))
 
+    def finish(self) -> None:
+        """Close the trackers: what they hold is written, and nothing more is sent to them."""
+        trackers, self.trackers = self.trackers, []
+        for tracker in trackers:
+            tracker.finish()
+
     def _shown_at(self, step: int) -> int:
         return step if self.trained_steps is None else self.trained_steps
 

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from accelerate.tracking import GeneralTracker
 
+from utils.errors import UserError
 from utils.run_folder import write_text
 
 
@@ -37,7 +38,12 @@ class Histogram:
     def of(cls, values: Any, bins: int = 30) -> Histogram:
         """The histogram of numbers of any shape; those that are not finite are left out."""
         values = np.asarray(values, dtype=np.float64).ravel()
-        counts, edges = np.histogram(values[np.isfinite(values)], bins)
+        values = values[np.isfinite(values)]
+        low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
+        width = 1e-3 * max(abs(low), abs(high), 1e-9)  # of equal numbers, such as norms of normalized latents
+        if high - low < width:
+            low, high = low - width, high + width
+        counts, edges = np.histogram(values, bins, (low, high))
         return cls([float(f"{edge:.6g}") for edge in edges], counts.tolist())
 
 
@@ -143,10 +149,17 @@ def wants_wandb(settings: Any) -> bool:
 
 
 def check_trackers(settings: Any) -> None:
-    """UserError if a flag asks for a tracker whose package is missing, or for wandb online without a key.
-
-    Called before a run folder is made.
+    """UserError if a flag asks for a tracker whose package is missing, for wandb online without a key, or for a report
+    that could not be made. Called before a run folder is made.
     """
+    options, mode = settings.config.tracking, settings.mode
+    if options.log_report and mode == "gen_data":
+        raise UserError("--log_report: --gen_data evaluates nothing that a report could show: leave one of them out")
+    if options.log_report and mode in ("eval", "eval_test") and settings.config.run.output_dir:
+        raise UserError(
+            "--log_report: the report of a run shows the evaluations in its folder: leave --output_dir out, or run "
+            f"python -m evaluation.report {settings.config.run.resume_dir} later"
+        )
     if wants_wandb(settings):
         from utils.wandb_tracker import check_wandb
 

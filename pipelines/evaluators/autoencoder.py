@@ -18,11 +18,12 @@ from dataset_utils.corpus import Corpus
 from evaluation import report, scorers
 from evaluation.distributed import on_rank0
 from evaluation.protocols import evaluate_reconstruction
-from latent_models.generation.decoding import strategies
+from latent_models.generation.decoding import decoding_settings, given_settings, strategies
 from latent_models.spaces.compressed import CompressedSpace
 from pipelines.cli.configs import AutoencoderConfig
 from pipelines.data.tokens import TokenSplit
 from pipelines.evaluators.interpolation import decode_all, evaluate_interpolation, midpoints
+from pipelines.evaluators.latent_norms import NUM_TEXTS, norms, write_norms
 from pipelines.evaluators.reconstruction import Decode, reconstruct, via_encoder, via_latents
 from pipelines.evaluators.spelling import Spelling
 from pipelines.run_context import RunContext
@@ -30,6 +31,7 @@ from pipelines.validation import mean_losses
 from utils.distributed import DistContext
 from utils.records import Batch
 from utils.sharding import is_sharded, unsharded
+from utils.trackers import Histogram
 from utils.train_eval import eval_mode
 
 NUM_SHOWN = 20  # texts in the table of the trackers
@@ -46,6 +48,7 @@ class AutoencoderEvaluator:
         self.run, self.space, self.data = run, space, data
         self.batch_size, self.max_seq_len = config.evaluation.eval_batch_size, config.language_model.max_seq_len
         self.strategies = list(strategies(config.evaluation.decoding))
+        self.decoding = decoding_settings(config.decoding)
         self.rows = torch.arange(min(config.validation.eval_texts, len(data)))
         self.spelling = Spelling.of(space.language_model.tokenizer, {"valid": data.split.texts})
         self.references = self.spelling.respell([data.split.texts[row] for row in self.rows.tolist()])
@@ -79,11 +82,20 @@ class AutoencoderEvaluator:
 
     def evaluate_latents(self) -> dict[str, Any]:
         """Metrics of texts that are encoded to latents and decoded again."""
-        return self._evaluate("autoencoder", via_latents(self.space, self.max_seq_len))
+        return self._evaluate("autoencoder", via_latents(self.space, self.max_seq_len, self.decoding))
+
+    def log_norms(self, step: int) -> None:
+        """Log the norms of the latents of held-out texts. Every rank calls it."""
+        batch = self.data.batch(self.rows[:NUM_TEXTS]).to(self.run.device)
+        with torch.no_grad(), eval_mode(self.space), unsharded(self.space), self.run.autocast():
+            found = Histogram.of(norms(self.space.encode(batch)))
+        self.run.logger.histogram("latent_norm/texts", found, step)
+        if self.run.dist.is_main:
+            write_norms(self.run.folder, {"validation texts": found})
 
     def evaluate_language_model(self) -> dict[str, Any]:
         """Metrics of texts that the language model alone copies: an upper bound for the decoder."""
-        return self._evaluate("bart", via_encoder(self.space.language_model, self.max_seq_len))
+        return self._evaluate("bart", via_encoder(self.space.language_model, self.max_seq_len, self.decoding))
 
     def _evaluate(self, prefix: str, decode: Decode) -> dict[str, Any]:
         run, sharded = self.run, is_sharded(self.space)
@@ -110,6 +122,7 @@ class AutoencoderEvaluator:
             )
             record = run.corpus_record
             metrics["protocol"] |= self.spelling.metadata() | ({} if record is None else record.metadata())
+            metrics["protocol"] |= given_settings(run.settings.config.decoding)
         return metrics
 
     def evaluate_midpoints(self, corpus: Corpus) -> dict[str, Any]:
@@ -129,7 +142,14 @@ class AutoencoderEvaluator:
                 )
                 for strategy in self.strategies:
                     texts = decode_all(
-                        self.space, latents, strategy, self.batch_size, self.max_seq_len, run.autocast, run.quiet
+                        self.space,
+                        latents,
+                        strategy,
+                        self.batch_size,
+                        self.max_seq_len,
+                        run.autocast,
+                        run.quiet,
+                        self.decoding,
                     )
                     self.texts[f"midpoints/{strategy}"] = texts
                     metrics |= evaluate_interpolation(

@@ -15,12 +15,13 @@ from evaluation.classwise import FeatureCache, PerClassResult
 from evaluation.optional import MissingPackage
 from evaluation.protocols import evaluate_texts, protocol
 from evaluation.text_tokens import word_rule
-from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, Metrics, Part, PartResult
+from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, FirstInputs, Metrics, Part, PartResult
 from pipelines.evaluators.unconditional import sample_and_score
 from pipelines.sampling.classes import NULL, TrainingClassPrior, one_class
 from pipelines.sampling.generator import SampleOutput
 from utils.errors import UserError
 from utils.progress import Stopwatch
+from utils.records import Condition
 from utils.run_folder import write_json
 
 HELD_OUT = "held-out texts"  # the row of real texts in eval-{split}-classes.json
@@ -35,9 +36,7 @@ class AllClasses(Part):
         self.joint = joint
 
     def evaluate_seed(self, split: str, seed: int) -> PartResult:
-        context, prior = self.context, None
-        if self.joint != NULL:
-            prior = TrainingClassPrior(torch.tensor(context.corpus.train.labels))
+        context, prior = self.context, self._prior()
         result, output = sample_and_score(context, split, seed, prior)
         if prior is not None:
             for strategy, texts in output.texts.items():
@@ -49,6 +48,14 @@ class AllClasses(Part):
             "class_id": context.classes.class_id,
         }
         return result
+
+    def first_inputs(self, split: str, seed: int, n: int) -> FirstInputs:
+        return FirstInputs(self._prior())
+
+    def _prior(self) -> TrainingClassPrior | None:
+        if self.joint == NULL:
+            return None
+        return TrainingClassPrior(torch.tensor(self.context.corpus.train.labels))
 
 
 class ClassReferences(Part):
@@ -75,7 +82,7 @@ class PerClass(Part):
         with_held_out: also compare held-out texts with training texts, for a matrix of real texts.
         """
         super().__init__(context)
-        self.classes, self.with_held_out = classes, with_held_out
+        self.classes, self.with_held_out = list(classes), with_held_out
         self._results: dict[str, dict[str, list[PerClassResult]]] = {}  # split -> strategy or HELD_OUT -> one per seed
         self._protocol: Metrics = {}  # protocol of the last seed
         for split in splits:  # checked here, before hours of training
@@ -101,6 +108,10 @@ class PerClass(Part):
             (f"cond{c}_", strategy): texts for c, output in outputs.items() for strategy, texts in output.texts.items()
         }
         return PartResult(metrics, samples)
+
+    def first_inputs(self, split: str, seed: int, n: int) -> FirstInputs:
+        """Texts of all sampled classes in turn."""
+        return FirstInputs(lambda block, size, draws: Condition.of(torch.tensor((self.classes * n)[: min(n, size)])))
 
     def write_extras(self, split: str) -> None:
         """Write the matrices, averaged over seeds, as eval-{split}-classes.json and as one heat map per strategy."""

@@ -29,6 +29,7 @@ from pipelines.options import ClampOptions, ControlOptions
 from pipelines.run_context import RunContext
 from pipelines.sampling.causal import CausalGenerator
 from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.sampler_call import ConditionFn
 from utils.seeding import seeded_generator
 from utils.shared import make_folder_on_main
 from utils.terminal import single_line
@@ -51,7 +52,6 @@ class EvaluationContext:
         self.options, self.classes = self.config.evaluation, self.config.classes
         self.strategies = list(strategies(self.options.decoding))
 
-    # ---- texts -------------------------------------------------------------------------------------------------------
     # ---- conditions: by the names of flags, since programs have different ones --------------------------------------
 
     @property
@@ -67,6 +67,7 @@ class EvaluationContext:
     def guidance(self) -> float:
         return self.run.settings.values.get("cls_free_guidance", 1.0)
 
+    # ---- texts -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _respelled(self) -> tuple[Corpus, Spelling]:
@@ -207,13 +208,13 @@ class EvaluationContext:
 
     def sampling_metadata(self) -> dict[str, Any]:
         """Return every flag that changes samples, and the number of network calls per text."""
-        settings, process, sampling = self.run.settings, self.config.process, self.config.sampling
         record = self.run.corpus_record
         of_corpus = {} if record is None else record.metadata()
         if isinstance(self.generator, CausalGenerator):
             return {**self.generator.sampling_metadata(), **of_corpus, **self.spelling.metadata()}
-        guided = 2 if sampling.cls_free_guidance != 1 else 1
+        settings, process, sampling = self.run.settings, self.config.process, self.config.sampling
         blocks = self.generator.block_size
+        guided = 2 if sampling.cls_free_guidance != 1 else 1
         metadata = {name: value for name, value in asdict(sampling).items() if name != "preset"}  # it set other flags
         values, flags = settings.values, settings.program.flags
         extra = [f.name for group in EXTRA_OPTIONS for f in fields(group) if values[f.name] != flags[f.name].default]
@@ -221,14 +222,22 @@ class EvaluationContext:
             **metadata,
             **of_corpus,
             **{name: values[name] for name in extra},
-            "sampling_schedule": process.beta_schedule or sampling.sampling_schedule or process.train_schedule,
             **given_settings(self.config.decoding),
+            "sampling_schedule": process.beta_schedule or sampling.sampling_schedule or process.train_schedule,
             "network_calls": guided * nfe(sampling.sampler, sampling.sampling_timesteps),
             "texts_together": self.generator.batch_size,
-            "max_seq_len": self.config.language_model.max_seq_len,
             **({} if blocks == self.generator.batch_size else {"texts_drawn_together": blocks}),
+            "max_seq_len": self.config.language_model.max_seq_len,
             **self.spelling.metadata(),
         }
+
+
+@dataclass
+class FirstInputs:
+    """Inputs of the first texts of a seed."""
+
+    conditions: ConditionFn | None = None
+    sources: Sequence[str] = ()
 
 
 @dataclass
@@ -249,6 +258,10 @@ class Part(ABC):
     @abstractmethod
     def evaluate_seed(self, split: str, seed: int) -> PartResult:
         """Compute the metrics of one seed against a split (valid, test). Every rank calls it."""
+
+    def first_inputs(self, split: str, seed: int, n: int) -> FirstInputs | None:
+        """Inputs of the first n texts that this part samples for a seed; None if it samples none."""
+        return None
 
     def load_models(self) -> None:  # noqa: B027 most parts need no further models
         """Load the models that only this part needs and the flags name."""

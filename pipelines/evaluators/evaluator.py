@@ -15,13 +15,14 @@ from evaluation import report
 from evaluation.protocols import over_seeds, with_seed_suffix
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.evaluators.classes import AllClasses, ClassReferences, PerClass
-from pipelines.evaluators.common import EvaluationContext, Metrics, Part, PartResult, numbers_of, to_lines
+from pipelines.evaluators.common import EvaluationContext, FirstInputs, Metrics, Part, PartResult, numbers_of, to_lines
 from pipelines.evaluators.pairs import Pairs
+from pipelines.evaluators.report_data import TEXTS, ReportData
 from pipelines.evaluators.synthetic import write_synthetic
 from pipelines.evaluators.unconditional import References, Samples
 from pipelines.run_context import RunContext
-from pipelines.sampling.classes import select_classes
 from pipelines.sampling.causal import CausalGenerator
+from pipelines.sampling.classes import select_classes
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.inputs import Sources
 from utils.run_folder import write_json, write_text
@@ -55,6 +56,7 @@ class Evaluator:
     ) -> None:
         """sources: inputs of a sequence-to-sequence run."""
         self.context, self.parts, self.output, self.sources = context, parts, output, sources
+        self.report_data = ReportData(context)
 
     def load_models(self) -> None:
         """Load every model that the flags name, so that a missing one raises before hours of training."""
@@ -75,6 +77,7 @@ class Evaluator:
             write_json(run.folder / "metrics.json", report.nan_to_none({"step": step, **result.metrics}))
             run.log(self.output.table(result.metrics, f"step {step}", "valid"))
             score = self.output.best_score(result.metrics)
+        self.report_data.record_training(step)
         run.dist.barrier()
         return score
 
@@ -90,6 +93,8 @@ class Evaluator:
             result = self._evaluate_seed(split, seed)
             if run.dist.is_main:
                 self.output.write_run(result.samples, split, seed)
+                inputs = self._first_inputs(split, seed) if seed == seeds[0] else None
+                result.metrics["protocol"] |= self.report_data.write_seed(result.samples, split, seed, inputs)
             run.log(self.output.table(result.metrics, f"seed {seed}, {split} split", split))
             results.append(result.metrics)
         by_seed, summary = results[0], over_seeds(results)
@@ -114,6 +119,10 @@ class Evaluator:
             merged.metrics = {**result.metrics, **merged.metrics, "protocol": protocol}
             merged.samples |= result.samples
         return merged
+
+    def _first_inputs(self, split: str, seed: int) -> FirstInputs | None:
+        found = (part.first_inputs(split, seed, TEXTS) for part in self.parts)
+        return next((inputs for inputs in found if inputs is not None), None)
 
     def _milestone(self, step: int) -> int:
         """Return k for the k-th sampling, which is part of file names; rounded up if training ends between two."""

@@ -6,8 +6,9 @@ generation. Reconstruction does not show this: an autoencoder may reconstruct ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,14 +66,15 @@ def decode_all(
     max_length: int,
     autocast: Callable[[], AbstractContextManager],
     quiet: bool = False,
+    decoding: Mapping[str, Mapping[str, Any]] = DECODING,
 ) -> list[str]:
-    """Decode latents by one strategy, in batches. Returns the texts in order."""
+    """Decode latents by one strategy, in batches. Returns the texts in order. decoding: settings by strategy."""
     texts: list[str] = []
     with ProgressBar(f"midpoints ({strategy})", len(latents), unit="text", disable=quiet) as bar, autocast():
         for first in range(0, len(latents), batch_size):
             torch.manual_seed(derive_seed(0, "midpoints", strategy, first))  # for strategies that sample tokens
             batch = latents[first : first + batch_size]
-            texts += space.decode(batch, max_length=max_length, **DECODING[strategy])
+            texts += space.decode(batch, max_length=max_length, **decoding[strategy])
             bar.advance(len(batch))
     return texts
 

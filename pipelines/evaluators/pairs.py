@@ -20,7 +20,7 @@ from evaluation.metrics import SAMPLES, MetricContext, compute_metrics
 from evaluation.options import BLEU_TOKENIZERS
 from evaluation.overlap import check_bleu_tokenizer, load_bertscore
 from evaluation.protocols import evaluate_pairs
-from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, Metrics, Part, PartResult
+from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, FirstInputs, Metrics, Part, PartResult
 from pipelines.sampling.classes import PRIOR, select_classes
 from pipelines.sampling.inputs import Sources
 from utils.errors import UserError
@@ -57,12 +57,8 @@ class Pairs(Part):
             load_bertscore(self.options.bertscore_model, str(self.context.run.device))
 
     def evaluate_seed(self, split: str, seed: int) -> PartResult:
-        context, num_samples = self.context, self.context.options.num_samples
-        order, by_label = context.shuffled_rows(split, seed), context.config.denoiser.class_conditional
-        part = context.corpus.splits[split].examples(order, num_samples, by_label=by_label)
-        k = self.options.seq2seq_candidates
-        classes = self._requested_classes(part.labels)
-        class_ids = None if classes is None else torch.tensor(classes, device=context.run.device)
+        context, k = self.context, self.options.seq2seq_candidates
+        part, classes, class_ids = self._examples(split, seed, context.options.num_samples)
         candidates = context.generator.candidates(
             len(part),
             k,
@@ -91,6 +87,18 @@ class Pairs(Part):
                 "class_id": context.classes.class_id,
             }
         return PartResult(metrics, {("", strategy): rows for strategy, rows in records.items()})
+
+    def first_inputs(self, split: str, seed: int, n: int) -> FirstInputs:
+        part, _, class_ids = self._examples(split, seed, n)
+        inputs = self.sources.make_inputs(part.sources, seed, class_ids)
+        return FirstInputs(lambda block, size, draws: inputs(0, min(len(part), size)), part.sources)
+
+    def _examples(self, split: str, seed: int, n: int) -> tuple[Examples, list[int] | None, torch.Tensor | None]:
+        """The first n examples of a seed, and the classes on which their texts are conditioned."""
+        order = self.context.shuffled_rows(split, seed)
+        part = self.context.corpus.splits[split].examples(order, n, by_label=self.context.class_conditional)
+        classes = self._requested_classes(part.labels)
+        return part, classes, None if classes is None else torch.tensor(classes, device=self.context.run.device)
 
     def _score(
         self, candidates: Mapping[str, list[list[str]]], part: Examples, split: str, seed: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from utils.records import Batch
 from utils.seeding import derive_seed
 
 Decode = Callable[[Batch, str], list[str]]  # (batch, strategy) -> texts
+Decoding = Mapping[str, Mapping[str, Any]]  # settings by strategy
 
 
 @torch.no_grad()
@@ -54,16 +56,16 @@ def reconstruct(
     return [decoded[row] for row in rows.tolist()]
 
 
-def via_latents(space: LatentSpace, max_length: int) -> Decode:
+def via_latents(space: LatentSpace, max_length: int, decoding: Decoding = DECODING) -> Decode:
     """Return a function that encodes texts to latents and decodes these."""
-    return lambda batch, strategy: space.decode(space.encode(batch), max_length=max_length, **DECODING[strategy])
+    return lambda batch, strategy: space.decode(space.encode(batch), max_length=max_length, **decoding[strategy])
 
 
-def via_encoder(model: LanguageModel, max_length: int) -> Decode:
+def via_encoder(model: LanguageModel, max_length: int, decoding: Decoding = DECODING) -> Decode:
     """Return a function that decodes texts from the language model's encoder states, without a bottleneck."""
 
     def decode(batch: Batch, strategy: str) -> list[str]:
         states = model.encode(batch.input_ids, batch.attention_mask)
-        return model.generate(states, batch.attention_mask, max_length=max_length, **DECODING[strategy])
+        return model.generate(states, batch.attention_mask, max_length=max_length, **decoding[strategy])
 
     return decode

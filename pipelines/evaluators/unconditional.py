@@ -6,7 +6,7 @@ Lovelace et al. 2023, section 5, and their code. The metrics are in evaluation/.
 from __future__ import annotations
 
 from evaluation.protocols import evaluate_texts, reference_metrics
-from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, Metrics, Part, PartResult
+from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, FirstInputs, Metrics, Part, PartResult
 from pipelines.sampling.generator import SampleOutput
 from pipelines.sampling.sampler_call import ConditionFn
 
@@ -16,6 +16,9 @@ class Samples(Part):
 
     def evaluate_seed(self, split: str, seed: int) -> PartResult:
         return sample_and_score(self.context, split, seed, None)[0]
+
+    def first_inputs(self, split: str, seed: int, n: int) -> FirstInputs:
+        return FirstInputs()
 
 
 class References(Part):

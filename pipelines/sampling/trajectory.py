@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -73,10 +73,14 @@ class Trajectory:
         call.step_hooks.append(record)
 
     def write(self, call: SamplerCall) -> None:
-        """Write all snapshots of a call as JSON: {"seed", "steps", "views": [{"step", "t", "texts"}]}."""
+        """Write all snapshots of a call as JSON."""
         assert self.path is not None
+        write_json(self.path, self.as_dict(call))
+
+    def as_dict(self, call: SamplerCall) -> dict[str, Any]:
+        """All snapshots of a call: {"seed", "steps", "views": [{"step", "t", "texts"}]}."""
         snapshots = [asdict(snapshot) for snapshot in self.snapshots]
-        write_json(self.path, {"seed": call.seed, "steps": len(call.timesteps) - 1, "views": snapshots})
+        return {"seed": call.seed, "steps": len(call.timesteps) - 1, "views": snapshots}
 
 
 def show(snapshot: Snapshot, steps: int, file: TextIO) -> None:

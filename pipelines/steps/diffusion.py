@@ -143,6 +143,8 @@ class DiffusionStep:
     (LatentSpace.losses, weight 1) and those LOSS_TERMS whose weight is not 0 (diffusion/loss).
     """
 
+    logs_quarters = True
+
     def __init__(
         self,
         denoiser: nn.Module,

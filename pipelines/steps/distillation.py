@@ -43,6 +43,8 @@ class DistillationStep:
     AdditionalLosses of pipelines/steps/diffusion.
     """
 
+    logs_quarters = False
+
     def __init__(
         self,
         student: nn.Module,

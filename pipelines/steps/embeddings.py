@@ -125,6 +125,8 @@ class EmbeddingLoss(nn.Module):
 class EmbeddingStep:
     """(step, micro) -> losses (B,), and values (B,) to log: every loss by name, and that of diffusion by quarter."""
 
+    logs_quarters = True
+
     def __init__(
         self,
         network: nn.Module,

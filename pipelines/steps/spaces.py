@@ -27,6 +27,7 @@ class Step(Protocol):
     """(step, micro) -> losses (B,), and values (B,) to log by name."""
 
     num_steps: int  # number of steps of the whole run
+    logs_quarters: bool  # whether the values to log hold the loss by quarter of the noise range, loss_q0 to loss_q3
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]: ...
 

@@ -159,6 +159,17 @@ def test_evaluation_writes_the_class_matrices_and_plots_them(all_classes):
     assert (folder / "eval-valid-classes-greedy.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_evaluation_records_nearest_texts_of_each_class_and_a_trajectory_of_them(all_classes):
+    _, folder = all_classes
+    trajectory = json.loads((folder / "trajectory.json").read_text())
+    assert len(trajectory["classes"]) == len(trajectory["views"][0]["texts"]) == 6
+    assert set(trajectory["classes"]) <= set(TOPICS)
+    for prefix in ("", *(f"cond{c}_" for c in range(len(TOPICS)))):
+        stem = f"eval-valid-seed42-{prefix}greedy"
+        samples, nearest = (json.loads((folder / f"{stem}-{name}.json").read_text()) for name in ("samples", "nearest"))
+        assert len(samples) == len(nearest) > 0
+
+
 def test_the_classifier_is_saved_with_its_held_out_accuracy(all_classes):
     result, folder = all_classes
     metadata = json.loads((folder.parent / "classifier" / "local_classifier.json").read_text())

@@ -108,6 +108,13 @@ def test_the_test_split_is_evaluated_over_five_seeds(programs, run_on_pairs, tmp
     for prefix in ("model/seq2seq/test/", "model/seq2seq/test/beam/"):
         assert len(result[f"{prefix}mbr_rougeL"]["values"]) == 5 and f"{prefix}rougeL_seed44" in result
     assert len(list((tmp_path / "evaluation").glob("eval-test-seed4?-greedy-pairs.json"))) == 5
+    assert len(list((tmp_path / "evaluation").glob("eval-test-seed4?-*-nearest.json"))) == 10
+    records, nearest, trajectory = (
+        json.loads((tmp_path / "evaluation" / f"{name}.json").read_text())
+        for name in ("eval-test-seed42-greedy-pairs", "eval-test-seed42-greedy-nearest", "trajectory")
+    )
+    assert len(nearest) == 3 and [record["source"] for record in records] == trajectory["sources"][:3]
+    assert len(trajectory["sources"]) == len(trajectory["views"][0]["texts"]) == 6
 
 
 def test_each_source_is_encoded_once_for_all_candidates(run_on_pairs, encodings):
