@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from latent_models.generation.decoding import decoding_settings
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import NormalizedSpace
 from model.options import DenoiserOptions
@@ -189,6 +190,7 @@ def make_generator(
         dist=dist,
         absorbing=components.model.absorbing,
         hooks=make_hooks(settings, components, device),
+        decoding=decoding_settings(settings.config.decoding),
     )
 
 
