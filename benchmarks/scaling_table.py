@@ -6,9 +6,10 @@ It reads every throughput.json in a folder of benchmarks/records, or one folder 
 and prints the tables; --write puts them into docs/scaling.md, between the lines that name this program. A test holds
 that the page has what the records say. How long: a second.
 
-Arithmetic: published number of steps / measured steps a second, and 1,000 texts / measured texts a second. The official
-code is not timed here: it computes in float32 with the encoder at every step, which is the case "everything off", so
-that its time on a machine is estimated as that of this case. What its authors published, on one A6000, stands beside.
+Arithmetic: texts of the published number of steps / measured texts a second, and 1,000 texts / measured texts a second.
+The official code is not timed here: it computes in float32 with the encoder at every step, which is the case
+"everything off", so that its time on a machine is estimated as that of this case. What its authors published, on one
+A6000, stands beside.
 """
 
 from __future__ import annotations
@@ -22,24 +23,25 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that our packages are importable from any directory
 
-from benchmarks.throughput_sizes import PROJECTED
+from benchmarks.throughput_sizes import PROJECTED, SIZES
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "scaling.md"
 RECORDS = ROOT / "benchmarks" / "records"
-BEGIN = "<!-- written by: python benchmarks/scaling_table.py --write -->"
+BEGIN = "<!-- written by benchmarks/scaling_table.py -->"
 END = "<!-- end of what benchmarks/scaling_table.py writes -->"
 # Lovelace et al. 2023, arXiv:2212.09462: hours of the published steps and texts of a step, on one A6000
 PUBLISHED = {"denoiser": (35.0, 128), "autoencoder": (12.6, 256)}
+BATCHES = {"denoiser": "batch", "autoencoder": "ae_batch"}  # fields of a Size
 # the same, 1,000 texts by beam search in 50, 100, 250 and 1,000 steps: 58 s and .57 s for each step
 PUBLISHED_SAMPLING = (58.0, 0.57)
 NOTE = """\
-Times are projected: the published number of steps divided by the measured steps a second. The official code was not
-timed here. It computes in float32 and runs the encoder at every step, as the case "everything off" does, so the last
-column is its cost by the same arithmetic; in the rows of the A6000 it is what its authors published. The size small is
-that of the quickstart, and its networks are not those of the paper."""
+Times are projected: the texts of the published number of steps divided by the measured texts a second. The official
+code was not timed here. It computes in float32 and runs the encoder at every step, as the case "everything off" does,
+so the last column is its cost by the same arithmetic; in the rows of the A6000 it is what its authors published. The
+size small is that of the quickstart, and its networks are not those of the paper."""
 
 
 def records(folder: Path = RECORDS) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -84,12 +86,14 @@ def training_rows(found: Iterable[tuple[Path, dict[str, Any]]]) -> Iterator[list
             cases = rates(record, part)
             if "all on" not in cases:
                 continue
-            row = cases["all on"]
+            row, batch = cases["all on"], record["layout"][BATCHES[part]]
+            # texts of all steps: where the memory of a CPU allows only a smaller batch, more of its steps hold them
+            texts = steps * getattr(SIZES[record["size"]], BATCHES[part])
             rate, taken = row["steps_per_second"]["median"], row["steps_per_round"] * record["rounds"]
             line = [record["size"], machine(record, path), part, number(rate), number(row["texts_per_second"])]
-            line += [f"{taken:,}", f"{steps:,} in {duration(steps / rate)}"]
+            line += [f"{taken:,} of {batch} texts", f"{steps:,} in {duration(texts / row['texts_per_second'])}"]
             off = cases.get("everything off")
-            yield [*line, duration(steps / off["steps_per_second"]["median"]) if off else "not measured"]
+            yield [*line, duration(texts / off["texts_per_second"]) if off else "not measured"]
     for part, (hours, batch) in PUBLISHED.items():
         rate = PROJECTED[part] / (3600 * hours)
         taken = f"{PROJECTED[part]:,} in {duration(3600 * hours)}"

@@ -157,9 +157,9 @@ def table(result: dict[str, Any]) -> str:
     lines += [f"not on this machine: {', '.join(result['not_here'])}"] if result["not_here"] else []
     lines += [f"memory: {result['memory']}"]
     lines.append("")
-    lines.append(
-        f"{'part':<12}{'case':<38}{'steps/s':>9}{'range':>18}{'texts/s':>10}{'tokens/s':>11}{'util.':>7}{'allowed':>9}{'memory':>9}"
-    )
+    width = max(len(row["case"]) for row in result["rows"]) + 2
+    head = ("steps/s", 9), ("range", 18), ("texts/s", 10), ("tokens/s", 11), ("util.", 7), ("allowed", 9), ("memory", 9)
+    lines.append(f"{'part':<12}{'case':<{width}}" + "".join(f"{title:>{size}}" for title, size in head))
     for row in result["rows"]:
         s = row["steps_per_second"]
         cells = [
@@ -171,7 +171,7 @@ def table(result: dict[str, Any]) -> str:
             f"{row['steps_per_second_allowed']:>9.4g}" if "steps_per_second_allowed" in row else " " * 9,
             f"{row['peak_memory_bytes'] / 1e9:>6.2f} GB" if row["peak_memory_bytes"] else " " * 9,
         ]
-        lines.append(f"{row['part']:<12}{row['case']:<38}" + "".join(cells))
+        lines.append(f"{row['part']:<12}{row['case']:<{width}}" + "".join(cells))
     lines += ["", *(f"{name:<70}{value:.3f}" for name, value in result["ratios"].items())]
     lines += ["", f"switches that make a case slower (below {SLOWER_BELOW}): {', '.join(result['slower']) or 'none'}"]
     masks = "; dropout masks of other kernels differ" if result["layout"]["dropout"] else ""

@@ -27,7 +27,7 @@ def write_record(folder: Path, **changes: object) -> None:
     ]
     record = {
         "size": "paper", "device": "NVIDIA H100", "threads": 8, "rounds": 2, "memory": "of a case alone, at its peak",
-        "slower": [], "rows": rows, **changes,
+        "slower": [], "rows": rows, "layout": {"batch": 128, "ae_batch": 256}, **changes,
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "throughput.json").write_text(json.dumps(record))
@@ -41,7 +41,9 @@ def test_the_page_has_the_tables_of_the_records():
 
 def test_times_are_the_steps_over_the_rate_and_cases_that_lack_are_said(tmp_path):
     write_record(tmp_path / "records" / "gpu" / "throughput")
-    write_record(tmp_path / "records" / "cpu", size="small", memory="of the process at the case's peak")
+    batches = {"batch": 128, "ae_batch": 256}  # twice those of the recipe: half of the steps hold its texts
+    cpu = "of the process at the case's peak"
+    write_record(tmp_path / "records" / "cpu", size="small", memory=cpu, layout=batches)
     old = tmp_path / "records" / "old"
     write_record(old)
     (old / "throughput.json").write_text(json.dumps({"rows": [row("denoiser", "all on", 50.0, 128)]}))
@@ -50,7 +52,8 @@ def test_times_are_the_steps_over_the_rate_and_cases_that_lack_are_said(tmp_path
     small, paper, *published = scaling_table.training_rows(found)
     assert small[0] == "small" and small[1].startswith("[NVIDIA H100, 8 threads](")
     assert paper[0] == "paper" and paper[1].startswith("[NVIDIA H100](")
-    assert paper[2:] == ["denoiser", "50", "6,400", "6", "250,000 in 83.3 min", "6.94 h"]
+    assert paper[2:] == ["denoiser", "50", "6,400", "6 of 128 texts", "250,000 in 83.3 min", "6.94 h"]
+    assert small[2:] == ["denoiser", "50", "6,400", "6 of 128 texts", "250,000 in 41.7 min", "3.47 h"]
     assert [line[-1] for line in published] == ["250,000 in 35 h", "50,000 in 12.6 h"]
     decoding = next(iter(scaling_table.sampling_rows(found)))
     assert decoding[2:] == ["decode, greedy", "500", "2 s", "not measured"]
