@@ -26,6 +26,7 @@ FOREIGN = {
     "standalone",
     "output_dir",
     "markdown",
+    "logdir",  # of tensorboard
     "from",
     "dry_run",
     "tokenizer",
