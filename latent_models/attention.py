@@ -28,19 +28,48 @@ def attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The interface of transformers: (B, H, L, head) -> (B, L, H, head), None. Its sdpa, unless products are faster."""
-    causal = attention_mask is None and query.shape[2] > 1 and (module.is_causal if is_causal is None else is_causal)
+    """The interface of transformers: (B, H, L, head) -> (B, L, H, head), None. Its sdpa, unless products are faster.
+
+    Keys and values may have fewer rows than queries: of the K beams of a text, which share them
+    (generation/cache.SharedLayer).
+    """
+    rows, heads, length, width = query.shape
+    beams = rows // len(key)
+    if beams > 1 and kwargs.get("position_bias") is not None:
+        key, value, beams = key.repeat_interleave(beams, 0), value.repeat_interleave(beams, 0), 1
+    if beams > 1:
+        query = query.view(-1, beams, heads, length, width).transpose(1, 2).flatten(2, 3)  # (B, H, K * L, head)
+        attention_mask = None if attention_mask is None else _of_texts(attention_mask, beams)
+    out = _attention(module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs)
+    return (out if beams == 1 else out.reshape(rows, length, heads, width)), None
+
+
+def _of_texts(mask: Tensor, beams: int) -> Tensor:
+    """The mask (B * K, 1, L, S) of all beams as one of texts, (B, 1, 1 or K * L, S)."""
+    rows, _, length, keys = mask.shape
+    return mask[::beams] if length == 1 else mask.reshape(rows // beams, 1, beams * length, keys)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float,
+    scaling: float | None, is_causal: bool | None, **kwargs: Any,
+) -> Tensor:  # fmt: skip
+    causal = mask is None and query.shape[2] > 1 and (module.is_causal if is_causal is None else is_causal)
     special = causal or query.shape[1] != key.shape[1] or any(kwargs.get(x) is not None for x in SPECIAL)
     if special or not by_products(query, key, dropout):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs)
-    out = attend_by_products(query, key, value, attention_mask, dropout, scaling)
-    return out.transpose(1, 2).contiguous(), None
+        return sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, is_causal, **kwargs)[0]
+    return attend_by_products(query, key, value, mask, dropout, scaling).transpose(1, 2).contiguous()
 
 
 def choose_kernels(model: Any) -> None:
     """Let a model of transformers that uses sdpa use `attention` instead."""
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(NAME)
+
+
+def chooses_kernels(model: Any) -> bool:
+    """Whether a model of transformers uses `attention`."""
+    return model.config._attn_implementation == NAME
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attention)

@@ -9,10 +9,9 @@ from utils.malloc import keep_freed_memory
 from utils.options import KernelOptions
 
 # On a CPU in half precision, torch's fused attention loses to two matrix products and a softmax: its backward by a
-# factor of 2 to 6, its forward from about this number of queries on, and for one query from this number of keys on
-# (benchmarks/attention_kernels.py). Below it the fused kernel saves calls.
-FUSED_SCORES = 64  # with a gradient: queries * keys
-FUSED_QUERIES, FUSED_KEYS = 15, 32  # without one
+# factor of 2 to 6, and its forward mostly, too (benchmarks/attention_kernels.py). With fewer scores than this (texts *
+# heads * queries * keys) it saves calls.
+FUSED_SCORES = 5000
 
 _chosen: KernelOptions | None = None  # in this process; None: the defaults
 
@@ -47,12 +46,8 @@ def by_products(q: Tensor, k: Tensor, dropout: float = 0.0) -> bool:
         return False
     if dropout and _options().dropout == "bits":
         return True
-    if q.dtype not in (torch.bfloat16, torch.float16):
-        return False
-    queries, keys = q.shape[-2], k.shape[-2]
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
-        return queries * keys > FUSED_SCORES
-    return queries > FUSED_QUERIES or (queries == 1 and keys >= FUSED_KEYS)
+    scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    return q.dtype in (torch.bfloat16, torch.float16) and scores >= FUSED_SCORES
 
 
 def dropout_by_bits(x: Tensor) -> bool:

@@ -22,7 +22,9 @@ from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
+from latent_models.attention import chooses_kernels
 from latent_models.generation.buckets import buckets
+from latent_models.generation.cache import make_cache
 from latent_models.key_value_cache import CACHE
 from latent_models.options import GenerationOptions
 from utils.errors import UserError
@@ -87,14 +89,15 @@ class TokenGenerator:
                     positions = torch.arange(1, part_mask.shape[1] + 1, device=device)
                     longest = max(1, int((part_mask.any(0) * positions).max()))
                     part, part_mask = part[:, :longest], part_mask[:, :longest]
-                if loop is None and dynamic and decoding.get("num_beams", 1) == 1:
+                own_cache = dynamic and loop is None
+                if own_cache and decoding.get("num_beams", 1) == 1:
                     loop = partial(generate_dropping_finished, draw_rows=draw_rows)
                 if draw_rows and loop is None:  # transformers draws for the rows that it is given
                     part, part_mask = (
                         _in_batch(part, *draw_rows),
                         None if part_mask is None else _in_batch(part_mask, *draw_rows),
                     )
-                found = self._generate(model, part, part_mask, decoding, loop)
+                found = self._generate(model, part, part_mask, decoding, loop, own_cache)
                 found = found[draw_rows[0] : draw_rows[0] + len(rows)] if draw_rows and loop is None else found
                 for row, ids in zip(rows.tolist(), found, strict=True):
                     generated[row] = ids
@@ -107,8 +110,9 @@ class TokenGenerator:
         mask: Tensor | None,
         decoding: dict[str, Any],
         loop: Loop | None,
+        own_cache: bool,
     ) -> Any:
-        """Ids (B, T) of one batch. loop: replaces the decoding loop of transformers."""
+        """Ids (B, T) of one batch. loop: replaces the loop of transformers. own_cache: the cache of generation/cache."""
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         kwargs: dict[str, Any] = {}
@@ -116,6 +120,8 @@ class TokenGenerator:
             kwargs["custom_generate"] = loop
         elif self.options.kv_cache == "static":
             kwargs["cache_implementation"] = "static"
+        if own_cache and chooses_kernels(model):
+            kwargs[CACHE] = make_cache(model, decoding.get("num_beams", 1))
         return model.generate(
             # a new output each call: generate expands it in place for beams
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
