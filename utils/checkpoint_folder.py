@@ -261,11 +261,17 @@ def _checksum_or_none(state: Mapping[str, Any]) -> str | None:
 def _inside(path: Path, name: str) -> Path:
     """A file of the folder. Raises DamagedError where it is missing, or a link that leads out of the folder."""
     file = path / name
-    if file.is_symlink() and file.resolve().parent != path.resolve():
+    if file.is_symlink() and not (file.resolve().parent == path.resolve() or _is_hub_link(path, file.resolve())):
         raise DamagedError(f"{name} is a link to a file outside its folder")
     if not file.is_file():
         raise DamagedError(f"{name} is missing")
     return file
+
+
+def _is_hub_link(path: Path, target: Path) -> bool:
+    """Whether a link leads from a snapshot of a repository, as huggingface_hub caches it, to the files beside it."""
+    snapshots = next((parent for parent in path.absolute().parents if parent.name == "snapshots"), None)
+    return snapshots is not None and target.parent == (snapshots.parent / "blobs").resolve()
 
 
 def _unreadable(file: Path, error: OSError) -> Exception:

@@ -22,6 +22,7 @@ from utils.run_folder import resolve
 from utils.sharding import shard_like
 
 OptionsT = TypeVar("OptionsT")
+PART_OF_FOLDER = "./"  # begins a recorded path that a saved pipeline holds
 
 
 def relative_path(path: str, folder: Path) -> str | None:
@@ -33,9 +34,14 @@ def locate_model(name: str, run: Path | None, recorded: str | None, flag: str = 
     """Find the language model of a run folder: returns a folder or a hub id.
 
     name: the name that the run recorded. recorded: its path relative to the run folder, None for a hub id. flag: the
-    flag that a UserError names if a recorded folder does not exist.
+    flag that a UserError names if a recorded folder does not exist. A path that begins with "./" is of a saved
+    pipeline, which holds the model: it comes before the name, which may be that of another folder here.
     """
-    if run is None or recorded is None or Path(name).is_dir():
+    if run is None or recorded is None:
+        return name
+    if recorded.startswith(PART_OF_FOLDER):
+        return os.path.normpath(run / recorded)
+    if Path(name).is_dir():
         return name
     return str(resolve(recorded, run, flag))
 
