@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import compare_systems, compare_systems_train
 from dataset_utils.registry import DATASETS
 from evaluation.score import __main__ as score
 from pipelines import infill, rewrite, sample
-from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN
+from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER, DRAFT_MODEL)
+PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER, DRAFT_MODEL, CAUSAL_LM)
 # flags of other programs that the documents name
 FOREIGN = {
     "train",
@@ -44,7 +45,11 @@ def typed_flags() -> set[str]:
     """Every flag that some program accepts on its command line."""
     known = {name for program in PROGRAMS for name, flag in program.flags.items() if not flag.config_only}
     known |= {name for program in PROGRAMS for name in program.deprecated}
-    known |= {action.dest for program in (infill, rewrite, sample, score) for action in program.parser()._actions}
+    known |= {
+        action.dest
+        for program in (infill, rewrite, sample, score, compare_systems, compare_systems_train)
+        for action in program.parser()._actions
+    }
     return known | {f"no_{name}" for name in known} | FOREIGN | {"help", "l2_normalize_latent"}
 
 

@@ -108,7 +108,7 @@ class CausalLM(nn.Module):
         )
         return cls(GPT2LMHeadModel(config), tokenizer, name)
 
-    def add_adapters(self, rank: int, alpha: float) -> None:
+    def add_adapters(self, rank: int, alpha: int) -> None:
         """Freeze the weights, and add LoRA adapters to all linear layers but the output layer.
 
         Hu et al. 2021, arXiv:2106.09685. Fresh adapters change nothing. Raises UserError without the package peft.

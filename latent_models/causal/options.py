@@ -19,8 +19,8 @@ class CausalModelOptions:
     lora_rank: int = flag(
         0, "rank of the LoRA adapters that train in a frozen --model; 0: all weights train", at_least=0, needs="model"
     )
-    lora_alpha: float = flag(
-        16.0, "LoRA: the update is scaled by alpha / rank", above=0, needs="lora_rank", config_only=True
+    lora_alpha: int = flag(
+        16, "LoRA: the update is scaled by alpha / rank", at_least=1, needs="lora_rank", config_only=True
     )
     tokenizer: str = flag(
         "bpe",

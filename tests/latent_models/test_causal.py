@@ -192,7 +192,7 @@ def test_adapters_change_nothing_before_they_train_and_are_merged_into_a_folder(
     lm = load(family)
     batch = encoded(lm).batch(torch.arange(4))
     before = lm.nll(batch).detach()
-    lm.add_adapters(4, 8.0)
+    lm.add_adapters(4, 8)
     trained = {name for name, p in lm.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name for name in trained)
     torch.testing.assert_close(lm.nll(batch), before, rtol=0, atol=0)
