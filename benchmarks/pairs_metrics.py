@@ -126,8 +126,9 @@ class PairsEvaluator:
             if cached["asked"] == request:
                 return cached
         argv = [*flags.split(), "--sampling_timesteps", str(steps), "--config", "newest_checkpoint=true"]
-        batch = {"eval_batch_size": self.size.batch}
-        pipeline = TextDiffusionPipeline.from_pretrained(run, device=self.device, argv=argv, **batch)
+        pipeline = TextDiffusionPipeline.from_pretrained(
+            run, device=self.device, argv=argv, eval_batch_size=self.size.batch
+        )
         pairs, began = self.pairs(seed), time.monotonic()
         candidates = pipeline.candidates(pairs.sources or [], self.candidates, seed=seed, decoding="greedy")
         seconds = time.monotonic() - began

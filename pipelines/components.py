@@ -21,6 +21,7 @@ from pipelines.builders.models import DiffusionModel, SpaceInputs, autoencoder_f
 from pipelines.builders.spaces import SPACES
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.context_encoder import ContextEncoder, load_context_encoder
+from pipelines.pretrained.folder import read_weights
 from pipelines.run_context import is_eval_run
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.hooks import RemaskHook, RoundingHook, load_classifier_control
@@ -147,12 +148,19 @@ def named_components(components: Components) -> dict[str, nn.Module]:
     return shown | {"denoiser": components.model}
 
 
-def load_trained_weights(model: DiffusionModel, folder: Path, *, best: bool = False) -> None:
-    """Load the averaged weights of the newest checkpoint of a run. best: load its best checkpoint if it has one."""
+def load_trained_weights(model: DiffusionModel, folder: Path, *, best: bool = False) -> int:
+    """Load the averaged weights of the newest checkpoint of a run, or of a saved pipeline. Returns their step.
+
+    best: load the best checkpoint if the run has one.
+    """
+    if (saved := read_weights(folder)) is not None:
+        load_into(model, saved)
+        return saved.step
     checkpoint = best_or_newest(folder) if best else checkpoints.load(folder)
     if "ema" not in checkpoint.tensors:
         raise UserError(f"{checkpoint.path} holds no averaged weights: name the run folder of a denoiser")
     load_into(model, checkpoint, "ema")
+    return checkpoint.step
 
 
 def make_generator(

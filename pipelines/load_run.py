@@ -1,20 +1,27 @@
-"""Load a trained diffusion run: its settings, and its components with the averaged weights."""
+"""Load a trained diffusion run, or a saved pipeline: its settings, and its components with the averaged weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from latent_models.spaces.compressed import CompressedSpace
+from pipelines.builders.models import autoencoder_folder
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.cli.programs import DIFFUSION
 from pipelines.components import Components, build_components, load_trained_weights
+from pipelines.pretrained.arguments import check_inside, flags_to_set
+from pipelines.pretrained.folder import is_saved_pipeline, read_index
 from pipelines.run_context import check_same_program
 from utils import distributed
+from utils.cli.args_io import read_args
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
+from utils.ema import ema_tensors
 from utils.errors import UserError
 
 FlagValue = str | int | float | bool
@@ -28,28 +35,51 @@ class LoadedRun:
     components: Components
     device: torch.device
     class_names: list[str]
+    folder: Path
+    step: int = 0  # of the weights
+    weight_names: tuple[str, ...] = ()  # names of the weights that the run trained; the others are of frozen models
+    autoencoder_args: Mapping[str, Any] = field(default_factory=dict)  # args.json of the autoencoder, if there is one
+
+    @property
+    def has_null_class(self) -> bool:
+        """Whether the network was trained without a class, too."""
+        return not self.class_names or self.settings.config.process.class_unconditional_prob > 0
 
 
 def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = (), **flags: FlagValue) -> LoadedRun:
-    """Load a run folder; the corpus is not needed.
+    """Load a run folder, or the folder of a saved pipeline, every file of which is checked; the corpus is not needed.
 
     flags: flags that an evaluation may set, such as sampler="dpmpp" or sampling_timesteps=20. argv: flags in the form
     of a command line. Raises UserError if the folder is not the run of a denoiser, or a flag is fixed by training.
     """
     if not isinstance(folder, str | Path) or not str(folder):
         raise UserError(f"{folder!r} is not a run folder: give the path of one as a string or a Path")
-    arguments = [*argv, *(word for name, value in flags.items() for word in _as_arguments(name, value))]
+    folder = Path(folder)
+    arguments = [*argv, *_as_arguments(flags)]
+    if is_saved_pipeline(folder):
+        given = [word.removeprefix("--").partition("=")[0] for word in arguments if word.startswith("--")]
+        arguments = [*_as_arguments(flags_to_set(read_index(folder)["flags"], given, folder)), *arguments]
+        check_inside(read_args(folder), folder)
     settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), f"--device={device}", *arguments])
     check_same_program(settings)
     torch_device, class_names = distributed.pick_device(device), list(settings.checkpoint_args.get("class_names", ()))
     source_tokens = (settings.config.context.max_source_len or 1) if settings.checkpoint_args.get("seq2seq") else 0
-    components = build_components(settings, Path(folder), torch_device, len(class_names), source_tokens)
-    load_trained_weights(
-        components.model, Path(folder), best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint
+    components = build_components(settings, folder, torch_device, len(class_names), source_tokens)
+    names = tuple(ema_tensors(components.model))
+    step = load_trained_weights(
+        components.model, folder, best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint
     )
-    return LoadedRun(settings, components, torch_device, class_names)
+    compressed = isinstance(components.space.space, CompressedSpace)
+    autoencoder_args = read_args(autoencoder_folder(settings, folder)) if compressed else {}
+    return LoadedRun(settings, components, torch_device, class_names, folder, step, names, autoencoder_args)
 
 
-def _as_arguments(name: str, value: FlagValue) -> list[str]:
+def _as_arguments(flags: Mapping[str, Any]) -> list[str]:
+    """Flags by name as words of a command line."""
+    return [word for name, value in flags.items() for word in _as_argument(name, value)]
+
+
+def _as_argument(name: str, value: FlagValue | None) -> list[str]:
     flag = DIFFUSION.flags.get(name)
-    return ["--config", f"{name}={value}"] if flag is not None and flag.config_only else [f"--{name}={value}"]
+    text = "none" if value is None else value
+    return ["--config", f"{name}={text}"] if flag is not None and flag.config_only else [f"--{name}={text}"]

@@ -1,124 +1,129 @@
-"""A trained run as a Python object.
+"""A trained run, or a saved pipeline, as a Python object. docs/python.md shows every use by task.
 
 from pipelines.text_diffusion import TextDiffusionPipeline
 
-pipeline = TextDiffusionPipeline.from_pretrained("runs/quickstart/diffusion", sampling_timesteps=50)
-pipeline.sample(8, seed=1, decoding="greedy")                 # eight texts; pipeline(8, ...) is the same
-pipeline.sample(8, class_id="sports", guidance=2.0)           # class-conditional run: eight texts of one class
-pipeline.generate_from_sources(["Where is it?"], candidates=5)  # run on pairs: a text for each source
-pipeline.infill(["The ___ apple is ___."], 5)                 # five ways to fill the blanks
-pipeline.variations(["One text."], 3, strength=0.7)           # three texts like it; with class_id, of that class
-pipeline.interpolate("One text.", "Another.", 5)              # five texts from one to the other
-pipeline.trajectory(3)                                        # three texts on their way from noise
-latents = pipeline.encode(["One text.", "Another."])          # texts to latents
-pipeline.decode(latents)                                      # latents to texts
+pipe = TextDiffusionPipeline.from_pretrained("runs/quickstart/diffusion")   # a run, a saved pipeline, or a hub id
+pipe(num_samples=8, num_inference_steps=50, generator=1).texts                # eight texts; .latents: their latents
+pipe(num_samples=8, class_id="sports", guidance_scale=2.0)                    # class-conditional run
+pipe(source=["Where is it?"], num_samples=5)                                  # run on pairs: five texts for each source
+pipe.sampler = "dpmpp"                                                        # another sampler, by name
+pipe.save_pretrained("my-model"); pipe.push_to_hub("me/my-model")             # a complete folder, with a model card
+pipe.generate_from_sources(["Where is it?"], candidates=5)                    # the best of five texts for each source
+pipe.infill(["The ___ apple is ___."], 5)                                     # five ways to fill the blanks
+pipe.variations(["One text."], 3, strength=0.7)                               # three texts like it
+pipe.interpolate("One text.", "Another.", 5)                                  # five texts from one to the other
+pipe.trajectory(3)                                                            # three texts on their way from noise
+latents = pipe.encode(["One text.", "Another."])                              # texts to latents
+pipe.decode(latents)                                                          # latents to texts
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from pathlib import Path
-from typing import Any, Self
 
 import torch
 
-from dataset_utils.labels import canonical_label
 from evaluation import mbr
-from latent_models.generation.decoding import DECODING, one_strategy
-from pipelines.components import make_generator, make_sources
-from pipelines.data.tokens import make_batch, tokenizer_of
-from pipelines.load_run import FlagValue, load_run
-from pipelines.sampling.arguments import check_count, check_number, check_seed, check_texts
-from pipelines.sampling.classes import class_index, one_class, per_text_classes
-from pipelines.sampling.generator import TextGenerator
+from pipelines.data.tokens import make_batch
+from pipelines.pretrained.checked_pipeline import CheckedPipeline
+from pipelines.sampling.arguments import check_count, check_number, check_texts
+from pipelines.sampling.call_arguments import (
+    DEFAULT_SEED,
+    find_classes,
+    one_of,
+    output_type_of,
+    seed_argument,
+    seed_of,
+    strategy_of,
+)
+from pipelines.sampling.draw import Request, draw
 from pipelines.sampling.infilling import infill
-from pipelines.sampling.inputs import Sources
-from pipelines.sampling.sampler_call import ConditionFn
+from pipelines.sampling.inversion import invert
+from pipelines.sampling.outputs import TextPipelineOutput
 from pipelines.sampling.sdedit import ddim_inversion_path, sdedit, slerp
+from pipelines.sampling.step_callback import StepCallback, StepEndCallback
 from pipelines.sampling.trajectory import Snapshot
-from utils import distributed
 from utils.cli.flags import shown
-from utils.compile import set_kernels
 from utils.errors import UserError
 from utils.records import Condition, Latents
 
+Seed = int | torch.Generator
+ClassId = int | str | Sequence[int | str]
 
-class TextDiffusionPipeline:
+
+class TextDiffusionPipeline(CheckedPipeline):
     """Samples texts, and maps texts to latents and back, with the averaged weights of a run."""
 
-    def __init__(
-        self,
-        generator: TextGenerator,
-        class_names: Sequence[str] = (),
-        sources: Sources | None = None,
-        *,
-        has_null_class: bool = True,
-        sampler: str = "custom",
-        is_student: bool = False,
-        distilled_guidance: float = 1.0,
-        decoding: str | None = None,
-    ) -> None:
-        """sources: how sources reach the sampler, for a run on pairs. has_null_class: whether the network was trained
-        without a class too. sampler: its name. is_student: whether it was trained with --distill_run, which fixes the
-        number of steps.
-        distilled_guidance: guidance weight that a student has in its weights. decoding: strategy of calls that name
-        none; None: each method's own default.
-        """
-        self.generator, self.class_names, self.sources = generator, tuple(class_names), sources
-        self.has_null_class, self.sampler, self.is_student = has_null_class, sampler, is_student
-        self.distilled_guidance, self.decoding = distilled_guidance, decoding
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, *, device: str = "auto", argv: Sequence[str] = (), **flags: FlagValue
-    ) -> Self:
-        """Load a run folder; the corpus is not needed.
-
-        device: auto, cuda, mps or cpu. flags: flags that an evaluation may set, such as preset="fast" or
-        sampling_timesteps=20. argv: flags in the form of a command line. Texts are sampled in batches of the training
-        batch size, so a call for fewer texts costs as much as a full batch; with eval_batch_size=8 batches have eight
-        texts, which differ. Raises UserError if the folder is not the run of a denoiser, or training fixed a flag.
-        """
-        run = load_run(folder, device=device, argv=argv, **flags)
-        settings, components = run.settings, run.components
-        set_kernels(settings.config.kernels, run.device, unless_set=True)
-        autocast = distributed.autocast(run.device, settings.config.loop.mixed_precision)
-        is_student = settings.config.distillation.distill_run is not None
-        return cls(
-            make_generator(settings, components, run.device, autocast, whole_blocks=False),
-            run.class_names,
-            make_sources(settings, components, run.device, autocast),
-            has_null_class=not run.class_names or settings.config.process.class_unconditional_prob > 0,
-            sampler=settings.config.sampling.sampler,
-            is_student=is_student,
-            distilled_guidance=settings.config.distillation.distill_guidance if is_student else 1.0,
-            decoding=settings.config.evaluation.decoding if {"decoding", "preset"} & settings.explicit else None,
-        )
-
     # ---- texts -----------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        num_samples: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        *,
+        class_id: ClassId | None = None,
+        source: str | Sequence[str] | None = None,
+        generator: Seed | None = None,
+        latents: Latents | None = None,
+        decoding: str | None = None,
+        output_type: str = "text",
+        return_dict: bool = True,
+        callback_on_step_end: StepEndCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        seed: Seed | None = None,
+        guidance: float | None = None,
+    ) -> TextPipelineOutput | tuple[list[str], Latents]:
+        """Sample texts: the same for the same seed, however many are asked for.
+
+        num_samples: number of texts (None: 8), or of texts for each source (None: 1), one source after the other.
+        num_inference_steps, guidance_scale: None: those of from_pretrained; a scale of 1 means unguided.
+        class_id: a class by number or name, or one for each text; None: no class. source: one text or several, for a
+        run on pairs. generator: a torch.Generator, which draws the seed of the call, or the seed; None: 42.
+        latents: noise (n, L, D) to start from, such as invert returns, instead of drawing it. decoding: beam, nucleus
+        or greedy; None: that of from_pretrained or its preset, else beam. output_type: "latent" decodes no texts.
+        return_dict: False returns the tuple (texts, latents).
+
+        callback_on_step_end: called after each step of each batch with (pipeline, step from 0, time at which the step
+        began, callback_kwargs), which holds the tensors that callback_on_step_end_tensor_inputs names, of
+        step_callback.TENSOR_INPUTS. Latents (B, L, D) that it returns, in a dictionary under "latents", replace those
+        of the step. If it sets pipeline._interrupt, the call ends: the texts of the batch are those of the present
+        estimates, and batches that did not start have none.
+
+        seed and guidance: the names of generator and guidance_scale in the other methods. UserError for an argument
+        that cannot be used.
+        """
+        self._interrupt = False
+        output_type, number = output_type_of(output_type), seed_of(*seed_argument(generator, seed))
+        sources = None if source is None else self._check_sources([source] if isinstance(source, str) else source)
+        n, k = self._sizes(num_samples, sources, latents)
+        classes = find_classes(class_id, n, self.class_names, self.has_null_class or sources is not None)
+        name, scale = one_of({"guidance_scale": guidance_scale, "guidance": guidance})
+        sampler = self._with_guidance(scale, classes is not None, sources is not None, name)
+        sampler = self._with_steps(sampler, num_inference_steps)
+        strategy = strategy_of(decoding, self.decoding or "beam") if output_type == "text" else None
+        if callback_on_step_end is not None:
+            callback = StepCallback(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+            sampler.hooks = (*sampler.hooks, callback)
+        output = draw(sampler, Request(n, k, number, strategy, classes, sources, latents), self.sources)
+        self.generator.timer = sampler.timer
+        return output if return_dict else output.to_tuple()
 
     def sample(
         self,
         n: int = 8,
         *,
-        seed: int = 42,
+        seed: Seed = DEFAULT_SEED,
         decoding: str | None = None,
-        class_id: int | str | Sequence[int | str] | None = None,
+        class_id: ClassId | None = None,
         guidance: float | None = None,
     ) -> list[str]:
-        """n texts, the same for the same seed.
-
-        decoding: beam, nucleus or greedy; None: the one given to from_pretrained or its preset, else beam. class_id: a
-        class by number or name, or one for each text; None: no class. guidance: weight of classifier-free guidance;
-        None: that of from_pretrained, which is 1 (unguided) unless cls_free_guidance was given there.
-        """
-        n, seed, strategy = check_count(n, "n"), check_seed(seed), self._strategy(decoding, "beam")
+        """n texts as a list; see __call__."""
+        n, seed, strategy = check_count(n, "n"), seed_of(seed), strategy_of(decoding, self.decoding or "beam")
         conditions = self._conditions(class_id, n)
         generator = self._with_guidance(guidance, conditions is not None)
         return generator.sample(n, seed, (strategy,), conditions, quiet=True).texts[strategy]
-
-    __call__ = sample
 
     def generate_from_sources(
         self,
@@ -126,7 +131,7 @@ class TextDiffusionPipeline:
         *,
         candidates: int = 1,
         utility: str = "rouge2",
-        seed: int = 42,
+        seed: Seed = DEFAULT_SEED,
         decoding: str | None = None,
         class_id: int | str | None = None,
     ) -> list[str]:
@@ -142,22 +147,19 @@ class TextDiffusionPipeline:
         sources: Sequence[str],
         k: int = 5,
         *,
-        seed: int = 42,
+        seed: Seed = DEFAULT_SEED,
         decoding: str | None = None,
         class_id: int | str | None = None,
     ) -> list[list[str]]:
         """k texts for each source. Each source is encoded once."""
-        k, seed, strategy = check_count(k, "k"), check_seed(seed), self._strategy(decoding, "beam")
-        if self.sources is None:
-            raise UserError("this run was trained without sources: train one on a corpus of pairs")
-        sources = check_texts(sources, "source", tokenizer=self.sources.tokenizer, limit=self.sources.limit)
-        n, generator = len(sources), self.generator
-        classes = None if class_id is None else torch.full((n,), self._class_index(class_id), device=generator.device)
-        inputs = self.sources.make_inputs(sources, seed, classes)
-        return generator.candidates(n, k, seed, (strategy,), inputs, quiet=True)[strategy]
+        k, seed, strategy = check_count(k, "k"), seed_of(seed), strategy_of(decoding, self.decoding or "beam")
+        texts = self._check_sources(sources)
+        assert self.sources is not None
+        inputs = self.sources.make_inputs(texts, seed, self._class_rows(class_id, len(texts)))
+        return self.generator.candidates(len(texts), k, seed, (strategy,), inputs, quiet=True)[strategy]
 
     def infill(
-        self, texts: Sequence[str], k: int = 1, *, seed: int = 42, strength: float | None = None
+        self, texts: Sequence[str], k: int = 1, *, seed: Seed = DEFAULT_SEED, strength: float | None = None
     ) -> list[list[str]]:
         """k versions of each text with its blanks filled: ___ is one token, [blank:3] are three.
 
@@ -165,10 +167,10 @@ class TextDiffusionPipeline:
         0.5. Not for token embeddings, where given words are never noised, nor for runs on latents with sources.
         UserError for a text without blanks, or one that is too long.
         """
-        k, seed, texts = check_count(k, "k"), check_seed(seed), check_texts(texts)
+        k, seed, texts = check_count(k, "k"), seed_of(seed), check_texts(texts)
         if self.generator.space.has_text_decoder:
             self._check_no_sources("infill")
-            self._conditions(None, len(texts))  # raises where the run lacks a null class
+            self._conditions(None, len(texts))  # raises without a null class
         return infill(self.generator, texts, k, seed, strength)
 
     def variations(
@@ -177,7 +179,7 @@ class TextDiffusionPipeline:
         k: int = 1,
         *,
         strength: float = 0.7,
-        seed: int = 42,
+        seed: Seed = DEFAULT_SEED,
         decoding: str | None = None,
         class_id: int | str | None = None,
         guidance: float | None = None,
@@ -187,11 +189,11 @@ class TextDiffusionPipeline:
         strength: in (0, 1]; a larger value preserves less of the text. For runs that were trained without sources.
         """
         self._check_no_sources("variations")
-        k, seed, strength = check_count(k, "k"), check_seed(seed), check_number(strength, "strength")
+        k, seed, strength = check_count(k, "k"), seed_of(seed), check_number(strength, "strength")
         texts = self._check_texts(texts)
-        self._conditions(class_id, len(texts))  # raises where the run lacks that class, or a null class
+        self._conditions(class_id, len(texts))  # raises without that class
         clean = self._encode(texts).repeat(k)
-        classes = None if class_id is None else torch.full((len(clean),), self._class_index(class_id))
+        classes = self._class_rows(class_id, len(clean))
         condition = None if classes is None else Condition.of(class_id=classes)
         latents = sdedit(self._with_guidance(guidance, condition is not None), clean, strength, seed, condition)
         found = self.decode(latents, decoding, seed)
@@ -205,7 +207,7 @@ class TextDiffusionPipeline:
         *,
         strength: float | None = None,
         invert: bool = False,
-        seed: int = 42,
+        seed: Seed = DEFAULT_SEED,
         decoding: str | None = None,
     ) -> list[str]:
         """n texts from one to another: points on the arc between their latents, noised and denoised again.
@@ -218,18 +220,17 @@ class TextDiffusionPipeline:
         5.3. For spaces in which all texts have the same number of positions.
         """
         self._check_no_sources("interpolate")
-        n, seed = check_count(n, "n", at_least=2), check_seed(seed)
+        n, seed = check_count(n, "n", at_least=2), seed_of(seed)
         strength = None if strength is None else check_number(strength, "strength")
         texts = self._check_texts([first, second])
-        self._conditions(None, n)  # raises where the run lacks a null class
+        self._conditions(None, n)  # raises without a null class
         if self.generator.space.variable_length:
             raise UserError("texts of this run's space differ in length and cannot be interpolated: use variations")
         ends = self._encode(texts)
         if invert:
             if strength is not None:
                 raise UserError(f"strength {strength:g} adds noise, and DDIM inversion adds none: give one of them")
-            if self.is_student:
-                raise UserError("DDIM inversion fails for a distilled student: use its teacher, or leave it out")
+            self._check_no_student()
             return self.decode(ddim_inversion_path(self.generator, ends[:1], ends[1:], n), decoding, seed)
         arc = slerp(ends[:1], ends[1:], n)
         arc = Latents(self.generator.space.project(arc.x0), arc.mask)
@@ -241,9 +242,9 @@ class TextDiffusionPipeline:
         n: int = 3,
         *,
         snapshots: int = 20,
-        seed: int = 42,
+        seed: Seed = DEFAULT_SEED,
         decoding: str = "greedy",
-        class_id: int | str | Sequence[int | str] | None = None,
+        class_id: ClassId | None = None,
         guidance: float | None = None,
     ) -> list[Snapshot]:
         """Decoded intermediate estimates of n texts; the last snapshot equals sample() with the same arguments."""
@@ -265,67 +266,20 @@ class TextDiffusionPipeline:
         batch = make_batch(self.generator.space.space, texts, self.generator.max_length).to(self.generator.device)
         return self.generator.space.encode(batch)
 
-    def decode(self, latents: Latents, decoding: str | None = None, seed: int = 42) -> list[str]:
+    def decode(self, latents: Latents, decoding: str | None = None, seed: Seed = DEFAULT_SEED) -> list[str]:
         """Texts of latents. decoding: None for that of from_pretrained or its preset, else greedy."""
-        seed, strategy = check_seed(seed), self._strategy(decoding, "greedy")
+        seed, strategy = seed_of(seed), strategy_of(decoding, self.decoding or "greedy")
         if not isinstance(latents, Latents):
             raise UserError(f"latents are {shown(latents)}: give what encode returns")
         return self.generator.decode(latents, strategy, seed)
 
-    # ---- checks ----------------------------------------------------------------------------------------------------
+    def invert(self, texts: Sequence[str]) -> Latents:
+        """The noise (n, L, D) of texts by DDIM inversion: with the sampler ddim, pipe(latents=noise) leads back to
+        them, up to the error of the inversion, which more sampling steps reduce.
 
-    def _check_texts(self, texts: Sequence[str]) -> list[str]:
-        """Texts for the latent space: see check_texts."""
-        length = self.generator.max_length
-        return check_texts(texts, tokenizer=tokenizer_of(self.generator.space.space), limit=(length, length))
-
-    def _check_no_sources(self, method: str) -> None:
-        if self.sources is not None:
-            raise UserError(f"this run generates from sources, and {method} takes none: use candidates")
-
-    def _conditions(self, class_id: Any, n: int) -> ConditionFn | None:
-        """Conditions of n texts for a class, or one class for each. UserError if the run has no such class."""
-        if class_id is None:
-            if not self.has_null_class:
-                raise UserError("this run was trained without a null class: give class_id")
-            return None
-        scalar = isinstance(class_id, str | bytes | dict | set) or getattr(class_id, "ndim", None) == 0  # of NumPy
-        if scalar or not hasattr(class_id, "__len__"):
-            return one_class(self._class_index(class_id))
-        wanted = list(class_id)
-        if len(wanted) != n:
-            raise UserError(f"{len(wanted)} classes for {n} texts: give one class, or one for each text")
-        return per_text_classes([self._class_index(c) for c in wanted])
-
-    def _with_guidance(self, weight: float | None, conditional: bool) -> TextGenerator:
-        """The generator, or a copy with another guidance weight. UserError if the run cannot be guided."""
-        if weight is None:
-            return self.generator
-        weight = check_number(weight, "guidance")
-        if weight != 1 and not conditional:
-            raise UserError(f"guidance {weight:g} needs a class: give class_id too, or leave guidance out")
-        if weight != 1 and self.distilled_guidance != 1:
-            raise UserError(
-                f"guidance {weight:g}: this student was distilled with a guidance of {self.distilled_guidance:g}, "
-                "which is in its weights: leave guidance out"
-            )
-        if weight != 1 and not self.has_null_class:
-            raise UserError(f"guidance {weight:g} needs a run that was trained with a null class: leave guidance out")
-        generator = copy(self.generator)
-        generator.guidance = weight
-        return generator
-
-    def _strategy(self, decoding: str | None, default: str) -> str:
-        if decoding is not None and not isinstance(decoding, str):
-            raise UserError(f"decoding is {shown(decoding)}: give one of {', '.join(DECODING)}")
-        return one_strategy(decoding or self.decoding or default)
-
-    def _class_index(self, wanted: int | str) -> int:
-        try:
-            canonical_label(wanted)
-            return class_index(wanted.item() if hasattr(wanted, "item") else wanted, self.class_names)  # of NumPy
-        except UserError:
-            raise
-        except ValueError as error:
-            known = ", ".join(self.class_names) or "none, since this run was trained without classes"
-            raise UserError(f"class_id is {shown(wanted)}, and {error}: give one of {known}") from None
+        Not for distilled students, runs with sources, control, rounding or an absorbing state.
+        """
+        self._check_no_sources("invert")
+        self._check_no_student()
+        self._conditions(None, 1)  # raises without a null class
+        return invert(self.generator, self.encode(texts))

@@ -33,6 +33,7 @@ ALLOWED_FOLDERS: dict[str, set[str]] = {
     "builders": {"cli", "options"},
     "data": {"cli", "options", "builders", "run_context"},
     "sampling": {"cli", "options", "builders", "data"},
+    "pretrained": {"cli", "options", "builders", "data", "sampling", *SHARED},
     "steps": {"cli", "options", "builders", "data", "sampling", *SHARED},
     "evaluators": {"cli", "options", "builders", "data", "sampling", *SHARED},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +14,14 @@ from pipelines.load_run import FlagValue, LoadedRun, load_run
 from pipelines.pretrained.load import find_folder
 from pipelines.pretrained.reconfigure import with_flags
 from pipelines.sampling.call_arguments import sampler_of
+from pipelines.sampling.hooks import ClassifierControl
 from utils import distributed
 from utils.cli.flags import shown
 from utils.errors import UserError
 from utils.kernels import set_kernels
+from utils.options import KernelOptions
+
+_KERNEL_FLAGS = frozenset(field.name for field in fields(KernelOptions))
 
 
 class PretrainedPipeline:
@@ -75,7 +80,8 @@ class PretrainedPipeline:
             local_files_only=local_files_only,
         )
         run = load_run(place, device=device, argv=argv, **flags)
-        set_kernels(run.settings.config.kernels, run.device, unless_set=True)
+        chosen = _KERNEL_FLAGS & {*flags, *(word.removeprefix("--").partition("=")[0] for word in argv)}
+        set_kernels(run.settings.config.kernels, run.device, unless_set=not chosen)  # they are of the whole process
         return cls(run)
 
     def save_pretrained(
@@ -138,6 +144,9 @@ class PretrainedPipeline:
         if run.components.context is not None:
             run.components.context.states.to(target)
         run.device, hooks = target, self.generator.hooks
+        for hook in hooks:
+            if isinstance(hook, ClassifierControl):
+                hook.classifier.to(target)
         self._build()
         self.generator.hooks = hooks
         return self

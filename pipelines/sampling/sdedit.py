@@ -108,11 +108,7 @@ def ddim_inversion_path(generator: TextGenerator, first: Latents, second: Latent
     Source: Song et al. 2021, arXiv:2010.02502, sections 5.3 and 5.4.
     UserError if the round-trip error exceeds MAX_ROUNDTRIP_ERROR, and for a run with hooks or an absorbing state.
     """
-    if generator.absorbing is not None or generator.hooks:
-        raise UserError(
-            "DDIM inversion works without control, rounding and absorbing states: leave them out, or interpolate "
-            "without inversion"
-        )
+    check_invertible(generator)
     ends, space = torch.cat([first.x0, second.x0]), generator.space
     schedule, times = generator.process.sampling_schedule, generator.process.grid(generator.steps)
     denoise = generator.make_denoise_fn(None, None, full_batch=False, project=False)
@@ -128,3 +124,12 @@ def ddim_inversion_path(generator: TextGenerator, first: Latents, second: Latent
             "sampling_timesteps, take --time_grid log_snr, or interpolate without inversion"
         )
     return Latents(x0, arc.mask)
+
+
+def check_invertible(generator: TextGenerator) -> None:
+    """UserError where DDIM inversion would not lead back to the texts."""
+    if generator.absorbing is not None or generator.hooks:
+        raise UserError(
+            "DDIM inversion works without control, rounding and absorbing states: leave them out, or interpolate "
+            "without inversion"
+        )

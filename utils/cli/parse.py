@@ -13,6 +13,7 @@ The rules of the program run last. Neither this module nor those that it imports
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,10 +34,13 @@ def parse(program: Program[C], argv: Sequence[str] | None = None) -> Settings[C]
     typed = _read_command_line(program, sys.argv[1:] if argv is None else list(argv))
     settings = Settings(program)
     config: dict[str, Any] = {}
+    pairs: dict[str, Any] = {}  # --config NAME=VALUE, which is how flags of --config alone are typed
     if "config" in typed:
         arguments = typed.pop("config")
         for argument in arguments:
-            config |= read_config_argument(program, argument)
+            read = read_config_argument(program, argument)
+            config |= read
+            pairs |= read if "=" in argument and not os.path.exists(argument) else {}
         typed["config"] = " ".join(arguments) or None
     asked = {**config, **typed}
     _apply(settings, {n: v for n, v in launcher_defaults().items() if n in program.flags}, "launcher")
@@ -47,6 +51,7 @@ def parse(program: Program[C], argv: Sequence[str] | None = None) -> Settings[C]
         folder = Path(asked["resume_dir"])
         settings.checkpoint_args = read_args(folder)
         saved = saved_flags(program, settings.checkpoint_args, folder)
+        typed |= {n: v for n, v in pairs.items() if _may_be_typed(program.flags[n], mode)}
         _refuse_changes(program, typed, saved, folder, mode)
         _note_overridden(config, typed, saved, folder)
         _apply(settings, saved, "saved")
@@ -55,6 +60,10 @@ def parse(program: Program[C], argv: Sequence[str] | None = None) -> Settings[C]
     for rule in program.rules:
         rule(settings)
     return settings
+
+
+def _may_be_typed(flag: Flag, mode: str) -> bool:
+    return flag.config_only and flag.may_change_at(mode)
 
 
 def _apply(settings: Settings[Any], values: Mapping[str, Any], source: str) -> None:

@@ -1,0 +1,105 @@
+"""Checks of the arguments of a pipeline's methods, against what its run can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any
+
+import torch
+
+from pipelines.data.tokens import tokenizer_of
+from pipelines.pretrained.pipeline import PretrainedPipeline
+from pipelines.pretrained.reconfigure import with_flags
+from pipelines.sampling.arguments import check_count, check_texts
+from pipelines.sampling.call_arguments import check_guidance, find_class, find_classes
+from pipelines.sampling.draw import conditions_of
+from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.inputs import PackedSources
+from pipelines.sampling.sampler_call import ConditionFn
+from utils.cli.flags import shown
+from utils.errors import UserError
+from utils.records import Latents
+
+MOST_STEPS = 100_000
+
+
+class CheckedPipeline(PretrainedPipeline):
+    """Every method raises UserError, in one line that names the argument."""
+
+    def _check_texts(self, texts: Sequence[str]) -> list[str]:
+        """Texts for the latent space: see check_texts."""
+        length = self.generator.max_length
+        return check_texts(texts, tokenizer=tokenizer_of(self.generator.space.space), limit=(length, length))
+
+    def _check_sources(self, sources: Sequence[str]) -> list[str]:
+        if self.sources is None:
+            raise UserError("this run was trained without sources: train one on a corpus of pairs")
+        return check_texts(sources, "source", tokenizer=self.sources.tokenizer, limit=self.sources.limit)
+
+    def _check_no_sources(self, method: str) -> None:
+        if self.sources is not None:
+            raise UserError(f"this run generates from sources, and {method} takes none: use candidates")
+
+    def _check_no_student(self) -> None:
+        if self.is_student:
+            raise UserError("DDIM inversion fails for a distilled student: use its teacher, or leave it out")
+
+    def _conditions(self, class_id: Any, n: int) -> ConditionFn | None:
+        """Conditions of n texts for a class, or one class for each; None without a class."""
+        return conditions_of(find_classes(class_id, n, self.class_names, self.has_null_class))
+
+    def _class_rows(self, class_id: int | str | None, n: int) -> torch.Tensor | None:
+        return None if class_id is None else torch.full((n,), find_class(class_id, self.class_names))
+
+    def _sizes(self, num_samples: int | None, sources: list[str] | None, noise: Latents | None) -> tuple[int, int]:
+        """How many texts or sources, and how many texts for each source."""
+        count = None if num_samples is None else check_count(num_samples, "num_samples")
+        if sources is not None:
+            if noise is not None:
+                raise UserError("latents and source cannot be combined: give one of them")
+            return len(sources), count or 1
+        if noise is None:
+            return count or 8, 1
+        space = self.generator.space
+        if not isinstance(noise, Latents) or noise.x0.shape[1:] != (space.length, space.dim) or not len(noise):
+            found = tuple(noise.x0.shape) if isinstance(noise, Latents) else shown(noise)
+            raise UserError(f"latents are {found}: give what invert returns, of shape (n, {space.length}, {space.dim})")
+        if count not in (None, len(noise)):
+            raise UserError(f"num_samples is {count}, and latents are of {len(noise)} texts: leave num_samples out")
+        return len(noise), 1
+
+    def _with_guidance(
+        self, weight: float | None, by_class: bool, by_source: bool = False, name: str = "guidance"
+    ) -> TextGenerator:
+        """The generator, or a copy with another weight of guidance; see check_guidance. name: of the argument."""
+        if weight is None:
+            return self.generator
+        packed = isinstance(self.sources, PackedSources)
+        weight = check_guidance(
+            weight,
+            name,
+            by_class=by_class,
+            by_source=by_source and not packed,
+            packed=by_source and packed,
+            has_null_class=self.has_null_class,
+            has_null_source=self.run.settings.get("seq2seq_unconditional_prob") > 0,
+            distilled=self.distilled_guidance,
+        )
+        generator = copy(self.generator)
+        generator.guidance = weight
+        return generator
+
+    def _with_steps(self, generator: TextGenerator, steps: int | None) -> TextGenerator:
+        """A copy of a generator with another number of steps; None: that of from_pretrained."""
+        generator = copy(generator)
+        if steps is None:
+            return generator
+        steps = check_count(steps, "num_inference_steps", at_most=MOST_STEPS)
+        if steps not in self._processes:
+            try:
+                self._processes[steps] = with_flags(self.run.settings, sampling_timesteps=steps)[1]
+            except UserError as error:
+                raise UserError(str(error).replace("--sampling_timesteps", "num_inference_steps")) from error
+        generator.process, generator.steps = self._processes[steps], steps
+        return generator

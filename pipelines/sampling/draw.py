@@ -1,0 +1,87 @@
+"""One call of the pipeline: the texts of a request, with their latents."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass
+
+import torch
+
+from pipelines.sampling.classes import one_class, per_text_classes
+from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.inputs import Sources
+from pipelines.sampling.outputs import TextPipelineOutput
+from pipelines.sampling.sampler_call import ConditionFn, InputsFn, SampleInputs
+from pipelines.sampling.step_callback import LatentRecord, SamplingStopped, StartFromNoise
+from utils.records import Condition, Latents
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call asks for."""
+
+    n: int  # texts, or sources
+    k: int  # texts for each source; 1 without sources
+    seed: int
+    strategy: str | None  # of decoding; None: latents alone
+    classes: int | list[int] | None = None  # one for all, or one for each of n
+    sources: list[str] | None = None
+    noise: Latents | None = None  # to start from; None: drawn
+
+
+def draw(generator: TextGenerator, request: Request, sources: Sources | None = None) -> TextPipelineOutput:
+    """Sample what is asked for. sources: how sources reach the sampler, for a request with sources.
+
+    A callback that stops the call leaves fewer texts, see step_callback. Texts that come out empty are replaced by
+    further ones, but not those of sources or of given noise.
+    """
+    generator, record, texts = copy(generator), LatentRecord(), list[str]()
+    start = () if request.noise is None else (StartFromNoise(request.noise.x0),)
+    generator.hooks = (*start, *generator.hooks, record)
+    if request.strategy is not None and request.sources is None and request.noise is None:
+        return _draw_independent(generator, request, record)
+    inputs = _make_inputs(request, sources, generator.device)
+    with suppress(SamplingStopped):
+        if request.strategy is None:
+            generator.candidates(request.n, request.k, request.seed, (), inputs, quiet=True)
+        else:
+            batches = generator.stream_candidates(request.n, request.k, request.seed, request.strategy, inputs)
+            for _, rows in batches:
+                texts += [text for row in rows for text in row]
+    return TextPipelineOutput(texts, record.all())
+
+
+def _draw_independent(generator: TextGenerator, request: Request, record: LatentRecord) -> TextPipelineOutput:
+    """Texts without sources, the empty ones replaced."""
+    assert request.strategy is not None
+    found = []
+    with suppress(SamplingStopped):
+        for part in generator.stream(request.n, request.seed, request.strategy, conditions_of(request.classes)):
+            found += part
+    return TextPipelineOutput([text for _, text in found], record.of([origin for origin, _ in found]))
+
+
+def conditions_of(classes: int | list[int] | None) -> ConditionFn | None:
+    """Conditions of texts of one class, or of one class for each; None without classes."""
+    if classes is None:
+        return None
+    return one_class(classes) if isinstance(classes, int) else per_text_classes(classes)
+
+
+def _make_inputs(request: Request, sources: Sources | None, device: torch.device) -> InputsFn:
+    """Inputs of the examples of a request: sources, classes, or the positions of given noise."""
+    classes, noise = request.classes, request.noise
+    rows = None
+    if classes is not None:
+        rows = torch.tensor([classes] * request.n if isinstance(classes, int) else classes, device=device)
+    if request.sources is not None:
+        assert sources is not None
+        return sources.make_inputs(request.sources, request.seed, rows)
+
+    def inputs(first: int, last: int) -> SampleInputs:
+        condition = None if rows is None else Condition.of(class_id=rows[first:last])
+        mask = None if noise is None else noise.mask[first:last]
+        return SampleInputs(condition, mask=mask, decode_mask=mask)
+
+    return inputs
