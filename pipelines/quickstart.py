@@ -70,22 +70,20 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
     if report_path.is_file():
         print(f"{root} is finished: its report follows. Delete the folder to run it again.")
         show(root, json.loads(report_path.read_text()))
+        show_page(root)
         return 0
     root.mkdir(parents=True, exist_ok=True)
     clock = StageTimer(root / "seconds.json")
     if install_seconds:
         clock.add("install", install_seconds)
 
-    from utils.distributed import has_bf16
-
-    precision = ["--mixed_precision", "bf16"] if has_bf16() else []
     if not (root / "corpus" / "pairs_test.jsonl").is_file():
         from dataset_utils import synthetic_stories
 
         banner("corpus", "20,000 training stories, 2,000 for validation and 2,000 for the test")
         clock.time("corpus", lambda: int(not synthetic_stories.write(root / "corpus")))
     for stage in STAGES:
-        code = clock.time(stage.name, partial(run_stage, stage, root, precision))
+        code = clock.time(stage.name, partial(run_stage, stage, root))
         if code:
             return code
     evaluation = fill(EVALUATION, root=root)
@@ -96,6 +94,7 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
     result = make_report(root, clock.with_total())
     write_json(report_path, result)
     show(root, result)
+    show_page(root)
     return 0
 
 
@@ -151,6 +150,22 @@ def show(root: Path, result: dict[str, Any]) -> None:
     seconds = result["seconds"]
     parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total")
     print(f"\n{seconds['total']:.0f} seconds in all: {parts}\nreport: {root / 'report.json'}")
+
+
+def show_page(root: Path) -> None:
+    """Write the report page of the diffusion run unless it is there, and print where."""
+    from evaluation.optional import MissingPackage
+    from evaluation.report.page import write_page
+    from evaluation.report.run_files import read_runs
+
+    page = root / "report.html"
+    if not page.is_file():
+        try:
+            write_page(read_runs([root / "diffusion"]), page)
+        except MissingPackage as error:  # an environment of the user's
+            print(f"note: no page: {error}")
+            return
+    print(f"page: {page} (open it in a browser; python -m evaluation.report {root / 'diffusion'} writes it again)")
 
 
 def _number(value: float | None) -> str:

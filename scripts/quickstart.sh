@@ -4,7 +4,7 @@
 # small BART, trains the autoencoder and the denoiser, samples 1,000 stories and evaluates them.
 # How long: about 11 minutes on 2 cores, install included; no GPU, no network but the package index.
 # Expect:   a dozen stories, then shares of grammatical (>= 0.98), agreeing (>= 0.97) and new (>= 0.5) ones, and
-#           runs/quickstart/{lm,autoencoder,diffusion,report.json}. Run again, it goes on where it was.
+#           runs/quickstart/{lm,autoencoder,diffusion,report.json,report.html}. Run again, it goes on where it was.
 # Use:      bash scripts/quickstart.sh [--output_dir FOLDER]
 set -euo pipefail
 began="$(date +%s)"

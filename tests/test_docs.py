@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import compare_systems, compare_systems_train
 from dataset_utils.registry import DATASETS
+from evaluation.report import __main__ as report
 from evaluation.score import __main__ as score
 from pipelines import infill, rewrite, sample
 from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN
@@ -28,6 +29,7 @@ FOREIGN = {
     "output_dir",
     "markdown",
     "logdir",  # of tensorboard
+    "output",
     "from",
     "dry_run",
     "tokenizer",
@@ -47,7 +49,7 @@ def typed_flags() -> set[str]:
     known |= {name for program in PROGRAMS for name in program.deprecated}
     known |= {
         action.dest
-        for program in (infill, rewrite, sample, score, compare_systems, compare_systems_train)
+        for program in (infill, rewrite, sample, score, report, compare_systems, compare_systems_train)
         for action in program.parser()._actions
     }
     return known | {f"no_{name}" for name in known} | FOREIGN | {"help", "l2_normalize_latent"}

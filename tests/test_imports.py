@@ -53,6 +53,8 @@ HEAVY = (
     "rouge_score",
     "lion_pytorch",
     "pyarrow",
+    "bokeh",
+    "jinja2",
 )
 # Modules that wrap one such library and are themselves imported lazily.
 WRAPPERS = {"evaluation.hf_metrics"}

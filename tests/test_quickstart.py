@@ -30,6 +30,7 @@ def test_the_quickstart_trains_and_evaluates_in_one_command(tmp_path):
     assert {"mauve", "perplexity", "diversity", "memorization"} <= report.keys()
     assert report["seconds"]["total"] > 0
     assert all((folder / part).is_dir() for part in ("lm", "autoencoder", "diffusion"))
+    assert "Run report" in (folder / "report.html").read_text(encoding="utf-8")
 
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer  # an ordinary Hugging Face folder
 

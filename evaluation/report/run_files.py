@@ -6,14 +6,27 @@ names the file and what to do. This module knows the files alone, and nothing of
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evaluation.plots import read_curves
+from evaluation.report.json_files import (
+    ADVICE,
+    check_classes,
+    check_nearest,
+    check_norms,
+    check_pair,
+    check_parameters,
+    check_text,
+    check_trajectory,
+    read_list,
+    read_object,
+    read_optional_object,
+    read_text,
+)
 from utils.errors import UserError
 
 Metrics = dict[str, Any]
@@ -86,6 +99,11 @@ class Run:
     latent_norms: dict[str, Any]
 
     @property
+    def sets(self) -> list[SampleSet | PairSet]:
+        """Samples without and with a source."""
+        return [*self.samples, *self.pairs]
+
+    @property
     def is_evaluated(self) -> bool:
         return bool(self.evaluations)
 
@@ -110,33 +128,35 @@ def read_run(folder: Path, name: str) -> Run:
         raise UserError(f"{folder} is no run folder: it holds no args.json{advice}")
     evaluation = folder / "evaluation"
     norms = next((p for p in (evaluation / "latent_norms.json", folder / "latent_norms.json") if p.is_file()), None)
-    path = next((p for p in (evaluation / "trajectory.json", folder / "trajectory.json") if p.is_file()), None)
+    shown = sorted((folder / "samples").glob("*.trajectory.json"), key=lambda file: file.stat().st_mtime)
+    places = (evaluation / "trajectory.json", folder / "trajectory.json", *reversed(shown))
+    path = next((p for p in places if p.is_file()), None)
     samples, pairs = _read_sets(evaluation)
     if not samples and not pairs:
         samples, pairs = _read_training_sets(folder)
     return Run(
         folder,
         name,
-        args=_object(folder / "args.json"),
+        args=read_object(folder / "args.json"),
         curves=_read_curves(folder / "metrics.jsonl"),
         evaluations={
-            split: _object(evaluation / f"eval-{split}.json")
+            split: read_object(evaluation / f"eval-{split}.json")
             for split in ("test", "valid")
             if (evaluation / f"eval-{split}.json").is_file()
         },
-        training_metrics=_optional_object(folder / "metrics.json"),
-        validation=_optional_object(folder / "validation.json"),
+        training_metrics=read_optional_object(folder / "metrics.json"),
+        validation=read_optional_object(folder / "validation.json"),
         samples=samples,
         pairs=pairs,
         classes={
-            split: _object(evaluation / f"eval-{split}-classes.json", _check_classes)
+            split: read_object(evaluation / f"eval-{split}-classes.json", check_classes)
             for split in ("test", "valid")
             if (evaluation / f"eval-{split}-classes.json").is_file()
         },
         trajectory=None if path is None else _trajectory(path),
-        parameters=_optional_object(folder / "parameters.json", _check_parameters).get("parts", {}),
-        corpus=_optional_object(folder / "survey.json"),
-        latent_norms={} if norms is None else _object(norms, _check_norms),
+        parameters=read_optional_object(folder / "parameters.json", check_parameters).get("parts", {}),
+        corpus=read_optional_object(folder / "survey.json"),
+        latent_norms={} if norms is None else read_object(norms, check_norms),
     )
 
 
@@ -155,11 +175,11 @@ def _read_sets(folder: Path) -> tuple[list[SampleSet], list[PairSet]]:
         nearest = _nearest(folder / f"{stem}-nearest.json")
         key = (match["split"], int(match["seed"]), match["label"])
         if match["kind"] == "pairs":
-            pairs.append(PairSet(*key, _list(path, _check_pair), nearest))
+            pairs.append(PairSet(*key, read_list(path, check_pair), nearest))
         else:
             real = folder / f"eval-{match['split']}-seed{match['seed']}-references.json"
-            references = _list(real, _check_text) if real.is_file() else []
-            samples.append(SampleSet(*key, _list(path, _check_text), nearest, references))
+            references = read_list(real, check_text) if real.is_file() else []
+            samples.append(SampleSet(*key, read_list(path, check_text), nearest, references))
     return samples, pairs
 
 
@@ -173,16 +193,16 @@ def _read_training_sets(folder: Path) -> tuple[list[SampleSet], list[PairSet]]:
         if int(match["milestone"]) != last:
             continue
         if match["kind"] == "pairs" and path.suffix == ".json":
-            pairs.append(PairSet("valid", None, match["label"], _list(path, _check_pair)))
+            pairs.append(PairSet("valid", None, match["label"], read_list(path, check_pair)))
         elif match["kind"] == "sample" and path.suffix == ".txt":
-            samples.append(SampleSet("valid", None, match["label"], _read_text(path).split("\n")[:-1]))
+            samples.append(SampleSet("valid", None, match["label"], read_text(path).split("\n")[:-1]))
     return samples, pairs
 
 
 def _nearest(path: Path) -> list[Nearest | None]:
     if not path.is_file():
         return []
-    return [None if entry is None else _one_nearest(entry) for entry in _list(path, _check_nearest)]
+    return [None if entry is None else _one_nearest(entry) for entry in read_list(path, check_nearest)]
 
 
 def _one_nearest(entry: dict[str, Any]) -> Nearest:
@@ -193,117 +213,11 @@ def _one_nearest(entry: dict[str, Any]) -> Nearest:
 
 
 def _trajectory(path: Path) -> Trajectory | None:
-    data = _object(path, _check_trajectory)
+    data = read_object(path, check_trajectory)
     views = [(view["step"], view["t"], view["texts"]) for view in data["views"]]
     if not views or not views[0][2]:
         return None
     return Trajectory(data["steps"], views, data.get("sources") or [], data.get("classes") or [])
-
-
-# ------------------------------------------------------------------------------------------------------ file formats
-
-
-def _check_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _check_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_check_text, value))
-
-
-def _check_pair(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(_check_text(value.get(key)) for key in ("source", "reference", "sample", "chosen"))
-        and all(_check_texts(value.get(key, [])) for key in ("references", "candidates"))
-    )
-
-
-def _check_nearest(value: Any) -> bool:
-    if value is None:
-        return True
-    if not isinstance(value, dict) or not _check_text(value.get("text")):
-        return False
-    shared = value.get("longest_shared") or {}
-    numbers = (value.get("row"), value.get("similarity"))
-    return (
-        isinstance(shared, dict)
-        and _check_text(shared.get("text", ""))
-        and all(_is_number(number) for number in (*numbers, shared.get("words")) if number is not None)
-    )
-
-
-def _check_trajectory(data: dict[str, Any]) -> bool:
-    views = data.get("views")
-    if not isinstance(views, list) or not _is_number(data.get("steps")) or data["steps"] < 1:
-        return False
-    good = all(
-        isinstance(view, dict)
-        and _is_number(view.get("step"))
-        and _is_number(view.get("t"))
-        and _check_texts(view.get("texts"))
-        and len(view["texts"]) == len(views[0]["texts"])
-        for view in views
-    )
-    return good and all(_check_texts(data.get(key) or []) for key in ("sources", "classes"))
-
-
-def _check_classes(data: dict[str, Any]) -> bool:
-    if not _check_texts(data.get("class_names")):
-        return False
-    width, skipped = len(data["class_names"]), ("class_names", "protocol", "seeds")
-    for key, value in data.items():
-        if key in skipped:
-            continue
-        if not isinstance(value, dict) or not isinstance(value.get("classes"), list):
-            return False
-        rows, mauve = len(value["classes"]), value.get("mauve", {})
-        if not all(isinstance(c, int) and 0 <= c < width for c in value["classes"]) or not isinstance(mauve, dict):
-            return False
-        shares = value.get("predicted_shares") or []
-        if not all(_is_matrix(matrix, rows, width) for matrix in mauve.values()):
-            return False
-        if shares and not _is_matrix(shares, rows, width + 1):
-            return False
-    return True
-
-
-def _check_norms(data: dict[str, Any]) -> bool:
-    histograms = data.get("histograms")
-    return isinstance(histograms, dict) and all(
-        isinstance(h, dict)
-        and all(isinstance(h.get(key), list) and all(map(_is_number, h[key])) for key in ("edges", "counts"))
-        and len(h["edges"]) == len(h["counts"]) + 1
-        for h in histograms.values()
-    )
-
-
-def _check_parameters(data: dict[str, Any]) -> bool:
-    parts = data.get("parts")
-    return isinstance(parts, dict) and all(
-        isinstance(part, dict) and all(isinstance(part.get(key), int) for key in ("total", "trained"))
-        for part in parts.values()
-    )
-
-
-def _is_matrix(value: Any, rows: int, columns: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == rows
-        and all(
-            isinstance(row, list)
-            and len(row) == columns
-            and all(number is None or _is_number(number) for number in row)
-            for row in value
-        )
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
 
 
 def _read_curves(path: Path) -> Curves:
@@ -312,47 +226,7 @@ def _read_curves(path: Path) -> Curves:
     try:
         return read_curves(path)
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file: {_ADVICE}") from None
-
-
-_ADVICE = "restore it, or delete it to leave its section out"
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file: {_ADVICE}") from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        advice = "restore it: a run is nothing without it" if path.name == "args.json" else _ADVICE
-        raise UserError(f"{path}{line} is damaged, no valid JSON: {advice}") from None
-
-
-def _object(path: Path, check: Callable[[dict[str, Any]], bool] = lambda data: True) -> dict[str, Any]:
-    data = _read_json(path)
-    if not isinstance(data, dict) or not check(data):
-        raise UserError(f"{path} has not the entries of such a file: {_ADVICE}")
-    return data
-
-
-def _optional_object(path: Path, check: Callable[[dict[str, Any]], bool] = lambda data: True) -> dict[str, Any]:
-    return _object(path, check) if path.is_file() else {}
-
-
-def _list(path: Path, check: Callable[[Any], bool]) -> list[Any]:
-    data = _read_json(path)
-    if not isinstance(data, list):
-        raise UserError(f"{path} holds no list: {_ADVICE}")
-    for number, entry in enumerate(data, start=1):
-        if not check(entry):
-            raise UserError(f"{path} entry {number} has not the form of the others: {_ADVICE}")
-    return data
+        raise UserError(f"{path} is not a text file: {ADVICE}") from None
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
