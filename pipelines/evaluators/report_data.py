@@ -21,7 +21,7 @@ from pipelines.evaluators.common import EvaluationContext, FirstInputs, Metrics
 from pipelines.evaluators.latent_norms import SampleNorms, write_norms
 from pipelines.run_context import EVALUATION
 from pipelines.sampling.blocks import segments
-from pipelines.sampling.latent_sampler import LatentSampler
+from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.sampler_call import ConditionFn, SampleInputs
 from pipelines.sampling.trajectory import Trajectory
 from utils.run_folder import write_json
@@ -37,7 +37,7 @@ class ReportData:
     def __init__(self, context: EvaluationContext) -> None:
         self.context, self.folder = context, context.run.folder / EVALUATION
         self.norms: SampleNorms | None = None
-        if isinstance(context.generator, LatentSampler):
+        if isinstance(context.generator, TextGenerator):
             self.norms = SampleNorms()
             context.generator.hooks = (*context.generator.hooks, self.norms)
 
@@ -86,7 +86,7 @@ class ReportData:
     def _write_trajectory(self, seed: int, inputs: FirstInputs) -> None:
         """Denoise the first texts of the seed once more: decoding among the others would change measured speeds."""
         generator = self.context.generator
-        if not isinstance(generator, LatentSampler):
+        if not isinstance(generator, TextGenerator):
             return
         classes: list[int] = []
         parts = segments(0, min(TEXTS, generator.block_size), generator.block_size)
