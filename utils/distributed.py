@@ -225,11 +225,11 @@ def broadcast_object(dist: DistContext, item: Any) -> Any:
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(device: torch.device, mixed_precision: str) -> Callable[[], AbstractContextManager[Any]]:
-    """A factory of contexts for forward passes: `with autocast():`. "no" gives empty ones."""
-    if mixed_precision == "no":
+def autocast(device: torch.device, mixed_precision: str | None) -> Callable[[], AbstractContextManager[Any]]:
+    """A factory of contexts for forward passes: `with autocast():`. "no" gives empty ones, and so does None."""
+    if mixed_precision in (None, "no"):
         return nullcontext
-    dtype = _DTYPES[mixed_precision]
+    dtype = _DTYPES[str(mixed_precision)]
     return lambda: torch.autocast(device.type, dtype=dtype)
 
 

@@ -97,8 +97,12 @@ class LoopOptions:
         may_change="invocation",
     )
     random_seed: int = flag(42, "seed of all random numbers", at_least=0, published=True)
-    mixed_precision: str = flag(
-        "no", "autocast of forward passes", choices=("no", "fp16", "bf16"), may_change="both", published=True
+    mixed_precision: str | None = flag(
+        None,
+        "autocast of forward passes; unset: bf16 where the device computes it fast, else no",
+        choices=("no", "fp16", "bf16"),
+        may_change="both",
+        published=True,
     )
     device: str = flag("auto", "device that computes", choices=("auto", "cuda", "mps", "cpu"), may_change="invocation")
 

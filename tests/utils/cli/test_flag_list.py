@@ -13,7 +13,7 @@ from utils.cli.settings import Program
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = {name: value for name, value in vars(programs).items() if isinstance(value, Program)}
 LIST = Path(__file__).with_name("flags.txt")
-MOST_FLAGS = 175  # that a user can type, over all programs
+MOST_FLAGS = 180  # that a user can type, over all programs; eight of decoding, four of trackers, two of LoRA since 175
 
 
 def listed() -> str:
