@@ -93,7 +93,10 @@ def _texts(runs: Sequence[Run]) -> Mapping[str, list[str]]:
         for label in labels[:MAX_SHOWN]:
             texts = [text for s in run.samples if s.label == label for text in s.texts]
             texts += [record["sample"] for s in run.pairs if s.label == label for record in s.records]
-            name = " ".join(([run.name] if len(runs) > 1 else []) + ([label] if len(labels) > 1 else [])) or "samples"
+            name = (
+                " ".join(([run.name] if len(runs) > 1 else []) + ([run.describe(label)] if len(labels) > 1 else []))
+                or "samples"
+            )
             found[name] = texts
     return dict(list(found.items())[:MAX_SHOWN])
 

@@ -6,6 +6,7 @@ The checks look at what the page uses; a file may hold more.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,16 @@ def check_text(value: Any) -> bool:
 
 def check_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(check_text, value))
+
+
+def check_metrics(data: dict[str, Any]) -> bool:
+    """Whether the protocol is a dictionary, and every summary over seeds has a list of values."""
+    protocol = data.get("protocol", {})
+    parts = protocol.get("runs", []) if isinstance(protocol, dict) else None
+    if not isinstance(parts, list) or not all(part is None or isinstance(part, dict) for part in parts):
+        return False
+    summaries = [value for key, value in data.items() if key != "protocol" and isinstance(value, dict)]
+    return all(isinstance(summary.get("values"), list) for summary in summaries)
 
 
 def check_pair(value: Any) -> bool:
@@ -152,4 +163,4 @@ def _is_matrix(value: Any, rows: int, columns: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -99,8 +99,10 @@ def _main(run: Run) -> tuple[str, Mapping[str, Any]]:
 
 
 def _digest(run: Run, split: str) -> str:
-    splits = (run.args.get("corpus") or {}).get("splits") or {}
-    return str((splits.get(split or "valid") or {}).get("texts") or "")
+    found: Any = run.args
+    for key in ("corpus", "splits", split or "valid", "texts"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return str(found or "")
 
 
 def _parts(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -112,7 +114,7 @@ def _parts(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _notes(metrics: Mapping[str, Any], notes: Any) -> list[str]:
     try:
         return list(notes(metrics))
-    except (KeyError, TypeError, AttributeError, ValueError):  # a protocol of another release
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError):  # a protocol of another release
         return []
 
 

@@ -16,6 +16,7 @@ from evaluation.plots import read_curves
 from evaluation.report.json_files import (
     ADVICE,
     check_classes,
+    check_metrics,
     check_nearest,
     check_norms,
     check_pair,
@@ -32,6 +33,7 @@ from utils.errors import UserError
 Metrics = dict[str, Any]
 Curves = dict[str, list[tuple[float, float]]]
 _STEM = re.compile(r"eval-(?P<split>valid|test)-seed(?P<seed>\d+)-(?P<label>.+)-(?P<kind>samples|pairs)\.json")
+_CLASS_LABEL = re.compile(r"cond(\d+)_(.+)")
 _TRAINING_SAMPLES = re.compile(r"(?P<label>.+)-(?P<kind>sample|pairs)-(?P<milestone>\d+)\.(txt|json)")
 
 
@@ -103,6 +105,14 @@ class Run:
         """Samples without and with a source."""
         return [*self.samples, *self.pairs]
 
+    def describe(self, label: str) -> str:
+        """The label of a set of texts with the name of its class: cond0_greedy is "class sports, greedy"."""
+        match, names = _CLASS_LABEL.fullmatch(label), self.args.get("class_names")
+        if match is None:
+            return label
+        known = isinstance(names, list) and int(match[1]) < len(names)
+        return f"class {names[int(match[1])] if known else match[1]}, {match[2]}"
+
     @property
     def is_evaluated(self) -> bool:
         return bool(self.evaluations)
@@ -140,12 +150,12 @@ def read_run(folder: Path, name: str) -> Run:
         args=read_object(folder / "args.json"),
         curves=_read_curves(folder / "metrics.jsonl"),
         evaluations={
-            split: read_object(evaluation / f"eval-{split}.json")
+            split: read_object(evaluation / f"eval-{split}.json", check_metrics)
             for split in ("test", "valid")
             if (evaluation / f"eval-{split}.json").is_file()
         },
-        training_metrics=read_optional_object(folder / "metrics.json"),
-        validation=read_optional_object(folder / "validation.json"),
+        training_metrics=read_optional_object(folder / "metrics.json", check_metrics),
+        validation=read_optional_object(folder / "validation.json", check_metrics),
         samples=samples,
         pairs=pairs,
         classes={
@@ -224,7 +234,10 @@ def _read_curves(path: Path) -> Curves:
     if not path.is_file():
         return {}
     try:
-        return read_curves(path)
+        curves = read_curves(path)
+        if not all(isinstance(step, (int, float)) for points in curves.values() for step, _ in points):
+            raise UserError(f"{path} has a step that is no number: {ADVICE}")
+        return curves
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file: {ADVICE}") from None
 

@@ -79,7 +79,7 @@ def tables(runs: Sequence[Run]) -> list[Table]:
         results = [_result(run, split) for run in runs]
         if any(results):
             by_split[split] = results
-    return [_table(split, results, [run.name for run in runs]) for split, results in by_split.items()]
+    return [_table(split, results, runs) for split, results in by_split.items()]
 
 
 def _result(run: Run, split: str) -> Mapping[str, Any]:
@@ -88,7 +88,7 @@ def _result(run: Run, split: str) -> Mapping[str, Any]:
     return run.validation if split == "validation" else run.evaluations.get(split, {})
 
 
-def _table(split: str, results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
+def _table(split: str, results: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> Table:
     merged: dict[str, list[str]] = {}  # title of a group -> keys in the order of the first run that has them
     for result in results:
         summarized = {key for key, value in result.items() if isinstance(value, Mapping) and "mean" in value}
@@ -98,7 +98,7 @@ def _table(split: str, results: Sequence[Mapping[str, Any]], names: Sequence[str
                 continue
             if match and match[1] in summarized:
                 continue
-            keys = merged.setdefault(_group(key, results), [])
+            keys = merged.setdefault(_group(key, runs[0]), [])
             if key not in keys:
                 keys.append(key)
     groups = [(title, [_row(key, results) for key in keys]) for title, keys in merged.items()]
@@ -108,7 +108,7 @@ def _table(split: str, results: Sequence[Mapping[str, Any]], names: Sequence[str
     title = SPLITS[split]
     if split == "training" and len(results) == 1:
         title += f", step {results[0].get('step', '')}"
-    return Table(title, list(names), order, headlines[:4])
+    return Table(title, [run.name for run in runs], order, headlines[:4])
 
 
 def _is_headline(row: Row, end: str) -> bool:
@@ -116,14 +116,14 @@ def _is_headline(row: Row, end: str) -> bool:
     return metric_names.find(name)[0] == end and not name.endswith("train_mauve") and any(c.text for c in row.cells)
 
 
-def _group(key: str, results: Sequence[Mapping[str, Any]]) -> str:
+def _group(key: str, run: Run) -> str:
     """The title of the group of a key: the way of decoding, the class, or the kind of candidate."""
     *prefix, name = key.split("/")
     if prefix == ["speed"]:
         return "Speed"
     where = "/".join(part for part in prefix if part != "model") or "Metrics"
     if match := _CLASS.fullmatch(name):
-        return f"class {match[1]}, {where}"
+        return run.describe(f"cond{match[1]}_{where}")
     kind = next((title for start, title in KINDS.items() if name.startswith(start)), "")
     return f"{where}: {kind}" if kind else where
 

@@ -107,7 +107,8 @@ def mark_kept(text: str, final: str) -> Parts:
 
 def _group(run: Run, texts: SampleSet | PairSet, several: bool) -> str:
     seed = "during training" if texts.seed is None else f"{texts.split}, seed {texts.seed}"
-    return f"{run.name}: {texts.label}, {seed}" if several else f"{texts.label}, {seed}"
+    label = run.describe(texts.label)
+    return f"{run.name}: {label}, {seed}" if several else f"{label}, {seed}"
 
 
 def _sample_rows(group: str, samples: SampleSet, most: int) -> Iterable[SampleRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,7 @@ def open_page(browser, page_file):
     """A function: options of a context -> the loaded page. Afterwards: no error, no request, nothing executed."""
     opened = []
 
-    def load(**options):
+    def load(file=page_file, **options):
         context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
         page, problems = context.new_page(), []
         page.on("console", lambda message: message.type in ("error", "warning") and problems.append(message.text))
@@ -70,7 +71,7 @@ def open_page(browser, page_file):
             lambda request: request.url.startswith(("file:", "data:", "blob:")) or problems.append(request.url),
         )
         page.on("dialog", lambda dialog: problems.append("dialog"))
-        page.goto(page_file.as_uri())
+        page.goto(file.as_uri())
         opened.append((context, page, problems))
         return page
 
@@ -93,7 +94,7 @@ def test_the_page_fits_and_draws_its_charts(width, scheme, open_page):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for chart in page.locator("[data-plot]").all():
         chart.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelectorAll('[data-plot]:not([data-drawn])').length === 0", timeout=30_000)
+    page.wait_for_selector("[data-plot]:not([data-drawn])", state="detached")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("[data-plot] img:visible").count() == 0
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -138,8 +139,8 @@ def test_the_player_moves(open_page):
     assert "step 1 of 2" in output.inner_text()
     assert HOSTILE[0] in player.locator("[data-step]:visible p.sample").first.inner_text()
     player.locator("[data-play]").click()
-    page.wait_for_function("document.querySelector('[data-player] output').textContent.includes('step 2 of 2')")
-    page.wait_for_function("document.querySelector('[data-play]').textContent === '▶'")
+    player.locator("output", has_text="step 2 of 2").wait_for()
+    player.locator("[data-play]", has_text="▶").wait_for()
 
 
 def test_hostile_texts_are_shown_as_texts(open_page):
@@ -177,3 +178,33 @@ def test_everything_can_be_read_without_javascript(open_page):
     assert page.locator(".toolbar:visible, .controls:visible, [data-more]:visible").count() == 0
     box = images.first.bounding_box()
     assert box and box["width"] > 200 and box["height"] > 80
+
+
+@pytest.mark.slow
+def test_the_page_of_a_real_corpus_with_classes(open_page, programs, tmp_path):
+    corpus = Path(os.environ.get("DATA_DIR", "")) / "ag_news"
+    if not (corpus / "train.jsonl").is_file():
+        pytest.skip("ag_news is not in DATA_DIR")
+    for split, count in {"train": 800, "valid": 200, "test": 200}.items():
+        lines = (corpus / f"{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:count]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    own = type(programs)(tmp_path, programs.scorer)
+    assert (
+        own.pretrain(tmp_path / "lm", "--vocab_size 2000 --num_train_steps 300 --learning_rate 5e-3 --log_every 50")
+        == 0
+    )
+    assert own.autoencoder(tmp_path / "lm", tmp_path / "ae", "--num_train_steps 200 --learning_rate 3e-3") == 0
+    flags = "--class_conditional --num_train_steps 60 --learning_rate 2e-3"
+    assert own.diffusion(f"--latent_model_path {tmp_path / 'ae'}", tmp_path / "diff", flags) == 0
+    assert own.again("diffusion", tmp_path / "diff", "--eval --class_id all --num_samples 8") == 0
+    assert main([str(tmp_path / "diff")]) == 0
+
+    page = open_page(tmp_path / "diff/report.html")
+    assert page.locator("#samples [data-row]").count() == 8 * 4
+    page.locator("#samples [data-set]").select_option("2")
+    assert page.locator("#samples [data-row]:visible").count() == 8
+    for chart in page.locator("#classes [data-plot]").all():
+        chart.scroll_into_view_if_needed()
+    page.wait_for_selector("#classes [data-plot]:not([data-drawn])", state="detached")
+    assert page.locator("#classes [data-plot][data-drawn]").count() >= 3
+    assert page.locator("#samples .nearest").count() > 0, "all samples are empty"

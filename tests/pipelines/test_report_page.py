@@ -193,8 +193,9 @@ DAMAGES = {
     "survey.json": ("[1, 2]", "survey.json"),
     "metrics.jsonl": ('nonsense\n{"step": 1, "loss": 1}\n', "line 1"),
     "evaluation/eval-valid.json": ('{"model/greedy/perplexity": 1,\n', "line 2"),
+    "metrics.json": ('{"model/greedy/perplexity": {"mean": 1, "values": 3}}', "metrics.json"),
     "evaluation/eval-valid-seed42-greedy-samples.json": ('["a", 2]', "entry 2"),
-    "evaluation/eval-valid-seed42-greedy-nearest.json": ('[{"text": 1}]', "entry 1"),
+    "evaluation/eval-valid-seed42-greedy-nearest.json": ('[null, {"text": "a", "similarity": NaN}]', "entry 2"),
     "evaluation/eval-valid-seed42-greedy-pairs.json": ('[{"source": "a"}]', "entry 1"),
     "evaluation/eval-valid-classes.json": ('{"class_names": ["a"], "greedy": {"classes": [7]}}', "classes.json"),
     "evaluation/trajectory.json": ('{"steps": 2, "views": [{"step": 1, "t": 0.5, "texts": "no"}]}', "trajectory.json"),
@@ -215,6 +216,18 @@ def test_a_damaged_file_is_one_line(name, run, capsys):
 def test_a_file_of_other_bytes_is_one_line(run, capsys):
     (run / "evaluation/eval-valid.json").write_bytes(b"\xff\xfe\x00{")
     assert "eval-valid.json" in refusal([run], capsys)
+
+
+def test_entries_of_another_kind_are_passed_over(run):
+    """What only describes a run is shown as far as it is understood."""
+    args = json.loads((run / "args.json").read_text())
+    put(
+        run / "args.json",
+        args | {"corpus": [1], "num_train_steps": "many", "package_versions": 3, "trainable_params": None},
+    )
+    put(run / "survey.json", {"splits": {"train": 5}})
+    assert main([str(run)]) == 0
+    assert "many" in Page(run / "report.html").text
 
 
 def test_what_is_no_run_is_one_line(run, tmp_path, capsys):

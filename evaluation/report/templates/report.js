@@ -9,7 +9,7 @@
     const list = find(".rows"), count = find("[data-count]"), more = find("[data-more]");
     const rows = [...browser.querySelectorAll("[data-row]")];
     const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
-    const search = find("[data-search]"), group = find("[data-group]"), sort = find("[data-sort]");
+    const search = find("[data-search]"), group = find("[data-set]"), sort = find("[data-sort]");
     const direction = find("[data-direction]");
     let falling = false, limit = PAGE;
 
