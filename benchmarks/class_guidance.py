@@ -205,7 +205,7 @@ def make_sampler(paths: Paths, steps: int) -> Callable[[Sequence[int], float], l
     if (paths.root / "decoder").is_dir():
         flags["latent_model_path"] = paths.root / "decoder"
     pipeline = TextDiffusionPipeline.from_pretrained(run, **flags)
-    return lambda labels, weight: pipeline(len(labels), decoding="greedy", class_id=labels, guidance=weight)
+    return lambda labels, weight: pipeline.sample(len(labels), decoding="greedy", class_id=labels, guidance=weight)
 
 
 def evaluate(paths: Paths, dataset: str, weights: Sequence[float], samples: int, steps: int, clock: StageTimer) -> None:

@@ -69,12 +69,11 @@ class TextDiffusionPipeline(CheckedPipeline):
         latents: Latents | None = None,
         decoding: str | None = None,
         output_type: str = "text",
-        return_dict: bool = True,
         callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         seed: Seed | None = None,
         guidance: float | None = None,
-    ) -> TextPipelineOutput | tuple[list[str], Latents]:
+    ) -> TextPipelineOutput:
         """Sample texts: the same for the same seed, however many are asked for.
 
         num_samples: number of texts (None: 8), or of texts for each source (None: 1), one source after the other.
@@ -83,7 +82,6 @@ class TextDiffusionPipeline(CheckedPipeline):
         run on pairs. generator: a torch.Generator, which draws the seed of the call, or the seed; None: 42.
         latents: noise (n, L, D) to start from, such as invert returns, instead of drawing it. decoding: beam, nucleus
         or greedy; None: that of from_pretrained or its preset, else beam. output_type: "latent" decodes no texts.
-        return_dict: False returns the tuple (texts, latents).
 
         callback_on_step_end: called after each step of each batch with (pipeline, step from 0, time at which the step
         began, callback_kwargs), which holds the tensors that callback_on_step_end_tensor_inputs names, of
@@ -108,7 +106,7 @@ class TextDiffusionPipeline(CheckedPipeline):
             sampler.hooks = (*sampler.hooks, callback)
         output = draw(sampler, Request(n, k, number, strategy, classes, sources, latents), self.sources)
         self.generator.timer = sampler.timer
-        return output if return_dict else output.to_tuple()
+        return output
 
     def sample(
         self,

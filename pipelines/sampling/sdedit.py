@@ -16,7 +16,7 @@ from diffusion.samplers import sample_ddim
 from diffusion.schedules import broadcast_level
 from pipelines.sampling.blocks import segments
 from pipelines.sampling.generator import TextGenerator
-from pipelines.sampling.sampler_call import SampleInputs, SamplerCall, inputs_of_segments
+from pipelines.sampling.sampler_call import SampleInputs, SamplerCall, SamplerHook, inputs_of_segments
 from utils.errors import UserError
 from utils.records import Condition, Latents
 from utils.train_eval import eval_mode
@@ -76,7 +76,7 @@ def sdedit(
             inputs = SampleInputs(
                 None if condition is None else condition[rows], mask=clean.mask[rows], decode_mask=clean.mask[rows]
             )
-            hooks = (SDEditStart(clean.x0[rows], strength, noise), *generator.hooks)
+            hooks: tuple[SamplerHook, ...] = (SDEditStart(clean.x0[rows], strength, noise), *generator.hooks)
             parts = segments(rows.start, rows.stop, generator.block_size)
             found.append(generator.prepare_rows(seed, parts, inputs_of_segments(inputs, parts), hooks=hooks).run())
     return Latents(torch.cat([part.x0 for part in found]), torch.cat([part.mask for part in found]))

@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     def sample(name: str, n: int, **flags: Any) -> list[str]:
         started = time.monotonic()
         pipeline = TextDiffusionPipeline.from_pretrained(run_of, device="cpu", eval_batch_size=100, **flags)
-        samples[name] = pipeline(n, seed=1, decoding="greedy")
+        samples[name] = pipeline.sample(n, seed=1, decoding="greedy")
         record[name] = grammar.metrics(samples[name]) | {"seconds": round(time.monotonic() - started, 1)}
         print(name, {key: round(value, 4) for key, value in record[name].items()}, flush=True)
         return samples[name]

@@ -49,7 +49,7 @@ def test_the_output_reads_as_a_list_of_texts(latents):
     assert output != ["another"] and output != 3
     assert len(latents.variations(output[:1], 2, decoding="greedy")[0]) == 2
     assert output.texts[0] in repr(output) and "tensor" not in repr(output)
-    texts, rows = latents(3, **GREEDY, return_dict=False)
+    texts, rows = latents(3, **GREEDY).to_tuple()
     assert texts == output.texts and torch.equal(rows.x0, output.latents.x0)
 
 
