@@ -101,6 +101,7 @@ def test_class_id_selects_the_sampled_classes(training):
 
 def test_classes_are_drawn_as_often_as_in_training_and_stay_with_their_texts(class_run, monkeypatch):
     generator = TextDiffusionPipeline.from_pretrained(class_run, device="cpu", eval_batch_size=8).generator
+    generator.whole_blocks = True  # as in an evaluation
     drawn = TrainingClassPrior(torch.tensor([0] * 30 + [3] * 10))
 
     def decode(latents, strategy, seed):  # every third text of a batch is empty
