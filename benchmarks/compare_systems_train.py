@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import ROOT, write_json
 
-PROBE_SECONDS = 12  # of training; shorter where a stage has less than a minute
+PROBE_SECONDS = 12  # of training; shorter where a stage has less than half a minute
 PROBE_STEPS = 10_000_000
 STAGES = {  # stage -> program
     "lm": "-m latent_models.pretraining",
@@ -132,6 +133,8 @@ def parser() -> ArgumentParser:
     add("--minutes", type=float, help="wall time of each row, all its stages together (default: that of the preset)")
     add("--output_dir", type=Path, required=True, metavar="DIR", help="folder of the corpus, the runs and the table")
     add("--train_file", type=Path, help="with --preset real: training texts, one a line")
+    add("--max_train_texts", type=int, default=40_000,
+        help="with --preset real: use only the first so many training texts (default: %(default)s)")  # fmt: skip
     add("--valid_file", type=Path, help="with --preset real: held-out texts; one half is for validation, one for test")
     add("--scorer", metavar="MODEL", help="of the table: a causal language model, a folder or a hub id")
     add("--mauve_encoder", metavar="MODEL", help="of the table: an encoder of sentences")
@@ -180,7 +183,8 @@ def make_corpus(args: Namespace, preset: Preset) -> None:
         held_out = args.valid_file.read_text(encoding="utf-8").splitlines()
         half = len(held_out) // 2 // 5 * 5  # captions of one image stand together, five of them
         folder.mkdir(parents=True)
-        shutil.copyfile(args.train_file, folder / "train.txt")
+        train = args.train_file.read_text(encoding="utf-8").splitlines()[: args.max_train_texts]
+        (folder / "train.txt").write_text("".join(line + "\n" for line in train), encoding="utf-8")
         (folder / "valid.txt").write_text("".join(line + "\n" for line in held_out[:half]), encoding="utf-8")
         (folder / "test.txt").write_text("".join(line + "\n" for line in held_out[half:]), encoding="utf-8")
     make_small_scorer(args.output_dir, folder)
@@ -230,30 +234,72 @@ def probe(stage: str, root: Path, preset: Preset, seconds: float) -> tuple[int, 
     """Train for a few seconds; returns the steps that fit into the time, and steps per second."""
     folder = root / f"{stage}.probe"
     shutil.rmtree(folder, ignore_errors=True)
-    limit = min(PROBE_SECONDS, seconds / 2)
-    for longer in (1, 2, 4, 8):  # until two log lines are there, at least
-        began = time.monotonic()
-        run(stage, root, preset, folder, f"--num_train_steps {PROBE_STEPS} --max_seconds {longer * limit:.1f}", 0)
-        logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        points = [(line["step"], line["seconds"]) for line in logged if "seconds" in line]
-        shutil.rmtree(folder)
-        if len(points) >= 2 and points[-1][1] > points[0][1]:
-            break
-        began = 0.0
-    else:
-        raise UserError(f"{stage} makes no two steps in {8 * limit:.0f} s on this machine: give more --minutes")
-    assert began
+    length = min(PROBE_SECONDS, seconds / 2)
+    started = run(stage, root, preset, folder, f"--num_train_steps {PROBE_STEPS}", 0, stop_after=length)
+    points = _logged_steps(folder)
+    shutil.rmtree(folder)
     rate = (points[-1][0] - points[0][0]) / (points[-1][1] - points[0][1])
-    return max(2, int(rate * (seconds - start_seconds(longer * limit, points, rate)))), rate
+    return max(2, int(rate * (seconds - min(started, 0.8 * seconds)))), rate
 
 
-def start_seconds(limit: float, points: Sequence[tuple[int, float]], rate: float) -> float:
-    """Seconds of a run before its first step: those of the limit in which no steps were made."""
-    return min(max(0.0, limit - points[-1][0] / rate), 0.8 * limit)
+def _logged_steps(folder: Path) -> list[tuple[int, float]]:
+    """(step, seconds of training) of every line of the log with them."""
+    try:
+        logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    except (OSError, ValueError):  # a line that is being written
+        return []
+    return [(line["step"], line["seconds"]) for line in logged if "seconds" in line]
 
 
-def run(stage: str, root: Path, preset: Preset, folder: Path, flags: str, steps: int) -> None:
-    """Run the program of a stage. UserError, with its last line, where it fails."""
+def run(
+    stage: str, root: Path, preset: Preset, folder: Path, flags: str, steps: int, stop_after: float | None = None
+) -> float:
+    """Run the program of a stage. Returns the seconds from its start to its first step: imports, encoding of latents.
+
+    stop_after: end it by a signal so many seconds after that. UserError, with its last line, where it fails.
+    """
+    words = _words(stage, root, preset, folder, flags, steps)
+    if steps:
+        print("   " + shlex.join(["python", *words]), flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    began, started = time.monotonic(), 0.0
+    with (folder / "train.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT,
+            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        last = "no message"
+        for line in process.stdout:
+            log.write(line)
+            last = line.strip() or last
+            if line.startswith("training:") and not started:
+                started = time.monotonic() - began
+                if stop_after is not None:
+                    threading.Thread(target=_stop, args=(process, folder, stop_after), daemon=True).start()
+    code = process.wait()
+    if code and not (stop_after is not None and code == 143):
+        raise UserError(f"{stage} ended with {code}: {last}")
+    return started
+
+
+def _stop(process: subprocess.Popen[str], folder: Path, seconds: float) -> None:
+    """SIGTERM after so many seconds of training, once a rate can be told from the log."""
+    time.sleep(seconds)
+    while process.poll() is None:
+        points = _logged_steps(folder)
+        if len(points) >= 3 and points[-1][1] > points[0][1]:
+            process.terminate()
+            return
+        time.sleep(0.5)
+
+
+def _words(stage: str, root: Path, preset: Preset, folder: Path, flags: str, steps: int) -> list[str]:
+    """The command line of a stage."""
     from utils.distributed import has_bf16
 
     words = [
@@ -261,29 +307,19 @@ def run(stage: str, root: Path, preset: Preset, folder: Path, flags: str, steps:
         *fill(f"{preset.corpus} {preset.length} {preset.flags[stage]} {flags}", root),
         *("--output_dir", str(folder), "--log_every", "1" if not steps or steps < 200 else "20"),
     ]
-    every = str(max(steps, 1) if steps else PROBE_STEPS)  # no evaluation before the end
-    interval = "--save_and_sample_every" if "diffusion" in STAGES[stage] else "--eval_every"
-    words += [interval, every]
-    if stage == "causal":
-        words[words.index(interval) + 1] = str(max(1, steps // 10) if steps else PROBE_STEPS)  # the best of ten
-    if stage in ("autoencoder", "states"):
+    every = steps or PROBE_STEPS  # no evaluation before the end
+    if stage == "causal" and steps:
+        every = max(1, steps // 10)  # the best of ten checkpoints
+    words += ["--save_and_sample_every" if "diffusion" in STAGES[stage] else "--eval_every", str(every)]
+    if stage in ("autoencoder", "states", "compressed"):
         words += ["--enc_dec_model", str(root / "lm")]
     if stage == "compressed":
-        words += ["--latent_model_path", str(root / "autoencoder"), "--enc_dec_model", str(root / "lm")]
-    if stage in ("compressed", "states"):
-        words += ["--latent_cache_dir", str(root / "latent_cache")]
+        words += ["--latent_model_path", str(root / "autoencoder")]
     if "diffusion" in STAGES[stage]:
         words += ["--scorer", str(root / "no_scorer")]
     if has_bf16():
         words += ["--mixed_precision", "bf16"]
-    if steps:
-        print("   " + shlex.join(["python", *words]), flush=True)
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, errors="replace")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.log").write_text(done.stdout + done.stderr, encoding="utf-8")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{stage} ended with {done.returncode}: {last}")
+    return words
 
 
 def fill(flags: str, root: Path) -> list[str]:

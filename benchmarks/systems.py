@@ -130,7 +130,7 @@ def _load_causal(folder: Path, device: str) -> Sample:
     from pipelines.sampling.causal import CausalGenerator
     from pipelines.train_causal_lm import load_lm
     from utils.cli.parse import parse
-    from utils.distributed import autocast, pick_device
+    from utils.distributed import pick_device
 
     settings = parse(CAUSAL_LM, ["--eval", "--resume_dir", str(folder), "--device", device])
     config, where = settings.config, pick_device(device)
@@ -142,7 +142,6 @@ def _load_causal(folder: Path, device: str) -> Sample:
         max_prompt=0,
         batch_size=config.evaluation.eval_batch_size,
         device=where,
-        autocast=autocast(where, config.loop.mixed_precision),
     )
     strategy = config.evaluation.decoding.split(",")[0].strip()
     return lambda n, seed: generator.sample(n, seed, (strategy,)).texts[strategy]

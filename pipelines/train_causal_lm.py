@@ -172,7 +172,6 @@ def make_generator(run: RunContext[CausalLMConfig], lm: CausalLM, prompts: Promp
         max_prompt=max_prompt,
         batch_size=config.evaluation.eval_batch_size,
         device=run.device,
-        autocast=run.autocast,
         dist=run.dist,
     )
 

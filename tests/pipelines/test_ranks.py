@@ -213,11 +213,12 @@ OTHERS = """
 import sys
 import torch
 torch.set_num_threads(1)
-from pipelines import train_autoencoder, train_classifier, train_diffusion, train_draft_model
-from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFT_MODEL
+from pipelines import train_autoencoder, train_causal_lm, train_classifier, train_diffusion, train_draft_model
+from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL
 from utils.cli.parse import parse
 runs = {"ae": (AUTOENCODER, train_autoencoder.train), "classifier": (CLASSIFIER, train_classifier.train),
-        "diffusion": (DIFFUSION, train_diffusion.train), "drafter": (DRAFT_MODEL, train_draft_model.train)}
+        "diffusion": (DIFFUSION, train_diffusion.train), "drafter": (DRAFT_MODEL, train_draft_model.train),
+        "causal": (CAUSAL_LM, train_causal_lm.train)}
 for line in open(sys.argv[1]).read().splitlines():
     kind, *argv = line.split()
     program, run = runs[kind]
@@ -246,6 +247,10 @@ def test_other_programs_train_on_two_processes_as_on_one(programs, chain, tmp_pa
             "--config classifier_dropout=0"
         ),
         "drafter": f"drafter --latent_model_path {chain / 'ae'} --config val_loss_examples=8",
+        "causal": (
+            f"causal {programs.data} --d_model 32 --layers 1 --heads 2 --vocab_size 300 --max_seq_len 64 "
+            "--config val_loss_examples=16,lm_dropout=0 --eval_every 2"
+        ),
         "decoder": (
             f"ae {ae} --lm_mode decoder --denoiser_run {chain / 'diff'} --config denoiser_steps=2 "
             "--max_latent_noise 0.3"

@@ -33,7 +33,8 @@ def train(programs) -> Callable[[Path, str], int]:
 
     def run(out: Path, flags: str = "") -> int:
         defaults = (
-            f"{programs.data} --device cpu --no_wandb {SMALL} --num_train_steps 6 --train_batch_size 8 --log_every 1 "
+            f"{programs.data} --device cpu --mixed_precision no --no_wandb {SMALL} --num_train_steps 6 --log_every 1 "
+            "--train_batch_size 8 "
             f"--lr_warmup_steps 2 --eval_every 3 --config val_loss_examples=16 --num_samples 12 "
             f"--scorer {programs.scorer}"
         )
