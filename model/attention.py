@@ -36,6 +36,11 @@ def attention_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
+def for_products(x: Tensor) -> Tensor:
+    """x in the dtype that matrix products will have. Each layer on its own would convert it under autocast."""
+    return x.to(attention_dtype(x))
+
+
 def mask_bias(query_mask: Tensor, key_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Bias of the attention scores: 0 where query and key are both text, else a large negative number.
 
@@ -98,8 +103,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None, memory: Tensor | None = None) -> Tensor:
         """x: (B, L, D); bias: broadcastable to (B, H, L, S); memory: (B, S, D), x itself if None. Returns (B, L, D)."""
-        x = self.norm(x)
-        memory = x if memory is None else memory
+        x = for_products(self.norm(x))
+        memory = x if memory is None else for_products(memory)
         q, k, v = (split_heads(y) for y in (self.q(x), self.k(memory), self.v(memory)))  # (B, H, L or S, 64)
         return self.out(attend(q, k, v, bias, self.dropout if self.training else 0.0))
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from latent_models.autoencoders.base import Autoencoder
 from latent_models.autoencoders.options import PerceiverOptions
-from model.attention import HEAD_DIM, attend, check_heads, split_heads
+from model.attention import HEAD_DIM, attend, check_heads, for_products, split_heads
 from utils.errors import UserError
 
 
@@ -69,7 +69,7 @@ class LatentAttention(nn.Module):
 
     def forward(self, states: Tensor, latents: Tensor, visible: Tensor | None) -> Tensor:
         """states: (B, T, d_lm); latents: (B, N, d); visible: (B, 1, 1, T + N) bool or None. Returns (B, N, d)."""
-        states, latents = self.norm(states), self.norm_latents(latents)
+        states, latents = self.norm(states), for_products(self.norm_latents(latents))
         latent_kv = self.kv if self.latent_kv is None else self.latent_kv
         k, v = torch.cat([self.kv(states), latent_kv(latents)], dim=1).chunk(2, dim=-1)  # (B, T + N, inner) each
         q, k, v = (split_heads(y, self.head_dim) for y in (self.q(latents), k, v))  # (B, H, N or T + N, head)
@@ -91,7 +91,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
+        x = for_products(self.norm(x))
         q, k, v = (split_heads(y, self.head_dim) for y in (self.q(x), self.k(x), self.v(x)))
         return self.out(attend(self.query_norm(q), self.key_norm(k), v))
 
