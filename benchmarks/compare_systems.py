@@ -196,9 +196,10 @@ class Judges:
     def describe(self) -> str:
         """The protocol in one or two lines, for below a table."""
         sizes, p = {name: len(split) for name, split in self.corpus.splits.items()}, self.protocol()
+        spread = f"{self.args.seeds} seeds (mean and deviation)" if self.args.seeds > 1 else "one seed"
         encoder = "" if self.encoder is None else f", embeddings by {self.encoder.name}"
         return (
-            f"{p['num_samples']:,} texts of each system and seed, {self.args.seeds} seeds (mean and deviation), "
+            f"{p['num_samples']:,} texts of each system and seed, {spread}, "
             f"against as many {self.args.split} texts of {self.corpus.name} ({sizes['train']:,} training texts). MAUVE "
             f"and perplexity (pooled over tokens) by {self.scorer.name} in {self.args.scorer_precision}{encoder}."
         )
