@@ -305,7 +305,8 @@ def _words(stage: str, root: Path, preset: Preset, folder: Path, flags: str, ste
     words = [
         *STAGES[stage].split(),
         *fill(f"{preset.corpus} {preset.length} {preset.flags[stage]} {flags}", root),
-        *("--output_dir", str(folder), "--log_every", "1" if not steps or steps < 200 else "20"),
+        # as often in the probe: a log line comes with validation losses
+        *("--output_dir", str(folder), "--log_every", "1" if 0 < steps < 200 else "20"),
     ]
     every = steps or PROBE_STEPS  # no evaluation before the end
     if stage == "causal" and steps:
