@@ -110,8 +110,9 @@ class Run:
         match, names = _CLASS_LABEL.fullmatch(label), self.args.get("class_names")
         if match is None:
             return label
-        known = isinstance(names, list) and int(match[1]) < len(names)
-        return f"class {names[int(match[1])] if known else match[1]}, {match[2]}"
+        number = int(match[1])
+        name = names[number] if isinstance(names, list) and number < len(names) else number
+        return f"class {name}, {match[2]}"
 
     @property
     def is_evaluated(self) -> bool:

@@ -189,12 +189,9 @@ def test_the_page_of_a_real_corpus_with_classes(open_page, programs, tmp_path):
         lines = (corpus / f"{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:count]
         (tmp_path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     own = type(programs)(tmp_path, programs.scorer)
-    assert (
-        own.pretrain(tmp_path / "lm", "--vocab_size 2000 --num_train_steps 300 --learning_rate 5e-3 --log_every 50")
-        == 0
-    )
-    assert own.autoencoder(tmp_path / "lm", tmp_path / "ae", "--num_train_steps 200 --learning_rate 3e-3") == 0
-    flags = "--class_conditional --num_train_steps 60 --learning_rate 2e-3"
+    assert own.pretrain(tmp_path / "lm", "--vocab_size 2000 --num_train_steps 20") == 0
+    assert own.autoencoder(tmp_path / "lm", tmp_path / "ae", "--l2_normalize_latents") == 0
+    flags = "--class_conditional"
     assert own.diffusion(f"--latent_model_path {tmp_path / 'ae'}", tmp_path / "diff", flags) == 0
     assert own.again("diffusion", tmp_path / "diff", "--eval --class_id all --num_samples 8") == 0
     assert main([str(tmp_path / "diff")]) == 0
@@ -207,4 +204,4 @@ def test_the_page_of_a_real_corpus_with_classes(open_page, programs, tmp_path):
         chart.scroll_into_view_if_needed()
     page.wait_for_selector("#classes [data-plot]:not([data-drawn])", state="detached")
     assert page.locator("#classes [data-plot][data-drawn]").count() >= 3
-    assert page.locator("#samples .nearest").count() > 0, "all samples are empty"
+    assert page.locator("[data-player] .chip:visible").count() == 6  # the class of each text
