@@ -163,7 +163,7 @@ def greetings(folder: Path, data: str, samples: dict[str, list[str]]) -> dict[st
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     corpus = registry.load(DataOptions(dataset_name="greetings", data_dir=data))
-    texts = TextDiffusionPipeline.from_pretrained(folder, device="cpu", **SOLVER)(100, seed=1, decoding="greedy")
+    texts = TextDiffusionPipeline.from_pretrained(folder, device="cpu", **SOLVER)(100, seed=1, decoding="greedy").texts
     samples["greetings, solver, 20 steps"] = texts
     scorer = scorers.load(None, texts=corpus.train.texts, folder=folder / "scorer", device="cpu")
     seen = set(corpus.train.texts)
