@@ -1,8 +1,8 @@
 """Variations of texts, or an interpolation between two texts, with a trained run.
 
-    python -m pipelines.rewrite --run runs/quickstart/diffusion --text "Felix ran to the sea." --num_samples 3
-    python -m pipelines.rewrite --run runs/ag_news/diffusion --text_file news.txt --class_id sports --strength 0.8
-    python -m pipelines.rewrite --run runs/quickstart/diffusion --text "Felix ran to the sea." --to "Anna sat in town."
+    python -m pipelines.rewrite runs/quickstart/diffusion --text "Felix ran to the sea." -n 3
+    python -m pipelines.rewrite runs/ag_news/diffusion --text_file news.txt --class_id sports --guidance 2
+    python -m pipelines.rewrite runs/quickstart/diffusion --text "Felix ran to the sea." --to "Anna sat in town."
 
 A text is noised to time --strength and denoised again (SDEdit): at 0.5 a little of it changes, at 1 all of it. --to
 interpolates between two texts, in --num_samples texts, both ends included; with --invert between the noises that DDIM
@@ -17,6 +17,7 @@ import sys
 
 from pipelines.cli.run_arguments import (
     add_decoding_argument,
+    add_guidance_argument,
     add_text_arguments,
     check_no_decoding,
     parse_known,
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--strength", type=float, help="time in (0, 1] to which texts are noised (default 0.7; with --to 0.5)"
     )
     made.add_argument("--class_id", help="class of the variations, by name or number (class-conditional runs)")
-    return add_decoding_argument(made)
+    return add_guidance_argument(add_decoding_argument(made))
 
 
 @exit_on_user_error
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("--to interpolates between two texts: give one --text, and no --class_id")
     if given.to is not None and given.num_samples < 2:
         raise UserError("--num_samples 1 is no interpolation: give 2 or more, both texts included")
+    if given.guidance not in (None, 1) and given.class_id is None:
+        raise UserError(f"--guidance {given.guidance:g} needs a class: add --class_id, or leave --guidance out")
     if given.invert and (given.to is None or given.strength is not None):
         raise UserError("--invert interpolates without added noise: give --to, and no --strength")
     from pipelines.text_diffusion import TextDiffusionPipeline

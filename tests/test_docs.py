@@ -29,7 +29,6 @@ FOREIGN = {
     "output_dir",
     "markdown",
     "logdir",  # of tensorboard
-    "output",
     "from",
     "dry_run",
     "tokenizer",
@@ -48,9 +47,10 @@ def typed_flags() -> set[str]:
     known = {name for program in PROGRAMS for name, flag in program.flags.items() if not flag.config_only}
     known |= {name for program in PROGRAMS for name in program.deprecated}
     known |= {
-        action.dest
+        option.lstrip("-")
         for program in (infill, rewrite, sample, score, report, compare_systems, compare_systems_train)
         for action in program.parser()._actions
+        for option in (action.dest, *action.option_strings)
     }
     return known | {f"no_{name}" for name in known} | FOREIGN | {"help", "l2_normalize_latent"}
 

@@ -95,6 +95,27 @@ def _silence_dead_terminals() -> None:
 
 
 @contextmanager
+def exit_on_termination() -> Iterator[None]:
+    """Context manager: SIGTERM and SIGHUP raise SystemExit with 128 + their number, so that files are closed.
+
+    SIGHUP that is ignored (nohup) stays ignored. Outside the main thread it changes nothing.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    is_main = threading.current_thread() is threading.main_thread()
+    taken = [n for n in numbers if is_main and signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def interruptible() -> Iterator[None]:
     """Context manager: inside it check_interrupt may raise Interrupted, which the caller handles.
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from dataset_utils.readers import lines
+from latent_models.options import DecodingOptions
 from pipelines.cli.programs import DIFFUSION
 from utils.argparse_utils import OneLineParser
 from utils.cli.flags import LARGEST, shown
 from utils.errors import UserError, did_you_mean
 
 MOST_SAMPLES = 10_000_000  # texts of one call are held in memory
+DECODING_FLAGS = {f.name for f in fields(DecodingOptions)}
 FIXED = ("resume_dir", "eval", "eval_test", "gen_data", "resume_training")  # the program itself sets them
 
 
@@ -23,13 +26,15 @@ def run_parser(program: str, description: str | None, *, samples: int, of: str) 
     """program: name of its module. samples: default of --num_samples. of: help text of --num_samples."""
     made = OneLineParser(
         prog=f"python -m {program}",
+        usage=f"python -m {program} RUN [FLAGS]",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         epilog="Other flags of an evaluation may follow: train_text_diffusion.py --help lists them.",
     )
-    made.add_argument("--run", required=True, metavar="FOLDER", help="folder of a run, or of a checkpoint in it")
-    made.add_argument("--num_samples", type=int, default=samples, help=f"{of} (default %(default)s)")
+    made.add_argument("--run", metavar="FOLDER", help="folder of a run, or of a checkpoint in it: the same as RUN")
+    made.add_argument("-n", "--num_samples", type=int, metavar="N", help=f"{of} (default {samples})")
+    made.set_defaults(default_num_samples=samples)
     made.add_argument("--seed", type=int, default=42, help="seed of the samples (default %(default)s)")
     made.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default %(default)s)")
     return made
@@ -46,6 +51,9 @@ def run_folder(path: Path) -> Path:
 def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Parse the program's own flags, with --run as a run folder; returns them and the flags for loading the run."""
     given, others = parser.parse_known_args(arguments)
+    _take_run(given, others)
+    given.num_samples_typed = given.num_samples is not None
+    given.num_samples = given.num_samples if given.num_samples_typed else given.default_num_samples
     for name, value in vars(given).items():
         if isinstance(value, str) and name != "class_id":
             check_name(f"--{name}", value)
@@ -55,7 +63,43 @@ def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) ->
         raise UserError(f"--strength {given.strength:g} is no time in (0, 1]: give 0.7, or another; 1 keeps nothing")
     given.run = run_folder(Path(given.run))
     _check_others(parser, others)
+    _pass_on(given, others)
     return given, others
+
+
+def _take_run(given: argparse.Namespace, others: list[str]) -> None:
+    """Take the positional RUN out of the flags that are passed on: a word that is no flag's value."""
+    free = [i for i, word in enumerate(others) if not word.startswith("-") and not (i and _takes_value(others[i - 1]))]
+    if given.run is None and not free:
+        raise UserError("the run is missing: name its folder first, or with --run; see --help")
+    if len(free) > (given.run is None):
+        extra = others[free[given.run is None]]
+        raise UserError(f"{shown(extra)} is neither a flag nor a flag's value: one run is named, by RUN or --run")
+    if given.run is None:
+        given.run = others.pop(free[0])
+
+
+def _takes_value(word: str) -> bool:
+    """Whether a flag that is passed on takes the next word as its value."""
+    name = word.removeprefix("--").replace("-", "_")
+    if not word.startswith("--") or "=" in word:
+        return False
+    shortened = (name, name.removeprefix("no_"))  # --no_X of a flag X, or a flag such as --no_repeat_ngram_size
+    named = DIFFUSION.flags.get(name) or next((f for n, f in DIFFUSION.flags.items() if n.startswith(shortened)), None)
+    return named is None or named.type is not bool or name == "config"
+
+
+def _pass_on(given: argparse.Namespace, others: list[str]) -> None:
+    """Add what the run is loaded with: the weight of guidance, and the strategy that settings of decoding are for."""
+    names = {word.removeprefix("--").partition("=")[0] for word in others if word.startswith("--")}
+    guidance = getattr(given, "guidance", None)
+    if guidance is not None:
+        if "cls_free_guidance" in names:
+            raise UserError("--guidance and --cls_free_guidance are the same: give one")
+        others.append(f"--cls_free_guidance={guidance}")
+    is_chosen = getattr(given, "decoding", None) is not None or "preset" not in names
+    if "decoding" in vars(given) and names & DECODING_FLAGS and is_chosen:
+        others.append(f"--decoding={given.decoding or 'greedy'}")
 
 
 def named_path(text: str) -> Path:
@@ -87,7 +131,7 @@ def _check_others(parser: argparse.ArgumentParser, others: Sequence[str]) -> Non
         name = word.removeprefix("--").partition("=")[0]
         if name in FIXED:
             raise UserError(f"--{name} is for train_text_diffusion.py: --run names the run here")
-        if word.startswith("--") and not any(flag.startswith(name.removeprefix("no_")) for flag in known):
+        if word.startswith("--") and not any(flag.startswith((name, name.removeprefix("no_"))) for flag in known):
             near = did_you_mean(name.replace("-", "_"), [*own, *known], "--")
             raise UserError(f"unknown flag --{shown(name)[1:-1]}{near}; --help lists the flags of this program")
 
@@ -102,6 +146,14 @@ def add_text_arguments(made: argparse.ArgumentParser, what: str) -> argparse.Arg
 def add_decoding_argument(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add --decoding; returns the parser."""
     made.add_argument("--decoding", help="beam, nucleus or greedy (default: that of --preset, else greedy)")
+    return made
+
+
+def add_guidance_argument(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add --guidance; returns the parser."""
+    made.add_argument(
+        "--guidance", type=float, metavar="W", help="weight of classifier-free guidance (default 1: unguided)"
+    )
     return made
 
 
