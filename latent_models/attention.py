@@ -30,9 +30,10 @@ def attention(
 ) -> tuple[Tensor, None]:
     """The interface of transformers: (B, H, L, head) -> (B, L, H, head), None. Its sdpa, unless products are faster.
 
-    Keys and values may have fewer rows than queries: of the K beams of a text, which share them
-    (generation/cache.SharedLayer).
+    Keys and values may have fewer rows than queries: of the K beams of a text, which share them; and they may be in
+    float32 where queries are not (generation/cache).
     """
+    dtype, query = query.dtype, query.to(key.dtype)
     rows, heads, length, width = query.shape
     beams = rows // len(key)
     if beams > 1 and kwargs.get("position_bias") is not None:
@@ -41,7 +42,7 @@ def attention(
         query = query.view(-1, beams, heads, length, width).transpose(1, 2).flatten(2, 3)  # (B, H, K * L, head)
         attention_mask = None if attention_mask is None else _of_texts(attention_mask, beams)
     out = _attention(module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs)
-    return (out if beams == 1 else out.reshape(rows, length, heads, width)), None
+    return (out if beams == 1 else out.reshape(rows, length, heads, width)).to(dtype), None
 
 
 def _of_texts(mask: Tensor, beams: int) -> Tensor:

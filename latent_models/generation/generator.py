@@ -112,7 +112,7 @@ class TokenGenerator:
         loop: Loop | None,
         own_cache: bool,
     ) -> Any:
-        """Ids (B, T) of one batch. loop: replaces that of transformers. own_cache: use the cache of generation/cache."""
+        """Ids (B, T) of one batch. loop: replaces that of transformers. own_cache: use that of cache.py."""
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         kwargs: dict[str, Any] = {}
