@@ -20,6 +20,7 @@ from pipelines.cli.run_arguments import (
     add_guidance_argument,
     add_text_arguments,
     check_no_decoding,
+    guidance_as_typed,
     parse_known,
     read_texts,
     run_parser,
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     from pipelines.text_diffusion import TextDiffusionPipeline
     from utils.terminal import single_line
 
-    pipeline = TextDiffusionPipeline.from_pretrained(given.run, device=given.device, argv=others)
+    with guidance_as_typed(given):
+        pipeline = TextDiffusionPipeline.from_pretrained(given.run, device=given.device, argv=others)
     decoding = given.decoding or pipeline.decoding or "greedy"
     check_no_decoding(decoding, not pipeline.generator.space.has_text_decoder)
     options = {"seed": given.seed, "decoding": decoding}

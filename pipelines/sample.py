@@ -25,6 +25,7 @@ from pipelines.cli.run_arguments import (
     add_guidance_argument,
     check_no_decoding,
     check_range,
+    guidance_as_typed,
     named_path,
     parse_known,
     run_parser,
@@ -89,7 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     requests = [Wanted(source) for source in given.source]
     requests += read_requests(given.source_file) if given.source_file is not None else []
-    pipeline = TextDiffusionPipeline.from_pretrained(given.run, device=given.device, argv=others)
+    with guidance_as_typed(given):
+        pipeline = TextDiffusionPipeline.from_pretrained(given.run, device=given.device, argv=others)
     generator = pipeline.generator
     given.decoding = given.decoding or pipeline.decoding or "greedy"
     check_no_decoding(given.decoding, not generator.space.has_text_decoder)

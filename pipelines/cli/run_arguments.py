@@ -6,7 +6,8 @@ Any other flag is passed on to the run, with the meaning that it has at an evalu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -155,6 +156,17 @@ def add_guidance_argument(made: argparse.ArgumentParser) -> argparse.ArgumentPar
         "--guidance", type=float, metavar="W", help="weight of classifier-free guidance (default 1: unguided)"
     )
     return made
+
+
+@contextmanager
+def guidance_as_typed(given: argparse.Namespace) -> Iterator[None]:
+    """Context manager that loads the run: a UserError about the weight of guidance names the flag that was typed."""
+    try:
+        yield
+    except UserError as error:
+        if given.guidance is None:
+            raise
+        raise UserError(str(error).replace("--cls_free_guidance", "--guidance")) from None
 
 
 def check_no_decoding(decoding: str, of_embeddings: bool) -> None:

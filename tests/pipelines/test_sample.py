@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.rewrite import main as rewrite
 from pipelines.sample import main as sample
 from pipelines.sampling.generator import TextGenerator
 
@@ -114,7 +115,7 @@ def test_what_is_sampled_is_kept_when_the_reader_or_a_signal_ends_it(chain, tmp_
     assert ".samples-8." in written.name and len(written.read_text().splitlines()) == 8
 
 
-@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), pytest.param("SIGTERM", 143, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_real_process_and_its_texts_stay(chain, tmp_path, name, code):
     flags = f"--device cpu -n 1000000 --sampling_timesteps 2 --output_dir {tmp_path}".split()
     process = subprocess.Popen(
@@ -171,6 +172,49 @@ def test_a_bad_line_is_named(pair_run, tmp_path, capsys, content, message):
         sample([str(pair_run), "--device", "cpu", "--source_file", str(tmp_path / "r.jsonl")])
     (line,) = capsys.readouterr().err.splitlines()
     assert left.value.code == 2 and message in line
+
+
+def test_a_class_per_line(class_run, tmp_path, capsys):
+    lines = [f'{{"class": "{c}"}}\n' for c in (2, 0, 2)]
+    (tmp_path / "r.jsonl").write_text("".join(lines))
+    flags = ["--device", "cpu", "--source_file", str(tmp_path / "r.jsonl"), "-n", "2", "--format", "jsonl"]
+    assert sample([str(class_run), *flags, "--output_dir", str(tmp_path)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = [row["class"] for row in rows]
+    assert names[0] == names[1] == names[4] == names[5] != names[2] == names[3] and len(rows) == 6
+
+
+@pytest.mark.parametrize(
+    ("main", "run", "argv", "message"),
+    [
+        (sample, "classes", "--source_file r.jsonl --class_id 1", "line 1 names a class, and so does --class_id 1"),
+        (sample, "classes", "--source_file r.jsonl --source x", "--source names no class"),
+        (sample, "classes", "--source x", "this run was trained without sources"),
+        (sample, "classes", "--guidance 2", "--guidance 2 needs a class: add --class_id"),
+        (sample, "chain", "--guidance 2", "--guidance 2 needs a condition"),
+        (sample, "chain", "--class_id all", "--class_id all: this run was trained without classes"),
+        (sample, "chain", "--format xml", "--format xml is unknown: give one of text, jsonl, tsv"),
+        (sample, "chain", "--candidates 3", "--candidates 3 are drawn for a source: give --source or --source_file"),
+        (sample, "chain", "second_run", "'second_run' is neither a flag nor a flag's value"),
+        (sample, "chain", "--top_p 0.5", "--top_p 0.5 and --decoding greedy contradict each other"),
+        (sample, "pairs", "", "this run generates from sources: give --source or --source_file"),
+        (sample, "pairs", "--source x --candidates 3 -n 2", "--candidates gives one text for each source"),
+        (sample, "pairs", "--source_file none.txt", "--source_file none.txt: no such file"),
+        (sample, "pairs", "--source_file r.jsonl", "this run"),
+        (rewrite, "classes", "--text x --guidance 2", "--guidance 2 needs a class: add --class_id"),
+    ],
+)  # fmt: skip
+def test_a_contradiction_is_one_line(
+    chain, class_run, pair_run, tmp_path, monkeypatch, capsys, main, run, argv, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("r.jsonl").write_text('{"class": "1"}\n')
+    folder = {"chain": chain / "diff", "classes": class_run, "pairs": pair_run}[run]
+    with pytest.raises(SystemExit) as left:
+        main([str(folder), "--device", "cpu", *argv.split()])
+    captured = capsys.readouterr()
+    (line,) = [line for line in captured.err.splitlines() if not line.startswith(("note:", "warning:"))]
+    assert left.value.code == 2 and line.startswith("error: ") and message in line and not captured.out
 
 
 def commands_of_the_page() -> list[str]:
