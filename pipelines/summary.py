@@ -123,9 +123,7 @@ def summarize_run(
 
 def precision(settings: Settings[TrainingConfig], parts: Mapping[str, nn.Module]) -> list[str]:
     """Notes on language models that overflow in the dtype of --mixed_precision, and so run in float32."""
-    asked = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(
-        settings.config.loop.mixed_precision or "no"
-    )
+    asked = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(settings.config.loop.mixed_precision or "no")
     models = {m for part in parts.values() for m in part.modules() if isinstance(m, LanguageModel)}
     return [
         f"note: {model.name} overflows in {settings.config.loop.mixed_precision}, so the language model itself runs "
