@@ -13,8 +13,9 @@ from utils.errors import exit_on_user_error
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = (
     *(f"benchmarks.{name}" for name in (
-        "annealing", "class_guidance", "source_conditioning", "corpus_sizes", "decoding", "speculative_decoding",
-        "fuzz", "gpu_session.__main__", "gpu_session_record", "loss_tables", "pairs", "quality_speed", "rocstories", "story_quality", "throughput",
+        "annealing", "attention_kernels", "class_guidance", "source_conditioning", "corpus_sizes", "decoding",
+        "speculative_decoding", "fuzz", "gpu_session.__main__", "gpu_session_record", "loss_tables", "pairs",
+        "quality_speed", "rocstories", "story_quality", "throughput",
     )),
     *(f"dataset_utils.{name}" for name in ("__main__", "fetch", "inspect", "tales")),
     "evaluation.score.__main__",
