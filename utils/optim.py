@@ -234,7 +234,6 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     """Scale gradients down to the norm max_norm (0: leave them). Returns the norm before, a scalar tensor, unread."""
     parameters = list(parameters)
     norm = total_norm([p.grad for p in parameters if p.grad is not None])
-    # on a CPU the norm is known without waiting, and most steps need no clipping: a factor of 1 changes nothing
-    if max_norm > 0 and not (norm.device.type == "cpu" and bool(max_norm / (norm + 1e-6) >= 1)):
+    if max_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
