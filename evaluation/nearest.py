@@ -172,10 +172,13 @@ def _common(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The places of each side whose hash occurs on the other, and for those of a the first such place of b."""
     of_b = b[at_b]
+    if not len(of_b):
+        none = np.zeros(0, int)
+        return none, none, none
     order = np.argsort(of_b, kind="stable")
     of_a = a[at_a]
-    position = np.searchsorted(of_b[order], of_a).clip(max=len(of_b) - 1) if len(of_b) else np.zeros(len(of_a), int)
-    is_common = of_b[order][position] == of_a if len(of_b) else np.zeros(len(of_a), bool)
+    position = np.searchsorted(of_b[order], of_a).clip(max=len(of_b) - 1)
+    is_common = of_b[order][position] == of_a
     return at_a[is_common], at_b[np.isin(of_b, of_a[is_common])], at_b[order][position][is_common]
 
 

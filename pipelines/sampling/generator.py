@@ -108,7 +108,7 @@ class TextGenerator(LatentSampler):
         needed = math.ceil(n / size) * size
         bar = ProgressBar("sample", needed if self._computes_blocks else n, unit="text", disable=quiet)
         timer, counts, done = Stopwatch(self.device), dict.fromkeys(strategies, 0), 0
-        with bar, eval_mode(self.denoiser):
+        with bar:
             while done < 2 * needed and (missing := [s for s in strategies if counts[s] < n]):
                 # more texts than n only if some are empty
                 if self._computes_blocks:
@@ -118,11 +118,12 @@ class TextGenerator(LatentSampler):
                 starts = range(done, limit, self.batch_size)[: dist.world_size]  # a batch for each rank
                 batches = [segments(i, min(i + self.batch_size, limit), size) for i in starts]
                 mine = []
-                for rank, parts in enumerate(batches):
-                    if rank == dist.rank:
-                        mine.append(self._sample_batch(seed, parts, missing, conditions, timer, self.batch_size))
-                    elif conditions is not None:  # conditions may record the inputs of every batch
-                        self._draw(seed, parts, conditions)
+                with eval_mode(self.denoiser):  # not around the yield: the caller may train, or never come back
+                    for rank, parts in enumerate(batches):
+                        if rank == dist.rank:
+                            mine.append(self._sample_batch(seed, parts, missing, conditions, timer, self.batch_size))
+                        elif conditions is not None:  # conditions may record the inputs of every batch
+                            self._draw(seed, parts, conditions)
                 new: dict[str, Found] = {strategy: [] for strategy in strategies}
                 for parts, texts in zip(batches, gather_objects(dist, mine), strict=True):
                     rows = [(part.block, row) for part in parts for row in range(part.first, part.last)]
@@ -173,11 +174,11 @@ class TextGenerator(LatentSampler):
         self, n: int, k: int, seed: int, strategy: str, inputs: InputsFn
     ) -> Iterator[tuple[range, list[list[str]]]]:
         """The rows of `candidates` in one process, each batch as soon as it is decoded: examples, k texts for each."""
-        with eval_mode(self.denoiser):
-            for examples in self._example_batches(n, k):
-                timer = Stopwatch(self.device)
+        for examples in self._example_batches(n, k):
+            timer = Stopwatch(self.device)
+            with eval_mode(self.denoiser):  # not around the yield: see _rounds
                 texts = self._sample_examples(examples, k, seed, (strategy,), inputs, timer)[strategy]
-                yield examples, [texts[i : i + k] for i in range(0, len(texts), k)]
+            yield examples, [texts[i : i + k] for i in range(0, len(texts), k)]
 
     def _example_batches(self, n: int, k: int) -> list[range]:
         """The examples that are sampled together, with k texts each."""

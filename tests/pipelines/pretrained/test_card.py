@@ -20,7 +20,7 @@ RESULT = {
     "protocol": {
         "runs": [
             {
-                "n": 1000, "scorer": "/home/somebody/models/smollm2", "fingerprint": "abc", "comparable": False,
+                "n": 1000, "scorer": "/srv/somebody/models/smollm2", "fingerprint": "abc", "comparable": False,
                 "note": "perplexity <b>is</b> not comparable", "mauve": {"buckets": 50}, "versions": {"torch": "2.13"},
             },
             {"n": 1000, "note": "perplexity <b>is</b> not comparable"},
@@ -66,7 +66,7 @@ def test_the_card_states_data_scores_protocol_limits_and_license(scored, tmp_pat
 def test_texts_of_a_run_are_neither_markup_nor_paths(scored, tmp_path):
     scored.save_pretrained(tmp_path / "model")
     text = (tmp_path / "model" / "README.md").read_text()
-    assert "<script>" not in text.replace("\\<script\\>", "").split("```")[2] and "/home/somebody" not in text
+    assert "<script>" not in text.replace("\\<script\\>", "").split("```")[2] and "/srv/somebody" not in text
     assert text.count("```") == 2  # of one block of code
     row = next(line for line in text.splitlines() if line.startswith("| classes |"))
     assert row.count("|") - row.count("\\|") == 3

@@ -186,3 +186,23 @@ def test_weights_are_cast_once_for_all_steps(chain):
     (once, few), (again, many) = found
     weights = sum(1 for name, _ in generator.denoiser.named_parameters() if name.endswith("weight"))
     assert torch.equal(once, again) and many - few > 2 * weights
+
+
+@pytest.mark.parametrize("kind", ["texts", "candidates"])
+def test_a_stream_that_waits_leaves_training_alone(generator, kind):
+    """Between two batches, and after a stream that nobody reads to its end, the caller may train."""
+
+    def inputs(first: int, last: int) -> SampleInputs:
+        return SampleInputs(mask=torch.ones(last - first, generator.space.length, dtype=torch.bool))
+
+    generator.denoiser.train()
+    if kind == "texts":
+        stream = generator.stream(40, 42, "greedy")
+    else:
+        stream = generator.stream_candidates(40, 1, 42, "greedy", inputs)
+    try:
+        next(stream)
+        assert torch.is_grad_enabled() and generator.denoiser.training
+    finally:
+        stream.close()
+        generator.denoiser.eval()
