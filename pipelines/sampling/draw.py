@@ -36,11 +36,23 @@ def draw(generator: TextGenerator, request: Request, sources: Sources | None = N
     A callback that stops the call leaves fewer texts, see step_callback. Texts that come out empty are replaced by
     further ones, but not those of sources or of given noise.
     """
-    generator, record, texts = copy(generator), LatentRecord(), list[str]()
+    caller, record = generator, LatentRecord()
+    generator = copy(generator)
     start = () if request.noise is None else (StartFromNoise(request.noise.x0),)
     generator.hooks = (*start, *generator.hooks, record)
-    if request.strategy is not None and request.sources is None and request.noise is None:
-        return _draw_independent(generator, request, record)
+    is_independent = request.strategy is not None and request.sources is None and request.noise is None
+    output = (
+        _draw_independent(generator, request, record) if is_independent else _draw(generator, request, record, sources)
+    )
+    caller.timer = generator.timer
+    return output
+
+
+def _draw(
+    generator: TextGenerator, request: Request, record: LatentRecord, sources: Sources | None
+) -> TextPipelineOutput:
+    """Texts of sources or from given noise, or latents alone."""
+    texts: list[str] = []
     inputs = _make_inputs(request, sources, generator.device)
     with suppress(SamplingStopped):
         if request.strategy is None:

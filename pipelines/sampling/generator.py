@@ -174,8 +174,8 @@ class TextGenerator(LatentSampler):
         self, n: int, k: int, seed: int, strategy: str, inputs: InputsFn
     ) -> Iterator[tuple[range, list[list[str]]]]:
         """The rows of `candidates` in one process, each batch as soon as it is decoded: examples, k texts for each."""
+        self.timer = timer = Stopwatch(self.device)
         for examples in self._example_batches(n, k):
-            timer = Stopwatch(self.device)
             with eval_mode(self.denoiser):  # not around the yield: see _rounds
                 texts = self._sample_examples(examples, k, seed, (strategy,), inputs, timer)[strategy]
             yield examples, [texts[i : i + k] for i in range(0, len(texts), k)]

@@ -88,8 +88,8 @@ def test_without_a_cache_every_batch_is_encoded_and_gives_the_same_losses(progra
     assert programs.diffusion(ae, tmp_path / "cached", flags) == 0
     encodings.clear()
     assert programs.diffusion(ae, tmp_path / "live", f"{flags} --no_latent_cache") == 0
-    # statistics; then a training batch a step, and twice the 40 validation texts
-    assert len(encodings) == 2 + 3 * (1 + 2 * 5)
+    # statistics; then a training batch a step, and twice the 40 validation texts; at last the norms of real latents
+    assert len(encodings) == 2 + 3 * (1 + 2 * 5) + 1
     assert not (tmp_path / "live" / "latent_cache").exists()
     lines = [read_metrics(tmp_path / name) for name in ("cached", "live")]
     for one, other in zip(*lines, strict=True):

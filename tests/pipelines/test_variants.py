@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import product
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 import torch
 
 from diffusion.options import CONTINUOUS_SCHEDULES, DISCRETE_SCHEDULES, SAMPLERS, TIMESTEP_GRIDS
+from pipelines import train_diffusion
+from pipelines.cli.programs import DIFFUSION
 from pipelines.text_diffusion import TextDiffusionPipeline
-from utils import checkpoints
+from utils import checkpoints, distributed
+from utils.cli.parse import parse
 from utils.options import LR_SCHEDULES
 from utils.trackers import read_metrics
 
@@ -158,3 +162,15 @@ def _generator(folder: Path, flags: str):
     words = flags.split()
     typed = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     return TextDiffusionPipeline.from_pretrained(folder, device="cpu", **typed).generator
+
+
+def test_an_unset_precision_is_that_which_the_device_computes_fast(programs, chain, tmp_path, monkeypatch, capsys):
+    asked = f"{programs.data} --latent_model_path {chain / 'ae'} --device cpu --max_seq_len 40 --tx_dim 64 --tx_depth 1"
+    few = f"--num_train_steps 1 --train_batch_size 8 --num_samples 2 --sampling_timesteps 2 --scorer {programs.scorer}"
+    for fast, precision in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr(distributed, "has_bf16", lambda device=None, fast=fast: fast)
+        folder = tmp_path / precision
+        settings = parse(DIFFUSION, f"{asked} {few} --decoding greedy --output_dir {folder}".split())
+        assert train_diffusion.train(settings) == 0
+        assert json.loads((folder / "args.json").read_text())["mixed_precision"] == precision
+        assert ("mixed precision in bfloat16" in capsys.readouterr().err) == fast
