@@ -70,7 +70,7 @@ def attend_by_products(
 ) -> Tensor:
     """scaled_dot_product_attention as two batched matrix products; arguments and result as there: (B, H, L, head).
 
-    scale: of the scores; None: 1 / sqrt(head size). The products are in the dtype of q, the softmax in float32.
+    scale: of the scores; None: 1 / sqrt(head size). Scores and weights are in the dtype of q.
     """
     rows, heads, length, width = q.shape
     q = q * (width**-0.5 if scale is None else scale)
