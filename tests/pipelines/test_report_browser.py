@@ -29,6 +29,7 @@ def page_file(programs, chain, tmp_path_factory) -> Path:
     """The page of a real evaluated run: its first samples, its classes and its name are replaced by hostile texts."""
     trained = tmp_path_factory.mktemp("browser") / "diff"
     shutil.copytree(chain / "diff", trained)
+    shutil.rmtree(trained / "evaluation", ignore_errors=True)  # of other tests, which share the run
     assert programs.again("diffusion", trained, "--eval --num_samples 40") == 0
     folder = trained.rename(trained.with_name("<img src=x onerror=executed=1>"))
     evaluation = folder / "evaluation"

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataset_utils.characters import apply_rules
 from latent_models.generation.infilling import visible_tokens
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.data.tokens import tokenizer_of
@@ -78,7 +79,8 @@ def test_the_given_text_stays_as_typed(pipelines, name, data):
     for text, samples in zip(texts, rows, strict=True):
         assert len(samples) == 2
         for sample in samples:
-            assert is_kept(text, sample), (text, sample)
+            # signs that no reader keeps, such as a byte order mark, are removed from typed texts, too
+            assert is_kept(apply_rules(text)[0], sample), (text, sample)
 
 
 @pytest.mark.parametrize("kind", ["word", "bpe"])
