@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
@@ -31,13 +30,9 @@ def attention(
 ) -> tuple[Tensor, None]:
     """The interface of transformers: (B, H, L, head) -> (B, L, H, head), None. Its sdpa, unless products are faster.
 
-    Keys and values may have fewer rows than queries: of the K beams of a text, which share them; and they may be in
-    float32 where queries are not (generation/cache).
+    Keys and values may have fewer rows than queries: of the K beams of a text, which share them
+    (generation/cache.SharedLayer).
     """
-    dtype = query.dtype
-    if dtype != key.dtype:
-        query, attention_mask = query.to(key.dtype), _in(attention_mask, key.dtype)
-        kwargs["position_bias"] = _in(kwargs.get("position_bias"), key.dtype)
     rows, heads, length, width = query.shape
     beams = rows // len(key)
     if beams > 1 and kwargs.get("position_bias") is not None:
@@ -46,12 +41,7 @@ def attention(
         query = query.view(-1, beams, heads, length, width).transpose(1, 2).flatten(2, 3)  # (B, H, K * L, head)
         attention_mask = None if attention_mask is None else _of_texts(attention_mask, beams)
     out = _attention(module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs)
-    return (out if beams == 1 else out.reshape(rows, length, heads, width)).to(dtype), None
-
-
-def _in(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """What is added to scores, in their dtype; a boolean mask as it is."""
-    return bias if bias is None or bias.dtype == torch.bool else bias.to(dtype)
+    return (out if beams == 1 else out.reshape(rows, length, heads, width)), None
 
 
 def _of_texts(mask: Tensor, beams: int) -> Tensor:

@@ -2,8 +2,6 @@
 
 transformers' dynamic cache copies all keys and values for each new token, and again, those of the encoder states
 included, when beams are reordered: a third of the time of a beam search on a CPU.
-On a CPU keys and values are held in float32: with a single query per head, torch's attention is 2 to 3 times as fast in
-it as in half precision by any kernel (benchmarks/attention_kernels.py).
 Shapes: B texts, K beams of each (1 without a search), H heads, S keys.
 """
 
@@ -68,7 +66,7 @@ class GrowingLayer(DynamicLayer):
     @staticmethod
     def _empty(like: Tensor, capacity: int) -> Tensor:
         rows, heads, _, width = like.shape
-        return like.new_empty(rows, heads, capacity, width, dtype=held_dtype(like))
+        return like.new_empty(rows, heads, capacity, width)
 
 
 class SharedLayer(DynamicLayer):
@@ -82,18 +80,13 @@ class SharedLayer(DynamicLayer):
         self.beams = beams
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.dtype, self.device, self.is_initialized = held_dtype(key_states), key_states.device, True
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
         # contiguous, since every token reads them
-        self.keys, self.values = (x[:: self.beams].to(self.dtype).contiguous() for x in (key_states, value_states))
+        self.keys, self.values = (x[:: self.beams].contiguous() for x in (key_states, value_states))
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Nothing changes: a beam goes on from a beam of the same text."""
-
-
-def held_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of keys and values in the cache."""
-    return torch.float32 if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) else x.dtype
 
 
 def make_cache(model: Any, beams: int) -> EncoderDecoderCache:
