@@ -35,8 +35,6 @@ def attention(
     """
     rows, heads, length, width = query.shape
     beams = rows // len(key)
-    if beams > 1 and kwargs.get("position_bias") is not None:
-        key, value, beams = key.repeat_interleave(beams, 0), value.repeat_interleave(beams, 0), 1
     if beams > 1:
         query = query.view(-1, beams, heads, length, width).transpose(1, 2).flatten(2, 3)  # (B, H, K * L, head)
         attention_mask = None if attention_mask is None else _of_texts(attention_mask, beams)

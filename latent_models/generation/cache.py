@@ -36,12 +36,8 @@ class GrowingLayer(DynamicLayer):
         self._show(end)
         return self.keys, self.values
 
-    def crop(self, tokens_to_remove: int) -> None:
-        super().crop(tokens_to_remove)  # shorter views of the same buffers
-
     def reset(self) -> None:
-        super().reset()
-        self.buffers = []
+        self.keys, self.values, self.buffers, self.is_initialized = None, None, [], False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self._select(beam_idx)
@@ -92,6 +88,8 @@ class SharedLayer(DynamicLayer):
 def make_cache(model: Any, beams: int) -> EncoderDecoderCache:
     """An empty cache for the decoder of a model of transformers. beams: of each text, 1 without a search."""
     count = len(DynamicCache(config=model.config.get_text_config(decoder=True)).layers)
+    if hasattr(model.config, "relative_attention_num_buckets"):  # T5 adds a bias by row of the keys
+        beams = 1
     own, cross = DynamicCache(), DynamicCache()
     own.layers = [GrowingLayer() for _ in range(count)]
     cross.layers = [SharedLayer(beams) for _ in range(count)]
