@@ -37,7 +37,8 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def reset(self) -> None:
-        self.keys, self.values, self.buffers, self.is_initialized = None, None, [], False
+        self.is_initialized = False  # get_seq_length is then 0, and the next update begins anew
+        self.buffers = []
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self._select(beam_idx)
