@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.report_browser import CHROMIUM, check_report, started_browser
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,6 +33,9 @@ def test_the_quickstart_trains_and_evaluates_in_one_command(tmp_path):
     assert report["seconds"]["total"] > 0
     assert all((folder / part).is_dir() for part in ("lm", "autoencoder", "diffusion"))
     assert "Run report" in (folder / "report.html").read_text(encoding="utf-8")
+    if CHROMIUM is not None:
+        with started_browser() as browser:
+            check_report(browser, folder / "report.html")
 
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer  # an ordinary Hugging Face folder
 

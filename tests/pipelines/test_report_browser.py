@@ -6,16 +6,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from evaluation.report.__main__ import main
+from tests.report_browser import check_report, check_width, needs_chromium, opened_page, shown, started_browser
 
-CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--no-first-run",
-             "--disable-component-update", "--disable-sync"]  # fmt: skip
+pytestmark = needs_chromium
 HOSTILE = [
     "<script>window.executed = 1</script>",
     '</script><img src=x onerror="window.executed = 1">',
@@ -50,54 +49,22 @@ def page_file(programs, chain, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with started_browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
 def open_page(browser, page_file):
     """A function: options of a context -> the loaded page. Afterwards: no error, no request, nothing executed."""
-    opened = []
-
-    def load(file=page_file, **options):
-        context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
-        page, problems = context.new_page(), []
-        page.on("console", lambda message: message.type in ("error", "warning") and problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "request",
-            lambda request: request.url.startswith(("file:", "data:", "blob:")) or problems.append(request.url),
-        )
-        page.on("dialog", lambda dialog: problems.append("dialog"))
-        page.goto(file.as_uri())
-        opened.append((context, page, problems))
-        return page
-
-    yield load
-    for context, page, problems in opened:
-        if page.evaluate("typeof BigInt") == "function":  # it evaluates even where the scripts of the page do not run
-            assert page.evaluate("typeof window.executed") == "undefined"
-        context.close()
-        assert not problems
-
-
-def shown(page, section: str = "#samples") -> list[str]:
-    return page.locator(f"{section} [data-row]:visible p.sample").all_inner_texts()
+    with ExitStack() as stack:
+        yield lambda file=page_file, **options: stack.enter_context(opened_page(browser, file, **options))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_page_fits_and_draws_its_charts(width, scheme, open_page):
     page = open_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for chart in page.locator("[data-plot]").all():
-        chart.scroll_into_view_if_needed()
-    page.wait_for_selector("[data-plot]:not([data-drawn])", state="detached")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("[data-plot] img:visible").count() == 0
+    check_width(page, width)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, background[4:-1].split(","))) < 200) == (scheme == "dark")
 
@@ -182,7 +149,7 @@ def test_everything_can_be_read_without_javascript(open_page):
 
 
 @pytest.mark.slow
-def test_the_page_of_a_real_corpus_with_classes(open_page, programs, tmp_path):
+def test_the_page_of_a_real_corpus_with_classes(browser, open_page, programs, tmp_path):
     corpus = Path(os.environ.get("DATA_DIR", "")) / "ag_news"
     if not (corpus / "train.jsonl").is_file():
         pytest.skip("ag_news is not in DATA_DIR")
@@ -206,3 +173,4 @@ def test_the_page_of_a_real_corpus_with_classes(open_page, programs, tmp_path):
     page.wait_for_selector("#classes [data-plot]:not([data-drawn])", state="detached")
     assert page.locator("#classes [data-plot][data-drawn]").count() >= 3
     assert page.locator("[data-player] .chip:visible").count() == 6  # the class of each text
+    check_report(browser, tmp_path / "diff/report.html")
