@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from model.denoiser import Denoiser
     from model.encoder_denoiser import HFEncoderDenoiser
     from model.encoder_state_denoiser import EncoderStateDenoiser
+    from model.mlp_denoiser import MLPDenoiser
 
-    DenoiserNetwork = Denoiser | EncoderStateDenoiser | HFEncoderDenoiser
+    DenoiserNetwork = Denoiser | EncoderStateDenoiser | HFEncoderDenoiser | MLPDenoiser
 
 
 class DenoiserRow(NamedTuple):
@@ -35,6 +36,7 @@ DENOISERS: dict[str, DenoiserRow] = {
     "latent": DenoiserRow("denoiser", "Denoiser", "alpha_bar"),
     "states": DenoiserRow("encoder_state_denoiser", "EncoderStateDenoiser", "index"),
     "encoder": DenoiserRow("encoder_denoiser", "HFEncoderDenoiser", "index", EncoderDenoiserOptions),
+    "mlp": DenoiserRow("mlp_denoiser", "MLPDenoiser", "alpha_bar"),
 }
 
 

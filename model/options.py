@@ -8,13 +8,14 @@ from utils.cli.flags import flag, table_keys
 
 # the layout of a Hugging Face encoder has separate flags
 OTHER_DENOISERS = tuple(name for name in table_keys("model", "DENOISERS") if name != "encoder")
+TRANSFORMERS = tuple(name for name in OTHER_DENOISERS if name != "mlp")  # an MLP has no long skips, and needs none
 
 
 @dataclass
 class DenoiserOptions:
     tx_dim: int = flag(
         512,
-        "width of the denoiser, divisible by 64",
+        "width of the denoiser, divisible by 64; mlp: any",
         unit="channels",
         at_least=1,
         needs=("denoiser_variant", *OTHER_DENOISERS),
@@ -22,7 +23,7 @@ class DenoiserOptions:
     )
     tx_depth: int = flag(
         6,
-        "blocks of attention and feed-forward",
+        "blocks of attention and feed-forward; mlp: residual blocks",
         unit="blocks",
         at_most=1000,
         at_least=1,
@@ -32,7 +33,7 @@ class DenoiserOptions:
     self_condition: bool = flag(False, "feed the network its previous estimate of x0", published=True)
     scale_shift: bool = flag(
         False,
-        "modulate feed-forward branches by the noise level",
+        "modulate feed-forward branches by the noise level; mlp always does",
         needs=("denoiser_variant", *OTHER_DENOISERS),
         published=True,
     )
@@ -41,7 +42,7 @@ class DenoiserOptions:
         "long skips from the first blocks to the last",
         unit="skips",
         at_least=0,
-        needs=("denoiser_variant", *OTHER_DENOISERS),
+        needs=("denoiser_variant", *TRANSFORMERS),
         published=True,
     )
     skip_pairing: str = flag(
@@ -54,7 +55,8 @@ class DenoiserOptions:
     denoiser_variant: str = flag(
         "latent",
         "latent: second release of the method; states: the first release's network (relative positions, "
-        "self-conditioning by cross-attention); encoder: a Hugging Face encoder, see --encoder_config",
+        "self-conditioning by cross-attention); encoder: a Hugging Face encoder, see --encoder_config; mlp: a residual "
+        "MLP on all positions at once, for latents of one or few vectors",
         choices=table_keys("model", "DENOISERS"),
     )
     disable_dropout: bool = flag(False, "dropout 0 instead of 0.1", student="may_differ", published=True)

@@ -158,6 +158,7 @@ CASES = {
     "a chain": {"beta_schedule": "sqrt", "timesteps": 20, "times": "lossaware", "train_schedule": "cosine"},
     "first release": {"space": "states", "variant": "states", "sources": "frozen", "times": "fixstep"},
     "Hugging Face encoder": {"variant": "encoder", "beta_schedule": "cosine", "timesteps": 20},
+    "residual MLP": {"variant": "mlp", "sources": "frozen", "classes": 3},
     "latents from disk": {"where": "disk"},
     "latents on the device": {"where": "device"},
 }

@@ -115,7 +115,7 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("variant", ["latent", "states", "encoder"])
+@pytest.mark.parametrize("variant", ["latent", "states", "encoder", "mlp"])
 def test_no_tensor_of_a_graph_is_on_the_cpu(variant, tmp_path):
     """torch makes no CUDA graph of a function with a tensor on the CPU. The device is meta, which has no values."""
     from transformers import BertConfig

@@ -80,6 +80,7 @@ def test_every_combination(train, objective, loss, schedule, sampler):
         "--scale_shift --num_dense_connections 2 --tx_depth 4 --self_condition",
         "--num_dense_connections 2 --skip_pairing ld4lg --tx_depth 4",
         "--denoiser_variant states --self_condition --scale_shift",
+        "--denoiser_variant mlp --tx_dim 50 --class_conditional --self_condition",
         "--class_conditional --self_condition --scale_shift",
         "--class_conditional --class_unconditional_prob 0",
         "--normalize_latent --config normalize_batches=3",
