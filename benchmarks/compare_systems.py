@@ -38,7 +38,7 @@ from evaluation.score.scoring import SEEDS_FROM, draw_texts
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import write_json, write_text
-from utils.terminal import single_line
+from utils.terminal import aligned, single_line
 
 SCORES = "scores.json"
 COLUMNS = {  # of the tables -> end of the key of a metric; {scorer}, {encoder}, {split} are filled in
@@ -241,14 +241,6 @@ def _cell(value: Mapping[str, Any] | None, digits: str) -> str:
     text = digits.format(value["mean"])
     several = len(value["values"]) > 1 and value["std"] is not None
     return f"{text} ± {digits.format(value['std'])}" if several else text
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """The table for a terminal."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines
-    )
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -16,9 +16,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
 import sys
-import threading
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -27,12 +25,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipelines import probes
+from pipelines.probes import PROBE_STEPS
+from pipelines.stages import make_small_scorer
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import ROOT, write_json
 
 PROBE_SECONDS = 12  # of training; shorter where a stage has less than half a minute
-PROBE_STEPS = 10_000_000
 STAGES = {  # stage -> program
     "lm": "-m latent_models.pretraining",
     "autoencoder": "train_latent_model.py",
@@ -187,16 +187,8 @@ def make_corpus(args: Namespace, preset: Preset) -> None:
         (folder / "train.txt").write_text("".join(line + "\n" for line in train), encoding="utf-8")
         (folder / "valid.txt").write_text("".join(line + "\n" for line in held_out[:half]), encoding="utf-8")
         (folder / "test.txt").write_text("".join(line + "\n" for line in held_out[half:]), encoding="utf-8")
-    make_small_scorer(args.output_dir, folder)
-
-
-def make_small_scorer(root: Path, corpus: Path) -> None:
-    """A scorer of no use but for the evaluation that ends a training: else each run would train one of its own."""
-    from evaluation.local_lm import train_local
-
-    file = next(path for path in (corpus / "train.txt", corpus / "train.jsonl") if path.is_file())
-    texts = file.read_text(encoding="utf-8").splitlines()[:2000]
-    train_local(texts, root / "no_scorer", steps=1, width=32, layers=1, heads=2, vocab_size=400, max_length=64)
+    file = next(path for path in (folder / "train.txt", folder / "train.jsonl") if path.is_file())
+    make_small_scorer(file.read_text(encoding="utf-8").splitlines(), args.output_dir / "no_scorer")
 
 
 def train_row(row: str, root: Path, preset: Preset, seconds: float) -> None:
@@ -233,69 +225,16 @@ def stage_seconds(row: str, preset: Preset, seconds: float) -> dict[str, float]:
 def probe(stage: str, root: Path, preset: Preset, seconds: float) -> tuple[int, float]:
     """Train for a few seconds; returns the steps that fit into the time, and steps per second."""
     folder = root / f"{stage}.probe"
-    shutil.rmtree(folder, ignore_errors=True)
-    length = min(PROBE_SECONDS, seconds / 2)
-    started = run(stage, root, preset, folder, f"--num_train_steps {PROBE_STEPS}", 0, stop_after=length)
-    points = _logged_steps(folder)
-    shutil.rmtree(folder)
-    rate = (points[-1][0] - points[0][0]) / (points[-1][1] - points[0][1])
-    return max(2, int(rate * (seconds - min(started, 0.8 * seconds)))), rate
+    words = _words(stage, root, preset, folder, f"--num_train_steps {PROBE_STEPS}", 0)
+    rate = probes.probe([sys.executable, *words], folder, min(PROBE_SECONDS, seconds / 2), cwd=ROOT)
+    return rate.steps(seconds), rate.steps_per_second
 
 
-def _logged_steps(folder: Path) -> list[tuple[int, float]]:
-    """(step, seconds of training) of every line of the log with them."""
-    try:
-        logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    except (OSError, ValueError):  # a line that is being written
-        return []
-    return [(line["step"], line["seconds"]) for line in logged if "seconds" in line]
-
-
-def run(
-    stage: str, root: Path, preset: Preset, folder: Path, flags: str, steps: int, stop_after: float | None = None
-) -> float:
-    """Run the program of a stage. Returns the seconds from its start to its first step: imports, encoding of latents.
-
-    stop_after: end it by a signal so many seconds after that. UserError, with its last line, where it fails.
-    """
+def run(stage: str, root: Path, preset: Preset, folder: Path, flags: str, steps: int) -> None:
+    """Run the program of a stage. UserError, with its last line, where it fails."""
     words = _words(stage, root, preset, folder, flags, steps)
-    if steps:
-        print("   " + shlex.join(["python", *words]), flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    began, started = time.monotonic(), 0.0
-    with (folder / "train.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, *words],
-            cwd=ROOT,
-            stderr=subprocess.STDOUT,
-            stdout=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-        assert process.stdout is not None
-        last = "no message"
-        for line in process.stdout:
-            log.write(line)
-            last = line.strip() or last
-            if line.startswith("training:") and not started:
-                started = time.monotonic() - began
-                if stop_after is not None:
-                    threading.Thread(target=_stop, args=(process, folder, stop_after), daemon=True).start()
-    code = process.wait()
-    if code and not (stop_after is not None and code == 143):
-        raise UserError(f"{stage} ended with {code}: {last}")
-    return started
-
-
-def _stop(process: subprocess.Popen[str], folder: Path, seconds: float) -> None:
-    """SIGTERM after so many seconds of training, once a rate can be told from the log."""
-    time.sleep(seconds)
-    while process.poll() is None:
-        points = _logged_steps(folder)
-        if len(points) >= 3 and points[-1][1] > points[0][1]:
-            process.terminate()
-            return
-        time.sleep(0.5)
+    print("   " + shlex.join(["python", *words]), flush=True)
+    probes.run_logged([sys.executable, *words], folder, cwd=ROOT)
 
 
 def _words(stage: str, root: Path, preset: Preset, folder: Path, flags: str, steps: int) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
-from pipelines.stages import Stage, StageTimer, banner, fill, run_program, run_stage
+from pipelines.stages import Stage, StageTimer, banner, fill, run_program, run_stage, show_page
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import ROOT, write_json
@@ -70,7 +70,7 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
     if report_path.is_file():
         print(f"{root} is finished: its report follows. Delete the folder to run it again.")
         show(root, json.loads(report_path.read_text()))
-        show_page(root)
+        show_page(root, [root / "diffusion"])
         return 0
     root.mkdir(parents=True, exist_ok=True)
     clock = StageTimer(root / "seconds.json")
@@ -94,7 +94,7 @@ def run(root: Path, install_seconds: float = 0.0) -> int:
     result = make_report(root, clock.with_total())
     write_json(report_path, result)
     show(root, result)
-    show_page(root)
+    show_page(root, [root / "diffusion"])
     return 0
 
 
@@ -150,22 +150,6 @@ def show(root: Path, result: dict[str, Any]) -> None:
     seconds = result["seconds"]
     parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total")
     print(f"\n{seconds['total']:.0f} seconds in all: {parts}\nreport: {root / 'report.json'}")
-
-
-def show_page(root: Path) -> None:
-    """Write the report page of the diffusion run unless it is there, and print where."""
-    from evaluation.optional import MissingPackage
-    from evaluation.report.page import write_page
-    from evaluation.report.run_files import read_runs
-
-    page = root / "report.html"
-    if not page.is_file():
-        try:
-            write_page(read_runs([root / "diffusion"]), page)
-        except MissingPackage as error:  # an environment of the user's
-            print(f"note: no page: {error}")
-            return
-    print(f"page: {page} (open it in a browser; python -m evaluation.report {root / 'diffusion'} writes it again)")
 
 
 def _number(value: float | None) -> str:

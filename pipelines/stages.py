@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN
+from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, DIFFUSION, PRETRAIN
 from utils.cli.parse import parse
 from utils.cli.settings import Program, Settings
+from utils.errors import exit_on_user_error
 from utils.run_folder import write_json
 
 
@@ -123,17 +126,50 @@ def run_stage(stage: Stage, root: Path, extra: Sequence[str] = ()) -> int:
     return run_program(stage.program, argv)
 
 
-def run_program(program: Program, argv: Sequence[str]) -> int:
-    """Run stage 0, 1 or 2 in this process, so that torch is imported only once."""
-    settings = parse(program, list(argv))
-    from pipelines import pretrain, train_autoencoder, train_diffusion
+MODULES = {  # program -> the module whose function `train` runs it
+    PRETRAIN.name: "pipelines.pretrain",
+    AUTOENCODER.name: "pipelines.train_autoencoder",
+    DIFFUSION.name: "pipelines.train_diffusion",
+    CAUSAL_LM.name: "pipelines.train_causal_lm",
+}
+PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CAUSAL_LM)
 
-    programs: dict[str, Callable[[Settings[Any]], int]] = {
-        PRETRAIN.name: pretrain.train,
-        AUTOENCODER.name: train_autoencoder.train,
-        DIFFUSION.name: train_diffusion.train,
-    }
-    return programs[program.name](settings)
+
+def run_program(program: Program, argv: Sequence[str]) -> int:
+    """Run a program in this process, so that torch is imported only once."""
+    settings = parse(program, list(argv))
+    train: Callable[[Settings[Any]], int] = import_module(MODULES[program.name]).train
+    return train(settings)
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    """python -m pipelines.stages NAME FLAGS: run the program of that name, from any folder."""
+    name, *rest = sys.argv[1:] if argv is None else argv
+    return run_program(next(program for program in PROGRAMS if program.name == name), rest)
+
+
+def make_small_scorer(texts: Sequence[str], folder: Path) -> None:
+    """A scorer of no use but for the evaluation that ends a training: else each run would train one of its own."""
+    from evaluation.local_lm import train_local
+
+    train_local(texts[:2000], folder, steps=1, width=32, layers=1, heads=2, vocab_size=400, max_length=64)
+
+
+def show_page(root: Path, runs: Sequence[Path]) -> None:
+    """Write root/report.html of runs, unless it is there, and print where."""
+    from evaluation.optional import MissingPackage
+    from evaluation.report.page import write_page
+    from evaluation.report.run_files import read_runs
+
+    page = root / "report.html"
+    if not page.is_file():
+        try:
+            write_page(read_runs(runs), page)
+        except MissingPackage as error:  # an environment of the user's
+            print(f"note: no page: {error}")
+            return
+    print(f"page: {page} (open it in a browser; python -m evaluation.report {runs[-1]} writes it again)")
 
 
 def banner(name: str, title: str, program: Program | None = None, argv: Sequence[str] = ()) -> None:
@@ -141,3 +177,7 @@ def banner(name: str, title: str, program: Program | None = None, argv: Sequence
     print(f"\n== {name}: {title}", flush=True)
     if program is not None:
         print(f"   {program.name} {shlex.join(argv)}", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 
 # C0 and C1 controls but tab and line feed; embeddings, overrides and isolates of the writing direction, with which a
 # text can show a path or a command as another one; lone surrogates, which no encoding can write.
@@ -35,3 +36,11 @@ def escape_unencodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal: rows of cells, in columns of equal width, two blanks between them."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines
+    )
