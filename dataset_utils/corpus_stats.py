@@ -22,6 +22,8 @@ from dataset_utils.splits import Split
 from dataset_utils.text_stats import MAX_MEASURED, PERCENTILES, evenly_spaced, percentiles
 from utils.terminal import printable
 
+OTHER_MODEL = "use a language model whose vocabulary contains them"
+
 
 def compute_corpus_stats(
     corpus: Corpus,
@@ -29,6 +31,7 @@ def compute_corpus_stats(
     max_length: int | None,
     source_tokenizer: Any = None,
     max_source_length: int | None = None,
+    unknown_hint: str = OTHER_MODEL,
 ) -> dict[str, Any]:
     """Statistics by split: rows, tokens (percentiles, special tokens included), shares in [0, 1].
 
@@ -39,6 +42,7 @@ def compute_corpus_stats(
     source_tokenizer (None: tokenizer) and max_source_length (None: not truncated).
 
     tokenizer: None leaves out what is counted in tokens. max_length: None means that nothing is truncated.
+    unknown_hint: what helps against unknown tokens, for the warning about them.
     """
     training = np.unique(_hashes(corpus.train))
     texts: dict[str, np.ndarray] = {}  # hashes of earlier splits
@@ -62,7 +66,7 @@ def compute_corpus_stats(
         "name": corpus.name, "max_length": max_length, "max_source_length": max_source_length,
         "notes": list(corpus.notes), "splits": splits,
     }  # fmt: skip
-    return {**found, "warnings": find_warnings(found)}
+    return {**found, "warnings": find_warnings(found, unknown_hint)}
 
 
 def _hashes(split: Split) -> np.ndarray:
@@ -127,13 +131,13 @@ RULES = (
          "{value:.1%} of the {split} texts are longer than {max_length} tokens and are truncated: raise --max_seq_len "
          "(95 % of them have {p95} or fewer)"),
     Rule(lambda s: s.get("unknown"), lambda x: x > 0.01,
-         "{value:.1%} of the tokens of {split} are unknown to the tokenizer and cannot be generated: use a language "
-         "model whose vocabulary contains them"),
+         "{value:.1%} of the tokens of {split} are unknown to the tokenizer and cannot be generated: "
+         "{unknown_hint}"),
     Rule(_of_source("truncated"), lambda x: x > 0.05,
          "{value:.1%} of the sources of {split} are longer than {max_source_length} tokens and are truncated (in a "
          "diffusion run raise --max_source_len)"),
     Rule(_of_source("unknown"), lambda x: x > 0.01,
-         "{value:.1%} of the tokens in the sources of {split} are unknown to the tokenizer"),
+         "{value:.1%} of the tokens in the sources of {split} are unknown to the tokenizer: {unknown_hint}"),
     Rule(lambda s: s["duplicates"], lambda x: x > 0.10,
          "{value:.1%} of the {split} rows are copies of earlier rows: a model is likely to memorize these",
          splits=("train",)),
@@ -158,8 +162,8 @@ RULES = (
 )  # fmt: skip
 
 
-def find_warnings(figures: dict[str, Any]) -> list[str]:
-    """One line for each rule that a split violates."""
+def find_warnings(figures: dict[str, Any], unknown_hint: str = OTHER_MODEL) -> list[str]:
+    """One line for each rule that a split violates. unknown_hint: as in compute_corpus_stats."""
     lines = []
     for rule in RULES:
         for name, s in figures["splits"].items():
@@ -170,7 +174,8 @@ def find_warnings(figures: dict[str, Any]) -> list[str]:
             of_figures = {k: figures[k] for k in ("max_length", "max_source_length")}
             lines.append(
                 rule.message.format(split=name, value=value, rows=s["rows"], rarest=rarest, fewest=fewest,
-                                 p95=s["tokens"]["95"] if "tokens" in s else None, **of_figures)
+                                 p95=s["tokens"]["95"] if "tokens" in s else None, unknown_hint=unknown_hint,
+                                 **of_figures)
             )  # fmt: skip
     return lines
 

@@ -32,7 +32,9 @@ class DataOptions:
     source_column: str | None = flag(
         None, "column of the source text; unset: found by its name; none: not used", none_is_text=True
     )
-    max_train_texts: int | None = flag(None, "use only the first so many training texts", unit="texts", at_least=1)
+    max_train_texts: int | None = flag(
+        None, "use only so many training texts, drawn at random, always the same ones", unit="texts", at_least=1
+    )
 
 
 @dataclass

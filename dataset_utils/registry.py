@@ -18,7 +18,7 @@ from dataset_utils.grouped_split import cut_by_groups
 from dataset_utils.hub import parse_id
 from dataset_utils.options import DataOptions
 from dataset_utils.raw_split import RawSplit, collect_rows
-from dataset_utils.splits import SPLITS, Split, concatenate, fill_missing_splits
+from dataset_utils.splits import SPLITS, Split, concatenate, fill_missing_splits, permutation
 from dataset_utils.user_files import find_file
 from utils.errors import UserError, did_you_mean
 
@@ -28,8 +28,9 @@ NOT_IN_CATALOG = DatasetSpec(label_to_index=lookup_label, language=None, source_
 def load(options: DataOptions, *, seed: int = 42) -> Corpus:
     """The corpus that the flags name: a row of the catalog, a hub id, several of these joined by "+", or own files.
 
-    seed: seed of splits that are taken from the training data. It is not the seed of a run, and should stay at its
-    default: otherwise one run trains on texts that another run is tested on. Raises UserError, in one line.
+    seed: of --max_train_texts and of splits that are taken from the training data. It is not the seed of a run, and
+    should stay at its default: otherwise one run trains on texts that another run is tested on. Raises UserError, in
+    one line.
     """
     if options.max_train_texts is not None and options.max_train_texts < 1:
         raise UserError(f"--max_train_texts {options.max_train_texts} leaves no training texts: pass 1 or more")
@@ -38,8 +39,9 @@ def load(options: DataOptions, *, seed: int = 42) -> Corpus:
     corpus = parts[0] if len(parts) == 1 else _join(parts)
     limit = options.max_train_texts
     if limit is not None and limit < len(corpus.train):
-        corpus.notes.append(f"only the first {limit} of {len(corpus.train)} training rows are used (--max_train_texts)")
-        corpus.splits["train"] = corpus.train.select(range(limit))
+        corpus.notes.append(f"{limit} of {len(corpus.train)} training rows are drawn at random (--max_train_texts)")
+        # a smaller number draws some of the same rows; files are often sorted, so the first ones are of one kind
+        corpus.splits["train"] = corpus.train.select(sorted(permutation(len(corpus.train), seed)[:limit]))
     return corpus
 
 

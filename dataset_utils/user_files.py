@@ -43,8 +43,9 @@ def find_files(folder: Path) -> dict[str, Path]:
 
 
 def corpus_name(path: Path) -> str:
-    """Name of a corpus after its file: stories.jsonl.gz -> stories."""
-    return path.name.removesuffix(path.suffix if path.suffix.lower() in readers.COMPRESSED else "").rpartition(".")[0]
+    """Name of a corpus after its file, or after its folder: x/stories.jsonl.gz -> stories, x/train.jsonl -> x."""
+    stem = path.name.removesuffix(path.suffix if path.suffix.lower() in readers.COMPRESSED else "").rpartition(".")[0]
+    return path.absolute().parent.name or stem if stem.lower() in FILE_STEMS["train"] else stem
 
 
 def read_rows(path: Path, columns: Columns) -> Iterable[readers.Row]:

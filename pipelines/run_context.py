@@ -15,6 +15,7 @@ import torch
 
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
+from dataset_utils.user_files import corpus_name
 from pipelines.cli.configs import TrainingConfig
 from pipelines.corpus_record import ENTRY as CORPUS_ENTRY
 from pipelines.corpus_record import OWN, CorpusRecord, compare_corpus, find_moved_corpus
@@ -319,10 +320,10 @@ def _device_name(device: torch.device) -> str:
 
 def dataset_label(settings: Settings[TrainingConfig]) -> str:
     """Name of the corpus in run folder names and messages."""
-    return (
-        settings.config.data.dataset_name
-        or Path(settings.config.data.train_file or settings.config.data.data_dir or "corpus").stem
-    )
+    data = settings.config.data
+    if data.train_file and not data.dataset_name:
+        return corpus_name(Path(data.train_file))
+    return data.dataset_name or Path(data.data_dir or "corpus").stem
 
 
 def load_corpus(run: RunContext[TrainingConfig]) -> Corpus:

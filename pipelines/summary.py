@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 CORPUS_STATS = "survey.json"  # file of a run folder
+DEEPEST = 2  # levels of modules below a component, in the table of a dry run
 
 
 def dry_run(
@@ -31,18 +32,19 @@ def dry_run(
     tokenizer_of: Callable[[Corpus], Any] | None = None,
     max_seq_len: int | None = None,
 ) -> int:
-    """Print the configuration, the components and statistics of the corpus, or which of its files are missing.
+    """Print the configuration, a table of modules and statistics of the corpus, or which of its files are missing.
 
-    build: settings -> components on the meta device, by name. tokenizer_of: corpus -> tokenizer, where it depends on
-    the corpus; it returns None if there is none yet. max_seq_len: longest text of a program without that flag. Returns
-    0, the exit code.
+    --verbose adds the shape of every trained tensor. build: settings -> components on the meta device, by name.
+    tokenizer_of: corpus -> tokenizer, where it depends on the corpus; it returns None if there is none yet.
+    max_seq_len: longest text of a program without that flag. Returns 0, the exit code.
     """
     parts = build(settings)
     print(settings.describe())
     print()
-    print(parameters(parts))
-    print()
-    print(shapes(parts))
+    print(module_table(parts))
+    if settings.config.run.verbose:
+        print()
+        print(shapes(parts))
     for line in precision(settings, parts):
         print(line, file=sys.stderr)
     missing = registry.missing_files_message(settings.config.data)
@@ -62,7 +64,9 @@ def dry_run(
     shared = "context encoder (shared)" in parts
     limit = settings.values.get("max_source_len") if shared else None
     length = max_seq_len or settings.get("max_seq_len")
-    figures = corpus_stats.compute_corpus_stats(corpus, tokenizer, length, max_source_length=limit)
+    figures = corpus_stats.compute_corpus_stats(
+        corpus, tokenizer, length, max_source_length=limit, unknown_hint=unknown_hint(settings)
+    )
     print("\n".join([corpus_stats.format_table(figures), *corpus_stats.round_trip_lines(figures)]))
     return 0
 
@@ -80,9 +84,21 @@ def log_corpus_stats(
     """
     if run.dist.is_main:
         length = run.settings.get("max_seq_len")
-        figures = corpus_stats.compute_corpus_stats(corpus, tokenizer, length, source_tokenizer, max_source_length)
+        figures = corpus_stats.compute_corpus_stats(
+            corpus, tokenizer, length, source_tokenizer, max_source_length, unknown_hint(run.settings)
+        )
         run.log("\n".join([corpus_stats.format_table(figures), *corpus_stats.round_trip_lines(figures)]))
         write_json(run.folder / CORPUS_STATS, figures)
+
+
+def unknown_hint(settings: Settings[TrainingConfig]) -> str:
+    """What helps against unknown tokens: flags of the tokenizer that the program trains, else another model."""
+    values = settings.values
+    if values.get("latent_space") == "embeddings" and values["vocab"] in (None, "word-level"):
+        return f"raise --vocab_size (now {values['vocab_size']:,}), or use --vocab byte-level, which spells every word"
+    if values.get("tokenizer") == "word" and values.get("model") is None:
+        return f"raise --vocab_size (now {values['vocab_size']:,}), or use --tokenizer bpe, which spells every word"
+    return corpus_stats.OTHER_MODEL
 
 
 def parameters(parts: Mapping[str, nn.Module]) -> str:
@@ -94,6 +110,49 @@ def parameters(parts: Mapping[str, nn.Module]) -> str:
             counts[parameter.requires_grad] += parameter.numel()
         lines.append(f"{name:<20}{counts[True]:>15,}{counts[False]:>15,}")
     return "\n".join(lines)
+
+
+def module_table(parts: Mapping[str, nn.Module]) -> str:
+    """A table of the trained and the frozen parameters of each component and of the modules in it.
+
+    Layers of a list are one line. A tensor that several modules share counts where it comes first.
+    """
+    rows = [row for name, part in parts.items() for row in _module_rows(name, part, set())]
+    width = max([len(name) for name, _, _ in rows] + [len("module")]) + 2
+    lines = [f"{'module':<{width}}{'trained':>15}{'frozen':>15}"]
+    return "\n".join(lines + [f"{name:<{width}}{trained:>15,}{frozen:>15,}" for name, trained, frozen in rows])
+
+
+Row = tuple[str, int, int]  # name, trained and frozen parameters
+
+
+def _module_rows(name: str, module: nn.Module, counted: set[int], depth: int = 0) -> list[Row]:
+    """The row of a module, and indented below it those of the modules and tensors in it. counted: ids of tensors."""
+    tensors = list(module.named_parameters(recurse=False))
+    children = [(own, child) for own, child in module.named_children() if any(True for _ in child.parameters())]
+    if len(children) == 1 and not tensors and not isinstance(module, nn.ModuleList):  # a wrapper is no level
+        own, inner = children[0]
+        return _module_rows(f"{name}.{own}" if depth else name, inner, counted, depth)
+    sizes = {True: 0, False: 0}
+    found: list[Row] = []
+    for own, parameter in tensors:
+        size = 0 if id(parameter) in counted else parameter.numel()
+        counted.add(id(parameter))
+        sizes[parameter.requires_grad] += size
+        found += [(_indented(own, depth + 1), *((size, 0) if parameter.requires_grad else (0, size)))] if size else []
+    for own, child in children:
+        rows = _module_rows(own, child, counted, depth + 1)
+        sizes[True] += rows[0][1]
+        sizes[False] += rows[0][2]
+        found += rows if rows[0][1] + rows[0][2] else []
+    if isinstance(module, nn.ModuleList) and len(module) > 1:
+        name = f"{name} (list of {len(module)})"
+    shown = depth < DEEPEST and not isinstance(module, nn.ModuleList | nn.Sequential)
+    return [(_indented(name, depth), sizes[True], sizes[False]), *(found if shown else [])]
+
+
+def _indented(name: str, depth: int) -> str:
+    return "  " * depth + name
 
 
 def shapes(parts: Mapping[str, nn.Module]) -> str:

@@ -1,7 +1,8 @@
 """Devices, ranks and gradient averaging, on accelerate; one process (the default DistContext) needs no process group.
 
-`torchrun` and `accelerate launch` both start the programs. accelerate picks the device, joins the process group, wraps
-networks in DistributedDataParallel and gathers tensors and objects. This module and others add what accelerate lacks:
+`torchrun`, `accelerate launch` and `mpirun` (utils.mpi) start the programs. accelerate picks the device, joins the
+process group, wraps networks in DistributedDataParallel and gathers tensors and objects. This module and others add
+what accelerate lacks:
 
     cpu_group        a gloo group beside NCCL: ranks agree on when to stop without waiting for a GPU
     barrier          waits for hours where an exchange may take minutes, so that a rank that hangs is noticed
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.mpi import adopt_mpi_ranks
 from utils.preemption import check_interrupt
 
 TIMEOUT = timedelta(minutes=10)  # of one exchange between ranks that have all arrived: a hang is noticed
@@ -133,10 +135,11 @@ def _local_gpu() -> int:
 
 
 def init_distributed(device_flag: str = "auto") -> DistContext:
-    """Join the process group if a launcher started several processes (WORLD_SIZE is set).
+    """Join the process group if a launcher started several processes (WORLD_SIZE is set, or the ranks of an MPI).
 
     Raises UserError as pick_device does, and for several processes on a Mac.
     """
+    adopt_mpi_ranks()
     device = pick_device(device_flag)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if device.type == "mps" and world_size > 1:

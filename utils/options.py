@@ -193,8 +193,12 @@ class RunOptions:
     )
     dry_run: bool = flag(
         False,
-        "build all parts on the meta device, print configuration, shapes and trainable parts, and exit",
+        "build all parts on the meta device, print the configuration, a table of modules and statistics of the corpus, "
+        "and exit",
         may_change="invocation",
+    )
+    verbose: bool = flag(
+        False, "list every trained tensor with its shape, too", needs="dry_run", may_change="invocation"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataset_utils import __main__ as listing
-from dataset_utils import readers, synthetic_stories
+from dataset_utils import readers, synthetic_stories, user_files
 from dataset_utils.catalog import DATASETS, DatasetSpec, detokenize
 from dataset_utils.corpus import Corpus
 from dataset_utils.options import DataOptions
@@ -147,10 +147,26 @@ def test_joined_corpora_drop_what_they_do_not_share(root: Path) -> None:
     assert corpus_of("roc+qqp", root).train.sources is None
 
 
-def test_max_train_texts_takes_the_first(root: Path) -> None:
-    corpus = corpus_of("ag_news", root, max_train_texts=3)
-    assert corpus.train.texts == ["train 0", "train 1", "train 2"] and corpus.train.labels == [0, 1, 2]
+def test_max_train_texts_draws_the_same_rows_each_time(root: Path) -> None:
+    corpus = corpus_of("ag_news", root, max_train_texts=8)
+    assert corpus == corpus_of("ag_news", root, max_train_texts=8), "every stage trains on the same texts"
+    rows = [int(text.split()[1]) for text in corpus.train.texts]
+    assert len(set(rows)) == 8 and rows == sorted(rows) and rows != list(range(8))
+    whole = corpus_of("ag_news", root)
+    assert whole.train.labels is not None and corpus.train.labels == [whole.train.labels[row] for row in rows]
+    assert set(corpus_of("ag_news", root, max_train_texts=3).train.texts) < set(corpus.train.texts)
     assert len(corpus.valid) == 10 and any("--max_train_texts" in note for note in corpus.notes)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("x/train.jsonl", "x"), ("x/Train.csv.gz", "x"), ("x/stories.jsonl.gz", "stories"), ("train.txt", "here"),
+     ("/train.txt", "train"), ("x/roc_train.json", "roc_train")],
+)  # fmt: skip
+def test_a_corpus_is_named_by_its_file_or_its_folder(tmp_path, monkeypatch, path: str, name: str) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert user_files.corpus_name(Path(path)) == name
 
 
 def test_user_files_of_every_kind_are_read(tmp_path) -> None:
@@ -230,7 +246,8 @@ def test_user_files_of_every_format_and_columns_are_read(tmp_path, end: str, nam
     typed = {"source_column": "a", "text_column": "b"} if names == ("a", "b") else {}
     flags = {f"{split}_file": str(tmp_path / f"{split}{end}") for split in SPLITS}
     corpus = load(DataOptions(**flags, **typed))
-    assert corpus.splits == load(DataOptions(data_dir=str(tmp_path), **typed)).splits and corpus.name == "train"
+    assert corpus.splits == load(DataOptions(data_dir=str(tmp_path), **typed)).splits
+    assert corpus.name == tmp_path.name, "files called train.* are named by their folder"
     texts = [row[0] if labeled or len(names) == 1 else row[1] for row in rows]
     assert corpus.train.texts == corpus.test.texts == texts
     assert corpus.train.labels == ([i % 2 for i in range(40)] if labeled else None)
@@ -289,7 +306,7 @@ def test_classes_and_sources_are_required_by_conditional_runs(root: Path) -> Non
     with pytest.raises(UserError, match="--class_conditional needs labels, but roc has none"):
         corpus_of("roc", root).require_classes()
     one = corpus_of("ag_news", root, max_train_texts=1)
-    with pytest.raises(UserError, match=r"all training texts of ag_news have the same one \(world\)"):
+    with pytest.raises(UserError, match=r"all training texts of ag_news have the same one \(sci_tech\)"):
         one.require_classes()
 
 

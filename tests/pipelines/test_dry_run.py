@@ -13,7 +13,8 @@ from latent_models.options import PretrainingOptions
 from latent_models.pretraining import __main__ as pretraining
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
-from pipelines import train_classifier, train_draft_model
+from pipelines import train_causal_lm, train_classifier, train_draft_model
+from pipelines.summary import module_table
 from utils.distributed import cleanup
 
 STAGE_0 = "--dataset_name roc --tokenizer bpe --vocab_size 2000 --d_model 256 --heads 4 --layers 3 --max_seq_len 64"
@@ -111,6 +112,50 @@ def test_every_training_program_destroys_its_process_group(dry_run, models, chai
             assert not torch.distributed.is_initialized()
         finally:
             cleanup()
+
+
+def test_modules_are_a_table_and_tensors_are_listed_on_demand(dry_run, models):
+    out, _ = dry_run(train_text_diffusion, f"{DIFFUSION} --latent_model_path {models / 'ae'}")
+    table = out[out.index("\nmodule ") :].splitlines()
+    names = {line.split()[0] for line in table if line.strip()}
+    assert {"denoiser", "trunk", "positions"} <= names, "the modules of the denoiser are named"
+    assert len(table) < 60 and "trunk.blocks.0" not in out
+    layers = next(line for line in table if line.strip().startswith("blocks (list of 12)"))
+    assert int(layers.split()[-2].replace(",", "")) > 50e6 and layers.split()[-1] == "0"
+    verbose, _ = dry_run(train_text_diffusion, f"{DIFFUSION} --latent_model_path {models / 'ae'} --verbose")
+    assert "trunk.blocks.11.attention.q.weight [768, 768]" in verbose
+
+
+def test_the_parts_of_a_module_sum_to_it_and_a_shared_tensor_counts_once():
+    shared = torch.nn.Linear(3, 3)
+    frozen = torch.nn.Linear(3, 2).requires_grad_(False)
+    module = torch.nn.ModuleDict({"first": shared, "again": shared, "frozen": frozen})
+    module.scale = torch.nn.Parameter(torch.ones(5))
+    rows = [line.split() for line in module_table({"part": module}).splitlines()[1:]]
+    assert rows[0] == ["part", "17", "8"]
+    assert [row for row in rows if row[0] in ("first", "again", "frozen", "scale")] == [
+        ["scale", "5", "0"], ["first", "12", "0"], ["frozen", "0", "8"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "advice"),
+    [
+        (pretraining, "--vocab_size 40", "raise --vocab_size (now 40), or use --tokenizer bpe"),
+        (train_latent_model, "--enc_dec_model {models}/lm", "use a language model whose vocabulary contains them"),
+        (
+            train_text_diffusion,
+            "--latent_space embeddings --vocab_size 40 --config max_unk_rate=1",
+            "raise --vocab_size (now 40), or use --vocab byte-level",
+        ),
+        (train_causal_lm, "--tokenizer word --vocab_size 40", "raise --vocab_size (now 40), or use --tokenizer bpe"),
+    ],
+    ids=["stage-0", "autoencoder", "embeddings", "causal"],
+)
+def test_a_warning_of_unknown_tokens_names_what_helps_there(dry_run, models, programs, program, flags, advice):
+    out, _ = dry_run(program, f"{programs.data} {flags.format(models=models)}")
+    lines = [line for line in out.splitlines() if "unknown to the tokenizer" in line]
+    assert lines and all(advice in line for line in lines), lines
 
 
 def test_a_dry_run_with_its_data_prints_no_note(dry_run, programs, chain):

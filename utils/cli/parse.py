@@ -25,12 +25,14 @@ from utils.cli.help import help_text
 from utils.cli.settings import MODES, Program, Settings
 from utils.errors import UserError, did_you_mean, one_line_text
 from utils.launcher import launcher_defaults
+from utils.mpi import adopt_mpi_ranks
 
 C = TypeVar("C")
 
 
 def parse(program: Program[C], argv: Sequence[str] | None = None) -> Settings[C]:
     """The settings of a command line; argv: default sys.argv[1:]. --help prints and exits 0. UserError: one line."""
+    adopt_mpi_ranks()
     typed = _read_command_line(program, sys.argv[1:] if argv is None else list(argv))
     settings = Settings(program)
     config: dict[str, Any] = {}
