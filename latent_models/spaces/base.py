@@ -46,6 +46,10 @@ class LatentSpace(nn.Module, ABC):
     def fingerprint(self) -> str:
         """Hash of all that determines what encode returns; part of the key of a latent cache."""
 
+    def encoding_fingerprint(self) -> str:
+        """Hash of all that determines latents; two spaces with the same one differ at most in their decoders."""
+        return self.fingerprint()
+
     def project(self, x0: Tensor) -> Tensor:
         """The nearest point of the space to an estimate (B, L, D); the identity where every point belongs to it."""
         return x0

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.compressed import CompressedSpace
 from pipelines.sampling.generator import TextGenerator
 from pipelines.text_diffusion import TextDiffusionPipeline
@@ -21,7 +22,10 @@ from utils.seeding import StepRNG, seeded_generator
 
 
 class DenoiserAugmentation:
-    """(x0, rng) -> latents that a run's sampler makes from noised x0. Both (B, L, D), not normalized."""
+    """(x0, rng, mask) -> latents that a run's sampler makes from noised x0. Both (B, L, D), not normalized.
+
+    mask: (B, L) bool, where texts have different numbers of latents: the result is 0 at padding. None: none has any.
+    """
 
     def __init__(self, generator: TextGenerator, steps: int) -> None:
         """generator: generator of the run. steps: number of steps of its sampler from noise to data; each batch starts
@@ -31,7 +35,7 @@ class DenoiserAugmentation:
         generator.denoiser.eval()
 
     @torch.no_grad()
-    def __call__(self, x0: Tensor, rng: StepRNG) -> Tensor:
+    def __call__(self, x0: Tensor, rng: StepRNG, mask: Tensor | None = None) -> Tensor:
         space, process = self.generator.space, self.generator.process
         steps = len(self.times) - 1
         # One start for the whole batch; drawn on the CPU, since the host needs the number of steps that follow.
@@ -43,19 +47,19 @@ class DenoiserAugmentation:
             return rng.normal(f"imagined_step_{step}", *like.shape[1:])
 
         level = process.sampling_schedule(times[0])  # on the CPU, as in a sampler
-        mask = torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device)
-        normalized = space.normalize(Latents(x0.detach().float(), mask)).x0
+        valid = torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device) if mask is None else mask
+        normalized = space.normalize(Latents(x0.detach().float(), valid)).x0
         z = level.alpha * normalized + level.sigma * rng.normal("imagined", *x0.shape[1:])
-        x = process.sampler(self.generator.make_denoise_fn(None, None), process.sampling_schedule, times, z, noise)
-        return space.denormalize(x).to(x0)
+        denoise = self.generator.make_denoise_fn(None, mask if space.variable_length else None)
+        made = space.denormalize(process.sampler(denoise, process.sampling_schedule, times, z, noise)).to(x0)
+        return made if mask is None else made * mask[..., None]
 
 
-def load_denoiser_augmentation(
-    run: str, space: CompressedSpace, steps: int, device: torch.device
-) -> DenoiserAugmentation:
-    """Load the denoiser of a run folder. steps: steps of its sampler; a student of --distill_run has a fixed number.
+def load_denoiser_augmentation(run: str, space: LatentSpace, steps: int, device: torch.device) -> DenoiserAugmentation:
+    """Load the denoiser of a run folder, for a decoder of the latents of `space`, whatever frozen space that is.
 
-    Raises UserError if the run needs sources or a class, or was trained on latents of another autoencoder.
+    steps: steps of its sampler; a student of --distill_run has a fixed number. Raises UserError if the run needs
+    sources or a class, or was trained on other latents.
     """
     pipeline = TextDiffusionPipeline.from_pretrained(Path(run), device=device.type)
     if pipeline.sources is not None:
@@ -65,11 +69,27 @@ def load_denoiser_augmentation(
             f"--denoiser_run {run} cannot sample without a class: name a run that was trained with "
             "--class_unconditional_prob above 0, or without classes"
         )
-    run_space = pipeline.generator.space.space
-    if not isinstance(run_space, CompressedSpace):
+    check_same_latents(pipeline.generator.space.space, space, run)
+    return DenoiserAugmentation(pipeline.generator, pipeline.generator.steps if pipeline.is_student else steps)
+
+
+def check_same_latents(run_space: LatentSpace, space: LatentSpace, run: str) -> None:
+    """UserError unless a run diffuses in the latents of `space`; their decoders may differ."""
+    if run_space.learned_with_denoiser:
+        raise UserError(
+            f"--denoiser_run {run} was trained on token embeddings, which are of that run alone: name a run of the "
+            "latents that this decoder reads"
+        )
+    compressed = isinstance(space, CompressedSpace)
+    if compressed and not isinstance(getattr(run_space, "space", run_space), CompressedSpace):
         raise UserError(f"--denoiser_run {run} was not trained on latents of an autoencoder: name a run that was")
-    if run_space.encoding_fingerprint() != space.encoding_fingerprint():
+    if run_space.encoding_fingerprint() == space.encoding_fingerprint():
+        return
+    if compressed:
         raise UserError(
             f"--denoiser_run {run} was trained on latents of another autoencoder: name a run of the one in --resume_dir"
         )
-    return DenoiserAugmentation(pipeline.generator, pipeline.generator.steps if pipeline.is_student else steps)
+    raise UserError(
+        f"--denoiser_run {run} was trained on other latents than this decoder reads (another encoder, pooling, scaling "
+        "or longest text): name a run of the same ones"
+    )

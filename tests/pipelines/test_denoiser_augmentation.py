@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from diffusion.options import ProcessOptions, SamplingOptions
+from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
+from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from pipelines.builders.diffusion_process import make_process
 from pipelines.sampling.generator import TextGenerator
@@ -138,6 +140,21 @@ def test_a_denoiser_of_other_latents_is_rejected(programs, chain, tuned, tmp_pat
     space = CompressedSpace.from_pretrained(tuned / "ae")
     with pytest.raises(UserError, match=message):
         load_denoiser_augmentation(str(folder), space, 4, torch.device("cpu"))
+
+
+def test_a_run_on_other_spaces_augments_their_latents(programs, chain):
+    """Encoder states: of another number of positions for each text; padding neither matters nor changes."""
+    space = EncoderStatesSpace(LanguageModel.from_pretrained(str(chain / "lm")), 40)
+    augment = load_denoiser_augmentation(str(chain / "states"), space, 4, torch.device("cpu"))
+    x0 = torch.randn(3, 40, space.dim, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(40) < torch.tensor([5, 40, 17])[:, None]
+    made = augment(x0, StepRNG(0, 2, 3, 0, 3), mask)
+    other = augment(torch.where(mask[..., None], x0, 7.0), StepRNG(0, 2, 3, 0, 3), mask)
+    assert made.isfinite().all() and not made[~mask].any() and made[mask].abs().min() > 0
+    torch.testing.assert_close(made, other)
+    with pytest.raises(UserError, match="trained on other latents than this decoder reads"):
+        shorter = EncoderStatesSpace(space.language_model, 30)
+        load_denoiser_augmentation(str(chain / "states"), shorter, 4, torch.device("cpu"))
 
 
 def test_denoiser_run_needs_lm_mode_decoder(programs, chain, tuned, tmp_path):
