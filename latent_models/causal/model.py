@@ -129,6 +129,12 @@ class CausalLM(nn.Module):
         self._tuner = [LoraModel(self.model, config, "default")]
         self.has_adapters = True
 
+    def keep_input_dtype(self) -> None:
+        """Adapters take inputs in the dtype they have: under autocast, peft would cast them to float32 and back."""
+        for layer in self.model.modules():
+            if hasattr(layer, "lora_A"):
+                layer.cast_input_dtype_enabled = False
+
     def forward(self, input_ids: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each text given its prompt, in nats, summed over its tokens: (B,) float32.
 
@@ -159,12 +165,13 @@ class CausalLM(nn.Module):
         decode = self.tokenizer.decode
         return [decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip() for row in ids]
 
+    def merged_model(self) -> Any:
+        """A copy of the model of transformers, with the adapters merged into its weights."""
+        return deepcopy(self._tuner[0]).merge_and_unload() if self.has_adapters else deepcopy(self.model)
+
     def save_pretrained(self, folder: Path | str) -> None:
         """Write an ordinary Hugging Face folder, adapters merged: it may serve as --model or as --scorer."""
-        model = self.model
-        if self.has_adapters:
-            merged = deepcopy(self._tuner[0])
-            model = merged.merge_and_unload()
+        model = self.merged_model() if self.has_adapters else self.model
         with quiet_transformers():
             model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)

@@ -67,3 +67,51 @@ class CausalSamplingOptions:
         at_most=1,
     )
     temperature: float = flag(1.0, "the logits are divided by it before a token is drawn", above=0)
+
+
+@dataclass
+class TextDecoderOptions:
+    """A causal language model that decodes latents; see latent_models/causal/prefix_decoder."""
+
+    decoder_model: str | None = flag(
+        None,
+        "causal language model that decodes the latents, such as GPT-2, SmolLM2, Llama or Qwen: a local folder (python "
+        "-m latent_models.pretrained smollm2-135m) or a hub id",
+        may_change="both",
+    )
+    decoder_mode: str = flag(
+        "lora",
+        "what trains beside the network that makes prefix vectors of latents; freeze: nothing, lora: LoRA adapters in "
+        "--decoder_model, ft: all its weights",
+        choices=("freeze", "lora", "ft"),
+    )
+    lora_rank: int = flag(16, "rank of the LoRA adapters", at_least=1, needs=("decoder_mode", "lora"))
+    lora_alpha: int = flag(
+        16, "LoRA: the update is scaled by alpha / rank", at_least=1, needs=("decoder_mode", "lora"), config_only=True
+    )
+    num_prefix_tokens: int | None = flag(
+        None,
+        "prefix vectors of each latent; unset: 4 where a text has at most 8 latents, else 1",
+        unit="vectors",
+        at_least=1,
+        at_most=1000,
+    )
+    max_latent_noise: float = flag(
+        0.6,
+        "largest sigma of the noise of the latents on which the decoder trains; each text's sigma is uniform between 0 "
+        "and this, and the decoder is told it",
+        at_least=0,
+        at_most=1,
+    )
+    latent_dropout: float = flag(
+        0.05,
+        "share of the texts whose latents are pure noise, so that the decoder learns the language without them",
+        at_least=0,
+        at_most=1,
+    )
+    token_dropout: float = flag(
+        0.0,
+        "share of the decoder's input tokens that a learned vector replaces in training, so that it reads its latents",
+        at_least=0,
+        at_most=1,
+    )

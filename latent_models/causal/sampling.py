@@ -6,7 +6,7 @@ products, not on the texts that it is sampled with. A finished text leaves the b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from latent_models.key_value_cache import CACHE
 
 CHECK_EVERY = {"cpu": 1}  # tokens between checks for finished texts; a check waits for the device
 CHECK_EVERY_ELSEWHERE = 8
+Processor = Callable[[Tensor, Tensor], Tensor]
 COMPACT_BELOW = 0.8  # share of unfinished texts below which finished ones are dropped; dropping copies the cache
 
 
@@ -31,12 +32,19 @@ def sample_ids(
     vocabulary: int,
     top_p: float = 0.95,
     temperature: float = 1.0,
+    top_k: int = 0,
+    prefix: Tensor | None = None,
+    prefix_mask: Tensor | None = None,
+    processors: Sequence[Processor] = (),
 ) -> list[list[int]]:
     """Token ids that follow each prompt, without the end token, at most max_new_tokens of them.
 
     model: a causal language model of transformers in evaluation mode. prompts: token ids, at least one each.
     uniforms: (B, max_new_tokens) uniform in [0, 1), the random numbers of each text; None: the likeliest token each
-    time (greedy). vocabulary: number of token ids of the tokenizer; a model may have more.
+    time (greedy). vocabulary: number of token ids of the tokenizer; a model may have more. top_k: the nucleus holds at
+    most so many tokens; 0: no limit. prefix: (B, P, d) vectors before the prompts, which are then of one length.
+    prefix_mask: (B, P) bool, False only at the first ones; None: all valid. processors: change logits (B, V) given the
+    ids (B, t) that follow the prompts, as those of transformers do.
     """
     device, count = next(model.parameters()).device, len(prompts)
     width = max(map(len, prompts))
@@ -46,6 +54,9 @@ def sample_ids(
         ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
         mask[row, width - len(prompt) :] = 1
     ids, mask = ids.to(device), mask.to(device)
+    if prefix is not None:
+        before = mask.new_ones(prefix.shape[:2]) if prefix_mask is None else prefix_mask.long()
+        mask = torch.cat([before, mask], 1)
     draws = None if uniforms is None else uniforms.to(device)
     every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
     output = torch.full((count, max_new_tokens), boundaries.end_id, device=device)
@@ -55,8 +66,12 @@ def sample_ids(
     blocked = torch.tensor(boundaries.forbidden, device=device, dtype=torch.long)
     cache = None
     for step in range(max_new_tokens):
+        given: dict[str, Tensor] = {"input_ids": ids}
+        if prefix is not None and step == 0:
+            words = model.get_input_embeddings()(ids)
+            given = {"inputs_embeds": torch.cat([prefix.to(words), words], 1)}
         out = model(
-            input_ids=ids,
+            **given,
             attention_mask=mask,
             position_ids=positions,
             use_cache=True,
@@ -68,7 +83,9 @@ def sample_ids(
         logits = out.logits[:, -1].float()
         logits[:, vocabulary:] = -torch.inf
         logits[:, blocked] = -torch.inf
-        token = logits.argmax(-1) if draws is None else pick(logits, draws[rows, step], top_p, temperature)
+        for process in processors:
+            logits = process(output[rows, :step], logits)
+        token = logits.argmax(-1) if draws is None else pick(logits, draws[rows, step], top_p, temperature, top_k)
         token = token.masked_fill(ended, boundaries.end_id)
         output[rows, step] = token
         ended = ended | (token == boundaries.end_id)
@@ -88,13 +105,16 @@ def sample_ids(
     return [_until_end(row, boundaries.end_id) for row in output.tolist()]
 
 
-def pick(logits: Tensor, uniform: Tensor, top_p: float, temperature: float) -> Tensor:
-    """Draw a token (B,) of each row from its nucleus. logits: (B, V). uniform: (B,) in [0, 1).
+def pick(logits: Tensor, uniform: Tensor, top_p: float, temperature: float, top_k: int = 0) -> Tensor:
+    """Draw a token (B,) of each row from its nucleus. logits: (B, V). uniform: (B,) in [0, 1). top_k: see sample_ids.
 
     The nucleus is the smallest set of the likeliest tokens whose probabilities add up to top_p: Holtzman et al. 2020,
     arXiv:1904.09751, eq. 2. The token is that at which the cumulated probability passes `uniform` times their sum.
     """
     probabilities, order = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    if top_k:
+        probabilities, order = probabilities[:, :top_k], order[:, :top_k]
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     cumulated = probabilities.double().cumsum(-1)
     inside = (cumulated - probabilities) < top_p  # the first token is always inside
     cumulated = cumulated.where(inside, torch.inf)

@@ -1,0 +1,55 @@
+"""Frozen weights of linear layers in half precision, beside the full ones: autocast would cast them at every step.
+
+The adapters between them stay in float32 and train. A result is that of autocast, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class HalfWeights:
+    """The half-precision weights of one model, made at their first use: frozen weights do not change."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Any, list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]]] | None = None
+
+    @contextmanager
+    def used(self, model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+        """Context manager: the frozen linear layers of the model compute with their half-precision weights.
+
+        The parameters themselves are exchanged, since the backward pass reads those that the forward pass had.
+        """
+        device = next(model.parameters()).device
+        if self._made is None or self._made[0] != (id(model), dtype, device):
+            self._made = (id(model), dtype, device), _halves(model, dtype)
+        for layer, name, _, half in self._made[1]:
+            layer._parameters[name] = half
+        try:
+            yield
+        finally:
+            for layer, name, full, _ in self._made[1]:
+                layer._parameters[name] = full
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HalfWeights:
+        return HalfWeights()
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Whether a layer is linear: GPT-2 has a class of its own for transposed weights."""
+    return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
+
+
+def _halves(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]]:
+    return [
+        (layer, name, p, nn.Parameter(p.detach().to(dtype), requires_grad=False))
+        for layer in model.modules()
+        if is_linear(layer)
+        for name, p in layer.named_parameters(recurse=False)
+        if not p.requires_grad
+    ]
