@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
+from diffusion.noise_levels import power
 from diffusion.sampler_steps import iterate_steps
 from diffusion.schedules import NoiseLevel, Schedule
 
@@ -47,7 +48,7 @@ def invert_ddim(denoise: Denoise, schedule: Schedule, timesteps: Tensor, x0: Ten
 
     Each step F of DDIM, from z_t to z_s, is solved for z_t by
 
-        z_t <- z_t + (z_s - F(z_t)) / slope,    slope = alpha_s alpha_t + sigma_s sigma_t
+        z_t <- z_t + (z_s - F(z_t)) / slope,    slope = (alpha_s alpha_t + sigma_s sigma_t) / (alpha_t^2 + sigma_t^2)
 
     which is the slope of F where the data is N(0, I), and nearly so for normalized latents: each iteration then gains a
     digit or more. The initial guess continues in the direction of the previous step: alone, it is the usual inversion.
@@ -68,7 +69,7 @@ def invert_ddim(denoise: Denoise, schedule: Schedule, timesteps: Tensor, x0: Ten
         level_t, level_s = step.level_t, step.level_s
         # t = 0 is data: the last step of the sampler returns x0_hat
         alpha, sigma = (torch.ones(()), torch.zeros(())) if step.s == 0 else (level_s.alpha, level_s.sigma)
-        slope = alpha * level_t.alpha + sigma * level_t.sigma
+        slope = (alpha * level_t.alpha + sigma * level_t.sigma) / power(level_t)
         z_s = z
         z = z_s / slope if x0_prev is None or eps is None else level_t.alpha * x0_prev + level_t.sigma * eps
         for _ in range(iterations):

@@ -35,6 +35,15 @@ def from_log_snr(log_snr: Tensor) -> NoiseLevel:
     return NoiseLevel(torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt())
 
 
+def power(level: NoiseLevel) -> Tensor:
+    """alpha^2 + sigma^2, the variance of z_t where the data is N(0, I): exactly 1 for a variance-preserving level.
+
+    z_t / sqrt(power) is the z_t of the variance-preserving level with the same log-SNR.
+    """
+    total = level.alpha**2 + level.sigma**2
+    return torch.where((total - 1).abs() < 1e-5, torch.ones_like(total), total)  # rounding is not a change of variance
+
+
 def log_snr(level: NoiseLevel) -> Tensor:
     """2 (log alpha - log sigma), in nats; inf where there is no noise."""
     return 2 * (level.alpha.log() - level.sigma.log())
@@ -61,4 +70,14 @@ def from_shifted_log_snr(log_snr: Tensor, scale: float) -> NoiseLevel:
 
     log_snr may be infinite at the ends.
     """
-    return from_log_snr(log_snr.clamp(-CLAMP, CLAMP) + 2 * math.log(scale))
+    return from_log_snr(_shift(log_snr, scale))
+
+
+def linear_from_shifted_log_snr(log_snr: Tensor, scale: float) -> NoiseLevel:
+    """The same on the linear path: alpha + sigma = 1, so alpha = sigmoid(log_snr / 2). Not variance-preserving."""
+    half = _shift(log_snr, scale) / 2
+    return NoiseLevel(torch.sigmoid(half), torch.sigmoid(-half))
+
+
+def _shift(log_snr: Tensor, scale: float) -> Tensor:
+    return log_snr.clamp(-CLAMP, CLAMP) + 2 * math.log(scale)

@@ -27,10 +27,16 @@ class ProcessOptions:
         student="may_differ",
         published=True,
     )
-    train_schedule: str = flag("cosine", "continuous noise schedule", choices=CONTINUOUS_SCHEDULES, published=True)
+    train_schedule: str = flag(
+        "cosine",
+        "continuous noise schedule; rectified_flow: the linear path, alpha = 1 - t and sigma = t",
+        choices=CONTINUOUS_SCHEDULES,
+        published=True,
+    )
     scale: float = flag(
         1.0,
-        "adds 2 ln(scale) to the log-SNR of the schedule at every t; below 1 means more noise",
+        "adds 2 ln(scale) to the log-SNR of the schedule at every t; below 1 means more noise. --train_schedule tan is "
+        "tan-d with d = 9 / scale",
         needs=("beta_schedule", None),
         may_change="eval",
         published=True,
@@ -78,7 +84,8 @@ class ProcessOptions:
     )
     loss_weighting: str = flag(
         "none",
-        "weight of the loss at each noise level; min_snr: the error of x0 is multiplied by min(snr, gamma)",
+        "weight of the loss at each noise level; min_snr: the error of x0 is multiplied by min(snr, gamma); x0, v, "
+        "flow: the squared error is that of x0, of v or of the velocity, whatever the network predicts",
         choices=table_keys("diffusion.weighting", "WEIGHTINGS"),
         student="may_differ",
     )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise, saturate
+from diffusion.noise_levels import power
 from diffusion.sampler_steps import Noise, Sampler, StepHook, finish_step, iterate_steps, step_variance
 from diffusion.schedules import NoiseLevel, Schedule
 
@@ -33,7 +34,9 @@ def sample_ddpm(
     *,
     variance: str = "large",
 ) -> Tensor:
-    """Ancestral sampling: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, for steps of any length. Variance-preserving.
+    """Ancestral sampling: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, for steps of any length.
+
+    It computes in the coordinates z / sqrt(alpha^2 + sigma^2), in which every schedule is variance-preserving.
 
     variance: "large" is the variance of z_t given z_s, their beta_t, exact for x0 ~ N(0, I); "small" is that of the
     posterior of z_s given z_t and x0, exact where x0 is certain (their section 3.2).
@@ -46,13 +49,15 @@ def sample_ddpm(
         x0 = denoise(z, step.t_batch, x0)
         # In the order of the paper and in the precision of z: at the first step 1 / sqrt(a) is in the hundreds and
         # magnifies rounding, so only the same operations reproduce recorded trajectories.
-        alpha = step.level_t.alpha.to(dtype)
-        alpha_bar, alpha_bar_s = alpha**2, step.level_s.alpha.to(dtype) ** 2
+        norm_t, norm_s = power(step.level_t).sqrt(), power(step.level_s).sqrt()  # 1, unless the path is linear
+        alpha = (step.level_t.alpha / norm_t).to(dtype)
+        alpha_bar, alpha_bar_s = alpha**2, (step.level_s.alpha / norm_s).to(dtype) ** 2
         a = (alpha_bar / alpha_bar_s).clamp(max=1)  # their alpha_t, over the whole step
         sigma = (1 - alpha_bar).sqrt().clamp(min=1e-8)  # alpha_bar may round to 1; then a does too, and z stays
+        z = z / norm_t
         eps = (z - alpha * x0) / sigma
-        mean = (z - (1 - a) / sigma * eps) / a.sqrt()
-        std = POSTERIOR_VARIANCES[variance](1 - a, alpha_bar, alpha_bar_s).sqrt()
+        mean = norm_s * ((z - (1 - a) / sigma * eps) / a.sqrt())
+        std = norm_s * POSTERIOR_VARIANCES[variance](1 - a, alpha_bar, alpha_bar_s).sqrt()
         z = finish_step(step, x0, mean, std, noise, step_hook)
     return z
 

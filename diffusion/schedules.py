@@ -21,6 +21,7 @@ from diffusion.noise_levels import (
     broadcast_level,
     from_log_snr,
     from_shifted_log_snr,
+    linear_from_shifted_log_snr,
     log_snr,
     num_timesteps,
     upcast,
@@ -89,12 +90,56 @@ def sqrt(t: Tensor, scale: float = 1.0) -> NoiseLevel:
     return from_shifted_log_snr(rest.log() - torch.log1p(root) - root.log(), scale)
 
 
+TAN_D = 9.0
+
+
+def tan(t: Tensor, scale: float = 1.0) -> NoiseLevel:
+    """tan-d: alpha / sigma = 1 / (d tan(pi t / 2)), d = 9 / scale. Shapes as in cosine.
+
+    alpha_bar(t) = 1 / (1 + d^2 tan^2(pi t / 2)): the cosine schedule with 1 / d times its signal-to-noise amplitude, so
+    that even little noise is hard to remove, which suits latents that tolerate noise. With scale 9 it is `cosine`.
+    Source: Shabalin et al. 2024, arXiv:2402.19097 (TEncDM), whose d is 9; Meshchaninov et al. 2025, arXiv:2506.21170
+    (COSMOS).
+    """
+    t = upcast(t)
+    # 1 / tan(pi t / 2) as in cosine
+    signal, noise = torch.sin(math.pi / 2 * (1 - t)), torch.sin(math.pi / 2 * t)
+    return from_shifted_log_snr(2 * (signal.log() - noise.log()), scale / TAN_D)
+
+
+def rectified_flow(t: Tensor, scale: float = 1.0) -> NoiseLevel:
+    """The linear path z_t = (1 - t) x0 + t eps, which is not variance-preserving. Shapes as in cosine.
+
+    scale divides the odds t / (1 - t): the timestep shift of Esser et al. 2024, arXiv:2403.03206, eq. 23, by 1 / scale.
+    Source: Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747. With --objective pred_flow the
+    network predicts the velocity eps - x0.
+    """
+    t = upcast(t)
+    return linear_from_shifted_log_snr(2 * (torch.log1p(-t) - t.log()), scale)
+
+
+BASE_DIMENSION = 4096  # numbers of a latent for which the unscaled schedules are made
+
+
+def scale_for_dimension(dimension: int) -> float:
+    """sqrt(4096 / dimension), a value of --scale for latents of so many numbers (positions times channels).
+
+    The more numbers describe a text, the more noise it takes to hide it; with fewer than 4096 numbers there is less
+    noise at every t than in the unscaled schedule.
+    Source: Zheng et al. 2025, arXiv:2510.11690 (RAE): t -> a t / (1 + (a - 1) t), a = sqrt(dimension / 4096), on
+    the linear path, which is a shift of the log-SNR by -2 log a. Esser et al. 2024 have it for resolutions of images.
+    """
+    return math.sqrt(BASE_DIMENSION / dimension)
+
+
 CONTINUOUS_SCHEDULES: Mapping[str, Callable[[Tensor, float], NoiseLevel]] = {
     "cosine": cosine,
     "simple_linear": simple_linear,
     "beta_linear": beta_linear,
     "sigmoid": sigmoid,
     "sqrt": sqrt,
+    "tan": tan,
+    "rectified_flow": rectified_flow,
 }
 
 

@@ -14,12 +14,14 @@ from diffusion import time_sampling
 from diffusion.denoisers import Denoise, Network, get_time_input, make_denoise
 from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.loss import LossConfig
+from diffusion.noise_levels import power
 from diffusion.options import ProcessOptions, SamplingOptions
 from diffusion.samplers import Sampler, make_sampler
 from diffusion.schedules import Schedule, log_snr, make_continuous_schedule, num_timesteps
 from diffusion.timesteps import LOG_SNR_RANGE, make_grid, parse_respacing, respaced_timesteps
 from diffusion.weighting import Weighting, make_weighting, p2_weight
 from model import DENOISERS
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def make_process(
         sampling_schedule = make_continuous_schedule(
             sampling.sampling_schedule or options.train_schedule, options.scale
         )
+    if options.beta_schedule is None:
+        check_paths(options.train_schedule, train, sampling.sampling_schedule, sampling_schedule)
     make_timesteps = make_timesteps_fn(sampling, sampling_schedule)
     # options that cannot be combined fail here, before training
     times = make_timesteps(sampling.sampling_timesteps)
@@ -126,6 +130,16 @@ def make_process(
         project_from_t,
         make_loss_weighting(options),
     )
+
+
+def check_paths(train_name: str, train: Schedule, sampling_name: str | None, sampling: Schedule) -> None:
+    """UserError if only one of the schedules preserves the variance: the network would get latents of another size."""
+    half = torch.full((), 0.5, dtype=torch.float64)
+    if bool(power(train(half)) == 1) != bool(power(sampling(half)) == 1):
+        raise UserError(
+            f"--sampling_schedule {sampling_name} and --train_schedule {train_name}: one is the linear path, whose "
+            "latents are shorter: leave --sampling_schedule out"
+        )
 
 
 def unseen_levels(train: Schedule, sampling: Schedule, times: Tensor) -> str | None:

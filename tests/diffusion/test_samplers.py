@@ -8,6 +8,7 @@ import torch
 
 from diffusion.denoisers import make_denoise
 from diffusion.discrete_schedules import make_discrete_schedule
+from diffusion.noise_levels import from_log_snr, log_snr, power
 from diffusion.sampler_steps import step_variance
 from diffusion.samplers import (
     make_sampler,
@@ -71,6 +72,20 @@ def test_thousands_of_steps_are_finite_where_levels_coincide(sampler, scale):
     times = linear_grid(5000)
     for part in (times[:30], times[-30:]):
         assert sampler(denoise, schedule, part, z).isfinite().all()
+
+
+@every_sampler
+def test_the_linear_path_has_the_samples_of_its_variance_preserving_twin(
+    sampler, gaussian, noise_at_start, recorded_noise
+):
+    """Levels of equal log-SNR differ only in the length of z, so every sampler takes both to the same x0."""
+    flow = make_continuous_schedule("rectified_flow", 2.0)
+    twin = lambda t: from_log_snr(log_snr(flow(t)))  # noqa: E731
+    start = noise_at_start * power(flow(torch.ones((), dtype=torch.float64))).sqrt()
+    times = linear_grid(12)
+    expected = sampler(gaussian.denoise(twin), twin, times, noise_at_start, recorded_noise)
+    found = sampler(gaussian.denoise(flow), flow, times, start, recorded_noise)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
 @every_sampler

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffusion.discrete_schedules import DISCRETE_SCHEDULES, make_discrete_schedule
+from diffusion.noise_levels import power
 from diffusion.schedules import (
     CLAMP,
     CONTINUOUS_SCHEDULES,
@@ -16,6 +17,7 @@ from diffusion.schedules import (
     log_snr,
     make_continuous_schedule,
     num_timesteps,
+    scale_for_dimension,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "schedules.safetensors"
@@ -34,10 +36,13 @@ def times(dtype: torch.dtype) -> torch.Tensor:
 
 @every_schedule
 @every_dtype
-def test_variance_is_preserved(schedule, dtype):
-    alpha, sigma = schedule(times(dtype))
-    assert alpha.dtype == sigma.dtype == dtype
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha), atol=4 * torch.finfo(dtype).eps, rtol=0)
+def test_variance_is_preserved_except_on_the_linear_path(schedule, dtype):
+    level = schedule(times(dtype))
+    assert level.alpha.dtype == level.sigma.dtype == dtype
+    linear = getattr(schedule, "name", "") == "rectified_flow"
+    total = level.alpha + level.sigma if linear else level.alpha**2 + level.sigma**2
+    torch.testing.assert_close(total, torch.ones_like(total), atol=4 * torch.finfo(dtype).eps, rtol=0)
+    assert linear or bool((power(level) == 1).all()), "exactly 1, so that dividing by it changes no bit"
 
 
 @every_schedule
@@ -95,10 +100,31 @@ def test_continuous_schedules_are_the_published_formulas():
         "beta_linear": torch.exp(-1e-4 - 10 * t**2),
         "sigmoid": (s(end) - s(6 * t - 3)) / (s(end) - s(start)),
         "sqrt": 1 - (t + 1e-4).sqrt(),
+        "tan": 1 / (1 + (9 * torch.tan(math.pi / 2 * t)) ** 2),
+        "rectified_flow": (1 - t) ** 2,
     }
     assert published.keys() == CONTINUOUS_SCHEDULES.keys()
     for name, alpha_bar in published.items():
         torch.testing.assert_close(make_continuous_schedule(name)(t).alpha ** 2, alpha_bar, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("d", [1.0, 3.0, 11.0])
+def test_tan_d_is_set_by_the_scale(d):
+    """alpha / sigma = 1 / (d tan(pi t / 2)), so with d = 1 it is the cosine schedule."""
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    level = make_continuous_schedule("tan", 9 / d)(t)
+    torch.testing.assert_close(level.alpha / level.sigma, 1 / (d * torch.tan(math.pi / 2 * t)))
+    torch.testing.assert_close(level, make_continuous_schedule("cosine", 1 / d)(t))
+
+
+@pytest.mark.parametrize("dimension", [384, 4096, 64 * 768])
+def test_the_scale_for_a_dimension_is_the_published_shift_of_time(dimension):
+    """t -> a t / (1 + (a - 1) t) with a = sqrt(dimension / 4096), on the linear path."""
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    a = math.sqrt(dimension / 4096)
+    shifted = make_continuous_schedule("rectified_flow", scale_for_dimension(dimension))(t)
+    torch.testing.assert_close(shifted.sigma, a * t / (1 + (a - 1) * t))
+    assert scale_for_dimension(4096) == 1
 
 
 def test_sqrt_is_noisy_at_zero_and_clamped_at_one():

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.objectives import TARGETS, target, to_x0
 from diffusion.schedules import log_snr, make_continuous_schedule
-from diffusion.weighting import MIN_SNR, make_weighting, min_snr_weight, p2_weight
+from diffusion.weighting import MIN_SNR, error_weight, make_weighting, min_snr_weight, p2_weight, x0_error_weight
 
 SCHEDULE = make_continuous_schedule("cosine")
+FLOW = make_continuous_schedule("rectified_flow")
 
 
 def test_p2_weights_are_those_of_the_paper():
@@ -31,17 +32,17 @@ def test_min_snr_weights_are_those_of_the_paper(gamma):
     torch.testing.assert_close(min_snr_weight(SCHEDULE, t, "pred_v", gamma), least / (snr + 1))
 
 
-@given(t=st.floats(0.001, 0.999), gamma=st.floats(0.1, 20))
-def test_min_snr_weights_the_error_of_x0_equally_for_all_objectives(t, gamma):
+@given(t=st.floats(0.001, 0.999), gamma=st.floats(0.1, 20), schedule=st.sampled_from([SCHEDULE, FLOW]))
+def test_min_snr_weights_the_error_of_x0_equally_for_all_objectives(t, gamma, schedule):
     """An error of one in x0 has the loss min(snr, gamma) for every objective."""
     time = torch.tensor([t], dtype=torch.float64)
-    level = SCHEDULE(time)
+    level = schedule(time)
     x0, eps = torch.tensor([0.4], dtype=torch.float64), torch.tensor([-1.3], dtype=torch.float64)
     z_t = level.alpha * x0 + level.sigma * eps
     for objective in MIN_SNR:
         said = target(objective, x0, eps, level) + 1e-3
         error = (to_x0(objective, said, z_t, level) - x0) ** 2
-        weighted = min_snr_weight(SCHEDULE, time, objective, gamma) * 1e-6
+        weighted = min_snr_weight(schedule, time, objective, gamma) * 1e-6
         torch.testing.assert_close(weighted, log_snr(level).exp().clamp(max=gamma) * error, atol=0, rtol=1e-6)
 
 
@@ -75,6 +76,43 @@ def test_an_invalid_weighting_is_a_one_line_error(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         make_weighting(*arguments)
     assert "\n" not in str(error.value)
+
+
+@given(t=st.floats(0.1, 0.9), schedule=st.sampled_from([SCHEDULE, FLOW]))
+def test_a_weighting_measures_the_error_of_another_quantity(t, schedule):
+    """The squared error of what is named, for every objective: predicted x0 with the loss on v or the flow, ..."""
+    time = torch.tensor([t], dtype=torch.float64)
+    level = schedule(time)
+    x0, eps = torch.tensor([0.4], dtype=torch.float64), torch.tensor([-1.3], dtype=torch.float64)
+    z_t = level.alpha * x0 + level.sigma * eps
+    for objective in TARGETS:
+        said = target(objective, x0, eps, level) + 1e-3
+        x0_hat = to_x0(objective, said, z_t, level)
+        eps_hat = (z_t - level.alpha * x0_hat) / level.sigma
+        for of in ("x0", "v", "flow"):
+            error = (target(of, x0_hat, eps_hat, level) - target(of, x0, eps, level)) ** 2
+            torch.testing.assert_close(error_weight(schedule, time, objective, of) * 1e-6, error, atol=0, rtol=1e-6)
+        exact = x0_error_weight(schedule, time, objective) * 1e-6
+        torch.testing.assert_close(exact, (x0_hat - x0) ** 2, atol=0, rtol=1e-6)
+
+
+def test_x0_predicted_with_the_loss_of_the_flow_is_that_of_elf():
+    """1 / t^2 on the linear path (they count time from noise), with t at least 0.05."""
+    t = torch.tensor([1e-4, 0.05, 0.3, 1.0], dtype=torch.float64)
+    weight = make_weighting("flow", "pred_x0")(FLOW, t)
+    torch.testing.assert_close(weight, 1 / t.clamp(min=0.05) ** 2, atol=0, rtol=2e-3)
+    assert make_weighting("v", "pred_v")(SCHEDULE, t[1:]).tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("of", ["x0", "v", "flow"])
+def test_factors_of_errors_are_limited(of):
+    ends = torch.tensor([0.0, 1e-5, 1 - 1e-6, 1.0])
+    for schedule in (SCHEDULE, FLOW, make_discrete_schedule("sqrt", 10)):
+        for objective in TARGETS:
+            weight = error_weight(schedule, ends, objective, of)
+            assert bool(weight.isfinite().all()) and float(weight.max()) <= 400 * 1.01 * (
+                400 if objective == "eps" else 1
+            )
 
 
 def test_every_objective_has_a_min_snr_weight():
