@@ -25,6 +25,50 @@ class LanguageModelOptions:
 
 
 @dataclass
+class SentenceOptions:
+    """A space of frozen embeddings; see latent_models/spaces/sentence."""
+
+    encoder_model: str | None = flag(
+        None,
+        "frozen model whose embeddings of texts are the latents of --latent_space sentence: any encoder, the encoder "
+        "of an encoder-decoder, or a causal model; a local folder (python -m latent_models.pretrained minilm-l6) or a "
+        "hub id",
+        may_change="both",
+        space="frozen",
+    )
+    encoder_layer: int | None = flag(
+        None,
+        "layer of --encoder_model whose states are pooled, counted from 1, or from the last as -1; unset: the last",
+        needs="encoder_model",
+        space="frozen",
+    )
+    pooling: str = flag(
+        "mean",
+        "how the states of a text become latents; mean: their mean, with norm 1; first, last: the state of that token; "
+        "segments: the means of --num_sentence_latents equal parts; sentences: the mean of each sentence; learned: "
+        "attention queries that train with the decoder",
+        choices=("mean", "first", "last", "segments", "sentences", "learned"),
+        needs="encoder_model",
+        space="frozen",
+    )
+    num_sentence_latents: int | None = flag(
+        None,
+        "latents of a text, or the most sentences, with --pooling segments, sentences or learned",
+        unit="latents",
+        at_least=1,
+        needs=("pooling", "segments", "sentences", "learned"),
+        space="frozen",
+    )
+    latent_scaling: str = flag(
+        "standard",
+        "none; standard: center each channel, and divide all by one standard deviation; whiten: make the channels "
+        "independent, each with variance 1",
+        choices=("none", "standard", "whiten"),
+        space="frozen",
+    )
+
+
+@dataclass
 class AutoencoderOptions:
     autoencoder: str = flag(
         "perceiver", "kind of autoencoder", choices=table_keys("latent_models.autoencoders", "AUTOENCODERS")
@@ -151,6 +195,23 @@ class DecodingOptions:
     )
     min_new_tokens: int | None = flag(
         None, "shortest text; unset: 4, and 0 with --decoding greedy", unit="tokens", at_least=0, space="frozen"
+    )
+    decoder_noise: float | None = flag(
+        None,
+        "sigma of the noise that latents get before a decoder of --decoder_model reads them, together with this sigma; "
+        "unset: half of the --max_latent_noise that it was trained with",
+        at_least=0,
+        at_most=1,
+        space="frozen",
+    )
+    decoder_candidates: int | None = flag(
+        None,
+        "texts that a decoder of --decoder_model writes for each latent, of which the one whose own latents are nearest "
+        "is kept; unset: 1",
+        unit="texts",
+        at_least=1,
+        at_most=1000,
+        space="frozen",
     )
 
 

@@ -26,6 +26,15 @@ DECODING: dict[str, dict[str, Any]] = {
 }
 
 
+# Of a causal language model that goes on from its latents (--decoder_model). It knows the language, and latents decide
+# most of a text, so that nothing keeps it from repeating itself but itself.
+PLAIN: dict[str, Any] = dict(repetition_penalty=1.0, no_repeat_ngram_size=0, min_length=0)
+CAUSAL_DECODING: dict[str, dict[str, Any]] = {
+    "beam": dict(do_sample=False, num_beams=4, **PLAIN),
+    "nucleus": dict(do_sample=True, top_p=0.95, top_k=0, temperature=1.0, num_beams=1, **PLAIN),
+    "greedy": dict(do_sample=False, num_beams=1, **PLAIN),
+}
+
 # The strategies that a flag of DecodingOptions has an effect on; a flag that is not here has one on all of them.
 SEARCH, SAMPLING = ("beam",), ("nucleus",)
 ONLY_WITH = {
@@ -42,20 +51,24 @@ def given_settings(options: DecodingOptions) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if value is not None}
 
 
-def decoding_settings(options: DecodingOptions) -> dict[str, dict[str, Any]]:
-    """The settings of every strategy, with those of the flags in place of its own."""
+def decoding_settings(options: DecodingOptions, causal: bool = False) -> dict[str, dict[str, Any]]:
+    """The settings of every strategy, with those of the flags in place of its own.
+
+    causal: of a space whose decoder is a causal language model (DecodedSpace).
+    """
     given, found = given_settings(options), {}
     if "min_new_tokens" in given:
         given["min_length"] = given.pop("min_new_tokens") + 1  # transformers counts the start token
-    for name, settings in DECODING.items():
+    for name, settings in (CAUSAL_DECODING if causal else DECODING).items():
         own = {key: value for key, value in given.items() if name in ONLY_WITH.get(key, DECODING)}
         found[name] = {**settings, **own}
     return found
 
 
-def changed_settings(name: str, decoding: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings of a strategy that differ from the published ones."""
-    return {key: value for key, value in decoding[name].items() if value != DECODING[name].get(key)}
+def changed_settings(name: str, decoding: Mapping[str, Mapping[str, Any]], causal: bool = False) -> dict[str, Any]:
+    """The settings of a strategy that differ from the published ones; causal: see decoding_settings."""
+    own = (CAUSAL_DECODING if causal else DECODING)[name]
+    return {key: value for key, value in decoding[name].items() if value != own.get(key)}
 
 
 def check_decoding(names: Sequence[str], given: Mapping[str, Any], max_length: int) -> None:
