@@ -92,14 +92,10 @@ class PairOptions:
     bertscore_model: str | None = flag(
         None, "encoder for BERTScore, a local folder or a hub id; unset: BERTScore is skipped", may_change="both"
     )
-    best_metric: str | None = flag(
-        None,
-        "validation metric that selects the checkpoint in best/; unset: sacrebleu for a translation corpus, "
-        "else rougeL; mbr_ scores the chosen candidates instead of one sample",
-        choices=OVERLAPS + tuple(f"mbr_{name}" for name in OVERLAPS),
-    )
     newest_checkpoint: bool = flag(
-        False, "evaluate the newest checkpoint of a run of pairs instead of its best", config_only=True
+        False,
+        "evaluate the newest checkpoint of a run of pairs instead of its best; the same as --checkpoint newest",
+        config_only=True,
     )
 
 

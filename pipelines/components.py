@@ -15,6 +15,7 @@ from latent_models.generation.decoding import decoding_settings
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import NormalizedSpace
 from model.options import DenoiserOptions
+from pipelines.best_checkpoint import checkpoint_of
 from pipelines.builders.diffusion_process import DiffusionProcess, make_process
 from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.models import DiffusionModel, SpaceInputs, autoencoder_folder, own_denoiser_options
@@ -27,12 +28,11 @@ from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.hooks import RemaskHook, RoundingHook, load_classifier_control
 from pipelines.sampling.inputs import ContextSources, PackedSources, Sources
 from pipelines.sampling.sampler_call import SamplerHook
-from utils import checkpoints
 from utils.cli.settings import Settings
 from utils.compile import compile_network
 from utils.distributed import DistContext
 from utils.errors import UserError
-from utils.pretrained import best_or_newest, load_into
+from utils.pretrained import load_into
 from utils.seeding import derive_seed
 
 
@@ -148,15 +148,19 @@ def named_components(components: Components) -> dict[str, nn.Module]:
     return shown | {"denoiser": components.model}
 
 
-def load_trained_weights(model: DiffusionModel, folder: Path, *, best: bool = False) -> int:
-    """Load the averaged weights of the newest checkpoint of a run, or of a saved pipeline. Returns their step.
+def load_trained_weights(
+    model: DiffusionModel, folder: Path, settings: Settings[DiffusionConfig], *, pairs: bool = False
+) -> int:
+    """Load the averaged weights of a run, from the checkpoint of --checkpoint, or of a saved pipeline.
 
-    best: load the best checkpoint if the run has one.
+    pairs: whether the run has sources; its best checkpoint is then the default. Returns the step of the weights.
     """
     if (saved := read_weights(folder)) is not None:
+        if settings.config.best.checkpoint is not None:
+            raise UserError(f"{folder} is a saved pipeline, which holds one set of weights: leave --checkpoint out")
         load_into(model, saved)
         return saved.step
-    checkpoint = best_or_newest(folder) if best else checkpoints.load(folder)
+    checkpoint = checkpoint_of(folder, settings, default=pairs)
     if "ema" not in checkpoint.tensors:
         raise UserError(f"{checkpoint.path} holds no averaged weights: name the run folder of a denoiser")
     load_into(model, checkpoint, "ema")
@@ -212,7 +216,8 @@ def make_sources(
     if not components.seq2seq:
         return None
     if components.context is None:
-        return PackedSources(components.space, device, settings.config.packing.truncate_sources)
+        has_null = settings.config.process.seq2seq_unconditional_prob > 0
+        return PackedSources(components.space, device, settings.config.packing.truncate_sources, has_null)
     return ContextSources(components.context, device, autocast)
 
 
@@ -238,15 +243,16 @@ def check_guidance(settings: Settings[DiffusionConfig], sources: bool, packed: b
     weight = settings.config.sampling.cls_free_guidance
     if weight == 1:
         return
+    null_sources = settings.config.process.seq2seq_unconditional_prob > 0
     shares = {
         "class_unconditional_prob": settings.config.denoiser.class_conditional,
-        "seq2seq_unconditional_prob": sources,
+        "seq2seq_unconditional_prob": sources or (packed and null_sources),
     }
     if not any(shares.values()) and packed:
         raise UserError(
             f"--cls_free_guidance {weight:g} mixes predictions with and without the source, and --latent_space "
-            "embeddings packs the source into every text, so that none is without it: leave guidance out, or train "
-            "with --latent_space compressed or states, where sources can be left out, or with --class_conditional"
+            "embeddings packs the source into every text: leave guidance out, or train with "
+            "--seq2seq_unconditional_prob 0.1, the share of examples whose source is hidden"
         )
     if not any(shares.values()):
         raise UserError(

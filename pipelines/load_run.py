@@ -66,9 +66,7 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     source_tokens = (settings.config.context.max_source_len or 1) if settings.checkpoint_args.get("seq2seq") else 0
     components = build_components(settings, folder, torch_device, len(class_names), source_tokens)
     names = tuple(ema_tensors(components.model))
-    step = load_trained_weights(
-        components.model, folder, best=source_tokens > 0 and not settings.config.pairs.newest_checkpoint
-    )
+    step = load_trained_weights(components.model, folder, settings, pairs=source_tokens > 0)
     compressed = isinstance(components.space.space, CompressedSpace)
     autoencoder_args = read_args(autoencoder_folder(settings, folder)) if compressed else {}
     return LoadedRun(settings, components, torch_device, class_names, folder, step, names, autoencoder_args)

@@ -44,7 +44,7 @@ def train(settings: Settings[CausalLMConfig]) -> int:
     if config.run.dry_run:
         return _dry_run(settings)
 
-    from pipelines.best_checkpoint import load_best_score, save_if_best
+    from pipelines.best_checkpoint import LOSSES, best_score, check_best_metric, load_best_score, save_if_best
     from pipelines.builders.causal_lm import make_tokenizer, new_causal_lm, save_base, saved_causal_lm
     from pipelines.data.prompts import Prompts
     from pipelines.run_context import load_corpus, make_train_state, save_args, setup_run
@@ -60,6 +60,7 @@ def train(settings: Settings[CausalLMConfig]) -> int:
         Prompts.of(corpus, config.prompts.class_conditional, config.prompts.ignore_sources)
         check_classes(settings, corpus)
 
+    check_best_metric(settings, LOSSES[1:], "val_loss")
     run = setup_run(settings, "causal_language_model", "causal LM", check_corpus=check)
     corpus = load_corpus(run)
     prompts = Prompts.of(corpus, config.prompts.class_conditional, config.prompts.ignore_sources)
@@ -109,7 +110,7 @@ def train(settings: Settings[CausalLMConfig]) -> int:
         loss = validation_loss(run, lm, validation_step)
         run.logger.record({"val_loss": loss}, state.step)
         run.logger.print(f"validation loss {loss:.4f} nats per token")
-        save_if_best(run, state, ("negative val_loss", -loss) if run.dist.is_main else None)
+        save_if_best(run, state, best_score(run, {"val_loss": loss}, "val_loss"))
         _show_samples(run, generator, corpus, state)
 
     progress = progress_metrics(run, len(tokens["train"]))
@@ -123,7 +124,8 @@ def train(settings: Settings[CausalLMConfig]) -> int:
         evaluation=PeriodicHook(eval_every, validate, name="validate"),
         save_every=config.loop.save_every or eval_every,
     )
-    if code == 0 and run.dist.is_main and state.step >= config.loop.num_train_steps:
+    has_ended = state.step >= config.loop.num_train_steps or state.ended_by is not None
+    if code == 0 and run.dist.is_main and has_ended:
         load_into(lm, best_or_newest(run.folder))
         lm.save_pretrained(run.folder / MODEL)
         run.log(f"the model of the best checkpoint is in {run.folder / MODEL}, a Hugging Face folder")
@@ -149,14 +151,13 @@ def evaluate(run: RunContext[CausalLMConfig], corpus: Corpus, prompts: Prompts, 
 
 def load_lm(settings: Settings[CausalLMConfig], folder: Path) -> CausalLM:
     """The model of a run folder with the weights of its best checkpoint, in evaluation mode."""
+    from pipelines.best_checkpoint import checkpoint_of
     from pipelines.builders.causal_lm import saved_causal_lm
-    from utils import checkpoints
-    from utils.pretrained import best_or_newest, load_into
+    from utils.pretrained import load_into
 
     config = settings.config
     lm = saved_causal_lm(config.model, folder, config.loop.random_seed)
-    newest = config.pairs.newest_checkpoint
-    load_into(lm, checkpoints.load(folder) if newest else best_or_newest(folder))
+    load_into(lm, checkpoint_of(folder, settings, default=True))
     return lm.eval()
 
 

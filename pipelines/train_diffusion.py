@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from latent_models.spaces.normalization import NormalizedSpace
-from pipelines.best_checkpoint import load_best_score, save_if_best
+from pipelines.best_checkpoint import (
+    LOSSES,
+    best_score,
+    check_best_metric,
+    load_best_score,
+    save_if_best,
+)
 from pipelines.builders.embeddings import tokenizer_of
 from pipelines.builders.models import DiffusionModel, save_encoder_config
 from pipelines.cli.configs import DiffusionConfig
@@ -107,9 +113,11 @@ def train(settings: Settings[DiffusionConfig]) -> int:
         latent_length=space.length,
         class_names=list(corpus.class_names) if config.denoiser.class_conditional else [],
         seq2seq=components.seq2seq,
+        **null_source_facts(settings, components),
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
     evaluator = build_evaluator(run, components, corpus)
+    check_best_metric(settings, (*LOSSES, *evaluator.output.metrics), evaluator.output.best_metric)
     evaluator.load_models()  # a missing scorer must fail now, not after hours of encoding
     initial = None if resumed else load_initial_weights(settings, teacher)
     if initial is not None:
@@ -148,8 +156,10 @@ def train(settings: Settings[DiffusionConfig]) -> int:
         assert state.ema is not None
         with state.ema.applied():
             log_text_norms(run, data_module, space, state.step)
-            score = evaluator.evaluate_training(state.step)
-        save_if_best(run, state, score)
+            metrics = evaluator.evaluate_training(state.step)
+        losses = compute_losses(state.ema)
+        measured = None if metrics is None else {**losses, **metrics}
+        save_if_best(run, state, best_score(run, measured, evaluator.output.best_metric))
 
     progress, num_steps = progress_metrics(run, len(train_tokens)), config.loop.num_train_steps
     run.logger.extra = lambda step: {**progress(step), "t_max": process.max_time(step, num_steps)}
@@ -184,8 +194,7 @@ def log_text_norms(
 def evaluate(run: RunContext[DiffusionConfig], components: Components, corpus: Corpus) -> int:
     """Evaluate a trained run, or sample a labeled data set from it. Returns the exit code."""
     config = run.settings.config
-    best = components.seq2seq and not config.pairs.newest_checkpoint
-    load_trained_weights(components.model, _components_folder(run), best=best)
+    load_trained_weights(components.model, _components_folder(run), run.settings, pairs=components.seq2seq)
     evaluator = build_evaluator(run, components, corpus)
     if not config.evaluation.gen_data:
         evaluator.load_models()
@@ -214,6 +223,13 @@ def _components_folder(run: RunContext[DiffusionConfig]) -> Path:
     if config.distillation.distill_run and not config.run.resume_dir:
         return Path(config.distillation.distill_run)
     return Path(config.run.resume_dir or run.folder) if run.is_eval else run.folder
+
+
+def null_source_facts(settings: Settings[DiffusionConfig], components: Components) -> dict[str, bool]:
+    """Entry of args.json of a run that packs its sources: whether it also trains with null ones."""
+    if not components.seq2seq or components.context is not None:
+        return {}
+    return {"null_sources": settings.config.process.seq2seq_unconditional_prob > 0}
 
 
 def check_classes(settings: Settings[DiffusionConfig], corpus: Corpus) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines.best_checkpoint import is_out_of_patience, validations_since_best
 from pipelines.cli.configs import TrainingConfig
 from pipelines.evaluation_share import EvaluationShare
 from pipelines.finish import finish
@@ -72,7 +73,7 @@ def is_finished(folder: Path) -> bool:
     if newest is None or not isinstance(steps, int):
         return False
     pending = [name for name in newest.get("pending", ()) if not _is_evaluated(folder, newest["step"], name)]
-    return newest["step"] >= steps and not pending
+    return (newest["step"] >= steps or newest.get("ended_by") is not None) and not pending
 
 
 def _is_evaluated(folder: Path, step: int, name: str) -> bool:
@@ -107,7 +108,11 @@ def run_training(
     settings, loop = run.settings, run.loop
     saver = _Saver(run, state, evaluation, metadata, interval_flag)
     with StopSignals() as stop, _leaving_together(run, stop):
-        if state.step >= loop.num_train_steps:
+        if saver.is_out_of_patience():
+            reason = state.ended_by = "patience"
+            run.log(f"{run.folder} has ended already; a larger --patience goes on: {saver.describe_patience()}")
+            run.logger.cut_back(state)
+        elif state.step >= loop.num_train_steps:
             reason = "done"
             run.log(f"{run.folder} has already trained its {state.step} steps{saver.describe_pending()}")
             run.logger.cut_back(state)
@@ -139,15 +144,18 @@ def run_training(
             elif stop.received:
                 reason = stop.received
     release(run.folder)
-    if reason != "done":
+    if reason == "patience":
+        run.log(f"ended by --patience at step {state.step} of {loop.num_train_steps}: {saver.describe_patience()}")
+    elif reason != "done":
         run.log(
             f"stopped by {reason} at step {state.step} of {loop.num_train_steps}; saved. "
             f"Continue with --resume_training --resume_dir {run.folder}"
         )
     else:
         run.log(f"trained {state.step} steps; results are in {run.folder}")
-    if evaluate_last or reason != "done":
-        finish(run, state.step, with_report=reason == "done")
+    is_done = reason in ("done", "patience")
+    if evaluate_last or not is_done:
+        finish(run, state.step, with_report=is_done)
     return EXIT_CODES[reason]
 
 
@@ -201,6 +209,7 @@ class _Saver:
         if advice := self.share.advice(self.state.step):
             self.run.log(advice)
         self._evaluated_step, self.has_changed = self.state.step, True
+        self.state.ended_by = "patience" if self.is_out_of_patience() else None
         if self.run.dist.is_main:
             made = {"step": self.state.step, "name": self.evaluation.name, "best": self.state.best}
             write_json(self.run.folder / EVALUATED, made)
@@ -208,6 +217,19 @@ class _Saver:
 
     def is_evaluated(self) -> bool:
         return self._evaluated_step == self.state.step
+
+    def is_out_of_patience(self) -> bool:
+        """Whether the validations that --patience allows have passed before the last step, and none is pending."""
+        if self.evaluation is None or self.evaluation.name in self.state.pending:
+            return False
+        if self.state.step >= self.run.loop.num_train_steps:
+            return False
+        return is_out_of_patience(self.run.settings, self.state, self.evaluation.interval)
+
+    def describe_patience(self) -> str:
+        assert self.evaluation is not None
+        best, count = self.state.best, validations_since_best(self.state, self.evaluation.interval)
+        return f"{count} validations were no better than {best['metric']} {best['value']:.4g} of step {best['step']}"
 
     def describe_pending(self) -> str:
         if self.evaluation is not None and self.evaluation.name in self.state.pending:

@@ -71,6 +71,7 @@ def train(
                 _call(hook, "open", state)
             if stop.received and state.dist.world_size == 1:
                 reason = stop.received
+            reason = state.ended_by or reason
             while state.step < options.num_train_steps and reason == "done":
                 micros = options.gradient_accumulation_steps
                 loss, values = _gradients(state, step_fn, micros, autocast, global_batch, non_finite)
@@ -87,6 +88,8 @@ def train(
                 if stopping and (EXIT_CODES[stopping] or state.step < options.num_train_steps):
                     report.check()  # the caller saves
                     reason = stopping
+                elif state.ended_by:
+                    reason = state.ended_by
         finally:
             for hook in hooks:
                 _call(hook, "close", state)

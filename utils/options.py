@@ -120,6 +120,33 @@ class ValidationLossOptions:
 
 
 @dataclass
+class BestCheckpointOptions:
+    """Which checkpoint is kept as the best, and which one a trained run is read from; see pipelines/best_checkpoint."""
+
+    best_metric: str | None = flag(
+        None,
+        "validation metric that selects the checkpoint in best/: a key of metrics.jsonl, or the end of one, such as "
+        "val_ema_loss, mauve, perplexity, rougeL, label_accuracy, bleu; unset: the validation loss of a denoiser or "
+        "causal model (pairs: rougeL, of a translation corpus sacrebleu), BLEU of an autoencoder",
+        may_change="both",
+    )
+    patience: int | None = flag(
+        None,
+        "end training after this many validations in a row without a better value of the metric that selects best/",
+        unit="validations",
+        at_least=1,
+        may_change="resume",
+    )
+    checkpoint: str | None = flag(
+        None,
+        "checkpoint from which a trained run is read: best, or newest; unset: the best of a run of pairs, of a run "
+        "with --best_metric, of an autoencoder and of a causal model, else the newest",
+        choices=("best", "newest"),
+        may_change="invocation",
+    )
+
+
+@dataclass
 class KernelOptions:
     """Implementations of the same computation: they change speed, memory and the last digits of a result."""
 

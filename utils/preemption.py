@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 
 SIGNALS = tuple(name for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT") if hasattr(signal, name))
-EXIT_CODES = {"done": 0, "time": 0, **{name: 128 + getattr(signal, name) for name in SIGNALS}}
+EXIT_CODES = {"done": 0, "time": 0, "patience": 0, **{name: 128 + getattr(signal, name) for name in SIGNALS}}
 
 
 class Interrupted(Exception):

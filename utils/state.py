@@ -51,6 +51,7 @@ class State:
     scaler: torch.amp.GradScaler | None = None  # loss scaler for fp16; made by train()
     scaler_state: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Stateful] = field(default_factory=dict)  # further state, by file name of the checkpoint
+    ended_by: str | None = None  # a key of preemption.EXIT_CODES, set by a hook: training ends after this step
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -75,6 +76,7 @@ class State:
             "schedule": self.schedule.metadata(seen),
             "ema_updates": self.ema.updates if self.ema else None,
             "scaler": self.scaler.state_dict() if self.scaler else self.scaler_state,
+            **({"ended_by": self.ended_by} if self.ended_by else {}),
         }
 
     def save(self, folder: Path | str, *, keep: int = 2, **metadata: Any) -> None:

@@ -46,6 +46,7 @@ from pipelines.options import (
 )
 from utils.cli.settings import group, groups_of_rows
 from utils.options import (
+    BestCheckpointOptions,
     CompileOptions,
     EMAOptions,
     KernelOptions,
@@ -71,6 +72,7 @@ class TrainingConfig:
     optimizer: OptimizerOptions = group(OptimizerOptions, "optimization")
     loop: LoopOptions = group(LoopOptions, "training")
     validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses")
+    best: BestCheckpointOptions = group(BestCheckpointOptions, "best checkpoint")
     kernels: KernelOptions = group(KernelOptions, "kernels", flags=ALWAYS_FREE)
     run: RunOptions = group(RunOptions, "run")
     tracking: TrackingOptions = group(TrackingOptions, "tracking")

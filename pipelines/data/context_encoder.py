@@ -43,7 +43,6 @@ SOURCE_FLAGS = (  # they have an effect only in a run with sources
     "mbr_utility",
     "bleu_tokenizer",
     "bertscore_model",
-    "best_metric",
     "newest_checkpoint",
 )
 

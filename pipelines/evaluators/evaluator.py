@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from dataset_utils.corpus import Corpus
 from evaluation import report
 from evaluation.protocols import over_seeds, with_seed_suffix
+from pipelines.best_checkpoint import CLASS_METRICS, SAMPLE_METRICS
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.evaluators.classes import AllClasses, ClassReferences, PerClass
 from pipelines.evaluators.common import EvaluationContext, FirstInputs, Metrics, Part, PartResult, numbers_of, to_lines
@@ -44,8 +45,13 @@ class Output(Protocol):
     def table(self, metrics: Metrics, title: str, split: str) -> str:
         """Format metrics for the terminal."""
 
-    def best_score(self, metrics: Metrics) -> tuple[str, float] | None:
-        """Return name and value of the metric that selects the best checkpoint; None: the run keeps no best one."""
+    @property
+    def best_metric(self) -> str:
+        """The metric that selects the best checkpoint, unless --best_metric names one."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Ends of the names of the metrics that samples can have, for --best_metric."""
 
 
 class Evaluator:
@@ -64,22 +70,21 @@ class Evaluator:
         for part in self.parts:
             part.load_models()
 
-    def evaluate_training(self, step: int) -> tuple[str, float] | None:
+    def evaluate_training(self, step: int) -> Metrics | None:
         """Sample, write the samples, log the metrics. Every rank calls it, with the averaged weights in place.
 
-        Returns name and value of the metric that selects the best checkpoint, on rank 0; None if there is none.
+        Returns the metrics on rank 0, None on other ranks.
         """
-        run, score = self.context.run, None
+        run = self.context.run
         result = self._evaluate_seed("valid", 42)
         if run.dist.is_main:
             self.output.write_training(result.samples, step, self._milestone(step))
             run.logger.record(numbers_of(result.metrics), step)
             write_json(run.folder / "metrics.json", report.nan_to_none({"step": step, **result.metrics}))
             run.log(self.output.table(result.metrics, f"step {step}", "valid"))
-            score = self.output.best_score(result.metrics)
         self.report_data.record_training(step)
         run.dist.barrier()
-        return score
+        return result.metrics if run.dist.is_main else None
 
     def evaluate_run(self) -> int:
         """Run --eval, --eval_test or --gen_data. Returns the exit code."""
@@ -154,8 +159,13 @@ class TextOutput:
     def table(self, metrics: Metrics, title: str, split: str) -> str:
         return report.table(metrics, f"{title}, {self.context.num_samples(split)} samples")
 
-    def best_score(self, metrics: Metrics) -> tuple[str, float] | None:
-        return None
+    @property
+    def best_metric(self) -> str:
+        return "val_ema_loss"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*SAMPLE_METRICS, *(CLASS_METRICS if self.context.class_conditional else ()))
 
 
 def make_evaluator(

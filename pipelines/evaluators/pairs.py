@@ -7,7 +7,6 @@ several references.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from evaluation.metrics import SAMPLES, MetricContext, compute_metrics
 from evaluation.options import BLEU_TOKENIZERS
 from evaluation.overlap import check_bleu_tokenizer, load_bertscore
 from evaluation.protocols import evaluate_pairs
+from pipelines.best_checkpoint import CLASS_METRICS, PAIR_METRICS
 from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, FirstInputs, Metrics, Part, PartResult
 from pipelines.sampling.classes import PRIOR, select_classes
 from pipelines.sampling.inputs import Sources
@@ -44,10 +44,10 @@ class Pairs(Part):
         spec = context.corpus.spec
         is_translation = "sacrebleu" in spec.metrics
         self.utility = self.options.mbr_utility or ("sacrebleu" if is_translation else "rouge2")
-        self.best_metric = self.options.best_metric or ("sacrebleu" if is_translation else "rougeL")
+        self.best_metric = "sacrebleu" if is_translation else "rougeL"
         self.bleu_tokenizer = self.options.bleu_tokenizer or BLEU_TOKENIZERS.get(spec.language or "", "13a")
         self._requested_classes([])  # raises for an unknown class now, before hours of training
-        for flag, name in (("mbr_utility", self.utility), ("best_metric", self.best_metric)):
+        for flag, name in (("mbr_utility", self.utility), ("best_metric", context.config.best.best_metric or "")):
             if name.endswith("bertscore") and self.options.bertscore_model is None:
                 raise UserError(f"--{flag} {name} needs a model: name one with --bertscore_model")
 
@@ -188,9 +188,10 @@ class Pairs(Part):
         rest = {key: value for key, value in metrics.items() if key not in shown}
         return "\n".join([*lines, report.table(rest)])
 
-    def best_score(self, metrics: Metrics) -> tuple[str, float] | None:
-        value = metrics[self._prefix("valid", self.context.strategies[0]) + self.best_metric]
-        return None if math.isnan(value) else (self.best_metric, value)
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*PAIR_METRICS, *(CLASS_METRICS if self.context.class_conditional else ()))
+
 
 
 def format_records(records: Sequence[Mapping[str, Any]]) -> str:
