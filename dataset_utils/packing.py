@@ -130,6 +130,17 @@ def reveal_prefix(batch: Batch, uniform: Tensor, max_fraction: float = 0.5) -> B
     return replace(batch, known_mask=(position < prefix[:, None]) & batch.attention_mask)
 
 
+def null_sources(batch: Batch, rows: Tensor, null_id: int, special_ids: Sequence[int]) -> Batch:
+    """The batch whose sources are null in some rows: every known token is null_id, but for special tokens.
+
+    rows: (B,) bool. special_ids: tokens that stay, such as separators. A null source has the length of the source, so
+    that its target stands at the same positions.
+    """
+    assert batch.known_mask is not None, "only packed pairs have sources"
+    tokens = batch.known_mask & ~torch.isin(batch.input_ids, torch.tensor(list(special_ids), device=rows.device))
+    return replace(batch, input_ids=torch.where(rows[:, None] & tokens, null_id, batch.input_ids))
+
+
 # ------------------------------------------------------------------------------------------------ parts
 
 

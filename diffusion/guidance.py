@@ -2,6 +2,7 @@
 
     classifier_free_guided(denoise_2B, weight)       conditions are bound by the caller
     with_known_positions(denoise, value, mask)       positions of a source, or around gaps, stay clean
+    with_known_inputs(denoise_2B, value, mask)       below guidance: each half receives its own known values
 
 Known positions: partial noising of Gong et al. 2023, arXiv:2210.08933, section 3.1.
 """
@@ -46,3 +47,18 @@ def with_known_positions(denoise: Denoise, value: Tensor, mask: Tensor) -> Denoi
         return torch.where(known, value, denoise(torch.where(known, value, z), t, x0_prev))
 
     return denoise_with_known
+
+
+def with_known_inputs(denoise: Denoise, value: Tensor, mask: Tensor) -> Denoise:
+    """Where mask is True, the network receives `value` in z and in the previous estimate; its estimate is not changed.
+
+    For guidance by known positions: the rows of the null source must not see the source, which the previous estimate
+    of the guided sampler holds. value: (B, L, D). mask: (B, L) bool.
+    """
+    known = mask[..., None]  # (B, L, 1)
+
+    def denoise_known(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+        x0_prev = None if x0_prev is None else torch.where(known, value.to(x0_prev), x0_prev)
+        return denoise(torch.where(known, value.to(z), z), t, x0_prev)
+
+    return denoise_known

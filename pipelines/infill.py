@@ -2,6 +2,7 @@
 
     python -m pipelines.infill --run runs/simple --text "The ___ apple is ___." --num_samples 5
     python -m pipelines.infill --run runs/simple --text_file blanks.txt --sampler dpmpp --sampling_timesteps 20
+    python -m pipelines.infill --run runs/qqp --source "Where is it?" --text "It is ___."
 
 ___ and [blank] stand for one token, [blank:3] for three. The given text stays as typed. The samples go to standard
 output, one per line; with several texts each line begins with its text and a tab.
@@ -13,7 +14,14 @@ import argparse
 import re
 import sys
 
-from pipelines.cli.run_arguments import add_text_arguments, parse_known, read_texts, run_parser
+from pipelines.cli.run_arguments import (
+    add_source_arguments,
+    add_text_arguments,
+    parse_known,
+    read_sources,
+    read_texts,
+    run_parser,
+)
 from utils.errors import exit_on_user_error
 from utils.terminal import printable, single_line
 
@@ -28,19 +36,21 @@ def parser() -> argparse.ArgumentParser:
         help="runs with a language model: how far the given text is noised before its blanks are filled, in (0, 1] "
         "(default 0.5)",
     )
-    return add_text_arguments(made, "with blanks")
+    return add_source_arguments(add_text_arguments(made, "with blanks"))
 
 
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> int:
     given, others = parse_known(parser(), arguments)
     texts = read_texts(given, "fill")
+    sources = read_sources(given, texts)
     from pipelines.data.tokens import tokenizer_of
     from pipelines.sampling.blanks import unknown_words
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     pipeline = TextDiffusionPipeline.from_pretrained(given.run, device=given.device, argv=others)
-    found = pipeline.infill(texts, given.num_samples, seed=given.seed, strength=given.strength)
+    options = {"source": sources, "seed": given.seed, "strength": given.strength}
+    found = pipeline.infill(texts, given.num_samples, **options)
     if words := unknown_words(tokenizer_of(pipeline.generator.space.space), texts):
         shown = single_line(", ".join(words[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
         print(f"note: the run does not know {shown}: they stay as typed, but guide no blank", file=sys.stderr)

@@ -3,11 +3,13 @@
     python -m pipelines.rewrite runs/quickstart/diffusion --text "Felix ran to the sea." -n 3
     python -m pipelines.rewrite runs/ag_news/diffusion --text_file news.txt --class_id sports --guidance 2
     python -m pipelines.rewrite runs/quickstart/diffusion --text "Felix ran to the sea." --to "Anna sat in town."
+    python -m pipelines.rewrite runs/qqp --source "How do I learn to swim?" --text "What is the way to swim?"
 
 A text is noised to time --strength and denoised again (SDEdit): at 0.5 a little of it changes, at 1 all of it. --to
 interpolates between two texts, in --num_samples texts, both ends included; with --invert between the noises that DDIM
 inversion finds for them, so that the ends are the two texts. The samples go to standard output, one per line; with
-several texts each line begins with its text and a tab.
+several texts each line begins with its text and a tab. A run on pairs needs the source of each text: --source for all
+of them, or repeated, or --source_file.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ import sys
 from pipelines.cli.run_arguments import (
     add_decoding_argument,
     add_guidance_argument,
+    add_source_arguments,
     add_text_arguments,
     check_no_decoding,
     guidance_as_typed,
     parse_known,
+    read_sources,
     read_texts,
     run_parser,
 )
@@ -40,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--strength", type=float, help="time in (0, 1] to which texts are noised (default 0.7; with --to 0.5)"
     )
     made.add_argument("--class_id", help="class of the variations, by name or number (class-conditional runs)")
-    return add_guidance_argument(add_decoding_argument(made))
+    return add_guidance_argument(add_decoding_argument(add_source_arguments(made)))
 
 
 @exit_on_user_error
@@ -51,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("--to interpolates between two texts: give one --text, and no --class_id")
     if given.to is not None and given.num_samples < 2:
         raise UserError("--num_samples 1 is no interpolation: give 2 or more, both texts included")
-    if given.guidance not in (None, 1) and given.class_id is None:
+    sources = read_sources(given, texts)
+    if given.guidance not in (None, 1) and given.class_id is None and sources is None:
         raise UserError(f"--guidance {given.guidance:g} needs a class: add --class_id, or leave --guidance out")
     if given.invert and (given.to is None or given.strength is not None):
         raise UserError("--invert interpolates without added noise: give --to, and no --strength")
@@ -65,9 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = {"seed": given.seed, "decoding": decoding}
     options |= {} if given.strength is None else {"strength": given.strength}
     if given.to is None:
-        rows = pipeline.variations(texts, given.num_samples, class_id=given.class_id, **options)
+        rows = pipeline.variations(texts, given.num_samples, source=sources, class_id=given.class_id, **options)
     else:
-        rows = [pipeline.interpolate(texts[0], given.to, given.num_samples, invert=given.invert, **options)]
+        options |= {"invert": given.invert, "source": None if sources is None else sources[0]}
+        rows = [pipeline.interpolate(texts[0], given.to, given.num_samples, **options)]
     for text, row in zip(texts, rows, strict=True):
         for sample in row:
             prefix = f"{single_line(text)}\t" if len(texts) > 1 else ""

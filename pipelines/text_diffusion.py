@@ -12,6 +12,7 @@ pipe.generate_from_sources(["Where is it?"], candidates=5)                    # 
 pipe.infill(["The ___ apple is ___."], 5)                                     # five ways to fill the blanks
 pipe.variations(["One text."], 3, strength=0.7)                               # three texts like it
 pipe.interpolate("One text.", "Another.", 5)                                  # five texts from one to the other
+pipe.variations(["Here."], 3, source="Where is it?")                          # run on pairs: also interpolate, infill
 pipe.trajectory(3)                                                            # three texts on their way from noise
 latents = pipe.encode(["One text.", "Another."])                              # texts to latents
 pipe.decode(latents)                                                          # latents to texts
@@ -25,7 +26,6 @@ from copy import copy
 import torch
 
 from evaluation import mbr
-from pipelines.data.tokens import make_batch
 from pipelines.pretrained.checked_pipeline import CheckedPipeline
 from pipelines.sampling.arguments import check_count, check_number, check_texts
 from pipelines.sampling.call_arguments import (
@@ -39,6 +39,7 @@ from pipelines.sampling.call_arguments import (
 )
 from pipelines.sampling.draw import Request, draw
 from pipelines.sampling.infilling import infill
+from pipelines.sampling.inputs import PackedSources
 from pipelines.sampling.inversion import invert
 from pipelines.sampling.outputs import TextPipelineOutput
 from pipelines.sampling.sdedit import ddim_inversion_path, sdedit, slerp
@@ -46,7 +47,7 @@ from pipelines.sampling.step_callback import StepCallback, StepEndCallback
 from pipelines.sampling.trajectory import Snapshot
 from utils.cli.flags import shown
 from utils.errors import UserError
-from utils.records import Condition, Latents
+from utils.records import Latents
 
 Seed = int | torch.Generator
 ClassId = int | str | Sequence[int | str]
@@ -132,12 +133,14 @@ class TextDiffusionPipeline(CheckedPipeline):
         seed: Seed = DEFAULT_SEED,
         decoding: str | None = None,
         class_id: int | str | None = None,
+        guidance: float | None = None,
     ) -> list[str]:
         """A text for each source: the candidate with the highest mean `utility` against the other candidates."""
         if utility not in mbr.UTILITIES:
             raise UserError(f"utility is {shown(utility)}: give one of {', '.join(mbr.UTILITIES)}")
         candidates = check_count(candidates, "candidates")
-        rows = self.candidates(sources, candidates, seed=seed, decoding=decoding, class_id=class_id)
+        options = {"seed": seed, "decoding": decoding, "class_id": class_id, "guidance": guidance}
+        rows = self.candidates(sources, candidates, **options)  # type: ignore[arg-type]
         return mbr.mbr_select(rows, utility, device=str(self.generator.device))
 
     def candidates(
@@ -148,34 +151,50 @@ class TextDiffusionPipeline(CheckedPipeline):
         seed: Seed = DEFAULT_SEED,
         decoding: str | None = None,
         class_id: int | str | None = None,
+        guidance: float | None = None,
     ) -> list[list[str]]:
-        """k texts for each source. Each source is encoded once."""
+        """k texts for each source. Each source is encoded once. guidance: None for that of from_pretrained."""
         k, seed, strategy = check_count(k, "k"), seed_of(seed), strategy_of(decoding, self.decoding or "beam")
         texts = self._check_sources(sources)
         assert self.sources is not None
         inputs = self.sources.make_inputs(texts, seed, self._class_rows(class_id, len(texts)))
-        return self.generator.candidates(len(texts), k, seed, (strategy,), inputs, quiet=True)[strategy]
+        generator = self._with_guidance(guidance, class_id is not None, True)
+        found = generator.candidates(len(texts), k, seed, (strategy,), inputs, quiet=True)[strategy]
+        self.generator.timer = generator.timer
+        return found
 
     def infill(
-        self, texts: Sequence[str], k: int = 1, *, seed: Seed = DEFAULT_SEED, strength: float | None = None
+        self,
+        texts: Sequence[str],
+        k: int = 1,
+        *,
+        source: str | Sequence[str] | None = None,
+        seed: Seed = DEFAULT_SEED,
+        strength: float | None = None,
     ) -> list[list[str]]:
         """k versions of each text with its blanks filled: ___ is one token, [blank:3] are three.
 
-        The given text stays as typed. strength: time in (0, 1] to which the latents of the given text are noised; None:
-        0.5. Not for token embeddings, where given words are never noised, nor for runs on latents with sources.
-        UserError for a text without blanks, or one that is too long.
+        The given text stays as typed. source: of a run on pairs, the source of all texts or one for each. strength:
+        time in (0, 1] to which the latents of the given text are noised; None: 0.5. Not for token embeddings, where
+        given words are never noised. UserError for a text without blanks, or one that is too long.
         """
         k, seed, texts = check_count(k, "k"), seed_of(seed), check_texts(texts)
-        if self.generator.space.has_text_decoder:
-            self._check_no_sources("infill")
+        of_texts = self._sources_of(texts, source, "infill")
+        if isinstance(self.sources, PackedSources) and of_texts is not None:
+            return infill(self.generator, texts, k, seed, strength, packed=(self.sources, of_texts))
+        if self.generator.space.has_text_decoder and of_texts is None:
             self._conditions(None, len(texts))  # raises without a null class
-        return infill(self.generator, texts, k, seed, strength)
+        if of_texts is None or self.sources is None:
+            return infill(self.generator, texts, k, seed, strength)
+        inputs = self.sources.make_inputs(of_texts, seed)(0, len(texts))
+        return infill(self.generator, texts, k, seed, strength, inputs)
 
     def variations(
         self,
         texts: Sequence[str],
         k: int = 1,
         *,
+        source: str | Sequence[str] | None = None,
         strength: float = 0.7,
         seed: Seed = DEFAULT_SEED,
         decoding: str | None = None,
@@ -184,16 +203,13 @@ class TextDiffusionPipeline(CheckedPipeline):
     ) -> list[list[str]]:
         """k variations of each text: noised to time `strength` and denoised again (SDEdit), with class_id if given.
 
-        strength: in (0, 1]; a larger value preserves less of the text. For runs that were trained without sources.
+        strength: in (0, 1]; a larger value preserves less of the text. source: of a run on pairs, the source of all
+        texts or one for each; the variations are other texts of these sources.
         """
-        self._check_no_sources("variations")
         k, seed, strength = check_count(k, "k"), seed_of(seed), check_number(strength, "strength")
-        texts = self._check_texts(texts)
-        self._conditions(class_id, len(texts))  # raises without that class
-        clean = self._encode(texts).repeat(k)
-        classes = self._class_rows(class_id, len(clean))
-        condition = None if classes is None else Condition.of(class_id=classes)
-        latents = sdedit(self._with_guidance(guidance, condition is not None), clean, strength, seed, condition)
+        clean, inputs = self._start(texts, source, class_id, "variations")
+        generator = self._with_guidance(guidance, class_id is not None, source is not None)
+        latents = sdedit(generator, clean.repeat(k), strength, seed, inputs.repeat(k))
         found = self.decode(latents, decoding, seed)
         return [found[i : i + k] for i in range(0, len(found), k)]
 
@@ -203,6 +219,7 @@ class TextDiffusionPipeline(CheckedPipeline):
         second: str,
         n: int = 5,
         *,
+        source: str | None = None,
         strength: float | None = None,
         invert: bool = False,
         seed: Seed = DEFAULT_SEED,
@@ -210,30 +227,30 @@ class TextDiffusionPipeline(CheckedPipeline):
     ) -> list[str]:
         """n texts from one to another: points on the arc between their latents, noised and denoised again.
 
-        strength: time in (0, 1] to which all points are noised, with the same noise; None: 0.5. The larger, the more
-        fluent the texts; the smaller, the closer the ends stay to the two texts. invert: take the arc between the
-        noises that DDIM inversion finds for the two texts instead; the ends are then reconstructions of them, and
-        nothing is drawn. Not for distilled students.
+        source: of a run on pairs, the source that both texts have, which conditions all points. strength: time in
+        (0, 1] to which all points are noised, with the same noise; None: 0.5. The larger, the more fluent the texts;
+        the smaller, the closer the ends stay to the two texts. invert: take the arc between the noises that DDIM
+        inversion finds for the two texts instead; the ends are then reconstructions of them, and nothing is drawn. Not
+        for distilled students.
         Source: Ho et al. 2020, arXiv:2006.11239, section 4.3; with invert, Song et al. 2021, arXiv:2010.02502, section
         5.3. For spaces in which all texts have the same number of positions.
         """
-        self._check_no_sources("interpolate")
         n, seed = check_count(n, "n", at_least=2), seed_of(seed)
         strength = None if strength is None else check_number(strength, "strength")
-        texts = self._check_texts([first, second])
-        self._conditions(None, n)  # raises without a null class
         if self.generator.space.variable_length:
             raise UserError("texts of this run's space differ in length and cannot be interpolated: use variations")
-        ends = self._encode(texts)
+        ends, inputs = self._start([first, second], source, None, "interpolate")
+        shared = inputs[:1]
         if invert:
             if strength is not None:
                 raise UserError(f"strength {strength:g} adds noise, and DDIM inversion adds none: give one of them")
             self._check_no_student()
-            return self.decode(ddim_inversion_path(self.generator, ends[:1], ends[1:], n), decoding, seed)
-        arc = slerp(ends[:1], ends[1:], n)
+            return self.decode(ddim_inversion_path(self.generator, ends[:1], ends[1:], n, shared), decoding, seed)
+        arc = slerp(ends[:1], ends[1:], n, shared.known)
         arc = Latents(self.generator.space.project(arc.x0), arc.mask)
         strength = 0.5 if strength is None else strength
-        return self.decode(sdedit(self.generator, arc, strength, seed, shared_noise=True), decoding, seed)
+        rows = shared.repeat(n)
+        return self.decode(sdedit(self.generator, arc, strength, seed, rows, shared_noise=True), decoding, seed)
 
     def trajectory(
         self,
@@ -258,11 +275,6 @@ class TextDiffusionPipeline(CheckedPipeline):
     def encode(self, texts: Sequence[str]) -> Latents:
         """Clean, normalized latents (n, L, D) of texts. UserError as check_texts of sampling.arguments."""
         return self._encode(self._check_texts(texts))
-
-    @torch.no_grad()
-    def _encode(self, texts: Sequence[str]) -> Latents:
-        batch = make_batch(self.generator.space.space, texts, self.generator.max_length).to(self.generator.device)
-        return self.generator.space.encode(batch)
 
     def decode(self, latents: Latents, decoding: str | None = None, seed: Seed = DEFAULT_SEED) -> list[str]:
         """Texts of latents. decoding: None for that of from_pretrained or its preset, else greedy."""

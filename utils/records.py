@@ -132,7 +132,8 @@ class Condition(_Record):
 
 @dataclass
 class KnownPositions(_Record):
-    """Known positions, which stay clean while sampling: a source prefix, or the text around blanks. Never dropped."""
+    """Known positions, which stay clean while sampling: a source prefix, or the text around blanks."""
 
     value: Tensor  # (B, L, D)
     mask: Tensor  # (B, L) bool, True where the value is known
+    null: Tensor | None = None  # (B, L, D), the value without the source; None: the network never trains without it

@@ -1,4 +1,4 @@
-"""Ids of a tokenizer's start, end and separator tokens."""
+"""Ids of a tokenizer's start, end and separator tokens, and of one that stands for tokens that are not given."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def end_id(tokenizer: Any) -> int | None:
 def separator_id(tokenizer: Any) -> int | None:
     """Id of the token between two texts, or None."""
     return tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+
+
+def filler_id(tokenizer: Any) -> int:
+    """Id of the token at a place whose token is not given: a mask, else an unknown word, else padding."""
+    names = ("mask_token_id", "unk_token_id", "pad_token_id")
+    return next(i for name in names if (i := getattr(tokenizer, name, None)) is not None)

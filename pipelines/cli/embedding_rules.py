@@ -38,6 +38,9 @@ def check_embedding_flags(settings: Settings[DiffusionConfig]) -> None:
             file=sys.stderr,
         )
     _set_defaults(settings, DEFAULTS)
+    # published runs pack every source, and earlier ones recorded a share that they did not use
+    if "seq2seq_unconditional_prob" not in settings.explicit and not settings.checkpoint_args.get("null_sources"):
+        settings.set("seq2seq_unconditional_prob", 0.0)
     if not {"train_schedule", "sampling_schedule"} & settings.explicit:
         _set_defaults(settings, CHAIN)
     if config.absorbing.denoise and not config.absorbing.learned_mean_embed:

@@ -175,19 +175,41 @@ def check_no_decoding(decoding: str, of_embeddings: bool) -> None:
         raise UserError(f"--decoding {decoding} is for language models, and embeddings have none: leave it out")
 
 
+def add_source_arguments(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add --source and --source_file, for texts of runs on pairs; returns the parser."""
+    made.add_argument(
+        "--source", action="append", default=[], help="runs on pairs: the source of all texts, or repeated for each"
+    )
+    made.add_argument("--source_file", type=named_path, help="runs on pairs: the source of each text, one per line")
+    return made
+
+
+def read_sources(given: argparse.Namespace, texts: Sequence[str]) -> list[str] | None:
+    """The sources of --source and --source_file: one, or one for each text. None without them."""
+    sources = [*given.source, *_lines_of(given.source_file, "--source_file", "source")]
+    if sources and len(sources) not in (1, len(texts)):
+        raise UserError(f"{len(sources)} sources for {len(texts)} texts: give one source, or one for each text")
+    return sources or None
+
+
 def read_texts(given: argparse.Namespace, action: str) -> list[str]:
     """The texts of --text and --text_file. action: verb for the error message.
 
     UserError if there is no text, or no such file.
     """
-    texts = list(given.text)
-    if given.text_file is not None:
-        if not given.text_file.exists():
-            raise UserError(f"--text_file {given.text_file}: no such file")
-        found = [line for _, line in lines(given.text_file) if line.strip()]
-        if not found:
-            raise UserError(f"--text_file {given.text_file} holds no text: write one per line")
-        texts += found
+    texts = [*given.text, *_lines_of(given.text_file, "--text_file", "text")]
     if not texts:
         raise UserError(f"there is nothing to {action}: give --text or --text_file")
     return texts
+
+
+def _lines_of(file: Path | None, flag: str, what: str) -> list[str]:
+    """The lines of a file that are not blank; none without a file."""
+    if file is None:
+        return []
+    if not file.exists():
+        raise UserError(f"{flag} {file}: no such file")
+    found = [line for _, line in lines(file) if line.strip()]
+    if not found:
+        raise UserError(f"{flag} {file} holds no {what}: write one per line")
+    return found

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from pipelines.data.tokens import tokenizer_of
+from pipelines.data.tokens import make_batch, tokenizer_of
 from pipelines.pretrained.pipeline import PretrainedPipeline
 from pipelines.pretrained.reconfigure import with_flags
 from pipelines.sampling.arguments import check_count, check_texts
 from pipelines.sampling.call_arguments import check_guidance, find_class, find_classes
 from pipelines.sampling.draw import conditions_of
 from pipelines.sampling.generator import TextGenerator
-from pipelines.sampling.inputs import PackedSources
-from pipelines.sampling.sampler_call import ConditionFn
+from pipelines.sampling.inputs import PackedSources, starts
+from pipelines.sampling.sampler_call import ConditionFn, SampleInputs
 from utils.cli.flags import shown
 from utils.errors import UserError
-from utils.records import Latents
+from utils.records import Condition, Latents
 
 MOST_STEPS = 100_000
 
@@ -39,7 +39,44 @@ class CheckedPipeline(PretrainedPipeline):
 
     def _check_no_sources(self, method: str) -> None:
         if self.sources is not None:
-            raise UserError(f"this run generates from sources, and {method} takes none: use candidates")
+            raise UserError(
+                f"this run generates from sources, and {method} returns the noise of texts alone: use interpolate with "
+                "source and invert, or candidates"
+            )
+
+    def _sources_of(self, texts: Sequence[str], source: str | Sequence[str] | None, method: str) -> list[str] | None:
+        """The source of each text: one for all, or one for each; None for a run without sources."""
+        if source is None:
+            if self.sources is not None:
+                raise UserError(
+                    f"this run generates from sources, and {method} needs those of its texts: give source, one for "
+                    "all texts or one for each"
+                )
+            return None
+        given = self._check_sources([source] if isinstance(source, str) else source)
+        if len(given) not in (1, len(texts)):
+            raise UserError(f"{len(given)} sources for {len(texts)} texts: give one source, or one for each text")
+        return given * len(texts) if len(given) == 1 else given
+
+    @torch.no_grad()
+    def _start(
+        self, texts: Sequence[str], source: str | Sequence[str] | None, class_id: int | str | None, method: str
+    ) -> tuple[Latents, SampleInputs]:
+        """Clean latents of texts and the inputs with which sampling starts from them: their sources and classes."""
+        texts = self._check_texts(texts)
+        of_texts, classes = self._sources_of(texts, source, method), self._class_rows(class_id, len(texts))
+        classes = None if classes is None else classes.to(self.generator.device)
+        if of_texts is not None:
+            assert self.sources is not None
+            return starts(self.sources, self._encode, texts, of_texts, classes)
+        find_classes(class_id, len(texts), self.class_names, self.has_null_class)  # raises without that class
+        clean = self._encode(texts)
+        return clean, SampleInputs(Condition.of(class_id=classes) if classes is not None else None, mask=clean.mask)
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> Latents:
+        batch = make_batch(self.generator.space.space, texts, self.generator.max_length).to(self.generator.device)
+        return self.generator.space.encode(batch)
 
     def _check_no_student(self) -> None:
         if self.is_student:
@@ -75,7 +112,7 @@ class CheckedPipeline(PretrainedPipeline):
         """The generator, or a copy with another weight of guidance; see check_guidance. name: of the argument."""
         if weight is None:
             return self.generator
-        packed = isinstance(self.sources, PackedSources)
+        packed = isinstance(self.sources, PackedSources) and not self.sources.has_null
         weight = check_guidance(
             weight,
             name,
@@ -83,6 +120,7 @@ class CheckedPipeline(PretrainedPipeline):
             by_source=by_source and not packed,
             packed=by_source and packed,
             has_null_class=self.has_null_class,
+            with_sources=self.sources is not None,
             has_null_source=self.run.settings.get("seq2seq_unconditional_prob") > 0,
             distilled=self.distilled_guidance,
         )

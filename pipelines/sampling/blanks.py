@@ -25,6 +25,13 @@ class BlankText:
     ids: list[int]  # (T,) token ids with special tokens; `filler` at the blanks
     known: list[bool]  # (T,) False at the blanks
     blanks: list[range]  # (n,) positions of each blank
+    source_length: int = 0  # tokens of the source before the text, which are the first of ids
+
+    def behind(self, source: list[int]) -> BlankText:
+        """The text behind the token ids of its source, all of them known."""
+        n = len(source)
+        blanks = [range(blank.start + n, blank.stop + n) for blank in self.blanks]
+        return BlankText(self.pieces, source + self.ids, [True] * n + self.known, blanks, n)
 
     def splice(self, tokenizer: Any, ids: Sequence[int]) -> str:
         """The text whose blanks hold the words of ids (T,) at their positions; all else as typed."""

@@ -108,6 +108,7 @@ def check_guidance(
     by_class: bool,
     by_source: bool,
     packed: bool,
+    with_sources: bool,
     has_null_class: bool,
     has_null_source: bool,
     distilled: float,
@@ -115,7 +116,8 @@ def check_guidance(
     """A weight of classifier-free guidance. UserError if the texts of the call cannot be guided by it.
 
     name: of the argument. by_class, by_source: the conditions of the texts. packed: their sources stand before them
-    in one sequence. has_null_class, has_null_source: whether the network was trained without each of them, too.
+    in one sequence, and never without. with_sources: whether the run takes sources. has_null_class, has_null_source:
+    whether the network was trained without each of them, too.
     distilled: the guidance in a student's weights; 1: none.
     """
     weight = check_number(weight, name)
@@ -123,9 +125,10 @@ def check_guidance(
         return weight
     reason = None
     if not by_class and not by_source:
-        reason = "needs a class: give class_id too, or"
+        reason = f"needs a {'source: give source' if with_sources else 'class: give class_id'} too, or"
         if packed:
-            reason = "needs predictions without the source, which is packed into every text here:"
+            reason = "needs predictions without the source, which is packed into every text here: train with "
+            reason += "--seq2seq_unconditional_prob 0.1, or"
     elif distilled != 1:
         reason = f"is too much: this student was distilled with a guidance of {distilled:g}, which is in its weights:"
     elif by_class and not has_null_class:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from latent_models.spaces.embeddings import EmbeddingSpace
+from latent_models.tokenizers.special_ids import filler_id
 from pipelines.data.tokens import tokenizer_of
 from pipelines.sampling.blanks import BlankText, parse_blanks
 from pipelines.sampling.generator import TextGenerator
-from pipelines.sampling.inputs import infilling_inputs
+from pipelines.sampling.inputs import PackedSources, infilling_inputs
+from pipelines.sampling.sampler_call import SampleInputs
 from pipelines.sampling.sdedit import sdedit
 from utils.errors import UserError
 from utils.records import Batch, Latents
@@ -25,14 +27,22 @@ STRENGTH = 0.5  # time to which the latents of the given text are noised; more f
 
 
 def infill(
-    generator: TextGenerator, texts: Sequence[str], k: int, seed: int, strength: float | None = None
+    generator: TextGenerator,
+    texts: Sequence[str],
+    k: int,
+    seed: int,
+    strength: float | None = None,
+    inputs: SampleInputs | None = None,
+    packed: tuple[PackedSources, Sequence[str]] | None = None,
 ) -> list[list[str]]:
     """k versions of each text with its blanks filled. strength: see sdedit; None: 0.5, or none in embeddings.
 
+    inputs: the condition of each text, such as its source; None: no condition. packed: in a space of embeddings, the
+    source that stands before each text; None: texts without sources.
     UserError for a text without blanks or one that is too long, and for a strength in a space of embeddings.
     """
     space, tokenizer = generator.space.space, tokenizer_of(generator.space.space)
-    parsed = [parse_blanks(tokenizer, text, generator.max_length, _filler(tokenizer)) for text in texts]
+    parsed = [parse_blanks(tokenizer, text, generator.max_length, filler_id(tokenizer)) for text in texts]
     if isinstance(space, EmbeddingSpace):
         if strength is not None:
             raise UserError(f"strength {strength:g}: given words of embeddings are never noised: leave it out")
@@ -40,10 +50,15 @@ def infill(
         def decode(latents: Latents, first: int, last: int) -> list[str]:
             return _filled(generator, latents, [text for text in parsed[first:last] for _ in range(k)])
 
-        inputs = infilling_inputs(generator.space, parsed, generator.device)
-        return generator.candidates(len(texts), k, seed, ("greedy",), inputs, quiet=True, decode=decode)["greedy"]
+        if packed is not None:
+            parsed = packed[0].behind(parsed, packed[1])
+        sources = None if packed is None else packed[0]
+        known = infilling_inputs(generator.space, parsed, generator.device, sources)
+        return generator.candidates(len(texts), k, seed, ("greedy",), known, quiet=True, decode=decode)["greedy"]
     repeated = [text for text in parsed for _ in range(k)]
-    latents = sdedit(generator, _encode(generator, repeated), STRENGTH if strength is None else strength, seed)
+    condition = None if inputs is None else inputs.repeat(k)
+    strength = STRENGTH if strength is None else strength
+    latents = sdedit(generator, _encode(generator, repeated), strength, seed, condition)
     found: list[str] = []
     for first in range(0, len(repeated), generator.batch_size):
         rows = slice(first, first + generator.batch_size)
@@ -80,9 +95,3 @@ def _padded(generator: TextGenerator, texts: Sequence[BlankText]) -> tuple[Tenso
     lengths = [len(text.ids) for text in texts]
     tensors = (torch.tensor(ids), torch.tensor(known), torch.tensor(lengths))
     return tensors[0].to(generator.device), tensors[1].to(generator.device), tensors[2].to(generator.device)
-
-
-def _filler(tokenizer: object) -> int:
-    """The token that stands at a blank while a text is encoded: a mask, else an unknown word, else padding."""
-    names = ("mask_token_id", "unk_token_id", "pad_token_id")
-    return next(i for name in names if (i := getattr(tokenizer, name, None)) is not None)

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from diffusion.absorbing import absorbing_shift
 from diffusion.denoisers import Denoise, clamp_x0
-from diffusion.guidance import classifier_free_guided
+from diffusion.guidance import classifier_free_guided, with_known_inputs
 from diffusion.noise import make_noise
 from latent_models.generation.decoding import DECODING
 from latent_models.spaces.normalization import NormalizedSpace
@@ -27,7 +27,7 @@ from utils.compile import uncompiled
 from utils.distributed import DistContext
 from utils.preemption import check_interrupt
 from utils.progress import Stopwatch
-from utils.records import Condition, Latents
+from utils.records import Condition, KnownPositions, Latents
 from utils.seeding import noise_device, seeded_generator
 
 
@@ -123,7 +123,7 @@ class LatentSampler:
         call = SamplerCall(
             seed,
             parts,
-            self.make_denoise_fn(inputs.condition, attention_mask, shift, full_batch=full_batch),
+            self.make_denoise_fn(inputs.condition, attention_mask, shift, full_batch=full_batch, known=inputs.known),
             process.sampler,
             process.sampling_schedule,
             process.grid(self.steps),
@@ -187,15 +187,18 @@ class LatentSampler:
         *,
         full_batch: bool = True,
         project: bool = True,
+        known: KnownPositions | None = None,
     ) -> Denoise:
         """The denoiser with its condition and attention mask (B, L), guidance and projection, as a sampler calls it.
 
         full_batch: use the compiled network, which is compiled for one batch size. project: map estimates to the
-        nearest point of the space; off for DDIM inversion, since a projection is not invertible.
+        nearest point of the space; off for DDIM inversion, since a projection is not invertible. known: known
+        positions, whose null values guidance needs; the caller fixes the positions themselves (SamplerCall.run).
         """
-        with_null = condition is not None and self.guidance != 1
-        if condition is not None and with_null:
-            condition = Condition.stack(condition, condition.null())
+        known = known if known is not None and known.null is not None else None
+        with_null = (condition is not None or known is not None) and self.guidance != 1
+        if with_null:
+            condition = None if condition is None else Condition.stack(condition, condition.null())
             mask = None if mask is None else torch.cat([mask, mask])
             shift = None if shift is None or len(shift) == 1 else torch.cat([shift, shift])
 
@@ -206,6 +209,8 @@ class LatentSampler:
 
         process = self.process
         denoise = process.make_denoise(network, shift)
+        if with_null and known is not None and known.null is not None:
+            denoise = with_known_inputs(denoise, torch.cat([known.value, known.null]), known.mask.repeat(2, 1))
         denoise = classifier_free_guided(denoise, self.guidance) if with_null else denoise
         # in a space of embeddings, projection rounds to tokens, which is optional there (hooks.RoundingHook)
         if not (self.space.always_project and project):

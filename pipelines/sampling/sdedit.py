@@ -7,10 +7,14 @@ ddim_inversion_path(generator, first, second, n)  -> n samples from one text to 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from diffusion.ddim_maps import invert_ddim
+from diffusion.denoisers import Denoise
+from diffusion.guidance import with_known_positions
 from diffusion.loss import corrupt
 from diffusion.samplers import sample_ddim
 from diffusion.schedules import broadcast_level
@@ -18,7 +22,7 @@ from pipelines.sampling.blocks import segments
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.sampler_call import SampleInputs, SamplerCall, SamplerHook, inputs_of_segments
 from utils.errors import UserError
-from utils.records import Condition, Latents
+from utils.records import Condition, KnownPositions, Latents
 from utils.train_eval import eval_mode
 
 # Fixed-point iterations per inversion step; more do not improve the round-trip error with self-conditioning.
@@ -58,36 +62,43 @@ def sdedit(
     clean: Latents,
     strength: float,
     seed: int,
-    condition: Condition | None = None,
+    condition: SampleInputs | Condition | None = None,
     shared_noise: bool = False,
 ) -> Latents:
     """Clean latents (n, L, D), noised to time `strength` in (0, 1] and denoised again.
 
-    condition: condition of the n texts, such as another class. shared_noise: all texts get the same noise.
+    condition: condition of the n texts, such as another class or their sources, with known positions where sources are
+    packed. shared_noise: all texts get the same noise.
     UserError for a strength outside (0, 1], or one below the last step of the sampler.
     """
     if not 0 < strength <= 1:
         raise UserError(f"strength is {strength:g}: give a time in (0, 1]; 1 keeps nothing of a text")
     found = []
-    noise = generator.first_noise(seed) if shared_noise else False
+    noise, given = generator.first_noise(seed) if shared_noise else False, SampleInputs.coerce(condition)
     with eval_mode(generator.denoiser):
         for first in range(0, len(clean), generator.batch_size):
             rows = slice(first, min(first + generator.batch_size, len(clean)))
-            inputs = SampleInputs(
-                None if condition is None else condition[rows], mask=clean.mask[rows], decode_mask=clean.mask[rows]
-            )
+            inputs = given if given.empty else given[rows]
+            decode_mask = clean.mask[rows] if inputs.decode_mask is None else inputs.decode_mask
+            inputs = replace(inputs, mask=clean.mask[rows], decode_mask=decode_mask)
             hooks: tuple[SamplerHook, ...] = (SDEditStart(clean.x0[rows], strength, noise), *generator.hooks)
             parts = segments(rows.start, rows.stop, generator.block_size)
             found.append(generator.prepare_rows(seed, parts, inputs_of_segments(inputs, parts), hooks=hooks).run())
     return Latents(torch.cat([part.x0 for part in found]), torch.cat([part.mask for part in found]))
 
 
-def slerp(first: Latents, second: Latents, n: int) -> Latents:
+def slerp(first: Latents, second: Latents, n: int, known: KnownPositions | None = None) -> Latents:
     """Spherical interpolation: n clean latents (n, L, D) between two (1, L, D), both ends included.
 
+    known: positions (1, L) that both ends share, which are no part of the arc.
     Points on the arc are as long as the ends; on a straight line they would be shorter than the latents of any text.
     Shoemake 1985, "Animating rotation with quaternion curves", section 3.3.
     """
+    if known is not None:
+        free = ~known.mask[..., None]
+        ends = (Latents(part.x0 * free, part.mask) for part in (first, second))
+        arc = slerp(*ends, n)
+        return Latents(torch.where(free, arc.x0, known.value), arc.mask)
     a, b = first.x0.flatten(1), second.x0.flatten(1)  # (1, L D)
     angle = torch.acos(torch.nn.functional.cosine_similarity(a, b).clamp(-1, 1))
     share = torch.linspace(0, 1, n, device=a.device, dtype=a.dtype)[:, None]
@@ -99,9 +110,12 @@ def slerp(first: Latents, second: Latents, n: int) -> Latents:
 
 
 @torch.no_grad()
-def ddim_inversion_path(generator: TextGenerator, first: Latents, second: Latents, n: int) -> Latents:
+def ddim_inversion_path(
+    generator: TextGenerator, first: Latents, second: Latents, n: int, inputs: SampleInputs | None = None
+) -> Latents:
     """n clean latents (n, L, D) on a path between two texts (1, L, D), both ends included.
 
+    inputs: one row, the source that both texts have; None: no source.
     DDIM inversion maps each end to its noise; DDIM samples from n points on the arc between the two noises. The ends
     are the two texts again, up to the error of the inversion. No random numbers are drawn. The sampler is always
     DDIM; the number of steps is that of the flags.
@@ -111,19 +125,29 @@ def ddim_inversion_path(generator: TextGenerator, first: Latents, second: Latent
     check_invertible(generator)
     ends, space = torch.cat([first.x0, second.x0]), generator.space
     schedule, times = generator.process.sampling_schedule, generator.process.grid(generator.steps)
-    denoise = generator.make_denoise_fn(None, None, full_batch=False, project=False)
+    given = SampleInputs.coerce(inputs)
+
+    def denoise_of(count: int) -> Denoise:
+        rows = given if given.empty else given.repeat(count)
+        denoise = generator.make_denoise_fn(rows.condition, None, full_batch=False, project=False, known=rows.known)
+        return denoise if rows.known is None else with_known_positions(denoise, rows.known.value, rows.known.mask)
+
     with eval_mode(generator.denoiser):
-        noise = invert_ddim(denoise, schedule, times, ends, ITERATIONS)
-        arc = slerp(Latents(noise[:1], first.mask), Latents(noise[1:], second.mask), n)
-        parts = [sample_ddim(denoise, schedule, times, z) for z in arc.x0.split(generator.batch_size)]
+        noise = invert_ddim(denoise_of(2), schedule, times, ends, ITERATIONS)
+        arc = slerp(Latents(noise[:1], first.mask), Latents(noise[1:], second.mask), n, given.known)
+        parts = [sample_ddim(denoise_of(len(z)), schedule, times, z) for z in arc.x0.split(generator.batch_size)]
     x0 = space.project(torch.cat(parts))
+    if given.known is not None:
+        free = ~given.known.mask[..., None]
+        ends, x0 = ends * free, torch.where(free, x0, 0)
     error = (x0[[0, -1]] - ends).square().mean() / ends.square().mean()
     if not error < MAX_ROUNDTRIP_ERROR:
         raise UserError(
             f"DDIM inversion does not reconstruct these texts (relative error {float(error):.2g}): raise "
             "sampling_timesteps, take --time_grid log_snr, or interpolate without inversion"
         )
-    return Latents(x0, arc.mask)
+    decode_mask = arc.mask if given.decode_mask is None else given.decode_mask.expand(n, -1)
+    return Latents(x0, decode_mask)
 
 
 def check_invertible(generator: TextGenerator) -> None:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dataset_utils.packing import reveal_prefix
+from dataset_utils.packing import null_sources, reveal_prefix
 from diffusion.absorbing import AbsorbingNoise
 from diffusion.denoisers import Denoise
 from diffusion.guidance import with_known_positions
 from diffusion.loss import BoundNetwork, DenoisingResult, denoising_loss, loss_terms, term_weights, weighted_total
 from latent_models.spaces.embeddings import EmbeddingSpace
+from latent_models.tokenizers.special_ids import filler_id
 from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.tokens import TokenSplit
@@ -141,18 +142,21 @@ class EmbeddingStep:
         class_conditional: bool,
         reg_rate: float = 0.0,
         max_prefix_fraction: float | None = None,
+        null_source_prob: float = 0.0,
         timestep_sampler: TimestepSampler | None = None,
     ) -> None:
         """network: `loss`, or the wrapper that averages its gradients over ranks. num_steps: number of steps of the
         whole run.
 
         reg_rate: weight of the norm of an absorbing state. max_prefix_fraction: for blocks of running text, the largest
-        share of a block that is known; None: texts or pairs. timestep_sampler: sampler of training timesteps; None:
+        share of a block that is known; None: texts or pairs. null_source_prob: share of packed pairs whose source is
+        hidden, for guidance; 0: none, or texts without sources. timestep_sampler: sampler of training timesteps; None:
         stratified.
         """
         self.network, self.loss, self.data, self.batch_sampler = network, loss, data, batch_sampler
         self.num_steps, self.timestep_sampler = num_steps, timestep_sampler
         self.device, self.max_prefix_fraction = device, max_prefix_fraction
+        self.null_source_prob = null_source_prob
         self.self_condition, self.class_conditional = self_condition, class_conditional
         self.weights = {
             **loss.terms,
@@ -173,6 +177,9 @@ class EmbeddingStep:
         draws = self.batch_sampler.rng(step, micro, self.device)
         if self.max_prefix_fraction is not None:
             batch = reveal_prefix(batch, draws.uniform("prefix"), self.max_prefix_fraction)
+        if self.null_source_prob:
+            hidden = draws.uniform("source") < self.null_source_prob
+            batch = null_sources(batch, hidden, filler_id(space.tokenizer), space.tokenizer.all_special_ids)
         make_sampler = self.timestep_sampler or process.make_time_sampler
         t, weight = draws.sample_global(make_sampler(step, self.num_steps), "time")
         selected = draws.select_rows("self_condition", process.options.train_prob_self_cond)
@@ -192,10 +199,13 @@ class EmbeddingStep:
         if self.timestep_sampler is not None:
             self.timestep_sampler.record_losses(t, losses["diffusion"])
         # Differs from the published code: only the diffusion loss depends on t, so only it has importance weights.
-        diffusion = losses["diffusion"] * weight
+        loss_weight = weight if self.timestep_sampler is None else self.timestep_sampler.loss_weight(weight)
+        diffusion = losses["diffusion"] * loss_weight
         terms = {name: loss for name, loss in losses.items() if name not in ("diffusion", "rounding_nll")}
         logged = {name: loss.detach() for name, loss in losses.items()}
-        quarters = split_by_quarter("loss", diffusion.detach(), t, process.max_time(step, self.num_steps))
+        quarters = split_by_quarter(
+            "loss", losses["diffusion"].detach() * weight, t, process.max_time(step, self.num_steps)
+        )
         return weighted_total(diffusion, terms, self.weights), logged | quarters
 
 

@@ -86,6 +86,7 @@ class EmbeddingSteps:
     ) -> None:
         assert teacher is None, "runs of embeddings are not distilled"
         self.run, self.data, self.timestep_sampler = run, data, timestep_sampler
+        self.is_packed = components.seq2seq
         self.network = EmbeddingLoss(
             components.model.denoiser,
             cast(EmbeddingSpace, components.space.space),
@@ -111,6 +112,7 @@ class EmbeddingSteps:
             max_prefix_fraction=settings.config.packing.max_prefix_fraction
             if settings.config.packing.pretrain_blocks
             else None,
+            null_source_prob=settings.config.process.seq2seq_unconditional_prob if self.is_packed else 0.0,
         )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from dataset_utils.packing import null_sources
+from latent_models.tokenizers.special_ids import filler_id
 from pipelines.infill import main as infill
 from pipelines.sample import main as sample
 from pipelines.sampling.inputs import PackedSources
@@ -61,12 +64,65 @@ def test_training_evaluates_candidates_and_logs_each_loss(trained):
         assert line["loss"] == pytest.approx(terms, rel=1e-4)
 
 
-def test_guidance_by_a_packed_source_is_refused_with_what_is_possible(trained, programs, pairs, tmp_path):
-    """The run has a source in every text: what is missing is a prediction without it, not a corpus with sources."""
-    with pytest.raises(UserError, match="packs the source into every text.*leave guidance out.*--class_conditional"):
+def test_guidance_of_a_run_that_always_sees_its_sources_is_refused(trained, programs, pairs, tmp_path):
+    """What is missing is a prediction without the source, not a corpus with sources."""
+    says = "packs the source into every text: leave guidance out, or train with --seq2seq_unconditional_prob 0.1"
+    with pytest.raises(UserError, match=says):
         TextDiffusionPipeline.from_pretrained(trained, device="cpu", cls_free_guidance=2)
-    with pytest.raises(UserError, match="--latent_space compressed or states"):
+    with pytest.raises(UserError, match=says):
         train(programs, pairs, tmp_path / "run", "--cls_free_guidance 2")
+    args = json.loads((trained / "args.json").read_text())
+    assert args["seq2seq_unconditional_prob"] == 0 and args["null_sources"] is False
+    shutil.copytree(trained, tmp_path / "earlier")  # earlier releases recorded a share that they did not use
+    del args["null_sources"]
+    (tmp_path / "earlier/args.json").write_text(json.dumps(args | {"seq2seq_unconditional_prob": 0.1}))
+    with pytest.raises(UserError, match=says):
+        TextDiffusionPipeline.from_pretrained(tmp_path / "earlier", device="cpu", cls_free_guidance=2)
+
+
+@pytest.fixture(scope="module", params=["", f"{V2} --padding masked"], ids=["first", "second"])
+def with_null(request, programs, pairs, tmp_path_factory):
+    """A run that hides the sources of half of its examples, evaluated with guidance."""
+    folder = tmp_path_factory.mktemp("null") / "run"
+    flags = f"--seq2seq_unconditional_prob 0.5 --cls_free_guidance 2 {request.param}"
+    assert train(programs, pairs, folder, flags) == 0
+    return folder
+
+
+def test_guidance_by_dropping_a_packed_source(with_null, programs, tmp_path):
+    assert json.loads((with_null / "args.json").read_text())["null_sources"] is True
+    assert any("model/seq2seq/guide2/rougeL" in line for line in read_metrics(with_null))
+    pipeline = TextDiffusionPipeline.from_pretrained(with_null, device="cpu", sampling_timesteps=3, cls_free_guidance=1)
+    tokenizer, seen = pipeline.generator.space.space.tokenizer, []
+    call = {"source": ["a red plum", "a blue nut"], "generator": 1, "output_type": "latent"}
+    plain, unguided = pipeline(**call).latents.x0, pipeline(**call, guidance_scale=1).latents.x0
+    hook = pipeline.generator.denoiser.register_forward_pre_hook(lambda module, args: seen.append(args))
+    guided = pipeline(**call, guidance_scale=3).latents.x0
+    hook.remove()
+    assert torch.equal(plain, unguided) and not torch.equal(plain, guided)
+    assert len(seen) == 3 and pipeline.candidates(call["source"], guidance=3, seed=1) != []
+    vectors, filler = pipeline.generator.space.space.vectors(), filler_id(tokenizer)
+    inputs = pipeline.sources.make_inputs(call["source"], 1)(0, 2)
+    words = torch.tensor([row[1:4] for row in tokenizer(call["source"])["input_ids"]])
+    for z, _, _, _, previous in seen:
+        assert torch.equal(z[:2, 1:4], vectors[words]), "the first half sees its sources"
+        assert torch.equal(z[2:, 1:4], vectors[filler].expand(2, 3, -1)), "the second sees none"
+        assert torch.equal(z[2:, 0], z[:2, 0]) and torch.equal(z[2:][~inputs.known.mask], z[:2][~inputs.known.mask])
+        if previous is not None and len(previous) == 4:
+            assert torch.equal(previous[2:, 1:4], z[2:, 1:4]), "nor in the previous estimate"
+    assert programs.again("diffusion", with_null, f"--eval --cls_free_guidance 3 --output_dir {tmp_path}") == 0
+    assert "model/seq2seq/guide3/mbr_rougeL" in json.loads((tmp_path / "evaluation/eval-valid.json").read_text())
+
+
+def test_a_source_is_hidden_in_training_and_its_length_stays(trained):
+    space = TextDiffusionPipeline.from_pretrained(trained, device="cpu").generator.space.space
+    tokenizer = space.tokenizer
+    ids = torch.tensor(tokenizer(["a red plum", "a blue nut"])["input_ids"])
+    known = torch.ones_like(ids, dtype=torch.bool)
+    batch = Batch(ids, known, known_mask=known)
+    hidden = null_sources(batch, torch.tensor([False, True]), filler_id(tokenizer), tokenizer.all_special_ids)
+    assert torch.equal(hidden.input_ids[0], ids[0])
+    assert hidden.input_ids[1].tolist() == [ids[1, 0].item(), *[filler_id(tokenizer)] * 3, ids[1, -1].item()]
 
 
 def test_the_vocabulary_covers_words_that_only_sources_have(trained):
