@@ -99,20 +99,38 @@ class ProcessOptions:
     schedule_sampler: str = flag(
         "stratified",
         "how training timesteps are drawn: stratified (evenly spread over each batch), uniform, lossaware (more often "
-        "where the loss was large, with weights), or fixstep (half as often in the noisy half)",
-        choices=(*table_keys("diffusion.time_sampling", "TIME_SAMPLERS"), "lossaware"),
+        "where the loss was large, with weights), fixstep (half as often in the noisy half), logit_normal (most in "
+        "the middle of the range, without weights), or adaptive (equally many wherever the error of x0 grows by an "
+        "equal amount, without weights)",
+        choices=(
+            *table_keys("diffusion.time_sampling", "TIME_SAMPLERS"),
+            *table_keys("diffusion.time_sampling", "STATEFUL_SAMPLERS"),
+        ),
         aliases={"loss-second-moment": "lossaware"},
         student="unused",
     )
     importance_bins: int | None = flag(
         100,
-        "bins of neighboring timesteps that share statistics in --schedule_sampler lossaware; none: one per step of "
-        "the chain, as published; each bin needs ten losses before sampling changes",
+        "bins of neighboring timesteps that share statistics in --schedule_sampler lossaware and adaptive; none: one "
+        "per step of the chain, as published; each bin needs ten losses before sampling changes",
         unit="bins",
         at_least=1,
-        needs=("schedule_sampler", "lossaware"),
+        needs=("schedule_sampler", "lossaware", "adaptive"),
         student="unused",
         config_only=True,
+    )
+    time_logit_mean: float = flag(
+        0.0,
+        "mean of the logit of t in --schedule_sampler logit_normal; above 0: more training where there is noise",
+        needs=("schedule_sampler", "logit_normal"),
+        student="unused",
+    )
+    time_logit_std: float = flag(
+        1.0,
+        "its standard deviation; smaller: closer to the middle",
+        above=0,
+        needs=("schedule_sampler", "logit_normal"),
+        student="unused",
     )
     T_schedule: str = flag(
         "normal",

@@ -1,10 +1,12 @@
 """Sampling of training timesteps, and schedules of their range. Timesteps of samplers are in diffusion/timesteps.
 
     TIME_SAMPLERS: name -> (n, generator) -> t (n,), weight (n,)      --schedule_sampler
+    UNWEIGHTED: names of the samplers whose density is a weight of the noise levels
     max_time(name, step, num_steps, ...) -> upper end of the range    --T_schedule
 
 The loss at t[i] is multiplied by weight[i], which makes the mean loss unbiased where t is not uniform
-(diffusion/importance_sampling); it is 1 for uniform times.
+(diffusion/importance_sampling); it is 1 for uniform times. The losses of UNWEIGHTED samplers are not multiplied: noise
+levels that are drawn more often count more.
 
 Annealed range of noise levels: training starts on the clean fifth of the chain, and the range grows to the whole chain
 over the first half of training. Only the timesteps of training are limited: validation and sampling always use the
@@ -20,7 +22,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffusion.importance_sampling import sample_fixstep
+from diffusion.adaptive_times import EvenLoss
+from diffusion.importance_sampling import LossSecondMoment, sample_fixstep
 
 
 class TimeSampler(Protocol):
@@ -52,11 +55,38 @@ def sample_stratified(
     return _in_range((offset + order / n).remainder(1), max_time, timesteps)
 
 
-TIME_SAMPLERS: Mapping[str, TimeSampler] = {  # --schedule_sampler; lossaware has a state: LossSecondMoment
+def sample_logit_normal(
+    n: int,
+    generator: torch.Generator | None = None,
+    *,
+    max_time: float = 1.0,
+    timesteps: int | None = None,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """t (n,) with logit t ~ N(mean, std^2): most in the middle of the range, few at either end. Stratified.
+
+    mean: above 0: more often where there is noise. weight (n,): the inverse density, which is not for the loss.
+    Source: Esser et al. 2024, arXiv:2403.03206, eq. 19; Hu et al. 2026, arXiv:2605.10938 (ELF), with mean 0.8 and std
+    0.8 (they count time from noise, so theirs is -0.8).
+    """
+    offset = _uniform(1, generator)
+    order = torch.randperm(n, generator=generator, device=offset.device)
+    smallest = torch.finfo(offset.dtype).eps
+    logit = mean + std * torch.special.ndtri((offset + order / n).remainder(1).clamp(smallest, 1 - smallest))
+    u = torch.sigmoid(logit)
+    density = torch.exp(-((logit - mean) ** 2) / (2 * std**2)) / (std * math.sqrt(2 * math.pi) * u * (1 - u))
+    return _in_range(u, max_time, timesteps)[0], 1 / density
+
+
+TIME_SAMPLERS: Mapping[str, TimeSampler] = {  # --schedule_sampler; those of STATEFUL_SAMPLERS have a state
     "uniform": sample_uniform,
     "stratified": sample_stratified,
     "fixstep": sample_fixstep,
+    "logit_normal": sample_logit_normal,
 }
+STATEFUL_SAMPLERS = {"lossaware": LossSecondMoment, "adaptive": EvenLoss}  # of --schedule_sampler: they see the losses
+UNWEIGHTED = ("logit_normal", "adaptive")
 
 
 def _uniform(n: int, generator: torch.Generator | None) -> Tensor:

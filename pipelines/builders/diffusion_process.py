@@ -19,7 +19,7 @@ from diffusion.options import ProcessOptions, SamplingOptions
 from diffusion.samplers import Sampler, make_sampler
 from diffusion.schedules import Schedule, log_snr, make_continuous_schedule, num_timesteps
 from diffusion.timesteps import LOG_SNR_RANGE, make_grid, parse_respacing, respaced_timesteps
-from diffusion.weighting import Weighting, make_weighting, p2_weight
+from diffusion.weighting import Weighting, make_weighting, p2_weight, x0_error_weight
 from model import DENOISERS
 from utils.errors import UserError
 
@@ -78,6 +78,17 @@ class DiffusionProcess:
         """Multiply losses (B,) of texts at times t (B,) by the weights of their noise levels."""
         return losses if self.weighting is None else losses * self.weighting(self.train_schedule, t)
 
+    @property
+    def weighted_times(self) -> bool:
+        """Whether losses are divided by the density of their times, or the density is a weight of the noise levels."""
+        return self.options.schedule_sampler not in time_sampling.UNWEIGHTED
+
+    def x0_errors(self, losses: Tensor, t: Tensor) -> Tensor:
+        """The squared errors of x0 (B,), from the losses of texts at times t (B,) after weight_losses."""
+        power = 0.5 if self.options.loss_type == "l1" else 1.0
+        plain = losses if self.weighting is None else losses / self.weighting(self.train_schedule, t)
+        return plain * x0_error_weight(self.train_schedule, t, self.options.objective) ** power
+
     def grid(self, steps: int) -> Tensor:
         """Times (steps + 1,) of the sampler, falling from 1 to 0."""
         return self.make_timesteps(steps)
@@ -113,6 +124,8 @@ def make_process(
         )
     if options.beta_schedule is None:
         check_paths(options.train_schedule, train, sampling.sampling_schedule, sampling_schedule)
+    if options.schedule_sampler == "adaptive":
+        check_adaptive_times(options.objective, train)
     make_timesteps = make_timesteps_fn(sampling, sampling_schedule)
     # options that cannot be combined fail here, before training
     times = make_timesteps(sampling.sampling_timesteps)
@@ -139,6 +152,15 @@ def check_paths(train_name: str, train: Schedule, sampling_name: str | None, sam
         raise UserError(
             f"--sampling_schedule {sampling_name} and --train_schedule {train_name}: one is the linear path, whose "
             "latents are shorter: leave --sampling_schedule out"
+        )
+
+
+def check_adaptive_times(objective: str, train: Schedule) -> None:
+    """UserError if a small error of the prediction can be an error of x0 without bound, as for eps at t = 1."""
+    if float(x0_error_weight(train, torch.ones(1, dtype=torch.float64), objective)) > 100:
+        raise UserError(
+            f"--schedule_sampler adaptive needs estimates of x0 that are bounded at every noise level, and those of "
+            f"--objective {objective} are not: use pred_v, pred_x0 or pred_flow"
         )
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from diffusion.adaptive_times import EvenLoss
 from diffusion.denoisers import Denoise, project_x0
 from diffusion.importance_sampling import LossSecondMoment
 from diffusion.loss import BoundNetwork, DenoisingResult, denoising_loss, loss_terms, term_weights, weighted_total
 from diffusion.options import ProcessOptions
 from diffusion.schedules import num_timesteps
-from diffusion.time_sampling import TIME_SAMPLERS, TimeSampler
+from diffusion.time_sampling import STATEFUL_SAMPLERS, TIME_SAMPLERS, TimeSampler, sample_logit_normal
 from latent_models.spaces.base import LatentSpace
 from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.data.batch_sampler import BatchSampler
@@ -32,30 +33,42 @@ QUARTERS = (0, 1, 2, 3)  # quarters of the noise range; 0 is the cleanest
 
 
 class TimestepSampler:
-    """Timestep sampling (--schedule_sampler): stratified, uniform, or by the loss of each timestep.
+    """Timestep sampling (--schedule_sampler): stratified, uniform, logit-normal, or by the loss of each timestep.
 
     (step, num_steps) -> a function (n, generator) -> timesteps (n,) and importance weights (n,)
 
-    Importance sampling depends on the losses of the global batch: after each optimizer step the ranks gather them, so
+    The weights make the mean over a batch that over uniform times; `loss_weight` gives those of the loss.
+    Sampling by the loss depends on the losses of the global batch: after each optimizer step the ranks gather them, so
     that all of them keep the same state. Checkpoints hold it, so that a resumed run samples as an uninterrupted one.
     """
 
     def __init__(self, process: DiffusionProcess, dist: DistContext) -> None:
         self.process, self.dist = process, dist
         o, self.timesteps = process.options, num_timesteps(process.train_schedule)
-        self.importance: LossSecondMoment | None = None
-        if o.schedule_sampler == "lossaware":
-            self.importance = LossSecondMoment(self.timesteps, bins=o.importance_bins, device=dist.device)
+        self.importance: LossSecondMoment | EvenLoss | None = None
+        if (stateful := STATEFUL_SAMPLERS.get(o.schedule_sampler)) is not None:
+            self.importance = stateful(self.timesteps, bins=o.importance_bins, device=dist.device)
         self.sampler: TimeSampler = self.importance or TIME_SAMPLERS[o.schedule_sampler]
+        if o.schedule_sampler == "logit_normal":
+            self.sampler = partial(sample_logit_normal, mean=o.time_logit_mean, std=o.time_logit_std)
         self.recorded: list[tuple[Tensor, Tensor]] = []  # times and losses of the micro-batches of this step
 
     def __call__(self, step: int, num_steps: int) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
-        return partial(self.sampler, max_time=self.process.max_time(step, num_steps), timesteps=self.timesteps)
+        max_time = self.process.max_time(step, num_steps)
+        draw = partial(self.sampler, max_time=max_time, timesteps=self.timesteps)
+        return draw if self.process.weighted_times else partial(_draw_with_shares, draw, max_time)
+
+    def loss_weight(self, weight: Tensor) -> Tensor:
+        """The weights (B,) of the loss: those drawn, or 1 where the density of times is the weight."""
+        return weight if self.process.weighted_times else torch.ones_like(weight)
 
     def record_losses(self, t: Tensor, loss: Tensor) -> None:
         """Losses (B,) of a micro-batch at times (B,), without importance weights."""
         if self.importance is not None:
-            self.recorded.append((t.detach(), loss.detach().float()))
+            loss = loss.detach().float()
+            if isinstance(self.importance, EvenLoss):
+                loss = self.process.x0_errors(loss, t)
+            self.recorded.append((t.detach(), loss))
 
     def sync_losses(self, state: State, report: StepResult) -> None:
         """A hook that runs after every step, before anything is saved."""
@@ -68,9 +81,25 @@ class TimestepSampler:
         self.importance.update(times, losses)
         self.recorded = []
 
-    def state_to_checkpoint(self) -> dict[str, LossSecondMoment]:
+    def state_to_checkpoint(self) -> dict[str, LossSecondMoment | EvenLoss]:
         """State to checkpoint, by file name."""
         return {} if self.importance is None else {"times": self.importance}
+
+
+def _draw_with_shares(
+    draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]],
+    max_time: float,
+    n: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Times (n,) of the global batch, and weights (n,) that give each quarter of the range a quarter of the batch.
+
+    For logs alone: the inverse density of a rare time would be a weight of a thousand.
+    """
+    t, _ = draw(n, generator)
+    quarter = quarter_of(t, max_time)
+    counts = (quarter == torch.arange(4, device=t.device)[:, None]).sum(1)  # (4,)
+    return t, n / (4 * counts[quarter.long()])
 
 
 def drop_conditions(condition: Condition | None, draws: StepRNG, options: ProcessOptions) -> Condition | None:
@@ -88,12 +117,17 @@ def drop_conditions(condition: Condition | None, draws: StepRNG, options: Proces
     )
 
 
+def quarter_of(t: Tensor, max_time: float) -> Tensor:
+    """The quarter of the noise range of times (B,), 0 to 3, 0 the cleanest."""
+    return (4 * t / max_time).ceil().clamp(1, 4) - 1
+
+
 def split_by_quarter(name: str, values: Tensor, t: Tensor, max_time: float) -> dict[str, Tensor]:
     """values (B,) by quarter of the noise range as {name}_q0 to {name}_q3, whose batch means are those of a quarter.
 
     Times are stratified and losses weighted, so a quarter of the batch lies in each quarter: hence the factor 4.
     """
-    quarter = (4 * t / max_time).ceil().clamp(1, 4) - 1
+    quarter = quarter_of(t, max_time)
     return {f"{name}_q{q}": 4 * values * (quarter == q) for q in QUARTERS}
 
 
@@ -186,7 +220,7 @@ class DiffusionStep:
         losses = self.process.weight_losses(result.loss, t)
         if self.timestep_sampler is not None:
             self.timestep_sampler.record_losses(t, losses)
-        weighted = losses * weight
+        weighted = losses * (weight if self.timestep_sampler is None else self.timestep_sampler.loss_weight(weight))
         logged = split_by_quarter("loss", losses.detach() * weight, t, self.process.max_time(step, self.num_steps))
         total, terms = self.additional_losses.add(weighted, self.additional_losses(rows, clean, result))
         return total, logged | terms

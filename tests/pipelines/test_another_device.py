@@ -159,6 +159,8 @@ CASES = {
     "first release": {"space": "states", "variant": "states", "sources": "frozen", "times": "fixstep"},
     "Hugging Face encoder": {"variant": "encoder", "beta_schedule": "cosine", "timesteps": 20},
     "residual MLP": {"variant": "mlp", "sources": "frozen", "classes": 3},
+    "adaptive times": {"times": "adaptive", "objective": "pred_v", "loss_weighting": "x0"},
+    "the linear path": {"times": "logit_normal", "objective": "pred_flow", "train_schedule": "rectified_flow"},
     "latents from disk": {"where": "disk"},
     "latents on the device": {"where": "device"},
 }

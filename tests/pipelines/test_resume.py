@@ -66,8 +66,16 @@ def test_autoencoder_resumes_exactly(programs, chain, stopped_run, fingerprints,
         "--denoiser_variant states --beta_schedule cosine --self_condition --class_conditional --train_batch_size 16",
         "uncompressed --self_condition --class_conditional --train_batch_size 16",
         "uncompressed --denoiser_variant states --beta_schedule linear --normalize_latent --class_conditional",
+        "--schedule_sampler adaptive --config importance_bins=2 --objective pred_v --train_batch_size 16",
     ],
-    ids=["accumulation", "lion-annealed", "first-release", "classes-of-states", "classes-of-states-first-release"],
+    ids=[
+        "accumulation",
+        "lion-annealed",
+        "first-release",
+        "classes-of-states",
+        "classes-of-states-first-release",
+        "adaptive-times",
+    ],
 )
 def test_diffusion_resumes_exactly(programs, chain, stopped_run, fingerprints, tmp_path, flags):
     """uncompressed: the run is on encoder states."""
@@ -81,7 +89,8 @@ def test_diffusion_resumes_exactly(programs, chain, stopped_run, fingerprints, t
         tmp_path / "parts",
     )
     whole, parts = fingerprints(tmp_path / "whole"), fingerprints(tmp_path / "parts")
-    assert len(whole[0]) == 2 * STEPS and {"model", "ema", "optimizer"} == set(whole[1])
+    files = {"model", "ema", "optimizer"} | ({"times"} if "adaptive" in flags else set())
+    assert len(whole[0]) == 2 * STEPS and set(whole[1]) == files
     assert whole == parts
 
 
