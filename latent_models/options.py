@@ -47,7 +47,7 @@ class SentenceOptions:
         "how the states of a text become latents; mean: their mean, with norm 1; first, last: the state of that token; "
         "segments: the means of --num_sentence_latents equal parts; sentences: the mean of each sentence; learned: "
         "attention queries that train with the decoder",
-        choices=("mean", "first", "last", "segments", "sentences", "learned"),
+        choices=table_keys("latent_models.pooling", "POOLINGS"),
         needs="encoder_model",
         space="frozen",
     )
@@ -226,17 +226,52 @@ class DraftModelOptions:
 
 
 @dataclass
-class EncoderCacheOptions:
+class CacheFolderOptions:
+    cache_dir: str | None = flag(
+        None,
+        "folder of encoded corpora, which all runs share; unset: $LATENT_DIFFUSION_CACHE, else "
+        "~/.cache/latent-text-diffusion. `python -m pipelines.caches list` shows them",
+        may_change="both",
+        student="may_differ",
+        space="frozen",
+    )
+
+
+@dataclass
+class LatentCacheOptions(CacheFolderOptions):
+    """Latents of a corpus, and states of its sources, on disk; see latent_models/cache."""
+
+    latent_cache_dtype: str = flag(
+        "float16",
+        "dtype of encoded corpora on disk; float16 and bfloat16 halve their size, and float16 changes losses less",
+        choices=("float16", "bfloat16", "float32"),
+        student="may_differ",
+        space="frozen",
+    )
+    max_cache_gb: float = flag(
+        50.0,
+        "the largest cache that is written for the texts, or for the sources, of a split; what needs more is encoded "
+        "at each step",
+        unit="GB",
+        at_least=0,
+        may_change="both",
+        student="may_differ",
+        space="frozen",
+    )
+
+
+@dataclass
+class EncoderCacheOptions(CacheFolderOptions):
     cache_encoder_states: str = flag(
         "no",
         "keep the frozen encoder's states of every training text on disk, in this precision, instead of "
         "encoding each batch; the size is printed before",
-        choices=("no", "float16", "float32"),
+        choices=("no", "float16", "bfloat16", "float32"),
         may_change="both",
     )
     latent_cache_dir: str | None = flag(
         None,
-        "folder of encoded corpora; unset: latent_cache/ in the run folder",
+        "folder of encoded corpora; unset: encoded/ in --cache_dir",
         may_change="both",
         student="may_differ",
         space="frozen",
@@ -245,7 +280,7 @@ class EncoderCacheOptions:
         "auto",
         "keep cached encoder states in the device's memory; auto: on CUDA, up to a fifth of what is free",
         choices=("auto", "on", "off"),
-        needs=("cache_encoder_states", "float16", "float32"),
+        needs=("cache_encoder_states", "float16", "bfloat16", "float32"),
         may_change="both",
         config_only=True,
     )
@@ -279,7 +314,7 @@ class LatentOptions:
     )
     latent_cache_dir: str | None = flag(
         None,
-        "folder of encoded corpora; unset: latent_cache/ in the run folder",
+        "folder of encoded corpora; unset: encoded/ in --cache_dir",
         needs=("no_latent_cache", False),
         may_change="both",
         student="may_differ",

@@ -26,6 +26,7 @@ class LatentSpace(nn.Module, ABC):
     always_project: bool = True  # whether sampling projects every estimate; False where projecting rounds to tokens
     loss_weights: Mapping[str, float] = {}  # weights of the losses by name; 1 where a name is missing
     has_text_decoder: bool = True  # whether decode generates text, so that it takes a decoding strategy (--decoding)
+    decoding_draws: bool = False  # whether decode draws random numbers whatever the strategy: noise on latents
 
     @abstractmethod
     def encode(self, batch: Batch) -> Latents:

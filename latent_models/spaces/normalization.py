@@ -51,6 +51,7 @@ class NormalizedSpace(LatentSpace):
         self.length, self.dim, self.variable_length = space.length, space.dim, space.variable_length
         self.learned_with_denoiser = space.learned_with_denoiser
         self.always_project, self.has_text_decoder = space.always_project, space.has_text_decoder
+        self.decoding_draws = space.decoding_draws
 
     def normalize(self, latents: Latents) -> Latents:
         """Latents of the wrapped space -> normalized latents."""

@@ -231,7 +231,8 @@ class TextGenerator(LatentSampler):
     def _decode_rows(self, latents: Latents, strategy: str, seed: int, parts: Sequence[Segment]) -> list[str]:
         """The texts of a batch. A strategy that samples tokens draws for each block, which then decodes by itself."""
         # the last block of an evaluation of pairs draws for its own rows, as its published texts did
-        if self._computes_blocks or not self.decoding[strategy].get("do_sample"):
+        draws = self.space.decoding_draws or self.decoding[strategy].get("do_sample")
+        if self._computes_blocks or not draws:
             return self.decode(latents, strategy, derive_seed(seed, "block", parts[0].block))
         texts, first = [], 0
         for part in parts:

@@ -1,0 +1,117 @@
+"""Frozen text encoders of seven families with random weights: states, layers, padding, folders that are none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from latent_models.text_encoders import TextEncoder
+from tests.latent_models.conftest import TEXTS
+from tests.latent_models.tiny_encoders import CAUSAL, FAMILIES, MAX_LENGTH, WIDTH, make_encoder
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """family -> the folder of a tiny model of it, not to be changed."""
+    root = tmp_path_factory.mktemp("encoders")
+    return lambda family: root / family if (root / family).exists() else make_encoder(family, root / family, TEXTS)
+
+
+def states(encoder, texts):
+    batch = encoder.tokenizer(texts, max_length=MAX_LENGTH, truncation=True, padding=True, return_tensors="pt")
+    return encoder.encode(batch["input_ids"], batch["attention_mask"].bool()), batch["attention_mask"].bool()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_of_a_family_do_not_depend_on_padding(family, tiny_encoder):
+    encoder = TextEncoder.from_pretrained(str(tiny_encoder(family)))
+    together, mask = states(encoder, TEXTS)
+    assert together.shape == (len(TEXTS), mask.shape[1], WIDTH) and encoder.dim == WIDTH
+    assert encoder.is_causal == (family in CAUSAL)
+    for row, text in enumerate(TEXTS):
+        alone, _ = states(encoder, [text])
+        torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_reads_what_transformers_computes(family, tiny_encoder):
+    from transformers import AutoModel
+
+    encoder = TextEncoder.from_pretrained(str(tiny_encoder(family)))
+    model = AutoModel.from_pretrained(tiny_encoder(family)).eval()
+    model = model.get_encoder() if family in ("t5", "bart") else model
+    ids = encoder.tokenizer([TEXTS[0]], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        out = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    torch.testing.assert_close(encoder.encode(ids, mask), out.last_hidden_state, rtol=1e-4, atol=1e-5)
+    first = TextEncoder.from_pretrained(str(tiny_encoder(family)), layer=1)
+    torch.testing.assert_close(first.encode(ids, mask), out.hidden_states[1], rtol=1e-4, atol=1e-5)
+    assert first.fingerprint() != encoder.fingerprint()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_encoder_is_the_same(family, tiny_encoder, tmp_path):
+    encoder = TextEncoder.from_pretrained(str(tiny_encoder(family)))
+    encoder.save_pretrained(tmp_path / "copy")
+    again = TextEncoder.from_pretrained(str(tmp_path / "copy"))
+    assert again.fingerprint() == encoder.fingerprint()
+    assert torch.equal(states(again, TEXTS)[0], states(encoder, TEXTS)[0])
+
+
+def test_it_stays_frozen_and_in_eval_mode(tiny_encoder):
+    encoder = TextEncoder.from_pretrained(str(tiny_encoder("bert")))
+    parent = torch.nn.ModuleList([encoder]).train()
+    assert not any(module.training for module in encoder.modules()) and parent.training
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert not states(encoder, TEXTS)[0].requires_grad
+
+
+def test_special_tokens_in_a_text_are_text(tiny_encoder):
+    encoder = TextEncoder.from_pretrained(str(tiny_encoder("bert")))
+    ids = encoder.tokenizer("a [SEP] b")["input_ids"]
+    assert ids.count(encoder.tokenizer.sep_token_id) == 1
+
+
+def test_the_head_and_the_pooler_of_a_checkpoint_do_not_matter(tmp_path):
+    headed = make_encoder("bert", tmp_path / "headed", TEXTS, head=True)
+    first, second = (TextEncoder.from_pretrained(str(headed)).fingerprint() for _ in range(2))
+    assert first == second  # no weight is drawn at random
+
+
+def test_limits_of_length(tiny_encoder):
+    limits = {f: TextEncoder.from_pretrained(str(tiny_encoder(f)), meta=True).max_length for f in FAMILIES}
+    assert limits.pop("t5") is None
+    assert set(limits.values()) == {MAX_LENGTH}
+
+
+def test_mistakes_get_one_line(tiny_encoder, tmp_path):
+    def message(name, **options):
+        with pytest.raises(UserError) as found:
+            TextEncoder.from_pretrained(str(name), **options)
+        assert "\n" not in str(found.value)
+        return str(found.value)
+
+    assert "holds no config.json" in message(tmp_path)
+    assert "there is no such folder" in message(tmp_path / "nowhere")
+    assert "--encoder_layer 3" in message(tiny_encoder("bert"), layer=3)
+    damaged = shutil.copytree(tiny_encoder("bert"), tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"none")
+    assert message(damaged).startswith(f"--encoder_model {damaged} cannot be loaded")
+    bare = shutil.copytree(tiny_encoder("bart"), tmp_path / "bare")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
+        (bare / name).unlink(missing_ok=True)
+    assert "tokenizer" in message(bare)
+
+
+def test_another_encoder_is_refused(tiny_encoder, tmp_path):
+    encoder = TextEncoder.from_pretrained(str(tiny_encoder("bert")))
+    encoder.check_fingerprint(None, tmp_path)
+    encoder.check_fingerprint(encoder.fingerprint(), tmp_path)
+    with pytest.raises(UserError, match="--encoder_model"):
+        encoder.check_fingerprint("other", tmp_path)
