@@ -100,6 +100,19 @@ class CausalValidationOptions:
 
 
 @dataclass
+class TextDecoderValidationOptions:
+    eval_every: int = flag(500, "steps between validations, each with a checkpoint", unit="steps", at_least=1)
+    eval_texts: int = flag(
+        200,
+        "held-out texts that are decoded at a validation, four times each: from their latents, by two samples of one "
+        "latent, and from the latents of another text",
+        unit="texts",
+        at_least=2,
+        may_change="eval",
+    )
+
+
+@dataclass
 class EmbeddingLossOptions:
     """Losses of a space of token embeddings, added to the loss of the x0 estimate."""
 
@@ -228,7 +241,7 @@ class DraftModelRunOptions:
     )
     latent_cache_dir: str | None = flag(
         None,
-        "folder of encoded corpora; unset: latent_cache/ in the run folder",
+        "folder of encoded corpora; unset: encoded/ in --cache_dir",
         may_change="resume",
         space="frozen",
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from utils.cli.flags import flag
 
+ENCODINGS = ("sentence", "compressed", "states")  # spaces whose latents a causal language model decodes
+
 
 @dataclass
 class CausalModelOptions:
@@ -114,4 +116,30 @@ class TextDecoderOptions:
         "share of the decoder's input tokens that a learned vector replaces in training, so that it reads its latents",
         at_least=0,
         at_most=1,
+    )
+
+
+@dataclass
+class DecodedLatentOptions:
+    """The latents that a causal language model learns to decode."""
+
+    latent_space: str | None = flag(
+        None,
+        "sentence: frozen embeddings of --encoder_model (the default with it); compressed: latents of "
+        "--latent_model_path (the default with it); states: states of the encoder of --enc_dec_model",
+        choices=ENCODINGS,
+    )
+    latent_model_path: str | None = flag(None, "run folder of a trained autoencoder, whose latents are decoded")
+    latent_cache_dir: str | None = flag(
+        None, "folder of encoded corpora; unset: latent_cache/ in the run folder", may_change="both"
+    )
+
+
+@dataclass
+class DecoderGenerationOptions:
+    generation_dtype: str = flag(
+        "run",
+        "precision of the language model while it generates; run: that of --mixed_precision; bf16: a bfloat16 copy of "
+        "the model",
+        choices=("run", "fp32", "bf16"),
     )

@@ -5,15 +5,20 @@ Lovelace et al. 2023, arXiv:2212.09462, section 3.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_models.autoencoders import autoencoder_row, make_autoencoder
+from latent_models.autoencoders.augmentations import BatchAugmentation
 from latent_models.autoencoders.base import Autoencoder
+from latent_models.autoencoders.heads import Heads
+from latent_models.autoencoders.losses import LATENT_LOSSES, LossInputs, loss_weights
+from latent_models.autoencoders.options import LatentLossOptions
 from latent_models.generation.generator import GreedyLoop
 from latent_models.generation.infilling import fill_tokens
 from latent_models.language_models import LanguageModel
@@ -31,14 +36,30 @@ RECONSTRUCTION = "reconstruction"  # name of the loss that every autoencoder has
 class CompressedSpace(LatentSpace):
     """(B, T) tokens -> states (B, T, d_lm) -> latents (B, L, D) -> memory (B, S, d_lm) -> text."""
 
-    variable_length = False
     save_frozen = False  # whether a checkpoint also holds the parameters that do not train
 
-    def __init__(self, language_model: LanguageModel, autoencoder: Autoencoder) -> None:
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        autoencoder: Autoencoder,
+        losses: LatentLossOptions | None = None,
+        *,
+        tell_noise_level: bool = False,
+        alignment_dim: int | None = None,
+    ) -> None:
+        """losses: those beside reconstruction; None: none. tell_noise_level: the decoder reads the sigma of its latents.
+
+        alignment_dim: channels of the features with which latents are aligned.
+        """
         super().__init__()
         self.language_model = language_model
         self.autoencoder = autoencoder
         self.length, self.dim = autoencoder.num_latents, autoencoder.dim
+        self.variable_length = self.one_latent_per_token = autoencoder.variable_length
+        losses = losses or LatentLossOptions()
+        self.latent_losses = loss_weights(losses)
+        self.loss_weights = {**autoencoder.loss_weights, **self.latent_losses}
+        self.heads = Heads(autoencoder, losses, tell_noise_level, alignment_dim)
         self.greedy_loop: GreedyLoop | None = None  # faster greedy decoding with equal texts; see generation/generator
 
     @classmethod
@@ -76,23 +97,74 @@ class CompressedSpace(LatentSpace):
     def _from_args(cls, model: LanguageModel, saved: Mapping[str, Any]) -> CompressedSpace:
         name = saved.get("autoencoder", "perceiver")
         options: Any = options_from(autoencoder_row(name).options, saved)
-        return cls(model, make_autoencoder(name, model.dim, options, saved["max_seq_len"]))
+        losses = options_from(LatentLossOptions, saved)
+        variational = losses.kl_weight > 0
+        return cls(
+            model,
+            make_autoencoder(name, model.dim, options, saved["max_seq_len"], variational=variational),
+            losses,
+            tell_noise_level=bool(saved.get("tell_noise_level")),
+            alignment_dim=saved.get("alignment_dim"),
+        )
 
     def encode(self, batch: Batch) -> Latents:
-        return self.compress(self.language_model.encode(batch.input_ids, batch.attention_mask), batch)
+        latents, _ = self.compress(self.language_model.encode(batch.input_ids, batch.attention_mask), batch)
+        short = self.length - latents.x0.shape[1]
+        if not short:
+            return latents
+        return Latents(F.pad(latents.x0, (0, 0, 0, short)), F.pad(latents.mask, (0, short)))
 
-    def compress(self, states: Tensor, batch: Batch) -> Latents:
-        """Latents of the encoder states (B, T, d_lm) of a batch."""
-        x0 = self.autoencoder.encode(states, batch.attention_mask)
-        return Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device))
+    def compress(self, states: Tensor, batch: Batch) -> tuple[Latents, Tensor | None]:
+        """Latents of the encoder states (B, T, d_lm) of a batch, and their log-variance if they have one.
 
-    def decode(self, latents: Latents, **generate: Any) -> list[str]:
-        memory = self.autoencoder.decode(latents.x0)
-        return self.language_model.generate(memory, None, greedy_loop=self.greedy_loop, **generate)
+        With one latent per token they have the mask of the tokens, and no positions beyond them.
+        """
+        x0, log_variance = self.autoencoder.encode_distribution(states, batch.attention_mask)
+        if self.variable_length:
+            return Latents(x0, batch.attention_mask.bool()), log_variance
+        return Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device)), log_variance
+
+    def decode(
+        self, latents: Latents, *, decoder_noise: float | None = None, decoder_candidates: int = 1, **generate: Any
+    ) -> list[str]:
+        """decoder_noise: sigma of the noise that the latents get, and that the decoder is told; None: none."""
+        if decoder_candidates != 1:
+            raise UserError("--decoder_candidates chooses among texts of a decoder of --decoder_model: leave it out")
+        sigma = None
+        if decoder_noise is not None:
+            latents, sigma = self._noised(latents, decoder_noise, generate.get("draw_rows"))
+        memory, mask = self.memory(latents, sigma), self._memory_mask(latents)
+        return self.language_model.generate(memory, mask, greedy_loop=self.greedy_loop, **generate)
 
     def fill(self, latents: Latents, ids: Tensor, known: Tensor, lengths: Tensor) -> Tensor:
-        memory = self.autoencoder.decode(latents.x0)
-        return fill_tokens(self.language_model, memory, None, ids, known, lengths)
+        return fill_tokens(self.language_model, self.memory(latents), self._memory_mask(latents), ids, known, lengths)
+
+    def memory(self, latents: Latents, sigma: Tensor | None = None) -> Tensor:
+        """What the language model's decoder attends to, (B, S, d_lm). sigma: (B,), noise of the latents; None: none."""
+        x0 = latents.x0
+        if self.heads.noise_level is not None:
+            level = x0.new_zeros(len(x0)) if sigma is None else sigma
+            x0 = x0 + self.heads.noise_level(level)[:, None, :].to(x0.dtype)
+        if self.variable_length:
+            decode: Any = self.autoencoder.decode  # takes the mask, see its contract
+            return decode(x0, latents.mask)
+        return self.autoencoder.decode(x0)
+
+    def _memory_mask(self, latents: Latents) -> Tensor | None:
+        return latents.mask if self.variable_length else None
+
+    def _noised(self, latents: Latents, s: float, draw_rows: tuple[int, int] | None) -> tuple[Latents, Tensor]:
+        """Latents with noise of level s, drawn for a whole block where these are some of its rows, and (B,) s."""
+        if self.heads.noise_level is None:
+            raise UserError(
+                f"--decoder_noise {s:g} needs a decoder that is told the noise of its latents, and this autoencoder was "
+                "trained without --tell_noise_level: leave it out"
+            )
+        x0 = latents.x0
+        first, size = draw_rows or (0, len(x0))
+        noise = torch.randn(size, *x0.shape[1:])[first : first + len(x0)].to(x0)
+        sigma = x0.new_full((len(x0),), s)
+        return Latents(self.add_latent_noise(x0, noise, sigma, self._memory_mask(latents)), latents.mask), sigma
 
     def project(self, x0: Tensor) -> Tensor:
         return self.autoencoder.project(x0)
@@ -100,29 +172,41 @@ class CompressedSpace(LatentSpace):
     def forward(
         self,
         batch: Batch,
-        augment: Callable[[Tensor], Tensor] | None = None,
+        augment: BatchAugmentation | None = None,
         states: Tensor | None = None,
+        target: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Training losses of the autoencoder (B,) by name: reconstruction, in nats per token, and the autoencoder's
-        own.
+        """Training losses of the autoencoder (B,) by name: reconstruction, in nats per token, the autoencoder's own, and
+        the LATENT_LOSSES that are on.
 
-        Reconstruction is the cross-entropy of the text given its latents. augment: applied to the latents (B, L, D)
-        before they are decoded, for example add_latent_noise. states: encoder states (B, T, d_lm), if already known.
+        Reconstruction is the cross-entropy of the text given its latents. augment: changes of the batch on its way; None
+        in validation. states: encoder states (B, T, d_lm), if already known. target: (B, d), features of the texts with
+        which latents are aligned.
         """
+        augment = augment or BatchAugmentation()
+        ids, mask = batch.input_ids, batch.attention_mask
         if states is None:
-            states = self.language_model.encode(batch.input_ids, batch.attention_mask)
-        latents = self.compress(states, batch)
-        x0 = latents.x0 if augment is None else augment(latents.x0)
-        memory = self.autoencoder.decode(x0)
-        loss = self.language_model.reconstruction_loss(memory, None, batch.input_ids, batch.attention_mask)
-        return {RECONSTRUCTION: loss} | self.autoencoder.losses(batch, latents, states)
+            states = self.language_model.encode(ids, mask)
+        latents, log_variance = self.compress(augment.states(states, mask), batch)
+        x0 = latents.x0 if log_variance is None else augment.draw(latents.x0, log_variance)
+        memory_mask = self._memory_mask(latents)
+        x0 = augment(x0, memory_mask)
+        memory = self.memory(Latents(x0, latents.mask), augment.sigma)
+        hidden = augment.hidden_tokens(ids, mask)
+        loss = self.language_model.reconstruction_loss(memory, memory_mask, ids, mask, hidden)
+        losses = {RECONSTRUCTION: loss} | self.autoencoder.losses(batch, latents, states)
+        inputs = LossInputs(mask, states, latents, log_variance, memory, memory_mask, target)
+        for name in self.latent_losses:
+            found = LATENT_LOSSES[name].compute(inputs, self.heads)
+            losses |= {} if found is None else {name: found}
+        return losses
 
     def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The loss that is minimized (B,): reconstruction, and each other loss times its weight."""
         total = losses[RECONSTRUCTION]
         for name, loss in losses.items():
             if name != RECONSTRUCTION:
-                total = total + self.autoencoder.loss_weights.get(name, 1.0) * loss
+                total = total + self.loss_weights.get(name, 1.0) * loss
         return total
 
     def freeze_encoder(self) -> None:
@@ -133,7 +217,8 @@ class CompressedSpace(LatentSpace):
         model, frozen = self.language_model.model, self._encoder_modules()
         self.requires_grad_(False)
         encoders = {id(p) for part in frozen for p in part.parameters()}
-        decoders = [self.autoencoder.decoder, model.get_decoder(), model.get_output_embeddings()]
+        heads = self.heads.decoder_parts()
+        decoders = [self.autoencoder.decoder, model.get_decoder(), model.get_output_embeddings(), *heads]
         for p in (p for part in decoders for p in part.parameters()):
             p.requires_grad_(id(p) not in encoders)
         self.save_frozen = True
@@ -148,13 +233,20 @@ class CompressedSpace(LatentSpace):
     def _encoder_modules(self) -> tuple[nn.Module, nn.Module]:
         return self.language_model.model.get_encoder(), self.autoencoder.encoder
 
-    def add_latent_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    def add_latent_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor, mask: Tensor | None = None) -> Tensor:
         """Latents (B, L, D) with noise that imitates errors of sampling: sqrt(1 - sigma^2) x0 + sigma noise, projected.
 
         noise: standard normal. sigma: (B,) in [0, 1]; 0 leaves a text's latents unchanged. The noise is scaled to the
         root mean square of the latents, so that sigma means the same with and without --l2_normalize_latents.
+        mask: (B, L), where texts have different numbers of latents: padding stays zero.
         """
-        rms = x0.detach().square().mean((1, 2), keepdim=True).sqrt()
+        if mask is None:
+            rms = x0.detach().square().mean((1, 2), keepdim=True).sqrt()
+        else:
+            valid = mask.to(x0.dtype)[..., None]
+            noise = noise * valid
+            square = (x0.detach().square() * valid).sum((1, 2), keepdim=True)
+            rms = (square / (valid.sum((1, 2), keepdim=True) * self.dim).clamp(min=1)).sqrt()
         sigma = sigma[:, None, None]
         return self.project((1 - sigma**2).sqrt() * x0 + sigma * rms * noise)
 

@@ -12,7 +12,14 @@ from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import ClassOptions, EvaluationOptions, MauveOptions, PairOptions
 from latent_models.autoencoders import AUTOENCODERS
 from latent_models.autoencoders.options import PerceiverOptions
-from latent_models.causal.options import CausalModelOptions, CausalSamplingOptions, PromptOptions
+from latent_models.causal.options import (
+    CausalModelOptions,
+    CausalSamplingOptions,
+    DecodedLatentOptions,
+    DecoderGenerationOptions,
+    PromptOptions,
+    TextDecoderOptions,
+)
 from latent_models.options import (
     AutoencoderOptions,
     ContextOptions,
@@ -22,9 +29,11 @@ from latent_models.options import (
     EncoderCacheOptions,
     GenerationOptions,
     LanguageModelOptions,
+    LatentCacheOptions,
     LatentOptions,
     PretrainingOptions,
     ReconstructionOptions,
+    SentenceOptions,
     TokenizerOptions,
 )
 from model import DENOISERS
@@ -42,6 +51,7 @@ from pipelines.options import (
     EmbeddingLossOptions,
     IntervalOptions,
     PretrainingValidationOptions,
+    TextDecoderValidationOptions,
     TrajectoryOptions,
 )
 from utils.cli.settings import group, groups_of_rows
@@ -135,6 +145,7 @@ class AutoencoderConfig(TextModelConfig):
 class DiffusionConfig(TextModelConfig):
     run: RunOptions = group(RunOptions, "run", save_dir="saved_diff_models")
     latents: LatentOptions = group(LatentOptions, "latents", flags=INHERITED)
+    cache: LatentCacheOptions = group(LatentCacheOptions, "cache of encoded texts")
     context: ContextOptions = group(ContextOptions, "source texts", flags=INHERITED)
     tokenizer: TokenizerOptions = group(TokenizerOptions, "tokenizer of embeddings", flags=EMBEDDINGS)
     embeddings: EmbeddingOptions = group(EmbeddingOptions, "embeddings", flags=EMBEDDINGS)
@@ -166,6 +177,7 @@ class ClassifierConfig(TrainingConfig):
     loop: LoopOptions = group(LoopOptions, "training", num_train_steps=2000, train_batch_size=64)
     run: RunOptions = group(RunOptions, "run", save_dir="saved_classifiers")
     task: ClassifierRunOptions = group(ClassifierRunOptions, "task")
+    cache: LatentCacheOptions = group(LatentCacheOptions, "cache of encoded texts")
     classifier: ClassifierOptions = group(ClassifierOptions, "classifier")
     validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses", val_loss_examples=1024)
 
@@ -178,6 +190,7 @@ class DraftModelConfig(TrainingConfig):
     loop: LoopOptions = group(LoopOptions, "training", num_train_steps=1000, train_batch_size=64)
     run: RunOptions = group(RunOptions, "run", save_dir="saved_drafters")
     task: DraftModelRunOptions = group(DraftModelRunOptions, "task")
+    cache: LatentCacheOptions = group(LatentCacheOptions, "cache of encoded texts")
     draft_model: DraftModelOptions = group(DraftModelOptions, "draft model")
 
 
@@ -205,3 +218,32 @@ class CausalLMConfig(TrainingConfig):
     mauve: MauveOptions = group(MauveOptions, "evaluation by embeddings", flags=FREE_AT_EVAL)
     classes: ClassOptions = group(ClassOptions, "evaluation of classes", flags=FREE_AT_EVAL)
     pairs: PairOptions = group(PairOptions, "evaluation of pairs", flags=FREE_AT_EVAL)
+
+
+@dataclass
+class TextDecoderConfig(TrainingConfig):
+    """Stage 1 with frozen encodings: a causal language model learns to decode them."""
+
+    optimizer: OptimizerOptions = group(
+        OptimizerOptions,
+        "optimization",
+        learning_rate=1e-3,
+        lr_schedule="cosine",
+        lr_warmup_steps=50,
+        adam_weight_decay=0.01,
+        adam_beta2=0.98,
+    )
+    loop: LoopOptions = group(LoopOptions, "training", num_train_steps=2000, train_batch_size=32)
+    validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses", val_loss_examples=256)
+    run: RunOptions = group(RunOptions, "run", save_dir="saved_text_decoders")
+    latents: DecodedLatentOptions = group(DecodedLatentOptions, "latents")
+    sentence: SentenceOptions = group(SentenceOptions, "frozen embeddings")
+    language_model: LanguageModelOptions = group(LanguageModelOptions, "language model")
+    decoder: TextDecoderOptions = group(TextDecoderOptions, "decoder")
+    augmentation: DenoiserAugmentationOptions = group(DenoiserAugmentationOptions, "a decoder for a denoiser")
+    generation: DecoderGenerationOptions = group(
+        DecoderGenerationOptions, "generation of texts from latents", flags=ALWAYS_FREE
+    )
+    decoding: DecodingOptions = group(DecodingOptions, "settings of --decoding", flags=ALWAYS_FREE)
+    validation: TextDecoderValidationOptions = group(TextDecoderValidationOptions, "validation")
+    evaluation: EvaluationOptions = group(EvaluationOptions, "evaluation", decoding="greedy", eval_batch_size=100)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.cli import causal_rules, rules
+from pipelines.cli import causal_rules, decoder_rules, rules
 from pipelines.cli.configs import (
     AutoencoderConfig,
     CausalLMConfig,
@@ -10,6 +10,7 @@ from pipelines.cli.configs import (
     DiffusionConfig,
     DraftModelConfig,
     PretrainConfig,
+    TextDecoderConfig,
 )
 from pipelines.cli.corpus_rules import prefer_typed_corpus
 from pipelines.cli.distillation_rules import inherit_teacher_flags
@@ -71,6 +72,7 @@ DIFFUSION = Program(
         rules.resolve_respacing,
         rules.check_class_flags,
         rules.check_decoding_flags,
+        rules.keep_cache_dtype,
         rules.apply_reference_kernels,
         warn_unused_flags,
     ),
@@ -80,7 +82,13 @@ CLASSIFIER = Program(
     name="python -m pipelines.train_classifier",
     description="Train a classifier on the noised latents of a diffusion run, for --latent_classifier.",
     config=ClassifierConfig,
-    rules=(prefer_typed_corpus, rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
+    rules=(
+        prefer_typed_corpus,
+        rules.check_resume_mode,
+        rules.keep_cache_dtype,
+        rules.apply_reference_kernels,
+        warn_unused_flags,
+    ),
 )
 
 DRAFT_MODEL = Program(
@@ -88,7 +96,13 @@ DRAFT_MODEL = Program(
     description="Train a draft model for an autoencoder: greedy decoding verifies its drafts and gives the same texts "
     "sooner.",
     config=DraftModelConfig,
-    rules=(prefer_typed_corpus, rules.check_resume_mode, rules.apply_reference_kernels, warn_unused_flags),
+    rules=(
+        prefer_typed_corpus,
+        rules.check_resume_mode,
+        rules.keep_cache_dtype,
+        rules.apply_reference_kernels,
+        warn_unused_flags,
+    ),
 )
 
 CAUSAL_LM = Program(
@@ -101,6 +115,22 @@ CAUSAL_LM = Program(
         rules.check_resume_mode,
         causal_rules.check_evaluation,
         causal_rules.set_learning_rate,
+        rules.apply_reference_kernels,
+        warn_unused_flags,
+    ),
+)
+
+TEXT_DECODER = Program(
+    name="python -m pipelines.train_text_decoder",
+    description="Stage 1 with frozen encodings: a causal language model learns to decode the latents of texts.",
+    config=TextDecoderConfig,
+    rejected={"fsdp": "shards the language model of train_latent_model.py --lm_mode ft only; leave it out"},
+    rules=(
+        prefer_typed_corpus,
+        decoder_rules.check_resume,
+        decoder_rules.resolve_space,
+        decoder_rules.check_evaluation,
+        decoder_rules.check_decoding_flags,
         rules.apply_reference_kernels,
         warn_unused_flags,
     ),

@@ -1,0 +1,150 @@
+"""Training step of a text decoder: the latents of a text, noised, to the loss of the text.
+
+z = sqrt(1 - sigma^2) x0 + sigma eps        sigma uniform in [0, --max_latent_noise]; 1 for texts without latents
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latent_models.causal.options import TextDecoderOptions
+from latent_models.causal.sequences import CausalBatch, Sequences
+from pipelines.data.batch_sampler import BatchSampler
+from pipelines.steps.describe import describe_rows
+from utils.records import Latents
+from utils.seeding import StepRNG
+
+ReadLatents = Callable[[Tensor], Latents]  # rows (B,) -> their scaled latents, on the device
+Replace = Callable[[Tensor, StepRNG], Tensor]  # (x0, rng) -> the latents that a denoiser makes from them
+
+
+@dataclass(frozen=True)
+class DecoderAugmentation:
+    """What happens to latents and tokens before the decoder reads them."""
+
+    options: TextDecoderOptions
+    denoiser: Replace | None = None
+    denoiser_prob: float = 0.8
+    """Share of the texts whose latents come from the denoiser."""
+
+    def levels(self, rng: StepRNG) -> Tensor:
+        """(B,) sigma of each text. Strings are part of the seed: renaming them would change all random numbers."""
+        sigma = self.options.max_latent_noise * rng.uniform("decoder_noise_size")
+        without = rng.select_mask("decoder_without_latents", self.options.latent_dropout)
+        return torch.where(without, torch.ones_like(sigma), sigma)
+
+    def clean(self, x0: Tensor, rng: StepRNG) -> Tensor:
+        """x0 (B, L, D), or, for a share of the texts, what the denoiser makes of it."""
+        if self.denoiser is None:
+            return x0
+        chosen = rng.select_mask("decoder_imagined_rows", self.denoiser_prob)
+        return torch.where(chosen[:, None, None], self.denoiser(x0, rng), x0)
+
+    def hidden(self, rng: StepRNG, width: int) -> Tensor | None:
+        """(B, T) bool, input tokens that are hidden; None without token dropout."""
+        rate = self.options.token_dropout
+        return rng.uniform("decoder_token_dropout", width) < rate if rate else None
+
+
+def noised(x0: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
+    """sqrt(1 - sigma^2) x0 + sigma eps: (B, L, D), (B,), (B, L, D) -> (B, L, D)."""
+    sigma = sigma[:, None, None]
+    return (1 - sigma**2).sqrt() * x0 + sigma * eps
+
+
+class DecoderNetwork(nn.Module):
+    """All that trains, as one module that DDP can wrap: token ids or latents -> nats of each text."""
+
+    def __init__(self, decoder: nn.Module, encode: nn.Module | None = None) -> None:
+        """encode: a space whose pooling trains, so that its latents are made at every step."""
+        super().__init__()
+        self.decoder, self.encode = decoder, encode
+
+    def forward(
+        self,
+        source: Any,
+        change: Callable[[Tensor], Tensor],
+        mask: Tensor | None,
+        sigma: Tensor,
+        eps: Callable[[Tensor], Tensor],
+        batch: CausalBatch,
+        hidden: Tensor | None,
+    ) -> Tensor:
+        """(B,) nats. source: Latents, or a Batch of tokens for `encode`. change, eps: functions of x0 (B, L, D)."""
+        latents = source if self.encode is None else self.encode.encode(source)  # type: ignore[operator]
+        z = noised(change(latents.x0), sigma, eps(latents.x0))
+        mask = mask if self.encode is None else (latents.mask if self.encode.variable_length else None)
+        return self.decoder(z, sigma, batch.input_ids, batch.targets, mask, hidden)
+
+
+class TextDecoderStep:
+    """(step, micro) -> losses (B,) in nats per token, and no values to log.
+
+    As in CausalLMStep, the loss of a text is its negative log-likelihood over the mean number of tokens of a training
+    text, so that every token counts the same.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        read: Callable[[Tensor], Any],
+        data: Sequences,
+        batch_sampler: BatchSampler,
+        device: torch.device,
+        *,
+        augmentation: DecoderAugmentation,
+        variable_length: bool,
+        tokens: float,
+    ) -> None:
+        """network: a DecoderNetwork, wrapped in DDP or not. read: rows (B,) -> what the network encodes, or latents.
+
+        tokens: mean number of tokens of a training text.
+        """
+        self.network, self.read, self.data, self.batch_sampler = network, read, data, batch_sampler
+        self.device, self.augmentation, self.tokens = device, augmentation, tokens
+        self.variable_length = variable_length
+
+    def describe(self, step: int, micro: int, positions: list[int]) -> str:
+        return describe_rows(self.batch_sampler, len(self.data), step, micro, positions)
+
+    def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = self.batch_sampler.rows(step, micro, len(self.data))
+        rng = self.batch_sampler.rng(step, micro, self.device)
+        batch, source = self.data.batch(rows).to(self.device), self.read(rows)
+        nll = self.network(
+            source,
+            lambda x0: self.augmentation.clean(x0, rng),
+            source.mask if self.variable_length and isinstance(source, Latents) else None,
+            self.augmentation.levels(rng),
+            lambda x0: rng.normal("decoder_noise", *x0.shape[1:]),
+            batch,
+            self.augmentation.hidden(rng, batch.input_ids.shape[1]),
+        )
+        return nll / self.tokens, {}
+
+    def totals(self, micro: int, levels: dict[str, float]) -> dict[str, Tensor]:
+        """Nats (B,) of each text by the name of a noise level, and tokens (B,): their sums give nats per token."""
+        rows = self.batch_sampler.rows(0, micro, len(self.data))
+        rng = self.batch_sampler.rng(0, micro, self.device)
+        batch, source = self.data.batch(rows), self.read(rows)
+        counts = torch.zeros(batch.input_ids.numel()).index_fill_(0, batch.targets, 1.0)
+        found = {"tokens": counts.view(batch.input_ids.shape).sum(1).to(self.device)}
+        batch = batch.to(self.device)
+        mask = source.mask if self.variable_length and isinstance(source, Latents) else None
+        for name, sigma in levels.items():
+            level = torch.full((len(rows),), sigma, device=self.device)
+            found[name] = self.network(
+                source,
+                lambda x0: self.augmentation.clean(x0, rng),
+                mask,
+                level,
+                lambda x0: rng.normal("decoder_noise", *x0.shape[1:]),
+                batch,
+                None,
+            )
+        return found
