@@ -61,7 +61,7 @@ def to_split(
 ) -> Split:
     """Convert labels to class indices. names: names of the classes. UserError, with the line, for an unknown label."""
     if split.labels is None:
-        return Split(split.texts, None, split.sources)
+        return Split(split.texts, None, split.sources, split.has_texts)
     index_of: dict[str, int] = {}
     for label in set(split.labels):
         with suppress(TypeError, ValueError):  # named below, with its line
@@ -71,7 +71,7 @@ def to_split(
             allowed = "a number in [0, 1]" if label_to_index is binarize else f"one of the classes {_few(names)}"
             shown = label if is_number(label) else repr(label)
             raise UserError(f"{split.where}, line {line}: label {shown} is not {allowed}: correct the line")
-    return Split(split.texts, [index_of[label] for label in split.labels], split.sources)
+    return Split(split.texts, [index_of[label] for label in split.labels], split.sources, split.has_texts)
 
 
 def _few(names: Sequence[str]) -> str:

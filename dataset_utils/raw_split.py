@@ -28,6 +28,7 @@ class RawSplit:
     texts: list[str] = field(default_factory=list)
     labels: list[str] | None = None
     sources: list[str] | None = None
+    has_texts: bool = True  # False: sources alone, whose texts are empty (source_files)
     lines: array = field(default_factory=lambda: array("q"))
     num_blank: int = 0  # rows that were dropped because their text was blank
     incomplete: list[int] = field(default_factory=list)  # lines that were dropped: a source without text, or vice versa
@@ -42,6 +43,8 @@ class RawSplit:
     def notes(self) -> list[str]:
         """One line for each kind of rows that were dropped, and for each kind of text that was changed."""
         notes = [f"{self.num_blank:,} blank rows of {self.where} were dropped"] if self.num_blank else []
+        if not self.has_texts:
+            notes.append(f"{self.where} holds {len(self):,} sources without references")
         if self.incomplete:
             c = self.columns
             notes.append(

@@ -18,6 +18,7 @@ from dataset_utils.grouped_split import cut_by_groups
 from dataset_utils.hub import parse_id
 from dataset_utils.options import DataOptions
 from dataset_utils.raw_split import RawSplit, collect_rows
+from dataset_utils.source_files import read_sources
 from dataset_utils.splits import SPLITS, Split, concatenate, fill_missing_splits, permutation
 from dataset_utils.user_files import find_file
 from utils.errors import UserError, did_you_mean
@@ -191,7 +192,8 @@ def _load_user_files(options: DataOptions, seed: int) -> Corpus:
     columns = asked = Columns(options.text_column, options.source_column, options.label_column, guess=True)
     raw: dict[str, RawSplit] = {}
     for split, path in files.items():  # train comes first: the other splits must have the same columns
-        raw[split] = collect_rows(user_files.read_rows(path, asked), columns, str(path))
+        alone = None if split == "train" else read_sources(path, columns)
+        raw[split] = alone or collect_rows(user_files.read_rows(path, asked), columns, str(path))
         columns = raw[split].columns
     name = user_files.corpus_name(files["train"]) if options.train_file else files["train"].parent.resolve().name
     return _uncatalogued_corpus(name, raw, columns, NOT_IN_CATALOG, seed)

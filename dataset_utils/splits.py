@@ -17,7 +17,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass
 class Examples:
-    """Different sources, each with all its references: texts that are all right."""
+    """Different sources, each with all its references: texts that are all right; or without any."""
 
     sources: list[str]
     references: list[list[str]]
@@ -28,8 +28,12 @@ class Examples:
 
     @property
     def texts(self) -> list[str]:
-        """The first reference of each source."""
-        return [texts[0] for texts in self.references]
+        """The first reference of each source; empty for one without."""
+        return [texts[0] if texts else "" for texts in self.references]
+
+    @property
+    def has_references(self) -> bool:
+        return any(self.references)
 
     @property
     def num_references(self) -> int:
@@ -43,6 +47,7 @@ class Split:
     texts: list[str]
     labels: list[int] | None = None  # 0 .. num_classes - 1
     sources: list[str] | None = None  # inputs of pairs: a document, a question, a sentence to translate
+    has_texts: bool = True  # False: sources without references, whose texts are empty
 
     def __post_init__(self) -> None:
         for name, column in (("labels", self.labels), ("sources", self.sources)):
@@ -57,6 +62,7 @@ class Split:
             [self.texts[i] for i in rows],
             None if self.labels is None else [self.labels[i] for i in rows],
             None if self.sources is None else [self.sources[i] for i in rows],
+            self.has_texts,
         )
 
     def examples(self, order: Sequence[int], most: int, *, by_label: bool = False) -> Examples:
@@ -72,7 +78,7 @@ class Split:
         chosen = [sorted(rows) for rows in rows_of.values()][:most]
         return Examples(
             [self.sources[rows[0]] for rows in chosen],
-            [list(dict.fromkeys(self.texts[i] for i in rows)) for rows in chosen],
+            [list(dict.fromkeys(self.texts[i] for i in rows)) if self.has_texts else [] for rows in chosen],
             None if self.labels is None else [self.labels[rows[0]] for rows in chosen],
         )
 

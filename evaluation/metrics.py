@@ -118,6 +118,11 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def used_for_pairs(metric: Metric) -> bool:
+    """Whether a metric is computed of sequence-to-sequence samples."""
+    return bool({*ONE_TEXT_PER_SOURCE, CANDIDATES} & set(metric.protocols))
+
+
 def compute_metrics(context: MetricContext, protocol: str) -> tuple[dict[str, float], list[str]]:
     """Compute every metric of a protocol whose needs are met. Returns the numbers and the names of missing packages."""
     numbers: dict[str, float] = {}

@@ -20,12 +20,14 @@ from evaluation.metrics import (
     CANDIDATES,
     CHANCE,
     MBR,
+    METRICS,
     ORACLE,
     PAIRS,
     RECONSTRUCTION,
     SAMPLES,
     MetricContext,
     compute_metrics,
+    used_for_pairs,
 )
 from evaluation.optional import MissingPackage
 from evaluation.overlap import Reference, alternatives, bleu_tokenizer_name
@@ -123,7 +125,7 @@ def evaluate_reconstruction(
 
 def evaluate_pairs(
     candidates: Sequence[Sequence[str]],
-    references: Sequence[Reference],
+    references: Sequence[Reference] | None,
     training: Iterable[str] | NgramIndex | None,
     scorer: Scorer | None,
     *,
@@ -141,13 +143,14 @@ def evaluate_pairs(
     candidate, one sample; `mbr_` the candidate that agrees best with the others; `oracle_` the best candidate by each
     metric against the reference; `chance_` samples of other sources; `stem_` compares stemmed words.
     `mbr_ties` is the share of sources whose candidates differ and yet have equal utilities: MBR took the first one.
-    references: one per row: a text, or several that are all right. training: target texts; None: no memorization.
+    references: one per row: a text, or several that are all right; None: the metrics that need them are left out, and
+    the protocol names them. training: target texts; None: no memorization.
     tokenizer: sacreBLEU's, for translation (`intl` into German, `13a` otherwise).
     utility: utility function of MBR, one of mbr.UTILITIES; None: sentence BLEU if a tokenizer is given, else ROUGE-2.
     selected: the result of mbr.select, if it was already computed.
     bertscore_model: a hub id or a folder; None skips BERTScore. device: device of that model.
     """
-    if len(candidates) != len(references):
+    if references is not None and len(candidates) != len(references):
         raise ValueError(
             f"{len(candidates)} rows of candidates for {len(references)} references: give one row per reference"
         )
@@ -162,13 +165,13 @@ def evaluate_pairs(
     index, no_index = _make_index(training)
     missing = set(no_index)
     numbers: dict[str, float] = {}
-    for kind, name, texts in (
-        (PAIRS, "", first),
-        (MBR, "mbr_", chosen),
-        (ORACLE, "oracle_", mbr.oracle_bleu(candidates, references, tokenizer=bleu_tokenizer)),
-        (CHANCE, "chance_", mbr.shuffle_predictions(first, seed)),
-        (CANDIDATES, "", first),
-    ):
+    scored: list[tuple[str, str, Sequence[str]]] = [(PAIRS, "", first), (MBR, "mbr_", chosen)]
+    if references is not None:
+        scored += [
+            (ORACLE, "oracle_", mbr.oracle_bleu(candidates, references, tokenizer=bleu_tokenizer)),
+            (CHANCE, "chance_", mbr.shuffle_predictions(first, seed)),
+        ]
+    for kind, name, texts in (*scored, (CANDIDATES, "", first)):
         context = MetricContext(
             texts, references, candidates, scorer, index, bleu_tokenizer, bertscore_model, device
         )  # fmt: skip
@@ -176,7 +179,7 @@ def evaluate_pairs(
         numbers |= {f"{name}{key}": value for key, value in values.items()}
         missing |= set(packages)
     result: Result = {f"{prefix}{key}": value for key, value in (numbers | ties).items()}
-    compared = [*first, *(text for reference in references for text in alternatives(reference))]
+    compared = [*first, *(text for reference in references or () for text in alternatives(reference))]
     result["protocol"] = protocol(scorer, len(first), (), missing) | {
         "words": word_rule(compared),
         "candidates": len(candidates[0]) if candidates else 0,
@@ -186,7 +189,10 @@ def evaluate_pairs(
         "bertscore_model": bertscore_model,
         "shuffle_seed": seed,
     }
-    if bertscore_model is None:
+    if references is None:
+        left_out = [name for name, metric in METRICS.items() if "references" in metric.needs and used_for_pairs(metric)]
+        result["protocol"]["skipped"] = [f"left out, since the sources have no references: {', '.join(left_out)}"]
+    elif bertscore_model is None:
         result["protocol"]["skipped"] = ["BERTScore is skipped: name a model with --bertscore_model"]
     return result
 

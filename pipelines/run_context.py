@@ -342,7 +342,20 @@ def _read_corpus(settings: Settings[TrainingConfig]) -> Corpus:
     notes = find_moved_corpus(settings) + find_moved_models(settings)
     corpus = registry.load(settings.config.data)
     corpus.notes[:0] = notes
+    _check_references(settings, corpus)
     return corpus
+
+
+def _check_references(settings: Settings[TrainingConfig], corpus: Corpus) -> None:
+    """UserError for a split of sources alone, unless an evaluation writes texts for them."""
+    alone = next((name for name, split in corpus.splits.items() if not split.has_texts), None)
+    writes = settings.mode in ("eval", "eval_test") and "seq2seq_candidates" in settings.program.flags
+    if alone is None or (writes and settings.checkpoint_args.get("seq2seq", True)):
+        return
+    raise UserError(
+        f"{corpus.files.get(alone, alone)} holds sources without references (no column {corpus.columns['text']!r}), "
+        "for which only --eval and --eval_test of a run on pairs write texts: add the references, or name another file"
+    )
 
 
 def make_train_state(

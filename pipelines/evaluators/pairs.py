@@ -80,8 +80,9 @@ class Pairs(Part):
             for strategy, rows in candidates.items():
                 agreement = label_accuracy(context.classifier, [row[0] for row in rows], classes)
                 metrics[f"{self._prefix(split, strategy)}label_accuracy"] = agreement["accuracy"]
-            of_references = context.classifier.accuracy(part.texts, part.labels or [])
-            metrics[f"reference/{SPLIT_KEYS[split]}_label_accuracy"] = of_references["accuracy"]
+            if part.has_references:
+                of_references = context.classifier.accuracy(part.texts, part.labels or [])
+                metrics[f"reference/{SPLIT_KEYS[split]}_label_accuracy"] = of_references["accuracy"]
             metrics["protocol"] |= {
                 "classifier": context.classifier.protocol(),
                 "class_id": context.classes.class_id,
@@ -94,9 +95,16 @@ class Pairs(Part):
         return FirstInputs(lambda block, size, draws: inputs(0, min(len(part), size)), part.sources)
 
     def _examples(self, split: str, seed: int, n: int) -> tuple[Examples, list[int] | None, torch.Tensor | None]:
-        """The first n examples of a seed, and the classes on which their texts are conditioned."""
-        order = self.context.shuffled_rows(split, seed)
-        part = self.context.corpus.splits[split].examples(order, n, by_label=self.context.class_conditional)
+        """The first n examples of a seed, and the classes on which their texts are conditioned. Sources without
+        references keep the order of their file, since their texts are read, not averaged."""
+        rows = self.context.corpus.splits[split]
+        order = self.context.shuffled_rows(split, seed) if rows.has_texts else range(len(rows))
+        part = rows.examples(order, n, by_label=self.context.class_conditional)
+        if not rows.has_texts and len(part) < (total := len(set(rows.sources or ()))):
+            self.context.run.log_once(
+                f"note: texts are written for the first {len(part)} of {total} sources: raise --num_samples for more",
+                f"sources of {split}",
+            )
         classes = self._requested_classes(part.labels)
         return part, classes, None if classes is None else torch.tensor(classes, device=self.context.run.device)
 
@@ -113,7 +121,7 @@ class Pairs(Part):
             )
             metrics |= evaluate_pairs(
                 rows,
-                part.references,
+                part.references if part.has_references else None,
                 context.training_ngrams,
                 context.scorer,
                 prefix=self._prefix(split, strategy),
@@ -125,9 +133,13 @@ class Pairs(Part):
                 seed=seed,
             )
             records[strategy] = [
-                dict(source=s, reference=texts[0], references=texts, sample=row[0], chosen=best, candidates=row)
-                for s, texts, row, best in zip(part.sources, part.references, rows, selected.texts, strict=True)
+                dict(source=s, reference=first, references=texts, sample=row[0], chosen=best, candidates=row)
+                for s, first, texts, row, best in zip(
+                    part.sources, part.texts, part.references, rows, selected.texts, strict=True
+                )
             ]
+        if not part.has_references:
+            return metrics, records
         real = MetricContext(part.texts, scorer=context.scorer, training=context.training_ngrams)
         numbers, _ = compute_metrics(real, SAMPLES)
         metrics |= {f"reference/{SPLIT_KEYS[split]}_{key}": value for key, value in numbers.items()}
@@ -178,6 +190,8 @@ class Pairs(Part):
         for strategy in self.context.strategies:
             prefix = self._prefix(split, strategy)
             columns = [name for name in COLUMNS if prefix + name in metrics]
+            if not columns:
+                continue  # without references there is nothing to compare
             lines.append(f"  {strategy:<24}" + "".join(f"{name:>14}" for name in columns))
             for kind, kind_prefix in KINDS.items():
                 keys = [prefix + kind_prefix + name for name in columns]
@@ -193,13 +207,14 @@ class Pairs(Part):
         return (*PAIR_METRICS, *(CLASS_METRICS if self.context.class_conditional else ()))
 
 
-
 def format_records(records: Sequence[Mapping[str, Any]]) -> str:
     """Format the first few sources with their reference and samples, safe to print to a terminal."""
     lines = []
     for record in records[:NUM_SHOWN]:
         others = [("or", text) for text in record.get("references", ())[1:]]
         named = [(name, record[name]) for name in ("source", "reference", "sample", "chosen")]
-        lines += [f"  {name:<10}{single_line(text) or '(empty)'}" for name, text in [*named[:2], *others, *named[2:]]]
+        if not record.get("references", [record["reference"]]):
+            del named[1]
+        lines += [f"  {name:<10}{single_line(text) or '(empty)'}" for name, text in [*named[:-2], *others, *named[-2:]]]
         lines.append("")
     return "\n".join(lines[:-1])

@@ -62,7 +62,7 @@ def respelled(corpus: Corpus, tokenizer: Any) -> tuple[Corpus, Spelling]:
     """
     if tokenizer is None:
         return corpus, Spelling(None, {})
-    spelling = Spelling.of(tokenizer, {name: split.texts for name, split in corpus.splits.items()})
+    spelling = Spelling.of(tokenizer, {name: split.texts for name, split in corpus.splits.items() if split.has_texts})
     if spelling.is_raw:
         return corpus, spelling
     splits = {name: _respelled(split, spelling) for name, split in corpus.splits.items()}

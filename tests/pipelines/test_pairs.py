@@ -101,6 +101,38 @@ def test_evaluation_uses_the_best_checkpoint_and_changes_no_file(programs, run_o
     assert "reference/val_perplexity" in results["best"]
 
 
+@pytest.mark.parametrize("form", ["txt", "jsonl", "csv"])
+def test_candidates_are_written_for_sources_without_references(programs, run_on_pairs, tmp_path, capsys, form):
+    sources = ["Ben ran to the garden.", "Later she sent it.", "Anna sat in town.", "Later she sent it."]
+    file, write = tmp_path / f"asked.{form}", {"txt": "{}", "jsonl": '{{"src": "{}"}}', "csv": "{}"}[form]
+    file.write_text("".join(write.format(line) + "\n" for line in (["src"] if form == "csv" else []) + sources))
+    flags = f"--eval --valid_file {file} --seq2seq_candidates 2 --num_samples 2 --output_dir {tmp_path / 'out'}"
+    assert programs.again("diffusion", run_on_pairs, flags) == 0
+    said = capsys.readouterr().err
+    assert "asked." + form + " holds 4 sources without references" in said
+    assert "texts are written for the first 2 of 3 sources: raise --num_samples" in said
+    records = json.loads((tmp_path / "out/evaluation/eval-valid-seed42-greedy-pairs.json").read_text())
+    assert [r["source"] for r in records] == sources[:2], "in the order of the file"
+    assert all(r["references"] == [] and len(r["candidates"]) == 2 and r["chosen"] in r["candidates"] for r in records)
+    found = json.loads((tmp_path / "out/evaluation/eval-valid.json").read_text())
+    left_out = "rouge, stem_rouge, sacrebleu, diffuseq, bertscore, oracle_rouge"
+    assert found["protocol"]["skipped"] == [f"left out, since the sources have no references: {left_out}"]
+    assert found["protocol"]["num_references"] == 0 and left_out in said
+    assert {"model/seq2seq/perplexity", "model/seq2seq/distinct_candidates", "model/seq2seq/div4"} <= found.keys()
+    assert not any("rouge" in key or "bleu" in key.replace("self_bleu", "") or "oracle" in key for key in found)
+    assert not any(key.startswith("reference/") for key in found)
+
+
+def test_sources_without_references_are_not_trained_on(programs, chain, pairs, tmp_path):
+    (tmp_path / "asked.txt").write_text("Ben ran to the garden.\n")
+    flags = f"{pairs} --valid_file {tmp_path / 'asked.txt'}"
+    with pytest.raises(UserError, match="asked.txt holds sources without references .no column 'trg'., for which only"):
+        programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flags)
+    (tmp_path / "asked.jsonl").write_text('{"src": "a"}\n{"src": "b", "trg": "c"}\n')  # a row without text is one row
+    with pytest.raises(UserError, match="asked.jsonl, line 1: no column 'trg', which other rows have"):
+        programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flags.replace(".txt", ".jsonl"))
+
+
 def test_the_test_split_is_evaluated_over_five_seeds(programs, run_on_pairs, tmp_path):
     flags = f"--eval_test --seq2seq_candidates 2 --num_samples 3 --decoding greedy,beam --output_dir {tmp_path}"
     assert programs.again("diffusion", run_on_pairs, flags) == 0
