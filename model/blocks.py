@@ -87,32 +87,33 @@ class ScaleShift(nn.Module):
 class FeedForward(nn.Module):
     """A pre-norm gated branch (GEGLU, Shazeer 2020, arXiv:2002.05202), optionally modulated by the time vector."""
 
-    def __init__(self, dim: int, time_dim: int | None, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, time_dim: int | None, dropout: float = 0.0, post_norm: bool = True) -> None:
+        """time_dim: width of the time vector; None: no modulation. post_norm: a norm before the modulation."""
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.up = nn.Linear(dim, 8 * dim)  # value half first, then gate
         self.dropout = Dropout(dropout)
         self.down = nn.Linear(4 * dim, dim)
-        self.post_norm = nn.LayerNorm(dim) if time_dim else None
+        self.post_norm = nn.LayerNorm(dim) if time_dim and post_norm else None
         self.scale_shift = ScaleShift(time_dim, dim) if time_dim else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x: (B, L, D), time: (B, time_dim). Returns (B, L, D)."""
         value, gate = self.up(self.norm(x)).chunk(2, dim=-1)  # (B, L, 4 D) each
         h = self.down(self.dropout(value * F.gelu(gate)))
-        if self.scale_shift is not None and self.post_norm is not None:
-            h = self.scale_shift(self.post_norm(h), time)
-        return h
+        if self.post_norm is not None:
+            h = self.post_norm(h)
+        return h if self.scale_shift is None else self.scale_shift(h, time)
 
 
 class Block(nn.Module):
     """Attention, then attention to a memory if there is one, then feed-forward: residual sums."""
 
-    def __init__(self, dim: int, time_dim: int | None, cross: bool, dropout: float) -> None:
+    def __init__(self, dim: int, time_dim: int | None, cross: bool, dropout: float, post_norm: bool = True) -> None:
         super().__init__()
         self.attention = Attention(dim, dropout)
         self.cross = Attention(dim, dropout) if cross else None
-        self.feed_forward = FeedForward(dim, time_dim, dropout)
+        self.feed_forward = FeedForward(dim, time_dim, dropout, post_norm)
 
     def forward(
         self, x: Tensor, time: Tensor, bias: Tensor | None, memory: Tensor | None, memory_bias: Tensor | None
@@ -164,13 +165,25 @@ class TransformerBackbone(nn.Module):
     """Blocks; before each of the last n, a long skip joins the stream with an earlier block's output (2 D -> D)."""
 
     def __init__(
-        self, dim: int, depth: int, *, time_dim: int | None, cross: bool, dropout: float, skips: int, pairing: str
+        self,
+        dim: int,
+        depth: int,
+        *,
+        time_dim: int | None,
+        cross: bool,
+        dropout: float,
+        skips: int,
+        pairing: str,
+        post_norm: bool = True,
     ) -> None:
-        """time_dim: width of the time vector that modulates the feed-forward branches; None: they are not modulated."""
+        """time_dim: width of the time vector that modulates the feed-forward branches; None: they are not modulated.
+
+        post_norm: a norm before the modulation.
+        """
         super().__init__()
         if depth < 1:
             raise UserError(f"--tx_depth is {depth}: a denoiser needs at least 1 block")
-        self.blocks = nn.ModuleList(Block(dim, time_dim, cross, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, time_dim, cross, dropout, post_norm) for _ in range(depth))
         self.skips = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(skips))
         self.skip_sources = SKIP_PAIRINGS[pairing](depth, skips)
 
@@ -203,4 +216,5 @@ def make_backbone(options: DenoiserOptions, cross: bool) -> TransformerBackbone:
         dropout=0.0 if options.disable_dropout else DROPOUT,
         skips=options.num_dense_connections,
         pairing=options.skip_pairing,
+        post_norm=options.scale_shift_norm,
     )

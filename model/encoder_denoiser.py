@@ -10,6 +10,8 @@ Shapes: B texts, L positions, d channels of a latent, E width of the encoder's i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.blocks import TIME_SCALE, project_in_float32, sinusoids
+from model.blocks import MAX_PERIOD, TIME_SCALE, project_in_float32, sinusoids
 from model.conditions import ClassLabels, check_classes, check_condition, check_length, concat_self_cond
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from utils.errors import UserError, is_of_a_library, library_message
@@ -35,17 +37,37 @@ UNUSED_POSITIONS = {
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 
 
+def improved_ddpm_sinusoids(position: Tensor, width: int) -> Tensor:
+    """Cosines, then sines, of `position` at the frequencies 10000^(-i / half), i < half = width / 2: (B, width).
+
+    Source: the code of Nichol & Dhariwal 2021, arXiv:2102.09672, and of its descendants Diffusion-LM, DiffuSeq and
+    minimal text diffusion. It differs from DDPM's in the order and in the lowest frequency.
+    """
+    half = width // 2
+    position = position.to(torch.promote_types(position.dtype, torch.float32))
+    steps = torch.arange(half, device=position.device, dtype=position.dtype)
+    phase = position[:, None] * torch.exp(-math.log(MAX_PERIOD) * steps / half)
+    return F.pad(torch.cat([phase.cos(), phase.sin()], dim=-1), (0, width % 2))
+
+
+SINUSOIDS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "ddpm": sinusoids,
+    "improved_ddpm": improved_ddpm_sinusoids,
+}
+
+
 class SinusoidalTimeEmbedding(nn.Module):
     """Noise level (B,) -> (B, E): sinusoids, Linear, SiLU, Linear, as in DDPM."""
 
-    def __init__(self, width: int, dim: int) -> None:
+    def __init__(self, width: int, dim: int, kind: str = "ddpm") -> None:
+        """kind: a row of SINUSOIDS."""
         super().__init__()
-        self.width = width
+        self.width, self.sinusoids = width, SINUSOIDS[kind]
         self.up = nn.Linear(width, 4 * width)
         self.out = nn.Linear(4 * width, dim)
 
     def forward(self, time: Tensor) -> Tensor:
-        wave = sinusoids(TIME_SCALE * time, self.width).to(self.up.weight.dtype)
+        wave = self.sinusoids(TIME_SCALE * time, self.width).to(self.up.weight.dtype)
         return self.out(F.silu(self.up(wave)))
 
 
@@ -90,9 +112,9 @@ class HFEncoderDenoiser(nn.Module):
         self.latent_dim, self.max_len, self.self_condition = latent_dim, max_len, options.self_condition
         self.init_self_cond = nn.Parameter(0.02 * torch.randn(1, latent_dim)) if options.self_condition else None
         self.input_proj = projection_mlp(latent_dim * (2 if options.self_condition else 1), width)
-        self.time_vector = SinusoidalTimeEmbedding(own.encoder_time_dim, width)
+        self.time_vector = SinusoidalTimeEmbedding(own.encoder_time_dim, width, own.encoder_sinusoids)
         self.class_labels = ClassLabels(num_classes, width) if num_classes else None
-        self.output_proj = projection_mlp(config.hidden_size, latent_dim)
+        self.output_proj = projection_mlp(config.hidden_size, latent_dim * options.outputs)
 
     def forward(
         self,

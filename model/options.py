@@ -37,6 +37,12 @@ class DenoiserOptions:
         needs=("denoiser_variant", *OTHER_DENOISERS),
         published=True,
     )
+    scale_shift_norm: bool = flag(
+        True,
+        "norm before scale and shift; weights of the Hydra version of the first release have none",
+        needs="scale_shift",
+        config_only=True,
+    )
     num_dense_connections: int = flag(
         0,
         "long skips from the first blocks to the last",
@@ -60,7 +66,18 @@ class DenoiserOptions:
         choices=table_keys("model", "DENOISERS"),
     )
     disable_dropout: bool = flag(False, "dropout 0 instead of 0.1", student="may_differ", published=True)
+    learned_variance: bool = flag(
+        False,
+        "a second output: the variance of each step of ancestral sampling, learned with the hybrid loss of Nichol & "
+        "Dhariwal 2021; only with --beta_schedule",
+        needs="beta_schedule",
+    )
     class_conditional: bool = flag(False, "condition on the class label of the corpus", published=True)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the network returns for each number of a latent: its prediction, and its variance if learned."""
+        return 2 if self.learned_variance else 1
 
 
 @dataclass
@@ -93,6 +110,14 @@ class EncoderDenoiserOptions:
         "width of the sinusoidal embedding of the noise level",
         unit="channels",
         at_least=1,
+        needs=("denoiser_variant", "encoder"),
+        config_only=True,
+    )
+    encoder_sinusoids: str = flag(
+        "ddpm",
+        "sinusoids of the noise level: those of DDPM's code, or of improved DDPM's, which weights of DiffuSeq and of "
+        "minimal text diffusion need",
+        choices=table_keys("model.encoder_denoiser", "SINUSOIDS"),
         needs=("denoiser_variant", "encoder"),
         config_only=True,
     )

@@ -51,6 +51,22 @@ FEED_FORWARD_RULES: Rules = (
     (r"^1\.ff\.3\.", "down."),
     (r"^2\.scale_shift\.time_mlp\.1\.", "scale_shift.proj."),
 )
+# the unofficial Hydra version of the first release
+HYDRA_RULES: Rules = (
+    (r"^class_emb\.", "class_labels.table."),
+    (r"^self_proj\.", "previous_tokens.proj."),
+    (r"^null_emb\.weight$", "previous_tokens.null"),
+    (r"^time_pos_emb_mlp\.1\.", "time_to_token."),
+    (r"^transformer_layers\.rel_pos\.relative_attention_bias\.", "relative_positions.table."),
+    *(rule for rule in LATENT_RULES if "class_embedding" not in rule[0]),
+)
+HYDRA_BRANCH_RULES: Rules = (
+    (r"^0\.", "norm."),
+    (r"^1\.to_", ""),
+    (r"^1\.ff\.0\.proj\.", "up."),
+    (r"^1\.ff\.2\.", "down."),
+    (r"^2\.time_mlp\.1\.", "scale_shift.proj."),
+)
 BRANCH_RULES = {"attention": ATTENTION_RULES, "cross": ATTENTION_RULES, "feed_forward": FEED_FORWARD_RULES}
 
 
@@ -107,3 +123,19 @@ def load_reference(module: Denoiser | EncoderStateDenoiser, state: Mapping[str, 
     rules = STATES_RULES if isinstance(module, EncoderStateDenoiser) else LATENT_RULES
     network = {key: value for full, value in state.items() if not IGNORED_KEYS.match(key := strip_prefixes(full))}
     load_renamed(module, network, lambda key: denoiser_name(key, branches, rules), "denoiser")
+
+
+def load_hydra(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load the denoiser of a run of the Hydra version: the tensors of its state dict that begin with `transformer.`"""
+    assert isinstance(module, EncoderStateDenoiser), "that version has the first release's network"
+    branches = tuple(name for name in BRANCH_RULES if getattr(module.trunk.blocks[0], name) is not None)
+
+    def name(reference: str) -> str:
+        if found := re.match(r"transformer_layers\.layers\.(\d+)\.(.+)$", reference):
+            block, branch = divmod(int(found[1]), len(branches))
+            return f"trunk.blocks.{block}.{branches[branch]}.{rename_parameter(found[2], HYDRA_BRANCH_RULES)}"
+        return rename_parameter(reference, HYDRA_RULES)
+
+    bare = {strip_prefixes(key, ("module.",)): x for key, x in state.items()}
+    own = {key.removeprefix("transformer."): x for key, x in bare.items() if key.startswith("transformer.")}
+    load_renamed(module, own, name, "denoiser")

@@ -141,4 +141,4 @@ class MetaEmbeddings(nn.Module):
             options.padding == "masked",
         )
         self.learned_with_denoiser = True
-        self.always_project, self.has_text_decoder = False, False
+        self.always_project, self.has_text_decoder, self.decoding_draws = False, False, False

@@ -181,6 +181,11 @@ def write_args(settings: Settings[Any], folder: Path | str, **metadata: Any) -> 
     return path
 
 
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """A table of a YAML or JSON file. UserError, in one line, where it is none. what: its content, for the message."""
+    return _read_mapping(path, what)
+
+
 def _read_mapping(path: Path, what: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
