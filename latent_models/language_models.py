@@ -27,6 +27,7 @@ from latent_models.families import DecodingStart, family_of, resolve_language, s
 from latent_models.generation.generator import GreedyLoop, TokenGenerator
 from latent_models.half_precision import HalfPrecisionCopy
 from latent_models.output_layer import logits_of, output_layer, scale_hidden
+from latent_models.tokenizers.special_ids import filler_id
 from utils.checkpoints import fingerprint
 from utils.errors import UserError, is_of_a_library, library_message
 from utils.hub import hub_kwargs
@@ -127,6 +128,11 @@ class LanguageModel(nn.Module):
         return next(self.model.parameters()).device
 
     @property
+    def encoder(self) -> nn.Module:
+        """The part that encodes texts."""
+        return self.model.get_encoder()
+
+    @property
     def max_length(self) -> int | None:
         """Longest text in tokens, or None where there is no limit."""
         return self.family.max_length(self.model.config)
@@ -155,13 +161,23 @@ class LanguageModel(nn.Module):
                 .last_hidden_state
             )
 
-    def logits(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
+    def _decoder_input(self, labels: Tensor, hidden: Tensor | None) -> Tensor:
+        """The ids (B, T) that the decoder reads to predict labels. hidden: (B, T) bool, inputs that are masked."""
+        start = labels.new_full((len(labels), 1), self.start_id)
+        ids = torch.cat([start, labels[:, :-1]], dim=1)
+        if hidden is None:
+            return ids
+        return torch.cat([start, ids[:, 1:].masked_fill(hidden[:, 1:], filler_id(self.tokenizer))], dim=1)
+
+    def logits(
+        self, states: Tensor, states_mask: Tensor | None, labels: Tensor, hidden: Tensor | None = None
+    ) -> Tensor:
         """Teacher-forced logits (B, T, V) of `labels` (B, T) given what the decoder attends to.
 
-        states: (B, S, d_lm); states_mask: (B, S), None where all of them may be attended to.
+        states: (B, S, d_lm); states_mask: (B, S), None where all of them may be attended to. hidden: (B, T) bool,
+        inputs of the decoder that a mask token replaces; never the first one.
         """
-        start = labels.new_full((len(labels), 1), self.start_id)
-        decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
+        decoder_input = self._decoder_input(labels, hidden)
         with self._stable_precision():
             return self._computing_model()(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states.to(self.model.dtype)),
@@ -169,28 +185,33 @@ class LanguageModel(nn.Module):
                 decoder_input_ids=decoder_input,
             ).logits
 
-    def reconstruction_loss(self, states: Tensor, states_mask: Tensor | None, labels: Tensor, mask: Tensor) -> Tensor:
-        """Cross-entropy of the decoder (B,), in nats per token of each text; labels, mask: (B, T).
+    def reconstruction_loss(
+        self,
+        states: Tensor,
+        states_mask: Tensor | None,
+        labels: Tensor,
+        mask: Tensor,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """Cross-entropy of the decoder (B,), in nats per token of each text; labels, mask: (B, T); hidden: see logits.
 
         Differs from the reference, which averages over the tokens of a batch: here each text counts once, so the loss
         does not depend on how a batch is split.
         """
         if self.chunked_loss:
-            nll = self._token_nll(states, states_mask, labels)
+            nll = self.token_nll(self.decoder_states(states, states_mask, labels, hidden), labels)
         else:
-            logits = self.logits(states, states_mask, labels)
+            logits = self.logits(states, states_mask, labels, hidden)
             nll = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")  # (B, T)
         return (nll * mask).sum(1) / mask.sum(1).clamp(min=1)
 
-    def _token_nll(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
-        """Cross-entropy (B, T) of labels in chunks of tokens: logits (B, T, V) are never all in memory."""
-        return self.token_nll(self.decoder_states(states, states_mask, labels), labels)
-
-    def decoder_states(self, states: Tensor, states_mask: Tensor | None, labels: Tensor) -> Tensor:
-        """The decoder's last states (B, T, d_lm): that of position i has read the labels (B, T) before i."""
+    def decoder_states(
+        self, states: Tensor, states_mask: Tensor | None, labels: Tensor, hidden: Tensor | None = None
+    ) -> Tensor:
+        """The decoder's last states (B, T, d_lm): that of position i has read the labels (B, T) before i, but for those
+        that are hidden, see logits."""
         length = labels.shape[1]
-        start = labels.new_full((len(labels), 1), self.start_id)
-        decoder_input = torch.cat([start, labels[:, :-1]], dim=1)
+        decoder_input = self._decoder_input(labels, hidden)
         model = self.model
         with self._stable_precision():
             return (
@@ -206,7 +227,8 @@ class LanguageModel(nn.Module):
             )
 
     def token_nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy (B, T) of labels given the decoder's last states (B, T, d_lm), in chunks of tokens."""
+        """Cross-entropy (B, T) of labels given the decoder's last states (B, T, d_lm), in chunks of tokens: logits
+        (B, T, V) are never all in memory."""
         with self._stable_precision():
             hidden = scale_hidden(self.model, hidden)
             weight, bias = output_layer(self._computing_model())

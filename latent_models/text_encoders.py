@@ -105,6 +105,11 @@ class TextEncoder(nn.Module):
         return next(self.model.parameters()).device
 
     @property
+    def encoder(self) -> nn.Module:
+        """The part that encodes texts: without the decoder of an encoder-decoder."""
+        return self.model.get_encoder() if self.is_encoder_decoder else self.model
+
+    @property
     def max_length(self) -> int | None:
         """Longest text in tokens, special tokens included, or None where there is no limit."""
         config = self.model.config
@@ -128,12 +133,11 @@ class TextEncoder(nn.Module):
 
         Padding changes no state of a token. Autocast is as the caller has set it, unless this family overflows in it.
         """
-        encoder = self.model.get_encoder() if self.is_encoder_decoder else self.model
         with self._stable_precision():
             every = {"output_hidden_states": True} if self.layer is not None else {}
             if not self.is_encoder_decoder and self.is_causal:
                 every["use_cache"] = False
-            out = encoder(input_ids=input_ids, attention_mask=mask.long(), **every)
+            out = self.encoder(input_ids=input_ids, attention_mask=mask.long(), **every)
         return out.last_hidden_state if self.layer is None else out.hidden_states[self.layer]
 
     def fingerprint(self) -> str:
@@ -160,8 +164,8 @@ class TextEncoder(nn.Module):
         count = self.num_layers
         if not -count - 1 <= layer <= count:
             raise UserError(
-                f"--encoder_layer {layer}: {self.name} has {count} layers: give 0 (its embeddings) to {count}, or -1 "
-                "for the last one"
+                f"{self.flag.replace('_model', '_layer')} {layer}: {self.name} has {count} layers: give 0 (its "
+                f"embeddings) to {count}, or -1 for the last one"
             )
         return layer % (count + 1)
 

@@ -22,6 +22,12 @@ class AutoencoderValidationOptions:
         "smoothness",
         may_change="eval",
     )
+    eval_recovery: bool = flag(
+        False,
+        "at --eval and --eval_test also decode noised latents of held-out texts: how much of the texts is recovered, "
+        "and how far apart the decoder's two best tokens are",
+        may_change="eval",
+    )
 
 
 @dataclass
@@ -58,6 +64,9 @@ class IntervalOptions:
         None, "steps between samplings; unset: --save_and_sample_every", unit="steps", at_least=1
     )
     init_path: str | None = flag(None, "run folder whose weights training starts from, at step 0", published=True)
+    init_optimizer: bool = flag(
+        False, "also start from the averaged weights and from the moments of the optimizer of --init_path"
+    )
 
 
 @dataclass

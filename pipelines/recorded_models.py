@@ -14,7 +14,10 @@ from pipelines.cli.configs import TrainingConfig
 from utils.cli.settings import Settings
 
 ENTRY = "models_relative"  # of args.json
-FLAGS = ("model", "scorer", "mauve_encoder", "bertscore_model", "classifier", "latent_classifier", "draft_model")
+FLAGS = (
+    "model", "scorer", "mauve_encoder", "bertscore_model", "classifier", "latent_classifier", "draft_model",
+    "alignment_model",
+)  # fmt: skip
 
 
 def model_places(settings: Settings[TrainingConfig], folder: Path) -> dict[str, str]:

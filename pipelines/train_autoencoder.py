@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from dataset_utils.corpus import Corpus
+from latent_models.autoencoders.augmentations import used_augmentations
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
+from pipelines.best_checkpoint import best_score, check_best_metric, metric_name, save_if_best
 from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.models import configure_generation, load_model_of_texts, new_space
 from pipelines.cli.configs import AutoencoderConfig
+from pipelines.data.alignment import load_alignment_encoder, make_alignment_targets
 from pipelines.data.cached_latents import EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.evaluators.autoencoder import AutoencoderEvaluator
 from pipelines.finish import finish
-from pipelines.run_context import EVALUATION, RunContext, load_corpus, make_train_state, save_args, setup_run
+from pipelines.run_context import (
+    EVALUATION,
+    RunContext,
+    dataset_label,
+    load_corpus,
+    make_train_state,
+    save_args,
+    setup_run,
+)
 from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
 from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
 from pipelines.training import progress_metrics, resume, run_training
 from utils import checkpoints
+from utils.cache_folder import encoded_folder
+from utils.checkpoints import Checkpoint
 from utils.cli.settings import Settings
 from utils.compile import compile_network, should_compile
 from utils.distributed import wrap
@@ -33,6 +46,11 @@ from utils.seeding import derive_seed
 from utils.sharding import layers_of, shard
 from utils.state import State
 
+DEFAULT_METRIC = "bleu"  # selects the best checkpoint
+RECONSTRUCTION_METRICS = ("bleu", "exact_match", "rouge1", "rouge2", "rougeL")
+MIDPOINT_METRICS, RECOVERY_METRICS = ("imauve", "midpoints/perplexity"), ("recovery",)
+METRICS = (*RECONSTRUCTION_METRICS, *MIDPOINT_METRICS, *RECOVERY_METRICS)
+
 
 def train(settings: Settings[AutoencoderConfig]) -> int:
     """Train and validate, or only evaluate with --eval or --eval_test. Returns the exit code."""
@@ -40,6 +58,7 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
     config = settings.config
     if config.run.dry_run:
         return dry_run(settings, _meta_components)
+    check_best_metric(settings, METRICS, DEFAULT_METRIC)
     run = setup_run(settings, "latent_finetuning", "autoencoder", {"loss": "train/loss", "learning_rate": "lr"})
     if run.is_eval:
         return evaluate(run)
@@ -48,8 +67,9 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
     name = _language_model_name(run)
     model = load_language_model(settings, name)
     corpus = load_corpus(run)
+    features = load_alignment_encoder(config.latent_losses, name)
     torch.manual_seed(derive_seed(config.loop.random_seed, "weights"))
-    space = new_space(settings, model).to(run.device)
+    space = new_space(settings, model, None if features is None else features.dim).to(run.device)
     log_corpus_stats(run, corpus, model.tokenizer)
     model.chunked_loss = not config.loss.whole_logits
     configure_generation(settings, model)
@@ -69,12 +89,13 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
         lambda checkpoint: model.check_fingerprint(checkpoint.metadata.get("language_model_fingerprint"), run.folder),
     )
     if config.run.resume_dir and not resumed:  # weights only, as in the published command line
-        load_into(space, checkpoints.load(config.run.resume_dir))
+        load_into(space, _without_other_heads(checkpoints.load(config.run.resume_dir), space))
     save_args(
         run,
         enc_dec_model_relative=relative_path(name, run.folder),
         parts=_components(space),
         language=model.language,
+        **({} if features is None else {"alignment_dim": features.dim}),
         trainable_params=sum(p.numel() for p in state.parameters()),
     )
 
@@ -85,13 +106,17 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
 
     def validate(state: State) -> None:
         metrics = evaluator.evaluate_latents()
+        selecting = metric_name(settings, DEFAULT_METRIC) or ""
+        if "midpoints" in selecting or selecting.endswith("imauve"):
+            metrics |= evaluator.evaluate_midpoints(corpus)
+        elif "noise/" in selecting or selecting.endswith("recovery"):
+            metrics |= evaluator.evaluate_recovery()
         evaluator.record(metrics, state.step)
         evaluator.log_norms(state.step)
-        bleu = metrics[f"autoencoder/{evaluator.strategies[0]}/bleu"]
+        score = best_score(run, metrics, DEFAULT_METRIC, only=f"autoencoder/{evaluator.strategies[0]}/")
         # reconstruction does not measure the quality of samples that a decoder gives: the newest checkpoint is the best
-        if config.augmentation.denoiser_run is not None or bleu > state.best.get("bleu", -1.0):
-            state.best = {"bleu": bleu, "step": state.step}
-            state.save_best(run.folder, **metadata)
+        newest = config.augmentation.denoiser_run is not None and config.best.best_metric is None
+        save_if_best(run, state, score, always=newest, **metadata)
         evaluator.write(run.folder, "validation")
 
     # step and training
@@ -101,10 +126,11 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
         run.batch_sampler(),
         run.device,
         wrapped=state.wrapped,
-        augmentation=make_augmentation(run, space),
+        augmentation=make_augmentation(run, space, corpus),
         # a compiled network needs one shape
         pad_to=config.language_model.max_seq_len if should_compile(config.compilation.compile, run.device) else None,
         states=load_encoder_states(run, model, train_tokens),
+        targets=None if features is None else make_alignment_targets(run, features, corpus),
     )
     lm_loss = evaluator.language_model_loss() if frozen else {}
 
@@ -142,6 +168,8 @@ def evaluate(run: RunContext[AutoencoderConfig]) -> int:
     evaluator.record(evaluator.evaluate_latents(), 0)
     if config.validation.eval_interpolation:
         evaluator.record(evaluator.evaluate_midpoints(corpus), 0)
+    if config.validation.eval_recovery:
+        evaluator.record(evaluator.evaluate_recovery(), 0)
     evaluator.write(run.folder / EVALUATION, f"eval-{split}")
     finish(run, 0)
     return 0
@@ -176,13 +204,28 @@ def prepare_for_training(run: RunContext[AutoencoderConfig], space: CompressedSp
     return True
 
 
-def make_augmentation(run: RunContext[AutoencoderConfig], space: CompressedSpace) -> LatentAugmentation:
-    """The augmentation of latents of the flags; it loads the denoiser of --denoiser_run."""
+def make_augmentation(run: RunContext[AutoencoderConfig], space: CompressedSpace, corpus: Corpus) -> LatentAugmentation:
+    """The augmentation of the flags; it loads the denoiser of --denoiser_run."""
     config, options = run.settings.config.autoencoder, run.settings.config.augmentation
     denoiser = None
     if options.denoiser_run is not None:
-        denoiser = load_denoiser_augmentation(options.denoiser_run, space, options.denoiser_steps, run.device)
-    return LatentAugmentation(config.max_latent_noise, config.latent_noise_prob, denoiser, options.denoiser_prob)
+        steps = options.denoiser_steps
+        denoiser = load_denoiser_augmentation(options.denoiser_run, space, steps, run.device, corpus)
+    return LatentAugmentation(
+        config.max_latent_noise,
+        config.latent_noise_prob,
+        denoiser,
+        options.denoiser_prob,
+        used_augmentations(run.settings.config.latent_augmentation),
+        run.settings.config.latent_losses.kl_weight > 0,
+    )
+
+
+def _without_other_heads(checkpoint: Checkpoint, space: CompressedSpace) -> Checkpoint:
+    """A checkpoint without the heads of losses that this run has not, so that a decoder can be trained on alone."""
+    present = space.state_dict().keys()
+    model = {name: x for name, x in checkpoint.tensors["model"].items() if name in present or "heads." not in name}
+    return Checkpoint({**checkpoint.tensors, "model": model}, checkpoint.metadata, checkpoint.path)
 
 
 def load_encoder_states(
@@ -195,22 +238,26 @@ def load_encoder_states(
     return encode_or_load(
         EncoderStatesSpace(model, data.table.max_length),
         data,
-        Path(options.latent_cache_dir or run.folder / "latent_cache"),
+        encoded_folder(options.cache_dir, options.latent_cache_dir, [run.folder]),
         "train",
         "encoder states of the training texts",
         run.dist,
         options.states_on_device,
         options.cache_encoder_states,
-        "name a folder on a larger disk with --latent_cache_dir, or leave --cache_encoder_states out",
+        "name a folder on a larger disk with --cache_dir, or leave --cache_encoder_states out",
+        corpus=dataset_label(run.settings),
     )
 
 
 def _components(space: CompressedSpace) -> dict[str, torch.nn.Module]:
-    return {"language model": space.language_model, "autoencoder": space.autoencoder}
+    heads = {"heads of losses": space.heads} if any(True for _ in space.heads.parameters()) else {}
+    return {"language model": space.language_model, "autoencoder": space.autoencoder, **heads}
 
 
 def _meta_components(settings: Settings[AutoencoderConfig]) -> dict[str, torch.nn.Module]:
     """The components on the meta device, for a dry run."""
-    model = load_language_model(settings, settings.config.language_model.enc_dec_model, meta=True)
+    name = settings.config.language_model.enc_dec_model
+    model = load_language_model(settings, name, meta=True)
+    features = load_alignment_encoder(settings.config.latent_losses, name, meta=True)
     with torch.device("meta"):
-        return _components(new_space(settings, model))
+        return _components(new_space(settings, model, None if features is None else features.dim))

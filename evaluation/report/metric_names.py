@@ -19,6 +19,8 @@ class MetricName:
 NAMES = {
     "mauve": MetricName("MAUVE", HIGHER, "closeness of two sets of texts in the features of a language model, 0 to 1"),
     "perplexity": MetricName("Perplexity", LIKE_REAL, "of the scorer; far below that of real texts means dull ones"),
+    "imauve": MetricName("iMAUVE", HIGHER, "MAUVE of texts decoded midway between texts; predicts that of samples"),
+    "recovery": MetricName("Recovery from noise", HIGHER, "BLEU of texts decoded from noised latents, a mean"),
     "corpus_perplexity": MetricName("Perplexity per token", LIKE_REAL, "pooled over all tokens"),
     "unique_wordcount": MetricName("Distinct words", LIKE_REAL, "in all texts together"),
     "2gram_repitition": MetricName("Repeated 2-grams", LIKE_REAL, "share that occurred before in the set"),

@@ -29,6 +29,7 @@ class AutoencoderRow(NamedTuple):
 
 AUTOENCODERS: dict[str, AutoencoderRow] = {
     "perceiver": AutoencoderRow("perceiver", "PerceiverAutoencoder", PerceiverOptions),
+    "per_token": AutoencoderRow("per_token", "PerTokenAutoencoder", PerceiverOptions),
 }
 
 
@@ -39,12 +40,16 @@ def autoencoder_row(name: str) -> AutoencoderRow:
     return AUTOENCODERS[name]
 
 
-def make_autoencoder(name: str, dim_lm: int, options: Any, max_seq_len: int) -> Autoencoder:
+def make_autoencoder(
+    name: str, dim_lm: int, options: Any, max_seq_len: int, *, variational: bool = False
+) -> Autoencoder:
     """An autoencoder with random weights.
 
     dim_lm: width of the language model. options: an instance of the row's dataclass. max_seq_len: longest text, in
-    tokens.
+    tokens. variational: latents with a mean and a variance, see variational.py.
     """
     kind: Any = autoencoder_row(name).load_class()
     made: Autoencoder = kind(dim_lm, options, max_seq_len)
+    if variational:
+        made.make_variational()
     return made

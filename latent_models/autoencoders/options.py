@@ -25,3 +25,68 @@ class PerceiverOptions:
         2, "depth of the Perceiver encoder and of the decoder", unit="layers", at_least=1, at_most=1000, published=True
     )
     l2_normalize_latents: bool = flag(False, "rescale every latent to norm sqrt(dim_ae)", published=True)
+
+
+@dataclass
+class LatentLossOptions:
+    """Losses beside reconstruction, for any autoencoder; see losses.py. All are off by default."""
+
+    feature_matching_weight: float = flag(
+        0.0,
+        "weight of the error with which the decoder's memory predicts the frozen encoder's states of every token "
+        "(COSMOS); 0: off",
+        at_least=0,
+    )
+    alignment_weight: float = flag(
+        0.0,
+        "weight of 1 - cosine between a linear map of a text's latents and the mean state of a layer of a frozen model "
+        "(REPA, VA-VAE); 0: off",
+        at_least=0,
+    )
+    alignment_model: str | None = flag(
+        None,
+        "model of --alignment_weight, any encoder or causal model, a local folder or a hub id; unset: the encoder of "
+        "--enc_dec_model as it is before training",
+        needs="alignment_weight",
+        may_change="resume",
+    )
+    alignment_layer: int | None = flag(
+        None,
+        "layer of --alignment_model whose states are compared, 0 for its embeddings, -1 for the last; unset: the last",
+        needs="alignment_weight",
+    )
+    kl_weight: float = flag(
+        0.0,
+        "weight of the KL divergence of the latents from a standard normal, in nats per token: latents get a mean and "
+        "a variance, and 1 is the evidence lower bound; 0: off, latents are points",
+        at_least=0,
+    )
+
+
+@dataclass
+class LatentAugmentationOptions:
+    """Changes of a training batch on its way through an autoencoder; see augmentations.py. All are off by default."""
+
+    state_mask_prob: float = flag(
+        0.0, "share of the encoder's states that are set to zero before compression", at_least=0, at_most=1
+    )
+    state_noise: float = flag(
+        0.0,
+        "sigma of the noise on the encoder's states before compression, relative to their root mean square; 0: none",
+        at_least=0,
+    )
+    latent_mask_prob: float = flag(
+        0.0, "share of the latents that are set to zero before they are decoded", at_least=0, at_most=1
+    )
+    token_dropout: float = flag(
+        0.0,
+        "share of the tokens at the language model's decoder that are hidden, so that it needs its latents",
+        at_least=0,
+        at_most=1,
+    )
+    tell_noise_level: bool = flag(
+        False,
+        "tell the decoder the sigma of the noise of --max_latent_noise, by an embedding that is added to the latents; "
+        "--decoder_noise then chooses it for sampling (unset: 0)",
+        needs="max_latent_noise",
+    )

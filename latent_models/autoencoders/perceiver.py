@@ -90,10 +90,11 @@ class SelfAttention(nn.Module):
         self.key_norm = QKNorm(head_dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """x: (B, L, d). visible: bool, broadcastable to (B, H, L, L); None: every position sees all of them."""
         x = for_products(self.norm(x))
         q, k, v = (split_heads(y, self.head_dim) for y in (self.q(x), self.k(x), self.v(x)))
-        return self.out(attend(self.query_norm(q), self.key_norm(k), v))
+        return self.out(attend(self.query_norm(q), self.key_norm(k), v, visible))
 
 
 class EncoderLayer(nn.Module):
@@ -113,8 +114,8 @@ class DecoderLayer(nn.Module):
         self.attention = SelfAttention(dim, head_dim)
         self.feed_forward = FeedForward(dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(x)
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        x = x + self.attention(x, visible)
         return x + self.feed_forward(x)
 
 

@@ -47,7 +47,8 @@ class CompressedSpace(LatentSpace):
         tell_noise_level: bool = False,
         alignment_dim: int | None = None,
     ) -> None:
-        """losses: those beside reconstruction; None: none. tell_noise_level: the decoder reads the sigma of its latents.
+        """losses: those beside reconstruction; None: none. tell_noise_level: whether the decoder reads the sigma of its
+        latents.
 
         alignment_dim: channels of the features with which latents are aligned.
         """
@@ -157,8 +158,8 @@ class CompressedSpace(LatentSpace):
         """Latents with noise of level s, drawn for a whole block where these are some of its rows, and (B,) s."""
         if self.heads.noise_level is None:
             raise UserError(
-                f"--decoder_noise {s:g} needs a decoder that is told the noise of its latents, and this autoencoder was "
-                "trained without --tell_noise_level: leave it out"
+                f"--decoder_noise {s:g} needs a decoder that is told the noise of its latents, and this autoencoder "
+                "was trained without --tell_noise_level: leave it out"
             )
         x0 = latents.x0
         first, size = draw_rows or (0, len(x0))
@@ -176,12 +177,12 @@ class CompressedSpace(LatentSpace):
         states: Tensor | None = None,
         target: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Training losses of the autoencoder (B,) by name: reconstruction, in nats per token, the autoencoder's own, and
-        the LATENT_LOSSES that are on.
+        """Training losses of the autoencoder (B,) by name: reconstruction, in nats per token, the autoencoder's own,
+        and the LATENT_LOSSES that are on.
 
-        Reconstruction is the cross-entropy of the text given its latents. augment: changes of the batch on its way; None
-        in validation. states: encoder states (B, T, d_lm), if already known. target: (B, d), features of the texts with
-        which latents are aligned.
+        Reconstruction is the cross-entropy of the text given its latents. augment: changes of the batch on its way;
+        None in validation. states: encoder states (B, T, d_lm), if already known. target: (B, d), features of the
+        texts with which latents are aligned.
         """
         augment = augment or BatchAugmentation()
         ids, mask = batch.input_ids, batch.attention_mask

@@ -13,17 +13,21 @@ from torch import nn
 from dataset_utils import registry
 from diffusion.schedules import Schedule
 from latent_models.autoencoders import autoencoder_row, make_autoencoder
+from latent_models.causal.decoder_args import is_text_decoder
 from latent_models.families import resolve_language
 from latent_models.generation.generator import make_token_generator
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.compressed import CompressedSpace
+from latent_models.spaces.decoded import DecodedSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from model import DENOISERS, make_denoiser
 from model.encoder_denoiser import HFEncoderDenoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
+from pipelines.builders.text_decoders import TEXT_DECODER_COPY, load_decoded_space
 from pipelines.cli.configs import AutoencoderConfig, DiffusionConfig, TextModelConfig
+from utils.cli.args_io import read_args
 from utils.cli.settings import Settings
 from utils.errors import UserError
 from utils.pretrained import locate_model
@@ -56,14 +60,23 @@ def configure_generation(settings: Settings[TextModelConfig], model: LanguageMod
     model.token_generator = make_token_generator(settings.config.generation, model.model, model.name)
 
 
-def new_space(settings: Settings[AutoencoderConfig], language_model: LanguageModel) -> CompressedSpace:
-    """A compressed space around a language model, with a new autoencoder of the kind and options of the flags."""
+def new_space(
+    settings: Settings[AutoencoderConfig], language_model: LanguageModel, alignment_dim: int | None = None
+) -> CompressedSpace:
+    """A compressed space around a language model, with a new autoencoder of the kind and options of the flags.
+
+    alignment_dim: channels of the features with which latents are aligned (--alignment_weight).
+    """
     config = settings.config
     name = config.autoencoder.autoencoder
     kind = autoencoder_row(name).options
     options = kind(**{f.name: settings.get(f.name) for f in fields(kind)})
-    autoencoder = make_autoencoder(name, language_model.dim, options, config.language_model.max_seq_len)
-    return CompressedSpace(language_model, autoencoder)
+    losses = config.latent_losses
+    autoencoder = make_autoencoder(
+        name, language_model.dim, options, config.language_model.max_seq_len, variational=losses.kl_weight > 0
+    )
+    told = config.latent_augmentation.tell_noise_level
+    return CompressedSpace(language_model, autoencoder, losses, tell_noise_level=told, alignment_dim=alignment_dim)
 
 
 def context_by_enc_dec_model(settings: Settings[DiffusionConfig]) -> bool:
@@ -86,26 +99,35 @@ def check_same_language(settings: Settings[DiffusionConfig], model: LanguageMode
         )
 
 
-def check_same_latents(space: CompressedSpace, known: CompressedSpace, folder: Path) -> None:
+def check_same_latents(space: LatentSpace, known: LatentSpace, folder: Path) -> None:
     """UserError if an autoencoder gives other latents than the one a denoiser was trained with.
 
-    Its decoder may differ (--lm_mode decoder).
+    Its decoder may differ (--lm_mode decoder, or another causal decoder of the same latents).
     """
     if space.encoding_fingerprint() != known.encoding_fingerprint():
+        hint = (
+            "with --lm_mode decoder" if isinstance(known, CompressedSpace) else "with --resume_dir and --denoiser_run"
+        )
         raise UserError(
-            f"--latent_model_path {folder} gives other latents than the autoencoder that this run was trained with: "
-            "leave it out, or name a run that trained on from that one with --lm_mode decoder"
+            f"--latent_model_path {folder} gives other latents than the ones that this run was trained with: leave it "
+            f"out, or name a run that trained on from that one {hint}"
         )
 
 
 def autoencoder_folder(settings: Settings[DiffusionConfig], run: Path) -> Path:
-    """The autoencoder's folder: a trained run's own copy unless --latent_model_path is explicit, else that of the
-    flag."""
-    own, path = run / AUTOENCODER_COPY, settings.config.latents.latent_model_path
-    if settings.checkpoint_args and (own / "args.json").is_file() and "latent_model_path" not in settings.explicit:
+    """The folder of the autoencoder, or of the text decoder: a trained run's own copy unless --latent_model_path is
+    explicit, else that of the flag."""
+    own, path = own_latents(run), settings.config.latents.latent_model_path
+    if settings.checkpoint_args and own is not None and "latent_model_path" not in settings.explicit:
         return own
-    assert path is not None, "only runs of compressed latents have an autoencoder"
+    assert path is not None, "this run has neither an autoencoder nor a text decoder"
     return resolve(path, run, "--latent_model_path")
+
+
+def own_latents(run: Path) -> Path | None:
+    """The copy of an autoencoder or of a text decoder in a run folder; None if it holds none."""
+    copies = (run / name for name in (AUTOENCODER_COPY, TEXT_DECODER_COPY))
+    return next((copy for copy in copies if (copy / "args.json").is_file()), None)
 
 
 def _language_model_arguments(settings: Settings[DiffusionConfig], sources: bool) -> dict[str, Any]:
@@ -149,16 +171,35 @@ def load_space(
     if not settings.config.latents.latent_model_path:
         states = EncoderStatesSpace(_load_states_model(settings, run), settings.config.language_model.max_seq_len)
         return states.to(device).requires_grad_(False).eval()
-    folder = autoencoder_folder(settings, run)
-    space = CompressedSpace.from_pretrained(folder, device=device, **_language_model_arguments(settings, sources))
-    check_same_language(settings, space.language_model, folder)
-    configure_generation(settings, space.language_model)
-    own = run / AUTOENCODER_COPY
-    if settings.checkpoint_args and folder != own and (own / "args.json").is_file():
-        known = CompressedSpace.from_pretrained(own, device=device, language_model=space.language_model.name)
-        check_same_latents(space, known, folder)
-    _limit_length(settings, space.autoencoder.max_seq_len, folder)
+    folder, models = autoencoder_folder(settings, run), _language_model_arguments(settings, sources)
+    if is_text_decoder(folder):
+        decoded = load_decoded_space(settings, folder, device, **models)
+        longest: int = read_args(folder)["max_seq_len"]
+        space: LatentSpace = decoded
+    else:
+        compressed = CompressedSpace.from_pretrained(folder, device=device, **models)
+        check_same_language(settings, compressed.language_model, folder)
+        configure_generation(settings, compressed.language_model)
+        longest, space = compressed.autoencoder.max_seq_len, compressed
+    own = own_latents(run)
+    if settings.checkpoint_args and own is not None and folder != own:
+        check_same_latents(space, _known_space(settings, own, space, device), folder)
+    _limit_length(settings, longest, folder)
     return space
+
+
+def _known_space(
+    settings: Settings[DiffusionConfig], own: Path, space: LatentSpace, device: torch.device
+) -> LatentSpace:
+    """The space that a run was trained with, of its own copy. space: that of an explicit --latent_model_path, whose
+    frozen models it shares if it can."""
+    reader: str = space.language_model.name  # type: ignore[union-attr, assignment]
+    if not is_text_decoder(own):
+        return CompressedSpace.from_pretrained(own, device=device, language_model=reader)
+    of_sentences = read_args(own)["latent_space"] == "sentence"
+    where = {"encoder_model": reader} if of_sentences else {"language_model": reader}
+    lm = space.decoder.lm.name if isinstance(space, DecodedSpace) else None
+    return DecodedSpace.from_pretrained(own, device=device, decoder_model=lm, **where)
 
 
 def _load_states_model(settings: Settings[DiffusionConfig], run: Path) -> LanguageModel:
@@ -193,6 +234,8 @@ def meta_space(settings: Settings[DiffusionConfig], sources: bool = False) -> La
         model = load_model_of_texts(settings, config.language_model.enc_dec_model, meta=True)
         return EncoderStatesSpace(model, config.language_model.max_seq_len).requires_grad_(False)
     folder = autoencoder_folder(settings, Path(config.run.resume_dir or settings.values.get("distill_run") or "."))
+    if is_text_decoder(folder):
+        return load_decoded_space(settings, folder, "meta", **_language_model_arguments(settings, sources))
     return CompressedSpace.from_pretrained(folder, meta=True, **_language_model_arguments(settings, sources))
 
 

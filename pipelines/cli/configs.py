@@ -11,7 +11,7 @@ from dataset_utils.options import DataOptions, PackingOptions
 from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import ClassOptions, EvaluationOptions, MauveOptions, PairOptions
 from latent_models.autoencoders import AUTOENCODERS
-from latent_models.autoencoders.options import PerceiverOptions
+from latent_models.autoencoders.options import LatentAugmentationOptions, LatentLossOptions, PerceiverOptions
 from latent_models.causal.options import (
     CausalModelOptions,
     CausalSamplingOptions,
@@ -27,6 +27,7 @@ from latent_models.options import (
     DraftModelOptions,
     EmbeddingOptions,
     EncoderCacheOptions,
+    FrozenModelOptions,
     GenerationOptions,
     LanguageModelOptions,
     LatentCacheOptions,
@@ -133,11 +134,16 @@ class AutoencoderConfig(TextModelConfig):
     run: RunOptions = group(RunOptions, "run", save_dir="saved_latent_models")
     autoencoder: AutoencoderOptions = group(AutoencoderOptions, "autoencoder")
     perceiver: PerceiverOptions = group(PerceiverOptions, "Perceiver autoencoder")
+    latent_losses: LatentLossOptions = group(LatentLossOptions, "further losses of the autoencoder")
+    latent_augmentation: LatentAugmentationOptions = group(
+        LatentAugmentationOptions, "augmentation in the training of the autoencoder"
+    )
     sharding: ShardingOptions = group(ShardingOptions, "sharding")
     loss: ReconstructionOptions = group(ReconstructionOptions, "loss")
     encoder_cache: EncoderCacheOptions = group(EncoderCacheOptions, "cache of encoder states")
     augmentation: DenoiserAugmentationOptions = group(DenoiserAugmentationOptions, "a decoder for a denoiser")
     validation: AutoencoderValidationOptions = group(AutoencoderValidationOptions, "validation")
+    mauve: MauveOptions = group(MauveOptions, "evaluation by embeddings", flags=ALWAYS_FREE)
 
 
 @groups_of_rows({name: row.options for name, row in DENOISERS.items()}, "denoiser", flags=INHERITED)
@@ -145,6 +151,7 @@ class AutoencoderConfig(TextModelConfig):
 class DiffusionConfig(TextModelConfig):
     run: RunOptions = group(RunOptions, "run", save_dir="saved_diff_models")
     latents: LatentOptions = group(LatentOptions, "latents", flags=INHERITED)
+    frozen_models: FrozenModelOptions = group(FrozenModelOptions, "models of a text decoder")
     cache: LatentCacheOptions = group(LatentCacheOptions, "cache of encoded texts")
     context: ContextOptions = group(ContextOptions, "source texts", flags=INHERITED)
     tokenizer: TokenizerOptions = group(TokenizerOptions, "tokenizer of embeddings", flags=EMBEDDINGS)

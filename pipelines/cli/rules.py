@@ -26,7 +26,7 @@ REFERENCE_KERNELS = {
 
 
 def resolve_schedule_flags(settings: Settings[DiffusionConfig]) -> None:
-    """Continuous and discrete processes exclude each other; eta has a separate default for each."""
+    """Continuous and discrete processes exclude each other; eta and the variance have a separate default for each."""
     explicit, config = settings.explicit, settings.config
     discrete = config.process.beta_schedule is not None
     if discrete:
@@ -43,8 +43,17 @@ def resolve_schedule_flags(settings: Settings[DiffusionConfig]) -> None:
             settings.set("sampler", "ddim")
         elif sampler != "ddim":
             raise UserError(f"--ddim_sampling_eta belongs to --sampler ddim, not to {sampler}: drop one of them")
+    if config.sampling.renoise_gamma and eta:
+        raise UserError("--renoise_gamma and --ddim_sampling_eta both add noise to a step: drop one of them")
     if eta is None:
-        settings.set("ddim_sampling_eta", 1.0 if discrete else 0.0)
+        settings.set("ddim_sampling_eta", 1.0 if discrete and not config.sampling.renoise_gamma else 0.0)
+    learned = config.denoiser.learned_variance
+    if learned and "posterior_variance" not in settings.explicit | settings.checkpoint_args.keys():
+        settings.set("posterior_variance", "learned")
+    if config.sampling.posterior_variance == "learned" and not learned:
+        raise UserError(
+            "--posterior_variance learned needs a denoiser that trains with --learned_variance: use large or small"
+        )
 
 
 def resolve_respacing(settings: Settings[DiffusionConfig]) -> None:
@@ -112,6 +121,39 @@ def apply_reference_kernels(settings: Settings[TrainingConfig]) -> None:
             settings.set(name, value)
 
 
+def keep_cache_dtype(settings: Settings[TrainingConfig]) -> None:
+    """A run of a release without --latent_cache_dtype has trained on float32, and goes on with it bit for bit."""
+    given = {*settings.checkpoint_args, *settings.explicit}
+    if settings.checkpoint_args and "latent_cache_dtype" not in given:
+        settings.set("latent_cache_dtype", "float32")
+
+
+def check_averages(settings: Settings[DiffusionConfig]) -> None:
+    parse_decays(settings.config.ema.ema_decays)
+
+
+def parse_decays(text: str | None) -> list[float]:
+    """The decays of --ema_decays, each once. Raises UserError for what is no decay."""
+    decays = []
+    for word in [] if text is None else text.split(","):
+        try:
+            decays.append(float(word))
+        except ValueError:
+            decays.append(-1.0)
+        if not 0 <= decays[-1] < 1:
+            raise UserError(
+                f"--ema_decays {one_line_text(text)[:60]}: {one_line_text(word.strip())[:20] or 'nothing'} is no "
+                "decay: give numbers from 0 to below 1, such as 0.999,0.9995"
+            )
+    return list(dict.fromkeys(decays))
+
+
+def check_init_optimizer(settings: Settings[DiffusionConfig]) -> None:
+    intervals = settings.config.intervals
+    if intervals.init_optimizer and intervals.init_path is None:
+        raise UserError("--init_optimizer takes the optimizer of --init_path along: name a run with --init_path")
+
+
 def check_resume_mode(settings: Settings[TrainingConfig]) -> None:
     """--resume_dir needs a flag that selects the use of the run: training or an evaluation."""
     folder = settings.config.run.resume_dir
@@ -128,6 +170,27 @@ def check_num_latents(settings: Settings[AutoencoderConfig]) -> None:
         raise UserError(
             f"--num_decoder_latents {decoder} differs from --num_encoder_latents {encoder}: the decoder turns each "
             "latent into one state, so leave it out"
+        )
+
+
+def check_latent_losses(settings: Settings[AutoencoderConfig]) -> None:
+    config = settings.config
+    if config.autoencoder.autoencoder == "per_token" and "num_encoder_latents" in settings.explicit:
+        raise UserError(
+            f"--num_encoder_latents {config.perceiver.num_encoder_latents}: --autoencoder per_token has one latent for "
+            "each token: leave it out"
+        )
+    if config.latent_losses.kl_weight and config.perceiver.l2_normalize_latents:
+        raise UserError(
+            "--kl_weight gives latents a mean and a variance, and --l2_normalize_latents a fixed norm: leave one out"
+        )
+
+
+def check_recovery(settings: Settings[AutoencoderConfig]) -> None:
+    if settings.config.validation.eval_recovery and not _evaluates(settings):
+        raise UserError(
+            "--eval_recovery evaluates a trained autoencoder: add --eval or --eval_test and --resume_dir RUN; in "
+            "training --best_metric recovery measures it"
         )
 
 

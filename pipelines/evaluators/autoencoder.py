@@ -15,16 +15,19 @@ from typing import Any
 import torch
 
 from dataset_utils.corpus import Corpus
-from evaluation import report, scorers
+from evaluation import encoders, report, scorers
 from evaluation.distributed import on_rank0
+from evaluation.encoders import SentenceEncoder
 from evaluation.protocols import evaluate_reconstruction
+from evaluation.scorers import Scorer
 from latent_models.generation.decoding import decoding_settings, given_settings, strategies
 from latent_models.spaces.compressed import CompressedSpace
 from pipelines.cli.configs import AutoencoderConfig
 from pipelines.data.tokens import TokenSplit
-from pipelines.evaluators.interpolation import decode_all, evaluate_interpolation, midpoints
+from pipelines.evaluators.interpolation import decode_all, evaluate_imauve, evaluate_interpolation, midpoints
 from pipelines.evaluators.latent_norms import NUM_TEXTS, norms, write_norms
 from pipelines.evaluators.reconstruction import Decode, reconstruct, via_encoder, via_latents
+from pipelines.evaluators.recovery import evaluate_recovery
 from pipelines.evaluators.spelling import Spelling
 from pipelines.run_context import RunContext
 from pipelines.validation import mean_losses
@@ -55,6 +58,8 @@ class AutoencoderEvaluator:
         # perplexity needs --scorer: no scorer is trained here
         source = scorers.source_of(config.evaluation.scorer, or_default=False)
         self.scorer = scorers.load(source, device=run.device) if source else None
+        self._encoder: SentenceEncoder | None = None
+        self._local_scorer: Scorer | None = None  # of midpoints, trained here
         self.metrics: dict[str, Any] = {}
         self.texts: dict[str, list[str]] = {}  # by column name of the file of samples
 
@@ -131,10 +136,7 @@ class AutoencoderEvaluator:
         run = self.run
 
         def evaluate() -> dict[str, Any]:
-            train_texts = None if self.scorer else self.spelling.respell(corpus.train.texts)
-            scorer = self.scorer or scorers.load(
-                None, texts=train_texts, folder=run.folder / "scorer", device=run.device
-            )
+            scorer, encoder, held_out = self._midpoint_scorer(corpus), self._midpoint_encoder(), self._other_texts()
             metrics: dict[str, Any] = {}
             with eval_mode(self.space):
                 latents, neighbors = midpoints(
@@ -152,12 +154,58 @@ class AutoencoderEvaluator:
                         self.decoding,
                     )
                     self.texts[f"midpoints/{strategy}"] = texts
-                    metrics |= evaluate_interpolation(
-                        texts, self.references, neighbors.tolist(), scorer, prefix=f"midpoints/{strategy}/"
-                    )
+                    prefix = f"midpoints/{strategy}/"
+                    imauve = evaluate_imauve(texts, held_out, scorer, encoder, prefix=prefix)
+                    metrics |= imauve
+                    metrics |= evaluate_interpolation(texts, self.references, neighbors.tolist(), scorer, prefix=prefix)
+                    metrics["protocol"] = imauve["protocol"] | metrics["protocol"]
             return metrics
 
         return on_rank0(run.dist, None, evaluate)
+
+    def _midpoint_scorer(self, corpus: Corpus) -> Scorer:
+        """The scorer of the flags, else a small one that is trained on the corpus."""
+        if self.scorer is not None:
+            return self.scorer
+        if self._local_scorer is None:
+            texts = self.spelling.respell(corpus.train.texts)
+            folder = self.run.folder / "scorer"
+            self._local_scorer = scorers.load(None, texts=texts, folder=folder, device=self.run.device)
+        return self._local_scorer
+
+    def _midpoint_encoder(self) -> SentenceEncoder | None:
+        """The encoder of --mauve_encoder; None without the flag."""
+        source = self.run.settings.config.mauve.mauve_encoder
+        if source is not None and self._encoder is None:
+            self._encoder = encoders.load(source, device=self.run.device)
+        return self._encoder
+
+    def _other_texts(self) -> list[str]:
+        """Held-out texts beside those that are reconstructed; where the split has not as many more, these."""
+        n = len(self.rows)
+        others = self.spelling.respell(self.data.split.texts[n : 2 * n])
+        return others if len(others) == n else self.references
+
+    def evaluate_recovery(self) -> dict[str, Any]:
+        """Metrics of texts decoded from noised latents, and the margin of the decoder there. Every rank calls it."""
+        run, sharded = self.run, is_sharded(self.space)
+        with eval_mode(self.space), unsharded(self.space):
+            metrics, texts = evaluate_recovery(
+                self.space,
+                self.data,
+                self.rows,
+                self.references,
+                self.strategies,
+                batch_size=self.batch_size,
+                max_length=self.max_seq_len,
+                device=run.device,
+                autocast=run.autocast,
+                dist=None if sharded else run.dist,
+                quiet=run.quiet,
+                decoding=self.decoding,
+            )
+        self.texts |= texts
+        return metrics
 
     def record(self, metrics: Mapping[str, Any], step: int) -> None:
         """Log metrics and texts, and keep the metrics for write()."""

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evaluation.encoders import SentenceEncoder
 from evaluation.metrics import INTERPOLATION, MetricContext, compute_metrics
-from evaluation.protocols import Result, protocol
+from evaluation.protocols import Result, compute_mauves, protocol
 from evaluation.scorers import Scorer
 from latent_models.generation.decoding import DECODING
 from latent_models.spaces.base import LatentSpace
@@ -44,17 +45,22 @@ def midpoints(
 ) -> tuple[Latents, Tensor]:
     """Return latents midway between each text of `rows` and its nearest neighbor among them, and the neighbors (n,).
 
-    For spaces with a fixed number of latents. The midpoints are projected if the space has a projection.
+    The midpoints are projected if the space has a projection. Where texts differ in their number of latents, a midpoint
+    has as many as its text, of which those that its neighbor lacks stay as they are.
     """
-    encoded: list[tuple[Tensor, Tensor]] = []
+    encoded: list[tuple[Tensor, Tensor, Tensor]] = []
     with autocast():
         for part, batch in data.length_sorted_batches(batch_size, rows):
-            encoded.append((part, space.encode(batch.to(device)).x0.float()))
-    order = torch.cat([part for part, _ in encoded]).argsort()
-    x0 = torch.cat([x0 for _, x0 in encoded])[order[rows.argsort().argsort()].to(device)]  # in the order of rows
+            latents = space.encode(batch.to(device))
+            encoded.append((part, latents.x0.float(), latents.mask))
+    order = torch.cat([part for part, _, _ in encoded]).argsort()
+    order = order[rows.argsort().argsort()].to(device)  # in the order of rows
+    x0, mask = torch.cat([x0 for _, x0, _ in encoded])[order], torch.cat([mask for _, _, mask in encoded])[order]
     neighbors = nearest(x0)
-    mean = space.project((x0 + x0[neighbors]) / 2)
-    return Latents(mean, torch.ones(mean.shape[:2], dtype=torch.bool, device=device)), neighbors.cpu()
+    mean = (x0 + x0[neighbors]) / 2
+    if space.variable_length:
+        mean = torch.where((mask & mask[neighbors])[..., None], mean, x0)
+    return Latents(space.project(mean), mask), neighbors.cpu()
 
 
 @torch.no_grad()
@@ -94,4 +100,23 @@ def evaluate_interpolation(
     result: Result = {f"{prefix}{key}": value for key, value in numbers.items()}
     result |= {f"reference/midpoints_{key}": value for key, value in real.items()}
     result["protocol"] = protocol(scorer, len(texts), (), missing)
+    return result
+
+
+def evaluate_imauve(
+    texts: Sequence[str],
+    held_out: Sequence[str],
+    scorer: Scorer | None,
+    encoder: SentenceEncoder | None,
+    *,
+    prefix: str,
+) -> Result:
+    """Compute iMAUVE: MAUVE of decoded midpoints against held-out texts, by a scorer and by a sentence encoder.
+
+    Keys: {prefix}{model}_imauve. Among autoencoders it follows the MAUVE of the samples of a denoiser, where
+    reconstruction does not. held_out: best of other texts than those between which the midpoints lie.
+    """
+    found = compute_mauves({"midpoints": (texts, held_out)}, scorer, encoder)
+    result: Result = {f"{prefix}{key.replace('_midpoints_mauve', '_imauve')}": x for key, x in found.numbers.items()}
+    result["protocol"] = protocol(scorer, len(texts), found.of_scorer, found.missing) | found.encoder_protocol
     return result

@@ -13,6 +13,7 @@ from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.cached_latents import EncodedSplit
 from pipelines.steps.autoencoder import LatentAugmentation
 from pipelines.steps.describe import describe_rows
+from utils.records import Latents
 
 METRICS = ("loss", "token_accuracy", "exact_match", "verify_passes")  # metrics of evaluate_draft
 
@@ -46,7 +47,7 @@ class DraftModelStep:
     @torch.no_grad()
     def memory(self, x0: Tensor) -> Tensor:
         """The states (B, S, d_lm) that the language model's decoder attends to. x0: latents (B, L, D)."""
-        return self.space.autoencoder.decode(x0)
+        return self.space.memory(Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device)))
 
     def losses(self, rows: Tensor, memory: Tensor) -> Tensor:
         """Cross-entropy (b,) of the texts of some rows, in nats per token."""
