@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dataset_utils.corpus import Corpus
 from latent_models.causal.sequences import Sequences, encode
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.compressed import CompressedSpace, copy_autoencoder
@@ -77,7 +78,7 @@ def train(settings: Settings[TextDecoderConfig]) -> int:
         run.write_files(lambda: _copy_autoencoder(run), now=True)
         run.dist.barrier()
     space = make_space(settings, run.folder).to(run.device)
-    log_corpus_stats(run, corpus, space.language_model.tokenizer)
+    log_corpus_stats(run, corpus, space.writer_tokenizer)
     longest = config.language_model.max_seq_len
     tokens = {name: tokenize_for(space, corpus.splits[name], longest) for name in ("train", "valid")}
     targets = {name: target_tokens(space, corpus.splits[name].texts, longest) for name in ("train", "valid")}
@@ -102,7 +103,8 @@ def train(settings: Settings[TextDecoderConfig]) -> int:
         trainable_params=sum(p.numel() for p in state.parameters()),
         **facts,
     )
-    augmentation = DecoderAugmentation(config.decoder, load_denoiser(run, space), config.augmentation.denoiser_prob)
+    denoiser = load_denoiser(run, space, corpus)
+    augmentation = DecoderAugmentation(config.decoder, denoiser, config.augmentation.denoiser_prob)
     network = DecoderNetwork(space.decoder, space if space.trains else None)
     state.wrapped = wrap(network, run.dist)
     sampler: Any = LengthBuckets(run.batch_sampler(), targets["train"].lengths())
@@ -234,14 +236,22 @@ def _start_from(settings: Settings[TextDecoderConfig], space: DecodedSpace) -> N
     load_into(space, best_or_newest(settings.path("resume_dir")))
 
 
-def load_denoiser(run: RunContext[TextDecoderConfig], space: DecodedSpace) -> Callable[..., Tensor] | None:
+def load_denoiser(
+    run: RunContext[TextDecoderConfig], space: DecodedSpace, corpus: Corpus
+) -> Callable[..., Tensor] | None:
     """The denoiser of --denoiser_run, as a function of latents; None without it."""
     options = run.settings.config.augmentation
     if options.denoiser_run is None:
         return None
     from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
 
-    made: Any = load_denoiser_augmentation(options.denoiser_run, space, options.denoiser_steps, run.device)  # type: ignore[arg-type]
+    made: Any = load_denoiser_augmentation(
+        options.denoiser_run,
+        space,
+        options.denoiser_steps,
+        run.device,
+        corpus,  # type: ignore[arg-type]
+    )
     return made  # type: ignore[no-any-return]
 
 

@@ -20,7 +20,7 @@ from utils.records import Latents
 from utils.seeding import StepRNG
 
 ReadLatents = Callable[[Tensor], Latents]  # rows (B,) -> their scaled latents, on the device
-Replace = Callable[[Tensor, StepRNG], Tensor]  # (x0, rng) -> the latents that a denoiser makes from them
+Replace = Callable[..., Tensor]  # (x0, rng, mask, rows) -> the latents that a denoiser makes; DenoiserAugmentation
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class DecoderAugmentation:
         without = rng.select_mask("decoder_without_latents", self.options.latent_dropout)
         return torch.where(without, torch.ones_like(sigma), sigma)
 
-    def clean(self, x0: Tensor, rng: StepRNG) -> Tensor:
-        """x0 (B, L, D), or, for a share of the texts, what the denoiser makes of it."""
+    def clean(self, x0: Tensor, rng: StepRNG, rows: Tensor) -> Tensor:
+        """x0 (B, L, D), or, for a share of the texts, what the denoiser makes of it. rows: (B,), their numbers."""
         if self.denoiser is None:
             return x0
         chosen = rng.select_mask("decoder_imagined_rows", self.denoiser_prob)
-        return torch.where(chosen[:, None, None], self.denoiser(x0, rng), x0)
+        return torch.where(chosen[:, None, None], self.denoiser(x0, rng, None, rows), x0)
 
     def hidden(self, rng: StepRNG, width: int) -> Tensor | None:
         """(B, T) bool, input tokens that are hidden; None without token dropout."""
@@ -118,7 +118,7 @@ class TextDecoderStep:
         batch, source = self.data.batch(rows).to(self.device), self.read(rows)
         nll = self.network(
             source,
-            lambda x0: self.augmentation.clean(x0, rng),
+            lambda x0: self.augmentation.clean(x0, rng, rows),
             source.mask if self.variable_length and isinstance(source, Latents) else None,
             self.augmentation.levels(rng),
             lambda x0: rng.normal("decoder_noise", *x0.shape[1:]),
@@ -140,7 +140,7 @@ class TextDecoderStep:
             level = torch.full((len(rows),), sigma, device=self.device)
             found[name] = self.network(
                 source,
-                lambda x0: self.augmentation.clean(x0, rng),
+                lambda x0: self.augmentation.clean(x0, rng, rows),
                 mask,
                 level,
                 lambda x0: rng.normal("decoder_noise", *x0.shape[1:]),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
+from dataset_utils.corpus import Corpus
+from dataset_utils.options import DataOptions
+from dataset_utils.registry import NOT_IN_CATALOG, load
+from dataset_utils.splits import Split
 from diffusion.options import ProcessOptions, SamplingOptions
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
@@ -15,8 +20,10 @@ from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from pipelines.builders.diffusion_process import make_process
 from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.latent_sampler import LatentSampler
 from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
-from pipelines.steps.denoiser_augmentation import DenoiserAugmentation, load_denoiser_augmentation
+from pipelines.steps.denoiser_augmentation import DenoiserAugmentation, conditions_of, load_denoiser_augmentation
+from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.errors import UserError
 from utils.seeding import StepRNG
@@ -155,6 +162,65 @@ def test_a_run_on_other_spaces_augments_their_latents(programs, chain):
     with pytest.raises(UserError, match="trained on other latents than this decoder reads"):
         shorter = EncoderStatesSpace(space.language_model, 30)
         load_denoiser_augmentation(str(chain / "states"), shorter, 4, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def conditional(programs, chain, tales_folder, tmp_path_factory):
+    """Pairs with labels, and a run on them that needs sources and has no null class."""
+    root, files = tmp_path_factory.mktemp("conditional"), []
+    for split in ("train", "valid", "test"):
+        texts, both = (
+            [json.loads(line) for line in (tales_folder / f"{name}{split}.jsonl").open()] for name in ("", "pairs_")
+        )
+        rows = [{"src": p["src"], "trg": p["trg"], "label": t["label"]} for t, p in zip(texts, both, strict=True)]
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.append(f"--{split}_file {root / split}.jsonl")
+    flags = f"{' '.join(files)} --class_conditional --class_unconditional_prob 0 --seq2seq_candidates 1 --num_samples 2"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", root / "run", flags) == 0
+    return root, " ".join(files)
+
+
+def test_a_decoder_is_adapted_with_the_sources_and_classes_of_its_texts(programs, chain, conditional, monkeypatch):
+    root, files = conditional
+    seen, original = [], LatentSampler.make_denoise_fn
+
+    def watched(self, condition, mask, *rest, **options):
+        seen.append(condition)
+        return original(self, condition, mask, *rest, **options)
+
+    monkeypatch.setattr(LatentSampler, "make_denoise_fn", watched)
+    flags = f"--lm_mode decoder --resume_dir {chain / 'ae'} --denoiser_run {root / 'run'} --num_train_steps 2 {files}"
+    assert programs.autoencoder(chain / "lm", root / "adapted", flags) == 0
+    assert len(seen) == 2 and all(len(c.class_id) == len(c.source) == 16 and c.keep_class.all() for c in seen)
+    corpus = load(
+        DataOptions(**{f"{split}_file": str(root / f"{split}.jsonl") for split in ("train", "valid", "test")})
+    )
+    pipeline = TextDiffusionPipeline.from_pretrained(root / "run", device="cpu")
+    rows = torch.tensor([5, 0, 7])
+    found = conditions_of(pipeline, corpus, "RUN")(rows)
+    sources = [corpus.train.sources[i] for i in rows]
+    labels = torch.tensor([corpus.train.labels[i] for i in rows])
+    expected = pipeline.sources.make_inputs(sources, 0, labels)(0, 3).condition
+    assert torch.equal(found.class_id, labels) and torch.equal(found.source, expected.source)
+    names = [corpus.class_names[i] for i in labels]
+    corpus.class_names = tuple(reversed(corpus.class_names))  # another corpus may list them in another order
+    corpus.train.labels = [len(corpus.class_names) - 1 - label for label in corpus.train.labels]
+    again = conditions_of(pipeline, corpus, "RUN")(rows)
+    assert [pipeline.class_names[i] for i in again.class_id] == names
+
+
+def test_texts_without_the_conditions_of_a_run(programs, chain, conditional, capsys, tmp_path):
+    root, _ = conditional
+    start = f"--lm_mode decoder --resume_dir {chain / 'ae'} --denoiser_run"
+    with pytest.raises(UserError, match="was trained with sources, and these texts have none: name a corpus of pairs"):
+        programs.autoencoder(chain / "lm", tmp_path / "out", f"{start} {root / 'run'}")
+    pipeline = TextDiffusionPipeline.from_pretrained(root / "run", device="cpu")
+    corpus = Corpus("pairs", {"train": Split(["a"], None, ["b"])}, NOT_IN_CATALOG)
+    with pytest.raises(UserError, match="cannot sample without a class: name a corpus with its classes"):
+        conditions_of(pipeline, corpus, "RUN")
+    pipeline.has_null_class = True
+    assert conditions_of(pipeline, corpus, "RUN")(torch.tensor([0])).class_id is None
+    assert "which these texts lack: it samples without a class" in capsys.readouterr().err
 
 
 def test_denoiser_run_needs_lm_mode_decoder(programs, chain, tuned, tmp_path):
