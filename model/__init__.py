@@ -26,6 +26,7 @@ class DenoiserRow(NamedTuple):
     name: str  # its class: (latent_dim, max_len, options, *, num_classes, source_dim), called as Denoiser.forward
     time_input: str  # how the network receives the noise level: a kind of diffusion.denoisers.get_time_input
     options: type | None = None  # dataclass of its flags; the class takes an instance as keyword own_options
+    token_positions: bool = True  # its positions are those of the longest text in tokens, even for fewer latents
 
     def load_class(self) -> Any:
         return getattr(import_module(f"{__name__}.{self.module}"), self.name)
@@ -36,7 +37,7 @@ DENOISERS: dict[str, DenoiserRow] = {
     "latent": DenoiserRow("denoiser", "Denoiser", "alpha_bar"),
     "states": DenoiserRow("encoder_state_denoiser", "EncoderStateDenoiser", "index"),
     "encoder": DenoiserRow("encoder_denoiser", "HFEncoderDenoiser", "index", EncoderDenoiserOptions),
-    "mlp": DenoiserRow("mlp_denoiser", "MLPDenoiser", "alpha_bar"),
+    "mlp": DenoiserRow("mlp_denoiser", "MLPDenoiser", "alpha_bar", token_positions=False),
 }
 
 

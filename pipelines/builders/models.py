@@ -287,7 +287,9 @@ class DiffusionModel(nn.Module):
         samples depend on it.
         """
         super().__init__()
-        length = max(space.length, max_seq_len)  # the position table of the reference counts tokens, even for latents
+        length = space.length
+        if DENOISERS[options.denoiser_variant].token_positions:  # as in the reference
+            length = max(length, max_seq_len)
         self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim, own_options)
         self.statistics = LatentStatistics(space.dim, space.length, source_length if space.variable_length else 0)
         self.context = context
