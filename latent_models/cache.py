@@ -21,7 +21,8 @@ from utils.array_cache import ArrayCache, Layout
 from utils.errors import UserError
 from utils.records import Batch, Latents, to_device
 
-DISK_FULL_HINT = "choose a disk with more space by --latent_cache_dir, or encode at every step with --no_latent_cache"
+DISK_FULL_HINT = "choose a disk with more space by --cache_dir, or encode at every step with --no_latent_cache"
+STORED = {"bfloat16": "uint16"}  # dtypes that numpy lacks -> one of the same size for their bits
 Batches = Callable[[Tensor], Iterable[tuple[Tensor, Batch]]]
 """rows (m,) -> batches (rows (k,), Batch), each row once, in any order, so that texts can be grouped by length."""
 
@@ -41,10 +42,17 @@ def cache_layout(space: LatentSpace, lengths: np.ndarray, dtype: str = "float32"
 
     lengths: (n,) tokens of each text; a space with one latent per token stores those positions only, (k, D).
     """
+    dtype = STORED.get(dtype, dtype)
     if space.one_latent_per_token:
         return {"x0": Layout((space.dim,), dtype, lengths)}
     x0 = {"x0": Layout((space.length, space.dim), dtype)}
     return x0 | ({"mask": Layout((space.length,), "bool")} if space.variable_length else {})
+
+
+def _from_stored(array: np.ndarray) -> Tensor:
+    """Rows as a tensor of the dtype that they were stored in."""
+    x = torch.from_numpy(array)
+    return x.view(torch.bfloat16) if x.dtype == torch.uint16 else x
 
 
 class LatentCache:
@@ -67,8 +75,8 @@ class LatentCache:
         index = rows.cpu().numpy()
         if self.arrays.layouts["x0"].lengths is not None:
             padded, mask = self.arrays.padded_rows("x0", index, self.length)
-            return Latents(torch.from_numpy(padded), torch.from_numpy(mask))
-        x0 = torch.from_numpy(self.arrays.rows("x0", index))
+            return Latents(_from_stored(padded), torch.from_numpy(mask))
+        x0 = _from_stored(self.arrays.rows("x0", index))
         if "mask" not in self.arrays.layouts:
             return Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool))
         return Latents(x0, torch.from_numpy(self.arrays.rows("mask", index)))
@@ -135,13 +143,14 @@ def open_or_build(
             for index, batch in batches(torch.arange(start, stop)):
                 with torch.no_grad():
                     latents = space.encode(batch)
-                x0 = latents.x0.float().cpu().numpy().astype(dtype)
-                if not np.isfinite(x0).all():
-                    wider = "keep them in float32, or " if dtype == "float16" else ""
+                kept = latents.x0.float().to(getattr(torch, dtype)).cpu()
+                if not kept.isfinite().all():
+                    wider = "keep them in float32 or bfloat16 (--latent_cache_dtype), or " if dtype == "float16" else ""
                     raise UserError(
                         f"encoding gives latents that {dtype} cannot hold (infinite or not a number): {wider}check the "
                         "weights of --enc_dec_model and of --latent_model_path"
                     )
+                x0 = (kept.view(torch.uint16) if dtype in STORED else kept).numpy()
                 yield index.numpy(), {"x0": x0, "mask": latents.mask.cpu().numpy()}
         finally:
             space.train(training)

@@ -290,13 +290,15 @@ class EncoderCacheOptions(CacheFolderOptions):
 class LatentOptions:
     latent_space: str | None = flag(
         None,
-        "where diffusion happens: compressed latents of --latent_model_path (its default), states of the "
-        "encoder of --enc_dec_model (the default without), or token embeddings that train with the denoiser",
+        "where diffusion happens: compressed latents of the autoencoder in --latent_model_path, frozen embeddings of "
+        "sentences that the decoder there reads (each the default with such a run), states of the encoder of "
+        "--enc_dec_model (the default without), or token embeddings that train with the denoiser",
         choices=table_keys("pipelines.builders.spaces", "SPACES"),
     )
     latent_model_path: str | None = flag(
         None,
-        "run folder of a trained autoencoder; unset: diffusion on the encoder's own states",
+        "run folder of a trained autoencoder, or of a text decoder (python -m pipelines.train_text_decoder); unset: "
+        "diffusion on the encoder's own states",
         may_change="both",
         space="frozen",
         published=True,
@@ -329,6 +331,28 @@ class LatentOptions:
         may_change="resume",
         student="may_differ",
         config_only=True,
+    )
+
+
+@dataclass
+class FrozenModelOptions:
+    """Where the frozen models of a text decoder are now."""
+
+    encoder_model: str | None = flag(
+        None,
+        "encoder of the frozen embeddings of --latent_model_path, a local folder or a hub id; unset: where that run "
+        "found it",
+        may_change="both",
+        student="may_differ",
+        space="frozen",
+    )
+    decoder_model: str | None = flag(
+        None,
+        "causal language model that decodes the latents of --latent_model_path, a local folder or a hub id; unset: "
+        "where that run found it",
+        may_change="both",
+        student="may_differ",
+        space="frozen",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffusion.schedules import scale_for_dimension
 from latent_models.generation.decoding import decoding_settings
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import NormalizedSpace
@@ -20,6 +22,7 @@ from pipelines.builders.diffusion_process import DiffusionProcess, make_process
 from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.models import DiffusionModel, SpaceInputs, autoencoder_folder, own_denoiser_options
 from pipelines.builders.spaces import SPACES
+from pipelines.builders.text_decoders import decoded_space_of
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.context_encoder import ContextEncoder, load_context_encoder
 from pipelines.pretrained.folder import read_weights
@@ -34,6 +37,7 @@ from utils.distributed import DistContext
 from utils.errors import UserError
 from utils.pretrained import load_into
 from utils.seeding import derive_seed
+from utils.state import chosen_ema
 
 
 @dataclass
@@ -63,16 +67,12 @@ def build_components(
     training texts of a new run, for a tokenizer.
     """
     options, meta = settings.config.denoiser, device.type == "meta"
-    process = make_process(
-        settings.config.process,
-        settings.config.sampling,
-        options.denoiser_variant,
-        settings.checkpoint_args.get("scale"),
-        student=settings.config.distillation.distill_run is not None,
-    )
+    process = process_of(settings)
     inputs = SpaceInputs(settings, run, device, process.train_schedule, source_tokens > 0, texts)
     assert settings.config.latents.latent_space is not None  # a rule of the command line sets it
     space = SPACES[settings.config.latents.latent_space].build(inputs)
+    if set_scale(settings, space.length * space.dim):
+        process = process_of(settings)
     context = None
     if source_tokens and settings.config.latents.latent_space != "embeddings":
         where = torch.device("cpu") if meta else device
@@ -102,6 +102,31 @@ def build_components(
         model.to(device)
         compile_network(model.denoiser, settings.config.compilation.compile, device)
     return Components(model.normalize(space), model, process, context, source_tokens > 0)
+
+
+def process_of(settings: Settings[DiffusionConfig]) -> DiffusionProcess:
+    """The process of the flags."""
+    return make_process(
+        settings.config.process,
+        settings.config.sampling,
+        settings.config.denoiser.denoiser_variant,
+        settings.checkpoint_args.get("scale"),
+        student=settings.config.distillation.distill_run is not None,
+    )
+
+
+def set_scale(settings: Settings[DiffusionConfig], dimension: int) -> bool:
+    """Set --scale as --scale_by_dimension asks, for latents of so many numbers; whether it did.
+
+    args.json records the number, so that a resumed run, an evaluation or a student has it without this.
+    """
+    if not settings.config.process.scale_by_dimension or settings.checkpoint_args:
+        return False
+    if "scale" in settings.explicit:
+        raise UserError("--scale and --scale_by_dimension both choose the scale of the schedule: give one")
+    settings.set("scale", scale_for_dimension(dimension))
+    print(f"note: --scale {settings.config.process.scale:.3g}, for latents of {dimension} numbers", file=sys.stderr)
+    return True
 
 
 def new_model(
@@ -142,7 +167,7 @@ def named_components(components: Components) -> dict[str, nn.Module]:
     shown: dict[str, nn.Module] = {"latent space": components.space.space}
     if context is not None:
         name = "context encoder" + (" (shared)" if context.shared else "")
-        shown[name] = context.model.model.get_encoder()
+        shown[name] = context.model.encoder
     if components.space.learned_with_denoiser or (context is not None and context.trained):
         return shown | {"denoiser": components.model.denoiser}
     return shown | {"denoiser": components.model}
@@ -163,7 +188,7 @@ def load_trained_weights(
     checkpoint = checkpoint_of(folder, settings, default=pairs)
     if "ema" not in checkpoint.tensors:
         raise UserError(f"{checkpoint.path} holds no averaged weights: name the run folder of a denoiser")
-    load_into(model, checkpoint, "ema")
+    load_into(model, checkpoint, chosen_ema(checkpoint))
     return checkpoint.step
 
 
@@ -202,7 +227,7 @@ def make_generator(
         dist=dist,
         absorbing=components.model.absorbing,
         hooks=make_hooks(settings, components, device),
-        decoding=decoding_settings(settings.config.decoding),
+        decoding=decoding_settings(settings.config.decoding, decoded_space_of(components.space) is not None),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from latent_models.spaces.compressed import CompressedSpace
+from latent_models.spaces.decoded import DecodedSpace
 from pipelines.builders.models import autoencoder_folder
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.cli.programs import DIFFUSION
@@ -67,8 +68,8 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     components = build_components(settings, folder, torch_device, len(class_names), source_tokens)
     names = tuple(ema_tensors(components.model))
     step = load_trained_weights(components.model, folder, settings, pairs=source_tokens > 0)
-    compressed = isinstance(components.space.space, CompressedSpace)
-    autoencoder_args = read_args(autoencoder_folder(settings, folder)) if compressed else {}
+    has_own = isinstance(components.space.space, CompressedSpace | DecodedSpace)
+    autoencoder_args = read_args(autoencoder_folder(settings, folder)) if has_own else {}
     return LoadedRun(settings, components, torch_device, class_names, folder, step, names, autoencoder_args)
 
 

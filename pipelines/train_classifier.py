@@ -24,6 +24,7 @@ from pipelines.load_run import load_run
 from pipelines.run_context import (
     RunContext,
     check_same_program,
+    dataset_label,
     load_corpus,
     make_train_state,
     save_args,
@@ -33,6 +34,7 @@ from pipelines.steps.classifier import METRICS, ClassifierStep
 from pipelines.summary import dry_run
 from pipelines.training import resume, run_training
 from pipelines.validation import mean_losses
+from utils.cache_folder import encoded_folder
 from utils.cli.args_io import read_args
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
@@ -123,10 +125,20 @@ def build_classifier(
 def encode_split(
     run: RunContext[ClassifierConfig], components: Components, data: TokenSplit, split: str
 ) -> EncodedSplit:
-    """Latents of a split, cached in the run folder; embeddings are not cached, because a look-up costs nothing."""
-    folder = None if components.space.learned_with_denoiser else run.folder / "latent_cache"
-    what = f"latents of the {split} split"
-    return encode_or_load(components.space.space, data, folder, split, what, run.dist, "off")
+    """Latents of a split, cached; embeddings are not cached, because a look-up costs nothing."""
+    options, is_cached = run.settings.config.cache, not components.space.learned_with_denoiser
+    return encode_or_load(
+        components.space.space,
+        data,
+        encoded_folder(options.cache_dir, None, [run.folder]) if is_cached else None,
+        split,
+        f"latents of the {split} split",
+        run.dist,
+        "off",
+        options.latent_cache_dtype,
+        max_bytes=1e9 * options.max_cache_gb,
+        corpus=dataset_label(run.settings),
+    )
 
 
 def _dry_run(settings: Settings[ClassifierConfig]) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
 from latent_models.spaces.normalization import NormalizedSpace
+from pipelines.averages import choose_average, ema_loss, make_averages
 from pipelines.best_checkpoint import (
     LOSSES,
     best_score,
@@ -38,19 +39,17 @@ from pipelines.data.datamodule import DataModule
 from pipelines.evaluators.evaluator import Evaluator, make_evaluator
 from pipelines.evaluators.latent_norms import NUM_TEXTS, norms, write_norms
 from pipelines.finish import finish
+from pipelines.initial_checkpoint import load_initial_checkpoint, take_optimizer
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
 from pipelines.sampling.classes import canonical_names
 from pipelines.steps.diffusion import QUARTERS, TimestepSampler
 from pipelines.steps.spaces import Step, space_training
-from pipelines.steps.teacher import Teacher, load_teacher, teacher_facts
+from pipelines.steps.teacher import load_teacher, teacher_facts
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
 from pipelines.training import progress_metrics, resume, run_training
 from pipelines.validation import mean_losses
-from utils import checkpoints
-from utils.checkpoints import Checkpoint
 from utils.cli.settings import Settings
 from utils.distributed import wrap
-from utils.ema import EMA
 from utils.errors import UserError
 from utils.hooks import PeriodicHook, StepResult
 from utils.pretrained import load_into
@@ -100,7 +99,8 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     run.write_files(save_artifacts, now=not config.run.resume_training)
 
     # training state
-    state = make_train_state(run, model, make_ema(settings, model), extra=dict(timestep_sampler.state_to_checkpoint()))
+    state = make_train_state(run, model, extra=dict(timestep_sampler.state_to_checkpoint()))
+    make_averages(settings, state)
     resumed = resume(run, state)
     if resumed:
         state.best = load_best_score(run.folder, state.best)
@@ -119,14 +119,16 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     evaluator = build_evaluator(run, components, corpus)
     check_best_metric(settings, (*LOSSES, *evaluator.output.metrics), evaluator.output.best_metric)
     evaluator.load_models()  # a missing scorer must fail now, not after hours of encoding
-    initial = None if resumed else load_initial_weights(settings, teacher)
+    initial = None if resumed else load_initial_checkpoint(settings, teacher)
     if initial is not None:
         load_into(model, initial)  # before setup(), which encodes with weights that may be among these
     data_module.setup(estimate_stats=not resumed)
     if not resumed:
         if initial is not None:
             load_into(model, initial)  # again: its latent statistics replace those that setup() estimated
-        state.ema = make_ema(settings, model)  # from the weights and statistics as they are now
+        make_averages(settings, state)  # from the weights and statistics as they are now
+        if initial is not None and config.intervals.init_optimizer:
+            take_optimizer(run, state, initial)
 
     # step and training
     state.wrapped = network = wrap(make_step.network, run.dist)
@@ -144,22 +146,27 @@ def train(settings: Settings[DiffusionConfig]) -> int:
                 f"{process.max_time(state.step, config.loop.num_train_steps):.3g} at step {state.step}"
             )
 
-    compute_losses = partial(compute_validation_losses, run, model, validation_step, validation_sampler)
+    measured: dict[int, dict[str, float]] = {}  # losses of the last validation, by its step
+
+    def compute_losses(state: State) -> dict[str, float]:
+        if state.step not in measured:
+            measured.clear()
+            measured[state.step] = compute_validation_losses(run, model, validation_step, validation_sampler, state)
+        return measured[state.step]
 
     def log_validation_losses(state: State, report: StepResult) -> None:
         """No PeriodicHook, which skips a step that a signal ends: the log of a resumed run would lack that step."""
-        assert state.ema is not None
         if state.step % config.loop.log_every == 0:
-            run.logger.record(compute_losses(state.ema), state.step)
+            run.logger.record(compute_losses(state), state.step)
 
     def sample(state: State) -> None:
-        assert state.ema is not None
-        with state.ema.applied():
+        losses = compute_losses(state)
+        loss = choose_average(run, state, losses)
+        with state.best_ema.applied():
             log_text_norms(run, data_module, space, state.step)
             metrics = evaluator.evaluate_training(state.step)
-        losses = compute_losses(state.ema)
-        measured = None if metrics is None else {**losses, **metrics}
-        save_if_best(run, state, best_score(run, measured, evaluator.output.best_metric))
+        found = None if metrics is None else {**losses, "val_ema_loss": loss, **metrics}
+        save_if_best(run, state, best_score(run, found, evaluator.output.best_metric))
 
     progress, num_steps = progress_metrics(run, len(train_tokens)), config.loop.num_train_steps
     run.logger.extra = lambda step: {**progress(step), "t_max": process.max_time(step, num_steps)}
@@ -244,25 +251,12 @@ def check_classes(settings: Settings[DiffusionConfig], corpus: Corpus) -> None:
         )
 
 
-def make_ema(settings: Settings[DiffusionConfig], model: DiffusionModel) -> EMA:
-    """Averaged weights that start from the current weights."""
-    foreach = not settings.config.optimizer.no_fused_optimizer
-    return EMA(model, settings.config.ema.ema_decay, settings.config.ema.ema_update_every, foreach=foreach)
-
-
-def load_initial_weights(settings: Settings[DiffusionConfig], teacher: Teacher | None) -> Checkpoint | None:
-    """The initial weights of a new run: those of its teacher or of --init_path; None for random weights."""
-    teacher_run, path = settings.config.distillation.distill_run, settings.config.intervals.init_path
-    if teacher is not None and teacher_run is not None:
-        return Checkpoint({"model": teacher.weights}, {}, Path(teacher_run))
-    return checkpoints.load(path) if path else None
-
-
 def compute_validation_losses(
-    run: RunContext[DiffusionConfig], model: DiffusionModel, step: Step, sampler: ValidationSampler, ema: EMA
+    run: RunContext[DiffusionConfig], model: DiffusionModel, step: Step, sampler: ValidationSampler, state: State
 ) -> dict[str, float]:
     """Mean losses of --val_loss_examples validation texts over all noise levels: val_loss, and val_ema_loss; where the
     step logs its loss by quarter of the noise range also val_loss_q0 to val_loss_q3, and val_ema_loss_q0 and so on.
+    With --ema_decays also val_ema_loss_DECAY of each.
 
     Every rank must call it: each computes its share.
     """
@@ -277,8 +271,11 @@ def compute_validation_losses(
 
     with eval_mode(model), run.autocast():
         losses = mean("val_loss")
-        with ema.applied():
-            return losses | mean("val_ema_loss")
+        for name, ema in state.emas.items():
+            with ema.applied():
+                found = mean(ema_loss(name))
+            losses |= found if name is None else {ema_loss(name): found[ema_loss(name)]}
+    return losses
 
 
 def _meta_components(settings: Settings[DiffusionConfig]) -> Mapping[str, nn.Module]:

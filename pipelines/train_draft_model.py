@@ -24,12 +24,13 @@ from pipelines.cli.configs import DraftModelConfig
 from pipelines.cli.programs import DRAFT_MODEL
 from pipelines.data.cached_latents import encode_or_load
 from pipelines.data.tokens import tokenize_split
-from pipelines.run_context import load_corpus, make_train_state, save_args, setup_run
+from pipelines.run_context import dataset_label, load_corpus, make_train_state, save_args, setup_run
 from pipelines.steps.autoencoder import LatentAugmentation
 from pipelines.steps.draft_model import METRICS, DraftModelStep, evaluate_draft
 from pipelines.summary import dry_run, parameters
 from pipelines.training import resume, run_training
 from pipelines.validation import mean_losses
+from utils.cache_folder import encoded_folder
 from utils.checkpoints import Checkpoint
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
@@ -75,7 +76,8 @@ def train(settings: Settings[DraftModelConfig]) -> int:
             )
 
     resume(run, state, check_autoencoder)
-    cache = _cache_folder(settings, autoencoder, run.folder)
+    runs = (autoencoder.parent, run.folder)
+    cache = encoded_folder(config.cache.cache_dir, config.task.latent_cache_dir, runs)
     latents = {
         name: encode_or_load(
             space,
@@ -85,6 +87,9 @@ def train(settings: Settings[DraftModelConfig]) -> int:
             f"latents of the {name} split",
             run.dist,
             "auto",
+            config.cache.latent_cache_dtype,
+            max_bytes=1e9 * config.cache.max_cache_gb,
+            corpus=dataset_label(settings),
         )
         for name in ("train", "valid")
     }
@@ -140,13 +145,6 @@ def _autoencoder_folder(settings: Settings[DraftModelConfig]) -> Path:
     moved = "latent_model_path" not in settings.explicit and not Path(task.latent_model_path).is_dir()
     path = recorded if recorded and moved else task.latent_model_path
     return resolve(path, settings.config.run.resume_dir, "--latent_model_path")
-
-
-def _cache_folder(settings: Settings[DraftModelConfig], autoencoder: Path, run_folder: Path) -> Path:
-    """The cache of latents: --latent_cache_dir, else that of the diffusion run that holds the autoencoder, else
-    here."""
-    shared = autoencoder.parent / "latent_cache"
-    return Path(settings.config.task.latent_cache_dir or (shared if shared.is_dir() else run_folder / "latent_cache"))
 
 
 def _meta_components(autoencoder: Path, max_seq_len: int, settings: Settings[DraftModelConfig]) -> dict[str, Any]:

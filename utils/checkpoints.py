@@ -315,9 +315,16 @@ def optimizer_metadata(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def unpack_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
+    *,
+    keep_settings: bool = False,
 ) -> None:
-    """Load a packed state into an optimizer over the same parameters. Raises UserError if the parameters differ."""
+    """Load a packed state into an optimizer over the same parameters. Raises UserError if the parameters differ.
+
+    keep_settings: learning rate and the like stay those of the optimizer, and only its moments are loaded.
+    """
     names = _parameter_names(optimizer)
     if sorted(names) != sorted(metadata["names"]) or len(metadata["groups"]) != len(optimizer.param_groups):
         different = sorted(set(names) ^ set(metadata["names"]))
@@ -325,6 +332,9 @@ def unpack_optimizer(
             f"the optimizer of the checkpoint has other parameters than this model (such as {different[:1]}): "
             f"resume with the flags that it was trained with"
         )
+    kinds = [{key for key in group if key not in ("params", "param_names")} for group in optimizer.param_groups]
+    if keep_settings and any(kind != set(group) for kind, group in zip(kinds, metadata["groups"], strict=True)):
+        raise UserError("the checkpoint has the moments of another --optimizer than this run: name the same one")
     indices = {name: i for i, name in enumerate(names)}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
@@ -335,7 +345,7 @@ def unpack_optimizer(
         state.setdefault(i, {})[key] = shard_like(value.clone(), parameters[i]) if isinstance(value, Tensor) else value
     fresh = optimizer.state_dict()["param_groups"]
     groups = [
-        {**new, **{k: tuple(v) if k == "betas" else v for k, v in old.items()}}
+        new if keep_settings else {**new, **{k: tuple(v) if k == "betas" else v for k, v in old.items()}}
         for new, old in zip(fresh, metadata["groups"], strict=True)
     ]
     for group, own in zip(groups, optimizer.param_groups, strict=True):

@@ -152,8 +152,8 @@ def _update(
         state.optimizer.step()
     state.schedule.step(loss, state.dist.sum)
     state.optimizer.zero_grad(set_to_none=True)
-    if state.ema:
-        state.ema.update()
+    for ema in state.emas.values():
+        ema.update()
     state.step += 1
     return StepResult(state.step, loss, values, norm, lr, state.dist, may_skip=scaler is not None)
 

@@ -64,6 +64,11 @@ class EMAOptions:
     ema_decay: float = flag(
         0.9999, "largest decay of the averaged weights (EMA)", at_least=0, at_most=1, published=True
     )
+    ema_decays: str | None = flag(
+        None,
+        "more averages of the weights, by their largest decays, A,B,C: that with the lowest validation loss is "
+        "sampled, saved in best/ and read; each takes the memory of the weights",
+    )
     ema_update_every: int = flag(
         1, "steps between updates of the averaged weights", unit="steps", at_least=1, published=True
     )

@@ -42,6 +42,8 @@ class State:
     optimizer: torch.optim.Optimizer
     schedule: LrSchedule
     ema: EMA | None = None
+    more_emas: dict[str, EMA] = field(default_factory=dict)  # averages of other decays, by their decays as text
+    ema_chosen: str | None = None  # the one of more_emas that validation prefers to `ema`
     step: int = 0  # optimizer steps done
     best: dict[str, Any] = field(default_factory=dict)  # best metrics so far, written by hooks, for JSON
     pending: list[str] = field(default_factory=list)  # names of hooks that are due; run on resume
@@ -56,13 +58,25 @@ class State:
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
+    @property
+    def emas(self) -> dict[str | None, EMA]:
+        """All averages: `ema` as None, and those of more_emas."""
+        return ({} if self.ema is None else {None: self.ema}) | {**self.more_emas}
+
+    @property
+    def best_ema(self) -> EMA:
+        """The average that validation prefers; `ema` where there are no others, or no validation yet."""
+        found = self.emas.get(self.ema_chosen)
+        assert found is not None, "this run keeps no averaged weights"
+        return found
+
     def tensors(self, *, optimizer: bool = True) -> dict[str, dict[str, Tensor]]:
         """Files of a checkpoint: model, ema (if any), optimizer, extra. Sharded tensors are gathered on rank 0 only."""
         collect = partial(gather_to_cpu, keep=self.dist.is_main)
         files = {"model": gathered_state(self.model, collect)}
         if optimizer:
             files["optimizer"], _ = checkpoints.pack_optimizer(self.optimizer, collect)
-        files |= {"ema": self.ema.state_dict()} if self.ema else {}
+        files |= {ema_part(name): ema.state_dict() for name, ema in self.emas.items()}
         return files | {name: part.state_dict() for name, part in self.extra.items()}
 
     def metadata(self, seen: Sequence[float] | None = None) -> dict[str, Any]:
@@ -75,6 +89,7 @@ class State:
             "optimizer": checkpoints.optimizer_metadata(self.optimizer),
             "schedule": self.schedule.metadata(seen),
             "ema_updates": self.ema.updates if self.ema else None,
+            **({"ema_chosen": self.ema_chosen} if self.more_emas else {}),
             "scaler": self.scaler.state_dict() if self.scaler else self.scaler_state,
             **({"ended_by": self.ended_by} if self.ended_by else {}),
         }
@@ -95,9 +110,15 @@ class State:
         self.dist.barrier()
 
     def save_best(self, folder: Path | str, **metadata: Any) -> None:
-        """Write weights and averaged weights as the best so far; without the optimizer, so it cannot be resumed."""
+        """Write weights and averaged weights as the best so far; without the optimizer, so it cannot be resumed.
+
+        Of several averages it holds the one that validation prefers.
+        """
         if self.dist.is_main or is_sharded(self.model):
             files = {name: x for name, x in self.tensors(optimizer=False).items() if name in ("model", "ema")}
+            if self.more_emas:
+                files["ema"] = self.best_ema.state_dict()
+                metadata = {"ema_decay": self.best_ema.decay, **metadata}
             if self.dist.is_main:
                 _check_present(folder)
                 checkpoints.save_best(folder, files, {"step": self.step, "best": self.best, **metadata})
@@ -106,15 +127,20 @@ class State:
     def load_weights(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Load weights and averaged weights only: for evaluation, or to start another run from them."""
         load_weights(self.model, checkpoint)
-        if self.ema and "ema" in checkpoint.tensors:
-            try:
-                self.ema.load_state_dict(checkpoint.tensors["ema"], checkpoint.metadata.get("ema_updates"))
-            except ValueError as error:
-                raise UserError(f"{checkpoint.path}: {error}") from None
+        self._load_averages(checkpoint)
+
+    def _load_averages(self, checkpoint: checkpoints.Checkpoint) -> None:
+        updates = checkpoint.metadata.get("ema_updates")
+        for name, ema in self.emas.items():
+            if ema_part(name) in checkpoint.tensors:
+                try:
+                    ema.load_state_dict(checkpoint.tensors[ema_part(name)], updates)
+                except ValueError as error:
+                    raise UserError(f"{checkpoint.path}: {error}") from None
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Load everything, so that training continues as if it had not stopped."""
-        if self.ema and "ema" not in checkpoint.tensors:
+        if any(ema_part(name) not in checkpoint.tensors for name in self.emas):
             raise UserError(f"{checkpoint.path} holds no averaged weights: it cannot be resumed, only evaluated")
         if "optimizer" not in checkpoint.tensors:
             raise UserError(
@@ -137,15 +163,47 @@ class State:
                 )
             part.load_state_dict(checkpoint.tensors[name])
 
+    def take_optimizer(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Load averaged weights and the moments of the optimizer, for a run that starts from another's checkpoint.
+
+        The settings of the optimizer and the learning rate stay those of this run. Raises UserError, and changes
+        nothing, if the checkpoint has none, or of another optimizer or model.
+        """
+        if "optimizer" not in checkpoint.tensors:
+            raise UserError(
+                f"{checkpoint.path} holds no state of the optimizer (a best checkpoint or a converted run): leave "
+                "--init_optimizer out"
+            )
+        own = {name for name, ema in self.emas.items() if ema_part(name) in checkpoint.tensors}
+        checkpoints.unpack_optimizer(
+            self.optimizer, checkpoint.tensors["optimizer"], checkpoint.metadata["optimizer"], keep_settings=True
+        )
+        self._load_averages(checkpoint)
+        for name, ema in self.emas.items():  # a decay that the other run did not have starts from its average
+            if name not in own and "ema" in checkpoint.tensors:
+                ema.load_state_dict(checkpoint.tensors["ema"], checkpoint.metadata.get("ema_updates"))
+
     def _restore_metadata(self, checkpoint: checkpoints.Checkpoint) -> None:
         metadata = checkpoint.metadata
         checkpoints.unpack_optimizer(self.optimizer, checkpoint.tensors["optimizer"], metadata["optimizer"])
         self.schedule.restore(metadata["schedule"], self.dist.rank, self.dist.world_size)
         self.step, self.best, self.seed = metadata["step"], dict(metadata["best"]), metadata["seed"]
         self.pending = list(metadata.get("pending", ()))
+        self.ema_chosen = metadata.get("ema_chosen")
         self.scaler_state = dict(metadata["scaler"])
         if self.scaler and self.scaler_state:
             self.scaler.load_state_dict(self.scaler_state)
+
+
+def ema_part(name: str | None) -> str:
+    """The file name in a checkpoint of an average of State.emas."""
+    return "ema" if name is None else f"ema_{name}"
+
+
+def chosen_ema(checkpoint: checkpoints.Checkpoint) -> str:
+    """The file name of the averaged weights of a checkpoint that validation preferred."""
+    part = ema_part(checkpoint.metadata.get("ema_chosen"))
+    return part if part in checkpoint.tensors else "ema"  # best/ holds that one alone
 
 
 def _check_present(folder: Path | str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +15,13 @@ from torch import Tensor
 from latent_models.cache import DISK_FULL_HINT, DeviceLatentCache, LatentCache, cache_key, cache_layout, open_or_build
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import NormalizedSpace
+from latent_models.spaces.sentence import UnscaledSpace
 from pipelines.data.context_encoder import ContextEncoder, SourceReader, trim_padding
 from pipelines.data.tokens import TokenSplit
 from utils.array_cache import format_bytes, size_of
+from utils.cache_folder import record_use
 from utils.distributed import DistContext
+from utils.errors import UserError
 from utils.progress import ProgressBar
 from utils.records import Batch, Condition, Latents, to_device
 
@@ -36,6 +42,17 @@ class EncodedSplit:
             return replace(held, x0=held.x0.float())  # after the copy: half precision halves the bytes to copy
         with torch.no_grad():
             return self.space.encode(self.tokens.batch(rows).to(self.device))
+
+
+class ScaledSplit(EncodedSplit):
+    """Latents of a split whose cache holds them before scaling, so that runs with another scaling share it."""
+
+    def __init__(self, unscaled: EncodedSplit, space: UnscaledSpace) -> None:
+        super().__init__(unscaled.space, unscaled.tokens, unscaled.cache, unscaled.device)
+        self.unscaled, self.scaled_by = unscaled, space
+
+    def __call__(self, rows: Tensor) -> Latents:
+        return self.scaled_by.scale(self.unscaled(rows))
 
 
 class ConditionalLatents:
@@ -89,6 +106,33 @@ def fits_on_device(flag: str, size: int, device: torch.device) -> bool:
     return flag == "on"
 
 
+def _check_folder(folder: Path) -> None:
+    """UserError if no cache can be written into a folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the folder of encoded corpora {folder} cannot be made ({error.strerror}): name another one with "
+            "--cache_dir"
+        ) from None
+
+
+def describe_cache(space: LatentSpace, data: TokenSplit, title: str, dtype: str, corpus: str) -> dict[str, Any]:
+    """What a cache holds, for a list of caches: the key of its folder tells nobody."""
+    model = getattr(space, "language_model", None)
+    positions = "one a token" if space.one_latent_per_token else space.length
+    return {
+        "corpus": corpus,
+        "split": title,
+        "texts": len(data),
+        "max_length": data.table.max_length,
+        "model": getattr(model, "name", ""),
+        "space": type(space).__name__,
+        "latents": f"{positions} x {space.dim}",
+        "dtype": dtype,
+    }
+
+
 def make_source_reader(context: ContextEncoder, data: TokenSplit, encoded: EncodedSplit) -> SourceReader:
     """Sources of a split by row: cached states, or token ids where the encoder trains with the denoiser."""
     if not context.trained:
@@ -111,26 +155,39 @@ def encode_or_load(
     on_device: str,
     dtype: str = "float32",
     disk_full_hint: str = DISK_FULL_HINT,
+    *,
+    max_bytes: float = math.inf,
+    corpus: str = "",
 ) -> EncodedSplit:
-    """Latents of a split from its cache below `folder`, which is filled now unless it is there. The ranks share it.
+    """Latents of a split from its cache below `folder`, which is filled now unless it is there. The ranks share it, as
+    do any processes that need the same one.
 
     folder: None for no cache; then each batch is encoded anew. title: part of the cache key. what: name of the latents
-    in messages. on_device: value of latents_on_device. dtype: dtype of the files. disk_full_hint: end of the error
-    message when the disk is full.
+    in messages. on_device: value of latents_on_device. dtype: float16, bfloat16 or float32, on disk. disk_full_hint:
+    end of the error message when the disk is full. max_bytes: a larger cache is not written, and each batch is encoded
+    anew; one line says so. corpus: its name, for the list of caches.
     """
     if folder is None:
+        return EncodedSplit(space, data, None, dist.device)
+    num_bytes = size_of(len(data), cache_layout(space, data.table.lengths, dtype))
+    if num_bytes > max_bytes:
+        if dist.is_main:
+            print(
+                f"note: the {what} would take {format_bytes(num_bytes)} on disk, more than --max_cache_gb "
+                f"{max_bytes / 1e9:g}: they are encoded at each step; a larger --max_cache_gb caches them",
+                file=sys.stderr,
+            )
         return EncodedSplit(space, data, None, dist.device)
     key = cache_key(space, data.split.texts, title, data.table.max_length, dtype)
 
     def batches(rows: Tensor) -> Iterator[tuple[Tensor, Batch]]:
         return ((part, batch.to(dist.device)) for part, batch in data.length_sorted_batches(ENCODE_BATCH, rows))
 
-    size = format_bytes(size_of(len(data), cache_layout(space, data.table.lengths, dtype)))
+    size = format_bytes(num_bytes)
+    _check_folder(folder)
     with ProgressBar(f"encode {title}", len(data), unit="text", disable=not dist.is_main) as bar:
         if not (folder / key / "cache.json").is_file():
-            others = any(place.parent.name != key for place in folder.glob("*/cache.json"))
-            note = "; other caches in this folder are of other weights, texts or lengths" if others else ""
-            bar.log(f"the {what} are encoded once, {size} in {folder / key}{note}")
+            bar.log(f"the {what} are encoded once, {size} in {dtype} in {folder / key}")
         cache = open_or_build(
             folder,
             key,
@@ -143,6 +200,8 @@ def encode_or_load(
             progress=bar.advance_to,
             disk_full_hint=disk_full_hint,
         )
+        if dist.is_main:
+            record_use(cache.folder, describe_cache(space, data, title, dtype, corpus))
         dist.barrier()  # each rank has checked a share of the cache
         bar.advance_to(len(data), f"{size} of {what} in {cache.folder}")
     if fits_on_device(on_device, DeviceLatentCache.nbytes(cache), dist.device):

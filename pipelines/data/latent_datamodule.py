@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from torch import Tensor
+
 from dataset_utils.corpus import Corpus
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
@@ -13,15 +16,24 @@ from latent_models.spaces.length_prior import count_pairs
 from latent_models.spaces.normalization import NormalizedSpace, count_lengths, estimate_mean_std
 from latent_models.speculative.draft_model import copy_draft_model, has_draft_model
 from pipelines.builders.draft_models import DRAFT_MODEL_COPY, draft_model_folder
-from pipelines.builders.models import AUTOENCODER_COPY
+from pipelines.builders.models import AUTOENCODER_COPY, autoencoder_folder
+from pipelines.builders.text_decoders import decoded_space_of, save_text_decoder
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.batch_sampler import TrainingSampler
-from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load, make_source_reader
+from pipelines.data.cached_latents import (
+    ConditionalLatents,
+    EncodedSplit,
+    ScaledSplit,
+    encode_or_load,
+    make_source_reader,
+)
 from pipelines.data.context_encoder import ContextEncoder, context_metadata
 from pipelines.data.tokens import TokenSplit, tokenize_split
-from pipelines.run_context import RunContext
+from pipelines.run_context import RunContext, dataset_label
+from utils.cache_folder import encoded_folder
 from utils.pretrained import relative_path
 
+COUNTED_AT_ONCE = 4096  # texts whose latents are read together to count them
 MAX_COUNTED_PAIRS = 100_000  # in a larger corpus every n-th pair is counted
 
 
@@ -39,7 +51,8 @@ class LatentDataModule:
         """context: the encoder of the sources; None without sources. teacher_folder: folder of the distilled run."""
         self.run, self.space, self.context, self.teacher_folder = run, space, context, teacher_folder
         self.language_model = cast(LanguageModel, space.space.language_model)
-        self.tokenizer = self.language_model.tokenizer
+        decoded = decoded_space_of(space)
+        self.tokenizer = self.language_model.tokenizer if decoded is None else decoded.writer_tokenizer
         limit = run.settings.config.language_model.max_seq_len
         self.tokens = {
             "train": tokenize_split(corpus.train, self.language_model, limit),
@@ -49,7 +62,10 @@ class LatentDataModule:
 
     def save_artifacts(self, folder: Path) -> None:
         settings = self.run.settings
-        if settings.config.latents.latent_model_path:
+        decoded = decoded_space_of(self.space)
+        if decoded is not None:
+            save_text_decoder(decoded, autoencoder_folder(settings, folder), folder)
+        elif settings.config.latents.latent_model_path:
             source = Path(settings.config.latents.latent_model_path)
             copy_autoencoder(source, folder / AUTOENCODER_COPY, self.language_model.name)
             drafter, used = draft_model_folder(settings, source), has_draft_model(self.space.space)
@@ -59,15 +75,18 @@ class LatentDataModule:
 
     def metadata(self, folder: Path) -> dict[str, Any]:
         model = self.language_model
+        of_context = {} if self.context is None else context_metadata(self.context, folder)
+        if decoded_space_of(self.space) is not None:  # its models are in the record of its own folder
+            return {"text_decoder": True, "language": model.language, **of_context}
         return {
             "enc_dec_model_relative": relative_path(model.name, folder),
             "language_model_fingerprint": model.fingerprint(),
             "language": model.language,
-            **({} if self.context is None else context_metadata(self.context, folder)),
+            **of_context,
         }
 
     def setup(self, *, estimate_stats: bool) -> None:
-        cache = cache_folder(self.run, self.teacher_folder)
+        cache = corpus_cache(self.run, self.teacher_folder)
         self.latents = {
             split: make_conditional_latents(self.run, self.space, self.context, tokens, split, cache)
             for split, tokens in self.tokens.items()
@@ -80,7 +99,7 @@ class LatentDataModule:
         """Estimate mean and scale of the latents if --normalize_latent is set, and record the lengths of the texts."""
         run, statistics, latents = self.run, self.space.statistics, self.latents["train"]
         if self.space.variable_length:
-            statistics.length_counts.copy_(count_lengths(latents.tokens.lengths, self.space.length))
+            statistics.length_counts.copy_(count_lengths(self._positions(), self.space.length))
         if run.settings.config.latents.normalize_latent:
             # Global batches, for any number of ranks and micro-batches: every rank computes the same statistics.
             sampler = TrainingSampler(run.settings.config.loop.random_seed, run.batch_sampler().global_batch_size)
@@ -96,7 +115,15 @@ class LatentDataModule:
             assert tokens.split.sources is not None, "a run with sources was built on a corpus without them"
             every = max(1, len(tokens) // MAX_COUNTED_PAIRS)
             source_lengths = self.context.tokens(tokens.split.sources[::every]).lengths
-            counts.copy_(count_pairs(source_lengths, tokens.lengths[::every], counts.shape))
+            counts.copy_(count_pairs(source_lengths, self._positions()[::every], counts.shape))
+
+    def _positions(self) -> Tensor:
+        """(n,) latents of each training text: as many as tokens, or what their masks say."""
+        latents = self.latents["train"]
+        if self.space.space.one_latent_per_token:
+            return latents.tokens.lengths
+        rows = torch.arange(len(latents)).split(COUNTED_AT_ONCE)
+        return torch.cat([latents.unnormalized(part).mask.sum(1).cpu() for part in rows])
 
 
 def make_conditional_latents(
@@ -108,13 +135,27 @@ def make_conditional_latents(
     cache: Path | None,
 ) -> ConditionalLatents:
     """Latents and conditions of a split. cache: folder of the encoded corpora; None: encode each batch anew."""
-    on_device, sources = run.settings.config.latents.latents_on_device, None
+    sources, options = None, run.settings.config.cache
 
     def encoded(space: LatentSpace, tokens: TokenSplit, frozen: bool, title: str, what: str) -> EncodedSplit:
-        folder = cache if frozen else None
-        return encode_or_load(space, tokens, folder, title, f"{what} of the {split} split", run.dist, on_device)
+        return encode_or_load(
+            space,
+            tokens,
+            cache if frozen else None,
+            title,
+            f"{what} of the {split} split",
+            run.dist,
+            run.settings.config.latents.latents_on_device,
+            options.latent_cache_dtype,
+            max_bytes=1e9 * options.max_cache_gb,
+            corpus=dataset_label(run.settings),
+        )
 
-    texts = encoded(space.space, tokens, not space.learned_with_denoiser, split, "latents")
+    decoded = decoded_space_of(space)
+    if decoded is None:
+        texts = encoded(space.space, tokens, not space.learned_with_denoiser, split, "latents")
+    else:
+        texts = ScaledSplit(encoded(decoded.unscaled, tokens, True, split, "latents"), decoded.unscaled)
     if context is not None:
         assert tokens.split.sources is not None, "a run with sources was built on a corpus without them"
         source_tokens = context.tokens(tokens.split.sources)
@@ -123,13 +164,9 @@ def make_conditional_latents(
     return ConditionalLatents(space, texts, run.settings.config.denoiser.class_conditional, sources)
 
 
-def cache_folder(run: RunContext[DiffusionConfig], teacher_folder: Path | None = None) -> Path | None:
-    """Folder of the encoded corpora: a student shares its teacher's, if there is one. None with --no_latent_cache."""
-    options = run.settings.config.latents
+def corpus_cache(run: RunContext[DiffusionConfig], teacher_folder: Path | None = None) -> Path | None:
+    """Folder of the encoded corpora; None with --no_latent_cache."""
+    options, config = run.settings.config.latents, run.settings.config.cache
     if options.no_latent_cache:
         return None
-    if options.latent_cache_dir is not None:
-        return Path(options.latent_cache_dir)
-    if teacher_folder is not None and (teacher_folder / "latent_cache").is_dir():
-        return teacher_folder / "latent_cache"
-    return run.folder / "latent_cache"
+    return encoded_folder(config.cache_dir, options.latent_cache_dir, (teacher_folder, run.folder))

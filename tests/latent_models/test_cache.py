@@ -71,7 +71,7 @@ def test_a_cache_is_built_once_and_stores_rows_at_their_index(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("one_latent_per_token", [False, True])
 def test_a_cache_in_memory_has_equal_contents_and_the_announced_size(tmp_path, dtype, one_latent_per_token):
     space = Numbered()
@@ -103,12 +103,13 @@ def test_a_space_without_masks_stores_none(tmp_path):
     assert cache[torch.arange(ROWS)].mask.all()
 
 
-def test_half_precision_on_disk_is_float32_in_a_batch(tmp_path):
-    cache = open_or_build(tmp_path, "key", LENGTHS, batches, Numbered(), dtype="float16")
-    assert cache.arrays.arrays["x0"].dtype == np.float16
+@pytest.mark.parametrize(("dtype", "precision"), [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_half_precision_on_disk_is_float32_in_a_batch(tmp_path, dtype, precision):
+    cache = open_or_build(tmp_path, "key", LENGTHS, batches, Numbered(), dtype=dtype)
+    assert cache.arrays.arrays["x0"].itemsize == 2 and cache.get_raw(torch.arange(2)).x0.dtype == getattr(torch, dtype)
     x0 = cache[torch.arange(ROWS)].x0
     assert x0.dtype == torch.float32
-    torch.testing.assert_close(x0, expected(list(range(ROWS))), atol=0, rtol=1e-3)
+    torch.testing.assert_close(x0, expected(list(range(ROWS))), atol=0, rtol=precision)
     wide = open_or_build(tmp_path, "wide", LENGTHS, batches, Numbered())
     sizes = [(tmp_path / key / "x0.npy").stat().st_size for key in ("key", "wide")]
     assert wide.arrays.arrays["x0"].nbytes == 2 * cache.arrays.arrays["x0"].nbytes and sizes[0] < sizes[1]

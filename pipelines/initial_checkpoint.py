@@ -1,0 +1,35 @@
+"""Where a new run starts: at random weights, at those of another run (--init_path), or at those of its teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.cli.configs import DiffusionConfig
+from pipelines.run_context import RunContext
+from pipelines.steps.teacher import Teacher
+from utils import checkpoints
+from utils.checkpoints import Checkpoint
+from utils.cli.settings import Settings
+from utils.state import State
+
+
+def load_initial_checkpoint(settings: Settings[DiffusionConfig], teacher: Teacher | None) -> Checkpoint | None:
+    """The weights of the teacher or of --init_path, for a new run; None for random weights."""
+    teacher_run, path = settings.config.distillation.distill_run, settings.config.intervals.init_path
+    if teacher is not None and teacher_run is not None:
+        return Checkpoint({"model": teacher.weights}, {}, Path(teacher_run))
+    return checkpoints.load(path) if path else None
+
+
+def take_optimizer(run: RunContext[DiffusionConfig], state: State, initial: Checkpoint) -> None:
+    """With --init_optimizer: also take the moments of the optimizer and the averaged weights of a checkpoint.
+
+    Learning rate, weight decay and betas are those of this run, whose schedule begins at step 0. Raises UserError where
+    the checkpoint has no state of an optimizer, or that of another one.
+    """
+    state.take_optimizer(initial)
+    optimizer = type(state.optimizer).__name__
+    run.log(
+        f"starts from step {initial.step} of {initial.path.parent.parent} with its averaged weights and the moments of "
+        f"its {optimizer}; the learning rate follows this run's own schedule from step 0"
+    )
