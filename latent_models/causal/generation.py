@@ -125,10 +125,10 @@ def _search(
     from transformers import GenerationConfig
 
     start = torch.full((len(prefix), 1), boundaries.start_id, device=prefix.device)
-    inputs = torch.cat([prefix, model.get_input_embeddings()(start).to(prefix)], 1)
+    inputs = torch.cat([model.get_input_embeddings()(start).to(prefix), prefix], 1)
     mask = inputs.new_ones(inputs.shape[:2], dtype=torch.long)
     if prefix_mask is not None:
-        mask[:, : prefix.shape[1]] = prefix_mask.long()
+        mask[:, 1:] = prefix_mask.long()
     config = GenerationConfig(
         do_sample=False,
         num_beams=settings.num_beams,

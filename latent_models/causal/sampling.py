@@ -42,8 +42,8 @@ def sample_ids(
     model: a causal language model of transformers in evaluation mode. prompts: token ids, at least one each.
     uniforms: (B, max_new_tokens) uniform in [0, 1), the random numbers of each text; None: the likeliest token each
     time (greedy). vocabulary: number of token ids of the tokenizer; a model may have more. top_k: the nucleus holds at
-    most so many tokens; 0: no limit. prefix: (B, P, d) vectors before the prompts, which are then of one length.
-    prefix_mask: (B, P) bool, False only at the first ones; None: all valid. processors: change logits (B, V) given the
+    most so many tokens; 0: no limit. prefix: (B, P, d) vectors after the prompts, which are then of one length.
+    prefix_mask: (B, P) bool; None: all valid. processors: change logits (B, V) given the
     ids (B, t) that follow the prompts, as those of transformers do.
     """
     device, count = next(model.parameters()).device, len(prompts)
@@ -56,7 +56,7 @@ def sample_ids(
     ids, mask = ids.to(device), mask.to(device)
     if prefix is not None:
         before = mask.new_ones(prefix.shape[:2]) if prefix_mask is None else prefix_mask.long()
-        mask = torch.cat([before, mask], 1)
+        mask = torch.cat([mask, before], 1)
     draws = None if uniforms is None else uniforms.to(device)
     every = CHECK_EVERY.get(device.type, CHECK_EVERY_ELSEWHERE)
     output = torch.full((count, max_new_tokens), boundaries.end_id, device=device)
@@ -69,7 +69,7 @@ def sample_ids(
         given: dict[str, Tensor] = {"input_ids": ids}
         if prefix is not None and step == 0:
             words = model.get_input_embeddings()(ids)
-            given = {"inputs_embeds": torch.cat([prefix.to(words), words], 1)}
+            given = {"inputs_embeds": torch.cat([words, prefix.to(words)], 1)}
         out = model(
             **given,
             attention_mask=mask,

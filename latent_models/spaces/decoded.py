@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latent_models.causal.decoder_args import read_text_decoder_args
 from latent_models.causal.model import CausalLM
 from latent_models.causal.options import TextDecoderOptions
 from latent_models.causal.prefix_decoder import PrefixDecoder
@@ -27,7 +28,6 @@ from latent_models.spaces.scaling import LatentScaling
 from latent_models.spaces.sentence import SentenceSpace, UnscaledSpace
 from latent_models.text_encoders import TextEncoder
 from utils.checkpoints import fingerprint
-from utils.cli.args_io import read_args
 from utils.errors import UserError
 from utils.pretrained import best_or_newest, copy_weights, load_into, locate_model, options_from, relative_path
 from utils.records import Batch, Latents
@@ -67,6 +67,11 @@ class DecodedSpace(LatentSpace):
     def language_model(self) -> LanguageModel:
         """The model that reads texts: that of the wrapped space."""
         return self.space.language_model  # type: ignore[return-value]
+
+    @property
+    def writer_tokenizer(self) -> Any:
+        """The tokenizer that gives texts their spelling: that of the decoder; latents may be read in lower case."""
+        return self.decoder.lm.tokenizer
 
     @property
     def autoencoder(self) -> Any:
@@ -158,6 +163,12 @@ class DecodedSpace(LatentSpace):
         ]
         best = torch.stack(cosines).argmax(0).tolist()
         return [found[k][i] for i, k in enumerate(best)]
+
+    def fill(self, latents: Latents, ids: Tensor, known: Tensor, lengths: Tensor) -> Tensor:
+        raise UserError(
+            "infilling: a causal language model writes from left to right and cannot decode around given words: use a "
+            "run whose autoencoder has its own decoder, or token embeddings"
+        )
 
     # ------------------------------------------------------------------------------------------ identity, files
 
@@ -263,23 +274,6 @@ def new_sentence_space(
     pooling = make_pooling(options.pooling, options.num_sentence_latents, encoder.dim, is_causal=encoder.is_causal)
     space = SentenceSpace(encoder, pooling, LatentScaling(encoder.dim, options.latent_scaling))
     return space.to("meta") if meta else space
-
-
-def is_text_decoder(folder: Path | str) -> bool:
-    """Whether a folder is the run of a causal decoder of latents (pipelines.train_text_decoder)."""
-    path = Path(folder)
-    return (path / "args.json").is_file() and bool(read_args(path).get("decoder_model"))
-
-
-def read_text_decoder_args(folder: Path) -> dict[str, Any]:
-    """args.json of a run of pipelines.train_text_decoder. Raises UserError if the folder is of another kind of run."""
-    saved = read_args(folder)
-    if not saved.get("decoder_model"):
-        raise UserError(
-            f"--latent_model_path {folder} is not the run of a text decoder: train one with python -m "
-            "pipelines.train_text_decoder"
-        )
-    return saved
 
 
 def _load_encoding(

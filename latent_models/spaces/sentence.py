@@ -88,20 +88,25 @@ class UnscaledSpace(LatentSpace):
     def __init__(self, space: Any) -> None:
         """space: a SentenceSpace, or another one with encode_unscaled and unscaled_fingerprint."""
         super().__init__()
-        self.space = space
+        self._space = (space,)  # no submodule: its mode is not changed from here
         self.length, self.dim, self.variable_length = space.length, space.dim, space.variable_length
         self.one_latent_per_token = space.one_latent_per_token
 
+    @property
+    def language_model(self) -> Any:
+        """The model that reads texts."""
+        return self._space[0].language_model
+
     def encode(self, batch: Batch) -> Latents:
-        return self.space.encode_unscaled(batch)
+        return self._space[0].encode_unscaled(batch)
 
     def decode(self, latents: Latents, **generate: Any) -> list[str]:
-        return self.space.decode(self.space.scale(latents), **generate)
+        return self._space[0].decode(self.scale(latents), **generate)
 
     def fingerprint(self) -> str:
-        return self.space.unscaled_fingerprint()
+        return self._space[0].unscaled_fingerprint()
 
     @torch.no_grad()
     def scale(self, latents: Latents) -> Latents:
         """Latents of this space -> those of the space that it was made of."""
-        return self.space.scale(latents)
+        return self._space[0].scale(latents)

@@ -36,6 +36,7 @@ def _build_embeddings(inputs: SpaceInputs) -> LatentSpace:
 
 SPACES: dict[str, SpaceRow] = {
     "compressed": SpaceRow(_build_frozen, "latents"),
+    "sentence": SpaceRow(_build_frozen, "latents"),
     "states": SpaceRow(_build_frozen, "latents"),
     "embeddings": SpaceRow(_build_embeddings, "tokens"),
 }
