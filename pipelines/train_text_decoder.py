@@ -41,10 +41,19 @@ from pipelines.data.length_buckets import LengthBuckets
 from pipelines.data.tokens import TokenSplit, tokenize_for
 from pipelines.evaluators.text_decoder import TextDecoderEvaluator
 from pipelines.finish import finish
-from pipelines.run_context import EVALUATION, RunContext, load_corpus, make_train_state, save_args, setup_run
+from pipelines.run_context import (
+    EVALUATION,
+    RunContext,
+    dataset_label,
+    load_corpus,
+    make_train_state,
+    save_args,
+    setup_run,
+)
 from pipelines.steps.text_decoder import DecoderAugmentation, DecoderNetwork, TextDecoderStep
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
 from pipelines.training import progress_metrics, resume, run_training
+from utils.cache_folder import encoded_folder
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
 from utils.distributed import wrap
@@ -299,13 +308,16 @@ def latent_reader(
     cached = encode_or_load(
         space.unscaled,
         data,
-        Path(run.settings.config.latents.latent_cache_dir or run.folder / "latent_cache"),
+        encoded_folder(
+            run.settings.config.cache.cache_dir, run.settings.config.latents.latent_cache_dir, [run.folder]
+        ),
         title,
         f"latents of the {title} texts",
         run.dist,
         "auto",
         CACHE_DTYPE,
-        "name a folder on a larger disk with --latent_cache_dir",
+        "name a folder on a larger disk with --cache_dir",
+        corpus=dataset_label(run.settings),
     )
     return LatentReader(space, data, cached, run.device)
 

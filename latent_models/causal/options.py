@@ -131,7 +131,7 @@ class DecodedLatentOptions:
     )
     latent_model_path: str | None = flag(None, "run folder of a trained autoencoder, whose latents are decoded")
     latent_cache_dir: str | None = flag(
-        None, "folder of encoded corpora; unset: latent_cache/ in the run folder", may_change="both"
+        None, "folder of encoded corpora; unset: encoded/ in --cache_dir", may_change="both"
     )
 
 

@@ -22,6 +22,7 @@ from latent_models.causal.options import (
 )
 from latent_models.options import (
     AutoencoderOptions,
+    CacheFolderOptions,
     ContextOptions,
     DecodingOptions,
     DraftModelOptions,
@@ -244,6 +245,7 @@ class TextDecoderConfig(TrainingConfig):
     validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses", val_loss_examples=256)
     run: RunOptions = group(RunOptions, "run", save_dir="saved_text_decoders")
     latents: DecodedLatentOptions = group(DecodedLatentOptions, "latents")
+    cache: CacheFolderOptions = group(CacheFolderOptions, "cache of encoded texts")
     sentence: SentenceOptions = group(SentenceOptions, "frozen embeddings")
     language_model: LanguageModelOptions = group(LanguageModelOptions, "language model")
     decoder: TextDecoderOptions = group(TextDecoderOptions, "decoder")
