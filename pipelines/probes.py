@@ -90,7 +90,7 @@ def run_logged(command: Sequence[str], folder: Path, stop_after: float | None = 
                 process.kill()
                 process.wait()
     if code and not (stop_after is not None and code in ENDED):
-        raise UserError(f"{' '.join(command[1:4])} ended with {code}: {last}")
+        raise UserError(f"{folder.name} ended with {code} (see {folder / 'train.log'}): {last.removeprefix('error: ')}")
     return started
 
 

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, DIFFUSION, PRETRAIN
+from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, DIFFUSION, PRETRAIN, TEXT_DECODER
 from utils.cli.parse import parse
 from utils.cli.settings import Program, Settings
 from utils.errors import exit_on_user_error
@@ -131,8 +131,9 @@ MODULES = {  # program -> the module whose function `train` runs it
     AUTOENCODER.name: "pipelines.train_autoencoder",
     DIFFUSION.name: "pipelines.train_diffusion",
     CAUSAL_LM.name: "pipelines.train_causal_lm",
+    TEXT_DECODER.name: "pipelines.train_text_decoder",
 }
-PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CAUSAL_LM)
+PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CAUSAL_LM, TEXT_DECODER)
 
 
 def run_program(program: Program, argv: Sequence[str]) -> int:

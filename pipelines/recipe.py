@@ -1,0 +1,337 @@
+"""Texts and minutes to a model that writes such texts: the whole method in one command.
+
+    python -m pipelines.recipe --train_file captions.txt --minutes 60 --output_dir runs/captions
+
+It looks at the texts and at the machine, and chooses the latent space, the networks and the length of each stage so
+that all of them fit into the minutes; a table states each choice with its reason, and a flag replaces it. Then it
+trains, evaluates and writes report.html. The same command again
+goes on where an interrupted one ended.
+
+With a pretrained language model and a sentence encoder (unpacked by python -m latent_models.pretrained, or named here)
+latents are sentence embeddings, and the language model writes texts from them. Without, everything is trained on the
+texts. docs/real-text.md describes both ways, the choices, and how to read the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from pipelines import recipe_plan as plan
+from pipelines.recipe_models import EXPECTED, encoding_speed, find_models, parts_that_judge
+from pipelines.recipe_options import CORPUS_FLAGS, check_arguments, parser
+from pipelines.recipe_plan import Choice, Choices, Machine, Steps
+from pipelines.recipe_stages import (
+    NO_SCORER,
+    STAGE_ROWS,
+    Setting,
+    evaluation_flags,
+    make_stage,
+)
+from utils.errors import UserError, exit_on_user_error
+from utils.run_folder import write_json
+from utils.terminal import aligned
+
+RECORD = "recipe.json"
+LONGEST_PROBE, PROBE_SHARE = 25.0, 0.02  # seconds of training, and share of a stage
+LAST_SHARE, MOST_LAST = 0.06, 90.0  # of a stage, for its last evaluation; seconds
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser(__doc__).parse_args(argv)
+    check_arguments(args)
+    return Recipe(args).run()
+
+
+class Recipe:
+    """One folder: what was chosen, which stages are done, and the seconds of each."""
+
+    def __init__(self, args: Namespace) -> None:
+        from pipelines.stages import StageTimer
+
+        self.args, self.root = args, args.output_dir
+        free = ("output_dir", "dry_run", "no_evaluation")
+        self.given = {name: value for name, value in vars(args).items() if value is not None and name not in free}
+        self.state = self._read()
+        self.clock = StageTimer(self.root / "seconds.json")
+
+    # ---- the record ----------------------------------------------------------------------------------------------
+
+    def _read(self) -> dict[str, Any]:
+        """The record of the folder; UserError if other choices were typed then. Empty for a new folder."""
+        path = self.root / RECORD
+        if not path.is_file():
+            return {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            before = found["given"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged: name another --output_dir, or remove the file") from None
+        for name in sorted(before.keys() | self.given.keys()):
+            if before.get(name) != self.given.get(name):
+                raise UserError(
+                    f"{self.root} was begun with {_typed(name, before)} and is now asked for "
+                    f"{_typed(name, self.given)}: type the command as it was to go on, or name another --output_dir"
+                )
+        return found
+
+    def _write(self) -> None:
+        if not self.args.dry_run:
+            write_json(self.root / RECORD, self.state)
+
+    @property
+    def choices(self) -> Choices:
+        return {name: Choice(**row) for name, row in self.state["choices"].items()}
+
+    @property
+    def setting(self) -> Setting:
+        models = self.state["models"]
+        return Setting(
+            corpus=self.state["corpus_flags"],
+            choices=self.choices,
+            language_model=models["language_model"],
+            encoder_model=models["encoder_model"],
+            has_sources=self.state["corpus"]["has_sources"],
+            given={**self.given, "num_samples": self.args.num_samples},
+        )
+
+    def left(self) -> float:
+        """Seconds of the budget that are left for trainings."""
+        total = 60 * self.args.minutes
+        if self.args.count_evaluation:
+            total -= plan.EVALUATION_SHARE * total
+        spent = {name: self._spent(name) for name in self.state["stages"]} if self.state else {}
+        return total - sum({**self.clock.seconds, **spent, "evaluation": 0.0}.values())
+
+    # ---- the way -------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        if not self.state:
+            self.clock_time("choices", self._choose)
+        else:
+            _log(f"{self.root / RECORD}: the choices were made before; it goes on")
+        self._show_choices()
+        if self.args.dry_run:
+            return 0
+        self._write()
+        self._make_no_scorer()
+        for name in plan.shares(self.choices):
+            code = self._run_stage(name)
+            if code:
+                return code
+        return 0 if self.args.no_evaluation else self._evaluate()
+
+    def clock_time(self, name: str, fn: Any) -> Any:
+        """Run a part that counts; a dry run writes no seconds."""
+        if self.args.dry_run:
+            return fn()
+        return self.clock.time(name, fn)
+
+    def _choose(self) -> int:
+        from dataset_utils import registry
+        from dataset_utils.options import DataOptions
+        from pipelines.recipe_data import measure
+
+        names = {name: getattr(self.args, name) for name in CORPUS_FLAGS}
+        models = find_models(self.given, _log)
+        corpus = registry.load(DataOptions(**names))
+        for note in corpus.notes:
+            _log(f"note: {note}")
+        if self.args.condition == "class":
+            corpus.require_classes("--condition class")
+        if self.args.condition == "source" and corpus.train.sources is None:
+            raise UserError(f"--condition source: the texts of {corpus.name} have no sources: leave it out")
+        if self.args.way not in (None, plan.SCRATCH_WAY) and models["language_model"] is None:
+            raise UserError(f"--way {self.args.way} needs a language model: name one with --language_model")
+        self._write_folder()
+        encoder = models["encoder_model"]
+        speed, tokenizer = (0.0, None) if encoder is None else encoding_speed(encoder, corpus.train.texts)
+        facts = measure(corpus, tokenizer)
+        _log(f"{corpus.name}: {facts.describe()}")
+        machine = Machine(models["language_model"], models["encoder_model"], speed)
+        choices = plan.choose(facts, machine, 60 * self.args.minutes, self.given)
+        flags = " ".join(f"--{name} {shlex.quote(value)}" for name, value in names.items() if value is not None)
+        self.state = {
+            "given": self.given,
+            "minutes": self.args.minutes,
+            "corpus_flags": flags,
+            "corpus": asdict(facts),
+            "models": models,
+            "encoder_texts_per_second": round(speed, 1),
+            "choices": {name: asdict(choice) for name, choice in choices.items()},
+            "stages": {},
+        }
+        return 0
+
+    def _write_folder(self) -> None:
+        if not self.args.dry_run:
+            self.root.mkdir(parents=True, exist_ok=True)
+
+    def _show_choices(self) -> None:
+        stages = plan.shares(self.choices)
+        table = [["choice", "value", "reason"], *plan.rows(self.choices)]
+        left = self.left()
+        for name in stages:
+            seconds = plan.stage_seconds(name, left, stages, ())
+            table.append([f"time of {name}", f"{seconds / 60:.1f} min", STAGE_ROWS[name].title])
+        print(f"\n== the choices for {self.args.minutes:g} minutes (a flag of that name replaces one)")
+        print(aligned(table), flush=True)
+
+    def _make_no_scorer(self) -> None:
+        from pipelines.stages import make_small_scorer
+
+        if not (self.root / NO_SCORER).is_dir():
+            from dataset_utils import registry
+            from dataset_utils.options import DataOptions
+
+            corpus = registry.load(DataOptions(**{name: getattr(self.args, name) for name in CORPUS_FLAGS}))
+            self.clock.time("choices", lambda: make_small_scorer(corpus.train.texts, self.root / NO_SCORER) or 0)
+
+    def _run_stage(self, name: str) -> int:
+        from pipelines.stages import run_stage
+
+        record = self.state["stages"].get(name)
+        if record is not None and "done" in record:
+            _log(f"{name}: already done ({record['done']['step']:,} of {record['steps']:,} steps)")
+            return 0
+        if record is None:
+            record = self.clock.time(f"probe of {name}", partial(self._plan_stage, name))
+            self.state["stages"][name] = record
+            self._write()
+        steps = Steps(**{key: record[key] for key in Steps.__dataclass_fields__})
+        stage = make_stage(name, self.setting, steps)
+        limit = max(1.0, record["max_seconds"] - self._spent(name))
+        self._show_time(name, steps)
+        code: int = self.clock.time(name, partial(run_stage, stage, self.root, ["--max_seconds", f"{limit:.0f}"]))
+        if code:
+            return code
+        from utils import checkpoints
+
+        newest = checkpoints.newest(self.root / name) or {}
+        record["done"] = {"step": newest.get("step", 0)}
+        self._write()
+        if record["done"]["step"] < record["steps"]:
+            _log(f"note: {name} ended by its time after {record['done']['step']:,} of {record['steps']:,} steps")
+        return 0
+
+    def _spent(self, name: str) -> float:
+        """Seconds that a stage has taken; after a kill at least those of its log."""
+        from pipelines.probes import logged_steps
+
+        logged = logged_steps(self.root / name)
+        return max(self.clock.seconds.get(name, 0.0), logged[-1][1] if logged else 0.0)
+
+    def _plan_stage(self, name: str) -> dict[str, Any]:
+        """Probe a stage, and fix its steps."""
+        from pipelines.probes import PROBE_STEPS, Rate, command_of, probe
+
+        stages, setting, row = plan.shares(self.choices), self.setting, STAGE_ROWS[name]
+        seconds = plan.stage_seconds(name, self.left(), stages, [*self.state["stages"]])
+        batch, typed = setting.batch_size(name), self.given.get(row.steps_flag)
+        began = time.monotonic()
+        if typed is None:
+            asked = Steps(PROBE_STEPS, batch, 0, 0.999, 0.0, 0.0)
+            stage = make_stage(name, setting, asked)
+            folder = self.root / f"{name}.probe"
+            flags = ["--log_every", "1", "--config", "val_loss_examples=1", "--output_dir", str(folder)]
+            command = command_of(stage.program, [*stage.argv(self.root), *flags])
+            length = min(LONGEST_PROBE, max(1.0, PROBE_SHARE * seconds))
+            _log(f"\n{name}: a probe of {length:.0f} s tells its rate")
+            rate = probe(command, folder, length)
+        else:
+            rate = Rate(0.0, 0.0)
+        seconds = plan.stage_seconds(name, self.left() - (time.monotonic() - began), stages, [*self.state["stages"]])
+        last = min(MOST_LAST, LAST_SHARE * seconds)
+        steps = plan.choose_steps(
+            seconds - last,
+            rate.steps_per_second,
+            self._later_start(rate.started),
+            batch,
+            fewest=row.fewest,
+            steps=typed,
+            fixed_batch=bool(row.batch_size and self.choices[row.batch_size].given),
+        )
+        start = self._later_start(rate.started)
+        # however small the budget, the least number of steps is made; typed steps are made whatever they take
+        least = start + steps.steps / max(1e-9, steps.steps_per_second)
+        limit = 86400.0 * 365 if typed is not None else max(seconds - last, least)
+        return {**steps.record(), "max_seconds": round(limit, 1), "started": round(rate.started, 1)}
+
+    def _later_start(self, started: float) -> float:
+        """Seconds to the first step of the stage itself: in this process, with what its probe has encoded."""
+        return min(started, 15.0)
+
+    def _show_time(self, name: str, steps: Steps) -> None:
+        left, stages = self.left(), plan.shares(self.choices)
+        after = [other for other in list(stages)[list(stages).index(name) + 1 :]]
+        at = time.strftime("%H:%M", time.localtime(time.time() + max(0.0, left)))
+        rate = f" at {steps.steps_per_second:.2f} steps/s" if steps.steps_per_second else ""
+        _log(
+            f"{name}: {steps.steps:,} steps of {steps.batch_size} texts{rate}, {steps.seconds / 60:.1f} min; "
+            + (f"then {', '.join(after)}; " if after else "")
+            + f"{max(0.0, left) / 60:.1f} min are left for training, to about {at}"
+        )
+
+    # ---- evaluation ----------------------------------------------------------------------------------------------
+
+    def judges(self) -> dict[str, str | None]:
+        """scorer and mauve_encoder: those that were named, else pretrained ones, parts of the system if need be."""
+        from utils.local_models import find_model
+
+        models = self.state["models"]
+        found: dict[str, str | None] = {}
+        for flag, part in (("scorer", "language_model"), ("mauve_encoder", "encoder_model")):
+            folder = find_model(EXPECTED[part])
+            named = getattr(self.args, flag)
+            found[flag] = named or (str(folder) if folder else models[part])
+        return found
+
+    def _evaluate(self) -> int:
+        from pipelines.cli.programs import DIFFUSION
+        from pipelines.stages import banner, fill, run_program, show_page
+
+        stages, result = plan.shares(self.choices), self.root / "diffusion" / "evaluation" / "eval-valid.json"
+        judges = self.judges()
+        argv = fill(evaluation_flags(self.setting, stages, judges), root=self.root)
+        parts = parts_that_judge(judges, self.state["models"])
+        if result.is_file() and "evaluation" in self.state:
+            _log("evaluation: already done")
+        else:
+            banner("evaluation", f"{self.args.num_samples} samples against held-out texts", DIFFUSION, argv)
+            for line in parts:
+                _log(f"note: {line}")
+            code: int = self.clock.time("evaluation", lambda: run_program(DIFFUSION, argv))
+            if code:
+                return code
+            self.state["evaluation"] = {"judges": judges, "notes": parts, "file": str(result.relative_to(self.root))}
+        self.state["seconds"] = self.clock.with_total()
+        self._write()
+        runs = [name for name in reversed(stages) if STAGE_ROWS[name].program.name == DIFFUSION.name]
+        show_page(self.root, [self.root / name for name in runs])
+        seconds = self.state["seconds"]
+        took = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total")
+        _log(f"{seconds['total']:.0f} seconds in all: {took}")
+        words = ["python", "-m", "pipelines.sample", str(self.root / "diffusion"), "-n", "10"]
+        words += ["--latent_model_path", str(self.root / "adapted")] if "adapted" in stages else []
+        _log(f"more texts: {shlex.join(words)}\nthe choices: {self.root / RECORD}")
+        return 0
+
+
+def _typed(name: str, given: dict[str, Any]) -> str:
+    value = given.get(name)
+    return f"no --{name}" if value is None else f"--{name}" if value is True else f"--{name} {value}"
+
+
+def _log(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

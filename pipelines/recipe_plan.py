@@ -1,0 +1,253 @@
+"""The choices of the recipe: pure functions from a corpus, a budget, a machine and what was typed to sizes and steps.
+
+Nothing here reads a file or a clock. The numbers come from the study of real text (docs/real-text.md); each choice
+names its reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.recipe_data import CorpusFacts
+
+# Frozen embeddings and a pretrained decoder; an autoencoder trained here and that decoder; everything trained here.
+PRETRAINED_WAY, PERCEIVER_WAY, SCRATCH_WAY = WAYS = ("pretrained", "perceiver", "scratch")
+SHORT_TEXT = 40  # words: one vector of a sentence encoder holds about so much
+MOST_VECTORS = 16
+ENCODING_SHARE = 0.1  # of the budget, at most, for encoding the texts
+FEWEST_TEXTS = 2_000  # to encode, whatever the budget
+FEWEST_STEPS = 300  # of a decoder: below that its batch is halved
+EVALUATION_SHARE = 0.15  # of the budget, if evaluation counts
+WARMUP_SHARE = 0.08  # of the steps of a stage, at most 100 of them
+SMALL_CORPUS = 20_000  # texts
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value and why it was chosen; given: it was typed."""
+
+    value: Any
+    reason: str
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the models are, and how fast this machine encodes."""
+
+    language_model: str | None  # folder or hub id; None: nothing pretrained
+    encoder_model: str | None
+    texts_per_second: float = 0.0  # that the encoder encodes
+    encoder_length: int = 512  # longest text of the encoder, in tokens
+
+
+Choices = dict[str, Choice]
+# The stages of each way, and their shares of the time that is left after encoding.
+SHARES = {
+    (PRETRAINED_WAY, "one"): {"decoder": 0.8, "diffusion": 0.2},
+    (PRETRAINED_WAY, "several"): {"decoder": 0.66, "diffusion": 0.34},
+    (PERCEIVER_WAY, "several"): {"lm": 0.12, "autoencoder": 0.2, "decoder": 0.42, "diffusion": 0.26},
+    (SCRATCH_WAY, "several"): {"lm": 0.13, "autoencoder": 0.27, "diffusion": 0.6},
+}
+ADAPTED_STAGE = {  # way -> the stage whose time is shared with the adaptation of the decoder, and the part taken
+    PRETRAINED_WAY: ("decoder", 0.2),
+    PERCEIVER_WAY: ("decoder", 0.2),
+    SCRATCH_WAY: ("diffusion", 0.5),
+}
+
+
+_ALL_HERE = "no pretrained language model: a BART, an autoencoder robust to noise and its decoder are trained here"
+WAY_OF_MODELS = {  # (is there a language model, is there an encoder) -> way and reason
+    (True, True): (PRETRAINED_WAY, "frozen sentence embeddings, and a pretrained language model that decodes them"),
+    (True, False): (PERCEIVER_WAY, "no encoder: latents of an autoencoder trained here, a pretrained decoder"),
+    (False, True): (SCRATCH_WAY, _ALL_HERE),
+    (False, False): (SCRATCH_WAY, _ALL_HERE),
+}
+
+
+class _Maker:
+    """Collects choices; one that was typed replaces ours."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.given, self.made = given, Choices()
+
+    def __call__(self, name: str, value: Any, reason: str) -> Any:
+        if self.given.get(name) is not None:
+            self.made[name] = Choice(self.given[name], "as typed", given=True)
+        else:
+            self.made[name] = Choice(value, reason)
+        return self.made[name].value
+
+
+def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[str, Any]) -> Choices:
+    """Every choice but the numbers of steps. given: name -> value of what was typed; None is not typed."""
+    make = _Maker(given)
+    way, why = WAY_OF_MODELS[machine.language_model is not None, machine.encoder_model is not None]
+    way = make("way", way, why)
+    limit = 256 if way == PRETRAINED_WAY else 128
+    length = min(limit, 8 * math.ceil(max(16, facts.tokens) / 8))
+    make("max_seq_len", length, f"99 of 100 texts have at most {facts.tokens} tokens")
+    _choose_condition(make, facts)
+    if way == PRETRAINED_WAY:
+        _choose_space(make, facts)
+        _choose_texts(make, facts, machine, seconds)
+    else:
+        make("max_train_texts", facts.texts, "every text: the stages read them as they go")
+        _choose_small_models(make, facts, seconds)
+    _choose_denoiser(make, facts, seconds, way)
+    if way != SCRATCH_WAY:
+        make("decoder_batch_size", 32, f"halved until {FEWEST_STEPS} steps fit into the time of the decoder")
+    scratch = way == SCRATCH_WAY
+    why = (
+        "a decoder of its own learns what the denoiser makes" if scratch else "a pretrained decoder knows the language"
+    )
+    make("adapt_decoder", scratch, why)
+    return make.made
+
+
+def _choose_condition(make: _Maker, facts: CorpusFacts) -> None:
+    if facts.has_sources:
+        make("condition", "source", "the texts have sources: the denoiser reads them")
+    elif facts.classes > 1:
+        make("condition", "class", f"the texts have {facts.classes} classes")
+    else:
+        make("condition", "none", "the texts have neither classes nor sources")
+
+
+def _choose_space(make: _Maker, facts: CorpusFacts) -> None:
+    if facts.sentences >= 3:
+        pooling, number = "sentences", min(MOST_VECTORS, max(2, facts.most_sentences))
+        why = f"a text has {facts.sentences:g} sentences: one vector each"
+        how_many = f"19 of 20 texts have at most {facts.most_sentences} sentences; what is beyond joins the last"
+    elif facts.words > SHORT_TEXT:
+        pooling, number = "segments", min(MOST_VECTORS, math.ceil(facts.words / (SHORT_TEXT / 2)))
+        why = f"a text has {facts.words:g} words and few sentences: equal pieces"
+        how_many = f"one vector for about {SHORT_TEXT // 2} words"
+    else:
+        pooling, number = "mean", 1
+        why = f"short texts ({facts.words:g} words, {facts.sentences:g} sentence): one vector holds them"
+        how_many = "the mean over the tokens"
+    pooling = make("pooling", pooling, why)
+    if pooling in ("mean", "first", "last"):
+        make.made["num_sentence_latents"] = Choice(1, f"--pooling {pooling} makes one vector")
+    else:
+        make("num_sentence_latents", max(2, number), how_many)
+
+
+def _choose_texts(make: _Maker, facts: CorpusFacts, machine: Machine, seconds: float) -> None:
+    affordable = int(machine.texts_per_second * seconds * ENCODING_SHARE)
+    number = min(facts.texts, max(FEWEST_TEXTS, affordable // 1000 * 1000))
+    encoding = number / max(machine.texts_per_second, 1e-9)
+    make(
+        "max_train_texts",
+        number,
+        ("every text" if number == facts.texts else f"of {facts.texts:,}")
+        + f": encoding takes about {encoding / 60:.1f} min at {machine.texts_per_second:.0f} texts/s, at most a tenth "
+        "of the budget",
+    )
+
+
+def _choose_small_models(make: _Maker, facts: CorpusFacts, seconds: float) -> None:
+    """Sizes of the from-scratch way by the budget: a step of a larger model takes longer."""
+    width, layers = (128, 2) if seconds < 1800 else (256, 3) if seconds < 8 * 3600 else (384, 4)
+    make("d_model", width, f"the BART of {seconds / 60:g} minutes")
+    make("layers", layers, "of its encoder, and of its decoder")
+    make("vocab_size", 2000 if facts.texts < 5_000 else 4000, f"{facts.texts:,} texts")
+    latents = 16 if facts.words <= SHORT_TEXT else 32
+    make("num_encoder_latents", latents, f"texts of {facts.words:g} words; few latents are robust to sampling errors")
+    make("dim_ae", 32, "narrow latents are easier to generate")
+
+
+def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str) -> None:
+    one_vector = way == PRETRAINED_WAY and make.made["num_sentence_latents"].value == 1
+    needs_words = make.made["condition"].value == "source"
+    if one_vector:
+        variant = make("denoiser_variant", "mlp", "one vector: a residual MLP")
+    else:
+        variant = make("denoiser_variant", "latent", "several vectors: a transformer over them")
+    small = facts.texts < SMALL_CORPUS or seconds < 600
+    why = f"{facts.texts:,} texts" if facts.texts < SMALL_CORPUS else f"{seconds / 60:g} minutes"
+    if variant == "mlp":
+        make("tx_dim", 512 if small else 1024, why)
+        make("tx_depth", 4 if small else 6, why)
+        make("denoiser_batch_size", 256 if small else 512, "a step of an MLP is cheap, and its gradient noisy")
+        make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
+    else:
+        large = way == PRETRAINED_WAY or seconds >= 1800
+        make("tx_dim", 384 if large and not small else 192, why)
+        make("tx_depth", 6 if large else 4, why)
+        make("denoiser_batch_size", 128 if large else 64, "texts a step")
+        make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
+    make("sampling_timesteps", 32, "steps of the sampler: more changes little")
+    guidance = 1.5 if needs_words else 1.0
+    make("cls_free_guidance", guidance, "a source is followed more closely" if needs_words else "no guidance")
+
+
+def shares(choices: Choices) -> dict[str, float]:
+    """The stages in their order, each with its share of the time that is left for training."""
+    way = choices["way"].value
+    several = way != PRETRAINED_WAY or choices["num_sentence_latents"].value > 1
+    found = dict(SHARES[way, "several" if several else "one"])
+    if choices["adapt_decoder"].value:
+        stage, part = ADAPTED_STAGE[way]
+        found["adapted"] = part * found[stage]
+        found[stage] -= found["adapted"]
+    return found
+
+
+def stage_seconds(stage: str, left: float, stages: Mapping[str, float], done: Sequence[str]) -> float:
+    """The seconds of a stage: its part of those left, which are divided among the stages that are not done."""
+    total = sum(share for name, share in stages.items() if name not in done)
+    return max(0.0, left) * stages[stage] / total
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The length of a stage. What depends on the number of steps is decided with it."""
+
+    steps: int
+    batch_size: int
+    warmup: int
+    ema_decay: float
+    seconds: float  # of the stage
+    steps_per_second: float
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose_steps(
+    seconds: float,
+    rate: float,
+    started: float,
+    batch_size: int,
+    *,
+    fewest: int = 0,
+    steps: int | None = None,
+    fixed_batch: bool = False,
+) -> Steps:
+    """The steps that fit into the seconds of a stage at a probed rate (steps/s with batch_size texts).
+
+    started: seconds until the first step. fewest: with fewer steps the batch is halved, down to 8 texts, where a step
+    of half as many texts is taken to last half as long; fixed_batch: it stays. steps: typed, and then kept.
+    """
+    time = max(0.0, seconds - min(started, 0.8 * seconds))
+    while steps is None and not fixed_batch and batch_size >= 16 and rate * time < fewest:
+        batch_size, rate = batch_size // 2, rate * 2
+    number = steps if steps is not None else max(10, int(rate * time))
+    decay = min(0.9999, max(0.9, 1 - 1.2 / max(1, number)))
+    return Steps(number, batch_size, int(min(100, WARMUP_SHARE * number)), round(decay, 5), seconds, rate)
+
+
+def rows(choices: Choices) -> list[list[str]]:
+    """The table of choices: name, value, reason."""
+    return [[name, _shown(choice.value), choice.reason] for name, choice in choices.items()]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,191 @@
+"""The stages of the recipe: each is an ordinary program, whose flags follow from the choices."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN, TEXT_DECODER
+from pipelines.recipe_plan import PRETRAINED_WAY, SCRATCH_WAY, Choices, Steps
+from pipelines.stages import ROBUST_AUTOENCODER, Stage
+from utils.cli.settings import Program
+
+SHOWN = 16  # samples of the training of a denoiser
+NO_SCORER = "no_scorer"  # folder of a scorer of no use but for the evaluation that ends a training
+LATENT_CACHE = "latent_cache"  # folder of the encoded corpus, which all stages and their probes share
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage of a way: its program, and the choices that hold its batch size and its number of steps."""
+
+    program: Program
+    title: str
+    done_file: str
+    own_flags: str  # the flag of the recipe whose flags are passed through
+    batch_size: str | None = None  # name of the choice; None: of the row
+    least_batch: int = 64  # where no choice holds it
+    fewest: int = 0  # steps, below which the batch is halved
+    steps_flag: str = "decoder_steps"  # flag of the recipe that fixes the number of steps
+
+
+STAGE_ROWS = {
+    "decoder": StageRow(
+        TEXT_DECODER, "a language model learns to write a text from its latents", "validation.json", "decoder_flags",
+        batch_size="decoder_batch_size", fewest=300, steps_flag="decoder_steps",
+    ),
+    "lm": StageRow(PRETRAIN, "a small BART, pretrained by denoising", "validation.json", "language_model_flags",
+                   steps_flag="language_model_steps"),
+    "autoencoder": StageRow(
+        AUTOENCODER, "an autoencoder that is robust to noise, around the BART", "validation.json", "autoencoder_flags",
+        least_batch=32, steps_flag="autoencoder_steps",
+    ),
+    "diffusion": StageRow(
+        DIFFUSION, "the denoiser learns to generate latents", "metrics.json", "denoiser_flags",
+        batch_size="denoiser_batch_size", steps_flag="denoiser_steps",
+    ),
+    "adapted": StageRow(
+        AUTOENCODER, "the decoder, fine-tuned on latents of the denoiser", "validation.json", "adapted_flags",
+        least_batch=32, steps_flag="adapted_steps",
+    ),
+}  # fmt: skip
+STEPS_FLAGS = tuple(dict.fromkeys(row.steps_flag for row in STAGE_ROWS.values()))
+OWN_FLAGS = tuple(dict.fromkeys(row.own_flags for row in STAGE_ROWS.values()))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that the flags of a stage follow from, but its steps."""
+
+    corpus: str  # flags of the corpus, quoted for a shell
+    choices: Choices
+    language_model: str | None
+    encoder_model: str | None
+    has_sources: bool  # of the corpus
+    given: Mapping[str, Any]
+
+    def value(self, name: str) -> Any:
+        return self.choices[name].value
+
+    @property
+    def scratch(self) -> bool:
+        """Whether the decoder is that of the autoencoder."""
+        return bool(self.value("way") == SCRATCH_WAY)
+
+    def batch_size(self, stage: str) -> int:
+        row = STAGE_ROWS[stage]
+        return row.least_batch if row.batch_size is None else int(self.value(row.batch_size))
+
+    @property
+    def latents(self) -> str:
+        """The stage whose run folder holds the latent space of the denoiser."""
+        return "autoencoder" if self.scratch else "decoder"
+
+    @property
+    def decoding(self) -> str:
+        return "greedy" if self.scratch else "nucleus"
+
+
+def make_stage(name: str, setting: Setting, steps: Steps) -> Stage:
+    """The stage of that name with all its flags; those of the user come last, so that they replace ours."""
+    row = STAGE_ROWS[name]
+    program = row.program
+    if name == "adapted" and not setting.scratch:
+        program = TEXT_DECODER
+    flags = {"decoder": _decoder, "lm": _lm, "autoencoder": _autoencoder, "diffusion": _diffusion, "adapted": _adapted}
+    words = [
+        setting.corpus,
+        f"--max_train_texts {setting.value('max_train_texts')} --max_seq_len {setting.value('max_seq_len')}",
+        f"--num_train_steps {steps.steps} --train_batch_size {steps.batch_size} --lr_warmup_steps {steps.warmup}",
+        f"--lr_schedule cosine --log_every {log_interval(steps)}",
+        flags[name](setting, steps),
+        setting.given.get(row.own_flags) or "",
+    ]
+    return Stage(name, program, row.title, row.done_file, " ".join(words))
+
+
+def log_interval(steps: Steps) -> int:
+    """Steps between log lines: a line comes with validation losses, which take time, and no more than every 10 s."""
+    return max(1, min(50, int(10 * steps.steps_per_second), steps.steps // 4))
+
+
+def _decoder(setting: Setting, steps: Steps) -> str:
+    assert setting.language_model is not None
+    model = shlex.quote(setting.language_model)
+    return (
+        f"{_space(setting)} --decoder_model {model} --learning_rate 1e-3 --eval_every {max(1, steps.steps)}"
+        f" --save_every {_part(steps, 10)} --eval_texts 200 --latent_cache_dir {{root}}/{LATENT_CACHE}"
+    )
+
+
+def _space(setting: Setting) -> str:
+    if setting.value("way") != PRETRAINED_WAY:
+        return "--latent_model_path {root}/autoencoder"
+    assert setting.encoder_model is not None
+    pooling, number = setting.value("pooling"), setting.value("num_sentence_latents")
+    space = f"--latent_space sentence --encoder_model {shlex.quote(setting.encoder_model)} --pooling {pooling}"
+    return space + (f" --num_sentence_latents {number}" if number > 1 else "")
+
+
+def _lm(setting: Setting, steps: Steps) -> str:
+    c = setting.value
+    return (
+        f"--tokenizer bpe --vocab_size {c('vocab_size')} --d_model {c('d_model')} --layers {c('layers')} --heads 4"
+        " --config pos_init=sinusoidal --config random_token_prob=0.3 --mask_prob 0.1 --config uncorrupted_prob=0.6"
+        f" --learning_rate 2e-3 --eval_every {max(1, steps.steps)} --save_every {_part(steps, 5)} --eval_texts 200"
+    )
+
+
+def _autoencoder(setting: Setting, steps: Steps) -> str:
+    return (
+        f"--enc_dec_model {{root}}/lm --learning_rate 1e-3 --eval_every {max(1, steps.steps)}"
+        f" --save_every {_part(steps, 5)} --eval_texts 200 --eval_batch_size 100 --decoding greedy"
+        + ROBUST_AUTOENCODER
+        + f" --num_encoder_latents {setting.value('num_encoder_latents')} --dim_ae {setting.value('dim_ae')}"
+    )
+
+
+def _diffusion(setting: Setting, steps: Steps) -> str:
+    c = setting.value
+    condition = " --class_conditional" if c("condition") == "class" else ""
+    if setting.has_sources and c("condition") != "source":
+        condition += " --ignore_sources"
+    network = f"--denoiser_variant {c('denoiser_variant')} --tx_dim {c('tx_dim')} --tx_depth {c('tx_depth')}"
+    if c("denoiser_variant") != "mlp":
+        network += " --scale_shift"
+    return (
+        f"--latent_model_path {{root}}/{setting.latents} {network} --self_condition --disable_dropout"
+        f" --objective pred_v --learning_rate {c('denoiser_learning_rate')} --ema_decay {steps.ema_decay}"
+        f" --sampling_timesteps {c('sampling_timesteps')} --cls_free_guidance {c('cls_free_guidance')}"
+        f" --save_and_sample_every {max(1, steps.steps)} --save_every {_part(steps, 5)} --num_samples {SHOWN}"
+        f" --decoding {setting.decoding} --scorer {{root}}/{NO_SCORER} --latent_cache_dir {{root}}/{LATENT_CACHE}"
+        + condition
+    )
+
+
+def _adapted(setting: Setting, steps: Steps) -> str:
+    if setting.scratch:
+        return (
+            f"{_autoencoder(setting, steps)} --lm_mode decoder --resume_dir {{root}}/autoencoder"
+            " --denoiser_run {root}/diffusion --denoiser_prob 0.7 --max_latent_noise 0"
+        )
+    return (
+        "--resume_dir {root}/decoder --denoiser_run {root}/diffusion --denoiser_prob 0.7 --learning_rate 3e-4"
+        f" --eval_every {max(1, steps.steps)} --save_every {_part(steps, 5)} --eval_texts 200"
+        f" --latent_cache_dir {{root}}/{LATENT_CACHE}"
+    )
+
+
+def _part(steps: Steps, parts: int) -> int:
+    return max(1, steps.steps // parts)
+
+
+def evaluation_flags(setting: Setting, stages: Mapping[str, float], judges: Mapping[str, str | None]) -> str:
+    """Flags of the evaluation of the denoiser. judges: scorer and mauve_encoder, each a folder or None."""
+    flags = f"--eval --resume_dir {{root}}/diffusion --num_samples {setting.given['num_samples']} --eval_batch_size 250"
+    flags += f" --decoding {setting.decoding}"
+    if "adapted" in stages:
+        flags += " --latent_model_path {root}/adapted"
+    return flags + "".join(f" --{name} {shlex.quote(value)}" for name, value in judges.items() if value)

@@ -1,0 +1,142 @@
+"""The recipe's choices, as a pure function of corpus, budget and machine: corpora of several kinds, small budgets and
+large ones, what was typed; and the steps that fit into a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dataset_utils.corpus import Corpus
+from dataset_utils.registry import NOT_IN_CATALOG
+from dataset_utils.splits import Split
+from pipelines.probes import Rate
+from pipelines.recipe_data import CorpusFacts, count_sentences, measure
+from pipelines.recipe_plan import Machine, choose, choose_steps, rows, shares, stage_seconds
+
+CAPTIONS = CorpusFacts(texts=144_000, held_out=5_000, words=12, tokens=38, sentences=1, most_sentences=1)
+STORIES = CorpusFacts(texts=18_600, held_out=200, words=45, tokens=86, sentences=5, most_sentences=5)
+PAGES = CorpusFacts(texts=30_000, held_out=500, words=150, tokens=400, sentences=1, most_sentences=2)
+MACHINE = Machine("smollm2", "minilm", texts_per_second=400)
+SCRATCH = Machine(None, None)
+HOUR = 3600.0
+
+
+def values(facts, machine=MACHINE, seconds=HOUR, **given):
+    return {name: choice.value for name, choice in choose(facts, machine, seconds, given).items()}
+
+
+def test_short_texts_are_one_vector_and_an_mlp_generates_it():
+    made = values(CAPTIONS)
+    assert (made["way"], made["pooling"], made["num_sentence_latents"]) == ("pretrained", "mean", 1)
+    assert (made["denoiser_variant"], made["tx_dim"], made["tx_depth"]) == ("mlp", 1024, 6)
+    assert (made["denoiser_batch_size"], made["decoder_batch_size"], made["condition"]) == (512, 32, "none")
+    assert made["max_seq_len"] == 40 and made["sampling_timesteps"] == 32
+
+
+def test_stories_have_a_vector_for_each_sentence_and_long_texts_equal_pieces():
+    stories, pages = values(STORIES), values(PAGES)
+    assert (stories["pooling"], stories["num_sentence_latents"]) == ("sentences", 5)
+    assert (pages["pooling"], pages["num_sentence_latents"]) == ("segments", 8)
+    assert stories["denoiser_variant"] == pages["denoiser_variant"] == "latent"
+    assert pages["max_seq_len"] == 256  # of 400 tokens
+    assert (
+        shares(choose(STORIES, MACHINE, HOUR, {}))["diffusion"]
+        > shares(choose(CAPTIONS, MACHINE, HOUR, {}))["diffusion"]
+    )
+
+
+def test_no_more_is_encoded_than_a_tenth_of_the_budget_takes():
+    assert values(CAPTIONS)["max_train_texts"] == 144_000  # 400 texts/s * 360 s
+    assert values(CAPTIONS, seconds=HOUR / 2)["max_train_texts"] == 72_000
+    assert values(CAPTIONS, seconds=30)["max_train_texts"] == 2_000  # never fewer
+    assert values(replace(CAPTIONS, texts=500))["max_train_texts"] == 500
+
+
+def test_classes_and_sources_condition_the_denoiser():
+    assert values(replace(CAPTIONS, classes=5))["condition"] == "class"
+    assert values(replace(CAPTIONS, classes=1))["condition"] == "none"
+    both = values(replace(CAPTIONS, classes=5, has_sources=True))
+    assert both["condition"] == "source" and both["cls_free_guidance"] > 1
+    assert values(replace(CAPTIONS, classes=5), condition="none")["condition"] == "none"
+
+
+def test_small_corpora_and_small_budgets_get_small_denoisers():
+    assert values(replace(CAPTIONS, texts=5_000))["tx_dim"] < values(CAPTIONS)["tx_dim"]
+    assert values(CAPTIONS, seconds=300)["tx_dim"] < values(CAPTIONS)["tx_dim"]
+
+
+@pytest.mark.parametrize("machine", [SCRATCH, Machine(None, "minilm")])
+def test_without_a_pretrained_language_model_everything_is_trained_on_the_texts(machine):
+    choices = choose(CAPTIONS, machine, 3 * HOUR, {})
+    made = {name: choice.value for name, choice in choices.items()}
+    assert made["way"] == "scratch" and made["num_encoder_latents"] == 16 and "pooling" not in made
+    assert made["denoiser_variant"] == "latent" and made["max_train_texts"] == 144_000
+    assert list(shares(choices)) == ["lm", "autoencoder", "diffusion", "adapted"]
+    assert made["d_model"] > values(CAPTIONS, SCRATCH, 600)["d_model"]
+
+
+def test_without_an_encoder_an_autoencoder_is_trained_and_the_pretrained_decoder_used():
+    choices = choose(CAPTIONS, Machine("smollm2", None), HOUR, {})
+    assert choices["way"].value == "perceiver" and choices["denoiser_variant"].value == "latent"
+    assert list(shares(choices)) == ["lm", "autoencoder", "decoder", "diffusion"]
+    assert values(CAPTIONS, way="perceiver")["num_encoder_latents"] == 16
+    assert "adapted" not in shares(choose(CAPTIONS, SCRATCH, HOUR, {"adapt_decoder": False}))
+
+
+def test_what_is_typed_replaces_a_choice_and_what_follows_from_it():
+    made = choose(CAPTIONS, MACHINE, HOUR, {"pooling": "segments", "num_sentence_latents": 4, "tx_dim": 64})
+    assert made["tx_dim"].value == 64 and made["tx_dim"].given and not made["tx_depth"].given
+    assert made["num_sentence_latents"].value == 4 and made["denoiser_variant"].value == "latent"
+    assert choose(STORIES, MACHINE, HOUR, {"pooling": "mean"})["num_sentence_latents"].value == 1
+    adapted = shares(choose(CAPTIONS, MACHINE, HOUR, {"adapt_decoder": True}))
+    assert list(adapted) == ["decoder", "diffusion", "adapted"] and sum(adapted.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("facts", [CAPTIONS, STORIES, PAGES])
+@pytest.mark.parametrize("machine", [MACHINE, SCRATCH])
+@pytest.mark.parametrize("seconds", [30, HOUR, 24 * HOUR])
+def test_every_choice_has_a_reason_and_the_shares_are_the_time(facts, machine, seconds):
+    choices = choose(facts, machine, seconds, {})
+    assert all(len(row) == 3 and all(row) for row in rows(choices))
+    stages = shares(choices)
+    left, spent = seconds, []
+    for i, stage in enumerate(stages):
+        spent.append(stage_seconds(stage, left, stages, list(stages)[:i]))
+        left -= spent[-1]
+    assert sum(spent) == pytest.approx(seconds) and min(spent) > 0
+
+
+def test_a_stage_gets_what_the_stages_before_it_left():
+    stages = shares(choose(CAPTIONS, MACHINE, HOUR, {}))
+    assert stage_seconds("decoder", 1000, stages, ()) == pytest.approx(800)
+    assert stage_seconds("diffusion", 300, stages, ("decoder",)) == 300
+    assert stage_seconds("diffusion", -5, stages, ("decoder",)) == 0
+
+
+def test_steps_fill_the_time_at_the_rate_of_the_probe():
+    made = choose_steps(2400, 0.5, 20, 32, fewest=300)
+    assert (made.steps, made.batch_size, made.warmup) == (1190, 32, 95)
+    assert choose_steps(2400, 5, 0, 512).ema_decay == pytest.approx(0.9999, abs=1e-5)
+    short = choose_steps(100, 0.5, 20, 32, fewest=300)  # 40 steps: halved twice
+    assert (short.steps, short.batch_size) == (160, 8)
+    assert choose_steps(100, 0.5, 20, 32, fewest=300, fixed_batch=True).steps == 40
+    assert choose_steps(100, 0.5, 20, 32, fewest=300, steps=7).steps == 7
+    nothing = choose_steps(0, 0.5, 20, 32)
+    assert nothing.steps == 10 and 0 <= nothing.warmup < 10 and nothing.ema_decay == 0.9
+    assert Rate(10, 2).steps(100) == 180 and Rate(1000, 2).steps(100) == 40
+
+
+def test_the_facts_of_a_corpus_are_measured():
+    texts = ["One cat sat. It ran! Why? It saw a dog.", "A dog ran home. It slept. It woke. It ate."] * 20
+    splits = {"train": Split(texts, labels=[0, 1] * 20), "valid": Split(texts[:4]), "test": Split(texts[:4])}
+    facts = measure(Corpus("own", splits, NOT_IN_CATALOG, class_names=("a", "b")))
+    assert facts == CorpusFacts(40, 4, 10.0, 15, 4.0, 4, 2, False)
+    assert "40 training texts in 2 classes" in facts.describe() and "4 sentences" in facts.describe()
+    assert [count_sentences(text) for text in ("a cat", "A. B.", 'He said "no." Then he left.', "好。 不。", "")] == [
+        1,
+        2,
+        2,
+        2,
+        1,
+    ]
