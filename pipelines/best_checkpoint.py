@@ -26,6 +26,7 @@ from utils import checkpoints
 from utils.cli.settings import Settings
 from utils.distributed import gather_objects
 from utils.errors import UserError, did_you_mean
+from utils.pretrained import read_checkpoint
 from utils.state import State
 
 # Ends of the keys of metrics that validations of several programs log, for check_best_metric.
@@ -50,7 +51,7 @@ class Score(NamedTuple):
 def larger_is_better(metric: str) -> bool:
     """Whether larger values of a metric are better: of MAUVE, overlaps and accuracies; not of losses, perplexities,
     memorization, repetitions and numbers of empty texts."""
-    last = metric.rpartition("/")[2]
+    last = re.sub(r"_q\d$", "", metric.rpartition("/")[2])  # of a quarter of the noise levels
     end, name = find(last)
     return name.good == HIGHER if name.good in (HIGHER, LOWER) else (end or last).endswith(_LARGER)
 
@@ -194,10 +195,3 @@ def checkpoint_of(folder: Path, settings: Settings[Any], *, default: bool = Fals
     Raises UserError if the folder has no best checkpoint and --checkpoint best asks for it.
     """
     return read_checkpoint(folder, uses_best(settings, default=default), settings.config.best.checkpoint == "best")
-
-
-def read_checkpoint(folder: Path, best: bool, required: bool = False) -> checkpoints.Checkpoint:
-    """best/ of a run folder, or its newest checkpoint if there is no best one. required: UserError instead."""
-    if best and (required or checkpoints.has_best(folder)):
-        return checkpoints.load_best(folder)
-    return checkpoints.load(folder)

@@ -16,6 +16,7 @@ from latent_models.language_models import LanguageModel
 from latent_models.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
+from pipelines.best_checkpoint import best_score, check_best_metric, load_best_score, save_if_best
 from pipelines.cli.configs import PretrainConfig
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.evaluators.reconstruction import reconstruct, via_encoder
@@ -25,16 +26,19 @@ from pipelines.run_context import RunContext, load_corpus, make_train_state, sav
 from pipelines.steps.denoising_lm import DenoisingLMStep
 from pipelines.summary import dry_run, log_corpus_stats
 from pipelines.training import resume, run_training
+from utils import checkpoints
 from utils.cli.settings import Settings
 from utils.distributed import wrap
 from utils.errors import UserError
 from utils.hooks import PeriodicHook
+from utils.pretrained import load_into
 from utils.seeding import derive_seed
 from utils.shared import make_on_main
 from utils.state import State
 from utils.train_eval import eval_mode
 
 STRATEGY = "greedy"  # a copied text has one right answer, so a search gains nothing
+BEST_METRICS = ("bleu", "exact_match", "rouge1", "rouge2", "rougeL")  # for --best_metric
 
 
 def train(settings: Settings[PretrainConfig]) -> int:
@@ -44,6 +48,7 @@ def train(settings: Settings[PretrainConfig]) -> int:
     if settings.config.run.dry_run:
         return dry_run(settings, _meta_model, lambda corpus: _train_tokenizer(corpus.train.all_texts(), options))
 
+    check_best_metric(settings, BEST_METRICS)
     run = setup_run(settings, "language_model_pretraining", "pretrain")
     corpus = load_corpus(run)
     train_texts = Split(corpus.train.all_texts())  # sources are texts of the language, too
@@ -67,7 +72,8 @@ def train(settings: Settings[PretrainConfig]) -> int:
 
     state = make_train_state(run, model)
     state.wrapped = wrap(model, run.dist)
-    resume(run, state)
+    if resume(run, state):
+        state.best = load_best_score(run.folder, state.best)
     run.write_files(lambda: tokenizer.save_pretrained(run.folder), now=not resumed)  # now: a resumed run loads it
     save_args(run, parts={"language model": model}, vocabulary=len(tokenizer), trainable_params=num_parameters)
     step = DenoisingLMStep(
@@ -82,7 +88,9 @@ def train(settings: Settings[PretrainConfig]) -> int:
 
     def validate(state: State) -> None:
         result = evaluate_copying(run, model, valid_tokens)
-        run.logger.record({f"lm/{STRATEGY}/{k}": v for k, v in result.items() if isinstance(v, float)}, state.step)
+        metrics = {f"lm/{STRATEGY}/{k}": v for k, v in result.items() if isinstance(v, float)}
+        run.logger.record(metrics, state.step)
+        save_if_best(run, state, best_score(run, metrics, None))
         run.logger.print(
             f"copies {100 * result['exact_match']:.1f} % of held-out texts exactly"
             + (" (in the spelling of the tokenizer)" if result["protocol"]["spelling"] == "tokenizer" else "")
@@ -101,6 +109,9 @@ def train(settings: Settings[PretrainConfig]) -> int:
     )
     if code:
         return code
+    if state.best and settings.config.best.best_metric:
+        load_into(model, checkpoints.load_best(run.folder))
+        run.log(f"the model is that of the best checkpoint, of step {state.best['step']}")
     result = evaluate_copying(run, model, valid_tokens)
     if run.dist.is_main:
         model.save_pretrained(run.folder)

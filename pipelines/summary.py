@@ -13,6 +13,7 @@ from dataset_utils import corpus_stats, registry
 from dataset_utils.corpus import Corpus
 from latent_models.language_models import LanguageModel
 from pipelines.cli.configs import TrainingConfig
+from pipelines.data.cache_plan import cache_lines
 from utils.cli.settings import Settings
 from utils.run_folder import write_json
 from utils.terminal import printable
@@ -68,6 +69,8 @@ def dry_run(
         corpus, tokenizer, length, max_source_length=limit, unknown_hint=unknown_hint(settings)
     )
     print("\n".join([corpus_stats.format_table(figures), *corpus_stats.round_trip_lines(figures)]))
+    for line in cache_lines(settings, parts, corpus):
+        print(printable(line))
     return 0
 
 

@@ -12,7 +12,7 @@ from latent_models.autoencoders.augmentations import used_augmentations
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
-from pipelines.best_checkpoint import best_score, check_best_metric, metric_name, save_if_best
+from pipelines.best_checkpoint import best_score, check_best_metric, metric_name, save_if_best, uses_best
 from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.models import configure_generation, load_model_of_texts, new_space
 from pipelines.cli.configs import AutoencoderConfig
@@ -41,7 +41,7 @@ from utils.cli.settings import Settings
 from utils.compile import compile_network, should_compile
 from utils.distributed import wrap
 from utils.hooks import PeriodicHook, StepResult
-from utils.pretrained import load_into, locate_model, relative_path
+from utils.pretrained import best_or_newest, load_into, locate_model, relative_path
 from utils.seeding import derive_seed
 from utils.sharding import layers_of, shard
 from utils.state import State
@@ -89,7 +89,9 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
         lambda checkpoint: model.check_fingerprint(checkpoint.metadata.get("language_model_fingerprint"), run.folder),
     )
     if config.run.resume_dir and not resumed:  # weights only, as in the published command line
-        load_into(space, _without_other_heads(checkpoints.load(config.run.resume_dir), space))
+        # a decoder is trained for the latents that a denoiser reads: those of the best checkpoint
+        read = best_or_newest if config.autoencoder.lm_mode == "decoder" else checkpoints.load
+        load_into(space, _without_other_heads(read(settings.path("resume_dir")), space))
     save_args(
         run,
         enc_dec_model_relative=relative_path(name, run.folder),
@@ -153,11 +155,13 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
 
 
 def evaluate(run: RunContext[AutoencoderConfig]) -> int:
-    """--eval: evaluate the best checkpoint on the validation split; --eval_test: on the test split."""
+    """--eval: evaluate the checkpoint of --checkpoint on the validation split; --eval_test: on the test split."""
     settings, config = run.settings, run.settings.config
     folder = settings.path("resume_dir")
     explicit = config.language_model.enc_dec_model if "enc_dec_model" in settings.explicit else None
     space = CompressedSpace.from_pretrained(folder, device=run.device, language_model=explicit)
+    if not uses_best(settings, default=True):
+        load_into(space, _without_other_heads(checkpoints.load(folder), space))
     configure_generation(settings, space.language_model)
     attach_draft_model(settings, space, folder)
     split = "test" if config.evaluation.eval_test else "valid"

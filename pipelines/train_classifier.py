@@ -14,6 +14,7 @@ from typing import Any
 
 from dataset_utils import registry
 from model.classifier import LatentClassifier
+from pipelines.best_checkpoint import best_score, check_best_metric, load_best_score, save_if_best
 from pipelines.builders.embeddings import tokenizer_of
 from pipelines.cli.configs import ClassifierConfig
 from pipelines.cli.programs import CLASSIFIER, DIFFUSION
@@ -52,6 +53,7 @@ def train(settings: Settings[ClassifierConfig]) -> int:
 
     started = time.monotonic()
     config = settings.config
+    check_best_metric(settings, [f"val_{name}" for name in ("loss", *METRICS)])
     if config.task.diffusion_run is None:
         raise UserError("--diffusion_run is missing: name the run folder whose samples are to be controlled")
     read_args(Path(config.task.diffusion_run))  # UserError if it is no run, before a folder is made
@@ -69,7 +71,8 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     classifier = build_classifier(settings, components, corpus.num_classes).to(run.device)
 
     state = make_train_state(run, classifier)
-    resume(run, state)
+    if resume(run, state):
+        state.best = load_best_score(run.folder, state.best)
     max_seq_len = diffusion_run.settings.config.language_model.max_seq_len
     latents = {
         name: encode_split(
@@ -92,13 +95,15 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     validation_step = ClassifierStep(classifier, latents["valid"], components, validation_sampler)
 
     def validate(state: State) -> None:
-        def metrics(micro: int) -> dict[str, torch.Tensor]:
+        def measure(micro: int) -> dict[str, torch.Tensor]:
             losses, values = validation_step(0, micro)
             return {"loss": losses, **values}
 
         with eval_mode(classifier), run.autocast():
-            means = mean_losses(run.dist, validation_sampler, ("loss", *METRICS), metrics)
-        run.logger.record({f"val_{name}": value for name, value in means.items()}, state.step)
+            means = mean_losses(run.dist, validation_sampler, ("loss", *METRICS), measure)
+        metrics = {f"val_{name}": value for name, value in means.items()}
+        run.logger.record(metrics, state.step)
+        save_if_best(run, state, best_score(run, metrics, None))
         run.logger.print(
             f"accuracy on held-out texts: {100 * means['accuracy']:.1f} % at all noise levels, "
             f"{100 * means['accuracy_q0']:.1f} % in the quarter with least noise"

@@ -19,6 +19,7 @@ from typing import Any
 from dataset_utils.options import DataOptions
 from latent_models.spaces.compressed import CompressedSpace, read_autoencoder_args
 from latent_models.speculative.draft_model import DraftModel, draft_metadata
+from pipelines.best_checkpoint import best_score, check_best_metric, load_best_score, save_if_best
 from pipelines.builders.draft_models import DRAFT_MODEL_COPY
 from pipelines.cli.configs import DraftModelConfig
 from pipelines.cli.programs import DRAFT_MODEL
@@ -58,6 +59,7 @@ def train(settings: Settings[DraftModelConfig]) -> int:
 
     if config.run.output_dir is None and not config.run.resume_training:
         settings.set("output_dir", str(autoencoder / DRAFT_MODEL_COPY))
+    check_best_metric(settings, [f"val_{name}" for name in METRICS])
     run = setup_run(settings, "text_latent_drafter", "draft model")
     space = CompressedSpace.from_pretrained(autoencoder, device=run.device, language_model=config.task.enc_dec_model)
     corpus = load_corpus(run)
@@ -75,7 +77,8 @@ def train(settings: Settings[DraftModelConfig]) -> int:
                 "--latent_model_path, or train from scratch into another --output_dir"
             )
 
-    resume(run, state, check_autoencoder)
+    if resume(run, state, check_autoencoder):
+        state.best = load_best_score(run.folder, state.best)
     runs = (autoencoder.parent, run.folder)
     cache = encoded_folder(config.cache.cache_dir, config.task.latent_cache_dir, runs)
     latents = {
@@ -110,7 +113,9 @@ def train(settings: Settings[DraftModelConfig]) -> int:
         evaluate = partial(evaluate_draft, validation_step, draft_model)
         with eval_mode(draft_model), run.autocast():
             means = mean_losses(run.dist, validation_sampler, METRICS, evaluate)
-        run.logger.record({f"val_{name}": value for name, value in means.items()}, state.step)
+        metrics = {f"val_{name}": value for name, value in means.items()}
+        run.logger.record(metrics, state.step)
+        save_if_best(run, state, best_score(run, metrics, None))
         run.logger.print(
             f"drafts equal {100 * means['token_accuracy']:.1f} % of the tokens and {100 * means['exact_match']:.1f} % "
             f"of the texts that greedy decoding writes for held-out latents; {means['verify_passes']:.2f} passes per "

@@ -32,7 +32,7 @@ from latent_models.spaces.decoded import (
     text_decoder_metadata,
 )
 from latent_models.spaces.encoder_states import EncoderStatesSpace
-from pipelines.best_checkpoint import LOSSES, best_score, check_best_metric, load_best_score, save_if_best
+from pipelines.best_checkpoint import LOSSES, best_score, check_best_metric, load_best_score, save_if_best, uses_best
 from pipelines.builders.models import load_model_of_texts
 from pipelines.cli.configs import TextDecoderConfig
 from pipelines.cli.programs import TEXT_DECODER
@@ -53,6 +53,7 @@ from pipelines.run_context import (
 from pipelines.steps.text_decoder import DecoderAugmentation, DecoderNetwork, TextDecoderStep
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
 from pipelines.training import progress_metrics, resume, run_training
+from utils import checkpoints
 from utils.cache_folder import encoded_folder
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
@@ -153,6 +154,8 @@ def evaluate(run: RunContext[TextDecoderConfig]) -> int:
     typed = {name: settings.get(name) for name in ("encoder_model", "decoder_model") if name in settings.explicit}
     language_model = config.language_model.enc_dec_model if "enc_dec_model" in settings.explicit else None
     space = DecodedSpace.from_pretrained(folder, device=run.device, language_model=language_model, **typed)
+    if not uses_best(run.settings, default=True):
+        load_into(space, checkpoints.load(folder))
     _set_generation(settings, space)
     split = "test" if config.evaluation.eval_test else "valid"
     texts = load_corpus(run).splits[split]
@@ -308,9 +311,7 @@ def latent_reader(
     cached = encode_or_load(
         space.unscaled,
         data,
-        encoded_folder(
-            run.settings.config.cache.cache_dir, run.settings.config.latents.latent_cache_dir, [run.folder]
-        ),
+        encoded_folder(run.settings.config.cache.cache_dir, run.settings.config.latents.latent_cache_dir, [run.folder]),
         title,
         f"latents of the {title} texts",
         run.dist,

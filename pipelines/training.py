@@ -19,6 +19,7 @@ from pipelines.best_checkpoint import is_out_of_patience, validations_since_best
 from pipelines.cli.configs import TrainingConfig
 from pipelines.evaluation_share import EvaluationShare
 from pipelines.finish import finish
+from pipelines.longer_runs import BEFORE_DECAY, go_back_before_decay, say_what_changes
 from pipelines.run_context import RunContext, dataset_label
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
@@ -45,6 +46,8 @@ def resume(run: RunContext[TrainingConfig], state: State, check: Callable[[Check
     checkpoint = checkpoints.load(run.folder)
     if check is not None:
         check(checkpoint)
+    if go_back_before_decay(run, checkpoint.step):
+        checkpoint = checkpoints.load(run.folder)
     state.restore(checkpoint)
     made = [name for name in state.pending if _is_evaluated(run.folder, state.step, name)]
     if made:
@@ -52,7 +55,7 @@ def resume(run: RunContext[TrainingConfig], state: State, check: Callable[[Check
         state.best = _read_evaluated(run.folder)["best"]
     elif state.pending:  # half of the evaluation may be in the log
         run.logger.keep_bytes = checkpoint.metadata.get("log_bytes")
-    _extend(run, state)
+    say_what_changes(run, state)
     return True
 
 
@@ -199,6 +202,11 @@ class _Saver:
         self.state.save(run.folder, log_bytes=run.logger.num_bytes(), **self.metadata)
         self.has_changed, StopSignals.is_saved = False, True
 
+    def save_before_decay(self) -> None:
+        """Save the checkpoint from which a run that is lengthened later goes on."""
+        run = self.run
+        self.state.save(run.folder / BEFORE_DECAY, keep=1, log_bytes=run.logger.num_bytes(), **self.metadata)
+
     def evaluate(self) -> bool:
         """Evaluate; record that it was made. Returns False if a signal interrupted it: then it is pending."""
         assert self.evaluation is not None
@@ -253,35 +261,18 @@ class _SaveAndEvaluate:
         self.saver.has_changed, StopSignals.is_saved = True, False
         evaluation = self.saver.evaluation
         evaluates = evaluation is not None and evaluation.is_due(state.step)
-        if not evaluates and state.step % self.save_every:
+        if not evaluates and state.step % self.save_every and state.step != state.schedule.decay_start:
             return
         report.check()
         if evaluation is not None and evaluates:
             evaluation.postpone(state)
+        if state.step == state.schedule.decay_start:
+            self.saver.save_before_decay()
         if report.stopping:  # the training program saves
             return
         self.saver.save()
         if evaluates:
             self.saver.evaluate()
-
-
-def _extend(run: RunContext[TrainingConfig], state: State) -> None:
-    """If --num_train_steps is larger than before: take the learning rate of the longer schedule, and say what changes.
-
-    A schedule that is flat at this step, such as constant, goes on without a seam: the run equals one of that length.
-    """
-    settings = run.settings
-    before, now = settings.checkpoint_args.get("num_train_steps"), run.loop.num_train_steps
-    if before is None or before == now:
-        return
-    old, new = state.schedule.apply_length()
-    change = "the learning rate goes on as it was"
-    if abs(new - old) > 1e-6 * max(abs(new), abs(old)):
-        change = (
-            f"the schedule {settings.config.optimizer.lr_schedule} is computed anew for {now} steps, so that the "
-            f"learning rate goes from {old:.3g} to {new:.3g} at step {state.step}"
-        )
-    run.log(f"note: the run is extended from {before} to {now} steps: {change}")
 
 
 def progress_metrics(run: RunContext[TrainingConfig], num_examples: int) -> Callable[[int], dict[str, float]]:

@@ -156,6 +156,8 @@ class LrSchedule:
         except ValueError as error:
             raise UserError(f"--lr_schedule {name}: {error}") from None
         self.optimizer = optimizer
+        # steps after which the learning rate of warmup_stable_decay falls; None for other schedules
+        self.decay_start: int | None = n - extra["num_decay_steps"] if "num_decay_steps" in extra else None
         self.by_loss = name in _BY_LOSS
         self.interval = max(1, n // _OBSERVATIONS)
         self._steps = 0

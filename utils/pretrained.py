@@ -61,6 +61,13 @@ def best_or_newest(folder: Path) -> Checkpoint:
     return checkpoints.load_best(folder) if checkpoints.has_best(folder) else checkpoints.load(folder)
 
 
+def read_checkpoint(folder: Path, best: bool, required: bool = False) -> Checkpoint:
+    """best/ of a run folder, or its newest checkpoint if there is no best one. required: UserError instead."""
+    if best and (required or checkpoints.has_best(folder)):
+        return checkpoints.load_best(folder)
+    return checkpoints.load(folder)
+
+
 @torch.no_grad()
 def load_into(module: nn.Module, checkpoint: Checkpoint, part: str = "model") -> None:
     """Copy a part of a checkpoint ("model" or "ema") into a module, in place.

@@ -62,6 +62,8 @@ def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) ->
     check_range("--seed", given.seed, -LARGEST, LARGEST)
     if getattr(given, "strength", None) is not None and not 0 < given.strength <= 1:  # also where it is nan
         raise UserError(f"--strength {given.strength:g} is no time in (0, 1]: give 0.7, or another; 1 keeps nothing")
+    if Path(given.run).name == "best" and "--checkpoint" not in others:
+        others += ["--checkpoint", "best"]
     given.run = run_folder(Path(given.run))
     _check_others(parser, others)
     _pass_on(given, others)

@@ -33,7 +33,7 @@ from pipelines.pretrained.folder import (
 from utils import checkpoint_folder, checkpoints
 from utils.cli.args_io import read_args
 from utils.errors import UserError, is_disk_full
-from utils.pretrained import PART_OF_FOLDER
+from utils.pretrained import PART_OF_FOLDER, read_checkpoint
 from utils.run_folder import write_json, write_text
 
 _HOW_IT_WAS_FOUND = ("is_local", "local_files_only", "name_or_path")  # what transformers says of this machine
@@ -120,6 +120,7 @@ def _write_autoencoder(run: LoadedRun, space: CompressedSpace, folder: Path) -> 
     args = portable_args(run.autoencoder_args, context=None)
     write_json(folder / "args.json", {**args, "enc_dec_model_relative": f"{PART_OF_FOLDER}../{LANGUAGE_MODEL}"})
     tensors = {f"autoencoder.{name}": x for name, x in space.autoencoder.state_dict().items()}
+    tensors |= {f"heads.{name}": x for name, x in space.heads.state_dict().items()}
     facts = {"step": 0, "language_model_fingerprint": space.language_model.fingerprint()}
     checkpoints.save_best(folder, {"model": tensors}, facts)
     if has_draft_model(space):
@@ -142,8 +143,9 @@ def _write_context_encoder(run: LoadedRun, folder: Path) -> str | None:
 
 
 def _write_classifier(source: Path, folder: Path) -> None:
-    checkpoint = checkpoints.load(source)
-    write_json(folder / "args.json", read_args(source))
+    args = read_args(source)
+    checkpoint = read_checkpoint(source, args.get("best_metric") is not None)
+    write_json(folder / "args.json", {**args, "best_metric": None})  # the copy holds one checkpoint, as its newest
     _make_portable(folder)
     checkpoints.save(folder, {"model": checkpoint.tensors["model"]}, {"step": checkpoint.step})
 

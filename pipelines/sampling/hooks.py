@@ -24,10 +24,9 @@ from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.options import ClampOptions, ControlOptions
 from pipelines.sampling.classes import class_index
 from pipelines.sampling.sampler_call import SamplerCall
-from utils import checkpoints
 from utils.cli.args_io import read_args
 from utils.errors import UserError
-from utils.pretrained import options_from
+from utils.pretrained import options_from, read_checkpoint
 from utils.state import load_weights
 
 
@@ -90,7 +89,7 @@ def load_classifier_control(
     names = saved["class_names"]
     label = class_index(options.target_label, names, "--target_label")
     classifier = LatentClassifier(space.dim, space.length, len(names), options_from(ClassifierOptions, saved))
-    load_weights(classifier, checkpoints.load(folder))
+    load_weights(classifier, read_checkpoint(folder, saved.get("best_metric") is not None))
     return ClassifierControl(classifier.to(device).requires_grad_(False).eval(), label, process, options)
 
 
