@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
+from latent_models.causal.decoder_args import is_text_decoder, read_text_decoder_args
 from pipelines.cli.configs import DiffusionConfig
+from utils.cli.flags import format_value
 from utils.cli.settings import Settings
 from utils.errors import UserError
 
@@ -20,10 +23,12 @@ CHAIN = {"beta_schedule": "sqrt", "timesteps": 2000}
 def check_embedding_flags(settings: Settings[DiffusionConfig]) -> None:
     """Set the defaults of the latent space, and refuse explicit flags that belong to another one."""
     config = settings.config
-    if config.latents.latent_space is None:
+    decoded = _resolve_decoder(settings)
+    if config.latents.latent_space is None and settings.config.latents.latent_space is None:
         settings.set("latent_space", "compressed" if config.latents.latent_model_path else "states", source="default")
     if settings.config.latents.latent_space != "embeddings":
-        _check_other_spaces(settings)
+        _check_other_spaces(settings, decoded)
+        _set_decoding(settings, decoded)
         return
     for name, flag in settings.program.flags.items():
         if flag.space == "frozen" and name in settings.explicit and settings.get(name):
@@ -66,11 +71,55 @@ def _set_defaults(settings: Settings[DiffusionConfig], values: Mapping[str, obje
             settings.set(name, value)
 
 
-def _check_other_spaces(settings: Settings[DiffusionConfig]) -> None:
+def _resolve_decoder(settings: Settings[DiffusionConfig]) -> bool:
+    """Whether a causal language model decodes the latents. Then --latent_space is that of its run."""
+    path, known = settings.config.latents.latent_model_path, settings.checkpoint_args
+    if not path or settings.config.latents.latent_space == "embeddings":
+        return False
+    if known and "latent_model_path" not in settings.explicit:
+        return bool(known.get("text_decoder"))  # the run has a copy, and the folder may be gone
+    if not is_text_decoder(path):
+        return False
+    space, asked = read_text_decoder_args(Path(path))["latent_space"], settings.config.latents.latent_space
+    if asked not in (None, space):
+        raise UserError(
+            f"--latent_space {asked} is not that of --latent_model_path {path}, whose decoder reads latents of "
+            f"--latent_space {space}: leave it out"
+        )
+    if asked is None:
+        settings.set("latent_space", space, source="default")
+    return True
+
+
+def _set_decoding(settings: Settings[DiffusionConfig], decoded: bool) -> None:
+    """The default of --decoding with a causal decoder, also with a preset; UserError for its flags without one."""
+    if decoded:
+        typed = "decoding" in settings.explicit
+        if not typed and (settings.origins["decoding"] == "default" or "preset" in settings.explicit):
+            settings.set("decoding", "nucleus")
+        return
+    of_decoder = ["decoder_candidates", "decoder_model", "encoder_model"]
+    if settings.config.latents.latent_space != "compressed":  # an autoencoder's decoder may be told the noise, too
+        of_decoder.append("decoder_noise")
+    for name in of_decoder:
+        if name in settings.explicit and settings.get(name) is not None:
+            raise UserError(
+                f"--{name} {format_value(settings.get(name))} belongs to latents that a causal language model decodes: "
+                "name the run of python -m pipelines.train_text_decoder with --latent_model_path, or leave it out"
+            )
+
+
+def _check_other_spaces(settings: Settings[DiffusionConfig], decoded: bool) -> None:
     options = settings.config.latents
+    if options.latent_space == "sentence" and not decoded:
+        raise UserError(
+            "--latent_space sentence needs a decoder of its latents: train one with python -m "
+            "pipelines.train_text_decoder --encoder_model E --decoder_model L, and name its run with "
+            "--latent_model_path"
+        )
     if options.latent_space == "compressed" and not options.latent_model_path:
         raise UserError("--latent_space compressed needs an autoencoder: name its run with --latent_model_path")
-    if options.latent_space == "states" and options.latent_model_path:
+    if options.latent_space == "states" and options.latent_model_path and not decoded:
         raise UserError("--latent_space states and --latent_model_path exclude each other: give one")
     for name, flag in settings.program.flags.items():
         if flag.space == "embeddings" and name in settings.explicit:

@@ -23,6 +23,7 @@ from latent_models.families import LANGUAGE_FLAG, resolve_language
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
+from latent_models.text_encoders import TextEncoder
 from pipelines.builders.models import context_by_enc_dec_model
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.tokens import TokenSplit, tokenize_split
@@ -200,6 +201,11 @@ def _load_source_model(
     # A multilingual tokenizer marks each text with one language: another language needs a second copy of the model.
     if name is None and not trained and (latents_model.language is None or _same_language(latents_model, language)):
         model, shared = latents_model, True
+    elif name is None and trained and isinstance(latents_model, TextEncoder):
+        raise UserError(
+            f"--train_context_encoder trains an encoder-decoder's encoder, and {latents_model.name}, whose embeddings "
+            "are the latents, stays frozen: name one with --context_encoder, or leave the flag out"
+        )
     else:
         try:
             model = LanguageModel.from_pretrained(

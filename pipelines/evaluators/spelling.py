@@ -74,5 +74,6 @@ def _respelled(split: Split, spelling: Spelling) -> Split:
 
 
 def tokenizer_of(space: LatentSpace) -> Any:
-    """The tokenizer that encodes and decodes the texts of a space, or None."""
-    return getattr(getattr(space, "language_model", space), "tokenizer", None)
+    """The tokenizer that decodes the texts of a space, or None."""
+    writer = getattr(space, "writer_tokenizer", None)
+    return writer if writer is not None else getattr(getattr(space, "language_model", space), "tokenizer", None)
