@@ -13,7 +13,7 @@ folder is a --latent_model_path of train_text_diffusion.py. The last command ada
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ from pipelines.run_context import (
     save_args,
     setup_run,
 )
-from pipelines.steps.text_decoder import DecoderAugmentation, DecoderNetwork, TextDecoderStep
+from pipelines.steps.text_decoder import DecoderAugmentation, DecoderNetwork, Denoiser, TextDecoderStep
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
 from pipelines.training import progress_metrics, resume, run_training
 from utils import checkpoints
@@ -115,7 +115,7 @@ def train(settings: Settings[TextDecoderConfig]) -> int:
     )
     denoiser = load_denoiser(run, space, corpus)
     augmentation = DecoderAugmentation(config.decoder, denoiser, config.augmentation.denoiser_prob)
-    network = DecoderNetwork(space.decoder, space if space.trains else None)
+    network = DecoderNetwork(space.decoder, space if read["train"].makes_tokens else None)
     state.wrapped = wrap(network, run.dist)
     sampler: Any = LengthBuckets(run.batch_sampler(), targets["train"].lengths())
     step = TextDecoderStep(
@@ -248,23 +248,14 @@ def _start_from(settings: Settings[TextDecoderConfig], space: DecodedSpace) -> N
     load_into(space, best_or_newest(settings.path("resume_dir")))
 
 
-def load_denoiser(
-    run: RunContext[TextDecoderConfig], space: DecodedSpace, corpus: Corpus
-) -> Callable[..., Tensor] | None:
+def load_denoiser(run: RunContext[TextDecoderConfig], space: DecodedSpace, corpus: Corpus) -> Denoiser | None:
     """The denoiser of --denoiser_run, as a function of latents; None without it."""
     options = run.settings.config.augmentation
     if options.denoiser_run is None:
         return None
     from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
 
-    made: Any = load_denoiser_augmentation(
-        options.denoiser_run,
-        space,
-        options.denoiser_steps,
-        run.device,
-        corpus,  # type: ignore[arg-type]
-    )
-    return made  # type: ignore[no-any-return]
+    return load_denoiser_augmentation(options.denoiser_run, space, options.denoiser_steps, run.device, corpus)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
@@ -305,8 +296,11 @@ class LatentReader:
 def latent_reader(
     run: RunContext[TextDecoderConfig], space: DecodedSpace, data: TokenSplit, title: str
 ) -> LatentReader:
-    """The latents of a split, encoded once and kept in half precision, unless their encoding trains."""
-    if space.trains:
+    """The latents of a split, encoded once and kept in half precision, unless their encoding trains.
+
+    Adapted to a denoiser, it does not: the denoiser's latents have to stay valid.
+    """
+    if space.trains and run.settings.config.augmentation.denoiser_run is None:
         return LatentReader(space, data, None, run.device)
     cached = encode_or_load(
         space.unscaled,

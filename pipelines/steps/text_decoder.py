@@ -20,7 +20,8 @@ from utils.records import Latents
 from utils.seeding import StepRNG
 
 ReadLatents = Callable[[Tensor], Latents]  # rows (B,) -> their scaled latents, on the device
-Replace = Callable[..., Tensor]  # (x0, rng, mask, rows) -> the latents that a denoiser makes; DenoiserAugmentation
+# (x0, rng, mask, rows) -> the latents that a denoiser makes of them; see DenoiserAugmentation
+Denoiser = Callable[[Tensor, StepRNG, Tensor | None, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class DecoderAugmentation:
     """What happens to latents and tokens before the decoder reads them."""
 
     options: TextDecoderOptions
-    denoiser: Replace | None = None
+    denoiser: Denoiser | None = None
     denoiser_prob: float = 0.8
     """Share of the texts whose latents come from the denoiser."""
 
@@ -38,12 +39,12 @@ class DecoderAugmentation:
         without = rng.select_mask("decoder_without_latents", self.options.latent_dropout)
         return torch.where(without, torch.ones_like(sigma), sigma)
 
-    def clean(self, x0: Tensor, rng: StepRNG, rows: Tensor) -> Tensor:
+    def clean(self, x0: Tensor, rng: StepRNG, mask: Tensor | None, rows: Tensor) -> Tensor:
         """x0 (B, L, D), or, for a share of the texts, what the denoiser makes of it. rows: (B,), their numbers."""
         if self.denoiser is None:
             return x0
         chosen = rng.select_mask("decoder_imagined_rows", self.denoiser_prob)
-        return torch.where(chosen[:, None, None], self.denoiser(x0, rng, None, rows), x0)
+        return torch.where(chosen[:, None, None], self.denoiser(x0, rng, mask, rows), x0)
 
     def hidden(self, rng: StepRNG, width: int) -> Tensor | None:
         """(B, T) bool, input tokens that are hidden; None without token dropout."""
@@ -116,10 +117,11 @@ class TextDecoderStep:
         rows = self.batch_sampler.rows(step, micro, len(self.data))
         rng = self.batch_sampler.rng(step, micro, self.device)
         batch, source = self.data.batch(rows).to(self.device), self.read(rows)
+        mask = source.mask if self.variable_length and isinstance(source, Latents) else None
         nll = self.network(
             source,
-            lambda x0: self.augmentation.clean(x0, rng, rows),
-            source.mask if self.variable_length and isinstance(source, Latents) else None,
+            lambda x0: self.augmentation.clean(x0, rng, mask, rows),
+            mask,
             self.augmentation.levels(rng),
             lambda x0: rng.normal("decoder_noise", *x0.shape[1:]),
             batch,
@@ -140,7 +142,7 @@ class TextDecoderStep:
             level = torch.full((len(rows),), sigma, device=self.device)
             found[name] = self.network(
                 source,
-                lambda x0: self.augmentation.clean(x0, rng, rows),
+                lambda x0: x0,
                 mask,
                 level,
                 lambda x0: rng.normal("decoder_noise", *x0.shape[1:]),
