@@ -15,7 +15,7 @@ from pipelines.builders.models import autoencoder_folder
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.cli.programs import DIFFUSION
 from pipelines.components import Components, build_components, load_trained_weights
-from pipelines.pretrained.arguments import check_inside, flags_to_set
+from pipelines.pretrained.arguments import check_decoder_inside, check_inside, flags_to_set
 from pipelines.pretrained.folder import is_saved_pipeline, read_index
 from pipelines.run_context import check_same_program
 from utils import distributed
@@ -61,6 +61,7 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
         given = [word.removeprefix("--").partition("=")[0] for word in arguments if word.startswith("--")]
         arguments = [*_as_arguments(flags_to_set(read_index(folder)["flags"], given, folder)), *arguments]
         check_inside(read_args(folder), folder)
+        check_decoder_inside(folder)
     settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), f"--device={device}", *arguments])
     check_same_program(settings)
     torch_device, class_names = distributed.pick_device(device), list(settings.checkpoint_args.get("class_names", ()))

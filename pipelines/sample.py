@@ -225,9 +225,11 @@ def of_classes(pipeline: TextDiffusionPipeline, given: argparse.Namespace) -> It
 def record_maker(pipeline: TextDiffusionPipeline, given: argparse.Namespace) -> Callable[..., TextRecord]:
     """TextRecord with what all texts of a call share."""
     from latent_models.generation.decoding import changed_settings
+    from pipelines.builders.text_decoders import decoded_space_of
     from pipelines.sampling.text_output import TextRecord
 
-    changed = changed_settings(given.decoding, pipeline.generator.decoding)
+    causal = decoded_space_of(pipeline.generator.space) is not None
+    changed = changed_settings(given.decoding, pipeline.generator.decoding, causal)
     return partial(TextRecord, seed=given.seed, decoding=given.decoding, decoding_settings=changed)
 
 

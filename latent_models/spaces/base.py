@@ -43,6 +43,9 @@ class LatentSpace(nn.Module, ABC):
         """
         raise UserError(f"infilling: a {type(self).__name__} cannot decode around given tokens: use another space")
 
+    def check_fill(self) -> None:
+        """UserError where this kind of space can never decode around given tokens: before anything is sampled."""
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash of all that determines what encode returns; part of the key of a latent cache."""

@@ -164,7 +164,7 @@ class DecodedSpace(LatentSpace):
         best = torch.stack(cosines).argmax(0).tolist()
         return [found[k][i] for i, k in enumerate(best)]
 
-    def fill(self, latents: Latents, ids: Tensor, known: Tensor, lengths: Tensor) -> Tensor:
+    def check_fill(self) -> None:
         raise UserError(
             "infilling: a causal language model writes from left to right and cannot decode around given words: use a "
             "run whose autoencoder has its own decoder, or token embeddings"

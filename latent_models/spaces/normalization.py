@@ -76,6 +76,9 @@ class NormalizedSpace(LatentSpace):
     def fill(self, latents: Latents, ids: Tensor, known: Tensor, lengths: Tensor) -> Tensor:
         return self.space.fill(replace(latents, x0=self.denormalize(latents.x0)), ids, known, lengths)
 
+    def check_fill(self) -> None:
+        self.space.check_fill()
+
     def project(self, x0: Tensor) -> Tensor:
         denormalized = self.denormalize(x0)
         projected = self.space.project(denormalized)

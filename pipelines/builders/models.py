@@ -105,12 +105,12 @@ def check_same_latents(space: LatentSpace, known: LatentSpace, folder: Path) -> 
     Its decoder may differ (--lm_mode decoder, or another causal decoder of the same latents).
     """
     if space.encoding_fingerprint() != known.encoding_fingerprint():
-        hint = (
-            "with --lm_mode decoder" if isinstance(known, CompressedSpace) else "with --resume_dir and --denoiser_run"
-        )
+        what, hint = "autoencoder", "--lm_mode decoder"
+        if not isinstance(known, CompressedSpace):
+            what, hint = "text decoder", "--resume_dir and --denoiser_run"
         raise UserError(
-            f"--latent_model_path {folder} gives other latents than the ones that this run was trained with: leave it "
-            f"out, or name a run that trained on from that one {hint}"
+            f"--latent_model_path {folder} gives other latents than the {what} that this run was trained with: leave "
+            f"it out, or name a run that trained on from that one with {hint}"
         )
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.builders.models import AUTOENCODER_COPY, ENCODER_COPY
+from pipelines.builders.text_decoders import TEXT_DECODER_COPY
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.cli.presets import PRESETS
 from pipelines.cli.programs import DIFFUSION
-from pipelines.pretrained.folder import CLASSIFIER, CONTEXT_ENCODER, LANGUAGE_MODEL
+from pipelines.pretrained.folder import CLASSIFIER, CONTEXT_ENCODER, DECODER_MODEL, LANGUAGE_MODEL
+from utils.cli.args_io import read_args
 from utils.cli.settings import Settings
 from utils.errors import UserError
 from utils.pretrained import PART_OF_FOLDER
@@ -25,13 +27,14 @@ SAMPLING_FLAGS = frozenset(
 PATH_FLAGS = (
     "data_dir", "train_file", "valid_file", "test_file", "output_dir", "save_dir", "resume_dir", "config",
     "latent_cache_dir", "enc_dec_model", "latent_model_path", "context_encoder", "draft_model", "distill_run",
+    "joint_run", "encoder_model", "decoder_model", "denoiser_run", "cache_dir", "alignment_model",
     "init_path", "vocab", "embedding_init", "encoder_config", "scorer", "mauve_encoder", "bertscore_model",
     "classifier", "latent_classifier",
 )  # fmt: skip
 # A flag that is given -> the sampling flags that a saved pipeline no longer sets: they belong to another value of it.
 REPLACES: Mapping[str, frozenset[str]] = {
     "preset": frozenset(name for row in PRESETS.values() for name in row),
-    "sampler": frozenset(("ddim_sampling_eta", "posterior_variance")),
+    "sampler": frozenset(("ddim_sampling_eta", "posterior_variance", "renoise_gamma")),
     "sampling_timesteps": frozenset(("timestep_respacing",)),
     "timestep_respacing": frozenset(("sampling_timesteps", "time_grid")),
     "time_grid": frozenset(("grid_shift", "grid_rho", "timestep_respacing")),
@@ -72,7 +75,7 @@ def portable_args(saved: Mapping[str, Any], *, context: str | None) -> dict[str,
         if name in args:
             args[name] = without_folders(args[name])
     if args.get("latent_model_path"):
-        args["latent_model_path"] = AUTOENCODER_COPY
+        args["latent_model_path"] = TEXT_DECODER_COPY if args.get("text_decoder") else AUTOENCODER_COPY
     if args.get("encoder_config"):
         args["encoder_config"] = ENCODER_COPY
     if "enc_dec_model_relative" in args or "language_model_fingerprint" in args:
@@ -93,6 +96,35 @@ def check_inside(args: Mapping[str, Any], folder: Path) -> None:
     for name in ("enc_dec_model_relative", "context_model_relative"):
         if args.get(name) not in allowed:
             raise UserError(f"{folder} is damaged: {name} of args.json lies outside it: save or download it again")
+
+
+def portable_decoder_args(saved: Mapping[str, Any], *, in_folder: bool) -> dict[str, Any]:
+    """args.json of a text decoder whose models are folders of the saved pipeline, its adapters merged into one of them.
+
+    in_folder: whether the latents are of an autoencoder, which lies in the decoder's folder.
+    """
+    args = portable_args(saved, context=None)
+    reader = "encoder_model" if saved["latent_space"] == "sentence" else "enc_dec_model"
+    return args | {
+        "latent_model_path": AUTOENCODER_COPY if in_folder else None,
+        "decoder_mode": "freeze",
+        "decoder_model_relative": f"{PART_OF_FOLDER}../{DECODER_MODEL}",
+        f"{reader}_relative": f"{PART_OF_FOLDER}../{LANGUAGE_MODEL}",
+    }
+
+
+def check_decoder_inside(folder: Path) -> None:
+    """UserError if args.json of the text decoder of a saved pipeline names a model outside the pipeline's folder."""
+    if not (folder / TEXT_DECODER_COPY / "args.json").is_file():
+        return
+    args = read_args(folder / TEXT_DECODER_COPY)
+    allowed = {None, *(f"{PART_OF_FOLDER}../{name}" for name in (LANGUAGE_MODEL, DECODER_MODEL))}
+    for name in ("decoder_model_relative", "encoder_model_relative", "enc_dec_model_relative"):
+        if args.get(name) not in allowed:
+            raise UserError(
+                f"{folder} is damaged: {name} of {TEXT_DECODER_COPY}/args.json lies outside it: save or download it "
+                "again"
+            )
 
 
 def without_folders(value: Any) -> Any:

@@ -103,6 +103,7 @@ def make_card(
 def _summary(run: LoadedRun, args: Mapping[str, Any]) -> str:
     space = {
         "compressed": "the latents of a language autoencoder",
+        "sentence": "frozen embeddings of texts, which a causal language model decodes",
         "states": "the states of a language model's encoder",
         "embeddings": "token embeddings",
     }[str(args.get("latent_space"))]
@@ -138,7 +139,12 @@ def _model_rows(run: LoadedRun, args: Mapping[str, Any], flags: Mapping[str, Any
     yield "denoiser", f"{args.get('denoiser_variant')}, {_count(model.denoiser):,} parameters"
     if args.get("latent_space") != "embeddings":
         yield "language model", _language_model(run, args)
-        yield "fingerprint of the language model", args.get("language_model_fingerprint")
+        of_decoder = run.autoencoder_args if args.get("text_decoder") else {}
+        known = args.get("language_model_fingerprint") or of_decoder.get("language_model_fingerprint")
+        yield "fingerprint of the language model", known or of_decoder.get("encoder_fingerprint")
+    if args.get("text_decoder"):
+        yield "decoder", without_folders(run.autoencoder_args.get("decoder_model"))
+        yield "fingerprint of the decoder", run.autoencoder_args.get("decoder_fingerprint")
     if run.class_names:
         yield "classes", ", ".join(run.class_names)
     yield "longest text", f"{config.language_model.max_seq_len} tokens"
@@ -244,7 +250,8 @@ def _language_model(run: LoadedRun, args: Mapping[str, Any]) -> str | None:
     """The name of the language model of the latents, as the run records it; None without one."""
     if args.get("latent_space") == "embeddings":
         return None
-    return without_folders((run.autoencoder_args or args).get("enc_dec_model"))
+    name = "encoder_model" if args.get("latent_space") == "sentence" else "enc_dec_model"
+    return without_folders((run.autoencoder_args or args).get(name))
 
 
 def _protocol(result: Mapping[str, Any]) -> Mapping[str, Any]:

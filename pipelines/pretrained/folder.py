@@ -4,7 +4,9 @@
     args.json               configuration of the run, without paths
     denoiser/               averaged weights of all that trained: denoiser, statistics of the latents, embeddings
     autoencoder/            of compressed latents
-    language_model/         of compressed latents and encoder states: an ordinary Hugging Face folder
+    text_decoder/           of latents that a causal language model decodes: what trained beside it, and autoencoder/
+    decoder_model/          that causal language model, its adapters merged: an ordinary Hugging Face folder
+    language_model/         the model that reads texts into latents: an ordinary Hugging Face folder
     context_encoder/        of a run on pairs whose sources another model encodes
     tokenizer/              of token embeddings
     encoder/                configuration of a denoiser that is a Hugging Face encoder
@@ -34,11 +36,12 @@ INDEX = "model_index.json"
 FORMAT = 1
 CLASS = "TextDiffusionPipeline"
 CARD, SCORES = "README.md", "evaluation.json"
-WEIGHTS, LANGUAGE_MODEL, CONTEXT_ENCODER, CLASSIFIER = (
+WEIGHTS, LANGUAGE_MODEL, CONTEXT_ENCODER, CLASSIFIER, DECODER_MODEL = (
     "denoiser",
     "language_model",
     "context_encoder",
     "latent_classifier",
+    "decoder_model",
 )
 SUFFIXES = (".safetensors", ".json", ".txt", ".model")  # of the files that are saved, downloaded and read
 # Files that a hub or its client adds, and texts for readers: never read here, so they may change.

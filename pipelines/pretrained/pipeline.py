@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 
+from pipelines.builders.text_decoders import decoded_space_of
 from pipelines.components import make_generator, make_sources
 from pipelines.load_run import FlagValue, LoadedRun, load_run
 from pipelines.pretrained.load import find_folder
@@ -44,6 +45,8 @@ class PretrainedPipeline:
         self.distilled_guidance = config.distillation.distill_guidance if self.is_student else 1.0
         given = {"decoding", "preset"} & run.settings.explicit
         self.decoding = config.evaluation.decoding if given else None  # of calls that name none
+        if self.decoding is None and decoded_space_of(run.components.space) is not None:
+            self.decoding = "nucleus"  # a causal decoder samples well, and needs no search
 
     # ---- loading and saving ----------------------------------------------------------------------------------------
 

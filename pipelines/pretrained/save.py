@@ -9,20 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from latent_models.causal.model import CausalLM
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
+from latent_models.spaces.decoded import AUTOENCODER, DecodedSpace, causal_fingerprint
 from latent_models.spaces.embeddings import EmbeddingSpace
+from latent_models.spaces.sentence import SentenceSpace
 from latent_models.speculative.draft_model import copy_draft_model, has_draft_model
 from pipelines.builders.draft_models import DRAFT_MODEL_COPY, draft_model_folder
 from pipelines.builders.embeddings import save_embeddings
 from pipelines.builders.models import AUTOENCODER_COPY, autoencoder_folder, save_encoder_config
+from pipelines.builders.text_decoders import TEXT_DECODER_COPY
 from pipelines.load_run import LoadedRun
-from pipelines.pretrained.arguments import portable_args, sampling_flags
+from pipelines.pretrained.arguments import portable_args, portable_decoder_args, sampling_flags
 from pipelines.pretrained.card import CardOptions, make_card, portable_scores, read_scores
 from pipelines.pretrained.folder import (
     CARD,
     CLASSIFIER,
     CONTEXT_ENCODER,
+    DECODER_MODEL,
     LANGUAGE_MODEL,
     SCORES,
     SUFFIXES,
@@ -87,7 +92,9 @@ def _write(run: LoadedRun, folder: Path, card: CardOptions) -> None:
         model: LanguageModel = space.language_model  # type: ignore[assignment]
         _write_language_model(model, folder / LANGUAGE_MODEL)
         if isinstance(space, CompressedSpace):
-            _write_autoencoder(run, space, folder / AUTOENCODER_COPY)
+            _write_autoencoder(run, run.autoencoder_args, space, folder / AUTOENCODER_COPY)
+        elif isinstance(space, DecodedSpace):
+            _write_text_decoder(run, space, folder)
         elif args.get("language_model_fingerprint"):
             args["language_model_fingerprint"] = model.fingerprint()
     save_encoder_config(components.model.denoiser, folder)
@@ -108,17 +115,40 @@ def _write(run: LoadedRun, folder: Path, card: CardOptions) -> None:
     write_index(folder, flags)
 
 
-def _write_language_model(model: LanguageModel, folder: Path) -> None:
+def _write_language_model(model: LanguageModel | CausalLM, folder: Path) -> None:
     if (backend := getattr(model.tokenizer, "backend_tokenizer", None)) is not None:
         backend.no_truncation()  # of the last call, which the files would hold otherwise; each call sets its own
         backend.no_padding()
     model.save_pretrained(folder)
 
 
-def _write_autoencoder(run: LoadedRun, space: CompressedSpace, folder: Path) -> None:
-    """The weights in memory, which may be fewer than those of its run: the language model has a folder of its own."""
-    args = portable_args(run.autoencoder_args, context=None)
-    write_json(folder / "args.json", {**args, "enc_dec_model_relative": f"{PART_OF_FOLDER}../{LANGUAGE_MODEL}"})
+def _write_text_decoder(run: LoadedRun, space: DecodedSpace, folder: Path) -> None:
+    """What trained beside the causal language model, into whose folder adapters and trained weights go."""
+    lm = space.decoder.lm
+    _write_language_model(lm, folder / DECODER_MODEL)
+    own, compressed = folder / TEXT_DECODER_COPY, isinstance(space.space, CompressedSpace)
+    args = portable_decoder_args(run.autoencoder_args, in_folder=compressed)
+    frozen = [f"{part}." for part in ("decoder.lm", "space.language_model", "space.autoencoder")]
+    tensors = {name: x for name, x in space.state_dict().items() if not name.startswith(tuple(frozen))}
+    checkpoints.save_best(own, {"model": tensors}, {"step": 0})
+    merged = CausalLM.from_pretrained(str(folder / DECODER_MODEL))
+    facts = {"decoder_fingerprint": causal_fingerprint(merged)}
+    name = "encoder_fingerprint" if isinstance(space.space, SentenceSpace) else "language_model_fingerprint"
+    write_json(own / "args.json", {**args, **facts, name: space.language_model.fingerprint()})
+    if isinstance(space.space, CompressedSpace):
+        source = autoencoder_folder(run.settings, run.folder) / AUTOENCODER
+        _write_autoencoder(run, read_args(source), space.space, own / AUTOENCODER, up="../../")
+
+
+def _write_autoencoder(
+    run: LoadedRun, saved: Mapping[str, Any], space: CompressedSpace, folder: Path, up: str = "../"
+) -> None:
+    """The weights in memory, which may be fewer than those of its run: the language model has a folder of its own.
+
+    saved: args.json of the autoencoder. up: from its folder to that of the pipeline.
+    """
+    args = portable_args(saved, context=None)
+    write_json(folder / "args.json", {**args, "enc_dec_model_relative": f"{PART_OF_FOLDER}{up}{LANGUAGE_MODEL}"})
     tensors = {f"autoencoder.{name}": x for name, x in space.autoencoder.state_dict().items()}
     tensors |= {f"heads.{name}": x for name, x in space.heads.state_dict().items()}
     facts = {"step": 0, "language_model_fingerprint": space.language_model.fingerprint()}

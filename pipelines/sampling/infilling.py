@@ -41,6 +41,7 @@ def infill(
     source that stands before each text; None: texts without sources.
     UserError for a text without blanks or one that is too long, and for a strength in a space of embeddings.
     """
+    generator.space.check_fill()
     space, tokenizer = generator.space.space, tokenizer_of(generator.space.space)
     parsed = [parse_blanks(tokenizer, text, generator.max_length, filler_id(tokenizer)) for text in texts]
     if isinstance(space, EmbeddingSpace):
