@@ -39,6 +39,7 @@ from utils.run_folder import write_json
 from utils.terminal import aligned
 
 RECORD = "recipe.json"
+EVALUATION_FLAGS = ("num_samples", "scorer", "mauve_encoder")  # another value evaluates again
 LONGEST_PROBE, PROBE_SHARE = 25.0, 0.02  # seconds of training, and share of a stage
 LAST_SHARE, MOST_LAST = 0.06, 90.0  # of a stage, for its last evaluation; seconds
 
@@ -57,7 +58,7 @@ class Recipe:
         from pipelines.stages import StageTimer
 
         self.args, self.root = args, args.output_dir
-        free = ("output_dir", "dry_run", "no_evaluation")
+        free = ("output_dir", "dry_run", "no_evaluation", *EVALUATION_FLAGS)
         self.given = {name: value for name, value in vars(args).items() if value is not None and name not in free}
         self.state = self._read()
         self.clock = StageTimer(self.root / "seconds.json")
@@ -99,7 +100,7 @@ class Recipe:
             language_model=models["language_model"],
             encoder_model=models["encoder_model"],
             has_sources=self.state["corpus"]["has_sources"],
-            given={**self.given, "num_samples": self.args.num_samples},
+            given=self.given,
         )
 
     def left(self) -> float:
@@ -299,18 +300,25 @@ class Recipe:
 
         stages, result = plan.shares(self.choices), self.root / "diffusion" / "evaluation" / "eval-valid.json"
         judges = self.judges()
-        argv = fill(evaluation_flags(self.setting, stages, judges), root=self.root)
+        flags = evaluation_flags(self.setting, stages, self.args.num_samples, judges)
+        argv = fill(flags, root=self.root)
         parts = parts_that_judge(judges, self.state["models"])
-        if result.is_file() and "evaluation" in self.state:
+        if result.is_file() and self.state.get("evaluation", {}).get("flags") == flags:
             _log("evaluation: already done")
         else:
+            (self.root / "report.html").unlink(missing_ok=True)
             banner("evaluation", f"{self.args.num_samples} samples against held-out texts", DIFFUSION, argv)
             for line in parts:
                 _log(f"note: {line}")
             code: int = self.clock.time("evaluation", lambda: run_program(DIFFUSION, argv))
             if code:
                 return code
-            self.state["evaluation"] = {"judges": judges, "notes": parts, "file": str(result.relative_to(self.root))}
+            self.state["evaluation"] = {
+                "flags": flags,
+                "judges": judges,
+                "notes": parts,
+                "file": str(result.relative_to(self.root)),
+            }
         self.state["seconds"] = self.clock.with_total()
         self._write()
         runs = [name for name in reversed(stages) if STAGE_ROWS[name].program.name == DIFFUSION.name]
@@ -326,7 +334,7 @@ class Recipe:
 
 def _typed(name: str, given: dict[str, Any]) -> str:
     value = given.get(name)
-    return f"no --{name}" if value is None else f"--{name}" if value is True else f"--{name} {value}"
+    return f"no --{name}" if value in (None, False) else f"--{name}" if value is True else f"--{name} {value}"
 
 
 def _log(line: str) -> None:

@@ -46,7 +46,7 @@ CHOSEN_FROM_SCRATCH = {
 }
 
 
-def parser(description: str | None) -> ArgumentParser:
+def parser(description: str | None = None) -> ArgumentParser:
     made = OneLineParser(
         prog="python -m pipelines.recipe",
         description=description,

@@ -182,9 +182,11 @@ def _part(steps: Steps, parts: int) -> int:
     return max(1, steps.steps // parts)
 
 
-def evaluation_flags(setting: Setting, stages: Mapping[str, float], judges: Mapping[str, str | None]) -> str:
+def evaluation_flags(
+    setting: Setting, stages: Mapping[str, float], num_samples: int, judges: Mapping[str, str | None]
+) -> str:
     """Flags of the evaluation of the denoiser. judges: scorer and mauve_encoder, each a folder or None."""
-    flags = f"--eval --resume_dir {{root}}/diffusion --num_samples {setting.given['num_samples']} --eval_batch_size 250"
+    flags = f"--eval --resume_dir {{root}}/diffusion --num_samples {num_samples} --eval_batch_size 250"
     flags += f" --decoding {setting.decoding}"
     if "adapted" in stages:
         flags += " --latent_model_path {root}/adapted"

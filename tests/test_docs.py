@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare_systems, compare_systems_train
+from benchmarks import compare_systems, compare_systems_train, real_text
 from dataset_utils.registry import DATASETS
 from evaluation.report import __main__ as report
 from evaluation.score import __main__ as score
-from pipelines import infill, rewrite, sample
-from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN
+from pipelines import infill, recipe_options, rewrite, sample
+from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN, TEXT_DECODER
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER, DRAFT_MODEL, CAUSAL_LM)
+PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER, DRAFT_MODEL, CAUSAL_LM, TEXT_DECODER)
 # flags of other programs that the documents name
 FOREIGN = {
     "train",
@@ -48,7 +48,17 @@ def typed_flags() -> set[str]:
     known |= {name for program in PROGRAMS for name in program.deprecated}
     known |= {
         option.lstrip("-")
-        for program in (infill, rewrite, sample, score, report, compare_systems, compare_systems_train)
+        for program in (
+            infill,
+            rewrite,
+            sample,
+            score,
+            report,
+            compare_systems,
+            compare_systems_train,
+            real_text,
+            recipe_options,
+        )
         for action in program.parser()._actions
         for option in (action.dest, *action.option_strings)
     }

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from pipelines import recipe
 from pipelines.recipe_data import CorpusFacts
 from pipelines.recipe_options import CHOSEN, CHOSEN_FROM_SCRATCH
 from pipelines.recipe_plan import Machine, choose, choose_steps, shares
@@ -25,7 +32,7 @@ def setting(facts, given, machine=None) -> Setting:
     choices = choose(facts, machine, 3600, given)
     return Setting(
         "--train_file 'a b.txt'", choices, machine.language_model, machine.encoder_model, facts.has_sources,
-        {"num_samples": 9, **given},
+        given,
     )  # fmt: skip
 
 
@@ -33,7 +40,10 @@ def trained_decoder(root: Path, way: str) -> None:
     """args.json of the runs that the last stage reads."""
     latents = {"encoder_model": "encoder"} if way == "pretrained" else {"latent_model_path": "autoencoder"}
     space = {"latent_space": "sentence" if way == "pretrained" else "compressed"}
-    for name, args in (("decoder", {"decoder_model": "a b/lm", **latents, **space}), ("autoencoder", {"program": "train_latent_model.py"})):
+    for name, args in (
+        ("decoder", {"decoder_model": "a b/lm", **latents, **space}),
+        ("autoencoder", {"program": "train_latent_model.py"}),
+    ):
         (root / name).mkdir()
         write_json(root / name / "args.json", args)
 
@@ -64,7 +74,7 @@ def test_the_flags_of_every_stage_are_those_of_its_program(facts, way, adapt, tm
 def test_the_evaluation_reads_the_adapted_decoder(tmp_path):
     made = setting(CAPTIONS, {"adapt_decoder": True})
     judges = {"scorer": "a b", "mauve_encoder": None}
-    words = fill(evaluation_flags(made, shares(made.choices), judges), root=tmp_path)
+    words = fill(evaluation_flags(made, shares(made.choices), 9, judges), root=tmp_path)
     assert words[words.index("--latent_model_path") + 1] == str(tmp_path / "adapted")
     assert words[words.index("--scorer") + 1] == "a b" and "--mauve_encoder" not in words
 
@@ -76,3 +86,173 @@ def test_a_flag_replaces_each_choice():
         machine = Machine(None, None) if name in CHOSEN_FROM_SCRATCH else Machine("lm", "encoder", 400)
         given = {name: value} | ({"pooling": "segments"} if name == "num_sentence_latents" else {})
         assert choose(CAPTIONS, machine, 3600, given)[name].value == value, name
+
+
+# ------------------------------------------------------------------------------------------------------------ programs
+
+WORDS = ("red", "blue", "small", "old")
+THINGS = ("dog", "cat", "kite", "boat", "house")
+DOES = ("runs", "waits", "turns", "shines")
+
+
+def sentence(i: int) -> str:
+    return f"The {WORDS[i % 4]} {THINGS[i % 5]} {DOES[i // 5 % 4]} by the {WORDS[i // 20 % 4]} {THINGS[i // 3 % 5]}."
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """Tiny corpora of each kind, a causal language model, and an encoder of sentences."""
+    from evaluation.local_lm import train_local
+
+    root = tmp_path_factory.mktemp("recipe")
+    texts = [sentence(i) for i in range(300)]
+    rows = {
+        "captions": [{"text": text} for text in texts],
+        "stories": [{"text": " ".join(sentence(5 * i + j) for j in range(3))} for i in range(300)],
+        "classes": [{"text": text, "label": text.split()[1]} for text in texts],
+        "pairs": [{"source": text.split()[2], "target": text} for text in texts],
+    }
+    for name, found in rows.items():
+        for split, some in (("train", found[:240]), ("valid", found[240:270]), ("test", found[270:])):
+            lines = "".join(json.dumps(row) + "\n" for row in some)
+            (root / f"{name}_{split}.jsonl").write_text(lines, encoding="utf-8")
+    train_local(texts, root / "lm", steps=5, width=32, layers=1, heads=2, vocab_size=400, max_length=80)
+    tiny_encoder(root / "encoder", texts)
+    return root
+
+
+def tiny_encoder(folder: Path, texts: list[str]) -> None:
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=list(special.values()), show_progress=False)
+    made.train_from_iterator(texts, trainer)
+    ids = [("[CLS]", 2), ("[SEP]", 3)]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=80, **special)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=80,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+STEPS = "--decoder_steps 12 --denoiser_steps 12 --language_model_steps 8 --autoencoder_steps 8 --adapted_steps 6"
+
+
+def words(files: Path, out: Path, corpus: str, more: str = "", steps: str = STEPS) -> list[str]:
+    """A command line of the recipe, with steps instead of minutes, so that it trains no longer than it must."""
+    found = " ".join(f"--{split}_file {files}/{corpus}_{split}.jsonl" for split in ("train", "valid", "test"))
+    return (
+        f"{found} --minutes 0.5 --language_model {files}/lm --encoder_model {files}/encoder --output_dir {out} "
+        f"--num_samples 12 --tx_dim 64 --tx_depth 1 --sampling_timesteps 3 --d_model 64 --layers 1 {steps} {more}"
+    ).split()
+
+
+def record(out: Path) -> dict:
+    return json.loads((out / "recipe.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--minutes 0", "no time"),
+        ("--minutes nan", "no time"),
+        ("--tx_dim -1", "too small"),
+        ("--condition other", "unknown"),
+        ("--condition class", "needs labels"),
+        ("--condition source", "have no sources"),
+        ("--way perceiver --language_model none", "needs a language model"),
+        ("--decoder_flags '", "--decoder_flags"),
+        ("--language_model /nowhere/lm --encoder_model /nowhere/encoder", "/nowhere/encoder"),
+        ("--train_file /nowhere/texts.txt", "/nowhere/texts.txt"),
+    ],
+)
+def test_a_mistake_is_one_line(files, tmp_path, capsys, more, message):
+    with pytest.raises(SystemExit) as ended:
+        recipe.main(words(files, tmp_path / "out", "captions", more))
+    err = capsys.readouterr().err.strip()
+    assert ended.value.code == 2 and message in err and "\n" not in err and not (tmp_path / "out/decoder").exists()
+
+
+def test_a_dry_run_prints_the_choices_and_writes_nothing(files, tmp_path, capsys):
+    assert recipe.main(words(files, tmp_path / "out", "stories", "--dry_run")) == 0
+    printed = capsys.readouterr().out
+    assert "3 sentences" in printed and "sentences" in printed and "time of diffusion" in printed
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("corpus", "more"),
+    [
+        ("captions", ""),
+        ("stories", ""),
+        ("classes", ""),
+        ("pairs", ""),
+        ("pairs", "--condition none --adapt_decoder"),
+        ("captions", "--way perceiver"),
+        ("classes", "--language_model none --encoder_model none"),
+    ],
+)
+def test_every_kind_of_corpus_comes_to_its_page(files, tmp_path, capsys, corpus, more):
+    out = tmp_path / "out"
+    assert recipe.main(words(files, out, corpus, more)) == 0
+    found = record(out)
+    assert all(stage["done"]["step"] == stage["steps"] for stage in found["stages"].values())
+    assert (out / "report.html").is_file() and (out / "diffusion/evaluation/eval-valid.json").is_file()
+    args = json.loads((out / "diffusion/args.json").read_text())
+    condition = "none" if "--condition none" in more else {"classes": "class", "pairs": "source"}.get(corpus, "none")
+    assert found["choices"]["condition"]["value"] == condition
+    assert args["class_conditional"] == (condition == "class") and args["seq2seq"] == (condition == "source")
+    assert found["seconds"]["total"] > 0
+    if "none" not in more.split("--condition")[0]:
+        assert any("flatter" in note for note in found["evaluation"]["notes"])
+    capsys.readouterr()
+    assert recipe.main(words(files, out, corpus, more)) == 0  # nothing is done twice
+    assert capsys.readouterr().out.count("already done") == len(found["stages"]) + 1
+    with pytest.raises(SystemExit):
+        recipe.main(words(files, out, corpus, more + " --tx_dim 128"))
+    assert "was begun with --tx_dim 64" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_steps_follow_from_minutes_and_a_killed_stage_goes_on(files, tmp_path):
+    """A process that is ended in its first stage, twice: by SIGTERM, and by SIGKILL after a checkpoint."""
+    out = tmp_path / "out"
+    typed = [*words(files, out, "captions", steps=""), "--decoder_flags", "--save_every 5"]
+    command = [sys.executable, "-m", "pipelines.recipe", *typed]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        process = start()
+        before = newest(out)
+        for _ in range(1200):
+            if newest(out) > before or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert process.poll() is None, process.communicate()[0]
+        os.kill(process.pid, ending)
+        process.communicate()
+        assert record(out)["stages"]["decoder"]["steps"] > 0 and "done" not in record(out)["stages"]["decoder"]
+    planned = record(out)["stages"]["decoder"]["steps"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "--resume_training" in done.stdout and "steps/s" in done.stdout
+    stages = record(out)["stages"]
+    assert stages["decoder"]["steps"] == planned and stages["diffusion"]["done"]["step"] >= 1
+    assert (out / "report.html").is_file()
+
+
+def newest(out: Path) -> int:
+    from utils import checkpoints
+
+    return (checkpoints.newest(out / "decoder") or {}).get("step", 0) if (out / "decoder").is_dir() else 0

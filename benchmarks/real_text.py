@@ -1,0 +1,292 @@
+"""The study of real text: systems of equal wall time on one corpus, and one table of what several judges say of them.
+
+    python benchmarks/real_text.py --corpus flickr30k --data_dir DATA --minutes 60 --output_dir runs/flickr30k \\
+        --language_model models/smollm2-135m --encoder_model models/minilm-l6 corpus recipe causal-lm published table
+    python benchmarks/real_text.py --output_dir runs/flickr30k table --texts mine=samples.txt
+    python benchmarks/real_text.py --output_dir runs/flickr30k table --runs recipe=runs/my_recipe
+
+Words name what is done, in their order: corpus divides the corpus (benchmarks/real_text_corpus.py), a row trains a
+system (benchmarks/real_text_rows.py), table samples what is trained and judges it; `all` is everything. A row that is
+trained, sampled or judged before is not repeated, and an interrupted one goes on. --texts and --runs add texts and runs
+that were made elsewhere, without training anything.
+
+Judges: a pretrained language model (--scorer), a sentence encoder (--mauve_encoder), and a language model that is
+trained from scratch on texts that no system sees; linear AUC, diversity, memorization, copies and lengths need no
+network. A judge that is a part of a system is marked. It writes scores.json, table.md, log.txt and samples-{row}.txt,
+the texts of the first seed, one a line.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.real_text_corpus import CORPORA, Parts, make_parts, read_parts, write_parts
+from benchmarks.real_text_rows import ROWS, Models, sampled_run, train_row
+from benchmarks.real_text_table import facts_of_run, make_table
+from utils.argparse_utils import OneLineParser
+from utils.errors import UserError, exit_on_user_error
+from utils.run_folder import write_json, write_text
+from utils.terminal import aligned, single_line
+
+SCORES, LOG = "scores.json", "log.txt"
+
+
+def parser() -> ArgumentParser:
+    made = OneLineParser(
+        prog="python benchmarks/real_text.py",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("what", nargs="+", choices=("corpus", *ROWS, "table", "all"), metavar="WHAT",
+        help=f"corpus, table, all, or rows: {', '.join(ROWS)}")  # fmt: skip
+    add("--output_dir", type=Path, required=True, metavar="DIR", help="folder of the study of one corpus")
+    add("--corpus", choices=tuple(CORPORA), help="for corpus: which one")
+    add("--data_dir", type=Path, metavar="FOLDER", help="for corpus: the folder that holds the corpora")
+    add("--max_train_texts", type=int, help="for corpus: use the first so many training texts")
+    add("--minutes", type=float, default=60.0, help="wall time of a row, all its stages together (default: 60)")
+    add("--language_model", metavar="MODEL", help="pretrained causal language model of the rows: a folder or a hub id")
+    add("--encoder_model", metavar="MODEL", help="pretrained encoder of the rows: a folder or a hub id")
+    add(
+        "--row_flags", action="append", default=[], metavar="ROW=FLAGS", help='more flags of a row: "recipe=--tx_dim 9"'
+    )
+    add("--scorer", metavar="MODEL", help="language model that judges; none for none (default: --language_model)")
+    add("--mauve_encoder", metavar="MODEL", help="encoder that judges; none for none (default: --encoder_model)")
+    add(
+        "--own_judge_steps",
+        type=int,
+        default=None,
+        help="steps of the judge that is trained; 0 for none (default: 3000)",
+    )
+    add("--num_samples", type=int, default=1000, help="texts of a row and seed (default: 1000)")
+    add("--seeds", type=int, default=5, help="number of seeds, from 42 on (default: 5)")
+    add("--texts", action="append", default=[], metavar="NAME=FILE[,FILE]", help="for table: texts of a system, one a "
+        "line; one file a seed, or one that is compared with other references for each seed")  # fmt: skip
+    add(
+        "--runs", action="append", default=[], metavar="NAME=FOLDER", help="for table: a run, or a folder of the recipe"
+    )
+    add("--only", nargs="+", metavar="NAME", help="for table: judge these rows alone, and leave the others as they are")
+    return made
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    for flag, least in (("num_samples", 2), ("seeds", 1)):
+        if getattr(args, flag) < least:
+            raise UserError(f"--{flag} {getattr(args, flag)} is too small: give {least} or more")
+    if not args.minutes > 0:
+        raise UserError(f"--minutes {args.minutes:g} is no time: give more than 0")
+    study = Study(args, [*(sys.argv[1:] if argv is None else argv)])
+    wanted = ["corpus", *ROWS, "table"] if "all" in args.what else list(dict.fromkeys(args.what))
+    for what in wanted:
+        study.do(what)
+    return 0
+
+
+class Study:
+    """The folder of a corpus: its parts, its trained rows, their texts and scores."""
+
+    def __init__(self, args: Namespace, argv: Sequence[str]) -> None:
+        self.args, self.root = args, args.output_dir.resolve()
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.models = Models(
+            args.language_model, args.encoder_model, more_flags=dict(_named(args.row_flags, "row_flags"))
+        )
+        unknown = [name for name in self.models.more_flags or {} if name not in ROWS]
+        if unknown:
+            raise UserError(f"--row_flags {unknown[0]}=...: there is no such row: give one of {', '.join(ROWS)}")
+        self.command = shlex.join(["python", "benchmarks/real_text.py", *argv])
+        self.log(self.command)
+
+    def log(self, line: str) -> None:
+        """Print a line, and keep it in log.txt."""
+        print(line, flush=True)
+        with (self.root / LOG).open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%H:%M:%S')}  {line}\n")
+
+    @cached_property
+    def parts(self) -> Parts:
+        return read_parts(self.root / "corpus")
+
+    def do(self, what: str) -> None:
+        """One word of the command line."""
+        if what == "corpus":
+            self.make_corpus()
+        elif what == "table":
+            self.judge()
+        else:
+            began = time.monotonic()
+            train_row(what, self.root, self.parts, self.models, self.args.minutes)
+            self.log(f"{what}: {time.monotonic() - began:.0f} s")
+
+    def make_corpus(self) -> None:
+        folder = self.root / "corpus"
+        if (folder / "parts.json").is_file():
+            self.log(f"corpus: {folder} is there")
+            return
+        if self.args.corpus is None or self.args.data_dir is None:
+            raise UserError("corpus needs --corpus NAME and --data_dir FOLDER")
+        made = make_parts(
+            CORPORA[self.args.corpus], self.args.data_dir, self.args.num_samples, self.args.max_train_texts
+        )
+        write_parts(made, folder)
+        self.log("corpus: " + ", ".join(f"{len(split):,} {name}" for name, split in made.splits.items()))
+
+    # ---- judging -------------------------------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        """Sample and judge every row that is there, then write the table."""
+        from benchmarks.real_text_judges import OWN_STEPS, Judges
+        from benchmarks.real_text_samples import HUMAN, human_texts, what_is_asked
+        from evaluation import report
+        from evaluation.score.scoring import SEEDS_FROM
+
+        args, parts = self.args, self.parts
+        asked = what_is_asked(parts, args.num_samples)
+        sources = self._sources_of_texts(asked)  # before the judges: a wrong name must not cost minutes
+        scorer, encoder = (
+            None if (named or "").lower() == "none" else named or default
+            for named, default in (
+                (args.scorer, args.language_model or _found("smollm2-135m")),
+                (args.mauve_encoder, args.encoder_model or _found("minilm-l6")),
+            )
+        )
+        steps = OWN_STEPS if args.own_judge_steps is None else args.own_judge_steps
+        judges = Judges(self.root, parts, scorer, encoder, self.log, steps)
+        protocol = judges.protocol() | {
+            "num_samples": args.num_samples, "seeds": [SEEDS_FROM + i for i in range(args.seeds)]
+        }  # fmt: skip
+        stored = self._stored(protocol)
+        rows: dict[str, Any] = dict(stored["rows"])
+        for name, load in sources.items():
+            if args.only and name not in args.only:
+                continue
+            texts, facts = load()
+            identity = facts.pop("identity")
+            if rows.get(name, {}).get("identity") == identity:
+                self.log(f"{name}: judged before")
+                continue
+            self.log(f"{name}: judging {len(texts)} x {len(texts[0])} texts")
+            wanted = asked
+            if name == HUMAN:
+                wanted = human_texts(parts, asked, args.seeds)[1]
+            metrics = judges.score(texts, args.seeds, wanted.labels, wanted.examples)
+            metrics.pop("protocol", None)  # that of every seed is the protocol of the table
+            rows[name] = {"identity": identity, **facts, "metrics": metrics, "texts": texts[0][:3]}
+            write_text(self.root / f"samples-{_file_name(name)}.txt", "".join(single_line(t) + "\n" for t in texts[0]))
+            stored = {"command": self.command, "protocol": protocol, "judges": judges.keys(), "rows": rows}
+            write_json(self.root / SCORES, report.nan_to_none(stored))
+        if not rows:
+            raise UserError("there is nothing to judge: train a row, or name --texts or --runs")
+        made = make_table(rows, judges.keys(), parts.condition)
+        write_text(self.root / "table.md", made.markdown(judges.describe(args.num_samples, args.seeds)))
+        self.log("\n" + aligned(made.lines) + made.notes)
+        self.log(f"written to {self.root}: {SCORES}, table.md, samples-*.txt")
+
+    def _stored(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        """scores.json, if its rows were judged under the same protocol; UserError for another one."""
+        path = self.root / SCORES
+        if not path.is_file():
+            return {"rows": {}}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(protocol))
+        for key in now:
+            if found["protocol"].get(key) != now[key]:
+                raise UserError(
+                    f"{path} holds rows under another protocol: {key} differs: name another --output_dir, or remove it"
+                )
+        return found
+
+    def _sources_of_texts(self, asked: Any) -> dict[str, Any]:
+        """Row -> a function that returns its texts for each seed, and facts about it."""
+        from benchmarks.real_text_samples import HUMAN
+
+        found: dict[str, Any] = {}
+        for name in ROWS:
+            folder = self.root / "rows" / name
+            if (folder / "row.json").is_file():
+                found[name] = partial(self._of_run, name, sampled_run(folder), asked)
+        for name, place in _named(self.args.runs, "runs"):
+            folder = Path(place)
+            if not folder.is_dir():
+                raise UserError(f"--runs {name}={place}: there is no such folder")
+            found[name] = partial(self._of_run, name, sampled_run(folder), asked)
+        for name, files in _named(self.args.texts, "texts"):
+            found[name] = partial(self._of_files, name, files, asked.n)
+        return {**found, HUMAN: lambda: self._of_humans(asked)}
+
+    def _of_humans(self, asked: Any) -> tuple[list[list[str]], dict[str, Any]]:
+        from benchmarks.real_text_samples import human_texts
+
+        return human_texts(self.parts, asked, self.args.seeds)[0], {"identity": "human", "parts": []}
+
+    def _of_run(self, name: str, folder: Path, asked: Any) -> tuple[list[list[str]], dict[str, Any]]:
+        from benchmarks.real_text_samples import newest_step, texts_of_run
+        from evaluation.score.scoring import SEEDS_FROM
+
+        keep = self.root / "texts" / f"{_file_name(name)}.json"
+        keep.parent.mkdir(exist_ok=True)
+        self.log(f"{name}: sampling from {folder}")
+        texts = texts_of_run(folder, asked, [SEEDS_FROM + i for i in range(self.args.seeds)], keep, self.log)
+        facts = facts_of_run(folder, ROWS[name].parts if name in ROWS else None)
+        return texts, {"identity": f"{folder.parent.name}/{folder.name} step {newest_step(folder)}", **facts}
+
+    def _of_files(self, name: str, files: str, n: int) -> tuple[list[list[str]], dict[str, Any]]:
+        from hashlib import sha256
+
+        from evaluation.score.__main__ import read
+
+        texts = [read(Path(file), "samples").first() for file in files.split(",")]
+        if len(texts) not in (1, self.args.seeds):
+            raise UserError(f"--texts {name}: {len(texts)} files for {self.args.seeds} seeds: give one, or one a seed")
+        short = next((rows for rows in texts if len(rows) < n), None)
+        if short is not None:
+            raise UserError(f"--texts {name}: {len(short)} texts are fewer than --num_samples {n}: lower it")
+        texts = [rows[:n] for rows in texts]
+        digest = sha256(json.dumps(texts).encode()).hexdigest()[:16]
+        parts = list(ROWS[name].parts) if name in ROWS else []
+        return texts, {"identity": f"texts {digest}", "parts": parts, "files": [Path(f).name for f in files.split(",")]}
+
+
+def _found(name: str) -> str | None:
+    from utils.local_models import find_model
+
+    folder = find_model(name)
+    return str(folder) if folder else None
+
+
+def _named(given: Sequence[str], flag: str) -> list[tuple[str, str]]:
+    """NAME=VALUE of each; UserError for another form and for a name that is given twice."""
+    pairs = []
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not (equals and name.strip() and value):
+            raise UserError(f"--{flag} {one}: give NAME=VALUE")
+        pairs.append((name, value))
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"--{flag}: {twice} is named twice: give each another name")
+    return pairs
+
+
+def _file_name(name: str) -> str:
+    from benchmarks.systems import file_name
+
+    return file_name(name)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

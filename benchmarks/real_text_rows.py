@@ -1,0 +1,189 @@
+"""The rows of benchmarks/real_text.py: each is a system, with the command that trains it within the wall time of a row.
+
+All but the causal language models are trained by python -m pipelines.recipe, which turns minutes into steps; a row is
+what its flags change. `published` is the latent diffusion of Lovelace et al. 2023 (arXiv:2212.09462) at this cost: a
+Perceiver autoencoder around a frozen encoder-decoder, here one that is trained on the corpus, and a transformer.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.real_text_corpus import CLASS, Parts
+from pipelines import probes
+from pipelines.cli.programs import CAUSAL_LM
+from pipelines.probes import PROBE_STEPS
+from pipelines.recipe_plan import choose_steps
+from utils.errors import UserError
+from utils.run_folder import ROOT, write_json
+
+RECIPE, CAUSAL = "recipe", "causal"
+LANGUAGE_MODEL, ENCODER = "language model", "encoder"  # parts of a system that may also judge it
+PROBE_SECONDS = 20.0
+DONE = "row.json"  # in the folder of a row that is trained
+_SCRATCH = "--way scratch --no_adapt_decoder"
+_PUBLISHED = (
+    f"{_SCRATCH} --num_encoder_latents 16 --dim_ae 64"
+    " --autoencoder_flags '--lm_mode freeze --max_latent_noise 0 --latent_noise_prob 0.5'"
+)
+_CAUSAL = " --lr_schedule cosine --train_batch_size 32"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system. levers: what it changes, for the table; parts: pretrained models of it, which may judge it, too."""
+
+    what: str
+    flags: str
+    program: str = RECIPE
+    parts: tuple[str, ...] = ()
+    after: str | None = None  # a row whose folder the flags name as {after}
+
+
+_BOTH = (LANGUAGE_MODEL, ENCODER)
+ROWS = {
+    "recipe": Row("the recipe: frozen embeddings, an MLP, a pretrained decoder that knows the noise", "", parts=_BOTH),
+    "recipe-scratch": Row("the recipe with nothing pretrained", "--way scratch"),
+    "published": Row("the published recipe: Perceiver latents, a frozen language model, a transformer", _PUBLISHED),
+    # levers alone: the published recipe with one change
+    "robust-autoencoder": Row("published, with a decoder trained on noised latents", _SCRATCH),
+    "adapted-decoder": Row(
+        "published, with the decoder adapted to the denoiser",
+        _PUBLISHED.replace("--no_adapt_decoder", "--adapt_decoder"),
+    ),
+    "causal-decoder": Row(
+        "published latents, decoded by the pretrained causal language model", "--way perceiver --num_encoder_latents 16"
+        " --dim_ae 64 --autoencoder_flags '--lm_mode freeze --max_latent_noise 0 --latent_noise_prob 0.5'",
+        parts=(LANGUAGE_MODEL,),
+    ),
+    "frozen-embeddings": Row(
+        "frozen embeddings as latents, decoded by a causal language model from scratch",
+        "--way pretrained --language_model {after}/model --decoder_flags '--decoder_mode ft'",
+        parts=(ENCODER,), after="causal-scratch",
+    ),
+    # the recipe without one lever
+    "recipe-no-noise": Row(
+        "the recipe, its decoder trained on clean latents", "--decoder_flags '--max_latent_noise 0'", parts=_BOTH
+    ),
+    "recipe-transformer": Row("the recipe with a transformer as denoiser", "--denoiser_variant latent", parts=_BOTH),
+    "recipe-frozen-decoder": Row(
+        "the recipe with a frozen language model; prefix vectors train", "--decoder_flags '--decoder_mode freeze'",
+        parts=_BOTH,
+    ),
+    "recipe-adapted": Row("the recipe, its decoder adapted to the denoiser", "--adapt_decoder", parts=_BOTH),
+    # without latents
+    "causal-lm": Row(
+        "the same language model, fine-tuned without latents",
+        "--model {language_model} --lora_rank 16 --learning_rate 1e-3" + _CAUSAL, CAUSAL, (LANGUAGE_MODEL,),
+    ),
+    "causal-scratch": Row(
+        "a causal language model from scratch", "--tokenizer bpe --vocab_size 4000 --d_model 256 --layers 6 --heads 4"
+        " --learning_rate 1e-3" + _CAUSAL, CAUSAL,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Models:
+    """The pretrained models of the rows, and what is the same for all of them."""
+
+    language_model: str | None
+    encoder_model: str | None
+    max_seq_len: int | None = None
+    more_flags: Mapping[str, str] | None = None  # row -> further flags
+
+
+def train_row(name: str, root: Path, parts: Parts, models: Models, minutes: float) -> Path:
+    """Train a row unless it is trained; returns its folder. UserError where its program fails."""
+    folder, row = root / "rows" / name, ROWS[name]
+    if (folder / DONE).is_file():
+        print(f"{name}: trained before", flush=True)
+        return folder
+    if LANGUAGE_MODEL in row.parts and models.language_model is None:
+        raise UserError(f"row {name} needs a language model: name one with --language_model")
+    if ENCODER in row.parts and models.encoder_model is None:
+        raise UserError(f"row {name} needs an encoder: name one with --encoder_model")
+    if row.after is not None and not (root / "rows" / row.after / DONE).is_file():
+        raise UserError(f"row {name} uses the row {row.after}: run that row before")
+    began = time.monotonic()
+    command = _recipe(name, root, parts, models, minutes) if row.program == RECIPE else None
+    if command is None:
+        command = _causal(name, root, parts, models, minutes)
+    print(f"\n== {name}: {row.what}\n   {shlex.join(['python', *command[1:]])}", flush=True)
+    code = subprocess.run(command, cwd=ROOT).returncode
+    if code:
+        raise UserError(f"row {name} ended with {code}: repeat the command to go on with it")
+    seconds = round(time.monotonic() - began, 1)
+    write_json(folder / DONE, {"what": row.what, "minutes": minutes, "seconds": seconds, "command": command[1:]})
+    print(f"{name}: trained in {seconds / 60:.1f} min", flush=True)
+    return folder
+
+
+def sampled_run(folder: Path) -> Path:
+    """The run folder of a row that samples texts."""
+    return folder / "diffusion" if (folder / "recipe.json").is_file() else folder
+
+
+def row_flags(name: str, root: Path, models: Models) -> list[str]:
+    """The flags of a row, those that the user adds last."""
+    row = ROWS[name]
+    places = {"{language_model}": models.language_model or "", "{after}": str(root / "rows" / (row.after or ""))}
+    words = shlex.split(row.flags)
+    for place, value in places.items():
+        words = [word.replace(place, value) for word in words]
+    if models.max_seq_len is not None:
+        words += ["--max_seq_len", str(models.max_seq_len)]
+    return words + shlex.split((models.more_flags or {}).get(name, ""))
+
+
+def _recipe(name: str, root: Path, parts: Parts, models: Models, minutes: float) -> list[str]:
+    words = row_flags(name, root, models)
+    for flag, value in (("--language_model", models.language_model), ("--encoder_model", models.encoder_model)):
+        if flag not in words:
+            words += [flag, value or "none"]
+    return [
+        *(sys.executable, "-m", "pipelines.recipe", *parts.flags(root / "corpus")),
+        *("--minutes", f"{minutes:g}", "--no_evaluation", "--output_dir", str(root / "rows" / name), *words),
+    ]
+
+
+def _causal(name: str, root: Path, parts: Parts, models: Models, minutes: float) -> list[str]:
+    """A probe, then the training of as many steps as fit; an interrupted one is resumed."""
+    from utils.checkpoints import has_checkpoint
+
+    folder, seconds = root / "rows" / name, 60 * minutes
+    record = folder.with_name(name + ".json")
+    words = [*parts.flags(root / "corpus"), *row_flags(name, root, models)]
+    if parts.condition == CLASS:
+        words.append("--class_conditional")
+    if not record.is_file():
+        began = time.monotonic()
+        flags = ["--num_train_steps", str(PROBE_STEPS), "--eval_every", str(PROBE_STEPS), "--log_every", "1"]
+        flags += ["--config", "val_loss_examples=1", "--lr_warmup_steps", "0"]
+        probed = folder.with_name(name + ".probe")
+        rate = probes.probe(
+            probes.command_of(CAUSAL_LM, [*words, *flags, "--output_dir", str(probed)]),
+            probed,
+            min(PROBE_SECONDS, 0.05 * seconds),
+        )
+        left = seconds - (time.monotonic() - began)
+        steps = choose_steps(0.97 * left, rate.steps_per_second, rate.started, 32)
+        write_json(record, {**steps.record(), "max_seconds": max(left, rate.started + 20 / rate.steps_per_second)})
+    planned: dict[str, Any] = json.loads(record.read_text())
+    limit = ["--max_seconds", f"{planned['max_seconds']:.0f}"]
+    if has_checkpoint(folder):
+        return probes.command_of(CAUSAL_LM, ["--resume_training", "--resume_dir", str(folder), *limit])
+    shutil.rmtree(folder, ignore_errors=True)
+    steps_flags = ["--num_train_steps", str(planned["steps"]), "--lr_warmup_steps", str(planned["warmup"])]
+    # the best of ten checkpoints: a language model without latents overfits a small corpus
+    steps_flags += ["--eval_every", str(max(1, planned["steps"] // 10)), "--log_every", "10"]
+    return probes.command_of(CAUSAL_LM, [*words, *steps_flags, *limit, "--output_dir", str(folder)])

@@ -1,0 +1,167 @@
+"""The texts of a row of benchmarks/real_text.py: n for each seed, kept in its folder.
+
+Runs of a corpus with classes are asked for classes as often as the references have them, those of pairs for the
+references' sources. Human texts are a row, too.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.real_text_corpus import CLASS, SOURCE, Parts
+from benchmarks.real_text_judges import SPLIT, examples_of
+from dataset_utils.splits import Examples
+from utils.cli.args_io import read_args
+from utils.errors import UserError
+from utils.run_folder import write_json
+
+Draw = Callable[[int], list[str]]  # seed -> texts
+HUMAN = "human"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every system is asked for: n texts, with these classes or for these sources."""
+
+    n: int
+    labels: list[int] | None = None
+    examples: Examples | None = None
+
+    @property
+    def sources(self) -> list[str] | None:
+        return None if self.examples is None else self.examples.sources
+
+
+def what_is_asked(parts: Parts, n: int) -> Asked:
+    """The classes of n references drawn at random, or the first n sources; the same for all systems and seeds."""
+    if parts.condition == CLASS:
+        labels = parts[SPLIT].labels or []
+        return Asked(n, random.Random("classes").sample(labels, min(n, len(labels))))
+    return Asked(n, examples=examples_of(parts, n))
+
+
+def human_texts(parts: Parts, asked: Asked, seeds: int) -> tuple[list[list[str]], Asked]:
+    """Other human texts as a row: of sources, their last references, which are compared with the others."""
+    human = parts["human"]
+    if parts.condition == SOURCE:
+        assert asked.examples is not None
+        several = [i for i, texts in enumerate(asked.examples.references) if len(texts) > 1]
+        if len(several) < 2:
+            raise UserError("no source has two references, so there is no row of human texts: leave it out")
+        found = [asked.examples.references[i] for i in several]
+        rest = Examples([asked.examples.sources[i] for i in several], [texts[:-1] for texts in found])
+        return [[texts[-1] for texts in found]], Asked(len(several), examples=rest)
+    if parts.condition == CLASS:
+        assert asked.labels is not None
+        return [_with_labels(human.texts, human.labels or [], asked.labels, seed) for seed in range(seeds)], asked
+    if len(human) < asked.n:
+        raise UserError(f"{len(human)} human texts are fewer than --num_samples {asked.n}: lower it")
+    return [random.Random(f"{seed}, human").sample(human.texts, asked.n) for seed in range(seeds)], asked
+
+
+def _with_labels(texts: Sequence[str], labels: Sequence[int], wanted: Sequence[int], seed: int) -> list[str]:
+    """For each wanted label another text that has it; the texts of a label begin again when they are used up."""
+    pools: dict[int, list[str]] = {}
+    for text, label in zip(texts, labels, strict=True):
+        pools.setdefault(label, []).append(text)
+    for label, pool in sorted(pools.items()):
+        random.Random(f"{seed}, {label}").shuffle(pool)
+    used = dict.fromkeys(pools, 0)
+    found = []
+    for label in wanted:
+        if label not in pools:
+            raise UserError("the human texts lack a class of the references: give a larger corpus")
+        found.append(pools[label][used[label] % len(pools[label])])
+        used[label] += 1
+    return found
+
+
+def texts_of_run(
+    folder: Path, asked: Asked, seeds: Sequence[int], keep: Path, log: Callable[[str], None]
+) -> list[list[str]]:
+    """The texts of a run for each seed; those that are in the file `keep` are not sampled again."""
+    kept: dict[str, Any] = {}
+    step = newest_step(folder)
+    if keep.is_file():
+        kept = json.loads(keep.read_text(encoding="utf-8"))
+        if (kept.get("step"), kept.get("n")) != (step, asked.n):
+            kept = {}
+    found: dict[str, list[str]] = kept.get("texts", {})
+    missing = [seed for seed in seeds if str(seed) not in found]
+    draw = load_run(folder, asked) if missing else None
+    for seed in missing:
+        assert draw is not None
+        log(f"  seed {seed}: {asked.n} texts")
+        found[str(seed)] = draw(seed)
+        write_json(keep, {"step": step, "n": asked.n, "texts": found})
+    return [found[str(seed)] for seed in seeds]
+
+
+def newest_step(folder: Path) -> int:
+    from utils import checkpoints
+
+    newest = checkpoints.newest(folder)
+    if newest is None:
+        raise UserError(f"{folder} holds no checkpoint: train it first")
+    return int(newest["step"])
+
+
+def load_run(folder: Path, asked: Asked) -> Draw:
+    """The sampler of a run folder, of a denoiser or of a causal language model."""
+    program = str(read_args(folder).get("program"))
+    return _causal(folder, asked) if "causal_lm" in program else _diffusion(folder, asked)
+
+
+def _diffusion(folder: Path, asked: Asked) -> Draw:
+    from pipelines.text_diffusion import TextDiffusionPipeline
+
+    flags: dict[str, Any] = {"eval_batch_size": 250}
+    adapted = folder.parent / "adapted"
+    if (folder.parent / "recipe.json").is_file() and adapted.is_dir():
+        flags["latent_model_path"] = str(adapted)
+    pipe = TextDiffusionPipeline.from_pretrained(folder, **flags)
+    decoding = str(read_args(folder).get("decoding", "greedy")).split(",")[0]
+
+    def draw(seed: int) -> list[str]:
+        if asked.sources is not None:
+            return list(pipe(source=asked.sources, generator=seed, decoding=decoding).texts)
+        return list(pipe(asked.n, generator=seed, decoding=decoding, class_id=asked.labels).texts)
+
+    return draw
+
+
+def _causal(folder: Path, asked: Asked) -> Draw:
+    from pipelines.cli.programs import CAUSAL_LM
+    from pipelines.data.prompts import Prompts
+    from pipelines.sampling.causal import CausalGenerator
+    from pipelines.train_causal_lm import load_lm
+    from utils.cli.parse import parse
+    from utils.distributed import pick_device
+
+    settings = parse(CAUSAL_LM, ["--eval", "--resume_dir", str(folder)])
+    config, device = settings.config, pick_device("auto")
+    args = settings.checkpoint_args
+    prompts = Prompts(tuple(args.get("class_names", ())), bool(args.get("seq2seq")))
+    generator = CausalGenerator(
+        load_lm(settings, folder).to(device),
+        prompts,
+        config.sampling,
+        max_length=config.model.max_seq_len,
+        max_prompt=int(args.get("max_prompt_tokens") or 0),
+        batch_size=config.evaluation.eval_batch_size,
+        device=device,
+    )
+
+    def draw(seed: int) -> list[str]:
+        if asked.sources is None and asked.labels is None:
+            return generator.sample(asked.n, seed, ("nucleus",), quiet=True).texts["nucleus"]
+        rows = prompts.texts(asked.sources, asked.labels) or []
+        found = generator.candidates(len(rows), 1, seed, ("nucleus",), lambda a, b: rows[a:b], quiet=True)
+        return [texts[0] for texts in found["nucleus"]]
+
+    return draw

@@ -1,0 +1,187 @@
+"""The study of real text: how a corpus is divided, what is asked of every system, judges, the table, and tiny rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import real_text
+from benchmarks.real_text_corpus import CORPORA, PARTS, CorpusRow, Parts, divide, make_parts, read_parts, write_parts
+from benchmarks.real_text_judges import coverage, lengths
+from benchmarks.real_text_rows import LANGUAGE_MODEL, ROWS, Models, row_flags
+from benchmarks.real_text_samples import human_texts, what_is_asked
+from benchmarks.real_text_table import MARK, make_table
+from dataset_utils import synthetic_stories
+from dataset_utils.splits import Split
+from pipelines.recipe_options import check_arguments
+from pipelines.recipe_options import parser as recipe_parser
+from utils.errors import UserError
+
+PLAIN = CorpusRow("train.txt", "valid.txt", block=5)
+
+
+def texts(first: int, n: int) -> list[str]:
+    return [f"text number {i}" for i in range(first, first + n)]
+
+
+def test_no_text_is_in_two_parts_and_blocks_stay_whole():
+    parts = divide(Split(texts(0, 1000)), Split(texts(5000, 45)), PLAIN, 20)
+    sizes = {"train": 750, "valid": 100, "test": 20, "human": 25, "judge": 150}
+    assert {name: len(parts[name]) for name in PARTS} == sizes
+    seen = [text for name in PARTS for text in parts[name].texts]
+    assert len(seen) == len(set(seen)) == 1045
+    assert parts["judge"].texts[0] == "text number 750"  # a multiple of five
+    few = divide(Split(texts(0, 1000)), Split(texts(5000, 30)), PLAIN, 20)  # too few for human texts, too
+    assert len(few["test"]) == 30 and len(few["human"]) == 20 and few["human"].texts[-1] == "text number 999"
+    none = divide(Split(texts(0, 1000)), Split(texts(5000, 5)), PLAIN, 20)
+    assert len(none["test"]) == len(none["human"]) == 20 and not set(none["test"].texts) & set(none["train"].texts)
+
+
+def test_training_texts_that_stand_in_another_part_are_dropped():
+    train = Split(texts(0, 1000) + texts(5000, 3) + texts(2000, 400))
+    parts = divide(train, Split(texts(5000, 40)), PLAIN, 20)
+    assert not set(parts["train"].texts) & {text for name in PARTS[1:] for text in parts[name].texts}
+    assert len(divide(train, Split(texts(5000, 40)), PLAIN, 20, most_train=50)["train"]) == 50
+    with pytest.raises(UserError, match="too few"):
+        divide(Split(texts(0, 30)), Split(texts(0, 40)), PLAIN, 20)
+
+
+def test_sources_stay_whole_and_the_human_text_is_one_of_their_references():
+    sources = [f"source {i // 3}" for i in range(600)]
+    held = Split(texts(5000, 60), sources=[f"held {i // 3}" for i in range(60)])
+    row = CorpusRow("a", "b", "source")
+    parts = divide(Split(texts(0, 600), sources=sources), held, row, 15)
+    of = {name: set(parts[name].sources or ()) for name in ("train", "valid", "judge", "test")}
+    assert not of["train"] & (of["valid"] | of["judge"] | of["test"]) and len(of["test"]) == 20
+    asked = what_is_asked(parts, 15)
+    assert len(asked.sources or ()) == 15 and len(asked.examples.references[0]) == 3
+    human, compared = human_texts(parts, asked, 5)
+    assert human[0][0] == asked.examples.references[0][-1]
+    assert human[0][0] not in compared.examples.references[0] and len(compared.examples.references[0]) == 2
+    with pytest.raises(UserError, match="20 sources, fewer"):
+        divide(Split(texts(0, 600), sources=sources), held, row, 21)
+
+
+def test_every_system_is_asked_for_the_classes_of_the_references(tmp_path):
+    split = Split(texts(0, 300), labels=[i % 3 == 0 for i in range(300)])
+    parts = Parts("class", dict.fromkeys(PARTS, split), ("a", "b"))
+    asked = what_is_asked(parts, 60)
+    assert asked == what_is_asked(parts, 60) and 10 <= sum(asked.labels) <= 30
+    human, _ = human_texts(parts, asked, 2)
+    label = dict(zip(split.texts, split.labels, strict=True))
+    assert [label[text] for text in human[0]] == asked.labels and human[0] != human[1]
+    write_parts(parts, tmp_path)
+    back = read_parts(tmp_path)
+    assert back.class_names == ("a", "b") and back["train"].texts == split.texts
+    assert back["train"].labels == [int(x) for x in split.labels]
+    with pytest.raises(UserError, match="run the row corpus first"):
+        read_parts(tmp_path / "other")
+
+
+def test_a_corpus_is_read_by_its_row(tmp_path):
+    (tmp_path / "coco").mkdir()
+    for name, n in (("train", 400), ("valid", 60)):
+        (tmp_path / f"coco/{name}.txt").write_text("".join(f"{name} {text}\n" for text in texts(0, n)))
+    parts = make_parts(CORPORA["coco"], tmp_path, 30)
+    assert len(parts["test"]) == len(parts["human"]) == 30 and parts["train"].labels is None
+    with pytest.raises(UserError, match="--data_dir names the folder"):
+        make_parts(CORPORA["yelp"], tmp_path, 30)
+
+
+def test_coverage_counts_concepts_by_stem_and_names_of_attributes():
+    assert coverage("ski mountain skier", "Skiers are skiing down the mountains.") == 1
+    assert coverage("wag tail dog", "The cat wagged it.") == pytest.approx(1 / 3)
+    source = "name[The Vaults], eatType[pub], near[Café Adriatic]"
+    assert coverage(source, "the vaults is a pub.") == 0.5
+    assert coverage("a question of more than eight words is no list", "text") is None
+    assert lengths(["a b", "a b c d"]) == {"words": 3, "words_deviation": 1}
+
+
+def test_a_judge_that_is_a_part_of_the_system_is_marked():
+    metrics = {"lm_test_mauve": {"mean": 0.9, "std": 0.01}, "own_judge/mauve": {"mean": 0.8, "std": 0.0}}
+    rows = {
+        "recipe": {
+            "metrics": metrics,
+            "parts": [LANGUAGE_MODEL],
+            "texts": ["a|b", "c"],
+            "decoder": {"decoder/greedy/similarity": 0.7},
+        },
+        "human": {"metrics": metrics, "parts": [], "texts": ["d"]},
+    }
+    made = make_table(rows, {"scorer": "lm", "encoder": ""}, "plain")
+    assert made.lines[0] == ["system", "MAUVE, language model", "MAUVE, own judge"]
+    assert made.lines[1] == ["recipe", "0.900 ± 0.010" + MARK, "0.800"] and MARK not in "".join(made.lines[2])
+    page = made.markdown("The protocol.")
+    assert "| recipe | 0.70 |" in page and "- a|b\n- c" in page and "flatters" in page
+    assert "flatters" not in make_table({"human": rows["human"]}, {"scorer": "lm", "encoder": ""}, "plain").notes
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.program == "recipe"])
+def test_the_flags_of_the_rows_are_those_of_the_recipe(name, tmp_path):
+    words = row_flags(name, tmp_path, Models("lm", "encoder", max_seq_len=40, more_flags={name: "--tx_dim 64"}))
+    args = recipe_parser().parse_args(["--train_file", "x", "--minutes", "1", "--output_dir", str(tmp_path), *words])
+    check_arguments(args)
+    assert args.tx_dim == 64 and args.max_seq_len == 40
+    if ROWS[name].after:
+        assert args.language_model == str(tmp_path / "rows" / ROWS[name].after / "model")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """A divided corpus of small stories."""
+    data, root = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("study")
+    (data / "coco").mkdir()
+    synthetic_stories.write(data, train=440, valid=60, test=2)
+    for name in ("train", "valid"):
+        rows = [json.loads(line) for line in (data / f"{name}.jsonl").read_text().splitlines()]
+        (data / f"coco/{name}.txt").write_text("".join(row["text"] + "\n" for row in rows))
+    assert run(root, f"corpus --corpus coco --data_dir {data}") == 0
+    return root
+
+
+def run(root: Path, words: str) -> int:
+    return real_text.main(f"--output_dir {root} --num_samples 30 --seeds 2 {words}".split())
+
+
+def test_texts_are_judged_alone_and_again_only_when_they_change(study, tmp_path, capsys):
+    lines = (study / "corpus/train.jsonl").read_text().splitlines()[:30]
+    (tmp_path / "copies.txt").write_text("".join(json.loads(line)["text"] + "\n" for line in lines))
+    (tmp_path / "same.txt").write_text("One text.\n" * 30)
+    judged = f"table --own_judge_steps 5 --texts copies={tmp_path}/copies.txt --texts same={tmp_path}/same.txt"
+    assert run(study, judged) == 0
+    scores = json.loads((study / "scores.json").read_text())
+    rows = {name: {key: value["mean"] for key, value in row["metrics"].items()} for name, row in scores["rows"].items()}
+    assert list(rows) == ["copies", "same", "human"]
+    assert rows["copies"]["train_copy_rate"] == 1 and rows["human"]["train_copy_rate"] == 0
+    assert rows["same"]["linear_auc"] == 1 and rows["same"]["distinct"] == pytest.approx(1 / 30)
+    assert rows["same"]["own_judge/mauve"] < rows["human"]["own_judge/mauve"]
+    assert scores["protocol"]["own_judge"]["name"] == "local_lm" and scores["command"].endswith("same.txt")
+    assert len((study / "samples-same.txt").read_text().splitlines()) == 30
+    page = (study / "table.md").read_text()
+    assert "| copies |" in page and "The first three texts of same" in page
+    capsys.readouterr()
+    assert run(study, judged) == 0 and capsys.readouterr().out.count("judged before") == 3
+    with pytest.raises(SystemExit) as ended:
+        run(study, judged.replace("steps 5", "steps 6"))
+    assert ended.value.code == 2 and "another protocol: own_judge differs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("corpus", "--corpus NAME"),
+        ("table --texts x", "NAME=VALUE"),
+        ("table --own_judge_steps 0 --runs a=/nowhere", "no such folder"),
+        ("recipe", "needs a language model"),
+        ("frozen-embeddings --encoder_model x", "run that row before"),
+        ("recipe --row_flags other=--tx_dim", "no such row"),
+        ("table --seeds 0", "too small"),
+    ],
+)
+def test_a_mistake_is_one_line(study, tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path if words == "corpus" else study, words)
+    err = capsys.readouterr().err.strip()
+    assert ended.value.code == 2 and message in err and "\n" not in err
