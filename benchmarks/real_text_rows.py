@@ -159,6 +159,7 @@ def _recipe(name: str, root: Path, parts: Parts, models: Models, minutes: float)
 def _causal(name: str, root: Path, parts: Parts, models: Models, minutes: float) -> list[str]:
     """A probe, then the training of as many steps as fit; an interrupted one is resumed."""
     from utils.checkpoints import has_checkpoint
+    from utils.preemption import exit_on_termination
 
     folder, seconds = root / "rows" / name, 60 * minutes
     record = folder.with_name(name + ".json")
@@ -170,11 +171,9 @@ def _causal(name: str, root: Path, parts: Parts, models: Models, minutes: float)
         flags = ["--num_train_steps", str(PROBE_STEPS), "--eval_every", str(PROBE_STEPS), "--log_every", "1"]
         flags += ["--config", "val_loss_examples=1", "--lr_warmup_steps", "0"]
         probed = folder.with_name(name + ".probe")
-        rate = probes.probe(
-            probes.command_of(CAUSAL_LM, [*words, *flags, "--output_dir", str(probed)]),
-            probed,
-            min(PROBE_SECONDS, 0.05 * seconds),
-        )
+        command = probes.command_of(CAUSAL_LM, [*words, *flags, "--output_dir", str(probed)])
+        with exit_on_termination():  # which ends the probe, too
+            rate = probes.probe(command, probed, min(PROBE_SECONDS, 0.05 * seconds))
         left = seconds - (time.monotonic() - began)
         steps = choose_steps(0.97 * left, rate.steps_per_second, rate.started, 32)
         write_json(record, {**steps.record(), "max_seconds": max(left, rate.started + 20 / rate.steps_per_second)})

@@ -232,6 +232,7 @@ class Recipe:
     def _plan_stage(self, name: str) -> dict[str, Any]:
         """Probe a stage, and fix its steps."""
         from pipelines.probes import PROBE_STEPS, Rate, command_of, probe
+        from utils.preemption import exit_on_termination
 
         stages, setting, row = plan.shares(self.choices), self.setting, STAGE_ROWS[name]
         seconds = plan.stage_seconds(name, self.left(), stages, [*self.state["stages"]])
@@ -245,7 +246,8 @@ class Recipe:
             command = command_of(stage.program, [*stage.argv(self.root), *flags])
             length = min(LONGEST_PROBE, max(1.0, PROBE_SHARE * seconds))
             _log(f"\n{name}: a probe of {length:.0f} s tells its rate")
-            rate = probe(command, folder, length)
+            with exit_on_termination():  # which ends the probe, too
+                rate = probe(command, folder, length)
         else:
             rate = Rate(0.0, 0.0)
         seconds = plan.stage_seconds(name, self.left() - (time.monotonic() - began), stages, [*self.state["stages"]])

@@ -26,7 +26,7 @@ CHOSEN = {  # choice -> type and help of the flag that replaces it
     "max_seq_len": (int, "longest text, in tokens"),
     "pooling": (str, "mean, first, last, segments, sentences or learned: how a text becomes vectors"),
     "num_sentence_latents": (int, "vectors of a text, where --pooling makes several"),
-    "condition": (str, "class, source or none: what the denoiser is told"),
+    "condition": (str, "class, source or none: what the denoiser is conditioned on"),
     "denoiser_variant": (str, "mlp or latent: a residual MLP, or a transformer over several vectors"),
     "tx_dim": (int, "width of the denoiser"),
     "tx_depth": (int, "blocks of the denoiser"),
@@ -44,6 +44,8 @@ CHOSEN_FROM_SCRATCH = {
     "num_encoder_latents": (int, "without pretrained models: latents of a text"),
     "dim_ae": (int, "without pretrained models: width of a latent"),
 }
+
+STAGE_TITLES = {"language_model": "BART that is trained here", "adapted": "adaptation of the decoder"}
 
 
 def parser(description: str | None = None) -> ArgumentParser:
@@ -79,9 +81,10 @@ def parser(description: str | None = None) -> ArgumentParser:
     for name, (kind, text) in (CHOSEN | CHOSEN_FROM_SCRATCH).items():
         ours.add_argument(f"--{name}", type=kind, help=text)
     for name in STEPS_FLAGS:
-        ours.add_argument(f"--{name}", type=int, help=f"steps of the {name.removesuffix('_steps').replace('_', ' ')}")
+        stage = STAGE_TITLES.get(name.removesuffix("_steps"), name.removesuffix("_steps"))
+        ours.add_argument(f"--{name}", type=int, help=f"steps of the {stage}, instead of those that fit its time")
     for name in OWN_FLAGS:
-        stage = name.removesuffix("_flags").replace("_", " ")
+        stage = STAGE_TITLES.get(name.removesuffix("_flags"), name.removesuffix("_flags"))
         ours.add_argument(f"--{name}", metavar="FLAGS", help=f'more flags of the program of the {stage}: "..."')
     return made
 
