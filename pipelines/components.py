@@ -20,6 +20,7 @@ from model.options import DenoiserOptions
 from pipelines.best_checkpoint import checkpoint_of
 from pipelines.builders.diffusion_process import DiffusionProcess, make_process
 from pipelines.builders.draft_models import attach_draft_model
+from pipelines.builders.joint import open_for_training, without_autoencoder
 from pipelines.builders.models import DiffusionModel, SpaceInputs, autoencoder_folder, own_denoiser_options
 from pipelines.builders.spaces import SPACES
 from pipelines.builders.text_decoders import decoded_space_of
@@ -31,6 +32,7 @@ from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.hooks import RemaskHook, RoundingHook, load_classifier_control
 from pipelines.sampling.inputs import ContextSources, PackedSources, Sources
 from pipelines.sampling.sampler_call import SamplerHook
+from utils.checkpoints import Checkpoint
 from utils.cli.settings import Settings
 from utils.compile import compile_network
 from utils.distributed import DistContext
@@ -71,6 +73,7 @@ def build_components(
     inputs = SpaceInputs(settings, run, device, process.train_schedule, source_tokens > 0, texts)
     assert settings.config.latents.latent_space is not None  # a rule of the command line sets it
     space = SPACES[settings.config.latents.latent_space].build(inputs)
+    open_for_training(settings, space)
     if set_scale(settings, space.length * space.dim):
         process = process_of(settings)
     context = None
@@ -183,13 +186,21 @@ def load_trained_weights(
     if (saved := read_weights(folder)) is not None:
         if settings.config.best.checkpoint is not None:
             raise UserError(f"{folder} is a saved pipeline, which holds one set of weights: leave --checkpoint out")
-        load_into(model, saved)
+        load_into(model, _for_this_space(model, saved))
         return saved.step
     checkpoint = checkpoint_of(folder, settings, default=pairs)
     if "ema" not in checkpoint.tensors:
         raise UserError(f"{checkpoint.path} holds no averaged weights: name the run folder of a denoiser")
-    load_into(model, checkpoint, chosen_ema(checkpoint))
+    load_into(model, _for_this_space(model, checkpoint, chosen_ema(checkpoint)))
     return checkpoint.step
+
+
+def _for_this_space(model: DiffusionModel, checkpoint: Checkpoint, part: str = "model") -> Checkpoint:
+    """A part of a checkpoint as "model"; without the weights of an autoencoder that trained with the denoiser, where
+    another one takes its place."""
+    tensors = checkpoint.tensors[part]
+    tensors = tensors if model.space is not None else without_autoencoder(tensors)
+    return Checkpoint({"model": tensors}, checkpoint.metadata, checkpoint.path)
 
 
 def make_generator(

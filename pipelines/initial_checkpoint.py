@@ -1,9 +1,12 @@
-"""Where a new run starts: at random weights, at those of another run (--init_path), or at those of its teacher."""
+"""Where a new run starts: at random weights, or at those of another run (--init_path), its teacher or --joint_run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
+from pipelines.builders.joint import joint_weights
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.run_context import RunContext
 from pipelines.steps.teacher import Teacher
@@ -13,11 +16,15 @@ from utils.cli.settings import Settings
 from utils.state import State
 
 
-def load_initial_checkpoint(settings: Settings[DiffusionConfig], teacher: Teacher | None) -> Checkpoint | None:
-    """The weights of the teacher or of --init_path, for a new run; None for random weights."""
+def load_initial_checkpoint(
+    settings: Settings[DiffusionConfig], teacher: Teacher | None, model: nn.Module
+) -> Checkpoint | None:
+    """The weights of the teacher, of --joint_run or of --init_path, for a new run; None for random weights."""
     teacher_run, path = settings.config.distillation.distill_run, settings.config.intervals.init_path
     if teacher is not None and teacher_run is not None:
         return Checkpoint({"model": teacher.weights}, {}, Path(teacher_run))
+    if settings.config.joint.joint_run is not None:
+        return joint_weights(model, settings.path("joint_run"))
     return checkpoints.load(path) if path else None
 
 

@@ -98,6 +98,59 @@ class DistillationOptions:
 
 
 @dataclass
+class JointOptions:
+    """Training of an autoencoder together with its denoiser; see pipelines/steps/joint."""
+
+    joint_run: str | None = flag(
+        None,
+        "train autoencoder and denoiser of this diffusion run together, from its weights; layout, latents and corpus "
+        "are those of the run, and the language model stays frozen",
+        may_change="resume",
+        space="frozen",
+    )
+    joint_warmup_steps: int = flag(
+        500,
+        "steps of --joint_run in which the loss of the denoiser does not reach the autoencoder",
+        unit="steps",
+        at_least=0,
+        needs="joint_run",
+        space="frozen",
+    )
+    joint_gradient: float = flag(
+        1.0,
+        "factor on the gradient of the denoiser's loss in the autoencoder after --joint_warmup_steps",
+        at_least=0,
+        at_most=1,
+        needs="joint_run",
+        space="frozen",
+        config_only=True,
+    )
+    joint_noise: float = flag(
+        0.6,
+        "largest sigma of the noise on the latents that the decoder reads; uniform from 0 for each text",
+        at_least=0,
+        at_most=1,
+        needs="joint_run",
+        space="frozen",
+    )
+    joint_reconstruction_weight: float = flag(
+        1.0,
+        "weight of the autoencoder's losses beside that of the denoiser",
+        at_least=0,
+        needs="joint_run",
+        space="frozen",
+    )
+    joint_statistics: str = flag(
+        "running",
+        "mean and scale of --normalize_latent while latents change; running: follow the latents of each batch; fixed: "
+        "those of --joint_run",
+        choices=("running", "fixed"),
+        needs="joint_run",
+        space="frozen",
+    )
+
+
+@dataclass
 class PretrainingValidationOptions:
     eval_every: int = flag(500, "steps between validations", unit="steps", at_least=1)
     eval_texts: int = flag(500, "held-out texts copied at a validation", unit="texts", at_least=1, may_change="eval")

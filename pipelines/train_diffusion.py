@@ -19,10 +19,12 @@ from pipelines.best_checkpoint import (
     LOSSES,
     best_score,
     check_best_metric,
+    checkpoint_of,
     load_best_score,
     save_if_best,
 )
 from pipelines.builders.embeddings import tokenizer_of
+from pipelines.builders.joint import write_autoencoder_copy
 from pipelines.builders.models import DiffusionModel, save_encoder_config
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.components import (
@@ -43,6 +45,7 @@ from pipelines.initial_checkpoint import load_initial_checkpoint, take_optimizer
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
 from pipelines.sampling.classes import canonical_names
 from pipelines.steps.diffusion import QUARTERS, TimestepSampler
+from pipelines.steps.joint import JointSteps
 from pipelines.steps.spaces import Step, space_training
 from pipelines.steps.teacher import load_teacher, teacher_facts
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
@@ -86,7 +89,8 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     assert config.latents.latent_space is not None  # a rule of the command line sets it
     row = space_training(config.latents.latent_space)
     data_module = row.make_data(run, components, corpus)
-    make_step = row.steps(run, components, data_module, timestep_sampler, teacher)
+    joint = config.joint.joint_run is not None
+    make_step = (JointSteps if joint else row.steps)(run, components, data_module, timestep_sampler, teacher)
     train_tokens, valid_tokens = data_module.tokens["train"], data_module.tokens["valid"]
     reader = (components.context.model.tokenizer, components.context.states.length) if components.context else ()
     log_corpus_stats(run, corpus, data_module.tokenizer, *reader)
@@ -119,7 +123,7 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     evaluator = build_evaluator(run, components, corpus)
     check_best_metric(settings, (*LOSSES, *evaluator.output.metrics), evaluator.output.best_metric)
     evaluator.load_models()  # a missing scorer must fail now, not after hours of encoding
-    initial = None if resumed else load_initial_checkpoint(settings, teacher)
+    initial = None if resumed else load_initial_checkpoint(settings, teacher, model)
     if initial is not None:
         load_into(model, initial)  # before setup(), which encodes with weights that may be among these
     data_module.setup(estimate_stats=not resumed)
@@ -171,16 +175,20 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     progress, num_steps = progress_metrics(run, len(train_tokens)), config.loop.num_train_steps
     run.logger.extra = lambda step: {**progress(step), "t_max": process.max_time(step, num_steps)}
     sample_every = config.intervals.sample_every or config.intervals.save_and_sample_every
-    return run_training(
+    code = run_training(
         run,
         state,
         step,
         started=started,
-        hooks=[timestep_sampler.sync_losses, log_validation_losses],
+        hooks=[timestep_sampler.sync_losses, *getattr(make_step, "hooks", ()), log_validation_losses],
         evaluation=PeriodicHook(sample_every, sample, name="sample"),
         save_every=config.loop.save_every or config.intervals.save_and_sample_every,
         interval_flag="sample_every",
     )
+    if joint and run.dist.is_main:
+        default = components.seq2seq or config.best.best_metric is not None
+        write_autoencoder_copy(run.folder, checkpoint_of(run.folder, settings, default=default))
+    return code
 
 
 def log_text_norms(

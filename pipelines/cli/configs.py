@@ -52,6 +52,7 @@ from pipelines.options import (
     DraftModelRunOptions,
     EmbeddingLossOptions,
     IntervalOptions,
+    JointOptions,
     PretrainingValidationOptions,
     TextDecoderValidationOptions,
     TrajectoryOptions,
@@ -166,6 +167,7 @@ class DiffusionConfig(TextModelConfig):
     )
     process: ProcessOptions = group(ProcessOptions, "diffusion process", flags=INHERITED)
     distillation: DistillationOptions = group(DistillationOptions, "distillation to few steps")
+    joint: JointOptions = group(JointOptions, "joint training of autoencoder and denoiser")
     sampling: SamplingOptions = group(SamplingOptions, "sampling", flags=FREE_AT_EVAL)
     clamp: ClampOptions = group(
         ClampOptions, "clamping to token embeddings", flags={"space": "embeddings", **FREE_AT_EVAL}

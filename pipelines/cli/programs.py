@@ -15,6 +15,7 @@ from pipelines.cli.configs import (
 from pipelines.cli.corpus_rules import prefer_typed_corpus
 from pipelines.cli.distillation_rules import inherit_teacher_flags
 from pipelines.cli.embedding_rules import check_embedding_flags
+from pipelines.cli.joint_rules import inherit_joint_flags
 from pipelines.cli.unused_flags import warn_unused_flags
 from utils.cli.settings import Program
 
@@ -66,6 +67,7 @@ DIFFUSION = Program(
     rules=(
         rules.check_resume_mode,
         inherit_teacher_flags,
+        inherit_joint_flags,
         prefer_typed_corpus,
         rules.apply_preset,
         check_embedding_flags,

@@ -69,6 +69,8 @@ class LatentDataModule:
             source = Path(settings.config.latents.latent_model_path)
             copy_autoencoder(source, folder / AUTOENCODER_COPY, self.language_model.name)
             drafter, used = draft_model_folder(settings, source), has_draft_model(self.space.space)
+            if self.space.learned_with_denoiser:
+                return  # --joint_run changes the latents for which it drafts
             # with drafting on, an unused draft model belongs to another space
             if drafter is not None and (used or settings.config.generation.speculative == "off"):
                 copy_draft_model(drafter, folder / AUTOENCODER_COPY / DRAFT_MODEL_COPY)

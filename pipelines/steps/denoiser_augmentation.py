@@ -133,7 +133,7 @@ def _labels(pipeline: TextDiffusionPipeline, corpus: Corpus, run: str) -> Tensor
 
 def check_same_latents(run_space: LatentSpace, space: LatentSpace, run: str) -> None:
     """UserError unless a run diffuses in the latents of `space`; their decoders may differ."""
-    if run_space.learned_with_denoiser:
+    if run_space.learned_with_denoiser and not isinstance(run_space, CompressedSpace):  # not one of --joint_run
         raise UserError(
             f"--denoiser_run {run} was trained on token embeddings, which are of that run alone: name a run of the "
             "latents that this decoder reads"

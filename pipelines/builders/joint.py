@@ -1,0 +1,66 @@
+"""The parts of a run of --joint_run: an autoencoder that trains with the denoiser, its first weights, and its copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.compressed import CompressedSpace
+from pipelines.builders.models import AUTOENCODER_COPY
+from pipelines.cli.configs import DiffusionConfig
+from utils import checkpoints
+from utils.checkpoints import Checkpoint
+from utils.cli.settings import Settings
+from utils.errors import UserError
+from utils.pretrained import best_or_newest
+from utils.state import chosen_ema, trainable_state
+
+PART = "space."  # begins the names of the autoencoder's weights in a checkpoint of such a run
+
+
+def open_for_training(settings: Settings[DiffusionConfig], space: LatentSpace) -> None:
+    """Of a run of --joint_run, let the autoencoder train with the denoiser: a checkpoint then holds both.
+
+    A trained run that is used with another --latent_model_path keeps that one as it is. Raises UserError for latents
+    that have no autoencoder.
+    """
+    options, explicit = settings.config.joint, settings.explicit
+    if options.joint_run is None or (settings.checkpoint_args and "latent_model_path" in explicit):
+        return
+    if not isinstance(space, CompressedSpace):
+        raise UserError(
+            f"--joint_run {options.joint_run} trains an autoencoder, and the latents of this run have none: name a run "
+            "of compressed latents"
+        )
+    space.learned_with_denoiser = True
+    space.autoencoder.requires_grad_(True)
+    space.heads.requires_grad_(True)
+    if space.heads.alignment is not None:  # its features are not at hand here
+        space.heads.alignment.requires_grad_(False)
+
+
+def joint_weights(model: nn.Module, run: Path) -> Checkpoint:
+    """The first weights of a new run: averaged weights of --joint_run, and the autoencoder as it was loaded."""
+    checkpoint = checkpoints.load(run)
+    part = chosen_ema(checkpoint)
+    if part not in checkpoint.tensors:
+        raise UserError(f"{checkpoint.path} holds no averaged weights: name the run folder of a denoiser")
+    own = {name: x for name, x in trainable_state(model).items() if name.startswith(PART)}
+    others = {name: x for name, x in checkpoint.tensors[part].items() if not name.startswith(PART)}
+    return Checkpoint({"model": {**others, **own}}, {}, checkpoint.path)
+
+
+def without_autoencoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a run without those of its autoencoder, to be used with another one of the same latents."""
+    return {name: x for name, x in tensors.items() if not name.startswith(PART)}
+
+
+def write_autoencoder_copy(run: Path, checkpoint: Checkpoint) -> None:
+    """Write the averaged weights of a checkpoint into the run's copy of its autoencoder, which other programs read."""
+    folder = run / AUTOENCODER_COPY
+    before, averages = best_or_newest(folder), checkpoint.tensors[chosen_ema(checkpoint)]
+    own = {name.removeprefix(PART): x for name, x in averages.items() if name.startswith(PART)}
+    metadata = {key: x for key, x in before.metadata.items() if key not in ("optimizer", "schedule")}
+    checkpoints.save_best(folder, {"model": {**before.tensors["model"], **own}}, {**metadata, "step": checkpoint.step})
