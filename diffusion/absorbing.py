@@ -110,6 +110,8 @@ def remask_hook(state: Tensor, rate: float, step_generator: StepGenerator, mask:
     """
 
     def step_hook(z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
+        if std.dim() > 0:
+            std = std.square().mean().sqrt()  # a learned variance differs from number to number
         if s == 0 or not std > 0:
             return z
         generator = step_generator(step)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from diffusion.denoisers import Denoise
 from diffusion.noise import StepGenerator, copy_like, draw
-from diffusion.sampler_steps import StepHook, step_variance
+from diffusion.noise_levels import step_variance
+from diffusion.sampler_steps import StepHook
 from diffusion.schedules import Schedule, broadcast_level
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
@@ -90,7 +91,10 @@ def classifier_guidance_hook(
         if s == 0:
             return z
         level_t, level_s = schedule(t), schedule(s)
-        variance = std**2 if std > 0 else step_variance(level_t, level_s) * (level_s.sigma / level_t.sigma) ** 2
+        if std.dim() > 0 or std > 0:
+            variance = std**2
+        else:
+            variance = step_variance(level_t, level_s) * (level_s.sigma / level_t.sigma) ** 2
         times = torch.full((1,), float(s), dtype=z.dtype, device=z.device)
         generator = None if langevin is None else langevin(step)
         for _ in range(steps):

@@ -23,6 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffusion.learned_variance import LearnedVariance, split_variance
 from diffusion.objectives import resolve_objective, to_x0
 from diffusion.schedules import Schedule, broadcast_level, num_timesteps
 from diffusion.timesteps import training_time
@@ -68,6 +69,7 @@ def make_denoise(
     *,
     train_schedule: Schedule | None = None,
     shift: Tensor | None = None,
+    variance: LearnedVariance | None = None,
 ) -> Denoise:
     """The network as an estimate of x0, for any objective, in float32 at least.
 
@@ -75,6 +77,7 @@ def make_denoise(
     and x0_prev in the dtype of z.
     timesteps, train_schedule: see get_time_input.
     shift: (B, L, D), the mean of the noise where there is an absorbing state (diffusion/absorbing); None: zero.
+    variance: receives the variance that the network returns beside its prediction; None: it is dropped.
     """
     objective = resolve_objective(objective)
 
@@ -82,7 +85,10 @@ def make_denoise(
         time = get_time_input(schedule, t, time_input, timesteps, train_schedule).to(z.dtype)
         wide = torch.promote_types(z.dtype, torch.float32)
         x0_prev = None if x0_prev is None else saturate(x0_prev, z.dtype)
-        prediction = network(z, time, x0_prev).to(wide)  # under autocast the output may be in half precision
+        output = network(z, time, x0_prev).to(wide)  # under autocast the output may be in half precision
+        prediction, v = split_variance(output, z.shape[-1])
+        if variance is not None:
+            variance.v = v
         z = z.to(wide)
         level = broadcast_level(schedule, t, z)
         if shift is not None:

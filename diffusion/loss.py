@@ -27,6 +27,7 @@ from torch import Tensor
 
 from diffusion.absorbing import AbsorbingNoise, mask_positions, mask_probability
 from diffusion.denoisers import Denoise, get_time_input, make_denoise
+from diffusion.learned_variance import split_variance, variational_bound
 from diffusion.masking import masked_mean
 from diffusion.objectives import target, to_x0
 from diffusion.schedules import NoiseLevel, Schedule, broadcast_level, num_timesteps
@@ -113,6 +114,7 @@ class DenoisingResult(NamedTuple):
     t: Tensor  # (B,)
     mask: Tensor | None  # (B, L), the positions that the loss counts
     schedule: Schedule
+    v: Tensor | None = None  # (B, L, D), the variance that the network returned (diffusion/learned_variance)
 
 
 def denoising_loss(
@@ -128,6 +130,7 @@ def denoising_loss(
     absorbing: AbsorbingNoise | None = None,
     mean: Tensor | None = None,
     with_x0_hat: bool = False,
+    estimate_noise: Tensor | None = None,
 ) -> DenoisingResult:
     """Corrupt x0, self-condition, predict, compare: the training loss of a denoiser at given times and noise.
 
@@ -139,6 +142,8 @@ def denoising_loss(
     absorbing: noise with an absorbing state.
     mean: (B, L, D), where x0 ~ N(mean, sigma_0^2): the target of a chain's first step (first_step_targets).
     with_x0_hat: also return the estimate of x0, with gradient.
+    estimate_noise: (B, L, D), added to the estimates of self-conditioning, times sigma: sampling has worse estimates,
+        those of the step before. Nguyen-Cong et al. 2026, arXiv:2604.05551, who perturb them by a noisier time instead.
     """
     schedule, objective, timesteps = config.schedule, config.objective, config.timesteps
     shift = None if absorbing is None else absorbing.shift
@@ -151,10 +156,13 @@ def denoising_loss(
         rows_shift = shift if shift is None or len(shift) == 1 else shift[rows]
         denoise = make_denoise(bind(rows), objective, schedule, config.time_input, timesteps, shift=rows_shift)
         x0_self_cond = self_condition(denoise if wrap is None else wrap(denoise, rows), z_t, t, rows)
+        if estimate_noise is not None:
+            x0_self_cond = x0_self_cond + level.sigma * estimate_noise
 
     time = get_time_input(schedule, t, config.time_input, timesteps).to(z_t.dtype)
     # under autocast the output may be in half precision
-    prediction = bind(None)(z_t, time, x0_self_cond, self_cond_mask).to(x0.dtype)
+    output = bind(None)(z_t, time, x0_self_cond, self_cond_mask).to(x0.dtype)
+    prediction, v = split_variance(output, x0.shape[-1])
 
     x0_hat = None
     if with_x0_hat:
@@ -165,7 +173,7 @@ def denoising_loss(
     if mean is not None and (chain_length := num_timesteps(schedule)) is not None:
         x0_target, eps_target = first_step_targets(x0, eps, mean, level, t, chain_length)
     loss = prediction_loss(prediction, x0_target, eps_target, level, objective, config.loss_type, mask)
-    return DenoisingResult(loss, x0, x0_hat, t, mask, schedule)
+    return DenoisingResult(loss, x0, x0_hat, t, mask, schedule, v)
 
 
 def tT_loss(schedule: Schedule, x0: Tensor, mask: Tensor | None) -> Tensor:
@@ -192,6 +200,14 @@ def first_step_targets(
     return torch.where(first, mean, x0), torch.where(first, remaining, eps)
 
 
+def learned_variance_loss(result: DenoisingResult) -> Tensor:
+    """The variational bound of each text, (B,), which teaches the network the variance of a step of its chain."""
+    timesteps = num_timesteps(result.schedule)
+    if result.v is None or result.x0_hat is None or timesteps is None:
+        raise ValueError("a learned variance needs a network that returns it, its estimates of x0, and a chain")
+    return variational_bound(result.x0, result.x0_hat, result.v, result.t, result.schedule, timesteps, result.mask)
+
+
 class LossTerm(NamedTuple):
     """An additional loss with its weight; a value of LOSS_TERMS."""
 
@@ -201,6 +217,7 @@ class LossTerm(NamedTuple):
 
 LOSS_TERMS: dict[str, LossTerm] = {
     "tT_loss": LossTerm(lambda result: tT_loss(result.schedule, result.x0, result.mask), 0.0),
+    "variational_bound": LossTerm(learned_variance_loss, 0.0),  # with --learned_variance 0.001 T
 }
 
 

@@ -49,6 +49,12 @@ def log_snr(level: NoiseLevel) -> Tensor:
     return 2 * (level.alpha.log() - level.sigma.log())
 
 
+def step_variance(level_t: NoiseLevel, level_s: NoiseLevel) -> Tensor:
+    """Variance of z_t given z_s, s < t: beta_t of a chain. Kingma et al. 2021, arXiv:2107.00630, eq. 22."""
+    variance = level_t.sigma**2 - (level_t.alpha / level_s.alpha * level_s.sigma) ** 2
+    return variance.clamp(min=0)  # at equal (clamped) levels rounding could give a negative number
+
+
 def broadcast_level(schedule: Schedule, t: Tensor, like: Tensor) -> NoiseLevel:
     """The level of each example, ready to multiply `like` (B, ...): t (B,) -> amplitudes (B, 1, ...), dtype of like."""
     level = schedule(t.view(-1, *(1,) * (like.dim() - 1)))

@@ -41,6 +41,12 @@ class ProcessOptions:
         may_change="eval",
         published=True,
     )
+    scale_by_dimension: bool = flag(
+        False,
+        "set --scale to sqrt(4096 / numbers of a latent), for which more numbers have more noise",
+        needs=("beta_schedule", None),
+        space="frozen",
+    )
     beta_schedule: str | None = flag(
         None,
         "train on a discrete chain instead of a continuous schedule",
@@ -58,6 +64,13 @@ class ProcessOptions:
         needs="self_condition",
         student="may_differ",
         published=True,
+    )
+    self_cond_noise: float = flag(
+        0.0,
+        "noise on the estimates that self-conditioning feeds back in training, as a share of the noise of the text; "
+        "sampling in few steps has worse estimates than training",
+        at_least=0,
+        needs="self_condition",
     )
     class_unconditional_prob: float = flag(
         0.1,
@@ -191,6 +204,15 @@ class SamplingOptions:
         student="sampling",
         published=True,
     )
+    renoise_gamma: float = flag(
+        0.0,
+        "go back before each step, by this share of its length, to more noise, which is drawn anew; 0: no; 1 to 1.5 is "
+        "usual in 32 steps",
+        at_least=0,
+        needs=("sampler", "ddim", "heun"),
+        may_change="both",
+        student="sampling",
+    )
     cls_free_guidance: float = flag(
         1.0,
         "weight of classifier-free guidance by class and source; 1: no guidance; above 1: samples follow the "
@@ -199,7 +221,8 @@ class SamplingOptions:
     )
     posterior_variance: str = flag(
         "large",
-        "variance of a ddpm step; large: beta_t; small: the variance of z_s given z_t and x0",
+        "variance of a ddpm step; large: beta_t; small: the variance of z_s given z_t and x0; learned: that of the "
+        "network, the default with --learned_variance",
         choices=table_keys("diffusion.samplers", "POSTERIOR_VARIANCES"),
         needs=("sampler", "ddpm"),
     )

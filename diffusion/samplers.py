@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise, saturate
-from diffusion.noise_levels import power
-from diffusion.sampler_steps import Noise, Sampler, StepHook, finish_step, iterate_steps, step_variance
+from diffusion.learned_variance import LearnedVariance, interpolate_variance
+from diffusion.noise_levels import power, step_variance
+from diffusion.sampler_steps import Noise, Sampler, StepHook, finish_step, iterate_steps, renoise
 from diffusion.schedules import NoiseLevel, Schedule
 
 
@@ -33,13 +34,15 @@ def sample_ddpm(
     step_hook: StepHook | None = None,
     *,
     variance: str = "large",
+    learned: LearnedVariance | None = None,
 ) -> Tensor:
     """Ancestral sampling: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, for steps of any length.
 
     It computes in the coordinates z / sqrt(alpha^2 + sigma^2), in which every schedule is variance-preserving.
 
     variance: "large" is the variance of z_t given z_s, their beta_t, exact for x0 ~ N(0, I); "small" is that of the
-    posterior of z_s given z_t and x0, exact where x0 is certain (their section 3.2).
+    posterior of z_s given z_t and x0, exact where x0 is certain (their section 3.2); "learned" is the network's own,
+    between the two, of each number of z (diffusion/learned_variance). learned: holds it.
     """
     if variance not in POSTERIOR_VARIANCES:
         raise ValueError(f"unknown posterior variance {variance!r}: use one of {', '.join(POSTERIOR_VARIANCES)}")
@@ -57,14 +60,27 @@ def sample_ddpm(
         z = z / norm_t
         eps = (z - alpha * x0) / sigma
         mean = norm_s * ((z - (1 - a) / sigma * eps) / a.sqrt())
-        std = norm_s * POSTERIOR_VARIANCES[variance](1 - a, alpha_bar, alpha_bar_s).sqrt()
+        v = learned.of(z) if learned is not None and variance == "learned" else None
+        std = norm_s * POSTERIOR_VARIANCES[variance](1 - a, alpha_bar, alpha_bar_s, v).sqrt()
         z = finish_step(step, x0, mean, std, noise, step_hook)
     return z
 
 
-POSTERIOR_VARIANCES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "large": lambda beta, alpha_bar, alpha_bar_s: beta,
-    "small": lambda beta, alpha_bar, alpha_bar_s: beta * (1 - alpha_bar_s) / (1 - alpha_bar).clamp(min=1e-16),
+def _small(beta: Tensor, alpha_bar: Tensor, alpha_bar_s: Tensor, v: Tensor | None) -> Tensor:
+    return beta * (1 - alpha_bar_s) / (1 - alpha_bar).clamp(min=1e-16)
+
+
+def _learned(beta: Tensor, alpha_bar: Tensor, alpha_bar_s: Tensor, v: Tensor | None) -> Tensor:
+    if v is None:
+        raise ValueError('the variance "learned" needs that of a network: give `learned`')
+    tiny = torch.finfo(beta.dtype).tiny  # a step to data has no small variance, and none is used
+    return interpolate_variance(v, beta.clamp(min=tiny), _small(beta, alpha_bar, alpha_bar_s, v).clamp(min=tiny))
+
+
+POSTERIOR_VARIANCES: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
+    "large": lambda beta, alpha_bar, alpha_bar_s, v: beta,
+    "small": _small,
+    "learned": _learned,
 }
 
 
@@ -78,10 +94,12 @@ def sample_ddim(
     step_hook: StepHook | None = None,
     *,
     eta: float = 0.0,
+    gamma: float = 0.0,
 ) -> Tensor:
     """DDIM: Song et al. 2021, arXiv:2010.02502, eq. 12 and 16. First order.
 
-    eta: 0 is deterministic, 1 is ancestral sampling with the small variance.
+    eta: 0 is deterministic, 1 is ancestral sampling with the small variance. gamma: re-noising before each step, see
+    renoise; then eta is 0.
     """
     if not 0 <= eta <= 1:
         raise ValueError(
@@ -89,6 +107,7 @@ def sample_ddim(
         )
     x0 = None
     for step in iterate_steps(schedule, timesteps, z):
+        step, z = renoise(step, z, schedule, gamma, noise)
         _, _, _, level_t, level_s, t_batch = step
         x0 = denoise(z, t_batch, x0)
         eps = (z - level_t.alpha * x0) / level_t.sigma
@@ -158,9 +177,12 @@ def sample_heun(
     z: Tensor,
     noise: Noise | None = None,
     step_hook: StepHook | None = None,
+    *,
+    gamma: float = 0.0,
 ) -> Tensor:
     """Heun's method on the probability-flow ODE: second order without history. Deterministic. Two calls a step.
 
+    gamma: re-noising before each step, see renoise.
     Each step estimates x0 at both ends (at the far end after a step of first order), interpolates linearly in log-SNR
     between the two estimates, and solves the rest of the ODE exactly. The step to t = 0 takes one call.
     Source: Karras et al. 2022, arXiv:2206.00364, Algorithm 1; as an exponential integrator, Cox & Matthews 2002.
@@ -169,6 +191,7 @@ def sample_heun(
     """
     x0 = None
     for step in iterate_steps(schedule, timesteps, z):
+        step, z = renoise(step, z, schedule, gamma, noise)
         _, _, s, level_t, level_s, t_batch = step
         x0 = denoise(z, t_batch, x0)
         h = half_log_snr_step(level_t, level_s)
@@ -210,14 +233,23 @@ def sampler_kwargs(name: str) -> set[str]:
     return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def make_sampler(name: str, *, eta: float = 0.0, variance: str = "large") -> Sampler:
+def make_sampler(
+    name: str,
+    *,
+    eta: float = 0.0,
+    variance: str = "large",
+    gamma: float = 0.0,
+    learned: LearnedVariance | None = None,
+) -> Sampler:
     """A sampler of SAMPLERS with its keywords bound; others are ignored. ValueError for an unknown name.
 
     It computes in float32 at least: for z in half precision, only denoise receives half precision.
     """
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}: use one of {', '.join(SAMPLERS)}")
-    options = {"eta": eta, "variance": variance}
+    if eta > 0 and gamma > 0 and name == "ddim":
+        raise ValueError(f"eta {eta} and re-noising with gamma {gamma} both add noise to a step: use one of them")
+    options = {"eta": eta, "variance": variance, "gamma": gamma, "learned": learned}
     sampler = partial(SAMPLERS[name], **{key: options[key] for key in options if key in sampler_kwargs(name)})
     return partial(_sample_in_full_precision, sampler)
 

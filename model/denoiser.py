@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
         self.positions = nn.Embedding(max_len, dim)
         self.trunk = make_backbone(options, cross=source_dim > 0)
         self.norm = nn.LayerNorm(dim)
-        self.output_proj = nn.Linear(dim, latent_dim)
+        self.output_proj = nn.Linear(dim, latent_dim * options.outputs)
         nn.init.zeros_(self.output_proj.weight)
         nn.init.zeros_(self.output_proj.bias)
 
@@ -71,7 +71,8 @@ class Denoiser(nn.Module):
         condition: None is the null condition.
         x0_self_cond: (B, L, d), an earlier estimate of x0; a network without self-conditioning ignores it.
         self_cond_mask: (B,) bool; where it is False, and without x0_self_cond, the learned init_self_cond replaces it.
-        Returns (B, L, d). Positions outside the mask never reach those inside it.
+        Returns (B, L, d), or (B, L, 2 d) with a learned variance, which comes last. Positions outside the mask never
+        reach those inside it.
         """
         check_condition(condition, self.class_labels, self.source_tokens)
         rows, length = z.shape[:2]

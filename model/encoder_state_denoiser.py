@@ -64,7 +64,7 @@ class EncoderStateDenoiser(nn.Module):
         self.relative_positions = RelativePositions(heads)
         self.trunk = make_backbone(options, cross=bool(options.self_condition or num_classes or source_dim))
         self.norm = nn.LayerNorm(dim)
-        self.output_proj = nn.Linear(dim, latent_dim)
+        self.output_proj = nn.Linear(dim, latent_dim * options.outputs)
         nn.init.zeros_(self.output_proj.weight)
         nn.init.zeros_(self.output_proj.bias)
 

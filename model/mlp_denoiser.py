@@ -105,7 +105,7 @@ class MLPDenoiser(nn.Module):
         self.length_proj = nn.Linear(max_len, dim, bias=False) if max_len > 1 else None
         self.blocks = nn.ModuleList(MLPBlock(dim, time_dim, dropout) for _ in range(options.tx_depth))
         self.norm = nn.LayerNorm(dim)
-        self.output_proj = nn.Linear(dim, max_len * latent_dim)
+        self.output_proj = nn.Linear(dim, max_len * latent_dim * options.outputs)
         nn.init.zeros_(self.output_proj.weight)
         nn.init.zeros_(self.output_proj.bias)
 
@@ -143,5 +143,5 @@ class MLPDenoiser(nn.Module):
 
         for block in self.blocks:
             x = block(x, time_vector)
-        x = project_in_float32(self.output_proj, self.norm(x))  # (B, 1, L d)
-        return x.view(rows, self.max_len, self.latent_dim)[:, :length]
+        x = project_in_float32(self.output_proj, self.norm(x))  # (B, 1, L d), or (B, 1, 2 L d) with a learned variance
+        return x.view(rows, self.max_len, x.shape[-1] // self.max_len)[:, :length]  # not -1: rows may be 0

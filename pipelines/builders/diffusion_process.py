@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from diffusion import time_sampling
 from diffusion.denoisers import Denoise, Network, get_time_input, make_denoise
 from diffusion.discrete_schedules import make_discrete_schedule
+from diffusion.learned_variance import HYBRID_WEIGHT, LearnedVariance
 from diffusion.loss import LossConfig
 from diffusion.noise_levels import power
 from diffusion.options import ProcessOptions, SamplingOptions
@@ -37,6 +38,8 @@ class DiffusionProcess:
     truncate_noise: float | None = None  # largest noise of a sampling step, in standard deviations
     project_from_t: float = 1.0  # estimates of x0 are projected onto the space for t <= this
     weighting: Weighting | None = None  # weights of the training loss by noise level (--loss_weighting); None: all 1
+    # hands the variance that the network returns to the sampler, with --posterior_variance learned
+    variance: LearnedVariance = field(default_factory=LearnedVariance)
 
     @property
     def loss_config(self) -> LossConfig:
@@ -57,6 +60,7 @@ class DiffusionProcess:
             self.time_input,
             train_schedule=self.train_schedule,
             shift=shift,
+            variance=self.variance,
         )
 
     def max_time(self, step: int, num_steps: int) -> float:
@@ -83,6 +87,13 @@ class DiffusionProcess:
         """Whether losses are divided by the density of their times, or the density is a weight of the noise levels."""
         return self.options.schedule_sampler not in time_sampling.UNWEIGHTED
 
+    def hybrid_weights(self, learned_variance: bool) -> dict[str, float]:
+        """Weights of the LOSS_TERMS that teach the variance of a step, if the network returns it."""
+        timesteps = num_timesteps(self.train_schedule)
+        if not learned_variance or timesteps is None:
+            return {}
+        return {"variational_bound": HYBRID_WEIGHT * timesteps}
+
     def x0_errors(self, losses: Tensor, t: Tensor) -> Tensor:
         """The squared errors of x0 (B,), from the losses of texts at times t (B,) after weight_losses."""
         power = 0.5 if self.options.loss_type == "l1" else 1.0
@@ -108,8 +119,13 @@ def make_process(
     another for sampling. student: whether the denoiser is a student of a distillation. Its predictions are estimates of
     x0 only at the last step (diffusion/ddim_maps), so only that one is projected.
     """
+    variance = LearnedVariance()
     sampler = make_sampler(
-        sampling.sampler, eta=sampling.ddim_sampling_eta or 0.0, variance=sampling.posterior_variance
+        sampling.sampler,
+        eta=sampling.ddim_sampling_eta or 0.0,
+        variance=sampling.posterior_variance,
+        gamma=sampling.renoise_gamma,
+        learned=variance,
     )
     train: Schedule
     sampling_schedule: Schedule
@@ -142,6 +158,7 @@ def make_process(
         sampling.truncate_noise,
         project_from_t,
         make_loss_weighting(options),
+        variance,
     )
 
 

@@ -216,7 +216,12 @@ class DiffusionStep:
         eps = draws.normal("noise", *clean.x0.shape[1:])
         selected = draws.select_rows("self_condition", options.train_prob_self_cond)
         mask = clean.mask if space.variable_length else None
-        result = self.denoise(clean.x0, mask, t, eps, condition, selected if self.self_condition else None)
+        estimate_noise = None
+        if self.self_condition and options.self_cond_noise:
+            estimate_noise = options.self_cond_noise * draws.normal("estimate noise", *clean.x0.shape[1:])
+        result = self.denoise(
+            clean.x0, mask, t, eps, condition, selected if self.self_condition else None, estimate_noise
+        )
         losses = self.process.weight_losses(result.loss, t)
         if self.timestep_sampler is not None:
             self.timestep_sampler.record_losses(t, losses)
@@ -245,11 +250,13 @@ class DiffusionStep:
         eps: Tensor,
         condition: Condition | None,
         selected: SelectedRows | None,
+        estimate_noise: Tensor | None = None,
     ) -> DenoisingResult:
         """Corrupt, self-condition, predict and compare.
 
         x0, eps: (B, L, D). mask: (B, L), None where every position is text. t: (B,). selected: the rows that receive
-        the network's own estimate of x0, without gradient; None: no self-conditioning.
+        the network's own estimate of x0, without gradient; None: no self-conditioning. estimate_noise: see
+        denoising_loss.
         """
 
         def bind(rows: Tensor | None) -> BoundNetwork:
@@ -268,6 +275,7 @@ class DiffusionStep:
             self_cond=None if selected is None else rows_on(selected, x0.device),
             wrap=project,
             with_x0_hat=bool(self.additional_losses),
+            estimate_noise=estimate_noise,
         )
 
 

@@ -36,9 +36,11 @@ def example(rows: int = 4, length: int = 5, width: int = 3):
     return x0, eps, mask, torch.linspace(0, 1, rows)
 
 
-def loss_of(network, x0, mask, schedule, objective, loss_type, t, eps, *, self_cond=None, time_input="alpha_bar"):
+def loss_of(
+    network, x0, mask, schedule, objective, loss_type, t, eps, *, self_cond=None, time_input="alpha_bar", **other
+):
     config = LossConfig(schedule, objective, loss_type, time_input)
-    return denoising_loss(lambda rows: network, x0, t, eps, config, mask=mask, self_cond=self_cond).loss
+    return denoising_loss(lambda rows: network, x0, t, eps, config, mask=mask, self_cond=self_cond, **other).loss
 
 
 def test_masked_mean_counts_valid_positions_once_each():
@@ -109,6 +111,20 @@ def test_the_network_receives_z_time_and_the_estimates_of_the_selected_rows():
     assert not seen["x0_self_cond"][[1, 2]].any() and torch.equal(seen["self_cond_mask"], selected[0])
     loss_of(network, x0, mask, make_discrete_schedule("linear", 4), "eps", "l2", t, eps, time_input="index")
     torch.testing.assert_close(seen["time"], (t - 0.25).clamp(min=0))
+
+
+def test_estimates_are_perturbed_by_a_share_of_the_noise_of_their_text():
+    x0, eps, mask, t = example()
+    noise, seen = torch.randn_like(x0), {}
+
+    def network(z, time, x0_self_cond=None, self_cond_mask=None):
+        seen.update(z=z, x0_self_cond=x0_self_cond)
+        return z
+
+    selected = torch.tensor([True, False, False, True]), torch.tensor([0, 3])
+    loss_of(network, x0, mask, SCHEDULE, "x0", "l2", t, eps, self_cond=selected, estimate_noise=0.3 * noise)
+    perturbed = (seen["x0_self_cond"] - seen["z"])[[0, 3]]
+    torch.testing.assert_close(perturbed, (0.3 * SCHEDULE(t).sigma[:, None, None] * noise)[[0, 3]].to(perturbed))
 
 
 def test_a_bfloat16_prediction_gives_a_float32_loss():

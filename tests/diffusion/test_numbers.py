@@ -121,7 +121,8 @@ def test_losses_and_their_gradients_are_finite(schedule, t, objective, loss_type
         mask=torch.tensor([[True, True], [True, False], [False, False]]), with_x0_hat=True,
     )  # fmt: skip
     assert bool(result.loss.isfinite().all()) and bool(result.x0_hat.isfinite().all())
-    for term in loss_terms(result, dict.fromkeys(LOSS_TERMS, 1.0)).values():
+    names = dict.fromkeys(LOSS_TERMS.keys() - {"variational_bound"}, 1.0)  # that needs a network with a variance
+    for term in loss_terms(result, names).values():
         assert bool(term.isfinite().all())
     (gradient,) = torch.autograd.grad(result.loss.sum(), weight)
     assert bool(gradient.isfinite().all())

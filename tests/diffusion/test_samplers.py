@@ -8,8 +8,7 @@ import torch
 
 from diffusion.denoisers import make_denoise
 from diffusion.discrete_schedules import make_discrete_schedule
-from diffusion.noise_levels import from_log_snr, log_snr, power
-from diffusion.sampler_steps import step_variance
+from diffusion.noise_levels import from_log_snr, log_snr, power, step_variance
 from diffusion.samplers import (
     make_sampler,
     nfe,

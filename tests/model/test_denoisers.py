@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diffusion.learned_variance import split_variance
 from diffusion.noise_levels import NoiseLevel
 from diffusion.objectives import to_x0
 from model import make_denoiser
@@ -251,6 +252,24 @@ def test_the_output_layer_stays_in_float32_under_autocast(variant):
     error = to_x0("eps", out, z, level) - to_x0("eps", exact, z, level)
     rounded = to_x0("eps", exact.bfloat16().float(), z, level) - to_x0("eps", exact, z, level)
     assert error.abs().max() < 0.01 and rounded.std() > 2
+
+
+@each
+def test_a_learned_variance_is_a_second_output(variant):
+    """Beside the prediction, which has the same weights and values as without it."""
+    plain, wide = denoiser(variant), denoiser(variant, learned_variance=True)
+    z, time, prev = inputs()
+    mask = prefix_mask(6, 3, 2, 1)
+    out = wide(z, time, mask, None, prev)
+    assert out.shape == (B, L, 2 * D) and plain(z, time, mask, None, prev).shape == z.shape
+    fresh = make_denoiser(D, 8, replace(OPTIONS, denoiser_variant=variant, learned_variance=True))
+    prediction, v = split_variance(fresh(z, time, mask, None, prev), D)
+    assert prediction.shape == v.shape == z.shape and bool((prediction == 0).all()) and bool((v == 0.5).all())
+    own = wide.output_proj.weight.view(-1, 2, D, 64) if variant == "mlp" else wide.output_proj.weight.view(2, D, 64)
+    with torch.no_grad():
+        own[..., 0, :, :].zero_()  # the weights of the prediction alone
+    changed = wide(z, time, mask, None, prev) - out
+    assert bool((changed[..., D:] == 0).all()) and bool(changed[..., :D].any())
 
 
 @each

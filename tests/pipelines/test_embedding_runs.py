@@ -54,8 +54,10 @@ def test_training_changes_the_embeddings(trained, programs, tmp_path):
         "--self_condition --train_batch_size 8 --gradient_accumulation_steps 2",
         "--normalize_embeddings --padding generated --rounding_head distance --train_batch_size 16",
         "--schedule_sampler lossaware --config importance_bins=3 --train_batch_size 8 --gradient_accumulation_steps 2",
+        "--learned_variance --self_condition --self_cond_noise 0.5 --schedule_sampler adaptive "
+        "--config importance_bins=3 --train_batch_size 16",
     ],
-    ids=["masked", "published", "importance"],
+    ids=["masked", "published", "importance", "hybrid"],
 )
 def test_diffusion_on_embeddings_resumes_exactly(programs, stop_after, fingerprints, tmp_path, flags):
     flags += " --num_train_steps 12"

@@ -16,6 +16,7 @@ from pipelines.cli.programs import DIFFUSION
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints, distributed
 from utils.cli.parse import parse
+from utils.errors import UserError
 from utils.options import LR_SCHEDULES
 from utils.trackers import read_metrics
 
@@ -81,6 +82,12 @@ def test_every_combination(train, objective, loss, schedule, sampler):
         "--num_dense_connections 2 --skip_pairing ld4lg --tx_depth 4",
         "--denoiser_variant states --self_condition --scale_shift",
         "--denoiser_variant mlp --tx_dim 50 --class_conditional --self_condition",
+        "--train_schedule tan --objective pred_v --loss_weighting x0 --schedule_sampler adaptive "
+        "--config importance_bins=4 --sampler heun --renoise_gamma 1",
+        "--beta_schedule linear --timesteps 50 --learned_variance --self_condition --class_conditional "
+        "--cls_free_guidance 2",
+        "--beta_schedule cosine --timesteps 50 --learned_variance --denoiser_variant mlp --sampler ddim "
+        "--renoise_gamma 1",
         "--class_conditional --self_condition --scale_shift",
         "--class_conditional --class_unconditional_prob 0",
         "--normalize_latent --config normalize_batches=3",
@@ -100,6 +107,34 @@ def test_every_combination(train, objective, loss, schedule, sampler):
 )
 def test_each_flag_trains_and_samples(train, flags):
     train(flags)
+
+
+def test_a_flow_on_the_scale_of_its_dimension(train):
+    """The process of ELF on a residual MLP. args.json holds the scale, so that the run samples on its own schedule."""
+    folder = train(
+        "--denoiser_variant mlp --train_schedule rectified_flow --objective pred_x0 --loss_weighting flow "
+        "--self_condition --train_prob_self_cond 0.95 --self_cond_noise 0.3 --schedule_sampler logit_normal "
+        "--time_logit_mean 0.8 --time_logit_std 0.8 --sampler ddim --renoise_gamma 1.5 --scale_by_dimension"
+    )
+    args = json.loads((folder / "args.json").read_text())
+    assert args["scale"] == pytest.approx(math.sqrt(4096 / (args["latent_length"] * args["latent_dim"])))
+    process = _generator(folder, "").process
+    assert process.train_schedule == process.sampling_schedule and process.train_schedule.scale == args["scale"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--scale_by_dimension --scale 2", "give one"),
+        ("--posterior_variance learned", "--learned_variance"),
+        ("--sampler ddim --ddim_sampling_eta 0.5 --renoise_gamma 1", "drop one of them"),
+        ("--schedule_sampler adaptive", "pred_v, pred_x0 or pred_flow"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_one_line(programs, chain, tmp_path, flags, message):
+    with pytest.raises(UserError, match=message) as error:
+        programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flags)
+    assert "\n" not in str(error.value)
 
 
 def test_respacing_selects_any_steps_of_a_chain(train):
