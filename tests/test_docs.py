@@ -26,6 +26,8 @@ FOREIGN = {
     "test",
     "nproc_per_node",
     "standalone",
+    "processes",  # of scripts/launch
+    "mpi",  # of srun
     "output_dir",
     "markdown",
     "logdir",  # of tensorboard
