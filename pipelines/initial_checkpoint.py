@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
-
-from pipelines.builders.joint import joint_weights
+from pipelines.builders.joint import joint_weights, without_autoencoder
+from pipelines.builders.models import DiffusionModel
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.run_context import RunContext
 from pipelines.steps.teacher import Teacher
@@ -17,15 +17,22 @@ from utils.state import State
 
 
 def load_initial_checkpoint(
-    settings: Settings[DiffusionConfig], teacher: Teacher | None, model: nn.Module
+    settings: Settings[DiffusionConfig], teacher: Teacher | None, model: DiffusionModel
 ) -> Checkpoint | None:
     """The weights of the teacher, of --joint_run or of --init_path, for a new run; None for random weights."""
     teacher_run, path = settings.config.distillation.distill_run, settings.config.intervals.init_path
-    if teacher is not None and teacher_run is not None:
-        return Checkpoint({"model": teacher.weights}, {}, Path(teacher_run))
     if settings.config.joint.joint_run is not None:
         return joint_weights(model, settings.path("joint_run"))
-    return checkpoints.load(path) if path else None
+    if teacher is not None and teacher_run is not None:
+        found = Checkpoint({"model": teacher.weights}, {}, Path(teacher_run))
+    elif path:
+        found = checkpoints.load(path)
+    else:
+        return None
+    if model.space is not None:
+        return found
+    # a run of --joint_run holds its autoencoder, which is frozen here and comes from its copy
+    return replace(found, tensors={**found.tensors, "model": without_autoencoder(found.tensors["model"])})
 
 
 def take_optimizer(run: RunContext[DiffusionConfig], state: State, initial: Checkpoint) -> None:

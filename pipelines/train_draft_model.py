@@ -62,6 +62,11 @@ def train(settings: Settings[DraftModelConfig]) -> int:
     check_best_metric(settings, [f"val_{name}" for name in METRICS])
     run = setup_run(settings, "text_latent_drafter", "draft model")
     space = CompressedSpace.from_pretrained(autoencoder, device=run.device, language_model=config.task.enc_dec_model)
+    if space.variable_length:
+        raise UserError(
+            f"--latent_model_path {autoencoder} has one latent per token, and a draft model reads a fixed number: name "
+            "another autoencoder"
+        )
     corpus = load_corpus(run)
     torch.manual_seed(derive_seed(config.loop.random_seed, "weights"))
     draft_model = DraftModel(space.language_model.dim, max_seq_len, config.draft_model).to(run.device)

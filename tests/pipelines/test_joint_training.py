@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from utils.errors import UserError
 from utils.state import chosen_ema
 from utils.trackers import read_metrics
 
+ROOT = Path(__file__).resolve().parents[2]
 WARMUP = 4
 FLAGS = (
     f"--joint_warmup_steps {WARMUP} --joint_noise 0.4 --num_train_steps 16 --train_batch_size 8 "
@@ -126,6 +130,26 @@ def test_it_resumes_exactly(programs, train, start, joint, stopped_run, fingerpr
     assert fingerprints(tmp_path / "parts") == fingerprints(joint)
     one, other = autoencoder_weights(joint), autoencoder_weights(tmp_path / "parts")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(train, start, programs, tmp_path):
+    """The autoencoder runs outside the network that DDP calls, and its gradients are averaged all the same."""
+    flags = "--joint_warmup_steps 1 --disable_dropout --num_train_steps 3 --learning_rate 1e-3"
+    assert train(tmp_path / "one", start, f"{flags} --train_batch_size 8") == 0
+    argv = (
+        f"--device cpu --lr_warmup_steps 2 --no_wandb --mixed_precision no --eval_batch_size 8 --num_samples 4 "
+        f"--log_every 1 --decoding greedy --scorer {programs.scorer} --config val_loss_examples=16 --joint_run {start} "
+        f"--output_dir {tmp_path / 'two'} {flags} --train_batch_size 4"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [*launch, "train_text_diffusion.py", *argv.split()]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (checkpoints.load(tmp_path / name).tensors["model"] for name in ("one", "two"))
+    for name, x in one.items():
+        torch.testing.assert_close(x, two[name], atol=1e-5, rtol=1e-4)
 
 
 def test_statistics_follow_the_latents_or_stay(train, start, joint, tmp_path):
