@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffusion.noise_levels import NoiseLevel, power
-from diffusion.objectives import TARGETS, resolve_objective
+from diffusion.objectives import NO_SIGNAL, TARGETS, resolve_objective
 from diffusion.schedules import Schedule
 
 Weighting = Callable[[Schedule, Tensor], Tensor]
@@ -52,6 +52,11 @@ def min_snr_weight(schedule: Schedule, t: Tensor, objective: str, gamma: float =
 MIN_SNR: Mapping[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {
     "eps": lambda alpha_bar, noise, gamma, tiny: (gamma * noise / alpha_bar.clamp(min=tiny)).clamp(max=1),
     "x0": lambda alpha_bar, noise, gamma, tiny: (alpha_bar / noise.clamp(min=tiny)).clamp(max=gamma),
+    "eps_x0": lambda alpha_bar, noise, gamma, tiny: torch.where(
+        alpha_bar < NO_SIGNAL**2,
+        (alpha_bar / noise.clamp(min=tiny)).clamp(max=gamma),
+        (gamma * noise / alpha_bar.clamp(min=tiny)).clamp(max=1),
+    ),
     "v": lambda alpha_bar, noise, gamma, tiny: torch.minimum(alpha_bar, gamma * noise),
     "flow": lambda alpha_bar, noise, gamma, tiny: (
         torch.minimum(alpha_bar, gamma * noise) / (alpha_bar.sqrt() + noise.sqrt()) ** 2

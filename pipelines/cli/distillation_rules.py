@@ -40,15 +40,17 @@ def inherit_teacher_flags(settings: Settings[DiffusionConfig]) -> None:
             )
     if settings.config.intervals.init_path is not None:
         raise UserError("--init_path and --distill_run both choose the weights to start from: give one")
-    if saved.get("latent_space") == "embeddings":
-        raise UserError(
-            f"--distill_run {teacher} diffuses token embeddings: only runs on frozen latents can be distilled"
-        )
     _inherit(settings, saved, teacher)
     if settings.config.process.objective == "pred_noise":
+        # noise says nothing of a text at t = 1, where each sample of a student begins: there it predicts x0, and its
+        # errors are those of v, so that no step of it has a vanishing loss
+        settings.set("objective", "pred_noise_x0")
+        if settings.config.process.loss_weighting == "none" and "loss_weighting" not in settings.explicit:
+            settings.set("loss_weighting", "v")
+    if settings.config.denoiser.learned_variance:
         raise UserError(
-            f"--distill_run {teacher} predicts noise, which carries no information on a text at t = 1: name a run that "
-            "was trained with --objective pred_v or pred_x0"
+            f"--distill_run {teacher} learned the variance of ancestral steps, which a student does not take: name a "
+            "run without --learned_variance"
         )
     settings.checkpoint_args = saved  # the parts are found and checked as those of the teacher's run
     settings.set("sampler", "ddim")
@@ -81,9 +83,9 @@ def _inherit(settings: Settings[DiffusionConfig], saved: dict[str, Any], teacher
                 )
         elif not (other_corpus and settings.program.group_of[name] == "data"):
             settings.set(name, known[name], source="saved")
-    own = teacher / "autoencoder"  # the student's run folder gets a separate copy
-    if (own / "args.json").is_file():
-        settings.set("latent_model_path", str(own), source="saved")
+    for name in ("autoencoder", "text_decoder"):  # the student's run folder gets a separate copy
+        if (teacher / name / "args.json").is_file():
+            settings.set("latent_model_path", str(teacher / name), source="saved")
 
 
 def _distill_student(settings: Settings[DiffusionConfig], saved: dict[str, Any], teacher: Path) -> None:
@@ -107,6 +109,12 @@ def _distill_student(settings: Settings[DiffusionConfig], saved: dict[str, Any],
 
 def _check_student_flags(settings: Settings[DiffusionConfig]) -> None:
     options = settings.config.distillation
+    for name in ("clamp", "rejection_rate"):
+        if name in settings.explicit and settings.get(name):
+            raise UserError(
+                f"--{name} rounds each estimate of x0, and those of a student are estimates at its last step only: "
+                f"leave it out, or sample from its teacher, {options.distill_run}"
+            )
     for name in (*_names(settings, "sampling", "grid"), "scale"):
         if name in settings.explicit and settings.get(name) != settings.checkpoint_args.get(name):
             raise UserError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from diffusion.absorbing import absorbing_shift
 from diffusion.ddim_maps import ddim_step, ddim_target_x0, eps_from_x0
 from diffusion.denoisers import get_time_input, make_denoise
 from diffusion.loss import DenoisingResult, corrupt, prediction_loss
@@ -19,8 +20,8 @@ from pipelines.data.datamodule import LatentSource
 from pipelines.steps.describe import describe_rows
 from pipelines.steps.diffusion import AdditionalLosses, drop_conditions
 from pipelines.steps.teacher import Teacher
-from utils.records import Condition
-from utils.seeding import seeded_generator
+from utils.records import Condition, KnownPositions, Latents
+from utils.seeding import StepRNG, seeded_generator
 
 
 class DistillBatch(NamedTuple):
@@ -30,6 +31,21 @@ class DistillBatch(NamedTuple):
     mask: Tensor | None
     condition: Condition | None
     eps: Tensor  # (B, L, D)
+    known: KnownPositions | None = None  # positions that stay clean: the source of a packed pair
+    shift: Tensor | None = None  # (B, L, D), towards an absorbing state
+
+    @property
+    def loss_mask(self) -> Tensor | None:
+        """(B, L) bool, the positions that are generated; None: all of them."""
+        if self.known is None:
+            return self.mask
+        return ~self.known.mask if self.mask is None else self.mask & ~self.known.mask
+
+
+class TextReader(Protocol):
+    """(rows, draws) -> clean latents, conditions and known positions of the texts of a batch."""
+
+    def __call__(self, rows: Tensor, draws: StepRNG) -> tuple[Latents, Condition | None, KnownPositions | None]: ...
 
 
 class DistillationStep:
@@ -41,6 +57,9 @@ class DistillationStep:
     own steps from an earlier time to that step, which also gives an estimate for self-conditioning; the others start
     from latents of texts, noised to that time. The loss is that of the prediction plus the
     AdditionalLosses of pipelines/steps/diffusion.
+
+    z is alpha x0 + sigma eps throughout, also where there is an absorbing state (diffusion/absorbing): only what a
+    network reads is shifted. Known positions are clean in what it reads, and have no loss.
     """
 
     logs_quarters = False
@@ -57,29 +76,40 @@ class DistillationStep:
         *,
         self_condition: bool,
         average_steps: bool = False,
+        read: TextReader | None = None,
+        absorbing: Tensor | None = None,
     ) -> None:
         """student: the network, or the wrapper that averages its gradients over ranks. num_steps: number of steps of
         the whole run.
 
         student_steps: number of steps of the student's sampler. average_steps: return the mean loss over all of them,
-        for validation.
+        for validation. read: reads the texts of a batch, with no losses of the space; None: cached latents, with them.
+        absorbing: (D,), the absorbing state of the noise; None: none.
         """
         self.student, self.latents, self.process, self.batch_sampler = student, latents, process, batch_sampler
         self.num_steps, self.teacher, self.student_steps = num_steps, teacher, student_steps
         self.self_condition, self.average_steps = self_condition, average_steps
         self.times = process.grid(student_steps).tolist()
         self.additional_losses = AdditionalLosses(latents)
+        if read is not None:
+            self.additional_losses.own = False  # of the space of embeddings, which its student leaves as it is
+        self.read, self.absorbing = self._read if read is None else read, absorbing
+
+    def _read(self, rows: Tensor, draws: StepRNG) -> tuple[Latents, Condition | None, KnownPositions | None]:
+        return (*self.latents(rows), None)
 
     def describe(self, step: int, micro: int, positions: list[int]) -> str:
         return describe_rows(self.batch_sampler, len(self.latents), step, micro, positions)
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = self.batch_sampler.rows(step, micro, len(self.latents))
-        clean, condition = self.latents(rows)
         draws = self.batch_sampler.rng(step, micro, self.latents.device)
+        clean, condition, known = self.read(rows, draws)
         condition = drop_conditions(condition, draws, self.process.options)
         mask = clean.mask if self.latents.space.variable_length else None
-        batch = DistillBatch(clean.x0, mask, condition, draws.normal("noise", *clean.x0.shape[1:]))
+        batch = DistillBatch(clean.x0, mask, condition, draws.normal("noise", *clean.x0.shape[1:]), known)
+        if self.absorbing is not None:
+            batch = batch._replace(shift=absorbing_shift(self.absorbing.detach(), batch.loss_mask))
 
         def total(start: int, k: int) -> tuple[Tensor, dict[str, Tensor]]:
             result = self.evaluate(batch, start, k)
@@ -123,20 +153,26 @@ class DistillationStep:
                 x0_prev = self._estimate(z, times[i], batch, x0_prev)
                 z = ddim_step(z, x0_prev, schedule(torch.tensor(times[i])), schedule(torch.tensor(times[i + 1])))
         t, s = times[k], times[k + 1]
-        z_s = self.teacher(z, k, batch.mask, batch.condition, x0_prev)
+        more = {} if batch.known is None and batch.shift is None else {"known": batch.known, "shift": batch.shift}
+        z_s = self.teacher(z, k, batch.mask, batch.condition, x0_prev, **more)
         time = torch.full((1,), t, dtype=z.dtype, device=z.device)
         level = broadcast_level(schedule, time, z)
         # at t = 0 a sampler returns its estimate of x0
         x0 = z_s if s == 0 else ddim_target_x0(z, z_s, level, broadcast_level(schedule, torch.full_like(time, s), z))
-        prediction = self._predict(z, get_time_input(schedule, time, self.process.time_input), batch, x0_prev)
+        prediction = self._predict(z, t, get_time_input(schedule, time, self.process.time_input), batch, x0_prev)
         eps = eps_from_x0(z, x0, level)
-        losses = prediction_loss(prediction, x0, eps, level, options.objective, options.loss_type, batch.mask)
+        losses = prediction_loss(prediction, x0, eps, level, options.objective, options.loss_type, batch.loss_mask)
         x0_hat = None
         if self.additional_losses:
             x0_hat = to_x0(options.objective, prediction.to(z.dtype), z, level)
-        return DenoisingResult(losses, x0, x0_hat, time.expand(len(z)), batch.mask, schedule)
+        return DenoisingResult(losses, x0, x0_hat, time.expand(len(z)), batch.loss_mask, schedule)
 
-    def _predict(self, z: Tensor, time: Tensor, batch: DistillBatch, x0_prev: Tensor | None) -> Tensor:
+    def _predict(self, z: Tensor, t: float, time: Tensor, batch: DistillBatch, x0_prev: Tensor | None) -> Tensor:
+        """The prediction (B, L, D) of the network at time t; time: its input."""
+        if batch.shift is not None:
+            z = z + (1 - self.process.train_schedule(torch.tensor(t)).alpha) * batch.shift
+        if batch.known is not None:
+            z = torch.where(batch.known.mask[..., None], batch.known.value.to(z), z)
         if not self.self_condition:
             return self.student(z, time, batch.mask, batch.condition)
         # a mask for each text, so that every step uses all parameters: DDP waits for the gradients of all of them
@@ -149,7 +185,8 @@ class DistillationStep:
         process = self.process
 
         def network(z: Tensor, time: Tensor, x0_prev: Tensor | None) -> Tensor:
-            return self._predict(z, time, batch, x0_prev)
+            return self._predict(z, t, time, batch, x0_prev)
 
         denoise = make_denoise(network, process.options.objective, process.train_schedule, process.time_input)
-        return denoise(z, torch.full((1,), t, dtype=z.dtype, device=z.device), x0_prev)
+        x0 = denoise(z, torch.full((1,), t, dtype=z.dtype, device=z.device), x0_prev)
+        return x0 if batch.known is None else torch.where(batch.known.mask[..., None], batch.known.value.to(x0), x0)

@@ -27,7 +27,7 @@ from pipelines.options import EmbeddingLossOptions
 from pipelines.steps.describe import describe_rows, describe_times
 from pipelines.steps.diffusion import TimestepSampler, bind_denoiser, drop_conditions, rows_on, split_by_quarter
 from utils.records import Batch, Condition, KnownPositions, Latents
-from utils.seeding import SelectedRows
+from utils.seeding import SelectedRows, StepRNG
 
 
 @dataclass
@@ -39,6 +39,7 @@ class StepNoise:
     embedding_noise: Tensor  # (B, L, D) noise of x0 around its embedding, standard normal
     self_cond_rows: SelectedRows | None  # rows that receive the network's own estimate; None: no self-conditioning
     mask_uniform: Tensor | None = None  # (B, L) in [0, 1): positions that become the absorbing state; None: no position
+    estimate_noise: Tensor | None = None  # (B, L, D), added to the estimates of self-conditioning, see denoising_loss
 
 
 class EmbeddingLoss(nn.Module):
@@ -51,12 +52,16 @@ class EmbeddingLoss(nn.Module):
         process: DiffusionProcess,
         absorbing: nn.Parameter | None = None,
         denoise_rate: float = 0.0,
+        learned_variance: bool = False,
     ) -> None:
-        """absorbing: (D,), the absorbing state. denoise_rate: share of tokens replaced by it at full noise."""
+        """absorbing: (D,), the absorbing state. denoise_rate: share of tokens replaced by it at full noise.
+
+        learned_variance: whether the denoiser returns a variance.
+        """
         super().__init__()
         self.denoiser, self.space, self.process = denoiser, space, process
         self.absorbing, self.denoise_rate = absorbing, denoise_rate
-        self.terms = term_weights({"tT_loss": 1.0})
+        self.terms = term_weights({"tT_loss": 1.0, **process.hybrid_weights(learned_variance)})
 
     def forward(self, batch: Batch, noise: StepNoise, condition: Condition | None) -> dict[str, Tensor]:
         """Losses (B,) by name: diffusion; those of the space (decoder_nll); LOSS_TERMS; with an absorbing state its
@@ -95,6 +100,9 @@ class EmbeddingLoss(nn.Module):
             kept = known[rows]
             return with_known_positions(denoise, kept.value, kept.mask)
 
+        estimate_noise = noise.estimate_noise
+        if estimate_noise is not None and known is not None:
+            estimate_noise = estimate_noise.masked_fill(known.mask[..., None], 0)  # known positions stay clean
         result = denoising_loss(
             bind,
             latents.x0,
@@ -107,6 +115,7 @@ class EmbeddingLoss(nn.Module):
             absorbing=absorbing,
             mean=latents.mean,
             with_x0_hat=True,
+            estimate_noise=estimate_noise,
         )
         assert result.x0_hat is not None
         return result, fill_known(result.x0_hat, known)
@@ -121,6 +130,28 @@ class EmbeddingLoss(nn.Module):
     def rounding_nll(self, batch: Batch, x0_hat: Tensor, loss_mask: Tensor | None) -> Tensor:
         """-log p(w | x0_hat), (B,), nats per generated token: the distance of the estimates from the texts."""
         return self.space.nll(batch, x0_hat, loss_mask)
+
+
+@dataclass(frozen=True)
+class TokenReader:
+    """(rows, draws) -> the token ids of a batch: texts, packed pairs, or blocks of running text with a known prefix."""
+
+    data: TokenSplit
+    space: EmbeddingSpace
+    device: torch.device
+    max_prefix_fraction: float | None = None
+    """Of blocks of running text, the largest share of a block that is known. None: texts or pairs."""
+    null_source_prob: float = 0.0
+    """Share of packed pairs whose source is hidden, for guidance."""
+
+    def __call__(self, rows: Tensor, draws: StepRNG) -> Batch:
+        batch = self.data.batch(rows, self.space.length).to(self.device)
+        if self.max_prefix_fraction is not None:
+            batch = reveal_prefix(batch, draws.uniform("prefix"), self.max_prefix_fraction)
+        if self.null_source_prob:
+            hidden, tokenizer = draws.uniform("source") < self.null_source_prob, self.space.tokenizer
+            batch = null_sources(batch, hidden, filler_id(tokenizer), tokenizer.all_special_ids)
+        return batch
 
 
 class EmbeddingStep:
@@ -155,8 +186,8 @@ class EmbeddingStep:
         """
         self.network, self.loss, self.data, self.batch_sampler = network, loss, data, batch_sampler
         self.num_steps, self.timestep_sampler = num_steps, timestep_sampler
-        self.device, self.max_prefix_fraction = device, max_prefix_fraction
-        self.null_source_prob = null_source_prob
+        self.device = device
+        self.read = TokenReader(data, loss.space, device, max_prefix_fraction, null_source_prob)
         self.self_condition, self.class_conditional = self_condition, class_conditional
         self.weights = {
             **loss.terms,
@@ -173,23 +204,19 @@ class EmbeddingStep:
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         process, space = self.loss.process, self.loss.space
-        batch = self.data.batch(self.batch_sampler.rows(step, micro, len(self.data)), space.length).to(self.device)
         draws = self.batch_sampler.rng(step, micro, self.device)
-        if self.max_prefix_fraction is not None:
-            batch = reveal_prefix(batch, draws.uniform("prefix"), self.max_prefix_fraction)
-        if self.null_source_prob:
-            hidden = draws.uniform("source") < self.null_source_prob
-            batch = null_sources(batch, hidden, filler_id(space.tokenizer), space.tokenizer.all_special_ids)
+        batch = self.read(self.batch_sampler.rows(step, micro, len(self.data)), draws)
         make_sampler = self.timestep_sampler or process.make_time_sampler
         t, weight = draws.sample_global(make_sampler(step, self.num_steps), "time")
         selected = draws.select_rows("self_condition", process.options.train_prob_self_cond)
-        shape = (space.length, space.dim)
+        shape, perturb = (space.length, space.dim), process.options.self_cond_noise
         noise = StepNoise(
             t,
             draws.normal("noise", *shape),
             draws.normal("spread", *shape),  # part of the seed: renaming it would change the noise
             selected if self.self_condition else None,
             draws.uniform("discrete noise", space.length) if self.loss.denoise_rate else None,
+            perturb * draws.normal("estimate noise", *shape) if self.self_condition and perturb else None,
         )
         condition = None
         if self.class_conditional:

@@ -16,10 +16,13 @@ from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
 from pipelines.data.datamodule import DataModule
 from pipelines.data.embedding_datamodule import EmbeddingDataModule
 from pipelines.data.latent_datamodule import LatentDataModule
+from pipelines.data.tokens import TokenSplit
 from pipelines.run_context import RunContext
+from pipelines.sampling.inputs import PackedSources
 from pipelines.steps.diffusion import DiffusionStep, TimestepSampler
 from pipelines.steps.distillation import DistillationStep
-from pipelines.steps.embeddings import EmbeddingLoss, EmbeddingStep
+from pipelines.steps.embedded_texts import EmbeddedTexts
+from pipelines.steps.embeddings import EmbeddingLoss, EmbeddingStep, TokenReader
 from pipelines.steps.teacher import Teacher, find_teacher, network_of
 
 
@@ -63,7 +66,8 @@ class LatentSteps:
         common = (network, latents, self.process, sampler, settings.config.loop.num_train_steps)
         if self.teacher is None:
             timestep_sampler = self.timestep_sampler if training else None
-            return DiffusionStep(*common, settings.config.denoiser.self_condition, timestep_sampler)
+            weights = self.process.hybrid_weights(settings.config.denoiser.learned_variance)
+            return DiffusionStep(*common, settings.config.denoiser.self_condition, timestep_sampler, weights)
         return DistillationStep(
             *common,
             self.teacher,
@@ -84,23 +88,26 @@ class EmbeddingSteps:
         timestep_sampler: TimestepSampler,
         teacher: Teacher | None = None,
     ) -> None:
-        assert teacher is None, "runs of embeddings are not distilled"
-        self.run, self.data, self.timestep_sampler = run, data, timestep_sampler
-        self.is_packed = components.seq2seq
-        self.network = EmbeddingLoss(
+        self.run, self.data, self.timestep_sampler, self.teacher = run, data, timestep_sampler, teacher
+        self.components, self.is_packed = components, components.seq2seq
+        self.loss = EmbeddingLoss(
             components.model.denoiser,
             cast(EmbeddingSpace, components.space.space),
             components.process,
             components.model.absorbing,
             run.settings.config.absorbing.denoise_rate if run.settings.config.absorbing.denoise else 0.0,
+            run.settings.config.denoiser.learned_variance,
         )
 
     def __call__(self, network: nn.Module, sampler: TrainingSampler | ValidationSampler) -> Step:
         settings, training = self.run.settings, isinstance(sampler, TrainingSampler)
+        tokens = self.data.tokens["train" if training else "valid"]
+        if self.teacher is not None:
+            return self._distillation(network, sampler, tokens, self.teacher)
         return EmbeddingStep(
             network,
-            self.network,
-            self.data.tokens["train" if training else "valid"],
+            self.loss,
+            tokens,
             sampler,
             settings.config.loop.num_train_steps,
             settings.config.embedding_loss,
@@ -109,10 +116,47 @@ class EmbeddingSteps:
             class_conditional=settings.config.denoiser.class_conditional,
             reg_rate=settings.config.absorbing.reg_rate,
             timestep_sampler=self.timestep_sampler if training else None,
-            max_prefix_fraction=settings.config.packing.max_prefix_fraction
-            if settings.config.packing.pretrain_blocks
-            else None,
-            null_source_prob=settings.config.process.seq2seq_unconditional_prob if self.is_packed else 0.0,
+            max_prefix_fraction=self._max_prefix_fraction,
+            null_source_prob=self._null_source_prob,
+        )
+
+    @property
+    def network(self) -> nn.Module:
+        """Embeddings train with the denoiser, but not in a distillation."""
+        return self.loss if self.teacher is None else self.components.model.denoiser
+
+    @property
+    def _max_prefix_fraction(self) -> float | None:
+        options = self.run.settings.config.packing
+        return options.max_prefix_fraction if options.pretrain_blocks else None
+
+    @property
+    def _null_source_prob(self) -> float:
+        return self.run.settings.config.process.seq2seq_unconditional_prob if self.is_packed else 0.0
+
+    def _distillation(
+        self, network: nn.Module, sampler: TrainingSampler | ValidationSampler, tokens: TokenSplit, teacher: Teacher
+    ) -> Step:
+        settings, components, device = self.run.settings, self.components, self.run.device
+        sources = None
+        if self.is_packed:
+            trim = settings.config.packing.truncate_sources
+            has_null = settings.config.distillation.distill_guidance != 1 and self._null_source_prob > 0
+            sources = PackedSources(components.space, device, trim, has_null)
+        read = TokenReader(tokens, self.loss.space, device, self._max_prefix_fraction, self._null_source_prob)
+        texts = EmbeddedTexts(components.space, read, settings.config.denoiser.class_conditional, sources)
+        return DistillationStep(
+            network,
+            texts,
+            components.process,
+            sampler,
+            settings.config.loop.num_train_steps,
+            teacher,
+            settings.config.distillation.distill_steps,
+            self_condition=settings.config.denoiser.self_condition,
+            average_steps=not isinstance(sampler, TrainingSampler),
+            read=texts.read,
+            absorbing=components.model.absorbing,
         )
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffusion.denoisers import Denoise
+from diffusion.guidance import with_known_positions
 from diffusion.samplers import Sampler, make_sampler
+from diffusion.schedules import Schedule, broadcast_level, num_timesteps
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.components import Components, make_generator
 from pipelines.data.context_encoder import DenoiserWithContext
@@ -19,7 +22,7 @@ from utils.cli.settings import Settings
 from utils.distributed import autocast
 from utils.errors import UserError
 from utils.pretrained import relative_path
-from utils.records import Condition
+from utils.records import Condition, KnownPositions
 
 TEACHER = "teacher_relative"  # entry of args.json
 
@@ -49,10 +52,26 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(
-        self, z: Tensor, k: int, mask: Tensor | None, condition: Condition | None, x0_prev: Tensor | None
+        self,
+        z: Tensor,
+        k: int,
+        mask: Tensor | None,
+        condition: Condition | None,
+        x0_prev: Tensor | None,
+        known: KnownPositions | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
-        """z: (B, L, D), at the start of step k. x0_prev: the student's estimate at step k - 1; None at the first."""
-        denoise, times, first = self.generator.make_denoise_fn(condition, mask), self.sub_grids[k], x0_prev
+        """z: (B, L, D), at the start of step k. x0_prev: the student's estimate at step k - 1; None at the first.
+
+        known: positions that stay clean. shift: (B, L, D), towards an absorbing state; z is alpha x0 + sigma eps all
+        the same, without it.
+        """
+        denoise = self.generator.make_denoise_fn(condition, mask, shift, known=known)
+        if known is not None:
+            denoise = with_known_positions(denoise, known.value, known.mask)
+        if shift is not None:
+            denoise = with_shifted_input(denoise, self.generator.process.sampling_schedule, shift)
+        times, first = self.sub_grids[k], x0_prev
         if self.extra_estimate:
             first = denoise(z, torch.full((1,), float(times[0]), device=z.device, dtype=z.dtype), x0_prev)
 
@@ -60,6 +79,35 @@ class Teacher:
             return denoise(z, t, first if x0_prev is None else x0_prev)
 
         return self.sampler(with_initial_estimate, self.generator.process.sampling_schedule, times, z)
+
+
+def with_shifted_input(denoise: Denoise, schedule: Schedule, shift: Tensor) -> Denoise:
+    """A Denoise of z = alpha x0 + sigma eps, given one of the z that an absorbing state shifts (diffusion/absorbing).
+
+    The steps of a sampler are the same in both coordinates.
+    """
+
+    def shifted(z: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+        level = broadcast_level(schedule, t, z)
+        return denoise(z + (1 - level.alpha).to(z) * shift, t, x0_prev)
+
+    return shifted
+
+
+def informed_start(schedule: Schedule, first: float, second: float) -> float:
+    """The time at which a teacher that predicts noise begins, for a student that begins at pure noise.
+
+    Its x0 is its noise over alpha, which is nearly 0 at t = 1: an error of the noise would be up to a thousand times as
+    large in the next z. At the time with a quarter of the signal of the next one it is at most four times as large, and
+    z still is noise but for that quarter. first, second: the first times of the teacher. Returns `first` if there is
+    no such time between them.
+    """
+    wanted = float(schedule(torch.tensor(second, dtype=torch.float64)).alpha) / 4
+    chain, between = num_timesteps(schedule), 1000
+    grid = torch.arange(1, chain) / chain if chain else torch.linspace(second, first, between)[1:-1]
+    times = grid[(grid > second + 1e-9) & (grid < first - 1e-9)].double()
+    enough = times[schedule(times).alpha >= wanted]
+    return float(enough.max()) if len(enough) else first
 
 
 def split_grid(times: Tensor, fine: Tensor) -> list[Tensor]:
@@ -95,9 +143,13 @@ def load_teacher(
     )
     generator.denoiser = network_of(trained.components)
     steps = settings.config.distillation.distill_steps
+    sub_grids = split_grid(grid(steps), grid(steps * settings.config.distillation.distill_substeps))
+    if process.options.objective == "pred_noise":
+        begin = informed_start(process.train_schedule, float(sub_grids[0][0]), float(sub_grids[0][1]))
+        sub_grids[0] = torch.cat([sub_grids[0].new_tensor([begin]), sub_grids[0][1:]])
     return Teacher(
         generator,
-        split_grid(grid(steps), grid(steps * settings.config.distillation.distill_substeps)),
+        sub_grids,
         extra_estimate=trained.settings.config.denoiser.self_condition and not of_student,
         sampler=generator.process.sampler if of_student else make_sampler("dpmpp"),
         weights=trained.components.model.state_dict(),

@@ -58,8 +58,9 @@ def test_both_ends_are_finite(objective, dtype):
         weight = min_snr_weight(schedule, ends, objective)
         assert weight.dtype == dtype and weight.isfinite().all() and (weight >= 0).all()
     clean, noisy = min_snr_weight(make_discrete_schedule("sqrt", 10), ends, objective).tolist()
-    assert clean == {"eps": 0.0, "x0": 5.0, "v": 0.0, "flow": 0.0}[objective]
-    assert noisy == pytest.approx({"eps": 1.0, "x0": 0.0, "v": 0.0, "flow": 0.0}[objective], abs=1e-3)
+    assert clean == {"eps": 0.0, "eps_x0": 0.0, "x0": 5.0, "v": 0.0, "flow": 0.0}[objective]
+    expected = {"eps": 1.0, "eps_x0": 0.0, "x0": 0.0, "v": 0.0, "flow": 0.0}[objective]
+    assert noisy == pytest.approx(expected, abs=1e-3)
 
 
 def test_weightings_by_name():
