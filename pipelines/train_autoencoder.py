@@ -88,6 +88,8 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
         state,
         lambda checkpoint: model.check_fingerprint(checkpoint.metadata.get("language_model_fingerprint"), run.folder),
     )
+    if "bleu" in state.best:  # of an earlier version
+        state.best = {"metric": DEFAULT_METRIC, "value": state.best["bleu"], "step": state.best["step"]}
     if config.run.resume_dir and not resumed:  # weights only, as in the published command line
         # a decoder is trained for the latents that a denoiser reads: those of the best checkpoint
         read = best_or_newest if config.autoencoder.lm_mode == "decoder" else checkpoints.load

@@ -110,6 +110,17 @@ def test_the_losses_of_a_space_are_those_of_its_rows(language_model):
     assert all(p.grad is not None for p in space.heads.parameters())
 
 
+@pytest.mark.parametrize("kind", [PerceiverAutoencoder, PerTokenAutoencoder])
+def test_padding_changes_no_loss(language_model, kind):
+    losses = LatentLossOptions(feature_matching_weight=0.5, alignment_weight=2.0, kl_weight=0.1)
+    space = make_space(language_model, kind, losses, variational=True, alignment_dim=5, tell_noise_level=True)
+    batch, target = make_batch(), torch.randn(2, 5)
+    found = space(batch, target=target)
+    short = Batch(batch.input_ids[1:, : LENGTHS[1]], batch.attention_mask[1:, : LENGTHS[1]])
+    for name, alone in space(short, target=target[1:]).items():
+        torch.testing.assert_close(found[name][1:], alone, msg=name)
+
+
 def test_without_flags_a_space_has_no_heads_and_the_losses_that_it_had(language_model):
     space, batch = make_space(language_model), make_batch()
     assert not list(space.heads.parameters()) and list(space(batch)) == ["reconstruction"]
