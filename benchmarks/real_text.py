@@ -5,10 +5,11 @@
     python benchmarks/real_text.py --output_dir runs/flickr30k table --texts mine=samples.txt
     python benchmarks/real_text.py --output_dir runs/flickr30k table --runs recipe=runs/my_recipe
 
-Words name what is done, in their order: corpus divides the corpus (benchmarks/real_text_corpus.py), a row trains a
-system (benchmarks/real_text_rows.py), table samples what is trained and judges it; `all` is everything. A row that is
-trained, sampled or judged before is not repeated, and an interrupted one goes on. --texts and --runs add texts and runs
-that were made elsewhere, without training anything.
+Words name what is done, in their order: corpus divides the corpus (benchmarks/real_text_corpus.py), judge trains the
+judge that is part of no system, a row trains a system (benchmarks/real_text_rows.py), table samples what is trained and
+judges it; `all` is everything. A row that is trained, sampled or judged before is not repeated, and an interrupted one
+goes on. --texts and --runs add texts and runs that were made elsewhere, without training anything; train them on
+DIR/corpus/train.jsonl, or the judge may know texts of theirs.
 
 Judges: a pretrained language model (--scorer), a sentence encoder (--mauve_encoder), and a language model that is
 trained from scratch on texts that no system sees; linear AUC, diversity, memorization, copies and lengths need no
@@ -26,17 +27,20 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.real_text_corpus import CORPORA, Parts, make_parts, read_parts, write_parts
-from benchmarks.real_text_rows import ROWS, Models, sampled_run, train_row
+from benchmarks.real_text_rows import ROWS, Models, sampled_run, train_row, training_order
 from benchmarks.real_text_table import facts_of_run, make_table
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import write_json, write_text
 from utils.terminal import aligned, single_line
+
+if TYPE_CHECKING:
+    from benchmarks.real_text_judges import Judges
 
 SCORES, LOG = "scores.json", "log.txt"
 
@@ -49,8 +53,8 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("what", nargs="+", choices=("corpus", *ROWS, "table", "all"), metavar="WHAT",
-        help=f"corpus, table, all, or rows: {', '.join(ROWS)}")  # fmt: skip
+    add("what", nargs="+", choices=("corpus", "judge", *ROWS, "table", "all"), metavar="WHAT",
+        help=f"corpus, judge, table, all, or rows: {', '.join(ROWS)}")  # fmt: skip
     add("--output_dir", type=Path, required=True, metavar="DIR", help="folder of the study of one corpus")
     add("--corpus", choices=tuple(CORPORA), help="for corpus: which one")
     add("--data_dir", type=Path, metavar="FOLDER", help="for corpus: the folder that holds the corpora")
@@ -89,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.minutes > 0:
         raise UserError(f"--minutes {args.minutes:g} is no time: give more than 0")
     study = Study(args, [*(sys.argv[1:] if argv is None else argv)])
-    wanted = ["corpus", *ROWS, "table"] if "all" in args.what else list(dict.fromkeys(args.what))
+    wanted = ["corpus", "judge", *training_order(), "table"] if "all" in args.what else list(dict.fromkeys(args.what))
     for what in wanted:
         study.do(what)
     return 0
@@ -124,8 +128,10 @@ class Study:
         """One word of the command line."""
         if what == "corpus":
             self.make_corpus()
+        elif what == "judge":
+            self.judges()
         elif what == "table":
-            self.judge()
+            self.make_table()
         else:
             began = time.monotonic()
             train_row(what, self.root, self.parts, self.models, self.args.minutes)
@@ -146,16 +152,11 @@ class Study:
 
     # ---- judging -------------------------------------------------------------------------------------------------
 
-    def judge(self) -> None:
-        """Sample and judge every row that is there, then write the table."""
+    def judges(self) -> Judges:
+        """All judges; the one that is trained here is trained unless it is there."""
         from benchmarks.real_text_judges import OWN_STEPS, Judges
-        from benchmarks.real_text_samples import HUMAN, human_texts, what_is_asked
-        from evaluation import report
-        from evaluation.score.scoring import SEEDS_FROM
 
-        args, parts = self.args, self.parts
-        asked = what_is_asked(parts, args.num_samples)
-        sources = self._sources_of_texts(asked)  # before the judges: a wrong name must not cost minutes
+        args = self.args
         scorer, encoder = (
             None if (named or "").lower() == "none" else named or default
             for named, default in (
@@ -164,7 +165,18 @@ class Study:
             )
         )
         steps = OWN_STEPS if args.own_judge_steps is None else args.own_judge_steps
-        judges = Judges(self.root, parts, scorer, encoder, self.log, steps)
+        return Judges(self.root, self.parts, scorer, encoder, self.log, steps)
+
+    def make_table(self) -> None:
+        """Sample and judge every row that is there, then write the table."""
+        from benchmarks.real_text_samples import HUMAN, human_texts, what_is_asked
+        from evaluation import report
+        from evaluation.score.scoring import SEEDS_FROM
+
+        args, parts = self.args, self.parts
+        asked = what_is_asked(parts, args.num_samples)
+        sources = self._sources_of_texts(asked)  # before the judges: a wrong name must not cost minutes
+        judges = self.judges()
         protocol = judges.protocol() | {
             "num_samples": args.num_samples, "seeds": [SEEDS_FROM + i for i in range(args.seeds)]
         }  # fmt: skip
@@ -241,6 +253,9 @@ class Study:
         self.log(f"{name}: sampling from {folder}")
         texts = texts_of_run(folder, asked, [SEEDS_FROM + i for i in range(self.args.seeds)], keep, self.log)
         facts = facts_of_run(folder, ROWS[name].parts if name in ROWS else None)
+        trained_on = facts.pop("train_file")
+        if trained_on is None or Path(trained_on).resolve() != self.root / "corpus" / "train.jsonl":
+            facts["elsewhere"] = True
         return texts, {"identity": f"{folder.parent.name}/{folder.name} step {newest_step(folder)}", **facts}
 
     def _of_files(self, name: str, files: str, n: int) -> tuple[list[list[str]], dict[str, Any]]:

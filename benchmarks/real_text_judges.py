@@ -24,8 +24,9 @@ from evaluation.fluency import perplexity
 from evaluation.mauve import mauve
 from evaluation.memorization import NgramIndex
 from evaluation.optional import MissingPackage, optional_import
-from evaluation.protocols import Result, evaluate_pairs, evaluate_texts, over_seeds
+from evaluation.protocols import Result, compute_mauves, evaluate_pairs, evaluate_texts, over_seeds
 from evaluation.score.scoring import SEEDS_FROM, draw_texts
+from evaluation.two_sample import linear_auc
 from utils.distributed import pick_device
 
 SPLIT = "test"  # of the references, in the keys of metrics
@@ -88,17 +89,20 @@ class Judges:
         texts: one set for each seed, or one set, which is then compared with other references for each seed. labels:
         the classes asked for, of every text of a set; examples: the sources of every text, with their references.
         """
-        results = []
+        results: list[Result] = []
         for i in range(seeds):
-            mine = list(texts[i if len(texts) > 1 else 0])
-            results.append(self._score_seed(mine, SEEDS_FROM + i, labels, examples))
+            seed, again = SEEDS_FROM + i, len(texts) == 1 and i > 0
+            mine = list(texts[0 if len(texts) == 1 else i])
+            real = self.references(len(mine), seed, examples)
+            found = results[0] | self._compare(mine, real) if again else self._score(mine, real, labels, examples)
+            results.append(found)
             self.log(f"  seed {i + 1} of {seeds} judged")
         return over_seeds(results)
 
-    def _score_seed(
-        self, texts: list[str], seed: int, labels: Sequence[int] | None, examples: Examples | None
+    def _score(
+        self, texts: list[str], real: list[str], labels: Sequence[int] | None, examples: Examples | None
     ) -> Result:
-        real = self.references(len(texts), seed, examples)
+        """Every number of a set of texts."""
         result = evaluate_texts(texts, {SPLIT: real}, self.index, self.scorer, encoder=self.encoder)
         if self.own is not None:
             of_own = perplexity(texts, self.own)
@@ -111,6 +115,13 @@ class Judges:
         if examples is not None:
             result |= self._of_sources(texts, examples)
         return result
+
+    def _compare(self, texts: list[str], real: list[str]) -> Result:
+        """The numbers that depend on the references."""
+        numbers: Result = dict(compute_mauves({SPLIT: (texts, real)}, self.scorer, self.encoder).numbers)
+        if self.own is not None:
+            numbers[f"{OWN}/mauve"] = mauve(texts, real, self.own).score
+        return numbers | linear_auc(texts, real)
 
     def references(self, n: int, seed: int, examples: Examples | None = None) -> list[str]:
         """The real texts that n texts of a seed are compared with: of sources, their first references."""

@@ -92,6 +92,12 @@ ROWS = {
 }  # fmt: skip
 
 
+def training_order() -> list[str]:
+    """All rows, each after the row that it uses."""
+    used = [row.after for row in ROWS.values() if row.after is not None]
+    return [*used, *(name for name in ROWS if name not in used)]
+
+
 @dataclass(frozen=True)
 class Models:
     """The pretrained models of the rows, and what is the same for all of them."""

@@ -100,6 +100,12 @@ def make_table(rows: Mapping[str, Mapping[str, Any]], judges: Mapping[str, str],
         if found:
             latents.append([name, *(_number(found.get(key)) for key in DECODER_KEYS.values())])
     note = f"{MARK} This judge is a part of the system, so its number flatters it.\n" if marked else ""
+    elsewhere = [name for name, row in rows.items() if row.get("elsewhere")]
+    if elsewhere:
+        note += (
+            f"{', '.join(elsewhere)}: trained on other files than those of this study, which may contain texts of the "
+            "own judge.\n"
+        )
     return Table(lines, latents, {name: row["texts"] for name, row in rows.items()}, note)
 
 
@@ -116,6 +122,7 @@ def facts_of_run(folder: Path, parts: Sequence[str] | None = None) -> dict[str, 
         parts += [ENCODER] * bool(decoder_args.get("encoder_model") or args.get("encoder_model"))
     found: dict[str, Any] = {
         "parts": list(parts),
+        "train_file": args.get("train_file"),
         "trained_parameters": args.get("trainable_params"),
         "sampler": args.get("sampler"),
         "sampling_timesteps": args.get("sampling_timesteps"),

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from pipelines import recipe_plan as plan
-from pipelines.recipe_models import EXPECTED, encoding_speed, find_models, parts_that_judge
+from pipelines.recipe_models import encoding_speed, find_judges, find_models, parts_that_judge
 from pipelines.recipe_options import CORPUS_FLAGS, check_arguments, parser
 from pipelines.recipe_plan import Choice, Choices, Machine, Steps
 from pipelines.recipe_stages import (
@@ -42,6 +42,7 @@ RECORD = "recipe.json"
 EVALUATION_FLAGS = ("num_samples", "scorer", "mauve_encoder")  # another value evaluates again
 LONGEST_PROBE, PROBE_SHARE = 25.0, 0.02  # seconds of training, and share of a stage
 LAST_SHARE, MOST_LAST = 0.06, 90.0  # of a stage, for its last evaluation; seconds
+MOST_START = 15.0  # seconds
 
 
 @exit_on_user_error
@@ -139,6 +140,7 @@ class Recipe:
         from dataset_utils import registry
         from dataset_utils.options import DataOptions
         from pipelines.recipe_data import measure
+        from utils.distributed import pick_device
 
         names = {name: getattr(self.args, name) for name in CORPUS_FLAGS}
         models = find_models(self.given, _log)
@@ -156,7 +158,7 @@ class Recipe:
         speed, tokenizer = (0.0, None) if encoder is None else encoding_speed(encoder, corpus.train.texts)
         facts = measure(corpus, tokenizer)
         _log(f"{corpus.name}: {facts.describe()}")
-        machine = Machine(models["language_model"], models["encoder_model"], speed)
+        machine = Machine(models["language_model"], models["encoder_model"], speed, pick_device().type == "cuda")
         choices = plan.choose(facts, machine, 60 * self.args.minutes, self.given)
         flags = " ".join(f"--{name} {shlex.quote(value)}" for name, value in names.items() if value is not None)
         self.state = {
@@ -252,24 +254,20 @@ class Recipe:
             rate = Rate(0.0, 0.0)
         seconds = plan.stage_seconds(name, self.left() - (time.monotonic() - began), stages, [*self.state["stages"]])
         last = min(MOST_LAST, LAST_SHARE * seconds)
+        start = min(MOST_START, rate.started)  # of the stage itself: in this process, with what its probe has encoded
         steps = plan.choose_steps(
             seconds - last,
             rate.steps_per_second,
-            self._later_start(rate.started),
+            start,
             batch,
             fewest=row.fewest,
             steps=typed,
             fixed_batch=bool(row.batch_size and self.choices[row.batch_size].given),
         )
-        start = self._later_start(rate.started)
         # however small the budget, the least number of steps is made; typed steps are made whatever they take
         least = start + steps.steps / max(1e-9, steps.steps_per_second)
         limit = 86400.0 * 365 if typed is not None else max(seconds - last, least)
         return {**steps.record(), "max_seconds": round(limit, 1), "started": round(rate.started, 1)}
-
-    def _later_start(self, started: float) -> float:
-        """Seconds to the first step of the stage itself: in this process, with what its probe has encoded."""
-        return min(started, 15.0)
 
     def _show_time(self, name: str, steps: Steps) -> None:
         left, stages = self.left(), plan.shares(self.choices)
@@ -284,24 +282,12 @@ class Recipe:
 
     # ---- evaluation ----------------------------------------------------------------------------------------------
 
-    def judges(self) -> dict[str, str | None]:
-        """scorer and mauve_encoder: those that were named, else pretrained ones, parts of the system if need be."""
-        from utils.local_models import find_model
-
-        models = self.state["models"]
-        found: dict[str, str | None] = {}
-        for flag, part in (("scorer", "language_model"), ("mauve_encoder", "encoder_model")):
-            folder = find_model(EXPECTED[part])
-            named = getattr(self.args, flag)
-            found[flag] = named or (str(folder) if folder else models[part])
-        return found
-
     def _evaluate(self) -> int:
         from pipelines.cli.programs import DIFFUSION
         from pipelines.stages import banner, fill, run_program, show_page
 
         stages, result = plan.shares(self.choices), self.root / "diffusion" / "evaluation" / "eval-valid.json"
-        judges = self.judges()
+        judges = find_judges(vars(self.args), self.state["models"])
         flags = evaluation_flags(self.setting, stages, self.args.num_samples, judges)
         argv = fill(flags, root=self.root)
         parts = parts_that_judge(judges, self.state["models"])

@@ -58,6 +58,17 @@ def find_models(given: Mapping[str, Any], log: Callable[[str], None]) -> dict[st
     return found
 
 
+def find_judges(given: Mapping[str, Any], models: Mapping[str, str | None]) -> dict[str, str | None]:
+    """scorer and mauve_encoder: those that were named, else pretrained ones, parts of the system if need be."""
+    from utils.local_models import find_model
+
+    found: dict[str, str | None] = {}
+    for flag, part in (("scorer", "language_model"), ("mauve_encoder", "encoder_model")):
+        folder = find_model(EXPECTED[part])
+        found[flag] = given.get(flag) or (str(folder) if folder else models[part])
+    return found
+
+
 def is_installed(name: str) -> bool:
     """Whether the package that holds a pretrained model is installed, with what reads it."""
     from importlib.util import find_spec

@@ -41,7 +41,7 @@ class Machine:
     language_model: str | None  # folder or hub id; None: nothing pretrained
     encoder_model: str | None
     texts_per_second: float = 0.0  # that the encoder encodes
-    encoder_length: int = 512  # longest text of the encoder, in tokens
+    has_gpu: bool = False
 
 
 Choices = dict[str, Choice]
@@ -99,7 +99,8 @@ def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[
         _choose_small_models(make, facts, seconds)
     _choose_denoiser(make, facts, seconds, way)
     if way != SCRATCH_WAY:
-        make("decoder_batch_size", 32, f"halved until {FEWEST_STEPS} steps fit into the time of the decoder")
+        batch, where = (128, "a GPU computes many texts at once; ") if machine.has_gpu else (32, "")
+        make("decoder_batch_size", batch, f"{where}halved until {FEWEST_STEPS} steps fit into the time of the decoder")
     scratch = way == SCRATCH_WAY
     why = (
         "a decoder of its own learns what the denoiser makes" if scratch else "a pretrained decoder knows the language"

@@ -10,13 +10,14 @@ import pytest
 from benchmarks import real_text
 from benchmarks.real_text_corpus import CORPORA, PARTS, CorpusRow, Parts, divide, make_parts, read_parts, write_parts
 from benchmarks.real_text_judges import coverage, lengths
-from benchmarks.real_text_rows import LANGUAGE_MODEL, ROWS, Models, row_flags
+from benchmarks.real_text_rows import ENCODER, LANGUAGE_MODEL, ROWS, Models, row_flags
 from benchmarks.real_text_samples import human_texts, what_is_asked
 from benchmarks.real_text_table import MARK, make_table
 from dataset_utils import synthetic_stories
 from dataset_utils.splits import Split
 from pipelines.recipe_options import check_arguments
 from pipelines.recipe_options import parser as recipe_parser
+from tests.tiny_models import tiny_encoder
 from utils.errors import UserError
 
 PLAIN = CorpusRow("train.txt", "valid.txt", block=5)
@@ -185,3 +186,62 @@ def test_a_mistake_is_one_line(study, tmp_path, capsys, words, message):
         run(tmp_path if words == "corpus" else study, words)
     err = capsys.readouterr().err.strip()
     assert ended.value.code == 2 and message in err and "\n" not in err
+
+
+@pytest.mark.slow
+def test_rows_are_trained_sampled_and_judged(study, tmp_path, capsys):
+    """The recipe, the published one, and a causal language model, each in some seconds, on plain texts."""
+    models = tiny_models(study, tmp_path)
+    small = "--row_flags=recipe=--tx_dim=64 --row_flags=published=--d_model=64"
+    assert run(study, f"recipe published causal-scratch --minutes 0.1 {models} {small}") == 0
+    assert run(study, f"table --own_judge_steps 5 {models} --scorer none --mauve_encoder none") == 0
+    found = json.loads((study / "scores.json").read_text())["rows"]
+    assert {"recipe", "published", "causal-scratch", "human"} <= set(found)
+    assert found["recipe"]["parts"] == [LANGUAGE_MODEL, ENCODER]
+    assert "decoder/greedy/similarity" in found["recipe"]["decoder"]
+    assert all(len((study / f"samples-{name}.txt").read_text().splitlines()) == 30 for name in found)
+    capsys.readouterr()
+    assert run(study, f"recipe --minutes 0.1 {models}") == 0 and "trained before" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corpus", ["yelp", "commongen"])
+def test_rows_of_classes_and_sources(corpus, tmp_path, capsys):
+    data, root = tmp_path / "data", tmp_path / "study"
+    write_conditional(data / corpus, corpus)
+    assert run(root, f"corpus --corpus {corpus} --data_dir {data}") == 0
+    models = tiny_models(root, tmp_path)
+    assert run(root, f"recipe causal-scratch --minutes 0.1 {models} --row_flags=recipe=--tx_dim=64") == 0
+    assert run(root, f"table --own_judge_steps 5 {models} --scorer none --mauve_encoder none") == 0
+    rows = json.loads((root / "scores.json").read_text())["rows"]
+    key = "class_accuracy" if corpus == "yelp" else "pairs/sacrebleu"
+    assert all(key in rows[name]["metrics"] for name in ("recipe", "causal-scratch", "human"))
+    if corpus == "yelp":
+        assert rows["human"]["metrics"][key]["mean"] > 0.9
+    else:
+        assert rows["human"]["metrics"]["pairs/coverage"]["mean"] > 0.9
+
+
+def tiny_models(root: Path, folder: Path) -> str:
+    """Flags of a tiny language model and a tiny encoder."""
+    from evaluation.local_lm import train_local
+
+    some = read_parts(root / "corpus")["train"].texts
+    train_local(some, folder / "lm", steps=5, width=32, layers=1, heads=2, vocab_size=300, max_length=64)
+    tiny_encoder(folder / "encoder", some)
+    return f"--language_model {folder}/lm --encoder_model {folder}/encoder"
+
+
+def write_conditional(folder: Path, corpus: str) -> None:
+    folder.mkdir(parents=True)
+    nouns, kinds = ("dog", "cat", "boat", "house", "kite"), {"good": "positive", "bad": "negative"}
+    for name, first, n in (("train", 0, 600), ("valid", 600, 120)):
+        rows = []
+        for i in range(first, first + n):
+            kind, noun = list(kinds)[i % 2], nouns[i // 2 % 5]
+            if corpus == "yelp":
+                rows.append({"text": f"the {noun} number {i} is {kind} .", "label": kinds[kind]})
+            else:  # two references of each source
+                source, target = f"{noun} part{i // 2}", f"A {noun} with part{i // 2}, number {i % 2}."
+                rows.append({"source": source, "target": target})
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

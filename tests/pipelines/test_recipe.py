@@ -18,6 +18,7 @@ from pipelines.recipe_options import CHOSEN, CHOSEN_FROM_SCRATCH
 from pipelines.recipe_plan import Machine, choose, choose_steps, shares
 from pipelines.recipe_stages import Setting, evaluation_flags, make_stage
 from pipelines.stages import fill
+from tests.tiny_models import tiny_encoder
 from utils.cli.parse import parse
 from utils.run_folder import write_json
 
@@ -119,28 +120,6 @@ def files(tmp_path_factory) -> Path:
     train_local(texts, root / "lm", steps=5, width=32, layers=1, heads=2, vocab_size=400, max_length=80)
     tiny_encoder(root / "encoder", texts)
     return root
-
-
-def tiny_encoder(folder: Path, texts: list[str]) -> None:
-    import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=list(special.values()), show_progress=False)
-    made.train_from_iterator(texts, trainer)
-    ids = [("[CLS]", 2), ("[SEP]", 3)]
-    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=80, **special)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=80,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 STEPS = "--decoder_steps 12 --denoiser_steps 12 --language_model_steps 8 --autoencoder_steps 8 --adapted_steps 6"

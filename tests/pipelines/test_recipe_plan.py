@@ -61,6 +61,12 @@ def test_classes_and_sources_condition_the_denoiser():
     assert values(replace(CAPTIONS, classes=5), condition="none")["condition"] == "none"
 
 
+def test_a_gpu_gets_larger_batches_of_the_decoder():
+    assert (
+        values(CAPTIONS, replace(MACHINE, has_gpu=True))["decoder_batch_size"] > values(CAPTIONS)["decoder_batch_size"]
+    )
+
+
 def test_small_corpora_and_small_budgets_get_small_denoisers():
     assert values(replace(CAPTIONS, texts=5_000))["tx_dim"] < values(CAPTIONS)["tx_dim"]
     assert values(CAPTIONS, seconds=300)["tx_dim"] < values(CAPTIONS)["tx_dim"]
