@@ -6,6 +6,7 @@ batch when it ends. Beam search is that of transformers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -143,6 +144,8 @@ def _search(
         eos_token_id=boundaries.end_id,
         pad_token_id=boundaries.end_id,  # what follows the end is cut off
     )
-    found = model.generate(inputs_embeds=inputs, attention_mask=mask, generation_config=config)
+    with warnings.catch_warnings():  # that penalties count the text alone, and not its prefix, as they should
+        warnings.simplefilter("ignore", UserWarning)
+        found = model.generate(inputs_embeds=inputs, attention_mask=mask, generation_config=config)
     ends = (row.index(boundaries.end_id) if boundaries.end_id in row else len(row) for row in found.tolist())
     return [row[:end] for row, end in zip(found.tolist(), ends, strict=True)]

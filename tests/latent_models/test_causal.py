@@ -15,68 +15,20 @@ import torch.nn.functional as F
 from latent_models.causal.model import CausalLM
 from latent_models.causal.sampling import pick, sample_ids
 from latent_models.causal.sequences import encode, prompt_ids
+from tests.latent_models.tiny_causal import FAMILIES, byte_tokenizer, make_causal
 from utils.errors import UserError
 
 TEXTS = ["The dog ran home.", "A cat sat down, and it slept all day!", "Yes.", "Zoë said “¿qué?” to 東京 🙂."]
 SOURCES = ["dog", "a long source about a cat", "no", "Zoë"]
-SIZES = {
-    "gpt2": dict(n_embd=16, n_layer=2, n_head=2, n_positions=64),
-    "llama": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
-    "qwen2": dict(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32
-    ),
-}
-FAMILIES = tuple(SIZES)
-
-
-def byte_tokenizer(family: str):
-    """GPT-2 and Qwen: <|endoftext|> alone, which begins and ends; Llama: <s> and </s>."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<s>", "</s>", "<unk>"] if family == "llama" else ["<|endoftext|>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
-    )
-    roles = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>") if family == "llama" else {}
-    if family == "gpt2":
-        roles = dict(bos_token="<|endoftext|>", eos_token="<|endoftext|>")
-    elif family == "qwen2":
-        roles = dict(eos_token="<|endoftext|>", pad_token="<|endoftext|>")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
 
 
 @pytest.fixture(scope="session")
 def tiny_causal(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """family -> the folder of a tiny model of it with its tokenizer, not to be changed."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     root = tmp_path_factory.mktemp("causal")
 
     def folder(family: str) -> Path:
-        if not (root / family).exists():
-            tokenizer = byte_tokenizer(family)
-            # more rows than tokens, as Qwen has
-            config = AutoConfig.for_model(
-                family,
-                vocab_size=len(tokenizer) + 5,
-                bos_token_id=0,
-                eos_token_id=tokenizer.eos_token_id,
-                **SIZES[family],
-            )
-            torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config)
-            with torch.no_grad():  # as large as trained ones, so that tokens differ in probability
-                for p in model.parameters():
-                    if p.ndim > 1:
-                        p.normal_(0, 0.3)
-            model.save_pretrained(root / family)
-            tokenizer.save_pretrained(root / family)
-        return root / family
+        return root / family if (root / family).exists() else make_causal(root / family, family, TEXTS)
 
     return folder
 
@@ -241,7 +193,7 @@ def test_what_is_no_causal_model_ends_in_one_line(tiny, tiny_causal, tmp_path):
 def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
     from transformers import BertConfig, BertForMaskedLM
 
-    tokenizer = byte_tokenizer("gpt2")
+    tokenizer = byte_tokenizer("gpt2", TEXTS)
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
