@@ -32,13 +32,18 @@ OFF = "--compile off"
 # column -> flags, processes, micro-batches; a batch is divided among processes and micro-batches
 COLUMNS: dict[str, tuple[str, int, int]] = {
     "plain": (OFF, 1, 1),
-    "cached": (f"{OFF} CACHED", 1, 1),
+    "cached": (f"{OFF} CACHED=float32", 1, 1),
+    "cached float16": (f"{OFF} CACHED=float16", 1, 1),
+    "cached bfloat16": (f"{OFF} CACHED=bfloat16", 1, 1),
     "compiled": ("--compile on", 1, 1),
     "bf16": (f"{OFF} --mixed_precision bf16", 1, 1),
     "accumulated": (OFF, 1, 2),
     "two processes": (OFF, 2, 1),
 }
-CACHE = {"denoiser": ("--no_latent_cache", ""), "autoencoder": ("", "--cache_encoder_states float32")}  # without, with
+CACHE = {  # stage -> flags without a cache; the flag that takes the dtype of one
+    "denoiser": ("--no_latent_cache", "--latent_cache_dtype"),
+    "autoencoder": ("--cache_encoder_states no", "--cache_encoder_states"),
+}
 ENTRIES = {"denoiser": "train_text_diffusion.py", "autoencoder": "train_latent_model.py"}
 LOSS = {"denoiser": "loss", "autoencoder": "train/loss"}
 
@@ -89,7 +94,7 @@ class Runs:
 
         flags, processes, micros = COLUMNS[column]
         without, cached = CACHE[stage]
-        flags = flags.replace(" CACHED", f" {cached}") if "CACHED" in flags else f"{flags} {without}"
+        flags = flags.replace("CACHED=", f"{cached} ") if "CACHED" in flags else f"{flags} {without}"
         micro_batch = self.batch // (processes * micros)
         name = f"{stage}-{column.replace(' ', '-')}"
         own = (
@@ -117,7 +122,7 @@ class Runs:
         launch = f"-m torch.distributed.run --standalone --nproc_per_node {processes}" if processes > 1 else ""
         argv = shlex.split(f"{launch} {entry} {corpus} --device cpu {flags} --output_dir")
         argv.append(str(self.folder / name))
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "LATENT_DIFFUSION_CACHE": str(self.folder / "caches")}
         done = subprocess.run([sys.executable, *argv], cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{name} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")

@@ -544,6 +544,8 @@ def test_the_header_of_a_recipe_has_every_section(script):
     header = (ROOT / script).read_text().split("set -euo pipefail")[0]
     for title in ("Expect:", "Cost:", "Needs:", "Use:"):
         assert f"# {title}" in header
+    encodes = script in TRAININGS and script.startswith("scripts/diffusion/")
+    assert ("# Disk:" in header) == encodes, "what is written before the first step"
     assert "# Paper:" in header or "# Source:" in header
     assert ("ours:" in header) == (script in OURS), "exactly the unpublished recipes are called ours"
     assert f"bash {script}" in header

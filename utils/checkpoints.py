@@ -325,6 +325,9 @@ def unpack_optimizer(
 
     keep_settings: learning rate and the like stay those of the optimizer, and only its moments are loaded.
     """
+    kinds = [group.keys() - {"params", "param_names"} for group in optimizer.param_groups]
+    if keep_settings and kinds != [set(group) for group in metadata["groups"]]:
+        raise UserError("the checkpoint has the moments of another --optimizer than this run: name the same one")
     names = _parameter_names(optimizer)
     if sorted(names) != sorted(metadata["names"]) or len(metadata["groups"]) != len(optimizer.param_groups):
         different = sorted(set(names) ^ set(metadata["names"]))
@@ -332,9 +335,6 @@ def unpack_optimizer(
             f"the optimizer of the checkpoint has other parameters than this model (such as {different[:1]}): "
             f"resume with the flags that it was trained with"
         )
-    kinds = [{key for key in group if key not in ("params", "param_names")} for group in optimizer.param_groups]
-    if keep_settings and any(kind != set(group) for kind, group in zip(kinds, metadata["groups"], strict=True)):
-        raise UserError("the checkpoint has the moments of another --optimizer than this run: name the same one")
     indices = {name: i for i, name in enumerate(names)}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}

@@ -61,7 +61,9 @@ class State:
     @property
     def emas(self) -> dict[str | None, EMA]:
         """All averages: `ema` as None, and those of more_emas."""
-        return ({} if self.ema is None else {None: self.ema}) | {**self.more_emas}
+        found: dict[str | None, EMA] = {} if self.ema is None else {None: self.ema}
+        found.update(self.more_emas)
+        return found
 
     @property
     def best_ema(self) -> EMA:

@@ -5,6 +5,8 @@
 #           80k steps of batch 64, weight decay 0.01, seed 41. The method is Lovelace et al. 2022, arXiv:2212.09462.
 # Expect:   214.3 M trained parameters; the fork's README prints no figures. Compare with --T_schedule normal.
 # Cost:     no published hours; 80k steps against the 100k of text_diffusion_e2e.sh.
+# Disk:     at most 4.1 GB of encoder states in float16 (42,000 texts, 768 per token), in --cache_dir, before the first
+#           step; runs on this corpus share them.
 # Needs:    E2E (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/diffusion/annealed_e2e.sh [flags], for example  --T_schedule cosine, --random_seed 42
 set -euo pipefail

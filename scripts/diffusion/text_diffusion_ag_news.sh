@@ -6,6 +6,8 @@
 #           memorization: .866 / 100.6 / .540 / .293; MAUVE by class .842, .845, .752, .813. For this model none are at
 #           hand.
 # Cost:     no published hours; half the steps of text_diffusion_roc.sh.
+# Disk:     at most 12 GB of encoder states in float16 (120,000 texts, 768 per token), in --cache_dir, before the first
+#           step; runs on this corpus share them.
 # Needs:    AG News (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/diffusion/text_diffusion_ag_news.sh [flags]; evaluate with eval_text_diffusion.sh beside it
 set -euo pipefail

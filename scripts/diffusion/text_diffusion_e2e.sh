@@ -5,6 +5,8 @@
 # Expect:   214.3 M trained parameters. No published figures for this corpus are at hand; what a run
 #           reaches stands in its metrics.json.
 # Cost:     no published hours; a fifth of the steps of text_diffusion_roc.sh.
+# Disk:     at most 4.1 GB of encoder states in float16 (42,000 texts, 768 per token), in --cache_dir, before the first
+#           step; runs on this corpus share them.
 # Needs:    E2E (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/diffusion/text_diffusion_e2e.sh [flags]; evaluate with eval_text_diffusion.sh beside it
 set -euo pipefail

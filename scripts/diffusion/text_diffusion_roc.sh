@@ -5,6 +5,8 @@
 # Expect:   214.3 M trained parameters. The paper's uncompressed encoder states reach, on test texts:
 #           MAUVE .605, perplexity 46.8, diversity .424 (with latents: .716, 30.6, .331).
 # Cost:     no published hours; to the same MAUVE 3.86 times those of the latent recipe.
+# Disk:     at most 9.6 GB of encoder states in float16 (98,000 texts, 768 per token), in --cache_dir, before the first
+#           step; runs on this corpus share them.
 # Needs:    ROCStories (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/diffusion/text_diffusion_roc.sh [flags]; evaluate with eval_text_diffusion.sh beside it
 set -euo pipefail

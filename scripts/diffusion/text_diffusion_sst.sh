@@ -5,6 +5,8 @@
 # Expect:   214.3 M trained parameters. No published figures for this corpus are at hand; what a run
 #           reaches stands in its metrics.json.
 # Cost:     no published hours; a fifth of the steps of text_diffusion_roc.sh.
+# Disk:     at most 0.8 GB of encoder states in float16 (8,500 texts, 768 per token), in --cache_dir, before the first
+#           step; runs on this corpus share them.
 # Needs:    SST (sources: datasets/README.md), facebook/bart-base or ENC_DEC_MODEL=FOLDER.
 # Use:      bash scripts/diffusion/text_diffusion_sst.sh [flags]; evaluate with eval_text_diffusion.sh beside it
 set -euo pipefail
