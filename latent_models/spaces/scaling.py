@@ -6,7 +6,7 @@ texts, L positions, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -80,15 +80,17 @@ class LatentScaling(nn.Module):
         self.coloring.copy_(directions * deviations @ directions.T)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Scaled latents (B, L, D); zeros where mask (B, L) is False."""
-        centered = x - self.center.to(x)
-        out = centered / self.scale.to(x) if self.whitening is None else centered @ self.whitening.to(x)
+        """Scaled latents (B, L, D), in float32 also under autocast; zeros where mask (B, L) is False."""
+        with torch.autocast(x.device.type, enabled=False):
+            centered = x - self.center.to(x)
+            out = centered / self.scale.to(x) if self.whitening is None else centered @ self.whitening.to(x)
         return out if mask is None else out * mask[..., None]
 
     def inverse(self, x: Tensor) -> Tensor:
         """The latents (B, L, D) whose scaled ones are x."""
-        out = x * self.scale.to(x) if self.coloring is None else x @ self.coloring.to(x)
-        return out + self.center.to(x)
+        with torch.autocast(x.device.type, enabled=False):
+            out = x * self.scale.to(x) if self.coloring is None else x @ self.coloring.to(x)
+            return out + self.center.to(x)
 
 
 class _Counter:
@@ -97,7 +99,7 @@ class _Counter:
     def __init__(self, batches: Iterable[Latents]) -> None:
         self.batches, self.count = batches, 0
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Latents]:
         for batch in self.batches:
             self.count += int(batch.mask.sum())
             yield batch

@@ -46,12 +46,17 @@ class SentenceSpace(LatentSpace):
         """Pooled states before scaling; those of a frozen pooling may be kept on disk."""
         ids, mask, encoder = batch.input_ids, batch.attention_mask, self.language_model
         if not self.pooling.of_sentences:
-            return Latents(*self.pooling(encoder.encode(ids, mask), mask))
+            return Latents(*self._pool(encoder.encode(ids, mask), mask))
         split = self._split(ids, mask)
-        vectors, _ = self.pooling(encoder.encode(split.input_ids, split.attention_mask), split.attention_mask)
+        vectors, _ = self._pool(encoder.encode(split.input_ids, split.attention_mask), split.attention_mask)
         x0 = vectors.new_zeros(*split.mask.shape, self.dim)
         x0[split.mask] = vectors[:, 0]
         return Latents(x0, split.mask)
+
+    def _pool(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """In float32 also under autocast: a mean of many states would be rounded to half precision."""
+        with torch.autocast(states.device.type, enabled=False):
+            return self.pooling(states.float(), mask)
 
     def scale(self, latents: Latents) -> Latents:
         """Latents of encode_unscaled -> latents of this space."""
