@@ -195,3 +195,9 @@ def checkpoint_of(folder: Path, settings: Settings[Any], *, default: bool = Fals
     Raises UserError if the folder has no best checkpoint and --checkpoint best asks for it.
     """
     return read_checkpoint(folder, uses_best(settings, default=default), settings.config.best.checkpoint == "best")
+
+
+def given_checkpoint(settings: Settings[Any]) -> dict[str, str]:
+    """--checkpoint as an argument of load_run, for a program that reads another run: none if it is not given."""
+    chosen = settings.config.best.checkpoint
+    return {} if chosen is None else {"checkpoint": chosen}

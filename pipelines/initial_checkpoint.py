@@ -10,9 +10,9 @@ from pipelines.builders.models import DiffusionModel
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.run_context import RunContext
 from pipelines.steps.teacher import Teacher
-from utils import checkpoints
 from utils.checkpoints import Checkpoint
 from utils.cli.settings import Settings
+from utils.pretrained import read_checkpoint
 from utils.state import State
 
 
@@ -26,7 +26,8 @@ def load_initial_checkpoint(
     if teacher is not None and teacher_run is not None:
         found = Checkpoint({"model": teacher.weights}, {}, Path(teacher_run))
     elif path:
-        found = checkpoints.load(path)
+        best = settings.config.best.checkpoint == "best"
+        found = read_checkpoint(Path(path), best, required=best)
     else:
         return None
     if model.space is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dataset_utils import registry
 from model.classifier import LatentClassifier
-from pipelines.best_checkpoint import best_score, check_best_metric, load_best_score, save_if_best
+from pipelines.best_checkpoint import best_score, check_best_metric, given_checkpoint, load_best_score, save_if_best
 from pipelines.builders.embeddings import tokenizer_of
 from pipelines.cli.configs import ClassifierConfig
 from pipelines.cli.programs import CLASSIFIER, DIFFUSION
@@ -63,7 +63,7 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     run = setup_run(
         settings, "text_latent_classifier", "classifier", check_corpus=lambda c: c.require_classes("a classifier")
     )
-    diffusion_run = load_run(config.task.diffusion_run, device=config.loop.device)
+    diffusion_run = load_run(config.task.diffusion_run, device=config.loop.device, **given_checkpoint(settings))
     components = diffusion_run.components
     components.model.requires_grad_(False).eval()
     corpus = load_corpus(run)

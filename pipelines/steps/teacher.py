@@ -13,6 +13,7 @@ from diffusion.denoisers import Denoise
 from diffusion.guidance import with_known_positions
 from diffusion.samplers import Sampler, make_sampler
 from diffusion.schedules import Schedule, broadcast_level, num_timesteps
+from pipelines.best_checkpoint import given_checkpoint
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.components import Components, make_generator
 from pipelines.data.context_encoder import DenoiserWithContext
@@ -129,6 +130,7 @@ def load_teacher(
             find_teacher(settings, run),
             device=device.type,
             cls_free_guidance=settings.config.distillation.distill_guidance,
+            **given_checkpoint(settings),
         )
     except UserError as error:
         raise UserError(str(error).replace("--cls_free_guidance", "--distill_guidance")) from error
