@@ -21,6 +21,7 @@ ENCODING_SHARE = 0.1  # of the budget, at most, for encoding the texts
 FEWEST_TEXTS = 2_000  # to encode, whatever the budget
 FEWEST_STEPS = 300  # of a decoder: below that its batch is halved
 EVALUATION_SHARE = 0.15  # of the budget, if evaluation counts
+SAFETY = 0.95  # of the time of a stage: what ends early goes to the next one, what is late ends at a high learning rate
 WARMUP_SHARE = 0.08  # of the steps of a stage, at most 100 of them
 SMALL_CORPUS = 20_000  # texts
 
@@ -235,7 +236,7 @@ def choose_steps(
     started: seconds until the first step. fewest: with fewer steps the batch is halved, down to 8 texts, where a step
     of half as many texts is taken to last half as long; fixed_batch: it stays. steps: typed, and then kept.
     """
-    time = max(0.0, seconds - min(started, 0.8 * seconds))
+    time = SAFETY * max(0.0, seconds - min(started, 0.8 * seconds))
     while steps is None and not fixed_batch and batch_size >= 16 and rate * time < fewest:
         batch_size, rate = batch_size // 2, rate * 2
     number = steps if steps is not None else max(10, int(rate * time))

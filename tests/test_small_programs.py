@@ -15,10 +15,11 @@ PROGRAMS = (
     *(f"benchmarks.{name}" for name in (
         "annealing", "attention_kernels", "class_guidance", "source_conditioning", "corpus_sizes", "decoding",
         "speculative_decoding", "fuzz", "gpu_session.__main__", "gpu_session_record", "loss_tables", "pairs",
-        "quality_speed", "rocstories", "story_quality", "throughput",
+        "quality_speed", "real_text", "rocstories", "story_quality", "throughput",
     )),
     *(f"dataset_utils.{name}" for name in ("__main__", "fetch", "inspect", "tales")),
     "evaluation.score.__main__",
+    "pipelines.recipe",
     "latent_models.pretrained.__main__",
     "scripts/check_parity.py",
     "benchmarks/records/2026-11-21_embedding_simple_cpu/embedding_simple.py",

@@ -122,11 +122,11 @@ def test_a_stage_gets_what_the_stages_before_it_left():
 
 def test_steps_fill_the_time_at_the_rate_of_the_probe():
     made = choose_steps(2400, 0.5, 20, 32, fewest=300)
-    assert (made.steps, made.batch_size, made.warmup) == (1190, 32, 95)
-    assert choose_steps(2400, 5, 0, 512).ema_decay == pytest.approx(0.9999, abs=1e-5)
+    assert (made.steps, made.batch_size, made.warmup) == (1130, 32, 90)
+    assert choose_steps(2400, 20, 0, 512).ema_decay == 0.9999
     short = choose_steps(100, 0.5, 20, 32, fewest=300)  # 40 steps: halved twice
-    assert (short.steps, short.batch_size) == (160, 8)
-    assert choose_steps(100, 0.5, 20, 32, fewest=300, fixed_batch=True).steps == 40
+    assert (short.steps, short.batch_size) == (152, 8)
+    assert choose_steps(100, 0.5, 20, 32, fewest=300, fixed_batch=True).steps == 38
     assert choose_steps(100, 0.5, 20, 32, fewest=300, steps=7).steps == 7
     nothing = choose_steps(0, 0.5, 20, 32)
     assert nothing.steps == 10 and 0 <= nothing.warmup < 10 and nothing.ema_decay == 0.9
