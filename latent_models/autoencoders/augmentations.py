@@ -10,7 +10,7 @@ dropout: Bowman et al. 2016, arXiv:1511.06349, section 3.1. Validation and sampl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -95,7 +95,7 @@ class BatchAugmentation:
 class DrawnAugmentation(BatchAugmentation):
     """The augmentations of the flags, with the random numbers of one micro-batch."""
 
-    def __init__(self, strengths: dict[str, float], rng: StepRNG, max_seq_len: int, num_latents: int) -> None:
+    def __init__(self, strengths: Mapping[str, float], rng: StepRNG, max_seq_len: int, num_latents: int) -> None:
         """strengths: of used_augmentations. max_seq_len, num_latents: largest numbers of tokens and of latents."""
         self.strengths, self.rng, self.max_seq_len, self.num_latents = strengths, rng, max_seq_len, num_latents
 
