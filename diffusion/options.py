@@ -137,6 +137,7 @@ class ProcessOptions:
         "mean of the logit of t in --schedule_sampler logit_normal; above 0: more training where there is noise",
         needs=("schedule_sampler", "logit_normal"),
         student="unused",
+        config_only=True,
     )
     time_logit_std: float = flag(
         1.0,
@@ -144,6 +145,7 @@ class ProcessOptions:
         above=0,
         needs=("schedule_sampler", "logit_normal"),
         student="unused",
+        config_only=True,
     )
     T_schedule: str = flag(
         "normal",
