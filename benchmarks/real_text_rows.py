@@ -31,10 +31,17 @@ LANGUAGE_MODEL, ENCODER = "language model", "encoder"  # parts of a system that 
 PROBE_SECONDS = 20.0
 DONE = "row.json"  # in the folder of a row that is trained
 _SCRATCH = "--way scratch --no_adapt_decoder"
-_PUBLISHED = (
-    f"{_SCRATCH} --num_encoder_latents 16 --dim_ae 64"
-    " --autoencoder_flags '--lm_mode freeze --max_latent_noise 0 --latent_noise_prob 0.5'"
-)
+
+
+def _published(more: str = "--max_latent_noise 0") -> str:
+    """more: further flags of the autoencoder."""
+    return (
+        f"{_SCRATCH} --num_encoder_latents 16 --dim_ae 64"
+        f" --autoencoder_flags '--lm_mode freeze {more} --latent_noise_prob 0.5'"
+    )
+
+
+_PUBLISHED = _published()
 _CAUSAL = " --lr_schedule cosine --train_batch_size 32"
 
 
@@ -56,6 +63,18 @@ ROWS = {
     "published": Row("the published recipe: Perceiver latents, a frozen language model, a transformer", _PUBLISHED),
     # levers alone: the published recipe with one change
     "robust-autoencoder": Row("published, with a decoder trained on noised latents", _SCRATCH),
+    "matched-autoencoder": Row(
+        "published, with feature matching, and masks on states and latents (COSMOS)",
+        _published("--max_latent_noise 0 --feature_matching_weight 1 --state_mask_prob 0.3 --latent_mask_prob 0.1"),
+    ),
+    "aligned-autoencoder": Row(
+        "published, with latents aligned to the encoder's states (REPA, VA-VAE)",
+        _published("--max_latent_noise 0 --alignment_weight 0.5"),
+    ),
+    "told-autoencoder": Row(
+        "published, with a decoder that knows the noise of its latents",
+        _published("--max_latent_noise 0.6 --tell_noise_level"),
+    ),
     "adapted-decoder": Row(
         "published, with the decoder adapted to the denoiser",
         _PUBLISHED.replace("--no_adapt_decoder", "--adapt_decoder"),
