@@ -26,7 +26,7 @@ SAMPLING_FLAGS = frozenset(
 # Flags that name files and folders of this machine.
 PATH_FLAGS = (
     "data_dir", "train_file", "valid_file", "test_file", "output_dir", "save_dir", "resume_dir", "config",
-    "latent_cache_dir", "cache_dir", "enc_dec_model", "latent_model_path", "context_encoder", "draft_model", "distill_run",
+    "latent_cache_dir", "enc_dec_model", "latent_model_path", "context_encoder", "draft_model", "distill_run",
     "joint_run", "encoder_model", "decoder_model", "denoiser_run", "cache_dir", "alignment_model",
     "init_path", "vocab", "embedding_init", "encoder_config", "scorer", "mauve_encoder", "bertscore_model",
     "classifier", "latent_classifier",
