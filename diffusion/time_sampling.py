@@ -85,7 +85,10 @@ TIME_SAMPLERS: Mapping[str, TimeSampler] = {  # --schedule_sampler; those of STA
     "fixstep": sample_fixstep,
     "logit_normal": sample_logit_normal,
 }
-STATEFUL_SAMPLERS = {"lossaware": LossSecondMoment, "adaptive": EvenLoss}  # of --schedule_sampler: they see the losses
+STATEFUL_SAMPLERS: Mapping[str, type[LossSecondMoment] | type[EvenLoss]] = {  # --schedule_sampler; they see the losses
+    "lossaware": LossSecondMoment,
+    "adaptive": EvenLoss,
+}
 UNWEIGHTED = ("logit_normal", "adaptive")
 
 

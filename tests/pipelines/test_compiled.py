@@ -152,6 +152,7 @@ def test_no_tensor_of_a_graph_is_on_the_cpu(variant, tmp_path):
 WORDS = "--latent_space embeddings --embedding_dim 16 --vocab_size 200 --timesteps 20"
 SPACES = {
     "latents": "--latent_model_path {chain}/ae",
+    "latents, MLP": "--latent_model_path {chain}/ae --denoiser_variant mlp",
     "encoder states": "--enc_dec_model {chain}/lm",
     "first release": "--enc_dec_model {chain}/lm --denoiser_variant states",
     "embeddings": WORDS,
