@@ -115,10 +115,12 @@ class Recipe:
     # ---- the way -------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        if not self.state:
-            self.clock_time("choices", self._choose)
-        else:
+        if self.state:
             _log(f"{self.root / RECORD}: the choices were made before; it goes on")
+        elif self.args.dry_run:
+            self._choose()
+        else:
+            self.clock.time("choices", self._choose)
         self._show_choices()
         if self.args.dry_run:
             return 0
@@ -130,13 +132,8 @@ class Recipe:
                 return code
         return 0 if self.args.no_evaluation else self._evaluate()
 
-    def clock_time(self, name: str, fn: Any) -> Any:
-        """Run a part that counts; a dry run writes no seconds."""
-        if self.args.dry_run:
-            return fn()
-        return self.clock.time(name, fn)
-
-    def _choose(self) -> int:
+    def _choose(self) -> None:
+        """Look at corpus, models and machine, and make every choice but the numbers of steps."""
         from dataset_utils import registry
         from dataset_utils.options import DataOptions
         from pipelines.recipe_data import measure
@@ -171,7 +168,6 @@ class Recipe:
             "choices": {name: asdict(choice) for name, choice in choices.items()},
             "stages": {},
         }
-        return 0
 
     def _write_folder(self) -> None:
         if not self.args.dry_run:
@@ -195,7 +191,7 @@ class Recipe:
             from dataset_utils.options import DataOptions
 
             corpus = registry.load(DataOptions(**{name: getattr(self.args, name) for name in CORPUS_FLAGS}))
-            self.clock.time("choices", lambda: make_small_scorer(corpus.train.texts, self.root / NO_SCORER) or 0)
+            self.clock.time("choices", partial(make_small_scorer, corpus.train.texts, self.root / NO_SCORER))
 
     def _run_stage(self, name: str) -> int:
         from pipelines.stages import run_stage

@@ -14,13 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, DIFFUSION, PRETRAIN, TEXT_DECODER
 from utils.cli.parse import parse
 from utils.cli.settings import Program, Settings
 from utils.errors import exit_on_user_error
 from utils.run_folder import write_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class StageTimer:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 1)
         write_json(self.path, self.seconds)
 
-    def time(self, name: str, fn: Callable[[], int]) -> int:
+    def time(self, name: str, fn: Callable[[], T]) -> T:
+        """Call fn, and add its seconds, also where it raises."""
         began = time.monotonic()
         try:
             return fn()
