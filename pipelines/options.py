@@ -139,6 +139,7 @@ class JointOptions:
         at_least=0,
         needs="joint_run",
         space="frozen",
+        config_only=True,
     )
     joint_statistics: str = flag(
         "running",
@@ -147,6 +148,7 @@ class JointOptions:
         choices=("running", "fixed"),
         needs="joint_run",
         space="frozen",
+        config_only=True,
     )
 
 

@@ -54,6 +54,7 @@ class LatentLossOptions:
         None,
         "layer of --alignment_model whose states are compared, 0 for its embeddings, -1 for the last; unset: the last",
         needs="alignment_weight",
+        config_only=True,
     )
     kl_weight: float = flag(
         0.0,

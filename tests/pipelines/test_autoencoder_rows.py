@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.trackers import read_metrics
 
 EVERY_ROW = (
-    "--feature_matching_weight 0.5 --alignment_weight 0.5 --alignment_layer 0 --kl_weight 0.01 --state_mask_prob 0.2 "
+    "--feature_matching_weight 0.5 --alignment_weight 0.5 --config alignment_layer=0 --kl_weight 0.01 --state_mask_prob 0.2 "
     "--state_noise 0.1 --latent_mask_prob 0.2 --token_dropout 0.2 --max_latent_noise 0.5 --tell_noise_level "
     "--train_batch_size 8 --gradient_accumulation_steps 2 --num_train_steps 16 --eval_every 8 --lr_warmup_steps 2 "
     "--learning_rate 1e-3"
@@ -119,7 +119,7 @@ def test_flags_that_contradict_each_other_are_refused(programs, chain, tmp_path)
         "--kl_weight 1 --l2_normalize_latents": "--kl_weight gives latents a mean and a variance",
         "--eval_recovery": "--eval_recovery evaluates a trained autoencoder.*--best_metric recovery",
         "--alignment_weight 1 --alignment_model nowhere/at/all": "--alignment_model nowhere/at/all",
-        "--alignment_weight 1 --alignment_layer 9": "--alignment_layer 9.*has 1 layers",
+        "--alignment_weight 1 --config alignment_layer=9": "--alignment_layer 9.*has 1 layers",
         "--best_metric imov": "--best_metric imov is no validation metric.*imauve",
     }.items():
         with pytest.raises(UserError, match=message):

@@ -86,7 +86,10 @@ def test_a_new_run_starts_from_the_averages_of_the_run_and_its_flags(train, star
     before = read_args(start)
     for name in ("tx_dim", "self_condition", "normalize_latent", "train_file", "sampling_timesteps", "max_seq_len"):
         assert found[name] == before[name], name
-    assert train(tmp_path / "none", start, "--num_train_steps 1 --learning_rate 1e-12 --joint_statistics fixed") == 0
+    assert (
+        train(tmp_path / "none", start, "--num_train_steps 1 --learning_rate 1e-12 --config joint_statistics=fixed")
+        == 0
+    )
     old, new = checkpoints.load(start), checkpoints.load(tmp_path / "none").tensors["model"]
     for name, x in old.tensors["ema"].items():
         torch.testing.assert_close(new[name], x, atol=1e-6, rtol=1e-6)
@@ -108,7 +111,7 @@ def test_the_denoisers_loss_reaches_the_encoder_only_after_the_warm_up(train, st
 
     monkeypatch.setattr(JointStep, "__call__", observed)
     flags = FLAGS.replace("--num_train_steps 16", "--num_train_steps 6")
-    assert train(tmp_path / "out", start, f"{flags} --joint_reconstruction_weight 0") == 0
+    assert train(tmp_path / "out", start, f"{flags} --config joint_reconstruction_weight=0") == 0
     warm, after = norms[: 2 * WARMUP], norms[2 * WARMUP :]
     assert len(after) == 4 and not any(warm) and all(after)
 
@@ -156,7 +159,7 @@ def test_statistics_follow_the_latents_or_stay(train, start, joint, tmp_path):
     before = checkpoints.load(start).tensors["model"]
     after = checkpoints.load(joint).tensors["model"]
     assert not torch.equal(before["statistics.mean"], after["statistics.mean"])
-    assert train(tmp_path / "fixed", start, "--num_train_steps 2 --joint_statistics fixed") == 0
+    assert train(tmp_path / "fixed", start, "--num_train_steps 2 --config joint_statistics=fixed") == 0
     fixed = checkpoints.load(tmp_path / "fixed").tensors["model"]
     torch.testing.assert_close(fixed["statistics.mean"], before["statistics.mean"])
 
