@@ -4,7 +4,8 @@
 
 Li et al. 2022 (Diffusion-LM), arXiv:2205.14217; Gong et al. 2023 (DiffuSeq), arXiv:2210.08933. Called like `Denoiser`.
 Differs from the published code: padding is masked out of attention, and with self_condition the previous estimate
-is concatenated with z_t; a class is added to the time vector.
+is concatenated with z_t; a class is added to the time vector; the states of a source, if a context encoder makes them,
+stand behind the latents in one sequence.
 Shapes: B texts, L positions, d channels of a latent, E width of the encoder's input, H of its output.
 """
 
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.blocks import MAX_PERIOD, TIME_SCALE, project_in_float32, sinusoids
-from model.conditions import ClassLabels, check_classes, check_condition, check_length, concat_self_cond
+from model.conditions import ClassLabels, SourceTokens, check_classes, check_condition, check_length, concat_self_cond
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from utils.errors import UserError, is_of_a_library, library_message
 from utils.hub import hub_kwargs
@@ -80,7 +81,8 @@ def projection_mlp(inside: int, outside: int) -> nn.Module:
 
 
 class HFEncoderDenoiser(nn.Module):
-    """Self-conditioning on the channels, class in the time vector; a source is a clean prefix, not a memory."""
+    """Self-conditioning on the channels, class in the time vector. A source is packed before the latents, or its states
+    stand behind them; there is no cross-attention."""
 
     def __init__(
         self,
@@ -95,11 +97,6 @@ class HFEncoderDenoiser(nn.Module):
         """latent_dim: d. max_len: longest latent. options: uses self_condition, class_conditional, disable_dropout."""
         super().__init__()
         own = own_options or EncoderDenoiserOptions()
-        if source_dim:
-            raise UserError(
-                "--denoiser_variant encoder has no cross-attention to source states: use latent or states, or pack the "
-                "source with its target"
-            )
         config = encoder_config(own.encoder_config)
         positions = config.max_position_embeddings - UNUSED_POSITIONS[config.model_type]
         if max_len > positions:
@@ -114,7 +111,17 @@ class HFEncoderDenoiser(nn.Module):
         self.input_proj = projection_mlp(latent_dim * (2 if options.self_condition else 1), width)
         self.time_vector = SinusoidalTimeEmbedding(own.encoder_time_dim, width, own.encoder_sinusoids)
         self.class_labels = ClassLabels(num_classes, width) if num_classes else None
+        self.source_tokens = SourceTokens(source_dim, width) if source_dim else None
+        self.positions = positions
         self.output_proj = projection_mlp(config.hidden_size, latent_dim * options.outputs)
+
+    def check_source_length(self, length: int) -> None:
+        """UserError if the longest source, in tokens, does not fit behind the latents."""
+        if self.max_len + length > self.positions:
+            raise UserError(
+                f"{self.max_len} positions of latents and {length} of sources are more than the encoder has, "
+                f"{self.positions}: lower --max_source_len or --max_seq_len"
+            )
 
     def forward(
         self,
@@ -126,7 +133,7 @@ class HFEncoderDenoiser(nn.Module):
         self_cond_mask: Tensor | None = None,
     ) -> Tensor:
         """See `model.denoiser.Denoiser.forward`."""
-        check_condition(condition, self.class_labels, None)
+        check_condition(condition, self.class_labels, self.source_tokens)
         rows, length = z.shape[:2]
         check_length(length, self.max_len)
         x = z if self.init_self_cond is None else concat_self_cond(z, x0_self_cond, self_cond_mask, self.init_self_cond)
@@ -134,7 +141,11 @@ class HFEncoderDenoiser(nn.Module):
         if self.class_labels is not None:
             vector = vector + self.class_labels(condition, rows)
         x = self.input_proj(x) + vector[:, None, :]  # (B, L, E)
-        hidden = self.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state  # (B, L, H)
+        if self.source_tokens is not None:
+            source, source_mask = self.source_tokens(condition, rows)  # (B, S, E)
+            mask = source_mask.new_ones(rows, length) if mask is None else mask
+            x, mask = torch.cat([x, source.to(x.dtype)], dim=1), torch.cat([mask, source_mask], dim=1)
+        hidden = self.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state[:, :length]  # (B, L, H)
         return project_in_float32(self.output_proj, hidden)
 
     def save_config(self, folder: Path) -> None:

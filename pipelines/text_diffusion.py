@@ -261,13 +261,20 @@ class TextDiffusionPipeline(CheckedPipeline):
         decoding: str = "greedy",
         class_id: ClassId | None = None,
         guidance: float | None = None,
+        source: str | None = None,
     ) -> list[Snapshot]:
-        """Decoded intermediate estimates of n texts; the last snapshot equals sample() with the same arguments."""
+        """Decoded intermediate estimates of n texts; the last snapshot equals sample() with the same arguments.
+
+        source: of a run on pairs, the source of all n texts.
+        """
         n, snapshots = check_count(n, "n"), check_count(snapshots, "snapshots")
         pipeline = copy(self)
         pipeline.generator = copy(self.generator)
         trajectory = pipeline.generator.with_trajectory(texts=n, snapshots=snapshots)
-        pipeline.sample(n, seed=seed, decoding=decoding, class_id=class_id, guidance=guidance)
+        if source is None:
+            pipeline.sample(n, seed=seed, decoding=decoding, class_id=class_id, guidance=guidance)
+        else:
+            pipeline(n, source=source, seed=seed, decoding=decoding, class_id=class_id, guidance=guidance)
         return trajectory.snapshots
 
     # ---- latents ---------------------------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ def _limit_length(settings: Settings[DiffusionConfig], longest: int, folder: Pat
     if wanted > longest:
         if "max_seq_len" in settings.explicit:
             raise UserError(
-                f"--max_seq_len {wanted} is longer than the {longest} tokens that the autoencoder in {folder} reads: "
+                f"--max_seq_len {wanted} is longer than the {longest} tokens that {folder} reads: "
                 f"give {longest} or less"
             )
         settings.set("max_seq_len", longest)
@@ -291,6 +291,8 @@ class DiffusionModel(nn.Module):
         if DENOISERS[options.denoiser_variant].token_positions:  # as in the reference
             length = max(length, max_seq_len)
         self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim, own_options)
+        if source_dim and isinstance(self.denoiser, HFEncoderDenoiser):
+            self.denoiser.check_source_length(source_length)
         self.statistics = LatentStatistics(space.dim, space.length, source_length if space.variable_length else 0)
         self.context = context
         self.space = space if space.learned_with_denoiser else None

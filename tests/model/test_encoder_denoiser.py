@@ -175,5 +175,27 @@ def test_an_invalid_encoder_is_a_one_line_error(network, bert, tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="longer than the 24 positions"):
         make_denoiser(D, 25, PLAIN, own_options=EncoderDenoiserOptions(encoder_config=str(bert)))
-    with pytest.raises(UserError, match="has no cross-attention to source states"):
-        make_denoiser(D, 16, PLAIN, source_dim=4, own_options=EncoderDenoiserOptions(encoder_config=str(bert)))
+    with pytest.raises(UserError, match="16 positions of latents and 9 of sources are more than the encoder has, 24"):
+        own = EncoderDenoiserOptions(encoder_config=str(bert))
+        make_denoiser(D, 16, PLAIN, source_dim=4, own_options=own).check_source_length(9)
+
+
+def test_the_states_of_a_source_stand_behind_the_latents(bert):
+    """They change the prediction, their padding and a dropped source do not, and every parameter gets a gradient."""
+    torch.manual_seed(0)
+    own = EncoderDenoiserOptions(encoder_config=str(bert), encoder_dropout=0.0)
+    network = make_denoiser(D, 16, PLAIN, source_dim=4, own_options=own)
+    z, time, states = torch.randn(B, L, D), torch.rand(B), torch.randn(B, 5, 4)
+    mask = torch.arange(5) < torch.tensor([5, 3, 4])[:, None]
+    condition = Condition.of(None, states, mask)
+    found = network(z, time, None, condition)
+    assert found.shape == (B, L, D)
+    padded = replace(condition, source=torch.where(mask[..., None], states, 9.0))
+    torch.testing.assert_close(network(z, time, None, padded), found)
+    other = replace(condition, source=states.flip(0))
+    assert (network(z, time, None, other) - found).abs().max() > 1e-4
+    null = network(z, time, None, condition.null())
+    torch.testing.assert_close(null, network(z, time, None, other.null()))
+    torch.testing.assert_close(null, network(z, time), atol=1e-5, rtol=1e-4)
+    found.sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []

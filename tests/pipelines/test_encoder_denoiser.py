@@ -35,6 +35,22 @@ def test_a_run_with_a_pretrained_encoder_samples_and_resumes_without_its_folder(
     assert programs.resume("diffusion", run) == 0
 
 
+def test_an_encoder_denoises_given_the_states_of_a_source(programs, chain, bert, tales_folder, tmp_path):
+    pairs = " ".join(f"--{s}_file {tales_folder / f'pairs_{s}.jsonl'}" for s in ("train", "valid", "test"))
+    flags = f"{ENCODER} --encoder_config {bert} {pairs} --seq2seq_candidates 2 --cls_free_guidance 2"
+    space = f"--latent_model_path {chain / 'ae'}"
+    with pytest.raises(UserError, match="are more than the encoder has, 48: lower --max_source_len"):
+        programs.diffusion(space, tmp_path / "run", flags)
+    assert programs.diffusion(space, tmp_path / "run", f"{flags} --max_source_len 8") == 0
+    pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu", cls_free_guidance=1)
+    call = {"generator": 1, "output_type": "latent"}
+    one, other = (pipeline(source=text, **call).latents.x0 for text in ("Ben ran home.", "Anna sat in town."))
+    assert not torch.equal(one, other)
+    packed = f"{ENCODER} --encoder_config {bert} {pairs} --truncate_sources --latent_space embeddings --embedding_dim 8"
+    assert programs.diffusion("", tmp_path / "packed", f"{packed} --seq2seq_candidates 1 --num_samples 1") == 0
+    assert len(TextDiffusionPipeline.from_pretrained(tmp_path / "packed", device="cpu")(source="Ben ran home.")) == 1
+
+
 def test_an_encoder_with_too_few_positions_is_rejected(programs, chain, bert, tmp_path):
     with pytest.raises(UserError, match="--max_seq_len 40 is longer than the 16 positions"):
         config = BertConfig.from_pretrained(bert)

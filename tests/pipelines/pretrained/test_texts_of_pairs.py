@@ -113,6 +113,13 @@ def test_guidance_of_candidates(loaded):
         pipe.sample(1, guidance=2)
 
 
+@pytest.mark.parametrize("kind", ["pairs", "packed"])
+def test_a_trajectory_of_texts_of_a_source(loaded, kind):
+    pipe = loaded(kind)
+    last = pipe.trajectory(2, source=SOURCES[0], seed=3)[-1]
+    assert last.t == 0 and last.texts == pipe(2, source=SOURCES[0], seed=3, decoding="greedy").texts
+
+
 def test_sources_that_do_not_fit(loaded):
     with pytest.raises(UserError, match="2 sources for 1 texts: give one source, or one for each text"):
         loaded("pairs").variations(TEXTS[:1], source=SOURCES)
