@@ -17,6 +17,7 @@ import train_latent_model
 import train_text_diffusion
 from latent_models.pretraining import __main__ as pretraining
 from latent_models.tokenizers.training import train_tokenizer
+from utils.cache_folder import encoded_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "--device cpu --num_train_steps 2 --train_batch_size 8 --lr_warmup_steps 1"
@@ -305,7 +306,7 @@ def test_a_mistake_gives_one_error_line(refused, tmp_path, stage, argv, message)
     line = refused(stage, argv)
     assert re.search(message, line), line
     assert not (tmp_path / "out" / "checkpoints").exists()
-    assert not list((tmp_path / "out").glob("latent_cache/*")), "the error came only after the corpus was encoded"
+    assert not encoded_folder().exists(), "the error came only after the corpus was encoded"
 
 
 @pytest.mark.parametrize(("stage", "argv", "message"), _expand(RUNS))

@@ -16,6 +16,7 @@ from pipelines.steps.autoencoder import AutoencoderStep
 from pipelines.steps.diffusion import DiffusionStep
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
+from utils.cache_folder import encoded_folder
 from utils.errors import UserError
 from utils.preemption import EXIT_CODES
 from utils.trackers import read_metrics
@@ -87,7 +88,7 @@ def test_a_family_trains_resumes_samples_and_evaluates(programs, language_model,
     stop_after(DiffusionStep, 1)
     assert programs.diffusion(f"--latent_model_path {ae}", latent, "--self_condition") == EXIT_CODES["SIGTERM"]
     assert programs.resume("diffusion", latent) == 0
-    assert list((latent / "latent_cache").iterdir())
+    assert list(encoded_folder().iterdir())
     assert programs.diffusion(f"--enc_dec_model {lm} {language}", states, "--normalize_latent") == 0
     for run in (latent, states):
         assert len(steps(run, "loss")) == 2

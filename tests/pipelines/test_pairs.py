@@ -168,6 +168,7 @@ def test_cached_sources_give_the_same_losses_as_sources_encoded_in_training(
 ):
     space = f"--latent_model_path {chain / 'ae'} --context_encoder {other_lm}"
     cache = f"{pairs} --latent_cache_dir {tmp_path / 'cache'} --num_samples 1 --seq2seq_candidates 1"
+    cache += " --latent_cache_dtype float32"
     assert programs.diffusion(space, tmp_path / "one", cache) == 0
     assert sum(encodings) == 2 * 240 + 1, "texts and sources of both splits, once each; and one source sampled from"
     encodings.clear()
