@@ -198,16 +198,16 @@ class DecodingOptions:
     )
     decoder_noise: float | None = flag(
         None,
-        "sigma of the noise that latents get before a decoder of --decoder_model reads them, together with this sigma; "
-        "unset: half of the --max_latent_noise that it was trained with",
+        "sigma of the noise that latents get before a decoder reads them, together with this sigma; unset: half of the "
+        "--max_latent_noise that a decoder of --decoder_model was trained with, and 0 with --tell_noise_level",
         at_least=0,
         at_most=1,
         space="frozen",
     )
     decoder_candidates: int | None = flag(
         None,
-        "texts that a decoder of --decoder_model writes for each latent, of which the one whose own latents are nearest "
-        "is kept; unset: 1",
+        "texts that a decoder of --decoder_model writes for each latent, of which it keeps the one whose own latents "
+        "are nearest; unset: 1",
         unit="texts",
         at_least=1,
         at_most=1000,
