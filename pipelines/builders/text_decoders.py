@@ -10,7 +10,6 @@ from latent_models.causal.decoder_args import read_text_decoder_args
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.decoded import DecodedSpace, copy_text_decoder
 from latent_models.spaces.normalization import NormalizedSpace
-from latent_models.spaces.sentence import SentenceSpace
 from pipelines.cli.configs import DiffusionConfig
 from utils.cli.settings import Settings
 from utils.errors import UserError
@@ -59,12 +58,6 @@ def decoded_space_of(space: LatentSpace) -> DecodedSpace | None:
     """The space whose texts a causal language model decodes, below a normalization or not; None for any other."""
     inner = space.space if isinstance(space, NormalizedSpace) else space
     return inner if isinstance(inner, DecodedSpace) else None
-
-
-def reads_frozen_embeddings(space: LatentSpace) -> bool:
-    """Whether the latents of a space are frozen embeddings, whose model has no decoder."""
-    decoded = decoded_space_of(space)
-    return decoded is not None and isinstance(decoded.space, SentenceSpace)
 
 
 def save_text_decoder(space: DecodedSpace, source: Path, run: Path) -> None:
