@@ -41,7 +41,7 @@ from utils.terminal import aligned
 RECORD = "recipe.json"
 EVALUATION_FLAGS = ("num_samples", "scorer", "mauve_encoder")  # another value evaluates again
 LONGEST_PROBE, PROBE_SHARE = 25.0, 0.02  # seconds of training, and share of a stage
-LAST_SHARE, MOST_LAST = 0.06, 90.0  # of a stage, for its last evaluation; seconds
+LAST_SHARE, MOST_LAST = 0.07, 120.0  # of a stage, for its last evaluation; seconds
 MOST_START = 15.0  # seconds
 
 

@@ -14,6 +14,7 @@ from utils.cli.settings import Program
 
 SHOWN = 16  # samples of the training of a denoiser
 NO_SCORER = "no_scorer"  # folder of a scorer of no use but for the evaluation that ends a training
+DECODED_PER_SECOND = 0.05  # texts for each second of training: SmolLM2 decodes five a second on two cores
 LATENT_CACHE = "latent_cache"  # folder of the encoded corpus, which all stages and their probes share
 
 
@@ -116,8 +117,14 @@ def _decoder(setting: Setting, steps: Steps) -> str:
     model = shlex.quote(setting.language_model)
     return (
         f"{_space(setting)} --decoder_model {model} --learning_rate 1e-3 --eval_every {max(1, steps.steps)}"
-        f" --save_every {_part(steps, 10)} --eval_texts 200 --latent_cache_dir {{root}}/{LATENT_CACHE}"
+        f" --save_every {_part(steps, 10)} --eval_texts {decoded_texts(steps)}"
+        f" --latent_cache_dir {{root}}/{LATENT_CACHE}"
     )
+
+
+def decoded_texts(steps: Steps) -> int:
+    """Held-out texts that the last evaluation of a decoder decodes, three times each: as many as its time allows."""
+    return max(16, min(200, int(steps.seconds * DECODED_PER_SECOND)))
 
 
 def _space(setting: Setting) -> str:
@@ -173,7 +180,7 @@ def _adapted(setting: Setting, steps: Steps) -> str:
         )
     return (
         "--resume_dir {root}/decoder --denoiser_run {root}/diffusion --denoiser_prob 0.7 --learning_rate 3e-4"
-        f" --eval_every {max(1, steps.steps)} --save_every {_part(steps, 5)} --eval_texts 200"
+        f" --eval_every {max(1, steps.steps)} --save_every {_part(steps, 5)} --eval_texts {decoded_texts(steps)}"
         f" --latent_cache_dir {{root}}/{LATENT_CACHE}"
     )
 
