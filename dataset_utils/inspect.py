@@ -86,7 +86,7 @@ def format_report(found: dict[str, Any]) -> str:
     lines += ["columns: " + ", ".join(f"{role} = {column}" for role, column in found["columns"].items())]
     if found["unused_columns"]:
         lines += ["columns that are not used: " + ", ".join(map(str, found["unused_columns"]))]
-    lines += [f"note: {note}" for note in found["notes"]]
+    lines += [f"note: {note}" for note in found["notes"] if not note.startswith("columns: ")]  # stated above
     lines = [single_line(line) if not line.startswith("  ") else "  " + single_line(line) for line in lines]
     has_tokens = all("round_trip" in s for s in found["splits"].values())
     lines += ["", format_table(found), *(round_trip_lines(found) if has_tokens else []), ""]
