@@ -43,10 +43,13 @@ def resolve_schedule_flags(settings: Settings[DiffusionConfig]) -> None:
             settings.set("sampler", "ddim")
         elif sampler != "ddim":
             raise UserError(f"--ddim_sampling_eta belongs to --sampler ddim, not to {sampler}: drop one of them")
-    if config.sampling.renoise_gamma and eta:
-        raise UserError("--renoise_gamma and --ddim_sampling_eta both add noise to a step: drop one of them")
-    if eta is None:
-        settings.set("ddim_sampling_eta", 1.0 if discrete and not config.sampling.renoise_gamma else 0.0)
+    renoised = config.sampling.renoise_gamma > 0
+    if renoised and eta and "ddim_sampling_eta" in explicit:
+        raise UserError(
+            "--renoise_gamma and --ddim_sampling_eta both add noise to a step: drop one of them, or set it to 0"
+        )
+    if eta is None or renoised:
+        settings.set("ddim_sampling_eta", 1.0 if discrete and not renoised else 0.0)
     learned = config.denoiser.learned_variance
     if learned and "posterior_variance" not in settings.explicit | settings.checkpoint_args.keys():
         settings.set("posterior_variance", "learned")
