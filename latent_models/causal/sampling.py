@@ -18,6 +18,9 @@ from latent_models.key_value_cache import CACHE
 CHECK_EVERY = {"cpu": 1}  # tokens between checks for finished texts; a check waits for the device
 CHECK_EVERY_ELSEWHERE = 8
 Processor = Callable[[Tensor, Tensor], Tensor]
+# Tokens that are sorted at first, which mostly hold the nucleus: on a CPU, sorting a whole vocabulary takes longer than
+# the network.
+FEW_TOKENS = {"cpu": 512}
 COMPACT_BELOW = 0.8  # share of unfinished texts below which finished ones are dropped; dropping copies the cache
 
 
@@ -111,17 +114,41 @@ def pick(logits: Tensor, uniform: Tensor, top_p: float, temperature: float, top_
     The nucleus is the smallest set of the likeliest tokens whose probabilities add up to top_p: Holtzman et al. 2020,
     arXiv:1904.09751, eq. 2. The token is that at which the cumulated probability passes `uniform` times their sum.
     """
-    probabilities, order = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    probabilities = (logits / temperature).softmax(-1)
+    size = probabilities.shape[-1]
     if top_k:
-        probabilities, order = probabilities[:, :top_k], order[:, :top_k]
-        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+        values, order = _likeliest(probabilities, min(size, top_k))
+        return _draw(values / values.sum(-1, keepdim=True), order, uniform, top_p)
+    if top_p >= 1:  # all tokens: their order does not matter
+        return _draw(probabilities, torch.arange(size, device=logits.device).expand_as(probabilities), uniform, top_p)
+    few = min(size, FEW_TOKENS.get(logits.device.type, size))
+    values, order = _likeliest(probabilities, few)
+    token = _draw(values, order, uniform, top_p)
+    if few < size:
+        rows = (values.double().sum(-1) < top_p).nonzero()[:, 0]
+        if len(rows):
+            token[rows] = _draw(*_likeliest(probabilities[rows], size), uniform[rows], top_p)
+    return token
+
+
+def _draw(probabilities: Tensor, ids: Tensor, uniform: Tensor, top_p: float) -> Tensor:
+    """Tokens (B,). probabilities (B, n) of ids (B, n), the likeliest first unless top_p is 1."""
     cumulated = probabilities.double().cumsum(-1)
     inside = (cumulated - probabilities) < top_p  # the first token is always inside
+    last = inside.sum(-1, keepdim=True) - 1  # also where rounding would pass the end
+    total = cumulated.gather(1, last)
     cumulated = cumulated.where(inside, torch.inf)
-    total = (probabilities.double() * inside).sum(-1, keepdim=True)
     at = torch.searchsorted(cumulated, uniform.double()[:, None] * total, right=True)
-    last = inside.sum(-1, keepdim=True) - 1  # where rounding would pass the end
-    return order.gather(1, torch.minimum(at, last))[:, 0]
+    return ids.gather(1, torch.minimum(at, last))[:, 0]
+
+
+def _likeliest(probabilities: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Falling probabilities (B, number) of the likeliest tokens, and their ids; of equal ones the lower id first."""
+    if number < probabilities.shape[-1]:
+        ids = probabilities.topk(number, dim=-1, sorted=False).indices.sort(dim=-1).values
+        values, at = probabilities.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+        return values, ids.gather(-1, at)
+    return probabilities.sort(dim=-1, descending=True, stable=True)
 
 
 def _until_end(ids: list[int], end_id: int) -> list[int]:

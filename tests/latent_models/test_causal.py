@@ -126,6 +126,22 @@ def test_the_nucleus_holds_the_likeliest_tokens_and_their_proportions():
     assert pick(logits[:3], torch.tensor([0.0, 0.5, 1 - 2**-24]), 1e-6, 1.0).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("spread", [1.0, 3.0, 6.0])  # of logits: hundreds of tokens hold the nucleus, or a few
+def test_a_part_of_the_vocabulary_is_sorted_and_the_tokens_are_the_same(spread):
+    draws = torch.Generator().manual_seed(0)
+    logits = (torch.randn(64, 5000, generator=draws) * spread).bfloat16().float()  # with many equal ones
+    uniforms = torch.rand(64, generator=draws)
+    probabilities, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    cumulated = probabilities.double().cumsum(-1)
+    expected = []
+    for row in range(len(logits)):
+        size = int(((cumulated[row] - probabilities[row]) < 0.9).sum())
+        nucleus = cumulated[row, :size]
+        at = int(torch.searchsorted(nucleus, uniforms[row].double() * nucleus[-1], right=True))
+        expected.append(int(order[row, min(at, size - 1)]))
+    assert pick(logits, uniforms, 0.9, 1.0).tolist() == expected
+
+
 def test_special_tokens_and_rows_beyond_the_vocabulary_are_never_sampled(load):
     lm = load("llama")
     with torch.no_grad():
