@@ -257,6 +257,7 @@ class Recipe:
             start,
             batch,
             fewest=row.fewest,
+            least_batch=row.smallest_batch,
             steps=typed,
             fixed_batch=bool(row.batch_size and self.choices[row.batch_size].given),
         )

@@ -31,6 +31,7 @@ CHOSEN = {  # choice -> type and help of the flag that replaces it
     "tx_dim": (int, "width of the denoiser"),
     "tx_depth": (int, "blocks of the denoiser"),
     "denoiser_batch_size": (int, "texts a step of the denoiser"),
+    "denoiser_share": (float, "part of the training time that the denoiser gets, below 1"),
     "denoiser_learning_rate": (float, "peak learning rate of the denoiser"),
     "sampling_timesteps": (int, "steps of the sampler"),
     "cls_free_guidance": (float, "weight of guidance by class or source; 1: none"),
@@ -107,6 +108,8 @@ def check_arguments(args: Namespace) -> None:
         value = getattr(args, name)
         if isinstance(value, int | float) and value <= 0:
             raise UserError(f"--{name} {value} is too small: give a number above 0")
+    if args.denoiser_share is not None and args.denoiser_share >= 1:
+        raise UserError(f"--denoiser_share {args.denoiser_share:g} leaves no time for the decoder: give less than 1")
     for name in OWN_FLAGS:
         try:
             shlex.split(getattr(args, name) or "")

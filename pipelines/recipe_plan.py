@@ -23,6 +23,8 @@ FEWEST_STEPS = 300  # of a decoder: below that its batch is halved
 EVALUATION_SHARE = 0.15  # of the budget, if evaluation counts
 SAFETY = 0.95  # of the time of a stage: what ends early goes to the next one, what is late ends at a high learning rate
 WARMUP_SHARE = 0.08  # of the steps of a stage, at most 100 of them
+SHORT_BUDGET = 2400.0  # seconds
+HALF_BATCH = 1.7  # times the rate: a step of half as many texts lasts longer than half of it
 SMALL_CORPUS = 20_000  # texts
 
 
@@ -99,6 +101,7 @@ def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[
         make("max_train_texts", facts.texts, "every text: the stages read them as they go")
         _choose_small_models(make, facts, seconds)
     _choose_denoiser(make, facts, seconds, way)
+    _choose_denoiser_share(make, seconds, way)
     if way != SCRATCH_WAY:
         batch, where = (128, "a GPU computes many texts at once; ") if machine.has_gpu else (32, "")
         make("decoder_batch_size", batch, f"{where}halved until {FEWEST_STEPS} steps fit into the time of the decoder")
@@ -163,6 +166,15 @@ def _choose_small_models(make: _Maker, facts: CorpusFacts, seconds: float) -> No
     make("dim_ae", 32, "narrow latents are easier to generate")
 
 
+def _choose_denoiser_share(make: _Maker, seconds: float, way: str) -> None:
+    if way == PRETRAINED_WAY and make.made["num_sentence_latents"].value == 1:
+        short = seconds < SHORT_BUDGET
+        why = "below some hundred steps it knows no latents" if short else "its loss is flat after some thousand steps"
+        make("denoiser_share", 0.26 if short else 0.2, f"part of the time after encoding; {why}")
+    else:
+        make("denoiser_share", SHARES[way, "several"]["diffusion"], "part of the training time")
+
+
 def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str) -> None:
     one_vector = way == PRETRAINED_WAY and make.made["num_sentence_latents"].value == 1
     needs_words = make.made["condition"].value == "source"
@@ -175,13 +187,17 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
     if variant == "mlp":
         make("tx_dim", 512 if small else 1024, why)
         make("tx_depth", 4 if small else 6, why)
-        make("denoiser_batch_size", 256 if small else 512, "a step of an MLP is cheap, and its gradient noisy")
+        make(
+            "denoiser_batch_size",
+            256 if small else 512,
+            "a step of an MLP is cheap, its gradient noisy; halved below 800 steps",
+        )
         make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
     else:
         large = way == PRETRAINED_WAY or seconds >= 1800
         make("tx_dim", 384 if large and not small else 192, why)
         make("tx_depth", 6 if large else 4, why)
-        make("denoiser_batch_size", 128 if large else 64, "texts a step")
+        make("denoiser_batch_size", 128 if large else 64, "texts a step; halved below 800 steps")
         make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
     make("sampling_timesteps", 32, "steps of the sampler: more changes little")
     guidance = 1.5 if needs_words else 1.0
@@ -193,6 +209,9 @@ def shares(choices: Choices) -> dict[str, float]:
     way = choices["way"].value
     several = way != PRETRAINED_WAY or choices["num_sentence_latents"].value > 1
     found = dict(SHARES[way, "several" if several else "one"])
+    share = float(choices["denoiser_share"].value)
+    others = (1 - share) / (1 - found["diffusion"])
+    found = {name: share if name == "diffusion" else others * part for name, part in found.items()}
     if choices["adapt_decoder"].value:
         stage, part = ADAPTED_STAGE[way]
         found["adapted"] = part * found[stage]
@@ -228,17 +247,18 @@ def choose_steps(
     batch_size: int,
     *,
     fewest: int = 0,
+    least_batch: int = 8,
     steps: int | None = None,
     fixed_batch: bool = False,
 ) -> Steps:
     """The steps that fit into the seconds of a stage at a probed rate (steps/s with batch_size texts).
 
-    started: seconds until the first step. fewest: with fewer steps the batch is halved, down to 8 texts, where a step
-    of half as many texts is taken to last half as long; fixed_batch: it stays. steps: typed, and then kept.
+    started: seconds until the first step. fewest: with fewer steps the batch is halved, down to least_batch texts;
+    fixed_batch: it stays. steps: typed, and then kept.
     """
     time = SAFETY * max(0.0, seconds - min(started, 0.8 * seconds))
-    while steps is None and not fixed_batch and batch_size >= 16 and rate * time < fewest:
-        batch_size, rate = batch_size // 2, rate * 2
+    while steps is None and not fixed_batch and batch_size >= 2 * least_batch and rate * time < fewest:
+        batch_size, rate = batch_size // 2, rate * HALF_BATCH
     number = steps if steps is not None else max(10, int(rate * time))
     decay = min(0.9999, max(0.9, 1 - 1.2 / max(1, number)))
     return Steps(number, batch_size, int(min(100, WARMUP_SHARE * number)), round(decay, 5), seconds, rate)

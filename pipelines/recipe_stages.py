@@ -29,6 +29,7 @@ class StageRow:
     batch_size: str | None = None  # name of the choice; None: of the row
     least_batch: int = 64  # where no choice holds it
     fewest: int = 0  # steps, below which the batch is halved
+    smallest_batch: int = 8  # to which it is halved
     steps_flag: str = "decoder_steps"  # flag of the recipe that fixes the number of steps
 
 
@@ -45,7 +46,7 @@ STAGE_ROWS = {
     ),
     "diffusion": StageRow(
         DIFFUSION, "the denoiser learns to generate latents", "metrics.json", "denoiser_flags",
-        batch_size="denoiser_batch_size", steps_flag="denoiser_steps",
+        batch_size="denoiser_batch_size", fewest=800, smallest_batch=64, steps_flag="denoiser_steps",
     ),
     "adapted": StageRow(
         AUTOENCODER, "the decoder, fine-tuned on latents of the denoiser", "validation.json", "adapted_flags",

@@ -83,7 +83,7 @@ def test_the_evaluation_reads_the_adapted_decoder(tmp_path):
 def test_a_flag_replaces_each_choice():
     typed = {"pooling": "segments", "condition": "none", "denoiser_variant": "latent", "way": "pretrained"}
     for name, (kind, _) in {**CHOSEN, **CHOSEN_FROM_SCRATCH}.items():
-        value = kind(typed.get(name, 2))
+        value = kind(typed.get(name, 0.5 if kind is float else 2))
         machine = Machine(None, None) if name in CHOSEN_FROM_SCRATCH else Machine("lm", "encoder", 400)
         given = {name: value} | ({"pooling": "segments"} if name == "num_sentence_latents" else {})
         assert choose(CAPTIONS, machine, 3600, given)[name].value == value, name
@@ -144,6 +144,7 @@ def record(out: Path) -> dict:
         ("--minutes 0", "no time"),
         ("--minutes nan", "no time"),
         ("--tx_dim -1", "too small"),
+        ("--denoiser_share 1", "less than 1"),
         ("--condition other", "unknown"),
         ("--condition class", "needs labels"),
         ("--condition source", "have no sources"),

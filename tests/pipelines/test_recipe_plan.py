@@ -120,12 +120,19 @@ def test_a_stage_gets_what_the_stages_before_it_left():
     assert stage_seconds("diffusion", -5, stages, ("decoder",)) == 0
 
 
+def test_a_short_budget_gives_the_denoiser_more_of_its_time():
+    short, long = (shares(choose(CAPTIONS, MACHINE, seconds, {})) for seconds in (1500, HOUR))
+    assert short["diffusion"] > long["diffusion"] and sum(short.values()) == pytest.approx(1)
+    typed = shares(choose(CAPTIONS, MACHINE, HOUR, {"denoiser_share": 0.5, "adapt_decoder": True}))
+    assert typed["diffusion"] == 0.5 and sum(typed.values()) == pytest.approx(1)
+
+
 def test_steps_fill_the_time_at_the_rate_of_the_probe():
     made = choose_steps(2400, 0.5, 20, 32, fewest=300)
     assert (made.steps, made.batch_size, made.warmup) == (1130, 32, 90)
     assert choose_steps(2400, 20, 0, 512).ema_decay == 0.9999
     short = choose_steps(100, 0.5, 20, 32, fewest=300)  # 40 steps: halved twice
-    assert (short.steps, short.batch_size) == (152, 8)
+    assert (short.steps, short.batch_size) == (109, 8)
     assert choose_steps(100, 0.5, 20, 32, fewest=300, fixed_batch=True).steps == 38
     assert choose_steps(100, 0.5, 20, 32, fewest=300, steps=7).steps == 7
     nothing = choose_steps(0, 0.5, 20, 32)
