@@ -96,8 +96,7 @@ def slerp(first: Latents, second: Latents, n: int, known: KnownPositions | None 
     """
     if known is not None:
         free = ~known.mask[..., None]
-        ends = (Latents(part.x0 * free, part.mask) for part in (first, second))
-        arc = slerp(*ends, n)
+        arc = slerp(Latents(first.x0 * free, first.mask), Latents(second.x0 * free, second.mask), n)
         return Latents(torch.where(free, arc.x0, known.value), arc.mask)
     a, b = first.x0.flatten(1), second.x0.flatten(1)  # (1, L D)
     angle = torch.acos(torch.nn.functional.cosine_similarity(a, b).clamp(-1, 1))

@@ -93,7 +93,8 @@ class DistillationStep:
         self.additional_losses = AdditionalLosses(latents)
         if read is not None:
             self.additional_losses.own = False  # of the space of embeddings, which its student leaves as it is
-        self.read, self.absorbing = self._read if read is None else read, absorbing
+        self.read: TextReader = self._read if read is None else read
+        self.absorbing = absorbing
 
     def _read(self, rows: Tensor, draws: StepRNG) -> tuple[Latents, Condition | None, KnownPositions | None]:
         return (*self.latents(rows), None)
@@ -153,8 +154,10 @@ class DistillationStep:
                 x0_prev = self._estimate(z, times[i], batch, x0_prev)
                 z = ddim_step(z, x0_prev, schedule(torch.tensor(times[i])), schedule(torch.tensor(times[i + 1])))
         t, s = times[k], times[k + 1]
-        more = {} if batch.known is None and batch.shift is None else {"known": batch.known, "shift": batch.shift}
-        z_s = self.teacher(z, k, batch.mask, batch.condition, x0_prev, **more)
+        if batch.known is None and batch.shift is None:
+            z_s = self.teacher(z, k, batch.mask, batch.condition, x0_prev)
+        else:
+            z_s = self.teacher(z, k, batch.mask, batch.condition, x0_prev, batch.known, batch.shift)
         time = torch.full((1,), t, dtype=z.dtype, device=z.device)
         level = broadcast_level(schedule, time, z)
         # at t = 0 a sampler returns its estimate of x0
