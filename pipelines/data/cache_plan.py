@@ -17,6 +17,7 @@ from latent_models.cache import cache_layout
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
+from pipelines.data.tokens import tokenizer_of
 from utils.array_cache import format_bytes, size_of
 from utils.cache_folder import encoded_folder
 from utils.cli.settings import Settings
@@ -62,7 +63,7 @@ def _sizes(
     length = length or space.length
     for split in SPLITS:
         texts = corpus.splits[split].texts
-        yield f"{split} texts", _bytes(space, _tokenizer(space), texts, length, dtype)
+        yield f"{split} texts", _bytes(space, tokenizer_of(space), texts, length, dtype)
     shared = parts.get("context encoder (shared)")
     if shared is not None and not settings.values.get("train_context_encoder"):
         model = _language_model(space)
@@ -75,10 +76,6 @@ def _sizes(
 
 def _language_model(part: nn.Module) -> LanguageModel:
     return next(module for module in part.modules() if isinstance(module, LanguageModel))
-
-
-def _tokenizer(space: LatentSpace) -> Any:
-    return getattr(space, "language_model", space).tokenizer  # type: ignore[union-attr]
 
 
 def _bytes(space: LatentSpace, tokenizer: Any, texts: Sequence[str], length: int, dtype: str) -> int:
