@@ -114,6 +114,8 @@ def divide(
     sources = set() if rest.sources is None else {s for split in (test, human) for s in split.sources or ()}
     kept = [i for i, text in enumerate(rest.texts) if text not in other and _source(rest, i) not in sources]
     rest = rest.select(kept[:most_train])
+    if len(test) < num_samples and row.condition != SOURCE:
+        raise UserError(f"{len(test)} references are fewer than --num_samples {num_samples}: lower it")
     if len(rest) < 2:
         raise UserError(f"{len(train)} training texts are too few for {num_samples} samples: give fewer --num_samples")
     return Parts(

@@ -29,8 +29,14 @@ class Asked:
     """What every system is asked for: n texts, with these classes or for these sources."""
 
     n: int
-    labels: list[int] | None = None
+    labels: list[int] | None = None  # indices into class_names
     examples: Examples | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The name of each class that is asked for: a run may number its classes in another order."""
+        return None if self.labels is None else [self.class_names[label] for label in self.labels]
 
     @property
     def sources(self) -> list[str] | None:
@@ -41,7 +47,7 @@ def what_is_asked(parts: Parts, n: int) -> Asked:
     """The classes of n references drawn at random, or the first n sources; the same for all systems and seeds."""
     if parts.condition == CLASS:
         labels = parts[SPLIT].labels or []
-        return Asked(n, random.Random("classes").sample(labels, min(n, len(labels))))
+        return Asked(n, random.Random("classes").sample(labels, n), class_names=parts.class_names)
     return Asked(n, examples=examples_of(parts, n))
 
 
@@ -130,7 +136,7 @@ def _diffusion(folder: Path, asked: Asked) -> Draw:
     def draw(seed: int) -> list[str]:
         if asked.sources is not None:
             return list(pipe(source=asked.sources, generator=seed, decoding=decoding).texts)
-        return list(pipe(asked.n, generator=seed, decoding=decoding, class_id=asked.labels).texts)
+        return list(pipe(asked.n, generator=seed, decoding=decoding, class_id=asked.classes).texts)
 
     return draw
 
@@ -160,7 +166,9 @@ def _causal(folder: Path, asked: Asked) -> Draw:
     def draw(seed: int) -> list[str]:
         if asked.sources is None and asked.labels is None:
             return generator.sample(asked.n, seed, ("nucleus",), quiet=True).texts["nucleus"]
-        rows = prompts.texts(asked.sources, asked.labels) or []
+        wanted = asked.classes
+        numbers = None if wanted is None else [prompts.class_names.index(name) for name in wanted]
+        rows = prompts.texts(asked.sources, numbers) or []
         found = generator.candidates(len(rows), 1, seed, ("nucleus",), lambda a, b: rows[a:b], quiet=True)
         return [texts[0] for texts in found["nucleus"]]
 
