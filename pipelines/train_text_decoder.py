@@ -32,7 +32,14 @@ from latent_models.spaces.decoded import (
     text_decoder_metadata,
 )
 from latent_models.spaces.encoder_states import EncoderStatesSpace
-from pipelines.best_checkpoint import LOSSES, best_score, check_best_metric, load_best_score, save_if_best, uses_best
+from pipelines.best_checkpoint import (
+    LOSSES,
+    best_score,
+    check_best_metric,
+    load_best_score,
+    save_if_best,
+    uses_best,
+)
 from pipelines.builders.models import load_model_of_texts
 from pipelines.cli.configs import TextDecoderConfig
 from pipelines.cli.programs import TEXT_DECODER
@@ -117,7 +124,7 @@ def train(settings: Settings[TextDecoderConfig]) -> int:
     augmentation = DecoderAugmentation(config.decoder, denoiser, config.augmentation.denoiser_prob)
     network = DecoderNetwork(space.decoder, space if read["train"].makes_tokens else None)
     state.wrapped = wrap(network, run.dist)
-    sampler: Any = LengthBuckets(run.batch_sampler(), targets["train"].lengths())
+    sampler = LengthBuckets(run.batch_sampler(), targets["train"].lengths())
     step = TextDecoderStep(
         state.wrapped,
         read["train"].scaled,
@@ -126,7 +133,6 @@ def train(settings: Settings[TextDecoderConfig]) -> int:
         run.device,
         augmentation=augmentation,
         variable_length=space.variable_length,
-        tokens=targets["train"].mean_targets,
     )
     evaluator = make_evaluator(run, space, tokens["valid"], targets["valid"], read["valid"])
 
@@ -180,7 +186,6 @@ def make_evaluator(
         run.device,
         augmentation=DecoderAugmentation(run.settings.config.decoder),
         variable_length=space.variable_length,
-        tokens=1.0,
     )
     return TextDecoderEvaluator(run, space, data, step)
 

@@ -129,11 +129,15 @@ class CausalLM(nn.Module):
         self._tuner = [LoraModel(self.model, config, "default")]
         self.has_adapters = True
 
-    def keep_input_dtype(self) -> None:
-        """Adapters take inputs in the dtype they have: under autocast, peft would cast them to float32 and back."""
+    def speed_up_adapters(self) -> None:
+        """Adapters take inputs in the dtype they have, as peft would cast them to float32 and back under autocast; and
+        on a CPU they compute as adapters.py describes."""
+        from latent_models.causal.adapters import use_cpu_layers
+
         for layer in self.model.modules():
             if hasattr(layer, "lora_A"):
                 layer.cast_input_dtype_enabled = False
+        use_cpu_layers(self.model)
 
     def forward(self, input_ids: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each text given its prompt, in nats, summed over its tokens: (B,) float32.

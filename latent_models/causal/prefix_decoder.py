@@ -70,7 +70,7 @@ class PrefixDecoder(nn.Module):
         if options.decoder_mode == "lora":
             torch.manual_seed(derive_seed(seed, "adapters"))
             lm.add_adapters(options.lora_rank, options.lora_alpha)
-            lm.keep_input_dtype()
+            lm.speed_up_adapters()
         else:
             lm.requires_grad_(options.decoder_mode == "ft")
         torch.manual_seed(derive_seed(seed, "prefix"))
@@ -119,7 +119,7 @@ class PrefixDecoder(nn.Module):
             present = torch.ones_like(input_ids, dtype=torch.bool)
             everywhere = torch.cat([present[:, :1], prefix_mask, present[:, 1:]], 1).long()
             where = {"attention_mask": everywhere, "position_ids": (everywhere.cumsum(1) - 1).clamp(min=0)}
-        with self._frozen_in_half():
+        with self._frozen_in_half(), self._attention(inputs.shape[1]):
             out = lm.model.base_model(inputs_embeds=inputs, use_cache=False, **where)
             # (B, T, W), padded on the right; that of the last prefix vector in place of that of the start
             states = out.last_hidden_state[:, prefix.shape[1] :]
@@ -190,6 +190,14 @@ class PrefixDecoder(nn.Module):
     def free_copies(self) -> None:
         """Drop the copy that generates; it is made again when needed."""
         self._ready = None
+
+    def _attention(self, length: int) -> AbstractContextManager[None]:
+        """Context manager: under autocast on a CPU, short texts are attended to as short_attention.py describes."""
+        from latent_models.causal.short_attention import LONGEST, short_texts
+
+        if self.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or length > LONGEST:
+            return nullcontext()
+        return short_texts(self.lm.model)
 
     def _frozen_in_half(self) -> AbstractContextManager[None]:
         """Context manager: under autocast, frozen weights are held in its dtype instead of being cast at every step."""

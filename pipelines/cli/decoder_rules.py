@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,6 +15,21 @@ from utils.cli.settings import Settings
 from utils.errors import UserError
 
 NOISE = ("max_latent_noise", "latent_dropout")  # may differ in a decoder that is adapted to a denoiser
+
+
+def is_of_text_decoder(argv: Sequence[str]) -> bool:
+    """Whether a command line of train_latent_model.py is one of the program that trains a causal decoder."""
+    flags = [token.partition("=") for token in argv]
+    if any(name == "--decoder_model" for name, _, _ in flags):
+        return True
+    following = dict(zip(argv, argv[1:], strict=False))
+    folder = next(
+        (value for name, _, value in flags if name == "--resume_dir" and value), following.get("--resume_dir")
+    )
+    try:
+        return bool(folder) and bool(read_args(Path(str(folder))).get("decoder_model"))
+    except UserError:  # the program itself says what is wrong with the folder
+        return False
 
 
 def check_resume(settings: Settings[TextDecoderConfig]) -> None:
@@ -80,8 +96,14 @@ def resolve_space(settings: Settings[TextDecoderConfig]) -> None:
 
 
 def check_evaluation(settings: Settings[TextDecoderConfig]) -> None:
+    """UserError for flags of evaluations that a decoder has not."""
     if settings.config.evaluation.gen_data:
         raise UserError("--gen_data samples from a run of train_text_diffusion.py: a decoder has no sampler")
+    if "num_samples" in settings.explicit:
+        raise UserError(
+            f"--num_samples {settings.config.evaluation.num_samples} is of runs that sample latents, and a decoder is "
+            "measured on held-out texts: give their number with --eval_texts"
+        )
 
 
 def check_decoding_flags(settings: Settings[TextDecoderConfig]) -> None:

@@ -29,7 +29,8 @@ PRETRAIN = Program(
 
 AUTOENCODER = Program(
     name="train_latent_model.py",
-    description="Stage 1: train the Perceiver autoencoder around a frozen language model.",
+    description="Stage 1: train the Perceiver autoencoder around a frozen language model. With --decoder_model, a "
+    "causal language model learns to decode frozen latents: see python -m pipelines.train_text_decoder --help.",
     config=AutoencoderConfig,
     abbreviates=True,
     rules=(

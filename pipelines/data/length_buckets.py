@@ -40,11 +40,15 @@ class LengthBuckets:
 
     def rows(self, step: int, micro: int, n: int) -> Tensor:
         start, stop = self.sampler.bounds(micro)
+        return self.rows_of_step(step, n)[start:stop]
+
+    def rows_of_step(self, step: int, n: int) -> Tensor:
+        """Rows of the global batch, of all ranks and micro-batches."""
         at, place = divmod(step, self.window)
         if at not in self._of_window:
             self._of_window.clear()
             self._of_window[at] = self._sorted(at, n)
-        return self._of_window[at][place][start:stop]
+        return self._of_window[at][place]
 
     def rng(self, step: int, micro: int, device: torch.device | str = "cpu") -> StepRNG:
         return self.sampler.rng(step, micro, device)

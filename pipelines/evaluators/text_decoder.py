@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation import report
+from evaluation import report, scorers
 from evaluation.distributed import on_rank0
 from evaluation.protocols import evaluate_reconstruction
 from latent_models.generation.decoding import decoding_settings, given_settings, strategies
@@ -63,6 +63,8 @@ class TextDecoderEvaluator:
         self.rows = torch.arange(min(config.validation.eval_texts, len(data)))
         self.spelling = Spelling.of(space.decoder.lm.tokenizer, {"valid": data.split.texts})
         self.references = self.spelling.respell([data.split.texts[row] for row in self.rows.tolist()])
+        source = scorers.source_of(config.evaluation.scorer, or_default=False)  # perplexity needs --scorer
+        self.scorer = scorers.load(source, device=run.device) if source else None
         self.metrics: dict[str, Any] = {}
         self.texts: dict[str, list[str]] = {}  # by column name of the file of samples
         highest = config.decoder.max_latent_noise
@@ -105,7 +107,7 @@ class TextDecoderEvaluator:
                 "samples": (columns[SAMPLES[1]], columns[SAMPLES[0]]),
                 "swapped": (others, self.references),
             }
-            return on_rank0(self.run.dist, None, partial(self._compare, pairs))
+            return on_rank0(self.run.dist, self.scorer, partial(self._compare, pairs))
 
     def _reconstruct(self, name: str, settings: Mapping[str, Any]) -> list[str]:
         run, space = self.run, self.space
@@ -137,9 +139,10 @@ class TextDecoderEvaluator:
                     vectors[id(side)] = self._vectors(side)
             cosines = (vectors[id(texts)] * vectors[id(references)]).sum(1)
             found[f"decoder/{name}/similarity"] = float(cosines.mean())
-            overlaps = evaluate_reconstruction(texts, references)
-            protocol = overlaps.pop("protocol")
-            kept = overlaps if name in self.clean else {key: overlaps[key] for key in OVERLAPS if key in overlaps}
+            are_of_references = name in self.clean or name == "sample"
+            overlaps = evaluate_reconstruction(texts, references, self.scorer if are_of_references else None)
+            protocol = overlaps.pop("protocol") | protocol  # the first names the scorer
+            kept = overlaps if are_of_references else {key: overlaps[key] for key in OVERLAPS if key in overlaps}
             found |= {f"decoder/{name}/{key}": value for key, value in kept.items()}
         found["decoder/share_of_latents"] = share_of_latents(found)
         record = self.run.corpus_record

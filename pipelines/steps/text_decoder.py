@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from latent_models.causal.options import TextDecoderOptions
 from latent_models.causal.sequences import CausalBatch, Sequences
 from pipelines.data.batch_sampler import BatchSampler
+from pipelines.data.length_buckets import LengthBuckets
 from pipelines.steps.describe import describe_rows
 from utils.records import Latents
 from utils.seeding import StepRNG
@@ -86,8 +87,9 @@ class DecoderNetwork(nn.Module):
 class TextDecoderStep:
     """(step, micro) -> losses (B,) in nats per token, and no values to log.
 
-    As in CausalLMStep, the loss of a text is its negative log-likelihood over the mean number of tokens of a training
-    text, so that every token counts the same.
+    The loss of a text is its negative log-likelihood over the mean number of tokens of the texts of this step, over all
+    ranks and micro-batches. So every token of a step counts the same, however its batch is split, and steps of long
+    texts, which come together, are no larger than others.
     """
 
     def __init__(
@@ -100,15 +102,14 @@ class TextDecoderStep:
         *,
         augmentation: DecoderAugmentation,
         variable_length: bool,
-        tokens: float,
     ) -> None:
         """network: a DecoderNetwork, wrapped in DDP or not. read: rows (B,) -> what the network encodes, or latents.
 
-        tokens: mean number of tokens of a training text.
+        batch_sampler: LengthBuckets for training.
         """
         self.network, self.read, self.data, self.batch_sampler = network, read, data, batch_sampler
-        self.device, self.augmentation, self.tokens = device, augmentation, tokens
-        self.variable_length = variable_length
+        self.device, self.augmentation, self.variable_length = device, augmentation, variable_length
+        self.counts = data.lengths() - data.text_starts  # (n,) tokens that count in the loss
 
     def describe(self, step: int, micro: int, positions: list[int]) -> str:
         return describe_rows(self.batch_sampler, len(self.data), step, micro, positions)
@@ -127,7 +128,9 @@ class TextDecoderStep:
             batch,
             self.augmentation.hidden(rng, batch.input_ids.shape[1]),
         )
-        return nll / self.tokens, {}
+        assert isinstance(self.batch_sampler, LengthBuckets), "training batches of similar lengths"
+        of_step = self.batch_sampler.rows_of_step(step, len(self.data))
+        return nll / float(self.counts[of_step.numpy()].mean()), {}
 
     def totals(self, micro: int, levels: dict[str, float]) -> dict[str, Tensor]:
         """Nats (B,) of each text by the name of a noise level, and tokens (B,): their sums give nats per token."""

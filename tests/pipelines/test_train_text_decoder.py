@@ -1,0 +1,294 @@
+"""The program that trains a causal language model to decode latents: exact resume, what it measures, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_latent_model
+from latent_models.spaces.decoded import DecodedSpace
+from pipelines import train_text_decoder
+from pipelines.cli.programs import TEXT_DECODER
+from pipelines.data.batch_sampler import TrainingSampler
+from pipelines.data.length_buckets import LengthBuckets
+from pipelines.evaluators.text_decoder import describe, share_of_latents, verdict
+from pipelines.steps.text_decoder import TextDecoderStep
+from tests.latent_models.tiny_causal import make_causal
+from tests.latent_models.tiny_encoders import make_encoder
+from utils import checkpoints
+from utils.cli.parse import parse
+from utils.errors import UserError
+from utils.trackers import read_metrics
+
+SHORT = (
+    "--device cpu --no_wandb --mixed_precision no --max_seq_len 40 --num_train_steps 6 --train_batch_size 8 "
+    "--log_every 1 --eval_every 3 --lr_warmup_steps 2 --config val_loss_examples=16 --eval_texts 6"
+)
+PAIRS = ("greedy", "sample", "samples", "swapped")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tales_folder) -> Path:
+    """A folder with a tiny BERT and a tiny Llama whose tokenizers have seen the texts."""
+    root = tmp_path_factory.mktemp("text_decoder")
+    texts = [json.loads(line)["text"] for line in (tales_folder / "train.jsonl").open()]
+    make_encoder("bert", root / "bert", texts)
+    make_causal(root / "llama", "llama", texts, std=0.05, max_position_embeddings=64)
+    return root
+
+
+@pytest.fixture(scope="module")
+def train(programs, place) -> Callable[..., int]:
+    """(output folder, flags, flags of the latents) -> exit code of a training on the stories of the other tests."""
+
+    def run(out: Path, flags: str = "", latents: str | None = None) -> int:
+        space = f"--encoder_model {place / 'bert'}" if latents is None else latents
+        line = (
+            f"{programs.data} {SHORT} --decoder_model {place / 'llama'} {space} --cache_dir {place}/cache {flags} "
+            f"--output_dir {out}"
+        )
+        return train_text_decoder.train(parse(TEXT_DECODER, line.split()))
+
+    return run
+
+
+def again(folder: Path, flags: str) -> int:
+    return train_text_decoder.train(parse(TEXT_DECODER, f"--resume_dir {folder} --no_wandb {flags}".split()))
+
+
+@pytest.fixture(scope="module")
+def run(train, place) -> Path:
+    folder = place / "run"
+    assert train(folder, "--decoder_mode ft --num_train_steps 60 --learning_rate 1e-2 --eval_every 30") == 0
+    return folder
+
+
+def test_every_validation_measures_what_latents_decide(run):
+    lines = [line for line in read_metrics(run) if "val_loss" in line]
+    assert [line["step"] for line in lines] == [30, 60]
+    names = {f"decoder/{pair}/{key}" for pair in PAIRS for key in ("similarity", "bleu", "rougeL")}
+    losses = {f"decoder/{key}" for key in ("loss_clean", "loss_most_noise", "loss_without_latents")}
+    assert names | losses | {"val_loss", "decoder/share_of_latents"} <= lines[-1].keys()
+    assert lines[-1]["val_loss"] < read_metrics(run)[0]["loss"]
+    assert all(-1 <= lines[-1][f"decoder/{pair}/similarity"] <= 1.0001 for pair in PAIRS)
+    written = json.loads((run / "validation.json").read_text())
+    assert {key: written[key] for key in names} == {key: lines[-1][key] for key in names}
+    assert written["protocol"]["similarity"].endswith("bert")
+    rows = json.loads((run / "validation-samples.json").read_text())
+    assert len(rows) == 6 and {"reference", "greedy", "nucleus", "nucleus, second"} <= rows[0].keys()
+    best = checkpoints.load_best(run).metadata["best"]
+    assert best["metric"] == "val_loss" and best["value"] == min(line["val_loss"] for line in lines)
+
+
+def test_an_evaluation_repeats_the_validation(run, programs, tmp_path):
+    last = read_metrics(run)[-1]
+    args = json.loads((run / "args.json").read_text())
+    assert args["decoder_noise"] == 0.3 and args["decoder_model_relative"] == "../llama"
+    assert again(run, f"--eval --device cpu --output_dir {tmp_path}") == 0
+    found = json.loads((tmp_path / "evaluation" / "eval-valid.json").read_text())
+    assert found["val_loss"] == pytest.approx(last["val_loss"], rel=1e-3)  # of the best step, from encoded texts
+    for pair in PAIRS:
+        assert found[f"decoder/{pair}/similarity"] == pytest.approx(last[f"decoder/{pair}/similarity"], abs=0.02)
+    flags = f"--checkpoint newest --decoding greedy,beam --num_beams 2 --scorer {programs.scorer} --device cpu"
+    assert again(run, f"--eval_test --eval_texts 4 {flags} --output_dir {tmp_path}") == 0
+    found = json.loads((tmp_path / "evaluation" / "eval-test.json").read_text())
+    assert found["protocol"]["num_beams"] == 2 and "decoder/beam/similarity" in found
+    assert found["decoder/greedy/perplexity"] > 1 and found["decoder/sample/perplexity"] > 1
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(train, stop_after, fingerprints, tmp_path):
+    assert train(tmp_path / "whole", "--token_dropout 0.2") == 0
+    stop_after(TextDecoderStep, 4)
+    assert train(tmp_path / "stopped", "--token_dropout 0.2") == 143
+    assert again(tmp_path / "stopped", "--resume_training") == 0
+    assert fingerprints(tmp_path / "stopped") == fingerprints(tmp_path / "whole")
+
+
+def test_a_learned_pooling_trains_with_the_decoder_and_resumes(train, place, fingerprints, tmp_path):
+    latents = f"--encoder_model {place / 'bert'} --pooling learned --num_sentence_latents 3"
+    assert train(tmp_path / "whole", "", latents) == 0
+    assert train(tmp_path / "half", "--max_seconds 0", latents) == 0
+    assert again(tmp_path / "half", "--resume_training") == 0
+    assert fingerprints(tmp_path / "half")[1] == fingerprints(tmp_path / "whole")[1]  # it was evaluated once more
+    trained = checkpoints.load(tmp_path / "whole").tensors["model"]
+    name = next(key for key in trained if key.endswith("pooling.queries"))
+    line = f"--train_file {place} --decoder_model {place / 'llama'} --max_seq_len 40 {latents}"
+    fresh = train_text_decoder.make_space(parse(TEXT_DECODER, line.split()), place)
+    assert not torch.equal(trained[name], fresh.state_dict()[name])
+
+
+def test_accumulated_batches_equal_the_large_one(train, tmp_path):
+    for name, flags in (("one", ""), ("split", "--train_batch_size 2 --gradient_accumulation_steps 4")):
+        assert train(tmp_path / name, flags) == 0
+    one, split = (read_metrics(tmp_path / name) for name in ("one", "split"))
+    for a, b in zip(one, split, strict=True):
+        found, expected = ({key: line[key] for key in line.keys() & {"loss", "val_loss"}} for line in (a, b))
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_batches_hold_texts_of_similar_lengths_and_every_text_once(tales_folder):
+    lengths = torch.randint(5, 50, (1000,), generator=torch.Generator().manual_seed(0)).numpy()
+    plain = TrainingSampler(7, batch_size=10, accumulate=2)
+    sampler = LengthBuckets(plain, lengths, window=10)
+    steps = [torch.cat([sampler.rows(step, micro, 1000) for micro in range(2)]) for step in range(50)]
+    assert torch.cat(steps).sort().values.tolist() == list(range(1000))  # an epoch is 50 steps, 5 windows
+    padding = [float(lengths[rows].max() - lengths[rows].mean()) for rows in steps]
+    random = [plain.rows(step, 0, 1000) for step in range(50)]
+    assert sum(padding) < 0.2 * sum(float(lengths[rows].max() - lengths[rows].mean()) for rows in random)
+    late = LengthBuckets(plain, lengths, window=10)  # a resumed run
+    assert torch.equal(late.rows(33, 1, 1000), sampler.rows(33, 1, 1000))
+    longest = [int(lengths[rows].max()) for rows in steps[:10]]
+    assert longest != sorted(longest)
+
+
+@pytest.mark.parametrize("space", ["compressed", "states"])
+def test_latents_of_autoencoders_and_states_are_decoded(train, chain, space, tmp_path):
+    latents = {
+        "compressed": f"--latent_model_path {chain / 'ae'}",
+        "states": f"--latent_space states --enc_dec_model {chain / 'lm'}",
+    }[space]
+    assert train(tmp_path / "run", "--num_train_steps 2 --eval_every 2 --eval_texts 2", latents) == 0
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["latent_space"] == space
+    loaded = DecodedSpace.from_pretrained(tmp_path / "run")
+    assert loaded.decoder.prefix.num_tokens == (16 if space == "compressed" else 40)
+    assert len(loaded.decode(loaded.encode_texts(["She ran."], 40), max_length=10)) == 1
+    assert again(tmp_path / "run", f"--eval --eval_texts 2 --device cpu --output_dir {tmp_path / 'out'}") == 0
+
+
+def test_a_decoder_is_adapted_to_a_denoiser(run, programs, tmp_path, place, train, fingerprints):
+    denoiser = f"--denoiser_variant mlp --decoding nucleus --cache_dir {place}/cache"
+    assert programs.diffusion(f"--latent_model_path {run}", tmp_path / "diff", denoiser) == 0
+    flags = (
+        f"{programs.data} {SHORT} --cache_dir {place}/cache --resume_dir {run} --denoiser_run {tmp_path / 'diff'} "
+        "--config denoiser_steps=2"
+    )
+    line = f"{flags} --output_dir {tmp_path / 'adapted'}"
+    assert train_text_decoder.train(parse(TEXT_DECODER, line.split())) == 0
+    adapted, before = DecodedSpace.from_pretrained(tmp_path / "adapted"), DecodedSpace.from_pretrained(run)
+    assert adapted.encoding_fingerprint() == before.encoding_fingerprint()
+    assert not torch.equal(adapted.decoder.prefix.output.weight, before.decoder.prefix.output.weight)
+    args = json.loads((tmp_path / "adapted" / "args.json").read_text())
+    assert args["decoder_mode"] == "ft" and args["encoder_model"] == str(place / "bert")  # of the decoder it began with
+    numbers = [line for line in read_metrics(tmp_path / "adapted") if "val_loss" in line]
+    assert len(numbers) == 2 and "decoder/swapped/similarity" in numbers[-1]
+    line = f"{flags} --max_seconds 0 --output_dir {tmp_path / 'half'}"
+    assert train_text_decoder.train(parse(TEXT_DECODER, line.split())) == 0
+    assert again(tmp_path / "half", "--resume_training") == 0
+    assert fingerprints(tmp_path / "half")[1] == fingerprints(tmp_path / "adapted")[1]
+
+
+def test_a_moved_run_finds_its_models(train, place, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for name in ("bert", "llama"):
+        shutil.copytree(place / name, old / name)
+    flags = f"--num_train_steps 2 --eval_every 2 --eval_texts 2 --decoder_model {old / 'llama'}"
+    assert train(old / "run", flags, f"--encoder_model {old / 'bert'}") == 0
+    old.rename(new)
+    assert again(new / "run", f"--eval --eval_texts 2 --device cpu --output_dir {tmp_path / 'out'}") == 0
+    assert again(new / "run", "--resume_training --num_train_steps 3 --device cpu") == 0
+
+
+def test_the_program_of_autoencoders_trains_decoders_too(programs, place, monkeypatch, tmp_path, capsys):
+    line = (
+        f"{programs.data} {SHORT} --num_train_steps 1 --eval_every 1 --eval_texts 2 --decoder_model {place / 'llama'} "
+        f"--encoder_model {place / 'bert'} --output_dir {tmp_path / 'run'}"
+    )
+    monkeypatch.setattr("sys.argv", ["train_latent_model.py", *line.split()])
+    assert train_latent_model.main() == 0
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["program"] == TEXT_DECODER.name
+    monkeypatch.setattr(
+        "sys.argv", ["train_latent_model.py", "--eval", "--eval_texts", "2", "--resume_dir", str(tmp_path / "run")]
+    )
+    assert train_latent_model.main() == 0
+    with pytest.raises(SystemExit):
+        monkeypatch.setattr("sys.argv", ["train_latent_model.py", "--help"])
+        train_latent_model.main()
+    assert "--decoder_model" in capsys.readouterr().out
+
+
+MISTAKES = {
+    "": "no language model given: add --decoder_model",
+    "--decoder_model {llama}": "no latents given: add --encoder_model",
+    "--decoder_model {bert} --encoder_model {bert}": "--decoder_model {bert}",
+    "--decoder_model {llama} --encoder_model /no/where": "--encoder_model /no/where: there is no such folder",
+    "--decoder_model {llama} --latent_space compressed": "--latent_space compressed needs --latent_model_path: add it",
+    "--decoder_model {llama} --latent_space states --encoder_model {bert}": "contradict each other",
+    "--decoder_model {llama} --encoder_model {bert} --max_seq_len 62": "4 prefix vectors and a text of --max_seq_len",
+    "--decoder_model {llama} --encoder_model {bert} --num_prefix_tokens 30": "30 prefix vectors and a text of",
+    "--decoder_model {llama} --encoder_model {bert} --max_latent_noise 1.5": "--max_latent_noise",
+    "--decoder_model {llama} --encoder_model {bert} --decoder_mode some": "--decoder_mode",
+    "--decoder_model {llama} --encoder_model {bert} --denoiser_run {run}": "adapts a trained decoder: add --resume_dir",
+    "--decoder_model {llama} --encoder_model {bert} --best_metric mauve": "--best_metric mauve is no validation metric",
+    "--decoder_model {llama} --encoder_model {bert} --num_beams 3": "contradict each other",
+    "--decoder_model {llama} --encoder_model {bert} --gen_data --resume_dir {run}": "a decoder has no sampler",
+    "--eval --resume_dir {run} --num_samples 8": "give their number with --eval_texts",
+    "--decoder_model {llama} --encoder_model {bert} --fsdp": "leave it out",
+    "--decoder_model {llama} --latent_model_path {run}": "--latent_model_path {run}",
+    "--resume_dir {run} --denoiser_run {run}": "{run}",
+    "--resume_dir {run} --denoiser_run {run} --pooling last": "--pooling last differs from mean, with which",
+    "--resume_dir {bert} --denoiser_run {run}": "args.json",
+    "--resume_training --resume_dir {run} --num_prefix_tokens 2": "--num_prefix_tokens 2 differs from",
+    "--resume_dir {run}": "alone has no effect: add one of",
+}
+
+
+@pytest.mark.parametrize("flags", MISTAKES)
+def test_a_mistake_ends_in_one_line(flags, programs, place, run, tmp_path):
+    names = {"llama": place / "llama", "bert": place / "bert", "run": run}
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    line = flags.format(**names)
+    if not flags.startswith(("--resume_training", "--eval")):
+        line = f"{programs.data} {SHORT} --output_dir {tmp_path / 'out'} {line}"
+    with pytest.raises(UserError) as error:
+        train_text_decoder.train(parse(TEXT_DECODER, line.split()))
+    assert MISTAKES[flags].format(**names) in str(error.value) and "\n" not in str(error.value)
+    assert not checkpoints.has_checkpoint(tmp_path / "out")
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_a_dry_run_shows_the_parts(programs, place, capsys):
+    line = f"{programs.data} {SHORT} --decoder_model {place / 'llama'} --encoder_model {place / 'bert'} --dry_run"
+    assert train_text_decoder.train(parse(TEXT_DECODER, line.split())) == 0
+    assert "decoder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "own, other, says",
+    [(0.8, 0.1, "decide most of a text"), (0.4, 0.1, "decide a part"), (0.1, 0.1, "raise --token_dropout")],
+)
+def test_one_line_says_whether_latents_decide(own, other, says):
+    found = {
+        "decoder/greedy/similarity": own,
+        "decoder/swapped/similarity": other,
+        "decoder/loss_clean": 2.0,
+        "decoder/loss_without_latents": 3.0,
+    }
+    found["decoder/share_of_latents"] = share_of_latents(found)
+    assert says in verdict(found)
+    assert "1.00 of 3.00 nats" in verdict(found)
+    assert "similarity" in describe(found, {"decoder/loss_clean": 0.0, "decoder/loss_without_latents": 1.0})
+
+
+@pytest.mark.slow
+def test_smollm2_decodes_sentence_embeddings(programs, tmp_path):
+    """The real models, from the package index: a few steps teach the decoder to use embeddings of stories."""
+    from latent_models.pretrained.folders import make_folder
+
+    encoder, decoder = tmp_path / "minilm-l6", tmp_path / "smollm2-135m"
+    for folder in (encoder, decoder):
+        make_folder(folder.name, folder)
+    line = (
+        f"{programs.data} --device cpu --no_wandb --encoder_model {encoder} --decoder_model {decoder} --max_seq_len 48 "
+        f"--num_train_steps 60 --train_batch_size 16 --lr_warmup_steps 10 --eval_every 60 --eval_texts 20 "
+        f"--log_every 10 --output_dir {tmp_path / 'run'}"
+    )
+    assert train_text_decoder.train(parse(TEXT_DECODER, line.split())) == 0
+    found = read_metrics(tmp_path / "run")[-1]
+    assert found["val_loss"] < 1.2
+    assert found["decoder/greedy/similarity"] > found["decoder/swapped/similarity"] + 0.1
+    assert found["decoder/loss_clean"] < found["decoder/loss_without_latents"]
