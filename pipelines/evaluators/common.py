@@ -23,6 +23,7 @@ from evaluation.encoders import SentenceEncoder
 from evaluation.memorization import NgramIndex
 from evaluation.scorers import Scorer
 from latent_models.generation.decoding import given_settings, strategies
+from pipelines.builders.text_decoders import decoded_space_of
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.evaluators.spelling import Spelling, respelled, tokenizer_of
 from pipelines.options import ClampOptions, ControlOptions
@@ -213,7 +214,7 @@ class EvaluationContext:
         if isinstance(self.generator, CausalGenerator):
             return {**self.generator.sampling_metadata(), **of_corpus, **self.spelling.metadata()}
         settings, process, sampling = self.run.settings, self.config.process, self.config.sampling
-        blocks = self.generator.block_size
+        blocks, decoded = self.generator.block_size, decoded_space_of(self.generator.space)
         guided = 2 if sampling.cls_free_guidance != 1 else 1
         metadata = {name: value for name, value in asdict(sampling).items() if name != "preset"}  # it set other flags
         values, flags = settings.values, settings.program.flags
@@ -222,6 +223,7 @@ class EvaluationContext:
             **metadata,
             **of_corpus,
             **{name: values[name] for name in extra},
+            **({} if decoded is None else {"decoder_noise": decoded.noise}),
             **given_settings(self.config.decoding),
             "sampling_schedule": process.beta_schedule or sampling.sampling_schedule or process.train_schedule,
             "network_calls": guided * nfe(sampling.sampler, sampling.sampling_timesteps),
