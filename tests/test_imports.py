@@ -26,12 +26,13 @@ ALLOWED_IMPORTS: dict[str, set[str]] = {
     "pipelines": {"diffusion", "utils", "model", "dataset_utils", "evaluation", "latent_models"},
 }
 # Modules beside the folders of pipelines that are no programs: folders may import them.
-SHARED = {"run_context", "components", "load_run", "text_diffusion", "validation"}
+SHARED = {"run_context", "components", "load_run", "text_diffusion", "validation", "best_checkpoint"}
 # Folder of pipelines -> the folders of pipelines that it may import beside itself.
 ALLOWED_FOLDERS: dict[str, set[str]] = {
     "cli": {"options"},
     "builders": {"cli", "options"},
     "data": {"cli", "options", "builders", "run_context"},
+    "conversion": {"cli", "options", "builders", "data"},
     "sampling": {"cli", "options", "builders", "data"},
     "pretrained": {"cli", "options", "builders", "data", "sampling", *SHARED},
     "steps": {"cli", "options", "builders", "data", "sampling", *SHARED},

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,6 @@ from pipelines.data.tokens import TokenSplit, make_batch
 from pipelines.evaluators.reconstruction import reconstruct
 from pipelines.evaluators.spelling import Spelling
 from pipelines.run_context import RunContext
-from pipelines.steps.text_decoder import TextDecoderStep
 from pipelines.validation import mean_losses
 from utils.preemption import check_interrupt
 from utils.records import Batch
@@ -47,11 +46,19 @@ ROWS = {
 }
 
 
+class HeldOutLosses(Protocol):
+    """The part of TextDecoderStep that an evaluation needs."""
+
+    batch_sampler: Any
+
+    def totals(self, micro: int, levels: dict[str, float]) -> dict[str, Tensor]: ...
+
+
 class TextDecoderEvaluator:
     """Measures a decoder on held-out texts. Every rank must call its methods."""
 
     def __init__(
-        self, run: RunContext[TextDecoderConfig], space: DecodedSpace, data: TokenSplit, step: TextDecoderStep
+        self, run: RunContext[TextDecoderConfig], space: DecodedSpace, data: TokenSplit, step: HeldOutLosses
     ) -> None:
         """data: the held-out texts. step: reads them and computes their losses."""
         config = run.settings.config
@@ -84,7 +91,7 @@ class TextDecoderEvaluator:
         """Nats per token by the noise of the latents: none, that of decoding, the most, nothing but noise."""
         names = ("tokens", *self.levels)
         with eval_mode(self.space), self.run.autocast():
-            sampler: Any = self.step.batch_sampler
+            sampler = self.step.batch_sampler
             means = mean_losses(self.run.dist, sampler, names, partial(self.step.totals, levels=self.levels))
         return {name: means[name] / means["tokens"] for name in self.levels}
 
