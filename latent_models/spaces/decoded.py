@@ -130,7 +130,7 @@ class DecodedSpace(LatentSpace):
         self,
         latents: Latents,
         *,
-        max_length: int,
+        max_length: int = 64,
         decoder_noise: float | None = None,
         decoder_candidates: int = 1,
         draw_rows: tuple[int, int] | None = None,

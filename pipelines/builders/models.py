@@ -183,21 +183,19 @@ def load_space(
         longest, space = compressed.autoencoder.max_seq_len, compressed
     own = own_latents(run)
     if settings.checkpoint_args and own is not None and folder != own:
-        check_same_latents(space, _known_space(settings, own, space, device), folder)
+        check_same_latents(space, _known_space(own, space, device), folder)
     _limit_length(settings, longest, folder)
     return space
 
 
-def _known_space(
-    settings: Settings[DiffusionConfig], own: Path, space: LatentSpace, device: torch.device
-) -> LatentSpace:
+def _known_space(own: Path, space: LatentSpace, device: torch.device) -> LatentSpace:
     """The space that a run was trained with, of its own copy. space: that of an explicit --latent_model_path, whose
     frozen models it shares if it can."""
     reader: str = space.language_model.name  # type: ignore[union-attr, assignment]
     if not is_text_decoder(own):
         return CompressedSpace.from_pretrained(own, device=device, language_model=reader)
     of_sentences = read_args(own)["latent_space"] == "sentence"
-    where = {"encoder_model": reader} if of_sentences else {"language_model": reader}
+    where: dict[str, Any] = {"encoder_model": reader} if of_sentences else {"language_model": reader}
     lm = space.decoder.lm.name if isinstance(space, DecodedSpace) else None
     return DecodedSpace.from_pretrained(own, device=device, decoder_model=lm, **where)
 
