@@ -24,7 +24,7 @@ Coefficients = Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]
 
 def noise_or_x0(alpha: Tensor, sigma: Tensor) -> tuple[Coefficient, Coefficient]:
     """eps, and -x0 where alpha < NO_SIGNAL, as v is there: x0 is then defined at every noise level."""
-    signal = 1.0 * (alpha >= NO_SIGNAL)
+    signal = (alpha >= NO_SIGNAL).to(alpha)
     return signal - 1.0, signal
 
 
@@ -39,10 +39,10 @@ OBJECTIVES: Mapping[str, Objective] = {  # --objective
     "pred_noise": Objective("eps", lambda alpha, sigma: (0.0, 1.0)),  # Ho et al. 2020, arXiv:2006.11239
     "pred_x0": Objective("x0", lambda alpha, sigma: (1.0, 0.0)),  # Li et al. 2022, arXiv:2205.14217
     "pred_v": Objective("v", lambda alpha, sigma: (-sigma, alpha)),  # Salimans & Ho 2022, arXiv:2202.00512
-    # of students whose teacher predicts noise (pipelines/cli/distillation_rules)
-    "pred_noise_x0": Objective("eps_x0", noise_or_x0),
     # velocity of the linear path, Liu et al. 2022, arXiv:2209.03003
     "pred_flow": Objective("flow", lambda alpha, sigma: (-1.0, 1.0)),
+    # of students whose teacher predicts noise (pipelines/cli/distillation_rules)
+    "pred_noise_x0": Objective("eps_x0", noise_or_x0),
 }
 
 TARGETS: Mapping[str, Coefficients] = {row.symbol: row.coefficients for row in OBJECTIVES.values()}

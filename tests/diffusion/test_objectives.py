@@ -53,13 +53,13 @@ def test_targets_are_those_of_the_papers():
     x0, eps = torch.tensor(2.0), torch.tensor(3.0)
     level = NoiseLevel(torch.tensor(0.6), torch.tensor(0.8))
     said = {name: float(target(name, x0, eps, level)) for name in TARGETS}
-    assert said == pytest.approx({"eps": 3.0, "x0": 2.0, "v": 0.6 * 3 - 0.8 * 2, "flow": 1.0})
+    assert said == pytest.approx({"eps": 3.0, "x0": 2.0, "v": 0.6 * 3 - 0.8 * 2, "flow": 1.0, "eps_x0": 3.0})
 
 
 def test_flag_names_and_symbols_mean_the_same():
     assert [resolve_objective(name) for name in OBJECTIVES] == list(TARGETS)
-    assert list(OBJECTIVES) == ["pred_noise", "pred_x0", "pred_v", "pred_flow"]
-    assert list(TARGETS) == ["eps", "x0", "v", "flow"]
+    assert list(OBJECTIVES) == ["pred_noise", "pred_x0", "pred_v", "pred_flow", "pred_noise_x0"]
+    assert list(TARGETS) == ["eps", "x0", "v", "flow", "eps_x0"]
     assert [resolve_objective(name) for name in TARGETS] == list(TARGETS)
     with pytest.raises(ValueError, match="pred_v_dual"):
         resolve_objective("pred_v_dual")
