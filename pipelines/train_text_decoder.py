@@ -215,7 +215,8 @@ def make_space(settings: Settings[TextDecoderConfig], folder: Path, *, meta: boo
         return CompressedSpace.from_pretrained(path, language_model=explicit, meta=meta)
 
     def states() -> LatentSpace:
-        model = load_model_of_texts(settings, find("enc_dec_model"), meta=meta)  # type: ignore[arg-type]
+        texts: Any = settings  # of another program, with the same flags of language models
+        model = load_model_of_texts(texts, find("enc_dec_model"), meta=meta)
         if not meta:
             model.check_fingerprint(settings.checkpoint_args.get("language_model_fingerprint"), folder)
         return EncoderStatesSpace(model, config.language_model.max_seq_len).requires_grad_(False)

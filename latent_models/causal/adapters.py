@@ -14,7 +14,7 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
 
-class CpuLoraLinear(Linear):  # type: ignore[misc]
+class CpuLoraLinear(Linear):
     """peft's layer with another forward pass where autocast is on: x W^T + scale (x A^T) B^T."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -27,8 +27,9 @@ class CpuLoraLinear(Linear):  # type: ignore[misc]
             or self.disable_adapters
             or len(names) != 1
         ):
-            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
-        base, name = self.get_base_layer(), names[0]
+            return super().forward(x, *args, **kwargs)
+        base: Any = self.get_base_layer()
+        name = names[0]
         weight = base.weight if self.fan_in_fan_out else base.weight.t()  # (d_in, d_out)
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         flat = x.flatten(0, -2)

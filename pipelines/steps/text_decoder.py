@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from latent_models.causal.options import TextDecoderOptions
 from latent_models.causal.sequences import CausalBatch, Sequences
+from latent_models.spaces.base import LatentSpace
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.length_buckets import LengthBuckets
 from pipelines.steps.describe import describe_rows
@@ -62,7 +63,7 @@ def noised(x0: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
 class DecoderNetwork(nn.Module):
     """All that trains, as one module that DDP can wrap: token ids or latents -> nats of each text."""
 
-    def __init__(self, decoder: nn.Module, encode: nn.Module | None = None) -> None:
+    def __init__(self, decoder: nn.Module, encode: LatentSpace | None = None) -> None:
         """encode: a space whose pooling trains, so that its latents are made at every step."""
         super().__init__()
         self.decoder, self.encode = decoder, encode
@@ -78,10 +79,11 @@ class DecoderNetwork(nn.Module):
         hidden: Tensor | None,
     ) -> Tensor:
         """(B,) nats. source: Latents, or a Batch of tokens for `encode`. change, eps: functions of x0 (B, L, D)."""
-        latents = source if self.encode is None else self.encode.encode(source)  # type: ignore[operator]
+        latents = source if self.encode is None else self.encode.encode(source)
         z = noised(change(latents.x0), sigma, eps(latents.x0))
         mask = mask if self.encode is None else (latents.mask if self.encode.variable_length else None)
-        return self.decoder(z, sigma, batch.input_ids, batch.targets, mask, hidden)
+        nll: Tensor = self.decoder(z, sigma, batch.input_ids, batch.targets, mask, hidden)
+        return nll
 
 
 class TextDecoderStep:
