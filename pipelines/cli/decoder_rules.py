@@ -14,6 +14,7 @@ from utils.cli.flags import format_value
 from utils.cli.settings import Settings
 from utils.errors import UserError
 
+DENOISER_PROGRAM = "train_text_diffusion.py"
 NOISE = ("max_latent_noise", "latent_dropout")  # may differ in a decoder that is adapted to a denoiser
 
 
@@ -43,6 +44,10 @@ def check_resume(settings: Settings[TextDecoderConfig]) -> None:
         )
     elif settings.mode is None:
         _inherit(settings)
+        run = Path(config.augmentation.denoiser_run)
+        program = read_args(run).get("program", DENOISER_PROGRAM)
+        if program != DENOISER_PROGRAM:
+            raise UserError(f"--denoiser_run {run} is a run of {program}: name one of {DENOISER_PROGRAM}")
     if config.decoder.decoder_model is None and not config.run.resume_dir:
         raise UserError(
             "no language model given: add --decoder_model, a local folder (python -m latent_models.pretrained "

@@ -38,7 +38,7 @@ def place(tmp_path_factory, tales_folder) -> Path:
     root = tmp_path_factory.mktemp("text_decoder")
     texts = [json.loads(line)["text"] for line in (tales_folder / "train.jsonl").open()]
     make_encoder("bert", root / "bert", texts)
-    make_causal(root / "llama", "llama", texts, std=0.05, max_position_embeddings=64)
+    make_causal(root / "llama", "llama", texts, std=0.05, max_position_embeddings=128)
     return root
 
 
@@ -218,8 +218,8 @@ MISTAKES = {
     "--decoder_model {llama} --encoder_model /no/where": "--encoder_model /no/where: there is no such folder",
     "--decoder_model {llama} --latent_space compressed": "--latent_space compressed needs --latent_model_path: add it",
     "--decoder_model {llama} --latent_space states --encoder_model {bert}": "contradict each other",
-    "--decoder_model {llama} --encoder_model {bert} --max_seq_len 62": "4 prefix vectors and a text of --max_seq_len",
-    "--decoder_model {llama} --encoder_model {bert} --num_prefix_tokens 30": "30 prefix vectors and a text of",
+    "--decoder_model {llama} --encoder_model {bert} --max_seq_len 62": "--max_seq_len 62 is more than the 48",
+    "--decoder_model {llama} --encoder_model {bert} --num_prefix_tokens 100": "100 prefix vectors and a text of",
     "--decoder_model {llama} --encoder_model {bert} --max_latent_noise 1.5": "--max_latent_noise",
     "--decoder_model {llama} --encoder_model {bert} --decoder_mode some": "--decoder_mode",
     "--decoder_model {llama} --encoder_model {bert} --denoiser_run {run}": "adapts a trained decoder: add --resume_dir",
@@ -229,7 +229,7 @@ MISTAKES = {
     "--eval --resume_dir {run} --num_samples 8": "give their number with --eval_texts",
     "--decoder_model {llama} --encoder_model {bert} --fsdp": "leave it out",
     "--decoder_model {llama} --latent_model_path {run}": "--latent_model_path {run}",
-    "--resume_dir {run} --denoiser_run {run}": "{run}",
+    "--resume_dir {run} --denoiser_run {run}": "name one of train_text_diffusion.py",
     "--resume_dir {run} --denoiser_run {run} --pooling last": "--pooling last differs from mean, with which",
     "--resume_dir {bert} --denoiser_run {run}": "args.json",
     "--resume_training --resume_dir {run} --num_prefix_tokens 2": "--num_prefix_tokens 2 differs from",
