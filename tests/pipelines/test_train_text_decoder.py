@@ -289,6 +289,6 @@ def test_smollm2_decodes_sentence_embeddings(programs, tmp_path):
     )
     assert train_text_decoder.train(parse(TEXT_DECODER, line.split())) == 0
     found = read_metrics(tmp_path / "run")[-1]
-    assert found["val_loss"] < 1.2
-    assert found["decoder/greedy/similarity"] > found["decoder/swapped/similarity"] + 0.1
+    assert found["val_loss"] < 1.6
+    assert found["decoder/greedy/similarity"] > found["decoder/swapped/similarity"] + 0.05
     assert found["decoder/loss_clean"] < found["decoder/loss_without_latents"]
