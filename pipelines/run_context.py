@@ -338,7 +338,9 @@ def load_corpus(run: RunContext[TrainingConfig]) -> Corpus:
 
 def _read_corpus(settings: Settings[TrainingConfig]) -> Corpus:
     if not (settings.config.data.dataset_name or settings.config.data.train_file or settings.config.data.data_dir):
-        raise UserError("no corpus given: add --dataset_name NAME (see docs/usage.md) or --train_file FILE (see docs/own-data.md)")
+        raise UserError(
+            "no corpus given: add --dataset_name NAME (see docs/usage.md) or --train_file FILE (see docs/own-data.md)"
+        )
     notes = find_moved_corpus(settings) + find_moved_models(settings)
     corpus = registry.load(settings.config.data)
     corpus.notes[:0] = notes

@@ -52,7 +52,7 @@ def _sizes(
     settings: Settings[Any], parts: Mapping[str, nn.Module], corpus: Corpus, dtype: str
 ) -> Iterator[tuple[str, int]]:
     """Name and bytes of each cache."""
-    length = settings.values.get("max_seq_len")
+    length: Any = settings.values.get("max_seq_len")
     if "cache_encoder_states" in settings.values:  # of the autoencoder: the training texts alone
         states = EncoderStatesSpace(_language_model(parts["language model"]), length)
         yield "train texts", _bytes(states, states.language_model.tokenizer, corpus.train.texts, length, dtype)

@@ -133,8 +133,7 @@ class PackedSources:
         space, tokenizer = self.embeddings, self.embeddings.tokenizer
         end, separator = end_id(tokenizer), separator_id(tokenizer)
         assert end is not None and separator is not None, "the space refuses a tokenizer without an end"
-        ids = {"end_id": end, "separator_id": separator}
-        table = pack_sources(tokenizer, sources, space.length, **ids, truncate=self.trim)
+        table = pack_sources(tokenizer, sources, space.length, end_id=end, separator_id=separator, truncate=self.trim)
         assert table.prefix_lengths is not None
         found = []
         for text, row, length in zip(texts, table.ids.tolist(), table.prefix_lengths.tolist(), strict=True):

@@ -96,8 +96,8 @@ def slerp(first: Latents, second: Latents, n: int, known: KnownPositions | None 
     """
     if known is not None:
         free = ~known.mask[..., None]
-        arc = slerp(Latents(first.x0 * free, first.mask), Latents(second.x0 * free, second.mask), n)
-        return Latents(torch.where(free, arc.x0, known.value), arc.mask)
+        between = slerp(Latents(first.x0 * free, first.mask), Latents(second.x0 * free, second.mask), n)
+        return Latents(torch.where(free, between.x0, known.value), between.mask)
     a, b = first.x0.flatten(1), second.x0.flatten(1)  # (1, L D)
     angle = torch.acos(torch.nn.functional.cosine_similarity(a, b).clamp(-1, 1))
     share = torch.linspace(0, 1, n, device=a.device, dtype=a.dtype)[:, None]

@@ -114,7 +114,8 @@ def test_a_flow_on_the_scale_of_its_dimension(train):
     folder = train(
         "--denoiser_variant mlp --train_schedule rectified_flow --objective pred_x0 --loss_weighting flow "
         "--self_condition --train_prob_self_cond 0.95 --self_cond_noise 0.3 --schedule_sampler logit_normal "
-        "--config time_logit_mean=0.8 --config time_logit_std=0.8 --sampler ddim --renoise_gamma 1.5 --scale_by_dimension"
+        "--config time_logit_mean=0.8 --config time_logit_std=0.8 --sampler ddim --renoise_gamma 1.5 "
+        "--scale_by_dimension"
     )
     args = json.loads((folder / "args.json").read_text())
     assert args["scale"] == pytest.approx(math.sqrt(4096 / (args["latent_length"] * args["latent_dim"])))
