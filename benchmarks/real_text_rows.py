@@ -22,7 +22,7 @@ from benchmarks.real_text_corpus import CLASS, Parts
 from pipelines import probes
 from pipelines.cli.programs import CAUSAL_LM
 from pipelines.probes import PROBE_STEPS
-from pipelines.recipe_plan import choose_steps
+from pipelines.recipe.plan import choose_steps
 from utils.errors import UserError
 from utils.run_folder import ROOT, write_json
 

@@ -12,8 +12,9 @@ from benchmarks import compare_systems, compare_systems_train, real_text
 from dataset_utils.registry import DATASETS
 from evaluation.report import __main__ as report
 from evaluation.score import __main__ as score
-from pipelines import infill, recipe_options, rewrite, sample
+from pipelines import infill, rewrite, sample
 from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN, TEXT_DECODER
+from pipelines.recipe import arguments as recipe_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -59,7 +60,7 @@ def typed_flags() -> set[str]:
             compare_systems,
             compare_systems_train,
             real_text,
-            recipe_options,
+            recipe_arguments,
         )
         for action in program.parser()._actions
         for option in (action.dest, *action.option_strings)

@@ -15,8 +15,8 @@ from benchmarks.real_text_samples import human_texts, what_is_asked
 from benchmarks.real_text_table import MARK, make_table
 from dataset_utils import synthetic_stories
 from dataset_utils.splits import Split
-from pipelines.recipe_options import check_arguments
-from pipelines.recipe_options import parser as recipe_parser
+from pipelines.recipe.arguments import check_arguments
+from pipelines.recipe.arguments import parser as recipe_parser
 from tests.tiny_models import tiny_encoder
 from utils.errors import UserError
 

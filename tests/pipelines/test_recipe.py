@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import recipe
-from pipelines.recipe_data import CorpusFacts
-from pipelines.recipe_options import CHOSEN, CHOSEN_FROM_SCRATCH
-from pipelines.recipe_plan import Machine, choose, choose_steps, shares
-from pipelines.recipe_stages import Setting, evaluation_flags, make_stage
+from pipelines.recipe import __main__ as recipe
+from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH
+from pipelines.recipe.corpus_facts import CorpusFacts
+from pipelines.recipe.plan import Machine, choose, choose_steps, shares
+from pipelines.recipe.stages import Setting, evaluation_flags, make_stage
 from pipelines.stages import fill
 from tests.tiny_models import tiny_encoder
 from utils.cli.parse import parse

@@ -11,8 +11,8 @@ from dataset_utils.corpus import Corpus
 from dataset_utils.registry import NOT_IN_CATALOG
 from dataset_utils.splits import Split
 from pipelines.probes import Rate
-from pipelines.recipe_data import CorpusFacts, count_sentences, measure
-from pipelines.recipe_plan import Machine, choose, choose_steps, rows, shares, stage_seconds
+from pipelines.recipe.corpus_facts import CorpusFacts, count_sentences, measure
+from pipelines.recipe.plan import Machine, choose, choose_steps, rows, shares, stage_seconds
 
 CAPTIONS = CorpusFacts(texts=144_000, held_out=5_000, words=12, tokens=38, sentences=1, most_sentences=1)
 STORIES = CorpusFacts(texts=18_600, held_out=200, words=45, tokens=86, sentences=5, most_sentences=5)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN, TEXT_DECODER
-from pipelines.recipe_plan import PRETRAINED_WAY, SCRATCH_WAY, Choices, Steps
+from pipelines.recipe.plan import PRETRAINED_WAY, SCRATCH_WAY, Choices, Steps
 from pipelines.stages import ROBUST_AUTOENCODER, Stage
 from utils.cli.settings import Program
 

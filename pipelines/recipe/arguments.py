@@ -7,9 +7,9 @@ import shlex
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from pipelines.recipe_models import EXPECTED
-from pipelines.recipe_plan import WAYS
-from pipelines.recipe_stages import OWN_FLAGS, STEPS_FLAGS
+from pipelines.recipe.models import EXPECTED
+from pipelines.recipe.plan import WAYS
+from pipelines.recipe.stages import OWN_FLAGS, STEPS_FLAGS
 from utils.argparse_utils import OneLineParser, choices_of
 from utils.errors import UserError
 

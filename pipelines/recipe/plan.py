@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.recipe_data import CorpusFacts
+from pipelines.recipe.corpus_facts import CorpusFacts
 
 # Frozen embeddings and a pretrained decoder; an autoencoder trained here and that decoder; everything trained here.
 PRETRAINED_WAY, PERCEIVER_WAY, SCRATCH_WAY = WAYS = ("pretrained", "perceiver", "scratch")

@@ -23,11 +23,11 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from pipelines import recipe_plan as plan
-from pipelines.recipe_models import encoding_speed, find_judges, find_models, parts_that_judge
-from pipelines.recipe_options import CORPUS_FLAGS, check_arguments, parser
-from pipelines.recipe_plan import Choice, Choices, Machine, Steps
-from pipelines.recipe_stages import (
+from pipelines.recipe import plan
+from pipelines.recipe.arguments import CORPUS_FLAGS, check_arguments, parser
+from pipelines.recipe.models import encoding_speed, find_judges, find_models, parts_that_judge
+from pipelines.recipe.plan import Choice, Choices, Machine, Steps
+from pipelines.recipe.stages import (
     NO_SCORER,
     STAGE_ROWS,
     Setting,
@@ -136,7 +136,7 @@ class Recipe:
         """Look at corpus, models and machine, and make every choice but the numbers of steps."""
         from dataset_utils import registry
         from dataset_utils.options import DataOptions
-        from pipelines.recipe_data import measure
+        from pipelines.recipe.corpus_facts import measure
         from utils.distributed import pick_device
 
         names = {name: getattr(self.args, name) for name in CORPUS_FLAGS}
