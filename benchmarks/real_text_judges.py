@@ -209,11 +209,14 @@ def coverage(source: str, text: str) -> float | None:
     if not 1 <= len(words) <= 8:
         return None
     try:
-        stem = optional_import("nltk.stem.porter", "nltk", "the concepts of a text").PorterStemmer().stem
+        tokenizers = optional_import("rouge_score.tokenizers", "rouge-score", "the concepts of a text")
     except MissingPackage:
         return None
-    said = {stem(word) for word in re.findall(r"\w+", text.lower())}
-    return statistics.fmean(stem(word.lower()) in said for word in words)
+    stems = tokenizers.DefaultTokenizer(
+        use_stemmer=True
+    ).tokenize  # lower case; words of up to three letters as they are
+    said = set(stems(text))
+    return statistics.fmean(set(stems(word)) <= said for word in words)
 
 
 def examples_of(parts: Parts, n: int) -> Examples | None:

@@ -14,7 +14,7 @@ import torch
 from pipelines.cli.programs import DIFFUSION
 from pipelines.components import build_components
 from pipelines.data.batch_sampler import TrainingSampler
-from pipelines.data.latent_datamodule import cache_folder, make_conditional_latents
+from pipelines.data.latent_datamodule import corpus_cache, make_conditional_latents
 from pipelines.data.tokens import tokenize_split
 from pipelines.run_context import load_corpus, setup_run
 from pipelines.steps.diffusion import DiffusionStep
@@ -50,7 +50,7 @@ def test_accumulated_gradients_equal_those_of_the_large_batch(programs, chain, t
     corpus = load_corpus(run)
     components = build_components(settings, tmp_path, run.device, corpus.num_classes)
     data = tokenize_split(corpus.train, components.space.space.language_model, 40)
-    source = make_conditional_latents(run, components.space, None, data, "train", cache_folder(run))
+    source = make_conditional_latents(run, components.space, None, data, "train", corpus_cache(run))
     gradients, totals = [], []
     for batch_size, accumulate in ((8, 1), (4, 2), (2, 4)):
         batch_sampler = TrainingSampler(7, batch_size, accumulate)

@@ -386,7 +386,7 @@ def test_a_run_on_pairs_needs_a_corpus_of_pairs(programs, run_on_pairs, chain):
 
 
 def test_a_dry_run_prints_the_context_encoder(programs, chain, pairs, other_lm, tmp_path, capsys):
-    space = f"--latent_model_path {chain / 'ae'} --dry_run"
+    space = f"--latent_model_path {chain / 'ae'} --dry_run --verbose"
     named = "--dataset_name tales-pairs --train_file none --valid_file none --test_file none"
     for flags, shown in (
         (named, "context encoder (shared)"),

@@ -44,6 +44,7 @@ def trained_decoder(root: Path, way: str) -> None:
     for name, args in (
         ("decoder", {"decoder_model": "a b/lm", **latents, **space}),
         ("autoencoder", {"program": "train_latent_model.py"}),
+        ("diffusion", {"program": "train_text_diffusion.py"}),
     ):
         (root / name).mkdir()
         write_json(root / name / "args.json", args)

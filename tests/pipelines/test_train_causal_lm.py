@@ -175,7 +175,7 @@ def test_sources_precede_their_targets(train, tmp_path, programs):
 def test_a_dry_run_trains_nothing(train, baseline, tmp_path, capsys):
     assert train(tmp_path / "run", "--dry_run") == 0
     assert "causal language model" in capsys.readouterr().out and not (tmp_path / "run").exists()
-    assert train(tmp_path / "run", f"--dry_run --model {baseline / 'model'} --lora_rank 4") == 0
+    assert train(tmp_path / "run", f"--dry_run --verbose --model {baseline / 'model'} --lora_rank 4") == 0
     assert "lora_A" in capsys.readouterr().out and not (tmp_path / "run").exists()
 
 

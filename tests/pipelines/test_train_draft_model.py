@@ -179,7 +179,7 @@ def test_draft_models_resume_exactly(programs, chain, stopped_run, fingerprints,
 
 def test_a_dry_run_prints_the_parameters_and_writes_no_file(chain, contents, capsys):
     before = contents(chain / "ae")
-    words = f"--latent_model_path {chain / 'ae'} --dry_run --draft_model_depth 3"
+    words = f"--latent_model_path {chain / 'ae'} --dry_run --verbose --draft_model_depth 3"
     assert train_draft_model.train(parse(DRAFT_MODEL, words.split())) == 0
     out = capsys.readouterr().out
     assert "draft model: blocks.2.down.weight [32, 64]" in out and "truncated" in out

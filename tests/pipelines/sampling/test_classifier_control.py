@@ -88,7 +88,7 @@ def test_a_dry_run_lists_the_parameters_and_writes_no_file(
 ):
     for run in (embedded, chain / "diff"):
         before = contents(run)
-        assert train(run, label_file, tmp_path / "out", "--dry_run --classifier_depth 3") == 0
+        assert train(run, label_file, tmp_path / "out", "--dry_run --verbose --classifier_depth 3") == 0
         out = capsys.readouterr().out
         assert "classifier: trunk.blocks.2.attention.q.weight [64, 64]" in out and "classifier: head.bias [2]" in out
         space = next(line for line in out.splitlines() if line.startswith("latent space "))
