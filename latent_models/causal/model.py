@@ -129,15 +129,11 @@ class CausalLM(nn.Module):
         self._tuner = [LoraModel(self.model, config, "default")]
         self.has_adapters = True
 
-    def speed_up_adapters(self) -> None:
-        """Adapters take inputs in the dtype they have, as peft would cast them to float32 and back under autocast; and
-        on a CPU they compute as adapters.py describes."""
-        from latent_models.causal.adapters import use_cpu_layers
-
+    def keep_input_dtype(self) -> None:
+        """Let adapters take inputs in the dtype they have: peft would cast them to float32 and back under autocast."""
         for layer in self.model.modules():
             if hasattr(layer, "lora_A"):
                 layer.cast_input_dtype_enabled = False
-        use_cpu_layers(self.model)
 
     def forward(self, input_ids: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each text given its prompt, in nats, summed over its tokens: (B,) float32.

@@ -70,7 +70,7 @@ class PrefixDecoder(nn.Module):
         if options.decoder_mode == "lora":
             torch.manual_seed(derive_seed(seed, "adapters"))
             lm.add_adapters(options.lora_rank, options.lora_alpha)
-            lm.speed_up_adapters()
+            lm.keep_input_dtype()
         else:
             lm.requires_grad_(options.decoder_mode == "ft")
         torch.manual_seed(derive_seed(seed, "prefix"))

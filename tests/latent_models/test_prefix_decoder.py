@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
-from latent_models.causal.adapters import CpuLoraLinear, _AdaptedLinear
 from latent_models.causal.generation import DecoderSettings, generate_ids
 from latent_models.causal.options import TextDecoderOptions
 from latent_models.causal.prefix import PrefixNetwork, default_prefix_tokens
@@ -307,37 +305,6 @@ def test_mistakes_end_in_one_line(folder, build):
     with pytest.raises(ValueError, match="with beams or samples tokens, not both"):
         build().generate(latents(), torch.zeros(4), max_length=8, do_sample=True, num_beams=2)
     assert build().generate(latents(0), torch.zeros(0), max_length=8) == []
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_the_fused_adapter_has_the_value_and_the_gradients_of_its_formula(bias):
-    torch.manual_seed(0)
-    x, a, b = (torch.randn(*shape, requires_grad=True) for shape in ((7, 6), (2, 6), (5, 2)))
-    weight, offset = torch.randn(6, 5), torch.randn(5) if bias else None
-
-    def by_formula(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return x @ weight + (0 if offset is None else offset) + 0.5 * (x @ a.t()) @ b.t()
-
-    def fused(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return _AdaptedLinear.apply(x, weight, offset, a, b, 0.5, torch.float32)
-
-    torch.testing.assert_close(fused(x, a, b), by_formula(x, a, b))
-    direction = torch.randn(7, 5)
-    found = torch.autograd.grad((fused(x, a, b) * direction).sum(), (x, a, b))
-    torch.testing.assert_close(found, torch.autograd.grad((by_formula(x, a, b) * direction).sum(), (x, a, b)))
-
-
-def test_adapters_under_autocast_are_those_of_peft(build):
-    decoder, z, sigma = build("gpt2"), latents(), torch.zeros(4)
-    spread_adapters(decoder)
-    with torch.autocast("cpu", torch.bfloat16):
-        fused = decoder.nll(z, sigma, batch_of(decoder))
-        layers = [layer for layer in decoder.lm.model.modules() if type(layer) is CpuLoraLinear]
-        assert len(layers) == 8  # four in each of two blocks
-        for layer in layers:
-            layer.__class__ = Linear
-        plain = decoder.nll(z, sigma, batch_of(decoder))
-    torch.testing.assert_close(fused, plain, rtol=0.03, atol=0.3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
