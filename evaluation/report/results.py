@@ -54,7 +54,9 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
             if part.get("mauve_few_samples"):
                 most = part.get("available", metadata.get("available"))
                 advice = "sample 1,000 or more"
-                if most is not None and most < 1000:  # no --num_samples helps
+                if most is not None and most < 1000:
+                    advice += f", against more than the {most:,} references that there are: name a larger split"
+                if most is not None and most == part["mauve"]["n"]:  # no --num_samples helps
                     advice = f"there are no more than {most:,} references to compare with: name a larger split"
                 found[f"MAUVE of {part['mauve']['n']} texts per side is mostly noise: {advice}"] = None
         if metadata.get("mbr_ties", 0) > 0.5:

@@ -1,8 +1,8 @@
 """Attention of short texts on a CPU, as two batched products in float32.
 
-The fused kernel of torch is made for long sequences: with these products, a training step of SmolLM2-135M with LoRA took
-.86 of the processor time (16 captions of 21 tokens, one thread, bfloat16). Transformers' plain attention ("eager") is as
-fast, but rounds the scores to bfloat16 before their softmax, which turns gradients away from those in float32
+The fused kernel of torch is made for long sequences: with these products, a training step of SmolLM2-135M with LoRA
+took .86 of the processor time (16 captions of 21 tokens, one thread, bfloat16). Transformers' plain attention ("eager")
+is as fast, but rounds the scores to bfloat16 before their softmax, which turns gradients away from those in float32
 (SmolLM2-135M, before training: to a cosine of .2).
 """
 
