@@ -19,7 +19,7 @@ PROGRAMS = (
     )),
     *(f"dataset_utils.{name}" for name in ("__main__", "fetch", "inspect", "tales")),
     "evaluation.score.__main__",
-    "pipelines.recipe",
+    "pipelines.recipe.__main__",
     "latent_models.pretrained.__main__",
     "scripts/check_parity.py",
     "benchmarks/records/2026-11-21_embedding_simple_cpu/embedding_simple.py",
