@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every test that is not marked slow: all that continuous integration needs.
-# How long: about six minutes on 2 cores, and one and a half more on first use, when .venv is made.
+# How long: about nine minutes on 2 cores, and one more on first use, when .venv is made.
 # Expect:   a summary line "N passed", exit status 0. Needs no network but the package index, no GPU.
 # Use:      bash scripts/test.sh [pytest arguments], from any directory; for example  bash scripts/test.sh -k samplers
 set -euo pipefail
