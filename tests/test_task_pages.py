@@ -70,6 +70,7 @@ def run(command: str, monkeypatch) -> None:
             ["bash", "-ec", command], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+        print(done.stdout, done.stderr)
         return
     _, *words = words
     if words[0] == "-m":
