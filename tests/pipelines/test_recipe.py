@@ -112,7 +112,7 @@ def files(tmp_path_factory) -> Path:
         "captions": [{"text": text} for text in texts],
         "stories": [{"text": " ".join(sentence(5 * i + j) for j in range(3))} for i in range(300)],
         "classes": [{"text": text, "label": text.split()[1]} for text in texts],
-        "pairs": [{"source": text.split()[2], "target": text} for text in texts],
+        "pairs": [{"source": f"{i} {' '.join(text.split()[1:4])}", "target": text} for i, text in enumerate(texts)],
     }
     for name, found in rows.items():
         for split, some in (("train", found[:240]), ("valid", found[240:270]), ("test", found[270:])):
