@@ -227,7 +227,7 @@ def tiny_models(root: Path, folder: Path) -> str:
     from evaluation.local_lm import train_local
 
     some = read_parts(root / "corpus")["train"].texts
-    train_local(some, folder / "lm", steps=5, width=32, layers=1, heads=2, vocab_size=300, max_length=64)
+    train_local(some, folder / "lm", steps=5, width=32, layers=1, heads=2, vocab_size=300, max_length=128)
     tiny_encoder(folder / "encoder", some)
     return f"--language_model {folder}/lm --encoder_model {folder}/encoder"
 
