@@ -44,4 +44,4 @@ def test_the_quickstart_trains_and_evaluates_in_one_command(tmp_path):
 
     options = {"cwd": tmp_path, "env": environment, "timeout": 60, "capture_output": True, "text": True}
     again = subprocess.run(command, check=True, **options)
-    assert "is done" in again.stdout
+    assert "is finished" in again.stdout
