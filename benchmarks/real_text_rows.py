@@ -71,9 +71,9 @@ ROWS = {
         "published, with latents aligned to the encoder's states (REPA, VA-VAE)",
         _published("--max_latent_noise 0 --alignment_weight 0.5"),
     ),
-    "told-autoencoder": Row(
+    "conditioned-autoencoder": Row(
         "published, with a decoder that knows the noise of its latents",
-        _published("--max_latent_noise 0.6 --tell_noise_level"),
+        _published("--max_latent_noise 0.6 --noise_level_conditioning"),
     ),
     "adapted-decoder": Row(
         "published, with the decoder adapted to the denoiser",

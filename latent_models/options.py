@@ -199,7 +199,7 @@ class DecodingOptions:
     decoder_noise: float | None = flag(
         None,
         "sigma of the noise that latents get before a decoder reads them, together with this sigma; unset: half of the "
-        "--max_latent_noise that a decoder of --decoder_model was trained with, and 0 with --tell_noise_level",
+        "--max_latent_noise that a decoder of --decoder_model was trained with, and 0 with --noise_level_conditioning",
         at_least=0,
         at_most=1,
         space="frozen",

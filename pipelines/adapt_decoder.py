@@ -91,7 +91,7 @@ def _network(folder: Path) -> dict[str, Any]:
     found = {
         name: value
         for name, value in known.items()
-        if (AUTOENCODER.group_of[name] in NETWORK_GROUPS or name in own or name == "tell_noise_level")
+        if (AUTOENCODER.group_of[name] in NETWORK_GROUPS or name in own or name == "noise_level_conditioning")
         and name not in NOT_ADAPTED
         and value != AUTOENCODER.flags[name].default
     }

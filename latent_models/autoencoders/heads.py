@@ -83,7 +83,7 @@ class Heads(nn.Module):
         self,
         autoencoder: Autoencoder,
         losses: LatentLossOptions,
-        tell_noise_level: bool = False,
+        noise_level_conditioning: bool = False,
         alignment_dim: int | None = None,
         *,
         head_dim: int = HEAD_DIM,
@@ -95,7 +95,7 @@ class Heads(nn.Module):
         self.feature_matching = FeatureHead(dim_lm, length, head_dim) if losses.feature_matching_weight else None
         aligns = losses.alignment_weight and alignment_dim is not None
         self.alignment = AlignmentHead(count, dim, alignment_dim) if aligns and alignment_dim else None
-        self.noise_level = NoiseLevelHead(dim) if tell_noise_level else None
+        self.noise_level = NoiseLevelHead(dim) if noise_level_conditioning else None
 
     def decoder_parts(self) -> list[nn.Module]:
         """Those that train with --lm_mode decoder: none that reads latents for their own sake."""

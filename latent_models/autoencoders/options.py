@@ -85,7 +85,7 @@ class LatentAugmentationOptions:
         at_least=0,
         at_most=1,
     )
-    tell_noise_level: bool = flag(
+    noise_level_conditioning: bool = flag(
         False,
         "tell the decoder the sigma of the noise of --max_latent_noise, by an embedding that is added to the latents; "
         "--decoder_noise then chooses it for sampling (unset: 0)",

@@ -101,7 +101,7 @@ class TextDecoderOptions:
     max_latent_noise: float = flag(
         0.6,
         "largest sigma of the noise of the latents on which the decoder trains; each text's sigma is uniform between 0 "
-        "and this, and the decoder is told it",
+        "and this, and the decoder reads it",
         at_least=0,
         at_most=1,
     )

@@ -44,11 +44,11 @@ class CompressedSpace(LatentSpace):
         autoencoder: Autoencoder,
         losses: LatentLossOptions | None = None,
         *,
-        tell_noise_level: bool = False,
+        noise_level_conditioning: bool = False,
         alignment_dim: int | None = None,
     ) -> None:
-        """losses: those beside reconstruction; None: none. tell_noise_level: whether the decoder reads the sigma of its
-        latents.
+        """losses: those beside reconstruction; None: none. noise_level_conditioning: whether the decoder reads
+        the sigma of its latents.
 
         alignment_dim: channels of the features with which latents are aligned.
         """
@@ -60,7 +60,7 @@ class CompressedSpace(LatentSpace):
         losses = losses or LatentLossOptions()
         self.latent_losses = loss_weights(losses)
         self.loss_weights = {**autoencoder.loss_weights, **self.latent_losses}
-        self.heads = Heads(autoencoder, losses, tell_noise_level, alignment_dim)
+        self.heads = Heads(autoencoder, losses, noise_level_conditioning, alignment_dim)
         self.greedy_loop: GreedyLoop | None = None  # faster greedy decoding with equal texts; see generation/generator
 
     @classmethod
@@ -104,7 +104,7 @@ class CompressedSpace(LatentSpace):
             model,
             make_autoencoder(name, model.dim, options, saved["max_seq_len"], variational=variational),
             losses,
-            tell_noise_level=bool(saved.get("tell_noise_level")),
+            noise_level_conditioning=bool(saved.get("noise_level_conditioning")),
             alignment_dim=saved.get("alignment_dim"),
         )
 
@@ -128,7 +128,7 @@ class CompressedSpace(LatentSpace):
     def decode(
         self, latents: Latents, *, decoder_noise: float | None = None, decoder_candidates: int = 1, **generate: Any
     ) -> list[str]:
-        """decoder_noise: sigma of the noise that the latents get, and that the decoder is told; None: none."""
+        """decoder_noise: sigma of the noise that the latents get, which the decoder reads; None: none."""
         if decoder_candidates != 1:
             raise UserError("--decoder_candidates chooses among texts of a decoder of --decoder_model: leave it out")
         sigma = None
@@ -158,8 +158,8 @@ class CompressedSpace(LatentSpace):
         """Latents with noise of level s, drawn for a whole block where these are some of its rows, and (B,) s."""
         if self.heads.noise_level is None:
             raise UserError(
-                f"--decoder_noise {s:g} needs a decoder that is told the noise of its latents, and this autoencoder "
-                "was trained without --tell_noise_level: leave it out"
+                f"--decoder_noise {s:g} needs a decoder that reads the noise level of its latents, and this "
+                "autoencoder was trained without --noise_level_conditioning: leave it out"
             )
         x0 = latents.x0
         first, size = draw_rows or (0, len(x0))

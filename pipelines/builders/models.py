@@ -75,8 +75,10 @@ def new_space(
     autoencoder = make_autoencoder(
         name, language_model.dim, options, config.language_model.max_seq_len, variational=losses.kl_weight > 0
     )
-    told = config.latent_augmentation.tell_noise_level
-    return CompressedSpace(language_model, autoencoder, losses, tell_noise_level=told, alignment_dim=alignment_dim)
+    conditioned = config.latent_augmentation.noise_level_conditioning
+    return CompressedSpace(
+        language_model, autoencoder, losses, noise_level_conditioning=conditioned, alignment_dim=alignment_dim
+    )
 
 
 def context_by_enc_dec_model(settings: Settings[DiffusionConfig]) -> bool:

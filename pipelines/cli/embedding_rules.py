@@ -99,7 +99,7 @@ def _set_decoding(settings: Settings[DiffusionConfig], decoded: bool) -> None:
             settings.set("decoding", "nucleus")
         return
     of_decoder = ["decoder_candidates", "decoder_model", "encoder_model"]
-    if settings.config.latents.latent_space != "compressed":  # an autoencoder's decoder may be told the noise, too
+    if settings.config.latents.latent_space != "compressed":  # an autoencoder's decoder may read the noise level, too
         of_decoder.append("decoder_noise")
     for name in of_decoder:
         if name in settings.explicit and settings.get(name) is not None:

@@ -4,8 +4,7 @@
 
 It looks at the texts and at the machine, and chooses the latent space, the networks and the length of each stage so
 that all of them fit into the minutes; a table states each choice with its reason, and a flag replaces it. Then it
-trains, evaluates and writes report.html. The same command again
-goes on where an interrupted one ended.
+trains, evaluates and writes report.html. The same command again goes on where an interrupted one ended.
 
 With a pretrained language model and a sentence encoder (unpacked by python -m latent_models.pretrained, or named here)
 latents are sentence embeddings, and the language model writes texts from them. Without, everything is trained on the

@@ -38,7 +38,7 @@ def make_space(language_model, kind=PerceiverAutoencoder, losses=None, variation
         space.latent_losses = loss_weights(losses)
         space.loss_weights = {**autoencoder.loss_weights, **space.latent_losses}
         space.heads = Heads(
-            autoencoder, losses, more.get("tell_noise_level", False), more.get("alignment_dim"), head_dim=8
+            autoencoder, losses, more.get("noise_level_conditioning", False), more.get("alignment_dim"), head_dim=8
         )
     return space.eval()
 
@@ -113,7 +113,7 @@ def test_the_losses_of_a_space_are_those_of_its_rows(language_model):
 @pytest.mark.parametrize("kind", [PerceiverAutoencoder, PerTokenAutoencoder])
 def test_padding_changes_no_loss(language_model, kind):
     losses = LatentLossOptions(feature_matching_weight=0.5, alignment_weight=2.0, kl_weight=0.1)
-    space = make_space(language_model, kind, losses, variational=True, alignment_dim=5, tell_noise_level=True)
+    space = make_space(language_model, kind, losses, variational=True, alignment_dim=5, noise_level_conditioning=True)
     batch, target = make_batch(), torch.randn(2, 5)
     found = space(batch, target=target)
     short = Batch(batch.input_ids[1:, : LENGTHS[1]], batch.attention_mask[1:, : LENGTHS[1]])
@@ -200,7 +200,7 @@ def test_token_dropout_hides_inputs_of_the_decoder_and_no_label(language_model):
 
 
 def test_a_decoder_that_is_told_its_noise(language_model):
-    space = make_space(language_model, tell_noise_level=True)
+    space = make_space(language_model, noise_level_conditioning=True)
     latents = space.encode(make_batch())
     plain = space.autoencoder.decode(latents.x0)
     torch.testing.assert_close(space.memory(latents), plain, msg="zero before training")
@@ -215,7 +215,7 @@ def test_a_decoder_that_is_told_its_noise(language_model):
     few = space.decode(latents[:1], decoder_noise=0.4, draw_rows=(0, 2), **generate)
     torch.manual_seed(0)
     assert space.decode(latents, decoder_noise=0.4, **generate)[:1] == few
-    with pytest.raises(UserError, match="--decoder_noise 0.4 needs.*--tell_noise_level"):
+    with pytest.raises(UserError, match="--decoder_noise 0.4 needs.*--noise_level_conditioning"):
         make_space(language_model).decode(latents, decoder_noise=0.4, **generate)
 
 

@@ -23,7 +23,7 @@ from utils.trackers import read_metrics
 EVERY_ROW = (
     "--feature_matching_weight 0.5 --alignment_weight 0.5 --config alignment_layer=0 --kl_weight 0.01 "
     "--state_mask_prob 0.2 --state_noise 0.1 --latent_mask_prob 0.2 --token_dropout 0.2 "
-    "--max_latent_noise 0.5 --tell_noise_level --train_batch_size 8 --gradient_accumulation_steps 2 "
+    "--max_latent_noise 0.5 --noise_level_conditioning --train_batch_size 8 --gradient_accumulation_steps 2 "
     "--num_train_steps 16 --eval_every 8 --lr_warmup_steps 2 --learning_rate 1e-3"
 )
 
