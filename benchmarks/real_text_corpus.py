@@ -7,7 +7,9 @@
     judge   texts of the judge that is trained from scratch; no system trains on them
 
 Neighbors in a file belong together (five captions of an image, texts of one source), so parts are cut as whole blocks.
-Training texts that stand in another part are dropped.
+References and human texts hold one text of each block, since what is compared should be drawn independently: with
+five captions of each image on both sides, a judge tells the images of one side from those of the other. Training texts
+that stand in another part are dropped.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class CorpusRow:
 CORPORA = {
     "flickr30k": CorpusRow("flickr30k/train.txt", "flickr30k/valid.txt", block=5),
     "roc": CorpusRow("ROCstory/roc_train.json", "ROCstory/roc_valid.json"),
-    "coco": CorpusRow("coco/train.txt", "coco/valid.txt", block=5),
+    "coco": CorpusRow("coco/train.txt", "coco/valid.txt"),
     "yelp": CorpusRow("yelp/train.jsonl", "yelp/valid.jsonl", CLASS),
     "commongen": CorpusRow("commongen/train.jsonl", "commongen/valid.jsonl", SOURCE),
     "e2e": CorpusRow("e2e_full/train.jsonl", "e2e_full/valid.jsonl", SOURCE),
@@ -100,8 +102,13 @@ def divide(
             num = len(set(held_out.sources or ()))
             raise UserError(f"{row.held_out} holds {num} sources, fewer than --num_samples {num_samples}: lower it")
         test = human = held_out  # the human text of a source is one of its references, compared with the others
+    elif row.block > 1:
+        test = _join(
+            _one_of_each(held_out, row.block), cut.take_one_of_each(2 * num_samples - len(held_out) // row.block)
+        )
+        human = cut.take_one_of_each(2 * num_samples)
     elif len(held_out) >= 2 * num_samples:
-        half = len(held_out) // 2 // row.block * row.block
+        half = len(held_out) // 2
         test, human = held_out.select(range(half)), held_out.select(range(half, len(held_out)))
     elif len(held_out) >= num_samples:
         test, human = held_out, cut.take(num_samples)
@@ -136,6 +143,16 @@ def _without_unused(split: Split, row: CorpusRow) -> Split:
     )
 
 
+def _one_of_each(split: Split, block: int) -> Split:
+    """The middle text of each block: so far apart they differ in their image even where a caption is missing."""
+    return split.select(range(min(block // 2, max(0, len(split) - 1)), len(split), block))
+
+
+def _join(first: Split, second: Split) -> Split:
+    """The texts of both; corpora with blocks have neither labels nor sources."""
+    return Split([*first.texts, *second.texts])
+
+
 class _Cutter:
     """Takes whole blocks from the end of a split."""
 
@@ -150,6 +167,10 @@ class _Cutter:
         taken = self.split.select(range(start, self.end))
         self.end = start
         return taken
+
+    def take_one_of_each(self, n: int) -> Split:
+        """One text of each of n blocks; the others of these blocks are in no part."""
+        return _one_of_each(self.take(max(0, n) * self.row.block), self.row.block)
 
     def rest(self) -> Split:
         return self.split.select(range(self.end))

@@ -28,16 +28,27 @@ def texts(first: int, n: int) -> list[str]:
 
 
 def test_no_text_is_in_two_parts_and_blocks_stay_whole():
-    parts = divide(Split(texts(0, 1000)), Split(texts(5000, 45)), PLAIN, 20)
-    sizes = {"train": 750, "valid": 100, "test": 20, "human": 25, "judge": 150}
+    row = CorpusRow("train.txt", "valid.txt")
+    parts = divide(Split(texts(0, 1000)), Split(texts(5000, 45)), row, 20)
+    sizes = {"train": 750, "valid": 100, "test": 22, "human": 23, "judge": 150}
     assert {name: len(parts[name]) for name in PARTS} == sizes
     seen = [text for name in PARTS for text in parts[name].texts]
     assert len(seen) == len(set(seen)) == 1045
-    assert parts["judge"].texts[0] == "text number 750"  # a multiple of five
-    few = divide(Split(texts(0, 1000)), Split(texts(5000, 30)), PLAIN, 20)  # too few for human texts, too
+    few = divide(Split(texts(0, 1000)), Split(texts(5000, 30)), row, 20)  # too few for human texts, too
     assert len(few["test"]) == 30 and len(few["human"]) == 20 and few["human"].texts[-1] == "text number 999"
-    none = divide(Split(texts(0, 1000)), Split(texts(5000, 5)), PLAIN, 20)
+    none = divide(Split(texts(0, 1000)), Split(texts(5000, 5)), row, 20)
     assert len(none["test"]) == len(none["human"]) == 20 and not set(none["test"].texts) & set(none["train"].texts)
+
+
+def test_references_and_human_texts_are_one_of_each_block_and_the_others_are_in_no_part():
+    parts = divide(Split(texts(0, 1000)), Split(texts(5000, 50)), PLAIN, 10)  # ten images are held out, 20 are needed
+    found = {name: [int(text.split()[-1]) for text in parts[name].texts] for name in PARTS}
+    blocks = {name: [number // 5 for number in numbers] for name, numbers in found.items()}
+    assert found["test"] == [*range(5002, 5050, 5), *range(952, 1000, 5)] and found["human"] == [*range(852, 950, 5)]
+    assert sorted(set(blocks["train"])) == [*range(140)[: len(set(blocks["train"]))]]
+    for name in ("train", "valid", "judge"):
+        assert found[name][0] % 5 == 0 and not set(blocks[name]) & (set(blocks["test"]) | set(blocks["human"]))
+    assert sum(len(set(b)) for b in blocks.values()) == len({b for bs in blocks.values() for b in bs})
 
 
 def test_training_texts_that_stand_in_another_part_are_dropped():
@@ -46,6 +57,8 @@ def test_training_texts_that_stand_in_another_part_are_dropped():
     assert not set(parts["train"].texts) & {text for name in PARTS[1:] for text in parts[name].texts}
     assert len(divide(train, Split(texts(5000, 40)), PLAIN, 20, most_train=50)["train"]) == 50
     with pytest.raises(UserError, match="too few"):
+        divide(Split(texts(0, 30)), Split(texts(0, 40)), CorpusRow("train.txt", "valid.txt"), 20)
+    with pytest.raises(UserError, match="14 references are fewer than --num_samples 20"):
         divide(Split(texts(0, 30)), Split(texts(0, 40)), PLAIN, 20)
 
 
