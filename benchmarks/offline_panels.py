@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from utils.errors import UserError, exit_on_user_error
 
 BLOCK, HEADER = 32768, struct.Struct("<IHB")  # of LevelDB's log format: checksum, length, type of a chunk
 FILE_HEADER = 7
+WRITING_SECONDS = 10.0  # since its last change, in which a file without an end may still be written
 PANELS = {  # title -> the names that it shows, if they were logged
     "training loss by noise level": ("loss", "loss_q0", "loss_q1", "loss_q2", "loss_q3", "train/loss"),
     "validation loss": ("val_loss", "val_ema_loss", "val/loss", "val/lm_loss"),
@@ -45,18 +47,29 @@ class OfflineRun:
 
 def read_offline_run(folder: Path) -> OfflineRun:
     """Read every wandb file below a run folder. Raises UserError if there is none."""
-    from wandb.proto import wandb_internal_pb2
-
     files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
     if not files:
         raise UserError(f"{folder} holds no wandb run that was logged offline: train with --wandb_mode offline")
     run = OfflineRun()
     for path in files:
-        for data in _records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+        for record in _all_records(path):
             _add(run, record)
     return run
+
+
+def _all_records(path: Path) -> list[Any]:
+    """The records of a file. wandb's process writes the last ones after finish() has returned: they are waited for."""
+    from wandb.proto import wandb_internal_pb2
+
+    while True:
+        is_new = time.time() - path.stat().st_mtime < WRITING_SECONDS
+        records = []
+        for data in _records(path.read_bytes()):
+            records.append(wandb_internal_pb2.Record())
+            records[-1].ParseFromString(data)
+        if not is_new or any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records  # a run that was killed has no exit
+        time.sleep(0.1)
 
 
 def _records(data: bytes) -> Iterator[bytes]:
