@@ -6,7 +6,7 @@ A program with validations needs three lines:
     score = best_score(run, metrics, default="val_loss")           # after each validation; metrics: as they are logged
     save_if_best(run, state, score)                                # every rank calls it
 
---patience then works by itself (pipelines.training), as do --checkpoint best and newest (checkpoint_of).
+--patience then works by itself (pipelines.training). --checkpoint chooses the checkpoint that is read (checkpoint_of).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 from evaluation.options import OVERLAPS
 from evaluation.report.metric_names import HIGHER, LOWER, find
 from pipelines.cli.configs import TrainingConfig
-from pipelines.run_context import RunContext
+from pipelines.run_context import RunContext, recorded_weights
 from utils import checkpoints
+from utils.cli.args_io import read_args
 from utils.cli.settings import Settings
 from utils.distributed import gather_objects
 from utils.errors import UserError, did_you_mean
@@ -178,26 +179,57 @@ def is_out_of_patience(settings: Settings[TrainingConfig], state: State, interva
     return patience is not None and validations_since_best(state, interval) >= patience
 
 
-def uses_best(settings: Settings[Any], *, default: bool = False) -> bool:
+def uses_best(settings: Settings[Any], saved: Mapping[str, Any], *, default: bool = False) -> bool:
     """Whether a trained run is read from its best checkpoint: by --checkpoint; unset: if the run was trained with a
-    --best_metric, else by `default`, the habit of that kind of run."""
+    --best_metric, else by `default`, the habit of that kind of run. saved: args.json of the run."""
     chosen = settings.config.best.checkpoint
     if settings.values.get("newest_checkpoint"):
         return False
     if chosen is None:
-        return default or settings.checkpoint_args.get("best_metric") is not None
+        return default or saved.get("best_metric") is not None
     return chosen == "best"
 
 
 def checkpoint_of(folder: Path, settings: Settings[Any], *, default: bool = False) -> checkpoints.Checkpoint:
-    """The checkpoint of a run folder that --checkpoint chooses, see uses_best.
+    """The checkpoint of the run folder of an evaluation that --checkpoint chooses, see uses_best.
 
     Raises UserError if the folder has no best checkpoint and --checkpoint best asks for it.
     """
-    return read_checkpoint(folder, uses_best(settings, default=default), settings.config.best.checkpoint == "best")
+    best = uses_best(settings, settings.checkpoint_args, default=default)
+    return read_checkpoint(folder, best, settings.config.best.checkpoint == "best")
 
 
-def given_checkpoint(settings: Settings[Any]) -> dict[str, str]:
-    """--checkpoint as an argument of load_run, for a program that reads another run: none if it is not given."""
-    chosen = settings.config.best.checkpoint
-    return {} if chosen is None else {"checkpoint": chosen}
+def checkpoint_of_denoiser(folder: Path, settings: Settings[Any]) -> checkpoints.Checkpoint:
+    """The checkpoint of another denoiser's run that --checkpoint chooses; unset: that which its evaluations read."""
+    saved = read_args(folder)
+    best = uses_best(settings, saved, default=bool(saved.get("seq2seq")))
+    return read_checkpoint(folder, best, settings.config.best.checkpoint == "best")
+
+
+def checkpoint_to_train_on(settings: Settings[Any]) -> checkpoints.Checkpoint:
+    """The checkpoint in --resume_dir of an autoencoder or decoder that is trained on; unset: the best.
+
+    The copy in the run folder of a denoiser holds best/ alone. It is read then, as --checkpoint chooses the weights of
+    that denoiser.
+    """
+    folder = settings.path("resume_dir")
+    if checkpoints.has_best(folder) and not checkpoints.has_checkpoint(folder):
+        return checkpoints.load_best(folder)
+    return read_checkpoint(folder, uses_best(settings, {}, default=True), settings.config.best.checkpoint == "best")
+
+
+def given_checkpoint(settings: Settings[Any], flag: str) -> dict[str, str]:
+    """--checkpoint as an argument of load_run, for the run that another flag names: none if it is not given.
+
+    A resumed run reads the same checkpoint of that run as before, so that it goes on as if it had not stopped.
+    UserError if another one is asked for.
+    """
+    typed, before = settings.config.best.checkpoint, recorded_weights(settings, flag)
+    if before is None or before.checkpoint is None:
+        return {} if typed is None else {"checkpoint": typed}
+    if typed not in (None, before.checkpoint):
+        raise UserError(
+            f"--checkpoint {typed}: {settings.config.run.resume_dir} reads the {before.checkpoint} checkpoint of its "
+            f"--{flag} since its first step: leave --checkpoint out"
+        )
+    return {"checkpoint": before.checkpoint}

@@ -37,7 +37,7 @@ from utils.cli.settings import Settings
 from utils.compile import compile_network
 from utils.distributed import DistContext
 from utils.errors import UserError
-from utils.pretrained import load_into
+from utils.pretrained import WeightsRead, load_into
 from utils.seeding import derive_seed
 from utils.state import chosen_ema
 
@@ -178,21 +178,21 @@ def named_components(components: Components) -> dict[str, nn.Module]:
 
 def load_trained_weights(
     model: DiffusionModel, folder: Path, settings: Settings[DiffusionConfig], *, pairs: bool = False
-) -> int:
+) -> WeightsRead:
     """Load the averaged weights of a run, from the checkpoint of --checkpoint, or of a saved pipeline.
 
-    pairs: whether the run has sources; its best checkpoint is then the default. Returns the step of the weights.
+    pairs: whether the run has sources; its best checkpoint is then the default. Returns which weights these are.
     """
     if (saved := read_weights(folder)) is not None:
         if settings.config.best.checkpoint is not None:
             raise UserError(f"{folder} is a saved pipeline, which holds one set of weights: leave --checkpoint out")
         load_into(model, _for_this_space(model, saved))
-        return saved.step
+        return WeightsRead(None, saved.step)
     checkpoint = checkpoint_of(folder, settings, default=pairs)
     if "ema" not in checkpoint.tensors:
         raise UserError(f"{checkpoint.path} holds no averaged weights: name the run folder of a denoiser")
     load_into(model, _for_this_space(model, checkpoint, chosen_ema(checkpoint)))
-    return checkpoint.step
+    return WeightsRead.of(checkpoint)
 
 
 def _for_this_space(model: DiffusionModel, checkpoint: Checkpoint, part: str = "model") -> Checkpoint:

@@ -5,29 +5,39 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from pipelines.best_checkpoint import checkpoint_of_denoiser
 from pipelines.builders.joint import joint_weights, without_autoencoder
 from pipelines.builders.models import DiffusionModel
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.run_context import RunContext
 from pipelines.steps.teacher import Teacher
+from utils import checkpoints
 from utils.checkpoints import Checkpoint
-from utils.cli.settings import Settings
-from utils.pretrained import read_checkpoint
+from utils.pretrained import WeightsRead
 from utils.state import State
 
 
 def load_initial_checkpoint(
-    settings: Settings[DiffusionConfig], teacher: Teacher | None, model: DiffusionModel
+    run: RunContext[DiffusionConfig], teacher: Teacher | None, model: DiffusionModel
 ) -> Checkpoint | None:
-    """The weights of the teacher, of --joint_run or of --init_path, for a new run; None for random weights."""
-    teacher_run, path = settings.config.distillation.distill_run, settings.config.intervals.init_path
+    """The weights of the teacher, of --joint_run or of --init_path, for a new run; None for random weights.
+
+    The run records which checkpoint was read.
+    """
+    settings = run.settings
+    teacher_run, intervals = settings.config.distillation.distill_run, settings.config.intervals
     if settings.config.joint.joint_run is not None:
-        return joint_weights(model, settings.path("joint_run"))
+        found = checkpoint_of_denoiser(settings.path("joint_run"), settings)
+        run.record_weights("joint_run", WeightsRead.of(found))
+        return joint_weights(model, found)
     if teacher is not None and teacher_run is not None:
         found = Checkpoint({"model": teacher.weights}, {}, Path(teacher_run))
-    elif path:
-        best = settings.config.best.checkpoint == "best"
-        found = read_checkpoint(Path(path), best, required=best)
+    elif intervals.init_path:
+        # only the newest checkpoint holds the state of an optimizer
+        is_newest = intervals.init_optimizer and settings.config.best.checkpoint is None
+        path = settings.path("init_path")
+        found = checkpoints.load(path) if is_newest else checkpoint_of_denoiser(path, settings)
+        run.record_weights("init_path", WeightsRead.of(found))
     else:
         return None
     if model.space is not None:

@@ -24,6 +24,7 @@ from utils.cli.parse import parse
 from utils.cli.settings import Settings
 from utils.ema import ema_tensors
 from utils.errors import UserError
+from utils.pretrained import WeightsRead
 
 FlagValue = str | int | float | bool
 
@@ -37,9 +38,14 @@ class LoadedRun:
     device: torch.device
     class_names: list[str]
     folder: Path
-    step: int = 0  # of the weights
+    weights: WeightsRead
     weight_names: tuple[str, ...] = ()  # names of the weights that the run trained; the others are of frozen models
     autoencoder_args: Mapping[str, Any] = field(default_factory=dict)  # args.json of the autoencoder, if there is one
+
+    @property
+    def step(self) -> int:
+        """The step of the weights."""
+        return self.weights.step
 
     @property
     def has_null_class(self) -> bool:
@@ -68,10 +74,10 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     source_tokens = (settings.config.context.max_source_len or 1) if settings.checkpoint_args.get("seq2seq") else 0
     components = build_components(settings, folder, torch_device, len(class_names), source_tokens)
     names = tuple(ema_tensors(components.model))
-    step = load_trained_weights(components.model, folder, settings, pairs=source_tokens > 0)
+    weights = load_trained_weights(components.model, folder, settings, pairs=source_tokens > 0)
     has_own = isinstance(components.space.space, CompressedSpace | DecodedSpace)
     autoencoder_args = read_args(autoencoder_folder(settings, folder)) if has_own else {}
-    return LoadedRun(settings, components, torch_device, class_names, folder, step, names, autoencoder_args)
+    return LoadedRun(settings, components, torch_device, class_names, folder, weights, names, autoencoder_args)
 
 
 def _as_arguments(flags: Mapping[str, Any]) -> list[str]:

@@ -65,7 +65,9 @@ class IntervalOptions:
     )
     init_path: str | None = flag(None, "run folder whose weights training starts from, at step 0", published=True)
     init_optimizer: bool = flag(
-        False, "also start from the averaged weights and from the moments of the optimizer of --init_path"
+        False,
+        "also start from the averaged weights and from the moments of the optimizer of --init_path, whose newest "
+        "checkpoint alone holds them",
     )
 
 

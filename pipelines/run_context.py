@@ -33,6 +33,7 @@ from utils.kernels import set_kernels
 from utils.locks import release, try_lock
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LoopOptions
+from utils.pretrained import WeightsRead
 from utils.run_folder import new_run_folder, write_json
 from utils.state import State
 from utils.terminal import printable
@@ -42,6 +43,7 @@ EVAL_FLAGS = ("eval", "eval_test", "gen_data")  # flags that use a trained run
 ARGS_FILE = "args.json"
 PARAMETERS_FILE = "parameters.json"
 EVALUATION = "evaluation"  # folder below a run folder; evaluations write their results there
+WEIGHTS_ENTRY = "weights_read"  # of args.json: flag that names another run -> the weights that were read of it
 
 C = TypeVar("C", bound=TrainingConfig, covariant=True)
 
@@ -60,6 +62,8 @@ class RunContext(Generic[C]):
     _said: set[str] = field(default_factory=set)
     corpus: Corpus | None = None  # read and checked before the folder was made
     corpus_record: CorpusRecord | None = None  # of this corpus, compared with that of the run that is used
+    weights: WeightsRead | None = None  # those that an evaluation uses
+    weights_of_others: dict[str, WeightsRead] = field(default_factory=dict)  # of other runs, by the flag that names one
 
     @property
     def device(self) -> torch.device:
@@ -107,6 +111,22 @@ class RunContext(Generic[C]):
         if (subject or text) not in self._said:
             self.log(text)
         self._said.add(subject or text)
+
+    def weights_metadata(self) -> dict[str, Any]:
+        """Entries of the protocol of an evaluation: the checkpoint that it reads, and its step."""
+        return {} if self.weights is None else self.weights._asdict()
+
+    def record_weights(self, flag: str, weights: WeightsRead | None) -> None:
+        """Record which weights of another run were read, for save_args. flag: names that run; None: unknown weights."""
+        before = recorded_weights(self.settings, flag)
+        if weights is None:
+            return
+        if before is not None and before.step != weights.step:
+            self.log(
+                f"note: the weights of --{flag} are those of step {weights.step} now, and were those of step "
+                f"{before.step} before: the steps that follow differ from those of a run that was not interrupted"
+            )
+        self.weights_of_others[flag] = weights
 
     def write_files(self, write: Callable[[], Any], *, now: bool = True) -> None:
         """On rank 0, write files without which the run cannot be loaded: now, and again if its folder was removed.
@@ -295,12 +315,31 @@ def save_args(run: RunContext[TrainingConfig], *, parts: Mapping[str, torch.nn.M
     run.write_files(lambda: write_json(run.folder / PARAMETERS_FILE, {"parts": count_parameters(parts)}))
     facts = {"device_name": _device_name(run.device), "num_devices": run.dist.world_size, **metadata}
     facts[MODELS_ENTRY] = model_places(run.settings, run.folder)
+    read = {flag: weights._asdict() for flag, weights in run.weights_of_others.items()}
+    if read := {**_recorded(run.settings), **read}:
+        facts[WEIGHTS_ENTRY] = read
     record = run.corpus_record
     if record is not None:
         facts[CORPUS_ENTRY] = record.facts(run.folder)
         run.write_files(lambda: record.write_hashes(run.folder), now=record.status != OWN)
     run.write_files(lambda: write_args(run.settings, run.folder, **facts))
     run.logger.configuration({**run.settings.as_dict(), **facts})
+
+
+def recorded_weights(settings: Settings[TrainingConfig], flag: str) -> WeightsRead | None:
+    """The weights of the run of a flag that a resumed run has read so far; None for another run, or an older one."""
+    found = _recorded(settings).get(flag)
+    if not isinstance(found, Mapping) or not found.keys() >= {"checkpoint", "step"}:
+        return None
+    return WeightsRead(found["checkpoint"], found["step"])
+
+
+def _recorded(settings: Settings[TrainingConfig]) -> Mapping[str, Any]:
+    # settings.checkpoint_args of a new student are those of its teacher
+    if settings.mode != "resume_training":
+        return {}
+    found: Mapping[str, Any] = settings.checkpoint_args.get(WEIGHTS_ENTRY, {})
+    return found
 
 
 def count_parameters(parts: Mapping[str, torch.nn.Module]) -> dict[str, dict[str, int]]:

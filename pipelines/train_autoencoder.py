@@ -12,7 +12,15 @@ from latent_models.autoencoders.augmentations import used_augmentations
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
-from pipelines.best_checkpoint import best_score, check_best_metric, metric_name, save_if_best, uses_best
+from pipelines.best_checkpoint import (
+    best_score,
+    check_best_metric,
+    checkpoint_of,
+    checkpoint_to_train_on,
+    given_checkpoint,
+    metric_name,
+    save_if_best,
+)
 from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.models import configure_generation, load_model_of_texts, new_space
 from pipelines.cli.configs import AutoencoderConfig
@@ -34,14 +42,13 @@ from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
 from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
 from pipelines.training import progress_metrics, resume, run_training
-from utils import checkpoints
 from utils.cache_folder import encoded_folder
 from utils.checkpoints import Checkpoint
 from utils.cli.settings import Settings
 from utils.compile import compile_network, should_compile
 from utils.distributed import wrap
 from utils.hooks import PeriodicHook, StepResult
-from utils.pretrained import best_or_newest, load_into, locate_model, relative_path
+from utils.pretrained import WeightsRead, load_into, locate_model, relative_path
 from utils.seeding import derive_seed
 from utils.sharding import layers_of, shard
 from utils.state import State
@@ -91,9 +98,8 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
     if "bleu" in state.best:  # of an earlier version
         state.best = {"metric": DEFAULT_METRIC, "value": state.best["bleu"], "step": state.best["step"]}
     if config.run.resume_dir and not resumed:  # weights only, as in the published command line
-        # a decoder is trained for the latents that a denoiser reads: those of the best checkpoint
-        read = best_or_newest if config.autoencoder.lm_mode == "decoder" else checkpoints.load
-        load_into(space, _without_other_heads(read(settings.path("resume_dir")), space))
+        _start(run, space)
+    augmentation = make_augmentation(run, space, corpus)
     save_args(
         run,
         enc_dec_model_relative=relative_path(name, run.folder),
@@ -130,7 +136,7 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
         run.batch_sampler(),
         run.device,
         wrapped=state.wrapped,
-        augmentation=make_augmentation(run, space, corpus),
+        augmentation=augmentation,
         # a compiled network needs one shape
         pad_to=config.language_model.max_seq_len if should_compile(config.compilation.compile, run.device) else None,
         states=load_encoder_states(run, model, train_tokens),
@@ -161,9 +167,10 @@ def evaluate(run: RunContext[AutoencoderConfig]) -> int:
     settings, config = run.settings, run.settings.config
     folder = settings.path("resume_dir")
     explicit = config.language_model.enc_dec_model if "enc_dec_model" in settings.explicit else None
-    space = CompressedSpace.from_pretrained(folder, device=run.device, language_model=explicit)
-    if not uses_best(settings, default=True):
-        load_into(space, _without_other_heads(checkpoints.load(folder), space))
+    checkpoint = checkpoint_of(folder, settings, default=True)
+    run.weights = WeightsRead.of(checkpoint)
+    space = CompressedSpace.from_pretrained(folder, device=run.device, language_model=explicit, checkpoint=checkpoint)
+    del checkpoint  # it may hold the state of an optimizer
     configure_generation(settings, space.language_model)
     attach_draft_model(settings, space, folder)
     split = "test" if config.evaluation.eval_test else "valid"
@@ -179,6 +186,13 @@ def evaluate(run: RunContext[AutoencoderConfig]) -> int:
     evaluator.write(run.folder / EVALUATION, f"eval-{split}")
     finish(run, 0)
     return 0
+
+
+def _start(run: RunContext[AutoencoderConfig], space: CompressedSpace) -> None:
+    """Load the weights of the autoencoder in --resume_dir, which is trained on."""
+    checkpoint = checkpoint_to_train_on(run.settings)
+    load_into(space, _without_other_heads(checkpoint, space))
+    run.record_weights("resume_dir", WeightsRead.of(checkpoint))
 
 
 def load_language_model(settings: Settings[AutoencoderConfig], name: str, *, meta: bool = False) -> LanguageModel:
@@ -216,7 +230,9 @@ def make_augmentation(run: RunContext[AutoencoderConfig], space: CompressedSpace
     denoiser = None
     if options.denoiser_run is not None:
         steps = options.denoiser_steps
-        denoiser = load_denoiser_augmentation(options.denoiser_run, space, steps, run.device, corpus)
+        given = given_checkpoint(run.settings, "denoiser_run")
+        denoiser = load_denoiser_augmentation(options.denoiser_run, space, steps, run.device, corpus, **given)
+        run.record_weights("denoiser_run", denoiser.weights_read)
     return LatentAugmentation(
         config.max_latent_noise,
         config.latent_noise_prob,

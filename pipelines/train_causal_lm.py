@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pipelines.cli.programs import CAUSAL_LM
 from utils.cli.parse import parse
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipelines.data.prompts import Prompts
     from pipelines.run_context import RunContext
     from pipelines.sampling.causal import CausalGenerator
+    from utils.checkpoints import Checkpoint
     from utils.cli.settings import Settings
     from utils.state import State
 
@@ -135,11 +136,16 @@ def train(settings: Settings[CausalLMConfig]) -> int:
 
 def evaluate(run: RunContext[CausalLMConfig], corpus: Corpus, prompts: Prompts, max_prompt: int) -> int:
     """Evaluate a trained run with the evaluators of diffusion runs. Returns the exit code."""
+    from pipelines.best_checkpoint import checkpoint_of
     from pipelines.evaluators.evaluator import make_evaluator
     from pipelines.sampling.causal import PromptSources
+    from utils.pretrained import WeightsRead
 
-    config: Any = run.settings.config
-    lm = load_lm(run.settings, run.settings.path("resume_dir")).to(run.device)
+    config, folder = cast(Any, run.settings.config), run.settings.path("resume_dir")
+    checkpoint = checkpoint_of(folder, run.settings, default=True)
+    run.weights = WeightsRead.of(checkpoint)
+    lm = load_lm(run.settings, folder, checkpoint).to(run.device)
+    del checkpoint  # it may hold the state of an optimizer
     generator = make_generator(run, lm, prompts, max_prompt)
     sources: Any = PromptSources(generator) if prompts.with_sources else None
     context: Any = run
@@ -149,15 +155,15 @@ def evaluate(run: RunContext[CausalLMConfig], corpus: Corpus, prompts: Prompts, 
     return evaluator.evaluate_run()
 
 
-def load_lm(settings: Settings[CausalLMConfig], folder: Path) -> CausalLM:
-    """The model of a run folder with the weights of its best checkpoint, in evaluation mode."""
+def load_lm(settings: Settings[CausalLMConfig], folder: Path, checkpoint: Checkpoint | None = None) -> CausalLM:
+    """The model of a run folder with the weights of a checkpoint, in evaluation mode; None: that of --checkpoint."""
     from pipelines.best_checkpoint import checkpoint_of
     from pipelines.builders.causal_lm import saved_causal_lm
     from utils.pretrained import load_into
 
     config = settings.config
     lm = saved_causal_lm(config.model, folder, config.loop.random_seed)
-    load_into(lm, checkpoint_of(folder, settings, default=True))
+    load_into(lm, checkpoint or checkpoint_of(folder, settings, default=True))
     return lm.eval()
 
 

@@ -63,7 +63,9 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     run = setup_run(
         settings, "text_latent_classifier", "classifier", check_corpus=lambda c: c.require_classes("a classifier")
     )
-    diffusion_run = load_run(config.task.diffusion_run, device=config.loop.device, **given_checkpoint(settings))
+    checkpoint = given_checkpoint(settings, "diffusion_run")
+    diffusion_run = load_run(config.task.diffusion_run, device=config.loop.device, **checkpoint)
+    run.record_weights("diffusion_run", diffusion_run.weights)
     components = diffusion_run.components
     components.model.requires_grad_(False).eval()
     corpus = load_corpus(run)

@@ -19,7 +19,6 @@ from pipelines.best_checkpoint import (
     LOSSES,
     best_score,
     check_best_metric,
-    checkpoint_of,
     load_best_score,
     save_if_best,
 )
@@ -55,7 +54,7 @@ from utils.cli.settings import Settings
 from utils.distributed import wrap
 from utils.errors import UserError
 from utils.hooks import PeriodicHook, StepResult
-from utils.pretrained import load_into
+from utils.pretrained import load_into, read_checkpoint
 from utils.state import State
 from utils.trackers import Histogram
 from utils.train_eval import eval_mode
@@ -85,6 +84,7 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     teacher = None
     if config.distillation.distill_run is not None:
         teacher = load_teacher(settings, run.folder, process.grid, run.device)
+        run.record_weights("distill_run", teacher.weights_read)
     timestep_sampler = TimestepSampler(process, run.dist)
     assert config.latents.latent_space is not None  # a rule of the command line sets it
     row = space_training(config.latents.latent_space)
@@ -108,6 +108,7 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     resumed = resume(run, state)
     if resumed:
         state.best = load_best_score(run.folder, state.best)
+    initial = None if resumed else load_initial_checkpoint(run, teacher, model)
     save_args(  # only after resume(), which changes nothing in a folder that cannot be resumed
         run,
         **data_module.metadata(run.folder),
@@ -123,7 +124,6 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     evaluator = build_evaluator(run, components, corpus)
     check_best_metric(settings, (*LOSSES, *evaluator.output.metrics), evaluator.output.best_metric)
     evaluator.load_models()  # a missing scorer must fail now, not after hours of encoding
-    initial = None if resumed else load_initial_checkpoint(settings, teacher, model)
     if initial is not None:
         load_into(model, initial)  # before setup(), which encodes with weights that may be among these
     data_module.setup(estimate_stats=not resumed)
@@ -186,8 +186,9 @@ def train(settings: Settings[DiffusionConfig]) -> int:
         interval_flag="sample_every",
     )
     if joint and run.dist.is_main:
-        default = components.seq2seq or config.best.best_metric is not None
-        write_autoencoder_copy(run.folder, checkpoint_of(run.folder, settings, default=default))
+        # the weights that are read by default: --checkpoint chooses those of --joint_run here
+        best = components.seq2seq or config.best.best_metric is not None
+        write_autoencoder_copy(run.folder, read_checkpoint(run.folder, best))
     return code
 
 
@@ -209,7 +210,8 @@ def log_text_norms(
 def evaluate(run: RunContext[DiffusionConfig], components: Components, corpus: Corpus) -> int:
     """Evaluate a trained run, or sample a labeled data set from it. Returns the exit code."""
     config = run.settings.config
-    load_trained_weights(components.model, _components_folder(run), run.settings, pairs=components.seq2seq)
+    folder, pairs = _components_folder(run), components.seq2seq
+    run.weights = load_trained_weights(components.model, folder, run.settings, pairs=pairs)
     evaluator = build_evaluator(run, components, corpus)
     if not config.evaluation.gen_data:
         evaluator.load_models()

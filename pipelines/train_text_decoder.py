@@ -36,9 +36,11 @@ from pipelines.best_checkpoint import (
     LOSSES,
     best_score,
     check_best_metric,
+    checkpoint_of,
+    checkpoint_to_train_on,
+    given_checkpoint,
     load_best_score,
     save_if_best,
-    uses_best,
 )
 from pipelines.builders.models import load_model_of_texts
 from pipelines.cli.configs import TextDecoderConfig
@@ -60,14 +62,13 @@ from pipelines.run_context import (
 from pipelines.steps.text_decoder import DecoderAugmentation, DecoderNetwork, Denoiser, TextDecoderStep
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
 from pipelines.training import progress_metrics, resume, run_training
-from utils import checkpoints
 from utils.cache_folder import encoded_folder
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
 from utils.distributed import wrap
 from utils.errors import UserError, exit_on_user_error
 from utils.hooks import PeriodicHook
-from utils.pretrained import load_into, locate_model
+from utils.pretrained import WeightsRead, load_into, locate_model
 from utils.records import Latents
 from utils.seeding import derive_seed
 from utils.state import State
@@ -107,20 +108,20 @@ def train(settings: Settings[TextDecoderConfig]) -> int:
     if resume(run, state):
         state.best = load_best_score(run.folder, state.best)
     elif config.augmentation.denoiser_run is not None:
-        _start_from(settings, space)
+        _start(run, space)
     read = {name: latent_reader(run, space, data, name) for name, data in tokens.items()}
     if not space.scaling.is_estimated:
         space.scaling.estimate(_unscaled_latents(run, space, tokens["train"], read["train"]))
         _check_scaled(space)
     for name in facts.keys() & settings.values.keys():  # flags that follow from others
         settings.set(name, facts.pop(name))
+    denoiser = load_denoiser(run, space, corpus)
     save_args(
         run,
         parts=_parts(space),
         trainable_params=sum(p.numel() for p in state.parameters()),
         **facts,
     )
-    denoiser = load_denoiser(run, space, corpus)
     augmentation = DecoderAugmentation(config.decoder, denoiser, config.augmentation.denoiser_prob)
     network = DecoderNetwork(space.decoder, space if read["train"].makes_tokens else None)
     state.wrapped = wrap(network, run.dist)
@@ -154,14 +155,17 @@ def train(settings: Settings[TextDecoderConfig]) -> int:
 
 
 def evaluate(run: RunContext[TextDecoderConfig]) -> int:
-    """--eval: evaluate the best checkpoint on the validation split; --eval_test: on the test split."""
+    """--eval: evaluate the checkpoint of --checkpoint on the validation split; --eval_test: on the test split."""
     settings, config = run.settings, run.settings.config
     folder = settings.path("resume_dir")
     typed = {name: settings.get(name) for name in ("encoder_model", "decoder_model") if name in settings.explicit}
+    checkpoint = checkpoint_of(folder, settings, default=True)
+    run.weights = WeightsRead.of(checkpoint)
     language_model = config.language_model.enc_dec_model if "enc_dec_model" in settings.explicit else None
-    space = DecodedSpace.from_pretrained(folder, device=run.device, language_model=language_model, **typed)
-    if not uses_best(run.settings, default=True):
-        load_into(space, checkpoints.load(folder))
+    space = DecodedSpace.from_pretrained(
+        folder, device=run.device, language_model=language_model, checkpoint=checkpoint, **typed
+    )
+    del checkpoint  # it may hold the state of an optimizer
     _set_generation(settings, space)
     split = "test" if config.evaluation.eval_test else "valid"
     texts = load_corpus(run).splits[split]
@@ -247,11 +251,11 @@ def _copy_autoencoder(run: RunContext[TextDecoderConfig]) -> None:
     copy_autoencoder(source, run.folder / AUTOENCODER, name)
 
 
-def _start_from(settings: Settings[TextDecoderConfig], space: DecodedSpace) -> None:
-    """The weights and the scaling of the decoder in --resume_dir, which is adapted to a denoiser."""
-    from utils.pretrained import best_or_newest
-
-    load_into(space, best_or_newest(settings.path("resume_dir")))
+def _start(run: RunContext[TextDecoderConfig], space: DecodedSpace) -> None:
+    """Load the weights and the scaling of the decoder in --resume_dir, which is adapted to a denoiser."""
+    checkpoint = checkpoint_to_train_on(run.settings)
+    load_into(space, checkpoint)
+    run.record_weights("resume_dir", WeightsRead.of(checkpoint))
 
 
 def load_denoiser(run: RunContext[TextDecoderConfig], space: DecodedSpace, corpus: Corpus) -> Denoiser | None:
@@ -261,7 +265,10 @@ def load_denoiser(run: RunContext[TextDecoderConfig], space: DecodedSpace, corpu
         return None
     from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
 
-    return load_denoiser_augmentation(options.denoiser_run, space, options.denoiser_steps, run.device, corpus)
+    given, steps = given_checkpoint(run.settings, "denoiser_run"), options.denoiser_steps
+    denoiser = load_denoiser_augmentation(options.denoiser_run, space, steps, run.device, corpus, **given)
+    run.record_weights("denoiser_run", denoiser.weights_read)
+    return denoiser
 
 
 # ------------------------------------------------------------------------------------------------------------ the data

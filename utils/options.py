@@ -132,7 +132,8 @@ class BestCheckpointOptions:
         None,
         "validation metric that selects the checkpoint in best/: a key of metrics.jsonl, or the end of one, such as "
         "val_ema_loss, mauve, perplexity, rougeL, label_accuracy, bleu; unset: the validation loss of a denoiser or "
-        "causal model (pairs: rougeL, of a translation corpus sacrebleu), BLEU of an autoencoder",
+        "causal model (pairs: rougeL, of a translation corpus sacrebleu) or text decoder, BLEU of an autoencoder, and "
+        "none of other models, which then keep no best/",
         may_change="both",
     )
     patience: int | None = flag(
@@ -144,8 +145,9 @@ class BestCheckpointOptions:
     )
     checkpoint: str | None = flag(
         None,
-        "checkpoint from which a trained run is read: best, or newest; unset: the best of a run of pairs, of a run "
-        "with --best_metric, of an autoencoder and of a causal model, else the newest",
+        "checkpoint from which a trained run is read that is evaluated, or named as the run of a denoiser, or trained "
+        "on (--resume_dir alone): best, or newest; unset: the best of a run of pairs, of a run with --best_metric, of "
+        "an autoencoder, a text decoder and a causal model, else the newest",
         choices=("best", "newest"),
         may_change="invocation",
     )

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,17 @@ from utils.sharding import shard_like
 
 OptionsT = TypeVar("OptionsT")
 PART_OF_FOLDER = "./"  # begins a recorded path that a saved pipeline holds
+
+
+class WeightsRead(NamedTuple):
+    """Which weights of a trained run were read: entries of a protocol, and of args.json of a run that uses them."""
+
+    checkpoint: str | None  # best or newest; None: those of a saved pipeline
+    step: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> WeightsRead:
+        return cls("newest" if checkpoint.path.parent.name == "checkpoints" else "best", checkpoint.step)
 
 
 def relative_path(path: str, folder: Path) -> str | None:

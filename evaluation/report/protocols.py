@@ -16,7 +16,7 @@ MEASURING = (
     "num_references", "nearest", "classes", "max_seq_len", "shuffle_seed", "held_out",
 )  # fmt: skip
 IGNORED = ("versions", "seed", "note", "comparable", "unchanged_by_tokenizer", "measured_round_trips", "mbr_ties",
-           "available", "texts_together", "mauve_few_samples")  # fmt: skip
+           "available", "texts_together", "mauve_few_samples", "step")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from latent_models.generation.generator import GreedyLoop
 from latent_models.generation.infilling import fill_tokens
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
-from utils.checkpoints import fingerprint
+from utils.checkpoints import Checkpoint, fingerprint
 from utils.cli.args_io import read_args
 from utils.errors import UserError
 from utils.pretrained import best_or_newest, copy_weights, load_into, locate_model, options_from, relative_path
@@ -72,12 +72,13 @@ class CompressedSpace(LatentSpace):
         fallback: str | None = None,
         device: torch.device | str = "cpu",
         meta: bool = False,
+        checkpoint: Checkpoint | None = None,
     ) -> CompressedSpace:
         """The frozen space of an autoencoder's run folder, in eval mode.
 
         language_model: name or folder of the language model; None: the one in the run folder's args.json.
         fallback: used where the run folder's language model cannot be loaded. meta: on the meta device, without
-        weights, for a dry run.
+        weights, for a dry run. checkpoint: one of the folder; None: the best, else the newest.
         Raises UserError if the folder holds no autoencoder, or the language model is not the one it was trained with.
         """
         saved = read_autoencoder_args(folder)
@@ -85,7 +86,7 @@ class CompressedSpace(LatentSpace):
             model = _load_language_model(folder, saved, language_model, fallback, meta=True)
             with torch.device("meta"):
                 return cls._from_args(model, saved).requires_grad_(False)
-        checkpoint = best_or_newest(folder)
+        checkpoint = checkpoint or best_or_newest(folder)
         model = _load_language_model(folder, saved, language_model, fallback)
         # with ft and decoder the checkpoint also holds the language model's weights
         if saved.get("lm_mode") not in ("ft", "decoder"):

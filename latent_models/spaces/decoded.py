@@ -27,7 +27,7 @@ from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.scaling import LatentScaling
 from latent_models.spaces.sentence import SentenceSpace, UnscaledSpace
 from latent_models.text_encoders import TextEncoder
-from utils.checkpoints import fingerprint
+from utils.checkpoints import Checkpoint, fingerprint
 from utils.errors import UserError
 from utils.pretrained import best_or_newest, copy_weights, load_into, locate_model, options_from, relative_path
 from utils.records import Batch, Latents
@@ -203,13 +203,14 @@ class DecodedSpace(LatentSpace):
         decoder_model: str | None = None,
         language_model: str | None = None,
         fallback: str | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> DecodedSpace:
         """The frozen space of a run folder of pipelines.train_text_decoder, in eval mode.
 
         encoder_model, decoder_model, language_model: names or folders of the frozen models, where they are not where
         the run recorded them. fallback: used where the language model cannot be loaded. meta: on the meta device,
-        without weights, for a dry run. Raises UserError if the folder holds no such decoder, or a model is not the one
-        it was trained with.
+        without weights, for a dry run. checkpoint: one of the folder; None: the best, else the newest. Raises UserError
+        if the folder holds no such decoder, or a model is not the one it was trained with.
         """
         saved = read_text_decoder_args(folder)
         space = _load_encoding(folder, saved, encoder_model, language_model, fallback, meta)
@@ -219,7 +220,7 @@ class DecodedSpace(LatentSpace):
         made = new_decoded_space(space, saved, decoder_model=found, meta=meta)
         if meta:
             return made.requires_grad_(False)
-        checkpoint = best_or_newest(folder)
+        checkpoint = checkpoint or best_or_newest(folder)
         expected = saved.get("decoder_fingerprint")
         if expected and saved.get("decoder_mode") != "ft" and causal_fingerprint(made.decoder.lm) != expected:
             raise UserError(

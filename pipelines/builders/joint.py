@@ -41,15 +41,17 @@ def open_for_training(settings: Settings[DiffusionConfig], space: LatentSpace) -
         space.heads.alignment.requires_grad_(False)
 
 
-def joint_weights(model: nn.Module, run: Path) -> Checkpoint:
-    """The first weights of a new run: averaged weights of --joint_run, and the autoencoder as it was loaded."""
-    checkpoint = checkpoints.load(run)
+def joint_weights(model: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
+    """The first weights of a new run: averaged weights of --joint_run, and the autoencoder as it was loaded.
+
+    checkpoint: of --joint_run.
+    """
     part = chosen_ema(checkpoint)
     if part not in checkpoint.tensors:
         raise UserError(f"{checkpoint.path} holds no averaged weights: name the run folder of a denoiser")
     own = {name: x for name, x in trainable_state(model).items() if name.startswith(PART)}
     others = {name: x for name, x in checkpoint.tensors[part].items() if not name.startswith(PART)}
-    return Checkpoint({"model": {**others, **own}}, {}, checkpoint.path)
+    return Checkpoint({"model": {**others, **own}}, {"step": checkpoint.step}, checkpoint.path)
 
 
 def without_autoencoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -127,7 +127,7 @@ class AutoencoderEvaluator:
             )
             record = run.corpus_record
             metrics["protocol"] |= self.spelling.metadata() | ({} if record is None else record.metadata())
-            metrics["protocol"] |= given_settings(run.settings.config.decoding)
+            metrics["protocol"] |= given_settings(run.settings.config.decoding) | run.weights_metadata()
         return metrics
 
     def evaluate_midpoints(self, corpus: Corpus) -> dict[str, Any]:

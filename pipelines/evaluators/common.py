@@ -208,11 +208,11 @@ class EvaluationContext:
     # ---- protocol --------------------------------------------------------------------------------------------------
 
     def sampling_metadata(self) -> dict[str, Any]:
-        """Return every flag that changes samples, and the number of network calls per text."""
+        """Return every flag that changes samples, the step of the weights, and the number of network calls per text."""
         record = self.run.corpus_record
-        of_corpus = {} if record is None else record.metadata()
+        of_run = self.run.weights_metadata() | ({} if record is None else record.metadata())
         if isinstance(self.generator, CausalGenerator):
-            return {**self.generator.sampling_metadata(), **of_corpus, **self.spelling.metadata()}
+            return {**self.generator.sampling_metadata(), **of_run, **self.spelling.metadata()}
         settings, process, sampling = self.run.settings, self.config.process, self.config.sampling
         blocks, decoded = self.generator.block_size, decoded_space_of(self.generator.space)
         guided = 2 if sampling.cls_free_guidance != 1 else 1
@@ -221,7 +221,7 @@ class EvaluationContext:
         extra = [f.name for group in EXTRA_OPTIONS for f in fields(group) if values[f.name] != flags[f.name].default]
         return {
             **metadata,
-            **of_corpus,
+            **of_run,
             **{name: values[name] for name in extra},
             **({} if decoded is None else {"decoder_noise": decoded.noise}),
             **given_settings(self.config.decoding),

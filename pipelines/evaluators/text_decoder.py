@@ -157,6 +157,7 @@ class TextDecoderEvaluator:
             **protocol,
             **self.spelling.metadata(),
             **({} if record is None else record.metadata()),
+            **self.run.weights_metadata(),
             **given_settings(self.run.settings.config.decoding),
             "similarity": f"cosine by {self.space.language_model.name}",
         }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from pipelines.sampling.classes import canonical_names
 from pipelines.sampling.generator import TextGenerator
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
+from utils.pretrained import WeightsRead
 from utils.records import Condition, Latents
 from utils.seeding import StepRNG, seeded_generator
 
@@ -35,11 +37,19 @@ class DenoiserAugmentation:
     rows: (B,), the texts by number; only a run with conditions needs them.
     """
 
-    def __init__(self, generator: TextGenerator, steps: int, conditions: Conditions | None = None) -> None:
+    def __init__(
+        self,
+        generator: TextGenerator,
+        steps: int,
+        conditions: Conditions | None = None,
+        weights_read: WeightsRead | None = None,
+    ) -> None:
         """generator: generator of the run. steps: number of steps of its sampler from noise to data; each batch starts
-        at a random one of them. conditions: of the texts; None: the denoiser gets none.
+        at a random one of them. conditions: of the texts; None: the denoiser gets none. weights_read: the checkpoint of
+        the run.
         """
         self.generator, self.times, self.conditions = generator, generator.process.grid(steps), conditions
+        self.weights_read = weights_read
         generator.denoiser.eval()
 
     @torch.no_grad()
@@ -68,19 +78,25 @@ class DenoiserAugmentation:
 
 
 def load_denoiser_augmentation(
-    run: str, space: LatentSpace, steps: int, device: torch.device, corpus: Corpus | None = None
+    run: str,
+    space: LatentSpace,
+    steps: int,
+    device: torch.device,
+    corpus: Corpus | None = None,
+    checkpoint: str | None = None,
 ) -> DenoiserAugmentation:
     """Load the denoiser of a run folder, for a decoder of the latents of `space`, whatever frozen space that is.
 
     steps: steps of its sampler; a student of --distill_run has a fixed number. corpus: whose training texts the decoder
-    learns from, for a run with sources or classes. Raises UserError if the corpus lacks the sources or classes without
-    which the run cannot sample, or if the run was trained on other latents.
+    learns from, for a run with sources or classes. checkpoint: best or newest. Raises UserError if the corpus
+    lacks the sources or classes without which the run cannot sample, or if the run was trained on other latents.
     """
-    pipeline = TextDiffusionPipeline.from_pretrained(Path(run), device=device.type)
+    given: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
+    pipeline = TextDiffusionPipeline.from_pretrained(Path(run), device=device.type, **given)
     check_same_latents(pipeline.generator.space.space, space, run)
     conditions = conditions_of(pipeline, corpus, run)
     steps = pipeline.generator.steps if pipeline.is_student else steps
-    return DenoiserAugmentation(pipeline.generator, steps, conditions)
+    return DenoiserAugmentation(pipeline.generator, steps, conditions, pipeline.run.weights)
 
 
 def conditions_of(pipeline: TextDiffusionPipeline, corpus: Corpus | None, run: str) -> Conditions | None:

@@ -22,7 +22,7 @@ from pipelines.sampling.generator import TextGenerator
 from utils.cli.settings import Settings
 from utils.distributed import autocast
 from utils.errors import UserError
-from utils.pretrained import relative_path
+from utils.pretrained import WeightsRead, relative_path
 from utils.records import Condition, KnownPositions
 
 TEACHER = "teacher_relative"  # entry of args.json
@@ -39,16 +39,19 @@ class Teacher:
         extra_estimate: bool,
         sampler: Sampler,
         weights: Mapping[str, Tensor] | None = None,
+        weights_read: WeightsRead | None = None,
     ) -> None:
         """generator: generator of the teacher's run, with the guidance that the student learns.
         sub_grids: falling times of the teacher for each step of the student.
         extra_estimate: do one more forward pass at the first time, to initialize self-conditioning.
         sampler: a deterministic sampler, called once for each step of the student.
         weights: weights of the run's DiffusionModel, from which a new student starts.
+        weights_read: the checkpoint that holds them.
         """
         self.generator, self.sub_grids, self.sampler = generator, sub_grids, sampler
         self.extra_estimate = extra_estimate
         self.weights = dict(weights or {})
+        self.weights_read = weights_read
         generator.denoiser.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -130,7 +133,7 @@ def load_teacher(
             find_teacher(settings, run),
             device=device.type,
             cls_free_guidance=settings.config.distillation.distill_guidance,
-            **given_checkpoint(settings),
+            **given_checkpoint(settings, "distill_run"),
         )
     except UserError as error:
         raise UserError(str(error).replace("--cls_free_guidance", "--distill_guidance")) from error
@@ -155,6 +158,7 @@ def load_teacher(
         extra_estimate=trained.settings.config.denoiser.self_condition and not of_student,
         sampler=generator.process.sampler if of_student else make_sampler("dpmpp"),
         weights=trained.components.model.state_dict(),
+        weights_read=trained.weights,
     )
 
 

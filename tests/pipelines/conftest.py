@@ -20,7 +20,7 @@ from evaluation import local_lm
 from latent_models.language_models import LanguageModel
 from pipelines import pretrain, train_autoencoder, train_diffusion, train_draft_model
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, DRAFT_MODEL, PRETRAIN
-from utils import checkpoints
+from utils import checkpoint_folder, checkpoints
 from utils.checkpoints import fingerprint
 from utils.cli.parse import parse
 from utils.trackers import read_metrics
@@ -187,6 +187,27 @@ def stopped_run(programs, stop_after):
         assert programs.resume(stage, folder) == 0
 
     return run
+
+
+@pytest.fixture
+def steps_read(monkeypatch) -> Callable[[Path], list[int]]:
+    """A function: run folder -> steps of its checkpoints that were read since the function was called last."""
+    seen: list[tuple[Path, int]] = []
+    read = checkpoint_folder.read
+
+    def watched(path: Path) -> checkpoint_folder.Checkpoint:
+        found = read(path)
+        seen.append(((path.parent if path.name == "best" else path.parents[1]).resolve(), found.step))
+        return found
+
+    monkeypatch.setattr(checkpoint_folder, "read", watched)
+
+    def steps(folder: Path) -> list[int]:
+        found = [step for run, step in seen if run == folder.resolve()]
+        seen.clear()
+        return found
+
+    return steps
 
 
 @pytest.fixture

@@ -10,22 +10,27 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipelines import sample, train_classifier, train_diffusion
+from pipelines.adapt_decoder import main as adapt_decoder
 from pipelines.best_checkpoint import Score, find_metric, larger_is_better, save_if_best
+from pipelines.cli.programs import CLASSIFIER, DIFFUSION
 from pipelines.load_run import load_run
+from pipelines.run_context import RunContext
+from pipelines.text_diffusion import TextDiffusionPipeline
 from pipelines.training import is_finished
 from utils import checkpoints
+from utils.cli.parse import parse
 from utils.distributed import DistContext
 from utils.errors import UserError
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import OptimizerOptions
+from utils.pretrained import WeightsRead
 from utils.state import State
 from utils.trackers import read_metrics
 
 
 def test_a_tie_keeps_the_first_step_and_is_said_once(tmp_path, capsys):
     """A metric that is 0 for every step, such as ROUGE of a language that it does not know, would do so for ever."""
-    from pipelines.run_context import RunContext
-
     net, options = torch.nn.Linear(1, 1), OptimizerOptions()
     optimizer = make_optimizer(net, options)
     state = State(net, optimizer, make_lr_schedule(optimizer, options, 9))
@@ -80,6 +85,22 @@ def test_which_metrics_are_better_when_larger():
 # ------------------------------------------------------------------------------------------------------------- programs
 
 EVERY_2 = "--num_train_steps 10 --save_and_sample_every 2"
+COMMON = "--device cpu --no_wandb --mixed_precision no --lr_warmup_steps 2"
+BEST, NEWEST = {"checkpoint": "best", "step": 2}, {"checkpoint": "newest", "step": 4}  # of `ended`
+
+
+@pytest.fixture(scope="module")
+def ended(programs, chain, tmp_path_factory) -> Path:
+    """A run with a --best_metric. With a learning rate of 0 no validation is better than the first one."""
+    run = tmp_path_factory.mktemp("ended") / "run"
+    flags = f"{EVERY_2} --num_train_steps 4 --learning_rate 0 --best_metric mauve --objective pred_v"
+    assert programs.diffusion(f"--latent_model_path {chain / 'ae'}", run, flags) == 0
+    return run
+
+
+def recorded(run: Path) -> dict[str, dict]:
+    """Which weights of other runs a run has read, by flag."""
+    return json.loads((run / "args.json").read_text())["weights_read"]
 
 
 def test_patience_ends_a_run_that_does_not_improve(programs, chain, tmp_path, capsys):
@@ -98,19 +119,24 @@ def test_patience_ends_a_run_that_does_not_improve(programs, chain, tmp_path, ca
     assert checkpoints.load(run).step == 8 and is_finished(run)
 
 
-def test_the_checkpoint_that_is_read_is_chosen(programs, chain, tmp_path):
+def test_the_checkpoint_that_is_read_is_chosen(ended, steps_read, tmp_path):
     """Unset: the newest, and the best of a run that was trained with --best_metric."""
-    run, space = tmp_path / "run", f"--latent_model_path {chain / 'ae'}"
-    assert programs.diffusion(space, run, f"{EVERY_2} --learning_rate 0 --num_train_steps 4 --best_metric mauve") == 0
+    run = tmp_path / "run"
+    shutil.copytree(ended, run)
     best = checkpoints.load_best(run)
     assert best.metadata["best"]["metric"] == "mauve" and 0 <= best.metadata["best"]["value"] <= 1
     steps = {None: best.step, "best": best.step, "newest": 4}
+    assert best.step == 2
     assert {name: load_run(run, device="cpu", **given(name)).step for name in steps} == steps
+    for place, flags, step in ((run, "", 2), (run, "--checkpoint newest", 4), (run / "best", "", 2)):
+        steps_read(run)
+        assert main_of_sample([str(place), "-n", "1", "--device", "cpu", *flags.split()], run)
+        assert steps_read(run) == [step]
     args = json.loads((run / "args.json").read_text())
     (run / "args.json").write_text(json.dumps({**args, "best_metric": None}))
-    assert load_run(run, device="cpu").step == 4 and load_run(run, device="cpu", checkpoint="best").step == best.step
-    texts = [main_of_sample([str(place), "-n", "1", "--device", "cpu"], run) for place in (run, run / "best")]
-    assert len(texts) == 2 and all(texts)
+    for flags, step in (("", 4), ("--checkpoint best", 2)):
+        assert main_of_sample([str(run), "-n", "1", "--device", "cpu", *flags.split()], run)
+        assert steps_read(run) == [step]
     shutil.rmtree(run / "best")
     with pytest.raises(UserError, match="it holds no best checkpoint: use the newest one"):
         load_run(run, device="cpu", checkpoint="best")
@@ -121,10 +147,98 @@ def given(name: str | None) -> dict[str, str]:
 
 
 def main_of_sample(argv: list[str], run: Path) -> list[str]:
-    from pipelines import sample
-
     assert sample.main(argv) in (0, None)
     return [path.name for path in run.rglob("*samples*")]
+
+
+@pytest.mark.parametrize(("metric", "flags"), [("perplexity", ""), ("label_accuracy", "--class_conditional")])
+def test_metrics_of_samples_select_the_checkpoint_that_is_read(programs, chain, tmp_path, metric, flags):
+    run, space = tmp_path / "run", f"--latent_model_path {chain / 'ae'}"
+    flags += f" {EVERY_2} --num_train_steps 4 --learning_rate 1e-2 --best_metric {metric}"
+    assert programs.diffusion(space, run, flags) == 0
+    key = f"model/greedy/{metric}"
+    values = {line["step"]: line[key] for line in read_metrics(run) if key in line}
+    best = (min if metric == "perplexity" else max)(values, key=values.get)  # of equal values the first
+    assert set(values) == {2, 4} and load_run(run, device="cpu").weights == ("best", best)
+    assert checkpoints.load_best(run).metadata["best"] == {"metric": metric, "value": values[best], "step": best}
+
+
+def test_a_run_starts_from_the_checkpoint_that_is_read_of_another_run(programs, chain, ended, steps_read, tmp_path):
+    """Unset: from the one that its evaluations read, here the best, since it was trained with --best_metric."""
+    space = f"--latent_model_path {chain / 'ae'} --objective pred_v --num_train_steps 1"
+    for name, flags, weights in (("init", "", BEST), ("newest", "--checkpoint newest", NEWEST)):
+        assert programs.diffusion(space, tmp_path / name, f"--init_path {ended} {flags}") == 0
+        assert steps_read(ended) == [weights["step"]] and recorded(tmp_path / name) == {"init_path": weights}
+    words = f"--joint_run {ended} --output_dir {tmp_path / 'joint'} --num_train_steps 1 --train_batch_size 8 {COMMON} "
+    words += f"--num_samples 4 --decoding greedy --scorer {programs.scorer} --config val_loss_examples=16"
+    assert train_diffusion.train(parse(DIFFUSION, words.split())) == 0
+    assert steps_read(ended) == [2] and recorded(tmp_path / "joint") == {"joint_run": BEST}
+
+
+def test_a_resumed_student_reads_the_same_checkpoint_of_its_teacher(programs, ended, steps_read, tmp_path):
+    student = tmp_path / "student"
+    assert programs.student(ended, student, "--checkpoint newest --max_seconds 0") == 0
+    assert steps_read(ended) == [4] and checkpoints.load(student).step == 1
+    assert programs.resume("diffusion", student) == 0
+    assert steps_read(ended) == [4] and recorded(student) == {"distill_run": NEWEST}
+    with pytest.raises(UserError, match="student reads the newest checkpoint of its --distill_run .* leave --checkpoi"):
+        programs.resume("diffusion", student, "--checkpoint best")
+
+
+def test_a_teacher_that_has_been_trained_on_is_said(tmp_path, capsys):
+    saved = {"weights_read": {"distill_run": NEWEST}}
+    run = RunContext(
+        SimpleNamespace(mode="resume_training", checkpoint_args=saved), DistContext(), tmp_path, None, None
+    )
+    run.record_weights("distill_run", WeightsRead("newest", 4))
+    assert not capsys.readouterr().err
+    run.record_weights("distill_run", WeightsRead("newest", 8))
+    assert "--distill_run are those of step 8 now, and were those of step 4 before" in capsys.readouterr().err
+
+
+def test_a_decoder_is_adapted_to_the_chosen_checkpoint_of_a_denoiser(programs, ended, steps_read, tmp_path):
+    adapted = tmp_path / "adapted"
+    flags = "--checkpoint newest --num_train_steps 2 --max_seconds 0 --device cpu --no_wandb --decoding greedy "
+    flags += "--eval_texts 4 --config denoiser_steps=2"
+    assert adapt_decoder([str(ended), "--output_dir", str(adapted), *flags.split()]) == 0
+    assert steps_read(ended) == [4] and checkpoints.load(adapted).step == 1
+    assert programs.resume("autoencoder", adapted) == 0
+    assert steps_read(ended) == [4]
+    own = checkpoints.load_best(ended / "autoencoder").step  # a copy, which holds no other
+    assert recorded(adapted) == {"resume_dir": {"checkpoint": "best", "step": own}, "denoiser_run": NEWEST}
+
+
+def test_a_classifier_keeps_its_best_checkpoint_and_reads_the_chosen_one(programs, ended, steps_read, tmp_path, capsys):
+    run = tmp_path / "classifier"
+    words = (
+        f"{programs.data} {COMMON} --diffusion_run {ended} --checkpoint newest --classifier_dim 64 --classifier_depth "
+        "1 --num_train_steps 9 --train_batch_size 16 --eval_every 2 --learning_rate 0 --best_metric val_accuracy "
+        f"--patience 1 --config val_loss_examples=16 --output_dir {run}"
+    )
+    assert train_classifier.train(parse(CLASSIFIER, words.split())) == 0
+    assert "ended by --patience at step 4 of 9: 1 validations were no better than val_acc" in capsys.readouterr().err
+    assert steps_read(ended) == [4] and recorded(run) == {"diffusion_run": NEWEST}
+    assert checkpoints.load(run).step == 4 and checkpoints.load_best(run).step == 2 and is_finished(run)
+    steps_read(run)
+    control = {"latent_classifier": str(run), "target_label": "1", "checkpoint": "newest"}
+    TextDiffusionPipeline.from_pretrained(ended, device="cpu", **control)
+    assert steps_read(run) == [2], "--checkpoint is for the run that samples"
+
+
+def test_an_autoencoder_is_evaluated_and_trained_on_from_the_chosen_checkpoint(
+    programs, chain, steps_read, tmp_path, capsys
+):
+    run = tmp_path / "ae"
+    flags = "--num_train_steps 8 --eval_every 2 --learning_rate 0 --patience 1"
+    assert programs.autoencoder(chain / "lm", run, flags) == 0
+    assert "ended by --patience at step 4 of 8: 1 validations were no better than bleu" in capsys.readouterr().err
+    for name, flags, weights in (("best", "", BEST), ("newest", "--checkpoint newest", NEWEST)):
+        assert programs.again("autoencoder", run, f"--eval {flags} --output_dir {tmp_path / 'out'}") == 0
+        found = json.loads((tmp_path / "out/evaluation/eval-valid.json").read_text())
+        assert steps_read(run) == [weights["step"]] and weights.items() <= found["protocol"].items()
+        flags += f" --resume_dir {run} --num_train_steps 1"
+        assert programs.autoencoder(chain / "lm", tmp_path / name, flags) == 0
+        assert steps_read(run) == [weights["step"]] and recorded(tmp_path / name) == {"resume_dir": weights}
 
 
 def test_a_denoiser_keeps_the_step_of_its_lowest_validation_loss(programs, chain, tmp_path):

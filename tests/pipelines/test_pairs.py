@@ -95,6 +95,9 @@ def test_evaluation_uses_the_best_checkpoint_and_changes_no_file(programs, run_o
         assert programs.again("diffusion", run_on_pairs, flags) == 0
     assert contents(run_on_pairs) == before
     results = {p.name: json.loads((p / "evaluation/eval-valid.json").read_text()) for p in tmp_path.iterdir()}
+    best = {"checkpoint": "best", "step": checkpoints.load_best(run_on_pairs).step}
+    for name, weights in (("best", best), ("guided", best), ("newest", {"checkpoint": "newest", "step": 4})):
+        assert weights.items() <= results[name]["protocol"].items()
     assert results["best"]["protocol"]["mbr_utility"] == "sacrebleu"
     assert "model/seq2seq/guide3/mbr_rougeL" in results["guided"]
     assert results["guided"]["protocol"]["cls_free_guidance"] == 3

@@ -120,6 +120,7 @@ def test_several_runs_share_a_table_and_say_where_protocols_differ(run, tmp_path
     shutil.copytree(run, other)
     metrics = json.loads((other / "evaluation/eval-valid.json").read_text())
     metrics["model/greedy/perplexity"] = 4321.0
+    metrics["protocol"]["step"] += 90  # a longer training, under the same protocol
     put(other / "evaluation/eval-valid.json", metrics)
     assert main([str(run), str(other), "--output", str(tmp_path / "same.html")]) == 0
     same = Page(tmp_path / "same.html")

@@ -20,6 +20,7 @@ from pipelines.cli.programs import CAUSAL_LM
 from pipelines.data.prompts import Prompts
 from pipelines.run_context import setup_run
 from pipelines.steps.causal_lm import CausalLMStep
+from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
@@ -118,6 +119,7 @@ def test_the_evaluation_has_files_and_numbers_of_the_others_and_of_evaluation_sc
     same = ("empty", "perplexity", "corpus_perplexity", "diversity", "memorization", "train_copy_rate")
     assert {key: result[f"model/nucleus/{key}"] for key in same} == {key: scored[key] for key in same}
     assert scored["protocol"]["fingerprint"] == result["protocol"]["fingerprint"]
+    assert {"checkpoint": "best", "step": checkpoints.load_best(baseline).step}.items() <= result["protocol"].items()
 
 
 def test_samples_depend_on_neither_the_batch_size_nor_their_number(baseline):

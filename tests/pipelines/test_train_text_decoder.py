@@ -92,11 +92,14 @@ def test_an_evaluation_repeats_the_validation(run, programs, tmp_path):
     assert again(run, f"--eval --device cpu --output_dir {tmp_path}") == 0
     found = json.loads((tmp_path / "evaluation" / "eval-valid.json").read_text())
     assert found["val_loss"] == pytest.approx(last["val_loss"], rel=1e-3)  # of the best step, from encoded texts
+    weights = {"checkpoint": "best", "step": checkpoints.load_best(run).step}
+    assert weights.items() <= found["protocol"].items()
     for pair in PAIRS:
         assert found[f"decoder/{pair}/similarity"] == pytest.approx(last[f"decoder/{pair}/similarity"], abs=0.02)
     flags = f"--checkpoint newest --decoding greedy,beam --num_beams 2 --scorer {programs.scorer} --device cpu"
     assert again(run, f"--eval_test --eval_texts 4 {flags} --output_dir {tmp_path}") == 0
     found = json.loads((tmp_path / "evaluation" / "eval-test.json").read_text())
+    assert {"checkpoint": "newest", "step": 60}.items() <= found["protocol"].items()
     assert found["protocol"]["num_beams"] == 2 and "decoder/beam/similarity" in found
     assert found["decoder/greedy/perplexity"] > 1 and found["decoder/sample/perplexity"] > 1
 

@@ -97,6 +97,7 @@ ENTRY_TYPES: Mapping[str, tuple[type, ...]] = {
     "seq2seq": (bool,),
     "class_names": _NAMES,
     "models_relative": (dict,),
+    "weights_read": (dict,),
 }
 
 
