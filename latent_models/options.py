@@ -226,7 +226,9 @@ class DraftModelOptions:
 
 
 @dataclass
-class CacheFolderOptions:
+class CacheOptions:
+    """Where encoded corpora are on disk, and how large one may be."""
+
     cache_dir: str | None = flag(
         None,
         "folder of encoded corpora, which all runs share; unset: $LATENT_DIFFUSION_CACHE, else "
@@ -238,7 +240,7 @@ class CacheFolderOptions:
 
 
 @dataclass
-class LatentCacheOptions(CacheFolderOptions):
+class LatentCacheOptions(CacheOptions):
     """Latents of a corpus, and states of its sources, on disk; see latent_models/cache."""
 
     latent_cache_dtype: str = flag(
@@ -246,8 +248,6 @@ class LatentCacheOptions(CacheFolderOptions):
         "dtype of encoded corpora on disk; float16 and bfloat16 halve their size, and float16 changes losses less",
         choices=("float16", "bfloat16", "float32"),
         student="may_differ",
-        space="frozen",
-    )
     max_cache_gb: float = flag(
         50.0,
         "the largest cache that is written for the texts, or for the sources, of a split; what needs more is encoded "
@@ -258,10 +258,12 @@ class LatentCacheOptions(CacheFolderOptions):
         student="may_differ",
         space="frozen",
     )
+        space="frozen",
+    )
 
 
 @dataclass
-class EncoderCacheOptions(CacheFolderOptions):
+class EncoderCacheOptions(CacheOptions):
     cache_encoder_states: str = flag(
         "no",
         "keep the frozen encoder's states of every training text on disk, in this precision, instead of "

@@ -13,14 +13,14 @@ from dataset_utils import corpus_stats, registry
 from dataset_utils.corpus import Corpus
 from latent_models.language_models import LanguageModel
 from pipelines.cli.configs import TrainingConfig
-from pipelines.data.cache_plan import cache_lines
+from pipelines.data.cache_plan import Parts, cache_lines
+from pipelines.run_context import RunContext, is_eval_run
 from utils.cli.settings import Settings
 from utils.run_folder import write_json
 from utils.terminal import printable
 
 if TYPE_CHECKING:
     from pipelines.data.tokens import TokenSplit
-    from pipelines.run_context import RunContext
 
 
 CORPUS_STATS = "survey.json"  # file of a run folder
@@ -35,9 +35,9 @@ def dry_run(
 ) -> int:
     """Print the configuration, a table of modules and statistics of the corpus, or which of its files are missing.
 
-    --verbose adds the shape of every trained tensor. build: settings -> components on the meta device, by name.
-    tokenizer_of: corpus -> tokenizer, where it depends on the corpus; it returns None if there is none yet.
-    max_seq_len: longest text of a program without that flag. Returns 0, the exit code.
+    --verbose adds the shape of every trained tensor. build: settings -> components on the meta device, by name; Parts
+    for a program that caches. tokenizer_of: corpus -> tokenizer, where it depends on the corpus; it returns None if
+    there is none yet. max_seq_len: longest text of a program without that flag. Returns 0, the exit code.
     """
     parts = build(settings)
     print(settings.describe())
@@ -61,7 +61,7 @@ def dry_run(
         return 0
     print()
     print(printable("".join(f"note: {note}\n" for note in corpus.notes)), end="")
-    # a separate context encoder has another tokenizer, which a dry run does not load: no statistics of sources then
+    # a separate context encoder has another tokenizer: no statistics of sources then
     shared = "context encoder (shared)" in parts
     limit = settings.values.get("max_source_len") if shared else None
     length = max_seq_len or settings.get("max_seq_len")
@@ -69,8 +69,9 @@ def dry_run(
         corpus, tokenizer, length, max_source_length=limit, unknown_hint=unknown_hint(settings)
     )
     print("\n".join([corpus_stats.format_table(figures), *corpus_stats.round_trip_lines(figures)]))
-    for line in cache_lines(settings, parts, corpus):
-        print(printable(line))
+    if isinstance(parts, Parts) and not is_eval_run(settings):
+        for line in cache_lines(settings, parts, corpus):
+            print(printable(line))
     return 0
 
 

@@ -24,7 +24,13 @@ from pipelines.best_checkpoint import (
 from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.models import configure_generation, load_model_of_texts, new_space
 from pipelines.cli.configs import AutoencoderConfig
-from pipelines.data.alignment import load_alignment_encoder, make_alignment_targets
+from pipelines.data.alignment import (
+    FEATURES_DTYPE,
+    PooledStates,
+    load_alignment_encoder,
+    make_alignment_targets,
+)
+from pipelines.data.cache_plan import Parts, PlannedCache
 from pipelines.data.cached_latents import EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from pipelines.evaluators.autoencoder import AutoencoderEvaluator
@@ -253,11 +259,11 @@ def _without_other_heads(checkpoint: Checkpoint, space: CompressedSpace) -> Chec
 def load_encoder_states(
     run: RunContext[AutoencoderConfig], model: LanguageModel, data: TokenSplit
 ) -> EncodedSplit | None:
-    """The frozen encoder's states of the training texts, from a cache; None without --cache_encoder_states."""
+    """The frozen encoder's states of the training texts, from a cache; None without one: each batch is encoded."""
     options = run.settings.config.encoder_cache
     if options.cache_encoder_states == "no":
         return None
-    return encode_or_load(
+    found = encode_or_load(
         EncoderStatesSpace(model, data.table.max_length),
         data,
         encoded_folder(options.cache_dir, options.latent_cache_dir, [run.folder]),
@@ -267,8 +273,10 @@ def load_encoder_states(
         options.states_on_device,
         options.cache_encoder_states,
         "name a folder on a larger disk with --cache_dir, or leave --cache_encoder_states out",
+        max_bytes=1e9 * options.max_cache_gb,
         corpus=dataset_label(run.settings),
     )
+    return None if found.cache is None else found
 
 
 def _components(space: CompressedSpace) -> dict[str, torch.nn.Module]:
@@ -276,10 +284,18 @@ def _components(space: CompressedSpace) -> dict[str, torch.nn.Module]:
     return {"language model": space.language_model, "autoencoder": space.autoencoder, **heads}
 
 
-def _meta_components(settings: Settings[AutoencoderConfig]) -> dict[str, torch.nn.Module]:
+def _meta_components(settings: Settings[AutoencoderConfig]) -> Parts:
     """The components on the meta device, for a dry run."""
-    name = settings.config.language_model.enc_dec_model
+    config = settings.config
+    name, longest = config.language_model.enc_dec_model, config.language_model.max_seq_len
     model = load_language_model(settings, name, meta=True)
-    features = load_alignment_encoder(settings.config.latent_losses, name, meta=True)
+    features = load_alignment_encoder(config.latent_losses, name, meta=True)
+    caches: list[PlannedCache] = []
+    dtype = config.encoder_cache.cache_encoder_states
+    if dtype != "no":
+        caches.append(PlannedCache("train", "texts", EncoderStatesSpace(model, longest), longest, dtype))
+    if features is not None:
+        caches.append(PlannedCache("train", "features", PooledStates(features), longest, FEATURES_DTYPE))
     with torch.device("meta"):
-        return _components(new_space(settings, model, None if features is None else features.dim))
+        space = new_space(settings, model, None if features is None else features.dim)
+    return Parts(_components(space), caches, [config.run.resume_dir])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from dataset_utils import registry
 from model.classifier import LatentClassifier
@@ -19,6 +18,7 @@ from pipelines.builders.embeddings import tokenizer_of
 from pipelines.cli.configs import ClassifierConfig
 from pipelines.cli.programs import CLASSIFIER, DIFFUSION
 from pipelines.components import Components, build_components
+from pipelines.data.cache_plan import Parts, plan_splits
 from pipelines.data.cached_latents import EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit, tokenize_for
 from pipelines.load_run import load_run
@@ -153,7 +153,7 @@ def _dry_run(settings: Settings[ClassifierConfig]) -> int:
     diffusion_run = parse(DIFFUSION, ["--eval", "--resume_dir", folder])
     check_same_program(diffusion_run)
 
-    def build(settings: Settings[ClassifierConfig]) -> dict[str, Any]:
+    def build(settings: Settings[ClassifierConfig]) -> Parts:
         import torch
 
         saved = diffusion_run.checkpoint_args
@@ -167,7 +167,10 @@ def _dry_run(settings: Settings[ClassifierConfig]) -> int:
         )
         with torch.device("meta"):
             classifier = build_classifier(settings, components, _expected_classes(settings))
-        return {"latent space": components.space.space.requires_grad_(False), "classifier": classifier}
+        space, dtype = components.space.space.requires_grad_(False), settings.config.cache.latent_cache_dtype
+        longest = diffusion_run.config.language_model.max_seq_len
+        caches = [] if space.learned_with_denoiser else plan_splits(space, longest, dtype)
+        return Parts({"latent space": space, "classifier": classifier}, caches, [settings.config.run.resume_dir])
 
     return dry_run(settings, build, tokenizer_of(diffusion_run), diffusion_run.config.language_model.max_seq_len)
 

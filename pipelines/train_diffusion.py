@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset_utils import registry
 from dataset_utils.corpus import Corpus
@@ -35,6 +34,7 @@ from pipelines.components import (
     named_components,
 )
 from pipelines.data.batch_sampler import ValidationSampler
+from pipelines.data.cache_plan import Parts, PlannedCache, plan_splits
 from pipelines.data.context_encoder import resolve_source_limit
 from pipelines.data.datamodule import DataModule
 from pipelines.evaluators.evaluator import Evaluator, make_evaluator
@@ -288,11 +288,28 @@ def compute_validation_losses(
     return losses
 
 
-def _meta_components(settings: Settings[DiffusionConfig]) -> Mapping[str, nn.Module]:
+def _meta_components(settings: Settings[DiffusionConfig]) -> Parts:
     """The components on the meta device, for a dry run."""
     num_classes, source_tokens = _expected_conditions(settings)
     run = Path(settings.config.run.resume_dir or settings.config.distillation.distill_run or ".")
-    return named_components(build_components(settings, run, torch.device("meta"), num_classes, source_tokens))
+    components = build_components(settings, run, torch.device("meta"), num_classes, source_tokens)
+    teacher = settings.config.distillation.distill_run
+    return Parts(
+        named_components(components), _planned_caches(settings, components), (teacher, settings.config.run.resume_dir)
+    )
+
+
+def _planned_caches(settings: Settings[DiffusionConfig], components: Components) -> list[PlannedCache]:
+    """The caches that a training would write: those of LatentDataModule."""
+    if settings.config.latents.no_latent_cache:
+        return []
+    space, context, dtype = components.space, components.context, settings.config.cache.latent_cache_dtype
+    found: list[PlannedCache] = []
+    if not space.learned_with_denoiser:
+        found += plan_splits(space.space, settings.config.language_model.max_seq_len, dtype)
+    if context is not None and not context.trained:
+        found += plan_splits(context.states, context.states.length, dtype, "sources")
+    return found
 
 
 def _expected_conditions(settings: Settings[DiffusionConfig]) -> tuple[int, int]:

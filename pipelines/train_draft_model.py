@@ -23,6 +23,7 @@ from pipelines.best_checkpoint import best_score, check_best_metric, load_best_s
 from pipelines.builders.draft_models import DRAFT_MODEL_COPY
 from pipelines.cli.configs import DraftModelConfig
 from pipelines.cli.programs import DRAFT_MODEL
+from pipelines.data.cache_plan import Parts, plan_splits
 from pipelines.data.cached_latents import encode_or_load
 from pipelines.data.tokens import tokenize_split
 from pipelines.run_context import dataset_label, load_corpus, make_train_state, save_args, setup_run
@@ -157,14 +158,16 @@ def _autoencoder_folder(settings: Settings[DraftModelConfig]) -> Path:
     return resolve(path, settings.config.run.resume_dir, "--latent_model_path")
 
 
-def _meta_components(autoencoder: Path, max_seq_len: int, settings: Settings[DraftModelConfig]) -> dict[str, Any]:
+def _meta_components(autoencoder: Path, max_seq_len: int, settings: Settings[DraftModelConfig]) -> Parts:
     """The components on the meta device, for a dry run."""
     import torch
 
     space = CompressedSpace.from_pretrained(autoencoder, language_model=settings.config.task.enc_dec_model, meta=True)
     with torch.device("meta"):
         draft_model = DraftModel(space.language_model.dim, max_seq_len, settings.config.draft_model)
-    return {"language model": space.language_model, "autoencoder": space.autoencoder, "draft model": draft_model}
+    parts = {"language model": space.language_model, "autoencoder": space.autoencoder, "draft model": draft_model}
+    caches = plan_splits(space, max_seq_len, settings.config.cache.latent_cache_dtype)
+    return Parts(parts, caches, (str(autoencoder.parent), settings.config.run.resume_dir))
 
 
 @exit_on_user_error

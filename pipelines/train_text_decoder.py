@@ -45,6 +45,7 @@ from pipelines.best_checkpoint import (
 from pipelines.builders.models import load_model_of_texts
 from pipelines.cli.configs import TextDecoderConfig
 from pipelines.cli.programs import TEXT_DECODER
+from pipelines.data.cache_plan import Parts, plan_splits
 from pipelines.data.cached_latents import encode_or_load
 from pipelines.data.length_buckets import LengthBuckets
 from pipelines.data.tokens import TokenSplit, tokenize_for
@@ -83,7 +84,7 @@ def train(settings: Settings[TextDecoderConfig]) -> int:
     started = time.monotonic()
     config = settings.config
     if config.run.dry_run:
-        return dry_run(settings, lambda settings: _parts(make_space(settings, Path(), meta=True)))
+        return dry_run(settings, _meta_parts)
     check_best_metric(settings, METRICS, "val_loss")
     run = setup_run(settings, "text_decoder", "text decoder")
     if run.is_eval:
@@ -240,6 +241,14 @@ def _parts(space: DecodedSpace) -> dict[str, nn.Module]:
     return {"encoding": space.space, "decoder": space.decoder}
 
 
+def _meta_parts(settings: Settings[TextDecoderConfig]) -> Parts:
+    """The components on the meta device, for a dry run."""
+    config, space = settings.config, make_space(settings, Path(), meta=True)
+    is_cached = not space.trains or config.augmentation.denoiser_run is not None
+    caches = plan_splits(space, config.language_model.max_seq_len, CACHE_DTYPE) if is_cached else []
+    return Parts(_parts(space), caches, [config.run.resume_dir])
+
+
 def _copy_autoencoder(run: RunContext[TextDecoderConfig]) -> None:
     """The run folder holds the autoencoder whose latents it decodes."""
     settings = run.settings
@@ -325,6 +334,7 @@ def latent_reader(
         "auto",
         CACHE_DTYPE,
         "name a folder on a larger disk with --cache_dir",
+        max_bytes=1e9 * run.settings.config.cache.max_cache_gb,
         corpus=dataset_label(run.settings),
     )
     return LatentReader(space, data, cached, run.device)

@@ -12,7 +12,7 @@ from benchmarks import compare_systems, compare_systems_train, real_text
 from dataset_utils.registry import DATASETS
 from evaluation.report import __main__ as report
 from evaluation.score import __main__ as score
-from pipelines import infill, rewrite, sample
+from pipelines import caches, infill, rewrite, sample
 from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN, TEXT_DECODER
 from pipelines.recipe import arguments as recipe_arguments
 
@@ -52,6 +52,7 @@ def typed_flags() -> set[str]:
     known |= {
         option.lstrip("-")
         for program in (
+            caches,
             infill,
             rewrite,
             sample,

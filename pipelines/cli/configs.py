@@ -22,7 +22,7 @@ from latent_models.causal.options import (
 )
 from latent_models.options import (
     AutoencoderOptions,
-    CacheFolderOptions,
+    CacheOptions,
     ContextOptions,
     DecodingOptions,
     DraftModelOptions,
@@ -247,7 +247,7 @@ class TextDecoderConfig(TrainingConfig):
     validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses", val_loss_examples=256)
     run: RunOptions = group(RunOptions, "run", save_dir="saved_text_decoders")
     latents: DecodedLatentOptions = group(DecodedLatentOptions, "latents")
-    cache: CacheFolderOptions = group(CacheFolderOptions, "cache of encoded texts")
+    cache: CacheOptions = group(CacheOptions, "cache of encoded texts")
     sentence: SentenceOptions = group(SentenceOptions, "frozen embeddings")
     language_model: LanguageModelOptions = group(LanguageModelOptions, "language model")
     decoder: TextDecoderOptions = group(TextDecoderOptions, "decoder")

@@ -17,7 +17,7 @@ from latent_models.pooling import masked_average
 from latent_models.spaces.base import LatentSpace
 from latent_models.text_encoders import TextEncoder
 from pipelines.cli.configs import AutoencoderConfig
-from pipelines.data.cached_latents import EncodedSplit, encode_or_load
+from pipelines.data.cached_latents import ENCODE_BATCH, EncodedSplit, encode_or_load
 from pipelines.data.tokens import tokenize_split
 from pipelines.run_context import RunContext, dataset_label
 from utils.cache_folder import encoded_folder
@@ -25,6 +25,7 @@ from utils.errors import UserError
 from utils.records import Batch, Latents
 
 MAX_CENTERED = 20_000  # texts from which the mean is estimated
+FEATURES_DTYPE = "float16"  # on disk
 
 
 class PooledStates(LatentSpace):
@@ -54,7 +55,7 @@ class AlignmentTargets:
     def __init__(self, features: EncodedSplit) -> None:
         self.features = features
         rows = torch.arange(min(MAX_CENTERED, len(features.tokens)))
-        parts = [features(part).x0[:, 0] for part in rows.split(1024)]
+        parts = [features(part).x0[:, 0] for part in rows.split(ENCODE_BATCH)]
         self.mean = torch.cat(parts).double().mean(0).float()
 
     @property
@@ -81,7 +82,8 @@ def load_alignment_encoder(
 def make_alignment_targets(
     run: RunContext[AutoencoderConfig], encoder: TextEncoder, corpus: Corpus
 ) -> AlignmentTargets:
-    """Encode the training texts, or read them from the cache of the run. Every rank calls it."""
+    """Features of the training texts, from a cache, or encoded batch by batch where that would be too large. Every
+    rank calls it."""
     config = run.settings.config
     limit = config.language_model.max_seq_len
     tokens = tokenize_split(corpus.train, encoder, min(limit, encoder.max_length or limit))  # type: ignore[arg-type]
@@ -89,5 +91,16 @@ def make_alignment_targets(
     cache = config.encoder_cache
     folder = encoded_folder(cache.cache_dir, cache.latent_cache_dir, [run.folder])
     what, corpus_name = f"features by {encoder.name} of the training texts", dataset_label(run.settings)
-    encoded = encode_or_load(space, tokens, folder, "alignment", what, run.dist, "auto", "float16", corpus=corpus_name)
+    encoded = encode_or_load(
+        space,
+        tokens,
+        folder,
+        "alignment",
+        what,
+        run.dist,
+        "auto",
+        FEATURES_DTYPE,
+        max_bytes=1e9 * cache.max_cache_gb,
+        corpus=corpus_name,
+    )
     return AlignmentTargets(encoded)

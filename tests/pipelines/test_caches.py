@@ -16,17 +16,20 @@ import torch
 from dataset_utils.splits import Split
 from latent_models.cache import cache_key
 from latent_models.spaces.compressed import CompressedSpace
-from pipelines import caches
+from pipelines import caches, train_classifier
+from pipelines.cli.programs import CLASSIFIER
 from pipelines.data.cached_latents import encode_or_load
 from pipelines.data.tokens import tokenize_split
 from utils.array_cache import format_bytes
 from utils.cache_folder import cache_folder, encoded_folder, find_caches
+from utils.cli.parse import parse
 from utils.distributed import DistContext
 from utils.errors import UserError
 from utils.locks import exclusive
 from utils.trackers import read_metrics
 
 TEXTS = [f"{name} found a {color} kite" for name in ("lucy", "felix", "emma") for color in ("red", "blue", "white")]
+ALIGNED = "--alignment_weight 0.5 --config alignment_layer=0"
 
 
 def test_the_folder_is_that_of_the_flag_of_the_variable_or_of_the_user(monkeypatch, tmp_path):
@@ -67,6 +70,7 @@ def test_runs_share_a_cache_in_half_precision_and_losses_are_equal(programs, cha
     assert caches.main(["list"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("train") == 3 and shown.count("4 x 64") == 6 and "6 caches" in shown and "float16" in shown
+    assert shown.count(f"{programs.corpus.name}, train ") == 3, "a corpus of train.jsonl is called by its folder"
 
 
 def test_a_run_of_an_earlier_release_goes_on_in_float32_in_its_own_folder(programs, chain, tmp_path, fingerprints):
@@ -96,6 +100,17 @@ def test_what_is_above_the_bound_is_encoded_at_each_step(programs, chain, tmp_pa
     assert "the latents of the valid split are encoded once, 20 kB in float16" in said
     assert [cache.about["split"] for cache in find_caches(encoded_folder())] == ["valid"]
     assert encodings.count(8) >= 2, "a batch a step"
+    assert f"corpus {programs.corpus.name}: train 200" in said
+
+    flags = f"{ALIGNED} --cache_encoder_states float16 --num_train_steps 2 --eval_texts 1 --eval_every 2"
+    encodings.clear()
+    assert programs.autoencoder(chain / "lm", tmp_path / "ae", f"{flags} --max_cache_gb 0.00001") == 0
+    said = capsys.readouterr().err
+    for what in ("encoder states of the training texts", f"features by {chain / 'lm'} of the training texts"):
+        (line,) = [line for line in said.splitlines() if line.startswith(f"note: the {what} would take ")]
+        assert "more than --max_cache_gb 1e-05: they are encoded at each step" in line
+    assert len(find_caches(encoded_folder())) == 1, "no other one is written"
+    assert encodings.count(16) >= 2, "a batch a step"
 
 
 def test_a_dry_run_says_what_is_encoded_and_where(programs, chain, tmp_path, capsys):
@@ -104,9 +119,16 @@ def test_a_dry_run_says_what_is_encoded_and_where(programs, chain, tmp_path, cap
     assert f"encoded once, in float16: 20 kB in {encoded_folder()}" in out
     assert "train texts      102 kB, more than --max_cache_gb 5e-05: encoded at each step instead" in out
     assert not encoded_folder().exists()
-    flags = f"--dry_run --cache_encoder_states bfloat16 --cache_dir {tmp_path}"
+    flags = f"--dry_run {ALIGNED} --cache_encoder_states bfloat16 --cache_dir {tmp_path}"
     assert programs.autoencoder(chain / "lm", tmp_path, flags) == 0
-    assert f"in {tmp_path / 'encoded'}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "encoded once, in bfloat16 and float16: " in out and f" in {tmp_path / 'encoded'}" in out
+    assert "  train texts      " in out and "  train features   26 kB\n" in out and "  valid texts" not in out
+    flags = f"--diffusion_run {chain / 'diff'} --dry_run --max_cache_gb 0.00005 {programs.data}"
+    assert train_classifier.train(parse(CLASSIFIER, flags.split())) == 0
+    assert "train texts      102 kB, more than --max_cache_gb 5e-05" in capsys.readouterr().out
+    assert programs.again("diffusion", chain / "diff", "--eval --dry_run") == 0
+    assert "encoded once" not in capsys.readouterr().out, "an evaluation writes no cache"
 
 
 def build(space: CompressedSpace, folder: Path, start: float) -> None:

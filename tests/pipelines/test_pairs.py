@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -167,21 +168,30 @@ def test_each_source_is_encoded_once_for_all_candidates(run_on_pairs, encodings)
 
 
 def test_cached_sources_give_the_same_losses_as_sources_encoded_in_training(
-    programs, chain, pairs, other_lm, tmp_path, encodings
+    programs, chain, pairs, other_lm, tmp_path, encodings, capsys
 ):
     space = f"--latent_model_path {chain / 'ae'} --context_encoder {other_lm}"
     cache = f"{pairs} --latent_cache_dir {tmp_path / 'cache'} --num_samples 1 --seq2seq_candidates 1"
-    cache += " --latent_cache_dtype float32"
-    assert programs.diffusion(space, tmp_path / "one", cache) == 0
+    whole = f"{cache} --latent_cache_dtype float32"
+    assert programs.diffusion(space, tmp_path / "one", whole) == 0
     assert sum(encodings) == 2 * 240 + 1, "texts and sources of both splits, once each; and one source sampled from"
     encodings.clear()
-    assert programs.diffusion(space, tmp_path / "two", cache) == 0
+    assert programs.diffusion(space, tmp_path / "two", whole) == 0
     assert sum(encodings) == 1
     assert programs.diffusion(space, tmp_path / "live", f"{pairs} --no_latent_cache") == 0
-    lines = [read_metrics(tmp_path / name) for name in ("one", "live")]
-    for one, other in zip(*lines, strict=True):
-        for key in ("loss", "val_loss", "grad_norm"):
-            assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-5)
+    capsys.readouterr()
+    assert programs.diffusion(space, tmp_path / "half", cache) == 0, "float16 is the default"
+    encoded = dict(
+        re.findall(r"the source states of the (\w+) split are encoded once, (.*) in float16", capsys.readouterr().err)
+    )
+    live = read_metrics(tmp_path / "live")
+    for name, tolerance in (("one", 1e-5), ("half", 1e-3)):
+        for one, other in zip(read_metrics(tmp_path / name), live, strict=True):
+            for key in ("loss", "val_loss", "grad_norm"):
+                assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=tolerance), (name, key)
+    assert programs.diffusion(f"{space} --dry_run", tmp_path / "planned", cache) == 0
+    planned = dict(re.findall(r"^  (\w+) sources +(.*)$", capsys.readouterr().out, re.M))
+    assert planned == encoded and planned.keys() == {"train", "valid"}
 
 
 def test_a_model_of_another_family_may_encode_the_sources(programs, chain, pairs, t5, tmp_path):
@@ -421,11 +431,17 @@ def test_lengths_of_samples_follow_training_pairs_with_similar_sources(programs,
     assert set(mask[1].tolist()) == long, "both lengths appear among the candidates"
     fewer = generator.sample_latents(1, 0, lambda b, n, g: inputs(0, 1).repeat(8), 16).mask.sum(1)
     assert torch.equal(fewer, mask[0])
+        (f"{pairs} --context_encoder {other_lm}", "context encoder "),
+        (f"{pairs} --no_latent_cache", "context encoder (shared)"),
+        (f"{pairs} --train_context_encoder", "context encoder "),
 
 
 class LanguageModelTokens:
     def __init__(self, folder: Path) -> None:
         self.tokenizer = LanguageModel.from_pretrained(str(folder)).tokenizer
 
+        cached = flags.startswith(pairs) and "--no_latent_cache" not in flags
+        assert ("train texts" in out) == cached
+        assert ("train sources" in out) == (cached and "--train_context_encoder" not in flags)
     def count(self, text: str) -> int:
         return len(self.tokenizer(text)["input_ids"])

@@ -183,6 +183,8 @@ def test_a_dry_run_prints_the_parameters_and_writes_no_file(chain, contents, cap
     assert train_draft_model.train(parse(DRAFT_MODEL, words.split())) == 0
     out = capsys.readouterr().out
     assert "draft model: blocks.2.down.weight [32, 64]" in out and "truncated" in out
+    assert "encoded once, in float16: 123 kB in " in out
+    assert "  train texts      102 kB\n  valid texts      20 kB\n" in out
     assert contents(chain / "ae") == before
 
 

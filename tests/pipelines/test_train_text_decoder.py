@@ -163,6 +163,18 @@ def test_latents_of_autoencoders_and_states_are_decoded(train, chain, space, tmp
     assert again(tmp_path / "run", f"--eval --eval_texts 2 --device cpu --output_dir {tmp_path / 'out'}") == 0
 
 
+def test_latents_above_the_bound_are_encoded_at_each_step(train, tmp_path, capsys):
+    flags = "--num_train_steps 2 --eval_every 2 --eval_texts 2"
+    assert train(tmp_path / "cached", flags) == train(tmp_path / "live", f"{flags} --max_cache_gb 0") == 0
+    said = capsys.readouterr().err
+    for split in ("train", "valid"):
+        assert f"note: the latents of the {split} texts would take " in said
+    assert said.count("more than --max_cache_gb 0: they are encoded at each step") == 2
+    for one, other in zip(*(read_metrics(tmp_path / name) for name in ("cached", "live")), strict=True):
+        for key in ("loss", "val_loss", "grad_norm"):
+            assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-3)
+
+
 def test_a_decoder_is_adapted_to_a_denoiser(run, programs, tmp_path, place, train, fingerprints):
     denoiser = f"--denoiser_variant mlp --decoding nucleus --cache_dir {place}/cache"
     assert programs.diffusion(f"--latent_model_path {run}", tmp_path / "diff", denoiser) == 0
@@ -257,7 +269,11 @@ def test_a_mistake_ends_in_one_line(flags, programs, place, run, tmp_path):
 def test_a_dry_run_shows_the_parts(programs, place, capsys):
     line = f"{programs.data} {SHORT} --decoder_model {place / 'llama'} --encoder_model {place / 'bert'} --dry_run"
     assert train_text_decoder.train(parse(TEXT_DECODER, line.split())) == 0
-    assert "decoder" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "decoder" in out and "encoded once, in float16: " in out and "  train texts " in out
+    line += " --pooling learned --num_sentence_latents 3"
+    assert train_text_decoder.train(parse(TEXT_DECODER, line.split())) == 0
+    assert "encoded once" not in capsys.readouterr().out, "latents that train are not cached"
 
 
 @pytest.mark.parametrize(
