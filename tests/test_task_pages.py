@@ -48,7 +48,8 @@ def _is_whole(text: str) -> bool:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
-    """An empty folder with links to the code of the repository, in which a reader of the page would stand."""
+    """An empty folder with links to the code of the repository, in which a reader of the page would stand; one with a
+    key of Weights & Biases."""
     for name in (*SHOWN, *(path.name for path in ROOT.glob("*.py"))):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "bin").mkdir()
@@ -58,6 +59,8 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("USE_PYTHON", sys.executable)
     monkeypatch.setenv("PYTHON", sys.executable)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     return tmp_path
 
 
@@ -96,6 +99,7 @@ def test_the_commands_of_the_page_run_in_order(page, place, monkeypatch, capfd):
     for command in found:
         run(command, monkeypatch)
         assert "".join(capfd.readouterr()).strip() or command.startswith(("mkdir", "printf", "for ")), command
+    assert not (place / "wandb").exists() and not list((place / "runs").rglob("wandb*")), "no flag asks for wandb"
 
 
 def test_every_page_is_linked_from_the_readme_and_the_index():

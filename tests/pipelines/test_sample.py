@@ -45,8 +45,10 @@ def test_the_run_is_the_first_word_and_n_the_number(chain, tmp_path, capsys):
         assert sample([*argv, *flags]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] and len(outputs[0].splitlines()) == 3
-    assert sample(["--no_tf32", str(chain / "diff"), "-n", "1", "--eval_batch_size", "5", *flags]) == 0
-    assert capsys.readouterr().out.splitlines() == outputs[0].splitlines()[:1]
+    for words in ("-n 1 --eval_batch_size 5", "-n 3 --eval_batch_size 1", "-n 3 --eval_batch_size 2", "-n 1"):
+        assert sample(["--no_tf32", str(chain / "diff"), *words.split(), *flags]) == 0
+        n = int(words.split()[1])
+        assert capsys.readouterr().out.splitlines() == outputs[0].splitlines()[:n], words
 
 
 def test_json_lines_of_every_class(class_run, tmp_path, capsys):
