@@ -237,6 +237,16 @@ class CacheOptions:
         student="may_differ",
         space="frozen",
     )
+    max_cache_gb: float = flag(
+        50.0,
+        "the largest cache that is written for the texts, or for the sources, of a split; what needs more is encoded "
+        "at each step",
+        unit="GB",
+        at_least=0,
+        may_change="both",
+        student="may_differ",
+        space="frozen",
+    )
 
 
 @dataclass
@@ -248,16 +258,6 @@ class LatentCacheOptions(CacheOptions):
         "dtype of encoded corpora on disk; float16 and bfloat16 halve their size, and float16 changes losses less",
         choices=("float16", "bfloat16", "float32"),
         student="may_differ",
-    max_cache_gb: float = flag(
-        50.0,
-        "the largest cache that is written for the texts, or for the sources, of a split; what needs more is encoded "
-        "at each step",
-        unit="GB",
-        at_least=0,
-        may_change="both",
-        student="may_differ",
-        space="frozen",
-    )
         space="frozen",
     )
 

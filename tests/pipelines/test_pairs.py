@@ -405,12 +405,18 @@ def test_a_dry_run_prints_the_context_encoder(programs, chain, pairs, other_lm, 
         (named, "context encoder (shared)"),
         (f"{named} --context_encoder {other_lm}", "context encoder "),
         (pairs, "context encoder (shared)"),
+        (f"{pairs} --context_encoder {other_lm}", "context encoder "),
+        (f"{pairs} --no_latent_cache", "context encoder (shared)"),
+        (f"{pairs} --train_context_encoder", "context encoder "),
         (f"{named} --context_encoder {other_lm} --train_context_encoder", "context encoder "),
     ):
         capsys.readouterr()
         assert programs.diffusion(space, tmp_path / "run", flags) == 0
         out = capsys.readouterr().out
         assert shown in out and "source_tokens.proj" in out
+        cached = flags.startswith(pairs) and "--no_latent_cache" not in flags
+        assert ("train texts" in out) == cached
+        assert ("train sources" in out) == (cached and "--train_context_encoder" not in flags)
 
 
 def test_lengths_of_samples_follow_training_pairs_with_similar_sources(programs, chain, tmp_path):
@@ -431,17 +437,11 @@ def test_lengths_of_samples_follow_training_pairs_with_similar_sources(programs,
     assert set(mask[1].tolist()) == long, "both lengths appear among the candidates"
     fewer = generator.sample_latents(1, 0, lambda b, n, g: inputs(0, 1).repeat(8), 16).mask.sum(1)
     assert torch.equal(fewer, mask[0])
-        (f"{pairs} --context_encoder {other_lm}", "context encoder "),
-        (f"{pairs} --no_latent_cache", "context encoder (shared)"),
-        (f"{pairs} --train_context_encoder", "context encoder "),
 
 
 class LanguageModelTokens:
     def __init__(self, folder: Path) -> None:
         self.tokenizer = LanguageModel.from_pretrained(str(folder)).tokenizer
 
-        cached = flags.startswith(pairs) and "--no_latent_cache" not in flags
-        assert ("train texts" in out) == cached
-        assert ("train sources" in out) == (cached and "--train_context_encoder" not in flags)
     def count(self, text: str) -> int:
         return len(self.tokenizer(text)["input_ids"])
