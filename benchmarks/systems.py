@@ -26,8 +26,9 @@ BASELINES = (NGRAM, TRAINING, HELD_OUT)
 ORDER = 3  # of the n-gram model
 DIFFUSION, CAUSAL = "train_text_diffusion.py", "python -m pipelines.train_causal_lm"
 FLAGS_SHOWN = (  # of args.json, in scores.json
-    "latent_space", "sampler", "sampling_timesteps", "decoding", "top_p", "temperature", "num_train_steps",
-    "train_batch_size", "max_seq_len", "model", "lora_rank",
+    "latent_space", "sampler", "sampling_timesteps", "decoding", "top_p", "top_k", "temperature", "repetition_penalty",
+    "no_repeat_ngram_size", "min_new_tokens", "num_train_steps", "train_batch_size", "max_seq_len", "model",
+    "lora_rank",
 )  # fmt: skip
 Sample = Callable[[int, int], list[str]]  # (number of texts, seed) -> texts
 

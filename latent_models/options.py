@@ -145,18 +145,9 @@ class GenerationOptions:
 
 
 @dataclass
-class DecodingOptions:
-    """Settings in place of those of a decoding strategy; see latent_models/generation/decoding."""
+class TokenDecodingOptions:
+    """Settings of decoding strategies that go token by token, in place of their own."""
 
-    num_beams: int | None = flag(
-        None, "beams of --decoding beam; unset: 4", unit="beams", at_least=1, at_most=1000, space="frozen"
-    )
-    length_penalty: float | None = flag(
-        None,
-        "--decoding beam divides the log-likelihood of a text by its length to this power: above 0 prefers long "
-        "texts; unset: that of the language model, mostly 1",
-        space="frozen",
-    )
     top_p: float | None = flag(
         None,
         "--decoding nucleus draws each token from the likeliest ones that together have this probability; unset: 0.95",
@@ -167,7 +158,7 @@ class DecodingOptions:
     top_k: int | None = flag(
         None,
         "--decoding nucleus draws each token from at most this many; 0: no limit; unset: that of the language model, "
-        "mostly 50",
+        "mostly 50, and no limit of a causal one",
         unit="tokens",
         at_least=0,
         space="frozen",
@@ -182,19 +173,39 @@ class DecodingOptions:
     repetition_penalty: float | None = flag(
         None,
         "divides the logit of a token that the text has already (or multiplies it, if negative); 1: none; unset: 1.2, "
-        "and 1 with --decoding greedy",
+        "and 1 with --decoding greedy or a causal language model",
         above=0,
         space="frozen",
     )
     no_repeat_ngram_size: int | None = flag(
         None,
-        "no n-gram of this length occurs twice in a text; 0: all may; unset: 3, and 0 with --decoding greedy",
+        "no n-gram of this length occurs twice in a text; 0: all may; unset: 3, and 0 with --decoding greedy or a "
+        "causal language model",
         unit="tokens",
         at_least=0,
         space="frozen",
     )
     min_new_tokens: int | None = flag(
-        None, "shortest text; unset: 4, and 0 with --decoding greedy", unit="tokens", at_least=0, space="frozen"
+        None,
+        "shortest text; unset: 4, and 0 with --decoding greedy or a causal language model",
+        unit="tokens",
+        at_least=0,
+        space="frozen",
+    )
+
+
+@dataclass
+class DecodingOptions(TokenDecodingOptions):
+    """Settings in place of those of a decoding strategy; see latent_models/generation/decoding."""
+
+    num_beams: int | None = flag(
+        None, "beams of --decoding beam; unset: 4", unit="beams", at_least=1, at_most=1000, space="frozen"
+    )
+    length_penalty: float | None = flag(
+        None,
+        "--decoding beam divides the log-likelihood of a text by its length to this power: above 0 prefers long "
+        "texts; unset: that of the language model, mostly 1",
+        space="frozen",
     )
     decoder_noise: float | None = flag(
         None,

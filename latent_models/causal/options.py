@@ -59,19 +59,6 @@ class PromptOptions:
 
 
 @dataclass
-class CausalSamplingOptions:
-    """Nucleus sampling: Holtzman et al. 2020, arXiv:1904.09751."""
-
-    top_p: float = flag(
-        0.95,
-        "nucleus: a token is drawn from the likeliest ones that hold this share of probability",
-        above=0,
-        at_most=1,
-    )
-    temperature: float = flag(1.0, "the logits are divided by it before a token is drawn", above=0)
-
-
-@dataclass
 class TextDecoderOptions:
     """A causal language model that decodes latents; see latent_models/causal/prefix_decoder."""
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from latent_models.options import DecodingOptions
+from latent_models.options import TokenDecodingOptions
 from utils.errors import UserError
 
 DECODING: dict[str, dict[str, Any]] = {
@@ -26,8 +26,8 @@ DECODING: dict[str, dict[str, Any]] = {
 }
 
 
-# Of a causal language model that goes on from its latents (--decoder_model). It knows the language, and latents decide
-# most of a text, so that nothing keeps it from repeating itself but itself.
+# Of a causal language model: one that goes on from latents (--decoder_model), and the baseline. It knows the language,
+# and latents decide most of a text, so that nothing keeps it from repeating itself but itself.
 PLAIN: dict[str, Any] = dict(repetition_penalty=1.0, no_repeat_ngram_size=0, min_length=0)
 CAUSAL_DECODING: dict[str, dict[str, Any]] = {
     "beam": dict(do_sample=False, num_beams=4, **PLAIN),
@@ -46,15 +46,15 @@ ONLY_WITH = {
 }
 
 
-def given_settings(options: DecodingOptions) -> dict[str, Any]:
+def given_settings(options: TokenDecodingOptions) -> dict[str, Any]:
     """The flags that differ from the published settings, for the protocol of an evaluation."""
     return {name: value for name, value in asdict(options).items() if value is not None}
 
 
-def decoding_settings(options: DecodingOptions, causal: bool = False) -> dict[str, dict[str, Any]]:
+def decoding_settings(options: TokenDecodingOptions, causal: bool = False) -> dict[str, dict[str, Any]]:
     """The settings of every strategy, with those of the flags in place of its own.
 
-    causal: of a space whose decoder is a causal language model (DecodedSpace).
+    causal: of a causal language model, such as the decoder of a DecodedSpace.
     """
     given, found = given_settings(options), {}
     if "min_new_tokens" in given:

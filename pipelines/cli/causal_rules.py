@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from latent_models.generation.decoding import check_decoding, given_settings
 from pipelines.cli.configs import CausalLMConfig
 from utils.cli.settings import Settings
 from utils.errors import UserError
@@ -13,11 +14,17 @@ FULL, ADAPTERS = 5e-5, 3e-4  # learning rates of a pretrained model: of all its 
 def check_evaluation(settings: Settings[CausalLMConfig]) -> None:
     """UserError for what a causal language model cannot do at an evaluation."""
     options = settings.config.evaluation
-    for name in (part.strip() for part in options.decoding.split(",")):
+    names = [part.strip() for part in options.decoding.split(",")]
+    for name in names:
         if name not in STRATEGIES:
             raise UserError(
                 f"--decoding {name}: a causal language model is sampled by {' or '.join(STRATEGIES)}: give one of them"
             )
+    if settings.mode in (None, "resume_training"):
+        names.append("nucleus")  # of the samples that a validation shows
+    given = given_settings(settings.config.sampling)
+    typed = {name: value for name, value in given.items() if name in settings.explicit}
+    check_decoding(names, typed, settings.config.model.max_seq_len)
     if options.gen_data:
         raise UserError("--gen_data samples from a run of train_text_diffusion.py: leave it out")
     if settings.config.classes.class_id is not None and not settings.config.prompts.class_conditional:

@@ -14,7 +14,6 @@ from latent_models.autoencoders import AUTOENCODERS
 from latent_models.autoencoders.options import LatentAugmentationOptions, LatentLossOptions, PerceiverOptions
 from latent_models.causal.options import (
     CausalModelOptions,
-    CausalSamplingOptions,
     DecodedLatentOptions,
     DecoderGenerationOptions,
     PromptOptions,
@@ -36,6 +35,7 @@ from latent_models.options import (
     PretrainingOptions,
     ReconstructionOptions,
     SentenceOptions,
+    TokenDecodingOptions,
     TokenizerOptions,
 )
 from model import DENOISERS
@@ -222,7 +222,9 @@ class CausalLMConfig(TrainingConfig):
     run: RunOptions = group(RunOptions, "run", save_dir="saved_causal_models")
     model: CausalModelOptions = group(CausalModelOptions, "model")
     prompts: PromptOptions = group(PromptOptions, "prompts")
-    sampling: CausalSamplingOptions = group(CausalSamplingOptions, "sampling", flags=FREE_AT_EVAL)
+    sampling: TokenDecodingOptions = group(
+        TokenDecodingOptions, "sampling", flags=FREE_AT_EVAL, top_p=0.95, temperature=1.0
+    )
     validation: CausalValidationOptions = group(CausalValidationOptions, "validation")
     evaluation: EvaluationOptions = group(EvaluationOptions, "evaluation", decoding="nucleus", eval_batch_size=250)
     mauve: MauveOptions = group(MauveOptions, "evaluation by embeddings", flags=FREE_AT_EVAL)

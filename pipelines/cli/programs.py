@@ -116,7 +116,11 @@ CAUSAL_LM = Program(
     name="python -m pipelines.train_causal_lm",
     description="A baseline: fine-tune a causal language model, or train a small one, and sample it by nucleus.",
     config=CausalLMConfig,
-    rejected={"fsdp": "shards the language model of train_latent_model.py --lm_mode ft only; leave it out"},
+    rejected={
+        "fsdp": "shards the language model of train_latent_model.py --lm_mode ft only; leave it out",
+        "num_beams": "searches with beams, and this program samples each token, or takes the likeliest; leave it out",
+        "length_penalty": "compares beams, and this program samples each token, or takes the likeliest; leave it out",
+    },
     rules=(
         prefer_typed_corpus,
         rules.check_resume_mode,

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latent_models.causal.generation import DecoderSettings
 from latent_models.causal.model import CausalLM
-from latent_models.causal.options import CausalSamplingOptions
 from latent_models.causal.sampling import sample_ids
 from latent_models.causal.sequences import prompt_ids
+from latent_models.generation.decoding import decoding_settings, given_settings
+from latent_models.options import TokenDecodingOptions
 from pipelines.data.prompts import Prompts
 from pipelines.sampling.generator import SampleId, SampleOutput
 from pipelines.sampling.sampler_call import ConditionFn, SampleInputs
@@ -35,7 +37,7 @@ class CausalGenerator:
         self,
         lm: CausalLM,
         prompts: Prompts,
-        options: CausalSamplingOptions,
+        options: TokenDecodingOptions,
         *,
         max_length: int,
         max_prompt: int,
@@ -49,6 +51,8 @@ class CausalGenerator:
         the same calls, and each gets all texts.
         """
         self.lm, self.prompts, self.options = lm, prompts, options
+        strategies = decoding_settings(options, causal=True)
+        self.decoding = {name: DecoderSettings.of(settings) for name, settings in strategies.items()}
         self.max_length, self.max_prompt, self.batch_size = max_length, max_prompt, batch_size
         self.device, self.dist = device, dist or DistContext(device=device)
         self.timer = Stopwatch(device)
@@ -62,8 +66,9 @@ class CausalGenerator:
         return {
             "system": "causal language model",
             "model": self.lm.name,
-            "top_p": self.options.top_p,
-            "temperature": self.options.temperature,
+            "top_p": self.decoding["nucleus"].top_p,
+            "temperature": self.decoding["nucleus"].temperature,
+            **given_settings(self.options),
             "max_seq_len": self.max_length,
         }
 
@@ -153,7 +158,8 @@ class CausalGenerator:
         lm, longest, texts = self.lm, self.max_length - 1, {}
         before = [prompt.ids for prompt in prompt_ids(lm.tokenizer, lm.boundaries, prompts, count, self.max_prompt)]
         for strategy in strategies:
-            draws = None if strategy == "greedy" else draw_uniforms(seed, first, count, longest)
+            settings = self.decoding[strategy]
+            draws = draw_uniforms(seed, first, count, longest) if settings.do_sample else None
             with timer.measure("sample", count):
                 ids = sample_ids(
                     lm.model,
@@ -162,8 +168,10 @@ class CausalGenerator:
                     draws,
                     max_new_tokens=longest,
                     vocabulary=len(lm.tokenizer),
-                    top_p=self.options.top_p,
-                    temperature=self.options.temperature,
+                    top_p=settings.top_p,
+                    temperature=settings.temperature,
+                    top_k=settings.top_k,
+                    processors=settings.processors(lm.boundaries.end_id),
                 )
                 texts[strategy] = lm.decode(ids)
         return texts

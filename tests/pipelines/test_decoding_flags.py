@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from pipelines.sample import main as sample
 from utils.errors import UserError
 
 FLAGS = ("num_beams", "top_p", "top_k", "temperature", "repetition_penalty", "no_repeat_ngram_size", "length_penalty",
@@ -36,6 +37,31 @@ def test_an_evaluation_records_the_flags_and_only_those_that_were_given(programs
     for name in FLAGS:
         assert set(find(results, name)) == ({expected[name]} if name in expected else set())
     assert texts and texts.keys() == changed.keys() and texts != changed
+
+
+def sampled(chain, tmp_path, capsys, flags):
+    """Texts of pipelines.sample; its lines of JSON name the settings that flags changed."""
+    argv = f"{chain / 'diff'} -n 8 --device cpu --format jsonl --output_dir {tmp_path} {flags}"
+    assert sample(argv.split()) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [row["text"] for row in rows], rows[0].get("decoding_settings", {})
+
+
+def test_the_likeliest_token_alone_is_greedy(chain, tmp_path, capsys):
+    nucleus, _ = sampled(chain, tmp_path, capsys, "--decoding nucleus")
+    first, settings = sampled(chain, tmp_path, capsys, "--decoding nucleus --top_k 1")
+    penalties = "--repetition_penalty 1.2 --no_repeat_ngram_size 3 --min_new_tokens 4"
+    assert settings == {"top_k": 1}
+    assert first == sampled(chain, tmp_path, capsys, f"--decoding greedy {penalties}")[0] != nucleus
+
+
+def test_a_length_penalty_makes_texts_longer_or_shorter(chain, tmp_path, capsys):
+    lengths = {}
+    for power in (-20.0, 20.0):
+        texts, settings = sampled(chain, tmp_path, capsys, f"--decoding beam --length_penalty {power}")
+        assert settings == {"length_penalty": power}
+        lengths[power] = sum(len(text.split()) for text in texts)
+    assert lengths[-20.0] < lengths[20.0]
 
 
 def test_no_text_is_shorter_than_min_new_tokens(chain):

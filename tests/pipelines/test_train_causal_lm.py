@@ -106,12 +106,16 @@ def test_the_validation_loss_is_nats_per_token(baseline, programs):
 
 
 def test_the_evaluation_has_files_and_numbers_of_the_others_and_of_evaluation_score(baseline, programs, tmp_path):
-    assert again(baseline, f"--eval --num_samples 12 --scorer {programs.scorer} --output_dir {tmp_path}") == 0
+    flags = f"--num_samples 12 --scorer {programs.scorer} --output_dir {tmp_path}"
+    given = {"top_k": 30, "repetition_penalty": 1.1, "no_repeat_ngram_size": 5, "min_new_tokens": 2}
+    flags += "".join(f" --{name} {value}" for name, value in given.items())
+    assert again(baseline, f"--eval {flags}") == 0
     folder = tmp_path / "evaluation"
     result = json.loads((folder / "eval-valid.json").read_text())
     samples = folder / "eval-valid-seed42-nucleus-samples.json"
     assert len(json.loads(samples.read_text())) == 12
     assert {"system", "top_p", "temperature", "seed", "corpus"} <= result["protocol"].keys()
+    assert given.items() <= result["protocol"].items()
     assert {"reference/val_perplexity", "model/nucleus/train_copy_rate"} <= result.keys()
     flags = f"--samples {samples} --references {programs.corpus}/valid.jsonl --train {programs.corpus}/train.jsonl"
     assert score(f"{flags} --scorer {programs.scorer} --mauve_encoder none --json {tmp_path}/scores.json".split()) == 0
@@ -134,6 +138,42 @@ def test_samples_depend_on_neither_the_batch_size_nor_their_number(baseline):
     assert generator.sample(12, 42, quiet=True).texts["nucleus"] == texts
     assert generator.sample(3, 42, quiet=True).texts["nucleus"] == texts[:3]
     assert generator.sample(12, 43, quiet=True).texts["nucleus"] != texts
+
+
+def test_flags_of_decoding_are_those_of_transformers(baseline):
+    def made(flags: str) -> tuple[CausalLM, str, dict]:
+        settings = parse(CAUSAL_LM, ["--eval", "--resume_dir", str(baseline), *flags.split()])
+        lm = train_causal_lm.load_lm(settings, baseline)
+        generator = train_causal_lm.make_generator(setup_run(settings, "test", "test"), lm, Prompts(), 0)
+        strategy = settings.config.evaluation.decoding
+        return lm, generator.sample(1, 42, (strategy,), quiet=True).texts[strategy][0], generator.sampling_metadata()
+
+    lm, plain, metadata = made("--decoding greedy")
+    assert metadata.keys() == {"system", "model", "top_p", "temperature", "max_seq_len"}
+    start, end = torch.tensor([[lm.boundaries.start_id]]), lm.boundaries.end_id
+    rules = dict(max_new_tokens=63, do_sample=False, eos_token_id=end, pad_token_id=end)
+    rules["suppress_tokens"] = list(lm.boundaries.forbidden)
+    found = []
+    both = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3}
+    for given in ({}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}, both, both | {"min_new_tokens": 30}):
+        flags = " ".join(f"--{name} {value}" for name, value in given.items())
+        _, text, metadata = made(f"--decoding greedy {flags}")
+        expected = lm.model.generate(start, attention_mask=torch.ones_like(start), **rules, **given)[:, 1:]
+        assert [text] == lm.decode(expected.tolist()) and given.items() <= metadata.items(), given
+        found.append(text)
+    assert found[0] == plain and len(set(found)) == len(found), "each flag has an effect"
+    assert made("--decoding nucleus --top_k 1")[1] == plain != made("--decoding nucleus")[1]
+
+
+def test_flags_of_decoding_without_effect_are_refused(baseline):
+    for flags, message in (
+        ("--decoding greedy --top_k 5", "--top_k 5 and --decoding greedy contradict each other"),
+        ("--min_new_tokens 65", "--min_new_tokens 65 is more than --max_seq_len 64"),
+        ("--num_beams 4", "--num_beams searches with beams, and this program samples each token"),
+        ("--length_penalty 2", "--length_penalty compares beams"),
+    ):
+        with pytest.raises(UserError, match=message):
+            again(baseline, f"--eval {flags}")
 
 
 def test_adapters_alone_train_and_are_saved(train, baseline, stop_after, fingerprints, tmp_path):
