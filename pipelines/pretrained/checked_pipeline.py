@@ -69,7 +69,6 @@ class CheckedPipeline(PretrainedPipeline):
         if of_texts is not None:
             assert self.sources is not None
             return starts(self.sources, self._encode, texts, of_texts, classes)
-        find_classes(class_id, len(texts), self.class_names, self.has_null_class)  # raises without that class
         clean = self._encode(texts)
         return clean, SampleInputs(Condition.of(class_id=classes) if classes is not None else None, mask=clean.mask)
 
@@ -87,7 +86,18 @@ class CheckedPipeline(PretrainedPipeline):
         return conditions_of(find_classes(class_id, n, self.class_names, self.has_null_class))
 
     def _class_rows(self, class_id: int | str | None, n: int) -> torch.Tensor | None:
-        return None if class_id is None else torch.full((n,), find_class(class_id, self.class_names))
+        """A class for each of n texts (n,); None without one. UserError if the run has no null class then."""
+        if class_id is None:
+            find_classes(None, n, self.class_names, self.has_null_class)
+            return None
+        return torch.full((n,), find_class(class_id, self.class_names))
+
+    def _check_null_class(self, method: str) -> None:
+        """UserError for a method that takes no class, if the run was trained with a class for every text."""
+        if not self.has_null_class:
+            raise UserError(
+                f"this run was trained without a null class, and {method} takes no class: use variations with class_id"
+            )
 
     def _sizes(self, num_samples: int | None, sources: list[str] | None, noise: Latents | None) -> tuple[int, int]:
         """How many texts or sources, and how many texts for each source."""

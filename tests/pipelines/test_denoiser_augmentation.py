@@ -18,7 +18,10 @@ from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
+from pipelines import infill, rewrite, sample
+from pipelines.adapt_decoder import main as adapt_decoder
 from pipelines.builders.diffusion_process import make_process
+from pipelines.load_run import load_run
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.latent_sampler import LatentSampler
 from pipelines.steps.autoencoder import AutoencoderStep, LatentAugmentation
@@ -207,6 +210,52 @@ def test_a_decoder_is_adapted_with_the_sources_and_classes_of_its_texts(programs
     corpus.train.labels = [len(corpus.class_names) - 1 - label for label in corpus.train.labels]
     again = conditions_of(pipeline, corpus, "RUN")(rows)
     assert [pipeline.class_names[i] for i in again.class_id] == names
+
+
+def test_a_decoder_is_adapted_to_a_run_on_pairs_in_one_command(programs, conditional, tmp_path):
+    root, _ = conditional
+    flags = "--num_train_steps 2 --train_batch_size 8 --device cpu --no_wandb --decoding greedy --eval_texts 4"
+    flags += f" --config denoiser_steps=2 --output_dir {tmp_path / 'adapted'}"
+    assert adapt_decoder([str(root / "run"), *flags.split()]) == 0
+    own, adapted = (CompressedSpace.from_pretrained(p) for p in (root / "run/autoencoder", tmp_path / "adapted"))
+    assert own.encoding_fingerprint() == adapted.encoding_fingerprint() and own.fingerprint() != adapted.fingerprint()
+    flags = f"--eval --latent_model_path {tmp_path / 'adapted'} --output_dir {tmp_path / 'out'}"
+    assert programs.again("diffusion", root / "run", flags) == 0
+    found = json.loads((tmp_path / "out/evaluation/eval-valid.json").read_text())
+    assert {"model/seq2seq/rougeL", "model/seq2seq/label_accuracy"} <= found.keys()
+    run = load_run(root / "run", device="cpu", latent_model_path=str(tmp_path / "adapted"))
+    space = run.components.space.space
+    assert isinstance(space, CompressedSpace) and space.fingerprint() == adapted.fingerprint(), "not that of the run"
+
+
+def test_a_source_replaces_no_class_where_there_is_no_null_class(conditional, tmp_path, capsys):
+    """In Python as on the command line: the null class of such a run is an untrained vector."""
+    root, _ = conditional
+    pipeline = TextDiffusionPipeline.from_pretrained(root / "run", device="cpu")
+    text, source = "Ben ran to the garden.", "One night Ben ran to the garden."
+    for call in (
+        lambda **class_id: pipeline(source=source, output_type="latent", **class_id).latents,
+        lambda **class_id: pipeline.candidates([source], 1, decoding="greedy", **class_id),
+        lambda **class_id: pipeline.variations([text], source=source, **class_id),
+    ):
+        with pytest.raises(UserError, match="trained without a null class: give class_id"):
+            call()
+        assert len(call(class_id=1)) == 1
+    for name, call in (
+        ("interpolate", lambda: pipeline.interpolate(text, "Ben ran.", source=source)),
+        ("infill", lambda: pipeline.infill(["Ben ran to the ___."], source=source)),
+    ):
+        with pytest.raises(UserError, match=f"without a null class, and {name} takes no class: use variations"):
+            call()
+    for main, flags in (
+        (sample.main, ["--output_dir", str(tmp_path)]),
+        (rewrite.main, ["--text", text]),
+        (infill.main, ["--text", "Ben ran to the ___."]),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main([str(root / "run"), "--device", "cpu", "--source", source, *flags])
+        captured = capsys.readouterr()
+        assert left.value.code == 2 and "trained without a null class" in captured.err and not captured.out
 
 
 def test_texts_without_the_conditions_of_a_run(programs, chain, conditional, capsys, tmp_path):

@@ -13,6 +13,9 @@ import torch
 from evaluation import classifiers
 from latent_models.language_models import LanguageModel
 from latent_models.tokenizers.training import train_tokenizer
+from pipelines.sample import inputs_of
+from pipelines.sample import main as sample
+from pipelines.sampling.requests import read_requests, resolve_classes
 from pipelines.steps.diffusion import DiffusionStep
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
@@ -269,7 +272,7 @@ def test_a_run_on_pairs_resumes_exactly(programs, chain, pairs, stop_after, fing
 
 
 @pytest.mark.parametrize("variant", ["latent", "states"])
-def test_classes_and_sources_together_on_encoder_states(programs, chain, tales_folder, tmp_path, variant):
+def test_classes_and_sources_together_on_encoder_states(programs, chain, tales_folder, tmp_path, variant, capsys):
     """With both conditions, both networks, masks and guidance."""
     files = []
     for split in SPLITS:
@@ -306,6 +309,8 @@ def test_classes_and_sources_together_on_encoder_states(programs, chain, tales_f
             with pytest.raises(UserError, match=message):
                 programs.again("diffusion", tmp_path / "run", f"--eval --class_id {wanted}")
     pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu")
+    if variant == "latent":
+        check_json_lines_of_both(pipeline, tmp_path, capsys)
     seen, forward = [], pipeline.generator.denoiser.forward
 
     def watched(z, time, mask=None, condition=None, x0_self_cond=None, self_cond_mask=None):
@@ -316,6 +321,27 @@ def test_classes_and_sources_together_on_encoder_states(programs, chain, tales_f
     pipeline.candidates(["Leo ran to the market."], 2, decoding="greedy", class_id=1)
     assert seen[0].class_id.tolist() == [1] * 4 and seen[0].source.shape[0] == 4
     assert seen[0].keep_class.tolist() == seen[0].keep_source.tolist() == [True, True, False, False]
+
+
+def check_json_lines_of_both(pipeline, folder: Path, capsys) -> None:
+    """A class beside its source in each line: the texts are those of the pipeline given both."""
+    names, file = pipeline.class_names, folder / "asked.jsonl"
+    asked = [("Ben ran to the garden.", names[2]), ("Later she sent it.", names[0])]
+    file.write_text("".join(json.dumps({"source": source, "class": c}) + "\n" for source, c in asked))
+    capsys.readouterr()
+    flags = f"--device cpu --source_file {file} -n 2 --format jsonl --output_dir {folder / 'samples'}"
+    assert sample([str(folder / "run"), *flags.split()]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["source"], row["class"]) for row in rows] == [one for one in asked for _ in range(2)]
+    sources = [source for source, _ in asked]
+    for i, (_, c) in enumerate(asked):
+        expected = pipeline.candidates(sources, 2, decoding="greedy", class_id=c)[i]
+        assert [row["text"] for row in rows[2 * i : 2 * i + 2]] == expected
+    requests = resolve_classes(read_requests(str(file)), None, names, folder / "run", 42, 1.0)
+    condition = inputs_of(pipeline, requests, 42)(0, 2).condition
+    assert condition.class_id.tolist() == [2, 0]
+    expected = pipeline.sources.make_inputs(sources, 42)(0, 2).condition
+    assert torch.equal(condition.source, expected.source) and torch.equal(condition.source_mask, expected.source_mask)
 
 
 def test_ignore_sources_trains_on_the_targets_alone(programs, chain, pairs, tmp_path):
