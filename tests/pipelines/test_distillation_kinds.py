@@ -125,6 +125,11 @@ def test_distillation_of_embeddings(programs, pairs, kind, tmp_path, stop_after)
     call = {"source": ["Ben ran to the garden."]} if kind == "pairs" else {"num_samples": 1}
     call |= {"class_id": 1} if kind == "classes" else {}
     assert len(pipeline(**call)) == 1 and len(seen) == 2
+    if kind != "blocks":  # evaluated like samples of classes, at the same cost
+        assert programs.again("diffusion", tmp_path / "s", f"--eval --num_samples 2 --output_dir {tmp_path / 'e'}") == 0
+        found = json.loads((tmp_path / "e/evaluation/eval-valid.json").read_text())
+        assert found["protocol"]["network_calls"] == found["protocol"]["sampling_timesteps"] == 2
+        assert ("model/seq2seq/rougeL" if kind == "pairs" else "model/greedy/perplexity") in found
     for flag in ("--clamp", "--rejection_rate 0.5"):
         with pytest.raises(UserError, match=f"{flag.split()[0]} rounds each estimate of x0"):
             parse(DIFFUSION, f"--eval --resume_dir {tmp_path / 's'} {flag}".split())
