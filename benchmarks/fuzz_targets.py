@@ -492,15 +492,17 @@ def calls(draw: st.DrawFn) -> tuple[str, list[Any], dict[str, Any]]:
     method, first = draw(st.sampled_from((
         ("sample", st.integers(1, 3) | value), ("variations", given_texts), ("infill", given_texts),
         ("encode", given_texts), ("interpolate", words | value), ("trajectory", st.integers(1, 2) | value),
-        ("candidates", given_texts), ("decode", value),
+        ("candidates", given_texts), ("decode", value), ("edit", given_texts),
     )))  # fmt: skip
     arguments = [draw(first)] + ([draw(words | value)] if method == "interpolate" else [])
     names = {
         "sample": ("seed", "decoding", "class_id", "guidance"), "variations": ("k", "strength", "class_id", "seed"),
-        "interpolate": ("n", "strength", "invert"), "trajectory": ("snapshots", "class_id"), "infill": ("k", "seed"),
+        "interpolate": ("n", "strength", "invert"), "edit": ("k", "weight", "strength"),
+        "trajectory": ("snapshots", "class_id"), "infill": ("k", "seed"),
     }.get(method)  # fmt: skip
     chosen = draw(st.lists(st.sampled_from(names), max_size=2, unique=True)) if names else []
-    return method, arguments, {name: draw(value) for name in chosen}
+    both = {name: draw(words | given_texts) for name in ("add", "remove")} if method == "edit" else {}
+    return method, arguments, both | {name: draw(value) for name in chosen}
 
 
 def call_method(run: Path) -> Callable[[Any, Path], None]:

@@ -3,7 +3,7 @@
     python benchmarks/real_text.py --corpus flickr30k --data_dir DATA --minutes 60 --output_dir runs/flickr30k \\
         --language_model models/smollm2-135m --encoder_model models/minilm-l6 corpus recipe causal-lm published table
     python benchmarks/real_text.py --output_dir runs/flickr30k table --texts mine=samples.txt
-    python benchmarks/real_text.py --output_dir runs/flickr30k table --runs recipe=runs/my_recipe
+    python benchmarks/real_text.py --output_dir runs/flickr30k table --runs "mine=runs/my_recipe --decoder_noise 0"
 
 Words name what is done, in their order: corpus divides the corpus (benchmarks/real_text_corpus.py), judge trains the
 judge that is part of no system, a row trains a system (benchmarks/real_text_rows.py), table samples what is trained and
@@ -78,7 +78,12 @@ def parser() -> ArgumentParser:
     add("--texts", action="append", default=[], metavar="NAME=FILE[,FILE]", help="for table: texts of a system, one a "
         "line; one file a seed, or one that is compared with other references for each seed")  # fmt: skip
     add(
-        "--runs", action="append", default=[], metavar="NAME=FOLDER", help="for table: a run, or a folder of the recipe"
+        "--runs",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER [FLAGS]",
+        help="for table: a run, or a folder of "
+        'the recipe, and flags of its sampling: "mine=runs/mine --decoder_candidates 4"',
     )
     add("--only", nargs="+", metavar="NAME", help="for table: judge these rows alone, and leave the others as they are")
     return made
@@ -230,11 +235,9 @@ class Study:
             folder = self.root / "rows" / name
             if (folder / "row.json").is_file():
                 found[name] = partial(self._of_run, name, sampled_run(folder), asked)
-        for name, place in _named(self.args.runs, "runs"):
-            folder = Path(place)
-            if not folder.is_dir():
-                raise UserError(f"--runs {name}={place}: there is no such folder")
-            found[name] = partial(self._of_run, name, sampled_run(folder), asked)
+        for name, given in _named(self.args.runs, "runs"):
+            folder, flags = _folder_and_flags(name, given)
+            found[name] = partial(self._of_run, name, sampled_run(folder), asked, flags)
         for name, files in _named(self.args.texts, "texts"):
             found[name] = partial(self._of_files, name, files, asked.n)
         return {**found, HUMAN: lambda: self._of_humans(asked)}
@@ -244,19 +247,22 @@ class Study:
 
         return human_texts(self.parts, asked, self.args.seeds)[0], {"identity": "human", "parts": []}
 
-    def _of_run(self, name: str, folder: Path, asked: Any) -> tuple[list[list[str]], dict[str, Any]]:
+    def _of_run(
+        self, name: str, folder: Path, asked: Any, flags: Sequence[str] = ()
+    ) -> tuple[list[list[str]], dict[str, Any]]:
         from benchmarks.real_text_samples import newest_step, texts_of_run
         from evaluation.score.scoring import SEEDS_FROM
 
         keep = self.root / "texts" / f"{_file_name(name)}.json"
         keep.parent.mkdir(exist_ok=True)
-        self.log(f"{name}: sampling from {folder}")
-        texts = texts_of_run(folder, asked, [SEEDS_FROM + i for i in range(self.args.seeds)], keep, self.log)
+        self.log(" ".join([f"{name}: sampling from {folder}", *flags]))
+        texts = texts_of_run(folder, asked, [SEEDS_FROM + i for i in range(self.args.seeds)], keep, self.log, flags)
         facts = facts_of_run(folder, ROWS[name].parts if name in ROWS else None)
         trained_on = facts.pop("train_file")
         if trained_on is None or Path(trained_on).resolve() != self.root / "corpus" / "train.jsonl":
             facts["elsewhere"] = True
-        return texts, {"identity": f"{folder.parent.name}/{folder.name} step {newest_step(folder)}", **facts}
+        identity = " ".join([f"{folder.parent.name}/{folder.name} step {newest_step(folder)}", *flags])
+        return texts, {"identity": identity, **({"flags": shlex.join(flags)} if flags else {}), **facts}
 
     def _of_files(self, name: str, files: str, n: int) -> tuple[list[list[str]], dict[str, Any]]:
         from hashlib import sha256
@@ -280,6 +286,19 @@ def _found(name: str) -> str | None:
 
     folder = find_model(name)
     return str(folder) if folder else None
+
+
+def _folder_and_flags(name: str, given: str) -> tuple[Path, list[str]]:
+    """The folder of --runs, whose name may hold blanks, and the flags behind it."""
+    if Path(given).is_dir():
+        return Path(given), []
+    try:
+        place, *flags = shlex.split(given)
+    except ValueError as error:
+        raise UserError(f"--runs {name}={given}: {error}") from None
+    if not Path(place).is_dir():
+        raise UserError(f"--runs {name}={place}: there is no such folder")
+    return Path(place), flags
 
 
 def _named(given: Sequence[str], flag: str) -> list[tuple[str, str]]:

@@ -88,23 +88,26 @@ def _with_labels(texts: Sequence[str], labels: Sequence[int], wanted: Sequence[i
 
 
 def texts_of_run(
-    folder: Path, asked: Asked, seeds: Sequence[int], keep: Path, log: Callable[[str], None]
+    folder: Path, asked: Asked, seeds: Sequence[int], keep: Path, log: Callable[[str], None], flags: Sequence[str] = ()
 ) -> list[list[str]]:
-    """The texts of a run for each seed; those that are in the file `keep` are not sampled again."""
+    """The texts of a run for each seed; those that are in the file `keep` are not sampled again.
+
+    flags: of the sampling, such as --decoder_candidates 4.
+    """
+    what = {"step": newest_step(folder), "n": asked.n, "flags": list(flags)}
     kept: dict[str, Any] = {}
-    step = newest_step(folder)
     if keep.is_file():
         kept = json.loads(keep.read_text(encoding="utf-8"))
-        if (kept.get("step"), kept.get("n")) != (step, asked.n):
+        if {"flags": [], **kept} | what != {"flags": [], **kept}:
             kept = {}
     found: dict[str, list[str]] = kept.get("texts", {})
     missing = [seed for seed in seeds if str(seed) not in found]
-    draw = load_run(folder, asked) if missing else None
+    draw = load_run(folder, asked, flags) if missing else None
     for seed in missing:
         assert draw is not None
         log(f"  seed {seed}: {asked.n} texts")
         found[str(seed)] = draw(seed)
-        write_json(keep, {"step": step, "n": asked.n, "texts": found})
+        write_json(keep, {**what, "texts": found})
     return [found[str(seed)] for seed in seeds]
 
 
@@ -117,21 +120,20 @@ def newest_step(folder: Path) -> int:
     return int(newest["step"])
 
 
-def load_run(folder: Path, asked: Asked) -> Draw:
-    """The sampler of a run folder, of a denoiser or of a causal language model."""
+def load_run(folder: Path, asked: Asked, flags: Sequence[str] = ()) -> Draw:
+    """The sampler of a run folder, of a denoiser or of a causal language model. flags: of the sampling."""
     program = str(read_args(folder).get("program"))
-    return _causal(folder, asked) if "causal_lm" in program else _diffusion(folder, asked)
+    return _causal(folder, asked, flags) if "causal_lm" in program else _diffusion(folder, asked, flags)
 
 
-def _diffusion(folder: Path, asked: Asked) -> Draw:
+def _diffusion(folder: Path, asked: Asked, flags: Sequence[str]) -> Draw:
     from pipelines.text_diffusion import TextDiffusionPipeline
 
-    flags: dict[str, Any] = {"eval_batch_size": 250}
-    adapted = folder.parent / "adapted"
+    words, adapted = ["--eval_batch_size", "250"], folder.parent / "adapted"
     if (folder.parent / "recipe.json").is_file() and adapted.is_dir():
-        flags["latent_model_path"] = str(adapted)
-    pipe = TextDiffusionPipeline.from_pretrained(folder, **flags)
-    decoding = str(read_args(folder).get("decoding", "greedy")).split(",")[0]
+        words += ["--latent_model_path", str(adapted)]
+    pipe = TextDiffusionPipeline.from_pretrained(folder, argv=[*words, *flags])
+    decoding = pipe.decoding or str(read_args(folder).get("decoding", "greedy")).split(",")[0]
 
     def draw(seed: int) -> list[str]:
         if asked.sources is not None:
@@ -141,7 +143,7 @@ def _diffusion(folder: Path, asked: Asked) -> Draw:
     return draw
 
 
-def _causal(folder: Path, asked: Asked) -> Draw:
+def _causal(folder: Path, asked: Asked, flags: Sequence[str]) -> Draw:
     from pipelines.cli.programs import CAUSAL_LM
     from pipelines.data.prompts import Prompts
     from pipelines.sampling.causal import CausalGenerator
@@ -149,7 +151,7 @@ def _causal(folder: Path, asked: Asked) -> Draw:
     from utils.cli.parse import parse
     from utils.distributed import pick_device
 
-    settings = parse(CAUSAL_LM, ["--eval", "--resume_dir", str(folder)])
+    settings = parse(CAUSAL_LM, ["--eval", "--resume_dir", str(folder), *flags])
     config, device = settings.config, pick_device("auto")
     args = settings.checkpoint_args
     prompts = Prompts(tuple(args.get("class_names", ())), bool(args.get("seq2seq")))

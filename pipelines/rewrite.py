@@ -1,15 +1,17 @@
-"""Variations of texts, or an interpolation between two texts, with a trained run.
+"""Variations of texts, an interpolation between two texts, or an edit by latent arithmetic, with a trained run.
 
     python -m pipelines.rewrite runs/quickstart/diffusion --text "Felix ran to the sea." -n 3
     python -m pipelines.rewrite runs/ag_news/diffusion --text_file news.txt --class_id sports --guidance 2
     python -m pipelines.rewrite runs/quickstart/diffusion --text "Felix ran to the sea." --to "Anna sat in town."
+    python -m pipelines.rewrite runs/captions/diffusion --text "A man rides a horse." --remove "A man." --add "A woman."
     python -m pipelines.rewrite runs/qqp --source "How do I learn to swim?" --text "What is the way to swim?"
 
 A text is noised to time --strength and denoised again (SDEdit): at 0.5 a little of it changes, at 1 all of it. --to
 interpolates between two texts, in --num_samples texts, both ends included; with --invert between the noises that DDIM
-inversion finds for them, so that the ends are the two texts. The samples go to standard output, one per line; with
-several texts each line begins with its text and a tab. A run on pairs needs the source of each text: --source for all
-of them, or repeated, or --source_file.
+inversion finds for them, so that the ends are the two texts. --add and --remove move latents by the difference of
+their texts (of the means, if repeated), --edit_weight times, before the noise. The samples go to standard output, one
+per line; with several texts each line begins with its text and a tab. A run on pairs needs the source of each text:
+--source for all of them, or repeated, or --source_file.
 """
 
 from __future__ import annotations
@@ -40,8 +42,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--invert", action="store_true", help="with --to: interpolate by DDIM inversion instead of --strength"
     )
+    made.add_argument("--add", action="append", metavar="TEXT", help="text with what an edit adds; may be repeated")
+    made.add_argument("--remove", action="append", metavar="TEXT", help="text with what it removes; may be repeated")
+    made.add_argument("--edit_weight", type=float, help="with --add and --remove: how far to move (default 1)")
     made.add_argument(
-        "--strength", type=float, help="time in (0, 1] to which texts are noised (default 0.7; with --to 0.5)"
+        "--strength",
+        type=float,
+        help="time in (0, 1] to which texts are noised (default 0.7; with --to 0.5, with --add 0.3)",
     )
     made.add_argument("--class_id", help="class of the variations, by name or number (class-conditional runs)")
     return add_guidance_argument(add_decoding_argument(add_source_arguments(made)))
@@ -60,6 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"--guidance {given.guidance:g} needs a class: add --class_id, or leave --guidance out")
     if given.invert and (given.to is None or given.strength is not None):
         raise UserError("--invert interpolates without added noise: give --to, and no --strength")
+    if (given.add is None) != (given.remove is None) or (given.add is None and given.edit_weight is not None):
+        raise UserError("an edit needs a text with what it adds and one with what it removes: give --add and --remove")
+    if given.add is not None and given.to is not None:
+        raise UserError("--to interpolates, and --add edits: give one of them")
     from pipelines.text_diffusion import TextDiffusionPipeline
     from utils.terminal import single_line
 
@@ -70,7 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = {"seed": given.seed, "decoding": decoding}
     options |= {} if given.strength is None else {"strength": given.strength}
     if given.to is None:
-        rows = pipeline.variations(texts, given.num_samples, source=sources, class_id=given.class_id, **options)
+        options |= {"source": sources, "class_id": given.class_id}
+    if given.add is not None:
+        options |= {} if given.edit_weight is None else {"weight": given.edit_weight}
+        rows = pipeline.edit(texts, given.num_samples, add=given.add, remove=given.remove, **options)
+    elif given.to is None:
+        rows = pipeline.variations(texts, given.num_samples, **options)
     else:
         options |= {"invert": given.invert, "source": None if sources is None else sources[0]}
         rows = [pipeline.interpolate(texts[0], given.to, given.num_samples, **options)]

@@ -12,7 +12,8 @@ pipe.generate_from_sources(["Where is it?"], candidates=5)                    # 
 pipe.infill(["The ___ apple is ___."], 5)                                     # five ways to fill the blanks
 pipe.variations(["One text."], 3, strength=0.7)                               # three texts like it
 pipe.interpolate("One text.", "Another.", 5)                                  # five texts from one to the other
-pipe.variations(["Here."], 3, source="Where is it?")                          # run on pairs: also interpolate, infill
+pipe.edit(["A man runs."], add="A woman.", remove="A man.")                   # latent arithmetic
+pipe.variations(["Here."], 3, source="Where is it?")                          # run on pairs: also the others
 pipe.trajectory(3)                                                            # three texts on their way from noise
 latents = pipe.encode(["One text.", "Another."])                              # texts to latents
 pipe.decode(latents)                                                          # latents to texts
@@ -42,7 +43,7 @@ from pipelines.sampling.infilling import infill
 from pipelines.sampling.inputs import PackedSources
 from pipelines.sampling.inversion import invert
 from pipelines.sampling.outputs import TextPipelineOutput
-from pipelines.sampling.sdedit import ddim_inversion_path, sdedit, slerp
+from pipelines.sampling.sdedit import ddim_inversion_path, move, sdedit, slerp
 from pipelines.sampling.step_callback import StepCallback, StepEndCallback
 from pipelines.sampling.trajectory import Snapshot
 from utils.cli.flags import shown
@@ -97,7 +98,7 @@ class TextDiffusionPipeline(CheckedPipeline):
         output_type, number = output_type_of(output_type), seed_of(*seed_argument(generator, seed))
         sources = None if source is None else self._check_sources([source] if isinstance(source, str) else source)
         n, k = self._sizes(num_samples, sources, latents)
-        classes = find_classes(class_id, n, self.class_names, self.has_null_class or sources is not None)
+        classes = find_classes(class_id, n, self.class_names, self.has_null_class)
         name, scale = one_of({"guidance_scale": guidance_scale, "guidance": guidance})
         sampler = self._with_guidance(scale, classes is not None, sources is not None, name)
         sampler = self._with_steps(sampler, num_inference_steps)
@@ -180,10 +181,9 @@ class TextDiffusionPipeline(CheckedPipeline):
         """
         k, seed, texts = check_count(k, "k"), seed_of(seed), check_texts(texts)
         of_texts = self._sources_of(texts, source, "infill")
+        self._check_null_class("infill")
         if isinstance(self.sources, PackedSources) and of_texts is not None:
             return infill(self.generator, texts, k, seed, strength, packed=(self.sources, of_texts))
-        if self.generator.space.has_text_decoder and of_texts is None:
-            self._conditions(None, len(texts))  # raises without a null class
         if of_texts is None or self.sources is None:
             return infill(self.generator, texts, k, seed, strength)
         inputs = self.sources.make_inputs(of_texts, seed)(0, len(texts))
@@ -239,6 +239,7 @@ class TextDiffusionPipeline(CheckedPipeline):
         strength = None if strength is None else check_number(strength, "strength")
         if self.generator.space.variable_length:
             raise UserError("texts of this run's space differ in length and cannot be interpolated: use variations")
+        self._check_null_class("interpolate")
         ends, inputs = self._start([first, second], source, None, "interpolate")
         shared = inputs[:1]
         if invert:
@@ -251,6 +252,39 @@ class TextDiffusionPipeline(CheckedPipeline):
         strength = 0.5 if strength is None else strength
         rows = shared.repeat(n)
         return self.decode(sdedit(self.generator, arc, strength, seed, rows, shared_noise=True), decoding, seed)
+
+    def edit(
+        self,
+        texts: Sequence[str],
+        k: int = 1,
+        *,
+        add: str | Sequence[str],
+        remove: str | Sequence[str],
+        weight: float = 1.0,
+        source: str | Sequence[str] | None = None,
+        strength: float = 0.3,
+        seed: Seed = DEFAULT_SEED,
+        decoding: str | None = None,
+        class_id: int | str | None = None,
+        guidance: float | None = None,
+    ) -> list[list[str]]:
+        """k edited versions of each text: latents + weight (mean latents of `add` - mean latents of `remove`).
+
+        add, remove: texts that differ in what is to change, one each or several, whose means hold it more purely. The
+        moved latents, as long as before, are noised to time `strength` and denoised again, as by variations; the
+        smaller, the more of the text is kept. For spaces in which all texts have the same number of positions.
+        """
+        k, seed, strength = check_count(k, "k"), seed_of(seed), check_number(strength, "strength")
+        weight = check_number(weight, "weight")
+        if self.generator.space.variable_length or isinstance(self.sources, PackedSources):
+            raise UserError("texts of this run's space differ in length and cannot be subtracted: use variations")
+        more, less = (self._check_texts([given] if isinstance(given, str) else given) for given in (add, remove))
+        clean, inputs = self._start(texts, source, class_id, "edit")
+        moved = move(clean, weight * (self._encode(more).x0.mean(0) - self._encode(less).x0.mean(0)))
+        moved = Latents(self.generator.space.project(moved.x0), moved.mask)
+        generator = self._with_guidance(guidance, class_id is not None, source is not None)
+        found = self.decode(sdedit(generator, moved.repeat(k), strength, seed, inputs.repeat(k)), decoding, seed)
+        return [found[i : i + k] for i in range(0, len(found), k)]
 
     def trajectory(
         self,
@@ -298,5 +332,5 @@ class TextDiffusionPipeline(CheckedPipeline):
         """
         self._check_no_sources("invert")
         self._check_no_student()
-        self._conditions(None, 1)  # raises without a null class
+        self._check_null_class("invert")
         return invert(self.generator, self.encode(texts))

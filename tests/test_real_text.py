@@ -155,8 +155,8 @@ def study(tmp_path_factory) -> Path:
     return root
 
 
-def run(root: Path, words: str) -> int:
-    return real_text.main(f"--output_dir {root} --num_samples 30 --seeds 2 {words}".split())
+def run(root: Path, words: str, *more: str) -> int:
+    return real_text.main([*f"--output_dir {root} --num_samples 30 --seeds 2 {words}".split(), *more])
 
 
 def test_texts_are_judged_alone_and_again_only_when_they_change(study, tmp_path, capsys):
@@ -188,6 +188,7 @@ def test_texts_are_judged_alone_and_again_only_when_they_change(study, tmp_path,
         ("corpus", "--corpus NAME"),
         ("table --texts x", "NAME=VALUE"),
         ("table --own_judge_steps 0 --runs a=/nowhere", "no such folder"),
+        ("table --own_judge_steps 0 --runs a='/nowhere", "No closing quotation"),
         ("recipe", "needs a language model"),
         ("frozen-embeddings --encoder_model x", "run that row before"),
         ("recipe --row_flags other=--tx_dim", "no such row"),
@@ -207,8 +208,10 @@ def test_rows_are_trained_sampled_and_judged(study, tmp_path, capsys):
     models = tiny_models(study, tmp_path)
     small = "--row_flags=recipe=--tx_dim=64 --row_flags=published=--d_model=64"
     assert run(study, f"recipe published causal-scratch --minutes 0.1 {models} {small}") == 0
-    assert run(study, f"table --own_judge_steps 5 {models} --scorer none --mauve_encoder none") == 0
+    judged = f"table --own_judge_steps 5 {models} --scorer none --mauve_encoder none"
+    assert run(study, judged, f"--runs=greedy={study / 'rows' / 'recipe'} --decoding greedy") == 0
     found = json.loads((study / "scores.json").read_text())["rows"]
+    assert found["greedy"]["flags"] == "--decoding greedy"
     assert {"recipe", "published", "causal-scratch", "human"} <= set(found)
     assert found["recipe"]["parts"] == [LANGUAGE_MODEL, ENCODER]
     assert "decoder/greedy/similarity" in found["recipe"]["decoder"]

@@ -1,7 +1,8 @@
-"""Sampling that starts from texts: SDEdit, spherical interpolation, and interpolation by DDIM inversion.
+"""Sampling that starts from texts: SDEdit, spherical interpolation, latent arithmetic, DDIM inversion.
 
 sdedit(generator, clean, strength, seed)          -> latents near `clean` where strength is small
 slerp(first, second, n)                           -> n clean latents on the arc between two texts
+move(clean, direction)                            -> clean latents of texts, moved by a difference of latents
 ddim_inversion_path(generator, first, second, n)  -> n samples from one text to the other; the ends are reconstructions
 """
 
@@ -106,6 +107,17 @@ def slerp(first: Latents, second: Latents, n: int, known: KnownPositions | None 
     else:
         arc = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / angle.sin()
     return Latents(arc.unflatten(1, first.x0.shape[1:]), first.mask.expand(n, -1))
+
+
+def move(clean: Latents, direction: Tensor) -> Latents:
+    """Clean latents (n, L, D) + direction (L, D), each text as long a vector as before.
+
+    Source: arithmetic of vectors, Mikolov et al. 2013, arXiv:1301.3781, section 4; in the latents of an autoencoder of
+    texts, Shen et al. 2020, arXiv:1905.12777, section 5.3.
+    """
+    moved = (clean.x0 + direction).flatten(1)
+    moved = torch.nn.functional.normalize(moved, dim=1) * clean.x0.flatten(1).norm(dim=1, keepdim=True)
+    return Latents(moved.view_as(clean.x0), clean.mask)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_texts_come_from_flags_or_a_file(main, tmp_path: Path, capsys):
         assert message in line
 
 
-def test_rewrite_writes_variations_or_an_interpolation(chain, capsys):
+def test_rewrite_writes_variations_an_interpolation_or_an_edit(chain, capsys):
     few = ["--run", str(chain / "diff"), "--device", "cpu", "--sampling_timesteps", "6"]
     text, other = "Ben ran to the garden one warm night.", "Later she gave it to her mother."
     assert rewrite([*few, "--text", text, "--text", other, "--num_samples", "2"]) == 0
@@ -61,6 +62,13 @@ def test_rewrite_writes_variations_or_an_interpolation(chain, capsys):
     assert [line.split("\t")[0] for line in lines] == [text, text, other, other]
     assert rewrite([*few, "--text", text, "--to", other, "--num_samples", "4"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
+    edit = ["--add", "She ran.", "--add", "She slept.", "--remove", "Ben ran.", "--edit_weight", "0.5"]
+    assert rewrite([*few, "--text", text, *edit, "-n", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    for wrong in (["--add", "a"], ["--remove", "a"], ["--edit_weight", "1"], ["--to", other, *edit]):
+        with pytest.raises(SystemExit):
+            rewrite([*few, "--text", text, *wrong])
+        assert re.search("an edit needs a text|--add edits", capsys.readouterr().err)
     with pytest.raises(SystemExit):
         rewrite([*few, "--text", text, "--text", other, "--to", other])
     assert "give one --text" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.sampling.sdedit import SDEditStart, ddim_inversion_path, sdedit, slerp
+from pipelines.sampling.sdedit import SDEditStart, ddim_inversion_path, move, sdedit, slerp
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
 from utils.records import Latents
@@ -75,6 +75,28 @@ def test_slerp_keeps_norms_and_ends_and_turns_evenly():
     torch.testing.assert_close(same, a.expand(3, -1, -1))
 
 
+def test_move_adds_a_direction_and_keeps_norms():
+    a, b = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    still = move(Latents(a, mask), torch.zeros(4, 8)).x0
+    torch.testing.assert_close(still, a)
+    moved = move(Latents(a, mask), 2 * b[0]).x0
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), a.flatten(1).norm(dim=1))
+    cosine = torch.nn.functional.cosine_similarity(moved.flatten(1), (a + 2 * b[0]).flatten(1))
+    torch.testing.assert_close(cosine, torch.ones(3))
+    assert torch.isfinite(move(Latents(a, mask), -a[0]).x0).all(), "a text may be subtracted from itself"
+
+
+def test_an_edit_goes_from_a_text_towards_what_is_added(pipeline):
+    found = pipeline.edit(TEXTS, 2, add=TEXTS[1], remove=[TEXTS[0]], seed=1)
+    assert [len(row) for row in found] == [2, 2]
+    assert found == pipeline.edit(TEXTS, 2, add=[TEXTS[1]] * 2, remove=TEXTS[0], seed=1), "several texts by their mean"
+    none = pipeline.edit(TEXTS, 2, add=TEXTS[1], remove=TEXTS[0], weight=0, seed=1)
+    assert none == pipeline.variations(TEXTS, 2, strength=0.3, seed=1)
+    far = pipeline.edit(TEXTS[:1], add=TEXTS[1], remove=TEXTS[0], strength=0.2, decoding="greedy")[0]
+    assert far == pipeline.variations(TEXTS[1:], strength=0.2, decoding="greedy")[0]
+
+
 def test_interpolation_is_repeatable_and_its_ends_stay_near_the_texts(pipeline):
     found = pipeline.interpolate(*TEXTS, 4, strength=0.2)
     assert len(found) == 4
@@ -124,6 +146,12 @@ def test_mistakes_raise_one_line_errors(pipeline, embedding_pipeline):
         pipeline.variations(TEXTS, strength=0.01)
     with pytest.raises(UserError, match="differ in length"):
         embedding_pipeline.interpolate(*TEXTS)
+    with pytest.raises(UserError, match="cannot be subtracted"):
+        embedding_pipeline.edit(TEXTS, add="a", remove="b")
+    with pytest.raises(UserError, match="weight is 'x'"):
+        pipeline.edit(TEXTS, add=TEXTS[0], remove=TEXTS[1], weight="x")
+    with pytest.raises(UserError, match="blank"):
+        pipeline.edit(TEXTS, add="", remove=TEXTS[1])
     with pytest.raises(UserError, match="without classes"):
         pipeline.variations(TEXTS, class_id="sports")
     with pytest.raises(UserError, match="2 or more"):
