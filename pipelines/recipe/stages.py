@@ -117,7 +117,7 @@ def _decoder(setting: Setting, steps: Steps) -> str:
     assert setting.language_model is not None
     model = shlex.quote(setting.language_model)
     return (
-        f"{_space(setting)} --decoder_model {model} --learning_rate 1e-3 --eval_every {max(1, steps.steps)}"
+        f"{_space(setting)} --decoder_model {model} --learning_rate 2e-3 --eval_every {max(1, steps.steps)}"
         f" --save_every {_part(steps, 10)} --eval_texts {decoded_texts(steps)}"
         f" --latent_cache_dir {{root}}/{LATENT_CACHE}"
     )
