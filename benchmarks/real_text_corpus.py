@@ -6,7 +6,8 @@
     human   other human texts: the row that a perfect system would equal
     judge   texts of the judge that is trained from scratch; no system trains on them
 
-Neighbors in a file belong together (five captions of an image, texts of one source), so parts are cut as whole blocks.
+Parts are drawn at random, always the same ones: a file may be sorted, and then the texts at its end have other
+subjects. Neighbors in a file belong together (five captions of an image, texts of one source) and stay together.
 References and human texts hold one text of each block, since what is compared should be drawn independently: with
 five captions of each image on both sides, a judge tells the images of one side from those of the other. Training texts
 that stand in another part are dropped.
@@ -15,8 +16,10 @@ that stand in another part are dropped.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from utils.run_folder import write_json, write_text
 
 VALID = 500  # texts for validation while training, at most
 JUDGE_SHARE, MOST_JUDGE = 0.15, 30_000  # of the training texts; texts
+RUN = 20  # blocks that are drawn together
 PARTS = ("train", "valid", "test", "human", "judge")
 PLAIN, CLASS, SOURCE = "plain", "class", "source"
 
@@ -91,11 +95,13 @@ def divide(
     class_names: tuple[str, ...] = (),
     most_train: int | None = None,
 ) -> Parts:
-    """Cut the parts: references and human texts from held-out texts, as far as they go, all others from the end of the
-    training texts.
+    """Draw the parts: references and human texts from held-out texts, as far as they go, all others from the training
+    texts.
     """
-    train = _without_unused(train, row)
+    train = _in_random_order(_without_unused(train, row), row)
     held_out = _without_unused(held_out, row)
+    if row.condition != SOURCE and row.block == 1:
+        held_out = _in_random_order(held_out, row)
     cut = _Cutter(train, row)
     if row.condition == SOURCE:
         if len(set(held_out.sources or ())) < num_samples:
@@ -141,6 +147,30 @@ def _without_unused(split: Split, row: CorpusRow) -> Split:
         split.labels if row.condition == CLASS else None,
         split.sources if row.condition == SOURCE else None,
     )
+
+
+def _in_random_order(split: Split, row: CorpusRow) -> Split:
+    """The split with its groups of neighbors in a random order."""
+    groups = [list(group) for group in _groups(split, row)]
+    random.Random("parts").shuffle(groups)
+    return split.select([i for group in groups for i in group])
+
+
+def _groups(split: Split, row: CorpusRow) -> Iterator[Sequence[int]]:
+    """Rows that stay together: those of a source; a run of blocks; else one row.
+
+    Some blocks lack a row, so that one may begin anywhere. Of each run the last rows are left out, in which a block may
+    lie that goes on in the next run.
+    """
+    if split.sources is not None:
+        for _, group in groupby(range(len(split)), key=split.sources.__getitem__):
+            yield list(group)
+    elif row.block > 1:
+        for start in range(0, len(split), RUN * row.block):
+            end = min(start + RUN * row.block, len(split))
+            yield range(start, end if end == len(split) else end - row.block + 1)
+    else:
+        yield from ([i] for i in range(len(split)))
 
 
 def _one_of_each(split: Split, block: int) -> Split:
