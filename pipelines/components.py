@@ -32,6 +32,7 @@ from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.hooks import RemaskHook, RoundingHook, load_classifier_control
 from pipelines.sampling.inputs import ContextSources, PackedSources, Sources
 from pipelines.sampling.sampler_call import SamplerHook
+from utils import checkpoints
 from utils.checkpoints import Checkpoint
 from utils.cli.settings import Settings
 from utils.compile import compile_network
@@ -192,7 +193,16 @@ def load_trained_weights(
     if "ema" not in checkpoint.tensors:
         raise UserError(f"{checkpoint.path} holds no averaged weights: name the run folder of a denoiser")
     load_into(model, _for_this_space(model, checkpoint, chosen_ema(checkpoint)))
-    return WeightsRead.of(checkpoint)
+    read = WeightsRead.of(checkpoint)
+    if settings.config.best.checkpoint is None and read.checkpoint == "best":
+        newest = checkpoints.newest(folder)
+        if newest is not None and newest["step"] > read.step:
+            print(
+                f"note: {folder}: the best checkpoint is read, of step {read.step}; the newest, of step "
+                f"{newest['step']}, by --checkpoint newest",
+                file=sys.stderr,
+            )
+    return read
 
 
 def _for_this_space(model: DiffusionModel, checkpoint: Checkpoint, part: str = "model") -> Checkpoint:

@@ -108,6 +108,9 @@ def train(settings: Settings[PretrainConfig]) -> int:
         save_every=settings.config.loop.save_every or eval_every,
     )
     if code:
+        if run.dist.is_main:
+            model.save_pretrained(run.folder)
+        run.log(f"{run.folder} holds the language model of step {state.step}, which stage 1 can use as it is")
         return code
     if state.best and settings.config.best.best_metric:
         load_into(model, checkpoints.load_best(run.folder))

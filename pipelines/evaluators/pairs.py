@@ -90,17 +90,22 @@ class Pairs(Part):
         return PartResult(metrics, {("", strategy): rows for strategy, rows in records.items()})
 
     def first_inputs(self, split: str, seed: int, n: int) -> FirstInputs:
-        part, _, class_ids = self._examples(split, seed, n)
+        part, _, class_ids = self._examples(split, seed, n, quiet=True)
         inputs = self.sources.make_inputs(part.sources, seed, class_ids)
         return FirstInputs(lambda block, size, draws: inputs(0, min(len(part), size)), part.sources)
 
-    def _examples(self, split: str, seed: int, n: int) -> tuple[Examples, list[int] | None, torch.Tensor | None]:
+    def _examples(
+        self, split: str, seed: int, n: int, quiet: bool = False
+    ) -> tuple[Examples, list[int] | None, torch.Tensor | None]:
         """The first n examples of a seed, and the classes on which their texts are conditioned. Sources without
-        references keep the order of their file, since their texts are read, not averaged."""
+        references keep the order of their file, since their texts are read, not averaged.
+
+        quiet: do not say that there are more sources.
+        """
         rows = self.context.corpus.splits[split]
         order = self.context.shuffled_rows(split, seed) if rows.has_texts else range(len(rows))
         part = rows.examples(order, n, by_label=self.context.class_conditional)
-        if not rows.has_texts and len(part) < (total := len(set(rows.sources or ()))):
+        if not quiet and not rows.has_texts and len(part) < (total := len(set(rows.sources or ()))):
             self.context.run.log_once(
                 f"note: texts are written for the first {len(part)} of {total} sources: raise --num_samples for more",
                 f"sources of {split}",

@@ -50,7 +50,7 @@ class CheckedPipeline(PretrainedPipeline):
             if self.sources is not None:
                 raise UserError(
                     f"this run generates from sources, and {method} needs those of its texts: give source, one for "
-                    "all texts or one for each"
+                    "all texts or one for each (--source of the programs)"
                 )
             return None
         given = self._check_sources([source] if isinstance(source, str) else source)

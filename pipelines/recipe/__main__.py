@@ -24,7 +24,7 @@ from typing import Any
 
 from pipelines.recipe import plan
 from pipelines.recipe.arguments import CORPUS_FLAGS, check_arguments, parser
-from pipelines.recipe.models import encoding_speed, find_judges, find_models, parts_that_judge
+from pipelines.recipe.models import check_adapters, encoding_speed, find_judges, find_models, parts_that_judge
 from pipelines.recipe.plan import Choice, Choices, Machine, Steps
 from pipelines.recipe.stages import (
     NO_SCORER,
@@ -140,6 +140,7 @@ class Recipe:
 
         names = {name: getattr(self.args, name) for name in CORPUS_FLAGS}
         models = find_models(self.given, _log)
+        check_adapters(models, self.given)
         corpus = registry.load(DataOptions(**names))
         for note in corpus.notes:
             _log(f"note: {note}")

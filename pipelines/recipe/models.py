@@ -58,6 +58,22 @@ def find_models(given: Mapping[str, Any], log: Callable[[str], None]) -> dict[st
     return found
 
 
+def check_adapters(models: Mapping[str, str | None], given: Mapping[str, Any]) -> None:
+    """UserError if the decoder would train LoRA adapters, and their package is not installed."""
+    from importlib.util import find_spec
+
+    from pipelines.recipe.plan import SCRATCH_WAY
+    from utils.errors import UserError
+
+    if models["language_model"] is None or given.get("way") == SCRATCH_WAY:
+        return
+    if find_spec("peft") is None and "--decoder_mode" not in (given.get("decoder_flags") or ""):
+        raise UserError(
+            "the decoder trains LoRA adapters, which need a package that is not installed: pip install peft, or train "
+            "the whole language model with --decoder_flags '--decoder_mode ft'"
+        )
+
+
 def find_judges(given: Mapping[str, Any], models: Mapping[str, str | None]) -> dict[str, str | None]:
     """scorer and mauve_encoder: those that were named, else pretrained ones, parts of the system if need be."""
     from utils.local_models import find_model

@@ -119,7 +119,7 @@ def test_patience_ends_a_run_that_does_not_improve(programs, chain, tmp_path, ca
     assert checkpoints.load(run).step == 8 and is_finished(run)
 
 
-def test_the_checkpoint_that_is_read_is_chosen(ended, steps_read, tmp_path):
+def test_the_checkpoint_that_is_read_is_chosen(ended, steps_read, tmp_path, capsys):
     """Unset: the newest, and the best of a run that was trained with --best_metric."""
     run = tmp_path / "run"
     shutil.copytree(ended, run)
@@ -127,7 +127,11 @@ def test_the_checkpoint_that_is_read_is_chosen(ended, steps_read, tmp_path):
     assert best.metadata["best"]["metric"] == "mauve" and 0 <= best.metadata["best"]["value"] <= 1
     steps = {None: best.step, "best": best.step, "newest": 4}
     assert best.step == 2
-    assert {name: load_run(run, device="cpu", **given(name)).step for name in steps} == steps
+    capsys.readouterr()
+    for name, step in steps.items():
+        assert load_run(run, device="cpu", **given(name)).step == step
+        note = "the best checkpoint is read, of step 2; the newest, of step 4, by --checkpoint newest"
+        assert (note in capsys.readouterr().err) == (name is None)
     for place, flags, step in ((run, "", 2), (run, "--checkpoint newest", 4), (run / "best", "", 2)):
         steps_read(run)
         assert main_of_sample([str(place), "-n", "1", "--device", "cpu", *flags.split()], run)

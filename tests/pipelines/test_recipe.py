@@ -162,6 +162,15 @@ def test_a_mistake_is_one_line(files, tmp_path, capsys, more, message):
     assert ended.value.code == 2 and message in err and "\n" not in err and not (tmp_path / "out/decoder").exists()
 
 
+def test_a_missing_package_is_said_before_anything_is_measured(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(SystemExit):
+        recipe.main(words(files, tmp_path / "out", "captions"))
+    assert "pip install peft, or train the whole language model" in capsys.readouterr().err
+    whole = [*words(files, tmp_path / "ft", "captions", "--dry_run"), "--decoder_flags=--decoder_mode ft"]
+    assert recipe.main(whole) == 0
+
+
 def test_a_dry_run_prints_the_choices_and_writes_nothing(files, tmp_path, capsys):
     assert recipe.main(words(files, tmp_path / "out", "stories", "--dry_run")) == 0
     printed = capsys.readouterr().out

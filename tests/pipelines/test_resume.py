@@ -27,6 +27,13 @@ STEPS = 20
 RUNS = ("whole", "parts")
 
 
+def test_a_language_model_that_is_stopped_can_be_used(programs, stop_after, tmp_path, capsys):
+    stop_after(DenoisingLMStep, 2)
+    assert programs.pretrain(tmp_path / "lm", "--num_train_steps 20") == 143
+    assert "holds the language model of step 2, which stage 1 can use as it is" in capsys.readouterr().err
+    assert programs.autoencoder(tmp_path / "lm", tmp_path / "ae", "--num_train_steps 1") == 0
+
+
 def test_language_model_resumes_exactly(programs, stopped_run, fingerprints, tmp_path):
     flags = f"--num_train_steps {STEPS} --config lm_dropout=0.1 --train_batch_size 8 --gradient_accumulation_steps 2"
     assert programs.pretrain(tmp_path / "whole", flags) == 0
