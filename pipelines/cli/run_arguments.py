@@ -15,6 +15,7 @@ from dataset_utils.readers import lines
 from latent_models.options import DecodingOptions
 from pipelines.cli.programs import DIFFUSION
 from utils.argparse_utils import OneLineParser
+from utils.cli.args_io import read_args
 from utils.cli.flags import LARGEST, shown
 from utils.errors import UserError, did_you_mean
 
@@ -102,7 +103,8 @@ def _pass_on(given: argparse.Namespace, others: list[str]) -> None:
         others.append(f"--cls_free_guidance={guidance}")
     is_chosen = getattr(given, "decoding", None) is not None or "preset" not in names
     if "decoding" in vars(given) and names & DECODING_FLAGS and is_chosen:
-        others.append(f"--decoding={given.decoding or 'greedy'}")
+        default = "nucleus" if read_args(given.run).get("text_decoder") else "greedy"  # of a causal language model
+        others.append(f"--decoding={given.decoding or default}")
 
 
 def named_path(text: str) -> Path:
@@ -148,7 +150,11 @@ def add_text_arguments(made: argparse.ArgumentParser, what: str) -> argparse.Arg
 
 def add_decoding_argument(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add --decoding; returns the parser."""
-    made.add_argument("--decoding", help="beam, nucleus or greedy (default: that of --preset, else greedy)")
+    made.add_argument(
+        "--decoding",
+        help="beam, nucleus or greedy (default: that of --preset, else "
+        "greedy, or nucleus where a causal language model decodes)",
+    )
     return made
 
 

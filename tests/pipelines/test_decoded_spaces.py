@@ -14,6 +14,7 @@ from latent_models.spaces.decoded import DecodedSpace
 from pipelines import train_text_decoder
 from pipelines.cli.programs import TEXT_DECODER
 from pipelines.load_run import load_run
+from pipelines.sample import main as sample
 from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.latent_models.tiny_encoders import make_encoder
 from utils import checkpoints
@@ -143,6 +144,13 @@ def test_projection_of_scaled_latents(decoder, chain, place):
 
 
 # ------------------------------------------------------------------------------------------------------ a trained run
+
+
+def test_a_flag_of_decoding_leaves_nucleus_the_default(run, capsys):
+    for flags in ([], ["--decoder_noise", "0.5"], ["--top_p", "0.8"]):
+        assert sample([str(run), "-n", "1", "--class_id", "1", "--device", "cpu", "--format", "jsonl", *flags]) == 0
+        assert json.loads(capsys.readouterr().out)["decoding"] == "nucleus"
+    assert sample([str(run), "-n", "1", "--class_id", "1", "--device", "cpu", "--decoding", "greedy"]) == 0
 
 
 def test_samples_by_class_and_from_texts(pipeline):
