@@ -150,9 +150,10 @@ def find_mpiexec() -> str:
 
 IN_A_RANK = """\
 import torch
-from utils.distributed import init_distributed
+from utils.distributed import cleanup, init_distributed
 dist = init_distributed("cpu")
 print(dist.rank, dist.world_size, int(dist.sum(torch.tensor(dist.rank + 1))), flush=True)
+cleanup()  # as the programs do; without it a thread of gloo that still runs may abort the rank at its exit
 """
 
 
