@@ -6,7 +6,7 @@
 Texts are the first ones of a seed, not chosen. For each part editing.json has numbers over --n texts, and editing.md
 the texts of the first --shown:
 
-    variations     by strength: similarity to the text, how many differ from it, distinct ones among them
+    variations     by strength: similarity to the text and of two variations, how many differ from the text
     interpolation  similarity of each point to both ends: it should fall on one side and rise on the other
     edits          A:B replaces a word: texts with A, moved from the mean of training texts with A to the mean of those
                    with B; how many outputs have B, how many still have A, the share of the other words that are kept.
@@ -129,7 +129,7 @@ class Study:
         return round(float(torch.cosine_similarity(both[: len(texts)], both[len(texts) :]).mean()), 4)
 
     def variations(self) -> None:
-        texts, found, lines = self.texts[: self.args.n], {}, []
+        texts, found = self.texts[: self.args.n], {}
         shown = [[f"- **{text}**"] for text in texts[: self.args.shown]]
         for strength in STRENGTHS:
             made = self.pipe.variations(texts, 2, strength=strength, seed=self.args.seed)
