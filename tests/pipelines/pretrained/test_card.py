@@ -78,8 +78,12 @@ def test_texts_of_a_run_are_neither_markup_nor_paths(scored, tmp_path):
     assert (tmp_path / "again" / "README.md").read_text() == text  # the scores come with the folder
 
 
-def test_a_run_that_was_not_evaluated_says_so(saved):
-    text = (saved("latents") / "README.md").read_text()
+def test_a_run_that_was_not_evaluated_says_so(runs, tmp_path):
+    # A copy: other tests of this process may have evaluated the shared run before.
+    shutil.copytree(runs("latents"), tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    pipe = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu", **KINDS["latents"])
+    pipe.save_pretrained(tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text()
     assert "This run was not evaluated" in text and "Its quality was not measured." in text
 
 
