@@ -61,6 +61,11 @@ ADAPTED_STAGE = {  # way -> the stage whose time is shared with the adaptation o
     SCRATCH_WAY: ("diffusion", 0.5),
 }
 
+SAMPLER_OF = {  # is the latent space one of frozen embeddings? -> sampler, time grid, reason
+    True: ("dpmpp", "karras", "of second order: nearer to the embeddings of texts than ddpm in as many steps"),
+    False: ("ddpm", "uniform", "as published"),
+}
+
 
 _ALL_HERE = "no pretrained language model: a BART, an autoencoder robust to noise and its decoder are trained here"
 WAY_OF_MODELS = {  # (is there a language model, is there an encoder) -> way and reason
@@ -200,6 +205,11 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
         make("denoiser_batch_size", 128 if large else 64, "texts a step; halved below 800 steps")
         make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
     make("sampling_timesteps", 32, "steps of the sampler: more changes little")
+    sampler, grid, why = SAMPLER_OF[way == PRETRAINED_WAY]
+    make("sampler", sampler, why)
+    make("time_grid", grid, "more steps where there is little noise" if grid == "karras" else "equal steps")
+    if way != SCRATCH_WAY:
+        make("top_p", 0.92, "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent")
     guidance = 1.5 if needs_words else 1.0
     make("cls_free_guidance", guidance, "a source is followed more closely" if needs_words else "no guidance")
 

@@ -160,16 +160,18 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
     condition = " --class_conditional" if c("condition") == "class" else ""
     if setting.has_sources and c("condition") != "source":
         condition += " --ignore_sources"
+    nucleus = "" if setting.scratch else f" --top_p {c('top_p')}"
     network = f"--denoiser_variant {c('denoiser_variant')} --tx_dim {c('tx_dim')} --tx_depth {c('tx_depth')}"
     if c("denoiser_variant") != "mlp":
         network += " --scale_shift"
     return (
         f"--latent_model_path {{root}}/{setting.latents} {network} --self_condition --disable_dropout"
         f" --objective pred_v --learning_rate {c('denoiser_learning_rate')} --ema_decay {steps.ema_decay}"
-        f" --sampling_timesteps {c('sampling_timesteps')} --cls_free_guidance {c('cls_free_guidance')}"
+        f" --sampler {c('sampler')} --time_grid {c('time_grid')} --sampling_timesteps {c('sampling_timesteps')}"
+        f" --cls_free_guidance {c('cls_free_guidance')}"
         f" --save_and_sample_every {max(1, steps.steps)} --save_every {_part(steps, 5)} --num_samples {SHOWN}"
-        f" --decoding {setting.decoding} --scorer {{root}}/{NO_SCORER} --latent_cache_dir {{root}}/{LATENT_CACHE}"
-        + condition
+        f" --decoding {setting.decoding}{nucleus} --scorer {{root}}/{NO_SCORER}"
+        f" --latent_cache_dir {{root}}/{LATENT_CACHE}{condition}"
     )
 
 
