@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 
 from pipelines.pretrained import card
 from pipelines.text_diffusion import TextDiffusionPipeline
+from tests.pipelines.pretrained.conftest import KINDS
 
 RESULT = {
     "model/beam/perplexity": {"mean": 12.345, "std": 0.5, "values": [12, 13]},
