@@ -75,7 +75,7 @@ class LatentSampler:
     @property
     def noise_device(self) -> torch.device:
         """The device that draws noise."""
-        return noise_device(self.device, self.space.dim)
+        return noise_device(self.device, self.space.dim, self.space.length)
 
     def sample_latents(
         self, seed: int, block: int, conditions: ConditionFn | None = None, batch_size: int | None = None
@@ -149,7 +149,7 @@ class LatentSampler:
     ) -> tuple[tuple[Segment, ...], Tensor, Tensor, SampleInputs]:
         """The segments, and the initial mask (B, L), noise (B, L, D) and inputs of their rows, drawn on the CPU.
 
-        Noise of many channels is drawn on the GPU (utils.seeding.noise_device).
+        Noise of many channels may be drawn on the GPU (utils.seeding.noise_device).
         """
         drawn, masks, noises, inputs = zip(*(self._draw_segment(seed, p, conditions) for p in parts), strict=True)
         return drawn, torch.cat(masks), torch.cat(noises), SampleInputs.join(inputs)

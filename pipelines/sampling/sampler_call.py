@@ -132,7 +132,7 @@ class SamplerCall:
 
         of_latents: for numbers of the shape of z, which utils.seeding.noise_device may draw on the GPU.
         """
-        device = noise_device(self.z.device, self.z.shape[-1]) if of_latents else "cpu"
+        device = noise_device(self.z.device, self.z.shape[-1], self.z.shape[-2]) if of_latents else "cpu"
         return step_generators(self.seed, self.parts, purpose, device)
 
     @property

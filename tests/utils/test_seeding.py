@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.seeding import WIDEST_ON_CPU, StepRNG, derive_seed, noise_device, seeded_generator
+from utils.seeding import LARGEST_ON_CPU, WIDEST_ON_CPU, StepRNG, derive_seed, noise_device, seeded_generator
 
 
 def test_derived_seeds_are_stable_over_processes_and_versions():
@@ -101,6 +101,14 @@ def test_noise_has_the_moments_of_its_distribution():
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda:1", "mps", "meta"])
 def test_noise_is_drawn_on_the_cpu_except_that_of_wide_latents_on_cuda(kind):
-    device = torch.device(kind)
-    assert noise_device(device, WIDEST_ON_CPU).type == noise_device(kind, 1).type == "cpu"
-    assert noise_device(device, WIDEST_ON_CPU + 1) == (device if device.type == "cuda" else torch.device("cpu"))
+    device, cpu = torch.device(kind), torch.device("cpu")
+    assert noise_device(device, WIDEST_ON_CPU, 512) == noise_device(kind, 1, 10**6) == cpu
+    assert noise_device(device, WIDEST_ON_CPU + 1, 512) == (device if device.type == "cuda" else cpu)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda:1"])
+def test_noise_of_a_few_numbers_is_drawn_on_the_cpu_whatever_its_channels(kind):
+    """A single vector of 384 channels is .5 ms for a batch of 250, which a step of any size hides."""
+    device, cpu = torch.device(kind), torch.device("cpu")
+    assert noise_device(device, 384, 1) == noise_device(device, LARGEST_ON_CPU, 1) == cpu
+    assert noise_device(device, LARGEST_ON_CPU + 1, 1) == noise_device(device, 384, 2) == device
