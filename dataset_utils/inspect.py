@@ -37,8 +37,8 @@ def inspect_corpus(
 ) -> dict[str, Any]:
     """All that the program prints, for JSON. tokenizer, max_length: None leaves out what is counted in tokens.
 
-    splits.<name>: num_texts, examples (texts), source_examples, classes (label -> rows), words and characters
-    (percentiles of lengths), scripts (shares of letters), and the figures of compute_corpus_stats.
+    splits.<name>: num_texts, examples (texts), source_examples, num_sources (different ones), classes (label -> rows),
+    words and characters (percentiles of lengths), scripts (shares of letters), and the figures of compute_corpus_stats.
     """
     stats = compute_corpus_stats(corpus, tokenizer, max_length)
     splits = {}
@@ -50,6 +50,7 @@ def inspect_corpus(
             **lengths(texts),
             "scripts": script_shares(texts),
             **({"classes": _num_rows(corpus, split)} if split.labels is not None else {}),
+            **({"num_sources": len(set(split.sources))} if split.sources is not None else {}),
             **stats["splits"][name],
         }
     return {
@@ -96,6 +97,9 @@ def format_report(found: dict[str, Any]) -> str:
             f"{name}: {s['num_texts']:,} texts of {words['50']} words (median; 95 % have at most {words['95']}, the "
             f"longest {words['100']}); scripts: {', '.join(scripts) or 'no letters'}"
         )
+        if "num_sources" in s:
+            each = s["num_texts"] / max(1, s["num_sources"])
+            lines.append(f"  {s['num_sources']:,} different sources, with {each:.2g} texts each")
         sources = s.get("source_examples", [None] * len(s["examples"]))
         for source, text in zip(sources, s["examples"], strict=True):
             shown = [single_line(part)[:_SHOWN] for part in (source, text) if part is not None]

@@ -53,6 +53,7 @@ def test_json_holds_files_columns_splits_classes_and_examples(pairs, capsys) -> 
     assert sum(s["classes"]["yes"] for s in found["splits"].values()) == 10
     train = found["splits"]["train"]
     assert len(train["examples"]) == len(train["source_examples"]) == 3
+    assert train["num_sources"] == train["num_texts"]
     assert all(text.startswith("Answer") for text in train["examples"])
     assert train["words"]["100"] == 3 and train["characters"]["100"] == len("Answer 39 слово")
     assert set(train["scripts"]) == {"Latin", "Cyrillic"} and sum(train["scripts"].values()) == pytest.approx(1)
@@ -74,7 +75,7 @@ def test_the_report_shows_all_of_it(pairs, tokenizer, capsys) -> None:
     for part in (
         "columns: source = source, text = target, label = label", "columns that are not used: id", "Cyrillic",
         "the tokenizer brings back unchanged: train 0 %", "before: Answer", "after:  answer",
-        "warning: only", " -> Answer", "in texts of at most",
+        "warning: only", " -> Answer", "in texts of at most", "different sources, with 1 texts each",
     ):  # fmt: skip
         assert part in shown, f"{part!r} is missing in\n{shown}"
     main(["--train_file", str(pairs)])
