@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 import torch._functorch.config
 from torch import nn
 
-from utils.errors import one_line_text
+from utils.errors import UserError, one_line_text
 
 # CUDA graphs are made for training, self-conditioning estimates, validation, and two kinds of sampling steps, at each
 # batch size; beyond this number torch runs uncompiled
@@ -40,7 +41,8 @@ def compile_network(
     """Compile the module at its first call if --compile (flag) applies; returns it, with names and weights unchanged.
 
     On CUDA it uses CUDA graphs, one for every shape: callers keep shapes static. Where compiling fails, in the forward
-    or the backward, it prints one line by log() and runs uncompiled. Dropout draws other numbers than uncompiled.
+    or the backward, it prints one line by log() and runs uncompiled; a backward that fails only when it runs is for
+    the training loop (switch_off). Dropout draws other numbers than uncompiled.
     part: the network is one of several in a step, or gets batches of many shapes outside training: then it is compiled
     for training alone, and without CUDA graphs.
     """
@@ -50,32 +52,62 @@ def compile_network(
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_GRAPHS)
     # the backward is compiled with the forward, where a compiler error can be caught, not at the first loss.backward()
     torch._functorch.config.force_non_lazy_backward_lowering = True
-    plain = network._call_impl
-    compiled = torch.compile(plain, mode=mode, dynamic=False)
-    works: bool | None = None  # None until the first call
-    if mode == "reduce-overhead":
-        _in_cuda_graphs.add(network)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal works
-        if works is False or (part and not network.training):
-            return plain(*args, **kwargs)
-        try:
-            result = compiled(*args, **kwargs)
-        except Exception as error:
-            if works and not _is_compiler_error(error):
-                raise
-            works = False
-            _in_cuda_graphs.discard(network)
-            result = plain(*args, **kwargs)  # first, so that an error of the call itself is raised as it is
-            log(f"note: torch.compile failed ({_short(error)}): running uncompiled; --compile off skips the attempt")
-            return result
-        works = True
-        # results that outlive a call, such as a sampler's estimates, must not stay in the graph's memory
-        return result if torch.is_grad_enabled() or mode == "default" else result.clone()
-
-    network._compiled_call_impl = call  # as Module.compile() does, with a fallback
+    network._compiled_call_impl = _CompiledCall(network, mode, part, log)  # as Module.compile() does, with a fallback
     return network
+
+
+class _CompiledCall:
+    """Calls a module compiled, and uncompiled once that has failed."""
+
+    def __init__(self, network: nn.Module, mode: str, part: bool, log: Callable[[str], None]) -> None:
+        self.network, self.mode, self.part, self.log = network, mode, part, log
+        self.plain = network._call_impl
+        self.compiled = torch.compile(self.plain, mode=mode, dynamic=False)
+        self.works: bool | None = None  # None until the first call
+        if mode == "reduce-overhead":
+            _in_cuda_graphs.add(network)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.works is False or (self.part and not self.network.training):
+            return self.plain(*args, **kwargs)
+        try:
+            result = self.compiled(*args, **kwargs)
+        except Exception as error:
+            if self.works and not is_compiler_error(error):
+                raise
+            self.switch_off()
+            result = self.plain(*args, **kwargs)  # first, so that an error of the call itself is raised as it is
+            self.log(_note(error))
+            return result
+        self.works = True
+        # results that outlive a call, such as a sampler's estimates, must not stay in the graph's memory
+        return result if torch.is_grad_enabled() or self.mode == "default" else result.clone()
+
+    def switch_off(self) -> None:
+        self.works = False
+        _in_cuda_graphs.discard(self.network)
+
+
+def switch_off(module: nn.Module, error: Exception, *, can_repeat: bool = True) -> bool:
+    """Run the module uncompiled from now on, after an error of a step; returns whether the step is to be repeated.
+
+    False: the error is none of the compiler's, or nothing of the module is compiled. Prints one line where it is True.
+    The backward is compiled with the forward, but its kernels are launched, and its CUDA graph is captured, only by
+    loss.backward(). can_repeat: else it raises UserError instead, with the flag to set.
+    """
+    calls = [part._compiled_call_impl for part in module.modules()]
+    working = [call for call in calls if isinstance(call, _CompiledCall) and call.works]
+    if not working or not is_compiler_error(error):
+        return False
+    if not can_repeat:
+        raise UserError(
+            f"torch.compile failed in a backward ({_short(error)}), which one of several processes cannot repeat: "
+            "add --compile off"
+        ) from error
+    for call in working:
+        call.switch_off()
+    working[0].log(_note(error))
+    return True
 
 
 def uses_cuda_graphs(module: nn.Module) -> bool:
@@ -99,8 +131,21 @@ def uncompiled(network: nn.Module) -> Iterator[None]:
             part._compiled_call_impl = call
 
 
-def _is_compiler_error(error: Exception) -> bool:
-    return any(c.__module__.startswith(("torch._dynamo", "torch._inductor", "triton")) for c in type(error).__mro__)
+# of plain RuntimeErrors: a kernel that Triton cannot launch, and an operation that a CUDA graph cannot hold
+_OF_KERNELS = re.compile(r"triton error|stream is capturing|during capture|graph capture", re.IGNORECASE)
+
+
+def is_compiler_error(error: Exception) -> bool:
+    """Whether torch.compile raised it: while compiling, or when kernels are launched or CUDA graphs captured."""
+    if any(c.__module__.startswith(("torch._dynamo", "torch._inductor", "triton")) for c in type(error).__mro__):
+        return True
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    return isinstance(error, RuntimeError) and bool(_OF_KERNELS.search(str(error)))
+
+
+def _note(error: Exception) -> str:
+    return f"note: torch.compile failed ({_short(error)}): running uncompiled; --compile off skips the attempt"
 
 
 def _short(error: Exception) -> str:

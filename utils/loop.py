@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.compile import uses_cuda_graphs
+from utils.compile import switch_off, uses_cuda_graphs
 from utils.finite import FirstNonFinite
 from utils.hooks import Hook, StepResult
 from utils.optim import clip_grad_norm as clip_gradients
@@ -104,7 +104,29 @@ def _gradients(
     global_batch: int,
     non_finite: FirstNonFinite,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Forward and backward over all micro-batches; returns this rank's part of the mean loss, of the values too."""
+    """Forward and backward over all micro-batches; returns this rank's part of the mean loss, of the values too.
+
+    Where kernels of a compiled backward fail when they run, it switches compilation off and begins again.
+    """
+    try:
+        return _accumulate(state, step_fn, micros, autocast, global_batch, non_finite)
+    except Exception as error:
+        # ranks average gradients within a backward
+        if not switch_off(state.model, error, can_repeat=state.dist.world_size == 1):
+            raise
+    state.optimizer.zero_grad(set_to_none=True)  # what the failed backward has added
+    return _accumulate(state, step_fn, micros, autocast, global_batch, non_finite)
+
+
+def _accumulate(
+    state: State,
+    step_fn: StepFn,
+    micros: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    global_batch: int,
+    non_finite: FirstNonFinite,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Forward and backward over all micro-batches. The random state of each follows from step and micro-batch."""
     dist, scaler = state.dist, state.scaler
     loss: Tensor | None = None
     values: dict[str, Tensor] = {}

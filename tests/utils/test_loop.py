@@ -11,15 +11,18 @@ from functools import partial
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._inductor.exc import InductorError
 
 from utils import checkpoints
 from utils.compile import compile_network
-from utils.distributed import autocast
+from utils.distributed import DistContext, autocast
 from utils.ema import EMA
 from utils.errors import UserError
+from utils.finite import FirstNonFinite
 from utils.hooks import Logger, PeriodicHook
-from utils.loop import train
+from utils.loop import _gradients, train
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LR_SCHEDULES, LoopOptions, OptimizerOptions
 from utils.preemption import EXIT_CODES, StopSignals, check_interrupt
@@ -176,6 +179,58 @@ def test_gradients_are_copied_once_and_only_out_of_graphs(monkeypatch, graphs):
     options = LoopOptions(num_train_steps=1, gradient_accumulation_steps=4)
     train(state, make_step(state, 4), [], options, clip_grad_norm=0.5, global_batch=BATCH)
     assert len(places) == 4 and len(set(places[1:])) == 1 and (places[0] != places[1]) == graphs
+
+
+def compile_with_backward_that_fails(network: nn.Module, error: Exception, lines: list[str], monkeypatch) -> None:
+    """Compile by AOT autograd, without kernels of its own; the compiled backward raises an error when it runs."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    def forward(graph, inputs):
+        return make_boxed_func(graph.forward)
+
+    def backward(graph, inputs):
+        def run(*args):
+            raise error
+
+        return make_boxed_func(run)
+
+    backend = aot_autograd(fw_compiler=forward, bw_compiler=backward)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+        compile_network(network, "on", torch.device("cpu"), lines.append)
+
+
+@pytest.mark.parametrize("error", [
+    InductorError(RuntimeError("no kernel for this"), "backward"),
+    RuntimeError("Triton Error [CUDA]: invalid argument"),
+    RuntimeError("CUDA error: operation not permitted when stream is capturing"),
+])  # fmt: skip
+@pytest.mark.parametrize("micros", [1, 2])
+def test_a_compiled_backward_that_fails_is_repeated_uncompiled(monkeypatch, micros, error):
+    """Weights, dropout included, are those of a network that was never compiled."""
+    torch._dynamo.reset()
+    options = LoopOptions(num_train_steps=3, gradient_accumulation_steps=micros, log_every=1)
+    states, lines = [make_state(), make_state()], list[str]()
+    compile_with_backward_that_fails(states[1].model, error, lines, monkeypatch)
+    for state in states:
+        assert train(state, make_step(state, micros), [], options, clip_grad_norm=0.5, global_batch=BATCH) == "done"
+    (line,) = lines
+    assert "torch.compile failed" in line and "--compile off" in line and "\n" not in line
+    assert all(map(torch.equal, states[0].parameters(), states[1].parameters()))
+
+
+def test_other_errors_of_a_backward_end_the_run_and_so_does_one_that_several_processes_would_repeat(monkeypatch):
+    for error, processes, expected in (
+        (torch.OutOfMemoryError("CUDA out of memory during graph capture"), 1, "CUDA out of memory"),
+        (InductorError(RuntimeError("no kernel"), "backward"), 2, "one of several processes.*--compile off"),
+    ):
+        torch._dynamo.reset()
+        state, lines = make_state(), list[str]()
+        state.dist = DistContext(world_size=processes)
+        compile_with_backward_that_fails(state.model, error, lines, monkeypatch)
+        with pytest.raises(UserError if processes == 2 else torch.OutOfMemoryError, match=expected):
+            _gradients(state, make_step(state, 1), 1, nullcontext, BATCH, FirstNonFinite())
+        assert not lines
 
 
 def test_the_loss_is_a_mean_over_examples_and_the_norm_is_taken_before_clipping(tmp_path):
