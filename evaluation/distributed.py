@@ -12,6 +12,7 @@ from typing import TypeVar
 from evaluation.scorers import Scorer
 from utils.distributed import DistContext, broadcast_object, gather_objects
 from utils.errors import UserError
+from utils.heartbeat import beating
 
 T = TypeVar("T")
 DONE, FAILED = "done", "failed"
@@ -36,7 +37,8 @@ def on_rank0(dist: DistContext, scorer: Scorer | None, fn: Callable[[], T]) -> T
     if scorer is not None:
         scorer.dist = dist
     try:
-        result = fn()
+        with beating():  # its scorers beat by the batch, n-grams and clusters have no loop of ours
+            result = fn()
     except Exception as error:
         broadcast_object(dist, (FAILED, str(error)))
         raise

@@ -30,6 +30,7 @@ from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.distributed import DistContext, broadcast_object, gather_objects
 from utils.errors import UserError
+from utils.heartbeat import beat
 from utils.local_models import find_model
 from utils.locks import exclusive
 
@@ -93,6 +94,7 @@ class Scorer:
             rows = [i for i in rows if encoded[i]]
             if not rows:
                 continue
+            beat()
             ids, mask = self._pad([[self.start_id, *encoded[i]] for i in rows])  # (B, T)
             logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1]  # (B, T - 1, V)
             losses = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T - 1)
@@ -128,6 +130,7 @@ class Scorer:
         """Yield rows and their features (n, d), for the batches of one shard."""
         encoded = [ids or [self.start_id] for ids in self._encode(texts, min(max_length, self.max_length))]
         for rows in islice(length_batches([len(ids) for ids in encoded]), shard_index, None, num_shards):
+            beat()
             ids, mask = self._pad([encoded[i] for i in rows])
             states = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, d)
             last = states[torch.arange(len(rows), device=ids.device), mask.sum(1) - 1]

@@ -5,7 +5,7 @@ process group, wraps networks in DistributedDataParallel and gathers tensors and
 what accelerate lacks:
 
     cpu_group        a gloo group beside NCCL: ranks agree on when to stop without waiting for a GPU
-    barrier          waits for hours where an exchange may take minutes, so that a rank that hangs is noticed
+    barrier          waits for hours for ranks that give signs of life (utils.heartbeat), and minutes for one that hangs
     autocast         Accelerator.autocast has one precision per process and refuses fp16 on a CPU, and its prepare()
                      casts the network's outputs to float32, which changes the loss
     utils.sharding   accelerate shards on GPUs alone, and only a network together with its optimizer
@@ -26,12 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from utils import heartbeat
 from utils.errors import UserError
 from utils.mpi import adopt_mpi_ranks
 from utils.preemption import check_interrupt
 
 TIMEOUT = timedelta(minutes=10)  # of one exchange between ranks that have all arrived: a hang is noticed
-PATIENCE = timedelta(hours=12)  # of DistContext.barrier, where ranks wait while another one works: evaluates, encodes
+PATIENCE = timedelta(hours=12)  # of DistContext.barrier, for ranks that work and say so: they evaluate, encode
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,19 @@ class DistContext:
         return bool(self.max(int(flag)))
 
     def barrier(self) -> None:
-        """Wait for all ranks, hours if need be. Every rank must call it.
+        """Wait for all ranks, hours if need be, as long as they give signs of life. Every rank must call it.
 
-        It polls, so that a signal is seen meanwhile, and a rank that has ended raises an error here at once.
+        It polls, so that a signal is seen meanwhile. A rank that has ended raises an error here at once, one that hangs
+        after minutes (UserError, utils.heartbeat): its loops call heartbeat.beat(), other work is inside beating().
         """
         if self.world_size == 1:
             return
         work = torch.distributed.barrier(group=self.patient_group, async_op=True)
-        pause = 1e-4
+        wait, pause = heartbeat.wait(), 1e-4
         while not work.is_completed():
             check_interrupt()
+            if wait is not None:
+                wait.look()
             time.sleep(pause)
             pause = min(1.5 * pause, 0.05)
         try:
@@ -148,6 +152,7 @@ def init_distributed(device_flag: str = "auto") -> DistContext:
         torch.cuda.set_device(device)
     if world_size == 1:
         _contexts.clear()
+        heartbeat.leave()
         return DistContext(device=device)
     from accelerate import PartialState
     from accelerate.state import AcceleratorState
@@ -161,6 +166,7 @@ def init_distributed(device_flag: str = "auto") -> DistContext:
     cpu_group = None if torch.distributed.get_backend() == "gloo" else new_cpu_group(TIMEOUT)
     context = DistContext(state.process_index, state.num_processes, device, cpu_group, new_cpu_group(PATIENCE))
     _contexts[:] = [context]
+    heartbeat.join(torch.distributed.distributed_c10d._get_default_store(), context.rank, context.world_size)
     return context
 
 
@@ -180,6 +186,7 @@ def new_cpu_group(timeout: timedelta) -> Any:
 
 def cleanup() -> None:
     """Leave the process group, so that the launcher reports no error."""
+    heartbeat.leave()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

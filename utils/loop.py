@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from utils.compile import switch_off, uses_cuda_graphs
 from utils.finite import FirstNonFinite
+from utils.heartbeat import beat
 from utils.hooks import Hook, StepResult
 from utils.optim import clip_grad_norm as clip_gradients
 from utils.options import LoopOptions
@@ -73,6 +74,7 @@ def train(
                 reason = stop.received
             reason = state.ended_by or reason
             while state.step < options.num_train_steps and reason == "done":
+                beat()
                 micros = options.gradient_accumulation_steps
                 loss, values = _gradients(state, step_fn, micros, autocast, global_batch, non_finite)
                 report = _update(state, loss, values, parameters, clip_grad_norm)

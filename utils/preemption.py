@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from utils import heartbeat
+
 SIGNALS = tuple(name for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 EXIT_CODES = {"done": 0, "time": 0, "patience": 0, **{name: 128 + getattr(signal, name) for name in SIGNALS}}
 
@@ -133,7 +135,9 @@ def check_interrupt() -> None:
 
     With several processes, which would all have to go on together, it exits instead, with the code of the signal, and
     only where a checkpoint holds everything (StopSignals.is_saved): the launcher ends the other processes.
+    It is also a sign of life for ranks that wait for this one (utils.heartbeat).
     """
+    heartbeat.beat()
     stop = StopSignals.active
     if stop is None or not stop.received or not StopSignals.is_interruptible:
         return

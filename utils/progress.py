@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from utils.heartbeat import beat
+
 if TYPE_CHECKING:
     import torch
 
@@ -59,7 +61,8 @@ class ProgressBar(tqdm):
         )
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        """count more are done. note: shown behind the numbers."""
+        """count more are done, which is also a sign of life (utils.heartbeat). note: shown behind the numbers."""
+        beat()
         if note is not None:
             self.set_postfix_str(note, refresh=False)
         self.update(count)

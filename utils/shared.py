@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from utils.distributed import DistContext, broadcast_object, gather_objects
 from utils.errors import UserError, user_message
+from utils.heartbeat import beating
 from utils.locks import exclusive
 
 T = TypeVar("T")
@@ -33,7 +34,8 @@ def make_on_main(dist: DistContext, make: Callable[[], T]) -> T:
     failure: Exception | None = None
     if dist.is_main:
         try:
-            made = (make(), None)
+            with beating():
+                made = (make(), None)
         except Exception as error:
             made, failure = (None, user_message(error)), error
     result, message = broadcast_object(dist, made)

@@ -19,6 +19,7 @@ from utils import checkpoints
 from utils.distributed import DistContext
 from utils.ema import EMA
 from utils.errors import UserError, one_line_text
+from utils.heartbeat import beating
 from utils.locks import was_removed
 from utils.optim import LrSchedule
 from utils.sharding import gather_to_cpu, is_sharded, shard_like
@@ -108,7 +109,8 @@ class State:
             files, held = self.tensors(), {**self.metadata(seen), **metadata}
             if self.dist.is_main:
                 _check_present(folder)
-                checkpoints.save(folder, files, held, keep)
+                with beating():
+                    checkpoints.save(folder, files, held, keep)
         self.dist.barrier()
 
     def save_best(self, folder: Path | str, **metadata: Any) -> None:
@@ -123,7 +125,8 @@ class State:
                 metadata = {"ema_decay": self.best_ema.decay, **metadata}
             if self.dist.is_main:
                 _check_present(folder)
-                checkpoints.save_best(folder, files, {"step": self.step, "best": self.best, **metadata})
+                with beating():
+                    checkpoints.save_best(folder, files, {"step": self.step, "best": self.best, **metadata})
         self.dist.barrier()
 
     def load_weights(self, checkpoint: checkpoints.Checkpoint) -> None:

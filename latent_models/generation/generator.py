@@ -28,6 +28,7 @@ from latent_models.generation.cache import make_cache
 from latent_models.key_value_cache import CACHE
 from latent_models.options import GenerationOptions
 from utils.errors import UserError
+from utils.heartbeat import beat
 from utils.sharding import is_sharded
 
 STEP_ROWS = {"cpu": 32}  # fixed cost of one decoding step, in rows of a batch
@@ -177,6 +178,7 @@ def generate_dropping_finished(
     rows = torch.arange(count, device=device)  # rows of `output` that are still in the batch
     ids, ended, first = input_ids, torch.zeros(count, dtype=torch.bool, device=device), True
     while True:
+        beat()
         inputs = model.prepare_inputs_for_generation(
             ids, next_sequence_length=None if first else 1, is_first_iteration=first, **kwargs
         )

@@ -24,6 +24,7 @@ from pipelines.sampling.blocks import segments
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.sampler_call import ConditionFn, SampleInputs
 from pipelines.sampling.trajectory import Trajectory
+from utils.heartbeat import beating
 from utils.run_folder import write_json
 from utils.train_eval import eval_mode
 
@@ -65,7 +66,8 @@ class ReportData:
             self.context.run.logger.histogram("latent_norm/samples", norms, 0)
             given = self.context.run.settings.config.run.resume_dir
             write_norms(self.folder, {"samples": norms}, earlier=Path(given) if given else self.context.run.folder)
-        return {"nearest": self._write_nearest(samples, split, seed)}
+        with beating():  # the index of all training texts
+            return {"nearest": self._write_nearest(samples, split, seed)}
 
     def _write_nearest(self, samples: Samples, split: str, seed: int) -> Metrics:
         count = 0
