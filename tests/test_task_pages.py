@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ("own-data",)
-SLOW = ("unconditional", "class", "pairs", "long-runs", "clusters")
+SLOW = ("unconditional", "class", "pairs", "sentence-embeddings", "long-runs", "clusters")
 SHOWN = ("dataset_utils", "diffusion", "evaluation", "latent_models", "model", "pipelines", "utils", "scripts")
 
 
