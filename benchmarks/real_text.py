@@ -138,6 +138,10 @@ class Study:
         elif what == "table":
             self.make_table()
         else:
+            condition = ROWS[what].condition
+            if "all" in self.args.what and condition not in (None, self.parts.condition):
+                self.log(f"{what}: left out, since it needs a corpus by {condition}")
+                return
             began = time.monotonic()
             train_row(what, self.root, self.parts, self.models, self.args.minutes)
             self.log(f"{what}: {time.monotonic() - began:.0f} s")

@@ -1,8 +1,9 @@
 """The rows of benchmarks/real_text.py: each is a system, with the command that trains it within the wall time of a row.
 
-All but the causal language models are trained by python -m pipelines.recipe, which turns minutes into steps; a row is
-what its flags change. `published` is the latent diffusion of Lovelace et al. 2023 (arXiv:2212.09462) at this cost: a
-Perceiver autoencoder around a frozen encoder-decoder, here one that is trained on the corpus, and a transformer.
+All but the language models without latents (baselines) are trained by python -m pipelines.recipe, which turns minutes
+into steps; a row is what its flags change. `published` is the latent diffusion of Lovelace et al. 2023
+(arXiv:2212.09462) at this cost: a Perceiver autoencoder around a frozen encoder-decoder, here one that is trained on
+the corpus, and a transformer.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_text_corpus import CLASS, Parts
+from benchmarks.real_text_corpus import CLASS, SOURCE, Parts
 from pipelines import probes
-from pipelines.cli.programs import CAUSAL_LM
+from pipelines.cli.programs import CAUSAL_LM, SEQ2SEQ
 from pipelines.probes import PROBE_STEPS
 from pipelines.recipe.plan import choose_steps
 from utils.errors import UserError
 from utils.run_folder import ROOT, write_json
 
-RECIPE, CAUSAL = "recipe", "causal"
+RECIPE, CAUSAL, PAIRS = "recipe", "causal", "pairs"
+BASELINES = {CAUSAL: CAUSAL_LM, PAIRS: SEQ2SEQ}  # programs that train a whole system
 LANGUAGE_MODEL, ENCODER = "language model", "encoder"  # parts of a system that may also judge it
 PROBE_SECONDS = 20.0
 DONE = "row.json"  # in the folder of a row that is trained
@@ -42,7 +44,7 @@ def _published(more: str = "--max_latent_noise 0") -> str:
 
 
 _PUBLISHED = _published()
-_CAUSAL = " --lr_schedule cosine --train_batch_size 32"
+_BASELINE = " --lr_schedule cosine --train_batch_size 32"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Row:
     program: str = RECIPE
     parts: tuple[str, ...] = ()
     after: str | None = None  # a row whose folder the flags name as {after}
+    condition: str | None = None  # only for corpora with this condition
 
 
 _BOTH = (LANGUAGE_MODEL, ENCODER)
@@ -102,11 +105,15 @@ ROWS = {
     # without latents
     "causal-lm": Row(
         "the same language model, fine-tuned without latents",
-        "--model {language_model} --lora_rank 16 --learning_rate 1e-3" + _CAUSAL, CAUSAL, (LANGUAGE_MODEL,),
+        "--model {language_model} --lora_rank 16 --learning_rate 1e-3" + _BASELINE, CAUSAL, (LANGUAGE_MODEL,),
     ),
     "causal-scratch": Row(
         "a causal language model from scratch", "--tokenizer bpe --vocab_size 4000 --d_model 256 --layers 6 --heads 4"
-        " --learning_rate 1e-3" + _CAUSAL, CAUSAL,
+        " --learning_rate 1e-3" + _BASELINE, CAUSAL,
+    ),
+    "seq2seq-scratch": Row(
+        "an encoder-decoder from scratch, trained from sources to texts", "--tokenizer bpe --vocab_size 4000"
+        " --d_model 256 --layers 3 --heads 4 --learning_rate 1e-3" + _BASELINE, PAIRS, condition=SOURCE,
     ),
 }  # fmt: skip
 
@@ -139,10 +146,11 @@ def train_row(name: str, root: Path, parts: Parts, models: Models, minutes: floa
         raise UserError(f"row {name} needs an encoder: name one with --encoder_model")
     if row.after is not None and not (root / "rows" / row.after / DONE).is_file():
         raise UserError(f"row {name} uses the row {row.after}: run that row before")
+    if row.condition not in (None, parts.condition):
+        raise UserError(f"row {name} is for a corpus by {row.condition}, and this one is not: leave it out")
     began = time.monotonic()
-    command = _recipe(name, root, parts, models, minutes) if row.program == RECIPE else None
-    if command is None:
-        command = _causal(name, root, parts, models, minutes)
+    make_command = _recipe if row.program == RECIPE else baseline_command
+    command = make_command(name, root, parts, models, minutes)
     print(f"\n== {name}: {row.what}\n   {shlex.join(['python', *command[1:]])}", flush=True)
     code = subprocess.run(command, cwd=ROOT).returncode
     if code:
@@ -181,13 +189,13 @@ def _recipe(name: str, root: Path, parts: Parts, models: Models, minutes: float)
     ]
 
 
-def _causal(name: str, root: Path, parts: Parts, models: Models, minutes: float) -> list[str]:
+def baseline_command(name: str, root: Path, parts: Parts, models: Models, minutes: float) -> list[str]:
     """A probe, then the training of as many steps as fit; an interrupted one is resumed."""
     from utils.checkpoints import has_checkpoint
     from utils.preemption import exit_on_termination
 
     folder, seconds = root / "rows" / name, 60 * minutes
-    record = folder.with_name(name + ".json")
+    record, program = folder.with_name(name + ".json"), BASELINES[ROWS[name].program]
     words = [*parts.flags(root / "corpus"), *row_flags(name, root, models)]
     if parts.condition == CLASS:
         words.append("--class_conditional")
@@ -196,7 +204,7 @@ def _causal(name: str, root: Path, parts: Parts, models: Models, minutes: float)
         flags = ["--num_train_steps", str(PROBE_STEPS), "--eval_every", str(PROBE_STEPS), "--log_every", "1"]
         flags += ["--config", "val_loss_examples=1", "--lr_warmup_steps", "0"]
         probed = folder.with_name(name + ".probe")
-        command = probes.command_of(CAUSAL_LM, [*words, *flags, "--output_dir", str(probed)])
+        command = probes.command_of(program, [*words, *flags, "--output_dir", str(probed)])
         with exit_on_termination():  # which ends the probe, too
             rate = probes.probe(command, probed, min(PROBE_SECONDS, 0.05 * seconds))
         left = seconds - (time.monotonic() - began)
@@ -205,9 +213,9 @@ def _causal(name: str, root: Path, parts: Parts, models: Models, minutes: float)
     planned: dict[str, Any] = json.loads(record.read_text())
     limit = ["--max_seconds", f"{planned['max_seconds']:.0f}"]
     if has_checkpoint(folder):
-        return probes.command_of(CAUSAL_LM, ["--resume_training", "--resume_dir", str(folder), *limit])
+        return probes.command_of(program, ["--resume_training", "--resume_dir", str(folder), *limit])
     shutil.rmtree(folder, ignore_errors=True)
     steps_flags = ["--num_train_steps", str(planned["steps"]), "--lr_warmup_steps", str(planned["warmup"])]
     # the best of ten checkpoints: a language model without latents overfits a small corpus
     steps_flags += ["--eval_every", str(max(1, planned["steps"] // 10)), "--log_every", "10"]
-    return probes.command_of(CAUSAL_LM, [*words, *steps_flags, *limit, "--output_dir", str(folder)])
+    return probes.command_of(program, [*words, *steps_flags, *limit, "--output_dir", str(folder)])

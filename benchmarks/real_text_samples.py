@@ -10,13 +10,16 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from benchmarks.real_text_corpus import CLASS, SOURCE, Parts
 from benchmarks.real_text_judges import SPLIT, examples_of
+from benchmarks.real_text_rows import BASELINES
 from dataset_utils.splits import Examples
 from utils.cli.args_io import read_args
+from utils.cli.settings import Program
 from utils.errors import UserError
 from utils.run_folder import write_json
 
@@ -121,9 +124,10 @@ def newest_step(folder: Path) -> int:
 
 
 def load_run(folder: Path, asked: Asked, flags: Sequence[str] = ()) -> Draw:
-    """The sampler of a run folder, of a denoiser or of a causal language model. flags: of the sampling."""
-    program = str(read_args(folder).get("program"))
-    return _causal(folder, asked, flags) if "causal_lm" in program else _diffusion(folder, asked, flags)
+    """The sampler of a run folder, of a denoiser or of a language model without latents. flags: of the sampling."""
+    trained_by = str(read_args(folder).get("program"))
+    program = next((program for program in BASELINES.values() if program.name == trained_by), None)
+    return _diffusion(folder, asked, flags) if program is None else _baseline(program, folder, asked, flags)
 
 
 def _diffusion(folder: Path, asked: Asked, flags: Sequence[str]) -> Draw:
@@ -143,35 +147,26 @@ def _diffusion(folder: Path, asked: Asked, flags: Sequence[str]) -> Draw:
     return draw
 
 
-def _causal(folder: Path, asked: Asked, flags: Sequence[str]) -> Draw:
-    from pipelines.cli.programs import CAUSAL_LM
-    from pipelines.data.prompts import Prompts
-    from pipelines.sampling.causal import CausalGenerator
-    from pipelines.train_causal_lm import load_lm
+def _baseline(program: Program, folder: Path, asked: Asked, flags: Sequence[str]) -> Draw:
+    from pipelines.baselines import prompts_of_run
+    from pipelines.stages import MODULES
     from utils.cli.parse import parse
-    from utils.distributed import pick_device
+    from utils.distributed import DistContext, pick_device
 
-    settings = parse(CAUSAL_LM, ["--eval", "--resume_dir", str(folder), *flags])
-    config, device = settings.config, pick_device("auto")
-    args = settings.checkpoint_args
-    prompts = Prompts(tuple(args.get("class_names", ())), bool(args.get("seq2seq")))
-    generator = CausalGenerator(
-        load_lm(settings, folder).to(device),
-        prompts,
-        config.sampling,
-        max_length=config.model.max_seq_len,
-        max_prompt=int(args.get("max_prompt_tokens") or 0),
-        batch_size=config.evaluation.eval_batch_size,
-        device=device,
-    )
+    settings = parse(program, ["--eval", "--resume_dir", str(folder), *flags])
+    module, dist = import_module(MODULES[program.name]), DistContext(device=pick_device("auto"))
+    prompts, max_prompt = prompts_of_run(settings.checkpoint_args)
+    lm = module.load_lm(settings, folder).to(dist.device)
+    generator = module.make_generator(settings, lm, prompts, max_prompt, dist)
+    strategy = str(settings.get("decoding")).split(",")[0].strip()
 
     def draw(seed: int) -> list[str]:
         if asked.sources is None and asked.labels is None:
-            return generator.sample(asked.n, seed, ("nucleus",), quiet=True).texts["nucleus"]
+            return list(generator.sample(asked.n, seed, (strategy,), quiet=True).texts[strategy])
         wanted = asked.classes
         numbers = None if wanted is None else [prompts.class_names.index(name) for name in wanted]
         rows = prompts.texts(asked.sources, numbers) or []
-        found = generator.candidates(len(rows), 1, seed, ("nucleus",), lambda a, b: rows[a:b], quiet=True)
-        return [texts[0] for texts in found["nucleus"]]
+        found = generator.candidates(len(rows), 1, seed, (strategy,), lambda a, b: rows[a:b], quiet=True)
+        return [texts[0] for texts in found[strategy]]
 
     return draw

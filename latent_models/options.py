@@ -195,8 +195,8 @@ class TokenDecodingOptions:
 
 
 @dataclass
-class DecodingOptions(TokenDecodingOptions):
-    """Settings in place of those of a decoding strategy; see latent_models/generation/decoding."""
+class SearchDecodingOptions(TokenDecodingOptions):
+    """With those of beam search."""
 
     num_beams: int | None = flag(
         None, "beams of --decoding beam; unset: 4", unit="beams", at_least=1, at_most=1000, space="frozen"
@@ -207,6 +207,12 @@ class DecodingOptions(TokenDecodingOptions):
         "texts; unset: that of the language model, mostly 1",
         space="frozen",
     )
+
+
+@dataclass
+class DecodingOptions(SearchDecodingOptions):
+    """Settings in place of those of a decoding strategy; see latent_models/generation/decoding."""
+
     decoder_noise: float | None = flag(
         None,
         "sigma of the noise that latents get before a decoder reads them, together with this sigma; unset: half of the "
@@ -434,6 +440,60 @@ class PretrainingOptions:
         config_only=True,
     )
     max_seq_len: int = flag(64, "longest text; longer ones are truncated", unit="tokens", at_least=1)
+
+
+@dataclass
+class BaselineModelOptions:
+    """A language model that is trained without latents: pretrained, or from scratch."""
+
+    model: str | None = flag(
+        None, "pretrained language model to fine-tune, a local folder or a hub id; unset: a small one from scratch"
+    )
+    tokenizer: str = flag(
+        "bpe",
+        "of a model from scratch: word or bpe, trained on the corpus, or the folder of a tokenizer, such as that of a "
+        "run of stage 0",
+        needs=("model", None),
+    )
+    vocab_size: int = flag(
+        4000, "largest vocabulary of a tokenizer that is trained", unit="tokens", at_least=1, needs=("model", None)
+    )
+    d_model: int = flag(192, "width of a model from scratch", unit="channels", at_least=1, needs=("model", None))
+    layers: int = flag(
+        4,
+        "layers of a model from scratch; of an encoder-decoder, those of the encoder and of the decoder",
+        unit="layers",
+        at_least=1,
+        at_most=1000,
+        needs=("model", None),
+    )
+    heads: int = flag(4, "attention heads of a model from scratch", unit="heads", at_least=1, needs=("model", None))
+    lm_dropout: float = flag(
+        0.1, "dropout of a model from scratch", at_least=0, at_most=1, needs=("model", None), config_only=True
+    )
+    max_seq_len: int = flag(64, "longest text; longer ones are truncated", unit="tokens", at_least=3)
+
+
+@dataclass
+class Seq2SeqModelOptions(BaselineModelOptions):
+    """An encoder-decoder that is trained on pairs, pretrained or a BART from scratch; see latent_models/seq2seq."""
+
+    model: str | None = flag(
+        None,
+        "pretrained encoder-decoder to fine-tune (BART, mBART, T5 or mT5), a local folder or a hub id; unset: a small "
+        "BART from scratch",
+    )
+    source_language: str | None = flag(
+        None,
+        "language of the sources for models with language codes (mBART), such as de_DE or de; unset: that of the "
+        "corpus, else that of the texts",
+        needs="model",
+    )
+    target_language: str | None = flag(
+        None,
+        "language of the texts for models with language codes (mBART); unset: that of the corpus or tokenizer",
+        needs="model",
+    )
 
 
 @dataclass

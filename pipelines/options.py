@@ -161,7 +161,7 @@ class PretrainingValidationOptions:
 
 
 @dataclass
-class CausalValidationOptions:
+class BaselineValidationOptions:
     eval_every: int = flag(500, "steps between validations, each with a checkpoint", unit="steps", at_least=1)
 
 

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, DIFFUSION, PRETRAIN, TEXT_DECODER
+from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, DIFFUSION, PRETRAIN, SEQ2SEQ, TEXT_DECODER
 from utils.cli.parse import parse
 from utils.cli.settings import Program, Settings
 from utils.errors import exit_on_user_error
@@ -134,9 +134,10 @@ MODULES = {  # program -> the module whose function `train` runs it
     AUTOENCODER.name: "pipelines.train_autoencoder",
     DIFFUSION.name: "pipelines.train_diffusion",
     CAUSAL_LM.name: "pipelines.train_causal_lm",
+    SEQ2SEQ.name: "pipelines.train_seq2seq",
     TEXT_DECODER.name: "pipelines.train_text_decoder",
 }
-PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CAUSAL_LM, TEXT_DECODER)
+PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CAUSAL_LM, SEQ2SEQ, TEXT_DECODER)
 
 
 def run_program(program: Program, argv: Sequence[str]) -> int:

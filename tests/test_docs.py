@@ -13,13 +13,22 @@ from dataset_utils.registry import DATASETS
 from evaluation.report import __main__ as report
 from evaluation.score import __main__ as score
 from pipelines import caches, infill, rewrite, sample
-from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN, TEXT_DECODER
+from pipelines.cli.programs import (
+    AUTOENCODER,
+    CAUSAL_LM,
+    CLASSIFIER,
+    DIFFUSION,
+    DRAFT_MODEL,
+    PRETRAIN,
+    SEQ2SEQ,
+    TEXT_DECODER,
+)
 from pipelines.recipe import arguments as recipe_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER, DRAFT_MODEL, CAUSAL_LM, TEXT_DECODER)
+PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CLASSIFIER, DRAFT_MODEL, CAUSAL_LM, SEQ2SEQ, TEXT_DECODER)
 # flags of other programs that the documents name
 FOREIGN = {
     "train",
@@ -98,7 +107,7 @@ def test_flags_named_for_a_configuration_file_exist(name: str) -> None:
 def test_files_named_in_the_architecture_exist() -> None:
     packages = "dataset_utils|diffusion|evaluation|latent_models|model|pipelines|utils"
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    named = set(re.findall(rf"(?<![\w/])((?:{packages})/[a-z_/]+)", text))
+    named = set(re.findall(rf"(?<![\w/])((?:{packages})/[a-z0-9_/]+)", text))
     names = {name.rstrip("/") for name in named}
     missing = [name for name in sorted(names) if not (ROOT / f"{name}.py").exists() and not (ROOT / name).is_dir()]
     assert named and not missing

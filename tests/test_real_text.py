@@ -8,9 +8,28 @@ from pathlib import Path
 import pytest
 
 from benchmarks import real_text
-from benchmarks.real_text_corpus import CORPORA, PARTS, CorpusRow, Parts, divide, make_parts, read_parts, write_parts
+from benchmarks.real_text_corpus import (
+    CORPORA,
+    PARTS,
+    SOURCE,
+    CorpusRow,
+    Parts,
+    divide,
+    make_parts,
+    read_parts,
+    write_parts,
+)
 from benchmarks.real_text_judges import coverage, lengths
-from benchmarks.real_text_rows import ENCODER, LANGUAGE_MODEL, ROWS, Models, row_flags
+from benchmarks.real_text_rows import (
+    BASELINES,
+    ENCODER,
+    LANGUAGE_MODEL,
+    ROWS,
+    Models,
+    baseline_command,
+    row_flags,
+    train_row,
+)
 from benchmarks.real_text_samples import human_texts, what_is_asked
 from benchmarks.real_text_table import MARK, make_table
 from dataset_utils import synthetic_stories
@@ -18,6 +37,7 @@ from dataset_utils.splits import Split
 from pipelines.recipe.arguments import check_arguments
 from pipelines.recipe.arguments import parser as recipe_parser
 from tests.tiny_models import tiny_encoder
+from utils.cli.parse import parse
 from utils.errors import UserError
 
 PLAIN = CorpusRow("train.txt", "valid.txt", block=5)
@@ -150,6 +170,26 @@ def test_the_flags_of_the_rows_are_those_of_the_recipe(name, tmp_path):
         assert args.language_model == str(tmp_path / "rows" / ROWS[name].after / "model")
 
 
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.program in BASELINES])
+def test_the_flags_of_the_rows_without_latents_are_those_of_their_program(name, tmp_path):
+    """With a record of the probe there is none; a row for pairs is refused for another corpus."""
+    parts = Parts(SOURCE, dict.fromkeys(PARTS, Split(["text"], sources=["source"])))
+    models = Models("lm", "encoder", max_seq_len=40, more_flags={name: "--adam_weight_decay 0.5"})
+    (tmp_path / "rows").mkdir()
+    record = {"steps": 500, "warmup": 20, "max_seconds": 60}
+    (tmp_path / f"rows/{name}.json").write_text(json.dumps(record))
+    command = baseline_command(name, tmp_path, parts, models, 1.0)
+    program = BASELINES[ROWS[name].program]
+    assert command[1:4] == ["-m", "pipelines.stages", program.name]
+    values = parse(program, command[4:]).values
+    expected = {"num_train_steps": 500, "lr_warmup_steps": 20, "eval_every": 50, "max_seq_len": 40, "max_seconds": 60}
+    assert expected.items() <= values.items()
+    assert values["output_dir"] == str(tmp_path / "rows" / name)
+    if ROWS[name].condition is not None:
+        with pytest.raises(UserError, match=f"row {name} is for a corpus by source"):
+            train_row(name, tmp_path, Parts("plain", parts.splits), models, 1.0)
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
     """A divided corpus of small stories."""
@@ -235,15 +275,16 @@ def test_rows_of_classes_and_sources(corpus, tmp_path, capsys):
     write_conditional(data / corpus, corpus)
     assert run(root, f"corpus --corpus {corpus} --data_dir {data}") == 0
     models = tiny_models(root, tmp_path)
-    assert run(root, f"recipe causal-scratch --minutes 0.1 {models} --row_flags=recipe=--tx_dim=64") == 0
+    rows = ["recipe", "causal-scratch", *(["seq2seq-scratch"] if corpus == "commongen" else [])]
+    assert run(root, f"{' '.join(rows)} --minutes 0.1 {models} --row_flags=recipe=--tx_dim=64") == 0
     assert run(root, f"table --own_judge_steps 5 {models} --scorer none --mauve_encoder none") == 0
-    rows = json.loads((root / "scores.json").read_text())["rows"]
+    found = json.loads((root / "scores.json").read_text())["rows"]
     key = "class_accuracy" if corpus == "yelp" else "pairs/sacrebleu"
-    assert all(key in rows[name]["metrics"] for name in ("recipe", "causal-scratch", "human"))
+    assert all(key in found[name]["metrics"] for name in (*rows, "human"))
     if corpus == "yelp":
-        assert rows["human"]["metrics"][key]["mean"] > 0.9
+        assert found["human"]["metrics"][key]["mean"] > 0.9
     else:
-        assert rows["human"]["metrics"]["pairs/coverage"]["mean"] > 0.9
+        assert found["human"]["metrics"]["pairs/coverage"]["mean"] > 0.9
 
 
 def tiny_models(root: Path, folder: Path) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from latent_models.options import BaselineModelOptions
 from utils.cli.flags import flag
 
 ENCODINGS = ("sentence", "compressed", "states")  # spaces whose latents a causal language model decodes
 
 
 @dataclass
-class CausalModelOptions:
+class CausalModelOptions(BaselineModelOptions):
     """A pretrained causal language model, or a GPT-2 from scratch; see latent_models/causal/model."""
 
     model: str | None = flag(
@@ -24,38 +25,26 @@ class CausalModelOptions:
     lora_alpha: int = flag(
         16, "LoRA: the update is scaled by alpha / rank", at_least=1, needs="lora_rank", config_only=True
     )
-    tokenizer: str = flag(
-        "bpe",
-        "of a model from scratch: word or bpe, trained on the corpus, or the folder of a tokenizer, such as that of a "
-        "run of stage 0",
-        needs=("model", None),
-    )
-    vocab_size: int = flag(
-        4000, "largest vocabulary of a tokenizer that is trained", unit="tokens", at_least=1, needs=("model", None)
-    )
-    d_model: int = flag(192, "width of a model from scratch", unit="channels", at_least=1, needs=("model", None))
-    layers: int = flag(
-        4, "layers of a model from scratch", unit="layers", at_least=1, at_most=1000, needs=("model", None)
-    )
-    heads: int = flag(4, "attention heads of a model from scratch", unit="heads", at_least=1, needs=("model", None))
-    lm_dropout: float = flag(
-        0.1, "dropout of a model from scratch", at_least=0, at_most=1, needs=("model", None), config_only=True
-    )
-    max_seq_len: int = flag(64, "longest text; longer ones are truncated", unit="tokens", at_least=3)
 
 
 @dataclass
 class PromptOptions:
-    """What precedes a text: its class or its source. The loss is that of the text alone."""
+    """What precedes a text, or what an encoder reads: its class or its source. The loss is that of the text alone."""
 
-    class_conditional: bool = flag(False, "condition on the class label of the corpus: its name precedes the text")
-    ignore_sources: bool = flag(False, "ignore the sources of the corpus and train on its texts unconditionally")
+    class_conditional: bool = flag(
+        False, "condition on the class label of the corpus: its name precedes the source, or the text without one"
+    )
     max_source_len: int | None = flag(
         None,
         "longest source; longer ones are truncated; unset: the limit of the corpus",
         unit="tokens",
         at_least=1,
     )
+
+
+@dataclass
+class CausalPromptOptions(PromptOptions):
+    ignore_sources: bool = flag(False, "ignore the sources of the corpus and train on its texts unconditionally")
 
 
 @dataclass

@@ -32,6 +32,16 @@ class CausalBatch:
     def to(self, device: torch.device | str) -> CausalBatch:
         return CausalBatch(self.input_ids.to(device, non_blocking=True), self.targets.to(device, non_blocking=True))
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The arguments of CausalLM.forward."""
+        return self.input_ids, self.targets
+
+    def num_targets(self) -> Tensor:
+        """(B,) float: tokens of each text that count."""
+        counts = torch.zeros(self.input_ids.numel(), device=self.input_ids.device)
+        return counts.index_fill_(0, self.targets, 1.0).view(self.input_ids.shape).sum(1)
+
 
 @dataclass(frozen=True)
 class Sequences:

@@ -14,6 +14,7 @@ from latent_models.autoencoders import AUTOENCODERS
 from latent_models.autoencoders.options import LatentAugmentationOptions, LatentLossOptions, PerceiverOptions
 from latent_models.causal.options import (
     CausalModelOptions,
+    CausalPromptOptions,
     DecodedLatentOptions,
     DecoderGenerationOptions,
     PromptOptions,
@@ -21,6 +22,7 @@ from latent_models.causal.options import (
 )
 from latent_models.options import (
     AutoencoderOptions,
+    BaselineModelOptions,
     CacheOptions,
     ContextOptions,
     DecodingOptions,
@@ -34,7 +36,9 @@ from latent_models.options import (
     LatentOptions,
     PretrainingOptions,
     ReconstructionOptions,
+    SearchDecodingOptions,
     SentenceOptions,
+    Seq2SeqModelOptions,
     TokenDecodingOptions,
     TokenizerOptions,
 )
@@ -43,7 +47,7 @@ from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOpt
 from pipelines.options import (
     AbsorbingOptions,
     AutoencoderValidationOptions,
-    CausalValidationOptions,
+    BaselineValidationOptions,
     ClampOptions,
     ClassifierRunOptions,
     ControlOptions,
@@ -205,8 +209,8 @@ class DraftModelConfig(TrainingConfig):
 
 
 @dataclass
-class CausalLMConfig(TrainingConfig):
-    """A baseline: the learning rate of a pretrained model is set by a rule."""
+class BaselineConfig(TrainingConfig):
+    """A language model without latents: the learning rate of a pretrained model is set by a rule."""
 
     optimizer: OptimizerOptions = group(
         OptimizerOptions,
@@ -219,17 +223,45 @@ class CausalLMConfig(TrainingConfig):
     )
     loop: LoopOptions = group(LoopOptions, "training", num_train_steps=5000, train_batch_size=64)
     validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses", val_loss_examples=1024)
-    run: RunOptions = group(RunOptions, "run", save_dir="saved_causal_models")
-    model: CausalModelOptions = group(CausalModelOptions, "model")
+    model: BaselineModelOptions = group(BaselineModelOptions, "model")
     prompts: PromptOptions = group(PromptOptions, "prompts")
-    sampling: TokenDecodingOptions = group(
-        TokenDecodingOptions, "sampling", flags=FREE_AT_EVAL, top_p=0.95, temperature=1.0
-    )
-    validation: CausalValidationOptions = group(CausalValidationOptions, "validation")
+    sampling: TokenDecodingOptions = group(TokenDecodingOptions, "sampling", flags=FREE_AT_EVAL)
+    validation: BaselineValidationOptions = group(BaselineValidationOptions, "validation")
     evaluation: EvaluationOptions = group(EvaluationOptions, "evaluation", decoding="nucleus", eval_batch_size=250)
     mauve: MauveOptions = group(MauveOptions, "evaluation by embeddings", flags=FREE_AT_EVAL)
     classes: ClassOptions = group(ClassOptions, "evaluation of classes", flags=FREE_AT_EVAL)
     pairs: PairOptions = group(PairOptions, "evaluation of pairs", flags=FREE_AT_EVAL)
+
+
+@dataclass
+class CausalLMConfig(BaselineConfig):
+    run: RunOptions = group(RunOptions, "run", save_dir="saved_causal_models")
+    model: CausalModelOptions = group(CausalModelOptions, "model")
+    prompts: CausalPromptOptions = group(CausalPromptOptions, "prompts")
+    sampling: TokenDecodingOptions = group(
+        TokenDecodingOptions, "sampling", flags=FREE_AT_EVAL, top_p=0.95, temperature=1.0
+    )
+
+
+@dataclass
+class Seq2SeqConfig(BaselineConfig):
+    """Nothing but the flags says how texts are generated: every setting has a value here."""
+
+    run: RunOptions = group(RunOptions, "run", save_dir="saved_seq2seq_models")
+    model: Seq2SeqModelOptions = group(Seq2SeqModelOptions, "model")
+    sampling: SearchDecodingOptions = group(
+        SearchDecodingOptions,
+        "sampling",
+        flags=FREE_AT_EVAL,
+        top_p=0.95,
+        top_k=0,
+        temperature=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        min_new_tokens=0,
+        num_beams=4,
+        length_penalty=1.0,
+    )
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.cli import causal_rules, decoder_rules, rules
+from pipelines.cli import baseline_rules, decoder_rules, rules
 from pipelines.cli.configs import (
     AutoencoderConfig,
     CausalLMConfig,
@@ -10,6 +10,7 @@ from pipelines.cli.configs import (
     DiffusionConfig,
     DraftModelConfig,
     PretrainConfig,
+    Seq2SeqConfig,
     TextDecoderConfig,
 )
 from pipelines.cli.corpus_rules import prefer_typed_corpus
@@ -124,8 +125,27 @@ CAUSAL_LM = Program(
     rules=(
         prefer_typed_corpus,
         rules.check_resume_mode,
-        causal_rules.check_evaluation,
-        causal_rules.set_learning_rate,
+        baseline_rules.check_causal_strategies,
+        baseline_rules.check_evaluation,
+        baseline_rules.set_learning_rate,
+        rules.apply_reference_kernels,
+        warn_unused_flags,
+    ),
+)
+
+SEQ2SEQ = Program(
+    name="python -m pipelines.train_seq2seq",
+    description="A baseline on pairs: train a small encoder-decoder, or fine-tune one, from sources to texts.",
+    config=Seq2SeqConfig,
+    rejected={
+        "fsdp": "shards the language model of train_latent_model.py --lm_mode ft only; leave it out",
+        "ignore_sources": "leaves nothing to read: python -m pipelines.train_causal_lm trains on texts alone",
+    },
+    rules=(
+        prefer_typed_corpus,
+        rules.check_resume_mode,
+        baseline_rules.check_evaluation,
+        baseline_rules.set_learning_rate,
         rules.apply_reference_kernels,
         warn_unused_flags,
     ),

@@ -28,8 +28,8 @@ from pipelines.cli.configs import DiffusionConfig
 from pipelines.evaluators.spelling import Spelling, respelled, tokenizer_of
 from pipelines.options import ClampOptions, ControlOptions
 from pipelines.run_context import RunContext
-from pipelines.sampling.causal import CausalGenerator
 from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.language_model import LanguageModelGenerator
 from pipelines.sampling.sampler_call import ConditionFn
 from utils.seeding import seeded_generator
 from utils.shared import make_folder_on_main
@@ -45,7 +45,7 @@ class EvaluationContext:
     """One run under evaluation: its generator, its corpus, and the models that score texts, each loaded when needed."""
 
     def __init__(
-        self, run: RunContext[DiffusionConfig], generator: TextGenerator | CausalGenerator, corpus: Corpus
+        self, run: RunContext[DiffusionConfig], generator: TextGenerator | LanguageModelGenerator, corpus: Corpus
     ) -> None:
         self.run, self._corpus = run, corpus
         self.generator: Any = generator
@@ -73,8 +73,8 @@ class EvaluationContext:
     @cached_property
     def _respelled(self) -> tuple[Corpus, Spelling]:
         generator = self.generator
-        is_causal = isinstance(generator, CausalGenerator)
-        tokenizer = generator.tokenizer if is_causal else tokenizer_of(generator.space.space)
+        has_own = isinstance(generator, LanguageModelGenerator)
+        tokenizer = generator.tokenizer if has_own else tokenizer_of(generator.space.space)
         corpus, spelling = respelled(self._corpus, tokenizer)
         if self.run.is_eval:  # training has printed it with the statistics of the corpus
             self.run.log("\n".join(spelling.lines()))
@@ -211,7 +211,7 @@ class EvaluationContext:
         """Return every flag that changes samples, the step of the weights, and the number of network calls per text."""
         record = self.run.corpus_record
         of_run = self.run.weights_metadata() | ({} if record is None else record.metadata())
-        if isinstance(self.generator, CausalGenerator):
+        if isinstance(self.generator, LanguageModelGenerator):
             return {**self.generator.sampling_metadata(), **of_run, **self.spelling.metadata()}
         settings, process, sampling = self.run.settings, self.config.process, self.config.sampling
         blocks, decoded = self.generator.block_size, decoded_space_of(self.generator.space)

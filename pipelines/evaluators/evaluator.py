@@ -22,10 +22,10 @@ from pipelines.evaluators.report_data import TEXTS, ReportData
 from pipelines.evaluators.synthetic import write_synthetic
 from pipelines.evaluators.unconditional import References, Samples
 from pipelines.run_context import RunContext
-from pipelines.sampling.causal import CausalGenerator
 from pipelines.sampling.classes import select_classes
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.inputs import Sources
+from pipelines.sampling.language_model import LanguageModelGenerator
 from utils.run_folder import write_json, write_text
 
 TEST_SEEDS = (42, 43, 44, 45, 46)
@@ -170,7 +170,7 @@ class TextOutput:
 
 def make_evaluator(
     run: RunContext[DiffusionConfig],
-    generator: TextGenerator | CausalGenerator,
+    generator: TextGenerator | LanguageModelGenerator,
     corpus: Corpus,
     sources: Sources | None = None,
 ) -> Evaluator:

@@ -1,4 +1,4 @@
-"""Texts of a causal language model, with the interface of `TextGenerator`, so that the same evaluation scores them.
+"""Texts of a causal language model.
 
 Text i of a seed draws its random numbers from (seed, i) alone: neither the batch size nor the number of processes
 changes it, up to rounding of matrix products: in float32, since autocast would convert all weights for every token.
@@ -6,7 +6,7 @@ changes it, up to rounding of matrix products: in float32, since autocast would 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,49 +20,28 @@ from latent_models.generation.decoding import decoding_settings, given_settings
 from latent_models.options import TokenDecodingOptions
 from pipelines.data.prompts import Prompts
 from pipelines.sampling.generator import SampleId, SampleOutput
+from pipelines.sampling.language_model import LanguageModelGenerator
 from pipelines.sampling.sampler_call import ConditionFn, SampleInputs
-from utils.distributed import DistContext, gather_objects
+from utils.distributed import gather_objects
 from utils.preemption import check_interrupt
 from utils.progress import ProgressBar, Stopwatch
 from utils.seeding import seeded_generator
 from utils.train_eval import eval_mode
 
-PromptsFn = Callable[[int, int], list[str]]  # (first, last) -> prompts of these examples
 
-
-class CausalGenerator:
+class CausalGenerator(LanguageModelGenerator):
     """Samples texts of a causal language model."""
 
-    def __init__(
-        self,
-        lm: CausalLM,
-        prompts: Prompts,
-        options: TokenDecodingOptions,
-        *,
-        max_length: int,
-        max_prompt: int,
-        batch_size: int,
-        device: torch.device,
-        dist: DistContext | None = None,
-    ) -> None:
-        """max_length: longest text in tokens, start and end included. max_prompt: longest prompt in tokens.
+    lm: CausalLM
 
-        batch_size: texts per batch; it changes no text. dist: processes that share the batches; all of them must make
-        the same calls, and each gets all texts.
-        """
-        self.lm, self.prompts, self.options = lm, prompts, options
+    def __init__(self, lm: CausalLM, prompts: Prompts, options: TokenDecodingOptions, **sizes: Any) -> None:
+        """sizes: see LanguageModelGenerator."""
+        super().__init__(lm, prompts, **sizes)
+        self.options = options
         strategies = decoding_settings(options, causal=True)
         self.decoding = {name: DecoderSettings.of(settings) for name, settings in strategies.items()}
-        self.max_length, self.max_prompt, self.batch_size = max_length, max_prompt, batch_size
-        self.device, self.dist = device, dist or DistContext(device=device)
-        self.timer = Stopwatch(device)
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.lm.tokenizer
 
     def sampling_metadata(self) -> dict[str, Any]:
-        """Entries of the protocol: everything that changes samples."""
         return {
             "system": "causal language model",
             "model": self.lm.name,
@@ -117,25 +96,6 @@ class CausalGenerator:
             timer,
         )
 
-    def candidates(
-        self, n: int, k: int, seed: int, strategies: Sequence[str], inputs: PromptsFn, *, quiet: bool = False
-    ) -> dict[str, list[list[str]]]:
-        """k independent texts for each of n examples: strategy -> n rows of k texts. Empty texts are kept."""
-        per_batch, timer = max(1, self.batch_size // k), Stopwatch(self.device)
-        mine: list[tuple[int, dict[str, list[str]]]] = []
-        with ProgressBar("sample", n * k, unit="text", disable=quiet) as bar, eval_mode(self.lm):
-            for first in range(self.dist.rank * per_batch, n, self.dist.world_size * per_batch):
-                last = min(first + per_batch, n)
-                rows = [prompt for prompt in inputs(first, last) for _ in range(k)]
-                mine.append((first, self._texts(rows, len(rows), seed, first * k, strategies, timer)))
-                bar.advance_to(last * k, timer.note(self.dist.world_size))
-        found: dict[str, list[list[str]]] = {strategy: [] for strategy in strategies}
-        for _, texts in sorted(gather_objects(self.dist, mine), key=lambda part: part[0]):
-            for strategy, made in texts.items():
-                found[strategy] += [made[i : i + k] for i in range(0, len(made), k)]
-        self.timer = Stopwatch.merge_parallel(gather_objects(self.dist, [timer]))
-        return found
-
     def _classes(self, conditions: ConditionFn | None, seed: int, b: int, size: int) -> list[int] | None:
         """The classes of a batch. Every rank calls it: conditions may record them."""
         if conditions is None:
@@ -182,26 +142,3 @@ def draw_uniforms(seed: int, first: int, count: int, length: int) -> Tensor:
     return torch.stack(
         [torch.rand(length, generator=seeded_generator(seed, "causal text", first + i)) for i in range(count)]
     )
-
-
-class PromptSources:
-    """Sources of pairs as prompts; see pipelines.sampling.inputs.Sources."""
-
-    def __init__(self, generator: CausalGenerator) -> None:
-        self.generator = generator
-
-    def make_inputs(self, sources: Sequence[str], seed: int, classes: Tensor | None = None) -> PromptsFn:
-        numbers = None if classes is None else classes.tolist()
-        prompts = self.generator.prompts.texts(sources, numbers) or []
-        return lambda first, last: prompts[first:last]
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.generator.tokenizer
-
-    @property
-    def limit(self) -> tuple[int, int]:
-        return self.generator.max_prompt, self.generator.max_prompt
-
-    def metadata(self) -> dict[str, Any]:
-        return {"max_source_len": self.generator.max_prompt}

@@ -14,7 +14,7 @@ from utils.errors import UserError
 
 PROGRAMS = (
     command_lines.PRETRAIN, command_lines.AUTOENCODER, command_lines.DIFFUSION, command_lines.CLASSIFIER,
-    command_lines.DRAFT_MODEL, command_lines.CAUSAL_LM,
+    command_lines.DRAFT_MODEL, command_lines.CAUSAL_LM, command_lines.SEQ2SEQ,
 )  # fmt: skip
 
 

@@ -214,11 +214,12 @@ import sys
 import torch
 torch.set_num_threads(1)
 from pipelines import train_autoencoder, train_causal_lm, train_classifier, train_diffusion, train_draft_model
-from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL
+from pipelines import train_seq2seq
+from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, SEQ2SEQ
 from utils.cli.parse import parse
 runs = {"ae": (AUTOENCODER, train_autoencoder.train), "classifier": (CLASSIFIER, train_classifier.train),
         "diffusion": (DIFFUSION, train_diffusion.train), "drafter": (DRAFT_MODEL, train_draft_model.train),
-        "causal": (CAUSAL_LM, train_causal_lm.train)}
+        "causal": (CAUSAL_LM, train_causal_lm.train), "seq2seq": (SEQ2SEQ, train_seq2seq.train)}
 for line in open(sys.argv[1]).read().splitlines():
     kind, *argv = line.split()
     program, run = runs[kind]
@@ -235,6 +236,7 @@ def test_other_programs_train_on_two_processes_as_on_one(programs, chain, tmp_pa
         f"{programs.data} --enc_dec_model {chain / 'lm'} --max_seq_len 40 --num_encoder_latents 4 --dim_ae 64 "
         f"--num_layers 1 --eval_texts 4 --decoding greedy --l2_normalize_latents --resume_dir {chain / 'ae_l2'}"
     )
+    pairs = " ".join(f"--{split}_file {programs.corpus}/pairs_{split}.jsonl" for split in ("train", "valid", "test"))
     kinds = {
         "states": (
             f"diffusion {programs.data} --enc_dec_model {chain / 'lm'} --max_seq_len 40 --denoiser_variant states "
@@ -249,6 +251,10 @@ def test_other_programs_train_on_two_processes_as_on_one(programs, chain, tmp_pa
         "drafter": f"drafter --latent_model_path {chain / 'ae'} --config val_loss_examples=8",
         "causal": (
             f"causal {programs.data} --d_model 32 --layers 1 --heads 2 --vocab_size 300 --max_seq_len 64 "
+            "--config val_loss_examples=16,lm_dropout=0 --eval_every 2"
+        ),
+        "seq2seq": (
+            f"seq2seq {pairs} --d_model 32 --layers 1 --heads 2 --vocab_size 300 --max_seq_len 40 --max_source_len 40 "
             "--config val_loss_examples=16,lm_dropout=0 --eval_every 2"
         ),
         "decoder": (

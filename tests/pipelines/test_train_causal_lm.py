@@ -15,11 +15,11 @@ from dataset_utils.options import DataOptions
 from evaluation import scorers
 from evaluation.score.__main__ import main as score
 from latent_models.causal.model import CausalLM
-from pipelines import train_causal_lm
+from pipelines import baselines, train_causal_lm
 from pipelines.cli.programs import CAUSAL_LM
 from pipelines.data.prompts import Prompts
 from pipelines.run_context import setup_run
-from pipelines.steps.causal_lm import CausalLMStep
+from pipelines.steps.language_model import LanguageModelStep
 from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
@@ -70,7 +70,7 @@ def test_a_run_keeps_its_best_checkpoint_as_an_ordinary_model(baseline):
 
 def test_an_interrupted_run_goes_on_bit_for_bit(train, stop_after, fingerprints, tmp_path):
     assert train(tmp_path / "whole") == 0
-    stop_after(CausalLMStep, 4)
+    stop_after(LanguageModelStep, 4)
     assert train(tmp_path / "stopped") == 143
     assert again(tmp_path / "stopped", "--resume_training") == 0
     assert fingerprints(tmp_path / "stopped") == fingerprints(tmp_path / "whole")
@@ -93,7 +93,7 @@ def test_the_validation_loss_is_nats_per_token(baseline, programs):
     run = setup_run(settings, "test", "test")
     data = train_causal_lm.encode_split(lm, corpus.valid, Prompts(), settings.config, 0)
     sampler = run.validation_sampler(len(corpus.valid))
-    found = train_causal_lm.validation_loss(run, lm, CausalLMStep(lm, data, sampler, run.device, 1.0))
+    found = baselines.validation_loss(run, lm, LanguageModelStep(lm, data, sampler, run.device, 1.0))
     rows = torch.cat([sampler.rows(0, micro, len(data)) for micro in sampler.micro_batches])
     nll, tokens = 0.0, 0
     for row in rows.tolist():
@@ -134,7 +134,7 @@ def test_samples_depend_on_neither_the_batch_size_nor_their_number(baseline):
     assert settings.config.evaluation.eval_batch_size == 5
     lm = train_causal_lm.load_lm(settings, baseline)
     run = setup_run(settings, "test", "test")
-    generator = train_causal_lm.make_generator(run, lm, Prompts(), 0)
+    generator = train_causal_lm.make_generator(settings, lm, Prompts(), 0, run.dist)
     assert generator.sample(12, 42, quiet=True).texts["nucleus"] == texts
     assert generator.sample(3, 42, quiet=True).texts["nucleus"] == texts[:3]
     assert generator.sample(12, 43, quiet=True).texts["nucleus"] != texts
@@ -144,7 +144,7 @@ def test_flags_of_decoding_are_those_of_transformers(baseline):
     def made(flags: str) -> tuple[CausalLM, str, dict]:
         settings = parse(CAUSAL_LM, ["--eval", "--resume_dir", str(baseline), *flags.split()])
         lm = train_causal_lm.load_lm(settings, baseline)
-        generator = train_causal_lm.make_generator(setup_run(settings, "test", "test"), lm, Prompts(), 0)
+        generator = train_causal_lm.make_generator(settings, lm, Prompts(), 0, setup_run(settings, "test", "test").dist)
         strategy = settings.config.evaluation.decoding
         return lm, generator.sample(1, 42, (strategy,), quiet=True).texts[strategy][0], generator.sampling_metadata()
 
@@ -181,7 +181,7 @@ def test_adapters_alone_train_and_are_saved(train, baseline, stop_after, fingerp
     assert train(tmp_path / "whole", flags) == 0
     with safe_open(next(p for p in (tmp_path / "whole/best").rglob("model.safetensors")), "pt") as held:
         assert held.keys() and all("lora_" in name for name in held.keys())  # noqa: SIM118
-    stop_after(CausalLMStep, 4)
+    stop_after(LanguageModelStep, 4)
     assert train(tmp_path / "stopped", flags) == 143
     assert again(tmp_path / "stopped", "--resume_training") == 0
     assert fingerprints(tmp_path / "stopped") == fingerprints(tmp_path / "whole")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN
+from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN, SEQ2SEQ
 from utils.cli.parse import parse
 
 DATA = "--dataset_name tales"
 
 
 @pytest.mark.parametrize(
-    "program", [DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFT_MODEL, CAUSAL_LM], ids=lambda p: p.name
+    "program", [DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFT_MODEL, CAUSAL_LM, SEQ2SEQ], ids=lambda p: p.name
 )
 def test_the_values_that_a_flag_needs_are_choices_of_the_other_flag(program):
     for flag in program.flags.values():
@@ -50,7 +50,7 @@ def test_a_flag_without_effect_is_named_in_one_note(program, typed, message, cap
 @pytest.mark.parametrize("flag", ["label_column", "source_column"])
 def test_the_text_none_switches_a_column_off_and_is_not_the_default(flag):
     """By default the column is found by its name."""
-    for program in (DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFT_MODEL, CAUSAL_LM):
+    for program in (DIFFUSION, AUTOENCODER, PRETRAIN, CLASSIFIER, DRAFT_MODEL, CAUSAL_LM, SEQ2SEQ):
         assert parse(program, [f"--{flag}", "none"]).values[flag] == "none"
         assert parse(program, []).values[flag] is None
 

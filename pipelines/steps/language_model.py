@@ -1,16 +1,34 @@
-"""Training step of a causal language model: next-token prediction of texts, given their prompts."""
+"""Training step of a language model without latents: next-token prediction of texts, given their prompts or sources."""
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from latent_models.causal.sequences import Sequences
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.steps.describe import describe_rows
 
 
-class CausalLMStep:
+class TrainingTexts(Protocol):
+    """Token ids of a split: latent_models.causal.sequences.Sequences, or pipelines.data.pairs.PairTokens."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def mean_targets(self) -> float:
+        """Mean number of tokens of a text that count in the loss."""
+
+    @property
+    def truncated(self) -> float:
+        """Share of the texts that were truncated."""
+
+    def batch(self, rows: Tensor) -> Any:
+        """Rows (B,) on the CPU: a batch with `to`, `inputs` (arguments of the model) and `num_targets`."""
+
+
+class LanguageModelStep:
     """(step, micro) -> losses (B,) in nats per token, and no values to log.
 
     The loss of a text is its negative log-likelihood over the mean number of tokens of a training text. So every token
@@ -18,9 +36,10 @@ class CausalLMStep:
     """
 
     def __init__(
-        self, model: nn.Module, data: Sequences, batch_sampler: BatchSampler, device: torch.device, tokens: float
+        self, model: nn.Module, data: TrainingTexts, batch_sampler: BatchSampler, device: torch.device, tokens: float
     ) -> None:
-        """model: a CausalLM, wrapped in DDP or not. tokens: mean number of tokens of a training text."""
+        """model: gives the negative log-likelihood (B,) of a batch, wrapped in DDP or not. tokens: mean number of
+        tokens of a training text."""
         self.model, self.data, self.batch_sampler, self.device = model, data, batch_sampler, device
         self.tokens = tokens
 
@@ -29,11 +48,10 @@ class CausalLMStep:
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = self.data.batch(self.batch_sampler.rows(step, micro, len(self.data))).to(self.device)
-        return self.model(batch.input_ids, batch.targets) / self.tokens, {}
+        return self.model(*batch.inputs) / self.tokens, {}
 
     def totals(self, micro: int) -> dict[str, Tensor]:
         """nll (B,), in nats, and tokens (B,) of each text: their sums give nats per token."""
         batch = self.data.batch(self.batch_sampler.rows(0, micro, len(self.data)))
-        counts = torch.zeros(batch.input_ids.numel()).index_fill_(0, batch.targets, 1.0)
-        batch, tokens = batch.to(self.device), counts.view(batch.input_ids.shape).sum(1)
-        return {"nll": self.model(batch.input_ids, batch.targets), "tokens": tokens.to(self.device)}
+        tokens = batch.num_targets().to(self.device)
+        return {"nll": self.model(*batch.to(self.device).inputs), "tokens": tokens}
