@@ -161,7 +161,7 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
         state,
         step,
         started=started,
-        hooks=[log_losses],
+        validation_losses=log_losses,
         evaluation=PeriodicHook(config.validation.eval_every, validate, name="validate"),
         save_every=config.loop.save_every or config.validation.eval_every,
         **metadata,

@@ -92,6 +92,7 @@ def run_training(
     started: float,
     save_every: int,
     hooks: Sequence[Hook] = (),
+    validation_losses: Hook | None = None,
     evaluation: PeriodicHook | None = None,
     evaluate_last: bool = True,
     interval_flag: str = "eval_every",
@@ -99,7 +100,8 @@ def run_training(
 ) -> int:
     """Train to the last step. Returns the exit code: 0 when done, else that of utils.preemption.
 
-    Each step calls the hooks; then it saves a checkpoint if that or the evaluation is due, and evaluates. The end of
+    Each step calls the hooks, the last of them that of the validation losses, whose time counts as that of evaluations
+    (EvaluationShare); then it saves a checkpoint if that or the evaluation is due, and evaluates. The end of
     training always saves a checkpoint. Unless a signal ended it, the evaluation follows if it has not run at this step
     or is pending. Signals are recorded until all is saved.
 
@@ -110,6 +112,7 @@ def run_training(
     """
     settings, loop = run.settings, run.loop
     saver = _Saver(run, state, evaluation, metadata, interval_flag)
+    losses = () if validation_losses is None else (saver.share.measured(validation_losses),)
     with StopSignals() as stop, _leaving_together(run, stop):
         if saver.is_out_of_patience():
             reason = state.ended_by = "patience"
@@ -129,7 +132,7 @@ def run_training(
             reason = train(
                 state,
                 step,
-                [run.logger, *hooks, _SaveAndEvaluate(saver, save_every), run.logger.clock],
+                [run.logger, *hooks, *losses, _SaveAndEvaluate(saver, save_every), run.logger.clock],
                 loop,
                 clip_grad_norm=settings.config.optimizer.clip_grad_norm,
                 autocast=run.autocast,
@@ -190,7 +193,7 @@ class _Saver:
         self.has_changed = False  # since the last checkpoint
         self._evaluated_step: int | None = None
         interval = evaluation.interval if evaluation is not None else 1
-        self.share = EvaluationShare(interval_flag, interval, run.loop.num_train_steps)
+        self.share = EvaluationShare(interval_flag, interval, run.loop.num_train_steps, log_every=run.loop.log_every)
         StopSignals.is_saved = bool(run.settings.config.run.resume_training)
 
     def save(self) -> None:
