@@ -47,7 +47,8 @@ class MetricContext:
     bleu_tokenizer: str = "13a"  # tokenizer of sacreBLEU
     bertscore_model: str | None = None  # a hub id or a folder
     device: str = "cpu"  # device of the BERTScore model
-    held_out: Sequence[str] | None = None  # real texts that samples should resemble, in no order
+    # real texts that samples should resemble: with references, one of each text, else in no order
+    held_out: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Metric:
     compute: Callable[[MetricContext], dict[str, float]]
     protocols: tuple[str, ...]
     needs: tuple[str, ...] = ()
+
+
+def _linear_auc(c: MetricContext) -> dict[str, float]:
+    return linear_auc(c.texts, c.held_out or (), paired=c.references is not None)
 
 
 def _stem_rouge(c: MetricContext) -> dict[str, float]:
@@ -84,7 +89,7 @@ METRICS: dict[str, Metric] = {
     "memorization": Metric(
         lambda c: memorization(c.texts, c.training) if c.training else {}, (SAMPLES, PAIRS), needs=("training",)
     ),
-    "linear_auc": Metric(lambda c: linear_auc(c.texts, c.held_out or ()), (SAMPLES,), needs=("held_out",)),
+    "linear_auc": Metric(_linear_auc, (SAMPLES, PAIRS), needs=("held_out",)),
     "bleu": Metric(
         lambda c: {"bleu": overlap.bleu(c.texts, c.references or ())}, (RECONSTRUCTION,), needs=("references",)
     ),

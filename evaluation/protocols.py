@@ -142,6 +142,7 @@ def evaluate_pairs(
     candidates: (examples, K), independent samples for each source. Keys without a further prefix score the first
     candidate, one sample; `mbr_` the candidate that agrees best with the others; `oracle_` the best candidate by each
     metric against the reference; `chance_` samples of other sources; `stem_` compares stemmed words.
+    linear_auc tells the first candidates from the first references.
     `mbr_ties` is the share of sources whose candidates differ and yet have equal utilities: MBR took the first one.
     references: one per row: a text, or several that are all right; None: the metrics that need them are left out, and
     the protocol names them. training: target texts; None: no memorization.
@@ -171,9 +172,10 @@ def evaluate_pairs(
             (ORACLE, "oracle_", mbr.oracle_bleu(candidates, references, tokenizer=bleu_tokenizer)),
             (CHANCE, "chance_", mbr.shuffle_predictions(first, seed)),
         ]
+    real = None if references is None else [alternatives(reference)[0] for reference in references]
     for kind, name, texts in (*scored, (CANDIDATES, "", first)):
         context = MetricContext(
-            texts, references, candidates, scorer, index, bleu_tokenizer, bertscore_model, device
+            texts, references, candidates, scorer, index, bleu_tokenizer, bertscore_model, device, real
         )  # fmt: skip
         values, packages = compute_metrics(context, kind)
         numbers |= {f"{name}{key}": value for key, value in values.items()}
@@ -190,7 +192,8 @@ def evaluate_pairs(
         "shuffle_seed": seed,
     }
     if references is None:
-        left_out = [name for name, metric in METRICS.items() if "references" in metric.needs and used_for_pairs(metric)]
+        unmet = {"references", "held_out"}
+        left_out = [name for name, metric in METRICS.items() if unmet & set(metric.needs) and used_for_pairs(metric)]
         result["protocol"]["skipped"] = [f"left out, since the sources have no references: {', '.join(left_out)}"]
     elif bertscore_model is None:
         result["protocol"]["skipped"] = ["BERTScore is skipped: name a model with --bertscore_model"]

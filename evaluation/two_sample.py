@@ -18,12 +18,17 @@ SEED = 0  # of the folds
 MIN_TEXTS = 2 * FOLDS  # per side
 
 
-def linear_auc(texts: Sequence[str], held_out: Sequence[str], *, seed: int = SEED) -> dict[str, float]:
+def linear_auc(
+    texts: Sequence[str], held_out: Sequence[str], *, seed: int = SEED, paired: bool = False
+) -> dict[str, float]:
     """Compute the area under the ROC curve with which logistic regression tells texts from held-out texts.
 
     0.5: it cannot tell; 1: it always can. Counts of words and of pairs of words, with their case; the mean over
     cross-validation folds of texts that it was not trained on; the larger side is cut. It grows with the number of
     texts, since more of them train it: compare sets of equal size. nan below MIN_TEXTS texts per side.
+
+    paired: text i and held-out text i have one source, and so are in one fold. In separate folds the words that they
+    share would speak for the label of the other one: copies of the held-out texts would score far below 0.5.
     """
     n = min(len(texts), len(held_out))
     if n < MIN_TEXTS:
@@ -35,12 +40,15 @@ def linear_auc(texts: Sequence[str], held_out: Sequence[str], *, seed: int = SEE
     both = [*texts[:n], *held_out[:n]]
     if all(is_empty(one) for one in both):
         return {"linear_auc": 0.5}
+    folds: dict[str, Any] = {"cv": selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)}
+    if paired:
+        folds = {"cv": selection.GroupKFold(FOLDS, shuffle=True, random_state=seed), "groups": [*range(n), *range(n)]}
     scores: Any = selection.cross_val_score(
         linear.LogisticRegression(solver="liblinear", random_state=seed),
         counts.fit_transform(both),
         [1] * n + [0] * n,
         scoring="roc_auc",
-        cv=selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed),
+        **folds,
     )
     return {"linear_auc": float(scores.mean())}
 

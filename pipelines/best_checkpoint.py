@@ -34,8 +34,11 @@ from utils.state import State
 LOSSES = ("val_ema_loss", "val_loss")
 SAMPLE_METRICS = ("mauve", "perplexity", "diversity", "memorization", "linear_auc", "train_copy_rate")
 CLASS_METRICS = ("label_accuracy", "mean_class_accuracy")
-PAIR_METRICS = (*OVERLAPS, *(f"mbr_{name}" for name in OVERLAPS), "diffuseq_bleu", "perplexity", "diversity")
-_LARGER = ("diversity", "unique_wordcount", "accuracy", "match", "recovery", "similarity")  # beside those of NAMES
+PAIR_METRICS = (
+    *OVERLAPS, *(f"mbr_{name}" for name in OVERLAPS), "diffuseq_bleu", "perplexity", "diversity", "linear_auc",
+)  # fmt: skip
+# beside those of NAMES
+_LARGER = ("diversity", "unique_wordcount", "accuracy", "match", "recovery", "similarity", "share_of_latents")
 
 
 class Score(NamedTuple):

@@ -145,7 +145,8 @@ class Pairs(Part):
             ]
         if not part.has_references:
             return metrics, records
-        real = MetricContext(part.texts, scorer=context.scorer, training=context.training_ngrams)
+        training = context.shuffled_texts("train", seed)[: len(part)]
+        real = MetricContext(part.texts, scorer=context.scorer, training=context.training_ngrams, held_out=training)
         numbers, _ = compute_metrics(real, SAMPLES)
         metrics |= {f"reference/{SPLIT_KEYS[split]}_{key}": value for key, value in numbers.items()}
         return metrics, records

@@ -17,6 +17,7 @@ from evaluation.protocols import (
     reference_metrics,
     with_seed_suffix,
 )
+from evaluation.two_sample import linear_auc
 from utils.errors import UserError
 
 REPETITION = {f"{n}gram_repitition" for n in (2, 3, 4)}
@@ -163,6 +164,18 @@ def test_pairs(scorer, stories):
     assert found["protocol"]["candidates"] == 3
     translated = evaluate_pairs(candidates, references, stories, None, tokenizer="intl")
     assert translated["mbr_sacrebleu"] == pytest.approx(100) and translated["protocol"]["bleu_tokenizer"] == "intl"
+
+
+def test_pairs_are_told_from_their_references(stories):
+    copies = evaluate_pairs([[text] for text in stories], stories, None, None, prefix="model/")
+    assert copies["model/linear_auc"] == 0.5 and not any("mbr_linear_auc" in key for key in copies)
+    lower = [[text.lower(), text] for text in stories]
+    several = [[text, "Another."] for text in stories]
+    found = evaluate_pairs(lower, several, None, None)["linear_auc"]
+    assert found == linear_auc([row[0] for row in lower], stories, paired=True)["linear_auc"] > 0.9
+    assert math.isnan(evaluate_pairs([["a"]], ["a"], None, None)["linear_auc"])
+    without = evaluate_pairs(lower, None, None, None)
+    assert "linear_auc" not in without and "linear_auc" in without["protocol"]["skipped"][0]
 
 
 def test_pairs_of_empty_candidates(stories):

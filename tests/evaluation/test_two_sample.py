@@ -31,6 +31,14 @@ def test_pairs_of_words_and_case_count():
     assert auc([text.lower() for text in made(200, 0)], made(200, 1)) > 0.99
 
 
+def test_pairs_share_a_fold():
+    texts = [f"{i} {text}" for i, text in enumerate(made(60, 0))]
+    assert auc(texts, texts, paired=True) == 0.5
+    assert auc(texts, texts) < 0.3, "a copy is known by the words of its original, which is labeled real"
+    assert auc([text.lower() for text in texts], texts, paired=True) > 0.95
+    assert auc(made(300, 0), made(300, 1), paired=True) == pytest.approx(0.5, abs=0.06)
+
+
 def test_copies_of_few_texts_are_told_from_many():
     assert auc(made(5, 0) * 40, made(200, 1)) > 0.8
 

@@ -69,7 +69,7 @@ def test_training_evaluates_candidates_and_keeps_the_best_checkpoint(run_on_pair
     for kind in ("", "mbr_", "oracle_", "chance_"):
         for name in ("rouge1", "rougeL", "sacrebleu"):
             assert isinstance(result[f"model/seq2seq/{kind}{name}"], float)
-    for name in ("diversity", "memorization", "perplexity", "distinct_candidates"):
+    for name in ("diversity", "memorization", "perplexity", "distinct_candidates", "linear_auc"):
         assert f"model/seq2seq/{name}" in result
     assert result["model/seq2seq/rougeL"] <= result["model/seq2seq/oracle_rougeL"]
     assert result["protocol"]["candidates"] == 3 and result["protocol"]["mbr_utility"] == "rouge2"
@@ -105,7 +105,7 @@ def test_evaluation_uses_the_best_checkpoint_and_changes_no_file(programs, run_o
     assert results["best"]["protocol"]["mbr_utility"] == "sacrebleu"
     assert "model/seq2seq/guide3/mbr_rougeL" in results["guided"]
     assert results["guided"]["protocol"]["cls_free_guidance"] == 3
-    assert "reference/val_perplexity" in results["best"]
+    assert {"reference/val_perplexity", "reference/val_linear_auc"} <= results["best"].keys()
 
 
 @pytest.mark.parametrize("form", ["txt", "jsonl", "csv"])
@@ -122,7 +122,7 @@ def test_candidates_are_written_for_sources_without_references(programs, run_on_
     assert [r["source"] for r in records] == sources[:2], "in the order of the file"
     assert all(r["references"] == [] and len(r["candidates"]) == 2 and r["chosen"] in r["candidates"] for r in records)
     found = json.loads((tmp_path / "out/evaluation/eval-valid.json").read_text())
-    left_out = "rouge, stem_rouge, sacrebleu, diffuseq, bertscore, oracle_rouge"
+    left_out = "linear_auc, rouge, stem_rouge, sacrebleu, diffuseq, bertscore, oracle_rouge"
     assert found["protocol"]["skipped"] == [f"left out, since the sources have no references: {left_out}"]
     assert found["protocol"]["num_references"] == 0 and left_out in said
     assert {"model/seq2seq/perplexity", "model/seq2seq/distinct_candidates", "model/seq2seq/div4"} <= found.keys()
