@@ -43,7 +43,12 @@ def resolve_schedule_flags(settings: Settings[DiffusionConfig]) -> None:
             settings.set("sampler", "ddim")
         elif sampler != "ddim":
             raise UserError(f"--ddim_sampling_eta belongs to --sampler ddim, not to {sampler}: drop one of them")
-    renoised = config.sampling.renoise_gamma > 0
+    renoised, renoises = config.sampling.renoise_gamma > 0, settings.program.flags["renoise_gamma"].needed
+    assert renoises is not None
+    if renoised and {"renoise_gamma", "sampler"} <= explicit and sampler not in renoises[1]:
+        raise UserError(
+            f"--renoise_gamma belongs to --sampler {' or '.join(renoises[1])}, not to {sampler}: drop one of them"
+        )
     if renoised and eta and "ddim_sampling_eta" in explicit:
         raise UserError(
             "--renoise_gamma and --ddim_sampling_eta both add noise to a step: drop one of them, or set it to 0"

@@ -129,6 +129,7 @@ def test_a_flow_on_the_scale_of_its_dimension(train):
         ("--scale_by_dimension --scale 2", "give one"),
         ("--posterior_variance learned", "--learned_variance"),
         ("--sampler ddim --ddim_sampling_eta 0.5 --renoise_gamma 1", "drop one of them"),
+        ("--sampler dpmpp --renoise_gamma 1", "--renoise_gamma belongs to --sampler ddim or heun, not to dpmpp: drop"),
         ("--schedule_sampler adaptive", "pred_v, pred_x0 or pred_flow"),
     ],
 )
