@@ -43,7 +43,7 @@ from pipelines.sampling.infilling import infill
 from pipelines.sampling.inputs import PackedSources
 from pipelines.sampling.inversion import invert
 from pipelines.sampling.outputs import TextPipelineOutput
-from pipelines.sampling.sdedit import ddim_inversion_path, move, sdedit, slerp
+from pipelines.sampling.sdedit import ddim_inversion_path, move, sdedit, slerp, without_padding
 from pipelines.sampling.step_callback import StepCallback, StepEndCallback
 from pipelines.sampling.trajectory import Snapshot
 from utils.cli.flags import shown
@@ -233,15 +233,14 @@ class TextDiffusionPipeline(CheckedPipeline):
         inversion finds for the two texts instead; the ends are then reconstructions of them, and nothing is drawn. Not
         for distilled students.
         Source: Ho et al. 2020, arXiv:2006.11239, section 4.3; with invert, Song et al. 2021, arXiv:2010.02502, section
-        5.3. For spaces in which all texts have the same number of positions.
+        5.3. UserError for two texts that differ in their number of latents.
         """
         n, seed = check_count(n, "n", at_least=2), seed_of(seed)
         strength = None if strength is None else check_number(strength, "strength")
-        if self.generator.space.variable_length:
-            raise UserError("texts of this run's space differ in length and cannot be interpolated: use variations")
         self._check_null_class("interpolate")
         ends, inputs = self._start([first, second], source, None, "interpolate")
-        shared = inputs[:1]
+        self._check_equal_lengths([ends], "interpolated")
+        ends, shared = without_padding(ends), inputs[:1]
         if invert:
             if strength is not None:
                 raise UserError(f"strength {strength:g} adds noise, and DDIM inversion adds none: give one of them")
@@ -272,15 +271,19 @@ class TextDiffusionPipeline(CheckedPipeline):
 
         add, remove: texts that differ in what is to change, one each or several, whose means hold it more purely. The
         moved latents, as long as before, are noised to time `strength` and denoised again, as by variations; the
-        smaller, the more of the text is kept. For spaces in which all texts have the same number of positions.
+        smaller, the more of the text is kept. UserError where texts, `add` and `remove` differ in their number of
+        latents, and for packed sources.
         """
         k, seed, strength = check_count(k, "k"), seed_of(seed), check_number(strength, "strength")
         weight = check_number(weight, "weight")
-        if self.generator.space.variable_length or isinstance(self.sources, PackedSources):
-            raise UserError("texts of this run's space differ in length and cannot be subtracted: use variations")
+        if isinstance(self.sources, PackedSources):
+            raise UserError("texts of this run's space follow their sources and cannot be subtracted: use variations")
         more, less = (self._check_texts([given] if isinstance(given, str) else given) for given in (add, remove))
         clean, inputs = self._start(texts, source, class_id, "edit")
-        moved = move(clean, weight * (self._encode(more).x0.mean(0) - self._encode(less).x0.mean(0)))
+        added, removed = self._encode(more), self._encode(less)
+        self._check_equal_lengths([clean, added, removed], "subtracted")
+        clean, added, removed = (without_padding(latents) for latents in (clean, added, removed))
+        moved = move(clean, weight * (added.x0.mean(0) - removed.x0.mean(0)))
         moved = Latents(self.generator.space.project(moved.x0), moved.mask)
         generator = self._with_guidance(guidance, class_id is not None, source is not None)
         found = self.decode(sdedit(generator, moved.repeat(k), strength, seed, inputs.repeat(k)), decoding, seed)

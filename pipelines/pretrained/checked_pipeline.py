@@ -77,6 +77,15 @@ class CheckedPipeline(PretrainedPipeline):
         batch = make_batch(self.generator.space.space, texts, self.generator.max_length).to(self.generator.device)
         return self.generator.space.encode(batch)
 
+    def _check_equal_lengths(self, texts: Sequence[Latents], verb: str) -> None:
+        """UserError unless all texts have the same number of latents. verb: what cannot be done otherwise."""
+        counts = torch.cat([latents.mask.sum(1) for latents in texts]).tolist()
+        if len(set(counts)) > 1:
+            raise UserError(
+                f"texts of {min(counts)} to {max(counts)} latents differ in length and cannot be {verb}: give texts "
+                "with equally many tokens (sentences, with --pooling sentences), or use variations"
+            )
+
     def _check_no_student(self) -> None:
         if self.is_student:
             raise UserError("DDIM inversion fails for a distilled student: use its teacher, or leave it out")

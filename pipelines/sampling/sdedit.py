@@ -109,6 +109,11 @@ def slerp(first: Latents, second: Latents, n: int, known: KnownPositions | None 
     return Latents(arc.unflatten(1, first.x0.shape[1:]), first.mask.expand(n, -1))
 
 
+def without_padding(latents: Latents) -> Latents:
+    """Latents with zeros at padding, which then takes no part in angles and lengths."""
+    return Latents(latents.x0 * latents.mask[..., None], latents.mask)
+
+
 def move(clean: Latents, direction: Tensor) -> Latents:
     """Clean latents (n, L, D) + direction (L, D), each text as long a vector as before.
 
@@ -126,7 +131,8 @@ def ddim_inversion_path(
 ) -> Latents:
     """n clean latents (n, L, D) on a path between two texts (1, L, D), both ends included.
 
-    inputs: one row, the source that both texts have; None: no source.
+    first, second: with the same mask, and zeros at padding. inputs: one row, the source that both texts have; None: no
+    source.
     DDIM inversion maps each end to its noise; DDIM samples from n points on the arc between the two noises. The ends
     are the two texts again, up to the error of the inversion. No random numbers are drawn. The sampler is always
     DDIM; the number of steps is that of the flags.
@@ -140,14 +146,15 @@ def ddim_inversion_path(
 
     def denoise_of(count: int) -> Denoise:
         rows = given if given.empty else given.repeat(count)
-        denoise = generator.make_denoise_fn(rows.condition, None, full_batch=False, project=False, known=rows.known)
+        mask = first.mask.expand(count, -1) if space.variable_length else None
+        denoise = generator.make_denoise_fn(rows.condition, mask, full_batch=False, project=False, known=rows.known)
         return denoise if rows.known is None else with_known_positions(denoise, rows.known.value, rows.known.mask)
 
     with eval_mode(generator.denoiser):
-        noise = invert_ddim(denoise_of(2), schedule, times, ends, ITERATIONS)
+        noise = invert_ddim(denoise_of(2), schedule, times, ends, ITERATIONS) * first.mask[..., None]
         arc = slerp(Latents(noise[:1], first.mask), Latents(noise[1:], second.mask), n, given.known)
         parts = [sample_ddim(denoise_of(len(z)), schedule, times, z) for z in arc.x0.split(generator.batch_size)]
-    x0 = space.project(torch.cat(parts))
+    x0 = space.project(torch.cat(parts)) * first.mask[..., None]
     if given.known is not None:
         free = ~given.known.mask[..., None]
         ends, x0 = ends * free, torch.where(free, x0, 0)

@@ -138,16 +138,24 @@ def test_variations_take_a_class_and_keep_lengths(embedding_pipeline):
     assert torch.equal(made.mask, clean.mask) and not bool(clean.mask.all())
 
 
+def test_texts_of_equal_lengths_are_interpolated_and_edited_where_lengths_vary(embedding_pipeline):
+    first, second = "Ben ran to the garden.", "Ben ran to the harbor."
+    lengths = embedding_pipeline.encode([first, second]).mask.sum(1).tolist()
+    assert lengths[0] == lengths[1] < embedding_pipeline.generator.space.length
+    assert len(embedding_pipeline.interpolate(first, second, 3)) == 3
+    assert [len(row) for row in embedding_pipeline.edit([first], 2, add=second, remove=first)] == [2]
+
+
 def test_mistakes_raise_one_line_errors(pipeline, embedding_pipeline):
     for strength in (0, -0.5, 1.5):
         with pytest.raises(UserError, match="strength is"):
             pipeline.variations(TEXTS, strength=strength)
     with pytest.raises(UserError, match="smaller than the last sampling step"):
         pipeline.variations(TEXTS, strength=0.01)
-    with pytest.raises(UserError, match="differ in length"):
+    with pytest.raises(UserError, match=r"texts of \d+ to \d+ latents differ in length and cannot be interpolated"):
         embedding_pipeline.interpolate(*TEXTS)
     with pytest.raises(UserError, match="cannot be subtracted"):
-        embedding_pipeline.edit(TEXTS, add="a", remove="b")
+        embedding_pipeline.edit(TEXTS[:1], add=TEXTS[0], remove=TEXTS[1])
     with pytest.raises(UserError, match="weight is 'x'"):
         pipeline.edit(TEXTS, add=TEXTS[0], remove=TEXTS[1], weight="x")
     with pytest.raises(UserError, match="blank"):
