@@ -15,15 +15,18 @@ from utils.cli.args_io import read_args
 from utils.terminal import single_line
 
 MARK = "*"  # a number of a judge that is a part of the system
-DECODER_KEYS = {  # what latents decide: name in the table -> key of validation.json of a text decoder
+DECODER_KEYS = {  # what latents decide: name in the table -> key of validation.json of a decoder or an autoencoder
     "similar to its decoding": "decoder/greedy/similarity",
     "to a sample of it": "decoder/sample/similarity",
     "two samples of one latent": "decoder/samples/similarity",
     "to the decoding of another": "decoder/swapped/similarity",
     "share of latents": "decoder/share_of_latents",
+    "BLEU of its decoding": "decoder/greedy/bleu",
+    "ROUGE-L": "decoder/greedy/rougeL",
     "nats a token, clean": "decoder/loss_clean",
     "without latents": "decoder/loss_without_latents",
 }
+OF_VECTORS = ("similarity", "share_of_latents")  # ends of the keys of numbers that an encoder of texts makes
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,14 @@ class Table:
     latents: list[list[str]]  # what latents decide; the head alone without a row that has latents
     texts: dict[str, Sequence[str]]
     notes: str
+    notes_on_latents: str
 
     def markdown(self, describe: str) -> str:
         """The whole file. describe: the protocol, in a paragraph."""
         parts = [markdown(self.lines), describe, self.notes.strip()]
         if len(self.latents) > 1:
             parts += ["What latents decide (cosines of sentence embeddings of held-out texts):", markdown(self.latents)]
+            parts.append(self.notes_on_latents.strip())
         for name, texts in self.texts.items():
             shown = "\n".join(f"- {single_line(text)}" for text in texts)
             parts.append(f"The first three texts of {name}:\n\n{shown}")
@@ -94,11 +99,17 @@ def make_table(rows: Mapping[str, Mapping[str, Any]], judges: Mapping[str, str],
             marked = marked or (is_part and bool(cell))
             cells.append(cell + MARK if is_part and cell else cell)
         lines.append([name, *cells])
-    latents = [["system", *DECODER_KEYS]]
+    latents, parts = [["system", *DECODER_KEYS, "compared by"]], False
     for name, row in rows.items():
         found = row.get("decoder") or {}
         if found:
-            latents.append([name, *(_number(found.get(key)) for key in DECODER_KEYS.values())])
+            # where nothing is recorded, the latents themselves were compared
+            encoder = row.get("similarity") or {"pooling": "latents", "part_of_system": True}
+            is_part = encoder["part_of_system"]
+            parts = parts or is_part
+            compared_by = "its latents" if encoder["pooling"] == "latents" else Path(encoder["name"]).name
+            cells = [_of_decoder(found, key, is_part) for key in DECODER_KEYS.values()]
+            latents.append([name, *cells, compared_by])
     note = f"{MARK} This judge is a part of the system, so its number flatters it.\n" if marked else ""
     elsewhere = [name for name, row in rows.items() if row.get("elsewhere")]
     if elsewhere:
@@ -106,7 +117,8 @@ def make_table(rows: Mapping[str, Mapping[str, Any]], judges: Mapping[str, str],
             f"{', '.join(elsewhere)}: trained on other files than those of this study, which may contain texts of the "
             "own judge.\n"
         )
-    return Table(lines, latents, {name: row["texts"] for name, row in rows.items()}, note)
+    on_latents = f"{MARK} By the encoder that makes the latents, so its number flatters the system.\n" if parts else ""
+    return Table(lines, latents, {name: row["texts"] for name, row in rows.items()}, note, on_latents)
 
 
 def facts_of_run(folder: Path, parts: Sequence[str] | None = None) -> dict[str, Any]:
@@ -132,6 +144,9 @@ def facts_of_run(folder: Path, parts: Sequence[str] | None = None) -> dict[str, 
     if validation is not None and validation.is_file():
         numbers = json.loads(validation.read_text(encoding="utf-8"))
         found["decoder"] = {key: value for key, value in numbers.items() if key.startswith("decoder/")}
+        similarity = numbers.get("protocol", {}).get("similarity")
+        if isinstance(similarity, Mapping):  # an older run names the encoder of its latents
+            found["similarity"] = dict(similarity)
     seconds = folder.parent / "seconds.json"
     if seconds.is_file():
         found["seconds"] = json.loads(seconds.read_text(encoding="utf-8"))
@@ -139,8 +154,9 @@ def facts_of_run(folder: Path, parts: Sequence[str] | None = None) -> dict[str, 
 
 
 def _decoder_run(folder: Path, args: Mapping[str, Any]) -> Path | None:
-    """The run of the decoder that writes the texts: that beside a run of the recipe, or the one the run names."""
-    for name in ("adapted", "decoder"):
+    """The run of the decoder that writes the texts, of a text decoder or an autoencoder: that beside a run of the
+    recipe, or the one that the run names."""
+    for name in ("adapted", "decoder", "autoencoder"):
         if (folder.parent / name / "args.json").is_file() and (folder.parent / "recipe.json").is_file():
             return folder.parent / name
     named = args.get("latent_model_path")
@@ -156,6 +172,11 @@ def _cell(value: Mapping[str, Any] | None, digits: str) -> str:
         return ""
     text = digits.format(value["mean"])
     return f"{text} ± {digits.format(value['std'])}" if value.get("std") else text
+
+
+def _of_decoder(found: Mapping[str, Any], key: str, is_part: bool) -> str:
+    cell = _number(found.get(key))
+    return cell + MARK if cell and is_part and key.endswith(OF_VECTORS) else cell
 
 
 def _number(value: Any) -> str:

@@ -56,8 +56,9 @@ class EvaluationOptions:
 class MauveOptions:
     mauve_encoder: str | None = flag(
         None,
-        "encoder of sentences for MAUVE on embeddings, a local folder (python -m latent_models.pretrained minilm-l6) "
-        "or a hub id; unset: MAUVE by the scorer alone",
+        "encoder of sentences for MAUVE on embeddings, and for the similarity of texts to their decodings, a local "
+        "folder (python -m latent_models.pretrained minilm-l6) or a hub id; unset: MAUVE by the scorer alone, "
+        "similarity by minilm-l6 if it has been made, else by the latents",
     )
 
 

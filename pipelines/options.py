@@ -13,7 +13,11 @@ class AutoencoderValidationOptions:
         1000, "steps between validations, each with a checkpoint", unit="steps", at_least=1, published=True
     )
     eval_texts: int = flag(
-        1000, "held-out texts reconstructed at a validation", unit="texts", at_least=1, may_change="eval"
+        1000,
+        "held-out texts reconstructed at a validation; of some of them also two samples of one latent are compared",
+        unit="texts",
+        at_least=1,
+        may_change="eval",
     )
     eval_interpolation: bool = flag(
         False,

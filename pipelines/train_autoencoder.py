@@ -28,6 +28,7 @@ from pipelines.data.alignment import (
     FEATURES_DTYPE,
     PooledStates,
     load_alignment_encoder,
+    load_encode_before_training,
     make_alignment_targets,
 )
 from pipelines.data.cache_plan import Parts, PlannedCache
@@ -62,7 +63,8 @@ from utils.state import State
 DEFAULT_METRIC = "bleu"  # selects the best checkpoint
 RECONSTRUCTION_METRICS = ("bleu", "exact_match", "rouge1", "rouge2", "rougeL")
 MIDPOINT_METRICS, RECOVERY_METRICS = ("imauve", "midpoints/perplexity"), ("recovery",)
-METRICS = (*RECONSTRUCTION_METRICS, *MIDPOINT_METRICS, *RECOVERY_METRICS)
+DECODER_METRICS = ("similarity", "share_of_latents")
+METRICS = (*RECONSTRUCTION_METRICS, *MIDPOINT_METRICS, *RECOVERY_METRICS, *DECODER_METRICS)
 
 
 def train(settings: Settings[AutoencoderConfig]) -> int:
@@ -83,6 +85,7 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
     features = load_alignment_encoder(config.latent_losses, name)
     torch.manual_seed(derive_seed(config.loop.random_seed, "weights"))
     space = new_space(settings, model, None if features is None else features.dim).to(run.device)
+    space.encode_before_training = load_encode_before_training(config, name, features, run.device)
     log_corpus_stats(run, corpus, model.tokenizer)
     model.chunked_loss = not config.loss.whole_logits
     configure_generation(settings, model)

@@ -31,7 +31,7 @@ from benchmarks.real_text_rows import (
     train_row,
 )
 from benchmarks.real_text_samples import human_texts, what_is_asked
-from benchmarks.real_text_table import MARK, make_table
+from benchmarks.real_text_table import MARK, facts_of_run, make_table
 from dataset_utils import synthetic_stories
 from dataset_utils.splits import Split
 from pipelines.recipe.arguments import check_arguments
@@ -39,6 +39,7 @@ from pipelines.recipe.arguments import parser as recipe_parser
 from tests.tiny_models import tiny_encoder
 from utils.cli.parse import parse
 from utils.errors import UserError
+from utils.run_folder import write_json
 
 PLAIN = CorpusRow("train.txt", "valid.txt", block=5)
 
@@ -148,7 +149,7 @@ def test_a_judge_that_is_a_part_of_the_system_is_marked():
             "metrics": metrics,
             "parts": [LANGUAGE_MODEL],
             "texts": ["a|b", "c"],
-            "decoder": {"decoder/greedy/similarity": 0.7},
+            "decoder": {"decoder/greedy/similarity": 0.7, "decoder/greedy/bleu": 0.2},
         },
         "human": {"metrics": metrics, "parts": [], "texts": ["d"]},
     }
@@ -156,12 +157,42 @@ def test_a_judge_that_is_a_part_of_the_system_is_marked():
     assert made.lines[0] == ["system", "MAUVE, language model", "MAUVE, own judge"]
     assert made.lines[1] == ["recipe", "0.900 ± 0.010" + MARK, "0.800"] and MARK not in "".join(made.lines[2])
     page = made.markdown("The protocol.")
-    assert "| recipe | 0.70 |" in page and "- a|b\n- c" in page and "flatters" in page
+    assert "| recipe | 0.70* |" in page and "| 0.20 |" in page and "- a|b\n- c" in page and "flatters" in page
+    assert f"\n\n{MARK} By the encoder that makes the latents" in page.partition("What latents decide")[2]
     assert "flatters" not in make_table({"human": rows["human"]}, {"scorer": "lm", "encoder": ""}, "plain").notes
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.program == "recipe"])
 def test_the_flags_of_the_rows_are_those_of_the_recipe(name, tmp_path):
+def test_what_latents_decide_is_read_of_decoders_and_autoencoders(tmp_path):
+    """The run of the latents that a denoiser names, or that beside it, with the encoder that compared its texts."""
+    numbers = {"decoder/greedy/similarity": 0.7, "decoder/greedy/bleu": 0.25, "decoder/share_of_latents": 0.5}
+    named = {"other": str(tmp_path / "other/ae"), "recipe": "moved"}  # --latent_model_path of the denoisers
+    for name in ("other/ae", "recipe/autoencoder"):
+        write_json(tmp_path / name / "args.json", {"schema_version": 2, "num_encoder_latents": 4})
+        is_part = name.startswith("recipe")
+        similarity = {"name": "a/judge", "pooling": "latents" if is_part else "mean", "part_of_system": is_part}
+        written = {**numbers, "val/loss": 1, "protocol": {"similarity": similarity}}
+        write_json(tmp_path / name / "validation.json", written)
+    write_json(tmp_path / "recipe/recipe.json", {})
+    rows = {}
+    for name, path in named.items():
+        write_json(tmp_path / name / "diffusion/args.json", {"schema_version": 2, "latent_model_path": path})
+        facts = facts_of_run(tmp_path / name / "diffusion")
+        assert facts["decoder"] == numbers
+        assert facts["similarity"]["part_of_system"] is (name == "recipe")
+        rows[name] = {"metrics": {}, "texts": [], **facts}
+    made = make_table(rows, {"scorer": "", "encoder": ""}, "plain")
+    head, other, recipe = made.latents
+    cells = [dict(zip(head, line, strict=True)) for line in (other, recipe)]
+    names = ("similar to its decoding", "share of latents", "BLEU of its decoding", "without latents", "compared by")
+    assert [cells[0][name] for name in names] == ["0.70", "0.50", "0.25", "", "judge"]
+    assert [cells[1][name] for name in names] == ["0.70*", "0.50*", "0.25", "", "its latents"]
+    assert made.notes == "" and "flatters the system" in made.markdown("")
+    alone = make_table({"other": rows["other"]}, {"scorer": "", "encoder": ""}, "plain")
+    assert "What latents decide" in alone.markdown("") and MARK not in alone.markdown("")
+
+
     words = row_flags(name, tmp_path, Models("lm", "encoder", max_seq_len=40, more_flags={name: "--tx_dim 64"}))
     args = recipe_parser().parse_args(["--train_file", "x", "--minutes", "1", "--output_dir", str(tmp_path), *words])
     check_arguments(args)
@@ -262,7 +293,8 @@ def test_rows_are_trained_sampled_and_judged(study, tmp_path, capsys):
     assert found["greedy"]["flags"] == "--decoding greedy"
     assert {"recipe", "published", "causal-scratch", "human"} <= set(found)
     assert found["recipe"]["parts"] == [LANGUAGE_MODEL, ENCODER]
-    assert "decoder/greedy/similarity" in found["recipe"]["decoder"]
+    for name in ("recipe", "published"):
+        assert "decoder/greedy/similarity" in found[name]["decoder"] and found[name]["similarity"]["part_of_system"]
     assert all(len((study / f"samples-{name}.txt").read_text().splitlines()) == 30 for name in found)
     capsys.readouterr()
     assert run(study, f"recipe --minutes 0.1 {models}") == 0 and "trained before" in capsys.readouterr().out

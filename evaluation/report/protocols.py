@@ -13,7 +13,7 @@ from evaluation.report.run_files import Run
 MEASURING = (
     "n", "split", "scorer", "fingerprint", "max_length", "mauve", "mauve_encoder", "buckets", "words", "spelling",
     "classifier", "corpus", "bleu_tokenizer", "bertscore_model", "mbr_utility", "missing_packages", "skipped",
-    "num_references", "nearest", "classes", "max_seq_len", "shuffle_seed", "held_out",
+    "num_references", "nearest", "classes", "max_seq_len", "shuffle_seed", "held_out", "similarity", "compared_texts",
 )  # fmt: skip
 IGNORED = ("versions", "seed", "note", "comparable", "unchanged_by_tokenizer", "measured_round_trips", "mbr_ties",
            "available", "texts_together", "mauve_few_samples", "step")  # fmt: skip

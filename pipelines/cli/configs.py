@@ -292,3 +292,4 @@ class TextDecoderConfig(TrainingConfig):
     decoding: DecodingOptions = group(DecodingOptions, "settings of --decoding", flags=ALWAYS_FREE)
     validation: TextDecoderValidationOptions = group(TextDecoderValidationOptions, "validation")
     evaluation: EvaluationOptions = group(EvaluationOptions, "evaluation", decoding="greedy", eval_batch_size=100)
+    mauve: MauveOptions = group(MauveOptions, "evaluation by embeddings", flags=ALWAYS_FREE)

@@ -1,23 +1,34 @@
-"""Losses and augmentations of autoencoders in real runs, one latent per token, and selection beside reconstruction."""
+"""Autoencoders in real runs: losses and augmentations, one latent per token, what latents decide, and selection."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from latent_models.autoencoders.losses import LATENT_LOSSES
+from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
+from latent_models.text_encoders import TextEncoder
 from pipelines import train_autoencoder
 from pipelines.cli.programs import AUTOENCODER
-from pipelines.data.tokens import make_batch
+from pipelines.data.alignment import load_encode_before_training
+from pipelines.data.tokens import make_batch, tokenize_split
+from pipelines.evaluators.autoencoder import AutoencoderEvaluator
+from pipelines.evaluators.replaced_latents import LatentStatistics, replaced
+from pipelines.run_context import setup_run
 from pipelines.steps.autoencoder import AutoencoderStep
+from tests.tiny_models import tiny_encoder
 from utils import checkpoints
 from utils.cli.args_io import read_args
 from utils.cli.parse import parse
 from utils.errors import UserError
+from utils.local_models import RECORD, file_sha256
+from utils.records import Latents
+from utils.run_folder import write_json
 from utils.trackers import read_metrics
 
 EVERY_ROW = (
@@ -68,6 +79,28 @@ def test_every_row_trains_and_resumes_exactly(programs, chain, robust, stopped_r
     assert len(lines) == 16 and all(name in lines[0] for name in ("reconstruction", *LATENT_LOSSES))
     assert all(0 < line["alignment"] < 2 for line in lines)
     assert lines[-1]["feature_matching"] < lines[0]["feature_matching"]
+
+
+def test_a_language_model_that_trains_predicts_its_states_before_training(programs, chain, fingerprints, tmp_path):
+    name, options = str(chain / "lm"), "--feature_matching_weight 0.5 --alignment_weight 0.5"
+
+    def encode(flags, alignment=None):
+        settings = parse(AUTOENCODER, f"--train_file x --enc_dec_model {name} {flags}".split())
+        return load_encode_before_training(settings.config, name, alignment, torch.device("cpu"))
+
+    assert encode(options) is None and encode("--lm_mode ft --alignment_weight 0.5") is None
+    ids, mask = torch.randint(5, 50, (2, 7)), torch.ones(2, 7, dtype=torch.bool)
+    before = LanguageModel.from_pretrained(name).eval()
+    torch.testing.assert_close(encode(f"--lm_mode ft {options}")(ids, mask), before.encode(ids, mask))
+    shared = TextEncoder.from_pretrained(name)
+    assert encode(f"--lm_mode ft {options}", shared).__self__ is shared, "one copy serves both losses"
+    assert encode(f"--lm_mode ft {options} --config alignment_layer=0", shared).__self__ is not shared
+    flags = f"--lm_mode ft {options} --num_train_steps 2 --eval_texts 2"
+    assert programs.autoencoder(chain / "lm", tmp_path / "whole", flags) == 0
+    assert programs.autoencoder(chain / "lm", tmp_path / "half", f"{flags} --max_seconds 0") == 0
+    assert programs.resume("autoencoder", tmp_path / "half") == 0
+    assert fingerprints(tmp_path / "half")[1] == fingerprints(tmp_path / "whole")[1], "the same states after a resume"
+    assert any("feature_matching" in line for line in read_metrics(tmp_path / "whole"))
 
 
 def test_such_a_run_loads_without_flags_and_is_read_by_a_denoiser(programs, robust, tmp_path):
@@ -124,6 +157,104 @@ def test_flags_that_contradict_each_other_are_refused(programs, chain, tmp_path)
     }.items():
         with pytest.raises(UserError, match=message):
             programs.autoencoder(chain / "lm", tmp_path / "out", flags)
+
+
+# ------------------------------------------------------------------------------------------- what the latents decide
+
+PAIRS = ("greedy", "sample", "samples", "swapped")
+DECIDED = {f"decoder/{pair}/{key}" for pair in PAIRS for key in ("similarity", "bleu", "rougeL")}
+DECIDED |= {"decoder/loss_clean", "decoder/loss_without_latents", "decoder/share_of_latents"}
+
+
+def evaluator_of(run: Path, out: Path, flags: str = "") -> AutoencoderEvaluator:
+    """Of a trained run, as --eval makes it."""
+    words = f"--eval --resume_dir {run} --output_dir {out} --no_wandb --device cpu --eval_texts 20 {flags}"
+    context = setup_run(parse(AUTOENCODER, words.split()), "latent_finetuning", "autoencoder")
+    space = CompressedSpace.from_pretrained(run)
+    return AutoencoderEvaluator(context, space, tokenize_split(context.corpus.valid, space.language_model, 40))
+
+
+def test_every_validation_measures_what_latents_decide(chain):
+    logged = [line for line in read_metrics(chain / "ae") if "decoder/loss_clean" in line]
+    written = json.loads((chain / "ae/validation.json").read_text())
+    assert {key: written[key] for key in DECIDED} == {key: logged[-1][key] for key in DECIDED}
+    similarity = written["protocol"]["similarity"]
+    assert similarity["part_of_system"] and similarity["pooling"] == "latents"
+    assert written["protocol"]["compared_texts"] == 8 and "spelling" in written["protocol"]
+    rows = json.loads((chain / "ae/validation-samples.json").read_text())
+    assert len(rows) == 8 and {"decoder/nucleus", "decoder/nucleus, second"} <= rows[0].keys()
+    assert "decoder/greedy" not in rows[0] and rows[0]["text"] == rows[0]["autoencoder/greedy"], "decoded once"
+
+
+def test_more_texts_than_are_compared(chain, monkeypatch, tmp_path):
+    monkeypatch.setattr("pipelines.evaluators.autoencoder.NUM_COMPARED", 5)
+    evaluator = evaluator_of(chain / "ae", tmp_path, "--decoding nucleus")
+    evaluator.record(evaluator.evaluate_latents(), 0)
+    evaluator.write(tmp_path, "found")
+    rows = json.loads((tmp_path / "found-samples.json").read_text())
+    assert ["decoder/greedy" in row for row in rows] == [True] * 5 + [False] * 15
+    assert all("autoencoder/nucleus" in row and row["text"] == row["autoencoder/nucleus"] for row in rows)
+    assert json.loads((tmp_path / "found.json").read_text())["protocol"]["compared_texts"] == 5
+    assert not evaluator_of(chain / "ae", tmp_path, "--eval_texts 1").evaluate_latents().keys() & DECIDED
+
+
+@pytest.mark.parametrize("kind", ["perceiver", "normalized", "per_token"])
+def test_a_decoder_that_ignores_its_latents_has_one_loss_with_and_without(kind, chain, per_token, tmp_path):
+    run = {"perceiver": chain / "ae", "normalized": chain / "ae_l2", "per_token": per_token / "ae"}[kind]
+    evaluator = evaluator_of(run, tmp_path)
+    before = evaluator.losses_without_latents()
+    assert before == evaluator.losses_without_latents(), "the noise is always the same"
+    assert before["decoder/loss_clean"] != before["decoder/loss_without_latents"]
+    with torch.no_grad():
+        for p in evaluator.space.autoencoder.decoder.parameters():
+            p.zero_()
+    found = evaluator.evaluate_latents()
+    assert found["decoder/loss_clean"] == pytest.approx(found["decoder/loss_without_latents"], abs=1e-5)
+    assert found["decoder/share_of_latents"] == pytest.approx(0, abs=1e-5), "every text is decoded alike"
+
+
+def test_a_trained_decoder_needs_its_latents(programs, chain, tmp_path):
+    flags = "--num_train_steps 120 --learning_rate 5e-3 --token_dropout 0.5 --eval_every 120 --log_every 60"
+    assert train_per_token(programs, chain / "lm", tmp_path / "ae", flags) == 0
+    found = json.loads((tmp_path / "ae/validation.json").read_text())
+    assert found["decoder/loss_without_latents"] > found["decoder/loss_clean"] + 0.1
+
+
+def test_noise_in_place_of_latents_has_their_mean_and_deviation(chain, tmp_path):
+    space = evaluator_of(chain / "ae", tmp_path).space
+    x0 = 3 + 2 * torch.randn(500, space.length, space.dim)
+    latents = Latents(x0, torch.ones(x0.shape[:2], dtype=torch.bool))
+    statistics = LatentStatistics.of([latents[:200], latents[200:]], variable_length=False)
+    noise = replaced(space, latents, statistics, torch.randn(x0.shape)).x0
+    assert statistics.mean.shape == x0.shape[1:]
+    assert float(noise.mean()) == pytest.approx(3, abs=0.05) and float(noise.std()) == pytest.approx(2, abs=0.05)
+    latents.mask[:, 1:] = False
+    x0[:, 1:] = 100.0  # padding does not count
+    statistics = LatentStatistics.of([latents], variable_length=True)
+    assert statistics.mean.shape == (space.dim,) and float(statistics.mean.max()) < 4
+
+
+def test_another_encoder_compares_texts(programs, chain, monkeypatch, tmp_path):
+    """That of --mauve_encoder, else minilm-l6 where it has been made."""
+    texts = [json.loads(line)["text"] for line in (programs.corpus / "train.jsonl").open()]
+    default = tmp_path / "models/minilm-l6"
+    tiny_encoder(default, texts)
+    shutil.copytree(default, tmp_path / "other")
+    monkeypatch.setenv("LATENT_DIFFUSION_MODELS", str(tmp_path / "models"))
+    for flags, name in {
+        f"--mauve_encoder {tmp_path / 'other'}": "other",
+        "": str(chain / "lm"),  # the folder was not made by latent_models.pretrained
+        "--mauve_encoder none": str(chain / "lm"),
+    }.items():
+        similarity = evaluator_of(chain / "ae", tmp_path / "out", flags).evaluate_latents()["protocol"]["similarity"]
+        assert similarity["name"] == name and similarity["part_of_system"] is (name != "other")
+    hashes = {path.name: file_sha256(path) for path in default.iterdir()}
+    write_json(default / RECORD, {"name": "minilm-l6", "sha256": hashes})
+    for flags, name in {"": "minilm-l6", "--mauve_encoder none": str(chain / "lm")}.items():
+        vectors = evaluator_of(chain / "ae", tmp_path / "out", flags).vectors
+        assert vectors.protocol["name"] == name
+    with pytest.raises(UserError, match="--mauve_encoder"):
+        evaluator_of(chain / "ae", tmp_path / "out", "--mauve_encoder /no/where")
 
 
 # ------------------------------------------------------------------------------------------------- selection

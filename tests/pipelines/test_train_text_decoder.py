@@ -16,11 +16,12 @@ from pipelines import train_text_decoder
 from pipelines.cli.programs import TEXT_DECODER
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.length_buckets import LengthBuckets
-from pipelines.evaluators.text_decoder import describe, share_of_latents, verdict
+from pipelines.evaluators.use_of_latents import LEVELS, describe, share_of_latents, verdict
 from pipelines.steps.text_decoder import TextDecoderStep
 from tests.latent_models.tiny_causal import make_causal
 from tests.latent_models.tiny_encoders import make_encoder
 from utils import checkpoints
+from tests.tiny_models import tiny_encoder
 from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
@@ -78,7 +79,8 @@ def test_every_validation_measures_what_latents_decide(run):
     assert all(-1 <= lines[-1][f"decoder/{pair}/similarity"] <= 1.0001 for pair in PAIRS)
     written = json.loads((run / "validation.json").read_text())
     assert {key: written[key] for key in names} == {key: lines[-1][key] for key in names}
-    assert written["protocol"]["similarity"].endswith("bert")
+    similarity = written["protocol"]["similarity"]
+    assert similarity["name"].endswith("bert") and similarity["part_of_system"]
     rows = json.loads((run / "validation-samples.json").read_text())
     assert len(rows) == 6 and {"reference", "greedy", "nucleus", "nucleus, second"} <= rows[0].keys()
     best = checkpoints.load_best(run).metadata["best"]
@@ -105,6 +107,20 @@ def test_an_evaluation_repeats_the_validation(run, programs, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(train, stop_after, fingerprints, tmp_path):
+def test_texts_are_compared_by_an_encoder_that_is_no_part_of_the_system(run, place, programs, tmp_path):
+    texts = [json.loads(line)["text"] for line in (programs.corpus / "train.jsonl").open()]
+    tiny_encoder(tmp_path / "judge", texts)
+    shutil.copytree(place / "bert", tmp_path / "copy")  # the same weights in another folder
+    for name, is_part in (("judge", False), ("copy", True)):
+        out = tmp_path / f"out-{name}"
+        flags = f"--eval --eval_texts 4 --mauve_encoder {tmp_path / name} --device cpu --output_dir {out}"
+        assert again(run, flags) == 0
+        found = json.loads((out / "evaluation" / "eval-valid.json").read_text())
+        similarity = found["protocol"]["similarity"]
+        assert similarity["name"] == name and similarity["part_of_system"] is is_part
+        assert similarity["pooling"] != "latents" and -1 <= found["decoder/swapped/similarity"] <= 1.0001
+
+
     assert train(tmp_path / "whole", "--token_dropout 0.2") == 0
     stop_after(TextDecoderStep, 4)
     assert train(tmp_path / "stopped", "--token_dropout 0.2") == 143
@@ -232,6 +248,7 @@ MISTAKES = {
     "--decoder_model {bert} --encoder_model {bert}": "--decoder_model {bert}",
     "--decoder_model {llama} --encoder_model /no/where": "--encoder_model /no/where: there is no such folder",
     "--decoder_model {llama} --latent_space compressed": "--latent_space compressed needs --latent_model_path: add it",
+    "--eval --resume_dir {run} --mauve_encoder /no/where": "there is no such folder; --mauve_encoder takes",
     "--decoder_model {llama} --latent_space states --encoder_model {bert}": "contradict each other",
     "--decoder_model {llama} --encoder_model {bert} --max_seq_len 62": "--max_seq_len 62 is more than the 48",
     "--decoder_model {llama} --encoder_model {bert} --num_prefix_tokens 100": "100 prefix vectors and a text of",
@@ -290,7 +307,9 @@ def test_one_line_says_whether_latents_decide(own, other, says):
     found["decoder/share_of_latents"] = share_of_latents(found)
     assert says in verdict(found)
     assert "1.00 of 3.00 nats" in verdict(found)
-    assert "similarity" in describe(found, {"decoder/loss_clean": 0.0, "decoder/loss_without_latents": 1.0})
+    assert "--mauve_encoder" not in describe(found, LEVELS)
+    found["protocol"] = {"similarity": {"name": "minilm", "part_of_system": True}}
+    assert "cosine by minilm, a part of this system: --mauve_encoder names another" in describe(found, LEVELS)
 
 
 @pytest.mark.slow
