@@ -23,7 +23,7 @@ class LossInputs:
     """What is known of a batch after it was encoded and decoded."""
 
     mask: Tensor  # (B, T) bool, of the tokens
-    states: Tensor  # (B, T, d_lm), of the encoder, without augmentation
+    states: Tensor  # (B, T, d_lm), of the frozen encoder, without augmentation; of one that trains, as it was before
     latents: Latents  # as encoded, before augmentation; the mean, where they have a variance
     log_variance: Tensor | None  # (B, L, D) of a variational bottleneck
     memory: Tensor  # (B, S, d_lm), decoded from augmented latents

@@ -34,7 +34,7 @@ class LatentLossOptions:
     feature_matching_weight: float = flag(
         0.0,
         "weight of the error with which the decoder's memory predicts the frozen encoder's states of every token "
-        "(COSMOS); 0: off",
+        "(COSMOS), with --lm_mode ft those of the encoder as it is before training; 0: off",
         at_least=0,
     )
     alignment_weight: float = flag(

@@ -5,7 +5,7 @@ Lovelace et al. 2023, arXiv:2212.09462, section 3.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,9 @@ class CompressedSpace(LatentSpace):
         self.loss_weights = {**autoencoder.loss_weights, **self.latent_losses}
         self.heads = Heads(autoencoder, losses, noise_level_conditioning, alignment_dim)
         self.greedy_loop: GreedyLoop | None = None  # faster greedy decoding with equal texts; see generation/generator
+        # (ids, mask) -> states of the encoder as it was before training, which feature matching predicts; None: it does
+        # not train. A function, not a module: it belongs neither into checkpoints nor to what trains
+        self.encode_before_training: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @classmethod
     def from_pretrained(
@@ -197,7 +200,8 @@ class CompressedSpace(LatentSpace):
         hidden = augment.hidden_tokens(ids, mask)
         loss = self.language_model.reconstruction_loss(memory, memory_mask, ids, mask, hidden)
         losses = {RECONSTRUCTION: loss} | self.autoencoder.losses(batch, latents, states)
-        inputs = LossInputs(mask, states, latents, log_variance, memory, memory_mask, target)
+        matched = states if self.encode_before_training is None else self.encode_before_training(ids, mask)
+        inputs = LossInputs(mask, matched, latents, log_variance, memory, memory_mask, target)
         for name in self.latent_losses:
             found = LATENT_LOSSES[name].compute(inputs, self.heads)
             losses |= {} if found is None else {name: found}

@@ -1,11 +1,13 @@
-"""Features of training texts with which the latents of an autoencoder are aligned (--alignment_weight).
+"""Frozen models beside the one that trains: features of training texts with which the latents of an autoencoder are
+aligned (--alignment_weight), and a language model's encoder as it was before training (--feature_matching_weight).
 
-The mean state of a layer of a frozen model, one vector per text, computed once and cached like latents. They are
-centered: states of language models share a large mean, with which any latents would agree.
+A feature is the mean state of a layer of a frozen model, one vector per text, computed once and cached like latents.
+They are centered: states of language models share a large mean, with which any latents would agree.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,6 +79,23 @@ def load_alignment_encoder(
         return None
     name = options.alignment_model or language_model
     return TextEncoder.from_pretrained(name, layer=options.alignment_layer, meta=meta, flag="--alignment_model")
+
+
+def load_encode_before_training(
+    config: AutoencoderConfig, language_model: str, alignment: TextEncoder | None, device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """(ids, mask) -> states of a language model's encoder as it was before it trained, for --feature_matching_weight.
+
+    None where the encoder stays frozen, or no states are matched. alignment: the model of --alignment_weight, which is
+    not loaded twice where it is the same one.
+    """
+    options = config.latent_losses
+    if config.autoencoder.lm_mode != "ft" or not options.feature_matching_weight:
+        return None
+    encoder = alignment if options.alignment_model is None and options.alignment_layer is None else None
+    if encoder is None:
+        encoder = TextEncoder.from_pretrained(language_model, flag="--enc_dec_model")
+    return encoder.to(device).encode
 
 
 def make_alignment_targets(

@@ -110,6 +110,28 @@ def test_the_losses_of_a_space_are_those_of_its_rows(language_model):
     assert all(p.grad is not None for p in space.heads.parameters())
 
 
+def test_features_of_an_encoder_that_trains_are_those_before_training(language_model):
+    space, before = make_space(language_model, losses=LatentLossOptions(feature_matching_weight=0.5)), language_model()
+    batch, names = make_batch(), list(space.state_dict())
+    space.encode_before_training = before.encode
+    assert list(space.state_dict()) == names, "a checkpoint holds no copy"
+    with torch.no_grad():
+        for p in space.language_model.encoder.parameters():
+            p.add_(0.1)
+    matched = {
+        model: match_features(
+            space.heads.feature_matching,
+            space.memory(space.encode(batch)),
+            None,
+            model.encode(batch.input_ids, batch.attention_mask),
+            batch.attention_mask,
+        )
+        for model in (before, space.language_model)
+    }
+    torch.testing.assert_close(space(batch)["feature_matching"], matched[before])
+    assert not torch.allclose(matched[before], matched[space.language_model])
+
+
 @pytest.mark.parametrize("kind", [PerceiverAutoencoder, PerTokenAutoencoder])
 def test_padding_changes_no_loss(language_model, kind):
     losses = LatentLossOptions(feature_matching_weight=0.5, alignment_weight=2.0, kl_weight=0.1)
