@@ -46,7 +46,7 @@ class SentenceOptions:
         "mean",
         "how the states of a text become latents; mean: their mean, with norm 1; first, last: the state of that token; "
         "segments: the means of --num_sentence_latents equal parts; sentences: the mean of each sentence; learned: "
-        "attention queries that train with the decoder",
+        "attention queries that train with the decoder, for which the encoder runs at every step of stage 1",
         choices=table_keys("latent_models.pooling", "POOLINGS"),
         needs="encoder_model",
         space="frozen",

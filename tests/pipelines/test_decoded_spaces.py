@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from latent_models.spaces.decoded import DecodedSpace
-from pipelines import train_text_decoder
-from pipelines.cli.programs import TEXT_DECODER
+from pipelines import train_classifier, train_text_decoder
+from pipelines.cli.programs import CLASSIFIER, TEXT_DECODER
 from pipelines.load_run import load_run
 from pipelines.sample import main as sample
 from pipelines.text_diffusion import TextDiffusionPipeline
@@ -164,6 +164,24 @@ def test_samples_by_class_and_from_texts(pipeline):
         pipeline.infill(["He ___ home."])
 
 
+def test_a_residual_mlp_is_guided_by_its_class(pipeline):
+    plain, guided = (pipeline(2, class_id=1, guidance_scale=w, generator=4, output_type="latent") for w in (1, 3))
+    assert not torch.equal(plain.latents.x0, guided.latents.x0) and guided.latents.x0.isfinite().all()
+    assert len(pipeline(2, class_id=1, guidance_scale=3, generator=4).texts) == 2
+
+
+def test_a_classifier_of_sentence_latents_controls_samples(programs, run, pipeline, tmp_path):
+    line = (
+        f"{programs.data} --diffusion_run {run} --device cpu --classifier_dim 64 --classifier_depth 1 "
+        f"--num_train_steps 4 --train_batch_size 16 --log_every 2 --lr_warmup_steps 2 --output_dir {tmp_path / 'c'}"
+    )
+    assert train_classifier.train(parse(CLASSIFIER, line.split())) == 0
+    flags = {"latent_classifier": str(tmp_path / "c"), "target_label": "1", "guidance_strength": 10}
+    controlled = TextDiffusionPipeline.from_pretrained(run, device="cpu", **flags)
+    plain, found = (one(2, class_id=1, generator=4, output_type="latent").latents for one in (pipeline, controlled))
+    assert not torch.equal(plain.x0, found.x0) and len(controlled(2, class_id=1).texts) == 2
+
+
 def test_an_evaluation_with_another_noise_and_candidates(programs, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     shutil.copytree(run.parent / "bert", tmp_path / "bert")
@@ -244,8 +262,16 @@ def test_sentences_have_a_mask_and_counts(programs, decoder, place, tales_folder
     assert latents.mask.sum(1).tolist() == [1, 3]
     assert not latents.x0[0, 1:].any()
     assert len(loaded(3).texts) == 3
-    with pytest.raises(UserError, match="cannot be interpolated"):
-        loaded.interpolate("He ran.", "She laughed.")
+    one, two, more = "He ran.", "He ran. She laughed.", "Ben cried. All slept."
+    assert len(loaded.interpolate(two, more, 3)) == 3
+    assert len(loaded.edit([two], add=more, remove="She sang. Ben cried.", strength=0.5)[0]) == 1
+    for refused, verb in (
+        (lambda: loaded.interpolate(one, two), "interpolated"),
+        (lambda: loaded.edit([two], add=one, remove=more), "subtracted"),
+        (lambda: loaded.edit([one, two], add=two, remove=more), "subtracted"),
+    ):
+        with pytest.raises(UserError, match=f"texts of 1 to 2 latents differ in length and cannot be {verb}: give"):
+            refused()
 
 
 def test_pooling_that_trains(programs, decoder, place):
@@ -278,8 +304,12 @@ def test_pairs_are_encoded_by_the_sentence_encoder(programs, sentence, place, ta
     pairs = " ".join(f"--{s}_file {tales_folder / f'pairs_{s}.jsonl'}" for s in ("train", "valid", "test"))
     out = place / "run_of_pairs"
     flags = f"{pairs} --seq2seq_candidates 2 --cache_dir {place / 'cache'}"
-    assert programs.diffusion(f"--latent_model_path {sentence}", out, flags) == 0
+    assert programs.diffusion(f"--latent_model_path {sentence} --denoiser_variant mlp", out, flags) == 0
     first = TextDiffusionPipeline.from_pretrained(out, device="cpu")
+    plain, guided = (
+        first(source="Ben ran home.", guidance_scale=w, generator=1, output_type="latent").latents.x0 for w in (1, 3)
+    )
+    assert not torch.equal(plain, guided)
     assert first.run.components.context.shared and first.run.components.context.dim == 16
     texts = first(source=["Ben ran home.", "Lucy laughed."], generator=1).texts
     first.save_pretrained(tmp_path / "saved")

@@ -18,6 +18,7 @@ from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.length_buckets import LengthBuckets
 from pipelines.evaluators.use_of_latents import LEVELS, describe, share_of_latents, verdict
 from pipelines.steps.text_decoder import TextDecoderStep
+from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.latent_models.tiny_causal import make_causal
 from tests.latent_models.tiny_encoders import make_encoder
 from utils import checkpoints
@@ -314,7 +315,8 @@ def test_one_line_says_whether_latents_decide(own, other, says):
 
 @pytest.mark.slow
 def test_smollm2_decodes_sentence_embeddings(programs, tmp_path):
-    """The real models, from the package index: a few steps teach the decoder to use embeddings of stories."""
+    """The real models, from the package index: a few steps teach the decoder to use embeddings of stories, and samples
+    of a residual MLP decode to texts."""
     from latent_models.pretrained.folders import make_folder
 
     encoder, decoder = tmp_path / "minilm-l6", tmp_path / "smollm2-135m"
@@ -330,3 +332,9 @@ def test_smollm2_decodes_sentence_embeddings(programs, tmp_path):
     assert found["val_loss"] < 1.6
     assert found["decoder/greedy/similarity"] > found["decoder/swapped/similarity"] + 0.05
     assert found["decoder/loss_clean"] < found["decoder/loss_without_latents"]
+    flags = "--denoiser_variant mlp --num_train_steps 60 --train_batch_size 32 --max_seq_len 48 --decoding nucleus"
+    assert programs.diffusion(f"--latent_model_path {tmp_path / 'run'}", tmp_path / "diffusion", flags) == 0
+    pipe = TextDiffusionPipeline.from_pretrained(tmp_path / "diffusion", device="cpu", sampling_timesteps=20)
+    texts = pipe(4, generator=1).texts
+    assert len(set(texts)) == 4 and all(len(text.split()) > 3 for text in texts)
+    assert pipe.decoding == "nucleus" and texts == pipe(4, generator=1).texts
