@@ -8,7 +8,7 @@
 
 Parts are drawn at random, always the same ones: a file may be sorted, and then the texts at its end have other
 subjects. Neighbors in a file belong together (five captions of an image, texts of one source) and stay together.
-References and human texts hold one text of each block, since what is compared should be drawn independently: with
+References and human texts hold at most one text of a block, since what is compared should be drawn independently: with
 five captions of each image on both sides, a judge tells the images of one side from those of the other. Training texts
 that stand in another part are dropped.
 """
@@ -109,10 +109,8 @@ def divide(
             raise UserError(f"{row.held_out} holds {num} sources, fewer than --num_samples {num_samples}: lower it")
         test = human = held_out  # the human text of a source is one of its references, compared with the others
     elif row.block > 1:
-        test = _join(
-            _one_of_each(held_out, row.block), cut.take_one_of_each(2 * num_samples - len(held_out) // row.block)
-        )
-        human = cut.take_one_of_each(2 * num_samples)
+        test = _join(_spread(held_out, row.block), cut.take_spread(2 * num_samples - len(held_out) // row.block))
+        human = cut.take_spread(2 * num_samples)
     elif len(held_out) >= 2 * num_samples:
         half = len(held_out) // 2
         test, human = held_out.select(range(half)), held_out.select(range(half, len(held_out)))
@@ -173,9 +171,13 @@ def _groups(split: Split, row: CorpusRow) -> Iterator[Sequence[int]]:
         yield from ([i] for i in range(len(split)))
 
 
-def _one_of_each(split: Split, block: int) -> Split:
-    """The middle text of each block: so far apart they differ in their image even where a caption is missing."""
-    return split.select(range(min(block // 2, max(0, len(split) - 1)), len(split), block))
+def _spread(split: Split, block: int) -> Split:
+    """Every sixth text of blocks of five: of each block at most one, and as many of each place in a block.
+
+    Flickr30k's captions of an image stand in the order of their lengths, so that one place alone would have its own
+    distribution. Rows of a block may begin anywhere, where a caption is missing.
+    """
+    return split.select(range(0, len(split), block + 1))
 
 
 def _join(first: Split, second: Split) -> Split:
@@ -198,9 +200,9 @@ class _Cutter:
         self.end = start
         return taken
 
-    def take_one_of_each(self, n: int) -> Split:
-        """One text of each of n blocks; the others of these blocks are in no part."""
-        return _one_of_each(self.take(max(0, n) * self.row.block), self.row.block)
+    def take_spread(self, n: int) -> Split:
+        """From n blocks at most one text each; the others of these blocks are in no part."""
+        return _spread(self.take(max(0, n) * self.row.block), self.row.block)
 
     def rest(self) -> Split:
         return self.split.select(range(self.end))
