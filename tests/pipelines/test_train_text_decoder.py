@@ -21,8 +21,8 @@ from pipelines.steps.text_decoder import TextDecoderStep
 from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.latent_models.tiny_causal import make_causal
 from tests.latent_models.tiny_encoders import make_encoder
-from utils import checkpoints
 from tests.tiny_models import tiny_encoder
+from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.trackers import read_metrics
@@ -107,7 +107,6 @@ def test_an_evaluation_repeats_the_validation(run, programs, tmp_path):
     assert found["decoder/greedy/perplexity"] > 1 and found["decoder/sample/perplexity"] > 1
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(train, stop_after, fingerprints, tmp_path):
 def test_texts_are_compared_by_an_encoder_that_is_no_part_of_the_system(run, place, programs, tmp_path):
     texts = [json.loads(line)["text"] for line in (programs.corpus / "train.jsonl").open()]
     tiny_encoder(tmp_path / "judge", texts)
@@ -122,6 +121,7 @@ def test_texts_are_compared_by_an_encoder_that_is_no_part_of_the_system(run, pla
         assert similarity["pooling"] != "latents" and -1 <= found["decoder/swapped/similarity"] <= 1.0001
 
 
+def test_an_interrupted_run_goes_on_bit_for_bit(train, stop_after, fingerprints, tmp_path):
     assert train(tmp_path / "whole", "--token_dropout 0.2") == 0
     stop_after(TextDecoderStep, 4)
     assert train(tmp_path / "stopped", "--token_dropout 0.2") == 143
@@ -248,8 +248,8 @@ MISTAKES = {
     "--decoder_model {llama}": "no latents given: add --encoder_model",
     "--decoder_model {bert} --encoder_model {bert}": "--decoder_model {bert}",
     "--decoder_model {llama} --encoder_model /no/where": "--encoder_model /no/where: there is no such folder",
-    "--decoder_model {llama} --latent_space compressed": "--latent_space compressed needs --latent_model_path: add it",
     "--eval --resume_dir {run} --mauve_encoder /no/where": "there is no such folder; --mauve_encoder takes",
+    "--decoder_model {llama} --latent_space compressed": "--latent_space compressed needs --latent_model_path: add it",
     "--decoder_model {llama} --latent_space states --encoder_model {bert}": "contradict each other",
     "--decoder_model {llama} --encoder_model {bert} --max_seq_len 62": "--max_seq_len 62 is more than the 48",
     "--decoder_model {llama} --encoder_model {bert} --num_prefix_tokens 100": "100 prefix vectors and a text of",
