@@ -74,7 +74,7 @@ def build_components(
     inputs = SpaceInputs(settings, run, device, process.train_schedule, source_tokens > 0, texts)
     assert settings.config.latents.latent_space is not None  # a rule of the command line sets it
     space = SPACES[settings.config.latents.latent_space].build(inputs)
-    open_for_training(settings, space)
+    open_for_training(settings, space, run)
     if set_scale(settings, space.length * space.dim):
         process = process_of(settings)
     context = None

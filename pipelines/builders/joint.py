@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.compressed import CompressedSpace
-from pipelines.builders.models import AUTOENCODER_COPY
+from pipelines.builders.models import ADAPTED_COPY, AUTOENCODER_COPY, adapted_copy
 from pipelines.cli.configs import DiffusionConfig
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
@@ -20,14 +21,16 @@ from utils.state import chosen_ema, trainable_state
 PART = "space."  # begins the names of the autoencoder's weights in a checkpoint of such a run
 
 
-def open_for_training(settings: Settings[DiffusionConfig], space: LatentSpace) -> None:
+def open_for_training(settings: Settings[DiffusionConfig], space: LatentSpace, run: Path) -> None:
     """Of a run of --joint_run, let the autoencoder train with the denoiser: a checkpoint then holds both.
 
-    A trained run that is used with another --latent_model_path keeps that one as it is. Raises UserError for latents
-    that have no autoencoder.
+    run: the run folder. A trained run that is used with another --latent_model_path, or with its adapted decoder, keeps
+    that one as it is. Raises UserError for latents that have no autoencoder.
     """
-    options, explicit = settings.config.joint, settings.explicit
-    if options.joint_run is None or (settings.checkpoint_args and "latent_model_path" in explicit):
+    options, is_trained = settings.config.joint, bool(settings.checkpoint_args)
+    if options.joint_run is None or (is_trained and "latent_model_path" in settings.explicit):
+        return
+    if is_trained and adapted_copy(settings, run) is not None:
         return
     if not isinstance(space, CompressedSpace):
         raise UserError(
@@ -63,6 +66,8 @@ def write_autoencoder_copy(run: Path, checkpoint: Checkpoint) -> None:
     """Write the averaged weights of a checkpoint into the run's copy of its autoencoder, which other programs read."""
     folder = run / AUTOENCODER_COPY
     before, averages = best_or_newest(folder), checkpoint.tensors[chosen_ema(checkpoint)]
+    if before.step != checkpoint.step:  # an adapted decoder is of the latents as they were
+        shutil.rmtree(run / ADAPTED_COPY, ignore_errors=True)
     own = {name.removeprefix(PART): x for name, x in averages.items() if name.startswith(PART)}
     metadata = {key: x for key, x in before.metadata.items() if key not in ("optimizer", "schedule")}
     checkpoints.save_best(folder, {"model": {**before.tensors["model"], **own}}, {**metadata, "step": checkpoint.step})

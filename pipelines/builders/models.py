@@ -34,6 +34,7 @@ from utils.pretrained import locate_model
 from utils.run_folder import resolve
 
 AUTOENCODER_COPY = "autoencoder"  # folder below a diffusion run: the autoencoder that it was trained with
+ADAPTED_COPY = "adapted_copy"  # folder below a diffusion run: a decoder adapted to it, which decodes its samples
 ENCODER_COPY = "encoder"  # folder below a diffusion run: the configuration of a denoiser that is a Hugging Face encoder
 
 
@@ -117,11 +118,11 @@ def check_same_latents(space: LatentSpace, known: LatentSpace, folder: Path) -> 
 
 
 def autoencoder_folder(settings: Settings[DiffusionConfig], run: Path) -> Path:
-    """The folder of the autoencoder, or of the text decoder: a trained run's own copy unless --latent_model_path is
-    explicit, else that of the flag."""
+    """The folder of the autoencoder, or of the text decoder: of a trained run its own copy, at sampling and evaluation
+    the one of its adapted decoder if it has one; that of the flag for a new run, or where the flag is explicit."""
     own, path = own_latents(run), settings.config.latents.latent_model_path
     if settings.checkpoint_args and own is not None and "latent_model_path" not in settings.explicit:
-        return own
+        return adapted_copy(settings, run) or own
     assert path is not None, "this run has neither an autoencoder nor a text decoder"
     return resolve(path, run, "--latent_model_path")
 
@@ -130,6 +131,16 @@ def own_latents(run: Path) -> Path | None:
     """The copy of an autoencoder or of a text decoder in a run folder; None if it holds none."""
     copies = (run / name for name in (AUTOENCODER_COPY, TEXT_DECODER_COPY))
     return next((copy for copy in copies if (copy / "args.json").is_file()), None)
+
+
+def adapted_copy(settings: Settings[DiffusionConfig], run: Path) -> Path | None:
+    """The adapted decoder in a run folder (builders/adapted), where samples are made; else None.
+
+    Training goes on with the decoder that it began with, and --latent_model_path names another one.
+    """
+    folder, samples = run / ADAPTED_COPY, settings.mode not in (None, "resume_training")
+    wanted = samples and "latent_model_path" not in settings.explicit
+    return folder if wanted and (folder / "args.json").is_file() else None
 
 
 def _language_model_arguments(settings: Settings[DiffusionConfig], sources: bool) -> dict[str, Any]:
@@ -184,7 +195,7 @@ def load_space(
         configure_generation(settings, compressed.language_model)
         longest, space = compressed.autoencoder.max_seq_len, compressed
     own = own_latents(run)
-    if settings.checkpoint_args and own is not None and folder != own:
+    if settings.checkpoint_args and own is not None and folder not in (own, adapted_copy(settings, run)):
         check_same_latents(space, _known_space(own, space, device), folder)
     _limit_length(settings, longest, folder)
     return space

@@ -34,6 +34,11 @@ def _inherit(settings: Settings[DiffusionConfig], run: Path) -> None:
     saved, program = read_args(run), settings.program
     if saved.get("program") != program.name:
         raise UserError(f"--joint_run {run} is not a run of {program.name}: name one that is")
+    if (run / "text_decoder" / "args.json").is_file():
+        raise UserError(
+            f"--joint_run {run}: a --decoder_model decodes its latents, and was trained on them as they are: "
+            "name a run whose --latent_model_path is an autoencoder of train_latent_model.py"
+        )
     if not (run / "autoencoder" / "args.json").is_file():
         raise UserError(
             f"--joint_run {run} does not diffuse latents of an autoencoder: name a run with --latent_space compressed"

@@ -24,7 +24,7 @@ from latent_models.language_models import LanguageModel
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.text_encoders import TextEncoder
-from pipelines.builders.models import context_by_enc_dec_model, own_latents
+from pipelines.builders.models import adapted_copy, context_by_enc_dec_model, own_latents
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.data.tokens import TokenSplit, tokenize_split
 from utils.cli.settings import Settings
@@ -184,9 +184,10 @@ def load_context_encoder(
         context.states.eval()
     context.fingerprint = model.fingerprint()
     expected = settings.checkpoint_args.get("context_fingerprint")
-    # with --latent_model_path the decoder of a shared model may be an adapted one; check_same_latents of
-    # builders/models has compared its encoder with that of the run's own copy
-    is_compared = shared and "latent_model_path" in settings.explicit and own_latents(run) is not None
+    # the decoder of a shared model may be an adapted one, whose encoder check_same_latents of builders/models has
+    # compared with that of the run's own copy
+    is_adapted = "latent_model_path" in settings.explicit or adapted_copy(settings, run) is not None
+    is_compared = shared and is_adapted and own_latents(run) is not None
     if expected and context.fingerprint != expected and not is_compared:
         raise UserError(
             f"{model.name} is not the context encoder that {run} was trained with (other weights or vocabulary): "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
 
 import pytest
@@ -20,6 +21,7 @@ from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from pipelines import infill, rewrite, sample
 from pipelines.adapt_decoder import main as adapt_decoder
+from pipelines.builders.adapted import use_adapted_decoder
 from pipelines.builders.diffusion_process import make_process
 from pipelines.load_run import load_run
 from pipelines.sampling.generator import TextGenerator
@@ -226,6 +228,11 @@ def test_a_decoder_is_adapted_to_a_run_on_pairs_in_one_command(programs, conditi
     run = load_run(root / "run", device="cpu", latent_model_path=str(tmp_path / "adapted"))
     space = run.components.space.space
     assert isinstance(space, CompressedSpace) and space.fingerprint() == adapted.fingerprint(), "not that of the run"
+    own_run = shutil.copytree(root / "run", tmp_path / "run")
+    use_adapted_decoder(own_run, tmp_path / "adapted")  # whose language model also reads the sources
+    space = load_run(own_run, device="cpu").components.space.space
+    assert isinstance(space, CompressedSpace) and space.fingerprint() == adapted.fingerprint()
+    assert programs.again("diffusion", own_run, "--eval") == 0
 
 
 def test_a_source_replaces_no_class_where_there_is_no_null_class(conditional, tmp_path, capsys):

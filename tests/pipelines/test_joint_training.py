@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 
 from latent_models.spaces.compressed import CompressedSpace
 from pipelines.adapt_decoder import adapt_decoder, adaptation, main
+from pipelines.builders.adapted import use_adapted_decoder
+from pipelines.builders.models import ADAPTED_COPY
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION
 from pipelines.load_run import load_run
 from pipelines.steps.joint import JointStep, scale_gradient
@@ -20,6 +23,7 @@ from utils import checkpoints
 from utils.cli.args_io import read_args
 from utils.cli.parse import parse
 from utils.errors import UserError
+from utils.run_folder import write_json
 from utils.state import chosen_ema
 from utils.trackers import read_metrics
 
@@ -193,6 +197,23 @@ def test_its_decoder_is_adapted_in_one_command(programs, joint, tmp_path):
     assert isinstance(space, CompressedSpace) and space.fingerprint() == after.fingerprint(), "and not that of the run"
 
 
+def test_an_adapted_decoder_decodes_its_samples_until_it_trains_on(programs, joint, tmp_path):
+    """Its checkpoint holds a decoder, too, which gives way to the adapted one; further training changes the latents."""
+    run = shutil.copytree(joint, tmp_path / "joint")
+    flags = "--num_train_steps 4 --device cpu --no_wandb --decoding greedy --eval_texts 4 --config denoiser_steps=2"
+    assert adapt_decoder(run, tmp_path / "adapted", flags.split()) == 0
+    use_adapted_decoder(run, tmp_path / "adapted")
+    space = load_run(run, device="cpu").components.space.space
+    assert isinstance(space, CompressedSpace)
+    assert space.fingerprint() == CompressedSpace.from_pretrained(tmp_path / "adapted").fingerprint()
+    assert programs.resume("diffusion", run) == 0  # its last step is made
+    assert (run / ADAPTED_COPY).is_dir()
+    assert programs.resume("diffusion", run, "--num_train_steps 18") == 0
+    assert not (run / ADAPTED_COPY).exists()
+    texts = TextDiffusionPipeline.from_pretrained(run, device="cpu")(num_samples=2, seed=1)
+    assert len(list(texts)) == 2
+
+
 def test_an_adaptation_has_the_network_and_the_corpus_of_the_run(programs, chain, tmp_path):
     program, argv = adaptation(chain / "diff", tmp_path / "out", ["--num_train_steps", "5"])
     settings = parse(program, argv)
@@ -217,3 +238,10 @@ def test_what_does_not_fit_is_refused(train, programs, chain, start, tmp_path):
         with pytest.raises(UserError, match=message):
             train(tmp_path / "out", joint_run, flags)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_latents_a_language_model_decodes_is_refused_by_that_reason(tmp_path):
+    for name, args in ((".", {"program": DIFFUSION.name}), ("text_decoder", {"decoder_model": "lm"})):
+        write_json(tmp_path / name / "args.json", {"schema_version": 2, **args})
+    with pytest.raises(UserError, match="a --decoder_model decodes its latents"):
+        parse(DIFFUSION, ["--joint_run", str(tmp_path)])
