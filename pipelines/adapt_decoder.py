@@ -80,14 +80,24 @@ def _corpus(program: Program[Any], saved: Mapping[str, Any], run: Path) -> dict[
 
 
 def _network(folder: Path) -> dict[str, Any]:
-    """Flags of the autoencoder in a folder: its kind and sizes, its losses, its language model."""
-    from latent_models.autoencoders import autoencoder_row
+    """Flags of the autoencoder in a folder: its kind and sizes, its losses, its language model, its longest text."""
     from utils.pretrained import locate_model
 
     saved = read_args(folder)
     known = saved_flags(AUTOENCODER, saved, folder)
-    row = autoencoder_row(known.get("autoencoder", "perceiver")).options
-    own = {f.name for f in fields(row)}
+    model = locate_model(saved["enc_dec_model"], folder, saved.get("enc_dec_model_relative"))
+    return network_flags(known) | {"max_seq_len": known["max_seq_len"], "enc_dec_model": model}
+
+
+def network_flags(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of an autoencoder that its decoder needs to be trained on, of all those that it was trained with.
+
+    known: name -> value. Left out: defaults, and what is of the first training alone (NOT_ADAPTED).
+    """
+    from latent_models.autoencoders import autoencoder_row
+
+    kind = known.get("autoencoder", "perceiver")
+    own = {f.name for f in fields(autoencoder_row(kind).options)}
     found = {
         name: value
         for name, value in known.items()
@@ -95,9 +105,7 @@ def _network(folder: Path) -> dict[str, Any]:
         and name not in NOT_ADAPTED
         and value != AUTOENCODER.flags[name].default
     }
-    found["max_seq_len"] = known["max_seq_len"]
-    found["enc_dec_model"] = locate_model(saved["enc_dec_model"], folder, saved.get("enc_dec_model_relative"))
-    if known.get("autoencoder") == "per_token":  # its number of latents follows the texts
+    if kind == "per_token":  # its number of latents follows the texts
         found.pop("num_encoder_latents", None)
         found.pop("num_decoder_latents", None)
     return found

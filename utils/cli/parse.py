@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +60,22 @@ def parse(program: Program[C], argv: Sequence[str] | None = None) -> Settings[C]
     _apply(settings, typed, "flag")
 
     for rule in program.rules:
+        rule(settings)
+    return settings
+
+
+def check_flags(
+    program: Program[C], argv: Sequence[str], rules: Iterable[Callable[[Settings[Any]], None]] = ()
+) -> Settings[C]:
+    """The settings of a command line that will be run later. UserError for an unknown flag or an impossible value.
+
+    rules: the rules of the program that are obeyed, too; others may read folders that are not there yet.
+    """
+    typed, settings = _read_command_line(program, list(argv)), Settings(program)
+    for argument in typed.pop("config", []):
+        _apply(settings, read_config_argument(program, argument), "config")
+    _apply(settings, typed, "flag")
+    for rule in rules:
         rule(settings)
     return settings
 
