@@ -21,6 +21,8 @@ import torch
 
 from utils.errors import UserError
 
+MODEL_FLAG = "--enc_dec_model"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -47,14 +49,14 @@ FAMILIES = {
 }
 
 
-def family_of(config: Any, name: str) -> Family:
-    """The row of a configuration; UserError for a family that has none."""
+def family_of(config: Any, name: str, flag: str = MODEL_FLAG) -> Family:
+    """The row of a configuration; UserError for a family that has none. flag: the flag that named the model."""
     try:
         return FAMILIES[config.model_type]
     except KeyError:
         raise UserError(
             f"{name} is a {config.model_type!r} model, which is not an encoder-decoder that is supported here: "
-            f"give --enc_dec_model a model of type {', '.join(FAMILIES)}"
+            f"give {flag} a model of type {', '.join(FAMILIES)}"
         ) from None
 
 

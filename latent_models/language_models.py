@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from latent_models.attention import BOOLEAN_MASKS, choose_kernels
 from latent_models.cross_entropy import chunked_nll
-from latent_models.families import DecodingStart, family_of, resolve_language, set_language
+from latent_models.families import MODEL_FLAG, DecodingStart, family_of, resolve_language, set_language
 from latent_models.generation.generator import GreedyLoop, TokenGenerator
 from latent_models.half_precision import HalfPrecisionCopy
 from latent_models.output_layer import logits_of, output_layer, scale_hidden
@@ -78,33 +78,39 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str, *, frozen: bool = True, meta: bool = False, language: str | None = None
-    ) -> LanguageModel:
+        cls,
+        name: str,
+        *,
+        frozen: bool = True,
+        meta: bool = False,
+        language: str | None = None,
+        flag: str = MODEL_FLAG,
+    ) -> Self:
         """Load a model from a local folder or the hub, and convert it to float32.
 
-        meta: on the meta device, without weights, for a dry run. language: see __init__.
-        Raises UserError, in one line, if the folder or hub id holds no such model, weights are missing, or the
-        tokenizer does not match.
+        meta: on the meta device, without weights, for a dry run. language: see __init__. flag: the flag that named it,
+        for messages. Raises UserError, in one line, if the folder or hub id holds no such model, weights are missing,
+        or the tokenizer does not match.
         """
-        local = _is_folder(name)
+        local = _is_folder(name, flag)
         where: dict[str, Any] = dict(trust_remote_code=False, **({} if local else hub_kwargs()))
         try:
             with _quiet():
                 config = AutoConfig.from_pretrained(name, **where)
-                family_of(config, name)
+                family_of(config, name, flag)
                 tokenizer = AutoTokenizer.from_pretrained(name, **where)
                 check_tokenizer(tokenizer, config, name)
-                model = _on_meta_device(config) if meta else _with_weights(name, where)
+                model = _on_meta_device(config) if meta else _with_weights(name, where, flag)
         except BaseException as error:
             if not is_of_a_library(error):
                 raise
             if local or not isinstance(error, OSError):
                 raise UserError(
-                    f"--enc_dec_model {name} cannot be read ({reason(error)}): give the folder of a whole Hugging Face "
+                    f"{flag} {name} cannot be read ({reason(error)}): give the folder of a whole Hugging Face "
                     "model with its tokenizer, as save_pretrained writes it (weights as safetensors)"
                 ) from error
             raise UserError(
-                f"--enc_dec_model {name} is neither a local folder nor in the local cache, and the hub cannot be "
+                f"{flag} {name} is neither a local folder nor in the local cache, and the hub cannot be "
                 "reached or does not have it: give a local folder, for example one written by python -m "
                 "latent_models.pretraining"
             ) from error
@@ -327,18 +333,18 @@ def stable_hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _is_folder(name: str) -> bool:
+def _is_folder(name: str, flag: str) -> bool:
     """True for a folder that holds a model, False for a possible hub id; UserError for anything else."""
     folder = Path(name)
     if folder.is_dir():
         if (folder / "config.json").is_file():
             return True
         raise UserError(
-            f"--enc_dec_model {name} holds no config.json: give the folder of a Hugging Face model, "
+            f"{flag} {name} holds no config.json: give the folder of a Hugging Face model, "
             "as save_pretrained or python -m latent_models.pretraining writes it"
         )
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or len(name) > 200:
-        raise UserError(f"--enc_dec_model {name}: no such folder, and it is not of the form owner/name of a hub id")
+        raise UserError(f"{flag} {name}: no such folder, and it is not of the form owner/name of a hub id")
     return False
 
 
@@ -347,7 +353,7 @@ def _on_meta_device(config: Any) -> Any:
         return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
 
 
-def _with_weights(name: str, where: dict[str, Any]) -> Any:
+def _with_weights(name: str, where: dict[str, Any], flag: str) -> Any:
     """UserError for missing or mismatched weights, which transformers would silently initialize at random."""
     model, found = AutoModelForSeq2SeqLM.from_pretrained(
         name,
@@ -360,13 +366,13 @@ def _with_weights(name: str, where: dict[str, Any]) -> Any:
     missing = sorted(set(found["missing_keys"]) & {key for key, _ in model.named_parameters()})
     if missing:
         raise UserError(
-            f"--enc_dec_model {name} lacks {len(missing)} weights that its config.json requires, such as {missing[0]}: "
+            f"{flag} {name} lacks {len(missing)} weights that its config.json requires, such as {missing[0]}: "
             "weights and config.json are not of the same model"
         )
     if found["mismatched_keys"]:
         key, saved, asked = sorted(found["mismatched_keys"])[0]
         raise UserError(
-            f"--enc_dec_model {name} holds {key} of shape {list(saved)}, but its config.json requires {list(asked)}: "
+            f"{flag} {name} holds {key} of shape {list(saved)}, but its config.json requires {list(asked)}: "
             "weights and config.json are not of the same model"
         )
     return model

@@ -367,7 +367,7 @@ class FrozenModelOptions:
     )
     decoder_model: str | None = flag(
         None,
-        "causal language model that decodes the latents of --latent_model_path, a local folder or a hub id; unset: "
+        "language model that decodes the latents of --latent_model_path, a local folder or a hub id; unset: "
         "where that run found it",
         may_change="both",
         student="may_differ",

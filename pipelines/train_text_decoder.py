@@ -1,4 +1,4 @@
-"""Stage 1 with frozen encodings: a causal language model learns to decode the latents of texts.
+"""Stage 1 with frozen encodings: a language model learns to decode the latents of texts.
 
     python -m pipelines.train_text_decoder --train_file captions.jsonl --latent_space sentence \
         --encoder_model models/minilm-l6 --decoder_model models/smollm2-135m --output_dir runs/decoder

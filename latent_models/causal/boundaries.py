@@ -26,6 +26,7 @@ class Boundaries:
     pad_id: int  # fills rows of a batch; no other position attends to it
     between: tuple[int, ...]  # after a prompt, before the text
     forbidden: tuple[int, ...]  # special tokens that no text contains
+    opening: tuple[int, ...] = ()  # after the start: of an encoder-decoder, see encoder_decoder.py
 
 
 def boundaries_of(tokenizer: Any, config: Any, name: str) -> Boundaries:

@@ -38,10 +38,10 @@ class DecoderSettings:
         """From the arguments of a decoding strategy. Raises ValueError for one that is unknown here."""
         unknown = sorted(decoding.keys() - {f.name for f in fields(cls)})
         if unknown:
-            raise ValueError(f"a causal decoder has no setting {unknown[0]}: {', '.join(f.name for f in fields(cls))}")
+            raise ValueError(f"a text decoder has no setting {unknown[0]}: {', '.join(f.name for f in fields(cls))}")
         made = cls(**{name: value for name, value in decoding.items() if value is not None})
         if made.do_sample and made.num_beams > 1:
-            raise ValueError("a causal decoder searches with beams or samples tokens, not both")
+            raise ValueError("a text decoder searches with beams or samples tokens, not both")
         return made
 
     @property

@@ -5,13 +5,13 @@ The transformers model is a submodule rather than a base class, as in latent_mod
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from latent_models.causal.adapters import WithAdapters
 from latent_models.causal.boundaries import boundaries_of
 from latent_models.causal.options import CausalModelOptions
 from latent_models.causal.sequences import CausalBatch
@@ -24,7 +24,7 @@ from utils.local_models import check_intact
 FLAG = "--model"
 
 
-class CausalLM(nn.Module):
+class CausalLM(WithAdapters, nn.Module):
     """A causal language model, its tokenizer, and the tokens around a text."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
@@ -38,8 +38,6 @@ class CausalLM(nn.Module):
                 f"the tokenizer of {name} has {len(tokenizer)} tokens, but the model's vocabulary holds "
                 f"{model.config.vocab_size}: they are not of the same model"
             )
-        self.has_adapters = False
-        self._tuner: list[Any] = []  # peft's; in a list, since a module would be registered twice
 
     @property
     def max_length(self) -> int | None:
@@ -108,33 +106,6 @@ class CausalLM(nn.Module):
         )
         return cls(GPT2LMHeadModel(config), tokenizer, name)
 
-    def add_adapters(self, rank: int, alpha: int) -> None:
-        """Freeze the weights, and add LoRA adapters to all linear layers but the output layer.
-
-        Hu et al. 2021, arXiv:2106.09685. Fresh adapters change nothing. Raises UserError without the package peft.
-        """
-        try:
-            from peft import LoraConfig
-            from peft.tuners.lora import LoraModel
-        except ImportError:
-            raise UserError("--lora_rank needs a package that is not installed: pip install peft") from None
-        is_transposed = any(type(layer).__name__ == "Conv1D" for layer in self.model.modules())  # GPT-2's layers
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            target_modules="all-linear",
-            fan_in_fan_out=is_transposed,
-            task_type="CAUSAL_LM",
-        )
-        self._tuner = [LoraModel(self.model, config, "default")]
-        self.has_adapters = True
-
-    def keep_input_dtype(self) -> None:
-        """Let adapters take inputs in the dtype they have: peft would cast them to float32 and back under autocast."""
-        for layer in self.model.modules():
-            if hasattr(layer, "lora_A"):
-                layer.cast_input_dtype_enabled = False
-
     def forward(self, input_ids: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each text given its prompt, in nats, summed over its tokens: (B,) float32.
 
@@ -164,17 +135,6 @@ class CausalLM(nn.Module):
         """Texts of token ids, without special tokens, stripped."""
         decode = self.tokenizer.decode
         return [decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip() for row in ids]
-
-    def merged_model(self) -> Any:
-        """A copy of the model of transformers, with the adapters merged into its weights."""
-        return deepcopy(self._tuner[0]).merge_and_unload() if self.has_adapters else deepcopy(self.model)
-
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write an ordinary Hugging Face folder, adapters merged: it may serve as --model or as --scorer."""
-        model = self.merged_model() if self.has_adapters else self.model
-        with quiet_transformers():
-            model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
 
 
 def _empty(config: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from latent_models.options import BaselineModelOptions
 from utils.cli.flags import flag
 
-ENCODINGS = ("sentence", "compressed", "states")  # spaces whose latents a causal language model decodes
+ENCODINGS = ("sentence", "compressed", "states")  # spaces whose latents a language model decodes
 
 
 @dataclass
@@ -49,18 +49,18 @@ class CausalPromptOptions(PromptOptions):
 
 @dataclass
 class TextDecoderOptions:
-    """A causal language model that decodes latents; see latent_models/causal/prefix_decoder."""
+    """A language model that decodes latents; see latent_models/causal/prefix_decoder and memory_decoder."""
 
     decoder_model: str | None = flag(
         None,
-        "causal language model that decodes the latents, such as GPT-2, SmolLM2, Llama or Qwen: a local folder (python "
-        "-m latent_models.pretrained smollm2-135m) or a hub id",
+        "language model that decodes the latents, causal (GPT-2, SmolLM2, Llama, Qwen) or an encoder-decoder (BART, "
+        "T5, mT5, mBART): a local folder (python -m latent_models.pretrained smollm2-135m) or a hub id",
         may_change="both",
     )
     decoder_mode: str = flag(
         "lora",
-        "what trains beside the network that makes prefix vectors of latents; freeze: nothing, lora: LoRA adapters in "
-        "--decoder_model, ft: all its weights",
+        "what trains beside the network that makes vectors of latents; freeze: nothing, lora: LoRA adapters in "
+        "--decoder_model, ft: all its weights; of an encoder-decoder, in its decoder",
         choices=("freeze", "lora", "ft"),
     )
     lora_rank: int = flag(16, "rank of the LoRA adapters", at_least=1, needs=("decoder_mode", "lora"))
@@ -69,7 +69,8 @@ class TextDecoderOptions:
     )
     num_prefix_tokens: int | None = flag(
         None,
-        "prefix vectors of each latent; unset: 4 where a text has at most 8 latents, else 1",
+        "prefix vectors of each latent, or vectors that an encoder-decoder attends to; unset: 4 where a text has at "
+        "most 8 latents, else 1",
         unit="vectors",
         at_least=1,
         at_most=1000,
@@ -89,7 +90,8 @@ class TextDecoderOptions:
     )
     token_dropout: float = flag(
         0.0,
-        "share of the decoder's input tokens that a learned vector replaces in training, so that it reads its latents",
+        "share of the decoder's input tokens that a learned vector (of an encoder-decoder: its mask token) replaces in "
+        "training, so that it reads its latents",
         at_least=0,
         at_most=1,
     )
@@ -97,7 +99,7 @@ class TextDecoderOptions:
 
 @dataclass
 class DecodedLatentOptions:
-    """The latents that a causal language model learns to decode."""
+    """The latents that a language model learns to decode."""
 
     latent_space: str | None = flag(
         None,

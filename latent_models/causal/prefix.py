@@ -1,10 +1,11 @@
-"""Prefix vectors for a causal language model, made from latents and their noise level.
+"""Vectors for a language model, made from latents and their noise level: the prefix of a causal one.
 
 A prefix is read by every layer as if it were tokens: Li & Liang 2021, arXiv:2101.00190; of one vector of a text as a
 prefix: Mokady et al. 2021, arXiv:2111.09734. The noise level tells the language model how far to trust the latents.
 
 Shapes: B texts, L latents of D channels, k prefix vectors a latent of the width of the language model W, P = L k.
-Cross-attention, which some causal models can be built with, is not used: their pretrained weights have none.
+An encoder-decoder reads the same vectors through its cross-attention, see memory_decoder. Cross-attention that can be
+added to some causal models (GPT-2) is not used: their pretrained weights have none.
 """
 
 from __future__ import annotations
@@ -43,6 +44,13 @@ class PrefixNetwork(nn.Module):
     def num_tokens(self) -> int:
         """P, the largest number of prefix vectors of a text."""
         return self.length * self.per_latent
+
+    @torch.no_grad()
+    def start_like(self, mean: Tensor, std: Tensor) -> None:
+        """Start with vectors whose channels have these means and standard deviations, both (W,)."""
+        self.norm.weight.copy_(std)
+        self.norm.bias.copy_(mean)
+        self.scale.fill_(1.0)
 
     def forward(self, latents: Tensor, mask: Tensor | None, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
         """Prefix vectors (B, P, W), and their mask (B, P), None where all are valid.

@@ -131,7 +131,7 @@ def prompt_ids(
 ) -> list[Prompt]:
     """What precedes each of `count` texts. prompts: None for texts without one."""
     if prompts is None:
-        return [Prompt([boundaries.start_id])] * count
+        return [Prompt([boundaries.start_id, *boundaries.opening])] * count
     return [
         Prompt([boundaries.start_id, *row[:max_prompt], *boundaries.between], len(row) > max_prompt)
         for row in plain_ids(tokenizer, list(prompts))

@@ -26,8 +26,8 @@ DECODING: dict[str, dict[str, Any]] = {
 }
 
 
-# Of a causal language model: one that goes on from latents (--decoder_model), and the baseline. It knows the language,
-# and latents decide most of a text, so that nothing keeps it from repeating itself but itself.
+# Of a decoder of latents (--decoder_model), and of the causal baseline. It knows the language, and latents decide most
+# of a text, so that nothing keeps it from repeating itself but itself.
 PLAIN: dict[str, Any] = dict(repetition_penalty=1.0, no_repeat_ngram_size=0, min_length=0)
 CAUSAL_DECODING: dict[str, dict[str, Any]] = {
     "beam": dict(do_sample=False, num_beams=4, **PLAIN),

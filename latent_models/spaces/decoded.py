@@ -1,4 +1,4 @@
-"""A space whose texts are decoded by a causal language model that goes on from latents (latent_models/causal).
+"""A space whose texts are decoded by a language model that reads latents (latent_models/causal).
 
 It wraps any space that encodes: frozen embeddings, latents of an autoencoder, states of an encoder. Its latents are
 those of that space, scaled to mean 0 and variance 1. Shapes: B texts, L positions, D channels.
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latent_models.causal.decoder_args import read_text_decoder_args
-from latent_models.causal.model import CausalLM
+from latent_models.causal.decoders import decoder_class
+from latent_models.causal.latent_decoder import LatentDecoder
 from latent_models.causal.options import TextDecoderOptions
-from latent_models.causal.prefix_decoder import PrefixDecoder
 from latent_models.language_models import LanguageModel, stable_hash
 from latent_models.options import SentenceOptions
 from latent_models.pooling import make_pooling
@@ -44,7 +44,7 @@ class DecodedSpace(LatentSpace):
     def __init__(
         self,
         space: LatentSpace,
-        decoder: PrefixDecoder,
+        decoder: LatentDecoder,
         scaling: LatentScaling | None = None,
         *,
         noise: float = 0.3,
@@ -136,7 +136,7 @@ class DecodedSpace(LatentSpace):
         draw_rows: tuple[int, int] | None = None,
         **generate: Any,
     ) -> list[str]:
-        """Texts (B,) of latents, which are noised before the decoder reads them; see PrefixDecoder.generate.
+        """Texts (B,) of latents, which are noised before the decoder reads them; see LatentDecoder.generate.
 
         max_length: longest text in tokens. decoder_noise: level s in [0, 1] of the noise; None: that of the run.
         decoder_candidates: so many texts are decoded, each with noise of its own, and the one is kept whose latents
@@ -166,8 +166,8 @@ class DecodedSpace(LatentSpace):
 
     def check_fill(self) -> None:
         raise UserError(
-            "infilling: a causal language model writes from left to right and cannot decode around given words: use a "
-            "run whose autoencoder has its own decoder, or token embeddings"
+            "infilling: a decoder of --decoder_model writes from left to right and cannot decode around given words: "
+            "use a run whose autoencoder has its own decoder, or token embeddings"
         )
 
     # ------------------------------------------------------------------------------------------ identity, files
@@ -224,7 +224,7 @@ class DecodedSpace(LatentSpace):
         expected = saved.get("decoder_fingerprint")
         if expected and saved.get("decoder_mode") != "ft" and causal_fingerprint(made.decoder.lm) != expected:
             raise UserError(
-                f"{found} is not the causal language model that {folder} was trained with (other weights or "
+                f"{found} is not the language model that {folder} was trained with (other weights or "
                 "vocabulary): give the folder of that one with --decoder_model"
             )
         load_into(made, checkpoint)
@@ -237,11 +237,12 @@ def new_decoded_space(
     """The space around an encoding one, with a decoder of the flags or of an args.json, which is still to train.
 
     args: values of TextDecoderOptions, latent_scaling, max_seq_len, and decoder_noise if it is set. decoder_model: name
-    or folder of the causal language model, None for that of the flags.
+    or folder of the language model, None for that of the flags.
     """
     options = options_from(TextDecoderOptions, args)
     longest = int(args["max_seq_len"])
-    decoder = PrefixDecoder.build(options, space.length, space.dim, longest, seed=seed, name=decoder_model, meta=meta)
+    name = decoder_model or str(options.decoder_model)
+    decoder = decoder_class(name).build(options, space.length, space.dim, longest, seed=seed, name=name, meta=meta)
     outer = None if isinstance(space, SentenceSpace) else LatentScaling(space.dim, args["latent_scaling"])
     noise = args.get("decoder_noise")
     made = DecodedSpace(
@@ -332,8 +333,8 @@ ENCODINGS: dict[str, Load] = {  # by latent_space of the decoder's run
 }
 
 
-def causal_fingerprint(lm: CausalLM) -> str:
-    """Hash of the pretrained weights of a causal language model, without adapters, and of its vocabulary."""
+def causal_fingerprint(lm: Any) -> str:
+    """Hash of the pretrained weights of a decoder's language model, without adapters, and of its vocabulary."""
     parts = [f"{k}\0{v}" for k, v in sorted(lm.tokenizer.get_vocab().items())]
     table = torch.tensor([stable_hash(part) for part in parts], dtype=torch.int64)
     own = {name.replace(".base_layer", ""): x for name, x in lm.model.state_dict().items() if ".lora_" not in name}

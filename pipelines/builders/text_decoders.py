@@ -1,4 +1,4 @@
-"""Spaces whose texts a causal language model decodes, loaded from the run of its decoder or from a copy of it."""
+"""Spaces whose texts a language model decodes, loaded from the run of its decoder or from a copy of it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def load_decoded_space(
 
 
 def decoded_space_of(space: LatentSpace) -> DecodedSpace | None:
-    """The space whose texts a causal language model decodes, below a normalization or not; None for any other."""
+    """The space whose texts a language model decodes, below a normalization or not; None for any other."""
     inner = space.space if isinstance(space, NormalizedSpace) else space
     return inner if isinstance(inner, DecodedSpace) else None
 

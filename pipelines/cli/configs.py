@@ -266,7 +266,7 @@ class Seq2SeqConfig(BaselineConfig):
 
 @dataclass
 class TextDecoderConfig(TrainingConfig):
-    """Stage 1 with frozen encodings: a causal language model learns to decode them."""
+    """Stage 1 with frozen encodings: a language model learns to decode them."""
 
     optimizer: OptimizerOptions = group(
         OptimizerOptions,

@@ -72,7 +72,7 @@ def _set_defaults(settings: Settings[DiffusionConfig], values: Mapping[str, obje
 
 
 def _resolve_decoder(settings: Settings[DiffusionConfig]) -> bool:
-    """Whether a causal language model decodes the latents. Then --latent_space is that of its run."""
+    """Whether a text decoder decodes the latents. Then --latent_space is that of its run."""
     path, known = settings.config.latents.latent_model_path, settings.checkpoint_args
     if not path or settings.config.latents.latent_space == "embeddings":
         return False
@@ -92,7 +92,7 @@ def _resolve_decoder(settings: Settings[DiffusionConfig]) -> bool:
 
 
 def _set_decoding(settings: Settings[DiffusionConfig], decoded: bool) -> None:
-    """The default of --decoding with a causal decoder, also with a preset; UserError for its flags without one."""
+    """The default of --decoding with a text decoder, also with a preset; UserError for its flags without one."""
     if decoded:
         typed = "decoding" in settings.explicit
         if not typed and (settings.origins["decoding"] == "default" or "preset" in settings.explicit):
@@ -104,7 +104,7 @@ def _set_decoding(settings: Settings[DiffusionConfig], decoded: bool) -> None:
     for name in of_decoder:
         if name in settings.explicit and settings.get(name) is not None:
             raise UserError(
-                f"--{name} {format_value(settings.get(name))} belongs to latents that a causal language model decodes: "
+                f"--{name} {format_value(settings.get(name))} belongs to latents that a text decoder decodes: "
                 "name the run of python -m pipelines.train_text_decoder with --latent_model_path, or leave it out"
             )
 

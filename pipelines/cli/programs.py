@@ -31,7 +31,7 @@ PRETRAIN = Program(
 AUTOENCODER = Program(
     name="train_latent_model.py",
     description="Stage 1: train the Perceiver autoencoder around a frozen language model. With --decoder_model, a "
-    "causal language model learns to decode frozen latents: see python -m pipelines.train_text_decoder --help.",
+    "language model learns to decode frozen latents: see python -m pipelines.train_text_decoder --help.",
     config=AutoencoderConfig,
     abbreviates=True,
     rules=(
@@ -153,7 +153,7 @@ SEQ2SEQ = Program(
 
 TEXT_DECODER = Program(
     name="python -m pipelines.train_text_decoder",
-    description="Stage 1 with frozen encodings: a causal language model learns to decode the latents of texts.",
+    description="Stage 1 with frozen encodings: a language model learns to decode the latents of texts.",
     config=TextDecoderConfig,
     rejected={"fsdp": "shards the language model of train_latent_model.py --lm_mode ft only; leave it out"},
     rules=(

@@ -153,7 +153,7 @@ def add_decoding_argument(made: argparse.ArgumentParser) -> argparse.ArgumentPar
     made.add_argument(
         "--decoding",
         help="beam, nucleus or greedy (default: that of --preset, else "
-        "greedy, or nucleus where a causal language model decodes)",
+        "greedy, or nucleus where a text decoder decodes)",
     )
     return made
 

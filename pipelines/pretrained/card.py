@@ -103,7 +103,7 @@ def make_card(
 def _summary(run: LoadedRun, args: Mapping[str, Any]) -> str:
     space = {
         "compressed": "the latents of a language autoencoder",
-        "sentence": "frozen embeddings of texts, which a causal language model decodes",
+        "sentence": "frozen embeddings of texts, which a language model decodes",
         "states": "the states of a language model's encoder",
         "embeddings": "token embeddings",
     }[str(args.get("latent_space"))]

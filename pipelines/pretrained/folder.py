@@ -4,8 +4,8 @@
     args.json               configuration of the run, without paths
     denoiser/               averaged weights of all that trained: denoiser, statistics of the latents, embeddings
     autoencoder/            of compressed latents
-    text_decoder/           of latents that a causal language model decodes: what trained beside it, and autoencoder/
-    decoder_model/          that causal language model, its adapters merged: an ordinary Hugging Face folder
+    text_decoder/           of latents that a language model decodes: what trained beside it, and autoencoder/
+    decoder_model/          that language model, its adapters merged: an ordinary Hugging Face folder
     language_model/         the model that reads texts into latents: an ordinary Hugging Face folder
     context_encoder/        of a run on pairs whose sources another model encodes
     tokenizer/              of token embeddings

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from latent_models.causal.decoders import decoder_class
+from latent_models.causal.latent_decoder import FLAG
 from latent_models.causal.model import CausalLM
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
@@ -123,7 +125,7 @@ def _write_language_model(model: LanguageModel | CausalLM, folder: Path) -> None
 
 
 def _write_text_decoder(run: LoadedRun, space: DecodedSpace, folder: Path) -> None:
-    """What trained beside the causal language model, into whose folder adapters and trained weights go."""
+    """What trained beside the decoder's language model, into whose folder adapters and trained weights go."""
     lm = space.decoder.lm
     _write_language_model(lm, folder / DECODER_MODEL)
     own, compressed = folder / TEXT_DECODER_COPY, isinstance(space.space, CompressedSpace)
@@ -131,10 +133,11 @@ def _write_text_decoder(run: LoadedRun, space: DecodedSpace, folder: Path) -> No
     frozen = [f"{part}." for part in ("decoder.lm", "space.language_model", "space.autoencoder")]
     tensors = {name: x for name, x in space.state_dict().items() if not name.startswith(tuple(frozen))}
     checkpoints.save_best(own, {"model": tensors}, {"step": 0})
-    merged = CausalLM.from_pretrained(str(folder / DECODER_MODEL))
+    name = str(folder / DECODER_MODEL)
+    merged = decoder_class(name).language_model.from_pretrained(name, flag=FLAG)
     facts = {"decoder_fingerprint": causal_fingerprint(merged)}
-    name = "encoder_fingerprint" if isinstance(space.space, SentenceSpace) else "language_model_fingerprint"
-    write_json(own / "args.json", {**args, **facts, name: space.language_model.fingerprint()})
+    key = "encoder_fingerprint" if isinstance(space.space, SentenceSpace) else "language_model_fingerprint"
+    write_json(own / "args.json", {**args, **facts, key: space.language_model.fingerprint()})
     if isinstance(space.space, CompressedSpace):
         source = autoencoder_folder(run.settings, run.folder) / AUTOENCODER
         _write_autoencoder(run, read_args(source), space.space, own / AUTOENCODER, up="../../")

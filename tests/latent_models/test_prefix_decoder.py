@@ -300,7 +300,7 @@ def test_mistakes_end_in_one_line(folder, build):
         PrefixDecoder.build(options, 1, DIM, 61)
     with pytest.raises(UserError, match="--decoder_model /no/where: there is no such folder"):
         PrefixDecoder.build(TextDecoderOptions(decoder_model="/no/where"), 1, DIM, 20)
-    with pytest.raises(ValueError, match="a causal decoder has no setting diversity_penalty"):
+    with pytest.raises(ValueError, match="a text decoder has no setting diversity_penalty"):
         build().generate(latents(), torch.zeros(4), max_length=8, diversity_penalty=1.0)
     with pytest.raises(ValueError, match="with beams or samples tokens, not both"):
         build().generate(latents(), torch.zeros(4), max_length=8, do_sample=True, num_beams=2)

@@ -160,7 +160,7 @@ def test_samples_by_class_and_from_texts(pipeline):
     assert len(pipeline.interpolate("He ran home.", "She laughed.", 3)) == 3
     assert len(pipeline.variations(["He ran home."], 2)[0]) == 2
     assert len(pipeline.decode(pipeline.encode(["He ran home."]))) == 1
-    with pytest.raises(UserError, match="infilling: a causal language model writes from left to right"):
+    with pytest.raises(UserError, match="infilling: a decoder of --decoder_model writes from left to right"):
         pipeline.infill(["He ___ home."])
 
 
@@ -339,10 +339,10 @@ def test_a_dry_run_needs_no_weights(programs, sentence, tmp_path, capsys):
     [
         ("--latent_space sentence --enc_dec_model {lm}", "--latent_space sentence needs a decoder of its latents"),
         ("--latent_space states --latent_model_path {sentence}", "--latent_space states is not that of"),
-        ("--latent_model_path {ae} --decoder_candidates 2", "--decoder_candidates 2 belongs to latents that a causal"),
-        ("--enc_dec_model {lm} --decoder_noise 0.1", "--decoder_noise 0.1 belongs to latents that a causal"),
+        ("--latent_model_path {ae} --decoder_candidates 2", "--decoder_candidates 2 belongs to latents that a text"),
+        ("--enc_dec_model {lm} --decoder_noise 0.1", "--decoder_noise 0.1 belongs to latents that a text"),
         ("--latent_model_path {sentence} --encoder_model {lm}", "is not the encoder that"),
-        ("--latent_model_path {sentence} --decoder_model {other}", "is not the causal language model that"),
+        ("--latent_model_path {sentence} --decoder_model {other}", "is not the language model that"),
         ("--latent_model_path {sentence} --enc_dec_model {lm}", "has no effect on latents of frozen embeddings"),
         ("--latent_model_path {compressed} --encoder_model {bert}", "is of frozen embeddings, and the latents of"),
         ("--latent_model_path {sentence} --max_seq_len 44", "--max_seq_len 44 is longer than the 40 tokens"),
