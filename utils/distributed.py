@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -241,6 +241,32 @@ def autocast(device: torch.device, mixed_precision: str | None) -> Callable[[], 
         return nullcontext
     dtype = _DTYPES[str(mixed_precision)]
     return lambda: torch.autocast(device.type, dtype=dtype)
+
+
+@contextmanager
+def keep_casts(
+    network: nn.Module, autocast: Callable[[], AbstractContextManager[Any]], device: torch.device
+) -> Iterator[None]:
+    """Context manager around many calls of a network without gradients, each of them under autocast().
+
+    An autocast inside another one keeps the weights that it casts until the outer one ends; that of each call by itself
+    would cast them anew. torch keeps only casts of weights with requires_grad, so frozen ones have it meanwhile.
+    Between the calls autocast is off: only the network computes in half precision.
+    """
+    with autocast():
+        if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
+            yield
+            return
+        frozen = [p for p in network.parameters() if not p.requires_grad and p.is_leaf and not p.is_inference()]
+        frozen = [p for p in frozen if p.is_floating_point()]
+        try:
+            for p in frozen:
+                p.requires_grad_(True)
+            with torch.autocast(device.type, enabled=False):
+                yield
+        finally:
+            for p in frozen:
+                p.requires_grad_(False)
 
 
 def has_bf16(device: torch.device | None = None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from pipelines.builders.diffusion_process import DiffusionProcess
 from pipelines.sampling.blocks import Segment, segments, step_generators
 from pipelines.sampling.sampler_call import ConditionFn, SampleInputs, SamplerCall, SamplerHook
 from utils.compile import uncompiled
-from utils.distributed import DistContext
+from utils.distributed import DistContext, keep_casts
 from utils.preemption import check_interrupt
 from utils.progress import Stopwatch
 from utils.records import Condition, KnownPositions, Latents
@@ -134,7 +135,7 @@ class LatentSampler:
             mask if inputs.decode_mask is None else inputs.decode_mask,
             inputs.known,
             shift,
-            autocast=self.autocast,
+            keep_casts=partial(keep_casts, self.denoiser, self.autocast, self.device),
         )
         for hook in self.hooks if hooks is None else hooks:
             hook(call)

@@ -125,7 +125,7 @@ class SamplerCall:
     known: KnownPositions | None = None  # known positions
     shift: Tensor | None = None  # (B, L, D) or (1, L, D), towards an absorbing state
     step_hooks: list[StepHook] = field(default_factory=list)
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext  # precision of the network in denoise
+    keep_casts: Callable[[], AbstractContextManager[Any]] = nullcontext  # around all steps, see utils.distributed
 
     def step_generator(self, purpose: str, *, of_latents: bool = False) -> StepGenerator:
         """step -> a generator of the rows of this batch, for one purpose.
@@ -153,11 +153,7 @@ class SamplerCall:
             denoise = with_known_positions(denoise, self.known.value, self.known.mask)
         if self.shift is not None:
             sampler = shift_sampler(sampler, self.shift)
-        # One autocast around all steps keeps the weights that it has cast; the one of each network call would cast them
-        # anew. It is off inside: only the network computes in half precision.
-        kind = self.z.device.type
-        off = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-        with self.autocast(), off:
+        with self.keep_casts():
             x0 = sampler(denoise, self.schedule, self.timesteps, self.z, self.noise, compose_hooks(*self.step_hooks))
         return Latents(x0, self.decode_mask)
 

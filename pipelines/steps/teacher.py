@@ -20,7 +20,7 @@ from pipelines.data.context_encoder import DenoiserWithContext
 from pipelines.load_run import load_run
 from pipelines.sampling.generator import TextGenerator
 from utils.cli.settings import Settings
-from utils.distributed import autocast
+from utils.distributed import autocast, keep_casts
 from utils.errors import UserError
 from utils.pretrained import WeightsRead, relative_path
 from utils.records import Condition, KnownPositions
@@ -52,7 +52,7 @@ class Teacher:
         self.extra_estimate = extra_estimate
         self.weights = dict(weights or {})
         self.weights_read = weights_read
-        generator.denoiser.eval().requires_grad_(False)
+        generator.denoiser.eval()
 
     @torch.no_grad()
     def __call__(
@@ -76,13 +76,15 @@ class Teacher:
         if shift is not None:
             denoise = with_shifted_input(denoise, self.generator.process.sampling_schedule, shift)
         times, first = self.sub_grids[k], x0_prev
-        if self.extra_estimate:
-            first = denoise(z, torch.full((1,), float(times[0]), device=z.device, dtype=z.dtype), x0_prev)
 
         def with_initial_estimate(z: Tensor, t: Tensor, x0_prev: Tensor | None) -> Tensor:
             return denoise(z, t, first if x0_prev is None else x0_prev)
 
-        return self.sampler(with_initial_estimate, self.generator.process.sampling_schedule, times, z)
+        with keep_casts(self.generator.denoiser, self.generator.autocast, z.device):
+            if self.extra_estimate:
+                time = torch.full((1,), float(times[0]), device=z.device, dtype=z.dtype)
+                first = denoise(z, time, x0_prev)
+            return self.sampler(with_initial_estimate, self.generator.process.sampling_schedule, times, z)
 
 
 def with_shifted_input(denoise: Denoise, schedule: Schedule, shift: Tensor) -> Denoise:
@@ -133,6 +135,7 @@ def load_teacher(
             find_teacher(settings, run),
             device=device.type,
             cls_free_guidance=settings.config.distillation.distill_guidance,
+            mixed_precision=settings.config.loop.mixed_precision or "no",  # that of the student
             **given_checkpoint(settings, "distill_run"),
         )
     except UserError as error:
@@ -144,7 +147,7 @@ def load_teacher(
         trained.settings,
         trained.components,
         trained.device,
-        autocast(trained.device, settings.config.loop.mixed_precision),
+        autocast(trained.device, trained.settings.config.loop.mixed_precision),
     )
     generator.denoiser = network_of(trained.components)
     steps = settings.config.distillation.distill_steps

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,14 +16,17 @@ import torch
 
 from benchmarks import quality_speed
 from diffusion.options import ProcessOptions, SamplingOptions
+from diffusion.samplers import make_sampler
 from model import make_denoiser
 from model.options import DenoiserOptions
 from pipelines import train_diffusion
 from pipelines.builders.diffusion_process import make_process
 from pipelines.cli.programs import DIFFUSION
 from pipelines.data.batch_sampler import TrainingSampler
+from pipelines.steps import teacher as teachers
 from pipelines.steps.denoiser_augmentation import load_denoiser_augmentation
 from pipelines.steps.distillation import DistillationStep, DistillBatch
+from pipelines.steps.teacher import Teacher
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoint_folder, checkpoints
 from utils.cli.parse import parse
@@ -331,3 +335,21 @@ def test_the_benchmark_compares_students_with_their_teacher(programs, teacher, s
     with pytest.raises(SystemExit):
         quality_speed.main([*argv, *few, "--students", str(teacher)])
     assert "was not trained with --distill_run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["trainable", "frozen"])
+def test_a_teacher_casts_its_weights_once_for_all_its_steps(chain, monkeypatch, is_frozen):
+    generator = TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu", mixed_precision="bf16").generator
+    generator.denoiser.requires_grad_(not is_frozen)
+    made = Teacher(generator, [torch.linspace(1, 0, 4)], extra_estimate=True, sampler=make_sampler("dpmpp"))
+    z = torch.randn(2, generator.space.length, generator.space.dim, generator=torch.Generator().manual_seed(0))
+    found = []
+    for is_once in (True, False):
+        if not is_once:
+            monkeypatch.setattr(teachers, "keep_casts", lambda *args: nullcontext())
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            z_s = made(z, 0, None, None, None)
+        found.append((z_s, sum(event.count for event in profiler.key_averages() if event.key == "aten::_to_copy")))
+    (once, few), (again, many) = found
+    weights = sum(1 for name, _ in generator.denoiser.named_parameters() if name.endswith("weight"))
+    assert torch.equal(once, again) and many - few > weights

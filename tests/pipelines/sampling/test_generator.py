@@ -166,13 +166,14 @@ def test_an_evaluation_may_set_another_batch_size(chain):
         assert (made.batch_size, made.block_size) == (size or 8, 8)
 
 
-def test_weights_are_cast_once_for_all_steps(chain):
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["trainable", "frozen"])
+def test_weights_are_cast_once_for_all_steps(chain, is_frozen):
     """Under autocast each network call would cast them anew; the samples are the same."""
     pipeline = TextDiffusionPipeline.from_pretrained(
         chain / "diff", device="cpu", sampling_timesteps=6, mixed_precision="bf16", eval_batch_size=2
     )
     generator, found = pipeline.generator, []
-    generator.denoiser.eval()
+    generator.denoiser.eval().requires_grad_(not is_frozen)
     call = generator.prepare(1, 0)
 
     def anew():
@@ -186,6 +187,7 @@ def test_weights_are_cast_once_for_all_steps(chain):
     (once, few), (again, many) = found
     weights = sum(1 for name, _ in generator.denoiser.named_parameters() if name.endswith("weight"))
     assert torch.equal(once, again) and many - few > 2 * weights
+    assert not any(p.requires_grad == is_frozen for p in generator.denoiser.parameters())
 
 
 @pytest.mark.parametrize("kind", ["texts", "candidates"])
