@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,13 @@ from utils.cli.parse import parse
 from utils.cli.settings import Settings
 from utils.ema import ema_tensors
 from utils.errors import UserError
+from utils.kernels import set_kernels
+from utils.options import KernelOptions
+from utils.precision import resolve_precision
 from utils.pretrained import WeightsRead
 
 FlagValue = str | int | float | bool
+_KERNEL_FLAGS = frozenset(option.name for option in fields(KernelOptions))
 
 
 @dataclass
@@ -56,6 +60,8 @@ class LoadedRun:
 def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = (), **flags: FlagValue) -> LoadedRun:
     """Load a run folder, or the folder of a saved pipeline, every file of which is checked; the corpus is not needed.
 
+    Sets the kernels of this process, unless it has set them, and the precision that the device chooses.
+
     flags: flags that an evaluation may set, such as sampler="dpmpp" or sampling_timesteps=20. argv: flags in the form
     of a command line. Raises UserError if the folder is not the run of a denoiser, or a flag is fixed by training.
     """
@@ -70,13 +76,17 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
         check_decoder_inside(folder)
     settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), f"--device={device}", *arguments])
     check_same_program(settings)
-    torch_device, class_names = distributed.pick_device(device), list(settings.checkpoint_args.get("class_names", ()))
+    torch_device = distributed.pick_device(device)
+    resolve_precision(settings, torch_device)
+    class_names = list(settings.checkpoint_args.get("class_names", ()))
     source_tokens = (settings.config.context.max_source_len or 1) if settings.checkpoint_args.get("seq2seq") else 0
     components = build_components(settings, folder, torch_device, len(class_names), source_tokens)
     names = tuple(ema_tensors(components.model))
     weights = load_trained_weights(components.model, folder, settings, pairs=source_tokens > 0)
     has_own = isinstance(components.space.space, CompressedSpace | DecodedSpace)
     autoencoder_args = read_args(autoencoder_folder(settings, folder)) if has_own else {}
+    typed = {*flags, *(word.removeprefix("--").partition("=")[0] for word in argv)}
+    set_kernels(settings.config.kernels, torch_device, unless_set=not _KERNEL_FLAGS & typed)  # of the whole process
     return LoadedRun(settings, components, torch_device, class_names, folder, weights, names, autoencoder_args)
 
 

@@ -23,7 +23,7 @@ from pipelines.data.batch_sampler import TrainingSampler, ValidationSampler
 from pipelines.recorded_models import ENTRY as MODELS_ENTRY
 from pipelines.recorded_models import find_moved_models, model_places
 from utils import checkpoints, distributed
-from utils.cli.args_io import write_args
+from utils.cli.args_io import PRECISION_CHOSEN, write_args
 from utils.cli.settings import Settings
 from utils.distributed import DistContext
 from utils.ema import EMA
@@ -33,6 +33,7 @@ from utils.kernels import set_kernels
 from utils.locks import release, try_lock
 from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LoopOptions
+from utils.precision import is_chosen, resolve_precision
 from utils.pretrained import WeightsRead
 from utils.run_folder import new_run_folder, write_json
 from utils.state import State
@@ -179,8 +180,7 @@ def setup_run(
     dist = distributed.init_distributed(settings.config.loop.device)
     check_same_batch_size(settings, dist.world_size)
     set_kernels(settings.config.kernels, dist.device)
-    if settings.config.loop.mixed_precision is None:
-        choose_precision(settings, dist)
+    resolve_precision(settings, dist.device)
     corpus = _read_corpus(settings)
     check_corpus(corpus)
     record = compare_corpus(settings, corpus)
@@ -209,15 +209,6 @@ def setup_run(
         logger.configuration(settings.as_dict(), settings.mode or "")
     autocast = distributed.autocast(dist.device, settings.config.loop.mixed_precision)
     return RunContext(settings, dist, folder, autocast, logger, title, corpus=corpus, corpus_record=record)
-
-
-def choose_precision(settings: Settings[TrainingConfig], dist: distributed.DistContext) -> None:
-    """Set --mixed_precision where nobody has: bf16 where the device computes it fast. Says so in one line."""
-    fast = distributed.has_bf16(dist.device)
-    settings.set("mixed_precision", "bf16" if fast else "no")
-    if fast and dist.is_main:
-        text = "note: mixed precision in bfloat16, which this device computes fast; --mixed_precision no for float32"
-        print(text, file=sys.stderr, flush=True)
 
 
 def is_eval_run(settings: Settings[TrainingConfig]) -> bool:
@@ -314,6 +305,7 @@ def save_args(run: RunContext[TrainingConfig], *, parts: Mapping[str, torch.nn.M
     """
     run.write_files(lambda: write_json(run.folder / PARAMETERS_FILE, {"parts": count_parameters(parts)}))
     facts = {"device_name": _device_name(run.device), "num_devices": run.dist.world_size, **metadata}
+    facts[PRECISION_CHOSEN] = is_chosen(run.settings)
     facts[MODELS_ENTRY] = model_places(run.settings, run.folder)
     read = {flag: weights._asdict() for flag, weights in run.weights_of_others.items()}
     if read := {**_recorded(run.settings), **read}:

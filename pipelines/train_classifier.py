@@ -64,7 +64,12 @@ def train(settings: Settings[ClassifierConfig]) -> int:
         settings, "text_latent_classifier", "classifier", check_corpus=lambda c: c.require_classes("a classifier")
     )
     checkpoint = given_checkpoint(settings, "diffusion_run")
-    diffusion_run = load_run(config.task.diffusion_run, device=config.loop.device, **checkpoint)
+    diffusion_run = load_run(
+        config.task.diffusion_run,
+        device=config.loop.device,
+        mixed_precision=config.loop.mixed_precision or "no",  # that of this program
+        **checkpoint,
+    )
     run.record_weights("diffusion_run", diffusion_run.weights)
     components = diffusion_run.components
     components.model.requires_grad_(False).eval()

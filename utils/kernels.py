@@ -15,6 +15,11 @@ FUSED_SCORES = 5000
 
 _chosen: KernelOptions | None = None  # in this process; None: the defaults
 
+# Never cuDNN's attention, which torch prefers on sm90 and sm100: its backward gives nan where a padded query's
+# logsumexp is below -88.7, as with the bias of model/attention, and it builds a plan for every new shape while
+# decoding. It is off as soon as a network of ours is imported, and whenever a run is loaded.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 def set_kernels(options: KernelOptions, device: torch.device, *, unless_set: bool = False) -> None:
     """Set attention and dropout kernels, TF32 and the reuse of freed memory for this process.
@@ -22,15 +27,13 @@ def set_kernels(options: KernelOptions, device: torch.device, *, unless_set: boo
     unless_set: leave what a program of this process has set before, as when training loads another run.
     """
     global _chosen
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if unless_set and _chosen is not None:
         return
     _chosen = options
     fused = options.attention != "plain"
     torch.backends.cuda.enable_flash_sdp(fused)  # the switch of the CPU's fused kernel, too
     torch.backends.cuda.enable_mem_efficient_sdp(fused)
-    # Never cuDNN's, which torch prefers on sm90 and sm100: its backward gives nan where a padded query's logsumexp is
-    # below -88.7, as with the bias of model/attention, and it builds a plan for every new shape while decoding.
-    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.enable_math_sdp(True)
     torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
     if options.freed_memory == "keep" and device.type == "cpu":

@@ -34,6 +34,11 @@ DENOISER = (
 SCORERS = {"mauve-text": "mauve", "spacy": "spacy"}  # packages of metrics, which are left out without them
 SIGTERM_CODE = 128 + signal.SIGTERM
 ENOUGH_LINES = 3  # log lines before the SIGTERM
+# in a process that uses the Python API alone: the setting after a run is loaded
+LOADED = """import sys, torch
+from pipelines.text_diffusion import TextDiffusionPipeline
+TextDiffusionPipeline.from_pretrained(sys.argv[1])
+print("cuDNN attention:", torch.backends.cuda.cudnn_sdp_enabled())"""
 
 
 def run(setting: Setting, report: Report) -> None:
@@ -62,6 +67,9 @@ def run(setting: Setting, report: Report) -> None:
     flags = f"--eval --resume_dir {run_folder} --no_wandb --compile off --num_samples {scale.evaluated}"
     programs.start("evaluation", program, None, flags)
     _check_evaluation(report, run_folder, programs.outputs["evaluation"])
+    programs.start("Python API", ["-c", LOADED, str(run_folder)], None, "")
+    is_off = "cuDNN attention: False" in programs.outputs["Python API"]
+    report.check("cuDNN's attention is off in a pipeline that Python loads", is_off, "its backward can be nan")
 
 
 class Programs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +18,7 @@ from pipelines.sampling.hooks import ClassifierControl
 from utils import distributed
 from utils.cli.flags import shown
 from utils.errors import UserError
-from utils.kernels import set_kernels
-from utils.options import KernelOptions
-
-_KERNEL_FLAGS = frozenset(field.name for field in fields(KernelOptions))
+from utils.precision import resolve_precision
 
 
 class PretrainedPipeline:
@@ -82,10 +78,7 @@ class PretrainedPipeline:
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        run = load_run(place, device=device, argv=argv, **flags)
-        chosen = _KERNEL_FLAGS & {*flags, *(word.removeprefix("--").partition("=")[0] for word in argv)}
-        set_kernels(run.settings.config.kernels, run.device, unless_set=not chosen)  # they are of the whole process
-        return cls(run)
+        return cls(load_run(place, device=device, argv=argv, **flags))
 
     def save_pretrained(
         self, folder: str | Path, *, license: str | None = None, language: str | None = None, push_to_hub: str = ""
@@ -146,6 +139,7 @@ class PretrainedPipeline:
         run.components.space.to(target)
         if run.components.context is not None:
             run.components.context.states.to(target)
+        resolve_precision(run.settings, target)
         run.device, hooks = target, self.generator.hooks
         for hook in hooks:
             if isinstance(hook, ClassifierControl):

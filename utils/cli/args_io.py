@@ -18,6 +18,7 @@ from utils.errors import UserError, did_you_mean, library_message, one_line_text
 from utils.run_folder import git_commit, package_versions, write_json
 
 SCHEMA_VERSION = 2  # version of args.json; 1: older names of flags
+PRECISION_CHOSEN = "precision_chosen"  # entry of args.json: a device chose mixed_precision, nobody gave it
 
 
 def read_config_argument(program: Program[Any], text: str) -> dict[str, Any]:
@@ -52,6 +53,8 @@ def read_config(program: Program[Any], path: Path) -> dict[str, Any]:
     if recorded:
         _check_schema(data, path)
         flat = {k: v for k, v in flat.items() if k in program.flags and not _of_invocation(program, k)}
+        if data.get(PRECISION_CHOSEN):
+            flat.pop("mixed_precision", None)  # the device of this invocation chooses its own
     return _convert_config(program, flat, str(path))
 
 
@@ -95,6 +98,7 @@ ENTRY_TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("sampling_timesteps",), (int, type(None))),
     "scale": (int, float, type(None)),
     "seq2seq": (bool,),
+    PRECISION_CHOSEN: (bool,),
     "class_names": _NAMES,
     "models_relative": (dict,),
     "weights_read": (dict,),

@@ -121,7 +121,7 @@ class Settings(Generic[C]):
             names = [option.name for option in fields(f.metadata["options"])]
             values = {name: convert(program.flags[name], program.flags[name].default) for name in names}
             setattr(self.config, f.name, f.metadata["options"](**values))
-        # source of each value: default, launcher, config, saved, flag or rule
+        # source of each value: default, launcher, config, saved, flag, rule or device (utils.precision)
         self.origins: dict[str, str] = dict.fromkeys(program.flags, "default")
         self.checkpoint_args: dict[str, Any] = {}  # all of args.json of the run, not only flags; empty: not read
 
