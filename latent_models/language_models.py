@@ -25,7 +25,7 @@ from latent_models.attention import BOOLEAN_MASKS, choose_kernels
 from latent_models.cross_entropy import chunked_nll
 from latent_models.families import MODEL_FLAG, DecodingStart, family_of, resolve_language, set_language
 from latent_models.generation.generator import GreedyLoop, TokenGenerator
-from latent_models.half_precision import HalfPrecisionCopy
+from latent_models.half_precision import HalfPrecisionCopy, half_dtype
 from latent_models.output_layer import logits_of, output_layer, scale_hidden
 from latent_models.tokenizers.special_ids import filler_id
 from utils.checkpoints import fingerprint
@@ -161,11 +161,8 @@ class LanguageModel(nn.Module):
     def encode(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """(B, T) ids -> encoder states (B, T, d_lm); no gradient where the model is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self._stable_precision():
-            return (
-                self._computing_model()
-                .get_encoder()(input_ids=input_ids, attention_mask=self._expand_mask(mask))
-                .last_hidden_state
-            )
+            encoder = self._computing_encoder()
+            return encoder(input_ids=input_ids, attention_mask=self._expand_mask(mask)).last_hidden_state
 
     def _decoder_input(self, labels: Tensor, hidden: Tensor | None) -> Tensor:
         """The ids (B, T) that the decoder reads to predict labels. hidden: (B, T) bool, inputs that are masked."""
@@ -247,7 +244,7 @@ class LanguageModel(nn.Module):
     def logits_of_states(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of the decoder's last states (..., d_lm)."""
         with self._stable_precision():
-            return logits_of(self.model, hidden)
+            return logits_of(self._computing_model(), hidden)
 
     def _expand_mask(self, mask: Tensor) -> Tensor:
         """A mask (B, S) or (B, T, S) as (B, 1, 1 or T, S), boolean for sdpa, else additive.
@@ -314,11 +311,18 @@ class LanguageModel(nn.Module):
 
     def _computing_model(self) -> Any:
         """The model; under autocast the copy of a frozen one with linear layers in half precision."""
-        kind = self.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        if not self.frozen or dtype not in (torch.bfloat16, torch.float16) or is_sharded(self.model):
+        dtype = half_dtype(self.device.type)
+        if not self.frozen or dtype is None or is_sharded(self.model):
             return self.model
         return self._half.of(self.model, dtype)
+
+    def _computing_encoder(self) -> Any:
+        """As _computing_model, for the encoder, which may be frozen although the decoder trains (--lm_mode decoder)."""
+        if self.frozen:
+            return self._computing_model().get_encoder()
+        encoder, dtype = self.encoder, half_dtype(self.device.type)
+        trains = encoder.training or any(p.requires_grad for p in encoder.parameters())
+        return encoder if trains or dtype is None or is_sharded(self.model) else self._half.of(encoder, dtype)
 
     def _stable_precision(self) -> AbstractContextManager[Any]:
         """Disables autocast where the states of this family overflow in its dtype."""

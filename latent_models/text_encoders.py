@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_models.families import FAMILIES
+from latent_models.half_precision import HalfPrecisionCopy, half_dtype
 from latent_models.language_models import stable_hash
 from utils.checkpoints import fingerprint
 from utils.errors import UserError, is_of_a_library, library_message
@@ -53,6 +54,7 @@ class TextEncoder(nn.Module):
         self.dim: int = _width(model.config)
         self.pad_id: int = tokenizer.pad_token_id
         self.layer = self._check_layer(layer)
+        self._half = HalfPrecisionCopy("text encoder")
         model.requires_grad_(False)
         model.eval()
 
@@ -137,7 +139,9 @@ class TextEncoder(nn.Module):
             every = {"output_hidden_states": True} if self.layer is not None else {}
             if not self.is_encoder_decoder and self.is_causal:
                 every["use_cache"] = False
-            out = self.encoder(input_ids=input_ids, attention_mask=mask.long(), **every)
+            dtype = half_dtype(self.device.type)
+            encoder = self.encoder if dtype is None else self._half.of(self.encoder, dtype)
+            out = encoder(input_ids=input_ids, attention_mask=mask.long(), **every)
         return out.last_hidden_state if self.layer is None else out.hidden_states[self.layer]
 
     def fingerprint(self) -> str:

@@ -6,15 +6,17 @@ The adapters between them stay in float32 and train. A result is that of autocas
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from latent_models.half_precision import half_dtype, is_linear, version_of
+
 
 class HalfWeights:
-    """The half-precision weights of one model, made at their first use: frozen weights do not change."""
+    """The half-precision weights of one model, made at their first use, and again when these have changed."""
 
     def __init__(self) -> None:
         self._made: tuple[Any, list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]]] | None = None
@@ -26,8 +28,10 @@ class HalfWeights:
         The parameters themselves are exchanged, since the backward pass reads those that the forward pass had.
         """
         device = next(model.parameters()).device
-        if self._made is None or self._made[0] != (id(model), dtype, device):
-            self._made = (id(model), dtype, device), _halves(model, dtype)
+        frozen = [(id(p), version_of(p)) for p in model.parameters() if not p.requires_grad]
+        version = (id(model), dtype, device, frozen)
+        if self._made is None or self._made[0] != version:
+            self._made = version, _halves(model, dtype)
         for layer, name, _, half in self._made[1]:
             layer._parameters[name] = half
         try:
@@ -36,15 +40,16 @@ class HalfWeights:
             for layer, name, full, _ in self._made[1]:
                 layer._parameters[name] = full
 
+    def under_autocast(self, model: nn.Module) -> AbstractContextManager[None]:
+        """As `used`, in the dtype of autocast; without autocast, nothing is exchanged."""
+        dtype = half_dtype(next(model.parameters()).device.type)
+        return nullcontext() if dtype is None else self.used(model, dtype)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> HalfWeights:
         return HalfWeights()
 
 
-def is_linear(layer: nn.Module) -> bool:
-    """Whether a layer is linear: GPT-2 has a class of its own for transposed weights."""
-    return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
-
-
+@torch.inference_mode(False)  # halves that are made inside it could not be used in training
 def _halves(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]]:
     return [
         (layer, name, p, nn.Parameter(p.detach().to(dtype), requires_grad=False))

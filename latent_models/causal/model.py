@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from latent_models.causal.adapters import WithAdapters
 from latent_models.causal.boundaries import boundaries_of
+from latent_models.causal.half_weights import HalfWeights
 from latent_models.causal.options import CausalModelOptions
 from latent_models.causal.sequences import CausalBatch
 from latent_models.cross_entropy import chunked_nll
@@ -33,6 +34,7 @@ class CausalLM(WithAdapters, nn.Module):
         tokenizer.split_special_tokens = True  # "<|endoftext|>" in a text is text
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.boundaries = boundaries_of(tokenizer, model.config, name)
+        self._half = HalfWeights()  # of the weights that adapters leave frozen
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
                 f"the tokenizer of {name} has {len(tokenizer)} tokens, but the model's vocabulary holds "
@@ -112,9 +114,10 @@ class CausalLM(WithAdapters, nn.Module):
         input_ids: (B, T), padded on the right, which no token attends to. targets: (N,), see CausalBatch.
         """
         everywhere = torch.ones_like(input_ids)  # padding is on the right: no token that counts attends to it
-        out = self.model.base_model(input_ids=input_ids, attention_mask=everywhere, use_cache=False)
-        hidden = out.last_hidden_state  # (B, T, d)
-        nll = self._token_nll(hidden.flatten(0, 1)[targets - 1], input_ids.flatten()[targets])
+        with self._half.under_autocast(self.model):
+            out = self.model.base_model(input_ids=input_ids, attention_mask=everywhere, use_cache=False)
+            hidden = out.last_hidden_state  # (B, T, d)
+            nll = self._token_nll(hidden.flatten(0, 1)[targets - 1], input_ids.flatten()[targets])
         of_tokens = nll.new_zeros(input_ids.numel()).index_put((targets,), nll)
         return of_tokens.view(input_ids.shape).sum(1)
 

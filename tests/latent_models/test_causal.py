@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,6 +174,35 @@ def test_adapters_change_nothing_before_they_train_and_are_merged_into_a_folder(
     lm.save_pretrained(tmp_path)
     torch.testing.assert_close(CausalLM.from_pretrained(str(tmp_path)).nll(batch), changed, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(lm.nll(batch), changed, rtol=0, atol=0)  # saving leaves the adapters as they are
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_weights_below_adapters_are_cast_once(load, family):
+    """Losses and gradients are those of autocast, to the bit."""
+    lm = load(family)
+    lm.add_adapters(4, 8)
+    with torch.no_grad():
+        for name, p in lm.named_parameters():
+            if "lora_B" in name:
+                p.normal_(0, 0.2)
+    batch, found = encoded(lm).batch(torch.arange(4)), []
+    for is_held in (True, True, False):
+        if not is_held:
+            lm._half.under_autocast = lambda model: nullcontext()
+        lm.zero_grad()
+        with (
+            torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler,
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            loss = lm.nll(batch)
+        loss.sum().backward()
+        copies = sum(event.count for event in profiler.key_averages() if event.key == "aten::_to_copy")
+        gradients = [p.grad for p in lm.parameters() if p.requires_grad]
+        found.append((loss.detach(), gradients, copies))
+    _, (loss, gradients, few), (plain, expected, many) = found
+    assert torch.equal(loss, plain) and all(map(torch.equal, gradients, expected)) and len(expected) > 10
+    assert many - few >= len(expected) / 2  # a weight for each pair of adapters
+    assert all(p.dtype == torch.float32 for p in lm.parameters())
 
 
 def test_long_texts_and_prompts_are_cut_and_counted(load):
