@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
@@ -14,7 +15,7 @@ from utils.kernels import by_products
 
 NAME = "chosen_kernels"  # of this implementation, among those of transformers
 BOOLEAN_MASKS = ("sdpa", NAME)  # implementations whose masks are boolean
-SPECIAL = ("position_bias", "cache", "softcap")  # arguments that only the attention of transformers understands
+SPECIAL = ("cache", "softcap")  # arguments that only the attention of transformers understands
 
 
 def attention(
@@ -52,11 +53,26 @@ def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float,
     scaling: float | None, is_causal: bool | None, **kwargs: Any,
 ) -> Tensor:  # fmt: skip
-    causal = mask is None and query.shape[2] > 1 and (module.is_causal if is_causal is None else is_causal)
-    special = causal or query.shape[1] != key.shape[1] or any(kwargs.get(x) is not None for x in SPECIAL)
+    causal = mask is None and query.shape[2] > 1 and bool(module.is_causal if is_causal is None else is_causal)
+    special = query.shape[1] != key.shape[1] or any(kwargs.get(x) is not None for x in SPECIAL)
     if special or not by_products(query, key, dropout):
         return sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, is_causal, **kwargs)[0]
-    return attend_by_products(query, key, value, mask, dropout, scaling).transpose(1, 2).contiguous()
+    bias = _bias(query, key, mask, causal, kwargs.get("position_bias"))
+    return attend_by_products(query, key, value, bias, dropout, scaling).transpose(1, 2).contiguous()
+
+
+def _bias(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, position_bias: Tensor | None) -> Tensor | None:
+    """Mask, causal attention and T5's bias by distance in one, (B or 1, H or 1, L, S): boolean, or added to the scores.
+
+    Queries that see no key attend to all of them where there is a bias by distance, as in transformers.
+    """
+    if causal:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    if position_bias is None or mask is None:
+        return mask if position_bias is None else position_bias
+    if mask.dtype != torch.bool:
+        return position_bias + mask
+    return position_bias.masked_fill(~mask, torch.finfo(query.dtype).min)
 
 
 def choose_kernels(model: Any) -> None:

@@ -70,14 +70,14 @@ def attend_by_products(
 ) -> Tensor:
     """scaled_dot_product_attention as two batched matrix products; arguments and result as there: (B, H, L, head).
 
-    scale: of the scores; None: 1 / sqrt(head size). Scores and weights are in the dtype of q.
+    scale: of the scores; None: 1 / sqrt(head size). The softmax is in the wider dtype of q and bias.
     """
     rows, heads, length, width = q.shape
     q = q * (width**-0.5 if scale is None else scale)
     scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).view(rows, heads, length, -1)
     if bias is not None:
         scores = scores.masked_fill(~bias, -math.inf) if bias.dtype == torch.bool else scores + bias
-    weights = drop(scores.softmax(-1), dropout).flatten(0, 1)
+    weights = drop(scores.softmax(-1), dropout).to(v.dtype).flatten(0, 1)
     return torch.bmm(weights, v.flatten(0, 1)).view(rows, heads, length, -1)
 
 
