@@ -199,3 +199,16 @@ def test_the_states_of_a_source_stand_behind_the_latents(bert):
     torch.testing.assert_close(null, network(z, time), atol=1e-5, rtol=1e-4)
     found.sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_the_last_layer_stays_in_float32_under_autocast(network):
+    """As in the other networks: its error would be divided by alpha (model.blocks.project_in_float32)."""
+    made, seen = network(), []
+    made.output_proj[-1].register_forward_hook(lambda layer, args, out: seen.append((args[0], out)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = made(*noisy())
+    ((hidden, projected),) = seen
+    last = made.output_proj[-1]
+    assert hidden.dtype == projected.dtype == out.dtype == torch.float32
+    assert torch.equal(out, torch.nn.functional.linear(hidden, last.weight, last.bias))
+    assert not torch.equal(out, out.bfloat16().float())
