@@ -37,7 +37,7 @@ ALLOWED_FOLDERS: dict[str, set[str]] = {
     "pretrained": {"cli", "options", "builders", "data", "sampling", *SHARED},
     "steps": {"cli", "options", "builders", "data", "sampling", *SHARED},
     "evaluators": {"cli", "options", "builders", "data", "sampling", *SHARED},
-    "recipe": {"cli", "probes", "stages"},
+    "recipe": {"cli", "builders", "probes", "stages", "adapt_decoder", "text_diffusion"},
 }
 # Seconds and hundreds of megabytes each, or absent from lean installations: imported inside the functions that need
 # them, so that training needs none of them and --help answers at once.

@@ -20,27 +20,32 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.recipe import plan
-from pipelines.recipe.arguments import CORPUS_FLAGS, check_arguments, parser
+from pipelines.recipe.arguments import CORPUS_FLAGS, check_arguments, parser, typed_choices
 from pipelines.recipe.models import check_adapters, encoding_speed, find_judges, find_models, parts_that_judge
 from pipelines.recipe.plan import Choice, Choices, Machine, Steps
 from pipelines.recipe.stages import (
+    FOLLOWS,
     NO_SCORER,
     STAGE_ROWS,
     Setting,
     evaluation_flags,
     make_stage,
+    notes,
+    shown_command,
 )
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import write_json
 from utils.terminal import aligned
 
+if TYPE_CHECKING:
+    from dataset_utils.corpus import Corpus
+
 RECORD = "recipe.json"
-EVALUATION_FLAGS = ("num_samples", "scorer", "mauve_encoder")  # another value evaluates again
 LONGEST_PROBE, PROBE_SHARE = 25.0, 0.02  # seconds of training, and share of a stage
-LAST_SHARE, MOST_LAST = 0.07, 120.0  # of a stage, for its last evaluation; seconds
+MOST_LAST = 120.0  # seconds of a stage for its last evaluation
 MOST_START = 15.0  # seconds
 
 
@@ -58,8 +63,7 @@ class Recipe:
         from pipelines.stages import StageTimer
 
         self.args, self.root = args, args.output_dir
-        free = ("output_dir", "dry_run", "no_evaluation", *EVALUATION_FLAGS)
-        self.given = {name: value for name, value in vars(args).items() if value is not None and name not in free}
+        self.given = typed_choices(args)
         self.state = self._read()
         self.clock = StageTimer(self.root / "seconds.json")
 
@@ -121,6 +125,8 @@ class Recipe:
         else:
             self.clock.time("choices", self._choose)
         self._show_choices()
+        self._check_stages()
+        self._show_stages()
         if self.args.dry_run:
             return 0
         self._write()
@@ -129,19 +135,18 @@ class Recipe:
             code = self._run_stage(name)
             if code:
                 return code
+        self._use_adapted_decoder()
         return 0 if self.args.no_evaluation else self._evaluate()
 
     def _choose(self) -> None:
         """Look at corpus, models and machine, and make every choice but the numbers of steps."""
-        from dataset_utils import registry
-        from dataset_utils.options import DataOptions
         from pipelines.recipe.corpus_facts import measure
         from utils.distributed import pick_device
 
         names = {name: getattr(self.args, name) for name in CORPUS_FLAGS}
         models = find_models(self.given, _log)
         check_adapters(models, self.given)
-        corpus = registry.load(DataOptions(**names))
+        corpus = self._corpus()
         for note in corpus.notes:
             _log(f"note: {note}")
         if self.args.condition == "class":
@@ -183,15 +188,42 @@ class Recipe:
         print(f"\n== the choices for {self.args.minutes:g} minutes (a flag of that name replaces one)")
         print(aligned(table), flush=True)
 
+    def _check_stages(self) -> None:
+        """UserError for a flag that the program of any stage does not know: the last one begins after most minutes."""
+        from pipelines.recipe.checks import rules_without_folders
+        from utils.cli.parse import check_flags
+
+        for name in plan.shares(self.choices):
+            steps = Steps(2, self.setting.batch_size(name), 0, 0.999, 0.0, 0.0)
+            try:
+                stage = make_stage(name, self.setting, steps)
+                check_flags(stage.program, stage.argv(self.root), rules_without_folders(stage.program))
+            except UserError as error:
+                raise UserError(f"the {name} stage would end at once: {error}") from None
+
+    def _show_stages(self) -> None:
+        """The command of every stage, in which some choices stand that are no row of the table."""
+        for name in plan.shares(self.choices):
+            record = self.state["stages"].get(name)
+            steps = None if record is None else _steps_of(record)
+            print(f"flags of {name}: {shown_command(name, self.setting, self.root, steps)}")
+        print(f"({FOLLOWS}: by the rate that a probe of the stage tells, which may also halve its batch)")
+        for line in notes(self.setting):
+            print(f"note: {line}")
+        print(end="", flush=True)
+
     def _make_no_scorer(self) -> None:
         from pipelines.stages import make_small_scorer
 
         if not (self.root / NO_SCORER).is_dir():
-            from dataset_utils import registry
-            from dataset_utils.options import DataOptions
+            texts = self._corpus().train.texts
+            self.clock.time("choices", partial(make_small_scorer, texts, self.root / NO_SCORER))
 
-            corpus = registry.load(DataOptions(**{name: getattr(self.args, name) for name in CORPUS_FLAGS}))
-            self.clock.time("choices", partial(make_small_scorer, corpus.train.texts, self.root / NO_SCORER))
+    def _corpus(self) -> Corpus:
+        from dataset_utils import registry
+        from dataset_utils.options import DataOptions
+
+        return registry.load(DataOptions(**{name: getattr(self.args, name) for name in CORPUS_FLAGS}))
 
     def _run_stage(self, name: str) -> int:
         from pipelines.stages import run_stage
@@ -204,7 +236,7 @@ class Recipe:
             record = self.clock.time(f"probe of {name}", partial(self._plan_stage, name))
             self.state["stages"][name] = record
             self._write()
-        steps = Steps(**{key: record[key] for key in Steps.__dataclass_fields__})
+        steps = _steps_of(record)
         stage = make_stage(name, self.setting, steps)
         limit = max(1.0, record["max_seconds"] - self._spent(name))
         self._show_time(name, steps)
@@ -249,7 +281,7 @@ class Recipe:
         else:
             rate = Rate(0.0, 0.0)
         seconds = plan.stage_seconds(name, self.left() - (time.monotonic() - began), stages, [*self.state["stages"]])
-        last = min(MOST_LAST, LAST_SHARE * seconds)
+        last = min(MOST_LAST, plan.LAST_SHARE * seconds)
         start = min(MOST_START, rate.started)  # of the stage itself: in this process, with what its probe has encoded
         steps = plan.choose_steps(
             seconds - last,
@@ -261,10 +293,24 @@ class Recipe:
             steps=typed,
             fixed_batch=bool(row.batch_size and self.choices[row.batch_size].given),
         )
+        if typed is None and steps.steps < row.fewest and row.with_fewer:
+            self._note_few_steps(name, steps, start)
         # however small the budget, the least number of steps is made; typed steps are made whatever they take
         least = start + steps.steps / max(1e-9, steps.steps_per_second)
         limit = 86400.0 * 365 if typed is not None else max(seconds - last, least)
         return {**steps.record(), "max_seconds": round(limit, 1), "started": round(rate.started, 1)}
+
+    def _note_few_steps(self, name: str, steps: Steps, started: float) -> None:
+        """Say that the budget is too small, and which one would do. started: seconds until the first step."""
+        row, stages = STAGE_ROWS[name], plan.shares(self.choices)
+        share = stages[name] / sum(part for other, part in stages.items() if other not in self.state["stages"])
+        counts = self.args.count_evaluation
+        spent = 60 * self.args.minutes * (1 - plan.EVALUATION_SHARE if counts else 1) - self.left()
+        needed = plan.minutes_needed(row.fewest, steps.steps_per_second, started, share, spent, with_evaluation=counts)
+        _log(
+            f"note: {self.args.minutes:g} minutes allow {steps.steps:,} steps of the {name}; below about {row.fewest} "
+            f"steps {row.with_fewer}: give --minutes {needed} or more"
+        )
 
     def _show_time(self, name: str, steps: Steps) -> None:
         left, stages = self.left(), plan.shares(self.choices)
@@ -277,22 +323,64 @@ class Recipe:
             + f"{max(0.0, left) / 60:.1f} min are left for training, to about {at}"
         )
 
+    def _use_adapted_decoder(self) -> None:
+        """Let samples be decoded by the adapted decoder, where there is one, in every program."""
+        record = self.state["stages"].get("adapted")
+        if record is None or "used_by" in record:
+            return
+        from pipelines.builders.adapted import use_adapted_decoder
+
+        run = self.setting.denoiser
+        use_adapted_decoder(self.root / run, self.root / "adapted")
+        record["used_by"] = run
+        self._write()
+        _log(f"{run}: its samples are decoded by the adapted decoder from now on")
+
     # ---- evaluation ----------------------------------------------------------------------------------------------
+
+    def _num_samples(self, scorer: str | None) -> int:
+        """The texts to sample: the number that was typed, else as many as take their part of the time."""
+        if self.args.num_samples is not None:
+            return int(self.args.num_samples)
+        if "num_samples" not in self.state:
+            self.state["num_samples"] = self.clock.time("evaluation", partial(self._affordable_samples, scorer))
+            self._write()
+        return int(self.state["num_samples"])
+
+    def _affordable_samples(self, scorer: str | None) -> int:
+        from pipelines.recipe.sample_count import WANTED, affordable, seconds_of_a_text
+
+        if "evaluation" in self.state:  # of an earlier release
+            return WANTED
+        sources = None
+        if self.choices["condition"].value == "source":
+            sources = self._corpus().valid.sources
+        seconds = seconds_of_a_text(self.root / self.setting.denoiser, self.setting.decoding, sources, scorer)
+        share = plan.EVALUATION_SHARE if self.args.count_evaluation else plan.MOST_EVALUATION
+        number = affordable(seconds, 60 * self.args.minutes * share)
+        if number < WANTED:
+            _log(
+                f"note: a text takes {seconds:.2g} s to sample and judge, so that {number} are sampled; MAUVE needs "
+                f"{WANTED:,}: give --num_samples {WANTED} for it, or more --minutes"
+            )
+        return number
 
     def _evaluate(self) -> int:
         from pipelines.cli.programs import DIFFUSION
         from pipelines.stages import banner, fill, run_program, show_page
 
-        stages, result = plan.shares(self.choices), self.root / "diffusion" / "evaluation" / "eval-valid.json"
+        stages, sampled = plan.shares(self.choices), self.root / self.setting.denoiser
+        result = sampled / "evaluation" / "eval-valid.json"
         judges = find_judges(vars(self.args), self.state["models"])
-        flags = evaluation_flags(self.setting, stages, self.args.num_samples, judges)
+        number = self._num_samples(judges["scorer"])
+        flags = evaluation_flags(self.setting, number, judges)
         argv = fill(flags, root=self.root)
-        parts = parts_that_judge(judges, self.state["models"])
+        parts = parts_that_judge(judges, self.setting.parts)
         if result.is_file() and self.state.get("evaluation", {}).get("flags") == flags:
             _log("evaluation: already done")
         else:
             (self.root / "report.html").unlink(missing_ok=True)
-            banner("evaluation", f"{self.args.num_samples} samples against held-out texts", DIFFUSION, argv)
+            banner("evaluation", f"{number} samples against held-out texts", DIFFUSION, argv)
             for line in parts:
                 _log(f"note: {line}")
             code: int = self.clock.time("evaluation", lambda: run_program(DIFFUSION, argv))
@@ -311,10 +399,13 @@ class Recipe:
         seconds = self.state["seconds"]
         took = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total")
         _log(f"{seconds['total']:.0f} seconds in all: {took}")
-        words = ["python", "-m", "pipelines.sample", str(self.root / "diffusion"), "-n", "10"]
-        words += ["--latent_model_path", str(self.root / "adapted")] if "adapted" in stages else []
+        words = ["python", "-m", "pipelines.sample", str(sampled), "-n", "10"]
         _log(f"more texts: {shlex.join(words)}\nthe choices: {self.root / RECORD}")
         return 0
+
+
+def _steps_of(record: dict[str, Any]) -> Steps:
+    return Steps(**{key: record[key] for key in Steps.__dataclass_fields__})
 
 
 def _typed(name: str, given: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import math
 import shlex
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
+from typing import Any
 
 from pipelines.recipe.models import EXPECTED
 from pipelines.recipe.plan import WAYS
@@ -16,6 +17,8 @@ from utils.errors import UserError
 CORPUS_FLAGS = (
     "dataset_name", "data_dir", "train_file", "valid_file", "test_file", "text_column", "label_column", "source_column",
 )  # fmt: skip
+# Another value of these trains nothing anew.
+FREE = ("output_dir", "dry_run", "no_evaluation", "num_samples", "scorer", "mauve_encoder")
 CHOSEN = {  # choice -> type and help of the flag that replaces it
     "way": (
         str,
@@ -49,7 +52,11 @@ CHOSEN_FROM_SCRATCH = {
     "dim_ae": (int, "without pretrained models: width of a latent"),
 }
 
-STAGE_TITLES = {"language_model": "BART that is trained here", "adapted": "adaptation of the decoder"}
+STAGE_TITLES = {
+    "language_model": "BART that is trained here",
+    "adapted": "adaptation of the decoder",
+    "joint": "joint training",
+}
 
 
 def parser(description: str | None = None) -> ArgumentParser:
@@ -72,11 +79,14 @@ def parser(description: str | None = None) -> ArgumentParser:
     add("--adapt_decoder", action="store_true", default=None, help="in the end fine-tune the decoder on latents of the "
         "denoiser (default: without pretrained models alone)")  # fmt: skip
     add("--no_adapt_decoder", dest="adapt_decoder", action="store_false", help="do not, whatever the models")
+    add("--joint", action="store_true", default=None, help="after the denoiser train it and the autoencoder together "
+        "(only with --way scratch)")  # fmt: skip
     add("--count_evaluation", action="store_true", help="the minutes contain the evaluation, too")
     add("--no_evaluation", action="store_true", help="train alone")
-    add("--dry_run", action="store_true", help="print the choices, train nothing, write nothing")
+    add("--dry_run", action="store_true", help="print choices and commands, train nothing, write nothing")
     judged = made.add_argument_group("evaluation")
-    judged.add_argument("--num_samples", type=int, default=1000, help="texts to sample and judge (default: 1000)")
+    judged.add_argument("--num_samples", type=int, help="texts to sample and judge (default: 1000, or as many as take "
+                        "half of the minutes)")  # fmt: skip
     judged.add_argument("--scorer", metavar="MODEL", help="causal language model that judges (default: smollm2-135m if "
                         "it is there, else --language_model, else a small one that is trained)")  # fmt: skip
     judged.add_argument("--mauve_encoder", metavar="MODEL", help="sentence encoder that judges (default: minilm-l6 if "
@@ -93,13 +103,18 @@ def parser(description: str | None = None) -> ArgumentParser:
     return made
 
 
+def typed_choices(args: Namespace) -> dict[str, Any]:
+    """What was typed, by name, of all that determines the trainings: a folder that was begun goes on with the same."""
+    return {name: value for name, value in vars(args).items() if value is not None and name not in FREE}
+
+
 def check_arguments(args: Namespace) -> None:
     """UserError for what no budget makes sense of."""
     if not (math.isfinite(args.minutes) and args.minutes > 0):
         raise UserError(f"--minutes {args.minutes:g} is no time: give more than 0, such as 60")
     if not (args.dataset_name or args.train_file or args.data_dir):
         raise UserError("no corpus given: add --train_file FILE, or --dataset_name NAME")
-    if args.num_samples < 2:
+    if args.num_samples is not None and args.num_samples < 2:
         raise UserError(f"--num_samples {args.num_samples} is too small: give 2 or more, 1000 for stable numbers")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise UserError(f"--output_dir {args.output_dir} is a file: name a folder")

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.recipe.corpus_facts import CorpusFacts
+from utils.errors import UserError
 
 # Frozen embeddings and a pretrained decoder; an autoencoder trained here and that decoder; everything trained here.
 PRETRAINED_WAY, PERCEIVER_WAY, SCRATCH_WAY = WAYS = ("pretrained", "perceiver", "scratch")
@@ -19,9 +20,11 @@ SHORT_TEXT = 40  # words: one vector of a sentence encoder holds about so much
 MOST_VECTORS = 16
 ENCODING_SHARE = 0.1  # of the budget, at most, for encoding the texts
 FEWEST_TEXTS = 2_000  # to encode, whatever the budget
-FEWEST_STEPS = 300  # of a decoder: below that its batch is halved
+FEWEST_STEPS = 300  # of a decoder: below that its batch is halved, and texts do not follow their latents
 EVALUATION_SHARE = 0.15  # of the budget, if evaluation counts
+MOST_EVALUATION = 0.5  # of the budget, that the evaluation takes beside it, unless its size is typed
 SAFETY = 0.95  # of the time of a stage: what ends early goes to the next one, what is late ends at a high learning rate
+LAST_SHARE = 0.07  # of a stage, for its last evaluation
 WARMUP_SHARE = 0.08  # of the steps of a stage, at most 100 of them
 SHORT_BUDGET = 2400.0  # seconds
 HALF_BATCH = 1.7  # times the rate: a step of half as many texts lasts longer than half of it
@@ -60,6 +63,8 @@ ADAPTED_STAGE = {  # way -> the stage whose time is shared with the adaptation o
     PERCEIVER_WAY: ("decoder", 0.2),
     SCRATCH_WAY: ("diffusion", 0.5),
 }
+JOINT_PART = 0.4  # of the time of the denoiser, for training it together with the autoencoder
+ORDER = ("lm", "autoencoder", "decoder", "diffusion", "joint", "adapted")
 
 SAMPLER_OF = {  # is the latent space one of frozen embeddings? -> sampler, time grid, reason
     True: ("dpmpp", "karras", "of second order: nearer to the embeddings of texts than ddpm in as many steps"),
@@ -91,7 +96,10 @@ class _Maker:
 
 
 def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[str, Any]) -> Choices:
-    """Every choice but the numbers of steps. given: name -> value of what was typed; None is not typed."""
+    """Every choice but the numbers of steps. given: name -> value of what was typed; None is not typed.
+
+    Raises UserError for a stage that the way does not have.
+    """
     make = _Maker(given)
     way, why = WAY_OF_MODELS[machine.language_model is not None, machine.encoder_model is not None]
     way = make("way", way, why)
@@ -115,6 +123,13 @@ def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[
         "a decoder of its own learns what the denoiser makes" if scratch else "a pretrained decoder knows the language"
     )
     make("adapt_decoder", scratch, why)
+    if scratch:
+        make("joint", False, "latents stay as they are: each text is encoded once")
+    elif given.get("joint"):
+        raise UserError(
+            f"--joint trains an autoencoder with its denoiser, and latents of --way {way} stay as they are, since a "
+            "pretrained model decodes them: add --way scratch, or leave --joint out"
+        )
     return make.made
 
 
@@ -226,13 +241,29 @@ def shares(choices: Choices) -> dict[str, float]:
         stage, part = ADAPTED_STAGE[way]
         found["adapted"] = part * found[stage]
         found[stage] -= found["adapted"]
-    return found
+    if "joint" in choices and choices["joint"].value:
+        found["joint"] = JOINT_PART * found["diffusion"]
+        found["diffusion"] -= found["joint"]
+    return {name: found[name] for name in ORDER if name in found}
 
 
 def stage_seconds(stage: str, left: float, stages: Mapping[str, float], done: Sequence[str]) -> float:
     """The seconds of a stage: its part of those left, which are divided among the stages that are not done."""
     total = sum(share for name, share in stages.items() if name not in done)
     return max(0.0, left) * stages[stage] / total
+
+
+def minutes_needed(
+    fewest: int, rate: float, started: float, share: float, spent: float, *, with_evaluation: bool = False
+) -> int:
+    """Whole minutes of a budget in which a stage makes `fewest` steps at a probed rate (steps/s).
+
+    started: seconds until its first step. share: of the time that is left, which the stage gets. spent: seconds that
+    are not left. with_evaluation: the budget contains the evaluation, too.
+    """
+    stage = (started + fewest / (SAFETY * max(rate, 1e-9))) / (1 - LAST_SHARE)
+    trained = 1 - EVALUATION_SHARE if with_evaluation else 1.0
+    return math.ceil((spent + stage / share) / (60 * trained))
 
 
 @dataclass(frozen=True)

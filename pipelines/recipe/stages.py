@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from pipelines.adapt_decoder import as_words, network_flags
+from pipelines.cli.configs import AutoencoderConfig
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN, TEXT_DECODER
-from pipelines.recipe.plan import PRETRAINED_WAY, SCRATCH_WAY, Choices, Steps
+from pipelines.recipe.left_out import left_out, without_flags
+from pipelines.recipe.plan import FEWEST_STEPS, PRETRAINED_WAY, SCRATCH_WAY, Choices, Steps, shares
 from pipelines.stages import ROBUST_AUTOENCODER, Stage
-from utils.cli.settings import Program
+from utils.cli.parse import check_flags
+from utils.cli.settings import Program, Settings
+from utils.errors import UserError
 
 SHOWN = 16  # samples of the training of a denoiser
 NO_SCORER = "no_scorer"  # folder of a scorer of no use but for the evaluation that ends a training
@@ -29,6 +35,7 @@ class StageRow:
     batch_size: str | None = None  # name of the choice; None: of the row
     least_batch: int = 64  # where no choice holds it
     fewest: int = 0  # steps, below which the batch is halved
+    with_fewer: str = ""  # what goes wrong then, for a note
     smallest_batch: int = 8  # to which it is halved
     steps_flag: str = "decoder_steps"  # flag of the recipe that fixes the number of steps
 
@@ -36,7 +43,8 @@ class StageRow:
 STAGE_ROWS = {
     "decoder": StageRow(
         TEXT_DECODER, "a language model learns to write a text from its latents", "validation.json", "decoder_flags",
-        batch_size="decoder_batch_size", fewest=300, steps_flag="decoder_steps",
+        batch_size="decoder_batch_size", fewest=FEWEST_STEPS, with_fewer="texts do not follow their latents",
+        steps_flag="decoder_steps",
     ),
     "lm": StageRow(PRETRAIN, "a small BART, pretrained by denoising", "validation.json", "language_model_flags",
                    steps_flag="language_model_steps"),
@@ -47,6 +55,10 @@ STAGE_ROWS = {
     "diffusion": StageRow(
         DIFFUSION, "the denoiser learns to generate latents", "metrics.json", "denoiser_flags",
         batch_size="denoiser_batch_size", fewest=800, smallest_batch=64, steps_flag="denoiser_steps",
+    ),
+    "joint": StageRow(
+        DIFFUSION, "autoencoder and denoiser train together", "metrics.json", "joint_flags",
+        batch_size="denoiser_batch_size", smallest_batch=16, steps_flag="joint_steps",
     ),
     "adapted": StageRow(
         AUTOENCODER, "the decoder, fine-tuned on latents of the denoiser", "validation.json", "adapted_flags",
@@ -69,7 +81,18 @@ class Setting:
     given: Mapping[str, Any]
 
     def value(self, name: str) -> Any:
+        if name not in self.choices:
+            raise UserError(f"recipe.json has no choice {name}: another release wrote it; name another --output_dir")
         return self.choices[name].value
+
+    @property
+    def parts(self) -> dict[str, str | None]:
+        """The pretrained models that the way uses, by their flags."""
+        reads = self.value("way") == PRETRAINED_WAY
+        return {
+            "language_model": None if self.scratch else self.language_model,
+            "encoder_model": self.encoder_model if reads else None,
+        }
 
     @property
     def scratch(self) -> bool:
@@ -86,6 +109,11 @@ class Setting:
         return "autoencoder" if self.scratch else "decoder"
 
     @property
+    def denoiser(self) -> str:
+        """The stage whose run is sampled: the last one in which the denoiser trains."""
+        return "joint" if "joint" in shares(self.choices) else "diffusion"
+
+    @property
     def decoding(self) -> str:
         return "greedy" if self.scratch else "nucleus"
 
@@ -96,13 +124,12 @@ def make_stage(name: str, setting: Setting, steps: Steps) -> Stage:
     program = row.program
     if name == "adapted" and not setting.scratch:
         program = TEXT_DECODER
-    flags = {"decoder": _decoder, "lm": _lm, "autoencoder": _autoencoder, "diffusion": _diffusion, "adapted": _adapted}
     words = [
         setting.corpus,
         f"--max_train_texts {setting.value('max_train_texts')} --max_seq_len {setting.value('max_seq_len')}",
         f"--num_train_steps {steps.steps} --train_batch_size {steps.batch_size} --lr_warmup_steps {steps.warmup}",
         f"--lr_schedule cosine --log_every {log_interval(steps)}",
-        flags[name](setting, steps),
+        FLAGS[name](setting, steps),
         setting.given.get(row.own_flags) or "",
     ]
     return Stage(name, program, row.title, row.done_file, " ".join(words))
@@ -117,9 +144,9 @@ def _decoder(setting: Setting, steps: Steps) -> str:
     assert setting.language_model is not None
     model = shlex.quote(setting.language_model)
     return (
-        f"{_space(setting)} --decoder_model {model} --learning_rate 2e-3 --eval_every {max(1, steps.steps)}"
-        f" --save_every {_part(steps, 10)} --eval_texts {decoded_texts(steps)}"
-        f" --latent_cache_dir {{root}}/{LATENT_CACHE}"
+        f"{_space(setting)} --decoder_model {model} --lora_rank 16 --max_latent_noise 0.6 --learning_rate 2e-3"
+        f" --eval_every {max(1, steps.steps)} --save_every {_part(steps, 10)}"
+        f" --eval_texts {decoded_texts(steps)} --latent_cache_dir {{root}}/{LATENT_CACHE}"
     )
 
 
@@ -147,12 +174,23 @@ def _lm(setting: Setting, steps: Steps) -> str:
 
 
 def _autoencoder(setting: Setting, steps: Steps) -> str:
+    sizes = {name: str(setting.value(name)) for name in ("num_encoder_latents", "dim_ae")}
+    words = without_flags(shlex.split(ROBUST_AUTOENCODER), sizes)
+    words += [word for name, value in sizes.items() for word in (f"--{name}", value)]
+    words = without_flags(words, [row.flag for row in left_out(setting.given)])
+    return f"--enc_dec_model {{root}}/lm {_autoencoder_training(steps)} {shlex.join(words)}"
+
+
+def _autoencoder_training(steps: Steps) -> str:
     return (
-        f"--enc_dec_model {{root}}/lm --learning_rate 1e-3 --eval_every {max(1, steps.steps)}"
-        f" --save_every {_part(steps, 5)} --eval_texts 200 --eval_batch_size 100 --decoding greedy"
-        + ROBUST_AUTOENCODER
-        + f" --num_encoder_latents {setting.value('num_encoder_latents')} --dim_ae {setting.value('dim_ae')}"
+        f"--learning_rate 1e-3 --eval_every {max(1, steps.steps)} --save_every {_part(steps, 5)} --eval_texts 200"
+        " --eval_batch_size 100 --decoding greedy"
     )
+
+
+def _autoencoder_settings(setting: Setting, steps: Steps) -> Settings[AutoencoderConfig]:
+    """The settings of the autoencoder stage, with the flags of the user."""
+    return check_flags(AUTOENCODER, shlex.split(make_stage("autoencoder", setting, steps).flags))
 
 
 def _diffusion(setting: Setting, steps: Steps) -> str:
@@ -164,6 +202,8 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
     network = f"--denoiser_variant {c('denoiser_variant')} --tx_dim {c('tx_dim')} --tx_depth {c('tx_depth')}"
     if c("denoiser_variant") != "mlp":
         network += " --scale_shift"
+    if setting.scratch and not _autoencoder_settings(setting, steps).config.perceiver.l2_normalize_latents:
+        network += " --normalize_latent"
     return (
         f"--latent_model_path {{root}}/{setting.latents} {network} --self_condition --disable_dropout"
         f" --objective pred_v --learning_rate {c('denoiser_learning_rate')} --ema_decay {steps.ema_decay}"
@@ -175,11 +215,22 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
     )
 
 
+def _joint(setting: Setting, steps: Steps) -> str:
+    return (
+        f"--joint_run {{root}}/diffusion --joint_warmup_steps {min(500, steps.steps // 4)} --learning_rate 1e-4"
+        f" --ema_decay {steps.ema_decay} --save_and_sample_every {max(1, steps.steps)} --save_every {_part(steps, 5)}"
+        f" --num_samples {SHOWN} --decoding {setting.decoding} --scorer {{root}}/{NO_SCORER}"
+    )
+
+
 def _adapted(setting: Setting, steps: Steps) -> str:
     if setting.scratch:
+        network = network_flags(_autoencoder_settings(setting, steps).values)
+        words = [word for name, value in network.items() for word in as_words(AUTOENCODER, name, value)]
+        trained = "{root}/joint/autoencoder" if setting.denoiser == "joint" else "{root}/autoencoder"
         return (
-            f"{_autoencoder(setting, steps)} --lm_mode decoder --resume_dir {{root}}/autoencoder"
-            " --denoiser_run {root}/diffusion --denoiser_prob 0.7 --max_latent_noise 0"
+            f"{shlex.join(words)} {_autoencoder_training(steps)} --lm_mode decoder --resume_dir {trained}"
+            f" --denoiser_run {{root}}/{setting.denoiser} --denoiser_prob 0.7 --max_latent_noise 0"
         )
     return (
         "--resume_dir {root}/decoder --denoiser_run {root}/diffusion --denoiser_prob 0.7 --learning_rate 3e-4"
@@ -188,16 +239,39 @@ def _adapted(setting: Setting, steps: Steps) -> str:
     )
 
 
+FLAGS: Mapping[str, Callable[[Setting, Steps], str]] = {
+    "decoder": _decoder, "lm": _lm, "autoencoder": _autoencoder, "diffusion": _diffusion, "joint": _joint,
+    "adapted": _adapted,
+}  # fmt: skip
+
+
 def _part(steps: Steps, parts: int) -> int:
     return max(1, steps.steps // parts)
 
 
-def evaluation_flags(
-    setting: Setting, stages: Mapping[str, float], num_samples: int, judges: Mapping[str, str | None]
-) -> str:
+# Two lengths of a stage: a word of its command in which they differ follows from the rate of its probe.
+SHORT, LONG = Steps(100, 0, 8, 0.9, 60.0, 1.0), Steps(9000, 0, 100, 0.999, 6000.0, 3.0)
+FOLLOWS = "N"  # is printed for such a word
+
+
+def shown_command(name: str, setting: Setting, root: Path, steps: Steps | None) -> str:
+    """The program and flags of a stage as they will be run. steps: None where no probe has told its length."""
+    lengths = [steps] if steps else [replace(one, batch_size=setting.batch_size(name)) for one in (SHORT, LONG)]
+    stages = [make_stage(name, setting, one) for one in lengths]
+    words = [set(same) for same in zip(*(stage.argv(root) for stage in stages), strict=True)]
+    shown = [FOLLOWS if len(same) > 1 else same.pop() for same in words]
+    return f"{stages[0].program.name} {shlex.join(shown)}"
+
+
+def notes(setting: Setting) -> list[str]:
+    """A line for each flag of the recipe that flags of the user leave out."""
+    if "autoencoder" not in shares(setting.choices):
+        return []
+    return [f"the autoencoder does without --{row.flag}: {row.reason}" for row in left_out(setting.given)]
+
+
+def evaluation_flags(setting: Setting, num_samples: int, judges: Mapping[str, str | None]) -> str:
     """Flags of the evaluation of the denoiser. judges: scorer and mauve_encoder, each a folder or None."""
-    flags = f"--eval --resume_dir {{root}}/diffusion --num_samples {num_samples} --eval_batch_size 250"
+    flags = f"--eval --resume_dir {{root}}/{setting.denoiser} --num_samples {num_samples} --eval_batch_size 250"
     flags += f" --decoding {setting.decoding}"
-    if "adapted" in stages:
-        flags += " --latent_model_path {root}/adapted"
     return flags + "".join(f" --{name} {shlex.quote(value)}" for name, value in judges.items() if value)

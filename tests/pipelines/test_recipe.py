@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,14 +14,19 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.adapt_decoder import network_flags
 from pipelines.recipe import __main__ as recipe
 from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH
+from pipelines.recipe.checks import rules_without_folders
 from pipelines.recipe.corpus_facts import CorpusFacts
+from pipelines.recipe.left_out import without_flags
 from pipelines.recipe.plan import Machine, choose, choose_steps, shares
-from pipelines.recipe.stages import Setting, evaluation_flags, make_stage
+from pipelines.recipe.sample_count import affordable
+from pipelines.recipe.stages import Setting, evaluation_flags, make_stage, notes, shown_command
 from pipelines.stages import fill
+from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.tiny_models import tiny_encoder
-from utils.cli.parse import parse
+from utils.cli.parse import check_flags, parse
 from utils.run_folder import write_json
 
 CAPTIONS = CorpusFacts(texts=60_000, held_out=1_000, words=12, tokens=38, sentences=1, most_sentences=1)
@@ -73,12 +80,58 @@ def test_the_flags_of_every_stage_are_those_of_its_program(facts, way, adapt, tm
             assert found.config.sentence.pooling == ("sentences" if facts is STORIES else "mean")
 
 
-def test_the_evaluation_reads_the_adapted_decoder(tmp_path):
-    made = setting(CAPTIONS, {"adapt_decoder": True})
+def test_the_evaluation_is_of_the_run_in_which_the_denoiser_trained_last(tmp_path):
     judges = {"scorer": "a b", "mauve_encoder": None}
-    words = fill(evaluation_flags(made, shares(made.choices), 9, judges), root=tmp_path)
-    assert words[words.index("--latent_model_path") + 1] == str(tmp_path / "adapted")
-    assert words[words.index("--scorer") + 1] == "a b" and "--mauve_encoder" not in words
+    for joint, run in ((None, "diffusion"), (True, "joint")):
+        made = setting(CAPTIONS, {"way": "scratch", "joint": joint})
+        words = fill(evaluation_flags(made, 9, judges), root=tmp_path)
+        assert words[words.index("--resume_dir") + 1] == str(tmp_path / run)
+        assert words[words.index("--scorer") + 1] == "a b" and "--mauve_encoder" not in words
+
+
+@pytest.mark.parametrize("joint", [None, True])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--noise_level_conditioning --max_latent_noise 0.6",
+        "--kl_weight 0.1",
+        "--num_layers 3 --dim_ae 24",
+        "--autoencoder per_token",
+        "--feature_matching_weight 1 --num_train_steps 7",
+        "--lm_mode freeze --alignment_weight 0.5",
+    ],
+)
+def test_an_adapted_decoder_has_the_network_of_the_autoencoder(flags, joint, tmp_path):
+    made = setting(CAPTIONS, {"way": "scratch", "autoencoder_flags": flags, "joint": joint})
+    steps, found = choose_steps(600, 2, 5, 32), {}
+    for name in shares(made.choices):
+        stage = make_stage(name, made, steps)
+        found[name] = check_flags(stage.program, stage.argv(tmp_path), rules_without_folders(stage.program))
+    first, second = found["autoencoder"], found["adapted"]
+    assert network_flags(first.values) == network_flags(second.values)
+    assert ("num_encoder_latents" in first.explicit) == ("per_token" not in flags)
+    assert second.config.autoencoder.lm_mode == "decoder" and second.config.autoencoder.max_latent_noise == 0
+    assert second.config.loop.num_train_steps == steps.steps and second.config.latent_losses.alignment_weight == 0
+    assert second.config.run.resume_dir == str(tmp_path / ("joint/autoencoder" if joint else "autoencoder"))
+    assert second.config.augmentation.denoiser_run == str(tmp_path / ("joint" if joint else "diffusion"))
+    scaled = found["diffusion"].config.latents.normalize_latent
+    assert scaled == ("kl_weight" in flags) and first.config.perceiver.l2_normalize_latents != scaled
+    assert len(notes(made)) == ("kl_weight" in flags or "per_token" in flags)
+
+
+def test_a_command_is_shown_as_it_will_be_run(tmp_path):
+    made = setting(CAPTIONS, {"denoiser_flags": "--objective pred_x0"})
+    shown = shown_command("diffusion", made, tmp_path, None)
+    assert shown.startswith("train_text_diffusion.py --train_file 'a b.txt' --max_train_texts 60000")
+    assert "--num_train_steps N --train_batch_size 512 --lr_warmup_steps N" in shown and "--objective pred_x0" in shown
+    steps = choose_steps(600, 2, 5, 32)
+    known = shown_command("diffusion", made, tmp_path, steps)
+    assert shlex.split(known)[1:] == make_stage("diffusion", made, steps).argv(tmp_path)
+
+
+def test_the_evaluation_samples_what_its_time_allows():
+    assert affordable(0.2, 90) == 450 and affordable(0.2, 1e6) == 1000 and affordable(5, 10) == 50
 
 
 def test_a_flag_replaces_each_choice():
@@ -124,6 +177,7 @@ def files(tmp_path_factory) -> Path:
 
 
 STEPS = "--decoder_steps 12 --denoiser_steps 12 --language_model_steps 8 --autoencoder_steps 8 --adapted_steps 6"
+STEPS += " --joint_steps 6"
 
 
 def words(files: Path, out: Path, corpus: str, more: str = "", steps: str = STEPS) -> list[str]:
@@ -153,13 +207,23 @@ def record(out: Path) -> dict:
         ("--decoder_flags '", "--decoder_flags"),
         ("--language_model /nowhere/lm --encoder_model /nowhere/encoder", "/nowhere/encoder"),
         ("--train_file /nowhere/texts.txt", "/nowhere/texts.txt"),
+        ("--joint", "latents of --way pretrained stay as they are"),
+        ("--way scratch --num_encoder_latents 8 --autoencoder_flags=--autoencoder=per_token", "leave it out"),
+        ("--way scratch --autoencoder_flags=--kl_weigth=1", "autoencoder stage would end at once: unknown flag"),
+        ("--way scratch --adapted_flags=--num_layers=few", "adapted stage would end at once: --num_layers"),
+        ("--sampler walk", "diffusion stage would end at once: --sampler"),
+        ("--top_p 7", "--top_p"),
+        ("--denoiser_flags=--tx_dimm=9", "unknown flag --tx_dimm"),
+        ("--decoder_flags=--learning_rate=often", "decoder stage would end at once: --learning_rate"),
     ],
 )
 def test_a_mistake_is_one_line(files, tmp_path, capsys, more, message):
     with pytest.raises(SystemExit) as ended:
         recipe.main(words(files, tmp_path / "out", "captions", more))
     err = capsys.readouterr().err.strip()
-    assert ended.value.code == 2 and message in err and "\n" not in err and not (tmp_path / "out/decoder").exists()
+    errors = [line for line in err.splitlines() if not line.startswith("note: ")]  # of measuring the encoder
+    assert ended.value.code == 2 and len(errors) == 1 and message in errors[0]
+    assert not (tmp_path / "out/decoder").exists()
 
 
 def test_a_missing_package_is_said_before_anything_is_measured(files, tmp_path, monkeypatch, capsys):
@@ -175,6 +239,8 @@ def test_a_dry_run_prints_the_choices_and_writes_nothing(files, tmp_path, capsys
     assert recipe.main(words(files, tmp_path / "out", "stories", "--dry_run")) == 0
     printed = capsys.readouterr().out
     assert "3 sentences" in printed and "sentences" in printed and "time of diffusion" in printed
+    assert "flags of decoder: python -m pipelines.train_text_decoder --train_file" in printed
+    assert "--num_train_steps N --train_batch_size 32" in printed and "flags of diffusion: train_text_diff" in printed
     assert not (tmp_path / "out").exists()
 
 
@@ -189,6 +255,11 @@ def test_a_dry_run_prints_the_choices_and_writes_nothing(files, tmp_path, capsys
         ("pairs", "--condition none --adapt_decoder"),
         ("captions", "--way perceiver"),
         ("classes", "--language_model none --encoder_model none"),
+        ("classes", "--way scratch --joint"),
+        ("pairs", "--way scratch"),
+        ("captions", "--way scratch --autoencoder_flags=--autoencoder=per_token"),
+        ("captions", "--way scratch --joint --autoencoder_flags=--kl_weight=0.1"),
+        ("captions", "--way scratch --autoencoder_flags=--noise_level_conditioning"),
     ],
 )
 def test_every_kind_of_corpus_comes_to_its_page(files, tmp_path, capsys, corpus, more):
@@ -196,13 +267,16 @@ def test_every_kind_of_corpus_comes_to_its_page(files, tmp_path, capsys, corpus,
     assert recipe.main(words(files, out, corpus, more)) == 0
     found = record(out)
     assert all(stage["done"]["step"] == stage["steps"] for stage in found["stages"].values())
-    assert (out / "report.html").is_file() and (out / "diffusion/evaluation/eval-valid.json").is_file()
-    args = json.loads((out / "diffusion/args.json").read_text())
+    run = out / ("joint" if "--joint" in more else "diffusion")
+    assert (out / "report.html").is_file() and (run / "evaluation/eval-valid.json").is_file()
+    args = json.loads((run / "args.json").read_text())
     condition = "none" if "--condition none" in more else {"classes": "class", "pairs": "source"}.get(corpus, "none")
     assert found["choices"]["condition"]["value"] == condition
     assert args["class_conditional"] == (condition == "class") and args["seq2seq"] == (condition == "source")
     assert found["seconds"]["total"] > 0
-    if "none" not in more.split("--condition")[0]:
+    if (out / "adapted").is_dir():  # its samples are decoded by the adapted decoder, without a flag
+        assert texts_of(run, corpus) == texts_of(run, corpus, f"--latent_model_path={out / 'adapted'}")
+    if "scratch" not in more and "none" not in more.split("--condition")[0]:
         assert any("flatter" in note for note in found["evaluation"]["notes"])
     capsys.readouterr()
     assert recipe.main(words(files, out, corpus, more)) == 0  # nothing is done twice
@@ -210,6 +284,26 @@ def test_every_kind_of_corpus_comes_to_its_page(files, tmp_path, capsys, corpus,
     with pytest.raises(SystemExit):
         recipe.main(words(files, out, corpus, more + " --tx_dim 128"))
     assert "was begun with --tx_dim 64" in capsys.readouterr().err
+
+
+def texts_of(run: Path, corpus: str, *flags: str) -> list[str]:
+    pipeline = TextDiffusionPipeline.from_pretrained(run, argv=flags)
+    if pipeline.sources is not None:
+        return list(pipeline(source=["1 red dog runs", "2 old cat waits"], seed=1, decoding="greedy"))
+    return list(pipeline(4, seed=1, decoding="greedy"))
+
+
+@pytest.mark.slow
+def test_a_budget_that_is_too_small_says_so_and_is_evaluated_on_fewer_texts(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    typed = words(files, out, "captions", "--minutes 0.001", steps="--denoiser_steps 5")
+    typed = without_flags(typed, ["num_samples"])
+    assert recipe.main(typed) == 0
+    printed = capsys.readouterr().out
+    assert "note: 0.001 minutes allow 10 steps of the decoder; below about 300 steps texts do not follow" in printed
+    assert re.search(r"give --minutes \d+ or more", printed)
+    assert "so that 50 are sampled; MAUVE needs 1,000" in printed and record(out)["num_samples"] == 50
+    assert recipe.main(typed) == 0 and "evaluation: already done" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -12,7 +12,17 @@ from dataset_utils.registry import NOT_IN_CATALOG
 from dataset_utils.splits import Split
 from pipelines.probes import Rate
 from pipelines.recipe.corpus_facts import CorpusFacts, count_sentences, measure
-from pipelines.recipe.plan import Machine, choose, choose_steps, rows, shares, stage_seconds
+from pipelines.recipe.plan import (
+    LAST_SHARE,
+    Machine,
+    choose,
+    choose_steps,
+    minutes_needed,
+    rows,
+    shares,
+    stage_seconds,
+)
+from utils.errors import UserError
 
 CAPTIONS = CorpusFacts(texts=144_000, held_out=5_000, words=12, tokens=38, sentences=1, most_sentences=1)
 STORIES = CorpusFacts(texts=18_600, held_out=200, words=45, tokens=86, sentences=5, most_sentences=5)
@@ -127,6 +137,27 @@ def test_a_short_budget_gives_the_denoiser_more_of_its_time():
     assert short["diffusion"] > long["diffusion"] and sum(short.values()) == pytest.approx(1)
     typed = shares(choose(CAPTIONS, MACHINE, HOUR, {"denoiser_share": 0.5, "adapt_decoder": True}))
     assert typed["diffusion"] == 0.5 and sum(typed.values()) == pytest.approx(1)
+
+
+def test_joint_training_takes_its_time_from_the_denoiser_and_needs_an_autoencoder():
+    alone, joint = (shares(choose(CAPTIONS, SCRATCH, HOUR, {"joint": value})) for value in (None, True))
+    assert list(joint) == ["lm", "autoencoder", "diffusion", "joint", "adapted"]
+    assert sum(joint.values()) == pytest.approx(1)
+    assert joint["diffusion"] + joint["joint"] == pytest.approx(alone["diffusion"]) and "joint" not in alone
+    for machine in (MACHINE, Machine("smollm2", None)):
+        with pytest.raises(UserError, match="--joint trains an autoencoder"):
+            choose(CAPTIONS, machine, HOUR, {"joint": True})
+
+
+def test_the_minutes_that_a_note_asks_for_give_the_steps():
+    for rate, share, spent in ((0.5, 0.74, 100), (3.0, 1.0, 0), (0.02, 0.42, 700)):
+        minutes = minutes_needed(300, rate, 10, share, spent)
+        steps = [
+            choose_steps(share * (60 * given - spent) * (1 - LAST_SHARE), rate, 10, 8).steps
+            for given in (minutes, minutes - 1)
+        ]
+        assert steps[0] >= 300 > steps[1]
+    assert minutes_needed(300, 0.1, 10, 1, 0, with_evaluation=True) > minutes_needed(300, 0.1, 10, 1, 0)
 
 
 def test_steps_fill_the_time_at_the_rate_of_the_probe():
