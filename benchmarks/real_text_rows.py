@@ -78,6 +78,26 @@ ROWS = {
         "published, with a decoder that knows the noise of its latents",
         _published("--max_latent_noise 0.6 --noise_level_conditioning"),
     ),
+    "variational-autoencoder": Row(
+        "published, with latents that have a mean and a variance (KL)",
+        _published("--max_latent_noise 0 --kl_weight 0.01"),
+    ),
+    "token-dropout-autoencoder": Row(
+        "published, with hidden tokens at the input of the decoder",
+        _published("--max_latent_noise 0 --token_dropout 0.3"),
+    ),
+    "latent-mask-autoencoder": Row(
+        "published, with masked latents", _published("--max_latent_noise 0 --latent_mask_prob 0.1")
+    ),
+    "state-noise-autoencoder": Row(
+        "published, with noise on the encoder's states", _published("--max_latent_noise 0 --state_noise 0.3")
+    ),
+    "per-token-autoencoder": Row(
+        "published, with one latent for each token",
+        f"{_SCRATCH} --dim_ae 64 --autoencoder_flags"
+        " '--autoencoder per_token --lm_mode freeze --max_latent_noise 0 --latent_noise_prob 0.5'",
+    ),
+    "joint": Row("published, and then autoencoder and denoiser train together", f"{_PUBLISHED} --joint"),
     "adapted-decoder": Row(
         "published, with the decoder adapted to the denoiser",
         _PUBLISHED.replace("--no_adapt_decoder", "--adapt_decoder"),
@@ -102,6 +122,48 @@ ROWS = {
         parts=_BOTH,
     ),
     "recipe-adapted": Row("the recipe, its decoder adapted to the denoiser", "--adapt_decoder", parts=_BOTH),
+    "recipe-whitened": Row(
+        "the recipe, the channels of its latents made independent", "--decoder_flags '--latent_scaling whiten'",
+        parts=_BOTH,
+    ),
+    "recipe-segments": Row(
+        "the recipe with four vectors of equal pieces of a text", "--pooling segments --num_sentence_latents 4",
+        parts=_BOTH,
+    ),
+    # the recipe with one change of its diffusion process
+    "recipe-tan-schedule": Row(
+        "the recipe with more noise at every time (tan-d, d = 3)",
+        "--denoiser_flags '--train_schedule tan --scale 3'", parts=_BOTH,
+    ),
+    "recipe-flow-x0": Row(
+        "the recipe on the linear path, with x0 predicted and the loss of x0",
+        "--denoiser_flags '--train_schedule rectified_flow --objective pred_x0'", parts=_BOTH,
+    ),
+    "recipe-flow-velocity": Row(
+        "the recipe on the linear path, with x0 predicted and the loss of the velocity",
+        "--denoiser_flags '--train_schedule rectified_flow --objective pred_x0 --loss_weighting flow'", parts=_BOTH,
+    ),
+    "recipe-logit-normal": Row(
+        "the recipe with most training times in the middle of the noise",
+        "--denoiser_flags '--schedule_sampler logit_normal --config time_logit_mean=0.8 --config time_logit_std=0.8'",
+        parts=_BOTH,
+    ),
+    "recipe-adaptive-times": Row(
+        "the recipe with training times where the error of x0 grows",
+        "--denoiser_flags '--schedule_sampler adaptive'", parts=_BOTH,
+    ),
+    "recipe-self-conditioning": Row(
+        "the recipe with self-conditioning in 95 of 100 texts, on perturbed estimates",
+        "--denoiser_flags '--train_prob_self_cond 0.95 --self_cond_noise 0.3'", parts=_BOTH,
+    ),
+    "recipe-renoised": Row(
+        "the recipe, sampled by ddim that goes back to more noise before each step",
+        "--sampler ddim --denoiser_flags '--renoise_gamma 1.5'", parts=_BOTH,
+    ),
+    "recipe-learned-variance": Row(
+        "the recipe on a discrete chain, with a learned variance of its ddpm steps",
+        "--sampler ddpm --time_grid uniform --denoiser_flags '--beta_schedule cosine --learned_variance'", parts=_BOTH,
+    ),
     # without latents
     "causal-lm": Row(
         "the same language model, fine-tuned without latents",
@@ -163,7 +225,10 @@ def train_row(name: str, root: Path, parts: Parts, models: Models, minutes: floa
 
 def sampled_run(folder: Path) -> Path:
     """The run folder of a row that samples texts."""
-    return folder / "diffusion" if (folder / "recipe.json").is_file() else folder
+    if not (folder / "recipe.json").is_file():
+        return folder
+    joint = folder / "joint"  # of a recipe with --joint
+    return joint if (joint / "args.json").is_file() else folder / "diffusion"
 
 
 def row_flags(name: str, root: Path, models: Models) -> list[str]:
