@@ -7,12 +7,14 @@
 It times the real training loops and samplers, with random weights, at the sizes of recipes (throughput_sizes). Every
 case runs once in each round, so that a busy moment of the machine affects all cases; medians and ranges are over
 rounds, and a ratio is the median of the ratios within the rounds. "all on" is what the programs do by default, with
---mixed_precision bf16 where the device has it fast. "everything off" is float32 with --reference_kernels and --compile
+--mixed_precision bf16 where the device has it fast; that of the autoencoder adds --cache_encoder_states float16, which
+is off by default ("without cache" is the recipe). "everything off" is float32 with --reference_kernels and --compile
 off, the encoder of the language model at every step, and the decoding of transformers itself.
 A switch whose "all on / without X" is below .97 makes that case slower: the program prints these at the end, and
-"slower" of throughput.json holds them.
+"slower" of throughput.json holds them. Likewise with "beyond_precision": cases whose first losses differ by more than
+rounding explains (throughput_report.PRECISION).
 Writes throughput.json and table.txt, after each case or, with several rounds, after each round; with --profile also
-profile.txt, the time of a denoiser step by kernel.
+profile_PART.txt of each part, the time by kernel of its first case that runs in this process.
 How long: small about 12 minutes on 2 CPU cores. Two cases in half a minute:
     --parts denoiser --cases "all on,everything off" --rounds 5 --seconds 1
 A text of --cases may have several parts that must all be in the name of a case: "beam+all on,beam+everything off".
@@ -38,6 +40,8 @@ from benchmarks.throughput_sizes import NUM_LOSSES, PARTS, PROJECTED, SIZES, Mak
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import git_commit, package_versions, write_json, write_text
+
+PROFILED = {True: 10, False: 1}  # steps in a profile, by whether the part trains: a step of sampling is many calls
 
 
 def measure(
@@ -188,10 +192,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         found = measure(makers, machine, args.rounds, args.seconds, args.steps, save)
         result = save(found)
-        if args.profile and makers[0].part == "denoiser":
-            case = found[0].case if args.rounds > 1 else makers[0].make()
-            case.run(2)
-            write_text(args.output_dir / "profile.txt", profile(case, device))
+        for part in parts if args.profile else ():
+            number = next((i for i, one in enumerate(found) if one.case.part == part and one.case.pid is None), None)
+            if number is None:
+                print(f"note: no case of {part} runs in this process, so none is profiled", file=sys.stderr)
+                continue
+            case = found[number].case if args.rounds > 1 else makers[number].make()
+            steps = PROFILED[part in PROJECTED]
+            case.run(min(2, steps))
+            write_text(args.output_dir / f"profile_{part}.txt", profile(case, device, steps))
     print(table(result))
     return 0
 

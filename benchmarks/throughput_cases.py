@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.throughput_networks import Networks
+from benchmarks.throughput_networks import Networks, fill_zero_weights
 from benchmarks.throughput_sampling import guidance_cases, sampling_cases
 from benchmarks.throughput_sizes import NUM_LOSSES, Case, Maker, Switches, variants
 from diffusion.options import ProcessOptions, SamplingOptions
@@ -49,9 +49,11 @@ def denoiser_training(networks: Networks, name: str, switches: Switches) -> Case
     size, dist = networks.size, networks.dist
     torch.manual_seed(1)
     model = DiffusionModel(networks.space, networks.denoiser, size.tokens, 0).to(networks.device)
+    fill_zero_weights(model.denoiser)  # else the first losses would not depend on the network
     if switches.compile:
         compile_network(model.denoiser, "on", networks.device)
     where = networks.folder if switches.cache else None
+    networks.set_kernels(networks.available(Switches()))  # of the cache, whatever case was before
     texts = encode_or_load(networks.space, networks.data, where, "train", "latents", replace(dist, rank=1), "auto")
     source = ConditionalLatents(model.normalize(networks.space), texts)
     process = make_process(ProcessOptions(objective="pred_v"), SamplingOptions(), "latent")
@@ -69,6 +71,7 @@ def autoencoder_training(networks: Networks, name: str, switches: Switches) -> C
             compile_network(network, "on", networks.device, part=True)
     states: EncodedSplit | None = None
     if switches.cache:
+        networks.set_kernels(networks.available(Switches()))  # of the cache, whatever case was before
         inner = EncoderStatesSpace(networks.model, size.tokens)
         states = encode_or_load(
             inner, networks.data, networks.folder, "train", "states", replace(dist, rank=1), "auto", "float16"

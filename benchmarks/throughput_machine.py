@@ -112,13 +112,13 @@ def count_flops(case: Case) -> float:
     return float(counter.get_total_flops())
 
 
-def profile(case: Case, device: torch.device) -> str:
-    """Time of a step by kernel."""
+def profile(case: Case, device: torch.device, steps: int) -> str:
+    """Time by kernel of some steps."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     with profiled(activities=activities) as found:
-        case.run(10)
+        case.run(steps)
     order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
     return found.key_averages().table(sort_by=order, row_limit=30)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.throughput_sizes import Size, Switches
 from dataset_utils.batching import TokenTable
@@ -20,6 +20,7 @@ from dataset_utils.synthetic_stories import generate_splits
 from latent_models.autoencoders.options import PerceiverOptions
 from latent_models.autoencoders.perceiver import PerceiverAutoencoder
 from latent_models.generation.generator import TokenGenerator, make_token_generator
+from latent_models.half_precision import HalfPrecisionCopy
 from latent_models.language_models import LanguageModel
 from latent_models.options import GenerationOptions, PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
@@ -32,6 +33,24 @@ from utils.compile import compile_network, should_compile
 from utils.distributed import DistContext, has_bf16
 from utils.kernels import set_kernels
 from utils.options import KernelOptions
+
+OUTPUT_STD = 0.02  # of weights that are 0 in a new network
+
+
+def fill_zero_weights(network: nn.Module) -> None:
+    """Give random numbers to matrices that are 0: a new denoiser predicts 0, whatever its other weights are."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            if p.ndim > 1 and not p.any():
+                p.copy_(OUTPUT_STD * torch.randn(p.shape, generator=generator))
+
+
+class NoCopy(HalfPrecisionCopy):
+    """Autocast casts the weights of the frozen model at every step."""
+
+    def of(self, model: Any, dtype: torch.dtype) -> Any:
+        return model
 
 
 class Networks:
@@ -55,6 +74,7 @@ class Networks:
         self.bf16, self.compiles = has_bf16(device), should_compile("auto", device)
         torch.manual_seed(0)
         self.model = random_language_model(size).to(device)
+        self.half = self.model._half
         self.autoencoder_options = PerceiverOptions(
             num_encoder_latents=size.latents, dim_ae=size.dim, num_layers=size.ae_layers, l2_normalize_latents=True
         )
@@ -76,6 +96,8 @@ class Networks:
             switches,
             bf16=switches.bf16 and self.bf16,
             bf16_copy=switches.bf16_copy and switches.bf16 and self.bf16,
+            frozen_copy=switches.frozen_copy and switches.bf16 and self.bf16,
+            own_cache=switches.own_cache and switches.dynamic,
             compile=switches.compile and self.compiles,
             attention="fused" if switches.attention == "auto" and not cpu else switches.attention,
             dropout=switches.dropout if cpu and self.size.dropout else Switches.dropout,
@@ -87,14 +109,20 @@ class Networks:
         options = KernelOptions(attention=switches.attention, dropout=switches.dropout, freed_memory=self.freed_memory)
         set_kernels(options, self.device)
         self.model.chunked_loss = switches.chunked
+        self.model._half = self.half if switches.frozen_copy else NoCopy()
         in_float32 = switches.bf16 and not switches.bf16_copy
-        self.decoding_model.token_generator = self.token_generator("fp32" if in_float32 else "run", switches.dynamic)
+        precision = "fp32" if in_float32 else "run"
+        self.decoding_model.token_generator = self.token_generator(precision, switches.dynamic, switches.own_cache)
 
     @cache  # noqa: B019 - it holds a copy of the language model, which the cases share
-    def token_generator(self, precision: str, dynamic: bool) -> TokenGenerator:
+    def token_generator(self, precision: str, dynamic: bool, own_cache: bool) -> TokenGenerator:
         """precision: fp32, or run, that of the run, which in bf16 is by a copy of the language model."""
         options = GenerationOptions(generation_dtype=precision, whole_batches=not dynamic)
-        return make_token_generator(options, self.decoding_model.model, self.decoding_model.name)
+        generator = make_token_generator(options, self.decoding_model.model, self.decoding_model.name)
+        if not own_cache:
+            generate = generator._generate
+            generator._generate = lambda *args: generate(*(*args[:-1], False))  # type: ignore[method-assign]
+        return generator
 
     @torch.no_grad()
     def example_states(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,10 @@ from benchmarks.throughput_machine import allocated_bytes, peak_bytes, timed
 from benchmarks.throughput_sizes import PROJECTED, Case
 
 SLOWER_BELOW = 0.97  # ratio of a case with everything on to the same case without one switch
+CACHED_STATES = (
+    "all on of the autoencoder reads cached states (--cache_encoder_states float16), which are off by default: "
+    "the recipe is without cache"
+)
 
 
 @dataclass
@@ -35,11 +40,14 @@ def report(measured: list[Measured], metadata: dict[str, Any]) -> dict[str, Any]
     """The contents of throughput.json. metadata: of the machine and the command; measured: with a round or more."""
     rows = [row_of(one) for one in measured]
     bounds(rows, [one.case for one in measured], metadata)
-    found = ratios(rows)
+    found, losses = ratios(rows), differences(rows)
+    dropout = metadata["layout"]["dropout"]  # then losses are those of other masks, and none is judged
     return metadata | {
         "ratios": found,
         "slower": slower(found),
-        "loss_differences": differences(rows),
+        "loss_differences": {name: value for name, (value, _) in losses.items()},
+        "loss_precision": {} if dropout else {name: allowed for name, (_, allowed) in losses.items()},
+        "beyond_precision": [name for name, (value, allowed) in losses.items() if value > allowed and not dropout],
         "rows": rows,
     }
 
@@ -136,15 +144,44 @@ def slower(found: dict[str, float]) -> list[str]:
     return [name for name, value in of_switches.items() if value < SLOWER_BELOW]
 
 
-def differences(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Largest relative difference of the first losses from those of the case "everything off"."""
+ROUNDING = 2.0**-14  # of a loss in float32, 24 bits of mantissa: a thousand roundings, over the steps that are compared
+IN_BF16 = 2.0**-8  # the same in bfloat16, 8 bits: a loss is a mean of many numbers, so that one rounding is left
+# Switch of training -> largest relative difference of a loss with and without it that is rounding, in float32. In
+# bfloat16 it is IN_BF16 where the switch rounds at all. Of dropout there is none: other masks give other losses.
+PRECISION: Mapping[str, float] = {
+    "bf16": IN_BF16,
+    "cache": 2.0**-10,  # float16, 11 bits
+    "attention": ROUNDING,
+    "fused": ROUNDING,
+    "chunked": ROUNDING,
+    "compile": ROUNDING,
+    "frozen_copy": 0.0,
+    "freed_memory": 0.0,
+}
+
+
+def precision(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Largest relative difference of losses that the switches in which two cases of training differ explain."""
+    found = max((value for name, value in PRECISION.items() if one[name] != other[name]), default=0.0)
+    return max(found, IN_BF16) if found and (one["bf16"] or other["bf16"]) else found
+
+
+def differences(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Largest relative difference of the first losses of two cases, and the precision that explains it.
+
+    "PART: CASE" is from the case "everything off", "PART: all on / CASE" from the case with everything on.
+    """
     found = {}
     for part in PROJECTED:
-        own = {row["case"]: row["first_losses"] for row in rows if row["part"] == part}
-        base = own.get("everything off", [])
-        for case, losses in own.items():
-            if base and case not in ("everything off", "muon"):
-                found[f"{part}: {case}"] = max(abs(a - b) / abs(b) for a, b in zip(losses, base, strict=False))
+        own = {row["case"]: row for row in rows if row["part"] == part and row["case"] != "muon"}
+        pairs = {case: ("everything off", case) for case in own}
+        pairs |= {f"all on / {case}": ("all on", case) for case in own if case.startswith(("with ", "without "))}
+        for title, (base, case) in pairs.items():
+            if base in own and base != case:
+                one, other = own[base], own[case]
+                losses = zip(other["first_losses"], one["first_losses"], strict=False)
+                largest = max((abs(a - b) / abs(b) for a, b in losses), default=0.0)
+                found[f"{part}: {title}"] = largest, precision(one["switches"], other["switches"])
     return found
 
 
@@ -173,10 +210,15 @@ def table(result: dict[str, Any]) -> str:
         ]
         lines.append(f"{row['part']:<12}{row['case']:<{width}}" + "".join(cells))
     lines += ["", *(f"{name:<70}{value:.3f}" for name, value in result["ratios"].items())]
+    if any(row["part"] == "autoencoder" and row["switches"]["cache"] for row in result["rows"]):
+        lines.append(CACHED_STATES)
     lines += ["", f"switches that make a case slower (below {SLOWER_BELOW}): {', '.join(result['slower']) or 'none'}"]
-    masks = "; dropout masks of other kernels differ" if result["layout"]["dropout"] else ""
-    lines += ["", f"largest relative difference of the first losses from those with everything off{masks}:"]
-    lines += [f"{name:<70}{value:.1e}" for name, value in result["loss_differences"].items()]
+    masks = "; dropout masks of other kernels differ" if result["layout"]["dropout"] else ", and what rounding explains"
+    lines += ["", f"largest relative difference of the first losses from those with everything off or on{masks}:"]
+    allowed = {name: f"  of {value:.1e}" for name, value in result["loss_precision"].items()}
+    lines += [f"{name:<70}{value:.1e}{allowed.get(name, '')}" for name, value in result["loss_differences"].items()]
+    if allowed:
+        lines.append(f"beyond it: {', '.join(result['beyond_precision']) or 'none'}")
     lines += [
         "",
         *(f"{row['part']}, {row['case']}: {row['projection']}" for row in result["rows"] if "projection" in row),

@@ -43,9 +43,17 @@ def sampling_cases(networks: Networks) -> list[Maker]:
 
 
 def make_generator(
-    networks: Networks, switches: Switches, steps: int, classes: int = 0, guidance: float = 1.0
+    networks: Networks,
+    switches: Switches,
+    steps: int,
+    classes: int = 0,
+    guidance: float = 1.0,
+    batch: int | None = None,
 ) -> TextGenerator:
-    """A generator that samples as --preset fast does where the number of steps is the smaller one, else by DDPM."""
+    """A generator that samples as --preset fast does where the number of steps is the smaller one, else by DDPM.
+
+    batch: texts that are computed together; None: those of the size.
+    """
     model = networks.sampling_network(switches.compile, classes)
     sampler = FAST if steps == networks.size.steps[0] else {}
     process = make_process(
@@ -53,7 +61,7 @@ def make_generator(
     )
     precision, space = autocast(networks.device, "bf16" if switches.bf16 else "no"), networks.sampling_space
     return TextGenerator(
-        model.normalize(space), model.denoiser, process, steps=steps, batch_size=networks.size.sampled,
+        model.normalize(space), model.denoiser, process, steps=steps, batch_size=batch or networks.size.sampled,
         device=networks.device, autocast=precision, max_length=networks.size.tokens, guidance=guidance,
     )  # fmt: skip
 

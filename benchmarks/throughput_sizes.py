@@ -9,8 +9,9 @@
             with 3 long skips, self-conditioning, EMA and dropout .1, on cached latents, batches of 128 texts; samples
             in batches of 250 by --preset fast and by 250 DDPM steps
 
-The autoencoder of no recipe reads cached states of the language model, since they need much disk: its case "without
-cache" is the recipe as it stands, "all on" adds --cache_encoder_states float16.
+The autoencoder of no recipe reads cached states of the language model, since they need much disk. So its "all on" is
+more than the programs do by default: it adds --cache_encoder_states float16. Its case "without cache" is the recipe as
+it stands.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ OTHER_ATTENTION = tuple(x for x in _ATTENTION.metadata["choices"] if x not in (A
 
 @dataclass(frozen=True)
 class Switches:
-    """The optimizations of speed that a case turns on; the defaults are those of the programs."""
+    """The optimizations of speed that a case turns on; the defaults are those of "all on"."""
 
     cache: bool = True  # latents or encoder states are computed once
     bf16: bool = True
@@ -78,6 +79,8 @@ class Switches:
     compile: bool = True
     bf16_copy: bool = True  # of the language model while it decodes; without it, it decodes in float32
     dynamic: bool = True  # batches while decoding: finished texts leave them
+    frozen_copy: bool = True  # of the frozen language model in half precision, while another network trains
+    own_cache: bool = True  # of keys and values while decoding; without it, that of transformers
     dropout: str = KernelOptions.dropout  # how masks are drawn
     freed_memory: str = KernelOptions.freed_memory  # on a CPU; a process chooses once
     optimizer: str = "adamw"
@@ -85,7 +88,7 @@ class Switches:
 
 OFF = Switches(
     cache=False, bf16=False, attention="plain", fused=False, chunked=False, compile=False, bf16_copy=False,
-    dynamic=False, dropout="uniform", freed_memory="return",
+    dynamic=False, frozen_copy=False, own_cache=False, dropout="uniform", freed_memory="return",
 )  # fmt: skip
 
 # The cases beside "all on": what a case is called, and its values. Those of all parts, in the order of the table.
@@ -99,6 +102,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "without chunked loss": {"chunked": False},
     "without compile": {"compile": False},
     "without dynamic batching": {"dynamic": False},
+    "without own cache": {"own_cache": False},
+    "without frozen copy": {"frozen_copy": False},
     "without fast dropout": {"dropout": "uniform"},
     "without freed memory": {"freed_memory": "return"},
     "muon": {"optimizer": "muon"},
@@ -112,22 +117,23 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         *_TRAINING, "without fast dropout", "without freed memory", "without compile", "muon", "everything off",
     ),
     "autoencoder": (
-        *_TRAINING, "without chunked loss", "without freed memory", "without compile", "everything off",
+        *_TRAINING, "without chunked loss", "without frozen copy", "without freed memory", "without compile",
+        "everything off",
     ),
     "denoise": ("without bf16", *_ATTENTION_VARIANTS, "without freed memory", "without compile", "everything off"),
     "decode": (
-        "without bf16", "without bf16 copy", *_ATTENTION_VARIANTS, "without dynamic batching", "without freed memory",
-        "everything off",
+        "without bf16", "without bf16 copy", *_ATTENTION_VARIANTS, "without dynamic batching", "without own cache",
+        "without freed memory", "everything off",
     ),
     "end to end": ("everything off",),
 }  # fmt: skip
 # the switches that make a difference in a kind of case
 _MATTERS: Mapping[str, tuple[str, ...]] = {
     "denoiser": ("cache", "bf16", "attention", "fused", "compile", "optimizer", "dropout", "freed_memory"),
-    "autoencoder": ("cache", "bf16", "attention", "fused", "chunked", "compile", "freed_memory"),
+    "autoencoder": ("cache", "bf16", "attention", "fused", "chunked", "compile", "frozen_copy", "freed_memory"),
     "denoise": ("bf16", "attention", "compile", "freed_memory"),
-    "decode": ("bf16", "attention", "bf16_copy", "dynamic", "freed_memory"),
-    "end to end": ("bf16", "attention", "compile", "bf16_copy", "dynamic", "freed_memory"),
+    "decode": ("bf16", "attention", "bf16_copy", "dynamic", "own_cache", "freed_memory"),
+    "end to end": ("bf16", "attention", "compile", "bf16_copy", "dynamic", "own_cache", "freed_memory"),
 }
 
 

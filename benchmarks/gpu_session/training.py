@@ -8,13 +8,13 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.gpu_session.no_waiting import no_waiting
 from benchmarks.gpu_session.report import Report
 from benchmarks.gpu_session.scales import Setting
 from benchmarks.throughput_machine import allocated_bytes, peak_bytes, synchronize, timed
-from benchmarks.throughput_networks import Networks
+from benchmarks.throughput_networks import Networks, fill_zero_weights
 from benchmarks.throughput_sizes import NUM_LOSSES, Case, Switches
 from diffusion.options import ProcessOptions, SamplingOptions
 from pipelines.builders.diffusion_process import make_process
@@ -30,8 +30,6 @@ from utils.optim import make_lr_schedule, make_optimizer
 from utils.options import LoopOptions, OptimizerOptions
 from utils.state import State
 
-OUTPUT_STD = 0.02  # of weights that are 0 in a new network
-
 
 @dataclass
 class Trained:
@@ -40,15 +38,6 @@ class Trained:
     losses: list[float]
     weights: Tensor  # all of them, as one vector
     seconds: float
-
-
-def fill_zero_weights(network: nn.Module) -> None:
-    """Give random numbers to matrices that are 0: a new denoiser predicts 0, whatever its other weights are."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in network.parameters():
-            if p.ndim > 1 and not p.any():
-                p.copy_(OUTPUT_STD * torch.randn(p.shape, generator=generator))
 
 
 def train_denoiser(
