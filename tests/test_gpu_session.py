@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,8 +24,9 @@ from benchmarks.gpu_session.no_waiting import no_waiting
 from benchmarks.gpu_session.phases import PHASES, Phase
 from benchmarks.gpu_session.report import Report, read
 from benchmarks.gpu_session.scales import SCALES, Setting
-from benchmarks.gpu_session.session import Session
+from benchmarks.gpu_session.session import RESERVE, Session
 from benchmarks.gpu_session.waiting import CASES
+from benchmarks.throughput_sizes import SIZES
 from utils import kernels, loop
 from utils.options import KernelOptions
 
@@ -58,7 +60,7 @@ def lines(folder: Path) -> list[dict]:
 def test_a_phase_that_fails_is_recorded_and_the_others_go_on(phases, tmp_path, capsys):
     out = tmp_path / "out"
     order = ("wrong_phase", "broken_phase", "absent_phase", "good_phase")
-    assert Session(out, "tiny", 2, None).run([phases[name] for name in order]) == 1
+    assert Session(out, "tiny", 10, None).run([phases[name] for name in order]) == 1
     wrong, broken, absent, good = lines(out)
     assert [r["status"] for r in (wrong, broken, absent, good)] == ["failed", "failed", "left out", "passed"]
     assert wrong["checks"][0]["detail"] == "differs by 3"
@@ -75,7 +77,7 @@ def test_a_phase_that_fails_is_recorded_and_the_others_go_on(phases, tmp_path, c
 def test_a_phase_that_takes_too_long_ends_with_its_processes(phases, tmp_path):
     slow = phases["slow_phase"]
     shortened = Phase(slow.name, slow.title, 8, 1, slow.module)
-    assert Session(tmp_path, "tiny", 2, None).run([shortened]) == 1
+    assert Session(tmp_path, "tiny", 10, None).run([shortened]) == 1
     (result,) = lines(tmp_path)
     assert result["status"] == "timed out" and 8 <= result["seconds"] < 30
     assert result["measures"]["before"]["value"] == 2, "what it had measured is kept"
@@ -95,7 +97,7 @@ def _runs(pid: int) -> bool:
 
 def test_what_measures_as_long_as_there_is_time_may_be_cut_short(phases, tmp_path):
     slow = phases["slow_phase"]
-    assert Session(tmp_path, "tiny", 2, None).run([Phase(slow.name, slow.title, 1, 1, slow.module, True)]) == 0
+    assert Session(tmp_path, "tiny", 10, None).run([Phase(slow.name, slow.title, 1, 1, slow.module, True)]) == 0
     assert lines(tmp_path)[0]["status"] == "cut short"
 
 
@@ -105,6 +107,52 @@ def test_phases_that_do_not_fit_the_budget_are_left_out_and_named(phases, tmp_pa
     (result,) = lines(tmp_path)
     assert result["status"] == "left out" and "of --minutes 0.2 are left, and it needs 30" in result["notes"][0]
     assert session.record()["left out"] == ["long"]
+
+
+def test_a_gpu_session_without_time_for_what_is_required_fails(phases, tmp_path):
+    for gpu, may_be_cut, code in ((None, False, 0), ("NVIDIA H200", True, 0), ("NVIDIA H200", False, 1)):
+        session = Session(tmp_path, "tiny", 0.4, gpu)
+        assert session.run([Phase("long", "a long one", 60, 30, "good_phase", may_be_cut)]) == code
+        assert session.record()["no time"] == ["long"]
+
+
+def test_a_phase_leaves_to_later_ones_what_they_need(phases, tmp_path):
+    session = Session(tmp_path, "tiny", (RESERVE + 300) / 60, None)
+    long = [Phase("later", "required", 400, 250, "good_phase"), Phase("last", "optional", 400, 310, "good_phase", True)]
+    assert session.run([phases["good_phase"], *long]) == 0
+    first, later, last = lines(tmp_path)
+    assert 45 <= first["limit"] <= 50 and 250 <= later["limit"] < 300 and last["status"] == "left out"
+
+
+def test_the_time_begins_with_the_shell_script(monkeypatch):
+    """Two imports of torch come before the session."""
+    monkeypatch.setenv("SESSION_BEGAN", str(int(time.time()) - 100))
+    assert 99 <= time.monotonic() - program.began() <= 110
+    monkeypatch.delenv("SESSION_BEGAN")
+    assert time.monotonic() - program.began() < 1
+    script = (ROOT / "scripts/gpu_session.sh").read_text()
+    assert script.index("export SESSION_BEGAN=") < script.index("import sys, torch")
+
+
+def test_the_session_is_the_one_that_was_asked_for():
+    """Its order, and the sizes on a GPU."""
+    assert [phase.name for phase in PHASES if phase.is_required] == [
+        "versions", "attention", "denoiser", "autoencoder", "sampling", "programs", "accumulation", "waiting",
+    ]  # fmt: skip
+    assert [phase.name for phase in PHASES if not phase.is_required] == ["throughput", "tests"]
+    assert attention.LENGTHS == (40, 64, 65, 128, 192)
+    paper, published = SCALES["paper"], SIZES["paper"]
+    assert (paper.denoiser_steps, paper.autoencoder_steps, paper.compared_steps) == (300, 100, 5)
+    assert replace(paper.size, texts=published.texts, sampled=published.sampled) == published
+    assert paper.size.sampled == 128 and paper.size.steps == (25, 250)
+    assert (paper.fast_texts, paper.validated) == (1000, 1000) and 250 <= paper.fast_batch <= 500
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "benchmarks/records").glob("*gpu_session*")), ids=lambda f: f.name)
+def test_the_readme_of_a_record_is_made_of_it(folder):
+    record = json.loads((folder / "record.json").read_text())
+    has_throughput = (folder / "throughput.txt").is_file()
+    assert (folder / "README.md").read_text() == gpu_session_record.readme(record, has_throughput)
 
 
 def test_a_line_that_was_cut_off_does_not_lose_the_ones_before(tmp_path):

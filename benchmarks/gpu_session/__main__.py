@@ -1,7 +1,9 @@
 """Checks and measures this project on one GPU in a few minutes; without one, the same phases run small on the CPU.
 
 Writes results.jsonl (a line after each phase), record.json, table.txt and phases/ (the output of each phase).
-benchmarks/gpu_session_record.py makes a record for the repository of them. Exit code 1 if a phase failed or timed out.
+benchmarks/gpu_session_record.py makes a record for the repository of them. Exit code 1 if a phase failed or timed out,
+or on a GPU was left out for want of time. The time counts from SESSION_BEGAN (seconds since 1970) of the environment:
+what the shell script did before counts as well.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -52,8 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)  # so that the running phase is ended, too
     gpu = _gpu_name()
     scale = ("paper" if gpu else "tiny") if args.scale == "auto" else args.scale
-    session = Session(args.output_dir.resolve(), scale, args.minutes, gpu)
+    session = Session(args.output_dir.resolve(), scale, args.minutes, gpu, began=began())
     return session.run([phase for phase in PHASES if phase.name in wanted])
+
+
+def began() -> float:
+    """When the session began, by time.monotonic()."""
+    text = os.environ.get("SESSION_BEGAN", "")
+    since = time.time() - int(text) if text.isdecimal() else 0.0
+    return time.monotonic() - max(0.0, since)
 
 
 def _gpu_name() -> str | None:

@@ -18,6 +18,11 @@ class Phase:
     module: str  # which has run(setting, report)
     may_be_cut: bool = False  # it measures as long as there is time: its end by the limit is no failure
 
+    @property
+    def is_required(self) -> bool:
+        """Whether a session on a GPU must have run it."""
+        return not self.may_be_cut
+
 
 def _phase(name: str, title: str, limit: float, needs: float, may_be_cut: bool = False) -> Phase:
     return Phase(name, title, limit, needs, f"{_PACKAGE}.{name}", may_be_cut)
@@ -27,8 +32,8 @@ PHASES = (
     _phase("versions", "versions, device, packages", 40, 5),
     _phase("attention", "attention with padded masks against float32", 60, 10),
     _phase("denoiser", "denoiser, compiled, against eager; rate; no step waits", 160, 20),
-    _phase("autoencoder", "autoencoder on cached states", 90, 15),
-    _phase("sampling", "texts in few and in many steps, greedy and beam, twice; noise", 130, 20),
+    _phase("autoencoder", "autoencoder on cached states; a validation", 100, 15),
+    _phase("sampling", "texts in few and in many steps, greedy and beam, twice; noise", 150, 20),
     _phase("programs", "language model, autoencoder, denoiser, SIGTERM and resume, evaluation", 160, 40),
     _phase("accumulation", "micro-batches against the large batch", 70, 15),
     _phase("waiting", "no step of any kind of training waits for the device", 60, 15),

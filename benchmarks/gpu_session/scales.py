@@ -34,6 +34,10 @@ class Scale:
     denoiser: str
     log_every: int
     evaluated: int  # samples of --eval
+    validated: int  # texts of a validation of the autoencoder
+    eval_batch: int  # texts that a validation decodes together
+    fast_texts: int  # of the timed --preset fast
+    fast_batch: int
     cases: tuple[str, ...] | None  # of the phase waiting; None: all
 
 
@@ -49,7 +53,7 @@ SCALES = {
         lm="--d_model 128 --layers 2 --heads 4 --num_train_steps 200 --train_batch_size 64",
         autoencoder="--num_encoder_latents 8 --dim_ae 64 --num_layers 2 --num_train_steps 200 --train_batch_size 64",
         denoiser="--tx_dim 192 --tx_depth 4 --num_train_steps 1500 --train_batch_size 64",
-        log_every=50, evaluated=250, cases=None,
+        log_every=50, evaluated=250, validated=1000, eval_batch=250, fast_texts=1000, fast_batch=250, cases=None,
     ),
     "tiny": Scale(
         "tiny", TINY, TINY,
@@ -57,7 +61,7 @@ SCALES = {
         lm="--d_model 64 --layers 1 --heads 2 --num_train_steps 20 --train_batch_size 16",
         autoencoder="--num_encoder_latents 4 --dim_ae 64 --num_layers 1 --num_train_steps 20 --train_batch_size 16",
         denoiser="--tx_dim 64 --tx_depth 2 --num_train_steps 150 --train_batch_size 8",
-        log_every=10, evaluated=16, cases=("plain", "bf16"),
+        log_every=10, evaluated=16, validated=24, eval_batch=12, fast_texts=24, fast_batch=12, cases=("plain", "bf16"),
     ),
 }  # fmt: skip
 

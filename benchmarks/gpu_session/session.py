@@ -21,7 +21,7 @@ from benchmarks.gpu_session.run_phase import LEFT_OUT
 from benchmarks.gpu_session.table import phase_line, table
 from utils.run_folder import ROOT, git_commit, package_versions, write_json, write_text
 
-RESERVE = 5.0  # seconds kept for the table and the record
+RESERVE = 20.0  # seconds kept for the end of the last phase (SIGTERM, SIGKILL), the table and the record
 LAST_LINES = 15  # of the output of a phase that failed, in its result
 BAD = ("failed", "timed out")  # states that make the session's exit code 1
 
@@ -38,11 +38,11 @@ class Session:
     minutes: float
     gpu: str | None  # name of the GPU
     results: list[dict[str, Any]] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)  # by time.monotonic()
     started: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
 
     def run(self, phases: Sequence[Phase]) -> int:
-        """Run the phases. Returns 1 if one of them failed or timed out, else 0."""
+        """Run the phases. Returns 1 if one of them failed or timed out, or on a GPU was left out for want of time."""
         (self.folder / "phases").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="gpu_session_", ignore_cleanup_errors=True) as work:
             return self._run(phases, work)
@@ -50,8 +50,9 @@ class Session:
     def _run(self, phases: Sequence[Phase], work: str) -> int:
         lines = self.folder / "results.jsonl"
         lines.unlink(missing_ok=True)
-        for phase in phases:
-            result = self._run_phase(phase, work)
+        for number, phase in enumerate(phases):
+            later = sum(other.needs for other in phases[number + 1 :] if other.is_required)
+            result = self._run_phase(phase, work, later)
             self.results.append(result)
             with lines.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")
@@ -60,7 +61,8 @@ class Session:
             self._write_record()
             print(phase_line(result), flush=True)
         print("\n" + table(self.record()), flush=True)
-        return int(any(result["status"] in BAD for result in self.results))
+        late = {phase.name for phase in phases if phase.is_required}.intersection(self.record()["no time"])
+        return int(any(result["status"] in BAD for result in self.results) or bool(self.gpu and late))
 
     def record(self) -> dict[str, Any]:
         def names(*states: str) -> list[str]:
@@ -77,6 +79,7 @@ class Session:
             "failed": names(*BAD),
             "cut short": names("cut short"),
             "left out": names("left out"),
+            "no time": [result["phase"] for result in self.results if result.get("no time")],
             "phases": self.results,
         }
 
@@ -85,13 +88,14 @@ class Session:
         write_json(self.folder / "record.json", record)
         write_text(self.folder / "table.txt", table(record) + "\n")
 
-    def _run_phase(self, phase: Phase, work: str) -> dict[str, Any]:
+    def _run_phase(self, phase: Phase, work: str, later: float) -> dict[str, Any]:
+        """later: seconds that required phases after this one need, which its limit leaves to them."""
         remaining = 60 * self.minutes - (time.monotonic() - self.began) - RESERVE
         result: dict[str, Any] = {"phase": phase.name, "title": phase.title, "status": "left out", "seconds": 0.0}
         if remaining < phase.needs:
             why = f"{max(0.0, remaining):.0f} s of --minutes {self.minutes:g} are left, and it needs {phase.needs:g}"
-            return {**result, "measures": {}, "checks": [], "notes": [f"left out: {why}"]}
-        limit = min(phase.limit, remaining)
+            return {**result, "no time": True, "measures": {}, "checks": [], "notes": [f"left out: {why}"]}
+        limit = min(phase.limit, max(phase.needs, remaining - later))
         name = phase.module.rpartition(".")[2]
         log = self.folder / "phases" / f"{name}.log"
         log.with_suffix(".jsonl").unlink(missing_ok=True)  # of an earlier session in this folder
