@@ -144,7 +144,8 @@ def test_a_sharded_language_model_trains_as_in_one_process(programs, chain, tmp_
     assert programs.autoencoder(chain / "lm", tmp_path / "one", f"{flags} --train_batch_size 8") == 0
     argv = (
         f"{programs.data} --device cpu --mixed_precision no --lr_warmup_steps 2 --no_wandb "
-        f"--enc_dec_model {chain / 'lm'} --max_seq_len 40 --num_encoder_latents 4 --dim_ae 64 --num_layers 1 --log_every 1 --eval_texts 8 {flags} --fsdp "
+        f"--enc_dec_model {chain / 'lm'} --max_seq_len 40 --num_encoder_latents 4 --dim_ae 64 "
+        f"--num_layers 1 --log_every 1 --eval_texts 8 {flags} --fsdp "
         f"--train_batch_size 2 --gradient_accumulation_steps 2 --output_dir {tmp_path / 'two'}"
     )
     start(2, "train_latent_model.py", *argv.split())
