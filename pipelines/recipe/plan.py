@@ -224,7 +224,7 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
     make("sampler", sampler, why)
     make("time_grid", grid, "more steps where there is little noise" if grid == "karras" else "equal steps")
     if way != SCRATCH_WAY:
-        make("top_p", 0.92, "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent")
+        make("top_p", 0.94, "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent")
     guidance = 1.5 if needs_words else 1.0
     make("cls_free_guidance", guidance, "a source is followed more closely" if needs_words else "no guidance")
 
