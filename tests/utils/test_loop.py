@@ -11,8 +11,8 @@ from functools import partial
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func
 from torch import nn
+from torch._functorch.aot_autograd import make_boxed_func
 from torch._inductor.exc import InductorError
 
 from utils import checkpoints
