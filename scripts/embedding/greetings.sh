@@ -3,8 +3,8 @@
 # Source:   the published script, of the simple corpus, with 5,000 training steps.
 # Expect:   no published figures.
 # Cost:     no published hours; a fifth of simple.sh.
-#           Published is a sampling of 50 texts every 1,000 steps, half of the network calls of training; here one of 20,
-#           at the end. text_sample.sh draws as many as are wanted.
+#           Published is a sampling of 50 texts every 1,000 steps, half of the network calls of training; here one
+#           of 20, at the end. text_sample.sh draws as many as are wanted.
 # Needs:    greetings (sources: datasets/README.md), as DATA_DIR/greetings/greetings-train.txt.
 # Use:      bash scripts/embedding/greetings.sh [flags]; then bash scripts/text_sample.sh RUN 2000 10
 set -euo pipefail
