@@ -5,6 +5,7 @@ transformers decodes a batch until its longest text ends. Here:
 - beams cannot leave one by one, so texts of similar lengths, where lengths are known, are searched together;
 - a model that generates in bfloat16 keeps a copy of its weights in it: autocast would convert frozen weights for every
   token;
+- a token is computed without the Python of transformers around it (decoder_steps);
 - a greedy loop may be attached that produces several tokens per forward pass.
 Each has its flag (GenerationOptions).
 """
@@ -12,6 +13,7 @@ Each has its flag (GenerationOptions).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -25,6 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from latent_models.attention import chooses_kernels
 from latent_models.generation.buckets import buckets
 from latent_models.generation.cache import make_cache
+from latent_models.generation.decoder_steps import has_step, stepwise
 from latent_models.key_value_cache import CACHE
 from latent_models.options import GenerationOptions
 from utils.errors import UserError
@@ -114,6 +117,7 @@ class TokenGenerator:
         own_cache: bool,
     ) -> Any:
         """Ids (B, T) of one batch. loop: replaces that of transformers. own_cache: use that of cache.py."""
+        masked = mask is not None
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         kwargs: dict[str, Any] = {}
@@ -121,15 +125,19 @@ class TokenGenerator:
             kwargs["custom_generate"] = loop
         elif self.options.kv_cache == "static":
             kwargs["cache_implementation"] = "static"
+        steps: AbstractContextManager[None] = nullcontext()
         if own_cache and chooses_kernels(model):
             kwargs[CACHE] = make_cache(model, decoding.get("num_beams", 1))
-        return model.generate(
-            # a new output each call: generate expands it in place for beams
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=mask.long(),
-            **kwargs,
-            **decoding,
-        )
+            if has_step(model) and not torch.is_autocast_enabled(states.device.type) and not is_sharded(model):
+                steps = stepwise(model, masked)
+        with steps:
+            return model.generate(
+                # a new output each call: generate expands it in place for beams
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=mask.long(),
+                **kwargs,
+                **decoding,
+            )
 
     def _buckets(self, states: Tensor, mask: Tensor | None, decoding: dict[str, Any]) -> list[Tensor]:
         """Rows that are decoded together: all of them, except for beam search over texts of known lengths.
