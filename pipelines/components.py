@@ -104,7 +104,8 @@ def build_components(
         )
     if not meta:
         model.to(device)
-        compile_network(model.denoiser, settings.config.compilation.compile, device)
+        steps = 0 if is_eval_run(settings) else settings.config.loop.num_train_steps
+        compile_network(model.denoiser, settings.config.compilation.compile, device, steps=steps)
     return Components(model.normalize(space), model, process, context, source_tokens > 0)
 
 

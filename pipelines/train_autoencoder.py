@@ -52,7 +52,7 @@ from pipelines.training import progress_metrics, resume, run_training
 from utils.cache_folder import encoded_folder
 from utils.checkpoints import Checkpoint
 from utils.cli.settings import Settings
-from utils.compile import compile_network, should_compile
+from utils.compile import compile_network, needs_one_shape
 from utils.distributed import wrap
 from utils.hooks import PeriodicHook, StepResult
 from utils.pretrained import WeightsRead, load_into, locate_model, relative_path
@@ -146,8 +146,7 @@ def train(settings: Settings[AutoencoderConfig]) -> int:
         run.device,
         wrapped=state.wrapped,
         augmentation=augmentation,
-        # a compiled network needs one shape
-        pad_to=config.language_model.max_seq_len if should_compile(config.compilation.compile, run.device) else None,
+        pad_to=config.language_model.max_seq_len if needs_one_shape(config.compilation.compile, run.device) else None,
         states=load_encoder_states(run, model, train_tokens),
         targets=None if features is None else make_alignment_targets(run, features, corpus),
     )
@@ -223,7 +222,8 @@ def prepare_for_training(run: RunContext[AutoencoderConfig], space: CompressedSp
     if config.autoencoder.lm_mode == "decoder":
         space.freeze_encoder()
     for network in (space.autoencoder.encoder, space.autoencoder.decoder):
-        compile_network(network, config.compilation.compile, run.device, run.log, part=True)
+        steps = config.loop.num_train_steps
+        compile_network(network, config.compilation.compile, run.device, run.log, part=True, steps=steps)
     if not config.sharding.fsdp:
         return False
     if run.dist.world_size == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +19,35 @@ from utils.errors import UserError, one_line_text
 # CUDA graphs are made for training, self-conditioning estimates, validation, and two kinds of sampling steps, at each
 # batch size; beyond this number torch runs uncompiled
 MAX_GRAPHS = 64
+# on a CPU compiling takes half a minute, and a step gains a tenth to a quarter
+CPU_STEPS = 10_000
 _in_cuda_graphs: WeakSet[nn.Module] = WeakSet()
 
 
-def should_compile(flag: str, device: torch.device) -> bool:
-    """Whether --compile applies on this device. auto: on CUDA; on a CPU it gains a few percent after half a minute."""
+def should_compile(flag: str, device: torch.device, steps: int = 0) -> bool:
+    """Whether --compile applies on this device.
+
+    auto: on CUDA; on a CPU for a training of at least CPU_STEPS steps, where a compiler of C++ is found, and there for
+    its steps alone, so that samples are those of a later evaluation.
+    steps: number of steps of the whole training, so that a resumed one decides alike; 0: none, an evaluation.
+    """
+    if flag == "auto" and device.type == "cpu":
+        return steps >= CPU_STEPS and has_cpp_compiler()
     return flag == "on" or (flag == "auto" and device.type == "cuda")
+
+
+def needs_one_shape(flag: str, device: torch.device) -> bool:
+    """Whether batches of the parts that compile_network compiles have to be padded to one length: not on a CPU."""
+    return device.type != "cpu" and should_compile(flag, device)
+
+
+def has_cpp_compiler() -> bool:
+    """Whether the compiler of C++ that torch would call is there; on Linux alone, where it has OpenMP."""
+    from torch._inductor import config  # takes a second
+
+    named = config.cpp.cxx
+    names = named if isinstance(named, (list, tuple)) else (named,)
+    return sys.platform == "linux" and any(shutil.which(name) for name in names if name)
 
 
 def _to_stderr(text: str) -> None:
@@ -37,6 +61,7 @@ def compile_network(
     log: Callable[[str], None] = _to_stderr,
     *,
     part: bool = False,
+    steps: int = 0,
 ) -> nn.Module:
     """Compile the module at its first call if --compile (flag) applies; returns it, with names and weights unchanged.
 
@@ -44,31 +69,38 @@ def compile_network(
     or the backward, it prints one line by log() and runs uncompiled; a backward that fails only when it runs is for
     the training loop (switch_off). Dropout draws other numbers than uncompiled.
     part: the network is one of several in a step, or gets batches of many shapes outside training: then it is compiled
-    for training alone, and without CUDA graphs.
+    for training alone, and without CUDA graphs; on a CPU once for batches of all lengths. steps: see should_compile.
     """
-    if not should_compile(flag, device):
+    if not should_compile(flag, device, steps):
         return network
-    mode = "reduce-overhead" if device.type == "cuda" and not part else "default"
+    on_cpu = device.type == "cpu"
+    mode = "default" if on_cpu or part else "reduce-overhead"
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_GRAPHS)
     # the backward is compiled with the forward, where a compiler error can be caught, not at the first loss.backward()
     torch._functorch.config.force_non_lazy_backward_lowering = True
-    network._compiled_call_impl = _CompiledCall(network, mode, part, log)  # as Module.compile() does, with a fallback
+    training_only = part or (on_cpu and flag == "auto")
+    if on_cpu and flag == "auto":
+        log("note: a long training: networks are compiled in its first steps, up to a minute; --compile off does without")
+    # as Module.compile() does, with a fallback
+    network._compiled_call_impl = _CompiledCall(network, mode, training_only, log, dynamic=part and on_cpu)
     return network
 
 
 class _CompiledCall:
     """Calls a module compiled, and uncompiled once that has failed."""
 
-    def __init__(self, network: nn.Module, mode: str, part: bool, log: Callable[[str], None]) -> None:
-        self.network, self.mode, self.part, self.log = network, mode, part, log
+    def __init__(
+        self, network: nn.Module, mode: str, training_only: bool, log: Callable[[str], None], dynamic: bool
+    ) -> None:
+        self.network, self.mode, self.training_only, self.log = network, mode, training_only, log
         self.plain = network._call_impl
-        self.compiled = torch.compile(self.plain, mode=mode, dynamic=False)
+        self.compiled = torch.compile(self.plain, mode=mode, dynamic=dynamic)
         self.works: bool | None = None  # None until the first call
         if mode == "reduce-overhead":
             _in_cuda_graphs.add(network)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.works is False or (self.part and not self.network.training):
+        if self.works is False or (self.training_only and not self.network.training):
             return self.plain(*args, **kwargs)
         try:
             result = self.compiled(*args, **kwargs)

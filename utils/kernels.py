@@ -45,12 +45,13 @@ def by_products(q: Tensor, k: Tensor, dropout: float = 0.0) -> bool:
 
     Always False where the choice is not left to us (--config attention=fused or plain), and on other devices than CPUs.
     """
-    if q.device.type != "cpu" or _options().attention != "auto" or torch.compiler.is_compiling():
+    if q.device.type != "cpu" or _options().attention != "auto":
         return False
-    if dropout and _options().dropout == "bits":
+    compiled = torch.compiler.is_compiling()  # then a call costs nothing, and softmax, scale and dropout are one loop
+    if dropout and (compiled or _options().dropout == "bits"):
         return True
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    return q.dtype in (torch.bfloat16, torch.float16) and scores >= FUSED_SCORES
+    return q.dtype in (torch.bfloat16, torch.float16) and (compiled or scores >= FUSED_SCORES)
 
 
 def dropout_by_bits(x: Tensor) -> bool:

@@ -192,7 +192,8 @@ class KernelOptions:
 class CompileOptions:
     compile: str = flag(
         "auto",
-        "torch.compile of the networks that train and sample, on CUDA with CUDA graphs; auto: on CUDA alone",
+        "torch.compile of the networks that train and sample, on CUDA with CUDA graphs; auto: on CUDA, and for the "
+        "steps of a training of 10,000 and more on a CPU with a C++ compiler",
         choices=("auto", "on", "off"),
         may_change="both",
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 
 import pytest
 import torch
 
 from model import make_denoiser
 from model.options import DenoiserOptions
-from utils.compile import compile_network, should_compile
+from utils.compile import CPU_STEPS, compile_network, should_compile
 from utils.kernels import set_kernels
 from utils.options import KernelOptions
 
@@ -38,9 +39,14 @@ def loss(net, rows: int = 4) -> torch.Tensor:
     return (net(z, torch.full((rows,), 0.3), None, None, x0_prev, torch.arange(rows) % 2 == 0) - z).square().mean()
 
 
-def test_auto_compiles_on_cuda_only():
+def test_auto_compiles_on_cuda_and_on_a_cpu_long_trainings():
     assert [should_compile(flag, CPU) for flag in ("auto", "on", "off")] == [False, True, False]
     assert should_compile("auto", torch.device("cuda")) and not should_compile("off", torch.device("cuda"))
+    with compiler_of(sys.executable):  # a program that exists
+        assert [should_compile("auto", CPU, steps) for steps in (CPU_STEPS - 1, CPU_STEPS)] == [False, True]
+        assert not should_compile("off", CPU, CPU_STEPS)
+    with compiler_of("no-such-compiler"):
+        assert not should_compile("auto", CPU, CPU_STEPS) and should_compile("on", CPU)
 
 
 def test_plain_attention_gives_the_same_loss_and_gradients():
