@@ -4,6 +4,7 @@
     python benchmarks/same_results.py run --checkout .   --corpus CORPUS --out after
     python benchmarks/same_results.py compare before after
     python benchmarks/same_results.py speed OLD . --corpus CORPUS --runs before after --rounds 5
+    python benchmarks/same_results.py quickstart OLD . --rounds 2
 
 `run` trains, with the programs of a checkout, a small language model, an autoencoder around it, and a diffusion model
 in each latent space (autoencoder latents, encoder states, token embeddings), draws 64 samples from each of them, and
@@ -11,9 +12,11 @@ writes results.json: the losses of every logged step, a hash of every tensor of 
 uses only flags whose names did not change. CORPUS is a folder of the embedded stories, written by the first run that
 lacks it. `compare` prints a line for each part and exits with 1 where any value differs. A refactoring must not change
 any. `speed` trains and samples with both checkouts at the same time, one core each, several rounds, and prints medians
-and their ratio; it needs taskset and two idle cores.
+and their ratio; it needs taskset and two idle cores. `quickstart` runs the quickstart of both checkouts in turn, with
+all cores and the defaults of each, and prints the seconds of its stages and their ratios.
 
-How long: about five minutes for each checkout on 2 cores; `speed` a minute and a half for each round.
+How long: about five minutes for each checkout on 2 cores; `speed` a minute and a half, and `quickstart` eight minutes
+for each round.
 """
 
 from __future__ import annotations
@@ -214,6 +217,27 @@ def speed(checkouts: list[Path], corpus: Path, runs: list[Path], rounds: int) ->
         )
 
 
+def quickstart(checkouts: list[Path], rounds: int) -> None:
+    """Print the seconds of every stage of the quickstart of both checkouts, and the median ratio of first to second."""
+    found: list[list[dict[str, float]]] = [[], []]
+    for number in range(rounds):
+        for i in (0, 1):
+            with tempfile.TemporaryDirectory() as folder:
+                env = {**os.environ, "PYTHONPATH": str(checkouts[i]), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+                command = [sys.executable, "-m", "pipelines.quickstart", "--output_dir", f"{folder}/run"]
+                done = subprocess.run(command, cwd=checkouts[i], env=env, capture_output=True, text=True)
+                if done.returncode:
+                    raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+                found[i].append(json.loads((Path(folder) / "run/seconds.json").read_text()))
+            print(f"round {number + 1}, {('first', 'second')[i]}: {found[i][-1]}", flush=True)
+    for name in found[1][0]:
+        if name in found[0][0]:
+            one, other = ([seconds[name] for seconds in part] for part in found)
+            ratio = statistics.median(a / b for a, b in zip(one, other, strict=True))
+            medians = f"{statistics.median(one):7.1f} s and {statistics.median(other):7.1f} s"
+            print(f"{name:<20} {medians}, ratio {ratio:.2f}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -228,7 +252,13 @@ def main() -> int:
     timing.add_argument("--corpus", type=Path, required=True)
     timing.add_argument("--runs", type=Path, nargs=2, required=True, help="folders that `run` wrote")
     timing.add_argument("--rounds", type=int, default=5)
+    whole = commands.add_parser("quickstart")
+    whole.add_argument("checkouts", type=Path, nargs=2)
+    whole.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
+    if given.command == "quickstart":
+        quickstart([path.resolve() for path in given.checkouts], given.rounds)
+        return 0
     if given.command == "speed":
         resolved = [path.resolve() for path in (*given.checkouts, *given.runs)]
         speed(resolved[:2], given.corpus.resolve(), resolved[2:], given.rounds)

@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py --output_dir runs/throughput [--size small|paper] [--device auto] [--rounds 5]
         [--seconds 3] [--parts denoiser,autoencoder,sampling,guidance] [--cases TEXT,TEXT] [--threads N] [--profile]
-        [--steps K] [--batch B] [--freed_memory keep|return] [--dropout recipe|on|off]
+        [--steps K] [--batch B] [--freed_memory keep|return] [--dropout recipe|on|off] [--compile auto|on|off]
 
 It times the real training loops and samplers, with random weights, at the sizes of recipes (throughput_sizes). Every
 case runs once in each round, so that a busy moment of the machine affects all cases; medians and ranges are over
@@ -15,7 +15,8 @@ A switch whose "all on / without X" is below .97 makes that case slower: the pro
 rounding explains (throughput_report.PRECISION).
 Writes throughput.json and table.txt, after each case or, with several rounds, after each round; with --profile also
 profile_PART.txt of each part, the time by kernel of its first case that runs in this process.
-How long: small about 12 minutes on 2 CPU cores. Two cases in half a minute:
+--compile auto is that of a training of the published number of steps, and of an evaluation by itself.
+How long: small about 15 minutes on 2 CPU cores. Two cases in half a minute:
     --parts denoiser --cases "all on,everything off" --rounds 5 --seconds 1
 A text of --cases may have several parts that must all be in the name of a case: "beam+all on,beam+everything off".
 paper is meant for a GPU; give --seconds 12 for a minute a case. To check on any machine that every case works:
@@ -121,6 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dropout", default="recipe", choices=("recipe", "on", "off"), help="of the denoiser while it trains"
     )
+    parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"), help="as of the programs")
     return parser
 
 
@@ -159,14 +161,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         returned = args.freed_memory == "return"
-        networks = Networks(layout, device, Path(folder), args.freed_memory, in_every_case=returned)
+        networks = Networks(
+            layout, device, Path(folder), args.freed_memory, in_every_case=returned, compile_flag=args.compile
+        )
         makers = [m for m in cases(networks, parts) if args.cases is None or m.matches(args.cases)]
-        other = Worker(layout, torch.get_num_threads(), keep_cases=args.rounds > 1)
+        other = Worker(layout, torch.get_num_threads(), keep_cases=args.rounds > 1, compile_flag=args.compile)
         makers = [m if m.freed_memory in (None, args.freed_memory) else other.maker(m) for m in makers]
         if not makers:
             names = ", ".join(repr(m.name) for m in cases(networks, parts))
             raise UserError(f"--cases {args.cases!r} names no case of --parts {args.parts}: they are {names}")
-        here = {"bf16 instructions": networks.bf16, "compile": networks.compiles}
+        here = {
+            "bf16 instructions": networks.bf16,
+            "compile in training": networks.compiles_training,
+            "compile in sampling": networks.compiles_sampling,
+        }
         dtypes = {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if networks.bf16 else {})
         machine = Machine(device, dtypes)
         metadata: dict[str, Any] = {

@@ -21,7 +21,7 @@ from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.cached_latents import ConditionalLatents, EncodedSplit, encode_or_load
 from pipelines.steps.autoencoder import AutoencoderStep
 from pipelines.steps.diffusion import DiffusionStep
-from utils.compile import compile_network
+from utils.compile import compile_network, needs_one_shape
 from utils.distributed import autocast
 from utils.ema import EMA
 from utils.hooks import StepResult
@@ -76,7 +76,7 @@ def autoencoder_training(networks: Networks, name: str, switches: Switches) -> C
         states = encode_or_load(
             inner, networks.data, networks.folder, "train", "states", replace(dist, rank=1), "auto", "float16"
         )
-    pad_to = size.tokens if switches.compile else None
+    pad_to = size.tokens if switches.compile and needs_one_shape("on", networks.device) else None
     batch_sampler = TrainingSampler(0, size.ae_batch)
     step = AutoencoderStep(space, networks.data, batch_sampler, networks.device, pad_to=pad_to, states=states)
     case = Case("autoencoder", name, lambda k: None, size.ae_batch, size.ae_batch * networks.mean_tokens, switches)

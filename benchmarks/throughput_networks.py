@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.throughput_sizes import Size, Switches
+from benchmarks.throughput_sizes import PROJECTED, Size, Switches
 from dataset_utils.batching import TokenTable
 from dataset_utils.splits import Split
 from dataset_utils.synthetic_stories import generate_splits
@@ -64,14 +64,18 @@ class Networks:
         freed_memory: str = "keep",
         *,
         in_every_case: bool = False,
+        compile_flag: str = "auto",
     ) -> None:
         """folder: of the caches. freed_memory: that of this process, which chooses once.
 
         in_every_case: cases with another freed_memory do not exist, instead of running in another process.
+        compile_flag: --compile of the programs; auto is that of the published number of steps, and of an evaluation.
         """
         self.size, self.device, self.dist, self.folder = size, device, DistContext(device=device), folder
         self.freed_memory, self.in_every_case = freed_memory, in_every_case
-        self.bf16, self.compiles = has_bf16(device), should_compile("auto", device)
+        self.bf16 = has_bf16(device)
+        self.compiles_training = should_compile(compile_flag, device, min(PROJECTED.values()))
+        self.compiles_sampling = should_compile(compile_flag, device)
         torch.manual_seed(0)
         self.model = random_language_model(size).to(device)
         self.half = self.model._half
@@ -89,8 +93,11 @@ class Networks:
             num_dense_connections=size.skips, disable_dropout=not size.dropout,
         )  # fmt: skip
 
-    def available(self, switches: Switches) -> Switches:
-        """The switches without those that this machine does not support, or that make no difference here."""
+    def available(self, switches: Switches, *, sampling: bool = False) -> Switches:
+        """The switches without those that this machine does not support, or that make no difference here.
+
+        sampling: of an evaluation.
+        """
         cpu = self.device.type == "cpu"
         return replace(
             switches,
@@ -98,7 +105,7 @@ class Networks:
             bf16_copy=switches.bf16_copy and switches.bf16 and self.bf16,
             frozen_copy=switches.frozen_copy and switches.bf16 and self.bf16,
             own_cache=switches.own_cache and switches.dynamic,
-            compile=switches.compile and self.compiles,
+            compile=switches.compile and (self.compiles_sampling if sampling else self.compiles_training),
             attention="fused" if switches.attention == "auto" and not cpu else switches.attention,
             dropout=switches.dropout if cpu and self.size.dropout else Switches.dropout,
             freed_memory=self.freed_memory if self.in_every_case or not cpu else switches.freed_memory,

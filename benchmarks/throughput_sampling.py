@@ -30,7 +30,7 @@ def sampling_cases(networks: Networks) -> list[Maker]:
     found = []
 
     def add(kind: str, title: str, make: partial[Case]) -> None:
-        for name, switches in variants(kind, networks.available).items():
+        for name, switches in variants(kind, partial(networks.available, sampling=True)).items():
             full = f"{title}, {name}"
             found.append(Maker("sampling", full, partial(make, full, switches), switches.freed_memory))
 
@@ -127,7 +127,7 @@ def guidance_cases(networks: Networks) -> list[Maker]:
 def guided(networks: Networks, name: str, batch: int) -> Case:
     """Network calls of one sampling step: guided, unguided, or two separate calls (conditional, unconditional)."""
     size, device = networks.size, networks.device
-    switches = networks.available(Switches())
+    switches = networks.available(Switches(), sampling=True)
     condition = Condition.of(class_id=torch.arange(batch) % 4).to(device)
     z = torch.randn(batch, size.latents, size.dim, device=device)
     t = torch.full((1,), 0.5, device=device)  # as samplers pass it

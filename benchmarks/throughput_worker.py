@@ -19,9 +19,9 @@ from benchmarks.throughput_sizes import Case, Maker, Size
 class Worker:
     """The process, started at its first case; it ends with this one. It runs on the CPU."""
 
-    def __init__(self, size: Size, threads: int, *, keep_cases: bool) -> None:
-        """keep_cases: hold the networks of earlier cases when another one is made."""
-        self.size, self.threads, self.keep_cases = size, threads, keep_cases
+    def __init__(self, size: Size, threads: int, *, keep_cases: bool, compile_flag: str = "auto") -> None:
+        """keep_cases: hold the networks of earlier cases when another one is made. compile_flag: see Networks."""
+        self.size, self.threads, self.keep_cases, self.compile_flag = size, threads, keep_cases, compile_flag
         self._connection: Connection | None = None
         self._pid = 0
 
@@ -45,9 +45,8 @@ class Worker:
         if self._connection is None:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
-            process = context.Process(
-                target=serve, args=(theirs, self.size, self.threads, self.keep_cases), daemon=True
-            )
+            args = theirs, self.size, self.threads, self.keep_cases, self.compile_flag
+            process = context.Process(target=serve, args=args, daemon=True)
             process.start()
             theirs.close()  # so that the end of the process is seen here
             self._pid = process.pid or 0
@@ -58,7 +57,7 @@ class Worker:
         return answer
 
 
-def serve(connection: Connection, size: Size, threads: int, keep_cases: bool) -> None:
+def serve(connection: Connection, size: Size, threads: int, keep_cases: bool, compile_flag: str) -> None:
     """Answer until the other end closes: "make", "run" and "flops" of a case."""
     import torch
 
@@ -69,7 +68,7 @@ def serve(connection: Connection, size: Size, threads: int, keep_cases: bool) ->
 
     torch.set_num_threads(threads)
     with TemporaryDirectory() as folder:
-        networks = Networks(size, torch.device("cpu"), Path(folder), "return")
+        networks = Networks(size, torch.device("cpu"), Path(folder), "return", compile_flag=compile_flag)
         makers = {(maker.part, maker.name): maker for maker in cases(networks, list(PARTS))}
         made: dict[tuple[str, str], Case] = {}
 

@@ -20,7 +20,7 @@ def row(part: str, case: str, rate: float, texts: int) -> dict:
 
 def write_record(folder: Path, **changes: object) -> None:
     rows = [row("denoiser", "all on", 50.0, 128), row("denoiser", "everything off", 10.0, 128)]
-    rows += [row("autoencoder", "everything off", 10.0, 256)]
+    rows += [row("autoencoder", "everything off", 10.0, 256), row("autoencoder", "without cache", 20.0, 256)]
     rows += [
         row("sampling", "decode, greedy, all on", 2.0, 250),
         row("sampling", "decode, greedy, without bf16", 1.0, 250),
@@ -49,11 +49,12 @@ def test_times_are_the_steps_over_the_rate_and_cases_that_lack_are_said(tmp_path
     (old / "throughput.json").write_text(json.dumps({"rows": [row("denoiser", "all on", 50.0, 128)]}))
     found = list(scaling_table.records(tmp_path / "records"))
     assert [path.parent.name for path, _ in found] == ["cpu", "throughput"], "the small size first; no old record"
-    small, paper, *published = scaling_table.training_rows(found)
+    small, autoencoder, paper, _, *published = scaling_table.training_rows(found)
     assert small[0] == "small" and small[1].startswith("[NVIDIA H100, 8 threads](")
     assert paper[0] == "paper" and paper[1].startswith("[NVIDIA H100](")
     assert paper[2:] == ["denoiser", "50", "6,400", "6 of 128 texts", "250,000 in 83.3 min", "6.94 h"]
     assert small[2:] == ["denoiser", "50", "6,400", "6 of 128 texts", "250,000 in 41.7 min", "3.47 h"]
+    assert autoencoder[2:5] == ["autoencoder", "20", "5,120"], "that of the recipe; none with cached states"
     assert [line[-1] for line in published] == ["250,000 in 35 h", "50,000 in 12.6 h"]
     decoding = next(iter(scaling_table.sampling_rows(found)))
     assert decoding[2:] == ["decode, greedy", "500", "2 s", "not measured"]

@@ -85,7 +85,8 @@ class Setting:
         from benchmarks.throughput_networks import Networks
 
         (self.work / "caches").mkdir(exist_ok=True)
-        return Networks(size or self.scale.size, self.device, self.work / "caches")
+        flag = "auto" if self.on_gpu else "off"  # minutes on a CPU
+        return Networks(size or self.scale.size, self.device, self.work / "caches", compile_flag=flag)
 
     def switches(self, networks: Networks, *, compiled: bool = True) -> Switches:
         """The defaults of the programs on this device, or those without compilation."""

@@ -24,6 +24,8 @@ from pipelines import quickstart
 from pipelines.cli.presets import PRESETS
 from utils.errors import UserError
 
+SMALL = "--size small --device cpu --compile off"  # flags of throughput
+
 
 def rows(setting: str, values: list[float]) -> list[dict]:
     return [
@@ -167,7 +169,7 @@ def test_decoding_methods_are_compared(chain, tales_folder, tmp_path):
 
 @pytest.mark.slow
 def test_throughput_writes_its_table(tmp_path):
-    argv = f"--output_dir {tmp_path} --size small --device cpu --rounds 1 --seconds 0.01"
+    argv = f"--output_dir {tmp_path} {SMALL} --rounds 1 --seconds 0.01"
     argv += " --parts denoiser,sampling,guidance"
     assert throughput.main(argv.split()) == 0
     result = json.loads((tmp_path / "throughput.json").read_text())
@@ -186,7 +188,7 @@ def test_throughput_writes_its_table(tmp_path):
 
 
 def test_throughput_measures_the_named_cases_and_judges_each_switch(tmp_path, capsys):
-    argv = f"--output_dir {tmp_path} --size small --device cpu --rounds 2 --steps 1 --batch 2 --parts denoiser,sampling"
+    argv = f"--output_dir {tmp_path} {SMALL} --rounds 2 --steps 1 --batch 2 --parts denoiser,sampling"
     argv += " --profile"
     names = ["denoiser: all on", "without fused optimizer", "greedy+all on", "greedy+without dynamic batching"]
     assert throughput.main([*argv.split(), "--cases", ",".join(names)]) == 0
@@ -253,7 +255,7 @@ def test_losses_are_compared_with_and_without_each_switch_within_its_precision()
 
 
 def test_the_copy_of_the_frozen_model_changes_no_loss_and_the_autoencoder_names_its_cache(tmp_path, capsys):
-    argv = f"--output_dir {tmp_path} --size small --device cpu --rounds 1 --steps 3 --batch 2 --parts autoencoder"
+    argv = f"--output_dir {tmp_path} {SMALL} --rounds 1 --steps 3 --batch 2 --parts autoencoder"
     assert throughput.main([*argv.split(), "--cases", "autoencoder: all on,without frozen copy"]) == 0
     result = json.loads((tmp_path / "throughput.json").read_text())
     losses = {row["case"]: row["first_losses"] for row in result["rows"]}
@@ -268,7 +270,7 @@ def test_the_copy_of_the_frozen_model_changes_no_loss_and_the_autoencoder_names_
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps freed memory")
 def test_a_case_that_returns_freed_memory_is_timed_in_a_second_process(tmp_path):
-    argv = f"--output_dir {tmp_path} --size small --device cpu --rounds 1 --steps 2 --batch 2 --parts denoiser"
+    argv = f"--output_dir {tmp_path} {SMALL} --rounds 1 --steps 2 --batch 2 --parts denoiser"
     names = "denoiser: all on,without freed memory,everything off"
     assert throughput.main([*argv.split(), "--cases", names, "--dropout", "on"]) == 0
     rows = {row["case"]: row for row in json.loads((tmp_path / "throughput.json").read_text())["rows"]}
@@ -386,7 +388,7 @@ def test_drafts_are_measured_on_held_out_texts_and_on_samples(programs, chain, t
 
 @pytest.mark.slow
 def test_every_throughput_case_runs_with_a_small_batch_and_one_step(tmp_path):
-    argv = f"--output_dir {tmp_path} --size small --device cpu --rounds 1 --steps 1 --batch 2"
+    argv = f"--output_dir {tmp_path} {SMALL} --rounds 1 --steps 1 --batch 2"
     assert throughput.main(argv.split()) == 0
     rows = json.loads((tmp_path / "throughput.json").read_text())["rows"]
     assert {row["part"] for row in rows} == set(throughput.PARTS) and len(rows) > 25
