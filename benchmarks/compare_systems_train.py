@@ -225,7 +225,8 @@ def stage_seconds(row: str, preset: Preset, seconds: float) -> dict[str, float]:
 def probe(stage: str, root: Path, preset: Preset, seconds: float) -> tuple[int, float]:
     """Train for a few seconds; returns the steps that fit into the time, and steps per second."""
     folder = root / f"{stage}.probe"
-    words = _words(stage, root, preset, folder, f"--num_train_steps {PROBE_STEPS}", 0)
+    compiled = "" if stage in ("lm", "causal") else "--compile off "
+    words = _words(stage, root, preset, folder, f"{compiled}--num_train_steps {PROBE_STEPS}", 0)
     rate = probes.probe([sys.executable, *words], folder, min(PROBE_SECONDS, seconds / 2), cwd=ROOT)
     return rate.steps(seconds), rate.steps_per_second
 

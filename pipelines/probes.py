@@ -43,6 +43,11 @@ def command_of(program: Program, argv: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "pipelines.stages", program.name, *argv]
 
 
+def uncompiled(program: Program) -> list[str]:
+    """Flags for a probe: by its number of steps a CPU would compile networks, which the training it is for may not."""
+    return ["--compile", "off"] if "compile" in program.flags else []
+
+
 def probe(command: Sequence[str], folder: Path, seconds: float, cwd: Path | None = None) -> Rate:
     """Run a program, which writes to `folder`, for so many seconds of training; the folder is removed.
 

@@ -1,0 +1,66 @@
+"""Stages of another recipe, taken over where they would be the same here: the flags that change come later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipelines.recipe import plan
+from pipelines.recipe.plan import Choice, Choices, Steps
+from pipelines.recipe.stages import LATENT_CACHE, Setting, make_stage
+from utils.errors import UserError
+
+
+class OtherRecipe:
+    """A recipe folder with finished stages. UserError if it is none."""
+
+    def __init__(self, folder: Path, record_name: str) -> None:
+        self.folder = folder
+        try:
+            self.state: dict[str, Any] = json.loads((folder / record_name).read_text(encoding="utf-8"))
+            self.seconds: dict[str, float] = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(f"--reuse {folder} is no folder of a recipe ({record_name}, seconds.json)") from None
+
+    @property
+    def choices(self) -> Choices:
+        return {name: Choice(**row) for name, row in self.state["choices"].items()}
+
+    @property
+    def setting(self) -> Setting:
+        models = self.state["models"]
+        return Setting(
+            corpus=self.state["corpus_flags"],
+            choices=self.choices,
+            language_model=models["language_model"],
+            encoder_model=models["encoder_model"],
+            has_sources=self.state["corpus"]["has_sources"],
+            given=self.state["given"],
+        )
+
+    def difference(self, name: str, setting: Setting, minutes: float) -> str | None:
+        """Why the stage of this name would be another one here; None: it would be the same."""
+        record = self.state["stages"].get(name)
+        if record is None or "done" not in record:
+            return "it is not finished there"
+        steps = Steps(**{key: record[key] for key in Steps.__dataclass_fields__})
+        theirs, ours = (make_stage(name, one, steps).argv(self.folder) for one in (self.setting, setting))
+        if theirs != ours:
+            words = [word for word in ours if word not in theirs] or [word for word in theirs if word not in ours]
+            return f"its flags differ ({' '.join(words[:4])})" if words else "its flags differ"
+        shares = [plan.shares(one)[name] for one in (self.choices, setting.choices)]
+        if minutes != self.state["minutes"] or abs(shares[0] - shares[1]) > 1e-9:
+            return "it has another part of the time"
+        return None
+
+    def take(self, name: str, root: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        """Copy the run of a stage, and the encoded texts. Returns its record, its seconds and those of its probe."""
+        shutil.rmtree(root / name, ignore_errors=True)
+        shutil.copytree(self.folder / name, root / name)
+        cache = self.folder / LATENT_CACHE
+        if cache.is_dir():
+            shutil.copytree(cache, root / LATENT_CACHE, dirs_exist_ok=True)
+        spent = {key: self.seconds[key] for key in (name, f"probe of {name}") if key in self.seconds}
+        return {**self.state["stages"][name], "reused": str(self.folder)}, spent
