@@ -280,7 +280,8 @@ class Recipe:
                 rate = probe(command, folder, length)
         else:
             rate = Rate(0.0, 0.0)
-        seconds = plan.stage_seconds(name, self.left() - (time.monotonic() - began), stages, [*self.state["stages"]])
+        left = self.left() - (time.monotonic() - began)  # the clock gets the seconds of the probe later
+        seconds = plan.stage_seconds(name, left, stages, [*self.state["stages"]])
         last = min(MOST_LAST, plan.LAST_SHARE * seconds)
         start = min(MOST_START, rate.started)  # of the stage itself: in this process, with what its probe has encoded
         steps = plan.choose_steps(
@@ -294,18 +295,21 @@ class Recipe:
             fixed_batch=bool(row.batch_size and self.choices[row.batch_size].given),
         )
         if typed is None and steps.steps < row.fewest and row.with_fewer:
-            self._note_few_steps(name, steps, start)
+            self._note_few_steps(name, steps, start, left)
         # however small the budget, the least number of steps is made; typed steps are made whatever they take
         least = start + steps.steps / max(1e-9, steps.steps_per_second)
         limit = 86400.0 * 365 if typed is not None else max(seconds - last, least)
         return {**steps.record(), "max_seconds": round(limit, 1), "started": round(rate.started, 1)}
 
-    def _note_few_steps(self, name: str, steps: Steps, started: float) -> None:
-        """Say that the budget is too small, and which one would do. started: seconds until the first step."""
+    def _note_few_steps(self, name: str, steps: Steps, started: float, left: float) -> None:
+        """Say that the budget is too small, and which one would do.
+
+        started: seconds until the first step. left: seconds of the budget after the probe.
+        """
         row, stages = STAGE_ROWS[name], plan.shares(self.choices)
         share = stages[name] / sum(part for other, part in stages.items() if other not in self.state["stages"])
         counts = self.args.count_evaluation
-        spent = 60 * self.args.minutes * (1 - plan.EVALUATION_SHARE if counts else 1) - self.left()
+        spent = 60 * self.args.minutes * (1 - plan.EVALUATION_SHARE if counts else 1) - left
         needed = plan.minutes_needed(row.fewest, steps.steps_per_second, started, share, spent, with_evaluation=counts)
         _log(
             f"note: {self.args.minutes:g} minutes allow {steps.steps:,} steps of the {name}; below about {row.fewest} "
@@ -348,20 +352,27 @@ class Recipe:
         return int(self.state["num_samples"])
 
     def _affordable_samples(self, scorer: str | None) -> int:
-        from pipelines.recipe.sample_count import WANTED, affordable, seconds_of_a_text
+        from pipelines.recipe.sample_count import WANTED, affordable, seconds_of_a_text, texts_of_a_class
 
         if "evaluation" in self.state:  # of an earlier release
             return WANTED
+        condition, classes = self.choices["condition"].value, (0, 0)
         sources = None
-        if self.choices["condition"].value == "source":
+        if condition == "source":
             sources = self._corpus().valid.sources
+        elif condition == "class":
+            corpus = self._corpus()
+            classes = (corpus.num_classes, texts_of_a_class(corpus))
         seconds = seconds_of_a_text(self.root / self.setting.denoiser, self.setting.decoding, sources, scorer)
         share = plan.EVALUATION_SHARE if self.args.count_evaluation else plan.MOST_EVALUATION
-        number = affordable(seconds, 60 * self.args.minutes * share)
+        number = affordable(seconds, 60 * self.args.minutes * share, *classes)
         if number < WANTED:
+            what, more = "a text", f"; MAUVE needs {WANTED:,}"
+            if sources is not None:
+                what, more = "a source, with all its texts,", ""
             _log(
-                f"note: a text takes {seconds:.2g} s to sample and judge, so that {number} are sampled; MAUVE needs "
-                f"{WANTED:,}: give --num_samples {WANTED} for it, or more --minutes"
+                f"note: {what} takes {seconds:.2g} s to sample and judge, so that {number} are sampled{more}: give "
+                f"--num_samples {WANTED}, or more --minutes"
             )
         return number
 

@@ -86,7 +86,7 @@ def parser(description: str | None = None) -> ArgumentParser:
     add("--dry_run", action="store_true", help="print choices and commands, train nothing, write nothing")
     judged = made.add_argument_group("evaluation")
     judged.add_argument("--num_samples", type=int, help="texts to sample and judge (default: 1000, or as many as take "
-                        "half of the minutes)")  # fmt: skip
+                        "half of the minutes, with --count_evaluation their share of them)")  # fmt: skip
     judged.add_argument("--scorer", metavar="MODEL", help="causal language model that judges (default: smollm2-135m if "
                         "it is there, else --language_model, else a small one that is trained)")  # fmt: skip
     judged.add_argument("--mauve_encoder", metavar="MODEL", help="sentence encoder that judges (default: minilm-l6 if "

@@ -136,8 +136,12 @@ def make_stage(name: str, setting: Setting, steps: Steps) -> Stage:
 
 
 def log_interval(steps: Steps) -> int:
-    """Steps between log lines: a line comes with validation losses, which take time, and no more than every 10 s."""
-    return max(1, min(50, int(10 * steps.steps_per_second), steps.steps // 4))
+    """Steps between log lines: a line comes with validation losses, which take time, and no more than every 10 s.
+
+    The rate of a stage whose steps were typed is not known, and 0.
+    """
+    often = int(10 * steps.steps_per_second) if steps.steps_per_second else steps.steps
+    return max(1, min(50, often, steps.steps // 4))
 
 
 def _decoder(setting: Setting, steps: Steps) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -10,19 +11,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from dataset_utils.corpus import Corpus
+from dataset_utils.registry import NOT_IN_CATALOG
+from dataset_utils.splits import Split
+from pipelines import probes
 from pipelines.adapt_decoder import network_flags
 from pipelines.recipe import __main__ as recipe
-from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH
+from pipelines.recipe import plan, sample_count
+from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH, parser
 from pipelines.recipe.checks import rules_without_folders
 from pipelines.recipe.corpus_facts import CorpusFacts
 from pipelines.recipe.left_out import without_flags
-from pipelines.recipe.plan import Machine, choose, choose_steps, shares
-from pipelines.recipe.sample_count import affordable
-from pipelines.recipe.stages import Setting, evaluation_flags, make_stage, notes, shown_command
+from pipelines.recipe.plan import Machine, Steps, choose, choose_steps, shares
+from pipelines.recipe.sample_count import affordable, seconds_of_a_text, texts_of_a_class
+from pipelines.recipe.stages import Setting, evaluation_flags, log_interval, make_stage, notes, shown_command
 from pipelines.stages import fill
 from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.tiny_models import tiny_encoder
@@ -132,6 +140,49 @@ def test_a_command_is_shown_as_it_will_be_run(tmp_path):
 
 def test_the_evaluation_samples_what_its_time_allows():
     assert affordable(0.2, 90) == 450 and affordable(0.2, 1e6) == 1000 and affordable(5, 10) == 50
+    assert affordable(0.1, 36, classes=2, of_a_class=500) == 120, "as many of each class, too"
+    assert affordable(0.1, 36, classes=2, of_a_class=50) == 260, "but no more than the smallest class has"
+    labels = {"train": [0] * 5 + [1] * 3, "valid": [1, 0, 1]}
+    splits = {name: Split(["a text"] * len(found), labels=found) for name, found in labels.items()}
+    assert texts_of_a_class(Corpus("own", splits, NOT_IN_CATALOG, class_names=("a", "b"))) == 1
+
+
+def test_a_text_is_timed_with_all_that_the_evaluation_samples_for_it(programs, chain, tmp_path, monkeypatch):
+    """Every candidate for a source; and a class, without which a network may not sample."""
+    space, seconds = f"--latent_model_path {chain / 'ae'}", itertools.count()
+    files = " ".join(f"--{split}_file {programs.corpus}/pairs_{split}.jsonl" for split in ("train", "valid", "test"))
+    assert programs.diffusion(space, tmp_path / "pairs", f"{files} --num_samples 2 --seq2seq_candidates 3") == 0
+    assert programs.diffusion(space, tmp_path / "classes", "--class_conditional --class_unconditional_prob 0") == 0
+    monkeypatch.setattr(sample_count, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    sources = ["Anna ran home."] * 40
+    assert seconds_of_a_text(tmp_path / "pairs", "greedy", sources, None) == pytest.approx(1 / 16)
+    assert seconds_of_a_text(tmp_path / "classes", "greedy", None, None) == pytest.approx(1 / 48)
+
+
+def test_a_log_line_comes_after_ten_seconds_or_fifty_steps():
+    def interval(steps: int, rate: float) -> int:
+        return log_interval(Steps(steps, 32, 0, 0.9, 600.0, rate))
+
+    assert (interval(5000, 0.5), interval(5000, 30.0), interval(12, 30.0)) == (5, 50, 3)
+    assert (interval(5000, 0.0), interval(12, 0.0)) == (50, 3), "typed steps, whose rate no probe has told"
+
+
+def test_the_minutes_that_a_note_asks_for_contain_the_probe(tmp_path, monkeypatch):
+    """It also encodes the texts: no stage gets its seconds."""
+    asked: list[float] = []
+    monkeypatch.setattr(probes, "probe", lambda *given: time.sleep(0.5) or probes.Rate(0.1, 0.5))
+    monkeypatch.setattr(plan, "minutes_needed", lambda *given, **more: asked.append(given[4]) or 9)
+    made = recipe.Recipe(parser().parse_args(f"--train_file x --minutes 0.05 --output_dir {tmp_path}".split()))
+    choices = choose(CAPTIONS, Machine("lm", "encoder", 400), 3, {})
+    made.state = {
+        "choices": {name: asdict(choice) for name, choice in choices.items()},
+        "models": {"language_model": "lm", "encoder_model": "encoder"},
+        "corpus_flags": "--train_file x",
+        "corpus": {"has_sources": False},
+        "stages": {},
+    }
+    assert made._plan_stage("decoder")["steps"] < 300
+    assert len(asked) == 1 and 0.5 <= asked[0] < 3
 
 
 def test_a_flag_replaces_each_choice():
