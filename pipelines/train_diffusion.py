@@ -21,6 +21,7 @@ from pipelines.best_checkpoint import (
     load_best_score,
     save_if_best,
 )
+from pipelines.builders.adapted import take_adapted_decoder
 from pipelines.builders.embeddings import tokenizer_of
 from pipelines.builders.joint import write_autoencoder_copy
 from pipelines.builders.models import DiffusionModel, save_encoder_config
@@ -46,7 +47,7 @@ from pipelines.sampling.classes import canonical_names
 from pipelines.steps.diffusion import QUARTERS, TimestepSampler
 from pipelines.steps.joint import JointSteps
 from pipelines.steps.spaces import Step, space_training
-from pipelines.steps.teacher import load_teacher, teacher_facts
+from pipelines.steps.teacher import find_teacher, load_teacher, teacher_facts
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
 from pipelines.training import progress_metrics, resume, run_training
 from pipelines.validation import mean_losses
@@ -99,6 +100,8 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     def save_artifacts() -> None:
         data_module.save_artifacts(run.folder)
         save_encoder_config(model.denoiser, run.folder)
+        if teacher is not None:
+            take_adapted_decoder(find_teacher(settings, run.folder), run.folder)
 
     run.write_files(save_artifacts, now=not config.run.resume_training)
 

@@ -35,6 +35,13 @@ def use_adapted_decoder(run: Path, adapted: Path) -> None:
     partial.rename(target)
 
 
+def take_adapted_decoder(teacher: Path, student: Path) -> None:
+    """Copy the adapted decoder of a run, if it has one, into that of its student, whose latents are the same."""
+    adapted = teacher / ADAPTED_COPY
+    if (adapted / "args.json").is_file():
+        use_adapted_decoder(student, adapted)
+
+
 def _load(folder: Path) -> CompressedSpace | DecodedSpace:
     kind = DecodedSpace if is_text_decoder(folder) else CompressedSpace
     return kind.from_pretrained(folder)

@@ -73,6 +73,15 @@ def test_it_replaces_an_earlier_one_whole(root, tmp_path):
     assert not (run / f"{ADAPTED_COPY}.partial").exists() and texts(run) == texts(root / "diff")
 
 
+def test_a_student_gets_that_of_its_teacher(root, programs, tmp_path):
+    run = tmp_path / "student"
+    assert programs.student(root / "diff", run) == 0
+    space = load_run(run, device="cpu").components.space.space
+    assert isinstance(space, CompressedSpace)
+    assert space.fingerprint() == CompressedSpace.from_pretrained(root / "adapted").fingerprint()
+    assert programs.again("diffusion", run, "--eval --num_samples 2") == 0
+
+
 def test_what_does_not_fit_is_refused(root, chain):
     with pytest.raises(UserError, match="gives other latents than the autoencoder"):
         use_adapted_decoder(root / "diff", chain / "ae")
