@@ -174,7 +174,8 @@ def show_page(root: Path, runs: Sequence[Path]) -> None:
         except MissingPackage as error:  # an environment of the user's
             print(f"note: no page: {error}")
             return
-    print(f"page: {page} (open it in a browser; python -m evaluation.report {runs[-1]} writes it again)")
+    again = shlex.join(["python", "-m", "evaluation.report", *map(str, runs), "--output", str(page)])
+    print(f"page: {page} (open it in a browser; {again} writes it again)")
 
 
 def banner(name: str, title: str, program: Program | None = None, argv: Sequence[str] = ()) -> None:

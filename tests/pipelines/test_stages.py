@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.report.__main__ import parser
 from pipelines.cli.programs import DIFFUSION, PRETRAIN
-from pipelines.stages import Stage, StageTimer, banner, fill, run_stage, scale_steps
+from pipelines.stages import Stage, StageTimer, banner, fill, run_stage, scale_steps, show_page
 from pipelines.steps.denoising_lm import DenoisingLMStep
 from pipelines.training import is_finished
 from utils import checkpoints
@@ -56,6 +57,17 @@ def test_a_place_may_hold_anything_and_printed_commands_can_be_pasted(capsys):
     assert fill("--a {root}/x --b {data}", root="{data}", data="d") == ["--a", "{data}/x", "--b", "d"]
     banner("x", "t", PRETRAIN, words)
     assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-len(words) :] == words
+
+
+def test_the_command_that_is_shown_with_a_page_writes_it_again(tmp_path, capsys):
+    root = tmp_path / ODD
+    root.mkdir()
+    (root / "report.html").touch()  # so that none is made
+    runs = [root / "joint", root / "diffusion"]
+    show_page(root, runs)
+    _, python, rest = capsys.readouterr().out.partition("python -m evaluation.report")
+    given = parser().parse_args(shlex.split(python + rest.removesuffix(" writes it again)\n"))[3:])
+    assert given.runs == runs and given.output == root / "report.html"
 
 
 def test_a_stage_that_was_evaluated_but_not_finished_is_not_done(programs, chain, tmp_path, capsys, monkeypatch):
