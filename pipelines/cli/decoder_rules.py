@@ -56,7 +56,8 @@ def check_resume(settings: Settings[TextDecoderConfig]) -> None:
 
 
 def _inherit(settings: Settings[TextDecoderConfig]) -> None:
-    """Latents and decoder of the run in --resume_dir. UserError where a typed flag asks for others."""
+    """Latents, decoder, and noise of decoding if it was typed, of the run in --resume_dir. UserError where a typed flag
+    asks for others."""
     from utils.pretrained import locate_model  # torch, which --help does without
 
     config, folder = settings.config, str(settings.config.run.resume_dir)
@@ -76,6 +77,10 @@ def _inherit(settings: Settings[TextDecoderConfig]) -> None:
                 f"--{name} {format_value(settings.get(name))} differs from {format_value(saved[name])}, with which "
                 f"{folder} was trained: leave it out, or train another decoder"
             )
+    noise = saved.get("decoder_noise")
+    is_own = noise is not None and noise != saved["max_latent_noise"] / 2  # else it follows from the largest noise
+    if is_own and "decoder_noise" not in settings.explicit:
+        settings.set("decoder_noise", noise, source="saved")
 
 
 def resolve_space(settings: Settings[TextDecoderConfig]) -> None:

@@ -25,6 +25,7 @@ from tests.tiny_models import tiny_encoder
 from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
+from utils.run_folder import write_json
 from utils.trackers import read_metrics
 
 SHORT = (
@@ -212,6 +213,21 @@ def test_a_decoder_is_adapted_to_a_denoiser(run, programs, tmp_path, place, trai
     assert train_text_decoder.train(parse(TEXT_DECODER, line.split())) == 0
     assert again(tmp_path / "half", "--resume_training") == 0
     assert fingerprints(tmp_path / "half")[1] == fingerprints(tmp_path / "adapted")[1]
+
+
+def test_an_adapted_decoder_inherits_the_noise_of_decoding_that_was_typed(run, tmp_path):
+    """Else it is half of the largest noise of its own training."""
+    write_json(tmp_path / "args.json", {"schema_version": 2, "program": "train_text_diffusion.py"})
+    typed, saved = run.with_name("typed"), json.loads((run / "args.json").read_text())
+    write_json(typed / "args.json", saved | {"decoder_noise": 0.1})
+
+    def noise(folder: Path, flags: str = "") -> float | None:
+        line = f"--train_file x --resume_dir {folder} --denoiser_run {tmp_path} {flags}"
+        return parse(TEXT_DECODER, line.split()).config.decoding.decoder_noise
+
+    assert noise(typed) == noise(typed, "--max_latent_noise 0.4") == 0.1
+    assert noise(typed, "--decoder_noise 0.2") == 0.2
+    assert noise(run) is noise(run, "--max_latent_noise 0.4") is None
 
 
 def test_a_moved_run_finds_its_models(train, place, tmp_path):
