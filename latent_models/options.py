@@ -38,7 +38,8 @@ class SentenceOptions:
     )
     encoder_layer: int | None = flag(
         None,
-        "layer of --encoder_model whose states are pooled, counted from 1, or from the last as -1; unset: the last",
+        "layer of --encoder_model whose states are pooled, 0 for its embeddings, 1 for the first layer, -1 for the "
+        "last; unset: the last",
         needs="encoder_model",
         space="frozen",
     )

@@ -174,8 +174,8 @@ class TextDecoderValidationOptions:
     eval_every: int = flag(500, "steps between validations, each with a checkpoint", unit="steps", at_least=1)
     eval_texts: int = flag(
         200,
-        "held-out texts that are decoded at a validation, four times each: from their latents, by two samples of one "
-        "latent, and from the latents of another text",
+        "held-out texts that are decoded at a validation, three times each: greedily, and by two samples of one "
+        "latent; with --decoding beam also by beams",
         unit="texts",
         at_least=2,
         may_change="eval",

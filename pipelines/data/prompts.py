@@ -1,4 +1,4 @@
-"""What precedes the texts of a causal language model: sources of pairs, names of classes, both, or nothing."""
+"""What precedes the texts of a language model without latents: sources of pairs, names of classes, both, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation of a causal language model that decodes latents: how much of a text these decide (use_of_latents).
+"""Evaluation of a language model that decodes latents: how much of a text these decide (use_of_latents).
 
 Its samples are those of noised latents, as it decodes the latents of a denoiser.
 """
