@@ -98,8 +98,8 @@ def format_report(found: dict[str, Any]) -> str:
             f"longest {words['100']}); scripts: {', '.join(scripts) or 'no letters'}"
         )
         if "num_sources" in s:
-            each = s["num_texts"] / max(1, s["num_sources"])
-            lines.append(f"  {s['num_sources']:,} different sources, with {each:.2g} texts each")
+            each = f"{s['num_texts'] / max(1, s['num_sources']):,.1f}".removesuffix(".0")
+            lines.append(f"  {s['num_sources']:,} different sources, with {each} texts each")
         sources = s.get("source_examples", [None] * len(s["examples"]))
         for source, text in zip(sources, s["examples"], strict=True):
             shown = [single_line(part)[:_SHOWN] for part in (source, text) if part is not None]

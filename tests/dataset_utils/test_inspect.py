@@ -83,6 +83,18 @@ def test_the_report_shows_all_of_it(pairs, tokenizer, capsys) -> None:
     assert "in texts of at most" not in shown and "twice" in shown
 
 
+def test_hundreds_of_texts_of_a_source_are_written_out(tmp_path, capsys) -> None:
+    flags = ["--source_column", "source"]  # so few are otherwise taken for where a text is from
+    for name, count in (("train", 301), ("valid", 4), ("test", 4)):
+        rows = [{"source": f"ask {i % 2}", "target": f"Answer {i}"} for i in range(count)]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        flags += [f"--{name}_file", str(path)]
+    main(flags)
+    shown = capsys.readouterr().out
+    assert "2 different sources, with 150.5 texts each" in shown and "with 2 texts each" in shown
+
+
 def test_nothing_in_a_file_or_its_name_controls_the_terminal(tmp_path, capsys) -> None:
     path = tmp_path / "a\x1b[31m.jsonl"
     path.write_text("\n".join(json.dumps({"text": f"word {i}", "co\x1b[2Jl": 1}) for i in range(30)))
