@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latent_models.causal.boundaries import Boundaries
 from latent_models.key_value_cache import CACHE
+from utils.heartbeat import beat
 
 CHECK_EVERY = {"cpu": 1}  # tokens between checks for finished texts; a check waits for the device
 CHECK_EVERY_ELSEWHERE = 8
@@ -69,6 +70,7 @@ def sample_ids(
     blocked = torch.tensor(boundaries.forbidden, device=device, dtype=torch.long)
     cache = None
     for step in range(max_new_tokens):
+        beat()
         given: dict[str, Tensor] = {"input_ids": ids}
         if prefix is not None and step == 0:
             words = model.get_input_embeddings()(ids)

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from latent_models.causal import sampling
 from latent_models.causal.model import CausalLM
 from latent_models.causal.sampling import pick, sample_ids
 from latent_models.causal.sequences import encode, prompt_ids
@@ -95,6 +96,14 @@ def test_a_sample_depends_on_neither_its_batch_nor_the_cache(load, family, greed
         assert sample_ids(lm.model, lm.boundaries, [prompts[i]], own, **kwargs) == [ids]
     assert greedy or len({len(ids) for ids in together}) > 2  # some end early, and leave the batch
     assert _plain_sample(lm, prompts[0], None if greedy else uniforms[0], **kwargs) == together[0]
+
+
+def test_every_token_is_a_sign_of_life_to_waiting_ranks(load, monkeypatch):
+    lm, beats = load("gpt2"), []
+    monkeypatch.setattr(sampling, "beat", lambda: beats.append(1))
+    prompts = [[lm.boundaries.start_id]] * 2
+    ids = sample_ids(lm.model, lm.boundaries, prompts, None, max_new_tokens=5, vocabulary=len(lm.tokenizer))
+    assert len(beats) == min(5, 1 + max(map(len, ids)))
 
 
 @torch.no_grad()
