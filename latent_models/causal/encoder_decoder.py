@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from latent_models.causal.adapters import WithAdapters
 from latent_models.causal.boundaries import Boundaries
@@ -39,6 +40,13 @@ class EncoderDecoderLM(WithAdapters, LanguageModel):
             )
         super().__init__(model, tokenizer, name, frozen, language)
         self.boundaries = boundaries_of_decoder(self)
+        # the arguments of a call say how texts are generated: files of BART force an end, those of others limit tokens
+        model.generation_config = GenerationConfig(
+            decoder_start_token_id=self.start_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=self.boundaries.end_id,
+            pad_token_id=self.pad_id,
+        )
 
     def adapted_layers(self) -> str:
         """All linear layers of the decoder, as a regular expression of their names."""

@@ -99,7 +99,7 @@ class MemoryDecoder(LatentDecoder):
         return self.lm.decode([self._text_of(ids.tolist()) for ids in found])
 
     def _arguments(self, settings: DecoderSettings, max_length: int) -> dict[str, Any]:
-        """Arguments of transformers' generate. All are given: the model's own files may hold others."""
+        """Arguments of transformers' generate."""
         around = self.lm.boundaries
         first = 1 + len(around.opening)  # tokens before a text
         longest = first + max(1, max_length - 1)

@@ -174,14 +174,28 @@ def test_generation_is_that_of_transformers(build, family):
         assert found == by_transformers(decoder, z, sigma, **settings), settings
 
 
-def test_the_models_own_settings_of_generation_do_not_count(build):
-    """BART's files set beam search, a least length and forbidden repetitions, as for summaries."""
-    decoder, z, sigma = build(), latents(), torch.zeros(len(TEXTS))
-    expected = decoder.generate(z, sigma, max_length=12, **GREEDY)
-    own = decoder.lm.model.generation_config
-    own.num_beams, own.min_length, own.no_repeat_ngram_size, own.max_length = 4, 10, 2, 5
-    own.early_stopping, own.length_penalty, own.repetition_penalty = True, 2.0, 1.5
-    assert decoder.generate(z, sigma, max_length=12, **GREEDY) == expected
+def test_the_models_own_settings_of_generation_do_not_count(folder, build, tmp_path, monkeypatch):
+    """BART's file sets beam search, a least length, forbidden repetitions and a forced end, as for summaries."""
+    own = shutil.copytree(folder("bart"), tmp_path / "bart") / "generation_config.json"
+    settings = dict(
+        num_beams=4, min_length=10, no_repeat_ngram_size=2, max_length=5, early_stopping=True, length_penalty=2.0,
+        repetition_penalty=1.5, max_new_tokens=3, forced_eos_token_id=2, bad_words_ids=[[i] for i in range(5, 150)],
+    )  # fmt: skip
+    own.write_text(json.dumps({**json.loads(own.read_text()), **settings}))
+    decoder, z, sigma = build(), latents(8), torch.zeros(8)
+    monkeypatch.setattr(decoder.lm, "decode", lambda ids: ids)
+    rows = decoder.generate(z, sigma, max_length=12, **GREEDY)
+    assert max(map(len, rows)) == 11, "no end is forced"
+    options = TextDecoderOptions(decoder_model=str(own.parent), decoder_mode="lora", lora_rank=4)
+    other = MemoryDecoder.build(options, 1, DIM, LONGEST).eval()
+    monkeypatch.setattr(other.lm, "decode", lambda ids: ids)
+    assert other.generate(z, sigma, max_length=12, **GREEDY) == rows
+    for decoding in (BEAM, NUCLEUS):
+        found = []
+        for one in (decoder, other):
+            torch.manual_seed(0)
+            found.append(one.generate(z, sigma, max_length=12, **decoding))
+        assert found[0] == found[1]
 
 
 def test_no_text_is_shorter_than_asked(build, monkeypatch):
