@@ -155,8 +155,4 @@ class LatentDecoder(nn.Module):
 
     def _frozen_in_half(self) -> AbstractContextManager[None]:
         """Context manager: under autocast, frozen weights are held in its dtype instead of being cast at every step."""
-        kind = self.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        if dtype not in (torch.bfloat16, torch.float16):
-            return nullcontext()
-        return self._half.used(self._computing[0], dtype)
+        return self._half.under_autocast(self._computing[0])
