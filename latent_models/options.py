@@ -159,7 +159,7 @@ class TokenDecodingOptions:
     top_k: int | None = flag(
         None,
         "--decoding nucleus draws each token from at most this many; 0: no limit; unset: that of the language model, "
-        "mostly 50, and no limit of a causal one",
+        "mostly 50, and no limit of a text decoder or a causal one",
         unit="tokens",
         at_least=0,
         space="frozen",
@@ -174,21 +174,21 @@ class TokenDecodingOptions:
     repetition_penalty: float | None = flag(
         None,
         "divides the logit of a token that the text has already (or multiplies it, if negative); 1: none; unset: 1.2, "
-        "and 1 with --decoding greedy or a causal language model",
+        "and 1 with --decoding greedy, a text decoder or a causal language model",
         above=0,
         space="frozen",
     )
     no_repeat_ngram_size: int | None = flag(
         None,
-        "no n-gram of this length occurs twice in a text; 0: all may; unset: 3, and 0 with --decoding greedy or a "
-        "causal language model",
+        "no n-gram of this length occurs twice in a text; 0: all may; unset: 3, and 0 with --decoding greedy, a "
+        "text decoder or a causal language model",
         unit="tokens",
         at_least=0,
         space="frozen",
     )
     min_new_tokens: int | None = flag(
         None,
-        "shortest text; unset: 4, and 0 with --decoding greedy or a causal language model",
+        "shortest text; unset: 4, and 0 with --decoding greedy, a text decoder or a causal language model",
         unit="tokens",
         at_least=0,
         space="frozen",

@@ -90,8 +90,8 @@ class TextDecoderOptions:
     )
     token_dropout: float = flag(
         0.0,
-        "share of the decoder's input tokens that a learned vector (of an encoder-decoder: its mask token) replaces in "
-        "training, so that it reads its latents",
+        "share of the decoder's input tokens that a learned vector (of an encoder-decoder: its mask token, or unknown "
+        "word) replaces in training, so that it reads its latents",
         at_least=0,
         at_most=1,
     )
