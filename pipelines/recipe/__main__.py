@@ -411,6 +411,7 @@ class Recipe:
         took = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total")
         _log(f"{seconds['total']:.0f} seconds in all: {took}")
         words = ["python", "-m", "pipelines.sample", str(sampled), "-n", "10"]
+        words += ["--source", "TEXT"] if self.choices["condition"].value == "source" else []
         _log(f"more texts: {shlex.join(words)}\nthe choices: {self.root / RECORD}")
         return 0
 

@@ -324,6 +324,7 @@ def test_every_kind_of_corpus_comes_to_its_page(files, tmp_path, capsys, corpus,
     condition = "none" if "--condition none" in more else {"classes": "class", "pairs": "source"}.get(corpus, "none")
     assert found["choices"]["condition"]["value"] == condition
     assert args["class_conditional"] == (condition == "class") and args["seq2seq"] == (condition == "source")
+    assert ("-n 10 --source TEXT" in capsys.readouterr().out) == (condition == "source")
     assert found["seconds"]["total"] > 0
     if (out / "adapted").is_dir():  # its samples are decoded by the adapted decoder, without a flag
         assert texts_of(run, corpus) == texts_of(run, corpus, f"--latent_model_path={out / 'adapted'}")
