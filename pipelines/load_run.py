@@ -13,7 +13,7 @@ from latent_models.spaces.compressed import CompressedSpace
 from latent_models.spaces.decoded import DecodedSpace
 from pipelines.builders.models import autoencoder_folder
 from pipelines.cli.configs import DiffusionConfig
-from pipelines.cli.programs import DIFFUSION
+from pipelines.cli.programs import CAUSAL_LM, DIFFUSION, SEQ2SEQ
 from pipelines.components import Components, build_components, load_trained_weights
 from pipelines.pretrained.arguments import check_decoder_inside, check_inside, flags_to_set
 from pipelines.pretrained.folder import is_saved_pipeline, read_index
@@ -31,6 +31,7 @@ from utils.pretrained import WeightsRead
 
 FlagValue = str | int | float | bool
 _KERNEL_FLAGS = frozenset(option.name for option in fields(KernelOptions))
+_BASELINES = (CAUSAL_LM.name, SEQ2SEQ.name)
 
 
 @dataclass
@@ -74,6 +75,8 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
         arguments = [*_as_arguments(flags_to_set(read_index(folder)["flags"], given, folder)), *arguments]
         check_inside(read_args(folder), folder)
         check_decoder_inside(folder)
+    else:
+        _check_no_baseline(folder)
     settings = parse(DIFFUSION, ["--eval", "--resume_dir", str(folder), f"--device={device}", *arguments])
     check_same_program(settings)
     torch_device = distributed.pick_device(device)
@@ -88,6 +91,16 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     typed = {*flags, *(word.removeprefix("--").partition("=")[0] for word in argv)}
     set_kernels(settings.config.kernels, torch_device, unless_set=not _KERNEL_FLAGS & typed)  # of the whole process
     return LoadedRun(settings, components, torch_device, class_names, folder, weights, names, autoencoder_args)
+
+
+def _check_no_baseline(folder: Path) -> None:
+    """UserError for the run of a baseline, with the command that samples from it."""
+    program = read_args(folder).get("program")
+    if program in _BASELINES:
+        raise UserError(
+            f"{folder} is a run of {program}, which has no denoiser: {program} --eval --resume_dir {folder} "
+            "--num_samples 10 samples texts from it, into its folder evaluation"
+        )
 
 
 def _as_arguments(flags: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from pipelines import baselines, train_causal_lm
 from pipelines.cli.programs import CAUSAL_LM
 from pipelines.data.prompts import Prompts
 from pipelines.run_context import setup_run
+from pipelines.sample import main as sample
 from pipelines.steps.language_model import LanguageModelStep
 from utils import checkpoints
 from utils.cli.parse import parse
@@ -212,6 +213,13 @@ def test_sources_precede_their_targets(train, tmp_path, programs):
     assert "model/seq2seq/sacrebleu" in result and "model/seq2seq/greedy/rougeL" in result
     pairs = json.loads((tmp_path / "run/evaluation/eval-valid-seed42-greedy-pairs.json").read_text())
     assert all(len(pair["candidates"]) == 2 and len(set(pair["candidates"])) == 1 for pair in pairs)
+
+
+def test_a_program_that_samples_from_denoisers_names_the_one_that_samples_from_this(baseline, capsys):
+    with pytest.raises(SystemExit):
+        sample([str(baseline), "-n", "2", "--device", "cpu"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"which has no denoiser: {CAUSAL_LM.name} --eval --resume_dir {baseline} --num_samples" in line
 
 
 def test_a_dry_run_trains_nothing(train, baseline, tmp_path, capsys):

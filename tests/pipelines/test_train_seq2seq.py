@@ -18,6 +18,7 @@ from pipelines.cli.programs import SEQ2SEQ
 from pipelines.data.pairs import encode_pairs
 from pipelines.data.prompts import Prompts
 from pipelines.run_context import setup_run
+from pipelines.sample import main as sample
 from pipelines.steps.language_model import LanguageModelStep
 from utils.cli.parse import parse
 from utils.distributed import DistContext
@@ -229,6 +230,13 @@ def test_pretrained_families_are_fine_tuned_and_read_the_language_of_their_sourc
         assert first == ["de_DE", "fr_XX"]
     else:
         assert args["languages"] == [None, None] and lm.source_tokenizer is lm.tokenizer
+
+
+def test_a_program_that_samples_from_denoisers_names_the_one_that_samples_from_this(baseline, capsys):
+    with pytest.raises(SystemExit):
+        sample([str(baseline), "-n", "2", "--device", "cpu"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"which has no denoiser: {SEQ2SEQ.name} --eval --resume_dir {baseline} --num_samples" in line
 
 
 def test_a_dry_run_trains_nothing(train, baseline, tmp_path, capsys):
