@@ -60,11 +60,10 @@ def meta_seq2seq(settings: Settings[Seq2SeqConfig], run: Path | None, max_source
 
 
 def _from_pretrained(settings: Settings[Seq2SeqConfig], meta: bool) -> LanguageModel:
-    name = settings.get("model")
-    try:
-        return LanguageModel.from_pretrained(name, frozen=False, meta=meta, language=_languages(settings)[0])
-    except UserError as error:
-        raise UserError(str(error).replace("--enc_dec_model", "--model")) from error
+    language = _languages(settings)[0]
+    return LanguageModel.from_pretrained(
+        settings.get("model"), frozen=False, meta=meta, language=language, flag="--model"
+    )
 
 
 def _from_scratch(options: Seq2SeqModelOptions, tokenizer: Any, max_source: int) -> LanguageModel:
