@@ -8,8 +8,8 @@
 Words name what is done, in their order: corpus divides the corpus (benchmarks/real_text_corpus.py), judge trains the
 judge that is part of no system, a row trains a system (benchmarks/real_text_rows.py), table samples what is trained and
 judges it; `all` is everything. A row that is trained, sampled or judged before is not repeated, and an interrupted one
-goes on. --texts and --runs add texts and runs that were made elsewhere, without training anything; train them on
-DIR/corpus/train.jsonl, or the judge may know texts of theirs.
+goes on; one that fails does not stop the others. --texts and --runs add texts and runs that were made elsewhere,
+without training anything; train them on DIR/corpus/train.jsonl, or the judge may know texts of theirs.
 
 Judges: a pretrained language model (--scorer), a sentence encoder (--mauve_encoder), and a language model that is
 trained from scratch on texts that no system sees; linear AUC, diversity, memorization, copies and lengths need no
@@ -32,7 +32,16 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.real_text_corpus import CORPORA, Parts, make_parts, read_parts, write_parts
-from benchmarks.real_text_rows import ROWS, Models, sampled_run, train_row, training_order
+from benchmarks.real_text_rows import (
+    DONE,
+    ROWS,
+    Models,
+    RowFailed,
+    check_models,
+    sampled_run,
+    train_row,
+    training_order,
+)
 from benchmarks.real_text_table import facts_of_run, make_table
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
@@ -99,8 +108,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--minutes {args.minutes:g} is no time: give more than 0")
     study = Study(args, [*(sys.argv[1:] if argv is None else argv)])
     wanted = ["corpus", "judge", *training_order(), "table"] if "all" in args.what else list(dict.fromkeys(args.what))
+    check_models([what for what in wanted if what in ROWS], study.root, study.models)
+    failed = []
     for what in wanted:
-        study.do(what)
+        try:
+            study.do(what)
+        except RowFailed as error:
+            if len(wanted) == 1:
+                raise
+            study.log(f"error: {error}")
+            failed.append(what)
+    if failed:
+        raise UserError(f"not trained: {', '.join(failed)} (see above): repeat the command to go on with them")
     return 0
 
 
@@ -111,7 +130,9 @@ class Study:
         self.args, self.root = args, args.output_dir.resolve()
         self.root.mkdir(parents=True, exist_ok=True)
         self.models = Models(
-            args.language_model, args.encoder_model, more_flags=dict(_named(args.row_flags, "row_flags"))
+            _from_here(args.language_model),
+            _from_here(args.encoder_model),
+            more_flags=dict(_named(args.row_flags, "row_flags")),
         )
         unknown = [name for name in self.models.more_flags or {} if name not in ROWS]
         if unknown:
@@ -185,6 +206,9 @@ class Study:
         args, parts = self.args, self.parts
         asked = what_is_asked(parts, args.num_samples)
         sources = self._sources_of_texts(asked)  # before the judges: a wrong name must not cost minutes
+        stranger = next((name for name in args.only or () if name not in sources), None)
+        if stranger is not None:
+            raise UserError(f"--only {stranger}: there is nothing of that name: choose from {', '.join(sources)}")
         judges = self.judges()
         protocol = judges.protocol() | {
             "num_samples": args.num_samples, "seeds": [SEEDS_FROM + i for i in range(args.seeds)]
@@ -237,7 +261,7 @@ class Study:
         found: dict[str, Any] = {}
         for name in ROWS:
             folder = self.root / "rows" / name
-            if (folder / "row.json").is_file():
+            if (folder / DONE).is_file():
                 found[name] = partial(self._of_run, name, sampled_run(folder), asked)
         for name, given in _named(self.args.runs, "runs"):
             folder, flags = _folder_and_flags(name, given)
@@ -265,7 +289,11 @@ class Study:
         trained_on = facts.pop("train_file")
         if trained_on is None or Path(trained_on).resolve() != self.root / "corpus" / "train.jsonl":
             facts["elsewhere"] = True
-        identity = " ".join([f"{folder.parent.name}/{folder.name} step {newest_step(folder)}", *flags])
+        folder, row = folder.resolve(), self.root / "rows" / name
+        if folder.is_relative_to(row) and (row / DONE).is_file():
+            facts["minutes"] = json.loads((row / DONE).read_text(encoding="utf-8")).get("minutes")
+        place = f"{folder.parent.name}/{folder.name}" if folder.is_relative_to(self.root) else str(folder)
+        identity = " ".join([f"{place} step {newest_step(folder)}", *flags])
         return texts, {"identity": identity, **({"flags": shlex.join(flags)} if flags else {}), **facts}
 
     def _of_files(self, name: str, files: str, n: int) -> tuple[list[list[str]], dict[str, Any]]:
@@ -290,6 +318,11 @@ def _found(name: str) -> str | None:
 
     folder = find_model(name)
     return str(folder) if folder else None
+
+
+def _from_here(model: str | None) -> str | None:
+    """A model of the rows, whose programs run in another folder: an absolute path, or a hub id as it is."""
+    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
 
 
 def _folder_and_flags(name: str, given: str) -> tuple[Path, list[str]]:

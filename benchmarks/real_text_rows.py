@@ -9,12 +9,13 @@ the corpus, and a transformer.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ BASELINES = {CAUSAL: CAUSAL_LM, PAIRS: SEQ2SEQ}  # programs that train a whole s
 LANGUAGE_MODEL, ENCODER = "language model", "encoder"  # parts of a system that may also judge it
 PROBE_SECONDS = 20.0
 DONE = "row.json"  # in the folder of a row that is trained
+TRAINING = "training"  # entry of the seconds of a row: those of its program
 _SCRATCH = "--way scratch --no_adapt_decoder"
 
 
@@ -49,7 +51,7 @@ _BASELINE = " --lr_schedule cosine --train_batch_size 32"
 
 @dataclass(frozen=True)
 class Row:
-    """A system. levers: what it changes, for the table; parts: pretrained models of it, which may judge it, too."""
+    """A system. what: in words; flags: of its program; parts: pretrained models of it, which may judge it, too."""
 
     what: str
     flags: str
@@ -65,7 +67,9 @@ ROWS = {
     "recipe-scratch": Row("the recipe with nothing pretrained", "--way scratch"),
     "published": Row("the published recipe: Perceiver latents, a frozen language model, a transformer", _PUBLISHED),
     # levers alone: the published recipe with one change
-    "robust-autoencoder": Row("published, with a decoder trained on noised latents", _SCRATCH),
+    "robust-autoencoder": Row(
+        "published, with a decoder trained on noised latents", _published("--max_latent_noise 1")
+    ),
     "matched-autoencoder": Row(
         "published, with feature matching, and masks on states and latents (COSMOS)",
         _published("--max_latent_noise 0 --feature_matching_weight 1 --state_mask_prob 0.3 --latent_mask_prob 0.1"),
@@ -108,7 +112,7 @@ ROWS = {
         parts=(LANGUAGE_MODEL,),
     ),
     "frozen-embeddings": Row(
-        "frozen embeddings as latents, decoded by a causal language model from scratch",
+        "frozen embeddings as latents, decoded by the row causal-scratch, whose minutes come on top",
         "--way pretrained --language_model {after}/model --decoder_flags '--decoder_mode ft'",
         parts=(ENCODER,), after="causal-scratch",
     ),
@@ -188,39 +192,78 @@ def training_order() -> list[str]:
 
 @dataclass(frozen=True)
 class Models:
-    """The pretrained models of the rows, and what is the same for all of them."""
+    """The pretrained models of the rows, and what the user adds to their flags."""
 
     language_model: str | None
     encoder_model: str | None
-    max_seq_len: int | None = None
     more_flags: Mapping[str, str] | None = None  # row -> further flags
 
 
+class RowFailed(UserError):
+    """A row that its program, or the row that it uses, does not let finish; other rows can be trained all the same."""
+
+
+def check_models(names: Sequence[str], root: Path, models: Models) -> None:
+    """UserError if a row that is not trained yet lacks a pretrained model: others would take hours before it."""
+    for name in names:
+        if (root / "rows" / name / DONE).is_file():
+            continue
+        if LANGUAGE_MODEL in ROWS[name].parts and models.language_model is None:
+            raise UserError(f"row {name} needs a language model: name one with --language_model")
+        if ENCODER in ROWS[name].parts and models.encoder_model is None:
+            raise UserError(f"row {name} needs an encoder: name one with --encoder_model")
+
+
 def train_row(name: str, root: Path, parts: Parts, models: Models, minutes: float) -> Path:
-    """Train a row unless it is trained; returns its folder. UserError where its program fails."""
+    """Train a row unless it is trained; returns its folder. RowFailed where its program fails."""
+    from pipelines.stages import StageTimer
+
     folder, row = root / "rows" / name, ROWS[name]
     if (folder / DONE).is_file():
         print(f"{name}: trained before", flush=True)
         return folder
-    if LANGUAGE_MODEL in row.parts and models.language_model is None:
-        raise UserError(f"row {name} needs a language model: name one with --language_model")
-    if ENCODER in row.parts and models.encoder_model is None:
-        raise UserError(f"row {name} needs an encoder: name one with --encoder_model")
+    check_models([name], root, models)
     if row.after is not None and not (root / "rows" / row.after / DONE).is_file():
-        raise UserError(f"row {name} uses the row {row.after}: run that row before")
+        raise RowFailed(f"row {name} uses the row {row.after}: run that row before")
     if row.condition not in (None, parts.condition):
         raise UserError(f"row {name} is for a corpus by {row.condition}, and this one is not: leave it out")
-    began = time.monotonic()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    clock = StageTimer(_seconds_file(folder))  # over all invocations
     make_command = _recipe if row.program == RECIPE else baseline_command
-    command = make_command(name, root, parts, models, minutes)
+    command = clock.time("probe", lambda: make_command(name, root, parts, models, minutes))
     print(f"\n== {name}: {row.what}\n   {shlex.join(['python', *command[1:]])}", flush=True)
-    code = subprocess.run(command, cwd=ROOT).returncode
+    code = clock.time(TRAINING, lambda: _run(command))
     if code:
-        raise UserError(f"row {name} ended with {code}: repeat the command to go on with it")
-    seconds = round(time.monotonic() - began, 1)
+        from utils.preemption import EXIT_CODES
+
+        error = UserError if code in EXIT_CODES.values() else RowFailed  # a signal is meant for all rows
+        raise error(f"row {name} ended with {code}: repeat the command to go on with it")
+    seconds = clock.with_total()["total"]
     write_json(folder / DONE, {"what": row.what, "minutes": minutes, "seconds": seconds, "command": command[1:]})
     print(f"{name}: trained in {seconds / 60:.1f} min", flush=True)
     return folder
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run a program from the root of the project. Returns its exit code.
+
+    A signal that ends this process, such as Ctrl-C, waits for the program, which saves a checkpoint first.
+    """
+    from utils.preemption import exit_on_termination
+
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        with exit_on_termination():
+            return process.wait()
+    except (KeyboardInterrupt, SystemExit):
+        process.terminate()  # it may have got none; a second signal changes nothing
+        process.wait()
+        raise
+
+
+def _seconds_file(folder: Path) -> Path:
+    """The seconds of the row of this folder, beside it: training begins with an empty folder."""
+    return folder.with_name(f"{folder.name}.seconds.json")
 
 
 def sampled_run(folder: Path) -> Path:
@@ -238,8 +281,6 @@ def row_flags(name: str, root: Path, models: Models) -> list[str]:
     words = shlex.split(row.flags)
     for place, value in places.items():
         words = [word.replace(place, value) for word in words]
-    if models.max_seq_len is not None:
-        words += ["--max_seq_len", str(models.max_seq_len)]
     return words + shlex.split((models.more_flags or {}).get(name, ""))
 
 
@@ -254,33 +295,59 @@ def _recipe(name: str, root: Path, parts: Parts, models: Models, minutes: float)
     ]
 
 
+def sequence_length(texts: Sequence[str]) -> int:
+    """--max_seq_len of a baseline, in tokens: 99 of 100 texts fit, at one and a half tokens a word. 64 to 256.
+
+    The recipe chooses its own by the same share of the texts.
+    """
+    words = sorted(len(text.split()) for text in texts)
+    longest = 1.5 * words[int(0.99 * (len(words) - 1))] + 2  # with a start and an end
+    return min(256, max(64, 8 * math.ceil(longest / 8)))
+
+
 def baseline_command(name: str, root: Path, parts: Parts, models: Models, minutes: float) -> list[str]:
     """A probe, then the training of as many steps as fit; an interrupted one is resumed."""
+    from pipelines.stages import StageTimer
     from utils.checkpoints import has_checkpoint
     from utils.preemption import exit_on_termination
 
     folder, seconds = root / "rows" / name, 60 * minutes
     record, program = folder.with_name(name + ".json"), BASELINES[ROWS[name].program]
-    words = [*parts.flags(root / "corpus"), *row_flags(name, root, models)]
+    length = ["--max_seq_len", str(sequence_length(parts["train"].texts))]
+    words = [*parts.flags(root / "corpus"), *length, *row_flags(name, root, models)]
     if parts.condition == CLASS:
         words.append("--class_conditional")
+    asked = {"minutes": minutes, "flags": row_flags(name, root, models)}
     if not record.is_file():
         began = time.monotonic()
         flags = ["--num_train_steps", str(PROBE_STEPS), "--eval_every", str(PROBE_STEPS), "--log_every", "1"]
         flags += ["--config", "val_loss_examples=1", "--lr_warmup_steps", "0"]
         probed = folder.with_name(name + ".probe")
-        command = probes.command_of(program, [*words, *flags, "--output_dir", str(probed)])
-        with exit_on_termination():  # which ends the probe, too
-            rate = probes.probe(command, probed, min(PROBE_SECONDS, 0.05 * seconds))
+        command = probes.command_of(program, [*probes.uncompiled(program), *words, *flags, "--output_dir", str(probed)])
+        try:
+            with exit_on_termination():  # which ends the probe, too
+                rate = probes.probe(command, probed, min(PROBE_SECONDS, 0.05 * seconds), cwd=ROOT)
+        except UserError as error:
+            raise RowFailed(f"row {name}: {error}") from None
         left = seconds - (time.monotonic() - began)
         steps = choose_steps(0.97 * left, rate.steps_per_second, rate.started, 32)
-        write_json(record, {**steps.record(), "max_seconds": max(left, rate.started + 20 / rate.steps_per_second)})
+        longest = max(left, rate.started + 20 / rate.steps_per_second)
+        write_json(record, {**steps.record(), "max_seconds": longest, "asked": asked})
     planned: dict[str, Any] = json.loads(record.read_text())
-    limit = ["--max_seconds", f"{planned['max_seconds']:.0f}"]
+    if planned.get("asked", asked) != asked:
+        raise UserError(
+            f"row {name} was begun with other --minutes or --row_flags: type them as they were to go on with it, or "
+            f"remove {record} and {folder} to begin again"
+        )
+    longest = planned["max_seconds"]
     if has_checkpoint(folder):
+        logged = probes.logged_steps(folder)  # after a kill the log alone has seconds of the program
+        spent = max(StageTimer(_seconds_file(folder)).seconds.get(TRAINING, 0.0), logged[-1][1] if logged else 0.0)
+        limit = ["--max_seconds", f"{max(1.0, longest - spent):.0f}"]
         return probes.command_of(program, ["--resume_training", "--resume_dir", str(folder), *limit])
     shutil.rmtree(folder, ignore_errors=True)
     steps_flags = ["--num_train_steps", str(planned["steps"]), "--lr_warmup_steps", str(planned["warmup"])]
     # the best of ten checkpoints: a language model without latents overfits a small corpus
     steps_flags += ["--eval_every", str(max(1, planned["steps"] // 10)), "--log_every", "10"]
-    return probes.command_of(program, [*words, *steps_flags, *limit, "--output_dir", str(folder)])
+    steps_flags += ["--max_seconds", f"{longest:.0f}"]
+    return probes.command_of(program, [*words, *steps_flags, "--output_dir", str(folder)])

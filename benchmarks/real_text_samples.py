@@ -7,6 +7,7 @@ references' sources. Human texts are a row, too.
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,15 +94,18 @@ def _with_labels(texts: Sequence[str], labels: Sequence[int], wanted: Sequence[i
 def texts_of_run(
     folder: Path, asked: Asked, seeds: Sequence[int], keep: Path, log: Callable[[str], None], flags: Sequence[str] = ()
 ) -> list[list[str]]:
-    """The texts of a run for each seed; those that are in the file `keep` are not sampled again.
+    """The texts of a run for each seed; those of the same run that are in the file `keep` are not sampled again.
 
     flags: of the sampling, such as --decoder_candidates 4.
     """
-    what = {"step": newest_step(folder), "n": asked.n, "flags": list(flags)}
+    # relative: a study that is moved keeps its texts
+    run = Path(os.path.relpath(folder.resolve(), keep.parent.resolve())).as_posix()
+    what = {"run": run, "step": newest_step(folder), "n": asked.n, "flags": list(flags)}
     kept: dict[str, Any] = {}
     if keep.is_file():
         kept = json.loads(keep.read_text(encoding="utf-8"))
-        if {"flags": [], **kept} | what != {"flags": [], **kept}:
+        kept = {"flags": [], "run": run, **kept}  # of an earlier release
+        if kept | what != kept:
             kept = {}
     found: dict[str, list[str]] = kept.get("texts", {})
     missing = [seed for seed in seeds if str(seed) not in found]

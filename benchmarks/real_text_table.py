@@ -117,6 +117,10 @@ def make_table(rows: Mapping[str, Mapping[str, Any]], judges: Mapping[str, str],
             f"{', '.join(elsewhere)}: trained on other files than those of this study, which may contain texts of the "
             "own judge.\n"
         )
+    minutes = {name: row["minutes"] for name, row in rows.items() if row.get("minutes")}
+    if len(set(minutes.values())) > 1:
+        shown = ", ".join(f"{name} {value:g}" for name, value in minutes.items())
+        note += f"Not all rows had the same wall time, in minutes: {shown}.\n"
     on_latents = f"{MARK} By the encoder that makes the latents, so its number flatters the system.\n" if parts else ""
     return Table(lines, latents, {name: row["texts"] for name, row in rows.items()}, note, on_latents)
 
@@ -155,8 +159,8 @@ def facts_of_run(folder: Path, parts: Sequence[str] | None = None) -> dict[str, 
 
 def _decoder_run(folder: Path, args: Mapping[str, Any]) -> Path | None:
     """The run of the decoder that writes the texts, of a text decoder or an autoencoder: that beside a run of the
-    recipe, or the one that the run names."""
-    for name in ("adapted", "decoder", "autoencoder"):
+    recipe, or the one that the run names. Joint training changes the autoencoder, and compares no texts."""
+    for name in ("adapted", "decoder", "autoencoder") if args.get("joint_run") is None else ("adapted",):
         if (folder.parent / name / "args.json").is_file() and (folder.parent / "recipe.json").is_file():
             return folder.parent / name
     named = args.get("latent_model_path")

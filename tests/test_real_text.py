@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from benchmarks import real_text
+from benchmarks import real_text, real_text_rows, real_text_samples
 from benchmarks.real_text_corpus import (
     CORPORA,
     PARTS,
@@ -28,9 +34,10 @@ from benchmarks.real_text_rows import (
     Models,
     baseline_command,
     row_flags,
+    sequence_length,
     train_row,
 )
-from benchmarks.real_text_samples import human_texts, what_is_asked
+from benchmarks.real_text_samples import Asked, human_texts, texts_of_run, what_is_asked
 from benchmarks.real_text_table import MARK, facts_of_run, make_table
 from dataset_utils import synthetic_stories
 from dataset_utils.splits import Split
@@ -42,6 +49,7 @@ from utils.errors import UserError
 from utils.run_folder import write_json
 
 PLAIN = CorpusRow("train.txt", "valid.txt", block=5)
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def texts(first: int, n: int) -> list[str]:
@@ -161,6 +169,10 @@ def test_a_judge_that_is_a_part_of_the_system_is_marked():
     page = made.markdown("The protocol.")
     assert "| recipe | 0.70* |" in page and "| 0.20 |" in page and "- a|b\n- c" in page and "flatters" in page
     assert f"\n\n{MARK} By the encoder that makes the latents" in page.partition("What latents decide")[2]
+    assert "wall time" not in made.notes
+    rows = {**rows, **{name: {**rows["recipe"], "minutes": minutes} for name, minutes in (("a", 60.0), ("b", 0.5))}}
+    notes = make_table(rows, {"scorer": "lm", "encoder": ""}, "plain").notes
+    assert "same wall time, in minutes: a 60, b 0.5" in notes
     assert "flatters" not in make_table({"human": rows["human"]}, {"scorer": "lm", "encoder": ""}, "plain").notes
 
 
@@ -189,13 +201,15 @@ def test_what_latents_decide_is_read_of_decoders_and_autoencoders(tmp_path):
     assert [cells[0][name] for name in names] == ["0.70", "0.50", "0.25", "", "judge"]
     assert [cells[1][name] for name in names] == ["0.70*", "0.50*", "0.25", "", "its latents"]
     assert made.notes == "" and "flatters the system" in made.markdown("")
+    write_json(tmp_path / "recipe/joint/args.json", {"schema_version": 2, "joint_run": "diffusion"})
+    assert "decoder" not in facts_of_run(tmp_path / "recipe/joint"), "its autoencoder is another one by now"
     alone = make_table({"other": rows["other"]}, {"scorer": "", "encoder": ""}, "plain")
     assert "What latents decide" in alone.markdown("") and MARK not in alone.markdown("")
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.program == "recipe"])
 def test_the_flags_of_the_rows_are_those_of_the_recipe(name, tmp_path):
-    words = row_flags(name, tmp_path, Models("lm", "encoder", max_seq_len=40, more_flags={name: "--tx_dim 64"}))
+    words = row_flags(name, tmp_path, Models("lm", "encoder", more_flags={name: "--tx_dim 64 --max_seq_len 40"}))
     args = recipe_parser().parse_args(["--train_file", "x", "--minutes", "1", "--output_dir", str(tmp_path), *words])
     check_arguments(args)
     assert args.tx_dim == 64 and args.max_seq_len == 40
@@ -207,7 +221,7 @@ def test_the_flags_of_the_rows_are_those_of_the_recipe(name, tmp_path):
 def test_the_flags_of_the_rows_without_latents_are_those_of_their_program(name, tmp_path):
     """With a record of the probe there is none; a row for pairs is refused for another corpus."""
     parts = Parts(SOURCE, dict.fromkeys(PARTS, Split(["text"], sources=["source"])))
-    models = Models("lm", "encoder", max_seq_len=40, more_flags={name: "--adam_weight_decay 0.5"})
+    models = Models("lm", "encoder", more_flags={name: "--max_seq_len 40"})
     (tmp_path / "rows").mkdir()
     record = {"steps": 500, "warmup": 20, "max_seconds": 60}
     (tmp_path / f"rows/{name}.json").write_text(json.dumps(record))
@@ -221,6 +235,99 @@ def test_the_flags_of_the_rows_without_latents_are_those_of_their_program(name, 
     if ROWS[name].condition is not None:
         with pytest.raises(UserError, match=f"row {name} is for a corpus by source"):
             train_row(name, tmp_path, Parts("plain", parts.splits), models, 1.0)
+
+
+def test_a_baseline_that_was_interrupted_gets_the_time_that_is_left_and_no_other_flags(tmp_path):
+    parts = Parts("plain", dict.fromkeys(PARTS, Split(["one text"])))
+    asked = {"minutes": 1.0, "flags": row_flags("causal-scratch", tmp_path, Models(None, None))}
+    record = {"steps": 500, "warmup": 20, "max_seconds": 60, "asked": asked}
+    write_json(tmp_path / "rows/causal-scratch.json", record)
+    write_json(tmp_path / "rows/causal-scratch.seconds.json", {"probe": 20, "training": 45})
+
+    def command(minutes: float = 1.0, **more: str) -> list[str]:
+        return baseline_command("causal-scratch", tmp_path, parts, Models(None, None, more_flags=more or None), minutes)
+
+    assert command()[-4:-2] == ["--max_seconds", "60"], "without a checkpoint it begins again"
+    (tmp_path / "rows/causal-scratch/checkpoints/step_00000100").mkdir(parents=True)
+    assert command()[-1] == "15" and "--resume_training" in command()
+    (tmp_path / "rows/causal-scratch/metrics.jsonl").write_text('{"step": 100, "seconds": 59.5}\n')  # of a kill
+    assert command()[-1] == "1"
+    for wrong in ({"minutes": 2.0}, {"causal-scratch": "--layers 2"}):
+        with pytest.raises(UserError, match="other --minutes or --row_flags"):
+            command(**wrong)
+
+
+def test_baselines_read_whole_texts():
+    assert sequence_length(["two words"] * 99 + ["word " * 500]) == 64, "the default of their programs"
+    assert sequence_length(["word " * 60] * 50) == 96 and sequence_length(["word " * 900] * 3) == 256
+
+
+def test_the_seconds_of_a_row_are_those_of_all_invocations(tmp_path, monkeypatch):
+    parts = Parts("plain", dict.fromkeys(PARTS, Split(["one text"])))
+    (tmp_path / "rows/recipe-scratch").mkdir(parents=True)
+    for code, seconds in ((143, 100), (0, 200)):
+        monkeypatch.setattr(real_text_rows, "_run", lambda command, code=code: code)
+        write_json(tmp_path / "rows/recipe-scratch.seconds.json", {"training": seconds})
+        with pytest.raises(UserError, match="ended with 143") if code else nullcontext():
+            train_row("recipe-scratch", tmp_path, parts, Models(None, None), 60.0)
+    assert json.loads((tmp_path / "rows/recipe-scratch/row.json").read_text())["seconds"] >= 200
+
+
+PROGRAM = """
+import signal, sys, time
+from pathlib import Path
+
+def save(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as utils.preemption: a second signal changes nothing
+    time.sleep(0.8)
+    Path(sys.argv[1]).write_text("saved")
+    sys.exit(128 + number)
+
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, save)
+Path(sys.argv[1] + ".ready").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_program_that_trains_a_row(tmp_path, number):
+    """Ctrl-C reaches both processes, kill the study alone."""
+    study = "import sys; from benchmarks.real_text_rows import _run; sys.exit(_run([sys.executable, *sys.argv[1:]]))"
+    saved = tmp_path / "saved"
+    command = [sys.executable, "-c", study, "-c", PROGRAM, str(saved)]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL) as process:
+        while not Path(f"{saved}.ready").is_file():
+            assert process.poll() is None
+            time.sleep(0.05)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        code = process.wait(60)
+        assert code and saved.is_file(), "it has saved before the study ends"
+
+
+def test_texts_are_kept_for_their_run_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(real_text_samples, "newest_step", lambda folder: 10)
+    monkeypatch.setattr(real_text_samples, "load_run", lambda folder, *_: lambda seed: [f"{folder.name} {seed}"])
+    keep, drawn = tmp_path / "texts/mine.json", list[str]()
+
+    def texts_of(name: str) -> list[list[str]]:
+        return texts_of_run(tmp_path / name, Asked(1), [1], keep, drawn.append)
+
+    assert texts_of("a") == texts_of("a") == [["a 1"]] and len(drawn) == 1
+    assert texts_of("b") == [["b 1"]], "another run of the same name and step"
+    write_json(keep, {key: value for key, value in json.loads(keep.read_text()).items() if key != "run"})
+    assert texts_of("b") == [["b 1"]] and len(drawn) == 2, "files of an earlier release are used"
+
+
+def test_models_are_found_from_the_folder_of_the_caller(tmp_path, monkeypatch):
+    (tmp_path / "lm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = "table --output_dir out --language_model lm --encoder_model hub/encoder"
+    models = real_text.Study(real_text.parser().parse_args(words.split()), []).models
+    assert (models.language_model, models.encoder_model) == (str(tmp_path / "lm"), "hub/encoder")
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +378,8 @@ def test_texts_are_judged_alone_and_again_only_when_they_change(study, tmp_path,
         ("table --own_judge_steps 0 --runs a=/nowhere", "no such folder"),
         ("table --own_judge_steps 0 --runs a='/nowhere", "No closing quotation"),
         ("recipe", "needs a language model"),
+        ("causal-scratch published causal-lm", "row causal-lm needs a language model"),
+        ("table --own_judge_steps 0 --only human other", "--only other: there is nothing of that name"),
         ("frozen-embeddings --encoder_model x", "run that row before"),
         ("recipe --row_flags other=--tx_dim", "no such row"),
         ("table --seeds 0", "too small"),
@@ -281,6 +390,15 @@ def test_a_mistake_is_one_line(study, tmp_path, capsys, words, message):
         run(tmp_path if words == "corpus" else study, words)
     err = capsys.readouterr().err.strip()
     assert ended.value.code == 2 and message in err and "\n" not in err
+
+
+def test_a_row_that_fails_does_not_stop_the_others(study, capsys):
+    wrong = [f"--row_flags={name}=--tx_dmi=3" for name in ("published", "causal-scratch")]
+    with pytest.raises(SystemExit) as ended:
+        run(study, "published causal-scratch --minutes 0.1", *wrong)
+    assert ended.value.code == 2 and "not trained: published, causal-scratch" in capsys.readouterr().err
+    log = (study / "log.txt").read_text()
+    assert "row published ended with 2" in log and "row causal-scratch: causal-scratch.probe ended with 2" in log
 
 
 @pytest.mark.slow
