@@ -26,6 +26,7 @@ from pipelines.recipe import plan
 from pipelines.recipe.arguments import CORPUS_FLAGS, check_arguments, parser, typed_choices
 from pipelines.recipe.models import check_adapters, encoding_speed, find_judges, find_models, parts_that_judge
 from pipelines.recipe.plan import Choice, Choices, Machine, Steps
+from pipelines.recipe.reuse import OtherRecipe
 from pipelines.recipe.stages import (
     FOLLOWS,
     NO_SCORER,
@@ -64,6 +65,7 @@ class Recipe:
 
         self.args, self.root = args, args.output_dir
         self.given = typed_choices(args)
+        self.other = None if args.reuse is None else OtherRecipe(args.reuse, RECORD)
         self.state = self._read()
         self.clock = StageTimer(self.root / "seconds.json")
 
@@ -131,6 +133,7 @@ class Recipe:
             return 0
         self._write()
         self._make_no_scorer()
+        self._reuse_stages()
         for name in plan.shares(self.choices):
             code = self._run_stage(name)
             if code:
@@ -219,6 +222,24 @@ class Recipe:
             texts = self._corpus().train.texts
             self.clock.time("choices", partial(make_small_scorer, texts, self.root / NO_SCORER))
 
+    def _reuse_stages(self) -> None:
+        """Take over the first stages of --reuse, as long as they are the same; their time counts as spent."""
+        if self.other is None:
+            return
+        for name in plan.shares(self.choices):
+            if name in self.state["stages"]:
+                continue
+            why = self.other.difference(name, self.setting, self.args.minutes)
+            if why is not None:
+                _log(f"{name}: is trained here, since {why}")
+                return
+            record, seconds = self.other.take(name, self.root)
+            for part, spent in seconds.items():
+                self.clock.add(part, spent)
+            self.state["stages"][name] = record
+            self._write()
+            _log(f"{name}: taken over from {self.args.reuse}")
+
     def _corpus(self) -> Corpus:
         from dataset_utils import registry
         from dataset_utils.options import DataOptions
@@ -261,7 +282,7 @@ class Recipe:
 
     def _plan_stage(self, name: str) -> dict[str, Any]:
         """Probe a stage, and fix its steps."""
-        from pipelines.probes import PROBE_STEPS, Rate, command_of, probe
+        from pipelines.probes import PROBE_STEPS, Rate, command_of, probe, uncompiled
         from utils.preemption import exit_on_termination
 
         stages, setting, row = plan.shares(self.choices), self.setting, STAGE_ROWS[name]
@@ -273,7 +294,7 @@ class Recipe:
             stage = make_stage(name, setting, asked)
             folder = self.root / f"{name}.probe"
             flags = ["--log_every", "1", "--config", "val_loss_examples=1", "--output_dir", str(folder)]
-            command = command_of(stage.program, [*stage.argv(self.root), *flags])
+            command = command_of(stage.program, [*uncompiled(stage.program), *stage.argv(self.root), *flags])
             length = min(LONGEST_PROBE, max(1.0, PROBE_SHARE * seconds))
             _log(f"\n{name}: a probe of {length:.0f} s tells its rate")
             with exit_on_termination():  # which ends the probe, too

@@ -18,7 +18,7 @@ CORPUS_FLAGS = (
     "dataset_name", "data_dir", "train_file", "valid_file", "test_file", "text_column", "label_column", "source_column",
 )  # fmt: skip
 # Another value of these trains nothing anew.
-FREE = ("output_dir", "dry_run", "no_evaluation", "num_samples", "scorer", "mauve_encoder")
+FREE = ("output_dir", "reuse", "dry_run", "no_evaluation", "num_samples", "scorer", "mauve_encoder")
 CHOSEN = {  # choice -> type and help of the flag that replaces it
     "way": (
         str,
@@ -82,6 +82,8 @@ def parser(description: str | None = None) -> ArgumentParser:
     add("--joint", action="store_true", default=None, help="after the denoiser train it and the autoencoder together "
         "(only with --way scratch)")  # fmt: skip
     add("--count_evaluation", action="store_true", help="the minutes contain the evaluation, too")
+    add("--reuse", type=Path, metavar="DIR", help="folder of another recipe: its first stages are taken over as long "
+        "as they are the same here, and their time counts as spent")  # fmt: skip
     add("--no_evaluation", action="store_true", help="train alone")
     add("--dry_run", action="store_true", help="print choices and commands, train nothing, write nothing")
     judged = made.add_argument_group("evaluation")

@@ -29,6 +29,7 @@ from pipelines.recipe.checks import rules_without_folders
 from pipelines.recipe.corpus_facts import CorpusFacts
 from pipelines.recipe.left_out import without_flags
 from pipelines.recipe.plan import Machine, Steps, choose, choose_steps, shares
+from pipelines.recipe.reuse import OtherRecipe
 from pipelines.recipe.sample_count import affordable, seconds_of_a_text, texts_of_a_class
 from pipelines.recipe.stages import Setting, evaluation_flags, log_interval, make_stage, notes, shown_command
 from pipelines.stages import fill
@@ -293,6 +294,45 @@ def test_a_dry_run_prints_the_choices_and_writes_nothing(files, tmp_path, capsys
     assert "flags of decoder: python -m pipelines.train_text_decoder --train_file" in printed
     assert "--num_train_steps N --train_batch_size 32" in printed and "flags of diffusion: train_text_diff" in printed
     assert not (tmp_path / "out").exists()
+
+
+def test_equal_stages_are_taken_over_and_their_time_is_spent(files, tmp_path, capsys):
+    first, second, short = tmp_path / "first", tmp_path / "second", "--no_evaluation --sampler ddim"
+    assert recipe.main(words(files, first, "captions", short)) == 0
+    state = record(first)
+    capsys.readouterr()
+    changed = f"{short} --reuse {first} --denoiser_flags=--schedule_sampler=logit_normal"
+    assert recipe.main(words(files, second, "captions", changed)) == 0
+    printed = capsys.readouterr().out
+    assert f"decoder: taken over from {first}" in printed
+    assert "diffusion: is trained here, since its flags differ (--schedule_sampler=logit_normal)" in printed
+    for name in ("args.json", "metrics.jsonl"):
+        assert (second / "decoder" / name).read_bytes() == (first / "decoder" / name).read_bytes()
+    spent = [json.loads((out / "seconds.json").read_text()) for out in (first, second)]
+    assert spent[0]["decoder"] == spent[1]["decoder"] and spent[1]["diffusion"] > 0
+    args = json.loads((second / "diffusion/args.json").read_text())
+    assert args["schedule_sampler"] == "logit_normal"
+    assert args["latent_model_path"] == str(second / "decoder"), "it does not need the other folder"
+    taken = record(second)["stages"]
+    assert taken["decoder"] == {**state["stages"]["decoder"], "reused": str(first)}
+    assert "reused" not in taken["diffusion"]
+    # the same again trains nothing
+    assert recipe.main(words(files, second, "captions", changed)) == 0
+    assert "taken over" not in capsys.readouterr().out
+
+    other, setting = OtherRecipe(first, recipe.RECORD), OtherRecipe(second, recipe.RECORD).setting
+    assert other.difference("decoder", setting, 0.5) is None
+    assert other.difference("decoder", setting, 0.6) == "it has another part of the time"
+    assert other.difference("joint", setting, 0.5) == "it is not finished there"
+    flags = OtherRecipe(first, recipe.RECORD).setting
+    flags.given["decoder_flags"] = "--lora_rank=8"
+    assert other.difference("decoder", flags, 0.5) == "its flags differ (--lora_rank=8)"
+
+
+def test_a_folder_without_a_recipe_is_one_line(files, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        recipe.main(words(files, tmp_path / "out", "captions", f"--reuse {tmp_path}"))
+    assert f"--reuse {tmp_path} is no folder of a recipe" in capsys.readouterr().err
 
 
 @pytest.mark.slow
