@@ -153,8 +153,7 @@ def fit(
         evaluation=PeriodicHook(eval_every, validate, name="validate"),
         save_every=config.loop.save_every or eval_every,
     )
-    has_ended = state.step >= config.loop.num_train_steps or state.ended_by is not None
-    if code == 0 and context.dist.is_main and has_ended:
+    if code == 0 and context.dist.is_main:  # also where --max_seconds ended it: another training may read the model
         load_into(lm, best_or_newest(context.folder))
         lm.save_pretrained(context.folder / MODEL)
         context.log(f"the model of the best checkpoint is in {context.folder / MODEL}, a Hugging Face folder")
