@@ -80,7 +80,7 @@ def compile_network(
     torch._functorch.config.force_non_lazy_backward_lowering = True
     training_only = part or (on_cpu and flag == "auto")
     if on_cpu and flag == "auto":
-        log("note: a long training: networks are compiled in its first steps, up to a minute; --compile off does without")
+        log("note: a long training: its networks are compiled first, up to a minute (--compile off does not)")
     # as Module.compile() does, with a fallback
     network._compiled_call_impl = _CompiledCall(network, mode, training_only, log, dynamic=part and on_cpu)
     return network

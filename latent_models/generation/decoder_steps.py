@@ -48,8 +48,7 @@ def stepwise(model: Any, masked: bool) -> Iterator[None]:
     @wraps(plain)  # whose arguments transformers reads
     def forward(*args: Any, **kwargs: Any) -> Any:
         ids, cache = kwargs.get("decoder_input_ids"), kwargs.get(CACHE)
-        ready = cache is not None and all(cache.is_updated.values())
-        if not ready or ids is None or ids.shape[1] != 1:
+        if cache is None or not all(cache.is_updated.values()) or ids is None or ids.shape[1] != 1:
             return plain(*args, **kwargs)
         mask = None
         if masked:  # that of a text once for all its beams

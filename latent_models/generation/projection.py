@@ -21,8 +21,9 @@ class Projection:
         """One layer as it is; of several, a copy, whose outputs come one after the other."""
         if len(layers) == 1:
             return cls(layers[0].weight, layers[0].bias)
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        return cls(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None)
+        weights: list[Tensor] = [layer.weight for layer in layers]
+        biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+        return cls(torch.cat(weights), torch.cat(biases) if biases else None)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
