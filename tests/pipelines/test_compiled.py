@@ -204,8 +204,9 @@ def test_two_processes_compile_and_train_as_without_compilation(programs, chain,
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for compiles in ("on", "off"):
         flags = (
-            f"{programs.data} --device cpu --no_wandb --lr_warmup_steps 2 --max_seq_len 40 --tx_dim 128 --tx_depth 3 "
-            f"--self_condition --disable_dropout --num_train_steps 3 --train_batch_size 4 --log_every 1 "
+            f"{programs.data} --device cpu --mixed_precision no --no_wandb --lr_warmup_steps 2 --max_seq_len 40 "
+            f"--tx_dim 128 --tx_depth 3 --self_condition --disable_dropout --num_train_steps 3 --train_batch_size 4 "
+            f"--log_every 1 "
             f"--gradient_accumulation_steps 2 --latent_model_path {chain / 'ae'} --compile {compiles} --num_samples 2 "
             f"--sampling_timesteps 2 --decoding greedy --scorer {programs.scorer} --output_dir {tmp_path / compiles}"
         )
