@@ -25,17 +25,20 @@ from typing import TYPE_CHECKING, Any
 from pipelines.recipe import plan
 from pipelines.recipe.arguments import CORPUS_FLAGS, check_arguments, parser, typed_choices
 from pipelines.recipe.models import check_adapters, encoding_speed, find_judges, find_models, parts_that_judge
-from pipelines.recipe.plan import Choice, Choices, Machine, Steps
+from pipelines.recipe.plan import Choices, Machine, Steps
 from pipelines.recipe.reuse import OtherRecipe
 from pipelines.recipe.stages import (
     FOLLOWS,
     NO_SCORER,
     STAGE_ROWS,
     Setting,
+    choices_of_record,
     evaluation_flags,
     make_stage,
     notes,
+    setting_of_record,
     shown_command,
+    steps_of_record,
 )
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import write_json
@@ -95,19 +98,11 @@ class Recipe:
 
     @property
     def choices(self) -> Choices:
-        return {name: Choice(**row) for name, row in self.state["choices"].items()}
+        return choices_of_record(self.state)
 
     @property
     def setting(self) -> Setting:
-        models = self.state["models"]
-        return Setting(
-            corpus=self.state["corpus_flags"],
-            choices=self.choices,
-            language_model=models["language_model"],
-            encoder_model=models["encoder_model"],
-            has_sources=self.state["corpus"]["has_sources"],
-            given=self.given,
-        )
+        return setting_of_record(self.state)
 
     def left(self) -> float:
         """Seconds of the budget that are left for trainings."""
@@ -208,7 +203,7 @@ class Recipe:
         """The command of every stage, in which some choices stand that are no row of the table."""
         for name in plan.shares(self.choices):
             record = self.state["stages"].get(name)
-            steps = None if record is None else _steps_of(record)
+            steps = None if record is None else steps_of_record(record)
             print(f"flags of {name}: {shown_command(name, self.setting, self.root, steps)}")
         print(f"({FOLLOWS}: by the rate that a probe of the stage tells, which may also halve its batch)")
         for line in notes(self.setting):
@@ -257,7 +252,7 @@ class Recipe:
             record = self.clock.time(f"probe of {name}", partial(self._plan_stage, name))
             self.state["stages"][name] = record
             self._write()
-        steps = _steps_of(record)
+        steps = steps_of_record(record)
         stage = make_stage(name, self.setting, steps)
         limit = max(1.0, record["max_seconds"] - self._spent(name))
         self._show_time(name, steps)
@@ -435,10 +430,6 @@ class Recipe:
         words += ["--source", "TEXT"] if self.choices["condition"].value == "source" else []
         _log(f"more texts: {shlex.join(words)}\nthe choices: {self.root / RECORD}")
         return 0
-
-
-def _steps_of(record: dict[str, Any]) -> Steps:
-    return Steps(**{key: record[key] for key in Steps.__dataclass_fields__})
 
 
 def _typed(name: str, given: dict[str, Any]) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.recipe import plan
-from pipelines.recipe.plan import Choice, Choices, Steps
-from pipelines.recipe.stages import LATENT_CACHE, Setting, make_stage
+from pipelines.recipe.stages import LATENT_CACHE, Setting, make_stage, setting_of_record, steps_of_record
 from utils.errors import UserError
 
 
@@ -21,36 +20,21 @@ class OtherRecipe:
         try:
             self.state: dict[str, Any] = json.loads((folder / record_name).read_text(encoding="utf-8"))
             self.seconds: dict[str, float] = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            self.setting = setting_of_record(self.state)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"--reuse {folder} is no folder of a recipe ({record_name}, seconds.json)") from None
-
-    @property
-    def choices(self) -> Choices:
-        return {name: Choice(**row) for name, row in self.state["choices"].items()}
-
-    @property
-    def setting(self) -> Setting:
-        models = self.state["models"]
-        return Setting(
-            corpus=self.state["corpus_flags"],
-            choices=self.choices,
-            language_model=models["language_model"],
-            encoder_model=models["encoder_model"],
-            has_sources=self.state["corpus"]["has_sources"],
-            given=self.state["given"],
-        )
 
     def difference(self, name: str, setting: Setting, minutes: float) -> str | None:
         """Why the stage of this name would be another one here; None: it would be the same."""
         record = self.state["stages"].get(name)
         if record is None or "done" not in record:
             return "it is not finished there"
-        steps = Steps(**{key: record[key] for key in Steps.__dataclass_fields__})
+        steps = steps_of_record(record)
         theirs, ours = (make_stage(name, one, steps).argv(self.folder) for one in (self.setting, setting))
         if theirs != ours:
             words = [word for word in ours if word not in theirs] or [word for word in theirs if word not in ours]
             return f"its flags differ ({' '.join(words[:4])})" if words else "its flags differ"
-        shares = [plan.shares(one)[name] for one in (self.choices, setting.choices)]
+        shares = [plan.shares(one)[name] for one in (self.setting.choices, setting.choices)]
         if minutes != self.state["minutes"] or abs(shares[0] - shares[1]) > 1e-9:
             return "it has another part of the time"
         return None

@@ -12,7 +12,7 @@ from pipelines.adapt_decoder import as_words, network_flags
 from pipelines.cli.configs import AutoencoderConfig
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN, TEXT_DECODER
 from pipelines.recipe.left_out import left_out, without_flags
-from pipelines.recipe.plan import FEWEST_STEPS, PRETRAINED_WAY, SCRATCH_WAY, Choices, Steps, shares
+from pipelines.recipe.plan import FEWEST_STEPS, PRETRAINED_WAY, SCRATCH_WAY, Choice, Choices, Steps, shares
 from pipelines.stages import ROBUST_AUTOENCODER, Stage
 from utils.cli.parse import check_flags
 from utils.cli.settings import Program, Settings
@@ -116,6 +116,29 @@ class Setting:
     @property
     def decoding(self) -> str:
         return "greedy" if self.scratch else "nucleus"
+
+
+def choices_of_record(state: Mapping[str, Any]) -> Choices:
+    """The choices that recipe.json holds. KeyError or TypeError where it is no such record."""
+    return {name: Choice(**row) for name, row in state["choices"].items()}
+
+
+def setting_of_record(state: Mapping[str, Any]) -> Setting:
+    """The setting that recipe.json holds. KeyError or TypeError where it is no such record."""
+    models = state["models"]
+    return Setting(
+        corpus=state["corpus_flags"],
+        choices=choices_of_record(state),
+        language_model=models["language_model"],
+        encoder_model=models["encoder_model"],
+        has_sources=state["corpus"]["has_sources"],
+        given=state["given"],
+    )
+
+
+def steps_of_record(record: Mapping[str, Any]) -> Steps:
+    """The length of a stage that recipe.json holds."""
+    return Steps(**{key: record[key] for key in Steps.__dataclass_fields__})
 
 
 def make_stage(name: str, setting: Setting, steps: Steps) -> Stage:

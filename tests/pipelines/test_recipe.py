@@ -176,6 +176,7 @@ def test_the_minutes_that_a_note_asks_for_contain_the_probe(tmp_path, monkeypatc
     made = recipe.Recipe(parser().parse_args(f"--train_file x --minutes 0.05 --output_dir {tmp_path}".split()))
     choices = choose(CAPTIONS, Machine("lm", "encoder", 400), 3, {})
     made.state = {
+        "given": {},
         "choices": {name: asdict(choice) for name, choice in choices.items()},
         "models": {"language_model": "lm", "encoder_model": "encoder"},
         "corpus_flags": "--train_file x",
@@ -330,6 +331,11 @@ def test_equal_stages_are_taken_over_and_their_time_is_spent(files, tmp_path, ca
 
 
 def test_a_folder_without_a_recipe_is_one_line(files, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        recipe.main(words(files, tmp_path / "out", "captions", f"--reuse {tmp_path}"))
+    assert f"--reuse {tmp_path} is no folder of a recipe" in capsys.readouterr().err
+    for name in (recipe.RECORD, "seconds.json"):  # JSON of something else
+        (tmp_path / name).write_text('{"stages": {}}', encoding="utf-8")
     with pytest.raises(SystemExit):
         recipe.main(words(files, tmp_path / "out", "captions", f"--reuse {tmp_path}"))
     assert f"--reuse {tmp_path} is no folder of a recipe" in capsys.readouterr().err
