@@ -91,8 +91,8 @@ class EvaluationShare:
             flags = [self._flag(larger, larger.seconds / (allowed - smaller.seconds))]
         else:
             flags = [self._flag(kind, total / allowed) for kind in kinds]
-        told = [kind for kind in kinds if kind is larger or round(kind.seconds)]
-        taken = [f"{kind.title} have taken {kind.seconds:,.0f} s" for kind in told]
+        shown = [kind for kind in kinds if kind is larger or round(kind.seconds)]
+        taken = [f"{kind.title} have taken {kind.seconds:,.0f} s" for kind in shown]
         makes = "makes" if len(flags) == 1 else "make"
         spent = f"{', '.join(taken)} and training {self.training:,.0f} s"
         return f"note: {spent}: {' '.join(flags)} {makes} them a tenth of it"

@@ -109,7 +109,7 @@ def logged_steps(folder: Path) -> list[tuple[int, float]]:
 
 
 def _stop(process: subprocess.Popen[str], folder: Path, seconds: float) -> None:
-    """End it after so many seconds of training, once a rate can be told from the log. Nothing of it is kept."""
+    """End it after so many seconds of training, once the log shows a rate. Nothing of it is kept."""
     time.sleep(seconds)
     while process.poll() is None:
         points = logged_steps(folder)

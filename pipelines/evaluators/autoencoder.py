@@ -117,7 +117,7 @@ class AutoencoderEvaluator:
     def losses_without_latents(self) -> dict[str, float]:
         """Nats per token of LEVELS: given the latents of --val_loss_examples texts, and given noise in their place.
 
-        A decoder that reads the noise level of its latents is told that it is noise.
+        A decoder that reads the noise level of its latents gets the level of pure noise.
         """
         run, space, n = self.run, self.space, len(self.data)
         sampler = self._sampler()

@@ -282,7 +282,7 @@ FOLLOWS = "N"  # is printed for such a word
 
 
 def shown_command(name: str, setting: Setting, root: Path, steps: Steps | None) -> str:
-    """The program and flags of a stage as they will be run. steps: None where no probe has told its length."""
+    """The program and flags of a stage as they will be run. steps: None where no probe has measured its rate."""
     lengths = [steps] if steps else [replace(one, batch_size=setting.batch_size(name)) for one in (SHORT, LONG)]
     stages = [make_stage(name, setting, one) for one in lengths]
     words = [set(same) for same in zip(*(stage.argv(root) for stage in stages), strict=True)]
