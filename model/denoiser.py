@@ -21,6 +21,7 @@ from model.conditions import (
     check_length,
     concat_self_cond,
 )
+from model.linear_denoiser import LinearDenoiser, add_linear
 from model.options import DenoiserOptions
 from utils.records import Condition
 
@@ -54,6 +55,7 @@ class Denoiser(nn.Module):
         self.output_proj = nn.Linear(dim, latent_dim * options.outputs)
         nn.init.zeros_(self.output_proj.weight)
         nn.init.zeros_(self.output_proj.bias)
+        self.linear: LinearDenoiser | None = None  # --linear_denoiser: set by a caller that knows the objective
 
     def forward(
         self,
@@ -96,7 +98,8 @@ class Denoiser(nn.Module):
             memory_bias = mask_bias(queries, memory_mask, dtype)  # (B, 1, L, S)
 
         x = self.trunk(x, time_vector, bias, memory, memory_bias)  # (B, L, D)
-        return project_in_float32(self.output_proj, self.norm(x))  # (B, L, d)
+        out = project_in_float32(self.output_proj, self.norm(x))  # (B, L, d)
+        return add_linear(self.linear, out, z, time, mask)
 
     def add_self_cond(self, z: Tensor, x0_self_cond: Tensor | None, self_cond_mask: Tensor | None) -> Tensor:
         """Concatenate z with the estimate of self-conditioning, if the network uses it."""

@@ -25,6 +25,7 @@ from model.conditions import (
     concat_self_cond,
 )
 from model.dropout import Dropout
+from model.linear_denoiser import LinearDenoiser, add_linear
 from model.options import DenoiserOptions
 from utils.errors import UserError
 from utils.records import Condition
@@ -108,6 +109,7 @@ class MLPDenoiser(nn.Module):
         self.output_proj = nn.Linear(dim, max_len * latent_dim * options.outputs)
         nn.init.zeros_(self.output_proj.weight)
         nn.init.zeros_(self.output_proj.bias)
+        self.linear: LinearDenoiser | None = None  # --linear_denoiser: set by a caller that knows the objective
 
     def forward(
         self,
@@ -123,7 +125,7 @@ class MLPDenoiser(nn.Module):
         rows, length = z.shape[:2]
         check_length(length, self.max_len)
 
-        label = None
+        label, noised = None, z
         if self.class_labels is not None and self.class_to_time is not None:
             label = self.class_to_time(self.class_labels(condition, rows))  # (B, T)
         time_vector = self.time_embedding(time, label)  # (B, T) or (1, T)
@@ -144,4 +146,5 @@ class MLPDenoiser(nn.Module):
         for block in self.blocks:
             x = block(x, time_vector)
         x = project_in_float32(self.output_proj, self.norm(x))  # (B, 1, L d), or (B, 1, 2 L d) with a learned variance
-        return x.view(rows, self.max_len, x.shape[-1] // self.max_len)[:, :length]  # not -1: rows may be 0
+        out = x.view(rows, self.max_len, x.shape[-1] // self.max_len)[:, :length]  # not -1: rows may be 0
+        return add_linear(self.linear, out, noised, time, mask)

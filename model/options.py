@@ -66,6 +66,13 @@ class DenoiserOptions:
         choices=table_keys("model", "DENOISERS"),
     )
     disable_dropout: bool = flag(False, "dropout 0 instead of 0.1", student="may_differ", published=True)
+    linear_denoiser: bool = flag(
+        False,
+        "add to the prediction that of the best linear denoiser, by mean and covariance of the training latents: the "
+        "network learns the rest alone, so it needs fewer steps; for latents of one or few vectors",
+        needs=("denoiser_variant", "latent", "mlp"),
+        space="frozen",
+    )
     learned_variance: bool = flag(
         False,
         "a second output: the variance of each step of ancestral sampling, learned with the hybrid loss of Nichol & "

@@ -16,11 +16,13 @@ from diffusion.schedules import scale_for_dimension
 from latent_models.generation.decoding import decoding_settings
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import NormalizedSpace
+from model.linear_denoiser import LinearDenoiser
 from model.options import DenoiserOptions
 from pipelines.best_checkpoint import checkpoint_of
 from pipelines.builders.diffusion_process import DiffusionProcess, make_process
 from pipelines.builders.draft_models import attach_draft_model
 from pipelines.builders.joint import open_for_training, without_autoencoder
+from pipelines.builders.linear_denoisers import make_linear_denoiser
 from pipelines.builders.models import DiffusionModel, SpaceInputs, autoencoder_folder, own_denoiser_options
 from pipelines.builders.spaces import SPACES
 from pipelines.builders.text_decoders import decoded_space_of
@@ -101,6 +103,7 @@ def build_components(
             own_denoiser_options(settings, None if meta else run),
             settings.config.absorbing.learned_mean_embed,
             space.length if source_tokens and context is None else 0,
+            make_linear_denoiser(space, process) if options.linear_denoiser else None,
         )
     if not meta:
         model.to(device)
@@ -143,12 +146,13 @@ def new_model(
     own_options: Any,
     absorbing: bool = False,
     max_source_len: int = 0,
+    linear: LinearDenoiser | None = None,
 ) -> DiffusionModel:
     """The denoiser, and the modules that train with it, with fresh weights.
 
     num_classes: 0 without classes. context: encoder of source texts; None without sources. own_options: options of this
     kind of denoiser, see model.make_denoiser. max_source_len: tokens of the longest source where the space packs a
-    source before its text; 0 otherwise.
+    source before its text; 0 otherwise. linear: see DiffusionModel.
     """
     if context is None:
         return DiffusionModel(
@@ -159,10 +163,11 @@ def new_model(
             own_options=own_options,
             absorbing=absorbing,
             source_length=max_source_len,
+            linear=linear,
         )
     trained, length = context.states if context.trained else None, context.states.length
     return DiffusionModel(
-        space, options, max_seq_len, num_classes, context.dim, trained, own_options, absorbing, length
+        space, options, max_seq_len, num_classes, context.dim, trained, own_options, absorbing, length, linear
     )
 
 

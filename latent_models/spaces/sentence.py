@@ -20,6 +20,8 @@ from utils.checkpoints import fingerprint
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
+SENTENCES_AT_ONCE = 256
+
 
 class SentenceSpace(LatentSpace):
     """(B, T) tokens -> states (B, T, d) -> latents (B, K, d); K is 1 for one vector a text."""
@@ -48,10 +50,20 @@ class SentenceSpace(LatentSpace):
         if not self.pooling.of_sentences:
             return Latents(*self._pool(encoder.encode(ids, mask), mask))
         split = self._split(ids, mask)
-        vectors, _ = self._pool(encoder.encode(split.input_ids, split.attention_mask), split.attention_mask)
+        lengths = split.attention_mask.sum(1)
+        rows = lengths.argsort()
+        # neighbors in length together: sentences of one text differ in length, and padding costs as much as words
+        parts = [self._vectors(split, part, int(lengths[part[-1]])) for part in rows.split(SENTENCES_AT_ONCE)]
+        vectors = torch.cat(parts)
         x0 = vectors.new_zeros(*split.mask.shape, self.dim)
-        x0[split.mask] = vectors[:, 0]
+        x0[split.mask] = vectors[rows.argsort()]
         return Latents(x0, split.mask)
+
+    def _vectors(self, split: SplitTexts, rows: Tensor, length: int) -> Tensor:
+        """The vectors (k, d) of some sentences, of at most `length` tokens."""
+        ids, mask = split.input_ids[rows, :length], split.attention_mask[rows, :length]
+        vectors, _ = self._pool(self.language_model.encode(ids, mask), mask)
+        return vectors[:, 0]
 
     def _pool(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """In float32 also under autocast: a mean of many states would be rounded to half precision."""

@@ -23,7 +23,10 @@ from latent_models.spaces.decoded import DecodedSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from model import DENOISERS, make_denoiser
+from model.denoiser import Denoiser
 from model.encoder_denoiser import HFEncoderDenoiser
+from model.linear_denoiser import LinearDenoiser
+from model.mlp_denoiser import MLPDenoiser
 from model.options import DenoiserOptions, EncoderDenoiserOptions
 from pipelines.builders.text_decoders import TEXT_DECODER_COPY, load_decoded_space
 from pipelines.cli.configs import AutoencoderConfig, DiffusionConfig, TextModelConfig
@@ -290,18 +293,22 @@ class DiffusionModel(nn.Module):
         own_options: Any = None,
         absorbing: bool = False,
         source_length: int = 0,
+        linear: LinearDenoiser | None = None,
     ) -> None:
         """source_dim: channels of a source state, 0 without sources. context: the context encoder, if it trains.
 
         own_options: options of this kind of denoiser, see make_denoiser. absorbing: learn an absorbing state.
         source_length: tokens of the longest source, 0 without sources; in a space of variable length, the lengths of
-        samples depend on it.
+        samples depend on it. linear: what the output of the denoiser is added to (--linear_denoiser).
         """
         super().__init__()
         length = space.length
         if DENOISERS[options.denoiser_variant].token_positions:  # as in the reference
             length = max(length, max_seq_len)
         self.denoiser = make_denoiser(space.dim, length, options, num_classes, source_dim, own_options)
+        if linear is not None:
+            assert isinstance(self.denoiser, Denoiser | MLPDenoiser)  # a rule of the flag
+            self.denoiser.linear = linear
         if source_dim and isinstance(self.denoiser, HFEncoderDenoiser):
             self.denoiser.check_source_length(source_length)
         self.statistics = LatentStatistics(space.dim, space.length, source_length if space.variable_length else 0)

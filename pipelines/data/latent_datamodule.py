@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from latent_models.spaces.compressed import copy_autoencoder
 from latent_models.spaces.length_prior import count_pairs
 from latent_models.spaces.normalization import NormalizedSpace, count_lengths, estimate_mean_std
 from latent_models.speculative.draft_model import copy_draft_model, has_draft_model
+from model.linear_denoiser import LinearDenoiser
 from pipelines.builders.draft_models import DRAFT_MODEL_COPY, draft_model_folder
 from pipelines.builders.models import AUTOENCODER_COPY, autoencoder_folder
 from pipelines.builders.text_decoders import decoded_space_of, save_text_decoder
@@ -34,6 +36,7 @@ from utils.cache_folder import encoded_folder
 from utils.pretrained import relative_path
 
 COUNTED_AT_ONCE = 4096  # texts whose latents are read together to count them
+MAX_CORRELATED = 50_000  # texts from which --linear_denoiser estimates the covariance of latents
 MAX_COUNTED_PAIRS = 100_000  # in a larger corpus every n-th pair is counted
 
 
@@ -47,8 +50,13 @@ class LatentDataModule:
         space: NormalizedSpace,
         context: ContextEncoder | None = None,
         teacher_folder: Path | None = None,
+        linear: LinearDenoiser | None = None,
     ) -> None:
-        """context: the encoder of the sources; None without sources. teacher_folder: folder of the distilled run."""
+        """context: the encoder of the sources; None without sources. teacher_folder: folder of the distilled run.
+
+        linear: gets its statistics in setup (--linear_denoiser).
+        """
+        self.linear = linear
         self.run, self.space, self.context, self.teacher_folder = run, space, context, teacher_folder
         self.language_model = cast(LanguageModel, space.space.language_model)
         decoded = decoded_space_of(space)
@@ -95,6 +103,8 @@ class LatentDataModule:
         }
         if estimate_stats:
             self._estimate_statistics()
+            if self.linear is not None:
+                self.linear.estimate(self._normalized_latents)
             self._count_pairs()
 
     def _estimate_statistics(self) -> None:
@@ -109,6 +119,14 @@ class LatentDataModule:
             mean, scale = estimate_mean_std(latents.unnormalized(sampler.rows(step, 0, len(latents))) for step in steps)
             statistics.mean.copy_(mean)
             statistics.scale.copy_(scale)
+
+    def _normalized_latents(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Latents and masks of at most MAX_CORRELATED training texts, evenly spread."""
+        latents = self.latents["train"]
+        every = -(-len(latents) // MAX_CORRELATED)
+        for rows in torch.arange(0, len(latents), every).split(COUNTED_AT_ONCE):
+            batch = self.space.normalize(latents.unnormalized(rows))
+            yield batch.x0, batch.mask
 
     def _count_pairs(self) -> None:
         """How many pairs have each length of source and of text."""

@@ -229,6 +229,8 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
     network = f"--denoiser_variant {c('denoiser_variant')} --tx_dim {c('tx_dim')} --tx_depth {c('tx_depth')}"
     if c("denoiser_variant") != "mlp":
         network += " --scale_shift"
+    if c("way") == PRETRAINED_WAY:
+        network += " --linear_denoiser"
     if setting.scratch and not _autoencoder_settings(setting, steps).config.perceiver.l2_normalize_latents:
         network += " --normalize_latent"
     return (

@@ -171,7 +171,8 @@ def _latent_data(run: RunContext[DiffusionConfig], components: Components, corpu
     teacher_folder = (
         None if run.settings.config.distillation.distill_run is None else find_teacher(run.settings, run.folder)
     )
-    return LatentDataModule(run, corpus, components.space, components.context, teacher_folder)
+    linear = getattr(components.model.denoiser, "linear", None)
+    return LatentDataModule(run, corpus, components.space, components.context, teacher_folder, linear)
 
 
 def _embedding_data(run: RunContext[DiffusionConfig], components: Components, corpus: Corpus) -> DataModule:

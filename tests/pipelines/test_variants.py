@@ -89,6 +89,9 @@ def test_every_combination(train, objective, loss, schedule, sampler):
         "--beta_schedule cosine --timesteps 50 --learned_variance --denoiser_variant mlp --sampler ddim "
         "--renoise_gamma 1",
         "--class_conditional --self_condition --scale_shift",
+        "--linear_denoiser --self_condition --objective pred_v",
+        "--linear_denoiser --denoiser_variant mlp --train_schedule rectified_flow --objective pred_x0",
+        "--linear_denoiser --beta_schedule cosine --timesteps 50 --learned_variance",
         "--class_conditional --class_unconditional_prob 0",
         "--normalize_latent --config normalize_batches=3",
         "--optimizer Lion --learning_rate 1e-5 --disable_dropout",
