@@ -117,6 +117,9 @@ ROWS = {
         parts=(ENCODER,), after="causal-scratch",
     ),
     # the recipe without one lever
+    "recipe-no-linear-denoiser": Row(
+        "the recipe, its denoiser without the linear one", "--denoiser_flags=--no_linear_denoiser", parts=_BOTH
+    ),
     "recipe-no-noise": Row(
         "the recipe, its decoder trained on clean latents", "--decoder_flags '--max_latent_noise 0'", parts=_BOTH
     ),
@@ -182,6 +185,19 @@ ROWS = {
         " --d_model 256 --layers 3 --heads 4 --learning_rate 1e-3" + _BASELINE, PAIRS, condition=SOURCE,
     ),
 }  # fmt: skip
+
+
+# parts of a row -> the row whose first stages, if it is trained and they are the same, are taken over (--reuse)
+FIRST_OF_PARTS = {_BOTH: "recipe", (): "published"}
+
+
+def reused_row(name: str, root: Path) -> Path | None:
+    """The folder of the trained row that may hold first stages of this one."""
+    first = FIRST_OF_PARTS.get(ROWS[name].parts)
+    if first is None or first == name or ROWS[name].program != RECIPE:
+        return None
+    folder = root / "rows" / first
+    return folder if (folder / DONE).is_file() else None
 
 
 def training_order() -> list[str]:
@@ -289,6 +305,9 @@ def _recipe(name: str, root: Path, parts: Parts, models: Models, minutes: float)
     for flag, value in (("--language_model", models.language_model), ("--encoder_model", models.encoder_model)):
         if flag not in words:
             words += [flag, value or "none"]
+    reused = reused_row(name, root)
+    if reused is not None and "--reuse" not in words:
+        words += ["--reuse", str(reused)]
     return [
         *(sys.executable, "-m", "pipelines.recipe", *parts.flags(root / "corpus")),
         *("--minutes", f"{minutes:g}", "--no_evaluation", "--output_dir", str(root / "rows" / name), *words),

@@ -33,6 +33,7 @@ from benchmarks.real_text_rows import (
     ROWS,
     Models,
     baseline_command,
+    reused_row,
     row_flags,
     sequence_length,
     train_row,
@@ -215,6 +216,22 @@ def test_the_flags_of_the_rows_are_those_of_the_recipe(name, tmp_path):
     assert args.tx_dim == 64 and args.max_seq_len == 40
     if ROWS[name].after:
         assert args.language_model == str(tmp_path / "rows" / ROWS[name].after / "model")
+
+
+def test_first_stages_are_taken_over_from_the_trained_row_of_the_same_parts(tmp_path):
+    assert all(reused_row(name, tmp_path) is None for name in ROWS), "nothing is trained yet"
+    for name in ("recipe", "published"):
+        write_json(tmp_path / "rows" / name / "row.json", {})
+    expected = {
+        "recipe-segments": "recipe",
+        "recipe-flow-x0": "recipe",
+        "joint": "published",
+        "recipe-scratch": "published",
+    }
+    for name, first in expected.items():
+        assert reused_row(name, tmp_path) == tmp_path / "rows" / first
+    for name in ("recipe", "published", "causal-lm", "causal-scratch", "causal-decoder", "frozen-embeddings"):
+        assert reused_row(name, tmp_path) is None
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.program in BASELINES])

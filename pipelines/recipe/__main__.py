@@ -156,6 +156,8 @@ class Recipe:
         self._write_folder()
         encoder = models["encoder_model"]
         speed, tokenizer = (0.0, None) if encoder is None else encoding_speed(encoder, corpus.train.texts)
+        if self.other is not None:
+            speed = self.other.encoding_speed(encoder) or speed  # another number of texts would be another decoder
         facts = measure(corpus, tokenizer)
         _log(f"{corpus.name}: {facts.describe()}")
         machine = Machine(models["language_model"], models["encoder_model"], speed, pick_device().type == "cuda")

@@ -215,10 +215,11 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
         make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
     else:
         large = way == PRETRAINED_WAY or seconds >= 1800
-        make("tx_dim", 384 if large and not small else 192, why)
+        width = make("tx_dim", 384 if large and not small else 192, why)
         make("tx_depth", 6 if large else 4, why)
         make("denoiser_batch_size", 128 if large else 64, "texts a step; halved below 800 steps")
-        make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
+        rate, why = (1e-3, "with a cosine schedule") if width < 384 else (5e-4, "a wide transformer stalls at 1e-3")
+        make("denoiser_learning_rate", rate, why)
     make("sampling_timesteps", 32, "steps of the sampler: more changes little")
     sampler, grid, why = SAMPLER_OF[way == PRETRAINED_WAY]
     make("sampler", sampler, why)

@@ -317,6 +317,7 @@ def test_equal_stages_are_taken_over_and_their_time_is_spent(files, tmp_path, ca
     taken = record(second)["stages"]
     assert taken["decoder"] == {**state["stages"]["decoder"], "reused": str(first)}
     assert "reused" not in taken["diffusion"]
+    assert record(second)["encoder_texts_per_second"] == state["encoder_texts_per_second"], "as many texts"
     # the same again trains nothing
     assert recipe.main(words(files, second, "captions", changed)) == 0
     assert "taken over" not in capsys.readouterr().out
