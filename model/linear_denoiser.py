@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MOST_NUMBERS = 2048  # L d of latents of one length whose whole covariance is kept, a matrix of its square
 MOST_CORRELATED = 16  # positions; more are treated as independent, since the tables grow with their third power
 FLOOR = 1e-4  # smallest variance of a direction: what never varied in training may vary a little
 
@@ -25,8 +26,9 @@ Coefficients = Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float]]
 class LinearDenoiser(nn.Module):
     """z_t, time -> E[a x0 + b eps | z_t] for Gaussian latents; buffers only, which estimate() fills once.
 
-    The covariance is modeled along the principal directions of a single latent: each direction has a covariance of its
-    own between the positions, and directions are independent. Of a shorter text the first positions alone are visible.
+    Where texts have one length, the covariance is that of all L d numbers (up to MOST_NUMBERS of them). Else it is
+    modeled along the principal directions of a single latent: each direction has a covariance of its own between the
+    positions, and directions are independent. Of a shorter text the first positions alone are visible.
     """
 
     mean: Tensor  # (L, d)
@@ -36,13 +38,23 @@ class LinearDenoiser(nn.Module):
     num_latents: Tensor  # () int64, latents that it was estimated from; 0 before
 
     def __init__(
-        self, dim: int, length: int, amplitudes: Callable[[Tensor], Amplitudes], coefficients: Coefficients
+        self,
+        dim: int,
+        length: int,
+        amplitudes: Callable[[Tensor], Amplitudes],
+        coefficients: Coefficients,
+        *,
+        one_length: bool = False,
     ) -> None:
         """dim: d. length: L. amplitudes: time input of the network -> alpha and sigma. coefficients: alpha and sigma ->
-        a and b of what the network predicts.
+        a and b of what the network predicts. one_length: all texts have L latents.
         """
         super().__init__()
-        self.length, self.amplitudes, self.coefficients = length, amplitudes, coefficients
+        self.amplitudes, self.coefficients = amplitudes, coefficients
+        self.shape = (length, dim)
+        if one_length and length * dim <= MOST_NUMBERS:
+            length, dim = 1, length * dim  # as one long latent
+        self.length = length
         n = length if length <= MOST_CORRELATED else 1
         self.register_buffer("mean", torch.zeros(length, dim))
         self.register_buffer("directions", torch.eye(dim))
@@ -66,7 +78,8 @@ class LinearDenoiser(nn.Module):
             x, mask = self._padded(x, mask)
             centered = (x - mean)[mask.bool()]  # (n, d)
             products = products + centered.T @ centered
-        _, directions = torch.linalg.eigh(products / count.sum())
+        whole = self._shrunk(products / count.sum(), int(count.sum()))
+        _, directions = torch.linalg.eigh(whole)
         n = self.variances.shape[-1]
         pairs, moments = torch.zeros(()), torch.zeros(())
         for x, mask in latents():
@@ -77,6 +90,8 @@ class LinearDenoiser(nn.Module):
             pairs = pairs + mask.T @ mask  # (n, n)
             moments = moments + torch.einsum("bld,bmd->dlm", along, along)
         covariance = moments / pairs.clamp(min=1)  # (d, n, n)
+        if self.is_joint:
+            covariance = (directions.T @ whole @ directions).diagonal()[:, None, None]
         self.mean.copy_(mean)
         self.directions.copy_(directions)
         for visible in range(1, n + 1):
@@ -85,7 +100,23 @@ class LinearDenoiser(nn.Module):
             self.mixtures[visible - 1, :, :visible, :visible] = vectors.to(self.mixtures)
         self.num_latents.fill_(int(count.sum()))
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether all positions are one long latent."""
+        return self.length < self.shape[0]
+
+    def _shrunk(self, covariance: Tensor, n: int) -> Tensor:
+        """A joint covariance (L d, L d) of n texts, less sure between positions the fewer they are."""
+        if not self.is_joint:
+            return covariance
+        length, dim = self.shape
+        within = torch.block_diag(*[torch.ones(dim, dim)] * length).to(covariance)
+        share = length * dim / (length * dim + n)
+        return covariance * (share * within + 1 - share)
+
     def _padded(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if self.is_joint:
+            x, mask = x.flatten(1)[:, None], mask[:, :1]
         missing = self.length - x.shape[1]
         return F.pad(x.cpu().double(), (0, 0, 0, missing)), F.pad(mask.cpu().double(), (0, missing))
 
@@ -96,21 +127,26 @@ class LinearDenoiser(nn.Module):
         """
         with torch.autocast(z.device.type, enabled=False):
             z = z.to(torch.promote_types(z.dtype, torch.float32))
-            length = z.shape[1]
-            alpha, sigma = (x.to(z)[:, None, None] for x in self.amplitudes(time))  # (B, 1, 1)
-            a, b = self.coefficients(alpha, sigma)
-            mean = self.mean[:length].to(z)
-            y = (z - alpha * mean) @ self.directions.to(z)  # (B, L', d)
-            if mask is not None:
-                y = y * mask[..., None]
-            mixtures, variances = self._tables(length, mask)
-            y = _mix(y, mixtures)
-            # E[x0 | y] = alpha v / (alpha^2 v + sigma^2) y, E[eps | y] = sigma / (alpha^2 v + sigma^2) y
-            variances = variances.transpose(-1, -2).to(z)  # (B or 1, L' or 1, d)
-            y = y * (a * alpha * variances + b * sigma) / (alpha**2 * variances + sigma**2)
-            out = _mix(y, None if mixtures is None else mixtures.transpose(-1, -2)) @ self.directions.T.to(z)
-            out = out + a * mean
-            return out if mask is None else out * mask[..., None]
+            if self.is_joint:
+                return self._predict(z.flatten(1)[:, None], time, None).view_as(z)
+            return self._predict(z, time, mask)
+
+    def _predict(self, z: Tensor, time: Tensor, mask: Tensor | None) -> Tensor:
+        length = z.shape[1]
+        alpha, sigma = (x.to(z)[:, None, None] for x in self.amplitudes(time))  # (B, 1, 1)
+        a, b = self.coefficients(alpha, sigma)
+        mean = self.mean[:length].to(z)
+        y = (z - alpha * mean) @ self.directions.to(z)  # (B, L', d)
+        if mask is not None:
+            y = y * mask[..., None]
+        mixtures, variances = self._tables(length, mask)
+        y = _mix(y, mixtures)
+        # E[x0 | y] = alpha v / (alpha^2 v + sigma^2) y, E[eps | y] = sigma / (alpha^2 v + sigma^2) y
+        variances = variances.transpose(-1, -2).to(z)  # (B or 1, L' or 1, d)
+        y = y * (a * alpha * variances + b * sigma) / (alpha**2 * variances + sigma**2)
+        out = _mix(y, None if mixtures is None else mixtures.transpose(-1, -2)) @ self.directions.T.to(z)
+        out = out + a * mean
+        return out if mask is None else out * mask[..., None]
 
     def _tables(self, length: int, mask: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Mixtures (B or 1, d, L', L') and variances (B or 1, d, L') of each text; no mixtures: (1, d, 1)."""

@@ -22,7 +22,8 @@ def make_linear_denoiser(space: LatentSpace, process: DiffusionProcess) -> Linea
     half = torch.full((), 0.5, dtype=torch.float64)
     preserving = bool(power(process.train_schedule(half)) == 1)
     coefficients = TARGETS[resolve_objective(process.options.objective)]
-    return LinearDenoiser(space.dim, space.length, variance_preserving if preserving else linear_path, coefficients)
+    amplitudes = variance_preserving if preserving else linear_path
+    return LinearDenoiser(space.dim, space.length, amplitudes, coefficients, one_length=not space.variable_length)
 
 
 def variance_preserving(alpha_bar: Tensor) -> Amplitudes:

@@ -32,6 +32,7 @@ from pipelines.recipe.stages import (
     NO_SCORER,
     STAGE_ROWS,
     Setting,
+    check_stage_flags,
     choices_of_record,
     evaluation_flags,
     make_stage,
@@ -193,6 +194,7 @@ class Recipe:
         from pipelines.recipe.checks import rules_without_folders
         from utils.cli.parse import check_flags
 
+        check_stage_flags(self.given, plan.shares(self.choices))
         for name in plan.shares(self.choices):
             steps = Steps(2, self.setting.batch_size(name), 0, 0.999, 0.0, 0.0)
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,20 @@ STAGE_ROWS = {
 }  # fmt: skip
 STEPS_FLAGS = tuple(dict.fromkeys(row.steps_flag for row in STAGE_ROWS.values()))
 OWN_FLAGS = tuple(dict.fromkeys(row.own_flags for row in STAGE_ROWS.values()))
+
+
+ADDED_BY = {"joint": "--joint", "adapted": "--adapt_decoder"}  # stages that a flag of the recipe adds
+
+
+def check_stage_flags(given: Mapping[str, Any], stages: Collection[str]) -> None:
+    """UserError for a typed flag of a stage that is not among these."""
+    for name, row in STAGE_ROWS.items():
+        if given.get(row.own_flags) and name not in stages:
+            how = f", or add {ADDED_BY[name]}" if name in ADDED_BY else ""
+            raise UserError(
+                f"--{row.own_flags} is for a stage that is not trained here (stages: {', '.join(stages)}): leave it out"
+                + how
+            )
 
 
 @dataclass(frozen=True)

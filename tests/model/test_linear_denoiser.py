@@ -34,17 +34,22 @@ def gaussian_texts(length, n=300, seed=0):
     return (along @ rotation.T + torch.randn(length, D, generator=generator, dtype=torch.float64)).float()
 
 
-def estimated(x, objective="v", path=variance_preserving, mask=None, length=None):
+def estimated(x, objective="v", path=variance_preserving, mask=None, one_length=False):
     mask = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
-    made = LinearDenoiser(x.shape[-1], length or x.shape[1], path, TARGETS[objective])
+    made = LinearDenoiser(x.shape[-1], x.shape[1], path, TARGETS[objective], one_length=one_length)
     made.estimate(lambda: [(x[i : i + 64], mask[i : i + 64]) for i in range(0, len(x), 64)])
     return made
 
 
-def expectation(x, z, alpha, sigma, objective):
-    """E[a x0 + b eps | z] for the Gaussian with mean and covariance of x, by one solve of all L D numbers."""
+def expectation(x, z, alpha, sigma, objective, share=0.0):
+    """E[a x0 + b eps | z] for the Gaussian with mean and covariance of x, by one solve of all L D numbers.
+
+    share: that of the covariance between positions which is taken away.
+    """
     flat = x.flatten(1).double()
     mean, covariance = flat.mean(0), torch.cov(flat.T, correction=0)
+    within = torch.block_diag(*[torch.ones(D, D)] * x.shape[1]).double()
+    covariance = covariance * (1 - share * (1 - within))
     alpha, sigma = alpha.double(), sigma.double()
     noisy = alpha**2 * covariance + sigma**2 * torch.eye(flat.shape[1])
     whitened = torch.linalg.solve(noisy, (z.flatten(1).double() - alpha * mean).T).T
@@ -64,6 +69,20 @@ def test_equals_the_conditional_expectation_of_gaussian_latents(length, objectiv
         z = level.alpha * x[:9] + level.sigma * torch.randn(9, length, D)
         found = linear(z, level.alpha[None] ** 2)
         assert torch.allclose(found, expectation(x, z, *level, objective), atol=2e-3 * float(found.abs().max()))
+
+
+@pytest.mark.parametrize("n", [40, 300])
+def test_latents_of_one_length_have_a_covariance_of_all_their_numbers(n):
+    """Any covariance, not only one of independent directions; of few texts less of it between positions."""
+    torch.manual_seed(0)
+    x = (torch.randn(n, 3 * D) @ torch.randn(3 * D, 3 * D)).view(n, 3, D) + torch.randn(3, D)
+    linear = estimated(x, one_length=True)
+    alpha, sigma = COSINE(torch.tensor(0.6))
+    z = alpha * x + sigma * torch.randn_like(x)
+    found = linear(z, alpha[None] ** 2, torch.ones(n, 3, dtype=torch.bool))
+    expected = expectation(x, z, alpha, sigma, "v", share=3 * D / (3 * D + n))
+    assert torch.allclose(found, expected, atol=1e-3 * float(found.abs().max()))
+    assert linear.is_joint and not estimated(x).is_joint
 
 
 def test_each_text_has_its_own_noise_and_number_of_latents():

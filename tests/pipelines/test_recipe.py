@@ -264,6 +264,8 @@ def record(out: Path) -> dict:
         ("--way scratch --num_encoder_latents 8 --autoencoder_flags=--autoencoder=per_token", "leave it out"),
         ("--way scratch --autoencoder_flags=--kl_weigth=1", "autoencoder stage would end at once: unknown flag"),
         ("--way scratch --adapted_flags=--num_layers=few", "adapted stage would end at once: --num_layers"),
+        ("--joint_flags=--learning_rate=1e-5", "(stages: decoder, diffusion): leave it out, or add --joint"),
+        ("--autoencoder_flags=--num_layers=2", "is for a stage that is not trained here"),
         ("--sampler walk", "diffusion stage would end at once: --sampler"),
         ("--top_p 7", "--top_p"),
         ("--denoiser_flags=--tx_dimm=9", "unknown flag --tx_dimm"),
