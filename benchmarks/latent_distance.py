@@ -12,7 +12,9 @@ unless one gives its own. For each it writes, to distance.json and distance.md:
               not at all
     variance  mean variance of a dimension
 
-The row `real` compares n other real texts: a perfect sampler would have its numbers, which depend on n.
+Of texts with several latents, frechet_one and auc_one compare single latents, all positions together; where their
+number differs from text to text, those with the most latents alone are compared. The row `real` compares n other real
+texts: a perfect sampler would have its numbers, which depend on n.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from utils.terminal import aligned
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from utils.records import Latents
+
 BATCH = 500  # texts
 
 
@@ -46,7 +50,7 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("run", type=Path, help="run folder of a diffusion model with latents of one length")
+    add("run", type=Path, help="run folder of a diffusion model")
     add("--references", type=Path, required=True, metavar="FILE", help="real texts, at least 2n of them")
     add("--sampling", nargs="+", default=["ddpm"], metavar="SAMPLER [FLAGS]", help="what is compared (default: ddpm)")
     add("--sampling_timesteps", type=int, default=32, help="steps of the sampler (default: 32)")
@@ -68,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--references {args.references} has {len(texts)} texts: --n {args.n} needs {2 * args.n}")
     random.Random(args.seed).shuffle(texts)
     real = real_latents(args.run, texts[: 2 * args.n])
-    first, second = real[: args.n], real[args.n :]
+    if len(real) < 20:
+        raise UserError(f"--references {args.references}: {len(real)} texts have all latents: give more")
+    first, second = real[: len(real) // 2], real[len(real) // 2 :]
     rows = {"real": compare(first, second, args.seed)}
     steps = ["--sampling_timesteps", str(args.sampling_timesteps)]
     for named in ["", *args.sampling]:
@@ -89,36 +95,50 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def real_latents(run: Path, texts: Sequence[str]) -> Tensor:
-    """The latents (n, L * D) of texts. UserError if their number differs from text to text."""
+    """The latents (n, L, D) of texts, of those that have L."""
     import torch
 
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     pipe = TextDiffusionPipeline.from_pretrained(run, argv=[])
-    if pipe.generator.space.variable_length:
-        raise UserError(f"{run}: its texts have different numbers of latents, which cannot be compared here")
-    rows = [pipe.encode(texts[i : i + BATCH]).x0 for i in range(0, len(texts), BATCH)]
-    return torch.cat(rows).flatten(1).float().cpu()
+    rows = [complete(pipe.encode(texts[i : i + BATCH])) for i in range(0, len(texts), BATCH)]
+    return torch.cat([row for row in rows if row.shape[1] == pipe.generator.space.length])
+
+
+def complete(latents: Latents) -> Tensor:
+    """Those texts of a batch that have all latents, (n, L, D)."""
+    return latents.x0[latents.mask.all(1)].float().cpu()
 
 
 def sampled_latents(run: Path, flags: Sequence[str], n: int, seed: int) -> Tensor:
-    """n latents (n, L * D) that the denoiser samples with these flags."""
+    """The latents (n, L, D) of n texts that the denoiser samples with these flags, of those that have L."""
     import torch
 
     from pipelines.text_diffusion import TextDiffusionPipeline
 
-    size = min(n, BATCH)
-    pipe = TextDiffusionPipeline.from_pretrained(run, argv=["--eval_batch_size", str(size), *flags])
-    blocks = [pipe.generator.sample_latents(seed, block).x0 for block in range(-(-n // size))]
-    return torch.cat(blocks)[:n].flatten(1).float().cpu()
+    pipe = TextDiffusionPipeline.from_pretrained(run, argv=["--eval_batch_size", str(min(n, BATCH)), *flags])
+    drawn, blocks = 0, []
+    while drawn < n:  # a block may hold fewer than were asked for
+        latents = pipe.generator.sample_latents(seed, len(blocks))
+        drawn += len(latents.x0)
+        blocks.append(complete(latents))
+    return torch.cat([block for block in blocks if block.shape[1] == pipe.generator.space.length])
 
 
 def compare(real: Tensor, other: Tensor, seed: int) -> dict[str, float]:
-    return {
-        "frechet": round(frechet_distance(real, other), 3),
-        "auc": round(two_sample_auc(real, other, seed), 3),
-        "variance": round(float(other.var(0).mean()), 3),
+    """The numbers of as many latents (n, L, D) on both sides."""
+    n, length = min(len(real), len(other)), real.shape[1]
+    real, other = real[:n], other[:n]
+    found = {
+        "n": n,
+        "frechet": round(frechet_distance(real.flatten(1), other.flatten(1)), 3),
+        "auc": round(two_sample_auc(real.flatten(1), other.flatten(1), seed), 3),
+        "variance": round(float(other.flatten(1).var(0).mean()), 3),
     }
+    if length > 1:
+        one = real.flatten(0, 1), other.flatten(0, 1)
+        found |= {"frechet_one": round(frechet_distance(*one), 3), "auc_one": round(two_sample_auc(*one, seed), 3)}
+    return found
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

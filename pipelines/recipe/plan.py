@@ -212,7 +212,7 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
             256 if small else 512,
             "a step of an MLP is cheap, its gradient noisy; halved below 800 steps",
         )
-        make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
+        make("denoiser_learning_rate", 3e-4, "at 1e-3 it stalls until the cosine schedule has fallen that far")
     else:
         large = way == PRETRAINED_WAY or seconds >= 1800
         width = make("tx_dim", 384 if large and not small else 192, why)

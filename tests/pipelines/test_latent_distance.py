@@ -33,6 +33,7 @@ def test_samplers_of_a_run_are_compared(chain, programs, tmp_path, capsys):
     rows = json.loads((tmp_path / "out" / "distance.json").read_text())["rows"]
     assert list(rows) == ["real", "ddpm", "dpmpp --time_grid karras"]
     assert rows["ddpm"]["frechet"] != rows["dpmpp --time_grid karras"]["frechet"]
+    assert all(row["n"] == 12 and row["frechet_one"] < row["frechet"] for row in rows.values()), "one has fewer numbers"
     assert "| real |" in (tmp_path / "out" / "distance.md").read_text()
     capsys.readouterr()
     for wrong in (["--n", "3"], ["--n", "100000"], ["--sampling", "walk"]):
