@@ -117,7 +117,8 @@ def sampled_latents(run: Path, flags: Sequence[str], n: int, seed: int) -> Tenso
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     pipe = TextDiffusionPipeline.from_pretrained(run, argv=["--eval_batch_size", str(min(n, BATCH)), *flags])
-    drawn, blocks = 0, []
+    drawn = 0
+    blocks: list[Tensor] = []
     while drawn < n:  # a block may hold fewer than were asked for
         latents = pipe.generator.sample_latents(seed, len(blocks))
         drawn += len(latents.x0)
