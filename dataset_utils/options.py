@@ -48,5 +48,10 @@ class PackingOptions:
         "random prefix is known",
     )
     max_prefix_fraction: float = flag(
-        0.5, "largest known share of a block of --pretrain_blocks", at_least=0, at_most=1, needs="pretrain_blocks"
+        0.5,
+        "largest known share of a block of --pretrain_blocks",
+        at_least=0,
+        at_most=1,
+        needs="pretrain_blocks",
+        config_only=True,
     )
