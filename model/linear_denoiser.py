@@ -62,13 +62,9 @@ class LinearDenoiser(nn.Module):
         self.register_buffer("variances", torch.ones(n, dim, n))
         self.register_buffer("num_latents", torch.zeros((), dtype=torch.int64))
 
-    @property
-    def is_estimated(self) -> bool:
-        return int(self.num_latents) > 0
-
     @torch.no_grad()
     def estimate(self, latents: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
-        """Set all buffers. latents: returns batches (B, L', d) and masks (B, L'), L' <= L; it is called three times."""
+        """Set all buffers. latents: returns batches (B, L', d) and masks (B, L'), L' <= L; called more than once."""
         count, total, products = torch.zeros(self.length), torch.zeros(()), torch.zeros(())
         for x, mask in latents():
             x, mask = self._padded(x, mask)
@@ -79,26 +75,25 @@ class LinearDenoiser(nn.Module):
             centered = (x - mean)[mask.bool()]  # (n, d)
             products = products + centered.T @ centered
         whole = self._shrunk(products / count.sum(), int(count.sum()))
-        _, directions = torch.linalg.eigh(whole)
+        values, directions = torch.linalg.eigh(whole)
+        self.mean.copy_(mean)
+        self.directions.copy_(directions)
+        self.num_latents.fill_(int(count.sum()))
         n = self.variances.shape[-1]
+        if n == 1:
+            self.variances.copy_(values.clamp(min=FLOOR)[None, :, None])
+            return
         pairs, moments = torch.zeros(()), torch.zeros(())
         for x, mask in latents():
             x, mask = self._padded(x, mask)
             along = ((x - mean) * mask[..., None]) @ directions  # (B, L, d)
-            if n == 1:
-                along, mask = along.flatten(0, 1)[:, None], mask.flatten()[:, None]
             pairs = pairs + mask.T @ mask  # (n, n)
             moments = moments + torch.einsum("bld,bmd->dlm", along, along)
         covariance = moments / pairs.clamp(min=1)  # (d, n, n)
-        if self.is_joint:
-            covariance = (directions.T @ whole @ directions).diagonal()[:, None, None]
-        self.mean.copy_(mean)
-        self.directions.copy_(directions)
         for visible in range(1, n + 1):
             values, vectors = torch.linalg.eigh(covariance[:, :visible, :visible])
             self.variances[visible - 1, :, :visible] = values.clamp(min=FLOOR).to(self.variances)
             self.mixtures[visible - 1, :, :visible, :visible] = vectors.to(self.mixtures)
-        self.num_latents.fill_(int(count.sum()))
 
     @property
     def is_joint(self) -> bool:

@@ -36,7 +36,7 @@ from utils.cache_folder import encoded_folder
 from utils.pretrained import relative_path
 
 COUNTED_AT_ONCE = 4096  # texts whose latents are read together to count them
-MAX_CORRELATED = 50_000  # texts from which --linear_denoiser estimates the covariance of latents
+MAX_COVARIANCE_TEXTS = 50_000  # texts from which --linear_denoiser estimates the covariance of latents
 MAX_COUNTED_PAIRS = 100_000  # in a larger corpus every n-th pair is counted
 
 
@@ -121,9 +121,9 @@ class LatentDataModule:
             statistics.scale.copy_(scale)
 
     def _normalized_latents(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Latents and masks of at most MAX_CORRELATED training texts, evenly spread."""
+        """Latents and masks of at most MAX_COVARIANCE_TEXTS training texts, evenly spread."""
         latents = self.latents["train"]
-        every = -(-len(latents) // MAX_CORRELATED)
+        every = -(-len(latents) // MAX_COVARIANCE_TEXTS)
         for rows in torch.arange(0, len(latents), every).split(COUNTED_AT_ONCE):
             batch = self.space.normalize(latents.unnormalized(rows))
             yield batch.x0, batch.mask

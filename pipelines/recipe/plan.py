@@ -218,8 +218,10 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
         width = make("tx_dim", 384 if large and not small else 192, why)
         make("tx_depth", 6 if large else 4, why)
         make("denoiser_batch_size", 128 if large else 64, "texts a step; halved below 800 steps")
-        rate, why = (1e-3, "with a cosine schedule") if width < 384 else (5e-4, "a wide transformer stalls at 1e-3")
-        make("denoiser_learning_rate", rate, why)
+        if way == PRETRAINED_WAY and width >= 384:
+            make("denoiser_learning_rate", 5e-4, "with the linear denoiser a wide transformer stalls at 1e-3")
+        else:
+            make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
     make("sampling_timesteps", 32, "steps of the sampler: more changes little")
     sampler, grid, why = SAMPLER_OF[way == PRETRAINED_WAY]
     make("sampler", sampler, why)
