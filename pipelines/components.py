@@ -77,6 +77,12 @@ def build_components(
     assert settings.config.latents.latent_space is not None  # a rule of the command line sets it
     space = SPACES[settings.config.latents.latent_space].build(inputs)
     open_for_training(settings, space, run)
+    decoded = decoded_space_of(space)
+    if decoded is not None and decoded.source_length and not source_tokens:
+        raise UserError(
+            "the decoder of --latent_model_path reads sources (--source_prompt), and this run has none: name a corpus "
+            "of pairs, without --ignore_sources, or train a decoder without that flag"
+        )
     if set_scale(settings, space.length * space.dim):
         process = process_of(settings)
     context = None
@@ -270,7 +276,9 @@ def make_sources(
     if components.context is None:
         has_null = settings.config.process.seq2seq_unconditional_prob > 0
         return PackedSources(components.space, device, settings.config.packing.truncate_sources, has_null)
-    return ContextSources(components.context, device, autocast)
+    decoded = decoded_space_of(components.space)
+    prompts = decoded.prompts if decoded is not None and decoded.source_length else None
+    return ContextSources(components.context, device, autocast, prompts)
 
 
 def make_hooks(settings: Settings[DiffusionConfig], components: Components, device: torch.device) -> list[SamplerHook]:

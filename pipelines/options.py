@@ -138,6 +138,7 @@ class JointOptions:
         at_most=1,
         needs="joint_run",
         space="frozen",
+        config_only=True,
     )
     joint_reconstruction_weight: float = flag(
         1.0,

@@ -23,8 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from evaluation import mbr
 from pipelines.pretrained.checked_pipeline import CheckedPipeline
@@ -40,7 +42,7 @@ from pipelines.sampling.call_arguments import (
 )
 from pipelines.sampling.draw import Request, draw
 from pipelines.sampling.infilling import infill
-from pipelines.sampling.inputs import PackedSources
+from pipelines.sampling.inputs import ContextSources, PackedSources
 from pipelines.sampling.inversion import invert
 from pipelines.sampling.outputs import TextPipelineOutput
 from pipelines.sampling.sdedit import ddim_inversion_path, move, sdedit, slerp, without_padding
@@ -320,12 +322,35 @@ class TextDiffusionPipeline(CheckedPipeline):
         """Clean, normalized latents (n, L, D) of texts. UserError as check_texts of sampling.arguments."""
         return self._encode(self._check_texts(texts))
 
-    def decode(self, latents: Latents, decoding: str | None = None, seed: Seed = DEFAULT_SEED) -> list[str]:
-        """Texts of latents. decoding: None for that of from_pretrained or its preset, else greedy."""
+    def decode(
+        self,
+        latents: Latents,
+        decoding: str | None = None,
+        seed: Seed = DEFAULT_SEED,
+        *,
+        source: str | Sequence[str] | None = None,
+    ) -> list[str]:
+        """Texts of latents. decoding: None for that of from_pretrained or its preset, else greedy.
+
+        source: of a decoder that reads sources (--source_prompt), that of all texts or one for each. Latents that were
+        sampled from sources have them.
+        """
         seed, strategy = seed_of(seed), strategy_of(decoding, self.decoding or "greedy")
         if not isinstance(latents, Latents):
             raise UserError(f"latents are {shown(latents)}: give what encode returns")
+        if source is not None:
+            latents = replace(latents, prompt=self._prompts(source, len(latents)))
         return self.generator.decode(latents, strategy, seed)
+
+    def _prompts(self, source: str | Sequence[str], n: int) -> Tensor:
+        """What the decoder reads of the sources of n texts, (n, P) on the device."""
+        read = self.sources.prompts if isinstance(self.sources, ContextSources) else None
+        if read is None:
+            raise UserError("the decoder of this run reads no sources, only latents: leave source out")
+        given = self._check_sources([source] * n if isinstance(source, str) else source)
+        if len(given) != n:
+            raise UserError(f"{len(given)} sources for {n} latents: give one for all, or one for each")
+        return read(given).to(self.generator.device)
 
     def invert(self, texts: Sequence[str]) -> Latents:
         """The noise (n, L, D) of texts by DDIM inversion: with the sampler ddim, pipe(latents=noise) leads back to

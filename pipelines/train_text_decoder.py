@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset_utils.corpus import Corpus
+from dataset_utils.splits import Split
 from latent_models.causal.sequences import Sequences, encode
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.compressed import CompressedSpace, copy_autoencoder
@@ -100,7 +101,8 @@ def train(settings: Settings[TextDecoderConfig]) -> int:
     log_corpus_stats(run, corpus, space.writer_tokenizer)
     longest = config.language_model.max_seq_len
     tokens = {name: tokenize_for(space, corpus.splits[name], longest) for name in ("train", "valid")}
-    targets = {name: target_tokens(space, corpus.splits[name].texts, longest) for name in ("train", "valid")}
+    targets = {name: target_tokens(space, corpus.splits[name], longest) for name in ("train", "valid")}
+    _add_prompts(space, tokens["valid"])
     facts = text_decoder_metadata(space, run.folder)  # before training changes the weights
     run.log(summarize_run(run, _parts(space), corpus, tokens["train"]))
 
@@ -171,7 +173,8 @@ def evaluate(run: RunContext[TextDecoderConfig]) -> int:
     split = "test" if config.evaluation.eval_test else "valid"
     texts = load_corpus(run).splits[split]
     longest = config.language_model.max_seq_len
-    tokens, targets = tokenize_for(space, texts, longest), target_tokens(space, texts.texts, longest)
+    tokens, targets = tokenize_for(space, texts, longest), target_tokens(space, texts, longest)
+    _add_prompts(space, tokens)
     evaluator = make_evaluator(run, space, tokens, targets, LatentReader(space, tokens, None, run.device))
     evaluator.evaluate()
     evaluator.record(0)
@@ -283,10 +286,21 @@ def load_denoiser(run: RunContext[TextDecoderConfig], space: DecodedSpace, corpu
 # ------------------------------------------------------------------------------------------------------------ the data
 
 
-def target_tokens(space: DecodedSpace, texts: Any, longest: int) -> Sequences:
-    """Texts as token ids of the decoder. longest: in tokens, start and end included."""
-    lm = space.decoder.lm
-    return encode(lm.tokenizer, lm.boundaries, texts, None, longest, 0)
+def target_tokens(space: DecodedSpace, split: Split, longest: int) -> Sequences:
+    """Texts, each after its source if the decoder reads it, as token ids of the decoder.
+
+    longest: text in tokens, start and end included. UserError for a corpus without the sources that it should read.
+    """
+    lm, length = space.decoder.lm, space.source_length
+    if length and split.sources is None:
+        raise UserError("--source_prompt needs a corpus of pairs, and this one has no sources: leave it out")
+    return encode(lm.tokenizer, lm.boundaries, split.texts, split.sources if length else None, longest, length)
+
+
+def _add_prompts(space: DecodedSpace, tokens: TokenSplit) -> None:
+    """What the decoder reads beside latents goes with the held-out texts, which are decoded from their latents."""
+    if space.source_length and tokens.split.sources is not None:
+        tokens.prompts = space.prompts(tokens.split.sources)
 
 
 class LatentReader:

@@ -7,7 +7,7 @@ Masks are boolean and True where there is text. Records are not changed in place
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -51,6 +51,12 @@ class _Record:
         """Each row `times` times in a row: (B, ...) -> (B * times, ...), example-major."""
         return self.map(lambda x: x.repeat_interleave(times, dim=0))
 
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, one after the other. A field is None where it is in the first part."""
+        columns = ([getattr(part, f.name) for part in parts] for f in fields(cls))  # type: ignore[arg-type]
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+
     def __len__(self) -> int:
         return next(len(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None)  # type: ignore[arg-type]
 
@@ -63,6 +69,7 @@ class Batch(_Record):
     attention_mask: Tensor  # (B, T) bool
     class_id: Tensor | None = None  # (B,) int64
     known_mask: Tensor | None = None  # (B, T) bool, True at known tokens: a source packed before the text
+    prompt: Tensor | None = None  # as in Latents
 
 
 @dataclass
@@ -72,6 +79,7 @@ class Latents(_Record):
     x0: Tensor  # (B, L, D)
     mask: Tensor  # (B, L) bool
     mean: Tensor | None = None  # (B, L, D), the noise-free embedding if x0 has noise added (sigma_0)
+    prompt: Tensor | None = None  # (B, P) int64, tokens that a text decoder reads beside the latents; -1 before them
 
 
 @dataclass

@@ -60,7 +60,7 @@ class LatentDecoder(nn.Module):
         lm = cls.language_model.from_pretrained(name or options.decoder_model, meta=meta, flag=FLAG)
         with torch.device("meta") if meta else nullcontext():
             made = cls._around(lm, options, length, dim, seed)
-        made.check_length(max_seq_len)
+        made.check_length(max_seq_len, options.source_prompt)
         return made
 
     @classmethod
@@ -77,8 +77,11 @@ class LatentDecoder(nn.Module):
         width = lm.model.get_input_embeddings().weight.shape[1]
         return cls(lm, PrefixNetwork(length, dim, width, options.num_prefix_tokens))  # type: ignore[call-arg]
 
-    def check_length(self, max_seq_len: int) -> None:
-        """UserError if the longest text has more tokens than the language model allows."""
+    def check_length(self, max_seq_len: int, source_prompt: bool = False) -> None:
+        """UserError if the longest text has more tokens than the language model allows.
+
+        source_prompt: a source of as many tokens comes before it.
+        """
         raise NotImplementedError
 
     def forward(
@@ -106,13 +109,15 @@ class LatentDecoder(nn.Module):
         *,
         max_length: int,
         draw_rows: tuple[int, int] | None = None,
+        prompt: Tensor | None = None,
         **decoding: Any,
     ) -> list[str]:
         """Texts (B,) of latents (B, L, D) that are noised by sigma (B,); a text may be empty.
 
         max_length: longest text in tokens, start and end included. draw_rows: (first, size): these rows are those from
         `first` on of a larger batch of `size`, and draw its random numbers; they come from the default generator of
-        torch on the CPU. decoding: arguments of transformers' generate, see DecoderSettings.
+        torch on the CPU. prompt: (B, P) int64, tokens between latents and text, -1 before them; None: none. decoding:
+        arguments of transformers' generate, see DecoderSettings.
         """
         raise NotImplementedError
 

@@ -43,8 +43,13 @@ class MemoryDecoder(LatentDecoder):
             made.memory.start_like(*statistics)
         return made
 
-    def check_length(self, max_seq_len: int) -> None:
+    def check_length(self, max_seq_len: int, source_prompt: bool = False) -> None:
         """UserError if the longest text has more tokens than the language model allows; the memory has no limit."""
+        if source_prompt:
+            raise UserError(
+                f"--source_prompt needs a causal language model, and {FLAG} {self.lm.name} is an encoder-decoder: "
+                "leave it out, or name another model"
+            )
         limit, needed = self.lm.max_length, max_seq_len + len(self.lm.boundaries.opening) - 1  # the end is not read
         if limit is not None and needed > limit:
             raise UserError(
@@ -79,8 +84,10 @@ class MemoryDecoder(LatentDecoder):
         *,
         max_length: int,
         draw_rows: tuple[int, int] | None = None,
+        prompt: Tensor | None = None,
         **decoding: Any,
     ) -> list[str]:
+        assert prompt is None, "refused by check_length"
         settings = DecoderSettings.of(decoding)
         if not len(latents):
             return []

@@ -82,6 +82,11 @@ class TextDecoderOptions:
         at_least=0,
         at_most=1,
     )
+    source_prompt: bool = flag(
+        False,
+        "of a corpus of pairs, the decoder also reads the source, before the text; what is beyond --max_seq_len tokens "
+        "is cut off; with a causal --decoder_model",
+    )
     latent_dropout: float = flag(
         0.05,
         "share of the texts whose latents are pure noise, so that the decoder learns the language without them",

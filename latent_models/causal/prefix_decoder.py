@@ -1,6 +1,7 @@
 """A causal language model as the decoder of latents: it goes on from prefix vectors that are made of them.
 
-    start | prefix vectors of (z, sigma) | text | end        z = sqrt(1 - sigma^2) x0 + sigma eps
+    start | prefix vectors of (z, sigma) | text | end                        z = sqrt(1 - sigma^2) x0 + sigma eps
+    start | prefix vectors of (z, sigma) | source | line break | text | end  with --source_prompt
 
 Only the text and its end count in the loss, and are generated. The start comes first, as in pretraining: its state is
 large, and all later tokens attend to it. Prefix vectors in its place have to become such a state, and their gradients
@@ -41,12 +42,15 @@ class PrefixDecoder(LatentDecoder):
         made.hidden_token.requires_grad_(options.token_dropout > 0)
         return made
 
-    def check_length(self, max_seq_len: int) -> None:
-        """UserError if the prefix and the longest text are longer than the language model allows."""
+    def check_length(self, max_seq_len: int, source_prompt: bool = False) -> None:
+        """UserError if the prefix and the longest texts have more positions than the language model allows."""
         limit, needed = self.lm.max_length, self.prefix.num_tokens + max_seq_len
+        if source_prompt:
+            needed += max_seq_len + len(self.lm.boundaries.between)
         if limit is not None and needed > limit:
+            texts = "a source and a text" if source_prompt else "a text"
             raise UserError(
-                f"{self.prefix.num_tokens} prefix vectors and a text of --max_seq_len {max_seq_len} tokens are more "
+                f"{self.prefix.num_tokens} prefix vectors and {texts} of --max_seq_len {max_seq_len} tokens are more "
                 f"than the {limit} positions of {FLAG} {self.lm.name}: lower --max_seq_len or --num_prefix_tokens"
             )
 
@@ -62,8 +66,8 @@ class PrefixDecoder(LatentDecoder):
         lm = self.lm
         words = lm.model.get_input_embeddings()(input_ids)  # (B, T, W)
         if hidden is not None:
-            hidden = hidden & (torch.arange(input_ids.shape[1], device=input_ids.device) > 0)
-            words = torch.where(hidden[..., None], self.hidden_token.to(words), words)
+            of_text = torch.zeros_like(hidden).flatten().index_fill_(0, targets, True).view_as(hidden)
+            words = torch.where((hidden & of_text)[..., None], self.hidden_token.to(words), words)
         prefix, prefix_mask = self.prefix(latents, mask, sigma)
         inputs = torch.cat([words[:, :1], prefix.to(words), words[:, 1:]], 1)
         where: dict[str, Any] = {}
@@ -87,16 +91,20 @@ class PrefixDecoder(LatentDecoder):
         *,
         max_length: int,
         draw_rows: tuple[int, int] | None = None,
+        prompt: Tensor | None = None,
         **decoding: Any,
     ) -> list[str]:
         settings = DecoderSettings.of(decoding)
         prefix, prefix_mask = self.prefix(latents.to(self.prefix.scale.dtype), mask, sigma)
         with torch.autocast(latents.device.type, enabled=False):  # the model is in its dtype already
             model = self._generating_model(self._dtype(latents.device.type))
+            prefix = prefix.to(model.dtype)
+            if prompt is not None:
+                prefix, prefix_mask = _with_prompt(model, prefix, prefix_mask, prompt)
             ids = generate_ids(
                 model,
                 self.lm.boundaries,
-                prefix.to(model.dtype),
+                prefix,
                 prefix_mask,
                 settings,
                 max_new_tokens=max_length - 1,
@@ -112,3 +120,14 @@ class PrefixDecoder(LatentDecoder):
         if self.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or length > LONGEST:
             return nullcontext()
         return short_texts(self.lm.model)
+
+
+def _with_prompt(model: Any, prefix: Tensor, mask: Tensor | None, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    """Prefix vectors (B, P, W) with the embeddings of a prompt (B, S) behind them, and the mask of both.
+
+    Prompts end where the text begins: what is missing in a shorter one lies before it.
+    """
+    prompt = prompt[:, (prompt >= 0).any(0)]
+    before = torch.ones(prefix.shape[:2], dtype=torch.bool, device=prefix.device) if mask is None else mask
+    words = model.get_input_embeddings()(prompt.clamp(min=0)).to(prefix)
+    return torch.cat([prefix, words], 1), torch.cat([before, prompt >= 0], 1)

@@ -6,7 +6,8 @@ those of that space, scaled to mean 0 and variance 1. Shapes: B texts, L positio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from latent_models.causal.decoder_args import read_text_decoder_args
 from latent_models.causal.decoders import decoder_class
 from latent_models.causal.latent_decoder import LatentDecoder
 from latent_models.causal.options import TextDecoderOptions
+from latent_models.causal.sequences import prompt_ids
 from latent_models.language_models import LanguageModel, stable_hash
 from latent_models.options import SentenceOptions
 from latent_models.pooling import make_pooling
@@ -49,16 +51,18 @@ class DecodedSpace(LatentSpace):
         *,
         noise: float = 0.3,
         max_length: int | None = None,
+        source_length: int = 0,
     ) -> None:
         """scaling: of the latents of the space; None for a SentenceSpace, which has its own.
 
         noise: the level s of decoding where none is asked for. max_length: longest text in tokens of the decoder, start
-        and end included; None: as many as each call of decode allows.
+        and end included; None: as many as each call of decode allows. source_length: longest source in tokens that the
+        decoder reads; 0: it reads none.
         """
         super().__init__()
         assert (scaling is None) == isinstance(space, SentenceSpace), "latents are scaled once"
         self.space, self.decoder, self.outer_scaling = space, decoder, scaling
-        self.noise, self.decoder_length = noise, max_length
+        self.noise, self.decoder_length, self.source_length = noise, max_length, source_length
         self.length, self.dim, self.variable_length = space.length, space.dim, space.variable_length
         self.one_latent_per_token = space.one_latent_per_token
         self.always_project = space.always_project
@@ -102,12 +106,14 @@ class DecodedSpace(LatentSpace):
 
     def encode_unscaled(self, batch: Batch) -> Latents:
         """Latents of the wrapped space before scaling."""
-        return self.space.encode_unscaled(batch) if isinstance(self.space, SentenceSpace) else self.space.encode(batch)
+        space = self.space
+        latents = space.encode_unscaled(batch) if isinstance(space, SentenceSpace) else space.encode(batch)
+        return latents if batch.prompt is None else replace(latents, prompt=batch.prompt)
 
     def scale(self, latents: Latents) -> Latents:
         """Latents of encode_unscaled -> latents of this space."""
         mask = latents.mask if self.variable_length else None
-        return Latents(self.scaling(latents.x0, mask), latents.mask)
+        return replace(latents, x0=self.scaling(latents.x0, mask))
 
     def project(self, x0: Tensor) -> Tensor:
         unscaled = self.scaling.inverse(x0)
@@ -143,6 +149,10 @@ class DecodedSpace(LatentSpace):
         have the largest cosine with the given ones. draw_rows: (first, size): these rows are those from `first` on of a
         block of `size` texts, and get its random numbers, from the default generator of torch on the CPU.
         """
+        if self.source_length and latents.prompt is None:
+            raise UserError(
+                "the decoder of this run reads the source of each text (--source_prompt), and there is none: give it"
+            )
         s = self.noise if decoder_noise is None else decoder_noise
         x0, mask = latents.x0, latents.mask if self.variable_length else None
         longest = self.decoder_length or max_length
@@ -152,7 +162,11 @@ class DecodedSpace(LatentSpace):
             noise = torch.randn(size, *x0.shape[1:])[first : first + len(x0)].to(x0)
             z = (1 - s**2) ** 0.5 * x0 + s * noise
             level = x0.new_full((len(x0),), s)
-            found.append(self.decoder.generate(z, level, mask, max_length=longest, draw_rows=draw_rows, **generate))
+            found.append(
+                self.decoder.generate(
+                    z, level, mask, max_length=longest, draw_rows=draw_rows, prompt=latents.prompt, **generate
+                )
+            )
         return found[0] if decoder_candidates == 1 else self._nearest(latents, found, max_length)
 
     def _nearest(self, latents: Latents, found: list[list[str]], max_length: int) -> list[str]:
@@ -163,6 +177,16 @@ class DecodedSpace(LatentSpace):
         ]
         best = torch.stack(cosines).argmax(0).tolist()
         return [found[k][i] for i, k in enumerate(best)]
+
+    def prompts(self, sources: Sequence[str]) -> Tensor:
+        """(n, P) int64: what the decoder reads of each source, -1 before it, on the CPU."""
+        lm = self.decoder.lm
+        rows = prompt_ids(lm.tokenizer, lm.boundaries, sources, len(sources), self.source_length)
+        found = torch.full((len(rows), self.source_length + len(lm.boundaries.between)), -1)
+        for row, head in zip(found, rows, strict=True):
+            ids = head.ids[1:]  # the start comes before the latents
+            row[len(row) - len(ids) :] = torch.tensor(ids, dtype=torch.long)
+        return found
 
     def check_fill(self) -> None:
         raise UserError(
@@ -246,7 +270,12 @@ def new_decoded_space(
     outer = None if isinstance(space, SentenceSpace) else LatentScaling(space.dim, args["latent_scaling"])
     noise = args.get("decoder_noise")
     made = DecodedSpace(
-        space, decoder, outer, noise=options.max_latent_noise / 2 if noise is None else noise, max_length=longest
+        space,
+        decoder,
+        outer,
+        noise=options.max_latent_noise / 2 if noise is None else noise,
+        max_length=longest,
+        source_length=longest if options.source_prompt else 0,
     )
     return made.to("meta") if meta else made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class TokenSplit:
     split: Split
     table: TokenTable
     pad_id: int
+    prompts: Tensor | None = None  # (n, P) int64, what a text decoder reads beside the latents; see Latents
 
     def __len__(self) -> int:
         return len(self.split)
@@ -35,7 +36,8 @@ class TokenSplit:
 
     def batch(self, rows: Tensor, pad_to: int | None = None) -> Batch:
         """Rows (B,) as a batch on the CPU, padded to the longest of them, or to pad_to tokens."""
-        return collate(self.table, rows, self.pad_id, pad_to, labels=self.split.labels)
+        made = collate(self.table, rows, self.pad_id, pad_to, labels=self.split.labels)
+        return made if self.prompts is None else replace(made, prompt=self.prompts[rows])
 
     def length_sorted_batches(self, size: int, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Batch]]:
         """Rows (None: all) in batches of similar length, which saves padding. Yields (rows, batch)."""

@@ -54,14 +54,21 @@ class ContextSources:
     """The context encoder encodes the sources; the denoiser attends to its states."""
 
     def __init__(
-        self, context: ContextEncoder, device: torch.device, autocast: Callable[[], AbstractContextManager[Any]]
+        self,
+        context: ContextEncoder,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        prompts: Callable[[Sequence[str]], Tensor] | None = None,
     ) -> None:
-        self.context, self.device, self.autocast = context, device, autocast
+        """prompts: sources -> what a text decoder reads of them, (n, P); None: it reads latents alone."""
+        self.context, self.device, self.autocast, self.prompts = context, device, autocast, prompts
 
     def make_inputs(self, sources: Sequence[str], seed: int, classes: Tensor | None = None) -> InputsFn:
         def inputs(first: int, last: int) -> SampleInputs:
             states, mask = self.context.encode(sources[first:last], self.device, self.autocast)
-            return SampleInputs(Condition.of(None if classes is None else classes[first:last], states, mask))
+            prompt = None if self.prompts is None else self.prompts(sources[first:last]).to(self.device)
+            condition = Condition.of(None if classes is None else classes[first:last], states, mask)
+            return SampleInputs(condition, prompt=prompt)
 
         return inputs
 

@@ -135,6 +135,7 @@ class LatentSampler:
             mask if inputs.decode_mask is None else inputs.decode_mask,
             inputs.known,
             shift,
+            inputs.prompt,
             keep_casts=partial(keep_casts, self.denoiser, self.autocast, self.device),
         )
         for hook in self.hooks if hooks is None else hooks:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -41,6 +41,7 @@ class SampleInputs:
     known: KnownPositions | None = None  # known positions: a source, or the text around blanks
     mask: Tensor | None = None  # (B, L) bool, positions of the texts; None: lengths are drawn, as in training
     decode_mask: Tensor | None = None  # (B, L) bool, positions to decode; None: all positions of the texts
+    prompt: Tensor | None = None  # (B, P) int64, what a text decoder reads beside the latents; see Latents
 
     @classmethod
     def coerce(cls, inputs: SampleInputs | Condition | None) -> SampleInputs:
@@ -56,7 +57,7 @@ class SampleInputs:
         return all(part is None for part in self._parts())
 
     def _parts(self) -> tuple[Condition | KnownPositions | Tensor | None, ...]:
-        return self.condition, self.known, self.mask, self.decode_mask
+        return self.condition, self.known, self.mask, self.decode_mask, self.prompt
 
     def repeat(self, times: int) -> SampleInputs:
         """Repeat each row `times` times: (B, ...) -> (B * times, ...)."""
@@ -78,7 +79,7 @@ class SampleInputs:
     def _map(self, of_record: Callable, of_tensor: Callable[[Tensor], Tensor]) -> SampleInputs:
         return SampleInputs(
             *(None if part is None else of_record(part) for part in (self.condition, self.known)),
-            *(None if part is None else of_tensor(part) for part in (self.mask, self.decode_mask)),
+            *(None if part is None else of_tensor(part) for part in (self.mask, self.decode_mask, self.prompt)),
         )
 
 
@@ -87,7 +88,7 @@ def _join(parts: Sequence[Any]) -> Any:
     first = parts[0]
     if first is None or isinstance(first, Tensor):
         return None if first is None else torch.cat(list(parts))
-    return type(first)(*(_join([getattr(part, f.name) for part in parts]) for f in fields(first)))
+    return type(first).concat(parts)
 
 
 ConditionFn = Callable[[int, int, torch.Generator], Condition | SampleInputs | None]
@@ -124,6 +125,7 @@ class SamplerCall:
     decode_mask: Tensor  # (B, L) bool, positions to decode
     known: KnownPositions | None = None  # known positions
     shift: Tensor | None = None  # (B, L, D) or (1, L, D), towards an absorbing state
+    prompt: Tensor | None = None  # (B, P) int64, what a text decoder reads beside the latents
     step_hooks: list[StepHook] = field(default_factory=list)
     keep_casts: Callable[[], AbstractContextManager[Any]] = nullcontext  # around all steps, see utils.distributed
 
@@ -155,7 +157,11 @@ class SamplerCall:
             sampler = shift_sampler(sampler, self.shift)
         with self.keep_casts():
             x0 = sampler(denoise, self.schedule, self.timesteps, self.z, self.noise, compose_hooks(*self.step_hooks))
-        return Latents(x0, self.decode_mask)
+        return self.latents(x0)
+
+    def latents(self, x0: Tensor) -> Latents:
+        """Latents x0 (B, L, D) of the rows of this call, as they are decoded."""
+        return Latents(x0, self.decode_mask, prompt=self.prompt)
 
 
 SamplerHook = Callable[[SamplerCall], None]

@@ -85,7 +85,7 @@ def sdedit(
             hooks: tuple[SamplerHook, ...] = (SDEditStart(clean.x0[rows], strength, noise), *generator.hooks)
             parts = segments(rows.start, rows.stop, generator.block_size)
             found.append(generator.prepare_rows(seed, parts, inputs_of_segments(inputs, parts), hooks=hooks).run())
-    return Latents(torch.cat([part.x0 for part in found]), torch.cat([part.mask for part in found]))
+    return Latents.concat(found)
 
 
 def slerp(first: Latents, second: Latents, n: int, known: KnownPositions | None = None) -> Latents:
@@ -165,7 +165,7 @@ def ddim_inversion_path(
             "sampling_timesteps, take --time_grid log_snr, or interpolate without inversion"
         )
     decode_mask = arc.mask if given.decode_mask is None else given.decode_mask.expand(n, -1)
-    return Latents(x0, decode_mask)
+    return Latents(x0, decode_mask, prompt=None if given.prompt is None else given.prompt.expand(n, -1))
 
 
 def check_invertible(generator: TextGenerator) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
@@ -112,7 +111,7 @@ class LatentRecord:
     """A hook that keeps the clean latents of every row that is sampled, by its block and row."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # (block, row) -> x0 (L, D), mask (L,)
+        self.rows: dict[tuple[int, int], Latents] = {}  # (block, row) -> latents (1, L, D)
 
     def __call__(self, call: SamplerCall) -> None:
         sampler, ids = call.sampler, [(part.block, r) for part in call.parts for r in range(part.first, part.last)]
@@ -126,8 +125,8 @@ class LatentRecord:
             step_hook: StepHook | None = None,
         ) -> Tensor:
             result = sampler(denoise, schedule, timesteps, z, noise, step_hook)
-            x0 = result + (0 if call.shift is None else call.shift)
-            self.rows.update(zip(ids, zip(x0, call.decode_mask, strict=True), strict=True))
+            latents = call.latents(result + (0 if call.shift is None else call.shift))
+            self.rows.update((row, latents[i : i + 1]) for i, row in enumerate(ids))
             return result
 
         call.sampler = recorded
@@ -136,15 +135,11 @@ class LatentRecord:
         """Latents of texts, given block and row of each; a text without any, which is empty, gets an unused row."""
         unused = iter([row for row in self.rows if row not in set(origins)])
         rows = [self.rows[next(unused) if origin is None else origin] for origin in origins]
-        return self._stack(rows)
+        return Latents.concat(rows)
 
     def all(self) -> Latents:
         """Latents of all rows, in the order of sampling."""
-        return self._stack(list(self.rows.values()))
-
-    @staticmethod
-    def _stack(rows: Sequence[tuple[Tensor, Tensor]]) -> Latents:
-        return Latents(torch.stack([x0 for x0, _ in rows]), torch.stack([mask for _, mask in rows]))
+        return Latents.concat(list(self.rows.values()))
 
 
 class StartFromNoise:

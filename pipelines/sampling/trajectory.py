@@ -62,7 +62,7 @@ class Trajectory:
         def record(z: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, s: Tensor, step: int) -> Tensor:
             if step + 1 in recorded:
                 with torch.no_grad():
-                    texts = self.decode(Latents(x0[rows], call.decode_mask[rows]))
+                    texts = self.decode(call.latents(x0)[rows])
                 self.snapshots.append(Snapshot(step + 1, float(s), texts))
                 if self.file is not None:
                     show(self.snapshots[-1], steps, self.file)

@@ -391,6 +391,9 @@ def test_mistakes_end_in_one_line(folder, build, tmp_path):
     MemoryDecoder.build(options, 100, DIM, 64)  # all positions; the memory has no limit
     with pytest.raises(UserError, match="a text of --max_seq_len 65 tokens is longer than the 64 positions of"):
         MemoryDecoder.build(options, 1, DIM, 65)
+    reads = TextDecoderOptions(decoder_model=str(folder("bart")), source_prompt=True)
+    with pytest.raises(UserError, match="--source_prompt needs a causal language model"):
+        MemoryDecoder.build(reads, 1, DIM, 20)
     MemoryDecoder.build(TextDecoderOptions(decoder_model=str(folder("t5"))), 1, DIM, 4000)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "pegasus"}))
     with pytest.raises(UserError, match="'pegasus' model, .*: give --decoder_model a model of type bart"):

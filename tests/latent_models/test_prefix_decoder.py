@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,59 @@ def test_the_loss_is_that_of_the_text_after_start_and_prefix(build, family):
         logp = lm.model(inputs_embeds=inputs).logits[0].log_softmax(-1)
         at = torch.arange(len(ids)) + prefix.shape[1]
         torch.testing.assert_close(ours[i], -logp[at, ids].sum(), rtol=1e-4, atol=1e-4)
+
+
+SOURCES = ["a dog", "What did the cat do then?", "", "Zoë"]
+
+
+def after_sources(decoder: PrefixDecoder, longest: int = 12) -> tuple[list[list[int]], Tensor]:
+    """Token ids between latents and text, and the same as a tensor that is padded on the left by -1."""
+    lm = decoder.lm
+    rows = [lm.tokenizer(source, add_special_tokens=False)["input_ids"][:longest] for source in SOURCES]
+    ids = [[*row, *lm.boundaries.between] for row in rows]
+    width = longest + len(lm.boundaries.between)
+    return ids, torch.tensor([[-1] * (width - len(row)) + row for row in ids])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_source_stands_between_latents_and_text(build, family):
+    """In training and in generation: the loss of the text alone, and the likeliest tokens of a batch of one."""
+    decoder, z, sigma = build(family, token_dropout=0.5), latents(), torch.rand(len(TEXTS))
+    spread_adapters(decoder)
+    lm, (ids, padded) = decoder.lm, after_sources(decoder)
+    embed, around = lm.model.get_input_embeddings(), lm.boundaries
+    data = encode(lm.tokenizer, around, TEXTS, SOURCES, LONGEST, 12)
+    batch = data.batch(torch.arange(len(TEXTS)))
+    ours = decoder.nll(z, sigma, batch)
+    prefix, _ = decoder.prefix(z, None, sigma)
+    greedy = []
+    for i, text in enumerate(TEXTS):
+        body = [*lm.tokenizer(text, add_special_tokens=False)["input_ids"], around.end_id]
+        start = torch.cat([embed(torch.tensor([around.start_id])), prefix[i], embed(torch.tensor(ids[i]).long())])
+        logp = lm.model(inputs_embeds=torch.cat([start, embed(torch.tensor(body))])[None]).logits[0].log_softmax(-1)
+        at = torch.arange(len(body)) + len(start) - 1
+        torch.testing.assert_close(ours[i], -logp[at, torch.tensor(body)].sum(), rtol=1e-4, atol=1e-4)
+        row = slice(i, i + 1)
+        greedy += decoder.generate(z[row], sigma[row], max_length=12, prompt=padded[row], **CAUSAL_DECODING["greedy"])
+    together = decoder.generate(z, sigma, max_length=12, prompt=padded, **CAUSAL_DECODING["greedy"])
+    assert together == greedy, "a shorter source is padded before it, and nothing attends to that"
+    # token dropout hides words of the text, not of its source
+    everything = torch.ones_like(batch.input_ids, dtype=torch.bool)
+    hidden = decoder(z, sigma, batch.input_ids, batch.targets, None, everything)
+    assert not torch.allclose(hidden, ours)
+    changed = batch.input_ids.clone()
+    changed[0, 1] = changed[0, 1] + 1  # a word of the source
+    assert float((decoder(z, sigma, changed, batch.targets, None, everything) - hidden)[0].abs()) > 0
+
+
+def test_beams_read_the_source_too(build):
+    decoder, z, sigma = build("llama"), latents(), torch.zeros(len(TEXTS))
+    _, padded = after_sources(decoder)
+    found = [
+        decoder.generate(z[i : i + 1], sigma[:1], max_length=10, prompt=padded[i : i + 1], **CAUSAL_DECODING["beam"])[0]
+        for i in range(len(TEXTS))
+    ]
+    assert decoder.generate(z, sigma, max_length=10, prompt=padded, **CAUSAL_DECODING["beam"]) == found
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -298,6 +352,8 @@ def test_mistakes_end_in_one_line(folder, build):
     options = TextDecoderOptions(decoder_model=str(folder("gpt2")))
     with pytest.raises(UserError, match="4 prefix vectors and a text of --max_seq_len 61 tokens are more than the 64"):
         PrefixDecoder.build(options, 1, DIM, 61)
+    with pytest.raises(UserError, match="4 prefix vectors and a source and a text of --max_seq_len 31 tokens are more"):
+        PrefixDecoder.build(replace(options, source_prompt=True), 1, DIM, 31)
     with pytest.raises(UserError, match="--decoder_model /no/where: there is no such folder"):
         PrefixDecoder.build(TextDecoderOptions(decoder_model="/no/where"), 1, DIM, 20)
     with pytest.raises(ValueError, match="a text decoder has no setting diversity_penalty"):

@@ -319,6 +319,55 @@ def test_pairs_are_encoded_by_the_sentence_encoder(programs, sentence, place, ta
         programs.diffusion(f"--latent_model_path {sentence}", tmp_path / "out", f"{flags} --train_context_encoder")
 
 
+def test_a_decoder_that_reads_the_source(programs, decoder, place, tales_folder, tmp_path):
+    """Both stages, a text for each source, other texts for other sources of the same latents, a saved pipeline."""
+    pairs = " ".join(f"--{s}_file {tales_folder / f'pairs_{s}.jsonl'}" for s in ("train", "valid", "test"))
+    reads = decoder("reads_sources", f"--encoder_model {place / 'bert'} --source_prompt {pairs}")
+    measured = json.loads((reads / "validation.json").read_text())
+    assert measured["decoder/loss_clean"] > 0 and json.loads((reads / "args.json").read_text())["source_prompt"]
+    out, cache = place / "run_reads_sources", f"--cache_dir {place / 'cache'}"
+    flags = f"{pairs} --seq2seq_candidates 2 {cache}"
+    assert programs.diffusion(f"--latent_model_path {reads} --denoiser_variant mlp", out, flags) == 0
+    pipe = TextDiffusionPipeline.from_pretrained(out, device="cpu")
+    sources = ["Ben ran home.", "Lucy laughed at the garden, and at what stood in it."]
+    found = pipe(source=sources, num_samples=2, generator=1)
+    assert len(found.texts) == 4 and pipe.candidates(sources, 2, seed=1)[0] != pipe.candidates(sources, 2, seed=2)[0]
+    space = pipe.run.components.space.space
+    assert found.latents.prompt.tolist() == space.prompts(sources).repeat_interleave(2, 0).tolist()
+    kept = space.prompts(["", sources[0]])
+    ids = space.decoder.lm.tokenizer(sources[0], add_special_tokens=False)["input_ids"]
+    assert [i for i in kept[1].tolist() if i >= 0] == [*ids, *space.decoder.lm.boundaries.between]
+    assert kept.shape == (2, 40 + len(space.decoder.lm.boundaries.between)) and kept[0, 0] == -1
+    latents = pipe.encode(["Ben ran home."] * 2)
+    nucleus = {"decoding": "nucleus", "seed": 3}
+    apart = pipe.decode(latents, source=sources, **nucleus)
+    assert pipe.decode(latents, source=sources[0], **nucleus)[0] == apart[0]
+    assert pipe.decode(latents, source=sources[1], **nucleus)[1] == apart[1]
+    assert pipe.decode(latents, source=sources[1], **nucleus)[0] != apart[0], "the decoder reads its source"
+    assert len(pipe.variations(["Ben ran."], 2, source=sources[0])[0]) == 2
+    assert len(pipe.interpolate("Ben ran.", "Lucy laughed.", 3, source=sources[0])) == 3
+    assert len(pipe.trajectory(2, snapshots=2, source=sources[0])) == 2
+    pipe.save_pretrained(tmp_path / "saved")
+    again = TextDiffusionPipeline.from_pretrained(tmp_path / "saved", device="cpu")
+    assert again(source=sources, num_samples=2, generator=1).texts == found.texts
+    for use, message in (
+        (lambda: pipe.decode(latents), "reads the source of each text"),
+        (lambda: pipe.decode(latents, source=["one"]), "1 sources for 2 latents"),
+        (lambda: programs.diffusion(f"--latent_model_path {reads}", tmp_path / "no"), "and this run has none"),
+        (
+            lambda: programs.diffusion(f"--latent_model_path {reads}", tmp_path / "no", f"{pairs} --ignore_sources"),
+            "and this run has none",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            use()
+
+
+def test_a_source_for_a_decoder_of_latents_alone_is_refused(pipeline):
+    with pytest.raises(UserError, match="reads no sources, only latents: leave source out"):
+        pipeline.decode(pipeline.encode(["He ran."]), source="one")
+
+
 def test_a_student_of_such_a_run(programs, run, place):
     assert programs.student(run, place / "student", f"--distill_steps 2 --cache_dir {place / 'cache'}") == 0
     assert (place / "student" / "text_decoder" / "args.json").is_file()

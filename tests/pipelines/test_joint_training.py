@@ -30,7 +30,7 @@ from utils.trackers import read_metrics
 ROOT = Path(__file__).resolve().parents[2]
 WARMUP = 4
 FLAGS = (
-    f"--joint_warmup_steps {WARMUP} --joint_noise 0.4 --num_train_steps 16 --train_batch_size 8 "
+    f"--joint_warmup_steps {WARMUP} --config joint_noise=0.4 --num_train_steps 16 --train_batch_size 8 "
     "--gradient_accumulation_steps 2 --learning_rate 2e-3 --save_and_sample_every 8"
 )
 

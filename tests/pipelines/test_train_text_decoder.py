@@ -276,6 +276,7 @@ MISTAKES = {
     "--decoder_model {llama} --encoder_model {bert} --num_beams 3": "contradict each other",
     "--gen_data --resume_dir {run}": "a decoder has no sampler",
     "--eval --resume_dir {run} --num_samples 8": "give their number with --eval_texts",
+    "--decoder_model {llama} --encoder_model {bert} --source_prompt": "--source_prompt needs a corpus of pairs",
     "--decoder_model {llama} --encoder_model {bert} --fsdp": "leave it out",
     "--decoder_model {llama} --latent_model_path {run}": "--latent_model_path {run}",
     "--resume_dir {run} --denoiser_run {run}": "name one of train_text_diffusion.py",
