@@ -34,7 +34,10 @@ LANGUAGE_MODEL, ENCODER = "language model", "encoder"  # parts of a system that 
 PROBE_SECONDS = 20.0
 DONE = "row.json"  # in the folder of a row that is trained
 TRAINING = "training"  # entry of the seconds of a row: those of its program
-_SCRATCH = "--way scratch --no_adapt_decoder"
+_SCRATCH = (
+    "--way scratch --denoiser_variant latent --denoiser_share 0.6 --denoiser_flags=--no_linear_denoiser"
+    " --sampler ddpm --time_grid uniform --decoding greedy"
+)
 
 
 def _published(more: str = "--max_latent_noise 0") -> str:
@@ -68,7 +71,8 @@ ROWS = {
     "published": Row("the published recipe: Perceiver latents, a frozen language model, a transformer", _PUBLISHED),
     # levers alone: the published recipe with one change
     "robust-autoencoder": Row(
-        "published, with a decoder trained on noised latents", _published("--max_latent_noise 1")
+        "published, with a decoder trained on noised latents",
+        _published("--max_latent_noise 1 --no_noise_level_conditioning"),
     ),
     "matched-autoencoder": Row(
         "published, with feature matching, and masks on states and latents (COSMOS)",
@@ -104,7 +108,7 @@ ROWS = {
     "joint": Row("published, and then autoencoder and denoiser train together", f"{_PUBLISHED} --joint"),
     "adapted-decoder": Row(
         "published, with the decoder adapted to the denoiser",
-        _PUBLISHED.replace("--no_adapt_decoder", "--adapt_decoder"),
+        f"{_PUBLISHED} --adapt_decoder",
     ),
     "causal-decoder": Row(
         "published latents, decoded by the pretrained causal language model", "--way perceiver --num_encoder_latents 16"
@@ -117,6 +121,10 @@ ROWS = {
         parts=(ENCODER,), after="causal-scratch",
     ),
     # the recipe without one lever
+    "recipe-linear-denoiser": Row(
+        "the recipe, its denoiser added to the linear one",
+        "--denoiser_learning_rate 3e-4 --denoiser_flags=--linear_denoiser", parts=_BOTH,
+    ),
     "recipe-no-linear-denoiser": Row(
         "the recipe, its denoiser without the linear one", "--denoiser_flags=--no_linear_denoiser", parts=_BOTH
     ),

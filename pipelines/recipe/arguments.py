@@ -39,7 +39,8 @@ CHOSEN = {  # choice -> type and help of the flag that replaces it
     "sampling_timesteps": (int, "steps of the sampler"),
     "sampler": (str, "the sampler: ddpm, dpmpp, dpmpp_sde, ..."),
     "time_grid": (str, "how its steps are spaced: uniform, karras, ..."),
-    "top_p": (float, "a pretrained decoder draws from the likeliest tokens that together have this probability"),
+    "decoding": (str, "how texts are written: nucleus, greedy, beam, ..."),
+    "top_p": (float, "--decoding nucleus draws from the likeliest tokens that together have this probability"),
     "cls_free_guidance": (float, "weight of guidance by class or source; 1: none"),
     "decoder_batch_size": (int, "texts a step of the decoder"),
 }

@@ -30,12 +30,18 @@ LEFT_OUT = (
         lambda config: config.latent_losses.kl_weight > 0,
         "--kl_weight gives latents a mean and a variance, and no fixed norm; they are scaled for the denoiser instead",
     ),
+    LeftOut(
+        "noise_level_conditioning",
+        lambda config: config.autoencoder.max_latent_noise == 0,
+        "--max_latent_noise 0 leaves no noise whose level a decoder could read",
+    ),
 )
+OURS = "--max_latent_noise 1"  # what else of ours decides
 
 
 def left_out(given: Mapping[str, Any]) -> list[LeftOut]:
     """What the autoencoder does without. given: what was typed; a flag of the recipe in it stays, and is refused."""
-    typed = check_flags(AUTOENCODER, shlex.split(given.get("autoencoder_flags") or "")).config
+    typed = check_flags(AUTOENCODER, shlex.split(f"{OURS} {given.get('autoencoder_flags') or ''}")).config
     return [row for row in LEFT_OUT if row.applies(typed) and row.flag not in given]
 
 

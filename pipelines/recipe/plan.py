@@ -56,7 +56,7 @@ SHARES = {
     (PRETRAINED_WAY, "one"): {"decoder": 0.8, "diffusion": 0.2},
     (PRETRAINED_WAY, "several"): {"decoder": 0.66, "diffusion": 0.34},
     (PERCEIVER_WAY, "several"): {"lm": 0.12, "autoencoder": 0.2, "decoder": 0.42, "diffusion": 0.26},
-    (SCRATCH_WAY, "several"): {"lm": 0.13, "autoencoder": 0.27, "diffusion": 0.6},
+    (SCRATCH_WAY, "several"): {"lm": 0.2, "autoencoder": 0.5, "diffusion": 0.3},
 }
 ADAPTED_STAGE = {  # way -> the stage whose time is shared with the adaptation of the decoder, and the part taken
     PRETRAINED_WAY: ("decoder", 0.2),
@@ -66,12 +66,7 @@ ADAPTED_STAGE = {  # way -> the stage whose time is shared with the adaptation o
 JOINT_PART = 0.4  # of the time of the denoiser, for training it together with the autoencoder
 ORDER = ("lm", "autoencoder", "decoder", "diffusion", "joint", "adapted")
 
-SAMPLER_OF = {  # is the latent space one of frozen embeddings? -> sampler, time grid, reason
-    True: ("dpmpp", "karras", "of second order: nearer to the embeddings of texts than ddpm in as many steps"),
-    False: ("ddpm", "uniform", "as published"),
-}
-
-
+MOST_FLAT = 1024  # numbers of a latent that a residual MLP reads at once
 _ALL_HERE = "no pretrained language model: a BART, an autoencoder robust to noise and its decoder are trained here"
 WAY_OF_MODELS = {  # (is there a language model, is there an encoder) -> way and reason
     (True, True): (PRETRAINED_WAY, "frozen sentence embeddings, and a pretrained language model that decodes them"),
@@ -118,12 +113,8 @@ def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[
     if way != SCRATCH_WAY:
         batch, where = (128, "a GPU computes many texts at once; ") if machine.has_gpu else (32, "")
         make("decoder_batch_size", batch, f"{where}halved until {FEWEST_STEPS} steps fit into the time of the decoder")
-    scratch = way == SCRATCH_WAY
-    why = (
-        "a decoder of its own learns what the denoiser makes" if scratch else "a pretrained decoder knows the language"
-    )
-    make("adapt_decoder", scratch, why)
-    if scratch:
+    make("adapt_decoder", False, "the decoder was trained on noised latents, and reads how much noise they have")
+    if way == SCRATCH_WAY:
         make("joint", False, "latents stay as they are: each text is encoded once")
     elif given.get("joint"):
         raise UserError(
@@ -196,12 +187,8 @@ def _choose_denoiser_share(make: _Maker, seconds: float, way: str) -> None:
 
 
 def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str) -> None:
-    one_vector = way == PRETRAINED_WAY and make.made["num_sentence_latents"].value == 1
     needs_words = make.made["condition"].value == "source"
-    if one_vector:
-        variant = make("denoiser_variant", "mlp", "one vector: a residual MLP")
-    else:
-        variant = make("denoiser_variant", "latent", "several vectors: a transformer over them")
+    variant = make("denoiser_variant", *_variant(make, way))
     small = facts.texts < SMALL_CORPUS or seconds < 600
     why = f"{facts.texts:,} texts" if facts.texts < SMALL_CORPUS else f"{seconds / 60:g} minutes"
     if variant == "mlp":
@@ -212,7 +199,7 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
             256 if small else 512,
             "a step of an MLP is cheap, its gradient noisy; halved below 800 steps",
         )
-        make("denoiser_learning_rate", 3e-4, "at 1e-3 it stalls until the cosine schedule has fallen that far")
+        make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
     else:
         large = way == PRETRAINED_WAY or seconds >= 1800
         width = make("tx_dim", 384 if large and not small else 192, why)
@@ -223,13 +210,27 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
         else:
             make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
     make("sampling_timesteps", 32, "steps of the sampler: more changes little")
-    sampler, grid, why = SAMPLER_OF[way == PRETRAINED_WAY]
-    make("sampler", sampler, why)
-    make("time_grid", grid, "more steps where there is little noise" if grid == "karras" else "equal steps")
-    if way != SCRATCH_WAY:
+    make("sampler", "dpmpp", "of second order: nearer to the latents of texts than ddpm in as many steps")
+    make("time_grid", "karras", "more steps where there is little noise")
+    decoding = make("decoding", "nucleus", "texts of one latent differ, as those of people do")
+    if decoding == "nucleus":
         make("top_p", 0.94, "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent")
     guidance = 1.5 if needs_words else 1.0
     make("cls_free_guidance", guidance, "a source is followed more closely" if needs_words else "no guidance")
+
+
+def _variant(make: _Maker, way: str) -> tuple[str, str]:
+    """The denoiser and the reason."""
+    if way == PRETRAINED_WAY:
+        if make.made["num_sentence_latents"].value == 1:
+            return "mlp", "one vector: a residual MLP"
+        return "latent", "several vectors: a transformer over them"
+    if "per_token" in (make.given.get("autoencoder_flags") or ""):
+        return "latent", "a latent for each token: a transformer over them"
+    numbers = make.made["num_encoder_latents"].value * make.made["dim_ae"].value
+    if numbers <= MOST_FLAT:
+        return "mlp", f"{numbers:,} numbers in all: a residual MLP over all latents at once"
+    return "latent", f"{numbers:,} numbers: a transformer over the latents"
 
 
 def shares(choices: Choices) -> dict[str, float]:

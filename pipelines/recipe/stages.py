@@ -21,6 +21,7 @@ from utils.errors import UserError
 SHOWN = 16  # samples of the training of a denoiser
 NO_SCORER = "no_scorer"  # folder of a scorer of no use but for the evaluation that ends a training
 DECODED_PER_SECOND = 0.05  # texts for each second of training: SmolLM2 decodes five a second on two cores
+DECODER_NOISE = 0.5  # of samples, as a part of the largest noise that the decoder of an autoencoder was trained with
 LATENT_CACHE = "latent_cache"  # folder of the encoded corpus, which all stages and their probes share
 
 
@@ -129,7 +130,7 @@ class Setting:
 
     @property
     def decoding(self) -> str:
-        return "greedy" if self.scratch else "nucleus"
+        return str(self.value("decoding"))
 
 
 def choices_of_record(state: Mapping[str, Any]) -> Choices:
@@ -184,8 +185,9 @@ def log_interval(steps: Steps) -> int:
 def _decoder(setting: Setting, steps: Steps) -> str:
     assert setting.language_model is not None
     model = shlex.quote(setting.language_model)
+    source = " --source_prompt" if setting.value("condition") == "source" else ""
     return (
-        f"{_space(setting)} --decoder_model {model} --lora_rank 16 --max_latent_noise 0.6 --learning_rate 2e-3"
+        f"{_space(setting)}{source} --decoder_model {model} --lora_rank 16 --max_latent_noise 0.6 --learning_rate 2e-3"
         f" --eval_every {max(1, steps.steps)} --save_every {_part(steps, 10)}"
         f" --eval_texts {decoded_texts(steps)} --latent_cache_dir {{root}}/{LATENT_CACHE}"
     )
@@ -216,7 +218,7 @@ def _lm(setting: Setting, steps: Steps) -> str:
 
 def _autoencoder(setting: Setting, steps: Steps) -> str:
     sizes = {name: str(setting.value(name)) for name in ("num_encoder_latents", "dim_ae")}
-    words = without_flags(shlex.split(ROBUST_AUTOENCODER), sizes)
+    words = without_flags(shlex.split(f"{ROBUST_AUTOENCODER} --noise_level_conditioning"), sizes)
     words += [word for name, value in sizes.items() for word in (f"--{name}", value)]
     words = without_flags(words, [row.flag for row in left_out(setting.given)])
     return f"--enc_dec_model {{root}}/lm {_autoencoder_training(steps)} {shlex.join(words)}"
@@ -239,12 +241,11 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
     condition = " --class_conditional" if c("condition") == "class" else ""
     if setting.has_sources and c("condition") != "source":
         condition += " --ignore_sources"
-    nucleus = "" if setting.scratch else f" --top_p {c('top_p')}"
     network = f"--denoiser_variant {c('denoiser_variant')} --tx_dim {c('tx_dim')} --tx_depth {c('tx_depth')}"
     if c("denoiser_variant") != "mlp":
         network += " --scale_shift"
-    if c("way") == PRETRAINED_WAY:
-        network += " --linear_denoiser"
+        if setting.denoiser == "diffusion":  # latents stay as they are
+            network += " --linear_denoiser"
     if setting.scratch and not _autoencoder_settings(setting, steps).config.perceiver.l2_normalize_latents:
         network += " --normalize_latent"
     return (
@@ -253,7 +254,7 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
         f" --sampler {c('sampler')} --time_grid {c('time_grid')} --sampling_timesteps {c('sampling_timesteps')}"
         f" --cls_free_guidance {c('cls_free_guidance')}"
         f" --save_and_sample_every {max(1, steps.steps)} --save_every {_part(steps, 5)} --num_samples {SHOWN}"
-        f" --decoding {setting.decoding}{nucleus} --scorer {{root}}/{NO_SCORER}"
+        f" {_decoding(setting, steps)} --scorer {{root}}/{NO_SCORER}"
         f" --latent_cache_dir {{root}}/{LATENT_CACHE}{condition}"
     )
 
@@ -262,8 +263,21 @@ def _joint(setting: Setting, steps: Steps) -> str:
     return (
         f"--joint_run {{root}}/diffusion --joint_warmup_steps {min(500, steps.steps // 4)} --learning_rate 1e-4"
         f" --ema_decay {steps.ema_decay} --save_and_sample_every {max(1, steps.steps)} --save_every {_part(steps, 5)}"
-        f" --num_samples {SHOWN} --decoding {setting.decoding} --scorer {{root}}/{NO_SCORER}"
+        f" --num_samples {SHOWN} {_decoding(setting, steps)} --scorer {{root}}/{NO_SCORER}"
     )
+
+
+def _decoding(setting: Setting, steps: Steps) -> str:
+    """How the texts of a denoiser are written."""
+    flags = f"--decoding {setting.decoding}"
+    if setting.decoding == "nucleus":
+        flags += f" --top_p {setting.value('top_p')}"
+    if not setting.scratch or setting.value("adapt_decoder"):
+        return flags
+    autoencoder = _autoencoder_settings(setting, steps).config
+    if not autoencoder.latent_augmentation.noise_level_conditioning:
+        return flags
+    return f"{flags} --decoder_noise {DECODER_NOISE * autoencoder.autoencoder.max_latent_noise:g}"
 
 
 def _adapted(setting: Setting, steps: Steps) -> str:

@@ -22,6 +22,7 @@ from dataset_utils.registry import NOT_IN_CATALOG
 from dataset_utils.splits import Split
 from pipelines import probes
 from pipelines.adapt_decoder import network_flags
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION
 from pipelines.recipe import __main__ as recipe
 from pipelines.recipe import plan, sample_count
 from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH, parser
@@ -98,6 +99,44 @@ def test_the_evaluation_is_of_the_run_in_which_the_denoiser_trained_last(tmp_pat
         assert words[words.index("--scorer") + 1] == "a b" and "--mauve_encoder" not in words
 
 
+@pytest.mark.parametrize(
+    ("flags", "noise"),
+    [
+        ("", 0.5),
+        ("--max_latent_noise 0.6", 0.3),
+        ("--max_latent_noise 0", None),
+        ("--no_noise_level_conditioning", None),
+        ("--lm_mode freeze --max_latent_noise 0.8", 0.4),
+    ],
+)
+def test_samples_get_half_of_the_noise_that_a_decoder_was_trained_with_and_reads(flags, noise, tmp_path):
+    made = setting(CAPTIONS, {"way": "scratch", "autoencoder_flags": flags})
+    stages = {name: make_stage(name, made, choose_steps(600, 2, 5, 32)) for name in ("autoencoder", "diffusion")}
+    autoencoder = check_flags(
+        AUTOENCODER, stages["autoencoder"].argv(tmp_path), rules_without_folders(AUTOENCODER)
+    ).config
+    assert autoencoder.latent_augmentation.noise_level_conditioning == (noise is not None)
+    diffusion = check_flags(DIFFUSION, stages["diffusion"].argv(tmp_path), rules_without_folders(DIFFUSION)).config
+    assert diffusion.decoding.decoder_noise == noise
+
+
+def test_a_transformer_is_added_to_the_best_linear_denoiser_and_an_mlp_is_not(tmp_path):
+    for facts, given, added in (
+        (CAPTIONS, {}, False),
+        (STORIES, {}, True),
+        (CAPTIONS, {"way": "scratch"}, False),
+        (CAPTIONS, {"way": "scratch", "denoiser_variant": "latent"}, True),
+        (CAPTIONS, {"way": "scratch", "denoiser_variant": "latent", "joint": True}, False),  # latents change
+    ):
+        stage = make_stage("diffusion", setting(facts, given), choose_steps(600, 2, 5, 32))
+        assert (
+            check_flags(
+                DIFFUSION, stage.argv(tmp_path), rules_without_folders(DIFFUSION)
+            ).config.denoiser.linear_denoiser
+            == added
+        )
+
+
 @pytest.mark.parametrize("joint", [None, True])
 @pytest.mark.parametrize(
     "flags",
@@ -112,7 +151,7 @@ def test_the_evaluation_is_of_the_run_in_which_the_denoiser_trained_last(tmp_pat
     ],
 )
 def test_an_adapted_decoder_has_the_network_of_the_autoencoder(flags, joint, tmp_path):
-    made = setting(CAPTIONS, {"way": "scratch", "autoencoder_flags": flags, "joint": joint})
+    made = setting(CAPTIONS, {"way": "scratch", "autoencoder_flags": flags, "joint": joint, "adapt_decoder": True})
     steps, found = choose_steps(600, 2, 5, 32), {}
     for name in shares(made.choices):
         stage = make_stage(name, made, steps)
@@ -188,7 +227,13 @@ def test_the_minutes_that_a_note_asks_for_contain_the_probe(tmp_path, monkeypatc
 
 
 def test_a_flag_replaces_each_choice():
-    typed = {"pooling": "segments", "condition": "none", "denoiser_variant": "latent", "way": "pretrained"}
+    typed = {
+        "decoding": "nucleus",
+        "pooling": "segments",
+        "condition": "none",
+        "denoiser_variant": "latent",
+        "way": "pretrained",
+    }
     for name, (kind, _) in {**CHOSEN, **CHOSEN_FROM_SCRATCH}.items():
         value = kind(typed.get(name, 0.5 if kind is float else 2))
         machine = Machine(None, None) if name in CHOSEN_FROM_SCRATCH else Machine("lm", "encoder", 400)
@@ -263,7 +308,10 @@ def record(out: Path) -> dict:
         ("--joint", "latents of --way pretrained stay as they are"),
         ("--way scratch --num_encoder_latents 8 --autoencoder_flags=--autoencoder=per_token", "leave it out"),
         ("--way scratch --autoencoder_flags=--kl_weigth=1", "autoencoder stage would end at once: unknown flag"),
-        ("--way scratch --adapted_flags=--num_layers=few", "adapted stage would end at once: --num_layers"),
+        (
+            "--way scratch --adapt_decoder --adapted_flags=--num_layers=few",
+            "adapted stage would end at once: --num_layers",
+        ),
         ("--joint_flags=--learning_rate=1e-5", "(stages: decoder, diffusion): leave it out, or add --joint"),
         ("--autoencoder_flags=--num_layers=2", "is for a stage that is not trained here"),
         ("--sampler walk", "diffusion stage would end at once: --sampler"),
@@ -355,11 +403,12 @@ def test_a_folder_without_a_recipe_is_one_line(files, tmp_path, capsys):
         ("pairs", "--condition none --adapt_decoder"),
         ("captions", "--way perceiver"),
         ("classes", "--language_model none --encoder_model none"),
-        ("classes", "--way scratch --joint"),
-        ("pairs", "--way scratch"),
+        ("classes", "--way scratch --joint --adapt_decoder"),
+        ("pairs", "--way scratch --adapt_decoder"),
+        ("captions", "--way scratch --adapt_decoder --decoding greedy"),
         ("captions", "--way scratch --autoencoder_flags=--autoencoder=per_token"),
         ("captions", "--way scratch --joint --autoencoder_flags=--kl_weight=0.1"),
-        ("captions", "--way scratch --autoencoder_flags=--noise_level_conditioning"),
+        ("captions", "--way scratch --autoencoder_flags=--max_latent_noise=0"),
     ],
 )
 def test_every_kind_of_corpus_comes_to_its_page(files, tmp_path, capsys, corpus, more):

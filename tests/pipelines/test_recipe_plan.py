@@ -43,7 +43,7 @@ def test_short_texts_are_one_vector_and_an_mlp_generates_it():
     assert (made["denoiser_batch_size"], made["decoder_batch_size"], made["condition"]) == (512, 32, "none")
     assert made["max_seq_len"] == 40 and made["sampling_timesteps"] == 32
     assert (made["sampler"], made["time_grid"], made["top_p"]) == ("dpmpp", "karras", 0.94)
-    assert values(CAPTIONS, SCRATCH)["sampler"] == "ddpm" and "top_p" not in values(CAPTIONS, SCRATCH)
+    assert "top_p" not in values(CAPTIONS, decoding="greedy")
 
 
 def test_stories_have_a_vector_for_each_sentence_and_long_texts_equal_pieces():
@@ -89,17 +89,23 @@ def test_without_a_pretrained_language_model_everything_is_trained_on_the_texts(
     choices = choose(CAPTIONS, machine, 3 * HOUR, {})
     made = {name: choice.value for name, choice in choices.items()}
     assert made["way"] == "scratch" and made["num_encoder_latents"] == 16 and "pooling" not in made
-    assert made["denoiser_variant"] == "latent" and made["max_train_texts"] == 144_000
-    assert list(shares(choices)) == ["lm", "autoencoder", "diffusion", "adapted"]
+    assert made["denoiser_variant"] == "mlp" and made["max_train_texts"] == 144_000
+    assert list(shares(choices)) == ["lm", "autoencoder", "diffusion"]
     assert made["d_model"] > values(CAPTIONS, SCRATCH, 600)["d_model"]
 
 
 def test_without_an_encoder_an_autoencoder_is_trained_and_the_pretrained_decoder_used():
     choices = choose(CAPTIONS, Machine("smollm2", None), HOUR, {})
-    assert choices["way"].value == "perceiver" and choices["denoiser_variant"].value == "latent"
+    assert choices["way"].value == "perceiver" and choices["denoiser_variant"].value == "mlp"
     assert list(shares(choices)) == ["lm", "autoencoder", "decoder", "diffusion"]
     assert values(CAPTIONS, way="perceiver")["num_encoder_latents"] == 16
-    assert "adapted" not in shares(choose(CAPTIONS, SCRATCH, HOUR, {"adapt_decoder": False}))
+    assert "adapted" in shares(choose(CAPTIONS, SCRATCH, HOUR, {"adapt_decoder": True}))
+
+
+def test_latents_of_few_numbers_get_an_mlp_and_others_a_transformer():
+    assert values(CAPTIONS, SCRATCH, num_encoder_latents=16, dim_ae=64)["denoiser_variant"] == "mlp"
+    assert values(CAPTIONS, SCRATCH, num_encoder_latents=32, dim_ae=64)["denoiser_variant"] == "latent"
+    assert values(CAPTIONS, SCRATCH, autoencoder_flags="--autoencoder per_token")["denoiser_variant"] == "latent"
 
 
 def test_what_is_typed_replaces_a_choice_and_what_follows_from_it():
@@ -141,7 +147,7 @@ def test_a_short_budget_gives_the_denoiser_more_of_its_time():
 
 def test_joint_training_takes_its_time_from_the_denoiser_and_needs_an_autoencoder():
     alone, joint = (shares(choose(CAPTIONS, SCRATCH, HOUR, {"joint": value})) for value in (None, True))
-    assert list(joint) == ["lm", "autoencoder", "diffusion", "joint", "adapted"]
+    assert list(joint) == ["lm", "autoencoder", "diffusion", "joint"]
     assert sum(joint.values()) == pytest.approx(1)
     assert joint["diffusion"] + joint["joint"] == pytest.approx(alone["diffusion"]) and "joint" not in alone
     for machine in (MACHINE, Machine("smollm2", None)):
