@@ -34,10 +34,10 @@ LANGUAGE_MODEL, ENCODER = "language model", "encoder"  # parts of a system that 
 PROBE_SECONDS = 20.0
 DONE = "row.json"  # in the folder of a row that is trained
 TRAINING = "training"  # entry of the seconds of a row: those of its program
-_SCRATCH = (
-    "--way scratch --denoiser_variant latent --denoiser_share 0.6 --denoiser_flags=--no_linear_denoiser"
-    " --sampler ddpm --time_grid uniform --decoding greedy"
+_PUBLISHED_DENOISER = (
+    "--denoiser_variant latent --denoiser_flags=--no_linear_denoiser --sampler ddpm --time_grid uniform"
 )
+_SCRATCH = f"--way scratch {_PUBLISHED_DENOISER} --denoiser_share 0.6 --decoding greedy"
 
 
 def _published(more: str = "--max_latent_noise 0") -> str:
@@ -111,8 +111,9 @@ ROWS = {
         f"{_PUBLISHED} --adapt_decoder",
     ),
     "causal-decoder": Row(
-        "published latents, decoded by the pretrained causal language model", "--way perceiver --num_encoder_latents 16"
-        " --dim_ae 64 --autoencoder_flags '--lm_mode freeze --max_latent_noise 0 --latent_noise_prob 0.5'",
+        "published latents, decoded by the pretrained causal language model",
+        f"--way perceiver {_PUBLISHED_DENOISER} --num_encoder_latents 16 --dim_ae 64 --autoencoder_flags"
+        " '--lm_mode freeze --max_latent_noise 0 --latent_noise_prob 0.5'",
         parts=(LANGUAGE_MODEL,),
     ),
     "frozen-embeddings": Row(

@@ -65,6 +65,14 @@ def test_a_lever_of_the_autoencoder_is_all_that_its_row_changes(name, tmp_path):
     assert {row for row in ROWS if ROWS[row].what.startswith("published,")} <= LEVERS.keys()
 
 
+@pytest.mark.parametrize("name", ["published", *LEVERS])
+def test_the_published_row_and_its_levers_have_the_published_denoiser(name, tmp_path):
+    stage = make_stage("diffusion", setting_of(name, tmp_path), STEPS)
+    config = check_flags(stage.program, stage.argv(tmp_path), rules_without_folders(stage.program)).config
+    assert config.denoiser.denoiser_variant == "latent" and not config.denoiser.linear_denoiser
+    assert (config.sampling.sampler, config.sampling.time_grid) == ("ddpm", "uniform")
+
+
 def test_a_row_is_sampled_from_the_run_in_which_its_denoiser_trained_last(tmp_path):
     assert sampled_run(tmp_path) == tmp_path
     (tmp_path / "recipe.json").touch()
