@@ -37,7 +37,7 @@ TRAINING = "training"  # entry of the seconds of a row: those of its program
 _PUBLISHED_DENOISER = (
     "--denoiser_variant latent --denoiser_flags=--no_linear_denoiser --sampler ddpm --time_grid uniform"
 )
-_SCRATCH = f"--way scratch {_PUBLISHED_DENOISER} --denoiser_share 0.6 --decoding greedy"
+_SCRATCH = f"--way autoencoder {_PUBLISHED_DENOISER} --denoiser_share 0.6 --decoding greedy"
 
 
 def _published(more: str = "--max_latent_noise 0") -> str:
@@ -68,6 +68,7 @@ _BOTH = (LANGUAGE_MODEL, ENCODER)
 ROWS = {
     "recipe": Row("the recipe: frozen embeddings, an MLP, a pretrained decoder that knows the noise", "", parts=_BOTH),
     "recipe-scratch": Row("the recipe with nothing pretrained", "--way scratch"),
+    "recipe-autoencoder": Row("the recipe with an autoencoder, nothing pretrained", "--way autoencoder"),
     "published": Row("the published recipe: Perceiver latents, a frozen language model, a transformer", _PUBLISHED),
     # levers alone: the published recipe with one change
     "robust-autoencoder": Row(

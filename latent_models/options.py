@@ -63,8 +63,9 @@ class SentenceOptions:
     latent_scaling: str = flag(
         "standard",
         "none; standard: center each channel, and divide all by one standard deviation; whiten: make the channels "
-        "independent, each with variance 1",
-        choices=("none", "standard", "whiten"),
+        "independent, each with variance 1; half_whiten: half way, so that noise hides directions of little variance "
+        "first",
+        choices=("none", "standard", "half_whiten", "whiten"),
         space="frozen",
     )
 

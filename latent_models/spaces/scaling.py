@@ -18,13 +18,19 @@ from utils.records import Latents
 SCALINGS = {
     "none": "as they are",
     "standard": "center each dimension, and divide by one standard deviation, so that directions keep their ratios",
+    "half_whiten": "directions get the square roots of their variances, scaled to a mean of 1: half way to whiten",
     "whiten": "identity covariance: every direction gets variance 1",
 }
+POWERS = {"half_whiten": 0.25, "whiten": 0.5}  # of the variance of a direction, by which it is divided
 FLOOR = 1e-5  # smallest variance of a direction that whitening divides by, relative to the largest
 
 
 class LatentScaling(nn.Module):
-    """x -> (x - center) / scale, or (x - center) W; buffers only, which estimate() fills once."""
+    """x -> (x - center) / scale, or (x - center) W; buffers only, which estimate() fills once.
+
+    W = U diag(v**-p) U' / s of the covariance U diag(v) U': p = 1/2 whitens; with p = 1/4, and s for a mean variance of
+    1, the directions keep their order, so that noise hides those of little variance first.
+    """
 
     center: Tensor  # (D,)
     scale: Tensor  # (), the standard deviation; 1 with whitening
@@ -38,8 +44,8 @@ class LatentScaling(nn.Module):
         self.kind = kind
         self.register_buffer("center", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("whitening", torch.eye(dim) if kind == "whiten" else None)
-        self.register_buffer("coloring", torch.eye(dim) if kind == "whiten" else None)
+        self.register_buffer("whitening", torch.eye(dim) if kind in POWERS else None)
+        self.register_buffer("coloring", torch.eye(dim) if kind in POWERS else None)
         self.register_buffer("num_vectors", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -75,9 +81,11 @@ class LatentScaling(nn.Module):
             return
         assert self.whitening is not None and self.coloring is not None
         variances, directions = torch.linalg.eigh(covariance)  # (D,), (D, D) float64
-        deviations = variances.clamp(min=FLOOR * float(variances.max())).sqrt()
-        self.whitening.copy_(directions / deviations @ directions.T)
-        self.coloring.copy_(directions * deviations @ directions.T)
+        divisors = variances.clamp(min=FLOOR * float(variances.max())) ** POWERS[self.kind]
+        if self.kind != "whiten":
+            divisors = divisors * (variances.clamp(min=0) / divisors**2).mean().sqrt()
+        self.whitening.copy_(directions / divisors @ directions.T)
+        self.coloring.copy_(directions * divisors @ directions.T)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scaled latents (B, L, D), in float32 also under autocast; zeros where mask (B, L) is False."""

@@ -152,16 +152,18 @@ class Recipe:
             corpus.require_classes("--condition class")
         if self.args.condition == "source" and corpus.train.sources is None:
             raise UserError(f"--condition source: the texts of {corpus.name} have no sources: leave it out")
-        if self.args.way not in (None, plan.SCRATCH_WAY) and models["language_model"] is None:
+        if self.args.way not in (None, *plan.TRAINED_HERE) and models["language_model"] is None:
             raise UserError(f"--way {self.args.way} needs a language model: name one with --language_model")
         self._write_folder()
-        encoder = models["encoder_model"]
+        language_model, encoder = models["language_model"], models["encoder_model"]
+        way = self.args.way or plan.WAY_OF_MODELS[language_model is not None, encoder is not None][0]
+        encoder = encoder if way == plan.PRETRAINED_WAY else None  # of no other way: its tokens count nothing there
         speed, tokenizer = (0.0, None) if encoder is None else encoding_speed(encoder, corpus.train.texts)
         if self.other is not None:
             speed = self.other.encoding_speed(encoder) or speed  # another number of texts would be another decoder
         facts = measure(corpus, tokenizer)
         _log(f"{corpus.name}: {facts.describe()}")
-        machine = Machine(models["language_model"], models["encoder_model"], speed, pick_device().type == "cuda")
+        machine = Machine(language_model, models["encoder_model"], speed, pick_device().type == "cuda")
         choices = plan.choose(facts, machine, 60 * self.args.minutes, self.given)
         flags = " ".join(f"--{name} {shlex.quote(value)}" for name, value in names.items() if value is not None)
         self.state = {

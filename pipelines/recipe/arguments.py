@@ -23,7 +23,8 @@ CHOSEN = {  # choice -> type and help of the flag that replaces it
     "way": (
         str,
         "pretrained (frozen embeddings, a pretrained decoder), perceiver (an autoencoder is trained here; the "
-        "same decoder), or scratch (nothing pretrained)",
+        "same decoder), scratch (nothing pretrained: a language model is trained here, whose pooled states are "
+        "latents), or autoencoder (nothing pretrained: a BART and an autoencoder around it)",
     ),
     "max_train_texts": (int, "training texts to use"),
     "max_seq_len": (int, "longest text, in tokens"),
@@ -44,17 +45,17 @@ CHOSEN = {  # choice -> type and help of the flag that replaces it
     "cls_free_guidance": (float, "weight of guidance by class or source; 1: none"),
     "decoder_batch_size": (int, "texts a step of the decoder"),
 }
-# The same for the way without pretrained models: python -m latent_models.pretraining and train_latent_model.py.
+# The same of models that are trained here.
 CHOSEN_FROM_SCRATCH = {
-    "d_model": (int, "without pretrained models: width of the BART"),
-    "layers": (int, "without pretrained models: layers of its encoder and of its decoder"),
-    "vocab_size": (int, "without pretrained models: vocabulary of the BART"),
-    "num_encoder_latents": (int, "without pretrained models: latents of a text"),
-    "dim_ae": (int, "without pretrained models: width of a latent"),
+    "d_model": (int, "width of the language model that is trained here"),
+    "layers": (int, "its layers; of a BART those of its encoder, and of its decoder"),
+    "vocab_size": (int, "its vocabulary"),
+    "num_encoder_latents": (int, "latents of a text of the autoencoder"),
+    "dim_ae": (int, "width of such a latent"),
 }
 
 STAGE_TITLES = {
-    "language_model": "BART that is trained here",
+    "language_model": "language model that is trained here",
     "adapted": "adaptation of the decoder",
     "joint": "joint training",
 }
@@ -81,7 +82,7 @@ def parser(description: str | None = None) -> ArgumentParser:
         "denoiser")  # fmt: skip
     add("--no_adapt_decoder", dest="adapt_decoder", action="store_false", help="do not: the default")
     add("--joint", action="store_true", default=None, help="after the denoiser train it and the autoencoder together "
-        "(only with --way scratch)")  # fmt: skip
+        "(only with --way autoencoder)")  # fmt: skip
     add("--count_evaluation", action="store_true", help="the minutes contain the evaluation, too")
     add("--reuse", type=Path, metavar="DIR", help="folder of another recipe: its first stages are taken over as long "
         "as they are the same here, and their time counts as spent")  # fmt: skip

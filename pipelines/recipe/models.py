@@ -62,10 +62,10 @@ def check_adapters(models: Mapping[str, str | None], given: Mapping[str, Any]) -
     """UserError if the decoder would train LoRA adapters, and their package is not installed."""
     from importlib.util import find_spec
 
-    from pipelines.recipe.plan import SCRATCH_WAY
+    from pipelines.recipe.plan import TRAINED_HERE
     from utils.errors import UserError
 
-    if models["language_model"] is None or given.get("way") == SCRATCH_WAY:
+    if models["language_model"] is None or given.get("way") in TRAINED_HERE:
         return
     if find_spec("peft") is None and "--decoder_mode" not in (given.get("decoder_flags") or ""):
         raise UserError(

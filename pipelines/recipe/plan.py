@@ -14,8 +14,13 @@ from typing import Any
 from pipelines.recipe.corpus_facts import CorpusFacts
 from utils.errors import UserError
 
-# Frozen embeddings and a pretrained decoder; an autoencoder trained here and that decoder; everything trained here.
-PRETRAINED_WAY, PERCEIVER_WAY, SCRATCH_WAY = WAYS = ("pretrained", "perceiver", "scratch")
+# Latents and decoder. pretrained: frozen embeddings, a pretrained language model; perceiver: those of an autoencoder
+# that is trained here, and that model; scratch: pooled states of a language model that is trained here, and itself;
+# autoencoder: a BART and an autoencoder around it, both trained here.
+WAYS = ("pretrained", "perceiver", "scratch", "autoencoder")
+PRETRAINED_WAY, PERCEIVER_WAY, SCRATCH_WAY, AUTOENCODER_WAY = WAYS
+POOLED = (PRETRAINED_WAY, SCRATCH_WAY)  # ways whose latents are pooled states of a model that stays frozen
+TRAINED_HERE = (SCRATCH_WAY, AUTOENCODER_WAY)  # ways without anything pretrained
 SHORT_TEXT = 40  # words: one vector of a sentence encoder holds about so much
 MOST_VECTORS = 16
 ENCODING_SHARE = 0.1  # of the budget, at most, for encoding the texts
@@ -56,18 +61,21 @@ SHARES = {
     (PRETRAINED_WAY, "one"): {"decoder": 0.8, "diffusion": 0.2},
     (PRETRAINED_WAY, "several"): {"decoder": 0.66, "diffusion": 0.34},
     (PERCEIVER_WAY, "several"): {"lm": 0.12, "autoencoder": 0.2, "decoder": 0.42, "diffusion": 0.26},
-    (SCRATCH_WAY, "several"): {"lm": 0.2, "autoencoder": 0.5, "diffusion": 0.3},
+    (SCRATCH_WAY, "one"): {"causal_lm": 0.4, "decoder": 0.4, "diffusion": 0.2},
+    (SCRATCH_WAY, "several"): {"causal_lm": 0.35, "decoder": 0.35, "diffusion": 0.3},
+    (AUTOENCODER_WAY, "several"): {"lm": 0.2, "autoencoder": 0.5, "diffusion": 0.3},
 }
 ADAPTED_STAGE = {  # way -> the stage whose time is shared with the adaptation of the decoder, and the part taken
     PRETRAINED_WAY: ("decoder", 0.2),
     PERCEIVER_WAY: ("decoder", 0.2),
-    SCRATCH_WAY: ("diffusion", 0.5),
+    SCRATCH_WAY: ("decoder", 0.2),
+    AUTOENCODER_WAY: ("diffusion", 0.5),
 }
 JOINT_PART = 0.4  # of the time of the denoiser, for training it together with the autoencoder
-ORDER = ("lm", "autoencoder", "decoder", "diffusion", "joint", "adapted")
+ORDER = ("causal_lm", "lm", "autoencoder", "decoder", "diffusion", "joint", "adapted")
 
 MOST_FLAT = 1024  # numbers of a latent that a residual MLP reads at once
-_ALL_HERE = "no pretrained language model: a BART, an autoencoder robust to noise and its decoder are trained here"
+_ALL_HERE = "no pretrained language model: one is trained here, whose pooled states are latents, and which decodes them"
 WAY_OF_MODELS = {  # (is there a language model, is there an encoder) -> way and reason
     (True, True): (PRETRAINED_WAY, "frozen sentence embeddings, and a pretrained language model that decodes them"),
     (True, False): (PERCEIVER_WAY, "no encoder: latents of an autoencoder trained here, a pretrained decoder"),
@@ -98,28 +106,29 @@ def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[
     make = _Maker(given)
     way, why = WAY_OF_MODELS[machine.language_model is not None, machine.encoder_model is not None]
     way = make("way", way, why)
-    limit = 256 if way == PRETRAINED_WAY else 128
+    limit = 256 if way in POOLED else 128
     length = min(limit, 8 * math.ceil(max(16, facts.tokens) / 8))
     make("max_seq_len", length, f"99 of 100 texts have at most {facts.tokens} tokens")
     _choose_condition(make, facts)
-    if way == PRETRAINED_WAY:
+    if way in POOLED:
         _choose_space(make, facts)
+    if way == PRETRAINED_WAY:
         _choose_texts(make, facts, machine, seconds)
     else:
-        make("max_train_texts", facts.texts, "every text: the stages read them as they go")
-        _choose_small_models(make, facts, seconds)
+        make("max_train_texts", facts.texts, "every text: the models that are trained here encode them fast")
+        _choose_small_models(make, facts, seconds, way)
     _choose_denoiser(make, facts, seconds, way)
     _choose_denoiser_share(make, seconds, way)
-    if way != SCRATCH_WAY:
+    if way != AUTOENCODER_WAY:
         batch, where = (128, "a GPU computes many texts at once; ") if machine.has_gpu else (32, "")
         make("decoder_batch_size", batch, f"{where}halved until {FEWEST_STEPS} steps fit into the time of the decoder")
     make("adapt_decoder", False, "the decoder was trained on noised latents, and reads how much noise they have")
-    if way == SCRATCH_WAY:
+    if way == AUTOENCODER_WAY:
         make("joint", False, "latents stay as they are: each text is encoded once")
     elif given.get("joint"):
         raise UserError(
             f"--joint trains an autoencoder with its denoiser, and latents of --way {way} stay as they are, since a "
-            "pretrained model decodes them: add --way scratch, or leave --joint out"
+            "language model decodes them that does not train with it: add --way autoencoder, or leave --joint out"
         )
     return make.made
 
@@ -166,24 +175,33 @@ def _choose_texts(make: _Maker, facts: CorpusFacts, machine: Machine, seconds: f
     )
 
 
-def _choose_small_models(make: _Maker, facts: CorpusFacts, seconds: float) -> None:
-    """Sizes of the from-scratch way by the budget: a step of a larger model takes longer."""
+def _choose_small_models(make: _Maker, facts: CorpusFacts, seconds: float, way: str) -> None:
+    """Sizes of what is trained here by the budget: a step of a larger model takes longer."""
     width, layers = (128, 2) if seconds < 1800 else (256, 3) if seconds < 8 * 3600 else (384, 4)
-    make("d_model", width, f"the BART of {seconds / 60:g} minutes")
-    make("layers", layers, "of its encoder, and of its decoder")
+    make("d_model", width, f"the language model of {seconds / 60:g} minutes")
     make("vocab_size", 2000 if facts.texts < 5_000 else 4000, f"{facts.texts:,} texts")
+    if way == SCRATCH_WAY:
+        make("layers", 2 * layers, "of the causal language model")
+        return
+    make("layers", layers, "of the encoder of the BART, and of its decoder")
     latents = 16 if facts.words <= SHORT_TEXT else 32
     make("num_encoder_latents", latents, f"texts of {facts.words:g} words; few latents are robust to sampling errors")
     make("dim_ae", 32, "narrow latents are easier to generate")
 
 
+def _number(choices: Mapping[str, Choice]) -> str:
+    """Whether a text has one vector, or several: a key of SHARES."""
+    one = choices["way"].value in POOLED and choices["num_sentence_latents"].value == 1
+    return "one" if one else "several"
+
+
 def _choose_denoiser_share(make: _Maker, seconds: float, way: str) -> None:
-    if way == PRETRAINED_WAY and make.made["num_sentence_latents"].value == 1:
+    if way == PRETRAINED_WAY and _number(make.made) == "one":
         short = seconds < SHORT_BUDGET
         why = "below some hundred steps it knows no latents" if short else "its loss is flat after some thousand steps"
         make("denoiser_share", 0.26 if short else 0.2, f"part of the time after encoding; {why}")
     else:
-        make("denoiser_share", SHARES[way, "several"]["diffusion"], "part of the training time")
+        make("denoiser_share", SHARES[way, _number(make.made)]["diffusion"], "part of the training time")
 
 
 def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str) -> None:
@@ -201,11 +219,11 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
         )
         make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
     else:
-        large = way == PRETRAINED_WAY or seconds >= 1800
+        large = way in POOLED or seconds >= 1800
         width = make("tx_dim", 384 if large and not small else 192, why)
         make("tx_depth", 6 if large else 4, why)
         make("denoiser_batch_size", 128 if large else 64, "texts a step; halved below 800 steps")
-        if way == PRETRAINED_WAY and width >= 384:
+        if way in POOLED and width >= 384:
             make("denoiser_learning_rate", 5e-4, "with the linear denoiser a wide transformer stalls at 1e-3")
         else:
             make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
@@ -221,7 +239,7 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
 
 def _variant(make: _Maker, way: str) -> tuple[str, str]:
     """The denoiser and the reason."""
-    if way == PRETRAINED_WAY:
+    if way in POOLED:
         if make.made["num_sentence_latents"].value == 1:
             return "mlp", "one vector: a residual MLP"
         return "latent", "several vectors: a transformer over them"
@@ -235,14 +253,12 @@ def _variant(make: _Maker, way: str) -> tuple[str, str]:
 
 def shares(choices: Choices) -> dict[str, float]:
     """The stages in their order, each with its share of the time that is left for training."""
-    way = choices["way"].value
-    several = way != PRETRAINED_WAY or choices["num_sentence_latents"].value > 1
-    found = dict(SHARES[way, "several" if several else "one"])
+    found = dict(SHARES[choices["way"].value, _number(choices)])
     share = float(choices["denoiser_share"].value)
     others = (1 - share) / (1 - found["diffusion"])
     found = {name: share if name == "diffusion" else others * part for name, part in found.items()}
     if choices["adapt_decoder"].value:
-        stage, part = ADAPTED_STAGE[way]
+        stage, part = ADAPTED_STAGE[choices["way"].value]
         found["adapted"] = part * found[stage]
         found[stage] -= found["adapted"]
     if "joint" in choices and choices["joint"].value:

@@ -10,9 +10,20 @@ from typing import Any
 
 from pipelines.adapt_decoder import as_words, network_flags
 from pipelines.cli.configs import AutoencoderConfig
-from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN, TEXT_DECODER
+from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, DIFFUSION, PRETRAIN, TEXT_DECODER
 from pipelines.recipe.left_out import left_out, without_flags
-from pipelines.recipe.plan import FEWEST_STEPS, PRETRAINED_WAY, SCRATCH_WAY, Choice, Choices, Steps, shares
+from pipelines.recipe.plan import (
+    AUTOENCODER_WAY,
+    FEWEST_STEPS,
+    POOLED,
+    PRETRAINED_WAY,
+    SCRATCH_WAY,
+    TRAINED_HERE,
+    Choice,
+    Choices,
+    Steps,
+    shares,
+)
 from pipelines.stages import ROBUST_AUTOENCODER, Stage
 from utils.cli.parse import check_flags
 from utils.cli.settings import Program, Settings
@@ -22,6 +33,8 @@ SHOWN = 16  # samples of the training of a denoiser
 NO_SCORER = "no_scorer"  # folder of a scorer of no use but for the evaluation that ends a training
 DECODED_PER_SECOND = 0.05  # texts for each second of training: SmolLM2 decodes five a second on two cores
 DECODER_NOISE = 0.5  # of samples, as a part of the largest noise that the decoder of an autoencoder was trained with
+OWN_MODEL = "{root}/causal_lm/model"  # the language model that is trained here, an ordinary Hugging Face folder
+POOLED_LAYER = 2  # of it, or its last one, whose states are latents: texts with near ones share more words than of later
 LATENT_CACHE = "latent_cache"  # folder of the encoded corpus, which all stages and their probes share
 
 
@@ -46,6 +59,10 @@ STAGE_ROWS = {
         TEXT_DECODER, "a language model learns to write a text from its latents", "validation.json", "decoder_flags",
         batch_size="decoder_batch_size", fewest=FEWEST_STEPS, with_fewer="texts do not follow their latents",
         steps_flag="decoder_steps",
+    ),
+    "causal_lm": StageRow(
+        CAUSAL_LM, "a small causal language model", "model/config.json", "language_model_flags", least_batch=32,
+        steps_flag="language_model_steps",
     ),
     "lm": StageRow(PRETRAIN, "a small BART, pretrained by denoising", "validation.json", "language_model_flags",
                    steps_flag="language_model_steps"),
@@ -103,16 +120,16 @@ class Setting:
     @property
     def parts(self) -> dict[str, str | None]:
         """The pretrained models that the way uses, by their flags."""
-        reads = self.value("way") == PRETRAINED_WAY
+        way = self.value("way")
         return {
-            "language_model": None if self.scratch else self.language_model,
-            "encoder_model": self.encoder_model if reads else None,
+            "language_model": None if way in TRAINED_HERE else self.language_model,
+            "encoder_model": self.encoder_model if way == PRETRAINED_WAY else None,
         }
 
     @property
-    def scratch(self) -> bool:
+    def autoencoder_decodes(self) -> bool:
         """Whether the decoder is that of the autoencoder."""
-        return bool(self.value("way") == SCRATCH_WAY)
+        return bool(self.value("way") == AUTOENCODER_WAY)
 
     def batch_size(self, stage: str) -> int:
         row = STAGE_ROWS[stage]
@@ -121,7 +138,7 @@ class Setting:
     @property
     def latents(self) -> str:
         """The stage whose run folder holds the latent space of the denoiser."""
-        return "autoencoder" if self.scratch else "decoder"
+        return "autoencoder" if self.autoencoder_decodes else "decoder"
 
     @property
     def denoiser(self) -> str:
@@ -160,7 +177,7 @@ def make_stage(name: str, setting: Setting, steps: Steps) -> Stage:
     """The stage of that name with all its flags; those of the user come last, so that they replace ours."""
     row = STAGE_ROWS[name]
     program = row.program
-    if name == "adapted" and not setting.scratch:
+    if name == "adapted" and not setting.autoencoder_decodes:
         program = TEXT_DECODER
     words = [
         setting.corpus,
@@ -182,12 +199,39 @@ def log_interval(steps: Steps) -> int:
     return max(1, min(50, often, steps.steps // 4))
 
 
+def _causal_lm(setting: Setting, steps: Steps) -> str:
+    c = setting.value
+    every = max(1, steps.steps // 4)  # the best of four: it overfits a small corpus
+    sources = f" --max_source_len {c('max_seq_len')}" if c("condition") == "source" else _sources(setting)
+    return (
+        f"--max_seq_len {c('max_seq_len') + _prefix_tokens(setting, steps)}"  # it will read a prefix before a text
+        f" --tokenizer bpe --vocab_size {c('vocab_size')} --d_model {c('d_model')} --layers {c('layers')} --heads 4"
+        f" --learning_rate 1e-3 --eval_every {every}{sources}"
+    )
+
+
+def _prefix_tokens(setting: Setting, steps: Steps) -> int:
+    """Vectors that the decoder reads before a text, with the flags of the user."""
+    from latent_models.causal.prefix import default_prefix_tokens
+
+    typed = check_flags(TEXT_DECODER, shlex.split(make_stage("decoder", setting, steps).flags)).config.decoder
+    latents = int(setting.value("num_sentence_latents"))
+    return latents * (typed.num_prefix_tokens or default_prefix_tokens(latents))
+
+
+def _sources(setting: Setting) -> str:
+    return " --ignore_sources" if setting.has_sources and setting.value("condition") != "source" else ""
+
+
 def _decoder(setting: Setting, steps: Steps) -> str:
-    assert setting.language_model is not None
-    model = shlex.quote(setting.language_model)
+    if setting.value("way") == SCRATCH_WAY:
+        model = f"--decoder_model {OWN_MODEL} --decoder_mode ft --learning_rate 1e-3"
+    else:
+        assert setting.language_model is not None
+        model = f"--decoder_model {shlex.quote(setting.language_model)} --lora_rank 16 --learning_rate 2e-3"
     source = " --source_prompt" if setting.value("condition") == "source" else ""
     return (
-        f"{_space(setting)}{source} --decoder_model {model} --lora_rank 16 --max_latent_noise 0.6 --learning_rate 2e-3"
+        f"{_space(setting)}{source} {model} --max_latent_noise 0.6"
         f" --eval_every {max(1, steps.steps)} --save_every {_part(steps, 10)}"
         f" --eval_texts {decoded_texts(steps)} --latent_cache_dir {{root}}/{LATENT_CACHE}"
     )
@@ -199,11 +243,16 @@ def decoded_texts(steps: Steps) -> int:
 
 
 def _space(setting: Setting) -> str:
-    if setting.value("way") != PRETRAINED_WAY:
+    if setting.value("way") not in POOLED:
         return "--latent_model_path {root}/autoencoder"
-    assert setting.encoder_model is not None
+    if setting.value("way") == SCRATCH_WAY:
+        layer = min(POOLED_LAYER, int(setting.value("layers")))
+        encoder = f"{OWN_MODEL} --encoder_layer {layer} --latent_scaling half_whiten"
+    else:
+        assert setting.encoder_model is not None
+        encoder = shlex.quote(setting.encoder_model)
     pooling, number = setting.value("pooling"), setting.value("num_sentence_latents")
-    space = f"--latent_space sentence --encoder_model {shlex.quote(setting.encoder_model)} --pooling {pooling}"
+    space = f"--latent_space sentence --encoder_model {encoder} --pooling {pooling}"
     return space + (f" --num_sentence_latents {number}" if number > 1 else "")
 
 
@@ -239,14 +288,13 @@ def _autoencoder_settings(setting: Setting, steps: Steps) -> Settings[Autoencode
 def _diffusion(setting: Setting, steps: Steps) -> str:
     c = setting.value
     condition = " --class_conditional" if c("condition") == "class" else ""
-    if setting.has_sources and c("condition") != "source":
-        condition += " --ignore_sources"
+    condition += _sources(setting)
     network = f"--denoiser_variant {c('denoiser_variant')} --tx_dim {c('tx_dim')} --tx_depth {c('tx_depth')}"
     if c("denoiser_variant") != "mlp":
         network += " --scale_shift"
         if setting.denoiser == "diffusion":  # latents stay as they are
             network += " --linear_denoiser"
-    if setting.scratch and not _autoencoder_settings(setting, steps).config.perceiver.l2_normalize_latents:
+    if setting.autoencoder_decodes and not _autoencoder_settings(setting, steps).config.perceiver.l2_normalize_latents:
         network += " --normalize_latent"
     return (
         f"--latent_model_path {{root}}/{setting.latents} {network} --self_condition --disable_dropout"
@@ -272,7 +320,7 @@ def _decoding(setting: Setting, steps: Steps) -> str:
     flags = f"--decoding {setting.decoding}"
     if setting.decoding == "nucleus":
         flags += f" --top_p {setting.value('top_p')}"
-    if not setting.scratch or setting.value("adapt_decoder"):
+    if not setting.autoencoder_decodes or setting.value("adapt_decoder"):
         return flags
     autoencoder = _autoencoder_settings(setting, steps).config
     if not autoencoder.latent_augmentation.noise_level_conditioning:
@@ -281,7 +329,7 @@ def _decoding(setting: Setting, steps: Steps) -> str:
 
 
 def _adapted(setting: Setting, steps: Steps) -> str:
-    if setting.scratch:
+    if setting.autoencoder_decodes:
         network = network_flags(_autoencoder_settings(setting, steps).values)
         words = [word for name, value in network.items() for word in as_words(AUTOENCODER, name, value)]
         trained = "{root}/joint/autoencoder" if setting.denoiser == "joint" else "{root}/autoencoder"
@@ -297,7 +345,7 @@ def _adapted(setting: Setting, steps: Steps) -> str:
 
 
 FLAGS: Mapping[str, Callable[[Setting, Steps], str]] = {
-    "decoder": _decoder, "lm": _lm, "autoencoder": _autoencoder, "diffusion": _diffusion, "joint": _joint,
+    "decoder": _decoder, "causal_lm": _causal_lm, "lm": _lm, "autoencoder": _autoencoder, "diffusion": _diffusion, "joint": _joint,
     "adapted": _adapted,
 }  # fmt: skip
 

@@ -149,8 +149,22 @@ def test_whitened_latents_have_the_identity_covariance():
     assert torch.equal(again(x), scaling(x))
 
 
+def test_half_whitened_latents_have_the_square_roots_of_the_variances():
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q
+    before = torch.tensor([9.0, 4.0, 1.0, 0.25])
+    x = torch.randn(4000, 1, 4, generator=generator)
+    x = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(x[:, 0].T.cov(correction=0)).T)  # exactly white
+    x = x * before.sqrt() @ directions.T - 3
+    scaling = LatentScaling(4, "half_whiten")
+    scaling.estimate((part, None) for part in x.split(50))
+    found = (scaling(x)[:, 0] @ directions).T.cov(correction=0)
+    torch.testing.assert_close(found, torch.diag(before.sqrt() / before.sqrt().mean()), atol=1e-3, rtol=0)
+    torch.testing.assert_close(scaling.inverse(scaling(x)), x, atol=1e-4, rtol=1e-4)
+
+
 def test_equal_latents_cannot_be_scaled():
-    for kind in ("standard", "whiten"):
+    for kind in ("standard", "half_whiten", "whiten"):
         with pytest.raises(UserError, match="are equal"):
             LatentScaling(2, kind).estimate([(torch.ones(5, 1, 2), None)])
     scaling = LatentScaling(2, "none")

@@ -56,8 +56,8 @@ def setting(facts, given, machine=None) -> Setting:
 
 def trained_decoder(root: Path, way: str) -> None:
     """args.json of the runs that the last stage reads."""
-    latents = {"encoder_model": "encoder"} if way == "pretrained" else {"latent_model_path": "autoencoder"}
-    space = {"latent_space": "sentence" if way == "pretrained" else "compressed"}
+    latents = {"encoder_model": "encoder"} if way in plan.POOLED else {"latent_model_path": "autoencoder"}
+    space = {"latent_space": "sentence" if way in plan.POOLED else "compressed"}
     for name, args in (
         ("decoder", {"decoder_model": "a b/lm", **latents, **space}),
         ("autoencoder", {"program": "train_latent_model.py"}),
@@ -68,7 +68,7 @@ def trained_decoder(root: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("facts", [CAPTIONS, STORIES, PAIRS, CLASSES])
-@pytest.mark.parametrize("way", ["pretrained", "perceiver", "scratch"])
+@pytest.mark.parametrize("way", ["pretrained", "perceiver", "scratch", "autoencoder"])
 @pytest.mark.parametrize("adapt", [True, False])
 def test_the_flags_of_every_stage_are_those_of_its_program(facts, way, adapt, tmp_path):
     made = setting(facts, {"way": way, "adapt_decoder": adapt, "denoiser_flags": "--clip_grad_norm 0.5"})
@@ -93,7 +93,7 @@ def test_the_flags_of_every_stage_are_those_of_its_program(facts, way, adapt, tm
 def test_the_evaluation_is_of_the_run_in_which_the_denoiser_trained_last(tmp_path):
     judges = {"scorer": "a b", "mauve_encoder": None}
     for joint, run in ((None, "diffusion"), (True, "joint")):
-        made = setting(CAPTIONS, {"way": "scratch", "joint": joint})
+        made = setting(CAPTIONS, {"way": "autoencoder", "joint": joint})
         words = fill(evaluation_flags(made, 9, judges), root=tmp_path)
         assert words[words.index("--resume_dir") + 1] == str(tmp_path / run)
         assert words[words.index("--scorer") + 1] == "a b" and "--mauve_encoder" not in words
@@ -110,7 +110,7 @@ def test_the_evaluation_is_of_the_run_in_which_the_denoiser_trained_last(tmp_pat
     ],
 )
 def test_samples_get_half_of_the_noise_that_a_decoder_was_trained_with_and_reads(flags, noise, tmp_path):
-    made = setting(CAPTIONS, {"way": "scratch", "autoencoder_flags": flags})
+    made = setting(CAPTIONS, {"way": "autoencoder", "autoencoder_flags": flags})
     stages = {name: make_stage(name, made, choose_steps(600, 2, 5, 32)) for name in ("autoencoder", "diffusion")}
     autoencoder = check_flags(
         AUTOENCODER, stages["autoencoder"].argv(tmp_path), rules_without_folders(AUTOENCODER)
@@ -125,8 +125,10 @@ def test_a_transformer_is_added_to_the_best_linear_denoiser_and_an_mlp_is_not(tm
         (CAPTIONS, {}, False),
         (STORIES, {}, True),
         (CAPTIONS, {"way": "scratch"}, False),
-        (CAPTIONS, {"way": "scratch", "denoiser_variant": "latent"}, True),
-        (CAPTIONS, {"way": "scratch", "denoiser_variant": "latent", "joint": True}, False),  # latents change
+        (STORIES, {"way": "scratch"}, True),
+        (CAPTIONS, {"way": "autoencoder"}, False),
+        (CAPTIONS, {"way": "autoencoder", "denoiser_variant": "latent"}, True),
+        (CAPTIONS, {"way": "autoencoder", "denoiser_variant": "latent", "joint": True}, False),  # latents change
     ):
         stage = make_stage("diffusion", setting(facts, given), choose_steps(600, 2, 5, 32))
         assert (
@@ -151,7 +153,7 @@ def test_a_transformer_is_added_to_the_best_linear_denoiser_and_an_mlp_is_not(tm
     ],
 )
 def test_an_adapted_decoder_has_the_network_of_the_autoencoder(flags, joint, tmp_path):
-    made = setting(CAPTIONS, {"way": "scratch", "autoencoder_flags": flags, "joint": joint, "adapt_decoder": True})
+    made = setting(CAPTIONS, {"way": "autoencoder", "autoencoder_flags": flags, "joint": joint, "adapt_decoder": True})
     steps, found = choose_steps(600, 2, 5, 32), {}
     for name in shares(made.choices):
         stage = make_stage(name, made, steps)
@@ -237,7 +239,9 @@ def test_a_flag_replaces_each_choice():
     for name, (kind, _) in {**CHOSEN, **CHOSEN_FROM_SCRATCH}.items():
         value = kind(typed.get(name, 0.5 if kind is float else 2))
         machine = Machine(None, None) if name in CHOSEN_FROM_SCRATCH else Machine("lm", "encoder", 400)
-        given = {name: value} | ({"pooling": "segments"} if name == "num_sentence_latents" else {})
+        more = {"num_sentence_latents": {"pooling": "segments"}}
+        more |= dict.fromkeys(("num_encoder_latents", "dim_ae"), {"way": "autoencoder"})
+        given = {name: value, **more.get(name, {})}
         assert choose(CAPTIONS, machine, 3600, given)[name].value == value, name
 
 
@@ -306,10 +310,10 @@ def record(out: Path) -> dict:
         ("--language_model /nowhere/lm --encoder_model /nowhere/encoder", "/nowhere/encoder"),
         ("--train_file /nowhere/texts.txt", "/nowhere/texts.txt"),
         ("--joint", "latents of --way pretrained stay as they are"),
-        ("--way scratch --num_encoder_latents 8 --autoencoder_flags=--autoencoder=per_token", "leave it out"),
-        ("--way scratch --autoencoder_flags=--kl_weigth=1", "autoencoder stage would end at once: unknown flag"),
+        ("--way autoencoder --num_encoder_latents 8 --autoencoder_flags=--autoencoder=per_token", "leave it out"),
+        ("--way autoencoder --autoencoder_flags=--kl_weigth=1", "autoencoder stage would end at once: unknown flag"),
         (
-            "--way scratch --adapt_decoder --adapted_flags=--num_layers=few",
+            "--way autoencoder --adapt_decoder --adapted_flags=--num_layers=few",
             "adapted stage would end at once: --num_layers",
         ),
         ("--joint_flags=--learning_rate=1e-5", "(stages: decoder, diffusion): leave it out, or add --joint"),
@@ -403,12 +407,15 @@ def test_a_folder_without_a_recipe_is_one_line(files, tmp_path, capsys):
         ("pairs", "--condition none --adapt_decoder"),
         ("captions", "--way perceiver"),
         ("classes", "--language_model none --encoder_model none"),
-        ("classes", "--way scratch --joint --adapt_decoder"),
-        ("pairs", "--way scratch --adapt_decoder"),
-        ("captions", "--way scratch --adapt_decoder --decoding greedy"),
-        ("captions", "--way scratch --autoencoder_flags=--autoencoder=per_token"),
-        ("captions", "--way scratch --joint --autoencoder_flags=--kl_weight=0.1"),
-        ("captions", "--way scratch --autoencoder_flags=--max_latent_noise=0"),
+        ("stories", "--way scratch --adapt_decoder"),
+        ("pairs", "--way scratch"),
+        ("pairs", "--way scratch --condition none"),
+        ("classes", "--way autoencoder --joint --adapt_decoder"),
+        ("pairs", "--way autoencoder --adapt_decoder"),
+        ("captions", "--way autoencoder --adapt_decoder --decoding greedy"),
+        ("captions", "--way autoencoder --autoencoder_flags=--autoencoder=per_token"),
+        ("captions", "--way autoencoder --joint --autoencoder_flags=--kl_weight=0.1"),
+        ("captions", "--way autoencoder --autoencoder_flags=--max_latent_noise=0"),
     ],
 )
 def test_every_kind_of_corpus_comes_to_its_page(files, tmp_path, capsys, corpus, more):
@@ -426,7 +433,7 @@ def test_every_kind_of_corpus_comes_to_its_page(files, tmp_path, capsys, corpus,
     assert found["seconds"]["total"] > 0
     if (out / "adapted").is_dir():  # its samples are decoded by the adapted decoder, without a flag
         assert texts_of(run, corpus) == texts_of(run, corpus, f"--latent_model_path={out / 'adapted'}")
-    if "scratch" not in more and "none" not in more.split("--condition")[0]:
+    if "--way" not in more and "none" not in more.split("--condition")[0]:
         assert any("flatter" in note for note in found["evaluation"]["notes"])
     capsys.readouterr()
     assert recipe.main(words(files, out, corpus, more)) == 0  # nothing is done twice

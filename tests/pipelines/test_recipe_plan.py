@@ -88,10 +88,15 @@ def test_small_corpora_and_small_budgets_get_small_denoisers():
 def test_without_a_pretrained_language_model_everything_is_trained_on_the_texts(machine):
     choices = choose(CAPTIONS, machine, 3 * HOUR, {})
     made = {name: choice.value for name, choice in choices.items()}
-    assert made["way"] == "scratch" and made["num_encoder_latents"] == 16 and "pooling" not in made
+    assert made["way"] == "scratch" and made["pooling"] == "mean" and "num_encoder_latents" not in made
     assert made["denoiser_variant"] == "mlp" and made["max_train_texts"] == 144_000
-    assert list(shares(choices)) == ["lm", "autoencoder", "diffusion"]
+    assert list(shares(choices)) == ["causal_lm", "decoder", "diffusion"]
     assert made["d_model"] > values(CAPTIONS, SCRATCH, 600)["d_model"]
+    stories = values(STORIES, SCRATCH)
+    assert stories["pooling"] == "sentences" and stories["denoiser_variant"] == "latent"
+    made = values(CAPTIONS, SCRATCH, way="autoencoder")
+    assert made["num_encoder_latents"] == 16 and "pooling" not in made and made["layers"] == 3
+    assert list(shares(choose(CAPTIONS, SCRATCH, HOUR, {"way": "autoencoder"}))) == ["lm", "autoencoder", "diffusion"]
 
 
 def test_without_an_encoder_an_autoencoder_is_trained_and_the_pretrained_decoder_used():
@@ -103,9 +108,12 @@ def test_without_an_encoder_an_autoencoder_is_trained_and_the_pretrained_decoder
 
 
 def test_latents_of_few_numbers_get_an_mlp_and_others_a_transformer():
-    assert values(CAPTIONS, SCRATCH, num_encoder_latents=16, dim_ae=64)["denoiser_variant"] == "mlp"
-    assert values(CAPTIONS, SCRATCH, num_encoder_latents=32, dim_ae=64)["denoiser_variant"] == "latent"
-    assert values(CAPTIONS, SCRATCH, autoencoder_flags="--autoencoder per_token")["denoiser_variant"] == "latent"
+    for given, variant in (
+        ({"num_encoder_latents": 16, "dim_ae": 64}, "mlp"),
+        ({"num_encoder_latents": 32, "dim_ae": 64}, "latent"),
+        ({"autoencoder_flags": "--autoencoder per_token"}, "latent"),
+    ):
+        assert values(CAPTIONS, SCRATCH, way="autoencoder", **given)["denoiser_variant"] == variant
 
 
 def test_what_is_typed_replaces_a_choice_and_what_follows_from_it():
@@ -146,7 +154,8 @@ def test_a_short_budget_gives_the_denoiser_more_of_its_time():
 
 
 def test_joint_training_takes_its_time_from_the_denoiser_and_needs_an_autoencoder():
-    alone, joint = (shares(choose(CAPTIONS, SCRATCH, HOUR, {"joint": value})) for value in (None, True))
+    way = {"way": "autoencoder"}
+    alone, joint = (shares(choose(CAPTIONS, SCRATCH, HOUR, {"joint": value, **way})) for value in (None, True))
     assert list(joint) == ["lm", "autoencoder", "diffusion", "joint"]
     assert sum(joint.values()) == pytest.approx(1)
     assert joint["diffusion"] + joint["joint"] == pytest.approx(alone["diffusion"]) and "joint" not in alone
