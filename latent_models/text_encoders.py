@@ -6,7 +6,8 @@ Unlike latent_models/language_models, it has no decoder and never trains. Shapes
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,8 @@ class TextEncoder(nn.Module):
                 every["use_cache"] = False
             dtype = half_dtype(self.device.type)
             encoder = self.encoder if dtype is None else self._half.of(self.encoder, dtype)
-            out = encoder(input_ids=input_ids, attention_mask=mask.long(), **every)
+            with first_layers(encoder, self.num_layers, self.layer):
+                out = encoder(input_ids=input_ids, attention_mask=mask.long(), **every)
         return out.last_hidden_state if self.layer is None else out.hidden_states[self.layer]
 
     def fingerprint(self) -> str:
@@ -179,6 +181,25 @@ class TextEncoder(nn.Module):
         if family and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) in family.unsafe_dtypes:
             return torch.autocast(kind, enabled=False)
         return nullcontext()
+
+
+@contextmanager
+def first_layers(encoder: nn.Module, count: int, read: int | None) -> Iterator[None]:
+    """Compute no more layers of an encoder than it takes to read the states of layer `read`; None: all of them.
+
+    count: its layers. The one after `read` stays, since a norm follows the last one. An encoder whose layers are in no
+    list of their own, or in more than one, computes all.
+    """
+    found = [part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
+    if read is None or read + 1 >= count or len(found) != 1:
+        yield
+        return
+    layers, every = found[0], found[0]._modules
+    layers._modules = dict([*every.items()][: read + 1])
+    try:
+        yield
+    finally:
+        layers._modules = every
 
 
 def _is_causal(config: Any) -> bool:

@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.recipe import plan
-from pipelines.recipe.arguments import CORPUS_FLAGS, check_arguments, parser, typed_choices
+from pipelines.recipe.arguments import CORPUS_FLAGS, check_arguments, parser, typed_choices, unused
 from pipelines.recipe.models import check_adapters, encoding_speed, find_judges, find_models, parts_that_judge
 from pipelines.recipe.plan import Choices, Machine, Steps
 from pipelines.recipe.reuse import OtherRecipe
@@ -212,7 +212,7 @@ class Recipe:
             steps = None if record is None else steps_of_record(record)
             print(f"flags of {name}: {shown_command(name, self.setting, self.root, steps)}")
         print(f"({FOLLOWS}: by the rate that a probe of the stage tells, which may also halve its batch)")
-        for line in notes(self.setting):
+        for line in [*notes(self.setting), *unused(self.given, self.choices, plan.shares(self.choices))]:
             print(f"note: {line}")
         print(end="", flush=True)
 

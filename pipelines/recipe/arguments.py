@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import shlex
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.recipe.models import EXPECTED
 from pipelines.recipe.plan import WAYS
-from pipelines.recipe.stages import OWN_FLAGS, STEPS_FLAGS
+from pipelines.recipe.stages import OWN_FLAGS, STAGE_ROWS, STEPS_FLAGS
 from utils.argparse_utils import OneLineParser, choices_of
 from utils.errors import UserError
 
@@ -110,6 +111,14 @@ def parser(description: str | None = None) -> ArgumentParser:
 def typed_choices(args: Namespace) -> dict[str, Any]:
     """What was typed, by name, of all that determines the trainings: a folder that was begun goes on with the same."""
     return {name: value for name, value in vars(args).items() if value is not None and name not in FREE}
+
+
+def unused(given: Mapping[str, Any], choices: Collection[str], stages: Collection[str]) -> list[str]:
+    """A line for each flag that was typed and changes nothing here. choices: their names. stages: those trained."""
+    trained = {STAGE_ROWS[name].steps_flag for name in stages}
+    way = [name for name in (*CHOSEN, *CHOSEN_FROM_SCRATCH) if name not in choices]
+    names = [name for name in (*way, *(flag for flag in STEPS_FLAGS if flag not in trained)) if name in given]
+    return [f"--{name} changes nothing here: no stage reads it ({', '.join(stages)})" for name in names]
 
 
 def check_arguments(args: Namespace) -> None:

@@ -56,6 +56,21 @@ def test_it_reads_what_transformers_computes(family, tiny_encoder):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_layers_behind_the_one_that_is_read_are_not_computed(family, tiny_encoder):
+    encoder = TextEncoder.from_pretrained(str(tiny_encoder(family)), layer=0)
+    ids = encoder.tokenizer([TEXTS[0]], return_tensors="pt")["input_ids"]
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    ran = []
+    lists = [part for part in encoder.encoder.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == 2]
+    lists[0][1].register_forward_hook(lambda *_: ran.append(True))
+    found = encoder.encode(ids, mask)
+    assert bool(ran) == (len(lists) > 1), "only where it is not plain which list holds the layers"
+    with torch.no_grad():
+        out = encoder.encoder(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
+    assert torch.equal(found, out.hidden_states[0]) and len(ran) == 1 + (len(lists) > 1) and len(lists[0]) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_saved_encoder_is_the_same(family, tiny_encoder, tmp_path):
     encoder = TextEncoder.from_pretrained(str(tiny_encoder(family)))
     encoder.save_pretrained(tmp_path / "copy")

@@ -25,7 +25,7 @@ from pipelines.adapt_decoder import network_flags
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION
 from pipelines.recipe import __main__ as recipe
 from pipelines.recipe import plan, sample_count
-from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH, parser
+from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH, parser, unused
 from pipelines.recipe.checks import rules_without_folders
 from pipelines.recipe.corpus_facts import CorpusFacts
 from pipelines.recipe.left_out import without_flags
@@ -243,6 +243,14 @@ def test_a_flag_replaces_each_choice():
         more |= dict.fromkeys(("num_encoder_latents", "dim_ae"), {"way": "autoencoder"})
         given = {name: value, **more.get(name, {})}
         assert choose(CAPTIONS, machine, 3600, given)[name].value == value, name
+
+
+def test_a_typed_flag_that_changes_nothing_is_named():
+    stages = ("causal_lm", "decoder", "diffusion")
+    typed = {"dim_ae": 8, "d_model": 64, "joint_steps": 9, "decoder_steps": 9, "tx_dim": 64}
+    lines = unused(typed, ("d_model", "tx_dim"), stages)
+    assert [line.split()[0] for line in lines] == ["--dim_ae", "--joint_steps"]
+    assert not unused({"language_model_steps": 5, "train_file": "a"}, (), stages)
 
 
 # ------------------------------------------------------------------------------------------------------------ programs
