@@ -34,7 +34,7 @@ NO_SCORER = "no_scorer"  # folder of a scorer of no use but for the evaluation t
 DECODED_PER_SECOND = 0.05  # texts for each second of training: SmolLM2 decodes five a second on two cores
 DECODER_NOISE = 0.5  # of samples, as a part of the largest noise that the decoder of an autoencoder was trained with
 OWN_MODEL = "{root}/causal_lm/model"  # the language model that is trained here, an ordinary Hugging Face folder
-POOLED_LAYER = 2  # of it, or its last one, whose states are latents: texts with near ones share more words than of later
+POOLED_LAYER = 2  # of it, or its last one: the states that are latents; of later ones, near texts share fewer words
 LATENT_CACHE = "latent_cache"  # folder of the encoded corpus, which all stages and their probes share
 
 
@@ -345,8 +345,8 @@ def _adapted(setting: Setting, steps: Steps) -> str:
 
 
 FLAGS: Mapping[str, Callable[[Setting, Steps], str]] = {
-    "decoder": _decoder, "causal_lm": _causal_lm, "lm": _lm, "autoencoder": _autoencoder, "diffusion": _diffusion, "joint": _joint,
-    "adapted": _adapted,
+    "decoder": _decoder, "causal_lm": _causal_lm, "lm": _lm, "autoencoder": _autoencoder, "diffusion": _diffusion,
+    "joint": _joint, "adapted": _adapted,
 }  # fmt: skip
 
 
