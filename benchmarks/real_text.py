@@ -278,7 +278,7 @@ class Study:
     def _of_run(
         self, name: str, folder: Path, asked: Any, flags: Sequence[str] = ()
     ) -> tuple[list[list[str]], dict[str, Any]]:
-        from benchmarks.real_text_samples import newest_step, texts_of_run
+        from benchmarks.real_text_samples import newest_checkpoint, texts_of_run
         from evaluation.score.scoring import SEEDS_FROM
 
         keep = self.root / "texts" / f"{_file_name(name)}.json"
@@ -293,7 +293,7 @@ class Study:
         if folder.is_relative_to(row) and (row / DONE).is_file():
             facts["minutes"] = json.loads((row / DONE).read_text(encoding="utf-8")).get("minutes")
         place = f"{folder.parent.name}/{folder.name}" if folder.is_relative_to(self.root) else str(folder)
-        identity = " ".join([f"{place} step {newest_step(folder)}", *flags])
+        identity = " ".join([f"{place} step {newest_checkpoint(folder)}", *flags])
         return texts, {"identity": identity, **({"flags": shlex.join(flags)} if flags else {}), **facts}
 
     def _of_files(self, name: str, files: str, n: int) -> tuple[list[list[str]], dict[str, Any]]:

@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,10 @@ def texts_of_run(
     """
     # relative: a study that is moved keeps its texts
     run = Path(os.path.relpath(folder.resolve(), keep.parent.resolve())).as_posix()
-    what = {"run": run, "step": newest_step(folder), "n": asked.n, "flags": list(flags)}
+    what = {"run": run, "checkpoint": newest_checkpoint(folder), "n": asked.n, "flags": list(flags)}
     kept: dict[str, Any] = {}
     if keep.is_file():
         kept = json.loads(keep.read_text(encoding="utf-8"))
-        kept = {"flags": [], "run": run, **kept}  # of an earlier release
         if kept | what != kept:
             kept = {}
     found: dict[str, list[str]] = kept.get("texts", {})
@@ -118,13 +118,15 @@ def texts_of_run(
     return [found[str(seed)] for seed in seeds]
 
 
-def newest_step(folder: Path) -> int:
+def newest_checkpoint(folder: Path) -> str:
+    """Step and hash of the newest checkpoint: a run that was trained anew has others, even of the same step."""
     from utils import checkpoints
 
     newest = checkpoints.newest(folder)
     if newest is None:
         raise UserError(f"{folder} holds no checkpoint: train it first")
-    return int(newest["step"])
+    state = folder / "checkpoints" / f"step_{newest['step']:08d}" / "state.json"  # with the checksums of the tensors
+    return f"{newest['step']} {sha256(state.read_bytes()).hexdigest()[:12]}"
 
 
 def load_run(folder: Path, asked: Asked, flags: Sequence[str] = ()) -> Draw:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import real_text, real_text_rows, real_text_samples
 from benchmarks.real_text_corpus import (
@@ -45,6 +47,7 @@ from dataset_utils.splits import Split
 from pipelines.recipe.arguments import check_arguments
 from pipelines.recipe.arguments import parser as recipe_parser
 from tests.tiny_models import tiny_encoder
+from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.run_folder import write_json
@@ -326,17 +329,22 @@ def test_a_signal_waits_for_the_program_that_trains_a_row(tmp_path, number):
 
 
 def test_texts_are_kept_for_their_run_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(real_text_samples, "newest_step", lambda folder: 10)
     monkeypatch.setattr(real_text_samples, "load_run", lambda folder, *_: lambda seed: [f"{folder.name} {seed}"])
     keep, drawn = tmp_path / "texts/mine.json", list[str]()
+
+    def train(name: str, weight: float) -> None:
+        checkpoints.save(tmp_path / name, {"model": {"w": torch.full((2,), weight)}}, {"step": 10})
 
     def texts_of(name: str) -> list[list[str]]:
         return texts_of_run(tmp_path / name, Asked(1), [1], keep, drawn.append)
 
+    train("a", 1.0)
     assert texts_of("a") == texts_of("a") == [["a 1"]] and len(drawn) == 1
+    train("b", 1.0)
     assert texts_of("b") == [["b 1"]], "another run of the same name and step"
-    write_json(keep, {key: value for key, value in json.loads(keep.read_text()).items() if key != "run"})
-    assert texts_of("b") == [["b 1"]] and len(drawn) == 2, "files of an earlier release are used"
+    shutil.rmtree(tmp_path / "b")
+    train("b", 2.0)
+    assert texts_of("b") == [["b 1"]] and len(drawn) == 3, "trained anew to the same step"
 
 
 def test_models_are_found_from_the_folder_of_the_caller(tmp_path, monkeypatch):
