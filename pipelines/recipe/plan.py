@@ -74,6 +74,10 @@ ADAPTED_STAGE = {  # way -> the stage whose time is shared with the adaptation o
 JOINT_PART = 0.4  # of the time of the denoiser, for training it together with the autoencoder
 ORDER = ("causal_lm", "lm", "autoencoder", "decoder", "diffusion", "joint", "adapted")
 
+NUCLEUS = {  # is the decoder trained here -> top_p and reason
+    False: (0.94, "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent"),
+    True: (0.86, "what a small model finds unlikely is often no word"),
+}
 MOST_FLAT = 1024  # numbers of a latent that a residual MLP reads at once
 _ALL_HERE = "no pretrained language model: one is trained here, whose pooled states are latents, and which decodes them"
 WAY_OF_MODELS = {  # (is there a language model, is there an encoder) -> way and reason
@@ -232,7 +236,7 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
     make("time_grid", "karras", "more steps where there is little noise")
     decoding = make("decoding", "nucleus", "texts of one latent differ, as those of people do")
     if decoding == "nucleus":
-        make("top_p", 0.94, "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent")
+        make("top_p", *NUCLEUS[way in TRAINED_HERE])
     guidance = 1.5 if needs_words else 1.0
     make("cls_free_guidance", guidance, "a source is followed more closely" if needs_words else "no guidance")
 

@@ -43,6 +43,7 @@ def test_short_texts_are_one_vector_and_an_mlp_generates_it():
     assert (made["denoiser_batch_size"], made["decoder_batch_size"], made["condition"]) == (512, 32, "none")
     assert made["max_seq_len"] == 40 and made["sampling_timesteps"] == 32
     assert (made["sampler"], made["time_grid"], made["top_p"]) == ("dpmpp", "karras", 0.94)
+    assert values(CAPTIONS, SCRATCH)["top_p"] == 0.86, "a small model has a worse tail"
     assert "top_p" not in values(CAPTIONS, decoding="greedy")
 
 
