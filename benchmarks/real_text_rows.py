@@ -192,7 +192,7 @@ ROWS = {
     ),
     "seq2seq-scratch": Row(
         "an encoder-decoder from scratch, trained from sources to texts", "--tokenizer bpe --vocab_size 4000"
-        " --d_model 256 --layers 3 --heads 4 --learning_rate 1e-3" + _BASELINE, PAIRS, condition=SOURCE,
+        " --d_model 256 --layers 3 --heads 4 --learning_rate 3e-4" + _BASELINE, PAIRS, condition=SOURCE,
     ),
 }  # fmt: skip
 

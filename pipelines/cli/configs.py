@@ -247,6 +247,16 @@ class CausalLMConfig(BaselineConfig):
 class Seq2SeqConfig(BaselineConfig):
     """Nothing but the flags says how texts are generated: every setting has a value here."""
 
+    # at 1e-3 a model from scratch learned the language of CommonGen, and not to read its sources
+    optimizer: OptimizerOptions = group(
+        OptimizerOptions,
+        "optimization",
+        learning_rate=3e-4,
+        lr_schedule="cosine",
+        lr_warmup_steps=100,
+        adam_weight_decay=0.01,
+        adam_beta2=0.98,
+    )
     run: RunOptions = group(RunOptions, "run", save_dir="saved_seq2seq_models")
     model: Seq2SeqModelOptions = group(Seq2SeqModelOptions, "model")
     sampling: SearchDecodingOptions = group(

@@ -276,4 +276,4 @@ def test_a_pretrained_model_takes_smaller_steps():
     def rate(flags: str) -> float:
         return parse(SEQ2SEQ, f"--train_file x.txt {flags}".split()).config.optimizer.learning_rate
 
-    assert rate("") == 1e-3 and rate("--model m") == 5e-5 and rate("--model m --learning_rate 0.5") == 0.5
+    assert rate("") == 3e-4 and rate("--model m") == 5e-5 and rate("--model m --learning_rate 0.5") == 0.5
