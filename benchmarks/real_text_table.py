@@ -128,14 +128,18 @@ def make_table(rows: Mapping[str, Mapping[str, Any]], judges: Mapping[str, str],
 def facts_of_run(folder: Path, parts: Sequence[str] | None = None) -> dict[str, Any]:
     """What scores.json says of a run: its pretrained parts, sizes, steps, and how much its latents decide.
 
-    parts: pretrained parts; None: those that its args.json names.
+    parts: pretrained parts; None: those that its args.json names, unless a recipe has trained them here.
     """
     args = read_args(folder)
     decoder_run = _decoder_run(folder, args)
     decoder_args = read_args(decoder_run) if decoder_run is not None else {}
     if parts is None:
-        parts = [LANGUAGE_MODEL] * bool(decoder_args.get("decoder_model") or args.get("model"))
-        parts += [ENCODER] * bool(decoder_args.get("encoder_model") or args.get("encoder_model"))
+        named = {
+            LANGUAGE_MODEL: decoder_args.get("decoder_model") or args.get("model"),
+            ENCODER: decoder_args.get("encoder_model") or args.get("encoder_model"),
+        }
+        here = folder.parent.resolve()
+        parts = [part for part, model in named.items() if model and not Path(model).resolve().is_relative_to(here)]
     found: dict[str, Any] = {
         "parts": list(parts),
         "train_file": args.get("train_file"),

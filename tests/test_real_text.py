@@ -180,6 +180,20 @@ def test_a_judge_that_is_a_part_of_the_system_is_marked():
     assert "flatters" not in make_table({"human": rows["human"]}, {"scorer": "lm", "encoder": ""}, "plain").notes
 
 
+def test_a_model_that_a_recipe_trained_is_no_pretrained_part(tmp_path):
+    run, own = tmp_path / "out/diffusion", str(tmp_path / "out/causal_lm/model")
+    write_json(tmp_path / "out/recipe.json", {})
+    write_json(run / "args.json", {"schema_version": 2})
+    for decoder, encoder, parts in (
+        (own, own, []),
+        ("hub/lm", own, [LANGUAGE_MODEL]),
+        (own, str(tmp_path / "minilm"), [ENCODER]),
+    ):
+        args = {"schema_version": 2, "decoder_model": decoder, "encoder_model": encoder}
+        write_json(tmp_path / "out/decoder/args.json", args)
+        assert facts_of_run(run)["parts"] == parts
+
+
 def test_what_latents_decide_is_read_of_decoders_and_autoencoders(tmp_path):
     """The run of the latents that a denoiser names, or that beside it, with the encoder that compared its texts."""
     numbers = {"decoder/greedy/similarity": 0.7, "decoder/greedy/bleu": 0.25, "decoder/share_of_latents": 0.5}
