@@ -24,6 +24,7 @@ TRAINED_HERE = (SCRATCH_WAY, AUTOENCODER_WAY)  # ways without anything pretraine
 SHORT_TEXT = 40  # words: one vector of a sentence encoder holds about so much
 MOST_VECTORS = 16
 ENCODING_SHARE = 0.1  # of the budget, at most, for encoding the texts
+OWN_SPEED = {False: 400.0, True: 8_000.0}  # on a GPU? -> texts/s that a language model trained here encodes, roughly
 FEWEST_TEXTS = 2_000  # to encode, whatever the budget
 FEWEST_STEPS = 300  # of a decoder: below that its batch is halved, and texts do not follow their latents
 EVALUATION_SHARE = 0.15  # of the budget, if evaluation counts
@@ -116,10 +117,11 @@ def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[
     _choose_condition(make, facts)
     if way in POOLED:
         _choose_space(make, facts)
-    if way == PRETRAINED_WAY:
-        _choose_texts(make, facts, machine, seconds)
+        speed = OWN_SPEED[machine.has_gpu] if way == SCRATCH_WAY else machine.texts_per_second
+        _choose_texts(make, facts, speed, seconds)
     else:
-        make("max_train_texts", facts.texts, "every text: the models that are trained here encode them fast")
+        make("max_train_texts", facts.texts, "every text: the stages read them as they go")
+    if way != PRETRAINED_WAY:
         _choose_small_models(make, facts, seconds, way)
     _choose_denoiser(make, facts, seconds, way)
     _choose_denoiser_share(make, seconds, way)
@@ -166,15 +168,16 @@ def _choose_space(make: _Maker, facts: CorpusFacts) -> None:
         make("num_sentence_latents", max(2, number), how_many)
 
 
-def _choose_texts(make: _Maker, facts: CorpusFacts, machine: Machine, seconds: float) -> None:
-    affordable = int(machine.texts_per_second * seconds * ENCODING_SHARE)
+def _choose_texts(make: _Maker, facts: CorpusFacts, speed: float, seconds: float) -> None:
+    """speed: texts a second that are encoded."""
+    affordable = int(speed * seconds * ENCODING_SHARE)
     number = min(facts.texts, max(FEWEST_TEXTS, affordable // 1000 * 1000))
-    encoding = number / max(machine.texts_per_second, 1e-9)
+    encoding = number / max(speed, 1e-9)
     make(
         "max_train_texts",
         number,
         ("every text" if number == facts.texts else f"of {facts.texts:,}")
-        + f": encoding takes about {encoding / 60:.1f} min at {machine.texts_per_second:.0f} texts/s, at most a tenth "
+        + f": encoding takes about {encoding / 60:.1f} min at {speed:.0f} texts/s, at most a tenth "
         "of the budget",
     )
 
