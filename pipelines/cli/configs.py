@@ -6,6 +6,7 @@ Defaults are those of the published systems (second release where releases diffe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from dataset_utils.options import DataOptions, PackingOptions
 from diffusion.options import ProcessOptions, SamplingOptions
@@ -79,6 +80,10 @@ INHERITED = {"student": "inherits"}
 EMBEDDINGS = {"space": "embeddings", "student": "inherits"}
 FREE_AT_EVAL = {"may_change": "eval"}
 ALWAYS_FREE = {"may_change": "both"}
+# settings of the optimizer of a small language model
+SMALL_MODEL: dict[str, Any] = {
+    "lr_schedule": "cosine", "lr_warmup_steps": 100, "adam_weight_decay": 0.01, "adam_beta2": 0.98
+}  # fmt: skip
 
 
 @dataclass
@@ -97,15 +102,7 @@ class TrainingConfig:
 
 @dataclass
 class PretrainConfig(TrainingConfig):
-    optimizer: OptimizerOptions = group(
-        OptimizerOptions,
-        "optimization",
-        learning_rate=1e-3,
-        lr_schedule="cosine",
-        lr_warmup_steps=100,
-        adam_weight_decay=0.01,
-        adam_beta2=0.98,
-    )
+    optimizer: OptimizerOptions = group(OptimizerOptions, "optimization", learning_rate=1e-3, **SMALL_MODEL)
     loop: LoopOptions = group(LoopOptions, "training", num_train_steps=2000, train_batch_size=64)
     run: RunOptions = group(RunOptions, "run", save_dir="saved_language_models")
     model: PretrainingOptions = group(PretrainingOptions, "model")
@@ -212,15 +209,7 @@ class DraftModelConfig(TrainingConfig):
 class BaselineConfig(TrainingConfig):
     """A language model without latents: the learning rate of a pretrained model is set by a rule."""
 
-    optimizer: OptimizerOptions = group(
-        OptimizerOptions,
-        "optimization",
-        learning_rate=1e-3,
-        lr_schedule="cosine",
-        lr_warmup_steps=100,
-        adam_weight_decay=0.01,
-        adam_beta2=0.98,
-    )
+    optimizer: OptimizerOptions = group(OptimizerOptions, "optimization", learning_rate=1e-3, **SMALL_MODEL)
     loop: LoopOptions = group(LoopOptions, "training", num_train_steps=5000, train_batch_size=64)
     validation_loss: ValidationLossOptions = group(ValidationLossOptions, "validation losses", val_loss_examples=1024)
     model: BaselineModelOptions = group(BaselineModelOptions, "model")
@@ -248,15 +237,7 @@ class Seq2SeqConfig(BaselineConfig):
     """Nothing but the flags says how texts are generated: every setting has a value here."""
 
     # at 1e-3 a model from scratch learned the language of CommonGen, and not to read its sources
-    optimizer: OptimizerOptions = group(
-        OptimizerOptions,
-        "optimization",
-        learning_rate=3e-4,
-        lr_schedule="cosine",
-        lr_warmup_steps=100,
-        adam_weight_decay=0.01,
-        adam_beta2=0.98,
-    )
+    optimizer: OptimizerOptions = group(OptimizerOptions, "optimization", learning_rate=3e-4, **SMALL_MODEL)
     run: RunOptions = group(RunOptions, "run", save_dir="saved_seq2seq_models")
     model: Seq2SeqModelOptions = group(Seq2SeqModelOptions, "model")
     sampling: SearchDecodingOptions = group(
