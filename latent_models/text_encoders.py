@@ -190,8 +190,10 @@ def first_layers(encoder: nn.Module, count: int, read: int | None) -> Iterator[N
     count: its layers. The one after `read` stays, since a norm follows the last one. An encoder whose layers are in no
     list of their own, or in more than one, computes all.
     """
-    found = [part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
-    if read is None or read + 1 >= count or len(found) != 1:
+    found = []
+    if read is not None and read + 1 < count:
+        found = [part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
+    if read is None or len(found) != 1:
         yield
         return
     layers, every = found[0], found[0]._modules

@@ -34,7 +34,7 @@ NO_SCORER = "no_scorer"  # folder of a scorer of no use but for the evaluation t
 DECODED_PER_SECOND = 0.05  # texts for each second of training: SmolLM2 decodes five a second on two cores
 DECODER_NOISE = 0.5  # of samples, as a part of the largest noise that the decoder of an autoencoder was trained with
 OWN_MODEL = "{root}/causal_lm/model"  # the language model that is trained here, an ordinary Hugging Face folder
-POOLED_LAYER = 2  # of it, or its last one: the states that are latents; of later ones, near texts share fewer words
+POOLED_LAYER = 2  # of it, or its last one: the states that are latents; texts written from one of layer 0 differ more
 LATENT_CACHE = "latent_cache"  # folder of the encoded corpus, which all stages and their probes share
 
 
