@@ -27,6 +27,7 @@ from pipelines.best_checkpoint import (
 )
 from pipelines.builders.baselines import TRAINED, make_tokenizer, save_base
 from pipelines.cli.configs import BaselineConfig
+from pipelines.data.length_buckets import LengthBuckets
 from pipelines.data.prompts import Prompts
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
 from pipelines.sampling.causal import CausalGenerator
@@ -131,10 +132,10 @@ def fit(
         **facts,
     )
     state.wrapped = network = wrap(lm, context.dist)
-    device, mean = context.device, tokens["train"].mean_targets
-    step = LanguageModelStep(network, tokens["train"], context.batch_sampler(), device, mean)
+    buckets = LengthBuckets(context.batch_sampler(), tokens["train"].lengths())
+    step = LanguageModelStep(network, tokens["train"], buckets, context.device)
     validation_sampler = context.validation_sampler(len(corpus.valid))
-    validation_step = LanguageModelStep(lm, tokens["valid"], validation_sampler, device, 1.0)
+    validation_step = LanguageModelStep(lm, tokens["valid"], validation_sampler, context.device)
 
     def validate(state: State) -> None:
         loss = validation_loss(context, lm, validation_step)

@@ -50,10 +50,7 @@ class WithAdapters:
         )
         self._tuner = [LoraModel(self.model, config, "default")]
         self.has_adapters = True
-
-    def keep_input_dtype(self) -> None:
-        """Let adapters take inputs in the dtype they have: peft would cast them to float32 and back under autocast."""
-        for layer in self.model.modules():
+        for layer in self.model.modules():  # adapters take inputs in the dtype they have: peft would cast them twice
             if hasattr(layer, "lora_A"):
                 layer.cast_input_dtype_enabled = False
 

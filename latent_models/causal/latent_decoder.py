@@ -68,7 +68,6 @@ class LatentDecoder(nn.Module):
         if options.decoder_mode == "lora":
             torch.manual_seed(derive_seed(seed, "adapters"))
             lm.add_adapters(options.lora_rank, options.lora_alpha)
-            lm.keep_input_dtype()
         else:
             lm.requires_grad_(False)
             if options.decoder_mode == "ft":

@@ -5,6 +5,7 @@ The transformers model is a submodule rather than a base class, as in latent_mod
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,24 @@ class CausalLM(WithAdapters, nn.Module):
         input_ids: (B, T), padded on the right, which no token attends to. targets: (N,), see CausalBatch.
         """
         everywhere = torch.ones_like(input_ids)  # padding is on the right: no token that counts attends to it
-        with self._half.under_autocast(self.model):
+        with self._half.under_autocast(self.model), self.attention_for(input_ids.shape[1]):
             out = self.model.base_model(input_ids=input_ids, attention_mask=everywhere, use_cache=False)
             hidden = out.last_hidden_state  # (B, T, d)
             nll = self._token_nll(hidden.flatten(0, 1)[targets - 1], input_ids.flatten()[targets])
         of_tokens = nll.new_zeros(input_ids.numel()).index_put((targets,), nll)
         return of_tokens.view(input_ids.shape).sum(1)
+
+    def attention_for(self, length: int) -> AbstractContextManager[None]:
+        """Context manager: under autocast on a CPU, short texts are attended to as short_attention.py describes.
+
+        length: of the longest text, in tokens.
+        """
+        from latent_models.causal.short_attention import LONGEST, short_texts
+
+        on_cpu = next(self.parameters()).device.type == "cpu"
+        if not on_cpu or not torch.is_autocast_enabled("cpu") or length > LONGEST:
+            return nullcontext()
+        return short_texts(self.model)
 
     def _token_nll(self, states: Tensor, labels: Tensor) -> Tensor:
         """(N, d), (N,) -> (N,)."""

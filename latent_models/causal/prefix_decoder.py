@@ -10,7 +10,6 @@ in bfloat16 then point away from those in float32 (SmolLM2-135M, before training
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -75,7 +74,7 @@ class PrefixDecoder(LatentDecoder):
             present = torch.ones_like(input_ids, dtype=torch.bool)
             everywhere = torch.cat([present[:, :1], prefix_mask, present[:, 1:]], 1).long()
             where = {"attention_mask": everywhere, "position_ids": (everywhere.cumsum(1) - 1).clamp(min=0)}
-        with self._frozen_in_half(), self._attention(inputs.shape[1]):
+        with self._frozen_in_half(), lm.attention_for(inputs.shape[1]):
             out = lm.model.base_model(inputs_embeds=inputs, use_cache=False, **where)
             # (B, T, W), padded on the right; that of the last prefix vector in place of that of the start
             states = out.last_hidden_state[:, prefix.shape[1] :]
@@ -112,14 +111,6 @@ class PrefixDecoder(LatentDecoder):
                 draw_rows=draw_rows,
             )
         return self.lm.decode(ids)
-
-    def _attention(self, length: int) -> AbstractContextManager[None]:
-        """Context manager: under autocast on a CPU, short texts are attended to as short_attention.py describes."""
-        from latent_models.causal.short_attention import LONGEST, short_texts
-
-        if self.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or length > LONGEST:
-            return nullcontext()
-        return short_texts(self.lm.model)
 
 
 def _with_prompt(model: Any, prefix: Tensor, mask: Tensor | None, prompt: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,10 +61,9 @@ class Sequences:
         """(n,) tokens of each sequence, prompts and special tokens included."""
         return np.diff(self.ends)
 
-    @property
-    def mean_targets(self) -> float:
-        """Mean number of tokens of a text that count in the loss."""
-        return float((self.lengths() - self.text_starts).mean())
+    def target_counts(self) -> np.ndarray:
+        """(n,) tokens of each text that count in the loss."""
+        return self.lengths() - self.text_starts
 
     def batch(self, rows: Tensor) -> CausalBatch:
         """Rows (B,) as a batch on the CPU."""

@@ -57,10 +57,13 @@ class PairTokens:
         """Share of the texts that were truncated."""
         return self.targets.truncated
 
-    @property
-    def mean_targets(self) -> float:
-        """Mean number of tokens of a text, and its end."""
-        return float(np.mean(self.targets.lengths)) - self.num_special
+    def lengths(self) -> np.ndarray:
+        """(n,) tokens of each source and its text together."""
+        return np.asarray(self.sources.lengths) + np.asarray(self.targets.lengths)
+
+    def target_counts(self) -> np.ndarray:
+        """(n,) tokens of each text, and its end."""
+        return np.asarray(self.targets.lengths) - self.num_special
 
     def batch(self, rows: Tensor) -> PairBatch:
         """Rows (B,) as a batch on the CPU."""

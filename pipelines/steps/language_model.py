@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +17,11 @@ class TrainingTexts(Protocol):
 
     def __len__(self) -> int: ...
 
-    @property
-    def mean_targets(self) -> float:
-        """Mean number of tokens of a text that count in the loss."""
+    def lengths(self) -> np.ndarray:
+        """(n,) tokens that a model reads of each text, with its prompt or source."""
+
+    def target_counts(self) -> np.ndarray:
+        """(n,) tokens of each text that count in the loss."""
 
     @property
     def truncated(self) -> float:
@@ -32,23 +35,23 @@ class LanguageModelStep:
     """(step, micro) -> losses (B,) in nats per token, and no values to log.
 
     The loss of a text is its negative log-likelihood over the mean number of tokens of a training text. So every token
-    has the same weight, whatever the length of its text and however the batch is split: maximum likelihood.
+    has the same weight, whatever the length of its text and however the batch is split: maximum likelihood. Over the
+    mean of its step, which holds texts of one length, short texts would count more, and samples be too short.
     """
 
     def __init__(
-        self, model: nn.Module, data: TrainingTexts, batch_sampler: BatchSampler, device: torch.device, tokens: float
+        self, model: nn.Module, data: TrainingTexts, batch_sampler: BatchSampler, device: torch.device
     ) -> None:
-        """model: gives the negative log-likelihood (B,) of a batch, wrapped in DDP or not. tokens: mean number of
-        tokens of a training text."""
+        """model: gives the negative log-likelihood (B,) of a batch, wrapped in DDP or not."""
         self.model, self.data, self.batch_sampler, self.device = model, data, batch_sampler, device
-        self.tokens = tokens
+        self.mean_tokens = float(data.target_counts().mean())
 
     def describe(self, step: int, micro: int, positions: list[int]) -> str:
         return describe_rows(self.batch_sampler, len(self.data), step, micro, positions)
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = self.data.batch(self.batch_sampler.rows(step, micro, len(self.data))).to(self.device)
-        return self.model(*batch.inputs) / self.tokens, {}
+        return self.model(*batch.inputs) / self.mean_tokens, {}
 
     def totals(self, micro: int) -> dict[str, Tensor]:
         """nll (B,), in nats, and tokens (B,) of each text: their sums give nats per token."""

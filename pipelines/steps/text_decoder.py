@@ -111,7 +111,7 @@ class TextDecoderStep:
         """
         self.network, self.read, self.data, self.batch_sampler = network, read, data, batch_sampler
         self.device, self.augmentation, self.variable_length = device, augmentation, variable_length
-        self.counts = data.lengths() - data.text_starts  # (n,) tokens that count in the loss
+        self.counts = data.target_counts()
 
     def describe(self, step: int, micro: int, positions: list[int]) -> str:
         return describe_rows(self.batch_sampler, len(self.data), step, micro, positions)

@@ -94,7 +94,7 @@ def test_the_validation_loss_is_nats_per_token(baseline, programs):
     run = setup_run(settings, "test", "test")
     data = train_causal_lm.encode_split(lm, corpus.valid, Prompts(), settings.config, 0)
     sampler = run.validation_sampler(len(corpus.valid))
-    found = baselines.validation_loss(run, lm, LanguageModelStep(lm, data, sampler, run.device, 1.0))
+    found = baselines.validation_loss(run, lm, LanguageModelStep(lm, data, sampler, run.device))
     rows = torch.cat([sampler.rows(0, micro, len(data)) for micro in sampler.micro_batches])
     nll, tokens = 0.0, 0
     for row in rows.tolist():
@@ -156,7 +156,7 @@ def test_flags_of_decoding_are_those_of_transformers(baseline):
     rules["suppress_tokens"] = list(lm.boundaries.forbidden)
     found = []
     both = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3}
-    for given in ({}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}, both, both | {"min_new_tokens": 30}):
+    for given in ({}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}, both, both | {"min_new_tokens": 50}):
         flags = " ".join(f"--{name} {value}" for name, value in given.items())
         _, text, metadata = made(f"--decoding greedy {flags}")
         expected = lm.model.generate(start, attention_mask=torch.ones_like(start), **rules, **given)[:, 1:]

@@ -121,14 +121,16 @@ def test_the_validation_loss_is_that_of_transformers_per_token(baseline, pairs):
     valid = registry.load(DataOptions(**names)).valid
     run = setup_run(settings, "test", "test")
     data = encode_pairs(lm, valid.texts, valid.sources, 32, 24)
-    step = LanguageModelStep(lm, data, run.validation_sampler(len(valid)), run.device, 1.0)
-    tokenizer, nll, tokens = AutoTokenizer.from_pretrained(baseline / "model"), 0.0, 0
+    step = LanguageModelStep(lm, data, run.validation_sampler(len(valid)), run.device)
+    tokenizer, nll, tokens, lengths = AutoTokenizer.from_pretrained(baseline / "model"), 0.0, 0, []
     for source, text in zip(valid.sources, valid.texts, strict=True):
         ids, labels = (tokenizer(x, return_tensors="pt")["input_ids"] for x in (source, text))
+        lengths.append(ids.numel() + labels.numel())
         loss = lm.model(ids, labels=labels).loss  # mean over the start, the text, and its end
         nll += float(loss.detach()) * labels.numel()
         tokens += labels.numel() - 1
     assert baselines.validation_loss(run, lm, step) == pytest.approx(nll / tokens, rel=1e-4)
+    assert data.lengths().tolist() == lengths  # by which training puts pairs of one length into a batch
 
 
 def test_searched_texts_are_those_of_transformers_and_settings_have_an_effect(baseline):
