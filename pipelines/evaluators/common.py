@@ -23,6 +23,7 @@ from evaluation.encoders import SentenceEncoder
 from evaluation.memorization import NgramIndex
 from evaluation.scorers import Scorer
 from latent_models.generation.decoding import given_settings, strategies
+from pipelines.builders.models import adapted_copy
 from pipelines.builders.text_decoders import decoded_space_of
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.evaluators.spelling import Spelling, respelled, tokenizer_of
@@ -216,6 +217,7 @@ class EvaluationContext:
         settings, process, sampling = self.run.settings, self.config.process, self.config.sampling
         blocks, decoded = self.generator.block_size, decoded_space_of(self.generator.space)
         guided = 2 if sampling.cls_free_guidance != 1 else 1
+        adapted = None if settings.mode is None else adapted_copy(settings, settings.path("resume_dir"))
         metadata = {name: value for name, value in asdict(sampling).items() if name != "preset"}  # it set other flags
         values, flags = settings.values, settings.program.flags
         extra = [f.name for group in EXTRA_OPTIONS for f in fields(group) if values[f.name] != flags[f.name].default]
@@ -224,6 +226,7 @@ class EvaluationContext:
             **of_run,
             **{name: values[name] for name in extra},
             **({} if decoded is None else {"decoder_noise": decoded.noise}),
+            **({} if adapted is None else {"decoder": adapted.name}),
             **given_settings(self.config.decoding),
             "sampling_schedule": process.beta_schedule or sampling.sampling_schedule or process.train_schedule,
             "network_calls": guided * nfe(sampling.sampler, sampling.sampling_timesteps),

@@ -3,6 +3,7 @@ without it."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def test_samples_are_decoded_by_it_without_a_flag(root, programs, capsys):
     assert sample.main([*words, str(root / "two"), adapted]) == 0
     assert one.replace("/one/", "/two/") == capsys.readouterr().out
     assert programs.again("diffusion", run, f"--eval --output_dir {root / 'evaluated'}") == 0
+    (written,) = root.glob("evaluated/**/eval-valid.json")
+    assert json.loads(written.read_text())["protocol"]["decoder"] == ADAPTED_COPY
     space = load_run(run, device="cpu").components.space.space
     assert isinstance(space, CompressedSpace)
     assert space.fingerprint() == CompressedSpace.from_pretrained(root / "adapted").fingerprint()
