@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.recipe import plan
 from pipelines.recipe.arguments import CORPUS_FLAGS, check_arguments, parser, typed_choices, unused
-from pipelines.recipe.models import check_adapters, encoding_speed, find_judges, find_models, parts_that_judge
+from pipelines.recipe.models import (
+    check_adapters,
+    check_judges,
+    encoding_speed,
+    find_judges,
+    find_models,
+    parts_that_judge,
+)
 from pipelines.recipe.plan import Choices, Machine, Steps
 from pipelines.recipe.reuse import OtherRecipe
 from pipelines.recipe.stages import (
@@ -197,7 +204,10 @@ class Recipe:
         from utils.cli.parse import check_flags
 
         check_stage_flags(self.given, plan.shares(self.choices))
-        for name in plan.shares(self.choices):
+        if not self.args.no_evaluation:
+            check_judges(vars(self.args))
+        stages = sorted(plan.shares(self.choices), key=lambda name: name != "decoder")  # flags of others follow from it
+        for name in stages:
             steps = Steps(2, self.setting.batch_size(name), 0, 0.999, 0.0, 0.0)
             try:
                 stage = make_stage(name, self.setting, steps)

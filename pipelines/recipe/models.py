@@ -85,6 +85,17 @@ def find_judges(given: Mapping[str, Any], models: Mapping[str, str | None]) -> d
     return found
 
 
+def check_judges(given: Mapping[str, Any]) -> None:
+    """UserError for a judge that was named and cannot be loaded: it is wanted after all stages."""
+    from evaluation import encoders, scorers
+
+    scorer = scorers.source_of(given.get("scorer"), or_default=False)
+    if scorer is not None:
+        scorers.load(scorer)
+    if given.get("mauve_encoder") not in (None, "none"):
+        encoders.load(given["mauve_encoder"])
+
+
 def is_installed(name: str) -> bool:
     """Whether the package that holds a pretrained model is installed, with what reads it."""
     from importlib.util import find_spec

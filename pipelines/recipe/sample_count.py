@@ -35,7 +35,8 @@ def seconds_of_a_text(run: Path, decoding: str, sources: Sequence[str] | None, s
     """Seconds that a text of a trained run takes to be sampled, decoded and judged; of a run on pairs, all candidates
     for a source, of which one is judged.
 
-    sources: of a run on pairs. scorer: folder or hub id; None: judging is not counted.
+    sources: of a run on pairs. scorer: the value of --scorer. Judging is not counted if it is None, or a small scorer
+    that the evaluation will train.
     """
     from evaluation import scorers
     from pipelines.text_diffusion import TextDiffusionPipeline
@@ -50,8 +51,9 @@ def seconds_of_a_text(run: Path, decoding: str, sources: Sequence[str] | None, s
     began = time.monotonic()
     texts = pipe(count, source=given, class_id=class_id, decoding=decoding).texts
     seconds = time.monotonic() - began
-    if scorer is not None:
-        judge = scorers.load(scorer, device=pipe.device)
+    source = scorers.source_of(scorer, or_default=False)
+    if source is not None:
+        judge = scorers.load(source, device=pipe.device)
         began = time.monotonic()
         judge.nll(texts[::each])
         seconds += PASSES * (time.monotonic() - began)

@@ -139,6 +139,21 @@ def test_a_transformer_is_added_to_the_best_linear_denoiser_and_an_mlp_is_not(tm
         )
 
 
+def test_an_mlp_on_one_vector_learns_at_most_at_middle_times(tmp_path):
+    typed = {"denoiser_flags": "--schedule_sampler adaptive"}
+    for facts, given, sampler in (
+        (CAPTIONS, {}, "logit_normal"),
+        (CAPTIONS, {"way": "scratch"}, "logit_normal"),
+        (CAPTIONS, typed, "adaptive"),
+        (CAPTIONS, {"way": "autoencoder"}, "stratified"),
+        (STORIES, {}, "stratified"),
+    ):
+        stage = make_stage("diffusion", setting(facts, given), choose_steps(600, 2, 5, 32))
+        process = check_flags(DIFFUSION, stage.argv(tmp_path), rules_without_folders(DIFFUSION)).config.process
+        middle = (process.time_logit_mean, process.time_logit_std) != (0.0, 1.0)
+        assert (process.schedule_sampler, middle) == (sampler, sampler == "logit_normal")
+
+
 @pytest.mark.parametrize("joint", [None, True])
 @pytest.mark.parametrize(
     "flags",
@@ -199,6 +214,7 @@ def test_a_text_is_timed_with_all_that_the_evaluation_samples_for_it(programs, c
     sources = ["Anna ran home."] * 40
     assert seconds_of_a_text(tmp_path / "pairs", "greedy", sources, None) == pytest.approx(1 / 16)
     assert seconds_of_a_text(tmp_path / "classes", "greedy", None, None) == pytest.approx(1 / 48)
+    assert seconds_of_a_text(tmp_path / "classes", "greedy", None, "local_lm") == pytest.approx(1 / 48), "trained later"
 
 
 def test_a_log_line_comes_after_ten_seconds_or_fifty_steps():
@@ -317,6 +333,8 @@ def record(out: Path) -> dict:
         ("--decoder_flags '", "--decoder_flags"),
         ("--language_model /nowhere/lm --encoder_model /nowhere/encoder", "/nowhere/encoder"),
         ("--train_file /nowhere/texts.txt", "/nowhere/texts.txt"),
+        ("--scorer /nowhere/judge", "/nowhere/judge"),
+        ("--mauve_encoder /nowhere/judge", "/nowhere/judge"),
         ("--joint", "latents of --way pretrained stay as they are"),
         ("--way autoencoder --num_encoder_latents 8 --autoencoder_flags=--autoencoder=per_token", "leave it out"),
         ("--way autoencoder --autoencoder_flags=--kl_weigth=1", "autoencoder stage would end at once: unknown flag"),
@@ -330,6 +348,7 @@ def record(out: Path) -> dict:
         ("--top_p 7", "--top_p"),
         ("--denoiser_flags=--tx_dimm=9", "unknown flag --tx_dimm"),
         ("--decoder_flags=--learning_rate=often", "decoder stage would end at once: --learning_rate"),
+        ("--way scratch --decoder_flags=--nonsense=1", "the decoder stage would end at once: unknown flag"),
     ],
 )
 def test_a_mistake_is_one_line(files, tmp_path, capsys, more, message):
