@@ -160,8 +160,11 @@ ROWS = {
         "the recipe on the linear path, with x0 predicted and the loss of the velocity",
         "--denoiser_flags '--train_schedule rectified_flow --objective pred_x0 --loss_weighting flow'", parts=_BOTH,
     ),
+    "recipe-uniform-times": Row(
+        "the recipe with training times spread evenly", "--denoiser_flags '--schedule_sampler stratified'", parts=_BOTH
+    ),
     "recipe-logit-normal": Row(
-        "the recipe with most training times in the middle of the noise",
+        "the recipe with more training times where there is much noise (ELF)",
         "--denoiser_flags '--schedule_sampler logit_normal --config time_logit_mean=0.8 --config time_logit_std=0.8'",
         parts=_BOTH,
     ),

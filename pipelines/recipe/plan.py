@@ -76,7 +76,7 @@ JOINT_PART = 0.4  # of the time of the denoiser, for training it together with t
 ORDER = ("causal_lm", "lm", "autoencoder", "decoder", "diffusion", "joint", "adapted")
 
 NUCLEUS = {  # is the decoder trained here -> top_p and reason
-    False: (0.94, "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent"),
+    False: (0.95, "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent"),
     True: (0.86, "what a small model finds unlikely is often no word"),
 }
 MOST_FLAT = 1024  # numbers of a latent that a residual MLP reads at once
@@ -205,8 +205,8 @@ def _number(choices: Mapping[str, Choice]) -> str:
 def _choose_denoiser_share(make: _Maker, seconds: float, way: str) -> None:
     if way == PRETRAINED_WAY and _number(make.made) == "one":
         short = seconds < SHORT_BUDGET
-        why = "below some hundred steps it knows no latents" if short else "its loss is flat after some thousand steps"
-        make("denoiser_share", 0.26 if short else 0.2, f"part of the time after encoding; {why}")
+        why = "below some hundred steps it knows no latents" if short else "samples get better with its loss"
+        make("denoiser_share", 0.26 if short else 0.25, f"part of the time after encoding; {why}")
     else:
         make("denoiser_share", SHARES[way, _number(make.made)]["diffusion"], "part of the training time")
 
@@ -224,7 +224,8 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
             256 if small else 512,
             "a step of an MLP is cheap, its gradient noisy; halved below 800 steps",
         )
-        make("denoiser_learning_rate", 1e-3, "with a cosine schedule")
+        rate = 2e-3 if _number(make.made) == "one" else 1e-3
+        make("denoiser_learning_rate", rate, "with a cosine schedule")
     else:
         large = way in POOLED or seconds >= 1800
         width = make("tx_dim", 384 if large and not small else 192, why)

@@ -35,6 +35,9 @@ DECODED_PER_SECOND = 0.05  # texts for each second of training: SmolLM2 decodes 
 DECODER_NOISE = 0.5  # of samples, as a part of the largest noise that the decoder of an autoencoder was trained with
 OWN_MODEL = "{root}/causal_lm/model"  # the language model that is trained here, an ordinary Hugging Face folder
 POOLED_LAYER = 2  # of it, or its last one: the states that are latents; texts written from one of layer 0 differ more
+# Of an MLP on one vector: most training times where there is neither little noise, which the decoder reads as well, nor
+# so much that only the mean is left (docs/real-text.md)
+MIDDLE_TIMES = "--schedule_sampler logit_normal --config time_logit_mean=0.45 --config time_logit_std=0.75"
 LATENT_CACHE = "latent_cache"  # folder of the encoded corpus, which all stages and their probes share
 
 
@@ -290,6 +293,7 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
     condition = " --class_conditional" if c("condition") == "class" else ""
     condition += _sources(setting)
     network = f"--denoiser_variant {c('denoiser_variant')} --tx_dim {c('tx_dim')} --tx_depth {c('tx_depth')}"
+    network += _training_times(setting)
     if c("denoiser_variant") != "mlp":
         network += " --scale_shift"
         if setting.denoiser == "diffusion":  # latents stay as they are
@@ -305,6 +309,13 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
         f" {_decoding(setting, steps)} --scorer {{root}}/{NO_SCORER}"
         f" --latent_cache_dir {{root}}/{LATENT_CACHE}{condition}"
     )
+
+
+def _training_times(setting: Setting) -> str:
+    typed = shlex.split(setting.given.get("denoiser_flags") or "")
+    replaced = without_flags(typed, ["schedule_sampler"]) != typed
+    one_vector = setting.value("denoiser_variant") == "mlp" and setting.value("way") in POOLED
+    return f" {MIDDLE_TIMES}" if one_vector and not replaced else ""
 
 
 def _joint(setting: Setting, steps: Steps) -> str:
