@@ -87,12 +87,15 @@ def find_judges(given: Mapping[str, Any], models: Mapping[str, str | None]) -> d
 
 def check_judges(given: Mapping[str, Any]) -> None:
     """UserError for a judge that was named and cannot be loaded: it is wanted after all stages."""
-    from evaluation import encoders, scorers
+    if given.get("scorer") is not None:
+        from evaluation import scorers
 
-    scorer = scorers.source_of(given.get("scorer"), or_default=False)
-    if scorer is not None:
-        scorers.load(scorer)
+        scorer = scorers.source_of(given["scorer"], or_default=False)
+        if scorer is not None:
+            scorers.load(scorer)
     if given.get("mauve_encoder") not in (None, "none"):
+        from evaluation import encoders
+
         encoders.load(given["mauve_encoder"])
 
 

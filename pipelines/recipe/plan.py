@@ -196,14 +196,18 @@ def _choose_small_models(make: _Maker, facts: CorpusFacts, seconds: float, way: 
     make("dim_ae", 32, "narrow latents are easier to generate")
 
 
+def has_one_vector(choices: Mapping[str, Choice]) -> bool:
+    """Whether the latent of a text is one vector."""
+    return bool(choices["way"].value in POOLED and choices["num_sentence_latents"].value == 1)
+
+
 def _number(choices: Mapping[str, Choice]) -> str:
-    """Whether a text has one vector, or several: a key of SHARES."""
-    one = choices["way"].value in POOLED and choices["num_sentence_latents"].value == 1
-    return "one" if one else "several"
+    """A key of SHARES."""
+    return "one" if has_one_vector(choices) else "several"
 
 
 def _choose_denoiser_share(make: _Maker, seconds: float, way: str) -> None:
-    if way == PRETRAINED_WAY and _number(make.made) == "one":
+    if way == PRETRAINED_WAY and has_one_vector(make.made):
         short = seconds < SHORT_BUDGET
         why = "below some hundred steps it knows no latents" if short else "samples get better with its loss"
         make("denoiser_share", 0.26 if short else 0.25, f"part of the time after encoding; {why}")
@@ -224,7 +228,7 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
             256 if small else 512,
             "a step of an MLP is cheap, its gradient noisy; halved below 800 steps",
         )
-        rate = 2e-3 if _number(make.made) == "one" else 1e-3
+        rate = 2e-3 if has_one_vector(make.made) else 1e-3
         make("denoiser_learning_rate", rate, "with a cosine schedule")
     else:
         large = way in POOLED or seconds >= 1800

@@ -22,6 +22,7 @@ from pipelines.recipe.plan import (
     Choice,
     Choices,
     Steps,
+    has_one_vector,
     shares,
 )
 from pipelines.stages import ROBUST_AUTOENCODER, Stage
@@ -312,10 +313,11 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
 
 
 def _training_times(setting: Setting) -> str:
+    """Flags of the training times, unless the user names others: means and deviations of ours would be a note then."""
     typed = shlex.split(setting.given.get("denoiser_flags") or "")
-    replaced = without_flags(typed, ["schedule_sampler"]) != typed
-    one_vector = setting.value("denoiser_variant") == "mlp" and setting.value("way") in POOLED
-    return f" {MIDDLE_TIMES}" if one_vector and not replaced else ""
+    is_named = without_flags(typed, ["schedule_sampler"]) != typed
+    is_mlp = setting.value("denoiser_variant") == "mlp"
+    return f" {MIDDLE_TIMES}" if is_mlp and has_one_vector(setting.choices) and not is_named else ""
 
 
 def _joint(setting: Setting, steps: Steps) -> str:

@@ -36,7 +36,7 @@ class LanguageModelStep:
 
     The loss of a text is its negative log-likelihood over the mean number of tokens of a training text. So every token
     has the same weight, whatever the length of its text and however the batch is split: maximum likelihood. Over the
-    mean of its step, which holds texts of one length, short texts would count more, and samples be too short.
+    mean of its step, whose texts have about one length, short texts would count more.
     """
 
     def __init__(

@@ -228,10 +228,10 @@ def test_a_decoder_that_is_told_its_noise(language_model):
     torch.testing.assert_close(space.memory(latents), plain, msg="zero before training")
     torch.nn.init.normal_(space.heads.noise_level.output_proj.weight)
     level = torch.tensor([0.1, 0.6])
-    told = space.memory(latents, level)
+    conditioned = space.memory(latents, level)
     shifted = latents.x0 + space.heads.noise_level(level)[:, None]
-    torch.testing.assert_close(told, space.autoencoder.decode(shifted))
-    assert not torch.equal(space.memory(latents), told)
+    torch.testing.assert_close(conditioned, space.autoencoder.decode(shifted))
+    assert not torch.equal(space.memory(latents), conditioned)
     generate = dict(max_length=5, do_sample=False, num_beams=1)
     torch.manual_seed(0)
     few = space.decode(latents[:1], decoder_noise=0.4, draw_rows=(0, 2), **generate)

@@ -147,6 +147,7 @@ def test_an_mlp_on_one_vector_learns_at_most_at_middle_times(tmp_path):
         (CAPTIONS, typed, "adaptive"),
         (CAPTIONS, {"way": "autoencoder"}, "stratified"),
         (STORIES, {}, "stratified"),
+        (STORIES, {"denoiser_variant": "mlp"}, "stratified"),
     ):
         stage = make_stage("diffusion", setting(facts, given), choose_steps(600, 2, 5, 32))
         process = check_flags(DIFFUSION, stage.argv(tmp_path), rules_without_folders(DIFFUSION)).config.process

@@ -77,10 +77,25 @@ def test_an_interrupted_run_goes_on_bit_for_bit(train, stop_after, fingerprints,
     assert fingerprints(tmp_path / "stopped") == fingerprints(tmp_path / "whole")
 
 
+def test_a_batch_holds_texts_of_about_one_length(train, monkeypatch, tmp_path):
+    wasted, original = {"plain": 0, "run": 0}, LanguageModelStep.__call__
+
+    def call(self, step: int, micro: int):
+        lengths, plain = self.data.lengths(), self.batch_sampler.sampler  # which the run exchanges rows of
+        for name, sampler in (("plain", plain), ("run", self.batch_sampler)):
+            of_batch = lengths[sampler.rows(step, micro, len(self.data)).numpy()]
+            wasted[name] += int((of_batch.max() - of_batch).sum())  # positions of padding
+        return original(self, step, micro)
+
+    monkeypatch.setattr(LanguageModelStep, "__call__", call)
+    assert train(tmp_path / "run", "--max_seq_len 400") == 0
+    assert 0 < wasted["run"] < 0.5 * wasted["plain"]
+
+
 def test_accumulated_batches_equal_the_large_one(train, tmp_path):
     """Also of texts of different lengths: every token counts the same, however the batch is split."""
     for name, flags in (("one", ""), ("split", "--train_batch_size 2 --gradient_accumulation_steps 4")):
-        assert train(tmp_path / name, f"{flags} --config lm_dropout=0") == 0
+        assert train(tmp_path / name, f"{flags} --max_seq_len 400 --config lm_dropout=0") == 0
     one, split = (read_metrics(tmp_path / name) for name in ("one", "split"))
     for a, b in zip(one, split, strict=True):
         found, expected = ({key: line[key] for key in line.keys() & {"loss", "val_loss"}} for line in (a, b))
