@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from latent_models.pooling import Pooling
@@ -47,6 +48,8 @@ class SentenceSpace(LatentSpace):
     def encode_unscaled(self, batch: Batch) -> Latents:
         """Pooled states before scaling; those of a frozen pooling may be kept on disk."""
         ids, mask, encoder = batch.input_ids, batch.attention_mask, self.language_model
+        if not ids.shape[1]:  # texts without any word, of a tokenizer that puts no special tokens around them
+            ids, mask = F.pad(ids, (0, 1), value=encoder.pad_id), F.pad(mask, (0, 1), value=0)
         if not self.pooling.of_sentences:
             return Latents(*self._pool(encoder.encode(ids, mask), mask))
         split = self._split(ids, mask)

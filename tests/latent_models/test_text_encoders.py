@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from latent_models.pooling import POOLINGS, make_pooling
+from latent_models.spaces.scaling import LatentScaling
+from latent_models.spaces.sentence import SentenceSpace
 from latent_models.text_encoders import TextEncoder
 from tests.latent_models.conftest import TEXTS
 from tests.latent_models.tiny_encoders import CAUSAL, FAMILIES, MAX_LENGTH, WIDTH, make_encoder
 from utils.errors import UserError
+from utils.records import Batch
 
 
 @pytest.fixture(scope="session")
@@ -130,3 +134,19 @@ def test_another_encoder_is_refused(tiny_encoder, tmp_path):
     encoder.check_fingerprint(encoder.fingerprint(), tmp_path)
     with pytest.raises(UserError, match="--encoder_model"):
         encoder.check_fingerprint("other", tmp_path)
+
+
+@pytest.mark.parametrize("pooling", [name for name, row in POOLINGS.items() if row.of_causal])
+def test_texts_without_any_word_have_latents(pooling, tmp_path):
+    """A decoder that knows little writes nothing; GPT-2 and Llama put no special tokens around a text."""
+    encoder = TextEncoder.from_pretrained(str(make_encoder("llama", tmp_path / "llama", TEXTS)), layer=1)
+    space = SentenceSpace(encoder, make_pooling(pooling, None, WIDTH, is_causal=True), LatentScaling(WIDTH)).eval()
+    rows = [encoder.tokenizer(text)["input_ids"] for text in ("", TEXTS[0])]
+    assert rows[0] == []
+    ids = torch.tensor([[encoder.pad_id] * len(rows[1]), rows[1]])
+    mask = torch.tensor([[False] * len(rows[1]), [True] * len(rows[1])])
+    nothing = Batch(ids[:, :0], mask[:, :0])
+    with torch.no_grad():
+        alone, beside = space.encode(nothing), space.encode(Batch(ids, mask))
+    assert alone.x0.shape == beside.x0.shape and alone.x0.isfinite().all()
+    torch.testing.assert_close(alone.x0[0], beside.x0[0])
