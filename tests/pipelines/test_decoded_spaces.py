@@ -393,6 +393,11 @@ def test_a_dry_run_needs_no_weights(programs, sentence, tmp_path, capsys):
         ("--latent_model_path {sentence} --encoder_model {lm}", "is not the encoder that"),
         ("--latent_model_path {sentence} --decoder_model {other}", "is not the language model that"),
         ("--latent_model_path {sentence} --enc_dec_model {lm}", "has no effect on latents of frozen embeddings"),
+        ("--latent_model_path {sentence} --kv_cache static", "--kv_cache static is of encoder-decoder models"),
+        (
+            "--latent_model_path {sentence} --config whole_batches=true",
+            "--whole_batches True is of encoder-decoder models",
+        ),
         ("--latent_model_path {compressed} --encoder_model {bert}", "is of frozen embeddings, and the latents of"),
         ("--latent_model_path {sentence} --max_seq_len 44", "--max_seq_len 44 is longer than the 40 tokens"),
         ("--latent_model_path {sentence} --decoder_noise 1.5", "--decoder_noise"),
