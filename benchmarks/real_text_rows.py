@@ -67,6 +67,10 @@ class Row:
 _BOTH = (LANGUAGE_MODEL, ENCODER)
 ROWS = {
     "recipe": Row("the recipe: frozen embeddings, an MLP, a pretrained decoder that knows the noise", "", parts=_BOTH),
+    "recipe-states": Row(
+        "the recipe without an encoder: pooled states of the language model that decodes them", "--way states",
+        parts=(LANGUAGE_MODEL,),
+    ),
     "recipe-scratch": Row("the recipe with nothing pretrained", "--way scratch"),
     "recipe-autoencoder": Row("the recipe with an autoencoder, nothing pretrained", "--way autoencoder"),
     "published": Row("the published recipe: Perceiver latents, a frozen language model, a transformer", _PUBLISHED),

@@ -138,6 +138,8 @@ def facts_of_run(folder: Path, parts: Sequence[str] | None = None) -> dict[str, 
             LANGUAGE_MODEL: decoder_args.get("decoder_model") or args.get("model"),
             ENCODER: decoder_args.get("encoder_model") or args.get("encoder_model"),
         }
+        if named[ENCODER] == named[LANGUAGE_MODEL]:
+            named[ENCODER] = None  # its own states are the latents: the encoder that judges is no part
         here = folder.parent.resolve()
         parts = [part for part, model in named.items() if model and not Path(model).resolve().is_relative_to(here)]
     found: dict[str, Any] = {

@@ -187,6 +187,8 @@ def test_a_model_that_a_recipe_trained_is_no_pretrained_part(tmp_path):
     for decoder, encoder, parts in (
         (own, own, []),
         ("hub/lm", own, [LANGUAGE_MODEL]),
+        ("hub/lm", "hub/lm", [LANGUAGE_MODEL]),  # its own states: an encoder that judges is another model
+        ("hub/lm", "hub/encoder", [LANGUAGE_MODEL, ENCODER]),
         (own, str(tmp_path / "minilm"), [ENCODER]),
     ):
         args = {"schema_version": 2, "decoder_model": decoder, "encoder_model": encoder}
@@ -247,7 +249,15 @@ def test_first_stages_are_taken_over_from_the_trained_row_of_the_same_parts(tmp_
     }
     for name, first in expected.items():
         assert reused_row(name, tmp_path) == tmp_path / "rows" / first
-    for name in ("recipe", "published", "causal-lm", "causal-scratch", "causal-decoder", "frozen-embeddings"):
+    for name in (
+        "recipe",
+        "recipe-states",
+        "published",
+        "causal-lm",
+        "causal-scratch",
+        "causal-decoder",
+        "frozen-embeddings",
+    ):
         assert reused_row(name, tmp_path) is None
 
 

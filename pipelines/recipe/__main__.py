@@ -161,16 +161,18 @@ class Recipe:
             raise UserError(f"--condition source: the texts of {corpus.name} have no sources: leave it out")
         if self.args.way not in (None, *plan.TRAINED_HERE) and models["language_model"] is None:
             raise UserError(f"--way {self.args.way} needs a language model: name one with --language_model")
+        if self.args.way == plan.PRETRAINED_WAY and models["encoder_model"] is None:
+            raise UserError("--way pretrained needs an encoder: name one with --encoder_model, or give --way states")
         self._write_folder()
-        language_model, encoder = models["language_model"], models["encoder_model"]
-        way = self.args.way or plan.WAY_OF_MODELS[language_model is not None, encoder is not None][0]
-        encoder = encoder if way == plan.PRETRAINED_WAY else None  # of no other way: its tokens count nothing there
-        speed, tokenizer = (0.0, None) if encoder is None else encoding_speed(encoder, corpus.train.texts)
+        way = self.args.way or plan.way_of(models)[0]
+        encoder, layer = plan.encoder_of(way, models)  # of other ways: tokens of an encoder count nothing there
+        speed, tokenizer = (0.0, None) if encoder is None else encoding_speed(encoder, corpus.train.texts, layer)
         if self.other is not None:
-            speed = self.other.encoding_speed(encoder) or speed  # another number of texts would be another decoder
+            # another number of texts would be another decoder
+            speed = self.other.encoding_speed(encoder, layer) or speed
         facts = measure(corpus, tokenizer)
         _log(f"{corpus.name}: {facts.describe()}")
-        machine = Machine(language_model, models["encoder_model"], speed, pick_device().type == "cuda")
+        machine = Machine(**models, texts_per_second=speed, has_gpu=pick_device().type == "cuda")
         choices = plan.choose(facts, machine, 60 * self.args.minutes, self.given)
         flags = " ".join(f"--{name} {shlex.quote(value)}" for name, value in names.items() if value is not None)
         self.state = {

@@ -109,8 +109,11 @@ def is_installed(name: str) -> bool:
     return all(find_spec(module) is not None for module in (row.module, *row.needs))
 
 
-def encoding_speed(source: str, texts: Sequence[str]) -> tuple[float, Any]:
-    """Texts per second that this machine encodes, in float32 as a cache is filled, and the tokenizer of the encoder."""
+def encoding_speed(source: str, texts: Sequence[str], layer: int | None = None) -> tuple[float, Any]:
+    """Texts per second that this machine encodes, as a cache is filled, and the tokenizer of the encoder.
+
+    layer: whose states are pooled; those after it are not computed. None: the last one.
+    """
     import torch
 
     from dataset_utils.text_stats import evenly_spaced
@@ -118,7 +121,7 @@ def encoding_speed(source: str, texts: Sequence[str]) -> tuple[float, Any]:
     from utils.distributed import pick_device
 
     device = pick_device()
-    encoder = TextEncoder.from_pretrained(source).to(device).eval()
+    encoder = TextEncoder.from_pretrained(source, layer=layer).to(device).eval()
     sample = sorted(evenly_spaced(texts, 32 * BATCH), key=len)  # neighbors of one length, as a cache encodes them
     batches = [sample[start : start + BATCH] for start in range(0, len(sample), BATCH)]
     random.Random(0).shuffle(batches)

@@ -14,15 +14,17 @@ from typing import Any
 from pipelines.recipe.corpus_facts import CorpusFacts
 from utils.errors import UserError
 
-# Latents and decoder. pretrained: frozen embeddings, a pretrained language model; perceiver: those of an autoencoder
-# that is trained here, and that model; scratch: pooled states of a language model that is trained here, and itself;
-# autoencoder: a BART and an autoencoder around it, both trained here.
-WAYS = ("pretrained", "perceiver", "scratch", "autoencoder")
-PRETRAINED_WAY, PERCEIVER_WAY, SCRATCH_WAY, AUTOENCODER_WAY = WAYS
-POOLED = (PRETRAINED_WAY, SCRATCH_WAY)  # ways whose latents are pooled states of a model that stays frozen
+# Latents and decoder. pretrained: frozen embeddings, a pretrained language model; states: pooled states of that
+# language model, and itself; perceiver: those of an autoencoder that is trained here, and the pretrained one; scratch:
+# pooled states of a language model that is trained here, and itself; autoencoder: a BART and an autoencoder around it,
+# both trained here.
+WAYS = ("pretrained", "states", "perceiver", "scratch", "autoencoder")
+PRETRAINED_WAY, STATES_WAY, PERCEIVER_WAY, SCRATCH_WAY, AUTOENCODER_WAY = WAYS
+POOLED = (PRETRAINED_WAY, STATES_WAY, SCRATCH_WAY)  # ways whose latents are pooled states of a model that stays frozen
 TRAINED_HERE = (SCRATCH_WAY, AUTOENCODER_WAY)  # ways without anything pretrained
 SHORT_TEXT = 40  # words: one vector of a sentence encoder holds about so much
 MOST_VECTORS = 16
+POOLED_LAYER = 2  # of a language model, or its last one: the states that are latents; texts of layer 0 differ more
 ENCODING_SHARE = 0.1  # of the budget, at most, for encoding the texts
 OWN_SPEED = {False: 400.0, True: 8_000.0}  # on a GPU? -> texts/s that a language model trained here encodes, roughly
 FEWEST_TEXTS = 2_000  # to encode, whatever the budget
@@ -52,7 +54,7 @@ class Machine:
 
     language_model: str | None  # folder or hub id; None: nothing pretrained
     encoder_model: str | None
-    texts_per_second: float = 0.0  # that the encoder encodes
+    texts_per_second: float = 0.0  # that the model encodes whose pooled states are latents
     has_gpu: bool = False
 
 
@@ -61,6 +63,8 @@ Choices = dict[str, Choice]
 SHARES = {
     (PRETRAINED_WAY, "one"): {"decoder": 0.8, "diffusion": 0.2},
     (PRETRAINED_WAY, "several"): {"decoder": 0.66, "diffusion": 0.34},
+    (STATES_WAY, "one"): {"decoder": 0.8, "diffusion": 0.2},
+    (STATES_WAY, "several"): {"decoder": 0.66, "diffusion": 0.34},
     (PERCEIVER_WAY, "several"): {"lm": 0.12, "autoencoder": 0.2, "decoder": 0.42, "diffusion": 0.26},
     (SCRATCH_WAY, "one"): {"causal_lm": 0.4, "decoder": 0.4, "diffusion": 0.2},
     (SCRATCH_WAY, "several"): {"causal_lm": 0.35, "decoder": 0.35, "diffusion": 0.3},
@@ -68,25 +72,46 @@ SHARES = {
 }
 ADAPTED_STAGE = {  # way -> the stage whose time is shared with the adaptation of the decoder, and the part taken
     PRETRAINED_WAY: ("decoder", 0.2),
+    STATES_WAY: ("decoder", 0.2),
     PERCEIVER_WAY: ("decoder", 0.2),
     SCRATCH_WAY: ("decoder", 0.2),
     AUTOENCODER_WAY: ("diffusion", 0.5),
 }
+ADAPTS = {  # are latents states of a pretrained language model -> whether the decoder is adapted, and reason
+    True: (True, "states hold nearly every word of a text, and the decoder would follow each error of a sample"),
+    False: (False, "the decoder was trained on noised latents, and reads how much noise they have"),
+}
 JOINT_PART = 0.4  # of the time of the denoiser, for training it together with the autoencoder
 ORDER = ("causal_lm", "lm", "autoencoder", "decoder", "diffusion", "joint", "adapted")
 
-NUCLEUS = {  # is the decoder trained here -> top_p and reason
-    False: (0.95, "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent"),
-    True: (0.86, "what a small model finds unlikely is often no word"),
+_LIKELY = "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent"
+NUCLEUS = {  # way -> top_p and reason
+    PRETRAINED_WAY: (0.95, _LIKELY),
+    STATES_WAY: (0.96, _LIKELY),
+    PERCEIVER_WAY: (0.95, _LIKELY),
+    **dict.fromkeys(TRAINED_HERE, (0.86, "what a small model finds unlikely is often no word")),
 }
 MOST_FLAT = 1024  # numbers of a latent that a residual MLP reads at once
 _ALL_HERE = "no pretrained language model: one is trained here, whose pooled states are latents, and which decodes them"
 WAY_OF_MODELS = {  # (is there a language model, is there an encoder) -> way and reason
     (True, True): (PRETRAINED_WAY, "frozen sentence embeddings, and a pretrained language model that decodes them"),
-    (True, False): (PERCEIVER_WAY, "no encoder: latents of an autoencoder trained here, a pretrained decoder"),
+    (True, False): (STATES_WAY, "no encoder: latents are pooled states of the language model, which decodes them, too"),
     (False, True): (SCRATCH_WAY, _ALL_HERE),
     (False, False): (SCRATCH_WAY, _ALL_HERE),
 }
+
+
+def way_of(models: Mapping[str, str | None]) -> tuple[str, str]:
+    """The way and its reason. models: language_model and encoder_model, each a folder, a hub id, or None."""
+    return WAY_OF_MODELS[models["language_model"] is not None, models["encoder_model"] is not None]
+
+
+def encoder_of(way: str, models: Mapping[str, str | None]) -> tuple[str | None, int | None]:
+    """The pretrained model whose pooled states are latents, and which layer's (None: the last one's); None of a way
+    whose latents are of a model that is trained here.
+    """
+    encoders = {PRETRAINED_WAY: (models["encoder_model"], None), STATES_WAY: (models["language_model"], POOLED_LAYER)}
+    return encoders.get(way, (None, None))
 
 
 class _Maker:
@@ -109,8 +134,7 @@ def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[
     Raises UserError for a stage that the way does not have.
     """
     make = _Maker(given)
-    way, why = WAY_OF_MODELS[machine.language_model is not None, machine.encoder_model is not None]
-    way = make("way", way, why)
+    way = make("way", *way_of({"language_model": machine.language_model, "encoder_model": machine.encoder_model}))
     limit = 256 if way in POOLED else 128
     length = min(limit, 8 * math.ceil(max(16, facts.tokens) / 8))
     make("max_seq_len", length, f"99 of 100 texts have at most {facts.tokens} tokens")
@@ -121,14 +145,14 @@ def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[
         _choose_texts(make, facts, speed, seconds)
     else:
         make("max_train_texts", facts.texts, "every text: the stages read them as they go")
-    if way != PRETRAINED_WAY:
+    if way not in (PRETRAINED_WAY, STATES_WAY):
         _choose_small_models(make, facts, seconds, way)
     _choose_denoiser(make, facts, seconds, way)
     _choose_denoiser_share(make, seconds, way)
     if way != AUTOENCODER_WAY:
         batch, where = (128, "a GPU computes many texts at once; ") if machine.has_gpu else (32, "")
         make("decoder_batch_size", batch, f"{where}halved until {FEWEST_STEPS} steps fit into the time of the decoder")
-    make("adapt_decoder", False, "the decoder was trained on noised latents, and reads how much noise they have")
+    make("adapt_decoder", *ADAPTS[way == STATES_WAY])
     if way == AUTOENCODER_WAY:
         make("joint", False, "latents stay as they are: each text is encoded once")
     elif given.get("joint"):
@@ -207,7 +231,7 @@ def _number(choices: Mapping[str, Choice]) -> str:
 
 
 def _choose_denoiser_share(make: _Maker, seconds: float, way: str) -> None:
-    if way == PRETRAINED_WAY and has_one_vector(make.made):
+    if way in (PRETRAINED_WAY, STATES_WAY) and has_one_vector(make.made):
         short = seconds < SHORT_BUDGET
         why = "below some hundred steps it knows no latents" if short else "samples get better with its loss"
         make("denoiser_share", 0.26 if short else 0.25, f"part of the time after encoding; {why}")
@@ -244,7 +268,7 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
     make("time_grid", "karras", "more steps where there is little noise")
     decoding = make("decoding", "nucleus", "texts of one latent differ, as those of people do")
     if decoding == "nucleus":
-        make("top_p", *NUCLEUS[way in TRAINED_HERE])
+        make("top_p", *NUCLEUS[way])
     guidance = 1.5 if needs_words else 1.0
     make("cls_free_guidance", guidance, "a source is followed more closely" if needs_words else "no guidance")
 

@@ -24,10 +24,11 @@ class OtherRecipe:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"--reuse {folder} is no folder of a recipe ({record_name}, seconds.json)") from None
 
-    def encoding_speed(self, encoder: str | None) -> float | None:
-        """Texts a second that it measured of this encoder; None for another encoder."""
+    def encoding_speed(self, encoder: str | None, layer: int | None) -> float | None:
+        """Texts a second that it measured of this layer of this encoder; None for another one."""
         measured: float | None = self.state.get("encoder_texts_per_second")
-        return measured if self.state["models"].get("encoder_model") == encoder else None
+        theirs = plan.encoder_of(self.setting.value("way"), self.state["models"])
+        return measured if theirs == (encoder, layer) else None
 
     def difference(self, name: str, setting: Setting, minutes: float) -> str | None:
         """Why the stage of this name would be another one here; None: it would be the same."""

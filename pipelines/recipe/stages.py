@@ -16,12 +16,14 @@ from pipelines.recipe.plan import (
     AUTOENCODER_WAY,
     FEWEST_STEPS,
     POOLED,
+    POOLED_LAYER,
     PRETRAINED_WAY,
     SCRATCH_WAY,
     TRAINED_HERE,
     Choice,
     Choices,
     Steps,
+    encoder_of,
     has_one_vector,
     shares,
 )
@@ -35,7 +37,6 @@ NO_SCORER = "no_scorer"  # folder of a scorer of no use but for the evaluation t
 DECODED_PER_SECOND = 0.05  # texts for each second of training: SmolLM2 decodes five a second on two cores
 DECODER_NOISE = 0.5  # of samples, as a part of the largest noise that the decoder of an autoencoder was trained with
 OWN_MODEL = "{root}/causal_lm/model"  # the language model that is trained here, an ordinary Hugging Face folder
-POOLED_LAYER = 2  # of it, or its last one: the states that are latents; texts written from one of layer 0 differ more
 # Of an MLP on one vector: most training times where there is neither little noise, which the decoder reads as well, nor
 # so much that only the mean is left (docs/real-text.md)
 MIDDLE_TIMES = "--schedule_sampler logit_normal --config time_logit_mean=0.45 --config time_logit_std=0.75"
@@ -249,12 +250,16 @@ def decoded_texts(steps: Steps) -> int:
 def _space(setting: Setting) -> str:
     if setting.value("way") not in POOLED:
         return "--latent_model_path {root}/autoencoder"
+    layer: int | None
     if setting.value("way") == SCRATCH_WAY:
-        layer = min(POOLED_LAYER, int(setting.value("layers")))
-        encoder = f"{OWN_MODEL} --encoder_layer {layer} --latent_scaling half_whiten"
+        encoder, layer = OWN_MODEL, min(POOLED_LAYER, int(setting.value("layers")))
     else:
-        assert setting.encoder_model is not None
-        encoder = shlex.quote(setting.encoder_model)
+        models = {"language_model": setting.language_model, "encoder_model": setting.encoder_model}
+        model, layer = encoder_of(setting.value("way"), models)
+        assert model is not None
+        encoder = shlex.quote(model)
+    if layer is not None:
+        encoder += f" --encoder_layer {layer} --latent_scaling half_whiten"
     pooling, number = setting.value("pooling"), setting.value("num_sentence_latents")
     space = f"--latent_space sentence --encoder_model {encoder} --pooling {pooling}"
     return space + (f" --num_sentence_latents {number}" if number > 1 else "")

@@ -56,7 +56,8 @@ def setting(facts, given, machine=None) -> Setting:
 
 def trained_decoder(root: Path, way: str) -> None:
     """args.json of the runs that the last stage reads."""
-    latents = {"encoder_model": "encoder"} if way in plan.POOLED else {"latent_model_path": "autoencoder"}
+    encoder = "a b/lm" if way == "states" else "encoder"
+    latents = {"encoder_model": encoder} if way in plan.POOLED else {"latent_model_path": "autoencoder"}
     space = {"latent_space": "sentence" if way in plan.POOLED else "compressed"}
     for name, args in (
         ("decoder", {"decoder_model": "a b/lm", **latents, **space}),
@@ -68,7 +69,7 @@ def trained_decoder(root: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("facts", [CAPTIONS, STORIES, PAIRS, CLASSES])
-@pytest.mark.parametrize("way", ["pretrained", "perceiver", "scratch", "autoencoder"])
+@pytest.mark.parametrize("way", plan.WAYS)
 @pytest.mark.parametrize("adapt", [True, False])
 def test_the_flags_of_every_stage_are_those_of_its_program(facts, way, adapt, tmp_path):
     made = setting(facts, {"way": way, "adapt_decoder": adapt, "denoiser_flags": "--clip_grad_norm 0.5"})
@@ -85,8 +86,11 @@ def test_the_flags_of_every_stage_are_those_of_its_program(facts, way, adapt, tm
             assert found.config.optimizer.clip_grad_norm == 0.5  # of the user, last
             assert found.config.denoiser.class_conditional == (facts is CLASSES)
             assert not found.config.context.ignore_sources
-        if name == "decoder" and way == "pretrained":
+        if name == "decoder" and way in ("pretrained", "states"):
             assert found.config.decoder.decoder_model == "a b/lm"
+            sentence, expected = found.config.sentence, ("a b/lm", 2, "half_whiten")
+            expected = expected if way == "states" else ("encoder", None, "standard")
+            assert (sentence.encoder_model, sentence.encoder_layer, sentence.latent_scaling) == expected
             assert found.config.sentence.pooling == ("sentences" if facts is STORIES else "mean")
 
 
@@ -298,7 +302,7 @@ def files(tmp_path_factory) -> Path:
         for split, some in (("train", found[:240]), ("valid", found[240:270]), ("test", found[270:])):
             lines = "".join(json.dumps(row) + "\n" for row in some)
             (root / f"{name}_{split}.jsonl").write_text(lines, encoding="utf-8")
-    train_local(texts, root / "lm", steps=5, width=32, layers=1, heads=2, vocab_size=400, max_length=80)
+    train_local(texts, root / "lm", steps=5, width=32, layers=2, heads=2, vocab_size=400, max_length=80)
     tiny_encoder(root / "encoder", texts)
     return root
 
@@ -331,6 +335,8 @@ def record(out: Path) -> dict:
         ("--condition class", "needs labels"),
         ("--condition source", "have no sources"),
         ("--way perceiver --language_model none", "needs a language model"),
+        ("--way states --language_model none", "needs a language model"),
+        ("--way pretrained --encoder_model none", "needs an encoder"),
         ("--decoder_flags '", "--decoder_flags"),
         ("--language_model /nowhere/lm --encoder_model /nowhere/encoder", "/nowhere/encoder"),
         ("--train_file /nowhere/texts.txt", "/nowhere/texts.txt"),
@@ -434,6 +440,8 @@ def test_a_folder_without_a_recipe_is_one_line(files, tmp_path, capsys):
         ("pairs", ""),
         ("pairs", "--condition none --adapt_decoder"),
         ("captions", "--way perceiver"),
+        ("captions", "--encoder_model none"),
+        ("stories", "--way states"),
         ("classes", "--language_model none --encoder_model none"),
         ("stories", "--way scratch --adapt_decoder"),
         ("pairs", "--way scratch"),

@@ -17,6 +17,7 @@ from pipelines.recipe.plan import (
     Machine,
     choose,
     choose_steps,
+    encoder_of,
     minutes_needed,
     rows,
     shares,
@@ -100,11 +101,30 @@ def test_without_a_pretrained_language_model_everything_is_trained_on_the_texts(
     assert list(shares(choose(CAPTIONS, SCRATCH, HOUR, {"way": "autoencoder"}))) == ["lm", "autoencoder", "diffusion"]
 
 
-def test_without_an_encoder_an_autoencoder_is_trained_and_the_pretrained_decoder_used():
-    choices = choose(CAPTIONS, Machine("smollm2", None), HOUR, {})
-    assert choices["way"].value == "perceiver" and choices["denoiser_variant"].value == "mlp"
+def test_without_an_encoder_pooled_states_of_the_pretrained_decoder_are_the_latents():
+    alone = Machine("smollm2", None, texts_per_second=400)
+    choices = choose(CAPTIONS, alone, HOUR, {})
+    assert choices["way"].value == "states" and choices["denoiser_variant"].value == "mlp"
+    adapted = {"adapt_decoder": True}  # as the reason says: it would follow each error of a sample
+    assert shares(choices) == shares(choose(CAPTIONS, MACHINE, HOUR, adapted)) and "d_model" not in choices
+    assert "adapted" not in shares(choose(CAPTIONS, alone, HOUR, {"adapt_decoder": False}))
+    assert choices["max_train_texts"].value == 144_000 and choices["top_p"].value == 0.96
+    stories = choose(STORIES, alone, HOUR, {})
+    assert stories["pooling"].value == "sentences" and stories["denoiser_variant"].value == "latent"
+    assert shares(stories) == shares(choose(STORIES, MACHINE, HOUR, adapted))
+    assert values(CAPTIONS, way="states")["way"] == "states", "also where there is an encoder"
+
+
+def test_the_model_whose_pooled_states_are_latents():
+    models = {"language_model": "smollm2", "encoder_model": "minilm"}
+    assert encoder_of("pretrained", models) == ("minilm", None) and encoder_of("states", models) == ("smollm2", 2)
+    assert encoder_of("scratch", models) == encoder_of("perceiver", models) == (None, None)
+
+
+def test_an_autoencoder_and_the_pretrained_decoder_are_typed():
+    choices = choose(CAPTIONS, Machine("smollm2", None), HOUR, {"way": "perceiver"})
+    assert choices["denoiser_variant"].value == "mlp" and choices["num_encoder_latents"].value == 16
     assert list(shares(choices)) == ["lm", "autoencoder", "decoder", "diffusion"]
-    assert values(CAPTIONS, way="perceiver")["num_encoder_latents"] == 16
     assert "adapted" in shares(choose(CAPTIONS, SCRATCH, HOUR, {"adapt_decoder": True}))
 
 
