@@ -80,7 +80,7 @@ def parser() -> ArgumentParser:
         "--own_judge_steps",
         type=int,
         default=None,
-        help="steps of the judge that is trained; 0 for none (default: 3000)",
+        help="steps of the judge that is trained; 0 for none (default: 3000, at most five passes over its texts)",
     )
     add("--num_samples", type=int, default=1000, help="texts of a row and seed (default: 1000)")
     add("--seeds", type=int, default=5, help="number of seeds, from 42 on (default: 5)")
@@ -184,7 +184,7 @@ class Study:
 
     def judges(self) -> Judges:
         """All judges; the one that is trained here is trained unless it is there."""
-        from benchmarks.real_text_judges import OWN_STEPS, Judges
+        from benchmarks.real_text_judges import Judges
 
         args = self.args
         scorer, encoder = (
@@ -194,8 +194,7 @@ class Study:
                 (args.mauve_encoder, args.encoder_model or _found("minilm-l6")),
             )
         )
-        steps = OWN_STEPS if args.own_judge_steps is None else args.own_judge_steps
-        return Judges(self.root, self.parts, scorer, encoder, self.log, steps)
+        return Judges(self.root, self.parts, scorer, encoder, self.log, args.own_judge_steps)
 
     def make_table(self) -> None:
         """Sample and judge every row that is there, then write the table."""

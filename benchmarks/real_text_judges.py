@@ -31,10 +31,16 @@ from utils.distributed import pick_device
 
 SPLIT = "test"  # of the references, in the keys of metrics
 OWN = "own_judge"  # prefix of the numbers of the judge that is trained here
-# On 20,000 captions about eight minutes on two cores; longer training would memorize a small part.
+# On 20,000 captions about eight minutes on two cores.
 OWN_JUDGE = {"width": 192, "layers": 4, "heads": 4, "vocab_size": 4000, "max_length": 128, "lr": 3e-3, "batch_size": 32}
-OWN_STEPS = 3000
+OWN_STEPS, OWN_PASSES = 3000, 5  # steps, and passes over its texts at most: a longer training would learn them by heart
 ROLES = {LANGUAGE_MODEL: "scorer", ENCODER: "encoder"}  # part of a system -> the judge that it may be
+
+
+def steps_of_judge(texts: int) -> int:
+    """Training steps of the own judge on so many texts."""
+    batch = int(OWN_JUDGE["batch_size"])
+    return min(OWN_STEPS, max(1, OWN_PASSES * texts // batch))
 
 
 class Judges:
@@ -47,16 +53,20 @@ class Judges:
         scorer: str | None,
         encoder: str | None,
         log: Callable[[str], None],
-        own_steps: int = OWN_STEPS,
+        own_steps: int | None = None,
     ) -> None:
-        """root: folder of the study, which keeps the judge that is trained and the features of references."""
+        """root: folder of the study, which keeps the judge that is trained and the features of references.
+
+        own_steps: of the judge that is trained; 0: without one; None: by the number of its texts.
+        """
         device, cache = pick_device("auto"), root / "references"
         self.parts, self.log = parts, log
         self.scorer = scorers.load(scorer, device=device) if scorer else None
         self.encoder = encoders.load(encoder, device=device) if encoder else None
         self.own = None
+        texts = parts["judge"].texts
+        own_steps = steps_of_judge(len(texts)) if own_steps is None else own_steps
         if own_steps:
-            texts = parts["judge"].texts
             folder = local_lm.train_local(texts, root / OWN, device=device, progress=log, steps=own_steps, **OWN_JUDGE)
             self.own = scorers.load(str(folder), device=device)
         for judge in (self.scorer, self.encoder, self.own):

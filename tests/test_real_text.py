@@ -27,7 +27,7 @@ from benchmarks.real_text_corpus import (
     read_parts,
     write_parts,
 )
-from benchmarks.real_text_judges import coverage, lengths
+from benchmarks.real_text_judges import coverage, lengths, steps_of_judge
 from benchmarks.real_text_rows import (
     BASELINES,
     ENCODER,
@@ -75,6 +75,22 @@ def test_no_text_is_in_two_parts_and_blocks_stay_whole():
     assert parts == divide(Split(texts(0, 1000)), Split(texts(5000, 45)), row, 20), "always the same ones"
     none = divide(Split(texts(0, 1000)), Split(texts(5000, 5)), row, 20)
     assert len(none["test"]) == len(none["human"]) == 20 and not set(none["test"].texts) & set(none["train"].texts)
+
+
+def test_files_of_other_subjects_are_mixed_before_they_are_divided():
+    """Else references would be of another distribution than all that is compared with them."""
+    row = CorpusRow("train.txt", "valid.txt", pooled=True)
+    parts = divide(Split(texts(0, 800)), Split(texts(5000, 200)), row, 100)
+    seen = [text for name in PARTS for text in parts[name].texts]
+    assert len(seen) == len(set(seen)) == 1000
+    assert {name: len(parts[name]) for name in ("test", "human", "judge")} == {"test": 100, "human": 100, "judge": 150}
+    for name in PARTS:
+        share = sum("number 5" in text and len(text.split()[-1]) == 4 for text in parts[name].texts) / len(parts[name])
+        assert 0.08 < share < 0.35, name
+
+
+def test_the_own_judge_passes_at_most_five_times_over_its_texts():
+    assert [steps_of_judge(texts) for texts in (20_805, 19_200, 1_490, 3)] == [3000, 3000, 232, 1]
 
 
 def test_references_and_human_texts_are_at_most_one_of_a_block_in_equal_places_and_parts_share_none():
