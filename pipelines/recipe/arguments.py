@@ -80,8 +80,8 @@ def parser(description: str | None = None) -> ArgumentParser:
     add("--encoder_model", metavar="MODEL", help="encoder whose embeddings are the latents: a folder, a hub id, or "
         f"none (default: {EXPECTED['encoder_model']}, if it or its package is installed)")  # fmt: skip
     add("--adapt_decoder", action="store_true", default=None, help="in the end fine-tune the decoder on latents of the "
-        "denoiser (default of --way states)")  # fmt: skip
-    add("--no_adapt_decoder", dest="adapt_decoder", action="store_false", help="do not (default of the other ways)")
+        "denoiser (default of states, and of several vectors)")  # fmt: skip
+    add("--no_adapt_decoder", dest="adapt_decoder", action="store_false", help="do not (default otherwise)")
     add("--joint", action="store_true", default=None, help="after the denoiser train it and the autoencoder together "
         "(only with --way autoencoder)")  # fmt: skip
     add("--count_evaluation", action="store_true", help="the minutes contain the evaluation, too")

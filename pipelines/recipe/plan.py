@@ -77,19 +77,14 @@ ADAPTED_STAGE = {  # way -> the stage whose time is shared with the adaptation o
     SCRATCH_WAY: ("decoder", 0.2),
     AUTOENCODER_WAY: ("diffusion", 0.5),
 }
-ADAPTS = {  # are latents states of a pretrained language model -> whether the decoder is adapted, and reason
-    True: (True, "states hold nearly every word of a text, and the decoder would follow each error of a sample"),
-    False: (False, "the decoder was trained on noised latents, and reads how much noise they have"),
-}
 JOINT_PART = 0.4  # of the time of the denoiser, for training it together with the autoencoder
 ORDER = ("causal_lm", "lm", "autoencoder", "decoder", "diffusion", "joint", "adapted")
 
 _LIKELY = "the decoder draws likely words alone; 1 is as diverse as it gets, and less fluent"
-NUCLEUS = {  # way -> top_p and reason
-    PRETRAINED_WAY: (0.95, _LIKELY),
-    STATES_WAY: (0.96, _LIKELY),
-    PERCEIVER_WAY: (0.95, _LIKELY),
-    **dict.fromkeys(TRAINED_HERE, (0.86, "what a small model finds unlikely is often no word")),
+NUCLEUS = {  # of a decoder -> top_p and reason
+    "adapted": (0.96, _LIKELY),
+    "pretrained": (0.95, _LIKELY),
+    "trained here": (0.86, "what a small model finds unlikely is often no word"),
 }
 MOST_FLAT = 1024  # numbers of a latent that a residual MLP reads at once
 _ALL_HERE = "no pretrained language model: one is trained here, whose pooled states are latents, and which decodes them"
@@ -147,12 +142,12 @@ def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[
         make("max_train_texts", facts.texts, "every text: the stages read them as they go")
     if way not in (PRETRAINED_WAY, STATES_WAY):
         _choose_small_models(make, facts, seconds, way)
+    make("adapt_decoder", *_adapts(make, way))
     _choose_denoiser(make, facts, seconds, way)
     _choose_denoiser_share(make, seconds, way)
     if way != AUTOENCODER_WAY:
         batch, where = (128, "a GPU computes many texts at once; ") if machine.has_gpu else (32, "")
         make("decoder_batch_size", batch, f"{where}halved until {FEWEST_STEPS} steps fit into the time of the decoder")
-    make("adapt_decoder", *ADAPTS[way == STATES_WAY])
     if way == AUTOENCODER_WAY:
         make("joint", False, "latents stay as they are: each text is encoded once")
     elif given.get("joint"):
@@ -268,9 +263,19 @@ def _choose_denoiser(make: _Maker, facts: CorpusFacts, seconds: float, way: str)
     make("time_grid", "karras", "more steps where there is little noise")
     decoding = make("decoding", "nucleus", "texts of one latent differ, as those of people do")
     if decoding == "nucleus":
-        make("top_p", *NUCLEUS[way])
+        adapted = "adapted" if make.made["adapt_decoder"].value else "pretrained"
+        make("top_p", *NUCLEUS["trained here" if way in TRAINED_HERE else adapted])
     guidance = 1.5 if needs_words else 1.0
     make("cls_free_guidance", guidance, "a source is followed more closely" if needs_words else "no guidance")
+
+
+def _adapts(make: _Maker, way: str) -> tuple[bool, str]:
+    """Whether the decoder is adapted to the denoiser, and the reason."""
+    if way == STATES_WAY:
+        return True, "states hold nearly every word of a text, and the decoder would follow each error of a sample"
+    if way in POOLED and not has_one_vector(make.made):
+        return True, "vectors of a sample agree less than those of a text, and the decoder learns to make up for it"
+    return False, "the decoder was trained on noised latents, and reads how much noise they have"
 
 
 def _variant(make: _Maker, way: str) -> tuple[str, str]:

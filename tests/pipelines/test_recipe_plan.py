@@ -115,6 +115,24 @@ def test_without_an_encoder_pooled_states_of_the_pretrained_decoder_are_the_late
     assert values(CAPTIONS, way="states")["way"] == "states", "also where there is an encoder"
 
 
+def test_the_decoder_is_adapted_where_samples_mislead_it_most():
+    for facts, way, adapted, top_p in (
+        (CAPTIONS, "pretrained", False, 0.95),
+        (CAPTIONS, "states", True, 0.96),
+        (STORIES, "pretrained", True, 0.96),
+        (STORIES, "scratch", True, 0.86),
+        (CAPTIONS, "scratch", False, 0.86),
+        (STORIES, "perceiver", False, 0.95),
+        (CAPTIONS, "autoencoder", False, 0.86),
+    ):
+        choices = choose(facts, MACHINE, HOUR, {"way": way})
+        assert choices["adapt_decoder"].value is adapted is ("adapted" in shares(choices)), (facts, way)
+        assert choices["top_p"].value == top_p
+    made = choose(CAPTIONS, MACHINE, HOUR, {"adapt_decoder": True})
+    assert made["adapt_decoder"].given and made["top_p"].value == 0.96
+    assert not choose(STORIES, MACHINE, HOUR, {"adapt_decoder": False})["adapt_decoder"].value
+
+
 def test_the_model_whose_pooled_states_are_latents():
     models = {"language_model": "smollm2", "encoder_model": "minilm"}
     assert encoder_of("pretrained", models) == ("minilm", None) and encoder_of("states", models) == ("smollm2", 2)
