@@ -14,7 +14,6 @@ from pipelines.cli.configs import DiffusionConfig
 from utils.cli.settings import Settings
 from utils.errors import UserError
 
-UNUSED = {"kv_cache": "dynamic", "whole_batches": False}  # flags without effect on a text decoder -> their defaults
 TEXT_DECODER_COPY = "text_decoder"  # folder below a diffusion run: the decoder of its latents
 
 
@@ -31,12 +30,6 @@ def load_decoded_space(
     not have.
     """
     saved, named = read_text_decoder_args(folder), settings.config.frozen_models
-    for name, default in UNUSED.items():
-        if name in settings.explicit and settings.get(name) != default:
-            raise UserError(
-                f"--{name} {settings.get(name)} is of encoder-decoder models, and a text decoder, that of {folder}, "
-                "writes these texts: leave it out"
-            )
     is_sentence = saved["latent_space"] == "sentence"
     if not is_sentence and named.encoder_model is not None and "encoder_model" in settings.explicit:
         raise UserError(

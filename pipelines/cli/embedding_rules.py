@@ -92,8 +92,17 @@ def _resolve_decoder(settings: Settings[DiffusionConfig]) -> bool:
 
 
 def _set_decoding(settings: Settings[DiffusionConfig], decoded: bool) -> None:
-    """The default of --decoding with a text decoder, also with a preset; UserError for its flags without one."""
+    """The default of --decoding with a text decoder, also with a preset; UserError for its flags without one, and for
+    those without effect on it.
+    """
     if decoded:
+        for name in ("kv_cache", "whole_batches"):
+            value = settings.get(name)
+            if name in settings.explicit and value != settings.program.flags[name].default:
+                raise UserError(
+                    f"--{name} {format_value(value)} is of encoder-decoder models, and a text decoder writes these "
+                    "texts: leave it out"
+                )
         typed = "decoding" in settings.explicit
         if not typed and (settings.origins["decoding"] == "default" or "preset" in settings.explicit):
             settings.set("decoding", "nucleus")

@@ -396,7 +396,7 @@ def test_a_dry_run_needs_no_weights(programs, sentence, tmp_path, capsys):
         ("--latent_model_path {sentence} --kv_cache static", "--kv_cache static is of encoder-decoder models"),
         (
             "--latent_model_path {sentence} --config whole_batches=true",
-            "--whole_batches True is of encoder-decoder models",
+            "--whole_batches on is of encoder-decoder models",
         ),
         ("--latent_model_path {compressed} --encoder_model {bert}", "is of frozen embeddings, and the latents of"),
         ("--latent_model_path {sentence} --max_seq_len 44", "--max_seq_len 44 is longer than the 40 tokens"),
