@@ -164,8 +164,8 @@ class Recipe:
         if self.args.way == plan.PRETRAINED_WAY and models["encoder_model"] is None:
             raise UserError("--way pretrained needs an encoder: name one with --encoder_model, or give --way states")
         self._write_folder()
-        way = self.args.way or plan.way_of(models)[0]
-        encoder, layer = plan.encoder_of(way, models)  # of other ways: tokens of an encoder count nothing there
+        way = self.args.way or plan.way_of(**models)[0]
+        encoder, layer = plan.encoder_of(way, **models)  # of other ways: tokens of an encoder count nothing there
         speed, tokenizer = (0.0, None) if encoder is None else encoding_speed(encoder, corpus.train.texts, layer)
         if self.other is not None:
             # another number of texts would be another decoder

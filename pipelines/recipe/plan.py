@@ -96,16 +96,16 @@ WAY_OF_MODELS = {  # (is there a language model, is there an encoder) -> way and
 }
 
 
-def way_of(models: Mapping[str, str | None]) -> tuple[str, str]:
-    """The way and its reason. models: language_model and encoder_model, each a folder, a hub id, or None."""
-    return WAY_OF_MODELS[models["language_model"] is not None, models["encoder_model"] is not None]
+def way_of(language_model: str | None, encoder_model: str | None) -> tuple[str, str]:
+    """The way and its reason; each model is a folder, a hub id, or None."""
+    return WAY_OF_MODELS[language_model is not None, encoder_model is not None]
 
 
-def encoder_of(way: str, models: Mapping[str, str | None]) -> tuple[str | None, int | None]:
+def encoder_of(way: str, language_model: str | None, encoder_model: str | None) -> tuple[str | None, int | None]:
     """The pretrained model whose pooled states are latents, and which layer's (None: the last one's); None of a way
     whose latents are of a model that is trained here.
     """
-    encoders = {PRETRAINED_WAY: (models["encoder_model"], None), STATES_WAY: (models["language_model"], POOLED_LAYER)}
+    encoders = {PRETRAINED_WAY: (encoder_model, None), STATES_WAY: (language_model, POOLED_LAYER)}
     return encoders.get(way, (None, None))
 
 
@@ -129,7 +129,7 @@ def choose(facts: CorpusFacts, machine: Machine, seconds: float, given: Mapping[
     Raises UserError for a stage that the way does not have.
     """
     make = _Maker(given)
-    way = make("way", *way_of({"language_model": machine.language_model, "encoder_model": machine.encoder_model}))
+    way = make("way", *way_of(machine.language_model, machine.encoder_model))
     limit = 256 if way in POOLED else 128
     length = min(limit, 8 * math.ceil(max(16, facts.tokens) / 8))
     make("max_seq_len", length, f"99 of 100 texts have at most {facts.tokens} tokens")

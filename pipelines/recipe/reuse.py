@@ -27,7 +27,7 @@ class OtherRecipe:
     def encoding_speed(self, encoder: str | None, layer: int | None) -> float | None:
         """Texts a second that it measured of this layer of this encoder; None for another one."""
         measured: float | None = self.state.get("encoder_texts_per_second")
-        theirs = plan.encoder_of(self.setting.value("way"), self.state["models"])
+        theirs = plan.encoder_of(self.setting.value("way"), self.setting.language_model, self.setting.encoder_model)
         return measured if theirs == (encoder, layer) else None
 
     def difference(self, name: str, setting: Setting, minutes: float) -> str | None:

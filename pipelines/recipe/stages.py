@@ -254,8 +254,7 @@ def _space(setting: Setting) -> str:
     if setting.value("way") == SCRATCH_WAY:
         encoder, layer = OWN_MODEL, min(POOLED_LAYER, int(setting.value("layers")))
     else:
-        models = {"language_model": setting.language_model, "encoder_model": setting.encoder_model}
-        model, layer = encoder_of(setting.value("way"), models)
+        model, layer = encoder_of(setting.value("way"), setting.language_model, setting.encoder_model)
         assert model is not None
         encoder = shlex.quote(model)
     if layer is not None:

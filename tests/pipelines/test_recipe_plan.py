@@ -134,9 +134,9 @@ def test_the_decoder_is_adapted_where_samples_mislead_it_most():
 
 
 def test_the_model_whose_pooled_states_are_latents():
-    models = {"language_model": "smollm2", "encoder_model": "minilm"}
-    assert encoder_of("pretrained", models) == ("minilm", None) and encoder_of("states", models) == ("smollm2", 2)
-    assert encoder_of("scratch", models) == encoder_of("perceiver", models) == (None, None)
+    models = ("smollm2", "minilm")
+    assert encoder_of("pretrained", *models) == ("minilm", None) and encoder_of("states", *models) == ("smollm2", 2)
+    assert encoder_of("scratch", *models) == encoder_of("perceiver", *models) == (None, None)
 
 
 def test_an_autoencoder_and_the_pretrained_decoder_are_typed():
