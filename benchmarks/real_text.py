@@ -284,7 +284,7 @@ class Study:
         keep.parent.mkdir(exist_ok=True)
         self.log(" ".join([f"{name}: sampling from {folder}", *flags]))
         texts = texts_of_run(folder, asked, [SEEDS_FROM + i for i in range(self.args.seeds)], keep, self.log, flags)
-        facts = facts_of_run(folder, ROWS[name].parts if name in ROWS else None)
+        facts = facts_of_run(folder, ROWS[name].parts if name in ROWS else None, _typed_decoder(flags))
         trained_on = facts.pop("train_file")
         if trained_on is None or Path(trained_on).resolve() != self.root / "corpus" / "train.jsonl":
             facts["elsewhere"] = True
@@ -317,6 +317,14 @@ def _found(name: str) -> str | None:
 
     folder = find_model(name)
     return str(folder) if folder else None
+
+
+def _typed_decoder(flags: Sequence[str]) -> Path | None:
+    """The run of a decoder that flags of sampling name; None if they name none."""
+    decoder = ArgumentParser(add_help=False, allow_abbrev=False)
+    decoder.add_argument("--latent_model_path", type=Path)
+    named: Path | None = decoder.parse_known_args(list(flags))[0].latent_model_path
+    return named
 
 
 def _from_here(model: str | None) -> str | None:

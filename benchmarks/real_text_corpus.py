@@ -44,13 +44,13 @@ class CorpusRow:
     held_out: str
     condition: str = PLAIN
     block: int = 1  # neighboring rows that belong together; of sources, the rows of one source do
-    pooled: bool = False  # whether every part is drawn from both files, since these have other subjects
+    mixed: bool = False  # whether every part is drawn from both files, since these have different subjects
 
 
 CORPORA = {
     "flickr30k": CorpusRow("flickr30k/train.txt", "flickr30k/valid.txt", block=5),
     "roc": CorpusRow("ROCstory/roc_train.json", "ROCstory/roc_valid.json"),
-    "coco": CorpusRow("coco/train.txt", "coco/valid.txt", pooled=True),
+    "coco": CorpusRow("coco/train.txt", "coco/valid.txt", mixed=True),
     "yelp": CorpusRow("yelp/train.jsonl", "yelp/valid.jsonl", CLASS),
     "commongen": CorpusRow("commongen/train.jsonl", "commongen/valid.jsonl", SOURCE),
     "e2e": CorpusRow("e2e_full/train.jsonl", "e2e_full/valid.jsonl", SOURCE),
@@ -99,7 +99,7 @@ def divide(
     """Draw the parts: references and human texts from held-out texts, as far as they go, all others from the training
     texts.
     """
-    if row.pooled:
+    if row.mixed:
         train, held_out = _join(train, held_out), held_out.select([])
     train = _in_random_order(_without_unused(train, row), row)
     held_out = _without_unused(held_out, row)

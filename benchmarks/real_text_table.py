@@ -125,13 +125,14 @@ def make_table(rows: Mapping[str, Mapping[str, Any]], judges: Mapping[str, str],
     return Table(lines, latents, {name: row["texts"] for name, row in rows.items()}, note, on_latents)
 
 
-def facts_of_run(folder: Path, parts: Sequence[str] | None = None) -> dict[str, Any]:
+def facts_of_run(folder: Path, parts: Sequence[str] | None = None, decoder_run: Path | None = None) -> dict[str, Any]:
     """What scores.json says of a run: its pretrained parts, sizes, steps, and how much its latents decide.
 
-    parts: pretrained parts; None: those that its args.json names, unless a recipe has trained them here.
+    parts: pretrained parts; None: those that its args.json names, unless a recipe has trained them here. decoder_run:
+    the run whose decoder writes the texts, if another one than that of the run was typed.
     """
     args = read_args(folder)
-    decoder_run = _decoder_run(folder, args)
+    decoder_run = decoder_run or _decoder_run(folder, args)
     decoder_args = read_args(decoder_run) if decoder_run is not None else {}
     if parts is None:
         named = {

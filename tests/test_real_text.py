@@ -79,7 +79,7 @@ def test_no_text_is_in_two_parts_and_blocks_stay_whole():
 
 def test_files_of_other_subjects_are_mixed_before_they_are_divided():
     """Else references would be of another distribution than all that is compared with them."""
-    row = CorpusRow("train.txt", "valid.txt", pooled=True)
+    row = CorpusRow("train.txt", "valid.txt", mixed=True)
     parts = divide(Split(texts(0, 800)), Split(texts(5000, 200)), row, 100)
     seen = [text for name in PARTS for text in parts[name].texts]
     assert len(seen) == len(set(seen)) == 1000
@@ -223,12 +223,16 @@ def test_what_latents_decide_is_read_of_decoders_and_autoencoders(tmp_path):
         written = {**numbers, "val/loss": 1, "protocol": {"similarity": similarity}}
         write_json(tmp_path / name / "validation.json", written)
     write_json(tmp_path / "recipe/recipe.json", {})
+    write_json(tmp_path / "adapted/args.json", {"schema_version": 2})
+    write_json(tmp_path / "adapted/validation.json", {"decoder/greedy/similarity": 0.6})
     rows = {}
     for name, path in named.items():
         write_json(tmp_path / name / "diffusion/args.json", {"schema_version": 2, "latent_model_path": path})
         facts = facts_of_run(tmp_path / name / "diffusion")
         assert facts["decoder"] == numbers
         assert facts["similarity"]["part_of_system"] is (name == "recipe")
+        typed = facts_of_run(tmp_path / name / "diffusion", decoder_run=tmp_path / "adapted")
+        assert typed["decoder"] == {"decoder/greedy/similarity": 0.6}
         rows[name] = {"metrics": {}, "texts": [], **facts}
     made = make_table(rows, {"scorer": "", "encoder": ""}, "plain")
     head, other, recipe = made.latents
