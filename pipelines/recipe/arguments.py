@@ -23,9 +23,10 @@ FREE = ("output_dir", "reuse", "dry_run", "no_evaluation", "num_samples", "score
 CHOSEN = {  # choice -> type and help of the flag that replaces it
     "way": (
         str,
-        "pretrained (frozen embeddings, a pretrained decoder), perceiver (an autoencoder is trained here; the "
-        "same decoder), scratch (nothing pretrained: a language model is trained here, whose pooled states are "
-        "latents), or autoencoder (nothing pretrained: a BART and an autoencoder around it)",
+        "pretrained (frozen embeddings, a pretrained decoder), states (no encoder: pooled states of the pretrained "
+        "decoder), perceiver (an autoencoder is trained here; the same decoder), scratch (nothing pretrained: a "
+        "language model is trained here, whose pooled states are latents), or autoencoder (nothing pretrained: a BART "
+        "and an autoencoder around it)",
     ),
     "max_train_texts": (int, "training texts to use"),
     "max_seq_len": (int, "longest text, in tokens"),

@@ -11,6 +11,10 @@ from pipelines.cli.programs import AUTOENCODER
 from utils.cli.parse import check_flags
 
 
+def _is_per_token(config: AutoencoderConfig) -> bool:
+    return config.autoencoder.autoencoder == "per_token"
+
+
 class LeftOut(NamedTuple):
     """A flag that the autoencoder of the recipe does without, by what was typed in --autoencoder_flags."""
 
@@ -22,7 +26,7 @@ class LeftOut(NamedTuple):
 LEFT_OUT = (
     LeftOut(
         "num_encoder_latents",
-        lambda config: config.autoencoder.autoencoder == "per_token",
+        _is_per_token,
         "--autoencoder per_token has one latent for each token",
     ),
     LeftOut(
@@ -41,8 +45,17 @@ OURS = "--max_latent_noise 1"  # what else of ours decides
 
 def left_out(given: Mapping[str, Any]) -> list[LeftOut]:
     """What the autoencoder does without. given: what was typed; a flag of the recipe in it stays, and is refused."""
-    typed = check_flags(AUTOENCODER, shlex.split(f"{OURS} {given.get('autoencoder_flags') or ''}")).config
-    return [row for row in LEFT_OUT if row.applies(typed) and row.flag not in given]
+    config = _typed(given)
+    return [row for row in LEFT_OUT if row.applies(config) and row.flag not in given]
+
+
+def has_latent_per_token(given: Mapping[str, Any]) -> bool:
+    """Whether what was typed asks for an autoencoder with one latent for each token."""
+    return _is_per_token(_typed(given))
+
+
+def _typed(given: Mapping[str, Any]) -> AutoencoderConfig:
+    return check_flags(AUTOENCODER, shlex.split(f"{OURS} {given.get('autoencoder_flags') or ''}")).config
 
 
 def without_flags(words: Sequence[str], names: Collection[str]) -> list[str]:

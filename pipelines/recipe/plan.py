@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.recipe.corpus_facts import CorpusFacts
+from pipelines.recipe.left_out import has_latent_per_token
 from utils.errors import UserError
 
 # Latents and decoder. pretrained: frozen embeddings, a pretrained language model; states: pooled states of that
@@ -284,7 +285,7 @@ def _variant(make: _Maker, way: str) -> tuple[str, str]:
         if make.made["num_sentence_latents"].value == 1:
             return "mlp", "one vector: a residual MLP"
         return "latent", "several vectors: a transformer over them"
-    if "per_token" in (make.given.get("autoencoder_flags") or ""):
+    if has_latent_per_token(make.given):
         return "latent", "a latent for each token: a transformer over them"
     numbers = make.made["num_encoder_latents"].value * make.made["dim_ae"].value
     if numbers <= MOST_FLAT:

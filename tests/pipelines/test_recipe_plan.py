@@ -11,9 +11,11 @@ from dataset_utils.corpus import Corpus
 from dataset_utils.registry import NOT_IN_CATALOG
 from dataset_utils.splits import Split
 from pipelines.probes import Rate
+from pipelines.recipe.arguments import CHOSEN
 from pipelines.recipe.corpus_facts import CorpusFacts, count_sentences, measure
 from pipelines.recipe.plan import (
     LAST_SHARE,
+    WAYS,
     Machine,
     choose,
     choose_steps,
@@ -151,8 +153,14 @@ def test_latents_of_few_numbers_get_an_mlp_and_others_a_transformer():
         ({"num_encoder_latents": 16, "dim_ae": 64}, "mlp"),
         ({"num_encoder_latents": 32, "dim_ae": 64}, "latent"),
         ({"autoencoder_flags": "--autoencoder per_token"}, "latent"),
+        ({"autoencoder_flags": "--enc_dec_model per_token_bart"}, "mlp"),
     ):
         assert values(CAPTIONS, SCRATCH, way="autoencoder", **given)["denoiser_variant"] == variant
+
+
+def test_the_help_explains_every_way():
+    text = CHOSEN["way"][1]
+    assert [way for way in WAYS if f"{way} (" not in text] == []
 
 
 def test_what_is_typed_replaces_a_choice_and_what_follows_from_it():
