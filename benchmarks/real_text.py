@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.real_text_corpus import CORPORA, Parts, make_parts, read_parts, write_parts
+from benchmarks.real_text_corpus import CORPORA, Parts, is_training_part, make_parts, read_parts, write_parts
 from benchmarks.real_text_rows import (
     DONE,
     ROWS,
@@ -285,8 +285,7 @@ class Study:
         self.log(" ".join([f"{name}: sampling from {folder}", *flags]))
         texts = texts_of_run(folder, asked, [SEEDS_FROM + i for i in range(self.args.seeds)], keep, self.log, flags)
         facts = facts_of_run(folder, ROWS[name].parts if name in ROWS else None, _typed_decoder(flags))
-        trained_on = facts.pop("train_file")
-        if trained_on is None or Path(trained_on).resolve() != self.root / "corpus" / "train.jsonl":
+        if not is_training_part(facts.pop("train_file"), self.root / "corpus"):
             facts["elsewhere"] = True
         folder, row = folder.resolve(), self.root / "rows" / name
         if folder.is_relative_to(row) and (row / DONE).is_file():

@@ -15,6 +15,7 @@ that stand in another part are dropped.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -232,6 +233,14 @@ def read_parts(folder: Path) -> Parts:
     except (OSError, ValueError, KeyError):
         raise UserError(f"{folder} holds no divided corpus: run the row corpus first") from None
     return Parts(record["condition"], splits, names)
+
+
+def is_training_part(trained_on: str | None, folder: Path) -> bool:
+    """Whether the file that a run was trained on is the training part of this folder, or a copy of it."""
+    if trained_on is None:
+        return False
+    file, part = Path(trained_on), folder / "train.jsonl"
+    return file.resolve() == part.resolve() or (file.is_file() and filecmp.cmp(file, part, shallow=False))
 
 
 def _lines(split: Split, class_names: Sequence[str]) -> list[str]:

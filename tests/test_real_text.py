@@ -23,6 +23,7 @@ from benchmarks.real_text_corpus import (
     CorpusRow,
     Parts,
     divide,
+    is_training_part,
     make_parts,
     read_parts,
     write_parts,
@@ -151,6 +152,16 @@ def test_every_system_is_asked_for_the_classes_of_the_references(tmp_path):
     assert back["train"].labels == [int(x) for x in split.labels]
     with pytest.raises(UserError, match="run the row corpus first"):
         read_parts(tmp_path / "other")
+
+
+def test_the_training_part_of_a_study_may_be_copied(tmp_path):
+    part, copy, other = (tmp_path / name / "train.jsonl" for name in ("study", "copy", "other"))
+    for file, text in ((part, "{1}"), (copy, "{1}"), (other, "{2}")):
+        file.parent.mkdir()
+        file.write_text(text)
+    assert is_training_part(str(part), tmp_path / "study") and is_training_part(str(copy), tmp_path / "study")
+    for file in (str(other), str(tmp_path / "gone.jsonl"), None):
+        assert not is_training_part(file, tmp_path / "study")
 
 
 def test_a_corpus_is_read_by_its_row(tmp_path):

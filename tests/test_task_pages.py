@@ -103,6 +103,6 @@ def test_the_commands_of_the_page_run_in_order(page, place, monkeypatch, capfd):
 
 
 def test_every_page_is_linked_from_the_readme_and_the_index():
-    for page in (*FAST, *SLOW, "real-text"):
+    for page in (*FAST, *SLOW, "real-text", "real-text-study"):
         assert f"docs/{page}.md" in (ROOT / "README.md").read_text("utf-8"), page
         assert f"({page}.md)" in (ROOT / "docs/usage.md").read_text("utf-8"), page
