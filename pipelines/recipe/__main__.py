@@ -49,6 +49,7 @@ from pipelines.recipe.stages import (
     steps_of_record,
 )
 from utils.errors import UserError, exit_on_user_error
+from utils.locks import release, try_lock
 from utils.run_folder import write_json
 from utils.terminal import aligned
 
@@ -65,7 +66,10 @@ MOST_START = 15.0  # seconds
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser(__doc__).parse_args(argv)
     check_arguments(args)
-    return Recipe(args).run()
+    try:
+        return Recipe(args).run()
+    finally:
+        release(args.output_dir)
 
 
 class Recipe:
@@ -123,6 +127,8 @@ class Recipe:
     # ---- the way -------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
+        if self.root.is_dir():
+            self._claim_folder()
         if self.state:
             _log(f"{self.root / RECORD}: the choices were made before; it goes on")
         elif self.args.dry_run:
@@ -163,7 +169,7 @@ class Recipe:
             raise UserError(f"--way {self.args.way} needs a language model: name one with --language_model")
         if self.args.way == plan.PRETRAINED_WAY and models["encoder_model"] is None:
             raise UserError("--way pretrained needs an encoder: name one with --encoder_model, or give --way states")
-        self._write_folder()
+        self._claim_folder()
         way = self.args.way or plan.way_of(**models)[0]
         encoder, layer = plan.encoder_of(way, **models)  # of other ways: tokens of an encoder count nothing there
         speed, tokenizer = (0.0, None) if encoder is None else encoding_speed(encoder, corpus.train.texts, layer)
@@ -186,9 +192,13 @@ class Recipe:
             "stages": {},
         }
 
-    def _write_folder(self) -> None:
-        if not self.args.dry_run:
-            self.root.mkdir(parents=True, exist_ok=True)
+    def _claim_folder(self) -> None:
+        """Make the folder, and keep another process of the same command out: both would count the seconds of both."""
+        if self.args.dry_run:
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not try_lock(self.root):
+            raise UserError(f"another recipe is running in {self.root}: wait for it, or name another --output_dir")
 
     def _show_choices(self) -> None:
         stages = plan.shares(self.choices)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pipelines.cli.configs import AutoencoderConfig
 from pipelines.cli.programs import AUTOENCODER
 from utils.cli.parse import check_flags
+from utils.errors import UserError
 
 
 def _is_per_token(config: AutoencoderConfig) -> bool:
@@ -55,7 +56,10 @@ def has_latent_per_token(given: Mapping[str, Any]) -> bool:
 
 
 def _typed(given: Mapping[str, Any]) -> AutoencoderConfig:
-    return check_flags(AUTOENCODER, shlex.split(f"{OURS} {given.get('autoencoder_flags') or ''}")).config
+    try:
+        return check_flags(AUTOENCODER, shlex.split(f"{OURS} {given.get('autoencoder_flags') or ''}")).config
+    except UserError as error:
+        raise UserError(f"--autoencoder_flags: {error}") from None
 
 
 def without_flags(words: Sequence[str], names: Collection[str]) -> list[str]:

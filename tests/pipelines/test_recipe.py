@@ -344,7 +344,7 @@ def record(out: Path) -> dict:
         ("--mauve_encoder /nowhere/judge", "/nowhere/judge"),
         ("--joint", "latents of --way pretrained stay as they are"),
         ("--way autoencoder --num_encoder_latents 8 --autoencoder_flags=--autoencoder=per_token", "leave it out"),
-        ("--way autoencoder --autoencoder_flags=--kl_weigth=1", "autoencoder stage would end at once: unknown flag"),
+        ("--way autoencoder --autoencoder_flags=--kl_weigth=1", "--autoencoder_flags: unknown flag --kl_weigth"),
         (
             "--way autoencoder --adapt_decoder --adapted_flags=--num_layers=few",
             "adapted stage would end at once: --num_layers",
@@ -365,6 +365,23 @@ def test_a_mistake_is_one_line(files, tmp_path, capsys, more, message):
     errors = [line for line in err.splitlines() if not line.startswith("note: ")]  # of measuring the encoder
     assert ended.value.code == 2 and len(errors) == 1 and message in errors[0]
     assert not (tmp_path / "out/decoder").exists()
+
+
+def test_only_one_recipe_runs_in_a_folder(files, tmp_path, capsys):
+    program = "import sys, time; from pathlib import Path; from utils.locks import try_lock; "
+    program += "print(try_lock(Path(sys.argv[1])), flush=True); time.sleep(60)"
+    root = Path(__file__).resolve().parents[2]
+    other = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=root, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "True\n"
+        with pytest.raises(SystemExit) as ended:
+            recipe.main(words(files, tmp_path, "captions"))
+        err = capsys.readouterr().err.strip()
+        assert ended.value.code == 2 and "another recipe is running in" in err and "\n" not in err
+        assert not (tmp_path / "recipe.json").exists() and not (tmp_path / "seconds.json").exists()
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_a_missing_package_is_said_before_anything_is_measured(files, tmp_path, monkeypatch, capsys):
