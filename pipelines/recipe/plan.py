@@ -183,6 +183,12 @@ def _choose_space(make: _Maker, facts: CorpusFacts) -> None:
         how_many = "the mean over the tokens"
     pooling = make("pooling", pooling, why)
     if pooling in ("mean", "first", "last"):
+        typed = make.given.get("num_sentence_latents") or 1
+        if typed != 1:
+            raise UserError(
+                f"--num_sentence_latents {typed}, and --pooling {pooling} makes one vector of a text: add --pooling "
+                "segments, or leave it out"
+            )
         make.made["num_sentence_latents"] = Choice(1, f"--pooling {pooling} makes one vector")
     else:
         make("num_sentence_latents", max(2, number), how_many)

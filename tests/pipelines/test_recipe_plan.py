@@ -172,6 +172,13 @@ def test_what_is_typed_replaces_a_choice_and_what_follows_from_it():
     assert list(adapted) == ["decoder", "diffusion", "adapted"] and sum(adapted.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("given", [{}, {"pooling": "last"}])
+def test_a_typed_number_of_vectors_is_not_dropped(given):
+    with pytest.raises(UserError, match="add --pooling segments"):
+        choose(CAPTIONS, MACHINE, HOUR, {"num_sentence_latents": 4, **given})
+    assert choose(CAPTIONS, MACHINE, HOUR, {"num_sentence_latents": 1, **given})["num_sentence_latents"].value == 1
+
+
 @pytest.mark.parametrize("facts", [CAPTIONS, STORIES, PAGES])
 @pytest.mark.parametrize("machine", [MACHINE, SCRATCH])
 @pytest.mark.parametrize("seconds", [30, HOUR, 24 * HOUR])
