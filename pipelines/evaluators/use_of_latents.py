@@ -35,6 +35,7 @@ OVERLAPS = ("bleu", "rougeL")
 # losses of every decoder, in nats per token: sigma of the noise on latents of mean 0 and variance 1
 LEVELS = {"decoder/loss_clean": 0.0, "decoder/loss_without_latents": 1.0}
 MOST, PART = 0.5, 0.2  # of the way from the similarity of other texts to 1, for the line in words
+NO_GAIN = 0.02  # of the loss without latents
 ROWS = {
     "greedy": "a text, and its greedy decoding from clean latents",
     "beam": "a text, and its decoding by beams from clean latents",
@@ -186,7 +187,9 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     """Whether latents decide, in words."""
     share = metrics["decoder/share_of_latents"]
     gain = metrics["decoder/loss_without_latents"] - metrics["decoder/loss_clean"]
-    if share >= MOST:
+    if gain < NO_GAIN * metrics["decoder/loss_without_latents"]:  # of pairs: the source, read beside them, decides
+        what, advice = "latents decide nothing, since the loss is the same without them", ": train longer"
+    elif share >= MOST:
         what, advice = "latents decide most of a text", ""
     elif share >= PART:
         what, advice = "latents decide a part of a text", ""

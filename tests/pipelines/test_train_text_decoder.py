@@ -325,6 +325,7 @@ def test_one_line_says_whether_latents_decide(own, other, says):
     found["decoder/share_of_latents"] = share_of_latents(found)
     assert says in verdict(found)
     assert "1.00 of 3.00 nats" in verdict(found)
+    assert "decide nothing" in verdict({**found, "decoder/loss_clean": 2.99}), "a source may decide in their place"
     assert "--mauve_encoder" not in describe(found, LEVELS)
     found["protocol"] = {"similarity": {"name": "minilm", "part_of_system": True}}
     assert "cosine by minilm, a part of this system: --mauve_encoder names another" in describe(found, LEVELS)
