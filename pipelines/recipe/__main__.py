@@ -8,7 +8,7 @@ trains, evaluates and writes report.html. The same command again goes on where a
 
 With a pretrained language model and a sentence encoder (unpacked by python -m latent_models.pretrained, or named here)
 latents are sentence embeddings, and the language model writes texts from them. Without, everything is trained on the
-texts. docs/real-text.md describes both ways, the choices, and how to read the numbers.
+texts. docs/real-text.md describes all ways, the choices, and how to read the numbers.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ DECODED_PER_SECOND = 0.05  # texts for each second of training: SmolLM2 decodes 
 DECODER_NOISE = 0.5  # of samples, as a part of the largest noise that the decoder of an autoencoder was trained with
 OWN_MODEL = "{root}/causal_lm/model"  # the language model that is trained here, an ordinary Hugging Face folder
 # Of an MLP on one vector: most training times where there is neither little noise, which the decoder reads as well, nor
-# so much that only the mean is left (docs/real-text.md)
+# so much that only the mean is left (docs/real-text-study.md)
 MIDDLE_TIMES = "--schedule_sampler logit_normal --config time_logit_mean=0.45 --config time_logit_std=0.75"
 LATENT_CACHE = "latent_cache"  # folder of the encoded corpus, which all stages and their probes share
 
