@@ -1,7 +1,7 @@
 """The choices of the recipe: pure functions from a corpus, a budget, a machine and what was typed to sizes and steps.
 
-Nothing here reads a file or a clock. The numbers come from the study of real text (docs/real-text-study.md); each choice
-names its reason.
+Nothing here reads a file or a clock. The numbers come from the study of real text (docs/real-text-study.md); each
+choice names its reason.
 """
 
 from __future__ import annotations
