@@ -369,8 +369,8 @@ def test_a_reader_beside_a_training_meets_neither_errors_nor_damage(tmp_path, ca
     writer.start()
     last = best = 0
     try:
-        reads, deadline = 0, time.monotonic() + 60
-        while reads < 400 or (min(last, best) <= 1 and time.monotonic() < deadline):  # a busy machine starves the writer
+        reads, deadline = 0, time.monotonic() + 60  # a busy machine starves the writer
+        while reads < 400 or (min(last, best) <= 1 and time.monotonic() < deadline):
             reads += 1
             newest = load(tmp_path).step
             assert newest >= last
