@@ -22,7 +22,8 @@ from utils.errors import UserError
 from utils.run_folder import ROOT
 
 PROBE_STEPS = 10_000_000  # more than any probe makes
-SEEN = 3  # logged lines that a rate needs
+SEEN, ENOUGH = 3, 6  # logged lines that a rate needs, and those that it waits for a while: the first steps are slow
+PATIENCE = 2  # times the seconds of a probe: so long it waits for ENOUGH of them
 ENDED = (143, -9, -15)  # exit codes of a program that was ended
 
 
@@ -51,8 +52,8 @@ def uncompiled(program: Program) -> list[str]:
 def probe(command: Sequence[str], folder: Path, seconds: float, cwd: Path | None = None) -> Rate:
     """Run a program, which writes to `folder`, for so many seconds of training; the folder is removed.
 
-    The command asks for PROBE_STEPS steps, and logs at least SEEN times in that time; if it does not, it goes on until
-    it has. UserError, with its last line, if it fails.
+    The command asks for PROBE_STEPS steps and logs each. It goes on until ENOUGH are logged, for PATIENCE times as
+    long at most, or until SEEN are, however long that takes. UserError, with its last line, if it fails.
     """
     started = run_logged(command, folder, stop_after=seconds, cwd=cwd)
     points = logged_steps(folder)
@@ -111,9 +112,11 @@ def logged_steps(folder: Path) -> list[tuple[int, float]]:
 def _stop(process: subprocess.Popen[str], folder: Path, seconds: float) -> None:
     """End it after so many seconds of training, once the log shows a rate. Nothing of it is kept."""
     time.sleep(seconds)
+    patient_until = time.monotonic() + (PATIENCE - 1) * seconds
     while process.poll() is None:
         points = logged_steps(folder)
-        if len(points) >= SEEN and points[-1][1] > points[0][1]:
+        needed = ENOUGH if time.monotonic() < patient_until else SEEN
+        if len(points) >= needed and points[-1][1] > points[0][1]:
             process.kill()
             return
         time.sleep(0.2)

@@ -36,7 +36,7 @@ SAFETY = 0.95  # of the time of a stage: what ends early goes to the next one, w
 LAST_SHARE = 0.07  # of a stage, for its last evaluation
 WARMUP_SHARE = 0.08  # of the steps of a stage, at most 100 of them
 SHORT_BUDGET = 2400.0  # seconds
-HALF_BATCH = 1.7  # times the rate: a step of half as many texts lasts longer than half of it
+HALF_BATCH = 1.85  # times the rate: a step of half as many texts lasts a little longer than half of it
 SMALL_CORPUS = 20_000  # texts
 
 
