@@ -87,6 +87,15 @@ class TextDecoderOptions:
         "of a corpus of pairs, the decoder also reads the source, before the text; what is beyond --max_seq_len tokens "
         "is cut off; with a causal --decoder_model",
     )
+    source_dropout: float = flag(
+        0.0,
+        "share of the texts whose source the decoder does not read in training, so that it learns to read their "
+        "latents; by 0.5 a text depends on both",
+        at_least=0,
+        at_most=1,
+        needs="source_prompt",
+        config_only=True,
+    )
     latent_dropout: float = flag(
         0.05,
         "share of the texts whose latents are pure noise, so that the decoder learns the language without them",

@@ -65,14 +65,19 @@ class Sequences:
         """(n,) tokens of each text that count in the loss."""
         return self.lengths() - self.text_starts
 
-    def batch(self, rows: Tensor) -> CausalBatch:
-        """Rows (B,) as a batch on the CPU."""
+    def batch(self, rows: Tensor, without_prompt: Tensor | None = None) -> CausalBatch:
+        """Rows (B,) as a batch on the CPU. without_prompt: (B,) bool, of these the text alone follows the start."""
         index = rows.numpy()
         lengths, starts = self.lengths()[index], self.text_starts[index]
+        firsts = self.ends[index] + 1
+        if without_prompt is not None:
+            left_out = np.where(without_prompt.numpy(), starts - 1, 0)
+            lengths, starts, firsts = lengths - left_out, starts - left_out, firsts + left_out
         width = int(lengths.max())
         ids = np.full((len(index), width), self.pad_id, np.int64)
         for row, i in enumerate(index):
-            ids[row, : lengths[row]] = self.ids[self.ends[i] : self.ends[i + 1]]
+            ids[row, 0] = self.ids[self.ends[i]]
+            ids[row, 1 : lengths[row]] = self.ids[firsts[row] : self.ends[i + 1]]
         at = np.arange(width)
         counts = (at >= starts[:, None]) & (at < lengths[:, None])
         return CausalBatch(torch.from_numpy(ids), torch.from_numpy(np.flatnonzero(counts)))

@@ -6,6 +6,7 @@ Its samples are those of noised latents, as it decodes the latents of a denoiser
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,15 @@ from pipelines.cli.configs import TextDecoderConfig
 from pipelines.data.tokens import TokenSplit
 from pipelines.evaluators.reconstruction import reconstruct
 from pipelines.evaluators.spelling import Spelling
-from pipelines.evaluators.use_of_latents import SAMPLES, compare, describe, load_encoder, make_pairs, text_vectors
+from pipelines.evaluators.use_of_latents import (
+    SAMPLES,
+    compare,
+    describe,
+    load_encoder,
+    make_pairs,
+    other_texts,
+    text_vectors,
+)
 from pipelines.run_context import RunContext
 from pipelines.validation import mean_losses
 from utils.records import Batch
@@ -94,6 +103,8 @@ class TextDecoderEvaluator:
                 columns[name] = self._reconstruct(name, settings)
             for name in SAMPLES:
                 columns[name] = self._reconstruct(name, self.decoding["nucleus"])
+            if self.data.prompts is not None:
+                columns["swapped"] = self._decode_swapped()
             self.space.decoder.free_copies()
             self.texts = columns
             pairs = make_pairs(columns, self.references)
@@ -109,7 +120,17 @@ class TextDecoderEvaluator:
         }
         return found
 
-    def _reconstruct(self, name: str, settings: Mapping[str, Any]) -> list[str]:
+    def _decode_swapped(self) -> list[str]:
+        """Decodings of the latents of other texts, each with the source of the text itself."""
+        assert self.data.prompts is not None
+        others = torch.tensor(other_texts(len(self.rows)))
+        prompts = self.data.prompts.clone()
+        prompts[self.rows[others]] = self.data.prompts[self.rows]
+        settings = {**self.decoding["greedy"], "decoder_noise": 0.0, "decoder_candidates": 1}
+        found = self._reconstruct("swapped", settings, replace(self.data, prompts=prompts))
+        return [found[i] for i in others.tolist()]
+
+    def _reconstruct(self, name: str, settings: Mapping[str, Any], data: TokenSplit | None = None) -> list[str]:
         run, space = self.run, self.space
 
         def decode(batch: Batch, _: str) -> list[str]:
@@ -117,7 +138,7 @@ class TextDecoderEvaluator:
 
         return reconstruct(
             decode,
-            self.data,
+            data or self.data,
             self.rows,
             self.batch_size,
             name,

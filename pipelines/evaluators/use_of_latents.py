@@ -118,15 +118,23 @@ def reads_texts(encoder: SentenceEncoder, space: LatentSpace) -> bool:
 
 
 def make_pairs(columns: Mapping[str, Sequence[str]], references: Sequence[str]) -> Pairs:
-    """The pairs of ROWS. columns: decoded texts, "greedy", those of SAMPLES, and "beam" if there is one."""
-    half = len(references) // 2  # neighbors in a file may be of one subject
-    greedy = columns["greedy"]
+    """The pairs of ROWS.
+
+    columns: decoded texts, "greedy", those of SAMPLES, "beam" if there is one, and "swapped" where a decoder reads more
+    than latents: decodings of another text's latents with what belongs to the text itself.
+    """
+    swapped = columns.get("swapped") or [columns["greedy"][i] for i in other_texts(len(references))]
     pairs = {name: (columns[name], references) for name in ("greedy", "beam") if name in columns}
     return pairs | {
         "sample": (columns[SAMPLES[0]], references),
         "samples": (columns[SAMPLES[1]], columns[SAMPLES[0]]),
-        "swapped": ([*greedy[half:], *greedy[:half]], references),
+        "swapped": (swapped, references),
     }
+
+
+def other_texts(n: int) -> list[int]:
+    """For each of n texts the number of another one, half of the texts away: neighbors may be of one subject."""
+    return [(i + n // 2) % n for i in range(n)]
 
 
 def compare(
@@ -188,7 +196,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     share = metrics["decoder/share_of_latents"]
     gain = metrics["decoder/loss_without_latents"] - metrics["decoder/loss_clean"]
     if gain < NO_GAIN * metrics["decoder/loss_without_latents"]:  # of pairs: the source, read beside them, decides
-        what, advice = "latents decide nothing, since the loss is the same without them", ": train longer"
+        what = "latents decide nothing, since the loss is the same without them"
+        advice = ": train longer, with --source_prompt also with --config source_dropout=0.5"
     elif share >= MOST:
         what, advice = "latents decide most of a text", ""
     elif share >= PART:

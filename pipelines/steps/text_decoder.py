@@ -48,6 +48,11 @@ class DecoderAugmentation:
         chosen = rng.select_mask("decoder_imagined_rows", self.denoiser_prob)
         return torch.where(chosen[:, None, None], self.denoiser(x0, rng, mask, rows), x0)
 
+    def without_source(self, rng: StepRNG) -> Tensor | None:
+        """(B,) bool, texts whose source is left out; None without source dropout."""
+        rate = self.options.source_dropout
+        return rng.select_mask("decoder_without_source", rate) if rate else None
+
     def hidden(self, rng: StepRNG, width: int) -> Tensor | None:
         """(B, T) bool, input tokens that are hidden; None without token dropout."""
         rate = self.options.token_dropout
@@ -119,7 +124,8 @@ class TextDecoderStep:
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = self.batch_sampler.rows(step, micro, len(self.data))
         rng = self.batch_sampler.rng(step, micro, self.device)
-        batch, source = self.data.batch(rows).to(self.device), self.read(rows)
+        without_source = self.augmentation.without_source(self.batch_sampler.rng(step, micro, torch.device("cpu")))
+        batch, source = self.data.batch(rows, without_source).to(self.device), self.read(rows)
         mask = source.mask if self.variable_length and isinstance(source, Latents) else None
         nll = self.network(
             source,

@@ -223,6 +223,22 @@ def test_long_texts_and_prompts_are_cut_and_counted(load):
         encode(lm.tokenizer, lm.boundaries, [], None, 8, 3)
 
 
+def test_a_batch_without_prompts_is_that_of_texts_alone(load):
+    lm = load("llama")
+    data, alone = (encode(lm.tokenizer, lm.boundaries, TEXTS, prompts, 12, 20) for prompts in (SOURCES, None))
+    rows = torch.arange(len(TEXTS))
+    none, every = torch.zeros(len(rows), dtype=torch.bool), torch.ones(len(rows), dtype=torch.bool)
+    for made, wanted in ((data.batch(rows, none), data.batch(rows)), (data.batch(rows, every), alone.batch(rows))):
+        assert torch.equal(made.input_ids, wanted.input_ids) and torch.equal(made.targets, wanted.targets)
+    mixed = data.batch(rows, rows == 0)
+    assert mixed.num_targets().tolist() == data.target_counts().tolist()
+    text = alone.ids[: alone.ends[1]].tolist()
+    assert (
+        mixed.input_ids[0, : len(text)].tolist() == text
+        and mixed.input_ids[1].tolist() == data.batch(rows).input_ids[1, : mixed.input_ids.shape[1]].tolist()
+    )
+
+
 def test_what_is_no_causal_model_ends_in_one_line(tiny, tiny_causal, tmp_path):
     def message(name: str) -> str:
         with pytest.raises(UserError) as error:
