@@ -335,6 +335,7 @@ class Recipe:
             batch,
             fewest=row.fewest,
             least_batch=row.smallest_batch,
+            half_batch=row.half_batch,
             steps=typed,
             fixed_batch=bool(row.batch_size and self.choices[row.batch_size].given),
         )

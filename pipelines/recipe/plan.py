@@ -36,7 +36,7 @@ SAFETY = 0.95  # of the time of a stage: what ends early goes to the next one, w
 LAST_SHARE = 0.07  # of a stage, for its last evaluation
 WARMUP_SHARE = 0.08  # of the steps of a stage, at most 100 of them
 SHORT_BUDGET = 2400.0  # seconds
-HALF_BATCH = 1.85  # times the rate: a step of half as many texts lasts a little longer than half of it
+HALF_BATCH = 1.5  # times the rate: a step of half as many texts lasts longer than half of it (an MLP from 512 to 64)
 SMALL_CORPUS = 20_000  # texts
 
 
@@ -359,15 +359,16 @@ def choose_steps(
     least_batch: int = 8,
     steps: int | None = None,
     fixed_batch: bool = False,
+    half_batch: float = HALF_BATCH,
 ) -> Steps:
     """The steps that fit into the seconds of a stage at a probed rate (steps/s with batch_size texts).
 
     started: seconds until the first step. fewest: with fewer steps the batch is halved, down to least_batch texts;
-    fixed_batch: it stays. steps: typed, and then kept.
+    fixed_batch: it stays. half_batch: times the rate, with half as many texts. steps: typed, and then kept.
     """
     time = SAFETY * max(0.0, seconds - min(started, 0.8 * seconds))
     while steps is None and not fixed_batch and batch_size >= 2 * least_batch and rate * time < fewest:
-        batch_size, rate = batch_size // 2, rate * HALF_BATCH
+        batch_size, rate = batch_size // 2, rate * half_batch
     number = steps if steps is not None else max(10, int(rate * time))
     decay = min(0.9999, max(0.9, 1 - 1.2 / max(1, number)))
     return Steps(number, batch_size, int(min(100, WARMUP_SHARE * number)), round(decay, 5), seconds, rate)

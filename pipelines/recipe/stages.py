@@ -15,6 +15,7 @@ from pipelines.recipe.left_out import left_out, without_flags
 from pipelines.recipe.plan import (
     AUTOENCODER_WAY,
     FEWEST_STEPS,
+    HALF_BATCH,
     POOLED,
     POOLED_LAYER,
     PRETRAINED_WAY,
@@ -56,6 +57,7 @@ class StageRow:
     fewest: int = 0  # steps, below which the batch is halved
     with_fewer: str = ""  # what goes wrong then, for a note
     smallest_batch: int = 8  # to which it is halved
+    half_batch: float = HALF_BATCH  # times the rate, with half as many texts
     steps_flag: str = "decoder_steps"  # flag of the recipe that fixes the number of steps
 
 
@@ -63,7 +65,7 @@ STAGE_ROWS = {
     "decoder": StageRow(
         TEXT_DECODER, "a language model learns to write a text from its latents", "validation.json", "decoder_flags",
         batch_size="decoder_batch_size", fewest=FEWEST_STEPS, with_fewer="texts do not follow their latents",
-        steps_flag="decoder_steps",
+        half_batch=1.85, steps_flag="decoder_steps",
     ),
     "causal_lm": StageRow(
         CAUSAL_LM, "a small causal language model", "model/config.json", "language_model_flags", least_batch=32,

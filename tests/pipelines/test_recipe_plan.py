@@ -234,7 +234,8 @@ def test_steps_fill_the_time_at_the_rate_of_the_probe():
     assert (made.steps, made.batch_size, made.warmup) == (1130, 32, 90)
     assert choose_steps(2400, 20, 0, 512).ema_decay == 0.9999
     short = choose_steps(100, 0.5, 20, 32, fewest=300)  # 40 steps: halved twice
-    assert (short.steps, short.batch_size) == (130, 8)
+    assert (short.steps, short.batch_size) == (85, 8)
+    assert choose_steps(100, 0.5, 20, 32, fewest=300, half_batch=2).steps == 152
     assert choose_steps(100, 0.5, 20, 32, fewest=300, fixed_batch=True).steps == 38
     assert choose_steps(100, 0.5, 20, 32, fewest=300, steps=7).steps == 7
     nothing = choose_steps(0, 0.5, 20, 32)
