@@ -90,7 +90,7 @@ class TextDecoderOptions:
     source_dropout: float = flag(
         0.0,
         "share of the texts whose source the decoder does not read in training, so that it learns to read their "
-        "latents; by 0.5 a text depends on both",
+        "latents",
         at_least=0,
         at_most=1,
         needs="source_prompt",
