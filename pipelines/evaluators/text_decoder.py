@@ -99,8 +99,7 @@ class TextDecoderEvaluator:
         columns: dict[str, list[str]] = {}
         with eval_mode(self.space):
             for name in self.clean:
-                settings = {**self.decoding[name], "decoder_noise": 0.0, "decoder_candidates": 1}
-                columns[name] = self._reconstruct(name, settings)
+                columns[name] = self._reconstruct(name, self._from_clean_latents(name))
             for name in SAMPLES:
                 columns[name] = self._reconstruct(name, self.decoding["nucleus"])
             if self.data.prompts is not None:
@@ -120,14 +119,16 @@ class TextDecoderEvaluator:
         }
         return found
 
+    def _from_clean_latents(self, strategy: str) -> dict[str, Any]:
+        """Settings of decoding without noise."""
+        return {**self.decoding[strategy], "decoder_noise": 0.0, "decoder_candidates": 1}
+
     def _decode_swapped(self) -> list[str]:
         """Decodings of the latents of other texts, each with the source of the text itself."""
         assert self.data.prompts is not None
         others = torch.tensor(other_texts(len(self.rows)))
-        prompts = self.data.prompts.clone()
-        prompts[self.rows[others]] = self.data.prompts[self.rows]
-        settings = {**self.decoding["greedy"], "decoder_noise": 0.0, "decoder_candidates": 1}
-        found = self._reconstruct("swapped", settings, replace(self.data, prompts=prompts))
+        prompts = moved_prompts(self.data.prompts, self.rows, self.rows[others])
+        found = self._reconstruct("swapped", self._from_clean_latents("greedy"), replace(self.data, prompts=prompts))
         return [found[i] for i in others.tolist()]
 
     def _reconstruct(self, name: str, settings: Mapping[str, Any], data: TokenSplit | None = None) -> list[str]:
@@ -170,3 +171,10 @@ class TextDecoderEvaluator:
                 for reference, *row in zip(self.references, *self.texts.values(), strict=True)
             ]
             report.write(folder, name, self.metrics, samples)
+
+
+def moved_prompts(prompts: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """Prompts (n, P) in which each of the rows `targets` has the prompt of the one of `rows` at its place."""
+    moved = prompts.clone()
+    moved[targets] = prompts[rows]
+    return moved

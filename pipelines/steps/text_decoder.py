@@ -49,8 +49,8 @@ class DecoderAugmentation:
         return torch.where(chosen[:, None, None], self.denoiser(x0, rng, mask, rows), x0)
 
     def without_source(self, rng: StepRNG) -> Tensor | None:
-        """(B,) bool, texts whose source is left out; None without source dropout."""
-        rate = self.options.source_dropout
+        """(B,) bool, texts whose source is left out; None without sources or source dropout."""
+        rate = self.options.source_dropout if self.options.source_prompt else 0.0
         return rng.select_mask("decoder_without_source", rate) if rate else None
 
     def hidden(self, rng: StepRNG, width: int) -> Tensor | None:

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 import train_latent_model
+from latent_models.causal.options import TextDecoderOptions
 from latent_models.spaces.decoded import DecodedSpace
 from pipelines import train_text_decoder
 from pipelines.cli.programs import TEXT_DECODER
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.length_buckets import LengthBuckets
-from pipelines.evaluators.use_of_latents import LEVELS, describe, share_of_latents, verdict
-from pipelines.steps.text_decoder import TextDecoderStep
+from pipelines.evaluators.text_decoder import moved_prompts
+from pipelines.evaluators.use_of_latents import LEVELS, describe, other_texts, share_of_latents, verdict
+from pipelines.steps.text_decoder import DecoderAugmentation, TextDecoderStep
 from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.latent_models.tiny_causal import make_causal
 from tests.latent_models.tiny_encoders import make_encoder
@@ -26,6 +28,7 @@ from utils import checkpoints
 from utils.cli.parse import parse
 from utils.errors import UserError
 from utils.run_folder import write_json
+from utils.seeding import StepRNG
 from utils.trackers import read_metrics
 
 SHORT = (
@@ -309,6 +312,21 @@ def test_a_dry_run_shows_the_parts(programs, place, capsys):
     line += " --pooling learned --num_sentence_latents 3"
     assert train_text_decoder.train(parse(TEXT_DECODER, line.split())) == 0
     assert "encoded once" not in capsys.readouterr().out, "latents that train are not cached"
+
+
+def test_another_text_is_decoded_with_the_source_of_the_text_itself():
+    prompts, rows = torch.arange(6)[:, None], torch.arange(5)
+    others = other_texts(5)
+    moved = moved_prompts(prompts, rows, rows[torch.tensor(others)])
+    assert sorted(others) == list(range(5)) and all(other != text for text, other in enumerate(others))
+    assert [int(moved[other]) for other in others] == [0, 1, 2, 3, 4] and moved[5] == 5
+
+
+@pytest.mark.parametrize("reads, chosen", [(True, 2), (False, None)])
+def test_sources_are_left_out_only_where_they_are_read(reads, chosen):
+    augmentation = DecoderAugmentation(TextDecoderOptions(source_prompt=reads, source_dropout=0.5))
+    found = augmentation.without_source(StepRNG(0, 0, 4, 0, 4))
+    assert (None if found is None else int(found.sum())) == chosen, "an encoder-decoder has no source before its texts"
 
 
 @pytest.mark.parametrize(
