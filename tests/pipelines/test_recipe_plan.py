@@ -3,6 +3,7 @@ large ones, what was typed; and the steps that fit into a time."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from dataset_utils.corpus import Corpus
 from dataset_utils.registry import NOT_IN_CATALOG
 from dataset_utils.splits import Split
+from pipelines import probes
 from pipelines.probes import Rate
 from pipelines.recipe.arguments import CHOSEN
 from pipelines.recipe.corpus_facts import CorpusFacts, count_sentences, measure
@@ -241,6 +243,24 @@ def test_steps_fill_the_time_at_the_rate_of_the_probe():
     nothing = choose_steps(0, 0.5, 20, 32)
     assert nothing.steps == 10 and 0 <= nothing.warmup < 10 and nothing.ema_decay == 0.9
     assert Rate(10, 2).steps(100) == 180 and Rate(1000, 2).steps(100) == 40
+
+
+SLOW_FIRST = """
+import json, sys, time
+print("training: as a program does", flush=True)
+for step, seconds in enumerate([5.0, 15.0, 21.0, 27.0, 33.0, 39.0], 1):
+    time.sleep(0.3)
+    with open(sys.argv[1], "a") as log:
+        log.write(json.dumps({"step": step, "seconds": seconds}) + "\\n")
+time.sleep(600)
+"""
+
+
+def test_a_rate_is_not_that_of_the_first_steps_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(probes, "PATIENCE", 60)  # a busy machine may be slow
+    folder = tmp_path / "run.probe"
+    rate = probes.probe([sys.executable, "-c", SLOW_FIRST, str(folder / "metrics.jsonl")], folder, 1.0)
+    assert rate.steps_per_second == pytest.approx(5 / 34) and not folder.exists()
 
 
 def test_the_facts_of_a_corpus_are_measured():
