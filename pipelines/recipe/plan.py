@@ -24,6 +24,7 @@ PRETRAINED_WAY, STATES_WAY, PERCEIVER_WAY, SCRATCH_WAY, AUTOENCODER_WAY = WAYS
 POOLED = (PRETRAINED_WAY, STATES_WAY, SCRATCH_WAY)  # ways whose latents are pooled states of a model that stays frozen
 TRAINED_HERE = (SCRATCH_WAY, AUTOENCODER_WAY)  # ways without anything pretrained
 SHORT_TEXT = 40  # words: one vector of a sentence encoder holds about so much
+WORDS_OF_WIDTH = 20  # of a text: a step with longer ones lasts longer, and leaves a wide model too few
 MOST_VECTORS = 16
 POOLED_LAYER = 2  # of a language model, or its last one: the states that are latents; texts of layer 0 differ more
 ENCODING_SHARE = 0.1  # of the budget, at most, for encoding the texts
@@ -209,9 +210,10 @@ def _choose_texts(make: _Maker, facts: CorpusFacts, speed: float, seconds: float
 
 
 def _choose_small_models(make: _Maker, facts: CorpusFacts, seconds: float, way: str) -> None:
-    """Sizes of what is trained here by the budget: a step of a larger model takes longer."""
-    width, layers = (128, 2) if seconds < 1800 else (256, 3) if seconds < 8 * 3600 else (384, 4)
-    make("d_model", width, f"the language model of {seconds / 60:g} minutes")
+    """Sizes of what is trained here by the budget: a step of a larger model, or with longer texts, takes longer."""
+    time_of_width = seconds * min(1.0, WORDS_OF_WIDTH / max(facts.words, 1))
+    width, layers = (128, 2) if time_of_width < 1800 else (256, 3) if time_of_width < 8 * 3600 else (384, 4)
+    make("d_model", width, f"the language model of {seconds / 60:g} minutes, with texts of {facts.words:g} words")
     make("vocab_size", 2000 if facts.texts < 5_000 else 4000, f"{facts.texts:,} texts")
     if way == SCRATCH_WAY:
         make("layers", 2 * layers, "of the causal language model")
