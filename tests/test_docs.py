@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare_systems, compare_systems_train, real_text
+from benchmarks import compare_systems, compare_systems_train, first_texts, real_text
 from dataset_utils.registry import DATASETS
 from evaluation.report import __main__ as report
 from evaluation.score import __main__ as score
@@ -120,3 +120,7 @@ def test_every_corpus_is_in_the_usage() -> None:
 
 def test_the_readme_fits_on_one_page() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
+
+
+def test_the_page_of_texts_is_that_of_the_records() -> None:
+    assert first_texts.PAGE.read_text(encoding="utf-8") == first_texts.page(), "run python benchmarks/first_texts.py"
