@@ -29,8 +29,9 @@ OTHER_SYSTEMS = {  # systems whose samples have a name that is no row of real_te
 LEFT_OUT = ("2026-11-29_compare_flickr30k_cpu",)  # a comparison of other systems, with a page of its own
 INTRODUCTION = """# What the systems of the study write
 
-The first three texts of every system in the [study](real-text-study.md), not chosen; the files `samples-*.txt` of each record have all of them, most of them 1,000. Of
-pairs they are for the first sources of the test set. Written by `python benchmarks/first_texts.py`.
+The first three texts of every system in the [study](real-text-study.md), not chosen; the files `samples-*.txt` of each
+record have all of them, most of them 1,000. Of pairs they are for the first sources of the test set. Written by
+`python benchmarks/first_texts.py`.
 """
 
 
