@@ -1,4 +1,4 @@
-"""An encoder-decoder that decodes latents: loss, gradients, generation, in BART and T5 with random weights."""
+"""An encoder-decoder that decodes latents: loss, gradients, generation, in BART, T5 and mT5 with random weights."""
 
 from __future__ import annotations
 
@@ -307,8 +307,9 @@ def test_what_trains_is_what_the_mode_says_and_has_a_gradient(build, family, mod
     elif mode == "lora":
         assert of_model and all("lora_" in name and ".decoder." in name for name in of_model)
     else:
-        of_decoder = {id(p) for p in decoder.lm.model.get_decoder().parameters()}
-        assert {id(trained[name]) for name in of_model} == of_decoder
+        model = decoder.lm.model
+        parts = (model.get_decoder(), model.get_output_embeddings())
+        assert {id(trained[name]) for name in of_model} == {id(p) for part in parts for p in part.parameters()}
     decoder.nll(latents(), torch.zeros(4), batch_of(decoder)).sum().backward()
     assert all(p.grad is not None for p in trained.values())  # DDP waits for each of them
 

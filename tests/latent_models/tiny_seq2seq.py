@@ -17,11 +17,12 @@ SIZES: dict[str, dict[str, Any]] = {
         d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=2, num_heads=2, decoder_start_token_id=0
     ),
 }  # fmt: skip
+SIZES["mt5"] = SIZES["t5"] | dict(tie_word_embeddings=False)  # as published
 FAMILIES = tuple(SIZES)
 
 
 def seq2seq_tokenizer(family: str, texts: Sequence[str]):
-    """BART: <s> text </s>; T5: text </s>, and an unknown word."""
+    """BART: <s> text </s>; T5 and mT5: text </s>, and an unknown word."""
     if family == "bart":
         from latent_models.tokenizers.training import train_tokenizer
 
@@ -52,7 +53,7 @@ def make_seq2seq(folder: Path, family: str, texts: Sequence[str], std: float = 0
     ids = dict(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    extra = 5 if family == "t5" else 0  # rows that no token has, as published
+    extra = 0 if family == "bart" else 5  # rows that no token has, as published
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer) + extra, **ids, **{**SIZES[family], **sizes})
     torch.manual_seed(0)
     model = AutoModelForSeq2SeqLM.from_config(config)
