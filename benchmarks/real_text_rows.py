@@ -105,6 +105,9 @@ ROWS = {
     "state-noise-autoencoder": Row(
         "published, with noise on the encoder's states", _published("--max_latent_noise 0 --state_noise 0.3")
     ),
+    "state-mask-autoencoder": Row(
+        "published, with masked encoder states", _published("--max_latent_noise 0 --state_mask_prob 0.3")
+    ),
     "per-token-autoencoder": Row(
         "published, with one latent for each token",
         f"{_SCRATCH} --dim_ae 64 --autoencoder_flags"
@@ -155,6 +158,10 @@ ROWS = {
     "recipe-tan-schedule": Row(
         "the recipe with more noise at every time (tan-d, d = 3)",
         "--denoiser_flags '--train_schedule tan --scale 3'", parts=_BOTH,
+    ),
+    "recipe-shifted-schedule": Row(
+        "the recipe with its schedule shifted by the size of its latents (RAE)",
+        "--denoiser_flags=--scale_by_dimension", parts=_BOTH,
     ),
     "recipe-flow-x0": Row(
         "the recipe on the linear path, with x0 predicted and the loss of x0",

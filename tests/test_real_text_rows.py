@@ -27,6 +27,7 @@ LEVERS = {
     "token-dropout-autoencoder": {"token_dropout"},
     "latent-mask-autoencoder": {"latent_mask_prob"},
     "state-noise-autoencoder": {"state_noise"},
+    "state-mask-autoencoder": {"state_mask_prob"},
     "per-token-autoencoder": {"autoencoder", "num_encoder_latents"},
     "joint": set(),
     "adapted-decoder": set(),

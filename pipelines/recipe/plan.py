@@ -284,7 +284,7 @@ def _adapts(make: _Maker, way: str) -> tuple[bool, str]:
         return True, "states hold nearly every word of a text, and the decoder would follow each error of a sample"
     if way in POOLED and not has_one_vector(make.made):
         return True, "vectors of a sample agree less than those of a text, and the decoder learns to make up for it"
-    return False, "the decoder was trained on noised latents, and reads how much noise they have"
+    return False, "states and several pooled vectors gain from it, other latents did not"
 
 
 def _variant(make: _Maker, way: str) -> tuple[str, str]:
