@@ -28,6 +28,7 @@ from utils.errors import UserError
 from utils.hooks import Hook, PeriodicHook, StepResult
 from utils.locks import release
 from utils.loop import StepFn, train
+from utils.malloc import GapsInMemory
 from utils.preemption import EXIT_CODES, StopSignals
 from utils.ranks import is_lost_connection
 from utils.run_folder import write_json
@@ -132,7 +133,10 @@ def run_training(
             reason = train(
                 state,
                 step,
-                [run.logger, *hooks, *losses, _SaveAndEvaluate(saver, save_every), run.logger.clock],
+                [
+                    *(run.logger, *hooks, *losses, _SaveAndEvaluate(saver, save_every)),
+                    *(GapsInMemory(), run.logger.clock),
+                ],
                 loop,
                 clip_grad_norm=settings.config.optimizer.clip_grad_norm,
                 autocast=run.autocast,
