@@ -23,6 +23,7 @@ SHOWN = 3
 OTHER_SYSTEMS = {  # systems whose samples have a name that is no row of real_text.py
     "guided-2": "the recipe, guidance 2",
     "guided-3": "the recipe, guidance 3",
+    "recipe-no-source-dropout": "the recipe, its decoder trained with all sources",
     "recipe-scratch-94": "the recipe with nothing pretrained, top-p .94",
     "recipe-states-not-adapted": "the recipe without an encoder, before its decoder is adapted",
 }

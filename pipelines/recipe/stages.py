@@ -236,7 +236,7 @@ def _decoder(setting: Setting, steps: Steps) -> str:
     else:
         assert setting.language_model is not None
         model = f"--decoder_model {shlex.quote(setting.language_model)} --lora_rank 16 --learning_rate 2e-3"
-    source = " --source_prompt --config source_dropout=0.5" if setting.value("condition") == "source" else ""
+    source = " --source_prompt" if setting.value("condition") == "source" else ""
     return (
         f"{_space(setting)}{source} {model} --max_latent_noise 0.6"
         f" --eval_every {max(1, steps.steps)} --save_every {_part(steps, 10)}"
