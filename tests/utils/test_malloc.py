@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.malloc import USER_VARIABLES, is_scarce
+from utils.malloc import MMAP_BYTES, TRIM_BYTES, USER_VARIABLES, is_scarce
 
 ROOT = Path(__file__).resolve().parents[2]
 # tensors of 8 MB, allocated and freed; prints the number of pages that the system provided, of 4 KiB each
@@ -84,7 +84,9 @@ def test_gaps_between_tensors_are_returned_where_memory_grows():
     before, grown, after = map(int, run(GAPS))
     assert grown > before + 550, "freed memory is kept"
     assert after < before + 50
-    assert run(GAPS, GLIBC_TUNABLES="glibc.malloc.tcache_count=7")  # the user decides: nothing happens
+    by_user = dict(MALLOC_MMAP_THRESHOLD_=str(MMAP_BYTES), MALLOC_TRIM_THRESHOLD_=str(TRIM_BYTES))
+    before, grown, after = map(int, run(GAPS, **by_user))
+    assert after >= grown > before + 550, "the user decides, and nothing is returned"
 
 
 def test_memory_is_scarce_where_a_tenth_of_it_is_available():
@@ -93,4 +95,4 @@ def test_memory_is_scarce_where_a_tenth_of_it_is_available():
             f"MemTotal:       10000 kB\nMemFree:           1 kB\nMemAvailable:   {available} kB\nHugePages_Total:  0\n"
         )
         assert is_scarce(lambda text=text: text) == expected
-    is_scarce()  # of this machine
+    assert is_scarce() in (True, False)  # the file of this machine can be read
