@@ -231,6 +231,14 @@ def test_the_minutes_that_a_note_asks_for_give_the_steps():
     assert minutes_needed(300, 0.1, 10, 1, 0, with_evaluation=True) > minutes_needed(300, 0.1, 10, 1, 0)
 
 
+def test_a_model_that_is_trained_here_is_narrower_for_long_texts():
+    def width(words: int, seconds: float) -> int:
+        return values(replace(CAPTIONS, words=words), SCRATCH, seconds)["d_model"]
+
+    assert [width(words, 2100) for words in (12, 20, 42)] == [256, 256, 128]
+    assert width(42, 3 * 3600) == 256
+
+
 def test_steps_fill_the_time_at_the_rate_of_the_probe():
     made = choose_steps(2400, 0.5, 20, 32, fewest=300)
     assert (made.steps, made.batch_size, made.warmup) == (1130, 32, 90)
