@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.recipe import plan
+from pipelines.recipe.folder import RECORD, SECONDS
 from pipelines.recipe.stages import LATENT_CACHE, Setting, make_stage, setting_of_record, steps_of_record
 from utils.errors import UserError
 
@@ -15,14 +16,14 @@ from utils.errors import UserError
 class OtherRecipe:
     """A recipe folder with finished stages. UserError if it is none."""
 
-    def __init__(self, folder: Path, record_name: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.state: dict[str, Any] = json.loads((folder / record_name).read_text(encoding="utf-8"))
-            self.seconds: dict[str, float] = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+            self.state: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            self.seconds: dict[str, float] = json.loads((folder / SECONDS).read_text(encoding="utf-8"))
             self.setting = setting_of_record(self.state)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"--reuse {folder} is no folder of a recipe ({record_name}, seconds.json)") from None
+            raise UserError(f"--reuse {folder} is no folder of a recipe ({RECORD}, {SECONDS})") from None
 
     def encoding_speed(self, encoder: str | None, layer: int | None) -> float | None:
         """Texts a second that it measured of this layer of this encoder; None for another one."""

@@ -24,10 +24,11 @@ from pipelines import probes
 from pipelines.adapt_decoder import network_flags
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION
 from pipelines.recipe import __main__ as recipe
-from pipelines.recipe import plan, sample_count
+from pipelines.recipe import lengths, plan, sample_count
 from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH, parser, unused
 from pipelines.recipe.checks import rules_without_folders
 from pipelines.recipe.corpus_facts import CorpusFacts
+from pipelines.recipe.folder import RECORD, SECONDS, RecipeFolder
 from pipelines.recipe.left_out import without_flags
 from pipelines.recipe.plan import Machine, Steps, choose, choose_steps, shares
 from pipelines.recipe.reuse import OtherRecipe
@@ -233,9 +234,9 @@ def test_a_log_line_comes_after_ten_seconds_or_fifty_steps():
 def test_the_minutes_that_a_note_asks_for_contain_the_probe(tmp_path, monkeypatch):
     """It also encodes the texts: no stage gets its seconds."""
     asked: list[float] = []
-    monkeypatch.setattr(probes, "probe", lambda *given: time.sleep(0.5) or probes.Rate(0.1, 0.5))
+    monkeypatch.setattr(lengths, "probe", lambda *given: time.sleep(0.5) or probes.Rate(0.1, 0.5))
     monkeypatch.setattr(plan, "minutes_needed", lambda *given, **more: asked.append(given[4]) or 9)
-    made = recipe.Recipe(parser().parse_args(f"--train_file x --minutes 0.05 --output_dir {tmp_path}".split()))
+    made = RecipeFolder(parser().parse_args(f"--train_file x --minutes 0.05 --output_dir {tmp_path}".split()))
     choices = choose(CAPTIONS, Machine("lm", "encoder", 400), 3, {})
     made.state = {
         "given": {},
@@ -245,7 +246,7 @@ def test_the_minutes_that_a_note_asks_for_contain_the_probe(tmp_path, monkeypatc
         "corpus": {"has_sources": False},
         "stages": {},
     }
-    assert made._plan_stage("decoder")["steps"] < 300
+    assert lengths.fix_length(made, "decoder")["steps"] < 300
     assert len(asked) == 1 and 0.5 <= asked[0] < 3
 
 
@@ -427,11 +428,11 @@ def test_equal_stages_are_taken_over_and_their_time_is_spent(files, tmp_path, ca
     assert recipe.main(words(files, second, "captions", changed)) == 0
     assert "taken over" not in capsys.readouterr().out
 
-    other, setting = OtherRecipe(first, recipe.RECORD), OtherRecipe(second, recipe.RECORD).setting
+    other, setting = OtherRecipe(first), OtherRecipe(second).setting
     assert other.difference("decoder", setting, 0.5) is None
     assert other.difference("decoder", setting, 0.6) == "it has another part of the time"
     assert other.difference("joint", setting, 0.5) == "it is not finished there"
-    flags = OtherRecipe(first, recipe.RECORD).setting
+    flags = OtherRecipe(first).setting
     flags.given["decoder_flags"] = "--lora_rank=8"
     assert other.difference("decoder", flags, 0.5) == "its flags differ (--lora_rank=8)"
 
@@ -440,7 +441,7 @@ def test_a_folder_without_a_recipe_is_one_line(files, tmp_path, capsys):
     with pytest.raises(SystemExit):
         recipe.main(words(files, tmp_path / "out", "captions", f"--reuse {tmp_path}"))
     assert f"--reuse {tmp_path} is no folder of a recipe" in capsys.readouterr().err
-    for name in (recipe.RECORD, "seconds.json"):  # JSON of something else
+    for name in (RECORD, SECONDS):  # JSON of something else
         (tmp_path / name).write_text('{"stages": {}}', encoding="utf-8")
     with pytest.raises(SystemExit):
         recipe.main(words(files, tmp_path / "out", "captions", f"--reuse {tmp_path}"))
