@@ -39,8 +39,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     from latent_models.generation.decoding import strategies
     from latent_models.generation.generator import TokenGenerator
+    from latent_models.generation.options import GenerationOptions
     from latent_models.language_models import LanguageModel
-    from latent_models.options import GenerationOptions
     from utils.distributed import pick_device
 
     device = pick_device(args.device)

@@ -20,9 +20,10 @@ from dataset_utils.synthetic_stories import generate_splits
 from latent_models.autoencoders.options import PerceiverOptions
 from latent_models.autoencoders.perceiver import PerceiverAutoencoder
 from latent_models.generation.generator import TokenGenerator, make_token_generator
+from latent_models.generation.options import GenerationOptions
 from latent_models.half_precision import HalfPrecisionCopy
 from latent_models.language_models import LanguageModel
-from latent_models.options import GenerationOptions, PretrainingOptions
+from latent_models.pretraining.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.tokenizers.training import train_tokenizer

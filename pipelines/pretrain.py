@@ -13,7 +13,7 @@ from dataset_utils.splits import Split
 from evaluation import report
 from evaluation.protocols import evaluate_reconstruction
 from latent_models.language_models import LanguageModel
-from latent_models.options import PretrainingOptions
+from latent_models.pretraining.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines.best_checkpoint import best_score, check_best_metric, load_best_score, save_if_best

@@ -46,7 +46,7 @@ TEXTS = [f"The {colour} {food} is {taste}." for colour in COLOURS for food in FO
 def model(tmp_path_factory) -> Path:
     """A tiny BART, 64 wide so that attention heads fit."""
     from latent_models.language_models import LanguageModel
-    from latent_models.options import PretrainingOptions
+    from latent_models.pretraining.options import PretrainingOptions
     from latent_models.pretraining.small_bart import small_bart
     from latent_models.tokenizers.training import train_tokenizer
 

@@ -1,10 +1,50 @@
-"""Flags of the autoencoders, one dataclass for each."""
+"""Flags of the autoencoders: one dataclass for each kind, and those of all."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.cli.flags import flag
+from utils.cli.flags import flag, table_keys
+
+
+@dataclass
+class AutoencoderOptions:
+    """Those of every kind."""
+
+    autoencoder: str = flag(
+        "perceiver", "kind of autoencoder", choices=table_keys("latent_models.autoencoders", "AUTOENCODERS")
+    )
+    lm_mode: str = flag(
+        "freeze",
+        "freeze: train the autoencoder only; ft: train the language model, too; decoder: train only the decoder of "
+        "--resume_dir, so that its latents, and denoisers trained on them, stay valid",
+        choices=("freeze", "ft", "decoder"),
+        published=True,
+    )
+    max_latent_noise: float = flag(
+        0.0,
+        "largest sigma of the noise added to the latents on which the decoder trains, to make it robust to sampling "
+        "errors; 0: no noise",
+        at_least=0,
+        at_most=1,
+    )
+    latent_noise_prob: float = flag(
+        0.5,
+        "share of the texts whose latents are noised with --max_latent_noise",
+        at_least=0,
+        at_most=1,
+        needs="max_latent_noise",
+    )
+
+
+@dataclass
+class ReconstructionOptions:
+    whole_logits: bool = flag(
+        False,
+        "hold the logits of a whole batch in memory instead of some tokens at a time",
+        may_change="both",
+        config_only=True,
+    )
 
 
 @dataclass

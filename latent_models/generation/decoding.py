@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from latent_models.options import TokenDecodingOptions
+from latent_models.generation.options import TokenDecodingOptions
 from utils.errors import UserError
 
 DECODING: dict[str, dict[str, Any]] = {

@@ -28,8 +28,8 @@ from latent_models.attention import chooses_kernels
 from latent_models.generation.buckets import buckets
 from latent_models.generation.cache import make_cache
 from latent_models.generation.decoder_steps import has_step, stepwise
+from latent_models.generation.options import GenerationOptions
 from latent_models.key_value_cache import CACHE
-from latent_models.options import GenerationOptions
 from utils.errors import UserError
 from utils.heartbeat import beat
 from utils.sharding import is_sharded

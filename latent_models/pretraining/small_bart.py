@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BartConfig, BartForConditionalGeneration
 
-from latent_models.options import PretrainingOptions
+from latent_models.pretraining.options import PretrainingOptions
 from utils.errors import UserError
 
 

@@ -21,11 +21,11 @@ from latent_models.causal.latent_decoder import LatentDecoder
 from latent_models.causal.options import TextDecoderOptions
 from latent_models.causal.sequences import prompt_ids
 from latent_models.language_models import LanguageModel, stable_hash
-from latent_models.options import SentenceOptions
 from latent_models.pooling import make_pooling
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.compressed import CompressedSpace, copy_autoencoder
 from latent_models.spaces.encoder_states import EncoderStatesSpace
+from latent_models.spaces.options import SentenceOptions
 from latent_models.spaces.scaling import LatentScaling
 from latent_models.spaces.sentence import SentenceSpace, UnscaledSpace
 from latent_models.text_encoders import TextEncoder

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from latent_models.options import EmbeddingOptions
 from latent_models.spaces.embeddings import EmbeddingSpace
+from latent_models.spaces.options import EmbeddingOptions
 from latent_models.tokenizers.files import ALIASES
 from utils.errors import UserError, is_of_a_library, library_message
 from utils.hub import hub_kwargs

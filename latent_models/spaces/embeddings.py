@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from latent_models.cross_entropy import chunked_nll
 from latent_models.generation.infilling import visible_tokens
-from latent_models.options import EmbeddingOptions
 from latent_models.spaces.base import LatentSpace
+from latent_models.spaces.options import EmbeddingOptions
 from latent_models.spaces.rounding import ROUNDING_HEADS, argmax_token, nearest_token
 from latent_models.tokenizers.special_ids import end_id, start_id
 from utils.checkpoints import fingerprint

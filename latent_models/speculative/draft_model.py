@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_models.cross_entropy import MAX_LOGITS, chunked_nll
-from latent_models.options import DraftModelOptions
 from latent_models.output_layer import output_layer
 from latent_models.spaces.compressed import CompressedSpace
+from latent_models.speculative.options import DraftModelOptions
 from latent_models.speculative.verification import SpeculativeLoop
 from model.attention import attend, check_heads, split_heads
 from utils.cli.args_io import read_args

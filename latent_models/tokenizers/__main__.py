@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latent_models.options import TokenizerOptions
+from latent_models.tokenizers.options import TokenizerOptions
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from latent_models.options import TokenizerOptions
 from latent_models.tokenizers.files import load_tokenizer
+from latent_models.tokenizers.options import TokenizerOptions
 from latent_models.tokenizers.training import KINDS, TokenizerTraining, train_tokenizer
 from utils.errors import UserError
 

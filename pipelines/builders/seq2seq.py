@@ -9,7 +9,8 @@ import torch
 
 from dataset_utils import registry
 from latent_models.language_models import LanguageModel
-from latent_models.options import PretrainingOptions, Seq2SeqModelOptions
+from latent_models.options import Seq2SeqModelOptions
+from latent_models.pretraining.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.seq2seq import Seq2SeqLM
 from pipelines.builders.baselines import BASE, largest_tokenizer, read_base

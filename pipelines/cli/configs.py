@@ -12,7 +12,13 @@ from dataset_utils.options import DataOptions, PackingOptions
 from diffusion.options import ProcessOptions, SamplingOptions
 from evaluation.options import ClassOptions, EvaluationOptions, MauveOptions, PairOptions
 from latent_models.autoencoders import AUTOENCODERS
-from latent_models.autoencoders.options import LatentAugmentationOptions, LatentLossOptions, PerceiverOptions
+from latent_models.autoencoders.options import (
+    AutoencoderOptions,
+    LatentAugmentationOptions,
+    LatentLossOptions,
+    PerceiverOptions,
+    ReconstructionOptions,
+)
 from latent_models.causal.options import (
     CausalModelOptions,
     CausalPromptOptions,
@@ -21,28 +27,25 @@ from latent_models.causal.options import (
     PromptOptions,
     TextDecoderOptions,
 )
+from latent_models.generation.options import (
+    DecodingOptions,
+    GenerationOptions,
+    SearchDecodingOptions,
+    TokenDecodingOptions,
+)
 from latent_models.options import (
-    AutoencoderOptions,
     BaselineModelOptions,
     CacheOptions,
     ContextOptions,
-    DecodingOptions,
-    DraftModelOptions,
-    EmbeddingOptions,
     EncoderCacheOptions,
-    FrozenModelOptions,
-    GenerationOptions,
     LanguageModelOptions,
     LatentCacheOptions,
-    LatentOptions,
-    PretrainingOptions,
-    ReconstructionOptions,
-    SearchDecodingOptions,
-    SentenceOptions,
     Seq2SeqModelOptions,
-    TokenDecodingOptions,
-    TokenizerOptions,
 )
+from latent_models.pretraining.options import PretrainingOptions
+from latent_models.spaces.options import EmbeddingOptions, FrozenModelOptions, LatentOptions, SentenceOptions
+from latent_models.speculative.options import DraftModelOptions
+from latent_models.tokenizers.options import TokenizerOptions
 from model import DENOISERS
 from model.options import ClassifierOptions, DenoiserOptions, EncoderDenoiserOptions
 from pipelines.options import (

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from dataset_utils.readers import lines
-from latent_models.options import DecodingOptions
+from latent_models.generation.options import DecodingOptions
 from pipelines.cli.programs import DIFFUSION
 from utils.argparse_utils import OneLineParser
 from utils.cli.args_io import read_args

@@ -17,7 +17,7 @@ from latent_models.causal.model import CausalLM
 from latent_models.causal.sampling import sample_ids
 from latent_models.causal.sequences import prompt_ids
 from latent_models.generation.decoding import decoding_settings, given_settings
-from latent_models.options import TokenDecodingOptions
+from latent_models.generation.options import TokenDecodingOptions
 from pipelines.data.prompts import Prompts
 from pipelines.sampling.generator import SampleId, SampleOutput
 from pipelines.sampling.language_model import LanguageModelGenerator

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from latent_models.generation.decoding import decoding_settings, given_settings
-from latent_models.options import SearchDecodingOptions
+from latent_models.generation.options import SearchDecodingOptions
 from latent_models.seq2seq import Seq2SeqLM
 from pipelines.data.prompts import Prompts
 from pipelines.sampling.blocks import segments

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from latent_models.options import PretrainingOptions
 from latent_models.pretraining.corruption import mask_spans, random_tokens
+from latent_models.pretraining.options import PretrainingOptions
 from latent_models.tokenizers.training import SPECIAL
 from pipelines.data.batch_sampler import BatchSampler
 from pipelines.data.tokens import TokenSplit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from latent_models.generation.decoding import DECODING, check_decoding, decoding_settings, given_settings
-from latent_models.options import DecodingOptions
+from latent_models.generation.options import DecodingOptions
 from utils.errors import UserError
 
 

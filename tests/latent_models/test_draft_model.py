@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from latent_models.generation.decoding import DECODING
 from latent_models.generation.generator import TokenGenerator
-from latent_models.options import DraftModelOptions
 from latent_models.speculative import draft_model
 from latent_models.speculative.draft_model import DraftModel, default_dim, draft_loss
+from latent_models.speculative.options import DraftModelOptions
 from latent_models.speculative.verification import SpeculativeLoop
 from utils.errors import UserError
 

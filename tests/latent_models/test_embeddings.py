@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latent_models.options import EmbeddingOptions
 from latent_models.spaces import rounding
 from latent_models.spaces.embedding_init import input_embeddings, make_embedding_space
 from latent_models.spaces.embeddings import EmbeddingSpace
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace, count_lengths
+from latent_models.spaces.options import EmbeddingOptions
 from latent_models.tokenizers.training import TokenizerTraining, train_tokenizer
 from utils.errors import UserError
 from utils.records import Batch, Latents

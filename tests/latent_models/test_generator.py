@@ -11,7 +11,7 @@ from latent_models.families import FAMILIES
 from latent_models.generation.buckets import buckets
 from latent_models.generation.decoding import DECODING
 from latent_models.generation.generator import TokenGenerator, make_token_generator
-from latent_models.options import GenerationOptions
+from latent_models.generation.options import GenerationOptions
 from utils.errors import UserError
 
 N, LENGTH = 24, 14

@@ -20,7 +20,7 @@ from latent_models.causal.options import TextDecoderOptions
 from latent_models.causal.prefix_decoder import PrefixDecoder
 from latent_models.causal.sequences import encode
 from latent_models.generation.decoding import CAUSAL_DECODING, decoding_settings
-from latent_models.options import DecodingOptions
+from latent_models.generation.options import DecodingOptions
 from tests.latent_models.tiny_causal import make_causal
 from tests.latent_models.tiny_seq2seq import FAMILIES, make_seq2seq
 from utils.errors import UserError

@@ -18,7 +18,7 @@ from latent_models.causal.prefix_decoder import PrefixDecoder
 from latent_models.causal.sequences import encode
 from latent_models.causal.short_attention import NAME, short_texts
 from latent_models.generation.decoding import CAUSAL_DECODING, decoding_settings
-from latent_models.options import DecodingOptions
+from latent_models.generation.options import DecodingOptions
 from tests.latent_models.tiny_causal import FAMILIES, make_causal
 from utils.errors import UserError
 

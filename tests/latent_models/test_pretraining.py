@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from dataset_utils import synthetic_stories
 from latent_models.language_models import LanguageModel
-from latent_models.options import PretrainingOptions
 from latent_models.pretraining.corruption import mask_spans, random_tokens
+from latent_models.pretraining.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import SPECIAL, train_tokenizer
 from utils.errors import UserError

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_utils.round_trip import respell, round_trip
-from latent_models.options import TokenizerOptions
 from latent_models.tokenizers.files import load_tokenizer
 from latent_models.tokenizers.from_flags import make_tokenizer
+from latent_models.tokenizers.options import TokenizerOptions
 from latent_models.tokenizers.training import KINDS, TokenizerTraining, train_tokenizer
 
 CASES = Path(__file__).resolve().parents[1] / "cases"

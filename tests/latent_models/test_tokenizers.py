@@ -12,9 +12,9 @@ import pytest
 from tokenizers import models, normalizers
 from transformers import AutoTokenizer, BertTokenizerFast
 
-from latent_models.options import TokenizerOptions
 from latent_models.tokenizers.files import load_tokenizer
 from latent_models.tokenizers.from_flags import check_coverage, make_tokenizer, unknown_rate
+from latent_models.tokenizers.options import TokenizerOptions
 from latent_models.tokenizers.special_ids import end_id, start_id
 from latent_models.tokenizers.training import KINDS, TokenizerTraining, train_tokenizer
 from utils.errors import UserError

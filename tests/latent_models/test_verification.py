@@ -10,7 +10,7 @@ import torch
 from latent_models.families import FAMILIES
 from latent_models.generation.decoding import DECODING
 from latent_models.generation.generator import TokenGenerator
-from latent_models.options import GenerationOptions
+from latent_models.generation.options import GenerationOptions
 from latent_models.speculative import verification
 from latent_models.speculative.verification import (
     DraftStats,

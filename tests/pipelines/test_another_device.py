@@ -26,12 +26,14 @@ from latent_models.autoencoders.options import PerceiverOptions
 from latent_models.autoencoders.perceiver import PerceiverAutoencoder
 from latent_models.cache import DeviceLatentCache
 from latent_models.language_models import LanguageModel
-from latent_models.options import DraftModelOptions, EmbeddingOptions, PretrainingOptions
+from latent_models.pretraining.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.spaces.embeddings import EmbeddingSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
+from latent_models.spaces.options import EmbeddingOptions
 from latent_models.speculative.draft_model import DraftModel
+from latent_models.speculative.options import DraftModelOptions
 from latent_models.tokenizers.special_ids import end_id, separator_id
 from latent_models.tokenizers.training import train_tokenizer
 from model.classifier import LatentClassifier

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from latent_models.language_models import LanguageModel
-from latent_models.options import PretrainingOptions
+from latent_models.pretraining.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.spaces.compressed import CompressedSpace
 from latent_models.tokenizers.training import train_tokenizer

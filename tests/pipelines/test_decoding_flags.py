@@ -66,7 +66,7 @@ def test_a_length_penalty_makes_texts_longer_or_shorter(chain, tmp_path, capsys)
 
 def test_no_text_is_shorter_than_min_new_tokens(chain):
     from latent_models.generation.decoding import decoding_settings
-    from latent_models.options import DecodingOptions
+    from latent_models.generation.options import DecodingOptions
     from pipelines.text_diffusion import TextDiffusionPipeline
 
     generator = TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu").generator

@@ -9,8 +9,8 @@ import torch
 
 import train_latent_model
 import train_text_diffusion
-from latent_models.options import PretrainingOptions
 from latent_models.pretraining import __main__ as pretraining
+from latent_models.pretraining.options import PretrainingOptions
 from latent_models.pretraining.small_bart import small_bart
 from latent_models.tokenizers.training import train_tokenizer
 from pipelines import train_causal_lm, train_classifier, train_draft_model

@@ -16,9 +16,9 @@ from evaluation.fluency import perplexity
 from evaluation.local_lm import train_local
 from evaluation.protocols import evaluate_texts
 from evaluation.report import notes
-from latent_models.options import TokenizerOptions
 from latent_models.tokenizers.files import load_tokenizer
 from latent_models.tokenizers.from_flags import make_tokenizer
+from latent_models.tokenizers.options import TokenizerOptions
 from pipelines import train_diffusion
 from pipelines.cli.programs import DIFFUSION
 from pipelines.evaluators.spelling import respelled

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latent_models.generation.generator import TokenGenerator
-from latent_models.options import GenerationOptions
+from latent_models.generation.options import GenerationOptions
 from pipelines.components import make_generator
 from pipelines.load_run import load_run
 from pipelines.sampling.blocks import Segment, segments
