@@ -13,8 +13,8 @@ without training anything; train them on DIR/corpus/train.jsonl, or the judge ma
 
 Judges: a pretrained language model (--scorer), a sentence encoder (--mauve_encoder), and a language model that is
 trained from scratch on texts that no system sees; linear AUC, diversity, memorization, copies and lengths need no
-network. A judge that is a part of a system is marked. It writes scores.json, table.md, log.txt and samples-{row}.txt,
-the texts of the first seed, one a line.
+network. A judge that is a part of a system is marked. It writes scores.json, table.md, log.txt, samples-{row}.txt, the
+texts of the first seed, one a line, and asked.jsonl, the class or the source of each, where the corpus has them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from utils.terminal import aligned, single_line
 if TYPE_CHECKING:
     from benchmarks.real_text_judges import Judges
 
-SCORES, LOG = "scores.json", "log.txt"
+SCORES, LOG, ASKED = "scores.json", "log.txt", "asked.jsonl"
 
 
 def parser() -> ArgumentParser:
@@ -85,7 +85,8 @@ def parser() -> ArgumentParser:
     add("--num_samples", type=int, default=1000, help="texts of a row and seed (default: 1000)")
     add("--seeds", type=int, default=5, help="number of seeds, from 42 on (default: 5)")
     add("--texts", action="append", default=[], metavar="NAME=FILE[,FILE]", help="for table: texts of a system, one a "
-        "line; one file a seed, or one that is compared with other references for each seed")  # fmt: skip
+        "line, of a corpus with classes or sources in the order of DIR/asked.jsonl; one file a seed, or one that is "
+        "compared with other references for each seed")  # fmt: skip
     add(
         "--runs",
         action="append",
@@ -204,6 +205,7 @@ class Study:
 
         args, parts = self.args, self.parts
         asked = what_is_asked(parts, args.num_samples)
+        asked.write(self.root / ASKED)
         sources = self._sources_of_texts(asked)  # before the judges: a wrong name must not cost minutes
         stranger = next((name for name in args.only or () if name not in sources), None)
         if stranger is not None:

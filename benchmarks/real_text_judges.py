@@ -24,6 +24,7 @@ from evaluation.fluency import perplexity
 from evaluation.mauve import mauve
 from evaluation.memorization import NgramIndex
 from evaluation.optional import MissingPackage, optional_import
+from evaluation.overlap import one_of_each
 from evaluation.protocols import Result, compute_mauves, evaluate_pairs, evaluate_texts, over_seeds
 from evaluation.score.scoring import SEEDS_FROM, draw_texts
 from evaluation.two_sample import linear_auc
@@ -104,7 +105,11 @@ class Judges:
             seed, again = SEEDS_FROM + i, len(texts) == 1 and i > 0
             mine = list(texts[0 if len(texts) == 1 else i])
             real = self.references(len(mine), seed, examples)
-            found = results[0] | self._compare(mine, real) if again else self._score(mine, real, labels, examples)
+            paired = examples is not None
+            if again:
+                found = results[0] | self._compare(mine, real, paired)
+            else:
+                found = self._score(mine, real, labels, examples)
             results.append(found)
             self.log(f"  seed {i + 1} of {seeds} judged")
         return over_seeds(results)
@@ -123,20 +128,20 @@ class Judges:
         if labels is not None and self.classifier is not None:
             result["class_accuracy"] = self.classifier.accuracy(texts, labels)["accuracy"]
         if examples is not None:
-            result |= self._of_sources(texts, examples)
+            result |= self._of_sources(texts, examples) | linear_auc(texts, real, paired=True)
         return result
 
-    def _compare(self, texts: list[str], real: list[str]) -> Result:
-        """The numbers that depend on the references."""
+    def _compare(self, texts: list[str], real: list[str], paired: bool) -> Result:
+        """The numbers that depend on the references. paired: text i and reference i have one source."""
         numbers: Result = dict(compute_mauves({SPLIT: (texts, real)}, self.scorer, self.encoder).numbers)
         if self.own is not None:
             numbers[f"{OWN}/mauve"] = mauve(texts, real, self.own).score
-        return numbers | linear_auc(texts, real)
+        return numbers | linear_auc(texts, real, paired=paired)
 
     def references(self, n: int, seed: int, examples: Examples | None = None) -> list[str]:
-        """The real texts that n texts of a seed are compared with: of sources, their first references."""
+        """The real texts that n texts of a seed are compared with: of sources, one reference each."""
         if examples is not None:
-            return examples.texts[:n]
+            return one_of_each(examples.references[:n], seed)
         return draw_texts(self.parts[SPLIT].texts, n, seed)
 
     def _of_sources(self, texts: Sequence[str], examples: Examples) -> Result:
@@ -180,12 +185,15 @@ class Judges:
         sizes = {name: len(split) for name, split in self.parts.splits.items()}
         named = {"language model": self.scorer, "encoder": self.encoder}
         given = ", ".join(f"{role} {judge.name}" for role, judge in named.items() if judge is not None)
+        against = f"as many of {sizes[SPLIT]:,} held-out texts"
+        if self.parts.condition == SOURCE:
+            against = "one reference of each source, drawn for each seed (BLEU and ROUGE: all its references)"
         own = ""
         if self.own is not None:
             own = f"; own judge: a language model trained from scratch on {sizes['judge']:,} texts that no system sees"
         return (
-            f"{num_samples:,} texts of each system and seed, {seeds} seeds (mean and deviation), against as many of "
-            f"{sizes[SPLIT]:,} held-out texts; {sizes['train']:,} training texts. Perplexity is pooled over tokens. "
+            f"{num_samples:,} texts of each system and seed, {seeds} seeds (mean and deviation), against {against}; "
+            f"{sizes['train']:,} training texts. Perplexity is pooled over tokens. "
             f"Judges: {given or 'no pretrained one'}{own}. linear AUC: how well a linear model of words and pairs of "
             "words tells samples from held-out texts, .5 for not at all."
         )

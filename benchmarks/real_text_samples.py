@@ -23,7 +23,7 @@ from dataset_utils.splits import Examples
 from utils.cli.args_io import read_args
 from utils.cli.settings import Program
 from utils.errors import UserError
-from utils.run_folder import write_json
+from utils.run_folder import write_json, write_text
 
 Draw = Callable[[int], list[str]]  # seed -> texts
 HUMAN = "human"
@@ -43,6 +43,12 @@ class Asked:
         """The name of each class that is asked for: a run may number its classes in another order."""
         return None if self.labels is None else [self.class_names[label] for label in self.labels]
 
+    def write(self, path: Path) -> None:
+        """Write one line for each text, with the class or the source that it is asked for; nothing without either."""
+        for key, values in (("class", self.classes), ("source", self.sources)):
+            if values is not None:
+                write_text(path, "".join(json.dumps({key: one}, ensure_ascii=False) + "\n" for one in values))
+
     @property
     def sources(self) -> list[str] | None:
         return None if self.examples is None else self.examples.sources
@@ -57,7 +63,7 @@ def what_is_asked(parts: Parts, n: int) -> Asked:
 
 
 def human_texts(parts: Parts, asked: Asked, seeds: int) -> tuple[list[list[str]], Asked]:
-    """Other human texts as a row: of sources, their last references, which are compared with the others."""
+    """Other human texts as a row: of sources, a reference each, drawn at random, which is compared with the others."""
     human = parts["human"]
     if parts.condition == SOURCE:
         assert asked.examples is not None
@@ -65,8 +71,10 @@ def human_texts(parts: Parts, asked: Asked, seeds: int) -> tuple[list[list[str]]
         if len(several) < 2:
             raise UserError("no source has two references, so there is no row of human texts: leave it out")
         found = [asked.examples.references[i] for i in several]
-        rest = Examples([asked.examples.sources[i] for i in several], [texts[:-1] for texts in found])
-        return [[texts[-1] for texts in found]], Asked(len(several), examples=rest)
+        drawn = [random.Random(f"{i}, human").randrange(len(texts)) for i, texts in zip(several, found, strict=True)]
+        others = [texts[:j] + texts[j + 1 :] for j, texts in zip(drawn, found, strict=True)]
+        rest = Examples([asked.examples.sources[i] for i in several], others)
+        return [[texts[j] for j, texts in zip(drawn, found, strict=True)]], Asked(len(several), examples=rest)
     if parts.condition == CLASS:
         assert asked.labels is not None
         return [_with_labels(human.texts, human.labels or [], asked.labels, seed) for seed in range(seeds)], asked

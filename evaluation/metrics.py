@@ -49,6 +49,7 @@ class MetricContext:
     device: str = "cpu"  # device of the BERTScore model
     # real texts that samples should resemble: with references, one of each text, else in no order
     held_out: Sequence[str] | None = None
+    sources: Sequence[str] | None = None  # the source of each text, where several texts may have one
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Metric:
 
 
 def _linear_auc(c: MetricContext) -> dict[str, float]:
-    return linear_auc(c.texts, c.held_out or (), paired=c.references is not None)
+    return linear_auc(c.texts, c.held_out or (), paired=c.references is not None, sources=c.sources)
 
 
 def _stem_rouge(c: MetricContext) -> dict[str, float]:

@@ -30,7 +30,7 @@ from evaluation.metrics import (
     used_for_pairs,
 )
 from evaluation.optional import MissingPackage
-from evaluation.overlap import Reference, alternatives, bleu_tokenizer_name
+from evaluation.overlap import Reference, alternatives, bleu_tokenizer_name, one_of_each
 from evaluation.scorers import Scorer
 from evaluation.text_tokens import word_rule
 from utils.run_folder import package_versions
@@ -92,7 +92,7 @@ def reference_metrics(
     """Compute the same metrics of real texts, with which samples are compared. split: val or test.
 
     The training side is the first num_samples of `training` (shuffled by the caller), against the references and
-    against the next num_samples. index: the index of all training texts, if it exists already.
+    against the next num_samples, if there are as many. index: the index of all training texts, if it exists already.
     """
     n = min(num_samples or len(references), len(references))
     held_out, first, second = references[:n], training[:n], training[n : 2 * n]
@@ -104,7 +104,9 @@ def reference_metrics(
         of_held_out["unique_wordcounts"] = of_held_out["unique_wordcount"]  # the key was published in the plural
     result: Result = {f"reference/{split}_{key}": value for key, value in of_held_out.items()}
     result |= {f"reference/train_{key}": value for key, value in of_train.items()}
-    pairs = {f"train_{split}": (first, held_out), "train_train": (first, second)}
+    pairs = {f"train_{split}": (first, held_out)}
+    if len(second) == n:  # MAUVE of fewer texts is another number
+        pairs["train_train"] = (first, second)
     mauves = compute_mauves(pairs, scorer, encoder, cache_samples=True)
     result |= {f"reference/{key}": value for key, value in mauves.numbers.items()}
     absent = {*no_index, *missing, *mauves.missing}
@@ -136,19 +138,20 @@ def evaluate_pairs(
     bertscore_model: str | None = None,
     device: str = "cpu",
     seed: int = 42,
+    sources: Sequence[str] | None = None,
 ) -> Result:
     """Compute every metric of sequence-to-sequence samples. Keys begin with {prefix}.
 
     candidates: (examples, K), independent samples for each source. Keys without a further prefix score the first
     candidate, one sample; `mbr_` the candidate that agrees best with the others; `oracle_` the best candidate by each
     metric against the reference; `chance_` samples of other sources; `stem_` compares stemmed words.
-    linear_auc tells the first candidates from the first references.
+    linear_auc tells the first candidates from one reference of each source, which the seed draws.
     `mbr_ties` is the share of sources whose candidates differ and yet have equal utilities: MBR took the first one.
     references: one per row: a text, or several that are all right; None: the metrics that need them are left out, and
     the protocol names them. training: target texts; None: no memorization.
     tokenizer: sacreBLEU's, for translation (`intl` into German, `13a` otherwise).
     utility: utility function of MBR, one of mbr.UTILITIES; None: sentence BLEU if a tokenizer is given, else ROUGE-2.
-    selected: the result of mbr.select, if it was already computed.
+    selected: the result of mbr.select, if it was already computed. sources: of each row, where several rows have one.
     bertscore_model: a hub id or a folder; None skips BERTScore. device: device of that model.
     """
     if references is not None and len(candidates) != len(references):
@@ -172,10 +175,10 @@ def evaluate_pairs(
             (ORACLE, "oracle_", mbr.oracle_bleu(candidates, references, tokenizer=bleu_tokenizer)),
             (CHANCE, "chance_", mbr.shuffle_predictions(first, seed)),
         ]
-    real = None if references is None else [alternatives(reference)[0] for reference in references]
+    real = None if references is None else one_of_each(references, seed)
     for kind, name, texts in (*scored, (CANDIDATES, "", first)):
         context = MetricContext(
-            texts, references, candidates, scorer, index, bleu_tokenizer, bertscore_model, device, real
+            texts, references, candidates, scorer, index, bleu_tokenizer, bertscore_model, device, real, sources
         )  # fmt: skip
         values, packages = compute_metrics(context, kind)
         numbers |= {f"{name}{key}": value for key, value in values.items()}

@@ -19,7 +19,12 @@ MIN_TEXTS = 2 * FOLDS  # per side
 
 
 def linear_auc(
-    texts: Sequence[str], held_out: Sequence[str], *, seed: int = SEED, paired: bool = False
+    texts: Sequence[str],
+    held_out: Sequence[str],
+    *,
+    seed: int = SEED,
+    paired: bool = False,
+    sources: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Compute the area under the ROC curve with which logistic regression tells texts from held-out texts.
 
@@ -29,6 +34,7 @@ def linear_auc(
 
     paired: text i and held-out text i have one source, and so are in one fold. In separate folds the words that they
     share would speak for the label of the other one: copies of the held-out texts would score far below 0.5.
+    sources: the source of text i and of held-out text i, where several of them have one; implies paired.
     """
     n = min(len(texts), len(held_out))
     if n < MIN_TEXTS:
@@ -41,8 +47,12 @@ def linear_auc(
     if all(is_empty(one) for one in both):
         return {"linear_auc": 0.5}
     folds: dict[str, Any] = {"cv": selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)}
-    if paired:
-        folds = {"cv": selection.GroupKFold(FOLDS, shuffle=True, random_state=seed), "groups": [*range(n), *range(n)]}
+    if paired or sources is not None:
+        number = {source: i for i, source in enumerate(dict.fromkeys(sources[:n]))} if sources is not None else {}
+        groups = [number[source] for source in sources[:n]] if sources is not None else [*range(n)]
+        if len(set(groups)) < FOLDS:
+            return {"linear_auc": math.nan}
+        folds = {"cv": selection.GroupKFold(FOLDS, shuffle=True, random_state=seed), "groups": groups * 2}
     scores: Any = selection.cross_val_score(
         linear.LogisticRegression(solver="liblinear", random_state=seed),
         counts.fit_transform(both),

@@ -132,8 +132,11 @@ def test_sources_stay_whole_and_the_human_text_is_one_of_their_references():
     asked = what_is_asked(parts, 15)
     assert len(asked.sources or ()) == 15 and len(asked.examples.references[0]) == 3
     human, compared = human_texts(parts, asked, 5)
-    assert human[0][0] == asked.examples.references[0][-1]
-    assert human[0][0] not in compared.examples.references[0] and len(compared.examples.references[0]) == 2
+    places = set()
+    for text, others, references in zip(human[0], compared.examples.references, asked.examples.references, strict=True):
+        assert text not in others and sorted([text, *others]) == sorted(references)
+        places.add(references.index(text))
+    assert places == {0, 1, 2}, "the place of a reference in the file may tell of what kind it is"
     with pytest.raises(UserError, match="20 sources, fewer"):
         divide(Split(texts(0, 600), sources=sources), held, row, 21)
 
@@ -143,6 +146,9 @@ def test_every_system_is_asked_for_the_classes_of_the_references(tmp_path):
     parts = Parts("class", dict.fromkeys(PARTS, split), ("a", "b"))
     asked = what_is_asked(parts, 60)
     assert asked == what_is_asked(parts, 60) and 10 <= sum(asked.labels) <= 30
+    asked.write(tmp_path / "asked.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
+    assert [row["class"] for row in rows] == asked.classes
     human, _ = human_texts(parts, asked, 2)
     label = dict(zip(split.texts, split.labels, strict=True))
     assert [label[text] for text in human[0]] == asked.labels and human[0] != human[1]

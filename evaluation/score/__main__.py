@@ -69,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
         help="real texts; one file, or one a seed",
     )
     add("--train", type=Path, metavar="FILE", help="training texts: for memorization, and for MAUVE between real texts")
-    add("--sources", type=Path, metavar="FILE", help="source texts: samples and references belong to them line by line")
+    add("--sources", type=Path, metavar="FILE", help="source texts: samples and references belong to them line by "
+        "line; lines of one source share their references")  # fmt: skip
     add("--scorer", metavar="MODEL", help="causal language model, a folder or a hub id; none for no scorer (default: "
         "smollm2-135m, if python -m latent_models.pretrained has made it)")  # fmt: skip
     add("--mauve_encoder", metavar="MODEL", help="sentence encoder, a folder or a hub id; none for none (default: "
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from evaluation import report
 
-    result = score(args, samples, references, train, sources is not None)
+    result = score(args, samples, references, train, sources)
     files: dict[str, list[TextFile | None]]
     files = {"samples": [*samples], "references": [*references], "train": [train], "sources": [sources]}
     result["protocol"] |= {"files": {flag: [f.record() for f in given if f] for flag, given in files.items()}}
@@ -121,7 +122,7 @@ def score(
     samples: list[TextFile],
     references: list[TextFile],
     train: TextFile | None,
-    pairs: bool,
+    sources: TextFile | None,
 ) -> dict[str, Any]:
     """Load the judges, and compute all metrics."""
     import torch
@@ -144,8 +145,8 @@ def score(
     if args.bleu_tokenizer:
         pair_options["tokenizer"] = args.bleu_tokenizer
     given = Judges(judges["scorer"], judges["mauve_encoder"], train.first() if train else (), args.split, pair_options)
-    if pairs:
-        return score_pairs([f.rows for f in samples], [f.rows for f in references], given)
+    if sources is not None:
+        return score_pairs([f.rows for f in samples], [f.rows for f in references], given, sources.first())
     return score_sets([f.first() for f in samples], [f.first() for f in references], given)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from evaluation.encoders import SentenceEncoder
 from evaluation.memorization import NgramIndex
 from evaluation.metrics import SAMPLES, MetricContext, compute_metrics
-from evaluation.overlap import Reference, alternatives
+from evaluation.overlap import Reference, alternatives, one_of_each
 from evaluation.protocols import Result, compute_mauves, evaluate_pairs, evaluate_texts, over_seeds, reference_metrics
 from evaluation.scorers import Scorer
 
@@ -52,20 +52,24 @@ def score_sets(samples: Sequence[Sequence[str]], references: Sequence[Sequence[s
 
 
 def score_pairs(
-    candidates: Sequence[Sequence[Sequence[str]]], references: Sequence[Sequence[Reference]], judges: Judges
+    candidates: Sequence[Sequence[Sequence[str]]],
+    references: Sequence[Sequence[Reference]],
+    judges: Judges,
+    sources: Sequence[str],
 ) -> Result:
-    """Score samples for sources, each against the reference of its source; otherwise as score_sets.
+    """Score samples for sources, each against the references of its source; otherwise as score_sets.
 
-    candidates: for each set (examples, K). With K = 1 the numbers of choosing among candidates are left out.
+    candidates: for each set (examples, K). With K = 1 the numbers of choosing among candidates are left out. sources:
+    one a row; rows of one source share their references, as in an evaluation of a run.
     """
     index = NgramIndex(judges.training) if judges.training else None
     results = []
     for i, rows in enumerate(candidates):
-        targets = _of(references, i)
-        result = evaluate_pairs(rows, targets, index, judges.scorer, **judges.pair_options)
+        targets, seed = _merge_references(_of(references, i), sources), SEEDS_FROM + i
+        result = evaluate_pairs(rows, targets, index, judges.scorer, **judges.pair_options, sources=sources, seed=seed)
         if len(rows[0]) == 1:
             result = {key: value for key, value in result.items() if not key.startswith(SEVERAL_CANDIDATES)}
-        first, real = [row[0] for row in rows], [alternatives(target)[0] for target in targets]
+        first, real = [row[0] for row in rows], one_of_each(targets, seed)
         mauves = compute_mauves({judges.split: (first, real)}, judges.scorer, judges.encoder)
         protocol = result.pop("protocol") | mauves.encoder_protocol
         for score in mauves.of_scorer:
@@ -82,6 +86,14 @@ def _of_real_texts(real: Sequence[str], train: Sequence[str], index: NgramIndex 
         return result
     numbers, _ = compute_metrics(MetricContext(real, scorer=judges.scorer, training=index), SAMPLES)
     return {f"reference/{judges.split}_{key}": value for key, value in numbers.items()}
+
+
+def _merge_references(references: Sequence[Reference], sources: Sequence[str]) -> list[list[str]]:
+    """Give every row all references of its source, each once."""
+    of_source: dict[str, dict[str, None]] = {}
+    for source, reference in zip(sources, references, strict=True):
+        of_source.setdefault(source, {}).update(dict.fromkeys(alternatives(reference)))
+    return [list(of_source[source]) for source in sources]
 
 
 def _of(references: Sequence[Any], i: int) -> Any:

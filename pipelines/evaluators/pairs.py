@@ -17,7 +17,7 @@ from evaluation import mbr, report
 from evaluation.classwise import label_accuracy
 from evaluation.metrics import SAMPLES, MetricContext, compute_metrics
 from evaluation.options import BLEU_TOKENIZERS
-from evaluation.overlap import check_bleu_tokenizer, load_bertscore
+from evaluation.overlap import check_bleu_tokenizer, load_bertscore, one_of_each
 from evaluation.protocols import evaluate_pairs
 from pipelines.best_checkpoint import CLASS_METRICS, PAIR_METRICS
 from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, FirstInputs, Metrics, Part, PartResult
@@ -146,7 +146,8 @@ class Pairs(Part):
         if not part.has_references:
             return metrics, records
         training = context.shuffled_texts("train", seed)[: len(part)]
-        real = MetricContext(part.texts, scorer=context.scorer, training=context.training_ngrams, held_out=training)
+        texts = one_of_each(part.references, seed)
+        real = MetricContext(texts, scorer=context.scorer, training=context.training_ngrams, held_out=training)
         numbers, _ = compute_metrics(real, SAMPLES)
         metrics |= {f"reference/{SPLIT_KEYS[split]}_{key}": value for key, value in numbers.items()}
         return metrics, records

@@ -9,7 +9,7 @@ import pytest
 
 from evaluation.diversity import ngram_diversity
 from evaluation.memorization import memorization
-from evaluation.overlap import bleu, rouge
+from evaluation.overlap import bleu, one_of_each, rouge
 from evaluation.protocols import evaluate_pairs, evaluate_texts
 from evaluation.score.__main__ import main
 from evaluation.two_sample import linear_auc
@@ -104,6 +104,17 @@ def test_pairs_are_compared_line_by_line(files, run, stories, scorer):
     assert found["perplexity"] == by_hand["perplexity"] and found["chance_rouge1"] == by_hand["chance_rouge1"]
     assert "local_lm_val_mauve" in found and "reference/val_diversity" in found
     assert not any(key.startswith(("mbr_", "oracle_")) for key in found)  # of one candidate
+
+
+def test_lines_of_one_source_share_their_references(files, run, stories):
+    """As in the evaluation of a run; and they lie in one fold of the linear model."""
+    samples, references, sources = files(s=stories[:12], r=stories[1:13], sources=[f"{i // 2}" for i in range(12)])
+    found = run("--samples", samples, "--references", references, "--sources", sources)
+    shared = [[stories[1 + i // 2 * 2], stories[2 + i // 2 * 2]] for i in range(12)]
+    assert found["sacrebleu"] == pytest.approx(bleu(stories[:12], shared))
+    assert found["sacrebleu"] > bleu(stories[:12], stories[1:13])
+    by_hand = linear_auc(stories[:12], one_of_each(shared, 42), sources=[f"{i // 2}" for i in range(12)])
+    assert found["linear_auc"] == by_hand["linear_auc"]
 
 
 def test_json_lines_with_candidates_and_several_references(run, stories, tmp_path):

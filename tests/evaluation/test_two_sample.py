@@ -39,6 +39,16 @@ def test_pairs_share_a_fold():
     assert auc(made(300, 0), made(300, 1), paired=True) == pytest.approx(0.5, abs=0.06)
 
 
+def test_texts_of_one_source_share_a_fold():
+    """Two of each source, which share words that no other source has: across folds they would tell the label."""
+    sources = [str(i // 2) for i in range(400)]
+    texts = [f"{source} {text}" for source, text in zip(sources, made(400, 0), strict=True)]
+    real = [f"{source} {text}" for source, text in zip(sources, made(400, 1), strict=True)]
+    assert auc(texts, real, sources=sources) == pytest.approx(0.5, abs=0.06)
+    assert auc(texts, texts, sources=sources) == 0.5
+    assert math.isnan(auc(texts, real, sources=["one", "two"] * 200)), "fewer sources than folds"
+
+
 def test_copies_of_few_texts_are_told_from_many():
     assert auc(made(5, 0) * 40, made(200, 1)) > 0.8
 
