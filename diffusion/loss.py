@@ -235,6 +235,13 @@ def loss_terms(result: DenoisingResult, names: Mapping[str, float]) -> dict[str,
     return {name: LOSS_TERMS[name].fn(result) for name in names}
 
 
+def unbias_bound(terms: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
+    """The terms (B,), the variational bound times the weight (B,) of its time: it estimates a sum over the whole chain,
+    as the loss of the prediction does (Nichol & Dhariwal 2021, section 3.3); the others do not depend on the time.
+    """
+    return {name: term * weight if name == "variational_bound" else term for name, term in terms.items()}
+
+
 def weighted_total(denoising: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """denoising + sum of weight * term, (B,), in the order of terms; the weight of a name that is absent is 1."""
     for name, term in terms.items():

@@ -58,6 +58,13 @@ def resolve_schedule_flags(settings: Settings[DiffusionConfig]) -> None:
     learned = config.denoiser.learned_variance
     if learned and "posterior_variance" not in settings.explicit | settings.checkpoint_args.keys():
         settings.set("posterior_variance", "learned")
+    times = config.process.schedule_sampler
+    if learned and times in ("logit_normal", "adaptive") and config.run.resume_dir is None:
+        print(
+            f"note: --learned_variance with --schedule_sampler {times}: times that are seldom drawn, near data above "
+            "all, hardly teach the variance; stratified draws all alike",
+            file=sys.stderr,
+        )
     if config.sampling.posterior_variance == "learned" and not learned:
         raise UserError(
             "--posterior_variance learned needs a denoiser that trains with --learned_variance: use large or small"

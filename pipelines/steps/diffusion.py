@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from diffusion.adaptive_times import EvenLoss
 from diffusion.denoisers import Denoise, project_x0
 from diffusion.importance_sampling import LossSecondMoment
-from diffusion.loss import BoundNetwork, DenoisingResult, denoising_loss, loss_terms, term_weights, weighted_total
+from diffusion.loss import (
+    BoundNetwork,
+    DenoisingResult,
+    denoising_loss,
+    loss_terms,
+    term_weights,
+    unbias_bound,
+    weighted_total,
+)
 from diffusion.options import ProcessOptions
 from diffusion.schedules import num_timesteps
 from diffusion.time_sampling import STATEFUL_SAMPLERS, TIME_SAMPLERS, TimeSampler, sample_logit_normal
@@ -225,9 +233,10 @@ class DiffusionStep:
         losses = self.process.weight_losses(result.loss, t)
         if self.timestep_sampler is not None:
             self.timestep_sampler.record_losses(t, losses)
-        weighted = losses * (weight if self.timestep_sampler is None else self.timestep_sampler.loss_weight(weight))
+        importance = weight if self.timestep_sampler is None else self.timestep_sampler.loss_weight(weight)
         logged = split_by_quarter("loss", losses.detach() * weight, t, self.process.max_time(step, self.num_steps))
-        total, terms = self.additional_losses.add(weighted, self.additional_losses(rows, clean, result))
+        others = unbias_bound(self.additional_losses(rows, clean, result), importance)
+        total, terms = self.additional_losses.add(losses * importance, others)
         return total, logged | terms
 
     def losses(

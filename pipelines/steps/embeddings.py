@@ -17,7 +17,15 @@ from dataset_utils.packing import null_sources, reveal_prefix
 from diffusion.absorbing import AbsorbingNoise
 from diffusion.denoisers import Denoise
 from diffusion.guidance import with_known_positions
-from diffusion.loss import BoundNetwork, DenoisingResult, denoising_loss, loss_terms, term_weights, weighted_total
+from diffusion.loss import (
+    BoundNetwork,
+    DenoisingResult,
+    denoising_loss,
+    loss_terms,
+    term_weights,
+    unbias_bound,
+    weighted_total,
+)
 from latent_models.spaces.embeddings import EmbeddingSpace
 from latent_models.tokenizers.special_ids import filler_id
 from pipelines.builders.diffusion_process import DiffusionProcess
@@ -225,10 +233,11 @@ class EmbeddingStep:
         losses = self.network(batch, noise, condition)
         if self.timestep_sampler is not None:
             self.timestep_sampler.record_losses(t, losses["diffusion"])
-        # Differs from the published code: only the diffusion loss depends on t, so only it has importance weights.
+        # Differs from the published code: only what depends on t has importance weights.
         loss_weight = weight if self.timestep_sampler is None else self.timestep_sampler.loss_weight(weight)
         diffusion = losses["diffusion"] * loss_weight
         terms = {name: loss for name, loss in losses.items() if name not in ("diffusion", "rounding_nll")}
+        terms = unbias_bound(terms, loss_weight)
         logged = {name: loss.detach() for name, loss in losses.items()}
         quarters = split_by_quarter(
             "loss", losses["diffusion"].detach() * weight, t, process.max_time(step, self.num_steps)

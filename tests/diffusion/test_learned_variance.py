@@ -14,6 +14,7 @@ from diffusion.classifier_guidance import classifier_guidance_hook
 from diffusion.denoisers import make_denoise
 from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.guidance import classifier_free_guided
+from diffusion.importance_sampling import sample_fixstep
 from diffusion.learned_variance import (
     LearnedVariance,
     chain_step,
@@ -21,7 +22,7 @@ from diffusion.learned_variance import (
     split_variance,
     variational_bound,
 )
-from diffusion.loss import LOSS_TERMS, LossConfig, denoising_loss
+from diffusion.loss import LOSS_TERMS, LossConfig, denoising_loss, unbias_bound
 from diffusion.sampler_steps import compose_hooks
 from diffusion.samplers import make_sampler, sample_ddpm
 from diffusion.schedules import make_continuous_schedule
@@ -248,3 +249,21 @@ def test_a_network_without_a_variance_is_an_error():
         sampler(denoise, cosine, make_grid("uniform", cosine, 3), torch.randn(2, 1, 3))
     with pytest.raises(ValueError, match="give `learned`"):
         make_sampler("ddpm", variance="learned")(denoise, cosine, make_grid("uniform", cosine, 3), torch.randn(2, 1, 3))
+
+
+def test_the_bound_is_that_of_uniform_times_whichever_times_are_drawn():
+    """Nichol & Dhariwal 2021, section 3.3: importance sampling changes the variance of L_vlb, not its mean."""
+    chain, timesteps, n = make_discrete_schedule("linear", 20), 20, 40_000
+    values = torch.randn(3, 1, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def bound(t):
+        x0, x0_hat, v = (value.expand(len(t), -1, -1) for value in values)
+        return variational_bound(x0, x0_hat, v, t, chain, timesteps)
+
+    t, weight = sample_fixstep(n, torch.Generator().manual_seed(1), timesteps=timesteps)
+    assert weight.std() > 0.05, "these times are not uniform"
+    terms = unbias_bound({"variational_bound": bound(t.double()), "tT_loss": torch.ones(n)}, weight.double())
+    uniform = bound((torch.arange(timesteps, dtype=torch.float64) + 1) / timesteps).mean()
+    assert abs(bound(t.double()).mean() / uniform - 1) > 0.05
+    torch.testing.assert_close(terms["variational_bound"].mean(), uniform, rtol=0.03, atol=0)
+    assert torch.equal(terms["tT_loss"], torch.ones(n))
