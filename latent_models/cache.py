@@ -28,9 +28,12 @@ Batches = Callable[[Tensor], Iterable[tuple[Tensor, Batch]]]
 
 
 def cache_key(space: LatentSpace, texts: Sequence[str], split: str, max_seq_len: int, dtype: str = "float32") -> str:
-    """Hash of all that determines the content of a cache."""
+    """Hash of all that determines the content of a cache.
+
+    Keys of earlier releases lacked the splitting rules: texts whose latents these cached are encoded once more.
+    """
     digest = sha256()
-    for part in (space.fingerprint(), split, str(max_seq_len), dtype, str(len(texts))):
+    for part in (space.fingerprint(), space.splitting_rules(), split, str(max_seq_len), dtype, str(len(texts))):
         digest.update(part.encode() + b"\0")
     for text in texts:
         digest.update(text.encode() + b"\0")
@@ -53,6 +56,15 @@ def _from_stored(array: np.ndarray) -> Tensor:
     """Rows as a tensor of the dtype that they were stored in."""
     x = torch.from_numpy(array)
     return x.view(torch.bfloat16) if x.dtype == torch.uint16 else x
+
+
+class NotFinite(UserError):
+    """Latents that the dtype of a cache cannot hold. A caller with other flags gives advice of its own."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        """problem: the message without advice."""
+        super().__init__(f"{problem}: {advice}")
+        self.problem = problem
 
 
 class LatentCache:
@@ -133,7 +145,7 @@ def open_or_build(
     """The cache of `key` below `folder`; the texts are encoded now unless it exists.
 
     lengths: (n,) tokens of each text. batches: not touched where the cache is there. rank, world_size, progress,
-    disk_full_hint: as in utils/array_cache, of which this is the case that a latent space encodes.
+    disk_full_hint: as in utils/array_cache, of which this is the case that a latent space encodes. Raises NotFinite.
     """
 
     def encode(start: int, stop: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
@@ -146,9 +158,9 @@ def open_or_build(
                 kept = latents.x0.float().to(getattr(torch, dtype)).cpu()
                 if not kept.isfinite().all():
                     wider = "keep them in float32 or bfloat16 (--latent_cache_dtype), or " if dtype == "float16" else ""
-                    raise UserError(
-                        f"encoding gives latents that {dtype} cannot hold (infinite or not a number): {wider}check the "
-                        "weights of --enc_dec_model and of --latent_model_path"
+                    raise NotFinite(
+                        f"encoding gives latents that {dtype} cannot hold (infinite or not a number)",
+                        f"{wider}check the weights of --enc_dec_model and of --latent_model_path",
                     )
                 x0 = (kept.view(torch.uint16) if dtype in STORED else kept).numpy()
                 yield index.numpy(), {"x0": x0, "mask": latents.mask.cpu().numpy()}

@@ -27,7 +27,7 @@ from latent_models.families import MODEL_FLAG, DecodingStart, family_of, resolve
 from latent_models.generation.generator import GreedyLoop, TokenGenerator
 from latent_models.half_precision import HalfPrecisionCopy, half_dtype
 from latent_models.output_layer import logits_of, output_layer, scale_hidden
-from latent_models.tokenizers.special_ids import filler_id
+from latent_models.tokenizers.special_ids import filler_id, largest_id
 from utils.checkpoints import fingerprint
 from utils.errors import UserError, is_of_a_library, library_message
 from utils.hub import hub_kwargs
@@ -397,8 +397,7 @@ def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
     """UserError if a tokenizer does not belong to the model."""
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token")
-    vocabulary = tokenizer.get_vocab()
-    largest = max(vocabulary.values(), default=0)
+    vocabulary, largest = tokenizer.get_vocab(), largest_id(tokenizer, config.vocab_size)
     if largest >= config.vocab_size:
         raise UserError(
             f"the tokenizer of {name} has token ids up to {largest}, but the model's vocabulary holds "

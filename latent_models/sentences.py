@@ -1,20 +1,26 @@
 """Sentences of tokenized texts: where they end, and each as a text of its own with special tokens.
 
-Found from token ids, so that a cache and a batch need no text. Shapes: B texts, T tokens, K sentences.
+Found from token ids, so that a cache and a batch need no text. A vocabulary of bytes writes "…" as "âĢ¦": its tokens
+are read as the text that they stand for. Shapes: B texts, T tokens, K sentences.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor
 
+from utils.scripts_of_text import UNSPACED
+
 ENDS = frozenset(".!?…。！？")  # noqa: RUF001  marks that end a sentence
-CLOSERS = frozenset("\"'”’)]}»")  # noqa: RUF001  marks that may follow them
+CLOSERS = frozenset("\"'”’)]}»」』】）》〉")  # noqa: RUF001  marks that may follow them
 ABBREVIATIONS = frozenset(("mr", "mrs", "ms", "dr", "st", "jr", "sr", "prof", "vs", "etc"))
 MARKERS = ("Ġ", "▁", "Ċ")  # before a word, in byte-level and SentencePiece vocabularies
+UNSPACED_LETTER = regex.compile(rf"(?=\p{{L}})[{UNSPACED}]")
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class TokenKinds:
 
     ends: list[bool]  # (V,) only marks that end a sentence, perhaps with closing ones
     closes: list[bool]  # (V,) only closing marks
-    starts: list[bool]  # (V,) begins a word
+    starts: list[bool]  # (V,) begins a word, or with a letter of a script without blanks between words
     plain: list[str]  # (V,) the letters, in lower case, without a marker of words
     special: frozenset[int]
 
@@ -33,18 +39,45 @@ class TokenKinds:
         size = max(vocabulary.values()) + 1
         ends, closes, starts, plain = [False] * size, [False] * size, [False] * size, [""] * size
         marked = sum(token.startswith(MARKERS) for token in vocabulary) > size / 20  # else WordPiece or whole words
+        of_bytes = _is_of_bytes(tokenizer)
+        blanks = "".join(MARKERS) + (" \n" if of_bytes else "")
         for token, i in vocabulary.items():
-            letters = token.lstrip("".join(MARKERS)).removeprefix("##")
+            letters = (text_of_bytes(token) if of_bytes else token).lstrip(blanks).removeprefix("##")
             marks = set(letters)
             ends[i] = bool(marks & ENDS) and marks <= ENDS | CLOSERS
             closes[i] = bool(marks) and marks <= CLOSERS
             starts[i] = token.startswith(MARKERS) if marked else not token.startswith("##")
+            starts[i] = starts[i] or UNSPACED_LETTER.match(letters) is not None
             plain[i] = letters.lower()
         return cls(ends, closes, starts, plain, frozenset(tokenizer.all_special_ids))
 
     def begins_sentence(self, token: int) -> bool:
         """Whether a token may begin a sentence: it continues no word, and is no digit."""
         return self.starts[token] and not self.plain[token][:1].isdigit()
+
+
+@cache
+def byte_alphabet() -> dict[str, int]:
+    """The character of each byte in a byte-level vocabulary: itself where it is printable, else one from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def text_of_bytes(token: str) -> str:
+    """The text of a token of a byte-level vocabulary; the token itself if its bytes are no whole characters."""
+    alphabet = byte_alphabet()
+    try:
+        return bytes(alphabet[character] for character in token).decode()
+    except (KeyError, UnicodeDecodeError):  # a special token with other characters, or a part of a character
+        return token
+
+
+def _is_of_bytes(tokenizer: Any) -> bool:
+    """Whether a vocabulary is byte-level: all its tokens but added ones are of that alphabet, a blank among them."""
+    vocabulary, alphabet = tokenizer.get_vocab(), byte_alphabet().keys()
+    added = tokenizer.get_added_vocab().keys()
+    return "Ġ" in vocabulary and all(alphabet >= set(token) for token in vocabulary.keys() - added)
 
 
 def sentence_numbers(ids: Tensor, mask: Tensor, kinds: TokenKinds) -> Tensor:

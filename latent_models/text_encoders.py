@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from latent_models.families import FAMILIES
 from latent_models.half_precision import HalfPrecisionCopy, half_dtype
 from latent_models.language_models import stable_hash
+from latent_models.tokenizers.special_ids import largest_id
 from utils.checkpoints import fingerprint
 from utils.errors import UserError, is_of_a_library, library_message
 from utils.hub import hub_kwargs, quiet_transformers
@@ -258,7 +259,7 @@ def _check_tokenizer(tokenizer: Any, config: Any, what: str) -> None:
     """UserError if a tokenizer does not belong to the model."""
     vocabulary = tokenizer.get_vocab()
     # where the files of a tokenizer are absent, transformers silently makes one of a few special tokens
-    if max(vocabulary.values(), default=0) >= config.vocab_size or len(vocabulary) < config.vocab_size / 2:
+    if largest_id(tokenizer, config.vocab_size) >= config.vocab_size or len(vocabulary) < config.vocab_size / 2:
         raise UserError(
             f"the tokenizer of {what} has {len(vocabulary)} tokens, but the model's vocabulary holds "
             f"{config.vocab_size}: its files are absent or of another model"

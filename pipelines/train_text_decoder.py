@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dataset_utils.corpus import Corpus
 from dataset_utils.splits import Split
+from latent_models.cache import NotFinite
 from latent_models.causal.sequences import Sequences, encode
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.compressed import CompressedSpace, copy_autoencoder
@@ -65,6 +66,7 @@ from pipelines.steps.text_decoder import DecoderAugmentation, DecoderNetwork, De
 from pipelines.summary import dry_run, log_corpus_stats, summarize_run
 from pipelines.training import progress_metrics, resume, run_training
 from utils.cache_folder import encoded_folder
+from utils.cli.args_io import read_args
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
 from utils.distributed import wrap
@@ -115,7 +117,6 @@ def train(settings: Settings[TextDecoderConfig]) -> int:
     read = {name: latent_reader(run, space, data, name) for name, data in tokens.items()}
     if not space.scaling.is_estimated:
         space.scaling.estimate(_unscaled_latents(run, space, tokens["train"], read["train"]))
-        _check_scaled(space)
     for name in facts.keys() & settings.values.keys():  # flags that follow from others
         settings.set(name, facts.pop(name))
     denoiser = load_denoiser(run, space, corpus)
@@ -204,6 +205,9 @@ def make_evaluator(
 def make_space(settings: Settings[TextDecoderConfig], folder: Path, *, meta: bool = False) -> DecodedSpace:
     """The space to train, with frozen models where the flags or the run folder say. meta: for a dry run."""
     config, seed = settings.config, settings.config.loop.random_seed
+    # of the run that goes on, or is adapted: then settings hold its flags alone
+    trained_in = Path(config.run.resume_dir) if config.run.resume_dir else folder
+    saved = settings.checkpoint_args or (read_args(trained_in) if config.run.resume_dir else {})
 
     def find(flag: str) -> str:
         recorded = None if flag in settings.explicit else settings.checkpoint_args.get(f"{flag}_relative")
@@ -214,7 +218,7 @@ def make_space(settings: Settings[TextDecoderConfig], folder: Path, *, meta: boo
         torch.manual_seed(derive_seed(seed, "pooling"))
         space = new_sentence_space(settings.values, encoder_model=find("encoder_model"), meta=meta)
         if not meta:
-            space.language_model.check_fingerprint(settings.checkpoint_args.get("encoder_fingerprint"), folder)
+            space.language_model.check_fingerprint(saved.get("encoder_fingerprint"), trained_in)
         return space
 
     def compressed() -> LatentSpace:
@@ -226,12 +230,14 @@ def make_space(settings: Settings[TextDecoderConfig], folder: Path, *, meta: boo
         texts: Any = settings  # of another program, with the same flags of language models
         model = load_model_of_texts(texts, find("enc_dec_model"), meta=meta)
         if not meta:
-            model.check_fingerprint(settings.checkpoint_args.get("language_model_fingerprint"), folder)
+            model.check_fingerprint(saved.get("language_model_fingerprint"), trained_in)
         return EncoderStatesSpace(model, config.language_model.max_seq_len).requires_grad_(False)
 
     encoding = {"sentence": sentence, "compressed": compressed, "states": states}[str(config.latents.latent_space)]()
     name = find("decoder_model")
     space = new_decoded_space(encoding, settings.values, decoder_model=name, meta=meta, seed=seed)
+    if not meta:
+        space.check_decoder(saved, trained_in)
     _set_generation(settings, space)
     return space
 
@@ -338,19 +344,26 @@ def latent_reader(
     """
     if space.trains and run.settings.config.augmentation.denoiser_run is None:
         return LatentReader(space, data, None, run.device)
-    cached = encode_or_load(
-        space.unscaled,
-        data,
-        encoded_folder(run.settings.config.cache.cache_dir, run.settings.config.latents.latent_cache_dir, [run.folder]),
-        title,
-        f"latents of the {title} texts",
-        run.dist,
-        "auto",
-        CACHE_DTYPE,
-        "name a folder on a larger disk with --cache_dir",
-        max_bytes=1e9 * run.settings.config.cache.max_cache_gb,
-        corpus=dataset_label(run.settings),
-    )
+    config = run.settings.config
+    try:
+        cached = encode_or_load(
+            space.unscaled,
+            data,
+            encoded_folder(config.cache.cache_dir, config.latents.latent_cache_dir, [run.folder]),
+            title,
+            f"latents of the {title} texts",
+            run.dist,
+            "auto",
+            CACHE_DTYPE,
+            "name a folder on a larger disk with --cache_dir",
+            max_bytes=1e9 * config.cache.max_cache_gb,
+            corpus=dataset_label(run.settings),
+        )
+    except NotFinite as error:
+        layer = "read another layer with --encoder_layer, or " if config.latents.latent_space == "sentence" else ""
+        raise UserError(
+            f"{error.problem}: {layer}encode them at each step, in float32, with --max_cache_gb 0"
+        ) from error
     return LatentReader(space, data, cached, run.device)
 
 
@@ -363,14 +376,6 @@ def _unscaled_latents(
     for part in rows.split(512):
         latents = read.unscaled(part)
         yield latents.x0.float(), latents.mask if space.variable_length else None
-
-
-def _check_scaled(space: DecodedSpace) -> None:
-    if not all(bool(torch.isfinite(x).all()) for x in space.scaling.buffers() if x.is_floating_point()):
-        raise UserError(
-            "the latents are not finite, so they cannot be scaled: their encoder overflows in float16; name another "
-            "--encoder_model, or another layer with --encoder_layer"
-        )
 
 
 @exit_on_user_error

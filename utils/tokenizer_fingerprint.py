@@ -41,6 +41,15 @@ def tokenizer_rules(tokenizer: Any) -> str:
     return json.dumps(found, sort_keys=True) if any(found.values()) else ""
 
 
+def splitting_rules(tokenizer: Any) -> str:
+    """Pre-tokenizer and post-processor as JSON: what is looked up in the vocabulary, and which tokens stand around it.
+
+    The fingerprints of language models that runs record leave them out, see tokenizer_rules; a cache needs them.
+    """
+    metadata = canonical_config(tokenizer)
+    return json.dumps({key: metadata.get(key) for key in ("pre_tokenizer", "post_processor")}, sort_keys=True)
+
+
 def check_same_tokenizer(tokenizer: Any, expected: str | None, run: Path | str, flag: str = "--vocab") -> None:
     """UserError if a run was trained with another tokenizer. expected: its fingerprint, if one is known."""
     if expected and fingerprint(tokenizer) != expected:

@@ -40,7 +40,9 @@ def boundaries_of(tokenizer: Any, config: Any, name: str) -> Boundaries:
     assert start is not None and pad is not None
     line_end = tokenizer("\n", add_special_tokens=False)["input_ids"]
     is_known = bool(line_end) and tokenizer.unk_token_id not in line_end and tokenizer.decode(line_end) == "\n"
-    special = {*tokenizer.all_special_ids, start, pad} - {end}
+    # the model has no logits of special tokens that were added behind its embeddings
+    known = {i for i in tokenizer.all_special_ids if i < config.vocab_size}
+    special = {*known, start, pad} - {end}
     return Boundaries(start, end, pad, tuple(line_end) if is_known else (end,), tuple(sorted(special)))
 
 

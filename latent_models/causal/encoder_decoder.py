@@ -78,7 +78,8 @@ class EncoderDecoderLM(WithAdapters, LanguageModel):
         """
         texts, length = MEASURED
         special = set(self.tokenizer.all_special_ids)
-        words = torch.tensor([i for i in range(len(self.tokenizer)) if i not in special], device=self.device)
+        size = min(len(self.tokenizer), self.model.config.vocab_size)
+        words = torch.tensor([i for i in range(size) if i not in special], device=self.device)
         generator = torch.Generator().manual_seed(0)
         at = torch.randint(len(words), (texts, min(length, self.max_length or length)), generator=generator)
         ids = words[at.to(words.device)]
@@ -98,5 +99,6 @@ def boundaries_of_decoder(lm: LanguageModel) -> Boundaries:
             f"the tokenizer of {lm.name} puts {len(opening)} tokens before a text, and its decoder begins with one: "
             "name another model"
         )
-    special = {*tokenizer.all_special_ids, lm.start_id, lm.pad_id} - {end, *opening}
+    known = {i for i in tokenizer.all_special_ids if i < lm.model.config.vocab_size}
+    special = {*known, lm.start_id, lm.pad_id} - {end, *opening}
     return Boundaries(lm.start_id, end, lm.pad_id, (), tuple(sorted(special)), tuple(opening))

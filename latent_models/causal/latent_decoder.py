@@ -96,7 +96,7 @@ class LatentDecoder(nn.Module):
 
         latents: z (B, L, D), noised by sigma (B,). mask: (B, L) bool, True at latents of the text; None: everywhere.
         input_ids, targets: see CausalBatch. hidden: (B, T) bool, input tokens that a mask replaces (Bowman et al. 2016,
-        arXiv:1511.06349, word dropout); the start is never one of them.
+        arXiv:1511.06349, word dropout); what comes before the text is never one of them.
         """
         raise NotImplementedError
 
@@ -160,3 +160,9 @@ class LatentDecoder(nn.Module):
     def _frozen_in_half(self) -> AbstractContextManager[None]:
         """Context manager: under autocast, frozen weights are held in its dtype instead of being cast at every step."""
         return self._half.under_autocast(self._computing[0])
+
+
+def in_text(hidden: Tensor, targets: Tensor) -> Tensor:
+    """Of hidden input tokens (B, T) those of the text: nothing before it is hidden. targets: (N,), see CausalBatch."""
+    of_text = torch.zeros_like(hidden).flatten().index_fill_(0, targets, True).view_as(hidden)
+    return hidden & of_text

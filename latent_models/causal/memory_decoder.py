@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from latent_models.causal.encoder_decoder import EncoderDecoderLM
 from latent_models.causal.generation import DecoderSettings
-from latent_models.causal.latent_decoder import FLAG, LatentDecoder
+from latent_models.causal.latent_decoder import FLAG, LatentDecoder, in_text
 from latent_models.causal.options import TextDecoderOptions
 from latent_models.causal.prefix import PrefixNetwork
 from utils.errors import UserError
@@ -68,9 +68,10 @@ class MemoryDecoder(LatentDecoder):
     ) -> Tensor:
         """As in LatentDecoder. Hidden tokens are read as the tokenizer's mask token, or its unknown word."""
         lm, labels = self.lm, input_ids[:, 1:]  # the start is not predicted, the last token not read
+        read = None if hidden is None else in_text(hidden, targets)[:, :-1]
         memory, memory_mask = self.memory(latents, mask, sigma)  # (B, P, W), (B, P)
         with self._frozen_in_half():
-            states = lm.decoder_states(memory, memory_mask, labels, None if hidden is None else hidden[:, :-1])
+            states = lm.decoder_states(memory, memory_mask, labels, read)
             before = targets - targets // input_ids.shape[1] - 1  # the positions that predict them, in (B * (T - 1),)
             nll = lm.token_nll(states.flatten(0, 1)[None, before], input_ids.flatten()[None, targets])[0]
         return nll.new_zeros(input_ids.numel()).index_put((targets,), nll).view(input_ids.shape).sum(1)

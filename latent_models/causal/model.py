@@ -18,7 +18,9 @@ from latent_models.causal.half_weights import HalfWeights
 from latent_models.causal.options import CausalModelOptions
 from latent_models.causal.sequences import CausalBatch
 from latent_models.cross_entropy import chunked_nll
+from latent_models.key_value_cache import CACHE
 from latent_models.output_layer import output_layer
+from latent_models.tokenizers.special_ids import largest_id
 from utils.errors import UserError, is_of_a_library, library_message
 from utils.hub import hub_kwargs, quiet_transformers
 from utils.local_models import check_intact
@@ -34,13 +36,14 @@ class CausalLM(WithAdapters, nn.Module):
         super().__init__()
         tokenizer.split_special_tokens = True  # "<|endoftext|>" in a text is text
         self.model, self.tokenizer, self.name = model, tokenizer, name
-        self.boundaries = boundaries_of(tokenizer, model.config, name)
-        self._half = HalfWeights()  # of the weights that adapters leave frozen
-        if len(tokenizer) > model.config.vocab_size:
+        largest = largest_id(tokenizer, model.config.vocab_size)
+        if largest >= model.config.vocab_size:
             raise UserError(
-                f"the tokenizer of {name} has {len(tokenizer)} tokens, but the model's vocabulary holds "
+                f"the tokenizer of {name} has token ids up to {largest}, but the model's vocabulary holds "
                 f"{model.config.vocab_size}: they are not of the same model"
             )
+        self.boundaries = boundaries_of(tokenizer, model.config, name)
+        self._half = HalfWeights()  # of the weights that adapters leave frozen
 
     @property
     def max_length(self) -> int | None:
@@ -85,6 +88,7 @@ class CausalLM(WithAdapters, nn.Module):
         if not meta:
             made.eval()
             _check_causal(made.model, f"{flag} {name}")
+            _check_cache(made.model, f"{flag} {name}")
         return made
 
     @classmethod
@@ -190,4 +194,16 @@ def _check_causal(model: Any, what: str) -> None:
         raise UserError(
             f"{what} scales its logits, which is not supported ({model.config.model_type}): give a model of another "
             "family, such as GPT-2, Llama or Qwen"
+        )
+
+
+@torch.no_grad()
+def _check_cache(model: Any, what: str) -> None:
+    """UserError if a model keeps no keys and values of earlier tokens, from which finished texts can be dropped."""
+    ids = torch.tensor([[0, 1, 2]], device=next(model.parameters()).device)
+    cache = model(input_ids=ids, use_cache=True, return_dict=True).get(CACHE)
+    if not hasattr(cache, "batch_select_indices"):
+        raise UserError(
+            f"{what} has no cache of keys and values, with which texts are generated ({model.config.model_type}): give "
+            "a model of another family, such as GPT-2, Llama or Qwen"
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_models.causal.generation import DecoderSettings, generate_ids
-from latent_models.causal.latent_decoder import FLAG, LatentDecoder
+from latent_models.causal.latent_decoder import FLAG, LatentDecoder, in_text
 from latent_models.causal.model import CausalLM
 from latent_models.causal.options import TextDecoderOptions
 from latent_models.causal.prefix import PrefixNetwork
@@ -65,8 +65,7 @@ class PrefixDecoder(LatentDecoder):
         lm = self.lm
         words = lm.model.get_input_embeddings()(input_ids)  # (B, T, W)
         if hidden is not None:
-            of_text = torch.zeros_like(hidden).flatten().index_fill_(0, targets, True).view_as(hidden)
-            words = torch.where((hidden & of_text)[..., None], self.hidden_token.to(words), words)
+            words = torch.where(in_text(hidden, targets)[..., None], self.hidden_token.to(words), words)
         prefix, prefix_mask = self.prefix(latents, mask, sigma)
         inputs = torch.cat([words[:, :1], prefix.to(words), words[:, 1:]], 1)
         where: dict[str, Any] = {}

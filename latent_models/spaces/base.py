@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.records import Batch, Latents
+from utils.tokenizer_fingerprint import splitting_rules
 
 
 class LatentSpace(nn.Module, ABC):
@@ -49,6 +50,16 @@ class LatentSpace(nn.Module, ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash of all that determines what encode returns; part of the key of a latent cache."""
+
+    def splitting_rules(self) -> str:
+        """How the tokenizer of the model that reads texts splits them, and what it puts around them; "" without one.
+
+        Part of the key of a latent cache, since the fingerprint of a language model leaves it out.
+        """
+        # pooled features, which latents may be aligned with, have an encoder alone
+        model = getattr(self, "language_model", None) or getattr(self, "encoder", None)
+        tokenizer = getattr(model, "tokenizer", None)
+        return "" if tokenizer is None else splitting_rules(tokenizer)
 
     def encoding_fingerprint(self) -> str:
         """Hash of all that determines latents; two spaces with the same one differ at most in their decoders."""

@@ -7,6 +7,7 @@ those of that space, scaled to mean 0 and variance 1. Shapes: B texts, L positio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,14 @@ class DecodedSpace(LatentSpace):
         return self.scale(self.encode_unscaled(batch))
 
     def encode_unscaled(self, batch: Batch) -> Latents:
-        """Latents of the wrapped space before scaling."""
-        space = self.space
-        latents = space.encode_unscaled(batch) if isinstance(space, SentenceSpace) else space.encode(batch)
+        """Latents of the wrapped space before scaling; those of a frozen encoding in float32 also under autocast.
+
+        So they are those of a cache: whitening, which divides by small deviations, would amplify other rounding.
+        """
+        space, kind = self.space, batch.input_ids.device.type
+        trained = self.trains and any(p.requires_grad for p in space.parameters())
+        with nullcontext() if trained else torch.autocast(kind, enabled=False):
+            latents = space.encode_unscaled(batch) if isinstance(space, SentenceSpace) else space.encode(batch)
         return latents if batch.prompt is None else replace(latents, prompt=batch.prompt)
 
     def scale(self, latents: Latents) -> Latents:
@@ -216,6 +222,18 @@ class DecodedSpace(LatentSpace):
             self.space.eval()
         return self
 
+    def check_decoder(self, saved: Mapping[str, Any], run: Path) -> None:
+        """UserError if a run was trained with another language model as its decoder, before its weights are loaded.
+
+        saved: args.json of the run. With --decoder_mode ft its checkpoint holds all weights of the language model.
+        """
+        expected, lm = saved.get("decoder_fingerprint"), self.decoder.lm
+        if expected and saved.get("decoder_mode") != "ft" and causal_fingerprint(lm) != expected:
+            raise UserError(
+                f"{lm.name} is not the language model that {run} was trained with (other weights or vocabulary): give "
+                "the folder of that one with --decoder_model"
+            )
+
     @classmethod
     def from_pretrained(
         cls,
@@ -245,12 +263,7 @@ class DecodedSpace(LatentSpace):
         if meta:
             return made.requires_grad_(False)
         checkpoint = checkpoint or best_or_newest(folder)
-        expected = saved.get("decoder_fingerprint")
-        if expected and saved.get("decoder_mode") != "ft" and causal_fingerprint(made.decoder.lm) != expected:
-            raise UserError(
-                f"{found} is not the language model that {folder} was trained with (other weights or "
-                "vocabulary): give the folder of that one with --decoder_model"
-            )
+        made.check_decoder(saved, folder)
         load_into(made, checkpoint)
         return made.to(device).requires_grad_(False).eval()
 

@@ -128,6 +128,9 @@ class NormalizedSpace(LatentSpace):
     def fingerprint(self) -> str:
         return self.space.fingerprint()  # a cache holds latents before normalization
 
+    def splitting_rules(self) -> str:
+        return self.space.splitting_rules()
+
 
 def estimate_mean_std(latents: Iterable[Latents]) -> tuple[Tensor, Tensor]:
     """(mean (D,), scale ()) over the valid positions of some batches.

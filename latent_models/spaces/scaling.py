@@ -58,7 +58,7 @@ class LatentScaling(nn.Module):
         """Set the statistics from batches of latents before scaling, (B, L, D), and their masks (B, L) or None.
 
         Sums are in float64, so that they do not depend on the size of the batches. Raises UserError where all vectors
-        are equal.
+        are equal, or some are not finite.
         """
         if self.kind == "none":
             return
@@ -72,6 +72,11 @@ class LatentScaling(nn.Module):
             count, mean, covariance = _covariance(batches)
             std = torch.ones(())
         spread = std if covariance is None else covariance.diagonal().max()
+        if not all(bool(x.isfinite().all()) for x in (mean, spread)):
+            raise UserError(
+                "the latents hold numbers that are infinite or not a number, so they cannot be scaled: check the "
+                "weights of their encoder; of frozen embeddings, --encoder_layer names another layer"
+            )
         if not float(spread) > 1e-12:
             raise UserError(f"the latents of all {count} texts are equal, so they cannot be scaled: check the corpus")
         self.center.copy_(mean)
@@ -88,17 +93,18 @@ class LatentScaling(nn.Module):
         self.coloring.copy_(directions * divisors @ directions.T)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Scaled latents (B, L, D), in float32 also under autocast; zeros where mask (B, L) is False."""
+        """Scaled latents (B, L, D), float32 whatever the dtype of x; zeros where mask (B, L) is False."""
         with torch.autocast(x.device.type, enabled=False):
-            centered = x - self.center.to(x)
-            out = centered / self.scale.to(x) if self.whitening is None else centered @ self.whitening.to(x)
+            centered = x.float() - self.center.float()
+            out = centered / self.scale.float() if self.whitening is None else centered @ self.whitening.float()
         return out if mask is None else out * mask[..., None]
 
     def inverse(self, x: Tensor) -> Tensor:
-        """The latents (B, L, D) whose scaled ones are x."""
+        """The latents (B, L, D), float32, whose scaled ones are x."""
         with torch.autocast(x.device.type, enabled=False):
-            out = x * self.scale.to(x) if self.coloring is None else x @ self.coloring.to(x)
-            return out + self.center.to(x)
+            x = x.float()
+            out = x * self.scale.float() if self.coloring is None else x @ self.coloring.float()
+            return out + self.center.float()
 
 
 class _Counter:

@@ -53,10 +53,14 @@ class DecoderAugmentation:
         rate = self.options.source_dropout if self.options.source_prompt else 0.0
         return rng.select_mask("decoder_without_source", rate) if rate else None
 
-    def hidden(self, rng: StepRNG, width: int) -> Tensor | None:
-        """(B, T) bool, input tokens that are hidden; None without token dropout."""
+    def hidden(self, rng: StepRNG, width: int, longest: int) -> Tensor | None:
+        """(B, T) bool, input tokens that are hidden; None without token dropout. width: T.
+
+        longest: tokens of the longest sequence of all. Numbers are drawn for so many, so that those of a text do not
+        depend on the texts that it is batched with.
+        """
         rate = self.options.token_dropout
-        return rng.uniform("decoder_token_dropout", width) < rate if rate else None
+        return rng.uniform("decoder_token_dropout", longest)[:, :width] < rate if rate else None
 
 
 def noised(x0: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
@@ -116,7 +120,7 @@ class TextDecoderStep:
         """
         self.network, self.read, self.data, self.batch_sampler = network, read, data, batch_sampler
         self.device, self.augmentation, self.variable_length = device, augmentation, variable_length
-        self.counts = data.target_counts()
+        self.counts, self.longest = data.target_counts(), int(data.lengths().max())
 
     def describe(self, step: int, micro: int, positions: list[int]) -> str:
         return describe_rows(self.batch_sampler, len(self.data), step, micro, positions)
@@ -134,7 +138,7 @@ class TextDecoderStep:
             self.augmentation.levels(rng),
             lambda x0: rng.normal("decoder_noise", *x0.shape[1:]),
             batch,
-            self.augmentation.hidden(rng, batch.input_ids.shape[1]),
+            self.augmentation.hidden(rng, batch.input_ids.shape[1], self.longest),
         )
         assert isinstance(self.batch_sampler, LengthBuckets), "training batches of similar lengths"
         of_step = self.batch_sampler.rows_of_step(step, len(self.data))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from latent_models.cache import DeviceLatentCache, cache_key, open_or_build
+from latent_models.cache import DeviceLatentCache, NotFinite, cache_key, open_or_build
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.encoder_states import EncoderStatesSpace
+from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from utils.errors import UserError
 from utils.records import Batch, Latents
 
@@ -117,8 +118,9 @@ def test_half_precision_on_disk_is_float32_in_a_batch(tmp_path, dtype, precision
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_numbers_that_the_dtype_cannot_hold_are_refused(tmp_path):
-    with pytest.raises(UserError, match="float16 cannot hold.*keep them in float32"):
+    with pytest.raises(NotFinite, match="float16 cannot hold.*keep them in float32") as found:
         open_or_build(tmp_path, "key", LENGTHS, batches, Numbered(offset=1e6), dtype="float16")
+    assert isinstance(found.value, UserError) and "--" not in found.value.problem, "a caller gives other advice"
     assert not (tmp_path / "key" / "cache.json").exists()
 
 
@@ -140,6 +142,32 @@ def test_the_key_depends_on_everything_that_determines_the_content():
     keys = [cache_key(**{**base, **other}) for other in ({}, *others)]
     assert len(set(keys)) == len(keys) and cache_key(**base) == keys[0]
     assert all(key.isalnum() for key in keys)  # a folder name
+
+
+def test_the_key_depends_on_how_texts_are_split(language_model):
+    """Although the fingerprint of a language model does not: runs record it."""
+    from tokenizers import pre_tokenizers, processors
+
+    keys, fingerprints = [], set()
+    changes = {
+        "none": lambda backend: None,
+        "two ends": lambda backend: setattr(
+            backend,
+            "post_processor",
+            processors.TemplateProcessing(single="<s> $A </s> </s>", special_tokens=[("<s>", 0), ("</s>", 2)]),
+        ),
+        "digits": lambda backend: setattr(backend, "pre_tokenizer", pre_tokenizers.Digits(True)),
+    }
+    for change in changes.values():
+        model = language_model()
+        change(model.tokenizer.backend_tokenizer)
+        space = EncoderStatesSpace(model, 40)
+        keys.append(cache_key(space, ["a"], "train", 40))
+        normalized = NormalizedSpace(space, LatentStatistics(space.dim, 40))
+        assert cache_key(normalized, ["a"], "train", 40) == keys[-1]
+        fingerprints.add(space.fingerprint())
+    again = cache_key(EncoderStatesSpace(language_model(), 40), ["a"], "train", 40)
+    assert len(set(keys)) == 3 and len(fingerprints) == 1 and again == keys[0]
 
 
 def test_another_key_is_another_folder(tmp_path):

@@ -17,7 +17,7 @@ from latent_models.causal import sampling
 from latent_models.causal.model import CausalLM
 from latent_models.causal.sampling import pick, sample_ids
 from latent_models.causal.sequences import encode, prompt_ids
-from tests.latent_models.tiny_causal import FAMILIES, byte_tokenizer, make_causal
+from tests.latent_models.tiny_causal import FAMILIES, add_special_tokens, byte_tokenizer, make_causal
 from utils.errors import UserError
 
 TEXTS = ["The dog ran home.", "A cat sat down, and it slept all day!", "Yes.", "Zoë said “¿qué?” to 東京 🙂."]
@@ -259,6 +259,45 @@ def test_what_is_no_causal_model_ends_in_one_line(tiny, tiny_causal, tmp_path):
     del weights["transformer.h.1.attn.c_attn.weight"]
     save_file(weights, tmp_path / "incomplete/model.safetensors", metadata={"format": "pt"})
     assert "lacks 1 weights" in message(str(tmp_path / "incomplete"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_special_tokens_that_were_added_behind_the_embeddings_do_not_matter(tiny_causal, tmp_path, family):
+    """As the <image_soft_token> of Gemma 3, whose text models do not know it."""
+    folder = add_special_tokens(tiny_causal(family), tmp_path / "added")
+    lm = CausalLM.from_pretrained(str(folder))
+    size = lm.model.config.vocab_size
+    assert max(lm.tokenizer.get_vocab().values()) >= size > max(lm.boundaries.forbidden)
+    assert max(lm.tokenizer.all_special_ids) >= size
+    data = encode(lm.tokenizer, lm.boundaries, ["A <image7> cat.", *TEXTS], None, 40, 20)
+    assert data.ids.max() < size and lm.decode([data.ids[1 : data.ends[1] - 1].tolist()]) == ["A <image7> cat."]
+    assert lm.nll(data.batch(torch.arange(5))).isfinite().all()
+    draws = torch.rand(2, 20, generator=torch.Generator().manual_seed(0))
+    prompts, vocabulary = [[lm.boundaries.start_id]] * 2, len(lm.tokenizer)
+    for uniforms in (None, draws):
+        ids = sample_ids(lm.model, lm.boundaries, prompts, uniforms, max_new_tokens=20, vocabulary=vocabulary)
+        assert max(map(max, ids)) < size
+
+
+def test_added_tokens_that_texts_hold_are_of_another_model(tiny_causal, tmp_path):
+    plain = add_special_tokens(tiny_causal("gpt2"), tmp_path / "plain", special=False)
+    with pytest.raises(UserError, match="has token ids up to .*: they are not of the same model"):
+        CausalLM.from_pretrained(str(plain))
+    padded = add_special_tokens(tiny_causal("gpt2"), tmp_path / "padded", pad_token="<image7>")
+    with pytest.raises(UserError, match="has token ids up to .*: they are not of the same model"):
+        CausalLM.from_pretrained(str(padded))
+
+
+def test_a_model_without_a_cache_of_keys_and_values_is_refused(tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    tokenizer = byte_tokenizer("gpt2", TEXTS)
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"has no cache of keys and values.*\(mamba\)") as error:
+        CausalLM.from_pretrained(str(tmp_path))
+    assert "\n" not in str(error.value)
 
 
 def test_a_model_that_sees_later_tokens_is_refused(tmp_path):

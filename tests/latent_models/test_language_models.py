@@ -16,6 +16,7 @@ from torch import nn
 from latent_models.families import FAMILIES
 from latent_models.generation.decoding import DECODING, strategies
 from latent_models.language_models import LanguageModel
+from tests.latent_models.tiny_causal import add_special_tokens
 from utils.errors import UserError
 
 FAMILY_NAMES = sorted(FAMILIES)
@@ -266,6 +267,17 @@ def test_unsuitable_models_are_refused_in_one_line(copy, capsys, family, changes
     assert "\n" not in message and str(folder) in message
     captured = capsys.readouterr()
     assert not captured.out and not captured.err  # no report of transformers beside it
+
+
+def test_special_tokens_that_were_added_behind_the_embeddings_do_not_matter(tiny, tmp_path):
+    model = LanguageModel.from_pretrained(str(add_special_tokens(tiny("bart"), tmp_path / "added")))
+    tokens, size = model.tokenize(["A <image0> cat.", "Yes."], 20), model.model.config.vocab_size
+    assert int(tokens.input_ids.max()) < size <= max(model.tokenizer.get_vocab().values())
+    states = model.encode(tokens.input_ids, tokens.attention_mask)
+    assert len(model.generate(states, tokens.attention_mask, max_length=8, num_beams=2)) == 2
+    plain = add_special_tokens(tiny("bart"), tmp_path / "plain", special=False)
+    with pytest.raises(UserError, match="has token ids up to .*: they are not of the same model"):
+        LanguageModel.from_pretrained(str(plain))
 
 
 def test_the_tokenizer_of_another_model_is_refused(copy, tmp_path):

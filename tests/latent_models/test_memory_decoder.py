@@ -21,7 +21,7 @@ from latent_models.causal.prefix_decoder import PrefixDecoder
 from latent_models.causal.sequences import encode
 from latent_models.generation.decoding import CAUSAL_DECODING, decoding_settings
 from latent_models.generation.options import DecodingOptions
-from tests.latent_models.tiny_causal import make_causal
+from tests.latent_models.tiny_causal import add_special_tokens, make_causal
 from tests.latent_models.tiny_seq2seq import FAMILIES, make_seq2seq
 from utils.errors import UserError
 
@@ -341,6 +341,37 @@ def test_hidden_tokens_are_not_read(build):
     assert not torch.allclose(decoder(z, sigma, batch.input_ids, batch.targets, None, ~everything), hidden)
     nothing = decoder(z, sigma, batch.input_ids, batch.targets, None, ~everything)
     torch.testing.assert_close(nothing, decoder.nll(z, sigma, batch))
+
+
+def test_what_comes_before_a_text_is_never_hidden(build):
+    """BART's <s> is forced in generation, so it is read in training, too."""
+    decoder, z, sigma = build(token_dropout=0.5), latents(), torch.zeros(4)
+    batch = batch_of(decoder)
+    assert len(decoder.lm.boundaries.opening) == 1
+    everything = torch.ones_like(batch.input_ids, dtype=torch.bool)
+    of_text = everything.clone()
+    of_text[:, :2] = False
+    found, expected = (decoder(z, sigma, batch.input_ids, batch.targets, None, x) for x in (everything, of_text))
+    assert torch.equal(found, expected)
+    opened = batch.input_ids.clone()
+    opened[:, 1] = 7
+    assert not torch.allclose(decoder(z, sigma, opened, batch.targets, None, everything), found), "it is read"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_special_tokens_behind_the_embeddings_are_never_written(folder, tmp_path, family):
+    added = add_special_tokens(folder(family), tmp_path / "added")
+    given = TextDecoderOptions(decoder_model=str(added), decoder_mode="freeze")
+    decoder = MemoryDecoder.build(given, 1, DIM, LONGEST).eval()
+    z, sigma = latents(), torch.zeros(len(TEXTS))
+    around = decoder.lm.boundaries
+    data = encode(decoder.lm.tokenizer, around, ["A <image7> cat.", *TEXTS], None, LONGEST, 0)
+    size = decoder.lm.model.config.vocab_size
+    assert data.ids.max() < size <= max(decoder.lm.tokenizer.get_vocab().values()) and max(around.forbidden) < size
+    assert decoder.nll(z, sigma, batch_of(decoder)).isfinite().all()
+    for settings in (GREEDY, BEAM, NUCLEUS):
+        texts = decoder.generate(z, sigma, max_length=SOME, **settings)
+        assert len(texts) == len(TEXTS) and not any("<image" in text for text in texts)
 
 
 def test_merged_models_are_ordinary_folders(build, tmp_path):

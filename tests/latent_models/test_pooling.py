@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from latent_models.pooling import POOLINGS, LearnedPooling, make_pooling
-from latent_models.sentences import SplitTexts, TokenKinds, sentence_numbers, special_tokens_around
+from latent_models.sentences import (
+    SplitTexts,
+    TokenKinds,
+    byte_alphabet,
+    sentence_numbers,
+    special_tokens_around,
+    text_of_bytes,
+)
 from latent_models.spaces.scaling import LatentScaling
 from tests.latent_models.tiny_encoders import byte_level, word_piece
 from utils.errors import UserError
@@ -120,6 +127,67 @@ def test_sentences_of_token_ids(kind):
     assert squeeze(text) == squeeze("He slept! Did he dream?")
 
 
+FOREIGN = [
+    "Wait… Then he left the old house.",
+    "He said “no.” Then she went away.",
+    "«Ça va?» Puis il partit.",
+    "今天下雨。我们在家！她说好。",
+    "「行こう。」彼は言った。",
+    "Das kostet 3.5 Euro… ja.",
+]
+OF_FOREIGN = [
+    ["Wait…", "Then he left the old house."],
+    ["He said “no.”", "Then she went away."],
+    ["«Ça va?»", "Puis il partit."],
+    ["今天下雨。", "我们在家！", "她说好。"],
+    ["「行こう。」", "彼は言った。"],
+    ["Das kostet 3.5 Euro…", "ja."],
+]
+
+
+def whole_words(texts, kind):
+    """A BPE tokenizer that knows every word of the texts: of bytes, or with ▁ before words as SentencePiece."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    if kind == "bytes":
+        splitter, decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    else:  # SentencePiece, too, separates scripts: punctuation is no part of a word
+        ends = [pre_tokenizers.Punctuation("isolated"), pre_tokenizers.Metaspace(prepend_scheme="first")]
+        splitter, decoder = pre_tokenizers.Sequence(ends), decoders.Metaspace(prepend_scheme="first")
+    tokenizer.pre_tokenizer, tokenizer.decoder = splitter, decoder
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=2000, show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "metaspace", "wordpiece"])
+def test_sentences_of_other_marks_and_scripts(kind):
+    texts = [*FOREIGN, *TALES]
+    tokenizer = word_piece(texts) if kind == "wordpiece" else whole_words(texts, kind)
+    vocabulary = tokenizer.get_vocab()
+    assert ("âĢ¦" in vocabulary) == (kind == "bytes"), "the text of a token is not what the vocabulary holds"
+    if kind != "wordpiece":
+        assert sum(token[0] in "Ġ▁" for token in vocabulary) > len(vocabulary) / 20, "blanks mark words"
+    kinds = TokenKinds.of(tokenizer)
+    for text, expected in zip([*FOREIGN, *TALES], [*OF_FOREIGN, *SENTENCES], strict=True):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        numbers = sentence_numbers(ids, torch.ones_like(ids, dtype=torch.bool), kinds)[0]
+        found = [tokenizer.decode(ids[0][numbers == k]) for k in range(int(numbers.max()) + 1)]
+        expected = [tokenizer.decode(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in expected]
+        squeezed = [[part.replace(" ", "") for part in side] for side in (found, expected)]
+        assert squeezed[0] == squeezed[1]
+
+
+def test_tokens_of_bytes_are_read_as_text():
+    from tokenizers import pre_tokenizers
+
+    assert set(byte_alphabet()) == set(pre_tokenizers.ByteLevel.alphabet())
+    assert [text_of_bytes(token) for token in ("âĢ¦", "ãĢĤ", "Ġthe", "Ċ")] == ["…", "。", " the", "\n"]
+    assert text_of_bytes("âĢ") == "âĢ", "a part of a character"
+    assert text_of_bytes("<｜x｜>") == "<｜x｜>"
+
+
 def test_standard_scaling_keeps_the_ratios_of_directions():
     x = torch.randn(500, 2, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 1.0, 0.1]) + 5
     scaling = LatentScaling(3, "standard")
@@ -161,6 +229,28 @@ def test_half_whitened_latents_have_the_square_roots_of_the_variances():
     found = (scaling(x)[:, 0] @ directions).T.cov(correction=0)
     torch.testing.assert_close(found, torch.diag(before.sqrt() / before.sqrt().mean()), atol=1e-3, rtol=0)
     torch.testing.assert_close(scaling.inverse(scaling(x)), x, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["standard", "half_whiten", "whiten"])
+def test_scaling_computes_in_float32(kind):
+    x = torch.randn(400, 1, 6, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -3, 6) + 4
+    scaling = LatentScaling(6, kind)
+    scaling.estimate([(x, None)])
+    half = x.bfloat16()
+    expected = scaling(half.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert scaling(half).dtype == torch.float32 and torch.equal(scaling(half), expected)
+        assert torch.equal(scaling.inverse(half), scaling.inverse(half.float()))
+        torch.testing.assert_close(scaling.inverse(scaling(x)), x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["standard", "half_whiten", "whiten"])
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_latents_that_are_not_finite_cannot_be_scaled(kind, value):
+    x = torch.randn(5, 1, 2, generator=torch.Generator().manual_seed(0))
+    x[3, 0, 1] = value
+    with pytest.raises(UserError, match="infinite or not a number"):
+        LatentScaling(2, kind).estimate([(x, None)])
 
 
 def test_equal_latents_cannot_be_scaled():

@@ -19,7 +19,7 @@ from latent_models.causal.sequences import encode
 from latent_models.causal.short_attention import NAME, short_texts
 from latent_models.generation.decoding import CAUSAL_DECODING, decoding_settings
 from latent_models.generation.options import DecodingOptions
-from tests.latent_models.tiny_causal import FAMILIES, make_causal
+from tests.latent_models.tiny_causal import FAMILIES, add_special_tokens, make_causal
 from utils.errors import UserError
 
 TEXTS = ["The dog ran home.", "A cat sat down.", "Yes.", "Zoë said “¿qué?” to 東京."]
@@ -337,6 +337,18 @@ def test_hidden_tokens_are_read_as_the_learned_vector(build):
     assert decoder.hidden_token.requires_grad and not build().hidden_token.requires_grad
     hidden.sum().backward()
     assert decoder.hidden_token.grad is not None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_special_tokens_behind_the_embeddings_are_never_written(folder, tmp_path, family):
+    added = add_special_tokens(folder(family), tmp_path / "added")
+    given = TextDecoderOptions(decoder_model=str(added), decoder_mode="freeze")
+    decoder = PrefixDecoder.build(given, 1, DIM, LONGEST).eval()
+    z, sigma = latents(), torch.zeros(len(TEXTS))
+    assert decoder.nll(z, sigma, batch_of(decoder)).isfinite().all()
+    for name in ("greedy", "beam", "nucleus"):
+        texts = decoder.generate(z, sigma, max_length=12, **CAUSAL_DECODING[name])
+        assert len(texts) == len(TEXTS) and not any("<image" in text for text in texts)
 
 
 def test_texts_of_many_latents_have_one_prefix_vector_each():

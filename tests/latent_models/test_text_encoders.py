@@ -14,6 +14,7 @@ from latent_models.spaces.scaling import LatentScaling
 from latent_models.spaces.sentence import SentenceSpace
 from latent_models.text_encoders import TextEncoder
 from tests.latent_models.conftest import TEXTS
+from tests.latent_models.tiny_causal import add_special_tokens
 from tests.latent_models.tiny_encoders import CAUSAL, FAMILIES, MAX_LENGTH, WIDTH, make_encoder
 from utils.errors import UserError
 from utils.records import Batch
@@ -95,6 +96,17 @@ def test_special_tokens_in_a_text_are_text(tiny_encoder):
     encoder = TextEncoder.from_pretrained(str(tiny_encoder("bert")))
     ids = encoder.tokenizer("a [SEP] b")["input_ids"]
     assert ids.count(encoder.tokenizer.sep_token_id) == 1
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_special_tokens_that_were_added_behind_the_embeddings_do_not_matter(tiny_encoder, tmp_path, family):
+    encoder = TextEncoder.from_pretrained(str(add_special_tokens(tiny_encoder(family), tmp_path / "added")))
+    size = encoder.model.config.vocab_size
+    assert max(encoder.tokenizer.get_vocab().values()) >= size
+    assert max(encoder.tokenizer("a <image0> b")["input_ids"]) < size
+    plain = add_special_tokens(tiny_encoder(family), tmp_path / "plain", special=False)
+    with pytest.raises(UserError, match="its files are absent or of another model"):
+        TextEncoder.from_pretrained(str(plain))
 
 
 def test_the_head_and_the_pooler_of_a_checkpoint_do_not_matter(tmp_path):

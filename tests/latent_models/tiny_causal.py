@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,3 +62,22 @@ def make_causal(folder: Path, family: str, texts: Sequence[str], std: float = 0.
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def add_special_tokens(folder: Path, target: Path, special: bool = True, **roles: str) -> Path:
+    """A copy of a model's folder whose tokenizer has more tokens, <image0> to <image7>, than the model embeddings.
+
+    special: whether they are special ones. roles: of tokens, such as pad_token="<image7>".
+    """
+    from transformers import AutoTokenizer
+
+    shutil.copytree(folder, target)
+    tokenizer, tokens = AutoTokenizer.from_pretrained(folder), [f"<image{i}>" for i in range(8)]
+    if special:
+        tokenizer.add_special_tokens({"additional_special_tokens": tokens})
+    else:
+        tokenizer.add_tokens(tokens)
+    for role, token in roles.items():
+        setattr(tokenizer, role, token)
+    tokenizer.save_pretrained(target)
+    return target

@@ -146,13 +146,27 @@ def test_a_learned_pooling_trains_with_the_decoder_and_resumes(train, place, fin
     assert not torch.equal(trained[name], fresh.state_dict()[name])
 
 
-def test_accumulated_batches_equal_the_large_one(train, tmp_path):
+@pytest.mark.parametrize("tokens", ["", "--token_dropout 0.4"])
+def test_accumulated_batches_equal_the_large_one(train, programs, tmp_path, tokens):
+    texts = [json.loads(line)["text"].split() for line in (programs.corpus / "train.jsonl").open()]
+    lines = [json.dumps({"text": " ".join(words[: 3 + i % 9])}) for i, words in enumerate(texts)]  # of many lengths
+    (tmp_path / "short.jsonl").write_text("\n".join(lines))
+    data = f"--train_file {tmp_path}/short.jsonl"
     for name, flags in (("one", ""), ("split", "--train_batch_size 2 --gradient_accumulation_steps 4")):
-        assert train(tmp_path / name, flags) == 0
+        assert train(tmp_path / name, f"{data} {flags} {tokens}") == 0
     one, split = (read_metrics(tmp_path / name) for name in ("one", "split"))
     for a, b in zip(one, split, strict=True):
         found, expected = ({key: line[key] for key in line.keys() & {"loss", "val_loss"}} for line in (a, b))
         assert found == pytest.approx(expected, rel=1e-4)
+        assert a.get("grad_norm", 0) == pytest.approx(b.get("grad_norm", 0), rel=1e-3)
+
+
+def test_which_tokens_are_hidden_does_not_depend_on_how_a_batch_is_split():
+    augmentation = DecoderAugmentation(TextDecoderOptions(token_dropout=0.5))
+    whole = augmentation.hidden(StepRNG(0, 3, 8, 0, 8), 20, 30)
+    parts = [augmentation.hidden(StepRNG(0, 3, 8, start, start + 4), width, 30) for start, width in ((0, 20), (4, 12))]
+    assert torch.equal(parts[0], whole[:4]) and torch.equal(parts[1], whole[4:, :12]) and whole.any()
+    assert DecoderAugmentation(TextDecoderOptions()).hidden(StepRNG(0, 3, 8, 0, 8), 20, 30) is None
 
 
 def test_batches_hold_texts_of_similar_lengths_and_every_text_once(tales_folder):
@@ -216,6 +230,46 @@ def test_a_decoder_is_adapted_to_a_denoiser(run, programs, tmp_path, place, trai
     assert train_text_decoder.train(parse(TEXT_DECODER, line.split())) == 0
     assert again(tmp_path / "half", "--resume_training") == 0
     assert fingerprints(tmp_path / "half")[1] == fingerprints(tmp_path / "adapted")[1]
+
+
+@pytest.mark.parametrize("where", ["another folder", "retrained in place"])
+def test_a_decoder_goes_on_with_its_own_language_model_alone(train, place, programs, tmp_path, where):
+    """Adapters, and the vectors that are made of latents, were trained for it."""
+    texts = [json.loads(line)["text"] for line in (programs.corpus / "train.jsonl").open()]
+    own = shutil.copytree(place / "llama", tmp_path / "llama")
+    other = make_causal(tmp_path / "other", "llama", texts, std=0.1, max_position_embeddings=128)
+    run = tmp_path / "run"
+    assert train(run, f"--num_train_steps 2 --eval_every 2 --eval_texts 2 --decoder_model {own}") == 0
+    flag = f"--decoder_model {other}"
+    if where == "retrained in place":
+        flag, _ = "", shutil.copy(other / "model.safetensors", own / "model.safetensors")
+    before = (run / "args.json").read_bytes(), checkpoints.load(run).step
+    write_json(tmp_path / "diff" / "args.json", {"schema_version": 2, "program": "train_text_diffusion.py"})
+    adapt = f"{programs.data} {SHORT} --resume_dir {run} --denoiser_run {tmp_path / 'diff'}"
+    for line in (
+        f"--resume_training --resume_dir {run} --no_wandb --num_train_steps 3 --device cpu {flag}",
+        f"{adapt} --cache_dir {place}/cache {flag} --output_dir {tmp_path / 'adapted'}",
+    ):
+        with pytest.raises(UserError, match=f"is not the language model that {run} was trained with") as error:
+            train_text_decoder.train(parse(TEXT_DECODER, line.split()))
+        assert "\n" not in str(error.value) and "--decoder_model" in str(error.value)
+    assert ((run / "args.json").read_bytes(), checkpoints.load(run).step) == before
+    assert not (tmp_path / "adapted" / "args.json").exists()
+
+
+def test_latents_that_half_precision_cannot_hold_end_in_advice_that_works(train, place, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    encoder = shutil.copytree(place / "bert", tmp_path / "bert")
+    weights = load_file(encoder / "model.safetensors")
+    last = next(key for key in weights if key.endswith("layer.1.output.LayerNorm.weight"))
+    weights[last] *= 1e6
+    save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+    flags, latents = "--num_train_steps 2 --eval_every 2 --eval_texts 2", f"--encoder_model {encoder} --pooling first"
+    with pytest.raises(UserError, match="float16 cannot hold.*--encoder_layer, or .*--max_cache_gb 0") as error:
+        train(tmp_path / "run", flags, latents)
+    assert "\n" not in str(error.value) and "--latent_cache_dtype" not in str(error.value)
+    assert train(tmp_path / "live", f"{flags} --max_cache_gb 0", latents) == 0
 
 
 def test_an_adapted_decoder_inherits_the_noise_of_decoding_that_was_typed(run, tmp_path):
