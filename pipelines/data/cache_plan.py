@@ -76,9 +76,11 @@ def cache_lines(settings: Settings[Any], parts: Parts, corpus: Corpus) -> list[s
 
 
 def _texts(cache: PlannedCache, corpus: Corpus) -> Sequence[str] | None:
-    """What is encoded; None where the corpus has no sources."""
+    """What is encoded, of sources each once; None where the corpus has no sources."""
     split = corpus.splits[cache.split]
-    return split.sources if cache.what == "sources" else split.texts
+    if cache.what != "sources":
+        return split.texts
+    return None if split.sources is None else list(dict.fromkeys(split.sources))
 
 
 def _bytes(cache: PlannedCache, corpus: Corpus) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,12 +133,25 @@ def describe_cache(space: LatentSpace, data: TokenSplit, title: str, dtype: str,
     }
 
 
-def make_source_reader(context: ContextEncoder, data: TokenSplit, encoded: EncodedSplit) -> SourceReader:
-    """Sources of a split by row: cached states, or token ids where the encoder trains with the denoiser."""
+def different_sources(sources: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The different sources in their order, and which of them each row (n,) has: E2E has eight texts of each."""
+    number: dict[str, int] = {}
+    of_rows = [number.setdefault(source, len(number)) for source in sources]
+    return list(number), torch.tensor(of_rows)
+
+
+def make_source_reader(
+    context: ContextEncoder, data: TokenSplit, encoded: EncodedSplit, number: Tensor
+) -> SourceReader:
+    """Sources of a split by row: cached states, or token ids where the encoder trains with the denoiser.
+
+    data, encoded: the different sources. number: (rows of the split,), which of them each row has.
+    """
     if not context.trained:
-        return lambda rows: trim_padding(encoded(rows))
+        return lambda rows: trim_padding(encoded(number[rows.cpu()]))
 
     def ids(rows: Tensor) -> tuple[Tensor, Tensor]:
+        rows = number[rows.cpu()]
         batch = data.batch(rows, None if encoded.device.type == "cpu" else data.table.max_length).to(encoded.device)
         return batch.input_ids, batch.attention_mask
 

@@ -26,6 +26,7 @@ from pipelines.data.cached_latents import (
     ConditionalLatents,
     EncodedSplit,
     ScaledSplit,
+    different_sources,
     encode_or_load,
     make_source_reader,
 )
@@ -178,9 +179,10 @@ def make_conditional_latents(
         texts = ScaledSplit(encoded(decoded.unscaled, tokens, True, split, "latents"), decoded.unscaled)
     if context is not None:
         assert tokens.split.sources is not None, "a run with sources was built on a corpus without them"
-        source_tokens = context.tokens(tokens.split.sources)
+        different, number = different_sources(tokens.split.sources)
+        source_tokens = context.tokens(different)
         states = encoded(context.states, source_tokens, not context.trained, f"{split} sources", "source states")
-        sources = make_source_reader(context, source_tokens, states)
+        sources = make_source_reader(context, source_tokens, states, number)
     return ConditionalLatents(space, texts, run.settings.config.denoiser.class_conditional, sources)
 
 

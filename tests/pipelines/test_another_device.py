@@ -184,7 +184,8 @@ def test_denoiser_step_runs_on_the_device(world, bert, tmp_path, case):
     read = network = None
     if context is not None:
         tokens = context.tokens(world.split.sources)
-        read = make_source_reader(context, tokens, EncodedSplit(context.states, tokens, None, META))
+        encoded = EncodedSplit(context.states, tokens, None, META)
+        read = make_source_reader(context, tokens, encoded, torch.arange(len(tokens)))
         network = DenoiserWithContext(model.denoiser, context.states) if context.trained else None
     texts = EncodedSplit(space, world.data, None, META)
     if where is not None:

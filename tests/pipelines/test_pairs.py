@@ -197,6 +197,26 @@ def test_cached_sources_give_the_same_losses_as_sources_encoded_in_training(
     assert planned == encoded and planned.keys() == {"train", "valid"}
 
 
+def test_a_source_of_several_texts_is_encoded_once(programs, chain, tales_folder, other_lm, tmp_path, encodings):
+    """And every text is trained with its own source: losses are those of sources that are encoded at each step."""
+    sources = {}
+    for split in SPLITS:
+        rows = [json.loads(line) for line in (tales_folder / f"pairs_{split}.jsonl").open()]
+        rows = [row | {"src": rows[i // 5]["src"]} for i, row in enumerate(rows)]
+        sources[split] = {row["src"] for row in rows}
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = " ".join(f"--{split}_file {tmp_path / split}.jsonl" for split in SPLITS)
+    flags = f"{files} --num_samples 1 --seq2seq_candidates 1 --latent_cache_dtype float32"
+    space = f"--latent_model_path {chain / 'ae'} --context_encoder {other_lm}"
+    assert programs.diffusion(space, tmp_path / "run", f"{flags} --latent_cache_dir {tmp_path / 'cache'}") == 0
+    different = len(sources["train"]) + len(sources["valid"])
+    assert sum(encodings) == 240 + different + 1 and different < 60
+    assert programs.diffusion(space, tmp_path / "live", f"{flags} --no_latent_cache") == 0
+    for one, other in zip(read_metrics(tmp_path / "run"), read_metrics(tmp_path / "live"), strict=True):
+        assert one.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-5)
+        assert one.get("val_loss", 0) == pytest.approx(other.get("val_loss", 0), rel=1e-5)
+
+
 def test_a_model_of_another_family_may_encode_the_sources(programs, chain, pairs, t5, tmp_path):
     for name, flags in (("frozen", ""), ("trained", "--train_context_encoder")):
         space = f"--latent_model_path {chain / 'ae'} --context_encoder {t5} {flags}"
