@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines import probes
 from pipelines.probes import PROBE_STEPS
-from pipelines.stages import make_small_scorer
 from utils.argparse_utils import OneLineParser
 from utils.errors import UserError, exit_on_user_error
 from utils.run_folder import ROOT, write_json
@@ -187,13 +186,11 @@ def make_corpus(args: Namespace, preset: Preset) -> None:
         (folder / "train.txt").write_text("".join(line + "\n" for line in train), encoding="utf-8")
         (folder / "valid.txt").write_text("".join(line + "\n" for line in held_out[:half]), encoding="utf-8")
         (folder / "test.txt").write_text("".join(line + "\n" for line in held_out[half:]), encoding="utf-8")
-    file = next(path for path in (folder / "train.txt", folder / "train.jsonl") if path.is_file())
-    make_small_scorer(file.read_text(encoding="utf-8").splitlines(), args.output_dir / "no_scorer")
 
 
 def train_row(row: str, root: Path, preset: Preset, seconds: float) -> None:
     """Train the stages of a row that are not there yet, within its time."""
-    if not (root / "no_scorer").is_dir():
+    if not (root / "corpus").is_dir():
         raise UserError(f"{root} holds no corpus: run the row corpus first")
     budgets = stage_seconds(row, preset, seconds)
     for stage in ROWS[row]:
@@ -257,7 +254,7 @@ def _words(stage: str, root: Path, preset: Preset, folder: Path, flags: str, ste
     if stage == "compressed":
         words += ["--latent_model_path", str(root / "autoencoder")]
     if "diffusion" in STAGES[stage]:
-        words += ["--scorer", str(root / "no_scorer")]
+        words += ["--config", "training_scores=False"]  # the table judges
     if has_bf16():
         words += ["--mixed_precision", "bf16"]
     return words

@@ -25,6 +25,7 @@ OTHER_SYSTEMS = {  # systems whose samples have a name that is no row of real_te
     "guided-3": "the recipe, guidance 3",
     "recipe-no-source-dropout": "the recipe, its decoder trained with all sources",
     "recipe-scratch-94": "the recipe with nothing pretrained, top-p .94",
+    "recipe-source-dropout": "the recipe, half of the sources hidden in training",
     "recipe-states-not-adapted": "the recipe without an encoder, before its decoder is adapted",
 }
 LEFT_OUT = ("2026-11-29_compare_flickr30k_cpu",)  # a comparison of other systems, with a page of its own

@@ -385,8 +385,8 @@ def baseline_command(name: str, root: Path, parts: Parts, models: Models, minute
         )
     longest = planned["max_seconds"]
     if has_checkpoint(folder):
-        logged = probes.logged_steps(folder)  # after a kill the log alone has seconds of the program
-        spent = max(StageTimer(_seconds_file(folder)).seconds.get(TRAINING, 0.0), logged[-1][1] if logged else 0.0)
+        logged = probes.logged_seconds(folder)  # after a kill the log alone has seconds of the program
+        spent = max(StageTimer(_seconds_file(folder)).seconds.get(TRAINING, 0.0), logged)
         limit = ["--max_seconds", f"{max(1.0, longest - spent):.0f}"]
         return probes.command_of(program, ["--resume_training", "--resume_dir", str(folder), *limit])
     shutil.rmtree(folder, ignore_errors=True)

@@ -33,6 +33,7 @@ from utils.state import State
 # Ends of the keys of metrics that validations of several programs log, for check_best_metric.
 LOSSES = ("val_ema_loss", "val_loss")
 SAMPLE_METRICS = ("mauve", "perplexity", "diversity", "memorization", "linear_auc", "train_copy_rate")
+SCORER_METRICS = ("mauve", "perplexity")  # those that need a language model, or an encoder
 CLASS_METRICS = ("label_accuracy", "mean_class_accuracy")
 PAIR_METRICS = (
     *OVERLAPS, *(f"mbr_{name}" for name in OVERLAPS), "diffuseq_bleu", "perplexity", "diversity", "linear_auc",

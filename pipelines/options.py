@@ -39,7 +39,9 @@ class DenoiserAugmentationOptions:
     """Training of a decoder on latents that a denoiser produces; see pipelines/steps/denoiser_augmentation."""
 
     denoiser_run: str | None = flag(
-        None, "with --lm_mode decoder: train the decoder on latents that the denoiser of this diffusion run produces"
+        None,
+        "with --lm_mode decoder: train the decoder on latents that the denoiser of this diffusion run produces",
+        may_change="resume",
     )
     denoiser_prob: float = flag(
         0.8, "share of the texts whose latents come from --denoiser_run", at_least=0, at_most=1, needs="denoiser_run"
@@ -66,6 +68,13 @@ class IntervalOptions:
     )
     sample_every: int | None = flag(
         None, "steps between samplings; unset: --save_and_sample_every", unit="steps", at_least=1
+    )
+    training_scores: bool = flag(
+        True,
+        "compute perplexity and MAUVE of the samples while training; without, no language model scores them until the "
+        "run is evaluated",
+        may_change="resume",
+        config_only=True,
     )
     init_path: str | None = flag(None, "run folder whose weights training starts from, at step 0", published=True)
     init_optimizer: bool = flag(

@@ -6,7 +6,6 @@ number of steps by the rate of such a probe.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -47,6 +46,11 @@ def command_of(program: Program, argv: Sequence[str]) -> list[str]:
 def uncompiled(program: Program) -> list[str]:
     """Flags for a probe: by its number of steps a CPU would compile networks, which the training it is for may not."""
     return ["--compile", "off"] if "compile" in program.flags else []
+
+
+def untracked(program: Program) -> list[str]:
+    """Flags for a probe, after those of the training that it is for: it opens no run of a tracker."""
+    return [f"--no_{name}" for name in ("wandb", "tensorboard") if name in program.flags]
 
 
 def probe(command: Sequence[str], folder: Path, seconds: float, cwd: Path | None = None) -> Rate:
@@ -101,12 +105,23 @@ def run_logged(command: Sequence[str], folder: Path, stop_after: float | None = 
 
 
 def logged_steps(folder: Path) -> list[tuple[int, float]]:
-    """(step, seconds of training) of every line of the log with them."""
+    """(step, seconds of its invocation) of every line of the log with them; half a line, being written or left by a
+    kill, is passed over.
+    """
+    from utils.trackers import read_metrics  # imports accelerate, which --help does without
+
     try:
-        logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    except (OSError, ValueError):  # a line that is being written
+        logged = read_metrics(folder / "metrics.jsonl")
+    except OSError:
         return []
-    return [(line["step"], line["seconds"]) for line in logged if "seconds" in line]
+    return [(line["step"], float(line["seconds"])) for line in logged if isinstance(line.get("seconds"), int | float)]
+
+
+def logged_seconds(folder: Path, last: int | None = None) -> float:
+    """Seconds of training that a log shows up to a step (None: the last), of all invocations: each begins at 0."""
+    seconds = [at for step, at in logged_steps(folder) if last is None or step <= last]
+    ends = [one for one, after in zip(seconds, seconds[1:], strict=False) if after < one]
+    return sum([*ends, *seconds[-1:]])
 
 
 def _stop(process: subprocess.Popen[str], folder: Path, seconds: float) -> None:

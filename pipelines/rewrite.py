@@ -10,14 +10,16 @@ A text is noised to time --strength and denoised again (SDEdit): at 0.5 a little
 interpolates between two texts, in --num_samples texts, both ends included; with --invert between the noises that DDIM
 inversion finds for them, so that the ends are the two texts. --add and --remove move latents by the difference of
 their texts (of the means, if repeated), --edit_weight times, before the noise. The samples go to standard output, one
-per line; with several texts each line begins with its text and a tab. A run on pairs needs the source of each text:
---source for all of them, or repeated, or --source_file.
+per line; with several texts each line begins with its text and a tab. Many texts are rewritten a part at a time, each
+of which is written as soon as it is done. A run on pairs needs the source of each text: --source for all of them, or
+repeated, or --source_file.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from pipelines.cli.run_arguments import (
     add_decoding_argument,
@@ -72,7 +74,6 @@ def main(arguments: list[str] | None = None) -> int:
     if given.add is not None and given.to is not None:
         raise UserError("--to interpolates, and --add edits: give one of them")
     from pipelines.text_diffusion import TextDiffusionPipeline
-    from utils.terminal import single_line
 
     with guidance_as_typed(given):
         pipeline = TextDiffusionPipeline.from_pretrained(given.run, device=given.device, argv=others)
@@ -81,20 +82,32 @@ def main(arguments: list[str] | None = None) -> int:
     options = {"seed": given.seed, "decoding": decoding}
     options |= {} if given.strength is None else {"strength": given.strength}
     if given.to is None:
-        options |= {"source": sources, "class_id": given.class_id}
+        options |= {"source": sources, "class_id": given.class_id, "on_rows": Lines(texts)}
     if given.add is not None:
         options |= {} if given.edit_weight is None else {"weight": given.edit_weight}
-        rows = pipeline.edit(texts, given.num_samples, add=given.add, remove=given.remove, **options)
+        pipeline.edit(texts, given.num_samples, add=given.add, remove=given.remove, **options)
     elif given.to is None:
-        rows = pipeline.variations(texts, given.num_samples, **options)
+        pipeline.variations(texts, given.num_samples, **options)
     else:
         options |= {"invert": given.invert, "source": None if sources is None else sources[0]}
-        rows = [pipeline.interpolate(texts[0], given.to, given.num_samples, **options)]
-    for text, row in zip(texts, rows, strict=True):
-        for sample in row:
-            prefix = f"{single_line(text)}\t" if len(texts) > 1 else ""
-            sys.stdout.write(prefix + single_line(sample) + "\n")
+        Lines(texts)([pipeline.interpolate(texts[0], given.to, given.num_samples, **options)])
     return 0
+
+
+class Lines:
+    """Writes rows of samples to standard output, a row for each text in turn."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts, self.written = texts, 0  # number of texts whose rows were written
+
+    def __call__(self, rows: Sequence[Sequence[str]]) -> None:
+        from utils.terminal import single_line
+
+        for text, row in zip(self.texts[self.written :], rows, strict=False):
+            prefix = f"{single_line(text)}\t" if len(self.texts) > 1 else ""
+            sys.stdout.writelines(f"{prefix}{single_line(sample)}\n" for sample in row)
+        self.written += len(rows)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,14 @@ class StageTimer:
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
 
     def add(self, name: str, seconds: float) -> None:
+        self.count(name, seconds)
+        self.save()
+
+    def count(self, name: str, seconds: float) -> None:
+        """Add seconds without saving them."""
         self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 1)
+
+    def save(self) -> None:
         write_json(self.path, self.seconds)
 
     def time(self, name: str, fn: Callable[[], T]) -> T:
@@ -96,6 +103,7 @@ class StageTimer:
         return {**self.seconds, "total": round(sum(self.seconds.values()), 1)}
 
 
+LATENT_CACHE_FLAG = "--latent_cache_dir"
 STEP_FLAGS = ("--num_train_steps", "--lr_warmup_steps", "--eval_every", "--save_and_sample_every")
 
 
@@ -122,11 +130,23 @@ def run_stage(stage: Stage, root: Path, extra: Sequence[str] = ()) -> int:
         print(f"{stage.name}: already done", flush=True)
         return 0
     if has_checkpoint(folder):
-        argv = ["--resume_training", "--resume_dir", str(folder), *extra]
+        argv = ["--resume_training", "--resume_dir", str(folder), *_latent_cache(stage.argv(root)), *extra]
     else:
         argv = [*stage.argv(root), "--output_dir", str(folder), *extra]
     banner(stage.name, stage.title, stage.program, argv)
     return run_program(stage.program, argv)
+
+
+def _latent_cache(argv: Sequence[str]) -> list[str]:
+    """The flag of the latent cache among those of a stage, which a resumed one needs: a relative path in its args.json
+    is one from the folder in which the stage was begun.
+    """
+    found: list[str] = []
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == LATENT_CACHE_FLAG:
+            found = [name, value if equals else following]  # the last one counts
+    return found
 
 
 MODULES = {  # program -> the module whose function `train` runs it
@@ -141,10 +161,17 @@ PROGRAMS = (PRETRAIN, AUTOENCODER, DIFFUSION, CAUSAL_LM, SEQ2SEQ, TEXT_DECODER)
 
 
 def run_program(program: Program, argv: Sequence[str]) -> int:
-    """Run a program in this process, so that torch is imported only once."""
+    """Run a program in this process, so that torch is imported only once; then release the memory of the GPU, which a
+    program in a process of its own may need next.
+    """
+    from utils.device_memory import release_device_memory
+
     settings = parse(program, list(argv))
     train: Callable[[Settings[Any]], int] = import_module(MODULES[program.name]).train
-    return train(settings)
+    try:
+        return train(settings)
+    finally:
+        release_device_memory()
 
 
 @exit_on_user_error
@@ -152,13 +179,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """python -m pipelines.stages NAME FLAGS: run the program of that name, from any folder."""
     name, *rest = sys.argv[1:] if argv is None else argv
     return run_program(next(program for program in PROGRAMS if program.name == name), rest)
-
-
-def make_small_scorer(texts: Sequence[str], folder: Path) -> None:
-    """A scorer of no use but for the evaluation that ends a training: else each run would train one of its own."""
-    from evaluation.local_lm import train_local
-
-    train_local(texts[:2000], folder, steps=1, width=32, layers=1, heads=2, vocab_size=400, max_length=64)
 
 
 def show_page(root: Path, runs: Sequence[Path]) -> None:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from evaluation import mbr
-from pipelines.pretrained.checked_pipeline import CheckedPipeline
+from pipelines.pretrained.checked_pipeline import CheckedPipeline, OnRows
 from pipelines.sampling.arguments import check_count, check_number, check_texts
 from pipelines.sampling.call_arguments import (
     DEFAULT_SEED,
@@ -40,6 +40,7 @@ from pipelines.sampling.call_arguments import (
     seed_of,
     strategy_of,
 )
+from pipelines.sampling.classes import one_class
 from pipelines.sampling.draw import Request, draw
 from pipelines.sampling.infilling import infill
 from pipelines.sampling.inputs import ContextSources, PackedSources
@@ -82,7 +83,8 @@ class TextDiffusionPipeline(CheckedPipeline):
 
         num_samples: number of texts (None: 8), or of texts for each source (None: 1), one source after the other.
         num_inference_steps, guidance_scale: None: those of from_pretrained; a scale of 1 means unguided.
-        class_id: a class by number or name, or one for each text; None: no class. source: one text or several, for a
+        class_id: a class by number or name, or one for each text, and then an empty text is not replaced; None: no
+        class. source: one text or several, for a
         run on pairs. generator: a torch.Generator, which draws the seed of the call, or the seed; None: 42.
         latents: noise (n, L, D) to start from, such as invert returns, instead of drawing it. decoding: beam, nucleus
         or greedy; None: that of from_pretrained or its preset, else beam. output_type: "latent" decodes no texts.
@@ -123,7 +125,10 @@ class TextDiffusionPipeline(CheckedPipeline):
     ) -> list[str]:
         """n texts as a list; see __call__."""
         n, seed, strategy = check_count(n, "n"), seed_of(seed), strategy_of(decoding, self.decoding or "beam")
-        conditions = self._conditions(class_id, n)
+        classes = find_classes(class_id, n, self.class_names, self.has_null_class)
+        if isinstance(classes, list):
+            return list(self(n, seed=seed, decoding=strategy, class_id=class_id, guidance=guidance).texts)
+        conditions = None if classes is None else one_class(classes)
         generator = self._with_guidance(guidance, conditions is not None)
         return generator.sample(n, seed, (strategy,), conditions, quiet=True).texts[strategy]
 
@@ -202,18 +207,19 @@ class TextDiffusionPipeline(CheckedPipeline):
         decoding: str | None = None,
         class_id: int | str | None = None,
         guidance: float | None = None,
+        on_rows: OnRows | None = None,
     ) -> list[list[str]]:
         """k variations of each text: noised to time `strength` and denoised again (SDEdit), with class_id if given.
 
         strength: in (0, 1]; a larger value preserves less of the text. source: of a run on pairs, the source of all
-        texts or one for each; the variations are other texts of these sources.
+        texts or one for each; the variations are other texts of these sources. on_rows: called with the rows of some
+        texts, k each, as soon as they are done. Of many texts, those that do not fit one block of random numbers with k
+        each get further seeds: they depend on seed, on k and on their place, and not on the batch size.
         """
         k, seed, strength = check_count(k, "k"), seed_of(seed), check_number(strength, "strength")
-        clean, inputs = self._start(texts, source, class_id, "variations")
+        given, strategy = self._given(texts, source, class_id, "variations"), self._strategy(decoding)
         generator = self._with_guidance(guidance, class_id is not None, source is not None)
-        latents = sdedit(generator, clean.repeat(k), strength, seed, inputs.repeat(k))
-        found = self.decode(latents, decoding, seed)
-        return [found[i : i + k] for i in range(0, len(found), k)]
+        return self._rewrite(generator, given, k, strength, seed, strategy, on_rows=on_rows)
 
     def interpolate(
         self,
@@ -240,7 +246,7 @@ class TextDiffusionPipeline(CheckedPipeline):
         n, seed = check_count(n, "n", at_least=2), seed_of(seed)
         strength = None if strength is None else check_number(strength, "strength")
         self._check_null_class("interpolate")
-        ends, inputs = self._start([first, second], source, None, "interpolate")
+        ends, inputs = self._start(self._given([first, second], source, None, "interpolate"))
         self._check_equal_lengths([ends], "interpolated")
         ends, shared = without_padding(ends), inputs[:1]
         if invert:
@@ -268,28 +274,32 @@ class TextDiffusionPipeline(CheckedPipeline):
         decoding: str | None = None,
         class_id: int | str | None = None,
         guidance: float | None = None,
+        on_rows: OnRows | None = None,
     ) -> list[list[str]]:
         """k edited versions of each text: latents + weight (mean latents of `add` - mean latents of `remove`).
 
         add, remove: texts that differ in what is to change, one each or several, whose means hold it more purely. The
         moved latents, as long as before, are noised to time `strength` and denoised again, as by variations; the
-        smaller, the more of the text is kept. UserError where texts, `add` and `remove` differ in their number of
-        latents, and for packed sources.
+        smaller, the more of the text is kept. on_rows: as there. UserError where texts, `add` and `remove` differ in
+        their number of latents, and for packed sources.
         """
         k, seed, strength = check_count(k, "k"), seed_of(seed), check_number(strength, "strength")
         weight = check_number(weight, "weight")
         if isinstance(self.sources, PackedSources):
             raise UserError("texts of this run's space follow their sources and cannot be subtracted: use variations")
         more, less = (self._check_texts([given] if isinstance(given, str) else given) for given in (add, remove))
-        clean, inputs = self._start(texts, source, class_id, "edit")
+        given, strategy = self._given(texts, source, class_id, "edit"), self._strategy(decoding)
         added, removed = self._encode(more), self._encode(less)
-        self._check_equal_lengths([clean, added, removed], "subtracted")
-        clean, added, removed = (without_padding(latents) for latents in (clean, added, removed))
-        moved = move(clean, weight * (added.x0.mean(0) - removed.x0.mean(0)))
-        moved = Latents(self.generator.space.project(moved.x0), moved.mask)
+        # of all texts, before the first is written
+        self._check_equal_lengths([self._encode(given.texts), added, removed], "subtracted")
+        direction = weight * (without_padding(added).x0.mean(0) - without_padding(removed).x0.mean(0))
+
+        def moved(clean: Latents) -> Latents:
+            found = move(without_padding(clean), direction)
+            return Latents(self.generator.space.project(found.x0), found.mask)
+
         generator = self._with_guidance(guidance, class_id is not None, source is not None)
-        found = self.decode(sdedit(generator, moved.repeat(k), strength, seed, inputs.repeat(k)), decoding, seed)
-        return [found[i : i + k] for i in range(0, len(found), k)]
+        return self._rewrite(generator, given, k, strength, seed, strategy, moved, on_rows)
 
     def trajectory(
         self,
@@ -335,12 +345,16 @@ class TextDiffusionPipeline(CheckedPipeline):
         source: of a decoder that reads sources (--source_prompt), that of all texts or one for each. Latents that were
         sampled from sources have them.
         """
-        seed, strategy = seed_of(seed), strategy_of(decoding, self.decoding or "greedy")
+        seed, strategy = seed_of(seed), self._strategy(decoding)
         if not isinstance(latents, Latents):
             raise UserError(f"latents are {shown(latents)}: give what encode returns")
         if source is not None:
             latents = replace(latents, prompt=self._prompts(source, len(latents)))
-        return self.generator.decode(latents, strategy, seed)
+        return self._decode(latents, strategy, seed)
+
+    def _strategy(self, decoding: str | None) -> str:
+        """The decoding strategy of latents that were not sampled from noise."""
+        return strategy_of(decoding, self.decoding or "greedy")
 
     def _prompts(self, source: str | Sequence[str], n: int) -> Tensor:
         """What the decoder reads of the sources of n texts, (n, P) on the device."""

@@ -15,6 +15,7 @@ from evaluation.classwise import FeatureCache, PerClassResult
 from evaluation.optional import MissingPackage
 from evaluation.protocols import evaluate_texts, protocol
 from evaluation.text_tokens import word_rule
+from pipelines.cli.class_rules import missing_class
 from pipelines.evaluators.common import SPLIT_KEYS, EvaluationContext, FirstInputs, Metrics, Part, PartResult
 from pipelines.evaluators.unconditional import sample_and_score
 from pipelines.sampling.classes import NULL, TrainingClassPrior, one_class
@@ -141,6 +142,7 @@ class PerClass(Part):
         references: dict[str, dict[int, list[str]]],
     ) -> Metrics:
         """Compute the metrics of n samples of each class against n references of each class."""
+        assert self.context.scorer is not None
         context, features = self.context, FeatureCache(self.context.scorer)
         metrics: Metrics = {}
         mauve_scores = []
@@ -180,6 +182,7 @@ class PerClass(Part):
 
     def _mauve_metrics(self, result: PerClassResult, prefix: str) -> Metrics:
         """Flatten the matrices to the published keys: {scorer}_cond{c}_ref{d}_{split}_mauve."""
+        assert self.context.scorer is not None
         return {
             f"{prefix}{self.context.scorer.name}_cond{c}_ref{d}_{split}_mauve": score
             for split, matrix in result.mauve.items()
@@ -197,13 +200,12 @@ class PerClass(Part):
     def _check_classes(self, split: str) -> None:
         """Raise UserError if the split has no text of some class, with which samples could be compared."""
         corpus = self.context.corpus
-        present = set(corpus.splits[split].labels or ())
-        for c, name in enumerate(corpus.class_names):
-            if c not in present:
-                raise UserError(
-                    f"the {split} split of {corpus.name} has no text of class {name}, with which samples of it could "
-                    "be compared: name other files, or pass --class_id prior to evaluate all classes jointly"
-                )
+        name = missing_class(corpus, split)
+        if name is not None:
+            raise UserError(
+                f"the {split} split of {corpus.name} has no text of class {name}, with which samples could be "
+                "compared: name other files, or pass --class_id prior to evaluate all classes jointly"
+            )
 
     def _add_result(self, split: str, row: str, result: PerClassResult) -> None:
         self._results.setdefault(split, {}).setdefault(row, []).append(result)

@@ -92,12 +92,19 @@ class EvaluationContext:
 
     # ---- models that score texts -----------------------------------------------------------------------------------
 
+    @property
+    def has_scorer(self) -> bool:
+        """Whether a language model scores the samples: while training not without training_scores."""
+        return self.run.is_eval or bool(self.run.settings.values.get("training_scores", True))
+
     @cached_property
-    def scorer(self) -> Scorer:
+    def scorer(self) -> Scorer | None:
         """The language model of --scorer, or a small one trained on the corpus and saved in the run folder.
 
-        A trained run is scored by SmolLM2 without --scorer, if it has been unpacked on this machine.
+        A trained run is scored by SmolLM2 without --scorer, if it has been unpacked on this machine. None: has_scorer.
         """
+        if not self.has_scorer:
+            return None
         source = scorers.source_of(self.options.scorer, or_default=self.run.is_eval)
         if source and source != self.options.scorer:
             self.run.log(f"scorer: {source}, unpacked on this machine (--scorer names another)")

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from dataset_utils.corpus import Corpus
 from evaluation import report
 from evaluation.protocols import over_seeds, with_seed_suffix
-from pipelines.best_checkpoint import CLASS_METRICS, SAMPLE_METRICS
+from pipelines.best_checkpoint import CLASS_METRICS, SAMPLE_METRICS, SCORER_METRICS
+from pipelines.cli.class_rules import why_not_each_class
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.evaluators.classes import AllClasses, ClassReferences, PerClass
 from pipelines.evaluators.common import EvaluationContext, FirstInputs, Metrics, Part, PartResult, numbers_of, to_lines
@@ -26,6 +27,7 @@ from pipelines.sampling.classes import select_classes
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.inputs import Sources
 from pipelines.sampling.language_model import LanguageModelGenerator
+from utils.errors import UserError
 from utils.run_folder import write_json, write_text
 
 TEST_SEEDS = (42, 43, 44, 45, 46)
@@ -165,7 +167,8 @@ class TextOutput:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return (*SAMPLE_METRICS, *(CLASS_METRICS if self.context.class_conditional else ()))
+        known = SAMPLE_METRICS if self.context.has_scorer else [m for m in SAMPLE_METRICS if m not in SCORER_METRICS]
+        return (*known, *(CLASS_METRICS if self.context.class_conditional else ()))
 
 
 def make_evaluator(
@@ -176,7 +179,8 @@ def make_evaluator(
 ) -> Evaluator:
     """Compose the evaluator of a run. sources: inputs of a sequence-to-sequence run, which needs a corpus of pairs.
 
-    Raises UserError if --class_id names no class, or if a split lacks texts of a class with which to compare samples.
+    Raises UserError if --class_id names no class, or if a split lacks texts of a class with which to compare samples;
+    where no flag asks for separate samples of each class, a note says so instead.
     """
     context = EvaluationContext(run, generator, corpus)
     if sources is not None:
@@ -193,12 +197,26 @@ def make_evaluator(
             context.null_class_prob,
             training=not run.is_eval,
         )
+        if selection.per_class and not context.has_scorer:
+            raise UserError(
+                f"--class_id {context.classes.class_id} compares classes by MAUVE, and training_scores=False leaves it "
+                "out while training: leave one of them out"
+            )
         if selection.joint:
             parts.append(AllClasses(context, selection.joint))
         if selection.per_class:
-            splits = ("test" if context.options.eval_test else "valid", "train")
-            parts.append(PerClass(context, selection.per_class, splits, with_held_out=run.is_eval))
+            parts += _separate_classes(context, selection.per_class)
         references: list[Part] = [References(context), ClassReferences(context)]
     else:
         parts, references = [Samples(context)], [References(context)]
     return Evaluator(context, [*parts, *references] if run.is_eval else parts, output)
+
+
+def _separate_classes(context: EvaluationContext, classes: Sequence[int]) -> list[Part]:
+    """The part that samples classes separately; none if nobody asked for it and it is not possible, or too much."""
+    splits = ("test" if context.options.eval_test else "valid", "train")
+    why = why_not_each_class(context.corpus, splits) if context.classes.class_id is None else None
+    if why is not None:
+        context.run.log(f"note: all classes are sampled jointly, and not each separately, too: {why}")
+        return []
+    return [PerClass(context, classes, splits, with_held_out=context.run.is_eval)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -12,16 +12,35 @@ from pipelines.data.tokens import make_batch, tokenizer_of
 from pipelines.pretrained.pipeline import PretrainedPipeline
 from pipelines.pretrained.reconfigure import with_flags
 from pipelines.sampling.arguments import check_count, check_texts
+from pipelines.sampling.blocks import Segment, segments
 from pipelines.sampling.call_arguments import check_guidance, find_class, find_classes
-from pipelines.sampling.draw import conditions_of
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.inputs import PackedSources, starts
-from pipelines.sampling.sampler_call import ConditionFn, SampleInputs
+from pipelines.sampling.sampler_call import SampleInputs
+from pipelines.sampling.sdedit import sdedit
 from utils.cli.flags import shown
 from utils.errors import UserError
 from utils.records import Condition, Latents
+from utils.seeding import derive_seed
 
 MOST_STEPS = 100_000
+OnRows = Callable[[list[list[str]]], None]  # gets the rows of texts that are done, one row for each given text
+
+
+@dataclass(frozen=True)
+class GivenTexts:
+    """Texts from which sampling starts, checked; source and class of each, where the run takes them."""
+
+    texts: list[str]
+    sources: list[str] | None
+    classes: torch.Tensor | None  # (n,) int64, on the device of the pipeline
+
+    def parts(self, size: int) -> Iterator[tuple[int, GivenTexts]]:
+        """So many texts at a time: (number of the first one, texts)."""
+        for first in range(0, len(self.texts), size):
+            rows = slice(first, first + size)
+            sources = None if self.sources is None else self.sources[rows]
+            yield first, GivenTexts(self.texts[rows], sources, None if self.classes is None else self.classes[rows])
 
 
 class CheckedPipeline(PretrainedPipeline):
@@ -58,14 +77,18 @@ class CheckedPipeline(PretrainedPipeline):
             raise UserError(f"{len(given)} sources for {len(texts)} texts: give one source, or one for each text")
         return given * len(texts) if len(given) == 1 else given
 
-    @torch.no_grad()
-    def _start(
+    def _given(
         self, texts: Sequence[str], source: str | Sequence[str] | None, class_id: int | str | None, method: str
-    ) -> tuple[Latents, SampleInputs]:
-        """Clean latents of texts and the inputs with which sampling starts from them: their sources and classes."""
+    ) -> GivenTexts:
+        """Texts from which sampling starts, with their sources and classes."""
         texts = self._check_texts(texts)
         of_texts, classes = self._sources_of(texts, source, method), self._class_rows(class_id, len(texts))
-        classes = None if classes is None else classes.to(self.generator.device)
+        return GivenTexts(texts, of_texts, None if classes is None else classes.to(self.generator.device))
+
+    @torch.no_grad()
+    def _start(self, given: GivenTexts) -> tuple[Latents, SampleInputs]:
+        """Clean latents of texts and the inputs with which sampling starts from them: their sources and classes."""
+        texts, of_texts, classes = given.texts, given.sources, given.classes
         if of_texts is not None:
             assert self.sources is not None
             return starts(self.sources, self._encode, texts, of_texts, classes)
@@ -74,8 +97,60 @@ class CheckedPipeline(PretrainedPipeline):
 
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> Latents:
-        batch = make_batch(self.generator.space.space, texts, self.generator.max_length).to(self.generator.device)
-        return self.generator.space.encode(batch)
+        """Clean latents of texts, computed in batches of the generator's size."""
+        generator = self.generator
+
+        def encode(some: Sequence[str]) -> Latents:
+            return generator.space.encode(make_batch(generator.space.space, some, generator.max_length).to(self.device))
+
+        size = generator.batch_size
+        return Latents.concat([encode(texts[first : first + size]) for first in range(0, len(texts), size)])
+
+    def _decode(self, latents: Latents, strategy: str, seed: int) -> list[str]:
+        """Texts of latents, computed in batches of the generator's size.
+
+        What a strategy draws does not depend on that size: it is drawn for a block of texts (sampling/blocks), the
+        first of them with the seed itself.
+        """
+        generator, texts = self.generator, []
+        draws = generator.space.decoding_draws or generator.decoding[strategy].get("do_sample")
+        for block in segments(0, len(latents), generator.block_size):
+            own = seed if block.block == 0 else derive_seed(seed, "block", block.block)
+            begin = block.block * block.size
+            for first in range(0, len(block), generator.batch_size):
+                rows = Segment(block.block, first, min(first + generator.batch_size, len(block)), len(block))
+                part = latents[begin + rows.first : begin + rows.last]
+                texts += generator.decode(part, strategy, own, rows if draws else None)
+        return texts
+
+    def _rewrite(
+        self,
+        generator: TextGenerator,
+        given: GivenTexts,
+        k: int,
+        strength: float,
+        seed: int,
+        strategy: str,
+        change: Callable[[Latents], Latents] = lambda clean: clean,
+        on_rows: OnRows | None = None,
+    ) -> list[list[str]]:
+        """k texts from each given one: its latents changed, noised and denoised again.
+
+        As many texts at a time as fit a block of random numbers with k each. The first of these parts has the seed
+        itself; that of a later one follows from the number of its first text.
+        generator: samples, with the guidance of the call. change: of clean latents. on_rows: gets the rows of a part.
+        """
+        found: list[list[str]] = []
+        for first, part in given.parts(max(1, generator.block_size // k)):
+            own = seed if first == 0 else derive_seed(seed, "text", first)
+            clean, inputs = self._start(part)
+            latents = sdedit(generator, change(clean).repeat(k), strength, own, inputs.repeat(k))
+            texts = self._decode(latents, strategy, own)
+            rows = [texts[i : i + k] for i in range(0, len(texts), k)]
+            if on_rows is not None:
+                on_rows(rows)
+            found += rows
+        return found
 
     def _check_equal_lengths(self, texts: Sequence[Latents], verb: str) -> None:
         """UserError unless all texts have the same number of latents. verb: what cannot be done otherwise."""
@@ -89,10 +164,6 @@ class CheckedPipeline(PretrainedPipeline):
     def _check_no_student(self) -> None:
         if self.is_student:
             raise UserError("DDIM inversion fails for a distilled student: use its teacher, or leave it out")
-
-    def _conditions(self, class_id: Any, n: int) -> ConditionFn | None:
-        """Conditions of n texts for a class, or one class for each; None without a class."""
-        return conditions_of(find_classes(class_id, n, self.class_names, self.has_null_class))
 
     def _class_rows(self, class_id: int | str | None, n: int) -> torch.Tensor | None:
         """A class for each of n texts (n,); None without one. UserError if the run has no null class then."""

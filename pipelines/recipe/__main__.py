@@ -13,6 +13,7 @@ texts. docs/real-text.md describes all ways, the choices, and how to read the nu
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -26,15 +27,15 @@ from pipelines.recipe.plan import Steps
 from pipelines.recipe.reuse import OtherRecipe
 from pipelines.recipe.stages import (
     FOLLOWS,
-    NO_SCORER,
     STAGE_ROWS,
+    check_own_flags,
     check_stage_flags,
     make_stage,
     notes,
     shown_command,
     steps_of_record,
 )
-from pipelines.stages import make_small_scorer, run_stage
+from pipelines.stages import run_stage
 from utils.errors import UserError, exit_on_user_error
 from utils.locks import release
 from utils.terminal import aligned
@@ -60,19 +61,17 @@ def run(folder: RecipeFolder, other: OtherRecipe | None) -> int:
         folder.claim()
     if folder.state:
         log(f"{folder.root / RECORD}: the choices were made before; it goes on")
-    elif args.dry_run:
-        first_choices.choose(folder, other)
     else:
-        folder.clock.time("choices", partial(first_choices.choose, folder, other))
+        began = time.monotonic()
+        first_choices.choose(folder, other)
+        folder.clock.count("choices", time.monotonic() - began)  # saved below: refused choices take no time
     _show_choices(folder)
     _check_stages(folder)
     _show_stages(folder)
     if args.dry_run:
         return 0
     folder.write()
-    if not (folder.root / NO_SCORER).is_dir():
-        texts = first_choices.load_corpus(args).train.texts
-        folder.clock.time("choices", partial(make_small_scorer, texts, folder.root / NO_SCORER))
+    folder.clock.save()
     if other is not None:
         _take_over(folder, other)
     for name in folder.stages:
@@ -88,9 +87,7 @@ def run(folder: RecipeFolder, other: OtherRecipe | None) -> int:
 
 def _show_choices(folder: RecipeFolder) -> None:
     table = [["choice", "value", "reason"], *plan.rows(folder.choices)]
-    left, stages = folder.left(), folder.stages
-    for name in stages:
-        seconds = plan.stage_seconds(name, left, stages, ())
+    for name, seconds in folder.times().items():
         table.append([f"time of {name}", f"{seconds / 60:.1f} min", STAGE_ROWS[name].title])
     print(f"\n== the choices for {folder.args.minutes:g} minutes (a flag of that name replaces one)")
     print(aligned(table), flush=True)
@@ -112,6 +109,7 @@ def _check_stages(folder: RecipeFolder) -> None:
             check_flags(stage.program, stage.argv(folder.root), rules_without_folders(stage.program))
         except UserError as error:
             raise UserError(f"the {name} stage would end at once: {error}") from None
+        check_own_flags(name, stage.program, folder.given)
 
 
 def _show_stages(folder: RecipeFolder) -> None:
@@ -155,6 +153,7 @@ def _run_stage(folder: RecipeFolder, name: str) -> int:
         record = folder.clock.time(f"probe of {name}", partial(fix_length, folder, name))
         folder.state["stages"][name] = record
         folder.write()
+    folder.begin(name)
     steps = steps_of_record(record)
     stage = make_stage(name, folder.setting, steps)
     limit = max(1.0, record["max_seconds"] - folder.spent(name))

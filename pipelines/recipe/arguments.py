@@ -89,7 +89,8 @@ def parser(description: str | None = None) -> ArgumentParser:
     add("--reuse", type=Path, metavar="DIR", help="folder of another recipe: its first stages are taken over as long "
         "as they are the same here, and their time counts as spent")  # fmt: skip
     add("--no_evaluation", action="store_true", help="train alone")
-    add("--dry_run", action="store_true", help="print choices and commands, train nothing, write nothing")
+    add("--dry_run", action="store_true", help="read the texts, measure the encoder and print choices and commands; "
+        "nothing is trained, and nothing written but pretrained models, which are unpacked if need be")  # fmt: skip
     judged = made.add_argument_group("evaluation")
     judged.add_argument("--num_samples", type=int, help="texts to sample and judge (default: 1000, or as many as take "
                         "half of the minutes, with --count_evaluation their share of them)")  # fmt: skip

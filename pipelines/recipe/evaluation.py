@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from functools import partial
 
+from pipelines.cli.class_rules import why_not_each_class
 from pipelines.cli.programs import DIFFUSION
 from pipelines.recipe import plan
 from pipelines.recipe.first_choices import load_corpus
@@ -72,8 +73,9 @@ def _affordable_samples(folder: RecipeFolder, scorer: str | None) -> int:
     if condition == "source":
         sources = load_corpus(args).valid.sources
     elif condition == "class":
-        corpus = load_corpus(args)
-        classes = (corpus.num_classes, texts_of_a_class(corpus))
+        corpus = load_corpus(args, max_train_texts=setting.value("max_train_texts"))
+        if why_not_each_class(corpus, ("valid", "train")) is None:
+            classes = (corpus.num_classes, texts_of_a_class(corpus))
     seconds = seconds_of_a_text(folder.root / setting.denoiser, setting.decoding, sources, scorer)
     share = plan.EVALUATION_SHARE if args.count_evaluation else plan.MOST_EVALUATION
     number = affordable(seconds, 60 * args.minutes * share, *classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from argparse import Namespace
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.recipe import plan
 from pipelines.recipe.arguments import CORPUS_FLAGS
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from dataset_utils.corpus import Corpus
 
 
-def load_corpus(args: Namespace) -> Corpus:
-    """The corpus of the command."""
+def load_corpus(args: Namespace, **options: Any) -> Corpus:
+    """The corpus of the command. options: further fields of DataOptions."""
     from dataset_utils import registry
     from dataset_utils.options import DataOptions
 
-    return registry.load(DataOptions(**{name: getattr(args, name) for name in CORPUS_FLAGS}))
+    return registry.load(DataOptions(**{name: getattr(args, name) for name in CORPUS_FLAGS}, **options))
 
 
 def choose(folder: RecipeFolder, other: OtherRecipe | None) -> None:

@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 from typing import Any
 
-from pipelines.probes import logged_steps
+from pipelines.probes import logged_seconds
 from pipelines.recipe import plan
 from pipelines.recipe.arguments import typed_choices
 from pipelines.recipe.plan import Choices
@@ -41,7 +41,7 @@ class RecipeFolder:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             before = found["given"]
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path} is damaged: name another --output_dir, or remove the file") from None
+            raise UserError(f"{path} is damaged: name another --output_dir") from None
         for name in sorted(before.keys() | self.given.keys()):
             if before.get(name) != self.given.get(name):
                 raise UserError(
@@ -84,9 +84,43 @@ class RecipeFolder:
         return float(total - sum({**self.clock.seconds, **spent, "evaluation": 0.0}.values()))
 
     def spent(self, name: str) -> float:
-        """Seconds that a stage has taken; after a kill at least those of its log."""
-        logged = logged_steps(self.root / name)
-        return max(self.clock.seconds.get(name, 0.0), logged[-1][1] if logged else 0.0)
+        """Seconds that a stage has taken: those of the clock or, after a kill, what the log of that session shows."""
+        began = self.state["stages"].get(name, {}).get("began", {"clock": 0.0, "logged": 0.0})
+        logged = logged_seconds(self.root / name) - began["logged"]
+        return float(max(self.clock.seconds.get(name, 0.0), began["clock"] + logged))
+
+    def begin(self, name: str) -> None:
+        """Before a stage begins or goes on, book the seconds of a session that was killed, and note where the clock and
+        the log of this one begin: at the last checkpoint, since the stage removes the lines after it.
+        """
+        from utils import checkpoints
+
+        missing = self.spent(name) - self.clock.seconds.get(name, 0.0)
+        if missing > 0:
+            self.clock.add(name, missing)
+        step = (checkpoints.newest(self.root / name) or {}).get("step", 0)
+        self.state["stages"][name]["began"] = {
+            "clock": self.clock.seconds.get(name, 0.0),
+            "logged": logged_seconds(self.root / name, step),
+        }
+        self.write()
+
+    def times(self) -> dict[str, float]:
+        """Seconds of each stage: of a finished one those that it took, of one that has begun those that it may take.
+
+        The others share what is left.
+        """
+        records = self.state["stages"]
+        known = {name: self.spent(name) for name in records}
+        left = self.left()
+        for name, record in records.items():
+            if "done" not in record and record["seconds"] > known[name]:
+                left -= record["seconds"] - known[name]
+                known[name] = record["seconds"]
+        return {
+            name: known[name] if name in known else plan.stage_seconds(name, left, self.stages, [*known])
+            for name in self.stages
+        }
 
 
 def log(line: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pipelines.probes import PROBE_STEPS, Rate, command_of, probe, uncompiled
+from pipelines.probes import PROBE_STEPS, Rate, command_of, probe, uncompiled, untracked
 from pipelines.recipe import plan
 from pipelines.recipe.folder import RecipeFolder, log
 from pipelines.recipe.plan import Steps
@@ -72,6 +72,7 @@ def _measure(folder: RecipeFolder, name: str, seconds: float) -> Rate:
     stage = make_stage(name, setting, Steps(PROBE_STEPS, setting.batch_size(name), 0, 0.999, 0.0, 0.0))
     place = folder.root / f"{name}.probe"
     flags = ["--log_every", "1", "--config", "val_loss_examples=1", "--output_dir", str(place)]
+    flags += untracked(stage.program)
     command = command_of(stage.program, [*uncompiled(stage.program), *stage.argv(folder.root), *flags])
     length = min(LONGEST_PROBE, max(1.0, PROBE_SHARE * seconds))
     log(f"\n{name}: a probe of {length:.0f} s tells its rate")

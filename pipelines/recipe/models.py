@@ -112,8 +112,18 @@ def is_installed(name: str) -> bool:
 def encoding_speed(source: str, texts: Sequence[str], layer: int | None = None) -> tuple[float, Any]:
     """Texts per second that this machine encodes, as a cache is filled, and the tokenizer of the encoder.
 
-    layer: whose states are pooled; those after it are not computed. None: the last one.
+    layer: whose states are pooled; those after it are not computed. None: the last one. The memory of the encoder is
+    released: stages and their probes run in other processes, too.
     """
+    from utils.device_memory import release_device_memory
+
+    try:
+        return _measure_encoder(source, texts, layer)
+    finally:
+        release_device_memory()
+
+
+def _measure_encoder(source: str, texts: Sequence[str], layer: int | None) -> tuple[float, Any]:
     import torch
 
     from dataset_utils.text_stats import evenly_spaced

@@ -34,7 +34,7 @@ from utils.cli.settings import Program, Settings
 from utils.errors import UserError
 
 SHOWN = 16  # samples of the training of a denoiser
-NO_SCORER = "no_scorer"  # folder of a scorer of no use but for the evaluation that ends a training
+UNSCORED = "--config training_scores=False"  # of so few: the recipe evaluates in the end
 DECODED_PER_SECOND = 0.05  # texts for each second of training: SmolLM2 decodes five a second on two cores
 DECODER_NOISE = 0.5  # of samples, as a part of the largest noise that the decoder of an autoencoder was trained with
 OWN_MODEL = "{root}/causal_lm/model"  # the language model that is trained here, an ordinary Hugging Face folder
@@ -106,6 +106,17 @@ def check_stage_flags(given: Mapping[str, Any], stages: Collection[str]) -> None
                 f"--{row.own_flags} is for a stage that is not trained here (stages: {', '.join(stages)}): leave it out"
                 + how
             )
+
+
+def check_own_flags(name: str, program: Program[Any], given: Mapping[str, Any]) -> None:
+    """UserError for the number of steps and, where there is a choice of it, the batch size in the flags of a stage: the
+    recipe would plan with others.
+    """
+    row = STAGE_ROWS[name]
+    typed = check_flags(program, shlex.split(given.get(row.own_flags) or "")).explicit
+    for flag, ours in (("num_train_steps", row.steps_flag), ("train_batch_size", row.batch_size)):
+        if ours is not None and flag in typed:
+            raise UserError(f"--{row.own_flags} has --{flag}, which the recipe chooses: type --{ours} instead")
 
 
 @dataclass(frozen=True)
@@ -314,7 +325,7 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
         f" --sampler {c('sampler')} --time_grid {c('time_grid')} --sampling_timesteps {c('sampling_timesteps')}"
         f" --cls_free_guidance {c('cls_free_guidance')}"
         f" --save_and_sample_every {max(1, steps.steps)} --save_every {_part(steps, 5)} --num_samples {SHOWN}"
-        f" {_decoding(setting, steps)} --scorer {{root}}/{NO_SCORER}"
+        f" {_decoding(setting, steps)} {UNSCORED}"
         f" --latent_cache_dir {{root}}/{LATENT_CACHE}{condition}"
     )
 
@@ -331,7 +342,7 @@ def _joint(setting: Setting, steps: Steps) -> str:
     return (
         f"--joint_run {{root}}/diffusion --joint_warmup_steps {min(500, steps.steps // 4)} --learning_rate 1e-4"
         f" --ema_decay {steps.ema_decay} --save_and_sample_every {max(1, steps.steps)} --save_every {_part(steps, 5)}"
-        f" --num_samples {SHOWN} {_decoding(setting, steps)} --scorer {{root}}/{NO_SCORER}"
+        f" --num_samples {SHOWN} {_decoding(setting, steps)} {UNSCORED}"
     )
 
 

@@ -106,16 +106,6 @@ def one_class(c: int) -> ConditionFn:
     return class_conditions(lambda n, generator: torch.full((n,), c))
 
 
-def per_text_classes(classes: Sequence[int]) -> ConditionFn:
-    """classes[i] for text i, counted over all batches; the list is repeated if there are more texts."""
-    table = torch.tensor(classes)
-
-    def conditions(batch_index: int, n: int, generator: torch.Generator) -> Condition:
-        return Condition.of(class_id=table[(batch_index * n + torch.arange(n)) % len(table)])
-
-    return conditions
-
-
 @dataclass
 class TrainingClassPrior:
     """Conditions whose classes are drawn with the frequencies of `labels`; records the classes of each batch."""

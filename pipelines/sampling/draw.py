@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from pipelines.sampling.classes import one_class, per_text_classes
+from pipelines.sampling.classes import one_class
 from pipelines.sampling.generator import TextGenerator
 from pipelines.sampling.inputs import Sources
 from pipelines.sampling.outputs import TextPipelineOutput
-from pipelines.sampling.sampler_call import ConditionFn, InputsFn, SampleInputs
+from pipelines.sampling.sampler_call import InputsFn, SampleInputs
 from pipelines.sampling.step_callback import LatentRecord, SamplingStopped, StartFromNoise
 from utils.records import Condition, Latents
 
@@ -34,13 +34,18 @@ def draw(generator: TextGenerator, request: Request, sources: Sources | None = N
     """Sample what is asked for. sources: how sources reach the sampler, for a request with sources.
 
     A callback that stops the call leaves fewer texts, see step_callback. Texts that come out empty are replaced by
-    further ones, but not those of sources or of given noise.
+    further ones, but not those of sources, of given noise, or with a class for each: text i has the class i.
     """
     caller, record = generator, LatentRecord()
     generator = copy(generator)
     start = () if request.noise is None else (StartFromNoise(request.noise.x0),)
     generator.hooks = (*start, *generator.hooks, record)
-    is_independent = request.strategy is not None and request.sources is None and request.noise is None
+    is_independent = (
+        request.strategy is not None
+        and request.sources is None
+        and request.noise is None
+        and not isinstance(request.classes, list)
+    )
     output = (
         _draw_independent(generator, request, record) if is_independent else _draw(generator, request, record, sources)
     )
@@ -51,7 +56,7 @@ def draw(generator: TextGenerator, request: Request, sources: Sources | None = N
 def _draw(
     generator: TextGenerator, request: Request, record: LatentRecord, sources: Sources | None
 ) -> TextPipelineOutput:
-    """Texts of sources or from given noise, or latents alone."""
+    """Texts of sources, from given noise or with a class for each, or latents alone."""
     texts: list[str] = []
     inputs = _make_inputs(request, sources, generator.device)
     with suppress(SamplingStopped):
@@ -66,19 +71,13 @@ def _draw(
 
 def _draw_independent(generator: TextGenerator, request: Request, record: LatentRecord) -> TextPipelineOutput:
     """Texts without sources, the empty ones replaced."""
-    assert request.strategy is not None
+    assert request.strategy is not None and not isinstance(request.classes, list)
     found = []
     with suppress(SamplingStopped):
-        for part in generator.stream(request.n, request.seed, request.strategy, conditions_of(request.classes)):
+        conditions = None if request.classes is None else one_class(request.classes)
+        for part in generator.stream(request.n, request.seed, request.strategy, conditions):
             found += part
     return TextPipelineOutput([text for _, text in found], record.of([origin for origin, _ in found]))
-
-
-def conditions_of(classes: int | list[int] | None) -> ConditionFn | None:
-    """Conditions of texts of one class, or of one class for each; None without classes."""
-    if classes is None:
-        return None
-    return one_class(classes) if isinstance(classes, int) else per_text_classes(classes)
 
 
 def _make_inputs(request: Request, sources: Sources | None, device: torch.device) -> InputsFn:

@@ -12,8 +12,12 @@ import torch
 
 from dataset_utils import readers
 from dataset_utils.columns import Columns
+from dataset_utils.corpus import Corpus
 from dataset_utils.raw_split import collect_rows
+from dataset_utils.registry import NOT_IN_CATALOG
+from dataset_utils.splits import Split
 from evaluation import classifiers
+from pipelines.cli.class_rules import MOST_UNASKED, why_not_each_class
 from pipelines.sampling.classes import (
     ALL,
     NO_LABEL,
@@ -26,7 +30,6 @@ from pipelines.sampling.classes import (
 )
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
-from utils.train_eval import eval_mode
 
 NAMES = ("world", "sports", "business")
 TOPICS = ("forest", "garden", "sea", "town")  # classes of the synthetic stories, in alphabetical order
@@ -266,16 +269,33 @@ def test_synthetic_data_needs_all_classes(programs, class_run):
 def test_the_pipeline_accepts_one_class_or_one_per_text(class_run):
     pipeline = TextDiffusionPipeline.from_pretrained(class_run, device="cpu", sampling_timesteps=2, eval_batch_size=4)
     assert pipeline.class_names == TOPICS
-    draw = pipeline.generator.sample_latents
-    with eval_mode(pipeline.generator.denoiser):
-        latents = [draw(3, 0, pipeline._conditions(c, 4)).x0 for c in ("sea", 2, ["sea"] * 4, "town")]
-        mixed = draw(3, 0, pipeline._conditions([2, "town", 2, 3], 4)).x0
+
+    def draw(class_id):
+        return pipeline(4, class_id=class_id, generator=3, output_type="latent").latents.x0
+
+    latents, mixed = [draw(c) for c in ("sea", 2, ["sea"] * 4, "town")], draw([2, "town", 2, 3])
     assert torch.equal(latents[0], latents[1]) and torch.equal(latents[0], latents[2])
     assert not torch.equal(latents[0], latents[3])
     torch.testing.assert_close(mixed[::2], latents[0][::2])
     torch.testing.assert_close(mixed[1::2], latents[3][1::2])
     assert len(pipeline(3, class_id="town", guidance=3.0, decoding="greedy")) == 3
     assert pipeline.generator.guidance == 1, "the weight of one call does not change the next"
+
+
+def test_a_text_of_a_list_of_classes_keeps_its_place_where_another_is_empty(class_run, monkeypatch):
+    pipeline = TextDiffusionPipeline.from_pretrained(class_run, device="cpu", sampling_timesteps=2, eval_batch_size=4)
+    alone = pipeline(4, class_id="sea", generator=3, decoding="greedy").texts
+    assert pipeline(4, class_id=["sea"] * 4, generator=3, decoding="greedy").texts == alone
+    assert pipeline.sample(4, class_id=["sea"] * 4, seed=3, decoding="greedy") == alone
+    decode = pipeline.generator.decode
+
+    def first_is_empty(*given):
+        monkeypatch.setattr(pipeline.generator, "decode", decode)
+        return ["", *decode(*given)[1:]]
+
+    monkeypatch.setattr(pipeline.generator, "decode", first_is_empty)
+    found = pipeline(4, class_id=["sea", "town", "sea", "town"], generator=3, decoding="greedy").texts
+    assert len(found) == 4 and found[0] == "" and found[2] == alone[2], "text i has class i"
 
 
 def test_the_pipeline_rejects_wrong_classes_and_guidance_without_one(class_run):
@@ -297,8 +317,10 @@ def test_class_conditional_diffusion_of_encoder_states(programs, chain, tmp_path
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "model/greedy/label_accuracy" in metrics
     pipeline = TextDiffusionPipeline.from_pretrained(tmp_path / "run", device="cpu", sampling_timesteps=2)
-    with eval_mode(pipeline.generator.denoiser):
-        found = [pipeline.generator.sample_latents(1, 0, pipeline._conditions(c, 8)) for c in ("sea", "town", None)]
+    found = [
+        pipeline(8, class_id=c, generator=1, output_type="latent", num_inference_steps=2).latents
+        for c in ("sea", "town", None)
+    ]
     assert all(torch.equal(latents.mask, found[0].mask) for latents in found), "lengths do not depend on the class"
     assert not torch.equal(found[0].x0, found[1].x0) and not torch.equal(found[0].x0, found[2].x0)
     assert len(pipeline(3, class_id="sea", guidance=2.0, decoding="greedy")) == 3
@@ -353,13 +375,36 @@ def test_a_run_without_classes_rejects_class_flags(programs, chain, tmp_path):
             programs.diffusion(f"--latent_model_path {chain / 'ae'}", tmp_path / "run", flag)
 
 
-def test_evaluation_needs_texts_of_the_class_in_the_split(programs, class_run, tales_folder, tmp_path):
+def test_separate_samples_need_texts_of_each_class_and_are_left_out_if_nobody_asked(
+    programs, class_run, tales_folder, tmp_path, capfd
+):
     rows = [line for line in (tales_folder / "valid.jsonl").read_text().splitlines() if '"class": "sea"' not in line]
     (tmp_path / "valid.jsonl").write_text("\n".join(rows) + "\n")
     flags = f"--eval --output_dir {tmp_path} --valid_file {tmp_path / 'valid.jsonl'}"
-    with pytest.raises(UserError, match="the valid split of .* has no text of class sea.*--class_id prior"):
-        programs.again("diffusion", class_run, flags)
+    for asked in ("all", "town"):
+        with pytest.raises(UserError, match="the valid split of .* has no text of class sea.*--class_id prior"):
+            programs.again("diffusion", class_run, f"{flags} --class_id {asked}")
     assert programs.again("diffusion", class_run, f"{flags} --class_id prior {FEW}") == 0
+    assert "not each separately" not in capfd.readouterr().err
+    assert programs.again("diffusion", class_run, f"{flags} --class_id none {FEW}") == 0
+    note = "note: all classes are sampled jointly, and not each separately, too: the valid split has no text of class"
+    assert f"{note} sea" in capfd.readouterr().err
+    found = json.loads((tmp_path / "evaluation/eval-valid.json").read_text())
+    assert {"model/greedy/diversity", "model/greedy/label_accuracy"} <= found.keys()
+    assert "model/greedy/mean_class_accuracy" not in found
+
+
+def test_each_of_many_classes_is_sampled_only_if_that_is_asked_for():
+    def why(classes: int, **labels: list[int]) -> str | None:
+        every = list(range(classes))
+        splits = {name: Split(["a text"] * classes, labels=labels.get(name, every)) for name in ("train", "valid")}
+        names = tuple(f"c{c}" for c in every)
+        return why_not_each_class(Corpus("own", splits, NOT_IN_CATALOG, class_names=names), ("valid", "train"))
+
+    assert why(MOST_UNASKED) is None
+    assert "21 classes, more than 20, would be compared with each other (--class_id NAME" in str(why(MOST_UNASKED + 1))
+    assert why(3, train=[0, 2, 2]) == "the train split has no text of class c1"
+    assert why(3, valid=[1, 1, 1], train=[0, 2, 2]) == "the valid split has no text of class c0"
 
 
 def test_evaluation_rejects_a_corpus_with_other_classes(programs, class_run, tales_folder, tmp_path):

@@ -44,6 +44,22 @@ def test_eval_uses_validation_texts_and_changes_no_file_of_the_run(programs, cha
     assert (folder / "eval-valid.txt").is_file()
 
 
+def test_a_training_without_scores_is_scored_when_it_is_evaluated(programs, chain, tmp_path):
+    space, without = f"--latent_model_path {chain / 'ae'}", "--config training_scores=False"
+    assert programs.diffusion(space, tmp_path / "run", without) == 0
+    trained = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert "model/greedy/diversity" in trained
+    assert not any(key.endswith(("_mauve", "perplexity")) for key in trained)
+    assert not (tmp_path / "run/evaluation/models").exists()
+    assert programs.again("diffusion", tmp_path / "run", "--eval") == 0
+    found = json.loads((tmp_path / "run/evaluation/eval-valid.json").read_text())
+    assert found["model/greedy/perplexity"] > 1 and "model/greedy/local_lm_val_mauve" in found
+    with pytest.raises(UserError, match="--class_id all compares classes by MAUVE, and training_scores=False"):
+        programs.diffusion(space, tmp_path / "classes", f"--class_conditional --class_id all {without}")
+    with pytest.raises(UserError, match="mauve"):
+        programs.diffusion(space, tmp_path / "best", f"--best_metric mauve {without}")
+
+
 def test_each_sampling_setting_has_its_own_protocol(programs, chain, tmp_path):
     """Two results compare only where their protocols agree, so each flag that changes texts is an entry."""
     found = []

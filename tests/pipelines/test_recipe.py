@@ -22,7 +22,7 @@ from dataset_utils.registry import NOT_IN_CATALOG
 from dataset_utils.splits import Split
 from pipelines import probes
 from pipelines.adapt_decoder import network_flags
-from pipelines.cli.programs import AUTOENCODER, DIFFUSION
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN, TEXT_DECODER
 from pipelines.recipe import __main__ as recipe
 from pipelines.recipe import lengths, plan, sample_count
 from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH, parser, unused
@@ -33,12 +33,23 @@ from pipelines.recipe.left_out import without_flags
 from pipelines.recipe.plan import Machine, Steps, choose, choose_steps, shares
 from pipelines.recipe.reuse import OtherRecipe
 from pipelines.recipe.sample_count import affordable, seconds_of_a_text, texts_of_a_class
-from pipelines.recipe.stages import Setting, evaluation_flags, log_interval, make_stage, notes, shown_command
+from pipelines.recipe.stages import (
+    Setting,
+    check_own_flags,
+    evaluation_flags,
+    log_interval,
+    make_stage,
+    notes,
+    shown_command,
+)
 from pipelines.stages import fill
 from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.tiny_models import tiny_encoder
+from utils import checkpoints
 from utils.cli.parse import check_flags, parse
+from utils.errors import UserError
 from utils.run_folder import write_json
+from utils.trackers import wants_wandb
 
 CAPTIONS = CorpusFacts(texts=60_000, held_out=1_000, words=12, tokens=38, sentences=1, most_sentences=1)
 STORIES = CorpusFacts(texts=18_600, held_out=200, words=45, tokens=86, sentences=5, most_sentences=5)
@@ -169,7 +180,7 @@ def test_an_mlp_on_one_vector_learns_at_most_at_middle_times(tmp_path):
         "--kl_weight 0.1",
         "--num_layers 3 --dim_ae 24",
         "--autoencoder per_token",
-        "--feature_matching_weight 1 --num_train_steps 7",
+        "--feature_matching_weight 1",
         "--lm_mode freeze --alignment_weight 0.5",
     ],
 )
@@ -189,6 +200,25 @@ def test_an_adapted_decoder_has_the_network_of_the_autoencoder(flags, joint, tmp
     scaled = found["diffusion"].config.latents.normalize_latent
     assert scaled == ("kl_weight" in flags) and first.config.perceiver.l2_normalize_latents != scaled
     assert len(notes(made)) == ("kl_weight" in flags or "per_token" in flags)
+
+
+@pytest.mark.parametrize(
+    ("stage", "program", "given", "instead"),
+    [
+        ("decoder", TEXT_DECODER, {"decoder_flags": "--config num_train_steps=5"}, "decoder_steps"),
+        ("decoder", TEXT_DECODER, {"decoder_flags": "--train_batch_size 8"}, "decoder_batch_size"),
+        ("joint", DIFFUSION, {"joint_flags": "--train_batch_size 8"}, "denoiser_batch_size"),
+        ("lm", PRETRAIN, {"language_model_flags": "--num_train_steps=5"}, "language_model_steps"),
+        ("adapted", TEXT_DECODER, {"adapted_flags": "--num_train_steps 5 --lora_rank 4"}, "adapted_steps"),
+    ],
+)
+def test_steps_and_batches_are_flags_of_the_recipe(stage, program, given, instead):
+    with pytest.raises(UserError, match=f"which the recipe chooses: type --{instead} instead"):
+        check_own_flags(stage, program, given)
+
+
+def test_a_stage_whose_batch_is_no_choice_takes_another():
+    check_own_flags("lm", PRETRAIN, {"language_model_flags": "--train_batch_size 16", "decoder_steps": 5})
 
 
 def test_a_command_is_shown_as_it_will_be_run(tmp_path):
@@ -231,21 +261,78 @@ def test_a_log_line_comes_after_ten_seconds_or_fifty_steps():
     assert (interval(5000, 0.0), interval(12, 0.0)) == (50, 3), "typed steps, whose rate no probe has told"
 
 
-def test_the_minutes_that_a_note_asks_for_contain_the_probe(tmp_path, monkeypatch):
-    """It also encodes the texts: no stage gets its seconds."""
-    asked: list[float] = []
-    monkeypatch.setattr(lengths, "probe", lambda *given: time.sleep(0.5) or probes.Rate(0.1, 0.5))
-    monkeypatch.setattr(plan, "minutes_needed", lambda *given, **more: asked.append(given[4]) or 9)
-    made = RecipeFolder(parser().parse_args(f"--train_file x --minutes 0.05 --output_dir {tmp_path}".split()))
-    choices = choose(CAPTIONS, Machine("lm", "encoder", 400), 3, {})
+def begun_folder(root: Path, minutes: str, **given: str) -> RecipeFolder:
+    """The folder of a recipe that has chosen and trained nothing."""
+    made = RecipeFolder(parser().parse_args(f"--train_file x --minutes {minutes} --output_dir {root}".split()))
+    choices = choose(CAPTIONS, Machine("lm", "encoder", 400), 60 * float(minutes), given)
     made.state = {
-        "given": {},
+        "given": given,
         "choices": {name: asdict(choice) for name, choice in choices.items()},
         "models": {"language_model": "lm", "encoder_model": "encoder"},
         "corpus_flags": "--train_file x",
         "corpus": {"has_sources": False},
         "stages": {},
     }
+    return made
+
+
+def test_a_probe_opens_no_run_of_a_tracker(tmp_path, monkeypatch):
+    asked: list[list[str]] = []
+    monkeypatch.setattr(lengths, "probe", lambda command, *more: asked.append(command) or probes.Rate(0.1, 5.0))
+    lengths.fix_length(begun_folder(tmp_path, "60", decoder_flags="--wandb_name mine --tensorboard"), "decoder")
+    settings = check_flags(TEXT_DECODER, asked[0][4:])
+    assert settings.config.tracking.wandb_name == "mine" and not settings.config.tracking.tensorboard
+    assert not wants_wandb(settings)
+
+
+def log_seconds(folder: RecipeFolder, *seconds: float, rest: str = "") -> None:
+    """Write the log of the decoder: a line a step, of its seconds."""
+    lines = "".join(json.dumps({"step": i, "seconds": at}) + "\n" for i, at in enumerate(seconds, 1))
+    (folder.root / "decoder").mkdir(exist_ok=True)
+    (folder.root / "decoder/metrics.jsonl").write_text(lines + rest, encoding="utf-8")
+
+
+def test_the_seconds_of_killed_sessions_are_booked(tmp_path, monkeypatch):
+    """Lines after the last checkpoint are removed, seconds begin anew, and a kill leaves half a line."""
+    step = {"step": 0}
+    monkeypatch.setattr(checkpoints, "newest", lambda folder: step)
+    made = begun_folder(tmp_path, "10")
+    made.state["stages"]["decoder"] = {"seconds": 450.0}
+    made.begin("decoder")
+    assert made.spent("decoder") == 0 and made.left() == 600
+    log_seconds(made, 10, 20, 30, rest='{"step": 4, "sec')
+    step["step"] = 2
+    assert made.spent("decoder") == 30 and made.left() == 570
+    made.begin("decoder")
+    assert made.clock.seconds == {"decoder": 30} == json.loads((tmp_path / SECONDS).read_text())
+    log_seconds(made, 10, 20, 5, 12)
+    assert made.spent("decoder") == 42, "the removed 10 s were spent, too"
+    made.begin("decoder")
+    made.clock.add("decoder", 15)  # a session that ends books itself
+    log_seconds(made, 10, 20, 13)
+    assert made.spent("decoder") == 57
+    assert record(tmp_path)["stages"]["decoder"]["began"] == {"clock": 42, "logged": 20}
+    (tmp_path / "decoder/metrics.jsonl").unlink()
+    assert made.spent("decoder") == 57
+
+
+def test_the_table_of_a_recipe_that_goes_on_shows_what_its_stages_took(tmp_path):
+    made = begun_folder(tmp_path, "10")
+    planned = made.times()
+    assert list(planned) == ["decoder", "diffusion"] and sum(planned.values()) == pytest.approx(600)
+    made.clock.seconds = {"choices": 20.0, "decoder": 180.0}
+    made.state["stages"]["decoder"] = {"seconds": 450.0}
+    assert made.times() == {"decoder": 450.0, "diffusion": 130.0}
+    made.state["stages"]["decoder"]["done"] = {"step": 9}
+    assert made.times() == {"decoder": 180.0, "diffusion": 400.0}
+
+
+def test_the_minutes_that_a_note_asks_for_contain_the_probe(tmp_path, monkeypatch):
+    """It also encodes the texts: no stage gets its seconds."""
+    asked: list[float] = []
+    monkeypatch.setattr(lengths, "probe", lambda *given: time.sleep(0.5) or probes.Rate(0.1, 0.5))
+    monkeypatch.setattr(plan, "minutes_needed", lambda *given, **more: asked.append(given[4]) or 9)
+    made = begun_folder(tmp_path, "0.05")
     assert lengths.fix_length(made, "decoder")["steps"] < 300
     assert len(asked) == 1 and 0.5 <= asked[0] < 3
 
@@ -357,6 +444,11 @@ def record(out: Path) -> dict:
         ("--denoiser_flags=--tx_dimm=9", "unknown flag --tx_dimm"),
         ("--decoder_flags=--learning_rate=often", "decoder stage would end at once: --learning_rate"),
         ("--way scratch --decoder_flags=--nonsense=1", "the decoder stage would end at once: unknown flag"),
+        (
+            "--decoder_flags=--num_train_steps=5",
+            "has --num_train_steps, which the recipe chooses: type --decoder_steps",
+        ),
+        ("--denoiser_flags=--train_batch_size=8", "type --denoiser_batch_size instead"),
     ],
 )
 def test_a_mistake_is_one_line(files, tmp_path, capsys, more, message):
@@ -366,6 +458,7 @@ def test_a_mistake_is_one_line(files, tmp_path, capsys, more, message):
     errors = [line for line in err.splitlines() if not line.startswith("note: ")]  # of measuring the encoder
     assert ended.value.code == 2 and len(errors) == 1 and message in errors[0]
     assert not (tmp_path / "out/decoder").exists()
+    assert not (tmp_path / "out/seconds.json").exists(), "the seconds of a refused recipe are not those of the next"
 
 
 def test_only_one_recipe_runs_in_a_folder(files, tmp_path, capsys):
@@ -483,6 +576,7 @@ def test_every_kind_of_corpus_comes_to_its_page(files, tmp_path, capsys, corpus,
     condition = "none" if "--condition none" in more else {"classes": "class", "pairs": "source"}.get(corpus, "none")
     assert found["choices"]["condition"]["value"] == condition
     assert args["class_conditional"] == (condition == "class") and args["seq2seq"] == (condition == "source")
+    assert args["scorer"] is None and args["training_scores"] is False, "an evaluation by hand names its own, or none"
     assert ("-n 10 --source TEXT" in capsys.readouterr().out) == (condition == "source")
     assert found["seconds"]["total"] > 0
     if (out / "adapted").is_dir():  # its samples are decoded by the adapted decoder, without a flag
@@ -502,6 +596,17 @@ def texts_of(run: Path, corpus: str, *flags: str) -> list[str]:
     if pipeline.sources is not None:
         return list(pipeline(source=["1 red dog runs", "2 old cat waits"], seed=1, decoding="greedy"))
     return list(pipeline(4, seed=1, decoding="greedy"))
+
+
+@pytest.mark.slow
+def test_a_class_without_held_out_texts_does_not_stop_a_recipe_at_its_end(files, tmp_path, capfd):
+    rows = (files / "classes_valid.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "valid.jsonl").write_text("".join(row for row in rows if '"label": "old"' not in row), encoding="utf-8")
+    typed = words(files, tmp_path / "out", "classes", f"--valid_file {tmp_path / 'valid.jsonl'}")
+    assert recipe.main(without_flags(typed, ["num_samples"])) == 0
+    assert "the valid split has no text of class old" in capfd.readouterr().err
+    found = json.loads((tmp_path / "out/diffusion/evaluation/eval-valid.json").read_text())
+    assert "model/nucleus/label_accuracy" in found and "model/nucleus/mean_class_accuracy" not in found
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pipelines.cli.run_arguments import check_no_decoding, run_folder
 from pipelines.infill import main as infill
 from pipelines.rewrite import main as rewrite
 from pipelines.sample import main as sample
+from pipelines.text_diffusion import TextDiffusionPipeline
 from utils.errors import UserError
 
 
@@ -76,6 +77,33 @@ def test_rewrite_writes_variations_an_interpolation_or_an_edit(chain, capsys):
         with pytest.raises(SystemExit):
             rewrite([*few, "--text", text, *wrong])
         assert "--invert interpolates without added noise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--decoding", "nucleus"], ["--add", "She ran.", "--remove", "Ben ran."]])
+def test_a_file_of_many_texts_is_rewritten_a_part_at_a_time(chain, tmp_path, capsys, flags):
+    """Four texts are a part: two lines of each fill a block. How many are computed together changes none."""
+    texts = [f"Ben ran to the {place}." for place in ("garden", "sea", "town", "forest")] * 2 + ["She ran."]
+    few = ["--run", str(chain / "diff"), "--device", "cpu", "--sampling_timesteps", "6", "-n", "2", *flags]
+
+    def lines(number: int, *more: str) -> list[str]:
+        (tmp_path / "texts.txt").write_text("".join(text + "\n" for text in texts[:number]))
+        assert rewrite([*few, "--text_file", str(tmp_path / "texts.txt"), *more]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    every = lines(len(texts))
+    assert [line.split("\t")[0] for line in every] == [text for text in texts for _ in range(2)]
+    assert every[:8] == lines(4), "the first part is as alone"
+    assert every == lines(len(texts), "--eval_batch_size", "3")
+
+
+def test_the_rows_of_many_texts_are_passed_on_as_soon_as_they_are_done(chain, encodings):
+    pipeline = TextDiffusionPipeline.from_pretrained(chain / "diff", device="cpu", sampling_timesteps=2)
+    seen: list[list[list[str]]] = []
+    rows = pipeline.variations(["Ben ran.", "She slept."] * 3, 3, decoding="greedy", on_rows=seen.append)
+    assert [len(part) for part in seen] == [2, 2, 2] and sum(seen, []) == rows
+    assert all(len(row) == 3 for row in rows) and encodings == [2, 2, 2]
+    encodings.clear()
+    assert len(pipeline.encode(["Ben ran."] * 10)) == 10 and encodings == [8, 2]
 
 
 @pytest.mark.parametrize(

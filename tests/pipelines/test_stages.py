@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from evaluation.report.__main__ import parser
+from pipelines import pretrain, stages
 from pipelines.cli.programs import DIFFUSION, PRETRAIN
 from pipelines.stages import Stage, StageTimer, banner, fill, run_stage, scale_steps, show_page
 from pipelines.steps.denoising_lm import DenoisingLMStep
 from pipelines.training import is_finished
-from utils import checkpoints
+from utils import checkpoints, device_memory
 
 ODD = "a  b 'c' \"d\" {root} {} {x} 100%s $HOME [0-9]* é 図"
 
@@ -47,6 +48,45 @@ def test_an_interrupted_stage_resumes_and_a_finished_one_is_skipped(programs, tm
 
     assert run() == 0
     assert "already done" in capsys.readouterr().out
+
+
+def test_a_resumed_stage_finds_its_latent_cache_from_another_folder(tmp_path, monkeypatch):
+    ran: list[list[str]] = []
+    monkeypatch.setattr(stages, "run_program", lambda program, argv: ran.append(list(argv)) or 0)
+    monkeypatch.setattr(checkpoints, "has_checkpoint", lambda folder: True)
+    for flags, found in (
+        ("--latent_cache_dir {root}/cache", ["--latent_cache_dir", str(tmp_path / "cache")]),
+        ("--latent_cache_dir {root}/cache --latent_cache_dir=mine --log_every 1", ["--latent_cache_dir", "mine"]),
+        ("--log_every 1", []),
+    ):
+        assert run_stage(Stage("x", DIFFUSION, "t", "f", flags), tmp_path, ["--max_seconds", "9"]) == 0
+        assert ran.pop() == ["--resume_training", "--resume_dir", str(tmp_path / "x"), *found, "--max_seconds", "9"]
+
+
+def test_a_program_releases_the_memory_of_the_gpu(monkeypatch):
+    """Also one that fails: another process may need it next."""
+    order: list[str] = []
+
+    class Failed(Exception):
+        pass
+
+    def train(settings):
+        order.append("train")
+        raise Failed
+
+    monkeypatch.setattr(pretrain, "train", train)
+    monkeypatch.setattr(device_memory, "release_device_memory", lambda: order.append("release"))
+    with pytest.raises(Failed):
+        stages.run_program(PRETRAIN, ["--log_every", "1"])
+    assert order == ["train", "release"]
+
+
+def test_seconds_that_are_counted_are_saved_with_the_next_ones(tmp_path):
+    clock = StageTimer(tmp_path / "seconds.json")
+    clock.count("choices", 2.04)
+    assert clock.seconds == {"choices": 2.0} and not clock.path.exists()
+    clock.add("lm", 1)
+    assert StageTimer(clock.path).seconds == {"choices": 2.0, "lm": 1.0}
 
 
 def test_a_place_may_hold_anything_and_printed_commands_can_be_pasted(capsys):
