@@ -107,8 +107,8 @@ class ClassOptions:
     class_id: str | None = flag(
         None,
         "sample this class, by number or name; all: each class separately; prior: classes sampled with their training "
-        "frequencies; unconditional: no class. Unset: prior, and at --eval and --eval_test each class separately, too, if "
-        "there are at most 20 and each has texts in both splits",
+        "frequencies; unconditional: no class. Unset: prior, and at --eval and --eval_test each class separately, too, "
+        "if there are at most 20 and each has texts in both splits",
         may_change="both",
     )
     classifier: str | None = flag(
