@@ -255,7 +255,9 @@ def test_real_signals_finish_the_step_save_and_exit(programs, chain, tmp_path, n
     try:
         limit = time.monotonic() + 60
         while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 6:
-            assert process.poll() is None and time.monotonic() < limit, process.stderr.read()
+            if process.poll() is not None or time.monotonic() > limit:
+                process.kill()  # a process that runs would keep its standard error open
+                pytest.fail(process.stderr.read())
             time.sleep(0.05)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
