@@ -48,8 +48,7 @@ def linear_auc(
         return {"linear_auc": 0.5}
     folds: dict[str, Any] = {"cv": selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)}
     if paired or sources is not None:
-        number = {source: i for i, source in enumerate(dict.fromkeys(sources[:n]))} if sources is not None else {}
-        groups = [number[source] for source in sources[:n]] if sources is not None else [*range(n)]
+        groups: list[Any] = [*range(n)] if sources is None else [*sources[:n]]
         if len(set(groups)) < FOLDS:
             return {"linear_auc": math.nan}
         folds = {"cv": selection.GroupKFold(FOLDS, shuffle=True, random_state=seed), "groups": groups * 2}

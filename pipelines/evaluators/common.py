@@ -101,7 +101,8 @@ class EvaluationContext:
     def scorer(self) -> Scorer | None:
         """The language model of --scorer, or a small one trained on the corpus and saved in the run folder.
 
-        A trained run is scored by SmolLM2 without --scorer, if it has been unpacked on this machine. None: has_scorer.
+        A trained run is scored by SmolLM2 without --scorer, if it has been unpacked on this machine. None
+        where has_scorer is False.
         """
         if not self.has_scorer:
             return None
