@@ -12,6 +12,10 @@ SAMPLERS = table_keys("diffusion.samplers", "SAMPLERS")
 TIMESTEP_GRIDS = table_keys("diffusion.timesteps", "TIMESTEP_GRIDS")
 
 
+# values of --schedule_sampler whose density is a weight of the noise levels, see diffusion/time_sampling
+UNWEIGHTED = ("logit_normal", "adaptive")
+
+
 @dataclass
 class ProcessOptions:
     objective: str = flag(

@@ -1,12 +1,11 @@
 """Sampling of training timesteps, and schedules of their range. Timesteps of samplers are in diffusion/timesteps.
 
     TIME_SAMPLERS: name -> (n, generator) -> t (n,), weight (n,)      --schedule_sampler
-    UNWEIGHTED: names of the samplers whose density is a weight of the noise levels
     max_time(name, step, num_steps, ...) -> upper end of the range    --T_schedule
 
 The loss at t[i] is multiplied by weight[i], which makes the mean loss unbiased where t is not uniform
-(diffusion/importance_sampling); it is 1 for uniform times. The losses of UNWEIGHTED samplers are not multiplied: noise
-levels that are drawn more often count more.
+(diffusion/importance_sampling); it is 1 for uniform times. The losses of UNWEIGHTED samplers (diffusion/options) are
+not multiplied: noise levels that are drawn more often count more.
 
 Annealed range of noise levels: training starts on the clean fifth of the chain, and the range grows to the whole chain
 over the first half of training. Only the timesteps of training are limited: validation and sampling always use the
@@ -89,7 +88,6 @@ STATEFUL_SAMPLERS: Mapping[str, type[LossSecondMoment] | type[EvenLoss]] = {  # 
     "lossaware": LossSecondMoment,
     "adaptive": EvenLoss,
 }
-UNWEIGHTED = ("logit_normal", "adaptive")
 
 
 def _uniform(n: int, generator: torch.Generator | None) -> Tensor:

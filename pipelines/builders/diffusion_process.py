@@ -16,7 +16,7 @@ from diffusion.discrete_schedules import make_discrete_schedule
 from diffusion.learned_variance import HYBRID_WEIGHT, LearnedVariance
 from diffusion.loss import LossConfig
 from diffusion.noise_levels import power
-from diffusion.options import ProcessOptions, SamplingOptions
+from diffusion.options import UNWEIGHTED, ProcessOptions, SamplingOptions
 from diffusion.samplers import Sampler, make_sampler
 from diffusion.schedules import Schedule, log_snr, make_continuous_schedule, num_timesteps
 from diffusion.timesteps import LOG_SNR_RANGE, make_grid, parse_respacing, respaced_timesteps
@@ -85,7 +85,7 @@ class DiffusionProcess:
     @property
     def weighted_times(self) -> bool:
         """Whether losses are divided by the density of their times, or the density is a weight of the noise levels."""
-        return self.options.schedule_sampler not in time_sampling.UNWEIGHTED
+        return self.options.schedule_sampler not in UNWEIGHTED
 
     def hybrid_weights(self, learned_variance: bool) -> dict[str, float]:
         """Weights of the LOSS_TERMS that teach the variance of a step, if the network returns it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from diffusion.options import UNWEIGHTED
 from latent_models.generation.decoding import check_decoding, given_settings, strategies
 from pipelines.cli.configs import AutoencoderConfig, DiffusionConfig, TrainingConfig
 from pipelines.cli.presets import PRESETS
@@ -59,7 +60,7 @@ def resolve_schedule_flags(settings: Settings[DiffusionConfig]) -> None:
     if learned and "posterior_variance" not in settings.explicit | settings.checkpoint_args.keys():
         settings.set("posterior_variance", "learned")
     times = config.process.schedule_sampler
-    if learned and times in ("logit_normal", "adaptive") and config.run.resume_dir is None:
+    if learned and times in UNWEIGHTED and config.run.resume_dir is None:
         print(
             f"note: --learned_variance with --schedule_sampler {times}: times that are seldom drawn, near data above "
             "all, hardly teach the variance; stratified draws all alike",
