@@ -31,9 +31,20 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.real_text_corpus import CORPORA, Parts, is_training_part, make_parts, read_parts, write_parts
+from benchmarks.real_text_corpus import (
+    CLASS,
+    CORPORA,
+    SOURCE,
+    Parts,
+    is_training_part,
+    make_parts,
+    read_parts,
+    write_parts,
+)
 from benchmarks.real_text_rows import (
     DONE,
+    ENCODER,
+    LANGUAGE_MODEL,
     ROWS,
     Models,
     RowFailed,
@@ -187,15 +198,20 @@ class Study:
         """All judges; the one that is trained here is trained unless it is there."""
         from benchmarks.real_text_judges import Judges
 
+        scorer, encoder = self.pretrained_judges.values()
+        return Judges(self.root, self.parts, scorer, encoder, self.log, self.args.own_judge_steps)
+
+    @cached_property
+    def pretrained_judges(self) -> dict[str, str | None]:
+        """The part of a system that it may be -> a model that judges, None without one."""
         args = self.args
-        scorer, encoder = (
-            None if (named or "").lower() == "none" else named or default
-            for named, default in (
-                (args.scorer, args.language_model or _found("smollm2-135m")),
-                (args.mauve_encoder, args.encoder_model or _found("minilm-l6")),
+        return {
+            part: None if (named or "").lower() == "none" else named or default or _found(expected)
+            for part, named, default, expected in (
+                (LANGUAGE_MODEL, args.scorer, args.language_model, "smollm2-135m"),
+                (ENCODER, args.mauve_encoder, args.encoder_model, "minilm-l6"),
             )
-        )
-        return Judges(self.root, self.parts, scorer, encoder, self.log, args.own_judge_steps)
+        }
 
     def make_table(self) -> None:
         """Sample and judge every row that is there, then write the table."""
@@ -204,6 +220,7 @@ class Study:
         from evaluation.score.scoring import SEEDS_FROM
 
         args, parts = self.args, self.parts
+        self._check_num_samples()
         asked = what_is_asked(parts, args.num_samples)
         asked.write(self.root / ASKED)
         sources = self._sources_of_texts(asked)  # before the judges: a wrong name must not cost minutes
@@ -240,6 +257,18 @@ class Study:
         write_text(self.root / "table.md", made.markdown(judges.describe(args.num_samples, args.seeds)))
         self.log("\n" + aligned(made.lines) + made.notes)
         self.log(f"written to {self.root}: {SCORES}, table.md, samples-*.txt")
+
+    def _check_num_samples(self) -> None:
+        """UserError for more texts than the corpus has references: hours of sampling come before their comparison."""
+        held_out, condition = self.parts["test"], self.parts.condition
+        most = len(set(held_out.sources or ())) if condition == SOURCE else len(held_out)
+        if condition not in (SOURCE, CLASS):
+            most = min(most, len(self.parts["human"]))
+        if self.args.num_samples > most:
+            raise UserError(
+                f"--num_samples {self.args.num_samples}: this corpus was divided for {most} texts: lower it, or divide "
+                "the corpus anew, in another --output_dir"
+            )
 
     def _stored(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
         """scores.json, if its rows were judged under the same protocol; UserError for another one."""
@@ -286,10 +315,12 @@ class Study:
         keep.parent.mkdir(exist_ok=True)
         self.log(" ".join([f"{name}: sampling from {folder}", *flags]))
         texts = texts_of_run(folder, asked, [SEEDS_FROM + i for i in range(self.args.seeds)], keep, self.log, flags)
-        facts = facts_of_run(folder, ROWS[name].parts if name in ROWS else None, _typed_decoder(flags))
-        if not is_training_part(facts.pop("train_file"), self.root / "corpus"):
-            facts["elsewhere"] = True
+        parts = ROWS[name].parts if name in ROWS else None
+        facts = facts_of_run(folder, parts, _typed_decoder(flags), self.pretrained_judges)
         folder, row = folder.resolve(), self.root / "rows" / name
+        train_file = facts.pop("train_file")  # as it was typed: a study that was moved has it in another place
+        if not folder.is_relative_to(row) and not is_training_part(train_file, self.root / "corpus"):
+            facts["elsewhere"] = True
         if folder.is_relative_to(row) and (row / DONE).is_file():
             facts["minutes"] = json.loads((row / DONE).read_text(encoding="utf-8")).get("minutes")
         place = f"{folder.parent.name}/{folder.name}" if folder.is_relative_to(self.root) else str(folder)

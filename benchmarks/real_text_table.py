@@ -12,6 +12,7 @@ from benchmarks.compare_systems import markdown
 from benchmarks.real_text_corpus import CLASS, SOURCE
 from benchmarks.real_text_rows import ENCODER, LANGUAGE_MODEL
 from utils.cli.args_io import read_args
+from utils.local_models import same_weights
 from utils.terminal import single_line
 
 MARK = "*"  # a number of a judge that is a part of the system
@@ -125,24 +126,31 @@ def make_table(rows: Mapping[str, Mapping[str, Any]], judges: Mapping[str, str],
     return Table(lines, latents, {name: row["texts"] for name, row in rows.items()}, note, on_latents)
 
 
-def facts_of_run(folder: Path, parts: Sequence[str] | None = None, decoder_run: Path | None = None) -> dict[str, Any]:
+def facts_of_run(
+    folder: Path,
+    parts: Sequence[str] | None = None,
+    decoder_run: Path | None = None,
+    judges: Mapping[str, str | None] | None = None,
+) -> dict[str, Any]:
     """What scores.json says of a run: its pretrained parts, sizes, steps, and how much its latents decide.
 
     parts: pretrained parts; None: those that its args.json names, unless a recipe has trained them here. decoder_run:
-    the run whose decoder writes the texts, if another one than that of the run was typed.
+    the run whose decoder writes the texts, if another one than that of the run was typed. judges: part -> the model
+    that judges in its place; a part with other weights than its judge is left out.
     """
     args = read_args(folder)
     decoder_run = decoder_run or _decoder_run(folder, args)
     decoder_args = read_args(decoder_run) if decoder_run is not None else {}
+    named = {
+        LANGUAGE_MODEL: decoder_args.get("decoder_model") or args.get("model"),
+        ENCODER: decoder_args.get("encoder_model") or args.get("encoder_model"),
+    }
     if parts is None:
-        named = {
-            LANGUAGE_MODEL: decoder_args.get("decoder_model") or args.get("model"),
-            ENCODER: decoder_args.get("encoder_model") or args.get("encoder_model"),
-        }
         if named[ENCODER] == named[LANGUAGE_MODEL]:
             named[ENCODER] = None  # its own states are the latents: the encoder that judges is no part
         here = folder.parent.resolve()
         parts = [part for part, model in named.items() if model and not Path(model).resolve().is_relative_to(here)]
+    parts = [part for part in parts if not _is_other(named.get(part), (judges or {}).get(part))]
     found: dict[str, Any] = {
         "parts": list(parts),
         "train_file": args.get("train_file"),
@@ -162,6 +170,11 @@ def facts_of_run(folder: Path, parts: Sequence[str] | None = None, decoder_run: 
     if seconds.is_file():
         found["seconds"] = json.loads(seconds.read_text(encoding="utf-8"))
     return found
+
+
+def _is_other(model: str | None, judge: str | None) -> bool:
+    """Whether a judge is certainly another model than that of the system: both are folders, and the weights differ."""
+    return bool(model and judge) and same_weights(str(model), str(judge)) is False
 
 
 def _decoder_run(folder: Path, args: Mapping[str, Any]) -> Path | None:

@@ -229,6 +229,25 @@ def test_a_model_that_a_recipe_trained_is_no_pretrained_part(tmp_path):
         assert facts_of_run(run)["parts"] == parts
 
 
+def test_a_judge_with_other_weights_is_no_part_of_the_system(tmp_path):
+    """By the files of weights: the same model may lie in another folder, and a folder that is gone decides nothing."""
+    run = tmp_path / "out/diffusion"
+    write_json(tmp_path / "out/recipe.json", {})
+    write_json(run / "args.json", {"schema_version": 2})
+    for name, weights in (("lm", b"123"), ("copy", b"123"), ("another", b"124"), ("larger", b"1234")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    args = {"schema_version": 2, "decoder_model": str(tmp_path / "lm"), "encoder_model": "hub/encoder"}
+    write_json(tmp_path / "out/decoder/args.json", args)
+    for judge, is_part in (("lm", True), ("copy", True), ("another", False), ("larger", False), ("gone", True)):
+        judges = {LANGUAGE_MODEL: str(tmp_path / judge), ENCODER: "hub/other"}
+        for parts in (None, (LANGUAGE_MODEL, ENCODER)):
+            found = facts_of_run(run, parts, judges=judges)["parts"]
+            assert found == [LANGUAGE_MODEL, ENCODER][not is_part :]
+    given = {LANGUAGE_MODEL: None, ENCODER: None}
+    assert facts_of_run(run, judges=given)["parts"] == [LANGUAGE_MODEL, ENCODER]
+
+
 def test_what_latents_decide_is_read_of_decoders_and_autoencoders(tmp_path):
     """The run of the latents that a denoiser names, or that beside it, with the encoder that compared its texts."""
     numbers = {"decoder/greedy/similarity": 0.7, "decoder/greedy/bleu": 0.25, "decoder/share_of_latents": 0.5}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from utils.local_models import same_weights
 
 EXPECTED = {"language_model": "smollm2-135m", "encoder_model": "minilm-l6"}  # used where nothing else is named
 ENCODING_SECONDS = 3.0  # of the measurement of the encoder
@@ -26,7 +27,7 @@ def parts_that_judge(judges: dict[str, str | None], models: dict[str, str | None
 
 
 def _same_model(one: str | None, other: str | None) -> bool:
-    return one == other or (one is not None and other is not None and Path(one).resolve() == Path(other).resolve())
+    return one == other or (one is not None and other is not None and same_weights(one, other) is True)
 
 
 def find_models(given: Mapping[str, Any], log: Callable[[str], None]) -> dict[str, str | None]:
