@@ -109,7 +109,7 @@ def _check_stages(folder: RecipeFolder) -> None:
             check_flags(stage.program, stage.argv(folder.root), rules_without_folders(stage.program))
         except UserError as error:
             raise UserError(f"the {name} stage would end at once: {error}") from None
-        check_own_flags(name, stage.program, folder.given)
+        check_own_flags(name, setting)
 
 
 def _show_stages(folder: RecipeFolder) -> None:
@@ -119,7 +119,8 @@ def _show_stages(folder: RecipeFolder) -> None:
         steps = None if record is None else steps_of_record(record)
         print(f"flags of {name}: {shown_command(name, folder.setting, folder.root, steps)}")
     print(f"({FOLLOWS}: by the rate that a probe of the stage tells, which may also halve its batch)")
-    for line in [*notes(folder.setting), *unused(folder.given, folder.choices, folder.stages)]:
+    setting = folder.setting
+    for line in [*notes(setting), *unused(folder.given, folder.choices, folder.stages, setting.parts)]:
         print(f"note: {line}")
     print(end="", flush=True)
 

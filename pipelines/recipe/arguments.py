@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from dataset_utils.user_files import corpus_name
 from pipelines.recipe.models import EXPECTED
 from pipelines.recipe.plan import WAYS
 from pipelines.recipe.stages import OWN_FLAGS, STAGE_ROWS, STEPS_FLAGS
@@ -75,7 +76,8 @@ def parser(description: str | None = None) -> ArgumentParser:
     for name in CORPUS_FLAGS:
         corpus.add_argument(f"--{name}", help=f"{name.replace('_', ' ')}, as for train_text_diffusion.py")
     add("--minutes", type=float, required=True, help="wall time of all trainings together, on this machine")
-    add("--output_dir", type=Path, required=True, metavar="DIR", help="folder of everything; named again, it goes on")
+    add("--output_dir", type=Path, metavar="DIR", help="folder of everything; named again, it goes on (default: "
+        "runs/recipe_ and the name of the corpus)")  # fmt: skip
     add("--language_model", metavar="MODEL", help="causal language model that writes the texts: a folder, a hub id, or "
         f"none (default: {EXPECTED['language_model']}, if it or its package is installed)")  # fmt: skip
     add("--encoder_model", metavar="MODEL", help="encoder whose embeddings are the latents: a folder, a hub id, or "
@@ -115,22 +117,40 @@ def typed_choices(args: Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if value is not None and name not in FREE}
 
 
-def unused(given: Mapping[str, Any], choices: Collection[str], stages: Collection[str]) -> list[str]:
-    """A line for each flag that was typed and changes nothing here. choices: their names. stages: those trained."""
+def unused(
+    given: Mapping[str, Any], choices: Collection[str], stages: Collection[str], models: Mapping[str, str | None]
+) -> list[str]:
+    """A line for each flag that was typed and changes nothing here. choices: their names. stages: those trained.
+
+    models: flag of a pretrained model -> the one that the system has, None for none.
+    """
     trained = {STAGE_ROWS[name].steps_flag for name in stages}
     way = [name for name in (*CHOSEN, *CHOSEN_FROM_SCRATCH) if name not in choices]
     names = [name for name in (*way, *(flag for flag in STEPS_FLAGS if flag not in trained)) if name in given]
-    return [f"--{name} changes nothing here: no stage reads it ({', '.join(stages)})" for name in names]
+    lines = [f"--{name} changes nothing here: no stage reads it ({', '.join(stages)})" for name in names]
+    for flag, model in models.items():
+        typed = given.get(flag)
+        if typed is not None and typed.lower() != "none" and model is None:
+            lines.append(f"--{flag} {typed} is no part of this system, whose latents are made without it; it may judge")
+    return lines
+
+
+def default_folder(args: Namespace) -> Path:
+    """Where everything goes unless --output_dir says it: the same for the same corpus, so that a command goes on."""
+    name = args.dataset_name or (corpus_name(Path(args.train_file)) if args.train_file else Path(args.data_dir).stem)
+    return Path("runs") / f"recipe_{name or 'corpus'}"
 
 
 def check_arguments(args: Namespace) -> None:
-    """UserError for what no budget makes sense of."""
+    """UserError for what no budget makes sense of. Names the folder where none was given."""
     if not (math.isfinite(args.minutes) and args.minutes > 0):
         raise UserError(f"--minutes {args.minutes:g} is no time: give more than 0, such as 60")
     if not (args.dataset_name or args.train_file or args.data_dir):
         raise UserError("no corpus given: add --train_file FILE, or --dataset_name NAME")
     if args.num_samples is not None and args.num_samples < 2:
         raise UserError(f"--num_samples {args.num_samples} is too small: give 2 or more, 1000 for stable numbers")
+    if args.output_dir is None:
+        args.output_dir = default_folder(args)
     if args.output_dir.exists() and not args.output_dir.is_dir():
         raise UserError(f"--output_dir {args.output_dir} is a file: name a folder")
     if args.condition is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,14 @@ import numpy as np
 
 from dataset_utils.corpus import Corpus
 from dataset_utils.text_stats import evenly_spaced
+from evaluation.text_tokens import separate_characters
 
 MEASURED = 2_000  # texts that are measured, evenly spaced over the training split
-_END_OF_SENTENCE = re.compile(r"(?<=[.!?。！？])[\"')\]]*\s+")
+_CLOSERS = "\"'”’)\\]」』）】》"  # noqa: RUF001  marks that may follow the end of a sentence
+_END_OF_SENTENCE = re.compile(
+    rf"(?<=[.!?。！？])[{_CLOSERS}]*\s+"  # noqa: RUF001
+    rf"|(?<=[。！？])[{_CLOSERS}]*(?![{_CLOSERS}\s.!?。！？…])"  # noqa: RUF001  without a blank
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class CorpusFacts:
 
     texts: int  # training texts
     held_out: int  # validation texts
-    words: float  # median number of words of a text
+    words: float  # median number of words of a text; characters of scripts without blanks
     tokens: int  # 99th percentile of the number of tokens of a text
     sentences: float  # median number of sentences of a text
     most_sentences: int  # 95th percentile of it
@@ -39,15 +43,19 @@ class CorpusFacts:
         )
 
 
-def measure(corpus: Corpus, tokenizer: Any = None) -> CorpusFacts:
-    """Measure a corpus. tokenizer: of Hugging Face, whose tokens are counted; None: 1.3 tokens a word are assumed."""
+def own_tokenizer(corpus: Corpus, vocab_size: int) -> Any:
+    """A tokenizer like that of a language model that is trained here, but of the measured texts alone."""
+    from latent_models.tokenizers.training import train_tokenizer
+
+    return train_tokenizer(list(evenly_spaced(corpus.train.texts, MEASURED)), "bpe", vocab_size, max_length=512)
+
+
+def measure(corpus: Corpus, tokenizer: Any) -> CorpusFacts:
+    """Measure a corpus. tokenizer: of Hugging Face, whose tokens are counted."""
     texts = evenly_spaced(corpus.train.texts, MEASURED)
-    words = [len(text.split()) for text in texts]
-    if tokenizer is None:
-        tokens: Sequence[float] = [1.3 * n + 2 for n in words]
-    else:
-        ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        tokens = [len(row) + 2 for row in ids]  # with a start and an end
+    words = [len(separate_characters(text).split()) for text in texts]  # of Chinese and the like, characters
+    ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = [len(row) + 2 for row in ids]  # with a start and an end
     sentences = [count_sentences(text) for text in texts]
     return CorpusFacts(
         texts=len(corpus.train),
@@ -63,4 +71,5 @@ def measure(corpus: Corpus, tokenizer: Any = None) -> CorpusFacts:
 
 def count_sentences(text: str) -> int:
     """The number of sentences, by their punctuation; at least 1."""
-    return len(_END_OF_SENTENCE.split(text.strip()))
+    text = text.strip()
+    return 1 + sum(match.end() < len(text) for match in _END_OF_SENTENCE.finditer(text))

@@ -32,7 +32,7 @@ def choose(folder: RecipeFolder, other: OtherRecipe | None) -> None:
 
     The folder is made once what was typed is known to be possible.
     """
-    from pipelines.recipe.corpus_facts import measure
+    from pipelines.recipe.corpus_facts import measure, own_tokenizer
     from utils.distributed import pick_device
 
     args, given = folder.args, folder.given
@@ -57,6 +57,8 @@ def choose(folder: RecipeFolder, other: OtherRecipe | None) -> None:
     if other is not None:
         # another number of texts would be another decoder
         speed = other.encoding_speed(encoder, layer) or speed
+    if tokenizer is None:  # of a model that is trained here
+        tokenizer = own_tokenizer(corpus, args.vocab_size or plan.vocabulary(len(corpus.train)))
     facts = measure(corpus, tokenizer)
     log(f"{corpus.name}: {facts.describe()}")
     machine = Machine(**models, texts_per_second=speed, has_gpu=pick_device().type == "cuda")

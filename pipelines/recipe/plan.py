@@ -209,12 +209,17 @@ def _choose_texts(make: _Maker, facts: CorpusFacts, speed: float, seconds: float
     )
 
 
+def vocabulary(texts: int) -> int:
+    """Tokens of a language model that is trained on so many texts."""
+    return 2000 if texts < 5_000 else 4000
+
+
 def _choose_small_models(make: _Maker, facts: CorpusFacts, seconds: float, way: str) -> None:
     """Sizes of what is trained here by the budget: a step of a larger model, or with longer texts, takes longer."""
     time_of_width = seconds * min(1.0, WORDS_OF_WIDTH / max(facts.words, 1))
     width, layers = (128, 2) if time_of_width < 1800 else (256, 3) if time_of_width < 8 * 3600 else (384, 4)
     make("d_model", width, f"the language model of {seconds / 60:g} minutes, with texts of {facts.words:g} words")
-    make("vocab_size", 2000 if facts.texts < 5_000 else 4000, f"{facts.texts:,} texts")
+    make("vocab_size", vocabulary(facts.texts), f"{facts.texts:,} texts")
     if way == SCRATCH_WAY:
         make("layers", 2 * layers, "of the causal language model")
         return

@@ -47,7 +47,7 @@ def seconds_of_a_text(run: Path, decoding: str, sources: Sequence[str] | None, s
     if sources is not None:
         count = each = pipe.run.settings.config.pairs.seq2seq_candidates
         given = list(sources[: max(1, TIMED // each)])
-    class_id = 0 if pipe.class_names else None  # a network may need one
+    class_id = pipe.class_names[0] if pipe.class_names else None  # a network may need one
     began = time.monotonic()
     texts = pipe(count, source=given, class_id=class_id, decoding=decoding).texts
     seconds = time.monotonic() - began

@@ -108,17 +108,6 @@ def check_stage_flags(given: Mapping[str, Any], stages: Collection[str]) -> None
             )
 
 
-def check_own_flags(name: str, program: Program[Any], given: Mapping[str, Any]) -> None:
-    """UserError for the number of steps and, where there is a choice of it, the batch size in the flags of a stage: the
-    recipe would plan with others.
-    """
-    row = STAGE_ROWS[name]
-    typed = check_flags(program, shlex.split(given.get(row.own_flags) or "")).explicit
-    for flag, ours in (("num_train_steps", row.steps_flag), ("train_batch_size", row.batch_size)):
-        if ours is not None and flag in typed:
-            raise UserError(f"--{row.own_flags} has --{flag}, which the recipe chooses: type --{ours} instead")
-
-
 @dataclass(frozen=True)
 class Setting:
     """All that the flags of a stage follow from, but its steps."""
@@ -206,6 +195,25 @@ def make_stage(name: str, setting: Setting, steps: Steps) -> Stage:
         setting.given.get(row.own_flags) or "",
     ]
     return Stage(name, program, row.title, row.done_file, " ".join(words))
+
+
+def check_own_flags(name: str, setting: Setting) -> None:
+    """UserError for a choice of the recipe in the flags of a stage: it would plan with another value, and print that.
+
+    These are the number of steps, and all that the command of the stage has of the table of choices.
+    """
+    row = STAGE_ROWS[name]
+    without = replace(setting, given={key: value for key, value in setting.given.items() if key != row.own_flags})
+    stage = make_stage(name, without, replace(SHORT, batch_size=setting.batch_size(name)))
+    typed = check_flags(stage.program, shlex.split(setting.given.get(row.own_flags) or "")).explicit
+    words = set(stage.argv(Path()))
+    renamed = {"num_train_steps": row.steps_flag, "train_batch_size": row.batch_size}
+    if name == "diffusion":
+        renamed["learning_rate"] = "denoiser_learning_rate"
+    for flag in sorted(typed):
+        ours = renamed.get(flag, flag)
+        if ours is not None and (flag in renamed or (flag in setting.choices and f"--{flag}" in words)):
+            raise UserError(f"--{row.own_flags} has --{flag}, which the recipe chooses: type --{ours} instead")
 
 
 def log_interval(steps: Steps) -> int:

@@ -22,10 +22,10 @@ from dataset_utils.registry import NOT_IN_CATALOG
 from dataset_utils.splits import Split
 from pipelines import probes
 from pipelines.adapt_decoder import network_flags
-from pipelines.cli.programs import AUTOENCODER, DIFFUSION, PRETRAIN, TEXT_DECODER
+from pipelines.cli.programs import AUTOENCODER, DIFFUSION, TEXT_DECODER
 from pipelines.recipe import __main__ as recipe
 from pipelines.recipe import lengths, plan, sample_count
-from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH, parser, unused
+from pipelines.recipe.arguments import CHOSEN, CHOSEN_FROM_SCRATCH, check_arguments, parser, unused
 from pipelines.recipe.checks import rules_without_folders
 from pipelines.recipe.corpus_facts import CorpusFacts
 from pipelines.recipe.folder import RECORD, SECONDS, RecipeFolder
@@ -202,23 +202,36 @@ def test_an_adapted_decoder_has_the_network_of_the_autoencoder(flags, joint, tmp
     assert len(notes(made)) == ("kl_weight" in flags or "per_token" in flags)
 
 
+BOTH_HERE = {"way": "autoencoder", "joint": True}
+
+
 @pytest.mark.parametrize(
-    ("stage", "program", "given", "instead"),
+    ("stage", "given", "instead"),
     [
-        ("decoder", TEXT_DECODER, {"decoder_flags": "--config num_train_steps=5"}, "decoder_steps"),
-        ("decoder", TEXT_DECODER, {"decoder_flags": "--train_batch_size 8"}, "decoder_batch_size"),
-        ("joint", DIFFUSION, {"joint_flags": "--train_batch_size 8"}, "denoiser_batch_size"),
-        ("lm", PRETRAIN, {"language_model_flags": "--num_train_steps=5"}, "language_model_steps"),
-        ("adapted", TEXT_DECODER, {"adapted_flags": "--num_train_steps 5 --lora_rank 4"}, "adapted_steps"),
+        ("decoder", {"decoder_flags": "--config num_train_steps=5"}, "decoder_steps"),
+        ("decoder", {"decoder_flags": "--train_batch_size 8"}, "decoder_batch_size"),
+        ("joint", BOTH_HERE | {"joint_flags": "--train_batch_size 8"}, "denoiser_batch_size"),
+        ("lm", BOTH_HERE | {"language_model_flags": "--num_train_steps=5"}, "language_model_steps"),
+        ("adapted", {"adapt_decoder": True, "adapted_flags": "--num_train_steps 5 --lora_rank 4"}, "adapted_steps"),
+        # choices that others follow from
+        ("decoder", {"decoder_flags": "--pooling segments"}, "pooling"),
+        ("diffusion", {"denoiser_flags": "--denoiser_variant latent --clip_grad_norm 1"}, "denoiser_variant"),
+        ("diffusion", {"denoiser_flags": "--learning_rate 1e-4"}, "denoiser_learning_rate"),
+        ("diffusion", {"denoiser_flags": "--sampler=ddim"}, "sampler"),
+        ("autoencoder", BOTH_HERE | {"autoencoder_flags": "--dim_ae 8"}, "dim_ae"),
     ],
 )
-def test_steps_and_batches_are_flags_of_the_recipe(stage, program, given, instead):
+def test_choices_of_the_recipe_are_its_own_flags(stage, given, instead):
     with pytest.raises(UserError, match=f"which the recipe chooses: type --{instead} instead"):
-        check_own_flags(stage, program, given)
+        check_own_flags(stage, setting(CAPTIONS, given))
 
 
-def test_a_stage_whose_batch_is_no_choice_takes_another():
-    check_own_flags("lm", PRETRAIN, {"language_model_flags": "--train_batch_size 16", "decoder_steps": 5})
+def test_what_is_no_choice_is_a_flag_of_its_stage():
+    check_own_flags("lm", setting(CAPTIONS, BOTH_HERE | {"language_model_flags": "--train_batch_size 16"}))
+    check_own_flags("joint", setting(CAPTIONS, BOTH_HERE | {"joint_flags": "--learning_rate 1e-5"}))
+    given = {"decoder_flags": "--max_latent_noise 0 --learning_rate 1e-4", "denoiser_flags": "--objective pred_x0"}
+    for stage in ("decoder", "diffusion"):
+        check_own_flags(stage, setting(CAPTIONS, given))
 
 
 def test_a_command_is_shown_as_it_will_be_run(tmp_path):
@@ -357,9 +370,27 @@ def test_a_flag_replaces_each_choice():
 def test_a_typed_flag_that_changes_nothing_is_named():
     stages = ("causal_lm", "decoder", "diffusion")
     typed = {"dim_ae": 8, "d_model": 64, "joint_steps": 9, "decoder_steps": 9, "tx_dim": 64}
-    lines = unused(typed, ("d_model", "tx_dim"), stages)
-    assert [line.split()[0] for line in lines] == ["--dim_ae", "--joint_steps"]
-    assert not unused({"language_model_steps": 5, "train_file": "a"}, (), stages)
+    models = {"language_model": None, "encoder_model": None}
+    lines = unused(typed | {"encoder_model": "a"}, ("d_model", "tx_dim"), stages, models)
+    assert [line.split()[0] for line in lines] == ["--dim_ae", "--joint_steps", "--encoder_model"]
+    assert not unused({"language_model_steps": 5, "train_file": "a", "language_model": "none"}, (), stages, models)
+    assert not unused({"language_model": "b"}, (), stages, {"language_model": "b", "encoder_model": None})
+
+
+@pytest.mark.parametrize(
+    ("typed", "folder"),
+    [
+        ("--train_file a/captions.jsonl.gz", "runs/recipe_captions"),
+        ("--train_file a/roc/train.txt", "runs/recipe_roc"),
+        ("--dataset_name sst --data_dir x", "runs/recipe_sst"),
+        ("--data_dir x/own", "runs/recipe_own"),
+        ("--train_file a/b.txt --output_dir c", "c"),
+    ],
+)
+def test_the_folder_of_a_corpus_is_named_after_it(typed, folder):
+    args = parser().parse_args(["--minutes", "60", *typed.split()])
+    check_arguments(args)
+    assert args.output_dir == Path(folder)
 
 
 # ------------------------------------------------------------------------------------------------------------ programs

@@ -14,7 +14,7 @@ from dataset_utils.splits import Split
 from pipelines import probes
 from pipelines.probes import Rate
 from pipelines.recipe.arguments import CHOSEN
-from pipelines.recipe.corpus_facts import CorpusFacts, count_sentences, measure
+from pipelines.recipe.corpus_facts import CorpusFacts, count_sentences, measure, own_tokenizer
 from pipelines.recipe.plan import (
     LAST_SHARE,
     WAYS,
@@ -274,13 +274,20 @@ def test_a_rate_is_not_that_of_the_first_steps_alone(tmp_path, monkeypatch):
 def test_the_facts_of_a_corpus_are_measured():
     texts = ["One cat sat. It ran! Why? It saw a dog.", "A dog ran home. It slept. It woke. It ate."] * 20
     splits = {"train": Split(texts, labels=[0, 1] * 20), "valid": Split(texts[:4]), "test": Split(texts[:4])}
-    facts = measure(Corpus("own", splits, NOT_IN_CATALOG, class_names=("a", "b")))
-    assert facts == CorpusFacts(40, 4, 10.0, 15, 4.0, 4, 2, False)
+    corpus = Corpus("own", splits, NOT_IN_CATALOG, class_names=("a", "b"))
+    tokenizer = own_tokenizer(corpus, 400)
+    facts = measure(corpus, tokenizer)
+    longest = max(len(tokenizer(text)["input_ids"]) for text in texts)
+    assert facts == CorpusFacts(40, 4, 10.0, longest, 4.0, 4, 2, False) and 14 <= longest <= 20
     assert "40 training texts in 2 classes" in facts.describe() and "4 sentences" in facts.describe()
-    assert [count_sentences(text) for text in ("a cat", "A. B.", 'He said "no." Then he left.', "好。 不。", "")] == [
-        1,
-        2,
-        2,
-        2,
-        1,
-    ]
+    numbers = {"a cat": 1, "A. B.": 2, 'He said "no." Then he left.': 2, "好。 不。": 2, "": 1}
+    numbers |= {"他說好。她說「不！」然後走了？！對。": 4, "3.5 e.g.this": 1, "他。」": 1}
+    assert {text: count_sentences(text) for text in numbers} == numbers
+
+
+def test_characters_of_scripts_without_blanks_count_as_words_and_as_tokens():
+    """A text of Chinese would else be one word of four tokens, and be cut."""
+    texts = ["".join(chr(0x4E00 + (7 * i + 13 * k) % 300) for k in range(50)) + "。" for i in range(40)]
+    corpus = Corpus("own", {name: Split(texts) for name in ("train", "valid", "test")}, NOT_IN_CATALOG)
+    facts = measure(corpus, own_tokenizer(corpus, 600))
+    assert 50 <= facts.words <= 52 and 40 <= facts.tokens <= 53 * 3
