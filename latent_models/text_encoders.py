@@ -83,7 +83,7 @@ class TextEncoder(nn.Module):
             with quiet_transformers():
                 config = transformers.AutoConfig.from_pretrained(name, **where)
                 tokenizer = transformers.AutoTokenizer.from_pretrained(name, **where)
-                model = _empty(config) if meta else _with_weights(name, flag, where)
+                model = _empty(config) if meta else _with_weights(name, config, flag, where)
         except BaseException as error:
             if isinstance(error, UserError) or not is_of_a_library(error):
                 raise
@@ -222,18 +222,22 @@ def _width(config: Any) -> int:
     )
 
 
+def _auto_class(config: Any) -> Any:
+    """What loads a model: of an encoder that was saved without its decoder, such as GTR's of T5, that encoder alone."""
+    import transformers
+
+    saved_as = next(iter(getattr(config, "architectures", None) or ()), "")
+    return transformers.AutoModelForTextEncoding if saved_as.endswith("EncoderModel") else transformers.AutoModel
+
+
 def _empty(config: Any) -> Any:
-    import transformers
-
     with torch.device("meta"):
-        return _without_pooler(transformers.AutoModel.from_config(config, dtype=torch.float32))
+        return _without_pooler(_auto_class(config).from_config(config, dtype=torch.float32))
 
 
-def _with_weights(name: str, flag: str, where: dict[str, Any]) -> Any:
+def _with_weights(name: str, config: Any, flag: str, where: dict[str, Any]) -> Any:
     """UserError for missing weights, which transformers would silently initialize at random."""
-    import transformers
-
-    model, found = transformers.AutoModel.from_pretrained(
+    model, found = _auto_class(config).from_pretrained(
         name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **where
     )
     model = _without_pooler(model)

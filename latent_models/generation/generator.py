@@ -151,8 +151,9 @@ class TokenGenerator:
         return buckets(mask.sum(1).cpu(), STEP_ROWS.get(states.device.type, STEP_ROWS_ELSEWHERE) / beams)
 
     def _in_bfloat16(self, model: Any) -> Any:
-        """A copy of the model in bfloat16: made again when the weights change, filled again while they train."""
-        version = (model, [(id(p), p._version) for p in model.parameters()])
+        """A copy of the model in bfloat16: made again when the weights change or move, filled again while they
+        train."""
+        version = (model, [(id(p), p._version, p.device) for p in model.parameters()])
         if self._copy is None or self._copy[0] != version:
             self._copy = version, deepcopy(model).requires_grad_(False).to(torch.bfloat16).eval()
         elif any(p.requires_grad for p in model.parameters()):  # fused optimizers do not change versions

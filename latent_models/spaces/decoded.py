@@ -131,7 +131,7 @@ class DecodedSpace(LatentSpace):
         """Latents (B, L, D) of texts, truncated at max_length tokens."""
         model = self.language_model
         rows = model.tokenizer(texts, max_length=max_length, truncation=True)["input_ids"]
-        longest = max(1, *(len(row) for row in rows))
+        longest = max([1, *(len(row) for row in rows)])
         ids = torch.tensor([row + [model.pad_id] * (longest - len(row)) for row in rows])
         mask = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
         return self.encode(Batch(ids, mask).to(model.device))

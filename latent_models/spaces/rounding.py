@@ -35,17 +35,18 @@ ROUNDING_HEADS: dict[str, Head] = {"inner": inner_product, "distance": negative_
 
 @torch.no_grad()
 def argmax_token(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The token of highest score: (..., D) -> (...) int64. Scores are computed for some points at a time."""
+    """The token of highest score: (..., D) -> (...) int64. Scores are computed for some points at a time.
+
+    In float32 also under autocast: half precision confuses neighbors in a large vocabulary.
+    """
     blocks = x.reshape(-1, x.shape[-1]).split(max(1, MAX_LOGITS // len(weight)))
-    return torch.cat([F.linear(block, weight, bias).argmax(-1) for block in blocks]).view(x.shape[:-1])
+    with torch.autocast(x.device.type, enabled=False):
+        weight, bias = weight.float(), bias.float()
+        return torch.cat([F.linear(block.float(), weight, bias).argmax(-1) for block in blocks]).view(x.shape[:-1])
 
 
 @torch.no_grad()
 def nearest_token(x: Tensor, table: Tensor) -> Tensor:
-    """The token whose embedding is nearest in Euclidean distance: (..., D) -> (...) int64.
-
-    In float32 also under autocast: half precision confuses neighbors in a large vocabulary.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        table = table.float()
-        return argmax_token(x.float(), *negative_distance(table, table.new_zeros(len(table))))
+    """The token whose embedding is nearest in Euclidean distance: (..., D) -> (...) int64."""
+    table = table.float()
+    return argmax_token(x, *negative_distance(table, table.new_zeros(len(table))))

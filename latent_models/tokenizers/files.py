@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def from_word_list(path: Path, max_length: int) -> PreTrainedTokenizerFast:
     """
     ids = {token: i for i, token in enumerate(VOCABULARY_FILE.tokens)}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # a mark at the beginning is no part of a token, and U+2028 and the like end no line
+        lines = re.split(r"\r\n|\r|\n", path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8: give a file with one token per line") from error
     seen: set[str] = set()

@@ -40,8 +40,9 @@ class EncodedSplit:
         if self.cache is not None:
             held = self.cache.get_raw(rows).to(self.device)
             return replace(held, x0=held.x0.float())  # after the copy: half precision halves the bytes to copy
-        with torch.no_grad():
-            return self.space.encode(self.tokens.batch(rows).to(self.device))
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):  # the latents of a cache
+            encoded = self.space.encode(self.tokens.batch(rows).to(self.device))
+            return replace(encoded, x0=encoded.x0.float())
 
 
 class ScaledSplit(EncodedSplit):

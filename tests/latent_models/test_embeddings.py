@@ -146,6 +146,19 @@ def test_the_nearest_embedding_does_not_depend_on_chunks_or_autocast(monkeypatch
 
 
 @pytest.mark.parametrize("head", ["inner", "distance"])
+def test_the_likeliest_token_does_not_depend_on_autocast(head):
+    """In half precision scores of a hundred differ in steps of one half, and neighbors tie."""
+    torch.manual_seed(0)
+    x, table, bias = 8 * torch.randn(200, 16), torch.randn(500, 16), torch.randn(500)
+    weight, bias = rounding.ROUNDING_HEADS[head](table, bias)
+    expected = (x @ weight.T + bias).argmax(-1)
+    assert torch.equal(rounding.argmax_token(x, weight, bias), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(rounding.argmax_token(x, weight, bias), expected)
+        assert not torch.equal(F.linear(x, weight, bias).argmax(-1), expected), "or this would test nothing"
+
+
+@pytest.mark.parametrize("head", ["inner", "distance"])
 def test_gradients_do_not_depend_on_chunks(space, batch, head, monkeypatch):
     made = space(rounding_head=head, sigma_0=0.1)
 

@@ -65,6 +65,8 @@ def test_bfloat16_is_a_copy_that_follows_the_weights(ragged):
     other = model.generate(states, None, max_length=LENGTH, **DECODING["greedy"])
     exact = generate(model, WHOLE, "greedy", states, None)
     assert token_generator._copy[1] is not copy and other != half
+    key = token_generator._copy[0]
+    assert {place[2].type for place in key[1]} == {"cpu"}, "a model that moves to another device gets another copy"
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for precision, same in (("run", other), ("fp32", exact)):
             assert generate(model, GenerationOptions(generation_dtype=precision), "greedy", states, None) == same

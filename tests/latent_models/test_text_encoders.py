@@ -115,6 +115,26 @@ def test_the_head_and_the_pooler_of_a_checkpoint_do_not_matter(tmp_path):
     assert first == second  # no weight is drawn at random
 
 
+def test_an_encoder_of_t5_that_was_saved_without_its_decoder(tiny_encoder, tmp_path):
+    """Such as GTR's and Sentence-T5's: the same states as those of the whole model, and no weights that are missing."""
+    from transformers import T5EncoderModel
+
+    whole = TextEncoder.from_pretrained(str(tiny_encoder("t5")))
+    T5EncoderModel.from_pretrained(tiny_encoder("t5")).save_pretrained(tmp_path / "alone")
+    whole.tokenizer.save_pretrained(tmp_path / "alone")
+    for layer in (None, 1):
+        alone = TextEncoder.from_pretrained(str(tmp_path / "alone"), layer=layer)
+        of_whole = TextEncoder.from_pretrained(str(tiny_encoder("t5")), layer=layer)
+        assert torch.equal(states(alone, TEXTS)[0], states(of_whole, TEXTS)[0])
+    assert alone.num_layers == 2 and alone.max_length is None and not alone.is_causal
+    assert not any("decoder" in name for name in alone.state_dict())
+    alone.save_pretrained(tmp_path / "again")
+    for meta in (False, True):
+        again = TextEncoder.from_pretrained(str(tmp_path / "again"), layer=1, meta=meta)
+        assert again.model.state_dict().keys() == alone.model.state_dict().keys()
+    assert TextEncoder.from_pretrained(str(tmp_path / "again"), layer=1).fingerprint() == alone.fingerprint()
+
+
 def test_limits_of_length(tiny_encoder):
     limits = {f: TextEncoder.from_pretrained(str(tiny_encoder(f)), meta=True).max_length for f in FAMILIES}
     assert limits.pop("t5") is None

@@ -115,6 +115,13 @@ def test_a_word_list_has_fixed_special_ids_and_joins_pieces(tmp_path):
     assert fingerprint(load_tokenizer(str(tmp_path / "saved"), 32)) == fingerprint(tokenizer)
 
 
+def test_a_mark_and_separators_of_unicode_are_no_part_of_a_word_list(tmp_path):
+    lines = ["[START]", "one", "t\u2028wo", "th\x85ree"]
+    (tmp_path / "vocab.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    tokenizer = load_tokenizer(str(tmp_path / "vocab.txt"), 32)
+    assert [tokenizer.convert_ids_to_tokens(i) for i in range(4, len(tokenizer))] == lines[1:]
+
+
 def test_a_bert_tokenizer_is_loaded_from_disk(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "red", "app", "##le"]
     BertTokenizerFast(vocab={w: i for i, w in enumerate(words)}).save_pretrained(tmp_path)

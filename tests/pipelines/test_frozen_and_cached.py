@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from dataset_utils.splits import Split
 from latent_models.language_models import LanguageModel
 from latent_models.spaces.compressed import CompressedSpace
 from pipelines.builders.models import load_space
 from pipelines.cli.programs import DIFFUSION
+from pipelines.data.cached_latents import EncodedSplit
+from pipelines.data.tokens import tokenize_for
 from pipelines.steps.autoencoder import AutoencoderStep
 from utils import checkpoints
 from utils.array_cache import format_bytes
@@ -80,6 +83,16 @@ def test_the_cache_is_made_once_for_each_content(programs, chain, tmp_path, enco
     assert run(ae, "--max_seq_len 30") == 240
     assert run(f"--enc_dec_model {chain / 'lm'}") == 240
     assert run(ae) == 0
+
+
+def test_without_a_cache_latents_are_those_of_a_cache_under_autocast_too(chain):
+    space = CompressedSpace.from_pretrained(chain / "ae").eval()
+    tokens = tokenize_for(space, Split(["Ben ran to the garden.", "Later she sent it."]), 40)
+    encoded, rows = EncodedSplit(space, tokens, None, torch.device("cpu")), torch.arange(2)
+    expected = encoded(rows).x0
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoded(rows).x0
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 def test_without_a_cache_every_batch_is_encoded_and_gives_the_same_losses(programs, chain, tmp_path, encodings):
