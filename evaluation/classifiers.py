@@ -136,9 +136,11 @@ def _pretrained(source: str | Path, class_names: Sequence[str], device: str | to
 
 def _match_classes(theirs: dict[int, str], ours: Sequence[str], source: str) -> list[int]:
     """Return the output index of the classifier for each class of the corpus."""
-    known = {_normalize(name): int(index) for index, name in theirs.items()}
-    if all(_normalize(name) in known for name in ours):
-        return [known[_normalize(name)] for name in ours]
+    for form in (str, _normalize):  # "-1" and "1" are one without their punctuation
+        known = {form(name): int(index) for index, name in theirs.items()}
+        wanted = [form(name) for name in ours]
+        if len(known) == len(theirs) and len({*wanted}) == len(ours) and known.keys() >= {*wanted}:
+            return [known[name] for name in wanted]
     unnamed = all(_normalize(name) == f"label{index}" for index, name in theirs.items())
     if len(theirs) == len(ours) and (unnamed or all(name.isdecimal() for name in ours)):
         return list(range(len(ours)))

@@ -15,14 +15,16 @@ import re
 import sys
 
 from pipelines.cli.run_arguments import (
+    DECODING_FLAGS,
     add_source_arguments,
     add_text_arguments,
+    flag_names,
     parse_known,
     read_sources,
     read_texts,
     run_parser,
 )
-from utils.errors import exit_on_user_error
+from utils.errors import UserError, exit_on_user_error
 from utils.terminal import printable, single_line
 
 LINE_ENDS = re.compile(r"[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
@@ -44,6 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     given, others = parse_known(parser(), arguments)
     texts = read_texts(given, "fill")
     sources = read_sources(given, texts)
+    typed = flag_names(others)
+    if unused := sorted(typed & {"decoding", *DECODING_FLAGS}):
+        raise UserError(f"--{unused[0]} changes nothing here: given words are forced in a beam search: leave it out")
+    if "cls_free_guidance" in typed and sources is None:
+        raise UserError("--cls_free_guidance needs a source here: add --source, or leave it out")
     from pipelines.data.tokens import tokenizer_of
     from pipelines.sampling.blanks import unknown_words
     from pipelines.text_diffusion import TextDiffusionPipeline

@@ -148,10 +148,11 @@ def for_requests(
     pipeline: TextDiffusionPipeline, wanted: Sequence[Wanted], given: argparse.Namespace
 ) -> Iterator[list[TextRecord]]:
     """Texts for sources, classes or both, in the order of the requests; a batch at a time."""
-    from evaluation.mbr import mbr_select
     from pipelines.sampling.requests import resolve_classes
 
     generator, names, make = pipeline.generator, pipeline.class_names, record_maker(pipeline, given)
+    if given.candidates:
+        pipeline.check_utility(given.mbr_utility, "--mbr_utility")
     null_prob = 1.0 if pipeline.has_null_class else 0.0
     requests = resolve_classes(wanted, given.class_id, names, given.run, given.seed, null_prob)
     inputs = inputs_of(pipeline, requests, given.seed)
@@ -160,7 +161,7 @@ def for_requests(
         records = []
         for i, row in zip(examples, rows, strict=True):
             candidates = row if given.candidates else None
-            chosen = mbr_select([row], given.mbr_utility, device=str(generator.device)) if candidates else row
+            chosen = pipeline.most_alike([row], given.mbr_utility) if candidates else row
             c = requests[i].class_id
             own = {"class_name": None if c is None else names[c], "source": requests[i].source}
             records += [make(text=text, index=count + j, candidates=candidates, **own) for j, text in enumerate(chosen)]

@@ -144,12 +144,30 @@ class TextDiffusionPipeline(CheckedPipeline):
         guidance: float | None = None,
     ) -> list[str]:
         """A text for each source: the candidate with the highest mean `utility` against the other candidates."""
-        if utility not in mbr.UTILITIES:
-            raise UserError(f"utility is {shown(utility)}: give one of {', '.join(mbr.UTILITIES)}")
+        self.check_utility(utility)
         candidates = check_count(candidates, "candidates")
         options = {"seed": seed, "decoding": decoding, "class_id": class_id, "guidance": guidance}
         rows = self.candidates(sources, candidates, **options)  # type: ignore[arg-type]
-        return mbr.mbr_select(rows, utility, device=str(self.generator.device))
+        return self.most_alike(rows, utility)
+
+    def most_alike(self, rows: Sequence[Sequence[str]], utility: str = "rouge2") -> list[str]:
+        """Of each row the candidate with the highest mean `utility` against the others. Its models are those of the
+        flags bertscore_model and bleu_tokenizer of from_pretrained, else of the run."""
+        options = self.run.settings.config.pairs
+        return mbr.mbr_select(
+            rows,
+            utility,
+            tokenizer=options.bleu_tokenizer or "13a",
+            bertscore_model=options.bertscore_model or "",
+            device=str(self.generator.device),
+        )
+
+    def check_utility(self, utility: str, name: str = "utility") -> None:
+        """UserError for a likeness of candidates that there is not, or whose model is not named. name: of it."""
+        if utility not in mbr.UTILITIES:
+            raise UserError(f"{name} is {shown(utility)}: give one of {', '.join(mbr.UTILITIES)}")
+        if utility == "bertscore" and self.run.settings.config.pairs.bertscore_model is None:
+            raise UserError(f"{name} bertscore needs a model: name one with --bertscore_model")
 
     def candidates(
         self,

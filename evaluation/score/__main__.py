@@ -128,7 +128,8 @@ def score(
     import torch
 
     from evaluation import encoders, scorers
-    from evaluation.score.scoring import Judges, score_pairs, score_sets
+    from evaluation.overlap import one_of_each
+    from evaluation.score.scoring import SEEDS_FROM, Judges, score_pairs, score_sets
     from utils.local_models import find_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -147,7 +148,8 @@ def score(
     given = Judges(judges["scorer"], judges["mauve_encoder"], train.first() if train else (), args.split, pair_options)
     if sources is not None:
         return score_pairs([f.rows for f in samples], [f.rows for f in references], given, sources.first())
-    return score_sets([f.first() for f in samples], [f.first() for f in references], given)
+    drawn = [one_of_each(file.rows, SEEDS_FROM + i) for i, file in enumerate(references)]  # the first may be of a kind
+    return score_sets([f.first() for f in samples], drawn, given)
 
 
 def read(path: Path, flag: str) -> TextFile:

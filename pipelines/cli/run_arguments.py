@@ -6,8 +6,9 @@ Any other flag is passed on to the run, with the meaning that it has at an evalu
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from utils.errors import UserError, did_you_mean
 
 MOST_SAMPLES = 10_000_000  # texts of one call are held in memory
 DECODING_FLAGS = {f.name for f in fields(DecodingOptions)}
+_STEP = re.compile(r"step_\d+")
 FIXED = ("resume_dir", "eval", "eval_test", "gen_data", "resume_training")  # the program itself sets them
 
 
@@ -50,6 +52,24 @@ def run_folder(path: Path) -> Path:
     raise UserError(f"--run {path} is not a run folder: it holds no args.json")
 
 
+def _checkpoint(named: Path, run: Path) -> str | None:
+    """The checkpoint that a folder inside a run stands for, best or newest; None for the run itself.
+
+    UserError for an older step: a run is sampled from its best or its newest weights.
+    """
+    if named.name == "best":
+        return "best"
+    if not _STEP.fullmatch(named.name) or named.resolve() == run.resolve():
+        return None
+    newest = max(path.name for path in named.parent.iterdir() if _STEP.fullmatch(path.name))
+    if named.name != newest:
+        raise UserError(
+            f"--run {named} is no longer the newest checkpoint, which is {newest}: name {run} for that one, or "
+            f"{run / 'best'} for the best, if the run keeps one"
+        )
+    return "newest"
+
+
 def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Parse the program's own flags, with --run as a run folder; returns them and the flags for loading the run."""
     given, others = parser.parse_known_args(arguments)
@@ -63,9 +83,10 @@ def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) ->
     check_range("--seed", given.seed, -LARGEST, LARGEST)
     if getattr(given, "strength", None) is not None and not 0 < given.strength <= 1:  # also where it is nan
         raise UserError(f"--strength {given.strength:g} is no time in (0, 1]: give 0.7, or another; 1 keeps nothing")
-    if Path(given.run).name == "best" and "--checkpoint" not in others:
-        others += ["--checkpoint", "best"]
-    given.run = run_folder(Path(given.run))
+    named, given.run = Path(given.run), run_folder(Path(given.run))
+    checkpoint = _checkpoint(named, given.run)
+    if checkpoint is not None and not any(word.partition("=")[0] == "--checkpoint" for word in others):
+        others += ["--checkpoint", checkpoint]
     _check_others(parser, others)
     _pass_on(given, others)
     return given, others
@@ -95,16 +116,34 @@ def _takes_value(word: str) -> bool:
 
 def _pass_on(given: argparse.Namespace, others: list[str]) -> None:
     """Add what the run is loaded with: the weight of guidance, and the strategy that settings of decoding are for."""
-    names = {word.removeprefix("--").partition("=")[0] for word in others if word.startswith("--")}
-    guidance = getattr(given, "guidance", None)
-    if guidance is not None:
-        if "cls_free_guidance" in names:
+    names = flag_names(others)
+    if "guidance" in vars(given):
+        if given.guidance is None:
+            given.guidance = _guidance_of(others)  # one flag, two names: what needs a condition is refused alike
+        elif "cls_free_guidance" in names:
             raise UserError("--guidance and --cls_free_guidance are the same: give one")
-        others.append(f"--cls_free_guidance={guidance}")
+        else:
+            others.append(f"--cls_free_guidance={given.guidance}")
     is_chosen = getattr(given, "decoding", None) is not None or "preset" not in names
     if "decoding" in vars(given) and names & DECODING_FLAGS and is_chosen:
         default = "nucleus" if read_args(given.run).get("text_decoder") else "greedy"  # of a causal language model
         others.append(f"--decoding={given.decoding or default}")
+
+
+def flag_names(words: Sequence[str]) -> set[str]:
+    """The names of the flags among the words of a command line."""
+    return {word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")}
+
+
+def _guidance_of(others: Sequence[str]) -> float | None:
+    """The weight of guidance among the flags that are passed on; None without it, and for what is no number."""
+    words = [*others, ""]
+    for i, word in enumerate(others):
+        name, equals, value = word.partition("=")
+        if name == "--cls_free_guidance":
+            with suppress(ValueError):
+                return float(value if equals else words[i + 1])
+    return None
 
 
 def named_path(text: str) -> Path:

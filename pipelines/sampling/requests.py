@@ -6,6 +6,7 @@ A file holds one source per line, or is JSON lines (FILE.jsonl) of objects with 
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,13 @@ from typing import Any
 
 import torch
 
-from dataset_utils.readers import lines
+from dataset_utils.readers import lines, suffix
 from pipelines.sampling.classes import ALL, NULL, PRIOR, class_index, select_classes
 from utils.errors import UserError, one_line_text
 from utils.seeding import seeded_generator
 
 STDIN = "-"
+JSON_LINES = (".jsonl", ".json", ".ndjson")
 SOURCE_KEYS, CLASS_KEYS = ("source", "src"), ("class", "label", "class_id")
 
 
@@ -42,7 +44,7 @@ def read_requests(file: str) -> list[Wanted]:
     numbered = [(i, line) for i, line in (_standard_input() if file == STDIN else lines(Path(file))) if line.strip()]
     if not numbered:
         raise UserError(f"{name} holds no source: write one per line, or JSON lines with source or class")
-    is_json = numbered[0][1].lstrip().startswith("{") if file == STDIN else Path(file).suffix in (".jsonl", ".json")
+    is_json = numbered[0][1].lstrip().startswith("{") if file == STDIN else suffix(Path(file)) in JSON_LINES
     if not is_json:
         return [Wanted(line, where=f"{name}, line {i}") for i, line in numbered]
     return [_from_json(line, f"{name}, line {i}") for i, line in numbered]
@@ -53,7 +55,9 @@ def _standard_input() -> Iterator[tuple[int, str]]:
         text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not UTF-8 ({one_line_text(error)[:80]}): convert it") from None
-    yield from enumerate(text.splitlines(), 1)
+    # the same characters end a line as in a file: U+2028 and the like do not
+    for i, line in enumerate(io.StringIO(text, newline=None), 1):
+        yield i, line.rstrip("\n")
 
 
 def _from_json(line: str, where: str) -> Wanted:
@@ -121,6 +125,10 @@ def prior_labels(run: Path, names: Sequence[str]) -> torch.Tensor:
         raise UserError(
             f"--class_id {PRIOR}: {run} keeps no frequencies of classes (survey.json): give a class, or {ALL}"
         )
-    return torch.repeat_interleave(
-        torch.arange(len(names)), torch.tensor([int(counts.get(str(c), 0)) for c in range(len(names))])
-    )
+    missing = [name for name in names if name not in counts]
+    if missing:
+        raise UserError(
+            f"--class_id {PRIOR}: the frequencies that {run} keeps (survey.json) have no class "
+            f"{one_line_text(missing[0])}: give a class, or {ALL}"
+        )
+    return torch.repeat_interleave(torch.arange(len(names)), torch.tensor([int(counts[name]) for name in names]))

@@ -133,7 +133,8 @@ class LatentRecord:
 
     def of(self, origins: Sequence[tuple[int, int] | None]) -> Latents:
         """Latents of texts, given block and row of each; a text without any, which is empty, gets an unused row."""
-        unused = iter([row for row in self.rows if row not in set(origins)])
+        used = set(origins)
+        unused = (row for row in self.rows if row not in used)
         rows = [self.rows[next(unused) if origin is None else origin] for origin in origins]
         return Latents.concat(rows)
 

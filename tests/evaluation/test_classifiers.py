@@ -101,6 +101,16 @@ def pretrained(tmp_path_factory, local_lm_folder):
     return folder
 
 
+def test_classes_are_matched_by_their_exact_names_first():
+    """Names that differ in their signs alone are one without them, and then no match."""
+    assert classifiers._match_classes({0: "1", 1: "0", 2: "-1"}, ("-1", "0", "1"), "it") == [2, 1, 0]
+    assert classifiers._match_classes({0: "C++", 1: "C"}, ("C", "C++"), "it") == [1, 0]
+    assert classifiers._match_classes({0: "C plus", 1: "Java"}, ("java", "c_plus"), "it") == [1, 0]
+    assert classifiers._match_classes({0: "LABEL_0", 1: "LABEL_1"}, ("-1", "1"), "it") == [0, 1]
+    with pytest.raises(UserError, match=r"has the classes C, Java, but the corpus has C\+\+, C#"):
+        classifiers._match_classes({0: "C", 1: "Java"}, ("C++", "C#"), "it")
+
+
 def test_outputs_of_a_pretrained_classifier_are_matched_to_classes_by_name(pretrained):
     classifier = classifiers.load(pretrained, NAMES)
     turned = classifiers.load(pretrained, NAMES[::-1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from latent_models.tokenizers.__main__ import main as tokenizers
-from pipelines.cli.run_arguments import check_no_decoding, run_folder
+from pipelines.cli.run_arguments import check_no_decoding, parse_known, run_folder, run_parser
 from pipelines.infill import main as infill
 from pipelines.rewrite import main as rewrite
 from pipelines.sample import main as sample
@@ -21,6 +21,32 @@ def test_a_checkpoint_folder_gives_its_run_folder(tmp_path):
     checkpoint.mkdir(parents=True)
     (tmp_path / "run" / "args.json").write_text("{}")
     assert run_folder(checkpoint) == run_folder(tmp_path / "run") == tmp_path / "run"
+
+
+def test_a_checkpoint_folder_is_the_best_or_the_newest(tmp_path):
+    run = tmp_path / "run"
+    for name in ("checkpoints/step_00000005", "checkpoints/step_00000010", "checkpoints/step_00000010.partial", "best"):
+        (run / name).mkdir(parents=True)
+    (run / "args.json").write_text("{}")
+    for name, typed, expected in (
+        ("checkpoints/step_00000010", [], ["--checkpoint", "newest"]),
+        ("best", [], ["--checkpoint", "best"]),
+        ("best", ["--checkpoint=newest"], ["--checkpoint=newest"]),
+        (".", [], []),
+    ):
+        given, others = parse_known(run_parser("x", "", samples=1, of=""), ["--run", str(run / name), *typed])
+        assert given.run == run and others == expected
+    with pytest.raises(UserError, match="no longer the newest checkpoint, which is step_00000010"):
+        parse_known(run_parser("x", "", samples=1, of=""), ["--run", str(run / "checkpoints/step_00000005")])
+
+
+@pytest.mark.parametrize("flags", ["--top_p 0.9", "--decoding=nucleus", "--cls_free_guidance 2"])
+def test_what_infilling_does_not_read_is_refused(flags, tmp_path, capsys):
+    (tmp_path / "args.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        infill(["--run", str(tmp_path), "--text", "A ___.", *flags.split()])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert flags.split("=")[0].split()[0] in line and "leave it out" in line
 
 
 @pytest.mark.parametrize("main", [sample, infill, rewrite])

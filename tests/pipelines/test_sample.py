@@ -3,22 +3,28 @@ signals; and every command of the page about it."""
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import io
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from pipelines.recipe.sample_count import seconds_of_a_text
 from pipelines.rewrite import main as rewrite
 from pipelines.sample import main as sample
 from pipelines.sampling.generator import TextGenerator
+from pipelines.sampling.requests import read_requests
+from utils.run_folder import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +78,40 @@ def test_classes_by_frequency_and_as_columns(class_run, tmp_path, capsys):
     assert header == ["index", "class", "source", "text"] and len(rows) == 9 and len({row[1] for row in rows}) > 1
 
 
+@pytest.fixture
+def named_classes(class_run, tmp_path) -> Path:
+    """The run with classes of other names: numbers without 0, and of unequal frequencies."""
+    run, counts = shutil.copytree(class_run, tmp_path / "named"), {"1": 0, "2": 3, "3": 0, "5": 1}
+    args, survey = (json.loads((run / name).read_text()) for name in ("args.json", "survey.json"))
+    survey["splits"]["train"]["labels"] = counts
+    write_json(run / "args.json", args | {"class_names": [*counts]})
+    write_json(run / "survey.json", survey)
+    return run
+
+
+def test_classes_are_drawn_by_the_frequency_of_their_names(named_classes, tmp_path, capsys):
+    flags = ["--device", "cpu", "--class_id", "prior", "-n", "40", "--format", "tsv", "--output_dir", str(tmp_path)]
+    assert sample([str(named_classes), *flags, "--sampling_timesteps", "2"]) == 0
+    drawn = Counter(line.split("\t")[1] for line in capsys.readouterr().out.splitlines()[1:])
+    assert drawn.keys() == {"2", "5"} and drawn["2"] > drawn["5"]
+    path = named_classes / "survey.json"
+    path.write_text(path.read_text().replace('"5": 1', '"6": 1'))
+    with pytest.raises(SystemExit):
+        sample([str(named_classes), *flags])
+    assert "(survey.json) have no class 5: give a class, or all" in capsys.readouterr().err
+
+
+def test_the_speed_of_a_run_whose_classes_are_numbers_is_measured(named_classes):
+    assert seconds_of_a_text(named_classes, "greedy", None, None) > 0
+
+
+def test_a_weight_of_guidance_by_either_name_needs_a_class(class_run, tmp_path, capsys):
+    for flag in ("--guidance=2", "--cls_free_guidance=2"):
+        with pytest.raises(SystemExit):
+            sample([str(class_run), "--device", "cpu", "-n", "1", flag, "--output_dir", str(tmp_path)])
+        assert "--guidance 2 needs a class" in capsys.readouterr().err
+
+
 def test_sources_of_standard_input_with_candidates(pair_run, tmp_path, capsys, monkeypatch):
     lines = '{"source": "Ben ran to the garden."}\n{"source": "Later she sent it."}\n'
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
@@ -80,6 +120,31 @@ def test_sources_of_standard_input_with_candidates(pair_run, tmp_path, capsys, m
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["source"] for row in rows] == ["Ben ran to the garden.", "Later she sent it."]
     assert all(len(row["candidates"]) == 3 and row["text"] in row["candidates"] for row in rows)
+
+
+def test_a_likeness_by_bertscore_needs_a_model_before_anything_is_sampled(pair_run, tmp_path, capsys):
+    flags = ["--device", "cpu", "--candidates", "2", "--mbr_utility", "bertscore", "--output_dir", str(tmp_path)]
+    for more, message in (
+        ([], "--mbr_utility bertscore needs a model: name one with --bertscore_model"),
+        (["--bertscore_model", str(tmp_path / "none")], str(tmp_path / "none")),
+    ):
+        with pytest.raises(SystemExit):
+            sample([str(pair_run), "--source", "Ben ran to the garden.", *flags, *more])
+        assert message in capsys.readouterr().err
+
+
+def test_lines_of_requests_are_those_of_a_file(tmp_path, monkeypatch):
+    """A separator of Unicode ends no line, however the requests come; compressed files are read by their format."""
+    rows = [{"source": "one\u2028two"}, {"source": "three", "class": "a"}]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    found = [read_requests("-")]
+    (tmp_path / "A.JSONL").write_bytes(text.encode())
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb") as file:
+        file.write(text.encode())
+    found += [read_requests(str(tmp_path / name)) for name in ("A.JSONL", "a.jsonl.gz")]
+    for requests in found:
+        assert [(r.source, r.class_name) for r in requests] == [("one\u2028two", None), ("three", "a")]
 
 
 def closed_pipe() -> None:
