@@ -61,11 +61,14 @@ def adaptation(run: Path, output_dir: Path | None = None, flags: Sequence[str] =
             "latents of a text decoder (--latent_model_path)"
         )
     program, folder = copies[found], run / found
+    typed = {word.removeprefix("--").partition("=")[0] for word in flags if word.startswith("--")}
+    if "resume_training" in typed:  # goes on with the flags that it began with
+        again = [] if "resume_dir" in typed else [f"--resume_dir={output_dir or run / FOLDER}"]
+        return program, [*again, *flags]
     given = {"resume_dir": str(folder), "denoiser_run": str(run), "output_dir": str(output_dir or run / FOLDER)}
     chosen: dict[str, Any] = _corpus(program, saved, run) | DEFAULTS[program.name]
     if program is AUTOENCODER:
         chosen |= _network(folder) | {"lm_mode": "decoder", "max_latent_noise": 0.0}
-    typed = {word.removeprefix("--").partition("=")[0] for word in flags if word.startswith("--")}
     words = [
         word for name, value in (chosen | given).items() if name not in typed for word in as_words(program, name, value)
     ]

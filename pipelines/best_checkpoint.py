@@ -39,7 +39,7 @@ PAIR_METRICS = (
     *OVERLAPS, *(f"mbr_{name}" for name in OVERLAPS), "diffuseq_bleu", "perplexity", "diversity", "linear_auc",
 )  # fmt: skip
 # beside those of NAMES
-_LARGER = ("diversity", "unique_wordcount", "accuracy", "match", "recovery", "similarity", "share_of_latents")
+_LARGER = ("diversity", "unique_wordcount", "accuracy", "match", "recovery", "similarity", "share_of_latents", "margin")
 
 
 class Score(NamedTuple):
@@ -56,7 +56,8 @@ class Score(NamedTuple):
 def larger_is_better(metric: str) -> bool:
     """Whether larger values of a metric are better: of MAUVE, overlaps and accuracies; not of losses, perplexities,
     memorization, repetitions and numbers of empty texts."""
-    last = re.sub(r"_q\d$", "", metric.rpartition("/")[2])  # of a quarter of the noise levels
+    # without the quarter of the noise levels, or the noise, that a number is of
+    last = re.sub(r"_(q\d|[\d.]+(e-\d+)?)$", "", metric.rpartition("/")[2])
     end, name = find(last)
     return name.good == HIGHER if name.good in (HIGHER, LOWER) else (end or last).endswith(_LARGER)
 

@@ -16,7 +16,7 @@ from utils.cli.settings import Settings
 ENTRY = "models_relative"  # of args.json
 FLAGS = (
     "model", "scorer", "mauve_encoder", "bertscore_model", "classifier", "latent_classifier", "draft_model",
-    "alignment_model", "denoiser_run",
+    "alignment_model", "denoiser_run", "diffusion_run",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from pipelines.data.cache_plan import Parts, plan_splits
 from pipelines.data.cached_latents import EncodedSplit, encode_or_load
 from pipelines.data.tokens import TokenSplit, tokenize_for
 from pipelines.load_run import load_run
+from pipelines.recorded_models import find_moved_models
 from pipelines.run_context import (
     RunContext,
     check_same_program,
@@ -56,6 +57,7 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     check_best_metric(settings, [f"val_{name}" for name in ("loss", *METRICS)])
     if config.task.diffusion_run is None:
         raise UserError("--diffusion_run is missing: name the run folder whose samples are to be controlled")
+    notes = find_moved_models(settings)
     read_args(Path(config.task.diffusion_run))  # UserError if it is no run, before a folder is made
     if config.run.dry_run:
         return _dry_run(settings)
@@ -63,6 +65,8 @@ def train(settings: Settings[ClassifierConfig]) -> int:
     run = setup_run(
         settings, "text_latent_classifier", "classifier", check_corpus=lambda c: c.require_classes("a classifier")
     )
+    for note in notes:
+        run.log(f"note: {note}")
     checkpoint = given_checkpoint(settings, "diffusion_run")
     diffusion_run = load_run(
         config.task.diffusion_run,

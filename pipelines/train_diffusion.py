@@ -23,8 +23,8 @@ from pipelines.best_checkpoint import (
 )
 from pipelines.builders.adapted import take_adapted_decoder
 from pipelines.builders.embeddings import tokenizer_of
-from pipelines.builders.joint import write_autoencoder_copy
-from pipelines.builders.models import DiffusionModel, save_encoder_config
+from pipelines.builders.joint import left_out, write_autoencoder_copy
+from pipelines.builders.models import DiffusionModel, autoencoder_folder, save_encoder_config
 from pipelines.cli.configs import DiffusionConfig
 from pipelines.components import (
     Components,
@@ -91,6 +91,8 @@ def train(settings: Settings[DiffusionConfig]) -> int:
     row = space_training(config.latents.latent_space)
     data_module = row.make_data(run, components, corpus)
     joint = config.joint.joint_run is not None
+    if joint and (note := left_out(autoencoder_folder(settings, run.folder))) is not None:
+        run.log(note)
     make_step = (JointSteps if joint else row.steps)(run, components, data_module, timestep_sampler, teacher)
     train_tokens, valid_tokens = data_module.tokens["train"], data_module.tokens["valid"]
     reader = (components.context.model.tokenizer, components.context.states.length) if components.context else ()

@@ -13,6 +13,7 @@ from pipelines.builders.models import ADAPTED_COPY, AUTOENCODER_COPY, adapted_co
 from pipelines.cli.configs import DiffusionConfig
 from utils import checkpoints
 from utils.checkpoints import Checkpoint
+from utils.cli.args_io import read_args
 from utils.cli.settings import Settings
 from utils.errors import UserError
 from utils.pretrained import best_or_newest
@@ -42,6 +43,19 @@ def open_for_training(settings: Settings[DiffusionConfig], space: LatentSpace, r
     space.heads.requires_grad_(True)
     if space.heads.alignment is not None:  # its features are not at hand here
         space.heads.alignment.requires_grad_(False)
+
+
+LEFT_OUT = ("alignment_weight", "state_mask_prob", "state_noise", "latent_mask_prob", "token_dropout")
+
+
+def left_out(autoencoder: Path) -> str | None:
+    """A line with the flags of an autoencoder's own training that joint training does without; None for none.
+
+    Features to align with are not at hand, and what changes the states of the encoder would change the denoiser's data.
+    """
+    saved = read_args(autoencoder)
+    flags = [f"--{name} {saved[name]:g}" for name in LEFT_OUT if saved.get(name)]
+    return f"note: joint training goes on without {', '.join(flags)} of the autoencoder" if flags else None
 
 
 def joint_weights(model: nn.Module, checkpoint: Checkpoint) -> Checkpoint:

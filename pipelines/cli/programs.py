@@ -77,6 +77,7 @@ DIFFUSION = Program(
         rules.resolve_schedule_flags,
         rules.resolve_respacing,
         rules.check_class_flags,
+        rules.check_time_width,
         rules.check_decoding_flags,
         rules.check_averages,
         rules.check_init_optimizer,

@@ -66,6 +66,12 @@ def resolve_schedule_flags(settings: Settings[DiffusionConfig]) -> None:
             "all, hardly teach the variance; stratified draws all alike",
             file=sys.stderr,
         )
+    if learned and config.sampling.sampler != "ddpm" and config.run.resume_dir is None:
+        print(
+            f"note: --learned_variance with --sampler {config.sampling.sampler}: only ddpm reads the variance that the "
+            "denoiser learns; add --sampler ddpm, or leave --learned_variance out",
+            file=sys.stderr,
+        )
     if config.sampling.posterior_variance == "learned" and not learned:
         raise UserError(
             "--posterior_variance learned needs a denoiser that trains with --learned_variance: use large or small"
@@ -250,6 +256,17 @@ def check_denoiser_run(settings: Settings[AutoencoderConfig]) -> None:
     if run is not None and settings.config.autoencoder.lm_mode != "decoder":
         raise UserError(
             f"--denoiser_run {run} needs latents that training does not change: add --lm_mode decoder, or leave it out"
+        )
+
+
+def check_time_width(settings: Settings[DiffusionConfig]) -> None:
+    """UserError for a width in which --denoiser_variant encoder cannot write a noise level."""
+    if settings.config.denoiser.denoiser_variant != "encoder":
+        return
+    width, kind = settings.get("encoder_time_dim"), settings.get("encoder_sinusoids")
+    if width < 4 or (width % 2 and kind == "ddpm"):
+        raise UserError(
+            f"--config encoder_time_dim={width} has no room for sines and cosines: give an even number of 4 or more"
         )
 
 

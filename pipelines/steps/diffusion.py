@@ -225,7 +225,7 @@ class DiffusionStep:
         selected = draws.select_rows("self_condition", options.train_prob_self_cond)
         mask = clean.mask if space.variable_length else None
         estimate_noise = None
-        if self.self_condition and options.self_cond_noise:
+        if self.self_condition and options.self_cond_noise and self.timestep_sampler is not None:  # in training
             estimate_noise = options.self_cond_noise * draws.normal("estimate noise", *clean.x0.shape[1:])
         result = self.denoise(
             clean.x0, mask, t, eps, condition, selected if self.self_condition else None, estimate_noise

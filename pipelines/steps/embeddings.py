@@ -217,7 +217,8 @@ class EmbeddingStep:
         make_sampler = self.timestep_sampler or process.make_time_sampler
         t, weight = draws.sample_global(make_sampler(step, self.num_steps), "time")
         selected = draws.select_rows("self_condition", process.options.train_prob_self_cond)
-        shape, perturb = (space.length, space.dim), process.options.self_cond_noise
+        perturb = process.options.self_cond_noise if self.timestep_sampler is not None else 0.0  # in training
+        shape = (space.length, space.dim)
         noise = StepNoise(
             t,
             draws.normal("noise", *shape),

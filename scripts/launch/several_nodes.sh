@@ -3,8 +3,8 @@
 # Use:    MASTER_ADDR=host0 NODES=2 NODE_RANK=0 bash scripts/launch/several_nodes.sh [--dry_run] PROGRAM FLAGS
 #         MASTER_ADDR=host0 NODES=2 NODE_RANK=1 bash scripts/launch/several_nodes.sh PROGRAM FLAGS
 # May be: MASTER_PORT (29500), PROCESSES (GPUs of this machine, of those in CUDA_VISIBLE_DEVICES if it is set, or 1).
-# Needs:  the same code and environment everywhere. A shared --output_dir is best: without one, only the main machine
-#         keeps checkpoints, and every machine encodes the corpus for itself.
+# Needs:  the same code and environment everywhere, and an --output_dir that all machines share: without one, only the
+#         main machine keeps checkpoints, no run can be resumed, and every machine encodes the corpus for itself.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 dry=""

@@ -18,8 +18,8 @@ import pytest
 from dataset_utils import synthetic_stories
 from evaluation import local_lm
 from latent_models.language_models import LanguageModel
-from pipelines import pretrain, train_autoencoder, train_diffusion, train_draft_model
-from pipelines.cli.programs import AUTOENCODER, DIFFUSION, DRAFT_MODEL, PRETRAIN
+from pipelines import pretrain, train_autoencoder, train_classifier, train_diffusion, train_draft_model
+from pipelines.cli.programs import AUTOENCODER, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN
 from utils import checkpoint_folder, checkpoints
 from utils.checkpoints import fingerprint
 from utils.cli.parse import parse
@@ -88,6 +88,7 @@ class Programs:
             "autoencoder": (AUTOENCODER, train_autoencoder.train),
             "diffusion": (DIFFUSION, train_diffusion.train),
             "draft_model": (DRAFT_MODEL, train_draft_model.train),
+            "classifier": (CLASSIFIER, train_classifier.train),
         }[stage]
         return run(parse(program, f"--resume_dir {folder} --no_wandb {flags}".split()))
 

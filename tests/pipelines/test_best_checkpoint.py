@@ -78,6 +78,7 @@ def test_a_name_means_the_end_of_a_key():
 def test_which_metrics_are_better_when_larger():
     larger = "gpt2_val_mauve sacrebleu mbr_rougeL label_accuracy autoencoder/greedy/exact_match diversity recovery"
     larger += " decoder/greedy/similarity decoder/share_of_latents"
+    larger += " noise/greedy/bleu_0.4 noise/beam/exact_match_1 noise/margin_0.4 noise/margin_1e-05"
     smaller = "val_ema_loss val_loss_q0 perplexity corpus_perplexity memorization self_bleu linear_auc empty"
     assert all(map(larger_is_better, larger.split()))
     assert not any(map(larger_is_better, smaller.split()))

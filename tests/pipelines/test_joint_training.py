@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from latent_models.spaces.compressed import CompressedSpace
 from pipelines.adapt_decoder import adapt_decoder, adaptation, main
 from pipelines.builders.adapted import use_adapted_decoder
+from pipelines.builders.joint import left_out
 from pipelines.builders.models import ADAPTED_COPY
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION
 from pipelines.load_run import load_run
@@ -214,6 +216,15 @@ def test_an_adapted_decoder_decodes_its_samples_until_it_trains_on(programs, joi
     assert len(list(texts)) == 2
 
 
+def test_what_joint_training_leaves_out_is_named(chain, tmp_path):
+    assert left_out(chain / "ae") is None
+    (tmp_path / "args.json").write_text(
+        json.dumps(read_args(chain / "ae") | {"state_mask_prob": 0.3, "alignment_weight": 0.5, "kl_weight": 1})
+    )
+    flags = "--alignment_weight 0.5, --state_mask_prob 0.3"
+    assert left_out(tmp_path) == f"note: joint training goes on without {flags} of the autoencoder"
+
+
 def test_an_adaptation_has_the_network_and_the_corpus_of_the_run(programs, chain, tmp_path):
     program, argv = adaptation(chain / "diff", tmp_path / "out", ["--num_train_steps", "5"])
     settings = parse(program, argv)
@@ -221,6 +232,12 @@ def test_an_adaptation_has_the_network_and_the_corpus_of_the_run(programs, chain
     assert (settings.config.perceiver.num_encoder_latents, settings.config.perceiver.dim_ae) == (4, 64)
     assert settings.config.autoencoder.lm_mode == "decoder" and settings.config.loop.num_train_steps == 5
     assert settings.config.data.train_file == read_args(chain / "diff")["train_file"]
+    begun = tmp_path / "out"
+    for typed in (["--resume_training"], ["--resume_training", "--resume_dir", str(begun)]):
+        again = adaptation(chain / "diff", begun, typed)
+        assert again[0] is AUTOENCODER and " ".join(again[1]).replace("=", " ").split().count("--resume_dir") == 1
+        assert not any("num_train_steps" in word or "denoiser_run" in word for word in again[1]), "as it was begun"
+        assert str(begun) in " ".join(again[1])
     with pytest.raises(UserError, match="diffuses latents without a decoder that can be adapted"):
         adapt_decoder(chain / "states")
     with pytest.raises(UserError, match="is not a run of train_text_diffusion.py"):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.programs import AUTOENCODER
+from pipelines import train_classifier
+from pipelines.cli.programs import AUTOENCODER, CLASSIFIER
 from pipelines.recorded_models import find_moved_models, model_places
 from utils import checkpoints
-from utils.cli.parse import check_flags
+from utils.cli.parse import check_flags, parse
 
 
 @pytest.fixture
@@ -33,6 +34,21 @@ def test_a_decoder_that_moved_with_its_denoiser_goes_on(programs, adapted, tmp_p
     assert f"--denoiser_run {adapted / 'diff'} of {moved / 'adapted'} is found at" in capfd.readouterr().err
     assert checkpoints.load(moved / "adapted").step == 4
     assert json.loads((moved / "adapted/args.json").read_text())["denoiser_run"] == str(moved / "diff")
+
+
+def test_a_classifier_that_moved_with_its_diffusion_run_goes_on(programs, chain, tmp_path, capfd):
+    root = tmp_path / "first"
+    shutil.copytree(chain / "diff", root / "diff")
+    words = (
+        f"{programs.data} --diffusion_run {root / 'diff'} --classifier_dim 64 --classifier_depth 1 "
+        f"--num_train_steps 3 --train_batch_size 8 --save_every 1 --max_seconds 0 --device cpu --no_wandb "
+        f"--output_dir {root / 'classifier'}"
+    )
+    assert train_classifier.train(parse(CLASSIFIER, words.split())) == 0
+    moved = root.rename(tmp_path / "moved")
+    assert programs.resume("classifier", moved / "classifier") == 0
+    assert f"--diffusion_run {root / 'diff'} of {moved / 'classifier'} is found at" in capfd.readouterr().err
+    assert checkpoints.load(moved / "classifier").step == 3
 
 
 def test_the_denoiser_of_a_resumed_decoder_may_be_typed(programs, adapted, tmp_path):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from model.encoder_denoiser import SinusoidalTimeEmbedding
 from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, CLASSIFIER, DIFFUSION, DRAFT_MODEL, PRETRAIN, SEQ2SEQ
 from utils.cli.parse import parse
+from utils.errors import UserError
 
 DATA = "--dataset_name tales"
 
@@ -45,6 +48,28 @@ def test_a_flag_without_effect_is_named_in_one_note(program, typed, message, cap
     parse(program, f"{DATA} {typed}".split())
     errors = capsys.readouterr().err
     assert ("note: these flags have no effect here: " + message in errors) if message else errors == ""
+
+
+def test_a_learned_variance_that_the_sampler_does_not_read_is_named(capsys):
+    learned = f"{DATA} --beta_schedule cosine --learned_variance"
+    parse(DIFFUSION, f"{learned} --sampler ddpm".split())
+    assert capsys.readouterr().err == ""
+    parse(DIFFUSION, f"{learned} --sampler dpmpp".split())
+    assert "--learned_variance with --sampler dpmpp: only ddpm reads the variance" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "width", "fits"), [
+    ("ddpm", 128, True), ("ddpm", 4, True), ("ddpm", 129, False), ("ddpm", 2, False), ("improved_ddpm", 129, True),
+    ("improved_ddpm", 3, False),
+])  # fmt: skip
+def test_a_width_that_cannot_hold_the_sinusoids_of_a_noise_level_is_refused(kind, width, fits):
+    flags = f"{DATA} --denoiser_variant encoder --config encoder_time_dim={width} --config encoder_sinusoids={kind}"
+    if fits:
+        parse(DIFFUSION, flags.split())
+        assert SinusoidalTimeEmbedding(width, 8, kind)(torch.rand(3)).shape == (3, 8)
+        return
+    with pytest.raises(UserError, match=f"encoder_time_dim={width} has no room .* give an even number of 4 or more"):
+        parse(DIFFUSION, flags.split())
 
 
 @pytest.mark.parametrize("flag", ["label_column", "source_column"])
