@@ -103,6 +103,13 @@ def resolve_space(settings: Settings[TextDecoderConfig]) -> None:
             raise UserError(f"--latent_space {space} needs --{flag}: add it")
         if value is not None and space != needed:
             raise UserError(f"--{flag} {value} and --latent_space {space} contradict each other: leave one of them out")
+    pooling, scaling = config.sentence.pooling, config.sentence.latent_scaling
+    is_new = config.run.resume_dir is None
+    if is_new and space == "sentence" and pooling == "learned" and scaling in ("half_whiten", "whiten"):
+        raise UserError(
+            f"--latent_scaling {scaling} is fixed before --pooling learned has learned anything, and its directions "
+            "would not be those of the latents: leave it out"
+        )
 
 
 def check_evaluation(settings: Settings[TextDecoderConfig]) -> None:

@@ -278,9 +278,10 @@ def _space(setting: Setting) -> str:
         model, layer = encoder_of(setting.value("way"), setting.language_model, setting.encoder_model)
         assert model is not None
         encoder = shlex.quote(model)
-    if layer is not None:
-        encoder += f" --encoder_layer {layer} --latent_scaling half_whiten"
     pooling, number = setting.value("pooling"), setting.value("num_sentence_latents")
+    if layer is not None:
+        encoder += f" --encoder_layer {layer}"
+        encoder += "" if pooling == "learned" else " --latent_scaling half_whiten"
     space = f"--latent_space sentence --encoder_model {encoder} --pooling {pooling}"
     return space + (f" --num_sentence_latents {number}" if number > 1 else "")
 
@@ -327,6 +328,8 @@ def _diffusion(setting: Setting, steps: Steps) -> str:
             network += " --linear_denoiser"
     if setting.autoencoder_decodes and not _autoencoder_settings(setting, steps).config.perceiver.l2_normalize_latents:
         network += " --normalize_latent"
+    if "pooling" in setting.choices and setting.value("pooling") == "learned":
+        network += " --normalize_latent"  # their scaling in stage 1 is of latents before they were learned
     return (
         f"--latent_model_path {{root}}/{setting.latents} {network} --self_condition --disable_dropout"
         f" --objective pred_v --learning_rate {c('denoiser_learning_rate')} --ema_decay {steps.ema_decay}"

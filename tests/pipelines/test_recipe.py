@@ -234,6 +234,15 @@ def test_what_is_no_choice_is_a_flag_of_its_stage():
         check_own_flags(stage, setting(CAPTIONS, given))
 
 
+@pytest.mark.parametrize("way", ["states", "pretrained"])
+@pytest.mark.parametrize("pooling", ["learned", "segments"])
+def test_learned_latents_are_scaled_once_they_are_learned(way, pooling, tmp_path):
+    made, learned = setting(CAPTIONS, {"way": way, "pooling": pooling}), pooling == "learned"
+    stages = {name: make_stage(name, made, choose_steps(600, 2, 5, 32)) for name in ("decoder", "diffusion")}
+    assert ("half_whiten" in stages["decoder"].flags) == (way == "states" and not learned)
+    assert ("--normalize_latent" in stages["diffusion"].argv(tmp_path)) == learned
+
+
 def test_a_command_is_shown_as_it_will_be_run(tmp_path):
     made = setting(CAPTIONS, {"denoiser_flags": "--objective pred_x0"})
     shown = shown_command("diffusion", made, tmp_path, None)

@@ -324,6 +324,7 @@ MISTAKES = {
     "--eval --resume_dir {run} --mauve_encoder /no/where": "there is no such folder; --mauve_encoder takes",
     "--decoder_model {llama} --latent_space compressed": "--latent_space compressed needs --latent_model_path: add it",
     "--decoder_model {llama} --latent_space states --encoder_model {bert}": "contradict each other",
+    "--decoder_model {llama} --encoder_model {bert} --pooling learned --latent_scaling whiten": "leave it out",
     "--decoder_model {llama} --encoder_model {bert} --max_seq_len 62": "--max_seq_len 62 is more than the 48",
     "--decoder_model {llama} --encoder_model {bert} --num_prefix_tokens 100": "100 prefix vectors and a text of",
     "--decoder_model {llama} --encoder_model {bert} --max_latent_noise 1.5": "--max_latent_noise",
