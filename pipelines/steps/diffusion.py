@@ -70,9 +70,10 @@ class TimestepSampler:
         """The weights (B,) of the loss: those drawn, or 1 where the density of times is the weight."""
         return weight if self.process.weighted_times else torch.ones_like(weight)
 
-    def record_losses(self, t: Tensor, loss: Tensor) -> None:
+    def record_losses(self, t: Tensor, loss: Tensor, micro: int) -> None:
         """Losses (B,) of a micro-batch at times (B,), without importance weights."""
         if self.importance is not None:
+            self.recorded = self.recorded if micro else []  # a step that failed begins again
             loss = loss.detach().float()
             if isinstance(self.importance, EvenLoss):
                 loss = self.process.x0_errors(loss, t)
@@ -232,7 +233,7 @@ class DiffusionStep:
         )
         losses = self.process.weight_losses(result.loss, t)
         if self.timestep_sampler is not None:
-            self.timestep_sampler.record_losses(t, losses)
+            self.timestep_sampler.record_losses(t, losses, micro)
         importance = weight if self.timestep_sampler is None else self.timestep_sampler.loss_weight(weight)
         logged = split_by_quarter("loss", losses.detach() * weight, t, self.process.max_time(step, self.num_steps))
         others = unbias_bound(self.additional_losses(rows, clean, result), importance)

@@ -233,7 +233,7 @@ class EmbeddingStep:
             condition = drop_conditions(Condition.of(class_id=batch.class_id), draws, process.options)
         losses = self.network(batch, noise, condition)
         if self.timestep_sampler is not None:
-            self.timestep_sampler.record_losses(t, losses["diffusion"])
+            self.timestep_sampler.record_losses(t, losses["diffusion"], micro)
         # Differs from the published code: only what depends on t has importance weights.
         loss_weight = weight if self.timestep_sampler is None else self.timestep_sampler.loss_weight(weight)
         diffusion = losses["diffusion"] * loss_weight

@@ -162,6 +162,8 @@ class JointStep(DiffusionStep):
         self.joint = latents
 
     def __call__(self, step: int, micro: int) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.joint.recorded and micro == 0:  # a step that failed begins again
+            self.joint.recorded.clear()
         self.joint.begin(self.batch_sampler.rng(step, micro, self.joint.device), step)
         diffusion, logged = super().__call__(step, micro)
         by_name = self.joint.losses

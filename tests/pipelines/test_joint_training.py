@@ -87,6 +87,14 @@ def test_all_three_learn_and_their_losses_fall(start, joint):
     assert not any("language_model" in name and "bias" not in name for name in saved), "the language model stays frozen"
 
 
+def test_whether_its_latents_decide_is_measured_of_its_autoencoder(programs, joint, tmp_path):
+    flags = f"--eval --eval_texts 8 --decoding greedy --device cpu --output_dir {tmp_path}"
+    assert programs.again("autoencoder", joint / "autoencoder", flags) == 0
+    found = json.loads((tmp_path / "evaluation/eval-valid.json").read_text())
+    for key in ("greedy/similarity", "swapped/similarity", "loss_clean", "loss_without_latents"):
+        assert f"decoder/{key}" in found
+
+
 def test_a_new_run_starts_from_the_averages_of_the_run_and_its_flags(train, start, joint, tmp_path):
     found = read_args(joint)
     before = read_args(start)

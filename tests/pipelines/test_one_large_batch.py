@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusion.options import ProcessOptions, SamplingOptions
+from pipelines.builders.diffusion_process import make_process
 from pipelines.cli.programs import DIFFUSION
 from pipelines.components import build_components
 from pipelines.data.batch_sampler import TrainingSampler
 from pipelines.data.latent_datamodule import corpus_cache, make_conditional_latents
 from pipelines.data.tokens import tokenize_split
 from pipelines.run_context import load_corpus, setup_run
-from pipelines.steps.diffusion import DiffusionStep
+from pipelines.steps.diffusion import DiffusionStep, TimestepSampler
 from utils.cli.parse import parse
+from utils.distributed import DistContext
 from utils.trackers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +40,16 @@ def assert_same_curves(one: Path, other: Path) -> None:
     assert len(a) == len(b) > 2
     for x, y in zip(a, b, strict=True):
         assert x == pytest.approx(y, rel=1e-5, abs=1e-7)
+
+
+def test_a_step_that_begins_again_is_recorded_once():
+    """As after a compiled backward that failed: its losses would count twice."""
+    process = make_process(ProcessOptions(schedule_sampler="lossaware"), SamplingOptions(), "latent")
+    sampler = TimestepSampler(process, DistContext())
+    for seed, micro in ((1, 0), (2, 0), (3, 1)):
+        times = torch.rand(4, generator=torch.Generator().manual_seed(seed))
+        sampler.record_losses(times, times + seed, micro)
+    assert [float(losses[0] - times[0]) for times, losses in sampler.recorded] == pytest.approx([2, 3])
 
 
 @pytest.mark.parametrize("flags", ["--self_condition", "--self_condition --class_conditional --loss_type l1"])
