@@ -178,9 +178,12 @@ def _read_sets(folder: Path) -> tuple[list[SampleSet], list[PairSet]]:
     """The samples of an evaluation: of the test split if there are any, since the metrics of it are final."""
     samples, pairs = [], []
     found = [(match, path) for path in sorted(folder.glob("eval-*.json")) if (match := _STEM.fullmatch(path.name))]
-    splits = {match["split"] for match, _ in found}
+    split = "test" if any(match["split"] == "test" for match, _ in found) else "valid"
+    last = folder / f"eval-{split}-sets.json"  # what the last evaluation wrote; an older release wrote no such list
+    written = read_list(last, check_text) if last.is_file() else None
     for match, path in found:
-        if match["split"] != ("test" if "test" in splits else "valid"):
+        is_last = written is None or f"seed{match['seed']}-{match['label']}" in written
+        if match["split"] != split or not is_last:
             continue
         stem = path.name.removesuffix(f"-{match['kind']}.json")
         nearest = _nearest(folder / f"{stem}-nearest.json")

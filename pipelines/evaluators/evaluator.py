@@ -96,6 +96,7 @@ class Evaluator:
             return 0
         split, seeds = ("test", TEST_SEEDS) if options.eval_test else ("valid", (42,))
         folder, results = run.folder / "evaluation", []
+        written: list[str] = []
         for seed in seeds:
             result = self._evaluate_seed(split, seed)
             if run.dist.is_main:
@@ -104,10 +105,13 @@ class Evaluator:
                 result.metrics["protocol"] |= self.report_data.write_seed(result.samples, split, seed, inputs)
             run.log(self.output.table(result.metrics, f"seed {seed}, {split} split", split))
             results.append(result.metrics)
+            written += [f"seed{seed}-{prefix}{strategy}" for prefix, strategy in result.samples]
         by_seed, summary = results[0], over_seeds(results)
         if len(seeds) > 1:
             by_seed = {k: v for s, r in zip(seeds, results, strict=True) for k, v in with_seed_suffix(r, s).items()}
         if run.dist.is_main:
+            # the report shows these, and no texts of an earlier evaluation with other seeds, classes or decoding
+            write_json(folder / f"eval-{split}-sets.json", written)
             report.write(folder, f"eval-{split}", by_seed if len(seeds) == 1 else {**by_seed, **summary})
             for part in self.parts:
                 part.write_extras(split)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from evaluation.nearest import RULE
+from evaluation.report.run_files import read_run
 from utils.trackers import read_metrics
 
 
@@ -32,6 +34,21 @@ def test_every_sample_has_its_nearest_training_text(evaluated, tales_folder):
     assert any(nearest)
     protocol = read(evaluated / "eval-valid.json")["protocol"]["nearest"]
     assert protocol == {"similarity": RULE, "n": 7, "training_texts": 200}
+
+
+def test_a_report_shows_the_samples_of_the_last_evaluation(programs, chain, evaluated, tmp_path):
+    """Another evaluation leaves the texts of the one before in the folder; its scores are of its own."""
+    assert read(evaluated / "eval-valid-sets.json") == ["seed42-greedy"]
+    folder = tmp_path / "run"
+    shutil.copytree(evaluated, folder / "evaluation")
+    shutil.copy(chain / "diff/args.json", folder)
+    flags = f"--eval --num_samples 4 --decoding nucleus,beam --output_dir {folder}"
+    assert programs.again("diffusion", chain / "diff", flags) == 0
+    assert (folder / "evaluation/eval-valid-seed42-greedy-samples.json").is_file()
+    found = {one.label: len(one.texts) for one in read_run(folder, "run").samples}
+    assert found == {"nucleus": 4, "beam": 4}
+    (folder / "evaluation/eval-valid-sets.json").unlink()  # of an earlier release
+    assert {one.label for one in read_run(folder, "run").samples} == {"nucleus", "beam", "greedy"}
 
 
 def test_references_are_the_real_texts_of_the_comparison(evaluated, tales_folder):
