@@ -16,8 +16,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipelines.adapt_decoder import as_words
 from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, DIFFUSION, PRETRAIN, SEQ2SEQ, TEXT_DECODER
-from utils.cli.parse import parse
+from utils.cli.parse import check_flags, parse
 from utils.cli.settings import Program, Settings
 from utils.errors import exit_on_user_error
 from utils.run_folder import write_json
@@ -103,6 +104,8 @@ class StageTimer:
         return {**self.seconds, "total": round(sum(self.seconds.values()), 1)}
 
 
+# flags of a call that run_stage gives itself, or that are read from args.json
+OF_RESUMING = ("output_dir", "save_dir", "resume_dir", "resume_training", "config", "checkpoint", "max_seconds")
 LATENT_CACHE_FLAG = "--latent_cache_dir"
 STEP_FLAGS = ("--num_train_steps", "--lr_warmup_steps", "--eval_every", "--save_and_sample_every")
 
@@ -130,11 +133,22 @@ def run_stage(stage: Stage, root: Path, extra: Sequence[str] = ()) -> int:
         print(f"{stage.name}: already done", flush=True)
         return 0
     if has_checkpoint(folder):
-        argv = ["--resume_training", "--resume_dir", str(folder), *_latent_cache(stage.argv(root)), *extra]
+        typed = stage.argv(root)
+        argv = ["--resume_training", "--resume_dir", str(folder), *_of_each_call(stage.program, typed)]
+        argv += [*_latent_cache(typed), *extra]
     else:
         argv = [*stage.argv(root), "--output_dir", str(folder), *extra]
     banner(stage.name, stage.title, stage.program, argv)
     return run_program(stage.program, argv)
+
+
+def _of_each_call(program: Program[Any], argv: Sequence[str]) -> list[str]:
+    """The flags of a stage that hold for one call of its program alone, such as those of trackers and the device; all
+    others are in args.json.
+    """
+    settings = check_flags(program, argv)
+    names = [name for name in sorted(settings.explicit) if program.flags[name].may_change == "invocation"]
+    return [word for name in names if name not in OF_RESUMING for word in as_words(program, name, settings.get(name))]
 
 
 def _latent_cache(argv: Sequence[str]) -> list[str]:

@@ -50,7 +50,7 @@ def test_an_interrupted_stage_resumes_and_a_finished_one_is_skipped(programs, tm
     assert "already done" in capsys.readouterr().out
 
 
-def test_a_resumed_stage_finds_its_latent_cache_from_another_folder(tmp_path, monkeypatch):
+def test_a_resumed_stage_finds_its_latent_cache_from_another_folder_and_its_trackers(tmp_path, monkeypatch):
     ran: list[list[str]] = []
     monkeypatch.setattr(stages, "run_program", lambda program, argv: ran.append(list(argv)) or 0)
     monkeypatch.setattr(checkpoints, "has_checkpoint", lambda folder: True)
@@ -58,6 +58,14 @@ def test_a_resumed_stage_finds_its_latent_cache_from_another_folder(tmp_path, mo
         ("--latent_cache_dir {root}/cache", ["--latent_cache_dir", str(tmp_path / "cache")]),
         ("--latent_cache_dir {root}/cache --latent_cache_dir=mine --log_every 1", ["--latent_cache_dir", "mine"]),
         ("--log_every 1", []),
+        (
+            "--log_every 1 --tensorboard --wandb_name mine --device=cpu --max_seconds 3",
+            [
+                "--device=cpu",
+                "--tensorboard",
+                "--wandb_name=mine",
+            ],
+        ),
     ):
         assert run_stage(Stage("x", DIFFUSION, "t", "f", flags), tmp_path, ["--max_seconds", "9"]) == 0
         assert ran.pop() == ["--resume_training", "--resume_dir", str(tmp_path / "x"), *found, "--max_seconds", "9"]
