@@ -149,6 +149,9 @@ def denoising_loss(
     shift = None if absorbing is None else absorbing.shift
     level = broadcast_level(schedule, t, x0)
     z_t = corrupt(x0, eps, level, absorbing)  # (B, L, D)
+    if absorbing is not None and absorbing.uniform is not None and objective != "x0":
+        # replaced positions hold other noise than what was drawn; the target of x0 does not depend on it
+        eps = _noise_of(z_t, x0, level, absorbing.shift)
 
     x0_self_cond = self_cond_mask = None
     if self_cond is not None:
@@ -174,6 +177,12 @@ def denoising_loss(
         x0_target, eps_target = first_step_targets(x0, eps, mean, level, t, chain_length)
     loss = prediction_loss(prediction, x0_target, eps_target, level, objective, config.loss_type, mask)
     return DenoisingResult(loss, x0, x0_hat, t, mask, schedule, v)
+
+
+def _noise_of(z_t: Tensor, x0: Tensor, level: NoiseLevel, shift: Tensor) -> Tensor:
+    """eps (B, L, D) with which corrupt() makes z_t of x0, whatever put it there."""
+    sigma = level.sigma.clamp(min=torch.finfo(level.sigma.dtype).tiny)
+    return (z_t - (1 - level.alpha) * shift - level.alpha * x0) / sigma
 
 
 def tT_loss(schedule: Schedule, x0: Tensor, mask: Tensor | None) -> Tensor:

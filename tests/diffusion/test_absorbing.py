@@ -13,7 +13,7 @@ from diffusion.absorbing import (
 )
 from diffusion.denoisers import make_denoise
 from diffusion.guidance import with_known_positions
-from diffusion.loss import corrupt
+from diffusion.loss import LossConfig, corrupt, denoising_loss
 from diffusion.objectives import TARGETS, target
 from diffusion.sampler_steps import compose_hooks
 from diffusion.samplers import SAMPLERS, sample_ddim, sample_ddpm, sample_dpmpp_2m
@@ -54,6 +54,24 @@ def test_a_perfect_network_finds_x0_under_a_shift(objective):
     said = target(objective, x0, eps, level)
     denoise = make_denoise(lambda z, time, x0_prev: said, objective, COSINE, shift=shift)
     torch.testing.assert_close(denoise(corrupt(x0, eps, level, AbsorbingNoise(STATE, shift)), t, None), x0)
+
+
+@pytest.mark.parametrize("objective", TARGETS)
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_perfect_network_has_no_loss_where_positions_are_replaced(objective, rate):
+    """Its estimates are of x0 at the z that it gets, with the state in place of some positions and without."""
+    x0, eps, t = rows(0, 3, 2, 4), rows(1, 3, 2, 4), torch.tensor([0.05, 0.5, 0.99], dtype=torch.float64)
+    level = broadcast_level(COSINE, t, x0)
+    mask = torch.tensor([[True, True], [False, True], [True, True]])
+    noise = AbsorbingNoise.of(STATE, mask, torch.zeros(3, 2, dtype=torch.float64), rate)
+    z = corrupt(x0, eps, level, noise)
+    assert torch.equal(z[mask], STATE.expand(5, 4)) == (rate > 0)
+    made = (z - (1 - level.alpha) * noise.shift - level.alpha * x0) / level.sigma
+    said = target(objective, x0, made, level)
+    config = LossConfig(COSINE, objective)
+    result = denoising_loss(lambda _: lambda *_: said, x0, t, eps, config, mask=mask, absorbing=noise, with_x0_hat=True)
+    assert float(result.loss.max()) < 1e-18
+    torch.testing.assert_close(result.x0_hat, x0)
 
 
 @every_sampler

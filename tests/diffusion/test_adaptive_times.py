@@ -117,6 +117,13 @@ def test_errors_that_are_not_finite_are_ignored_and_order_does_not_matter():
     assert one.counts.sum() == other.counts.sum() == 300
 
 
+def test_errors_decay_with_every_one_that_follows():
+    times, d = EvenLoss(bins=1, decay=0.9), 0.9
+    times.update(torch.full((3,), 0.5), torch.zeros(3))
+    times.update(torch.full((2,), 0.5), torch.ones(2))
+    assert float(times.errors()) == pytest.approx((1 - d**2) / (1 - d**5), rel=1e-4)
+
+
 def test_times_of_another_chain_are_refused():
     with pytest.raises(ValueError, match="continuous time"):
         EvenLoss()(4, seeded(), timesteps=10)

@@ -200,6 +200,20 @@ def test_no_gradient_step_at_t_0(gaussian, noise_at_start):
     assert step_hook(noise_at_start, None, None, zero, torch.tensor(0.1), zero, 9) is noise_at_start
 
 
+def test_a_gradient_step_is_in_units_of_the_variance_of_an_ancestral_step():
+    """Also where the sampler is deterministic and has none: the variance of z_s given z_t and x0."""
+    t, s, z = torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64), torch.zeros(1, 2, 3)
+    z = z.double()
+    high, low = COSINE(t), COSINE(s)
+    step_hook = classifier_guidance_hook(lambda z, t: z.sum((1, 2)), COSINE, steps=1, rate=1.0, fluency=0.0)
+    for std in (0.0, 0.3):
+        expected = std**2
+        if not std:
+            expected = low.sigma**2 - (high.alpha * low.sigma**2 / (low.alpha * high.sigma)) ** 2
+        found = step_hook(z, z, z, torch.tensor(std, dtype=torch.float64), t, s, 0)
+        torch.testing.assert_close(found, torch.full_like(z, float(expected)))
+
+
 @pytest.mark.parametrize("choice", [{"steps": 0}, {"rate": 0.0}, {"rate": 1.5}, {"fluency": -1.0}])
 def test_an_invalid_option_is_a_one_line_error(choice, gaussian):
     with pytest.raises(ValueError, match="use 1 step or more") as error:

@@ -111,9 +111,7 @@ def test_factors_of_errors_are_limited(of):
     for schedule in (SCHEDULE, FLOW, make_discrete_schedule("sqrt", 10)):
         for objective in TARGETS:
             weight = error_weight(schedule, ends, objective, of)
-            assert bool(weight.isfinite().all()) and float(weight.max()) <= 400 * 1.01 * (
-                400 if objective == "eps" else 1
-            )
+            assert bool(weight.isfinite().all()) and float(weight.max()) <= 400 * 1.02
 
 
 def test_every_objective_has_a_min_snr_weight():

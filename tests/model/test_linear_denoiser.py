@@ -130,6 +130,28 @@ def test_a_direction_that_never_varies_stays_finite():
     assert linear(torch.randn(4, 1, D), time).isfinite().all()
 
 
+@pytest.mark.parametrize("variant", ["mlp", "latent"])
+def test_it_is_added_to_the_estimate_and_not_to_a_learned_variance(variant):
+    torch.manual_seed(0)
+    options = DenoiserOptions(
+        tx_dim=64,
+        tx_depth=1,
+        disable_dropout=True,
+        denoiser_variant=variant,
+        learned_variance=True,
+        linear_denoiser=True,
+    )
+    network, x, time = make_denoiser(D, 2, options), gaussian_texts(2, 200), torch.tensor([0.2, 0.7])
+    network.linear = estimated(x)
+    with torch.no_grad():
+        whole = network(x[:2], time)
+        linear, network.linear = network.linear, None
+        added = whole - network(x[:2], time)
+        assert whole.shape[-1] == 2 * D
+        torch.testing.assert_close(added[..., :D], linear(x[:2], time), atol=1e-5, rtol=1e-5)
+        assert added[..., :D].abs().max() > 0.1 and not added[..., D:].any()
+
+
 def trained_loss(variant, with_linear, steps=60):
     """Loss of held-out Gaussian latents after a few steps."""
     torch.manual_seed(0)

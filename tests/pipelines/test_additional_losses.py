@@ -7,15 +7,18 @@ import torch
 
 from diffusion.loss import LOSS_TERMS, LossTerm
 from diffusion.masking import masked_mean
+from diffusion.objectives import target, to_x0
 from diffusion.options import ProcessOptions, SamplingOptions
+from diffusion.schedules import broadcast_level
 from latent_models.spaces.base import LatentSpace
 from latent_models.spaces.normalization import LatentStatistics, NormalizedSpace
 from model import make_denoiser
 from model.options import DenoiserOptions
 from pipelines.builders.diffusion_process import make_process
 from pipelines.data.batch_sampler import TrainingSampler
-from pipelines.steps.diffusion import DiffusionStep
+from pipelines.steps.diffusion import DiffusionStep, TimestepSampler
 from pipelines.steps.distillation import DistillationStep
+from utils.distributed import DistContext
 from utils.records import Batch, Latents
 from utils.trackers import read_metrics
 
@@ -96,8 +99,58 @@ def test_losses_of_a_space_are_added_with_their_weights_and_logged(kind):
     torch.testing.assert_close(logged["diffusion"], plain(0, 0)[0])
     torch.testing.assert_close(losses, logged["diffusion"] + 0.5 * logged["size"] + logged["token"])
     torch.testing.assert_close(logged["token"], step.batch_sampler.rows(0, 0, TEXTS).float())
-    (losses - plain(0, 0)[0].detach()).sum().backward()
-    assert denoiser.output_proj.weight.grad.abs().sum() > 0
+    plain_denoiser, plain = make_step(kind, PlainSpace())
+    network, other = denoiser.output_proj.weight, plain_denoiser.output_proj.weight
+    (with_losses,), (without,) = (
+        torch.autograd.grad(total.sum(), w) for total, w in ((losses, network), (plain(0, 0)[0], other))
+    )
+    assert (with_losses - without).abs().max() > 1e-3, "they reach the network"
+
+
+def times_of(name: str, t: torch.Tensor, weight: float) -> TimestepSampler:
+    """A sampler of that name whose times are given, all with one importance weight."""
+    options = ProcessOptions(objective="pred_v", schedule_sampler=name)
+    made = TimestepSampler(make_process(options, SamplingOptions(sampling_timesteps=2), "latent"), DistContext())
+    made.sampler = lambda n, generator, **_: (t[:n], torch.full((n,), weight))
+    return made
+
+
+@pytest.mark.parametrize(("name", "weight"), [("lossaware", 3.0), ("logit_normal", 1.0)])
+def test_losses_have_the_importance_weights_of_their_times(name, weight):
+    """Once, and not where the density of the times is the weight; what is recorded has none."""
+    t = torch.tensor([0.1, 0.4, 0.6, 0.9])
+    losses = []
+    for factor in (1.0, 3.0):
+        _, step = make_step("diffusion", PlainSpace())
+        step.timestep_sampler = times_of(name, t, factor)
+        losses.append(step(0, 0)[0])
+    torch.testing.assert_close(losses[1], weight * losses[0])
+    if name == "lossaware":
+        ((times, recorded),) = step.timestep_sampler.recorded
+        assert torch.equal(times, t)
+        torch.testing.assert_close(recorded, losses[0])
+
+
+@pytest.mark.parametrize("objective", ["pred_x0", "pred_v", "pred_flow"])
+@pytest.mark.parametrize("weighting", ["none", "min_snr", "flow"])
+def test_errors_of_x0_follow_from_any_loss(objective, weighting):
+    options = ProcessOptions(objective=objective, loss_weighting=weighting)
+    process = make_process(options, SamplingOptions(sampling_timesteps=2), "latent")
+    name, (x0, eps, said) = process.loss_config.objective, torch.randn(3, 5, L, D, dtype=torch.float64)
+    t = torch.linspace(0.2, 0.8, 5, dtype=torch.float64)
+    level = broadcast_level(process.train_schedule, t, x0)
+    z, goal = level.alpha * x0 + level.sigma * eps, target(name, x0, eps, level)
+    loss = process.weight_losses((said - goal).square().mean((1, 2)), t)
+    expected = (to_x0(name, said, z, level) - x0).square().mean((1, 2))
+    torch.testing.assert_close(process.x0_errors(loss, t), expected)
+
+
+def test_the_bound_of_a_learned_variance_has_a_thousandth_of_the_length_of_the_chain_as_its_weight():
+    """Nichol & Dhariwal 2021: lambda = .001 for the bound as a sum over T steps, of which the loss is a mean."""
+    chain = ProcessOptions(beta_schedule="cosine", timesteps=50)
+    process = make_process(chain, SamplingOptions(sampling_timesteps=2), "latent")
+    assert process.hybrid_weights(True) == {"variational_bound": pytest.approx(0.001 * 50)}
+    assert process.hybrid_weights(False) == {}
 
 
 @every_kind

@@ -113,7 +113,7 @@ def test_every_step_is_trained_equally_often_in_random_order():
     selected = [step._select_step(i) for i in range(400)]
     assert all(sorted(selected[i : i + 4]) == [0, 1, 2, 3] for i in range(0, 400, 4))
     assert len({tuple(selected[i : i + 4]) for i in range(0, 400, 4)}) > 10
-    assert len(set(selected[99::100])) > 1 or len(set(selected[49::50])) > 1
+    assert len(set(selected[99::100])) > 1 and len(set(selected[49::50])) > 1
 
 
 @pytest.mark.parametrize("kind, flags", [

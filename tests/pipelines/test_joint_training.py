@@ -13,18 +13,21 @@ import pytest
 import torch
 
 from latent_models.spaces.compressed import CompressedSpace
+from latent_models.spaces.normalization import LatentStatistics
 from pipelines.adapt_decoder import adapt_decoder, adaptation, main
 from pipelines.builders.adapted import use_adapted_decoder
 from pipelines.builders.joint import left_out
 from pipelines.builders.models import ADAPTED_COPY
 from pipelines.cli.programs import AUTOENCODER, DIFFUSION
 from pipelines.load_run import load_run
-from pipelines.steps.joint import JointStep, scale_gradient
+from pipelines.steps.joint import JointStep, RunningStatistics, scale_gradient
 from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.cli.args_io import read_args
 from utils.cli.parse import parse
+from utils.distributed import DistContext
 from utils.errors import UserError
+from utils.records import Latents
 from utils.run_folder import write_json
 from utils.state import chosen_ema
 from utils.trackers import read_metrics
@@ -167,6 +170,23 @@ def test_two_processes_train_as_one(train, start, programs, tmp_path):
     one, two = (checkpoints.load(tmp_path / name).tensors["model"] for name in ("one", "two"))
     for name, x in one.items():
         torch.testing.assert_close(x, two[name], atol=1e-5, rtol=1e-4)
+
+
+def test_running_statistics_take_a_hundredth_of_each_batch_of_valid_latents():
+    class Source:
+        recorded = None
+
+    statistics, generator = LatentStatistics(3, 4), torch.Generator().manual_seed(0)
+    hook = RunningStatistics(statistics, Source(), DistContext())
+    parts = [2 + 3 * torch.randn(5, 4, 3, generator=generator) for _ in range(2)]
+    mask = torch.arange(4) < torch.tensor([4, 2, 1, 3, 4])[:, None]
+    hook.recorded += [Latents(part, mask) for part in parts]
+    valid = torch.cat([part[mask] for part in parts])
+    hook(None, None)
+    mean, scale = valid.mean(0), (valid - valid.mean(0)).square().mean().sqrt()
+    torch.testing.assert_close(statistics.mean, 0.01 * mean)
+    torch.testing.assert_close(statistics.scale, 0.99 + 0.01 * scale)
+    assert hook.recorded == []
 
 
 def test_statistics_follow_the_latents_or_stay(train, start, joint, tmp_path):

@@ -42,13 +42,14 @@ def test_foreach_and_single_tensor_updates_are_bitwise_equal():
     generator = torch.Generator().manual_seed(0)
     for _ in range(130):
         with torch.no_grad():
-            for p in net.parameters():
+            for p in (*net.parameters(), net[1].running_mean, net[1].running_var):  # buffers, too
                 p.add_(torch.randn(p.shape, generator=generator))
         for ema in averages:
             ema.update()
+    assert {"1.running_mean", "1.running_var"} <= averages[0].tensors.keys()
     for name, x in averages[0].tensors.items():
         assert torch.equal(x, averages[1].tensors[name])
-        assert torch.equal(x, net.state_dict()[name]) == ("running" in name), "trained parameters have changed"
+        assert not torch.equal(x, net.state_dict()[name]), name
 
 
 def test_updating_every_other_step_counts_all_steps():
@@ -150,7 +151,8 @@ def test_every_schedule_runs_and_warms_up(name):
         rates.append(schedule.lr)
         optimizer.step()
         schedule.step(torch.tensor(1.0))
-    assert all(0 <= r <= 1e-2 for r in rates) and max(rates) > 0
+    highest = 1e-2 if name == "greedy" else 1e-3  # greedy may raise it
+    assert all(0 <= r <= highest * (1 + 1e-6) for r in rates) and max(rates) > 0
     if name not in ("constant", "reduce_lr_on_plateau", "greedy"):
         assert rates[0] < rates[5] < rates[10] and rates[10] == pytest.approx(1e-3, rel=0.05)
     if name in ("reduce_lr_on_plateau", "greedy"):
