@@ -123,10 +123,15 @@ class HeatMap:
 
 def heat_maps(panels: Sequence[HeatMap], path: Path | str) -> Path:
     """Draw panels side by side with one color scale from 0 to 1; small panels show their values as numbers."""
-    optional_import("matplotlib", "matplotlib", "drawing matrices").use("Agg")
+    matplotlib = optional_import("matplotlib", "matplotlib", "drawing matrices")
+    matplotlib.use("Agg")
+    with matplotlib.rc_context({"text.parse_math": False}):  # names of classes are no formulas
+        return _draw_heat_maps(panels, Path(path))
+
+
+def _draw_heat_maps(panels: Sequence[HeatMap], path: Path) -> Path:
     from matplotlib.figure import Figure
 
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     side = max(max(len(panel.rows), len(panel.columns)) for panel in panels)
     inches = min(1.6 + 0.62 * side, 14)

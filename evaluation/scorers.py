@@ -30,6 +30,7 @@ from utils import tokenizer_fingerprint
 from utils.checkpoints import fingerprint
 from utils.distributed import DistContext, broadcast_object, gather_objects
 from utils.errors import UserError
+from utils.float64 import widened
 from utils.heartbeat import beat
 from utils.local_models import find_model
 from utils.locks import exclusive
@@ -98,7 +99,7 @@ class Scorer:
             ids, mask = self._pad([[self.start_id, *encoded[i]] for i in rows])  # (B, T)
             logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1]  # (B, T - 1, V)
             losses = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T - 1)
-            yield rows, (losses.double() * mask[:, 1:]).sum(1).tolist(), [len(encoded[i]) for i in rows]
+            yield rows, (widened(losses) * mask[:, 1:]).sum(1).tolist(), [len(encoded[i]) for i in rows]
 
     def features(self, texts: Sequence[str], max_length: int = 256, *, on_disk: bool = False) -> np.ndarray:
         """Return the last layer's hidden state at the last token of each text, as in mauve-text: (n, d) float32.

@@ -29,6 +29,7 @@ from pipelines.builders.baselines import TRAINED, make_tokenizer, save_base
 from pipelines.cli.configs import BaselineConfig
 from pipelines.data.length_buckets import LengthBuckets
 from pipelines.data.prompts import Prompts
+from pipelines.finish import finish
 from pipelines.run_context import RunContext, load_corpus, make_train_state, save_args, setup_run
 from pipelines.sampling.causal import CausalGenerator
 from pipelines.sampling.language_model import LanguageModelGenerator, PromptSources
@@ -184,7 +185,9 @@ def evaluate(
     config: Any = settings.config
     if config.evaluation.scorer or config.mauve.mauve_encoder:
         evaluator.load_models()
-    return evaluator.evaluate_run()
+    code = evaluator.evaluate_run()
+    finish(cast(Any, context), 0)
+    return code
 
 
 def generation_sizes(settings: Settings[BaselineConfig], max_prompt: int, dist: DistContext) -> dict[str, Any]:

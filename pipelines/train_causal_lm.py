@@ -40,7 +40,7 @@ def train(settings: Settings[CausalLMConfig]) -> int:
         return _dry_run(settings)
 
     from pipelines.baselines import check_prompts, evaluate, fit, new_tokenizer, open_run
-    from pipelines.builders.causal_lm import new_causal_lm, saved_causal_lm
+    from pipelines.builders.causal_lm import FINGERPRINT, base_fingerprint, new_causal_lm, saved_causal_lm
     from pipelines.summary import log_corpus_stats
 
     run = open_run(settings, "causal_language_model", "causal LM")
@@ -61,7 +61,9 @@ def train(settings: Settings[CausalLMConfig]) -> int:
     log_corpus_stats(context, corpus, lm.tokenizer)
     tokens = {name: encode_split(lm, corpus.splits[name], prompts, config, max_prompt) for name in ("train", "valid")}
     generator = make_generator(settings, lm, prompts, max_prompt, context.dist)
-    return fit(run, lm, tokens, generator, part=PART, started=started)
+    base = base_fingerprint(lm)
+    facts = {} if base is None else {FINGERPRINT: base}
+    return fit(run, lm, tokens, generator, part=PART, started=started, **facts)
 
 
 def load_lm(settings: Settings[CausalLMConfig], folder: Path, checkpoint: Checkpoint | None = None) -> CausalLM:

@@ -24,12 +24,13 @@ class TensorBoard(TensorBoardTracker):
     """Event files of one run. A resumed run hides what was logged after its checkpoint."""
 
     def __init__(self, folder: Path) -> None:
+        self.goes_on = (folder / FOLDER).is_dir()  # also after a run that was killed before its first checkpoint
         super().__init__(FOLDER, folder)
         PartialState(cpu=True)  # the logging of accelerate needs it; the device is chosen already (utils.distributed)
         self.start()
 
     def cut_back(self, step: int) -> None:
-        if step:
+        if step or self.goes_on:
             self.finish()
             self.init_kwargs["purge_step"] = step + 1  # TensorBoard hides events of this step and later ones
             self.start()

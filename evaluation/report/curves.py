@@ -13,6 +13,8 @@ VALIDATION = ("val_loss", "val/loss")
 AVERAGED = ("val_ema_loss", "val/ema_loss")
 LEARNING_RATE, GRAD_NORM = ("learning_rate", "lr"), ("grad_norm", "train/grad_norm")
 SPEED = "steps_per_second"
+# beginnings of metrics that end as one of DURING and are of other texts, on another scale, or better when smaller
+OTHER_SCALES = ("corpus_", "mbr_", "oracle_", "chance_", "diffuseq_", "self_")
 DURING = {  # end of the key of a metric at each sampling -> title
     "mauve": "MAUVE of samples",
     "perplexity": "Perplexity of samples",
@@ -109,9 +111,7 @@ def _during(runs: Sequence[Run]) -> list[Chart]:
         series = []
         for run, color in colored(runs):
             keys = [key for key in run.curves if "/" in key and key.rsplit("/", 1)[-1].endswith(end)]
-            keys = [
-                key for key in keys if not key.rsplit("/", 1)[-1].startswith(("corpus_", "mbr_", "oracle_", "chance_"))
-            ]
+            keys = [key for key in keys if not key.rsplit("/", 1)[-1].startswith(OTHER_SCALES)]
             tones = [color] if len(runs) > 1 else list(COLORS)
             for key, tone in zip(keys[:4], tones * 4, strict=False):
                 name = key.removeprefix("model/") if len(runs) == 1 else f"{run.name}, {key.removeprefix('model/')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from evaluation.report.charts import COLORS, Chart, Matrix, Series, bin_counts, even_edges, histogram
@@ -137,5 +138,7 @@ def _norms(runs: Sequence[Run]) -> Chart:
         for name, data in histograms.items():
             label = f"{run.name}, {name}" if len(runs) > 1 else name
             color = COLORS[len(series) % len(COLORS)]
-            series.append(histogram(label, data["edges"], data["counts"], color))
-    return Chart("latent_norms", "Norms of latents", unit, "share", series, is_histogram=True)
+            made = histogram(label, data["edges"], data["counts"], color)
+            width = max(made.x[1] - made.x[0], 1e-12)  # each has bins of its own: heights compare as densities
+            series.append(replace(made, y=[share / width for share in made.y]))
+    return Chart("latent_norms", "Norms of latents", unit, "share per unit", series, is_histogram=True)

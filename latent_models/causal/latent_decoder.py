@@ -16,6 +16,7 @@ from latent_models.causal.half_weights import HalfWeights
 from latent_models.causal.options import TextDecoderOptions
 from latent_models.causal.prefix import PrefixNetwork
 from latent_models.causal.sequences import CausalBatch
+from utils.float64 import widened
 from utils.seeding import derive_seed
 
 FLAG = "--decoder_model"
@@ -146,7 +147,7 @@ class LatentDecoder(nn.Module):
         if not lm.has_adapters and dtype == next(lm.model.parameters()).dtype:
             return lm.model
         trained = [p for p in lm.parameters() if p.requires_grad]
-        sums = torch.stack([p.detach().double().sum() for p in trained]).tolist() if trained else []
+        sums = torch.stack([widened(p.detach()).sum() for p in trained]).tolist() if trained else []
         version = (dtype, sums, [(id(p), p._version, p.device) for p in lm.parameters()])
         if self._ready is None or self._ready[0] != version:
             self._ready = None  # before the next one is made: each takes as much memory as the model

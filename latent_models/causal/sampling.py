@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latent_models.causal.boundaries import Boundaries
 from latent_models.key_value_cache import CACHE
+from utils.float64 import widened
 from utils.heartbeat import beat
 
 CHECK_EVERY = {"cpu": 1}  # tokens between checks for finished texts; a check waits for the device
@@ -127,7 +128,7 @@ def pick(logits: Tensor, uniform: Tensor, top_p: float, temperature: float, top_
     values, order = _likeliest(probabilities, few)
     token = _draw(values, order, uniform, top_p)
     if few < size:
-        rows = (values.double().sum(-1) < top_p).nonzero()[:, 0]
+        rows = (widened(values).sum(-1) < top_p).nonzero()[:, 0]
         if len(rows):
             token[rows] = _draw(*_likeliest(probabilities[rows], size), uniform[rows], top_p)
     return token
@@ -135,12 +136,12 @@ def pick(logits: Tensor, uniform: Tensor, top_p: float, temperature: float, top_
 
 def _draw(probabilities: Tensor, ids: Tensor, uniform: Tensor, top_p: float) -> Tensor:
     """Tokens (B,). probabilities (B, n) of ids (B, n), the likeliest first unless top_p is 1."""
-    cumulated = probabilities.double().cumsum(-1)
+    cumulated = widened(probabilities).cumsum(-1)
     inside = (cumulated - probabilities) < top_p  # the first token is always inside
     last = inside.sum(-1, keepdim=True) - 1  # also where rounding would pass the end
     total = cumulated.gather(1, last)
     cumulated = cumulated.where(inside, torch.inf)
-    at = torch.searchsorted(cumulated, uniform.double()[:, None] * total, right=True)
+    at = torch.searchsorted(cumulated, widened(uniform)[:, None] * total, right=True)
     return ids.gather(1, torch.minimum(at, last))[:, 0]
 
 

@@ -14,9 +14,12 @@ import torch
 from latent_models.causal.model import CausalLM
 from latent_models.causal.options import CausalModelOptions
 from pipelines.builders.baselines import BASE, largest_tokenizer, read_base
+from utils.checkpoints import fingerprint
+from utils.cli.args_io import read_args
 from utils.errors import UserError
 from utils.seeding import derive_seed
 
+FINGERPRINT = "base_fingerprint"  # of args.json
 _BETWEEN = 4  # tokens between a prompt and its text, at most
 
 
@@ -36,11 +39,23 @@ def new_causal_lm(options: CausalModelOptions, tokenizer: Any, longest_prompt: i
 
 
 def saved_causal_lm(options: CausalModelOptions, run: Path, seed: int) -> CausalLM:
-    """The model of a run folder, before its weights are loaded."""
+    """The model of a run folder, before its weights are loaded. UserError if --model names another one by now."""
     adapted = options.model if options.lora_rank else None  # its weights are not in the run folder
     lm = _from_base(run) if adapted is None else CausalLM.from_pretrained(adapted)
     _prepare(lm, options, seed)
+    expected = read_args(run).get(FINGERPRINT)
+    if expected is not None and base_fingerprint(lm) != expected:
+        raise UserError(
+            f"--model {adapted} is not the model that {run} was trained with (its weights differ): name the folder of "
+            "that one"
+        )
     return lm
+
+
+def base_fingerprint(lm: CausalLM) -> str | None:
+    """A hash of the weights that adapters stand beside, which are not in the run folder; None without adapters."""
+    frozen = {name: p for name, p in lm.named_parameters() if not p.requires_grad}
+    return fingerprint(frozen) if frozen else None
 
 
 def meta_causal_lm(options: CausalModelOptions, run: Path | None, longest_prompt: int) -> CausalLM:

@@ -24,6 +24,7 @@ from pipelines.data.tokens import tokenize_split
 from pipelines.run_context import RunContext, dataset_label
 from utils.cache_folder import encoded_folder
 from utils.errors import UserError
+from utils.float64 import widened
 from utils.records import Batch, Latents
 
 MAX_CENTERED = 20_000  # texts from which the mean is estimated
@@ -58,7 +59,7 @@ class AlignmentTargets:
         self.features = features
         rows = torch.arange(min(MAX_CENTERED, len(features.tokens)))
         parts = [features(part).x0[:, 0] for part in rows.split(ENCODE_BATCH)]
-        self.mean = torch.cat(parts).double().mean(0).float()
+        self.mean = widened(torch.cat(parts)).mean(0).float()
 
     @property
     def dim(self) -> int:

@@ -74,7 +74,7 @@ def margin(
             best = logits.float().topk(2, dim=-1).values  # (B, T, 2)
             gap, mask = best[..., 0] - best[..., 1], batch.attention_mask
             means.append((gap * mask).sum(1) / mask.sum(1).clamp(min=1))
-    return float(torch.cat(means).double().mean())
+    return float(torch.cat(means).cpu().double().mean())
 
 
 def evaluate_recovery(

@@ -78,6 +78,8 @@ def portable_args(saved: Mapping[str, Any], *, context: str | None) -> dict[str,
         args["latent_model_path"] = TEXT_DECODER_COPY if args.get("text_decoder") else AUTOENCODER_COPY
     if args.get("encoder_config"):
         args["encoder_config"] = ENCODER_COPY
+    if args.get("converted_from"):
+        args["converted_from"] = Path(args["converted_from"]).name
     if "enc_dec_model_relative" in args or "language_model_fingerprint" in args:
         args["enc_dec_model_relative"] = PART_OF_FOLDER + LANGUAGE_MODEL
     if "context_model" in args:

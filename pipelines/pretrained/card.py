@@ -150,7 +150,8 @@ def _model_rows(run: LoadedRun, args: Mapping[str, Any], flags: Mapping[str, Any
     yield "longest text", f"{config.language_model.max_seq_len} tokens"
     yield "objective", args.get("objective")
     yield "noise schedule", args.get("beta_schedule") or args.get("train_schedule")
-    yield "training", f"{run.step:,} steps of {args.get('train_batch_size')} texts (averaged weights)"
+    parts = (args.get(name) or 1 for name in ("train_batch_size", "gradient_accumulation_steps", "num_devices"))
+    yield "training", f"{run.step:,} steps of {math.prod(parts):,} texts (averaged weights)"
     yield "sampler", f"{config.sampling.sampler}, {config.sampling.sampling_timesteps} steps"
     if flags:
         yield "flags of this folder", ", ".join(f"{name}={value}" for name, value in flags.items())

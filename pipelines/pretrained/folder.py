@@ -44,8 +44,13 @@ WEIGHTS, LANGUAGE_MODEL, CONTEXT_ENCODER, CLASSIFIER, DECODER_MODEL = (
     "decoder_model",
 )
 SUFFIXES = (".safetensors", ".json", ".txt", ".model")  # of the files that are saved, downloaded and read
-# Files that a hub or its client adds, and texts for readers: never read here, so they may change.
-_NOT_READ = re.compile(r"[^/]*\.(md|png|svg)|LICENSE[^/]*|\.git/.*|\.gitattributes|\.cache/.*|[^/]*/\.gitattributes")
+# Files that a hub or its client adds, texts for readers, what systems that show folders leave, and what programs write
+# into a folder that is sampled or evaluated: never read when a pipeline is loaded, so they may change.
+_NOT_READ = re.compile(
+    r"[^/]*\.(md|png|svg|html)|LICENSE[^/]*|\.git/.*|\.gitattributes|\.cache/.*|[^/]*/\.gitattributes"
+    r"|(.*/)?(\.DS_Store|\._[^/]*|Thumbs\.db|desktop\.ini|\.ipynb_checkpoints/.*)"
+    r"|(samples|evaluation|report-figures|scorer|classifier|tensorboard|wandb)/.*|wandb_run\.json"
+)
 _NAME = re.compile(r"(?:\w[\w.+-]*/){0,4}\w[\w.+-]*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -86,6 +91,11 @@ def read_index(folder: Path) -> dict[str, Any]:
         if found != expected:
             raise _damaged(folder, f"{name} was changed since it was saved (its SHA-256 differs)")
     return index
+
+
+def read_saved_names(folder: Path) -> list[str]:
+    """The files of a saved pipeline by its index, which is among them; UserError if it is damaged."""
+    return [INDEX, *_parse(folder)["sha256"]]
 
 
 def read_weights(folder: Path) -> Checkpoint | None:

@@ -35,6 +35,7 @@ from pipelines.pretrained.folder import (
     SUFFIXES,
     WEIGHTS,
     is_saved_pipeline,
+    read_saved_names,
     write_index,
 )
 from utils import checkpoint_folder, checkpoints
@@ -49,7 +50,8 @@ _HOW_IT_WAS_FOUND = ("is_local", "local_files_only", "name_or_path")  # what tra
 def save_pipeline(run: LoadedRun, folder: Path, card: CardOptions) -> None:
     """Write the folder under another name, then rename: a failure leaves what was there.
 
-    An earlier saved pipeline is replaced. UserError if the folder holds anything else, or cannot be written.
+    An earlier saved pipeline is replaced, and other files beside it stay. UserError if the folder holds anything else,
+    or cannot be written.
     """
     folder = Path(os.path.abspath(folder))
     check_target(folder)
@@ -61,12 +63,23 @@ def save_pipeline(run: LoadedRun, folder: Path, card: CardOptions) -> None:
         if folder.exists():
             os.replace(folder, old)
         os.replace(partial, folder)
+        _keep_others(old, folder)
     except OSError as error:
         reason = "the disk is full" if is_disk_full(error) else error.strerror or str(error)
         raise UserError(f"{folder} cannot be written ({reason}): name another folder, or make room") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _keep_others(old: Path, folder: Path) -> None:
+    """Move what was not saved by us, such as a repository of Git and a license, from a replaced folder into the new."""
+    if not is_saved_pipeline(old):
+        return
+    saved = {Path(name).parts[0] for name in read_saved_names(old)}
+    for path in old.iterdir():
+        if path.name not in saved and not (folder / path.name).exists():
+            os.replace(path, folder / path.name)
 
 
 def check_target(folder: Path) -> None:

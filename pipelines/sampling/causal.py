@@ -67,27 +67,27 @@ class CausalGenerator(LanguageModelGenerator):
         found: dict[str, list[str]] = {strategy: [] for strategy in strategies}
         origins: dict[str, list[SampleId | None]] = {strategy: [] for strategy in strategies}
         empty = dict.fromkeys(strategies, 0)
-        timer, done, batch_index = Stopwatch(self.device), 0, 0
+        timer, done = Stopwatch(self.device), 0
         with ProgressBar("sample", n, unit="text", disable=quiet) as bar, eval_mode(self.lm):
             while done < 2 * n and (missing := [s for s in strategies if len(found[s]) < n]):
                 need = min(n - min(len(found[s]) for s in missing), 2 * n - done)
                 sizes = [min(self.batch_size, need - at) for at in range(0, need, self.batch_size)]
                 mine = []
                 for i, size in enumerate(sizes):
-                    b, first = batch_index + i, done + sum(sizes[:i])
-                    classes = self._classes(conditions, seed, b, size)
+                    first = done + sum(sizes[:i])
+                    classes = self._classes(conditions, seed, first, size)
                     if i % self.dist.world_size == self.dist.rank:
                         rows = self.prompts.texts(None, classes)
-                        mine.append((b, self._texts(rows, size, seed, first, missing, timer)))
+                        mine.append((first, self._texts(rows, size, seed, first, missing, timer)))
                         bar.advance_to(min(n, first + size), timer.note(self.dist.world_size))
-                for b, texts in sorted(gather_objects(self.dist, mine), key=lambda part: part[0]):
+                for first, texts in sorted(gather_objects(self.dist, mine), key=lambda part: part[0]):
                     for strategy in missing:
                         for row, text in enumerate(texts[strategy]):
                             if len(found[strategy]) < n:
                                 empty[strategy] += not text
                                 found[strategy] += [text] if text else []
-                                origins[strategy] += [(b, row)] if text else []
-                done, batch_index = done + need, batch_index + len(sizes)
+                                origins[strategy] += [(first + row, 0)] if text else []
+                done += need
         self.timer = timer = Stopwatch.merge_parallel(gather_objects(self.dist, [timer]))
         return SampleOutput(
             {strategy: (texts + [""] * n)[:n] for strategy, texts in found.items()},
@@ -96,13 +96,20 @@ class CausalGenerator(LanguageModelGenerator):
             timer,
         )
 
-    def _classes(self, conditions: ConditionFn | None, seed: int, b: int, size: int) -> list[int] | None:
-        """The classes of a batch. Every rank calls it: conditions may record them."""
+    def _classes(self, conditions: ConditionFn | None, seed: int, first: int, size: int) -> list[int] | None:
+        """The classes of texts number first, first + 1, ...: of each by itself, whatever the batch. Every rank calls
+        it: conditions may record them.
+        """
         if conditions is None:
             return None
-        draws = seeded_generator(seed, "causal classes", b)
-        condition = SampleInputs.coerce(conditions(b, size, draws)).condition
-        return None if condition is None or condition.class_id is None else condition.class_id.tolist()
+        classes: list[int] = []
+        for number in range(first, first + size):
+            draws = seeded_generator(seed, "causal classes", number)
+            condition = SampleInputs.coerce(conditions(number, 1, draws)).condition
+            if condition is None or condition.class_id is None:
+                return None
+            classes += condition.class_id.tolist()
+        return classes
 
     def _texts(
         self,
@@ -117,6 +124,8 @@ class CausalGenerator(LanguageModelGenerator):
         check_interrupt()
         lm, longest, texts = self.lm, self.max_length - 1, {}
         before = [prompt.ids for prompt in prompt_ids(lm.tokenizer, lm.boundaries, prompts, count, self.max_prompt)]
+        # a model has no positions for more, where a prompt leaves less room than the longest text
+        room = longest if lm.max_length is None else max(1, min(longest, lm.max_length - max(map(len, before))))
         for strategy in strategies:
             settings = self.decoding[strategy]
             draws = draw_uniforms(seed, first, count, longest) if settings.do_sample else None
@@ -126,7 +135,7 @@ class CausalGenerator(LanguageModelGenerator):
                     lm.boundaries,
                     before,
                     draws,
-                    max_new_tokens=longest,
+                    max_new_tokens=room,
                     vocabulary=len(lm.tokenizer),
                     top_p=settings.top_p,
                     temperature=settings.temperature,

@@ -31,6 +31,7 @@ from pipelines.run_context import RunContext
 from pipelines.steps.diffusion import DiffusionStep, TimestepSampler
 from pipelines.steps.teacher import Teacher
 from utils.distributed import DistContext
+from utils.float64 import widened
 from utils.hooks import StepResult
 from utils.records import Condition, Latents
 from utils.seeding import StepRNG
@@ -182,7 +183,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def __call__(self, state: State, report: StepResult) -> None:
-        valid = torch.cat([part.x0[part.mask] for part in self.recorded]).double()  # (n, D)
+        valid = widened(torch.cat([part.x0[part.mask] for part in self.recorded]))  # (n, D)
         count = valid.new_tensor([len(valid)])
         own = torch.cat([count, valid.sum(0), valid.square().sum(0)])
         count, total, squares = self.dist.gather(own).sum(0).split([1, valid.shape[1], valid.shape[1]])

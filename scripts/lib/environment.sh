@@ -12,6 +12,7 @@
 #   3. .venv in the project         created when needed: about a minute, 2 GB; later calls reuse it
 set -euo pipefail
 
+unset CDPATH # with it, cd prints where it goes
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 PYTHON=""
 TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
@@ -51,15 +52,15 @@ _active_satisfies() {
 
 _fill_venv() {
   # The stamp has hashes of the files that determine the packages, so that a second run needs no Python.
-  local stamp="$ROOT/.venv/.installed" wanted base lock
+  local stamp="$ROOT/.venv/.installed" wanted base
   wanted="$(cat "$ROOT/constraints.txt" "$ROOT/pyproject.toml" | cksum) $*"
   if [[ -x "$PYTHON" ]] && grep -qxF -- "$wanted" "$stamp" 2>/dev/null; then return; fi
 
   # Two scripts that start together must not install into .venv at the same time.
   mkdir -p "$ROOT/.venv"
   if command -v flock >/dev/null; then
-    exec {lock}>"$ROOT/.venv/.lock"
-    flock "$lock"
+    exec 9>"$ROOT/.venv/.lock" # a number: bash 3.2 of macOS does not choose one
+    flock 9
   fi
   if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
     say "making $ROOT/.venv"
@@ -71,7 +72,7 @@ _fill_venv() {
     _install "$@"
   fi
   printf '%s\n' "$wanted" >>"$stamp"
-  if [[ -n "${lock:-}" ]]; then exec {lock}>&-; fi
+  exec 9>&-
 }
 
 _base_python() {

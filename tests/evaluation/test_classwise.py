@@ -85,7 +85,7 @@ def test_seeds_are_averaged(found):
 
 def test_a_heat_map_is_drawn(found, tmp_path):
     panels = [plots.HeatMap("against val", found.mauve["val"], NAMES, NAMES, "samples of", "references of")]
-    panels.append(plots.HeatMap("predicted", [[math.nan, 0.5]], NAMES[:1], ("a", "b")))
+    panels.append(plots.HeatMap("predicted", [[math.nan, 0.5]], NAMES[:1], ("$10_to_$20", "$\\x$")))  # no formulas
     path = plots.heat_maps(panels, tmp_path / "pictures" / "classes.png")
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
     curve = plots.plot_xy({"accuracy": [(0, 0.2), (1, 0.9)]}, tmp_path / "w.png", xlabel="guidance weight")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,12 +209,45 @@ def test_adapters_alone_train_and_are_saved(train, baseline, stop_after, fingerp
     assert not torch.equal(merged, base)
 
 
+def test_adapters_go_on_with_the_model_that_they_were_trained_beside(train, baseline, tmp_path):
+    shutil.copytree(baseline / "model", tmp_path / "lm")
+    assert train(tmp_path / "run", f"--model {tmp_path / 'lm'} --lora_rank 2 --max_seconds 0") == 0
+    other = CausalLM.from_pretrained(str(tmp_path / "lm"))
+    with torch.no_grad():
+        other.model.get_input_embeddings().weight.add_(1e-3)
+    other.model.save_pretrained(tmp_path / "lm")
+    for flags in ("--eval --num_samples 4", "--resume_training"):
+        with pytest.raises(UserError, match="lm is not the model that .*run was trained with"):
+            again(tmp_path / "run", flags)
+
+
 def test_classes_precede_their_texts(train, programs, tmp_path):
     assert train(tmp_path / "run", "--class_conditional") == 0
     assert again(tmp_path / "run", f"--eval --num_samples 8 --class_id all --scorer {programs.scorer}") == 0
     result = json.loads((tmp_path / "run/evaluation/eval-valid.json").read_text())
     assert {f"model/nucleus/cond{c}_label_accuracy" for c in range(4)} <= result.keys()
-    assert again(tmp_path / "run", f"--eval --num_samples 8 --class_id prior --scorer {programs.scorer}") == 0
+    texts = []
+    for size in (3, 8):
+        flags = f"--eval --num_samples 8 --class_id prior --scorer {programs.scorer} --eval_batch_size {size}"
+        assert again(tmp_path / "run", f"{flags} --log_report") == 0
+        texts.append((tmp_path / "run/evaluation/eval-valid-seed42-nucleus-samples.json").read_text())
+    assert texts[0] == texts[1], "whatever the batch, a text has the same class"
+    assert (tmp_path / "run/report.html").is_file()
+
+
+def test_a_sample_ends_where_the_positions_of_the_model_do(train, baseline, tmp_path, programs):
+    """A prompt with a short text fits, and a text of the longest kind behind it would not."""
+    limit = CausalLM.from_pretrained(str(baseline / "model")).max_length
+    for split, n in (("train", 16), ("valid", 4), ("test", 4)):
+        rows = [{"source": "a " * (limit - 12), "target": f"{i}."} for i in range(n)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = " ".join(f"--{split}_file {tmp_path}/{split}.jsonl" for split in ("train", "valid", "test"))
+    flags = (
+        f"{files} --model {baseline / 'model'} --max_source_len {limit} --max_seq_len {limit - 1} --num_train_steps 2"
+    )
+    assert train(tmp_path / "run", f"{flags} --eval_every 2") == 0
+    flags = f"--eval --num_samples 2 --seq2seq_candidates 1 --scorer {programs.scorer}"
+    assert again(tmp_path / "run", flags) == 0
 
 
 def test_sources_precede_their_targets(train, tmp_path, programs):

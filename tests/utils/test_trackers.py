@@ -193,6 +193,20 @@ def test_tensorboard_keeps_them_and_a_resumed_run_hides_what_is_logged_again(tmp
     assert '"seed": 3' in text["configuration/text_summary"].replace("&quot;", '"')
 
 
+def test_tensorboard_hides_what_a_run_that_was_killed_before_its_first_checkpoint_logged(tmp_path):
+    for values in ((1, 2, 3), (7, 8)):
+        tracker = start(tmp_path, "--tensorboard")
+        tracker.store_init_configuration({"seed": len(values)})
+        tracker.cut_back(0)
+        for step, value in enumerate(values, 1):
+            tracker.log({"loss": value}, step)
+        tracker.finish()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 7), (2, 8)]
+    assert "configuration/text_summary" in events.Tags()["tensors"]
+
+
 def test_metrics_jsonl_is_a_tracker_of_accelerate(tmp_path):
     accelerator = Accelerator(cpu=True, log_with=MetricsFile(tmp_path))
     accelerator.init_trackers("project", {"seed": 3})

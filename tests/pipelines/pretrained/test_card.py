@@ -64,6 +64,20 @@ def test_the_card_states_data_scores_protocol_limits_and_license(scored, tmp_pat
     assert made.content.count("Perplexity \\<b\\>is\\</b\\> not comparable") == 1
 
 
+def test_the_card_counts_the_texts_of_all_parts_of_a_batch_and_names_no_place(scored, tmp_path):
+    args = scored.run.settings.checkpoint_args
+    more = {"gradient_accumulation_steps": 4, "num_devices": 2, "converted_from": "/home/alice/ld4lg"}
+    before = {name: args.get(name) for name in more}
+    args.update(more)
+    try:
+        scored.save_pretrained(tmp_path / "model")
+    finally:
+        args.update(before)
+    texts = 8 * args["train_batch_size"]
+    assert f"steps of {texts:,} texts" in (tmp_path / "model/README.md").read_text()
+    assert json.loads((tmp_path / "model/args.json").read_text())["converted_from"] == "ld4lg"
+
+
 def test_texts_of_a_run_are_neither_markup_nor_paths(scored, tmp_path):
     scored.save_pretrained(tmp_path / "model")
     text = (tmp_path / "model" / "README.md").read_text()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluation.report.__main__ import main as report
 from pipelines import sample
 from pipelines.text_diffusion import TextDiffusionPipeline
 from tests.pipelines.pretrained.conftest import KINDS, call_of
@@ -214,6 +215,29 @@ def test_the_card_and_files_of_a_repository_may_change(saved, tmp_path):
     (tmp_path / "model/.cache/huggingface").mkdir(parents=True)
     (tmp_path / "model/.cache/huggingface/x.metadata").write_text("")
     assert len(TextDiffusionPipeline.from_pretrained(tmp_path / "model", device="cpu")(1)) == 1
+
+
+def test_a_folder_that_was_used_and_looked_at_still_loads(programs, saved, tmp_path, capsys):
+    """Samples, evaluations and pages are written into it unless a flag names another place."""
+    model = tmp_path / "model"
+    shutil.copytree(saved("latents"), model)
+    for name in (".DS_Store", "denoiser/._state.json", "Thumbs.db", ".ipynb_checkpoints/README.md"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("x")
+    for _ in range(2):
+        assert sample.main(["--run", str(model), "--device", "cpu", "-n", "2", "--decoding", "greedy"]) == 0
+        flags = f"--eval {programs.data} --num_samples 4 --scorer {programs.scorer} --decoding greedy"
+        assert programs.again("diffusion", model, flags) == 0
+    assert (model / "samples").is_dir() and (model / "evaluation").is_dir()
+    assert report([str(model)]) == 0 and (model / "report.html").is_file()
+    pipeline = TextDiffusionPipeline.from_pretrained(model, device="cpu")
+    (model / ".git").mkdir()
+    (model / ".git/HEAD").write_text("ref")
+    (model / "LICENSE").write_text("mine")
+    pipeline.save_pretrained(model)
+    assert (model / ".git/HEAD").read_text() == "ref" and (model / "LICENSE").read_text() == "mine"
+    assert (model / "samples").is_dir() and [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert len(TextDiffusionPipeline.from_pretrained(model, device="cpu")(1)) == 1
 
 
 @pytest.mark.parametrize(
