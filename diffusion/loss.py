@@ -29,7 +29,7 @@ from diffusion.absorbing import AbsorbingNoise, mask_positions, mask_probability
 from diffusion.denoisers import Denoise, get_time_input, make_denoise
 from diffusion.learned_variance import split_variance, variational_bound
 from diffusion.masking import masked_mean
-from diffusion.objectives import target, to_x0
+from diffusion.objectives import resolve_objective, target, to_x0
 from diffusion.schedules import NoiseLevel, Schedule, broadcast_level, num_timesteps
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
@@ -149,7 +149,7 @@ def denoising_loss(
     shift = None if absorbing is None else absorbing.shift
     level = broadcast_level(schedule, t, x0)
     z_t = corrupt(x0, eps, level, absorbing)  # (B, L, D)
-    if absorbing is not None and absorbing.uniform is not None and objective != "x0":
+    if absorbing is not None and absorbing.uniform is not None and resolve_objective(objective) != "x0":
         # replaced positions hold other noise than what was drawn; the target of x0 does not depend on it
         eps = _noise_of(z_t, x0, level, absorbing.shift)
 

@@ -93,6 +93,26 @@ def test_a_perfect_denoiser_returns_the_latents(programs, tuned, sampler, proces
     assert num_calls == {1, 2, 3, 4, 5, 6}
 
 
+def test_a_denoiser_starts_at_the_noised_latents(programs, tuned):
+    """Of the scaled latents, at each time of its sampler but the last."""
+    space = CompressedSpace.from_pretrained(tuned / "ae")
+    x0 = torch.randn(1, space.length, space.dim, generator=torch.Generator().manual_seed(0))
+    mean, seen = torch.linspace(-1, 1, space.dim), []
+    augment = make_augmentation(space, PerfectDenoiser(torch.zeros(1, 1, 1)), "ddim")
+    augment.generator.denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[:2]))
+    started = set()
+    for step in range(30):
+        seen.clear()
+        rng = StepRNG(0, step, 2, 0, 2)
+        augment(x0.expand(2, -1, -1), rng)
+        z, time = seen[0]  # of alpha^2, as the network reads it
+        alpha = time.view(-1, 1, 1).sqrt()
+        eps = StepRNG(0, step, 2, 0, 2).normal("imagined", space.length, space.dim)
+        torch.testing.assert_close(z, alpha * (x0 - mean) / 3 + (1 - alpha**2).sqrt() * eps, atol=1e-4, rtol=0)
+        started.add(round(float(time[0]), 4))
+    assert len(started) == 6
+
+
 def test_only_the_selected_texts_are_augmented(programs, tuned):
     space = CompressedSpace.from_pretrained(tuned / "ae")
     rng = StepRNG(3, 7, 10, 0, 10)

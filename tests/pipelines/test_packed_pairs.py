@@ -21,6 +21,7 @@ from pipelines.text_diffusion import TextDiffusionPipeline
 from utils import checkpoints
 from utils.errors import UserError
 from utils.records import Batch
+from utils.seeding import StepRNG
 from utils.trackers import read_metrics
 
 SPACE = "--latent_space embeddings --embedding_dim 8 --timesteps 20 --max_seq_len 16 --seq2seq_candidates 3"
@@ -141,13 +142,40 @@ def test_rounding_nll_covers_only_the_target(trained):
     batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), known_mask=known.expand(2, -1))
     noise = StepNoise(torch.tensor([0.3, 0.9]), *torch.randn(2, 2, space.length, space.dim), None)
     with torch.no_grad():
-        found = loss(batch, noise, None)["rounding_nll"]
+        losses = loss(batch, noise, None)
+        found = losses["rounding_nll"]
         latents = space.add_sigma0_noise(space.encode(batch), noise.embedding_noise)
         _, x0_hat = loss.denoise(latents, space.known_positions(batch, latents), noise, None)
         nll = F.cross_entropy(
             F.linear(x0_hat, *space.head(space.vectors(), space.bias)).flatten(0, 1), ids.flatten(), reduction="none"
         ).view(ids.shape)
     torch.testing.assert_close(found, nll[:, 7:].mean(1), rtol=1e-3, atol=0)
+    assert generator.process.loss_config.objective == "pred_x0"
+    errors = (x0_hat - latents.x0).square()[:, 7:].mean((1, 2))
+    torch.testing.assert_close(losses["diffusion"], errors, rtol=1e-3, atol=1e-6)
+
+
+def test_a_network_in_training_sees_its_source_without_noise(trained):
+    """At z and in the estimate that is fed back, whatever the absorbing state."""
+    generator = TextDiffusionPipeline.from_pretrained(trained, device="cpu").generator
+    space, seen = generator.space.space, []
+    absorbing = torch.nn.Parameter(torch.full((space.dim,), 3.0))
+    loss = EmbeddingLoss(generator.denoiser, space, generator.process, absorbing)
+    torch.manual_seed(0)
+    ids, known = torch.randint(5, 14, (2, space.length)), torch.arange(space.length) < 7
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), known_mask=known.expand(2, -1))
+    rows = StepRNG(0, 0, 2, 0, 2).select_rows("all", 1.0)
+    noise = StepNoise(torch.tensor([0.3, 0.9]), *torch.randn(2, 2, space.length, space.dim), rows)
+    hook = generator.denoiser.register_forward_pre_hook(lambda module, args: seen.append(args))
+    with torch.no_grad():
+        loss(batch, noise, None)
+    hook.remove()
+    value = space.known_positions(batch, space.add_sigma0_noise(space.encode(batch), noise.embedding_noise)).value
+    assert len(seen) == 2, "an estimate, and the prediction that is fed with it"
+    for z, *_ in seen:
+        torch.testing.assert_close(z[:, :7], value[:, :7])
+        assert (z[:, 7:] - value[:, 7:]).abs().mean() > 0.1
+    torch.testing.assert_close(seen[1][4][:, :7], value[:, :7])
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])

@@ -41,6 +41,17 @@ def test_sampling_starts_at_the_time_that_strength_names(pipeline, tenths):
     assert float(call.timesteps[0]) == pytest.approx(tenths / 10) and len(call.timesteps) == tenths + 1
 
 
+@pytest.mark.parametrize("shift", [None, 2.0])
+def test_it_starts_at_the_noised_latents(pipeline, shift):
+    """Under an absorbing state in the coordinates of the sampler, which takes x - m."""
+    call = pipeline.generator.prepare(3, 0)
+    x0, noise = pipeline.encode(TEXTS[:1]).x0.expand_as(call.z), call.z.clone()
+    call.shift = None if shift is None else torch.full_like(call.z[:1, :1], shift)
+    SDEditStart(x0, 0.3)(call)
+    level = call.schedule(call.timesteps[0])
+    torch.testing.assert_close(call.z, (level.alpha * (x0 - (shift or 0)) + level.sigma * noise).to(call.z))
+
+
 def test_a_larger_strength_changes_latents_more(pipeline):
     clean = pipeline.encode(TEXTS)
     away = [(sdedit(pipeline.generator, clean, s, 3).x0 - clean.x0).norm() for s in (0.1, 0.4, 1.0)]
