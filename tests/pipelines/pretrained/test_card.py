@@ -66,7 +66,7 @@ def test_the_card_states_data_scores_protocol_limits_and_license(scored, tmp_pat
 
 def test_the_card_counts_the_texts_of_all_parts_of_a_batch_and_names_no_place(scored, tmp_path):
     args = scored.run.settings.checkpoint_args
-    more = {"gradient_accumulation_steps": 4, "num_devices": 2, "converted_from": "/home/alice/ld4lg"}
+    more = {"gradient_accumulation_steps": 4, "num_devices": 2, "converted_from": str(tmp_path / "ld4lg")}
     before = {name: args.get(name) for name in more}
     args.update(more)
     try:
