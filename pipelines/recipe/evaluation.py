@@ -49,8 +49,8 @@ def evaluate(folder: RecipeFolder) -> int:
     took = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total")
     log(f"{seconds['total']:.0f} seconds in all: {took}")
     words = ["python", "-m", "pipelines.sample", str(sampled), "-n", "10"]
-    words += ["--decoding", setting.decoding] if setting.autoencoder_decodes else []  # its default is greedy
     words += ["--source", "TEXT"] if setting.value("condition") == "source" else []
+    words += ["--decoding", setting.decoding] if setting.autoencoder_decodes else []  # its default is greedy
     log(f"more texts: {shlex.join(words)}\nthe choices: {root / RECORD}")
     return 0
 

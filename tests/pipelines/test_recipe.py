@@ -617,7 +617,11 @@ def test_every_kind_of_corpus_comes_to_its_page(files, tmp_path, capsys, corpus,
     assert found["choices"]["condition"]["value"] == condition
     assert args["class_conditional"] == (condition == "class") and args["seq2seq"] == (condition == "source")
     assert args["scorer"] is None and args["training_scores"] is False, "an evaluation by hand names its own, or none"
-    assert ("-n 10 --source TEXT" in capsys.readouterr().out) == (condition == "source")
+    printed = capsys.readouterr().out
+    assert ("-n 10 --source TEXT" in printed) == (condition == "source")
+    (again,) = [line for line in printed.splitlines() if "more texts: " in line]
+    decoding = "greedy" if "--decoding greedy" in more else "nucleus"
+    assert again.endswith(f"--decoding {decoding}") == ("--way autoencoder" in more), "that of the evaluation"
     assert found["seconds"]["total"] > 0
     if (out / "adapted").is_dir():  # its samples are decoded by the adapted decoder, without a flag
         assert texts_of(run, corpus) == texts_of(run, corpus, f"--latent_model_path={out / 'adapted'}")
