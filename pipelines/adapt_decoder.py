@@ -21,6 +21,7 @@ from pipelines.cli.programs import AUTOENCODER, DIFFUSION, TEXT_DECODER
 from utils.argparse_utils import OneLineParser
 from utils.cli.args_io import read_args, saved_flags
 from utils.cli.settings import Program
+from utils.cli.words import as_words
 from utils.errors import UserError, exit_on_user_error
 
 AUTOENCODER_COPY, TEXT_DECODER_COPY = "autoencoder", "text_decoder"  # folders below a diffusion run
@@ -112,16 +113,6 @@ def network_flags(known: Mapping[str, Any]) -> dict[str, Any]:
         found.pop("num_encoder_latents", None)
         found.pop("num_decoder_latents", None)
     return found
-
-
-def as_words(program: Program[Any], name: str, value: Any) -> list[str]:
-    """A flag and its value as words of a command line."""
-    flag, text = program.flags[name], "none" if value is None else value
-    if flag.config_only:
-        return ["--config", f"{name}={text}"]
-    if flag.type is bool:
-        return [f"--{name}"] if value else []
-    return [f"--{name}={text}"]
 
 
 @exit_on_user_error

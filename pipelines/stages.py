@@ -16,10 +16,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.adapt_decoder import as_words
 from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, DIFFUSION, PRETRAIN, SEQ2SEQ, TEXT_DECODER
 from utils.cli.parse import check_flags, parse
 from utils.cli.settings import Program, Settings
+from utils.cli.words import as_words
 from utils.errors import exit_on_user_error
 from utils.run_folder import write_json
 

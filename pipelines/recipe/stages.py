@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.adapt_decoder import as_words, network_flags
+from pipelines.adapt_decoder import network_flags
 from pipelines.cli.configs import AutoencoderConfig
 from pipelines.cli.programs import AUTOENCODER, CAUSAL_LM, DIFFUSION, PRETRAIN, TEXT_DECODER
 from pipelines.recipe.left_out import left_out, without_flags
@@ -31,6 +31,7 @@ from pipelines.recipe.plan import (
 from pipelines.stages import ROBUST_AUTOENCODER, Stage
 from utils.cli.parse import check_flags
 from utils.cli.settings import Program, Settings
+from utils.cli.words import as_words
 from utils.errors import UserError
 
 SHOWN = 16  # samples of the training of a denoiser
