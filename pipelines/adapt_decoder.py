@@ -21,7 +21,7 @@ from pipelines.cli.programs import AUTOENCODER, DIFFUSION, TEXT_DECODER
 from utils.argparse_utils import OneLineParser
 from utils.cli.args_io import read_args, saved_flags
 from utils.cli.settings import Program
-from utils.cli.words import as_words
+from utils.cli.words import as_words, flag_names
 from utils.errors import UserError, exit_on_user_error
 
 AUTOENCODER_COPY, TEXT_DECODER_COPY = "autoencoder", "text_decoder"  # folders below a diffusion run
@@ -62,7 +62,7 @@ def adaptation(run: Path, output_dir: Path | None = None, flags: Sequence[str] =
             "latents of a text decoder (--latent_model_path)"
         )
     program, folder = copies[found], run / found
-    typed = {word.removeprefix("--").partition("=")[0] for word in flags if word.startswith("--")}
+    typed = flag_names(flags)
     if "resume_training" in typed:  # goes on with the flags that it began with
         again = [] if "resume_dir" in typed else [f"--resume_dir={output_dir or run / FOLDER}"]
         return program, [*again, *flags]

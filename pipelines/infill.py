@@ -18,12 +18,12 @@ from pipelines.cli.run_arguments import (
     DECODING_FLAGS,
     add_source_arguments,
     add_text_arguments,
-    flag_names,
     parse_known,
     read_sources,
     read_texts,
     run_parser,
 )
+from utils.cli.words import flag_names
 from utils.errors import UserError, exit_on_user_error
 from utils.terminal import printable, single_line
 

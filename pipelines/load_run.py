@@ -22,6 +22,7 @@ from utils import distributed
 from utils.cli.args_io import read_args
 from utils.cli.parse import parse
 from utils.cli.settings import Settings
+from utils.cli.words import flag_names
 from utils.ema import ema_tensors
 from utils.errors import UserError
 from utils.kernels import set_kernels
@@ -71,7 +72,7 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     folder = Path(folder)
     arguments = [*argv, *_as_arguments(flags)]
     if is_saved_pipeline(folder):
-        given = [word.removeprefix("--").partition("=")[0] for word in arguments if word.startswith("--")]
+        given = flag_names(arguments)
         arguments = [*_as_arguments(flags_to_set(read_index(folder)["flags"], given, folder)), *arguments]
         check_inside(read_args(folder), folder)
         check_decoder_inside(folder)
@@ -88,7 +89,7 @@ def load_run(folder: str | Path, *, device: str = "auto", argv: Sequence[str] = 
     weights = load_trained_weights(components.model, folder, settings, pairs=source_tokens > 0)
     has_own = isinstance(components.space.space, CompressedSpace | DecodedSpace)
     autoencoder_args = read_args(autoencoder_folder(settings, folder)) if has_own else {}
-    typed = {*flags, *(word.removeprefix("--").partition("=")[0] for word in argv)}
+    typed = flag_names(argv) | flags.keys()
     set_kernels(settings.config.kernels, torch_device, unless_set=not _KERNEL_FLAGS & typed)  # of the whole process
     return LoadedRun(settings, components, torch_device, class_names, folder, weights, names, autoencoder_args)
 

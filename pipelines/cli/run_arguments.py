@@ -18,6 +18,7 @@ from pipelines.cli.programs import DIFFUSION
 from utils.argparse_utils import OneLineParser
 from utils.cli.args_io import read_args
 from utils.cli.flags import LARGEST, shown
+from utils.cli.words import flag_names
 from utils.errors import UserError, did_you_mean
 
 MOST_SAMPLES = 10_000_000  # texts of one call are held in memory
@@ -85,7 +86,7 @@ def parse_known(parser: argparse.ArgumentParser, arguments: list[str] | None) ->
         raise UserError(f"--strength {given.strength:g} is no time in (0, 1]: give 0.7, or another; 1 keeps nothing")
     named, given.run = Path(given.run), run_folder(Path(given.run))
     checkpoint = _checkpoint(named, given.run)
-    if checkpoint is not None and not any(word.partition("=")[0] == "--checkpoint" for word in others):
+    if checkpoint is not None and "checkpoint" not in flag_names(others):
         others += ["--checkpoint", checkpoint]
     _check_others(parser, others)
     _pass_on(given, others)
@@ -128,11 +129,6 @@ def _pass_on(given: argparse.Namespace, others: list[str]) -> None:
     if "decoding" in vars(given) and names & DECODING_FLAGS and is_chosen:
         default = "nucleus" if read_args(given.run).get("text_decoder") else "greedy"  # of a causal language model
         others.append(f"--decoding={given.decoding or default}")
-
-
-def flag_names(words: Sequence[str]) -> set[str]:
-    """The names of the flags among the words of a command line."""
-    return {word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")}
 
 
 def _guidance_of(others: Sequence[str]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def sampling_flags(settings: Settings[DiffusionConfig]) -> dict[str, Any]:
     return flags
 
 
-def flags_to_set(saved: Mapping[str, Any], given: Sequence[str], folder: Path) -> dict[str, Any]:
+def flags_to_set(saved: Mapping[str, Any], given: Collection[str], folder: Path) -> dict[str, Any]:
     """The sampling flags of a saved pipeline, less those that the flags given now replace.
 
     given: names. UserError for a flag that a saved pipeline never sets.

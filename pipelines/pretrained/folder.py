@@ -93,9 +93,20 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def read_saved_names(folder: Path) -> list[str]:
-    """The files of a saved pipeline by its index, which is among them; UserError if it is damaged."""
-    return [INDEX, *_parse(folder)["sha256"]]
+def never_read(folder: Path) -> list[Path]:
+    """The files and folders in a saved pipeline that loading never reads: a repository of Git, a license, samples."""
+    return [path for path in folder.iterdir() if _NOT_READ.fullmatch(f"{path.name}/x" if path.is_dir() else path.name)]
+
+
+def added_file(folder: Path) -> str | None:
+    """The first file that loading may read and that was not saved with a pipeline; None without one, and where a
+    damaged index does not tell.
+    """
+    try:
+        known = {INDEX, *_parse(folder)["sha256"]}
+    except UserError:
+        return None
+    return next((name for name in _files(folder) if name not in known), None)
 
 
 def read_weights(folder: Path) -> Checkpoint | None:

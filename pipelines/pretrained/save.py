@@ -34,8 +34,9 @@ from pipelines.pretrained.folder import (
     SCORES,
     SUFFIXES,
     WEIGHTS,
+    added_file,
     is_saved_pipeline,
-    read_saved_names,
+    never_read,
     write_index,
 )
 from utils import checkpoint_folder, checkpoints
@@ -50,8 +51,8 @@ _HOW_IT_WAS_FOUND = ("is_local", "local_files_only", "name_or_path")  # what tra
 def save_pipeline(run: LoadedRun, folder: Path, card: CardOptions) -> None:
     """Write the folder under another name, then rename: a failure leaves what was there.
 
-    An earlier saved pipeline is replaced, and other files beside it stay. UserError if the folder holds anything else,
-    or cannot be written.
+    An earlier saved pipeline is replaced, and what loading never reads stays. UserError if the folder holds anything
+    else, or cannot be written.
     """
     folder = Path(os.path.abspath(folder))
     check_target(folder)
@@ -73,12 +74,9 @@ def save_pipeline(run: LoadedRun, folder: Path, card: CardOptions) -> None:
 
 
 def _keep_others(old: Path, folder: Path) -> None:
-    """Move what was not saved by us, such as a repository of Git and a license, from a replaced folder into the new."""
-    if not is_saved_pipeline(old):
-        return
-    saved = {Path(name).parts[0] for name in read_saved_names(old)}
-    for path in old.iterdir():
-        if path.name not in saved and not (folder / path.name).exists():
+    """Move what is no part of a pipeline from a replaced folder into the new one."""
+    for path in never_read(old) if old.is_dir() else ():
+        if not (folder / path.name).exists():
             os.replace(path, folder / path.name)
 
 
@@ -87,6 +85,10 @@ def check_target(folder: Path) -> None:
     if folder.is_dir():
         if any(folder.iterdir()) and not is_saved_pipeline(folder):
             raise UserError(f"{folder} holds other files, which saving would replace: name a new folder")
+        if is_saved_pipeline(folder) and (name := added_file(folder)) is not None:
+            raise UserError(
+                f"{folder / name} was not saved with the pipeline, and saving again would remove it: move it"
+            )
     elif folder.exists():
         raise UserError(f"{folder} is a file: name a folder")
 

@@ -1,10 +1,16 @@
-"""Values of flags as words of a command line."""
+"""Flags and the words of a command line."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from utils.cli.settings import Program
+
+
+def flag_names(words: Iterable[str]) -> set[str]:
+    """The names of the flags among the words of a command line."""
+    return {word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")}
 
 
 def as_words(program: Program[Any], name: str, value: Any) -> list[str]:

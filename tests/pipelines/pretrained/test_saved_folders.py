@@ -238,6 +238,14 @@ def test_a_folder_that_was_used_and_looked_at_still_loads(programs, saved, tmp_p
     assert (model / ".git/HEAD").read_text() == "ref" and (model / "LICENSE").read_text() == "mine"
     assert (model / "samples").is_dir() and [path.name for path in tmp_path.iterdir()] == ["model"]
     assert len(TextDiffusionPipeline.from_pretrained(model, device="cpu")(1)) == 1
+    (model / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes.txt was not saved with the pipeline.*: move it"):
+        pipeline.save_pretrained(model)
+    (model / "notes.txt").rename(tmp_path / "notes.txt")
+    (model / "model_index.json").write_text("{")  # a damaged one is replaced, and what is not its own stays
+    pipeline.save_pretrained(model)
+    assert (model / ".git/HEAD").read_text() == "ref" and (model / "samples").is_dir()
+    assert len(TextDiffusionPipeline.from_pretrained(model, device="cpu")(1)) == 1
 
 
 @pytest.mark.parametrize(
